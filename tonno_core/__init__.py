@@ -1,0 +1,67 @@
+"""ToNNO: 3D weakly supervised segmentation by tomographic reconstruction of a 2D classifier's output.
+
+    import tonno_core as tonno
+
+    volume = tonno.read_volume("scan.nii.gz")
+    model = tonno.load_bundle("my-model")
+    result = tonno.reconstruct(volume, model)
+    heatmap = result.heatmaps["matched-cam"]
+    mask = tonno.binarize(heatmap, threshold=0.5)
+    tonno.write_volume(volume.with_array(mask), "mask.nii.gz", dtype="uint8")
+
+Names are loaded when they are first used, so importing the package is cheap and needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tonno_core.encoding.bundle import Bundle, load_bundle
+    from tonno_core.errors import TonnoError
+    from tonno_core.reconstruction import Reconstruction, reconstruct
+    from tonno_core.segmentation.binarize import binarize, components, otsu_threshold
+    from tonno_core.settings import ReconstructionSettings
+    from tonno_core.volume.io import read_volume, write_volume
+    from tonno_core.volume.volume import Volume
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Bundle": "encoding.bundle",
+    "Reconstruction": "reconstruction",
+    "ReconstructionSettings": "settings",
+    "TonnoError": "errors",
+    "Volume": "volume.volume",
+    "binarize": "segmentation.binarize",
+    "components": "segmentation.binarize",
+    "load_bundle": "encoding.bundle",
+    "otsu_threshold": "segmentation.binarize",
+    "read_volume": "volume.io",
+    "reconstruct": "reconstruction",
+    "write_volume": "volume.io",
+}
+
+__all__ = [
+    "Bundle",
+    "Reconstruction",
+    "ReconstructionSettings",
+    "TonnoError",
+    "Volume",
+    "binarize",
+    "components",
+    "load_bundle",
+    "otsu_threshold",
+    "read_volume",
+    "reconstruct",
+    "write_volume",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

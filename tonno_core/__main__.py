@@ -1,0 +1,5 @@
+"""``python -m tonno_core``."""
+
+from tonno_core.cli import main
+
+main()

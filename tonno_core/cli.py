@@ -1,0 +1,186 @@
+"""The command ``tonno``: options in, one call each. Engine modules are imported when a command runs."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+import tonno_core
+from tonno_core.errors import TonnoError
+from tonno_core.settings import METHODS, PRESETS
+
+_NOTICE = "For research only; not a medical device, not for diagnosis."
+_PATH = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_NOTICE)
+@click.version_option(tonno_core.__version__, prog_name="tonno")
+def cli() -> None:
+    """Where in a 3D scan does a 2D classifier see its finding? Heatmaps and segmentations without masks."""
+
+
+@cli.command()
+@click.argument("volume", type=_PATH)
+@click.option("--model", required=True, metavar="BUNDLE|pixel-sum", help="Model folder, or pixel-sum.")
+@click.option("--output", required=True, type=_PATH, metavar="DIR", help="Folder for the results.")
+@click.option("--method", "methods", multiple=True, metavar="NAME", help=f"May be repeated: {', '.join(METHODS)}.")
+@click.option("--cam", type=click.Choice(["layercam", "gradcam"]), help="Kind of class activation map.")
+@click.option("--stage", type=int, metavar="N", help="Feature stage of the CAM, 1 is the finest.")
+@click.option("--sigma-scale", type=float, metavar="X", help="Factor on Matched CAM's sigma (1: half a cell).")
+@click.option("--smooth-mm", type=float, metavar="G", help="3D Gaussian on the heatmap (off).")
+@click.option("--slices", type=int, metavar="M", help="Offsets along each direction.")
+@click.option("--directions", type=int, metavar="L", help="Directions.")
+@click.option("--lattice", type=click.Choice(["hemisphere", "sphere"]), help="Where directions lie (hemisphere).")
+@click.option("--filter", "filter", type=click.Choice(["second-difference", "hann", "gaussian"]))
+@click.option("--frame", type=click.Choice(["physical", "normalized"]), help="mm, or the paper's cube (physical).")
+@click.option("--radius-mm", type=float, metavar="R", help="Radius of the ball (that of the foreground).")
+@click.option("--grid", type=click.Choice(["band-limited", "volume"]), help="Backproject on M^3 nodes or all voxels.")
+@click.option("--slice-size", type=int, metavar="S", help="Pixels along a slice's side (the model's).")
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="Slices, directions and the rest at once.")
+@click.option("--class", "class_name", metavar="NAME", help="Class of the model (the first).")
+@click.option("--threshold", default="auto", show_default=True, metavar="auto|otsu|NUMBER")
+@click.option("--min-volume-mm3", type=float, metavar="V", help="Smallest component that is kept.")
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
+@click.option("--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16|float16")
+@click.option("--format", "file_format", default="nii.gz", show_default=True, type=click.Choice(["nii.gz", "nrrd"]))
+@click.option("--replace-nonfinite", is_flag=True, help="Replace NaN and infinite voxels by the lowest value.")
+@click.option("--overwrite", is_flag=True, help="Replace results that are there already.")
+def reconstruct(
+    volume: Path,
+    model: str,
+    output: Path,
+    methods: tuple[str, ...],
+    preset: str | None,
+    threshold: str,
+    min_volume_mm3: float | None,
+    device: str,
+    precision: str,
+    file_format: str,
+    replace_nonfinite: bool,
+    overwrite: bool,
+    **options: Any,
+) -> None:
+    """Heatmaps and segmentations of VOLUME (NIfTI, NRRD, MetaImage, or a DICOM folder)."""
+    from tonno_core.workflow import reconstruct_files
+
+    table = reconstruct_files(
+        volume,
+        model=model,
+        output=output,
+        options={"methods": methods or None, **options},
+        preset=preset,
+        threshold=threshold,
+        min_volume_mm3=min_volume_mm3,
+        device=device,
+        precision=precision,
+        file_format=file_format,
+        replace_nonfinite=replace_nonfinite,
+        overwrite=overwrite,
+    )
+    click.echo(table)
+    click.echo(f"written to {output}. {_NOTICE}")
+
+
+@cli.command()
+@click.option("--encoder", required=True, metavar="TIMM_NAME", help="Any model of timm by name.")
+@click.option("--weights", required=True, metavar="FILE|none", help=".safetensors or .pth; none: random, from --seed.")
+@click.option("--slice-size", required=True, type=click.IntRange(min=8), metavar="S", help="Pixels of its input.")
+@click.option("--channels", default=1, show_default=True, type=click.IntRange(min=1), metavar="C")
+@click.option("--classes", default="finding", show_default=True, metavar="a,b", help="Names of its outputs.")
+@click.option("--norm", default="batch", show_default=True, type=click.Choice(["batch", "frozen-batch", "group"]))
+@click.option("--intensity", default="none", show_default=True, metavar="none|zscore|window:LO:HI")
+@click.option("--seed", default=0, show_default=True, help="For --weights none.")
+@click.option("--output", required=True, type=_PATH, metavar="DIR")
+@click.option("--overwrite", is_flag=True)
+def bundle(**options: Any) -> None:
+    """Make a bundle of a classifier of your own, to explain it."""
+    from tonno_core.encoding.bundle import make_bundle
+
+    classes = tuple(name.strip() for name in str(options.pop("classes")).split(","))
+    spec = make_bundle(classes=classes, **options)
+    click.echo(f"{spec.encoder} with classes {', '.join(spec.classes)} written to {options['output']}")
+
+
+@cli.command()
+@click.argument("manifest", type=_PATH)
+@click.option("--output", required=True, type=_PATH, metavar="BUNDLE", help="Folder of the model.")
+@click.option("--encoder", default="resnet10t", show_default=True, metavar="TIMM_NAME")
+@click.option("--weights", default="none", show_default=True, metavar="none|imagenet|FILE", help="To start from.")
+@click.option("--norm", type=click.Choice(["batch", "frozen-batch", "group"]), help="frozen-batch with --weights.")
+@click.option("--channels", default=1, show_default=True, type=click.IntRange(min=1), metavar="C")
+@click.option("--class", "class_name", default="finding", show_default=True, metavar="NAME", help="What 1 stands for.")
+@click.option("--slice-size", default=96, show_default=True, type=click.IntRange(min=8), metavar="S")
+@click.option("--pixel-mm", type=float, metavar="P", help="Of the slices (from the foreground's size).")
+@click.option("--intensity", default="zscore", show_default=True, metavar="none|zscore|window:LO:HI")
+@click.option("--frame", default="physical", show_default=True, type=click.Choice(["physical", "normalized"]))
+@click.option("--steps", default=2000, show_default=True, type=click.IntRange(min=1), help="Batches of 64 slices.")
+@click.option("--learning-rate", default=1e-3, show_default=True, type=float)
+@click.option("--seed", default=0, show_default=True, type=int)
+@click.option("--stage", type=click.IntRange(min=1), metavar="N", help="Default CAM stage of the model.")
+@click.option("--half", is_flag=True, help="Store the weights as float16.")
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
+@click.option("--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16")
+@click.option("--overwrite", is_flag=True)
+def train(manifest: Path, output: Path, stage: int | None, half: bool, overwrite: bool, **options: Any) -> None:
+    """Train a classifier from MANIFEST (CSV volume,label[,mask,patient,split]) and its volume-level labels."""
+    from tonno_core.training.command import train_bundle
+
+    click.echo(train_bundle(manifest, output, stage=stage, half=half, overwrite=overwrite, options=options))
+
+
+@cli.command()
+@click.option("--output", default=Path("demo-output"), show_default=True, type=_PATH, metavar="DIR")
+@click.option("--seed", default=2026, show_default=True, help="Of the head and its lesions.")
+@click.option("--directions", type=click.IntRange(min=1), metavar="L", help="Fewer are faster and noisier.")
+@click.option("--overwrite", is_flag=True)
+def demo(output: Path, seed: int, directions: int | None, overwrite: bool) -> None:
+    """Find lesions implanted in a real brain with the model that ships, and measure how well."""
+    from tonno_core.demo.run import run_demo
+
+    click.echo(run_demo(output, seed=seed, directions=directions, overwrite=overwrite))
+
+
+@cli.command()
+@click.argument("output", type=_PATH)
+@click.option("--count", default=100, show_default=True, type=click.IntRange(min=4), help="Heads, half with lesions.")
+@click.option("--lesions", type=click.IntRange(min=1, max=8), help="In each of those (1 to 3 at random).")
+@click.option("--seed", default=1, show_default=True, type=int)
+def phantoms(output: Path, count: int, lesions: int | None, seed: int) -> None:
+    """Write a training set like the demo's: brains with and without lesions, and their manifest."""
+    from tonno_core.demo.phantom import write_phantoms
+    from tonno_core.output import output_folder
+
+    with output_folder(output, overwrite=False) as folder:
+        write_phantoms(folder, count=count, seed=seed, lesions=lesions or True)
+    click.echo(f"{count} heads and manifest.csv written to {output}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: a user's mistake is one line on stderr and exit status 2, an interruption 130."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        status = cli.main(arguments, prog_name="tonno", standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except click.exceptions.Abort:
+        _fail("interrupted, nothing was written", 130)
+    except click.ClickException as error:
+        _fail(" ".join(error.format_message().split()), 2)
+    except TonnoError as error:
+        _fail(" ".join(str(error).split()), 2)
+    except MemoryError:
+        _fail("out of memory; close other programs, or choose fewer --slices or --grid band-limited", 2)
+
+
+def _fail(message: str, status: int) -> None:
+    click.echo(f"tonno: {message}", err=True)
+    sys.exit(status)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """SIGTERM unwinds like Ctrl-C, so that temporary files go."""
+    raise KeyboardInterrupt

@@ -1,0 +1,264 @@
+"""A bundle: a folder with ``model.safetensors`` and ``model.json``, all that is needed to use a classifier."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from tonno_core.encoding.classifier import Classifier, create_model, stage_modules
+from tonno_core.encoding.normalization import NORM_KINDS, NormKind
+from tonno_core.encoding.weights import StateDict, load_exactly, read_weights
+from tonno_core.errors import TonnoError
+from tonno_core.volume.intensity import parse_intensity
+
+SCHEMA = 1
+WEIGHTS_NAME = "model.safetensors"
+SPEC_NAME = "model.json"
+
+
+@dataclass(frozen=True)
+class BundleSpec:
+    """What ``model.json`` holds.
+
+    encoder: timm's name. channels: of the network's input (the slice is repeated). pixel_mm: pixel size
+    of the training slices, None where the classifier saw no physical scale. intensity: ``none``,
+    ``zscore`` or ``window:LO:HI``. frame: ``physical`` or ``normalized``. defaults: settings of a
+    reconstruction by name (slices, directions, stage, ...). thresholds: method to a record whose
+    ``threshold`` is the default for ``--threshold auto``. training: how the weights came about.
+    about: what a person should know (finding, modality, licence, data). sha256: of the weights.
+    """
+
+    encoder: str
+    channels: int
+    classes: tuple[str, ...]
+    norm: NormKind
+    slice_size: int
+    pixel_mm: float | None
+    intensity: str
+    frame: str
+    defaults: dict[str, Any] = field(default_factory=dict)
+    thresholds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle in memory: its description and its tensors."""
+
+    spec: BundleSpec
+    weights: StateDict
+    path: Path
+
+    def classifier(
+        self,
+        *,
+        device: torch.device | str = "cpu",
+        precision: torch.dtype = torch.float32,
+        slice_size: int | None = None,
+    ) -> Classifier:
+        """The encoder, ready to run. A slice size other than the bundle's fits models of any input size."""
+        spec = self.spec
+        model = create_model(
+            spec.encoder,
+            channels=spec.channels,
+            classes=len(spec.classes),
+            norm=spec.norm,
+            slice_size=slice_size or spec.slice_size,
+        )
+        load_exactly(model, self.weights, str(self.path / WEIGHTS_NAME))
+        return Classifier(model, spec.classes, channels=spec.channels, device=device, precision=precision)
+
+
+def load_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Read and check a bundle's folder. Raises TonnoError with what is wrong in it."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise TonnoError(f"{folder}: no such model folder, expected one with {SPEC_NAME} and {WEIGHTS_NAME}")
+    spec = _read_spec(folder / SPEC_NAME)
+    weights_path = folder / WEIGHTS_NAME
+    if not weights_path.is_file():
+        raise TonnoError(f"{weights_path}: missing; the bundle is incomplete, copy the whole folder again")
+    found = _sha256(weights_path)
+    if found != spec.sha256:
+        raise TonnoError(
+            f"{weights_path}: SHA-256 is {found[:12]}..., {SPEC_NAME} states {spec.sha256[:12]}...; "
+            "the weights were changed or damaged, copy the bundle again"
+        )
+    weights = {name: tensor.float() for name, tensor in read_weights(weights_path).items()}
+    return Bundle(spec, weights, folder)
+
+
+def save_bundle(
+    path: str | os.PathLike[str],
+    spec: BundleSpec,
+    weights: StateDict,
+    *,
+    half: bool = False,
+    overwrite: bool = False,
+) -> BundleSpec:
+    """Write a bundle; the folder appears whole or not at all. Returns the spec with the weights' hash.
+
+    half: store the weights as float16, half the size. Raises TonnoError if the folder exists and
+    ``overwrite`` is not set, or cannot be written.
+    """
+    folder = Path(path)
+    check_can_write(folder, overwrite=overwrite)
+    dtype = torch.float16 if half else torch.float32
+    plain = {
+        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
+        for name, tensor in weights.items()
+    }
+    temporary: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+        temporary.chmod(0o755)
+        save_file(plain, temporary / WEIGHTS_NAME)
+        spec = dataclasses.replace(spec, sha256=_sha256(temporary / WEIGHTS_NAME))
+        (temporary / SPEC_NAME).write_text(json.dumps(dataclasses.asdict(spec), indent=2) + "\n", encoding="utf-8")
+        if folder.exists():
+            _swap(temporary, folder)
+        else:
+            temporary.rename(folder)
+    except Exception as error:
+        # safetensors reports a full disk by an exception class of its own.
+        raise TonnoError(f"{folder}: the bundle could not be written ({error})") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return spec
+
+
+def check_can_write(folder: Path, *, overwrite: bool) -> None:
+    """Raise TonnoError if a bundle may not be written here (asked before hours of training)."""
+    if folder.exists() and not folder.is_dir():
+        raise TonnoError(f"--output {folder}: is a file, expected the name of a folder")
+    if folder.exists() and not overwrite:
+        raise TonnoError(f"--output {folder}: exists already; choose another name or give --overwrite")
+    if folder.exists() and not (folder / SPEC_NAME).is_file() and any(folder.iterdir()):
+        raise TonnoError(f"--output {folder}: is a folder of something else (no {SPEC_NAME}); choose another name")
+    parent = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    if not os.access(parent, os.W_OK):
+        raise TonnoError(f"--output {folder}: {parent} is not writable; choose another place")
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Replace the two files of an existing bundle. The description goes first and last: between the two
+    renames the hash does not agree, which `load_bundle` reports instead of using the wrong weights."""
+    (new / WEIGHTS_NAME).replace(folder / WEIGHTS_NAME)
+    (new / SPEC_NAME).replace(folder / SPEC_NAME)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_spec(path: Path) -> BundleSpec:
+    if not path.is_file():
+        raise TonnoError(f"{path}: missing; expected a bundle made by `tonno train` or `tonno bundle`")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise TonnoError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise TonnoError(f"{path}: holds a {type(data).__name__}, expected an object")
+    if data.get("schema") != SCHEMA:
+        raise TonnoError(f"{path}: schema {data.get('schema')!r} is unknown, this version reads schema {SCHEMA}")
+    for name, (kinds, text) in _EXPECTED.items():
+        if name not in data:
+            raise TonnoError(f"{path}: key '{name}' is missing, expected {text}")
+        if not isinstance(data[name], kinds) or isinstance(data[name], bool):
+            raise TonnoError(f"{path}: key '{name}' is {data[name]!r}, expected {text}")
+    return _checked(data, path)
+
+
+_EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
+    "encoder": ((str,), "the name of a timm model"),
+    "channels": ((int,), "a whole number from 1"),
+    "classes": ((list,), "a list of names"),
+    "norm": ((str,), f"one of {', '.join(NORM_KINDS)}"),
+    "slice_size": ((int,), "a number of pixels from 8"),
+    "pixel_mm": ((float, int, type(None)), "millimetres or null"),
+    "intensity": ((str,), "none, zscore or window:LO:HI"),
+    "frame": ((str,), "physical or normalized"),
+    "defaults": ((dict,), "an object"),
+    "thresholds": ((dict,), "an object"),
+    "training": ((dict,), "an object"),
+    "about": ((dict,), "an object"),
+    "sha256": ((str,), "64 hexadecimal digits"),
+}
+
+
+def _checked(data: dict[str, Any], path: Path) -> BundleSpec:
+    def require(condition: bool, name: str) -> None:
+        if not condition:
+            raise TonnoError(f"{path}: key '{name}' is {data[name]!r}, expected {_EXPECTED[name][1]}")
+
+    require(data["channels"] >= 1, "channels")
+    require(len(data["classes"]) >= 1 and all(isinstance(c, str) for c in data["classes"]), "classes")
+    require(data["norm"] in NORM_KINDS, "norm")
+    require(data["slice_size"] >= 8, "slice_size")
+    require(data["pixel_mm"] is None or data["pixel_mm"] > 0, "pixel_mm")
+    require(data["frame"] in ("physical", "normalized"), "frame")
+    try:
+        parse_intensity(data["intensity"])
+    except TonnoError:
+        require(False, "intensity")
+    known = {f.name for f in dataclasses.fields(BundleSpec)}
+    values: dict[str, Any] = {name: value for name, value in data.items() if name in known}
+    values["classes"] = tuple(values["classes"])
+    return BundleSpec(**values)
+
+
+def make_bundle(
+    *,
+    encoder: str,
+    weights: str,
+    slice_size: int,
+    channels: int,
+    classes: tuple[str, ...],
+    norm: NormKind,
+    intensity: str,
+    seed: int,
+    output: Path,
+    overwrite: bool,
+) -> BundleSpec:
+    """`tonno bundle`: a bundle of any timm model and weights file (``none``: random weights of a seed)."""
+    check_can_write(output, overwrite=overwrite)
+    parse_intensity(intensity)
+    if not all(classes) or len(set(classes)) != len(classes):
+        raise TonnoError(f"--classes '{','.join(classes)}': expected different names separated by commas")
+    torch.manual_seed(seed)
+    model = create_model(encoder, channels=channels, classes=len(classes), norm=norm, slice_size=slice_size)
+    stage_modules(model)
+    if weights != "none":
+        load_exactly(model, read_weights(Path(weights)), f"--weights {weights}")
+    spec = BundleSpec(
+        encoder=encoder,
+        channels=channels,
+        classes=classes,
+        norm=norm,
+        slice_size=slice_size,
+        pixel_mm=None,
+        intensity=intensity,
+        frame="physical",
+        training={"weights": f"random, seed {seed}" if weights == "none" else Path(weights).name},
+    )
+    return save_bundle(output, spec, model.state_dict(), overwrite=overwrite)

@@ -1,0 +1,177 @@
+"""A timm image classifier as an encoder of slices."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from tonno_core.encoding.cam import activation_map, gradient_at
+from tonno_core.encoding.normalization import NormKind, fold_batch_norm, to_group_norm
+from tonno_core.errors import TonnoError
+from tonno_core.settings import CamKind
+
+
+def create_model(
+    name: str, *, channels: int, classes: int, norm: NormKind, slice_size: int, imagenet: bool = False
+) -> nn.Module:
+    """A timm model with random weights, or the ImageNet weights that timm fetches from its hub.
+
+    Raises TonnoError for a name that timm does not know, or where the hub cannot be reached.
+    """
+    if not timm.is_model(name):
+        import difflib
+
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise TonnoError(f"encoder '{name}' is not a timm model{hint} (timm.list_models() lists all)")
+    options = {"in_chans": channels, "num_classes": classes, **size_options(name, slice_size)}
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=imagenet, **options)
+    except Exception as error:  # the hub's client raises many kinds: no network, no such file, proxy
+        if not imagenet:
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TonnoError(
+            f"--weights imagenet: the weights of {name} could not be fetched ({reason}); "
+            "on a machine without internet give --weights FILE"
+        ) from error
+    if norm == "group":
+        to_group_norm(model)
+    return model
+
+
+def size_options(name: str, slice_size: int) -> dict[str, Any]:
+    """The keyword that models of a fixed input size (vision transformers) need; others take any size."""
+    config = timm.get_pretrained_cfg(name)
+    fixed = config is not None and config.fixed_input_size
+    return {"img_size": slice_size} if fixed else {}
+
+
+def stage_modules(model: nn.Module) -> list[tuple[int, str]]:
+    """The feature stages after the stem, finest first: (timm's feature index, module name)."""
+    entries = getattr(model, "feature_info", None)
+    if entries is None or not hasattr(model, "forward_intermediates"):
+        raise TonnoError(
+            f"encoder {type(model).__name__} has no feature stages in timm (forward_intermediates); "
+            "choose another, such as resnet10t"
+        )
+    names = [str(entry["module"]) for entry in entries]
+    first = 1 if _is_stem(model, names[0]) else 0
+    return list(enumerate(names))[first:]
+
+
+def _is_stem(model: nn.Module, module: str) -> bool:
+    """A stem is called so, or ends in an activation, which has no weights (ResNet's act1)."""
+    return module.startswith("stem") or not any(True for _ in model.get_submodule(module).parameters())
+
+
+class Classifier:
+    """A trained timm model, in evaluation mode, batch norm folded, on a device at a precision.
+
+    The body runs in ``precision``; pooling and the last layer in float32, because a logit of 4 in
+    bfloat16 has steps of 0.03, which the second derivative would magnify. The gradient of a CAM is taken
+    back to its stage only, and not at all where it is the same for every input (last stage, average
+    pooling, linear layer).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        classes: tuple[str, ...],
+        *,
+        channels: int,
+        device: torch.device | str = "cpu",
+        precision: torch.dtype = torch.float32,
+        fold: bool = True,
+    ) -> None:
+        self._classes = classes
+        self._channels = channels
+        self._device = torch.device(device)
+        self._precision = precision
+        self._stages = stage_modules(model)
+        # timm's methods (forward_features, forward_intermediates, forward_head) are not nn.Module's.
+        self.model: Any = copy.deepcopy(model).eval().requires_grad_(False)
+        if fold:
+            fold_batch_norm(self.model)
+        self.model.to(device=self._device).to(memory_format=torch.channels_last)
+        self._constant: dict[tuple[int, int, int], torch.Tensor | None] = {}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the K classes."""
+        return self._classes
+
+    @property
+    def stages(self) -> int:
+        """Number of feature stages after the stem."""
+        return len(self._stages)
+
+    @torch.no_grad()
+    def logits(self, slices: torch.Tensor) -> torch.Tensor:
+        """``B V U`` to ``B K``."""
+        with self._autocast():
+            features = self.model.forward_features(self._input(slices))
+        return self._head(features)
+
+    def cam(
+        self, slices: torch.Tensor, class_index: int, stage: int, kind: CamKind
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``B V U`` to logits ``B K`` and maps ``B h w`` of one class at one stage (1 is the finest)."""
+        key = (class_index, stage, slices.shape[-1])
+        if key not in self._constant:
+            self._constant[key] = self._constant_gradient(slices.shape[-1], class_index, stage)
+        gradient = self._constant[key]
+        if gradient is not None:
+            with torch.no_grad():
+                logits, activation = self._forward(slices, stage)
+                return logits, activation_map(activation.to(logits.dtype), gradient, kind)
+        logits, activation, gradient = self._forward_backward(slices, class_index, stage)
+        return logits, activation_map(activation.to(logits.dtype), gradient, kind)
+
+    def _forward(self, slices: torch.Tensor, stage: int) -> tuple[torch.Tensor, torch.Tensor]:
+        index, _ = self._stages[stage - 1]
+        with self._autocast():
+            features, (activation,) = self.model.forward_intermediates(self._input(slices), indices=[index])
+        return self._head(features), activation
+
+    def _forward_backward(
+        self, slices: torch.Tensor, class_index: int, stage: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The graph is recorded from the stage's last weight on, so nothing before it is kept or retraced."""
+        _, module = self._stages[stage - 1]
+        anchor = list(self.model.get_submodule(module).parameters())[-1]
+        anchor.requires_grad_(True)
+        try:
+            with torch.enable_grad():
+                logits, activation = self._forward(slices, stage)
+                gradient = gradient_at(logits[:, class_index], activation)
+        finally:
+            anchor.requires_grad_(False)
+        return logits.detach(), activation.detach(), gradient.to(logits.dtype)
+
+    def _constant_gradient(self, size: int, class_index: int, stage: int) -> torch.Tensor | None:
+        """The gradient (1 C h w) if random inputs all give the same one, else None."""
+        generator = torch.Generator().manual_seed(0)
+        dtype = next(self.model.parameters()).dtype
+        slices = torch.randn(3, size, size, generator=generator, dtype=dtype).to(self._device)
+        scale = torch.tensor([0.3, 1.0, 3.0], dtype=dtype, device=self._device)[:, None, None]
+        _, _, gradient = self._forward_backward(slices * scale, class_index, stage)
+        same = torch.allclose(gradient, gradient[:1].expand_as(gradient), rtol=1e-5, atol=0.0)
+        return gradient[:1].clone() if same else None
+
+    def _input(self, slices: torch.Tensor) -> torch.Tensor:
+        """Repeat the slice for each input channel: ``B C V U``, channels last."""
+        return slices[:, None].expand(-1, self._channels, -1, -1).contiguous(memory_format=torch.channels_last)
+
+    def _head(self, features: torch.Tensor) -> torch.Tensor:
+        dtype = next(self.model.parameters()).dtype
+        logits: torch.Tensor = self.model.forward_head(features.to(dtype))
+        return logits
+
+    def _autocast(self) -> torch.autocast:
+        reduced = self._precision != torch.float32
+        return torch.autocast(self._device.type, dtype=self._precision, enabled=reduced)

@@ -1,0 +1,51 @@
+"""What tomography asks of an encoder, and the encoder whose answer is known: the sum of pixels."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+
+from tonno_core.settings import CamKind
+
+
+class Encoder(Protocol):
+    """Slices to numbers. Slices are ``B V U``; K classes."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the K classes."""
+
+    @property
+    def stages(self) -> int:
+        """Number of feature stages after the stem; stage 1 is the finest."""
+
+    def logits(self, slices: torch.Tensor) -> torch.Tensor:
+        """One logit per slice and class: ``B K`` float32 (or the slices' own precision if finer)."""
+
+    def cam(
+        self, slices: torch.Tensor, class_index: int, stage: int, kind: CamKind
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits ``B K`` and the class activation maps ``B h w`` of one class at one stage, in one pass."""
+
+
+class PixelSum:
+    """The mean of a slice's pixels: with it the chain is the Radon transform, and the heatmap the input.
+
+    Its "activation maps" are the slice average-pooled to S / 4, S / 8, S / 16 and S / 32 cells, the
+    resolutions of a ResNet's stages (the paper's Fig. 4).
+    """
+
+    classes: tuple[str, ...] = ("pixel-sum",)
+    stages: int = 4
+
+    def logits(self, slices: torch.Tensor) -> torch.Tensor:
+        """``B V U`` to ``B 1``."""
+        return slices.mean(dim=(1, 2))[:, None]
+
+    def cam(
+        self, slices: torch.Tensor, class_index: int, stage: int, kind: CamKind
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``B V U`` to ``B 1`` and ``B h w``, the mean of the pixels that each cell covers."""
+        return self.logits(slices), F.avg_pool2d(slices[:, None], 2 ** (stage + 1))[:, 0]

@@ -1,0 +1,82 @@
+"""Normalisation layers: converted to group norm, frozen, or folded into convolutions."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from timm.layers import BatchNormAct2d, GroupNormAct
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+NormKind = Literal["batch", "frozen-batch", "group"]
+NORM_KINDS: tuple[NormKind, ...] = ("batch", "frozen-batch", "group")
+_GROUPS = 32
+
+
+def to_group_norm(model: nn.Module) -> int:
+    """Replace every batch norm by a group norm with the same scale and shift, in place.
+
+    All other weights stay. 32 groups, or the greatest common divisor with the channels. Returns how many
+    layers were replaced (paper, Table 1: group norm).
+    """
+    found = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.BatchNorm2d)]
+    for name, layer in found:
+        model.set_submodule(name, _group_norm_like(layer))
+    return len(found)
+
+
+def _group_norm_like(layer: nn.BatchNorm2d) -> nn.Module:
+    groups = math.gcd(_GROUPS, layer.num_features)
+    norm: nn.GroupNorm
+    if isinstance(layer, BatchNormAct2d):
+        norm = GroupNormAct(layer.num_features, num_groups=groups, eps=layer.eps, apply_act=False)
+        norm.drop, norm.act = layer.drop, layer.act
+    else:
+        norm = nn.GroupNorm(groups, layer.num_features, eps=layer.eps)
+    norm.load_state_dict({"weight": layer.weight, "bias": layer.bias}, strict=True)
+    return norm
+
+
+def freeze_batch_norm(model: nn.Module) -> None:
+    """Keep batch norms in evaluation mode and their scale and shift fixed; call after ``model.train()``."""
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eval()
+            for parameter in layer.parameters():
+                parameter.requires_grad_(False)
+
+
+class _Tracer(torch.fx.Tracer):
+    """Stops at convolutions and batch norms, timm's own subclasses included."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, (nn.Conv2d, nn.BatchNorm2d)) or super().is_leaf_module(m, module_qualified_name)
+
+
+def fold_batch_norm(model: nn.Module) -> int:
+    """Fold each batch norm that follows a convolution into it, in place; exact up to rounding.
+
+    ``model`` must be in evaluation mode. Which norm follows which convolution is read from the traced
+    data flow. Returns how many were folded: 0 for models that cannot be traced (vision transformers,
+    which have none).
+    """
+    try:
+        graph = _Tracer().trace(model)
+    except Exception:  # torch.fx raises whatever the model's own code raises on symbolic input
+        return 0
+    folded = 0
+    for node in graph.nodes:
+        if node.op != "call_module" or len(node.args) != 1 or not isinstance(node.args[0], torch.fx.Node):
+            continue
+        norm, before = model.get_submodule(str(node.target)), node.args[0]
+        if not isinstance(norm, nn.BatchNorm2d) or before.op != "call_module" or len(before.users) != 1:
+            continue
+        convolution = model.get_submodule(str(before.target))
+        if isinstance(convolution, nn.Conv2d):
+            model.set_submodule(str(before.target), fuse_conv_bn_eval(convolution, norm))
+            activation = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
+            model.set_submodule(str(node.target), activation)
+            folded += 1
+    return folded

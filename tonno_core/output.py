@@ -1,0 +1,61 @@
+"""An output folder that receives all files of a run or none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tonno_core.errors import TonnoError
+
+
+def check_output(folder: Path, *, overwrite: bool) -> None:
+    """Raise TonnoError if results cannot go here; asked before any work is done."""
+    if folder.is_symlink() and not folder.exists():
+        raise TonnoError(f"--output {folder}: is a link to nothing; choose another name")
+    if folder.exists() and not folder.is_dir():
+        raise TonnoError(f"--output {folder}: is a file, expected the name of a folder")
+    if folder.exists() and not overwrite:
+        raise TonnoError(f"--output {folder}: exists already; choose another name or give --overwrite")
+    parent = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    if not parent.is_dir():
+        raise TonnoError(f"--output {folder}: {parent} is a file, expected a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise TonnoError(f"--output {folder}: {parent} is not writable; choose another place")
+
+
+@contextmanager
+def output_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yield a temporary folder beside the wanted one; its files move there if the block succeeds.
+
+    If it fails or is interrupted, nothing is left and what was there before is untouched. With
+    ``overwrite`` only files of the same name are replaced, others in the folder stay. A disk that is full
+    or read-only raises TonnoError.
+    """
+    check_output(folder, overwrite=overwrite)
+    temporary: Path | None = None
+    made = [p for p in folder.absolute().parents if not p.exists()]
+    finished = False
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+        temporary.chmod(0o755)
+        yield temporary
+        if folder.exists():
+            for file in sorted(temporary.iterdir()):
+                file.replace(folder / file.name)
+        else:
+            temporary.rename(folder)
+        finished = True
+    except OSError as error:
+        raise TonnoError(f"--output {folder}: cannot be written ({error.strerror or error})") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        if not finished:
+            for parent in made:  # innermost first; those that are empty were made for this run alone
+                if parent.is_dir() and not any(parent.iterdir()):
+                    parent.rmdir()

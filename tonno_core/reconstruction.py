@@ -1,0 +1,333 @@
+"""From a volume and an encoder to heatmaps: the one file that names all stages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+
+from tonno_core.encoding.bundle import Bundle
+from tonno_core.encoding.device import choose_device, choose_precision
+from tonno_core.encoding.encoder import Encoder, PixelSum
+from tonno_core.errors import TonnoError
+from tonno_core.evaluation.profile import Profile
+from tonno_core.settings import CAM_METHODS, SLICEWISE_METHODS, ReconstructionSettings, combine
+from tonno_core.slicing import directions as lattices
+from tonno_core.slicing.frame import frame_distance, patient_axes
+from tonno_core.slicing.plan import SlicePlan
+from tonno_core.slicing.preparation import PreparedVolume, prepare_volume
+from tonno_core.slicing.sampling import SliceSource, sample_slices
+from tonno_core.timing import Timings
+from tonno_core.tomography.inversion import TargetGrid, average, invert
+from tonno_core.tomography.projection import CamRequest, Projector
+from tonno_core.volume.grid import ijk_to_grid, resample
+from tonno_core.volume.volume import Matrix, Volume
+
+# Directions on which the self-check compares the heatmap's own projections with the logits.
+CHECKED_DIRECTIONS = 24
+# A slicewise map needs no more slices than this along an axis: the finest scan in practice.
+SLICEWISE_LIMIT = 1024
+# Slices of 96 x 96 pixels in one batch of the encoder; larger slices, fewer of them.
+CPU_BATCH, GPU_BATCH = 128, 2048
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Heatmaps on the input's grid, by method, and what is known about their making.
+
+    inside: bool Z Y X, the voxels that the planes cover. profiles: the logit along R, A and S. score: mean
+    of the highest tenth of all logits, the volume-level score (NaN without planes). explained: share of
+    the logits' variance that the ToNNO heatmap's own plane integrals explain (None without ``tonno``).
+    seconds: by step; ``total`` is all of it.
+    """
+
+    heatmaps: dict[str, Volume]
+    inside: npt.NDArray[np.bool_]
+    profiles: tuple[Profile, ...]
+    settings: ReconstructionSettings
+    class_name: str
+    frame_to_ras: Matrix
+    slice_size: int
+    score: float
+    explained: float | None
+    seconds: dict[str, float]
+    slices_total: int
+    slices_blank: int
+    device: str
+    precision: str
+    warnings: tuple[str, ...]
+
+
+def reconstruct(
+    volume: Volume,
+    model: Bundle | str,
+    settings: ReconstructionSettings | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> Reconstruction:
+    """Heatmaps of a volume by a bundle's classifier, or by ``"pixel-sum"``.
+
+    settings: None for the model's own defaults. progress: called with (slices done, slices in all).
+    Raises TonnoError for settings that the model cannot serve.
+    """
+    chosen = choose_device(device)
+    if isinstance(model, Bundle):
+        settings = settings or combine(defaults=model.spec.defaults, explicit={})
+        size = settings.slice_size or model.spec.slice_size
+        pixel_mm, intensity = model.spec.pixel_mm, model.spec.intensity
+        dtype = choose_precision(precision, chosen)
+        encoder: Encoder = model.classifier(device=chosen, precision=dtype, slice_size=size)
+    elif model == "pixel-sum":
+        settings = settings or ReconstructionSettings(methods=("tonno",))
+        size, pixel_mm, intensity, dtype = settings.slice_size or 96, None, "none", torch.float32
+        encoder = PixelSum()
+    else:
+        raise TonnoError(f"--model {model}: expected a bundle's folder or pixel-sum")
+    prepared = prepare_volume(
+        volume,
+        frame=settings.frame,
+        intensity=intensity,
+        slice_size=size,
+        # A slice size that was asked for means finer or coarser pixels over the foreground's ball.
+        pixel_mm=pixel_mm if settings.slice_size is None else None,
+        radius_mm=settings.radius_mm,
+    )
+    run = _Run(volume, prepared, encoder, settings, size, chosen, batch_size, progress)
+    return replace(
+        run.execute(),
+        precision=str(dtype).removeprefix("torch."),
+        warnings=_scale_warnings(prepared, size, pixel_mm),
+    )
+
+
+class _Run:
+    """One reconstruction: the passes over the planes that the wanted methods need."""
+
+    def __init__(
+        self,
+        volume: Volume,
+        prepared: PreparedVolume,
+        encoder: Encoder,
+        settings: ReconstructionSettings,
+        pixels: int,
+        device: torch.device,
+        batch_size: int | None,
+        progress: Progress | None,
+    ) -> None:
+        self.class_index = _class_index(encoder.classes, settings.class_name)
+        self.settings = _with_stage(settings, encoder)
+        self.volume, self.encoder, self.pixels, self.progress = volume, encoder, pixels, progress
+        self.frame_to_ras = prepared.frame_to_ras
+        self.source = SliceSource.from_volume(prepared.volume, fill=prepared.fill, device=device)
+        standard = GPU_BATCH if device.type == "cuda" else CPU_BATCH
+        self.batch_size = batch_size or max(4, round(standard * (96 / pixels) ** 2))
+        self.timings = Timings()
+        self.done = self.total = self.slices_total = self.slices_blank = 0
+        self.logits: list[torch.Tensor] = []
+        self.explained: float | None = None
+
+    def execute(self) -> Reconstruction:
+        """Run all passes and gather the result."""
+        with self.timings.measure("total"):
+            found, profiles = self._passes()
+            distance = frame_distance(self.volume, self.frame_to_ras)
+            # The normalized frame shows all of the volume, as the paper does, though only the ball is exact.
+            inside = distance <= 1.0 if self.settings.frame == "physical" else np.ones(distance.shape, dtype=bool)
+            if "center" in self.settings.methods:
+                found["center"] = torch.as_tensor((1.0 - distance).astype(np.float32))
+            heatmaps = {method: self._finish(found[method], inside) for method in self.settings.methods}
+        return Reconstruction(
+            heatmaps=heatmaps,
+            inside=inside,
+            profiles=profiles,
+            settings=self.settings,
+            class_name=self.encoder.classes[self.class_index],
+            frame_to_ras=self.frame_to_ras,
+            slice_size=self.pixels,
+            score=self._score(),
+            explained=self.explained,
+            seconds=dict(self.timings.seconds),
+            slices_total=self.slices_total,
+            slices_blank=self.slices_blank,
+            device=str(self.source.array.device),
+            precision="",
+            warnings=(),
+        )
+
+    def _passes(self) -> tuple[dict[str, torch.Tensor], tuple[Profile, ...]]:
+        """Heatmaps on the input's grid by method, and the profiles."""
+        groups: dict[int, list[str]] = {}
+        for method in self.settings.methods:
+            if method == "tonno" or method in CAM_METHODS:
+                groups.setdefault(self.settings.directions_for(method), []).append(method)
+        axes = self._plan(patient_axes(self.frame_to_ras))
+        tomographic = [(self._plan(self._lattice(count)), methods) for count, methods in groups.items()]
+        slicewise = [(self._slicewise_plan(m), m) for m in self.settings.methods if m in SLICEWISE_METHODS]
+        plans = [axes, *(plan for plan, _ in tomographic), *(plan for plan, _ in slicewise)]
+        self.total = sum(len(plan.directions) * (plan.slices + 2) for plan in plans)
+        profiles = self._profiles(axes)
+        found: dict[str, torch.Tensor] = {}
+        for plan, methods in tomographic:
+            found.update(self._tomographic(plan, methods))
+        for plan, method in slicewise:
+            with self.timings.measure(method):
+                found[method] = self._slicewise(plan)
+        return found, profiles
+
+    # --- planes
+
+    def _plan(self, directions: lattices.Directions, slices: int | None = None) -> SlicePlan:
+        return SlicePlan(self.frame_to_ras, directions, slices or self.settings.slices, self.pixels)
+
+    def _lattice(self, count: int) -> lattices.Directions:
+        return lattices.hemisphere(count) if self.settings.lattice == "hemisphere" else lattices.sphere(count)
+
+    def _slicewise_plan(self, method: str) -> SlicePlan:
+        """Along S, or along all three axes, with slices at least as close as the scan's voxels."""
+        axes = patient_axes(self.frame_to_ras)
+        extent = 2.0 * np.linalg.norm(self.frame_to_ras[:3, :3], axis=0).max()
+        native = math.ceil(extent / self.volume.spacing_mm.min()) + 1
+        directions = axes[2:] if method == "slicewise-cam" else axes
+        return self._plan(directions, min(max(self.settings.slices, native), SLICEWISE_LIMIT))
+
+    def _grid(self, plan: SlicePlan) -> TargetGrid:
+        """The input's own grid, or M^3 nodes at the offset step: a heatmap carries no finer detail."""
+        # Beyond the ball nothing is shown in a physical frame; its rim is interpolated from one node more.
+        radius = 1.0 + math.sqrt(3.0) * plan.step if self.settings.frame == "physical" else math.inf
+        if self.settings.grid == "volume":
+            z, y, x = self.volume.array.shape
+            return TargetGrid((z, y, x), np.linalg.inv(self.frame_to_ras) @ self.volume.ijk_to_ras, radius)
+        shape = (plan.slices, plan.slices, plan.slices)
+        return TargetGrid(shape, ijk_to_grid(shape), radius)
+
+    # --- passes
+
+    def _projector(self, *, cam: bool, timings: Timings) -> Projector:
+        request = CamRequest(self.settings.cam, self.settings.stage or 1) if cam else None
+        return Projector(self.encoder, self.source, self.class_index, request, self.batch_size, timings)
+
+    def _advanced(self, plan: SlicePlan) -> Callable[[int], None]:
+        def advanced(directions: int) -> None:
+            self.done += directions * (plan.slices + 2)
+            if self.progress is not None:
+                self.progress(self.done, self.total)
+
+        return advanced
+
+    def _count(self, projector: Projector) -> None:
+        self.slices_total += projector.slices_total
+        self.slices_blank += projector.slices_blank
+        self.batch_size = projector.batch_size  # smaller, where the device's memory ran out
+
+    def _profiles(self, plan: SlicePlan) -> tuple[Profile, ...]:
+        """The logit along R, A and S: one direction each."""
+        projector = self._projector(cam=False, timings=Timings())
+        with self.timings.measure("profiles"):
+            logits = torch.cat([one.logits for one in projector.project(plan, advanced=self._advanced(plan))])
+        self._count(projector)
+        points = plan.offsets[1:-1, None, None] * plan.directions  # M 3 3: where the planes cut the axes
+        ras = points @ self.frame_to_ras[:3, :3].T + self.frame_to_ras[:3, 3]
+        return tuple(
+            Profile(letter, ras[:, axis, axis], logits[axis, 1:-1].double().cpu().numpy())
+            for axis, letter in enumerate("RAS")
+        )
+
+    def _tomographic(self, plan: SlicePlan, methods: list[str]) -> dict[str, torch.Tensor]:
+        grid = self._grid(plan)
+        projector = self._projector(cam=methods != ["tonno"], timings=self.timings)
+        inversion = invert(
+            projector.project(plan, advanced=self._advanced(plan)),
+            plan,
+            grid,
+            methods,
+            filter_kind=self.settings.filter,
+            sigma_scale=self.settings.sigma_scale,
+            timings=self.timings,
+        )
+        self._count(projector)
+        self.logits.append(inversion.logits)
+        found = {method: self._on_input_grid(one, grid) for method, one in inversion.heatmaps.items()}
+        if "tonno" in found:
+            with self.timings.measure("self-check"):
+                self.explained = self._self_check(plan, found["tonno"], inversion.logits)
+        return found
+
+    def _slicewise(self, plan: SlicePlan) -> torch.Tensor:
+        grid = self._grid(plan)
+        projector = self._projector(cam=True, timings=Timings())
+        heatmap = average(projector.project(plan, advanced=self._advanced(plan)), plan, grid)
+        self._count(projector)
+        return self._on_input_grid(heatmap, grid)
+
+    def _on_input_grid(self, values: torch.Tensor, grid: TargetGrid) -> torch.Tensor:
+        if self.settings.grid == "volume":
+            return values
+        with self.timings.measure("interpolation"):
+            ras_to_grid = np.linalg.inv(self.frame_to_ras @ grid.ijk_to_frame)
+            z, y, x = self.volume.array.shape
+            return resample(values[None], ras_to_grid @ self.volume.ijk_to_ras, (z, y, x))[0]
+
+    # --- results
+
+    def _finish(self, heatmap: torch.Tensor, inside: npt.NDArray[np.bool_]) -> Volume:
+        """Smooth if asked; zero outside the ball."""
+        array = heatmap.float().cpu().numpy()
+        if self.settings.smooth_mm > 0:
+            array = ndimage.gaussian_filter(array, (self.settings.smooth_mm / self.volume.spacing_mm)[::-1])
+        return self.volume.with_array(np.where(inside, array, np.float32(0.0)))
+
+    def _score(self) -> float:
+        if not self.logits:
+            return float("nan")
+        values = torch.cat([one.flatten() for one in self.logits])
+        return float(values.topk(max(1, len(values) // 10)).values.mean())
+
+    def _self_check(self, plan: SlicePlan, heatmap: torch.Tensor, logits: torch.Tensor) -> float:
+        """Squared correlation of R G with p over the first directions: the share of variance explained."""
+        volume = self.volume.with_array(heatmap.float().cpu().numpy())
+        source = SliceSource.from_volume(volume, device=heatmap.device)
+        which = slice(0, min(CHECKED_DIRECTIONS, len(plan.directions)))
+        coarse = replace(plan, pixels=min(plan.pixels, plan.slices))
+        pair = torch.stack([PixelSum().logits(sample_slices(source, coarse, which).flatten(0, 1))[:, 0],
+                            logits[which].flatten().to(heatmap)])  # fmt: skip
+        if float(pair.std(dim=1).min()) == 0.0:
+            return 0.0
+        return float(torch.corrcoef(pair)[0, 1] ** 2)
+
+
+def _class_index(classes: tuple[str, ...], name: str | None) -> int:
+    if name is None:
+        return 0
+    if name not in classes:
+        raise TonnoError(f"--class '{name}' is unknown to this model, expected one of {', '.join(classes)}")
+    return classes.index(name)
+
+
+def _with_stage(settings: ReconstructionSettings, encoder: Encoder) -> ReconstructionSettings:
+    stage = settings.stage if settings.stage is not None else max(1, encoder.stages - 1)
+    if stage > encoder.stages:
+        raise TonnoError(f"--stage {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
+    return replace(settings, stage=stage)
+
+
+def _scale_warnings(prepared: PreparedVolume, size: int, pixel_mm: float | None) -> tuple[str, ...]:
+    """Tell when the classifier sees the anatomy at another scale than in training."""
+    if pixel_mm is None or prepared.radius_mm is None:
+        return ()
+    found = 2.0 * prepared.radius_mm / (size - 1)
+    if abs(found / pixel_mm - 1.0) <= 0.25:
+        return ()
+    return (
+        f"slices have pixels of {found:.2f} mm, the model was trained at {pixel_mm:.2f} mm; "
+        "give --radius-mm or --slice-size for a similar scale",
+    )

@@ -1,0 +1,132 @@
+"""The choices of a reconstruction: names, defaults, presets, and their checks. Free of torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from tonno_core.errors import TonnoError
+
+CamKind = Literal["layercam", "gradcam"]
+FilterKind = Literal["second-difference", "hann", "gaussian"]
+
+METHODS = (
+    "tonno",
+    "averaged-cam",
+    "tomographic-cam",
+    "matched-cam",
+    "slicewise-cam",
+    "slicewise-cam-3axes",
+    "center",
+)
+CAM_METHODS = ("averaged-cam", "tomographic-cam", "matched-cam")
+SLICEWISE_METHODS = ("slicewise-cam", "slicewise-cam-3axes")
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "cam": get_args(CamKind),
+    "lattice": ("hemisphere", "sphere"),
+    "filter": get_args(FilterKind),
+    "frame": ("physical", "normalized"),
+    "grid": ("band-limited", "volume"),
+}
+
+
+@dataclass(frozen=True)
+class ReconstructionSettings:
+    """How heatmaps are made; the names are those of the command line's options.
+
+    slices: M offsets. directions: L; cam_directions: L of the CAM methods where it differs. stage: from 1
+    (finest), None for the last but one. sigma_scale: factor on Matched CAM's sigma = w / 2. smooth_mm:
+    standard deviation of a Gaussian on the finished heatmap. radius_mm: of the ball, None for the
+    foreground's. slice_size: S pixels, None for the classifier's own.
+    """
+
+    methods: tuple[str, ...] = ("matched-cam",)
+    cam: CamKind = "layercam"
+    stage: int | None = None
+    sigma_scale: float = 1.0
+    smooth_mm: float = 0.0
+    slices: int = 64
+    directions: int = 256
+    cam_directions: int | None = None
+    lattice: str = "hemisphere"
+    filter: FilterKind = "second-difference"
+    frame: str = "physical"
+    radius_mm: float | None = None
+    grid: str = "band-limited"
+    slice_size: int | None = None
+    class_name: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            _require(getattr(self, name) in choices, name, getattr(self, name), f"one of {', '.join(choices)}")
+        _require(len(self.methods) > 0, "method", "empty", "at least one")
+        for method in self.methods:
+            _require(method in METHODS, "method", method, f"one of {', '.join(METHODS)}")
+        _require(self.slices >= 2, "slices", self.slices, "M >= 2")
+        for count in (self.directions, self.cam_directions):
+            _require(count is None or count >= 1, "directions", count, "L >= 1")
+        _require(self.stage is None or self.stage >= 1, "stage", self.stage, "a number from 1 (the finest)")
+        _require(_finite(self.sigma_scale) and self.sigma_scale >= 0, "sigma_scale", self.sigma_scale, "0 or more")
+        _require(_finite(self.smooth_mm) and self.smooth_mm >= 0, "smooth_mm", self.smooth_mm, "0 mm or more")
+        radius = self.radius_mm
+        _require(radius is None or (_finite(radius) and radius > 0), "radius_mm", radius, "more than 0 mm")
+        size = self.slice_size
+        _require(size is None or size >= 8, "slice_size", size, "at least 8 pixels")
+        if self.radius_mm is not None and self.frame == "normalized":
+            raise TonnoError("--radius-mm has no meaning with --frame normalized; leave one of them out")
+
+    def directions_for(self, method: str) -> int:
+        """L of a method."""
+        if method in CAM_METHODS and self.cam_directions is not None:
+            return self.cam_directions
+        return self.directions
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "fast": {"slices": 48, "directions": 96},
+    "balanced": {"slices": 64, "directions": 256},
+    "paper": {
+        "slices": 100,
+        "directions": 2000,
+        "cam_directions": 1000,
+        "slice_size": 224,
+        "lattice": "sphere",
+        "filter": "second-difference",
+        "frame": "normalized",
+        "grid": "volume",
+    },
+}
+
+
+def combine(
+    *, defaults: Mapping[str, Any], preset: str | None = None, explicit: Mapping[str, Any]
+) -> ReconstructionSettings:
+    """Settings from the model's defaults, then a preset, then what was asked for (None: not asked).
+
+    A number of directions that was asked for holds for all methods. Raises TonnoError for unknown names.
+    """
+    known = {field.name for field in dataclasses.fields(ReconstructionSettings)}
+    unknown = sorted(set(defaults) - known)
+    if unknown:
+        raise TonnoError(f"the model's default '{unknown[0]}' is unknown; it needs a newer version of tonno")
+    if preset is not None and preset not in PRESETS:
+        raise TonnoError(f"--preset '{preset}' is unknown, expected one of {', '.join(PRESETS)}")
+    asked = {name: value for name, value in explicit.items() if value is not None}
+    if "directions" in asked:
+        asked.setdefault("cam_directions", asked["directions"])
+    merged = {**defaults, **PRESETS.get(preset or "", {}), **asked}
+    if "methods" in merged:
+        merged["methods"] = tuple(dict.fromkeys(merged["methods"]))
+    return ReconstructionSettings(**merged)
+
+
+def _finite(value: float) -> bool:
+    return value == value and abs(value) != float("inf")
+
+
+def _require(condition: bool, name: str, found: object, expected: str) -> None:
+    if not condition:
+        raise TonnoError(f"--{name.replace('_', '-')} is {found}, expected {expected}")

@@ -1,0 +1,56 @@
+"""The frame: the coordinates in which planes are laid, [-1, 1]^3 around what is to be looked at."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import numpy.typing as npt
+
+from tonno_core.volume.volume import Matrix, Volume
+
+
+def physical_frame(centre_ras: npt.ArrayLike, radius_mm: float) -> Matrix:
+    """frame_to_ras of an isotropic frame: the unit ball is a ball in the patient, axes along R, A, S.
+
+    It depends on the patient alone, not on the voxel grid, so that anisotropic, oblique and left-handed
+    scans of one patient are sliced alike.
+    """
+    if not radius_mm > 0:
+        raise ValueError(f"radius_mm is {radius_mm}, expected a positive number")
+    matrix = np.diag([radius_mm, radius_mm, radius_mm, 1.0])
+    matrix[:3, 3] = centre_ras
+    return matrix
+
+
+def normalized_frame(volume: Volume) -> Matrix:
+    """frame_to_ras of the paper's [-1, 1]^3: coordinates (i', j', k') run along the array axes Z, Y, X.
+
+    The centres of the first and last voxel of an axis are at -1 and 1 (eq. 4), so an anisotropic volume
+    is stretched to a cube.
+    """
+    half = (np.asarray(volume.array.shape, dtype=np.float64) - 1.0) / 2.0  # along Z, Y, X
+    frame_to_ijk = np.zeros((4, 4))
+    frame_to_ijk[[2, 1, 0], [0, 1, 2]] = half
+    frame_to_ijk[[2, 1, 0], 3] = half
+    frame_to_ijk[3, 3] = 1.0
+    return volume.ijk_to_ras @ frame_to_ijk
+
+
+def patient_axes(frame_to_ras: Matrix) -> npt.NDArray[np.float64]:
+    """The frame's unit axes nearest to the patient's R, A and S, pointing that way: rows of 3 3."""
+    axes = frame_to_ras[:3, :3] / np.linalg.norm(frame_to_ras[:3, :3], axis=0)  # columns
+    best = max(permutations(range(3)), key=lambda order: np.abs(axes[[0, 1, 2], order]).sum())
+    vectors = np.zeros((3, 3))
+    vectors[[0, 1, 2], best] = np.where(axes[[0, 1, 2], best] < 0, -1.0, 1.0)
+    return vectors
+
+
+def frame_distance(volume: Volume, frame_to_ras: Matrix) -> npt.NDArray[np.float64]:
+    """Distance of each voxel from the frame's centre, in frame units: Z Y X."""
+    ijk_to_frame = np.linalg.inv(frame_to_ras) @ volume.ijk_to_ras
+    k, j, i = (np.arange(n, dtype=np.float64) for n in volume.array.shape)
+    squared = np.zeros(volume.array.shape)
+    for row in ijk_to_frame[:3]:
+        squared += (row[2] * k[:, None, None] + row[1] * j[:, None] + row[0] * i + row[3]) ** 2
+    return np.asarray(np.sqrt(squared))

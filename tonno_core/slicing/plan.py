@@ -1,0 +1,53 @@
+"""Which planes are looked at: the geometry of a reconstruction in one object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tonno_core.slicing.directions import Directions, plane_basis
+from tonno_core.volume.volume import Matrix
+
+
+@dataclass(frozen=True)
+class SlicePlan:
+    """Planes {x : x . n = s} of L directions and M + 2 offsets, each a square of S x S pixels.
+
+    frame_to_ras: 4 x 4. directions: L 3 unit normals in frame coordinates. slices: M, the offsets
+    s_m = 2 m / (M - 1) - 1 of m = -1 .. M (one more at each end for the second derivative).
+    pixels: S, pixel centres at 2 t / (S - 1) - 1 along u and v.
+    """
+
+    frame_to_ras: Matrix
+    directions: Directions
+    slices: int
+    pixels: int
+
+    @property
+    def step(self) -> float:
+        """Distance of neighbouring offsets in frame units."""
+        return 2.0 / (self.slices - 1)
+
+    @property
+    def offsets(self) -> npt.NDArray[np.float64]:
+        """s_m of m = -1 .. M, length M + 2."""
+        return np.asarray(np.arange(-1, self.slices + 1) * self.step - 1.0, dtype=np.float64)
+
+    def slice_to_frame(self, which: slice) -> npt.NDArray[np.float64]:
+        """B 4 4: from (column, row, offset, 1) of some directions' stacks of slices to frame coordinates.
+
+        Each of the three runs over [-1, 1] from the stack's first sample to its last, so that one affine
+        of 12 numbers places all M + 2 slices of a direction (`volume.grid.affine_points`).
+        """
+        basis = plane_basis(self.directions[which])
+        basis[:, :, 2] *= 1.0 + self.step
+        matrix = np.zeros((len(basis), 4, 4))
+        matrix[:, :3, :3] = basis
+        matrix[:, 3, 3] = 1.0
+        return matrix
+
+    def frame_to_slice(self, which: slice) -> npt.NDArray[np.float64]:
+        """B 3 3: frame coordinates to (a, b, s), the coordinates along u, v and n of some directions."""
+        return np.swapaxes(plane_basis(self.directions[which]), 1, 2)

@@ -1,0 +1,137 @@
+"""The encoder's answer to all planes: p(s, n) and its maps p(s, u, v; n), in batches of directions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from tonno_core.encoding.encoder import Encoder
+from tonno_core.errors import TonnoError
+from tonno_core.settings import CamKind
+from tonno_core.slicing.plan import SlicePlan
+from tonno_core.slicing.sampling import SliceSource, sample_slices
+from tonno_core.timing import Timings
+
+
+@dataclass(frozen=True)
+class Projections:
+    """The answers to some directions.
+
+    which: range of the plan's directions, B of them. logits: ``B T``. maps: ``B T h w`` or None.
+    """
+
+    which: slice
+    logits: torch.Tensor
+    maps: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class CamRequest:
+    """Which activation maps are wanted beside the logits."""
+
+    kind: CamKind
+    stage: int
+
+
+class Projector:
+    """Runs slices through the encoder in batches, skips blank ones, halves the batch when memory runs out."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        source: SliceSource,
+        class_index: int,
+        cam: CamRequest | None,
+        batch_size: int = 128,
+        timings: Timings | None = None,
+    ) -> None:
+        self._encoder = encoder
+        self._source = source
+        self._class_index = class_index
+        self._cam = cam
+        self._timings = timings or Timings()
+        self.batch_size = batch_size
+        self.slices_total = 0
+        self.slices_blank = 0
+        self._blank: dict[int, tuple[torch.Tensor, torch.Tensor | None]] = {}
+
+    def project(self, plan: SlicePlan, *, advanced: Callable[[int], None] | None = None) -> Iterator[Projections]:
+        """All directions of a plan in order, a few at a time; ``advanced`` gets the number just done."""
+        for which in self._batches(plan):
+            with self._timings.measure("slicing"):
+                slices = sample_slices(self._source, plan, which)
+            with self._timings.measure("encoder"):
+                logits, maps = self._answers(slices.flatten(0, 1))
+            shape = slices.shape[:2]
+            yield Projections(
+                which,
+                logits.reshape(shape),
+                None if maps is None else maps.reshape(*shape, *maps.shape[1:]),
+            )
+            if advanced is not None:
+                advanced(which.stop - which.start)
+
+    def _batches(self, plan: SlicePlan) -> Iterator[slice]:
+        """At least two directions where there are, so that the CPU's threads share a grid_sample."""
+        each = max(2, self.batch_size // (plan.slices + 2))
+        for start in range(0, len(plan.directions), each):
+            yield slice(start, min(start + each, len(plan.directions)))
+
+    def _answers(self, slices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """``B V U`` to logits ``B`` and maps ``B h w``. Slices that show only fill share one answer."""
+        low, high = torch.aminmax(slices.flatten(1), dim=1)
+        seen = ((low != self._source.fill) | (high != self._source.fill)).nonzero()[:, 0]
+        self.slices_total += len(slices)
+        self.slices_blank += len(slices) - len(seen)
+        if len(seen) == len(slices):
+            return self._encode(slices)
+        blank_logit, blank_map = self._blank_answer(slices)
+        logits = blank_logit.expand(len(slices)).clone()
+        maps = None if blank_map is None else blank_map.expand(len(slices), -1, -1).clone()
+        if len(seen):
+            seen_logits, seen_maps = self._encode(slices[seen])
+            logits[seen] = seen_logits
+            if maps is not None and seen_maps is not None:
+                maps[seen] = seen_maps
+        return logits, maps
+
+    def _blank_answer(self, slices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        size = slices.shape[-1]
+        if size not in self._blank:
+            self._blank[size] = self._encode(torch.full_like(slices[:1], self._source.fill))
+        return self._blank[size]
+
+    def _encode(self, slices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        logits, maps = [], []
+        start = 0
+        while start < len(slices):
+            chunk = slices[start : start + self.batch_size]
+            try:
+                one, one_map = self._encode_chunk(chunk)
+            except torch.OutOfMemoryError as error:
+                self._shrink(len(chunk), error)
+                continue
+            logits.append(one)
+            if one_map is not None:
+                maps.append(one_map)
+            start += len(chunk)
+        return torch.cat(logits), torch.cat(maps) if maps else None
+
+    def _encode_chunk(self, slices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if self._cam is None:
+            return self._encoder.logits(slices)[:, self._class_index], None
+        logits, maps = self._encoder.cam(slices, self._class_index, self._cam.stage, self._cam.kind)
+        return logits[:, self._class_index], maps
+
+    def _shrink(self, failed: int, error: Exception) -> None:
+        """Go on with half the batch; the allocator's cache is emptied first."""
+        if failed <= 1:
+            raise TonnoError(
+                "the device has no memory left for a single slice; close other programs that use it, "
+                "choose a smaller --slice-size, or --device cpu"
+            ) from error
+        self.batch_size = max(1, failed // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -1,0 +1,80 @@
+"""`tonno train`: manifest in, bundle out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tonno_core.encoding.bundle import Bundle, BundleSpec, check_can_write, save_bundle
+from tonno_core.errors import TonnoError
+from tonno_core.settings import combine
+from tonno_core.training.calibration import calibrate
+from tonno_core.training.loop import TrainingSettings, train
+from tonno_core.training.manifest import read_manifest
+from tonno_core.volume.intensity import parse_intensity
+
+# What a new model does by default, and what its thresholds are calibrated for.
+DEFAULT_METHODS = ("matched-cam", "tonno", "averaged-cam", "tomographic-cam", "slicewise-cam")
+
+
+def train_bundle(
+    manifest: Path,
+    output: Path,
+    *,
+    stage: int | None = None,
+    half: bool = False,
+    overwrite: bool = False,
+    options: Mapping[str, Any],
+    progress: bool = True,
+) -> str:
+    """Train, calibrate the thresholds on the negative validation volumes, write the bundle; returns a summary.
+
+    options: `TrainingSettings` by name; ``norm`` None means frozen batch norm for pretrained weights and
+    batch norm otherwise.
+    """
+    check_can_write(output, overwrite=overwrite)
+    chosen = dict(options)
+    chosen["norm"] = chosen.get("norm") or ("batch" if chosen.get("weights", "none") == "none" else "frozen-batch")
+    settings = TrainingSettings(**chosen)
+    _check(settings)
+    cases = read_manifest(manifest)
+    model = train(cases, settings, progress=progress)
+    defaults: dict[str, Any] = {"methods": ["matched-cam"], "frame": settings.frame}
+    if stage is not None:
+        defaults["stage"] = stage
+    spec = dataclasses.replace(model.spec, defaults=defaults)
+    negatives = [case.volume for case in cases if case.split == "val" and case.label == 0]
+    calibrated = combine(defaults=defaults, explicit={"methods": DEFAULT_METHODS})
+    bundle = Bundle(spec, model.weights, output)
+    thresholds = calibrate(
+        bundle, negatives, calibrated, device=settings.device, precision=settings.precision, progress=progress
+    )
+    saved = save_bundle(
+        output, dataclasses.replace(spec, thresholds=thresholds), model.weights, half=half, overwrite=overwrite
+    )
+    return _summary(saved, output, len(negatives))
+
+
+def _check(settings: TrainingSettings) -> None:
+    parse_intensity(settings.intensity)
+    if settings.pixel_mm is not None and not 0 < settings.pixel_mm < 100:
+        raise TonnoError(f"--pixel-mm is {settings.pixel_mm}, expected millimetres between 0 and 100")
+    if not 0 < settings.learning_rate < 10:
+        raise TonnoError(f"--learning-rate is {settings.learning_rate}, expected a number between 0 and 10")
+
+
+def _summary(spec: BundleSpec, output: Path, negatives: int) -> str:
+    record = spec.training
+    lines = [f"loss at the end {record['final_loss']}, {record['seconds']:.0f} s"]
+    if "validation" in record:
+        lines.append(
+            f"validation AUC: slices {record['validation']['slice_auc']}, volumes {record['validation']['volume_auc']}"
+        )
+    if negatives:
+        lines += [f"threshold {m}: {t['threshold']:.4g}" for m, t in spec.thresholds.items()]
+    else:
+        lines.append("no negative volume in split val: no threshold calibrated, --threshold auto will be Otsu's")
+    lines.append(f"written to {output}")
+    return "\n".join(lines)

@@ -1,0 +1,85 @@
+"""Voxel indices to the coordinates of ``torch.nn.functional.grid_sample``, and resampling between grids.
+
+The only place that knows grid_sample's conventions: coordinates (x, y, z) address the axes (X, Y, Z) of
+a ``Z Y X`` array, and with ``align_corners=True`` the centres of the first and last voxel are -1 and 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from tonno_core.volume.volume import Matrix
+
+# Coordinates of one slab in memory: 4 M points are 48 MB of float32.
+SLAB_POINTS = 4_000_000
+
+
+def ijk_to_grid(size_ijk: tuple[int, int, int]) -> Matrix:
+    """Voxel indices (i, j, k, 1) to grid_sample coordinates: ``2 i / (n - 1) - 1`` on each axis.
+
+    An axis of one voxel has no extent, so it is refused (ValueError).
+    """
+    size = np.asarray(size_ijk, dtype=np.float64)
+    if (size < 2).any():
+        raise ValueError(f"a grid needs at least 2 voxels along each axis, not {size_ijk}")
+    matrix = np.diag(np.append(2.0 / (size - 1.0), 1.0))
+    matrix[:3, 3] = -1.0
+    return matrix
+
+
+def grid_to_ijk(size_ijk: tuple[int, int, int]) -> Matrix:
+    """The inverse of `ijk_to_grid`."""
+    return np.asarray(np.linalg.inv(ijk_to_grid(size_ijk)), dtype=np.float64)
+
+
+def slabs(shape_zyx: tuple[int, int, int], points_each: int = SLAB_POINTS) -> Iterator[slice]:
+    """Ranges of Z planes that hold at most about ``points_each`` voxels, in order."""
+    z, y, x = shape_zyx
+    height = max(1, points_each // (y * x))
+    for start in range(0, z, height):
+        yield slice(start, min(start + height, z))
+
+
+def affine_slab(ijk_to_target: Matrix, shape_zyx: tuple[int, int, int], slab: slice) -> Matrix:
+    """Rewrite an affine of voxel indices for `affine_points` over some Z planes of a grid.
+
+    ijk_to_target: 4 x 4 (or a stack of them). Returns as many, from the slab's own [-1, 1]^3 (corner
+    voxels at -1 and 1) to the target.
+    """
+    _, y, x = shape_zyx
+    size = np.array([x, y, slab.stop - slab.start], dtype=np.float64)
+    unit_to_ijk = np.diag(np.append((size - 1.0) / 2.0, 1.0))
+    unit_to_ijk[:3, 3] = (size - 1.0) / 2.0 + np.array([0.0, 0.0, slab.start])
+    return np.asarray(ijk_to_target @ unit_to_ijk, dtype=np.float64)
+
+
+def affine_points(theta: torch.Tensor, shape_zyx: tuple[int, int, int]) -> torch.Tensor:
+    """Evaluate B affine maps on the unit grid of a Z Y X array.
+
+    theta: B 4 4 (or B 3 4), from (x, y, z, 1) in [-1, 1]^3 to any three coordinates. Returns B Z Y X 3.
+    An axis of one sample sits at 0, in the middle of the range.
+    """
+    return F.affine_grid(theta[:, :3], [len(theta), 1, *shape_zyx], align_corners=True)
+
+
+def resample(
+    array: torch.Tensor, ijk_to_source: Matrix, shape_zyx: tuple[int, int, int], padding: str = "zeros"
+) -> torch.Tensor:
+    """Trilinear values of an image at the voxels of another grid.
+
+    array: C Z Y X. ijk_to_source: from the target's voxel indices to the source's. Returns C Z Y X of
+    ``shape_zyx``, computed in slabs so that the coordinates of a large target never lie in memory at once.
+    """
+    _, z, y, x = array.shape
+    ijk_to_unit = ijk_to_grid((x, y, z)) @ ijk_to_source
+    parts = []
+    for slab in slabs(shape_zyx):
+        matrix = affine_slab(ijk_to_unit, shape_zyx, slab)
+        theta = torch.as_tensor(matrix, dtype=array.dtype, device=array.device)[None]
+        points = affine_points(theta, (slab.stop - slab.start, shape_zyx[1], shape_zyx[2]))
+        parts.append(F.grid_sample(array[None], points, padding_mode=padding, align_corners=True)[0])
+    return torch.cat(parts, dim=1)

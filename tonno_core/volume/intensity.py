@@ -1,0 +1,64 @@
+"""Voxel intensities to the numbers that an encoder sees."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from tonno_core.errors import TonnoError
+from tonno_core.volume.volume import FloatArray
+
+
+class Intensity(NamedTuple):
+    """A parsed ``--intensity``; ``low`` and ``high`` bound the window (in the volume's own units)."""
+
+    kind: Literal["none", "zscore", "window"]
+    low: float = 0.0
+    high: float = 1.0
+
+
+def parse_intensity(spec: str) -> Intensity:
+    """``none``, ``zscore`` or ``window:LO:HI``; anything else is a TonnoError that names --intensity."""
+    if spec == "none":
+        return Intensity("none")
+    if spec == "zscore":
+        return Intensity("zscore")
+    wrong = f"--intensity {spec!r}: expected none, zscore or window:LO:HI with LO < HI, as window:-100:300"
+    match spec.split(":"):
+        case ["window", low_text, high_text]:
+            try:
+                low, high = float(low_text), float(high_text)
+            except ValueError:
+                raise TonnoError(wrong) from None
+            if math.isfinite(low) and math.isfinite(high) and low < high:
+                return Intensity("window", low, high)
+    raise TonnoError(wrong)
+
+
+def normalise(array: FloatArray, mask: npt.NDArray[np.bool_], spec: str) -> tuple[FloatArray, float]:
+    """Normalised voxels (Z Y X) and the value of the space outside of the volume.
+
+    - ``none``: the array itself; 0 outside, as in the paper.
+    - ``zscore``: mean 0, standard deviation 1 over ``mask`` (Z Y X, the foreground); the minimum outside.
+    - ``window:LO:HI``: LO..HI to 0..1, clipped; 0 outside.
+
+    Raises TonnoError for a bad ``spec``, or where the mask holds no contrast to divide by.
+    """
+    kind, low, high = parse_intensity(spec)
+    if kind == "none":
+        return array, 0.0
+    if kind == "window":
+        scaled = (array - np.float32(low)) / np.float32(high - low)
+        return np.clip(scaled, 0, 1, out=scaled), 0.0
+    foreground = array[mask].astype(np.float64)
+    std = float(foreground.std()) if foreground.size else 0.0
+    if std == 0:
+        raise TonnoError(
+            f"--intensity zscore: the {foreground.size} foreground voxels have no contrast; "
+            "expected different values: use --intensity none or window:LO:HI"
+        )
+    scaled = (array - np.float32(foreground.mean())) / np.float32(std)
+    return scaled, float(scaled.min())

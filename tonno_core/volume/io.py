@@ -1,0 +1,329 @@
+"""Volumes from and to files, through SimpleITK; its LPS millimetres are known in this file only."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Literal, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+
+from tonno_core.errors import TonnoError
+from tonno_core.volume.itk import captured_stderr, run_itk
+from tonno_core.volume.volume import FloatArray, Matrix, Volume
+
+READABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+WRITABLE = (".nii", ".nii.gz", ".nrrd")
+SPACING_LIMITS_MM = (0.001, 100.0)
+ORIGIN_LIMIT_MM = 1e6
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def read_volume(path: str | os.PathLike[str], *, replace_nonfinite: bool = False) -> Volume:
+    """Read NIfTI, NRRD, MetaImage, or a folder that holds one DICOM series.
+
+    Where a NIfTI file's qform and sform disagree, ITK's choice is taken (as in 3D Slicer): the sform if its
+    code is 1 or the qform's is 0, else the qform. A tilted gantry gives a sheared ``ijk_to_ras``.
+    ``replace_nonfinite`` puts the lowest finite value where voxels are NaN or infinite.
+
+    Raises TonnoError for everything that is not a 3D volume of finite, varying numbers in a sane position.
+    """
+    path = Path(path)
+    try:
+        image, ijk_to_ras = _read_series(path) if path.is_dir() else _read_file(path)
+    except OSError as error:
+        raise TonnoError(f"{path}: cannot be opened: {error.strerror or error}") from None
+    return Volume(_check_voxels(path, sitk.GetArrayFromImage(image), replace_nonfinite), ijk_to_ras)
+
+
+def write_volume(
+    volume: Volume, path: str | os.PathLike[str], *, dtype: Literal["float32", "uint8"] = "float32"
+) -> None:
+    """Write compressed NIfTI or NRRD with the volume's geometry; ``path`` holds all of it or is untouched.
+
+    ``uint8`` is for masks and label maps: other values than 0..255 are a ValueError.
+    Raises TonnoError where ``check_writable`` does, and when the disk is full, read-only and so on.
+    """
+    path = Path(path)
+    check_writable(volume.ijk_to_ras, path)
+    with np.errstate(invalid="ignore"):  # a NaN that becomes uint8 is found by the comparison below
+        array = volume.array.astype(dtype)
+    if dtype == "uint8" and not np.array_equal(array, volume.array):
+        raise ValueError("uint8 was asked for, but the volume holds other values than 0..255")
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tonno-") as folder:
+            temporary = Path(folder) / f"volume{_suffix(path)}"
+            _write_and_verify(array, volume.ijk_to_ras, temporary, path)
+            temporary.replace(path)
+    except OSError as error:
+        _fail_to_write(path, error.strerror or str(error))
+
+
+def check_writable(ijk_to_ras: Matrix, path: str | os.PathLike[str]) -> None:
+    """Raise what ``write_volume`` would for this name and geometry; ask before a long computation."""
+    path = Path(path)
+    suffix = _suffix(path)
+    if suffix not in WRITABLE:
+        raise TonnoError(f"{path}: cannot write this format; name it {' or '.join(WRITABLE)}")
+    axes = ijk_to_ras[:3, :3] / np.linalg.norm(ijk_to_ras[:3, :3], axis=0)
+    cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())
+    # ITK silently straightens a sheared NIfTI; below 1e-4 the far corner of 500 voxels moves by 0.05 voxel.
+    if suffix != ".nrrd" and cosine > 1e-4:
+        degrees = 90 - math.degrees(math.acos(min(cosine, 1.0)))
+        raise TonnoError(
+            f"{path}: the volume's axes are {degrees:.2g} degrees away from perpendicular, "
+            "which NIfTI cannot hold here; write .nrrd, or resample the input to perpendicular axes"
+        )
+
+
+# -------------------- files
+
+
+def _read_file(path: Path) -> tuple[sitk.Image, Matrix]:
+    suffix = _suffix(path)
+    if not path.exists():
+        raise TonnoError(f"{path}: no such file or folder; check the path")
+    if suffix not in READABLE:
+        raise TonnoError(
+            f"{path}: unknown format; expected a file {', '.join(READABLE)} or a folder with one DICOM series"
+        )
+    with path.open("rb") as stream:
+        if not stream.read(1):
+            raise TonnoError(f"{path}: the file is empty; export or copy it again")
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetOutputPixelType(sitk.sitkFloat32)
+    run_itk(path, reader.ReadImageInformation)
+    _check_header(path, reader, reader.GetSize())
+    ijk_to_ras = _ijk_to_ras(reader)
+    _check_affine(path, ijk_to_ras)
+    if suffix in (".nii", ".nii.gz"):
+        _check_nifti_length(path, reader)
+    return run_itk(path, reader.Execute), ijk_to_ras
+
+
+def _check_header(path: Path, reader: sitk.ImageFileReader, size: tuple[int, ...]) -> None:
+    """Refuse what is not one real number per voxel on a 3D grid, before any voxel is read."""
+    kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    shape = " x ".join(str(n) for n in size)
+    if "complex" in kind:
+        raise TonnoError(f"{path}: voxels are complex numbers; expected real ones: take the magnitude first")
+    if reader.GetNumberOfComponents() != 1:
+        raise TonnoError(
+            f"{path}: {reader.GetNumberOfComponents()} values per voxel (colour or vector image); "
+            "expected one: extract a channel first"
+        )
+    if 0 in size:
+        raise TonnoError(f"{path}: the image is empty ({shape} voxels); export it again")
+    if len(size) != 3:
+        advice = "give the 3D volume" if len(size) < 3 else "extract one 3D volume first"
+        raise TonnoError(f"{path}: a {len(size)}D image of {shape} voxels; expected 3D: {advice}")
+    if 1 in size:
+        axis = ("first", "second", "third")[size.index(1)]
+        raise TonnoError(
+            f"{path}: a single slice, the {axis} axis has one voxel ({shape}); expected a volume: two or more"
+        )
+
+
+def _check_nifti_length(path: Path, reader: sitk.ImageFileReader) -> None:
+    """Refuse a truncated file: ITK would silently fill what is missing with zeros."""
+    bits = math.prod(reader.GetSize()) * int(reader.GetMetaData("bitpix"))
+    expected = int(float(reader.GetMetaData("vox_offset"))) + bits // 8
+    with path.open("rb") as stream:
+        compressed = stream.read(2) == b"\x1f\x8b"
+    found = path.stat().st_size
+    if compressed:
+        found = 0
+        try:
+            with gzip.open(path) as unpacked:
+                while chunk := unpacked.read(1 << 20):
+                    found += len(chunk)
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            raise TonnoError(f"{path}: truncated or damaged gzip data; copy it again") from None
+    if found < expected:
+        raise TonnoError(f"{path}: truncated: {found} bytes, its header asks for {expected}; copy it again")
+
+
+def _check_voxels(path: Path, array: FloatArray, replace_nonfinite: bool) -> FloatArray:
+    finite = np.isfinite(array)
+    bad = array.size - int(np.count_nonzero(finite))
+    if bad == array.size:
+        raise TonnoError(f"{path}: no finite voxel in it; expected an image")
+    if bad and not replace_nonfinite:
+        raise TonnoError(
+            f"{path}: {bad} of {array.size} voxels are NaN or infinite; clean the file, "
+            "or use --replace-nonfinite to give them the lowest finite value"
+        )
+    if bad:
+        array[~finite] = array[finite].min()
+    if array.min() == array.max():
+        raise TonnoError(f"{path}: every voxel is {array.flat[0]:g}; expected an image with contrast")
+    return array
+
+
+# -------------------- DICOM
+
+
+def _read_series(folder: Path) -> tuple[sitk.Image, Matrix]:
+    series = sitk.ImageSeriesReader
+    names = [
+        series.GetGDCMSeriesFileNames(str(folder), uid)
+        for uid in run_itk(folder, lambda: series.GetGDCMSeriesIDs(str(folder)))
+    ]
+    truncated = sum(_is_truncated(file.read_bytes()) for file in folder.iterdir() if file.is_file())
+    if truncated:
+        raise TonnoError(f"{folder}: {truncated} of its DICOM files are truncated; export or copy them again")
+    if not names:
+        raise TonnoError(f"{folder}: no DICOM image in this folder; expected the slices of one series")
+    if len(names) > 1:
+        counts = ", ".join(str(n) for n in sorted((len(files) for files in names), reverse=True))
+        raise TonnoError(
+            f"{folder}: {len(names)} series ({counts} slices); expected one: copy it to a folder of its own"
+        )
+    files, ijk_to_ras = _sort_slices(folder, names[0])
+    _check_affine(folder, ijk_to_ras)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(files)
+    reader.SetOutputPixelType(sitk.sitkFloat32)  # before rescaling: slopes may differ between slices (PET)
+    return run_itk(folder, reader.Execute), ijk_to_ras
+
+
+def _is_truncated(content: bytes) -> bool:
+    """Whether a DICOM file ends before its pixels do; ITK skips it or adds zeros, without a word."""
+    start = content.find(b"\xe0\x7f\x10\x00")  # the tag (7FE0, 0010); reports and indices have none
+    if content[128:132] != b"DICM" or start < 0:
+        return False
+    explicit = content[start + 4 : start + 6] in (b"OW", b"OB", b"UN")
+    header = 12 if explicit else 8
+    length = int.from_bytes(content[start + header - 4 : start + header], "little")
+    if length == 0xFFFFFFFF:  # compressed: a delimiter instead of a length
+        return b"\xfe\xff\xdd\xe0" not in content[start:]
+    return start + header + length > len(content)
+
+
+def _sort_slices(folder: Path, files: tuple[str, ...]) -> tuple[list[str], Matrix]:
+    """Files along the slice normal, and the affine through their positions, which must be evenly spaced."""
+    headers = [_slice_header(folder, name) for name in files]
+    first = headers[0]
+    width, height, frames = first.GetSize()
+    if frames > 1:
+        raise TonnoError(f"{folder}: DICOM of {frames} frames in a file; expected one: convert it to NIfTI")
+    _check_header(folder, first, (width, height, len(files)))
+    columns = np.array([_ijk_to_ras(header)[:3, :2] for header in headers])
+    # 1e-4 of a pixel moves the far edge of 1000 pixels by a tenth of a pixel.
+    turned = np.ptp(columns, axis=0).max() / min(first.GetSpacing()[:2])
+    if len({header.GetSize() for header in headers}) > 1 or turned > 1e-4:
+        raise TonnoError(f"{folder}: slices differ in size, pixel spacing or orientation; expected one stack")
+    positions = np.array([_ijk_to_ras(header)[:3, 3] for header in headers])
+    order = np.argsort(positions @ np.cross(columns[0, :, 0], columns[0, :, 1]), kind="stable")
+    ijk_to_ras = np.eye(4)
+    ijk_to_ras[:3, :2] = columns[0]
+    ijk_to_ras[:3, 2] = _even_step(folder, positions[order])
+    ijk_to_ras[:3, 3] = positions[order[0]]
+    return [files[i] for i in order], ijk_to_ras
+
+
+def _slice_header(folder: Path, name: str) -> sitk.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(name)
+    run_itk(folder, reader.ReadImageInformation)
+    return reader
+
+
+def _even_step(folder: Path, positions: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The vector (3) in mm from each slice to the next; positions: slices x 3, in order."""
+    steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+    typical = float(np.median(steps))
+    if steps.min() < 0.01 * typical or typical < SPACING_LIMITS_MM[0]:
+        raise TonnoError(
+            f"{folder}: several slices lie at one position (phases, echoes or a missing position); "
+            "expected one slice per position: export them as separate series"
+        )
+    even = np.linspace(positions[0], positions[-1], len(positions))
+    # A missing slice moves some slice by half a step or more; positions rounded to 0.1 mm move one far less.
+    if np.linalg.norm(positions - even, axis=1).max() > 0.2 * typical:
+        missing = int(np.sum(np.maximum(np.rint(steps / typical) - 1, 0)))
+        raise TonnoError(
+            f"{folder}: slices are not evenly spaced: {steps.min():.4g} to {steps.max():.4g} mm apart, "
+            f"mostly {typical:.4g}, {missing} missing; export the complete series, or resample it"
+        )
+    return np.asarray((positions[-1] - positions[0]) / (len(positions) - 1), dtype=np.float64)
+
+
+# -------------------- geometry
+
+
+def _ijk_to_ras(image: sitk.Image | sitk.ImageFileReader) -> Matrix:
+    """[direction * spacing | origin], from LPS to RAS."""
+    ijk_to_lps = np.eye(4)
+    ijk_to_lps[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    ijk_to_lps[:3, 3] = image.GetOrigin()
+    return np.asarray(_LPS_TO_RAS @ ijk_to_lps, dtype=np.float64)
+
+
+def _check_affine(path: Path, ijk_to_ras: Matrix) -> None:
+    if not np.isfinite(ijk_to_ras).all():
+        raise TonnoError(f"{path}: its affine has numbers that are not finite; repair the header")
+    low, high = SPACING_LIMITS_MM
+    spacing = np.linalg.norm(ijk_to_ras[:3, :3], axis=0)
+    if spacing.min() < low or spacing.max() > high:
+        found = " x ".join(f"{mm:.4g}" for mm in spacing)
+        raise TonnoError(f"{path}: voxels of {found} mm; expected {low:g} to {high:g} mm: repair the header")
+    if abs(np.linalg.det(ijk_to_ras[:3, :3] / spacing)) < 1e-3:
+        raise TonnoError(f"{path}: its affine is singular, the axes lie in one plane; repair the header")
+    if np.abs(ijk_to_ras[:3, 3]).max() > ORIGIN_LIMIT_MM:
+        found = ", ".join(f"{mm:.7g}" for mm in ijk_to_ras[:3, 3])
+        raise TonnoError(f"{path}: origin ({found}) mm; expected within {ORIGIN_LIMIT_MM:g}: repair the header")
+
+
+def _suffix(path: Path) -> str:
+    name = path.name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
+
+
+# -------------------- writing
+
+
+def _write_and_verify(array: npt.NDArray[np.generic], ijk_to_ras: Matrix, temporary: Path, path: Path) -> None:
+    """Write, read back, compare: niftilib reports success on a full disk."""
+    image = sitk.GetImageFromArray(array)
+    ijk_to_lps = _LPS_TO_RAS @ ijk_to_ras
+    spacing = np.linalg.norm(ijk_to_lps[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((ijk_to_lps[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(ijk_to_lps[:3, 3].tolist())
+    try:
+        with captured_stderr():
+            sitk.WriteImage(image, str(temporary), useCompression=True)
+            written = sitk.ReadImage(str(temporary))
+        intact = np.array_equal(sitk.GetArrayViewFromImage(written), array, equal_nan=array.dtype != np.uint8)
+    except RuntimeError:
+        intact = False
+    if not intact:
+        _fail_to_write(path, _why_writing_failed(temporary, array.nbytes))
+    last = [n - 1 for n in image.GetSize()]
+    corners = np.array([[i, j, k, 1] for i in (0, last[0]) for j in (0, last[1]) for k in (0, last[2])])
+    moved = np.abs(corners @ (_ijk_to_ras(written) - ijk_to_ras).T).max()
+    # NIfTI stores the affine as float32: 1e-7 of the distance; a twentieth of a voxel is far above it.
+    if moved > 0.05 * spacing.min():
+        raise TonnoError(f"{path}: this format would move the image by {moved:.2g} mm; write .nrrd")
+
+
+def _why_writing_failed(temporary: Path, size: int) -> str:
+    """ITK hides the cause, so let the operating system name it: write as many plain bytes there."""
+    try:
+        temporary.write_bytes(bytes(size))
+    except OSError as error:
+        return f"{error.strerror or error} (about {size / 1e6:.2g} MB needed)"
+    return "what was written cannot be read back"
+
+
+def _fail_to_write(path: Path, cause: str) -> NoReturn:
+    raise TonnoError(f"{path}: cannot be written: {cause}; check the folder, or choose another") from None

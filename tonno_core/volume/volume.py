@@ -1,0 +1,45 @@
+"""A 3D image and where it lies in the patient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+Matrix = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A scalar image on a regular grid.
+
+    array: ``Z Y X`` float32, voxel (i, j, k) is ``array[k, j, i]``.
+    ijk_to_ras: 4 x 4 float64, from the centre of voxel (i, j, k, 1) to RAS mm.
+    """
+
+    array: FloatArray
+    ijk_to_ras: Matrix
+
+    @property
+    def spacing_mm(self) -> npt.NDArray[np.float64]:
+        """Distance between neighbouring voxels along i, j, k in mm."""
+        return np.asarray(np.linalg.norm(self.ijk_to_ras[:3, :3], axis=0), dtype=np.float64)
+
+    @property
+    def voxel_mm3(self) -> float:
+        """Volume of one voxel."""
+        return float(abs(np.linalg.det(self.ijk_to_ras[:3, :3])))
+
+    @property
+    def size_ijk(self) -> tuple[int, int, int]:
+        """Number of voxels along i, j, k (the array's shape reversed)."""
+        z, y, x = self.array.shape
+        return x, y, z
+
+    def with_array(self, array: npt.NDArray[np.generic]) -> Volume:
+        """The same grid with other voxel values (Z Y X, kept in their own dtype only if float32)."""
+        if array.shape != self.array.shape:
+            raise ValueError(f"array of shape {array.shape} on a grid of shape {self.array.shape}")
+        return Volume(np.ascontiguousarray(array, dtype=np.float32), self.ijk_to_ras)
