@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from tonno_core.errors import TonnoError
-from tonno_core.evaluation.overview import Profile, write_overview
+from tonno_core.evaluation.overview import write_overview
+from tonno_core.evaluation.profile import Profile
 from tonno_core.volume.volume import Volume
 
 # Left-handed and anisotropic: i to the patient's left, j to the front, k to the head; R from -30 to 30.
@@ -267,8 +268,6 @@ def test_a_centre_outside_the_image_is_a_programming_error(tmp_path: Path) -> No
         write_overview(tmp_path / "overview.png", **head(), centre_ras=(500, 0, 0))
 
 
-def test_a_profile_names_an_axis_and_pairs_its_numbers() -> None:
+def test_a_profile_along_another_axis_is_a_programming_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'L'"):
-        Profile("L", np.zeros(3), np.zeros(3))
-    with pytest.raises(ValueError, match="offsets"):
-        Profile("R", np.zeros(3), np.zeros(4))
+        write_overview(tmp_path / "overview.png", **{**head(), "profiles": [Profile("L", np.zeros(3), np.zeros(3))]})

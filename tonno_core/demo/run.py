@@ -104,14 +104,12 @@ def _lesions(phantom: Phantom) -> list[dict[str, Any]]:
 
 
 def _explanation(seed: int, result: Reconstruction) -> str:
-    return (
-        f"A head that the model never saw: the MNI brain, deformed, with {LESIONS} lesions implanted by seed {seed};\n"
-        "the training set had other seeds, so other deformations and other lesions. Training used one label per volume\n"
-        "and no mask. Precision, recall and F1 count components; they and Dice are at the model's own threshold (from\n"
-        "negative validation volumes). 'Best Dice' is at the threshold that the truth would choose. The last four\n"
-        f"methods share one pass through the network; {result.slices_total} slices, {result.seconds['total']:.0f} s in all.\n"
-        "Research use only, not for diagnosis."
-    )
+    return f"""\
+A head that the model never saw: the MNI brain, deformed, with {LESIONS} lesions implanted by seed {seed}. The training
+set had other seeds, so other deformations and other lesions; training used one label per volume and no mask.
+Precision, recall and F1 count components; they and Dice are at the model's own threshold (from negative
+validation volumes). 'Best Dice' is at the threshold that the truth would choose. The last four methods share
+one pass through the network; {result.slices_total} slices, {result.seconds['total']:.0f} s in all. Not for diagnosis."""
 
 
 def _table(measured: dict[str, dict[str, Any]]) -> str:

@@ -42,10 +42,10 @@ def gradient_at(logits: torch.Tensor, activation: torch.Tensor) -> torch.Tensor:
         )
         if found[0] is not None:
             return _to_image(found[0], activation)
-        sources = [source for source in edge.node.next_functions if source[0] is not None]
+        sources = [GradientEdge(node, output) for node, output in edge.node.next_functions if node is not None]
         if len(sources) != 1:
             break
-        edge = GradientEdge(*sources[0])
+        edge = sources[0]
     raise ValueError("the logit does not depend on this stage's activations")
 
 

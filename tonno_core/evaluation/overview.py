@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation.planes import OPPOSITE, PLANES, Cut, Float, Plane, cut_plane, sample
+from tonno_core.evaluation.profile import Profile
 from tonno_core.segmentation.binarize import components
 from tonno_core.volume.volume import Volume
 
@@ -51,27 +51,6 @@ _STYLE = {
 }
 
 
-@dataclass(frozen=True)
-class Profile:
-    """The encoder's output on parallel planes.
-
-    axis: 'R', 'A' or 'S', the planes' normal.
-    offsets_mm: N, where each plane cuts that axis, in RAS mm of the patient (the coordinate that
-        `Volume.ijk_to_ras` gives, not a distance from the middle of the volume).
-    logits: N.
-    """
-
-    axis: str
-    offsets_mm: npt.NDArray[np.floating]
-    logits: npt.NDArray[np.floating]
-
-    def __post_init__(self) -> None:
-        if self.axis not in ("R", "A", "S"):
-            raise ValueError(f"profile along {self.axis!r}, expected 'R', 'A' or 'S'")
-        if self.offsets_mm.ndim != 1 or self.offsets_mm.shape != self.logits.shape:
-            raise ValueError(f"profile of {self.logits.shape} logits at {self.offsets_mm.shape} offsets")
-
-
 def write_overview(
     path: str | os.PathLike[str],
     image: Volume,
@@ -103,6 +82,8 @@ def write_overview(
             raise ValueError(f"planes through {centre.tolist()} mm, outside the image or the heatmap")
     cuts = [cut_plane(plane, image, centre) for plane in PLANES]
     by_axis = {profile.axis: profile for profile in profiles}
+    if not by_axis.keys() <= {"R", "A", "S"}:
+        raise ValueError(f"profiles along {sorted(by_axis)}, expected 'R', 'A' or 'S'")
     with matplotlib.rc_context(_STYLE):
         figure, rows = _layout(cuts, with_profiles=bool(by_axis))
         _draw_title(figure, title, subtitle)

@@ -8,9 +8,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from tonno_core.slicing.content import Content
 from tonno_core.slicing.plan import SlicePlan
-from tonno_core.volume.grid import affine_points, ijk_to_grid
+from tonno_core.volume.grid import affine_block, affine_points, ijk_to_grid
 from tonno_core.volume.volume import Matrix, Volume
+
+# Slices sampled in one grid_sample, in the rectangle that the content needs there: more need larger ones.
+_RUN = 12
 
 
 @dataclass(frozen=True)
@@ -18,11 +22,13 @@ class SliceSource:
     """A preprocessed volume on the device, ready to be sliced.
 
     array: 1 Z Y X, voxel values less ``fill``, so that grid_sample's zeros outside the volume are the
-    fill value. ras_to_grid: 4 x 4 from RAS mm to grid_sample coordinates.
+    fill value. ras_to_grid: 4 x 4 from RAS mm to grid_sample coordinates. content: where there is more
+    than fill.
     """
 
     array: torch.Tensor
     ras_to_grid: Matrix
+    content: Content
     fill: float = 0.0
 
     @staticmethod
@@ -30,25 +36,36 @@ class SliceSource:
         volume: Volume, *, fill: float = 0.0, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> SliceSource:
         """Put a volume (already intensity-normalised) on the device."""
-        array = torch.as_tensor(volume.array, device=device).to(dtype)[None] - fill
+        array = volume.array - np.float32(fill)
         ras_to_grid = ijk_to_grid(volume.size_ijk) @ np.linalg.inv(volume.ijk_to_ras)
-        return SliceSource(array, ras_to_grid, fill)
+        on_device = torch.as_tensor(array, device=device).to(dtype)[None]
+        return SliceSource(on_device, ras_to_grid, Content.of(array, volume.ijk_to_ras), fill)
 
-    def sample(self, unit_to_ras: np.ndarray, shape: tuple[int, int, int]) -> torch.Tensor:
-        """Trilinear values on B affine grids, in one grid_sample.
+    def sample(self, unit_to_ras: Matrix, shape: tuple[int, int, int], out: torch.Tensor | None = None) -> torch.Tensor:
+        """Trilinear values on one affine block of slices.
 
-        unit_to_ras: B 4 4, from (x, y, z, 1) in [-1, 1]^3 over a ``T V U`` block to RAS mm.
-        Returns B T V U.
+        unit_to_ras: 4 x 4, from (x, y, z, 1) in [-1, 1]^3 over a ``T V U`` block to RAS mm.
+        Returns T V U. Only samples that can meet the content are computed; the others are fill.
         """
-        theta = torch.as_tensor(self.ras_to_grid @ unit_to_ras, dtype=self.array.dtype, device=self.array.device)
-        points = affine_points(theta, shape)
-        # On the CPU grid_sample runs one thread per batch entry, so the directions are the batch.
-        volumes = self.array.expand(len(theta), 1, *self.array.shape[1:])
-        values = F.grid_sample(volumes, points, padding_mode="zeros", align_corners=True)[:, 0]
-        return values.add_(self.fill) if self.fill else values
+        values = torch.empty(shape, dtype=self.array.dtype, device=self.array.device) if out is None else out
+        values.fill_(self.fill)
+        for block in self.content.blocks(unit_to_ras, shape, _RUN):
+            size = (block[0].stop - block[0].start, block[1].stop - block[1].start, block[2].stop - block[2].start)
+            matrix = self.ras_to_grid @ affine_block(unit_to_ras, shape, block)
+            theta = torch.as_tensor(matrix, dtype=self.array.dtype, device=self.array.device)[None]
+            # On the CPU grid_sample runs one thread per batch entry, so the slices are the batch.
+            points = affine_points(theta, size)[0][:, None]
+            volumes = self.array.expand(size[0], *self.array.shape)
+            sampled = F.grid_sample(volumes, points, padding_mode="zeros", align_corners=True)
+            torch.add(sampled[:, 0, 0], self.fill, out=values[block])
+        return values
 
 
 def sample_slices(source: SliceSource, plan: SlicePlan, which: slice) -> torch.Tensor:
     """All M + 2 slices of some of a plan's directions: B T V U, rows along u, columns along v."""
-    unit_to_ras = plan.frame_to_ras @ plan.slice_to_frame(which)
-    return source.sample(unit_to_ras, (plan.slices + 2, plan.pixels, plan.pixels))
+    matrices = plan.frame_to_ras @ plan.slice_to_frame(which)
+    shape = (plan.slices + 2, plan.pixels, plan.pixels)
+    slices = torch.empty(len(matrices), *shape, dtype=source.array.dtype, device=source.array.device)
+    for one, matrix in zip(slices, matrices, strict=True):
+        source.sample(matrix, shape, out=one)
+    return slices

@@ -127,6 +127,6 @@ def _interpolate(profile: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     below = index.floor().clamp_(0.0, last - 1.0)
     fraction = index - below
     base = below.int()
-    values = torch.addcmul(profile[:-1][base], profile.diff()[base], fraction)
+    values = torch.addcmul(profile.index_select(0, base), profile.diff().index_select(0, base), fraction)
     margin = _ROUNDING * last
     return values.mul_((index >= -margin) & (index <= last + margin))

@@ -67,10 +67,10 @@ def invert(
     """
     timings = timings or Timings()
     cams = [method for method in methods if method != "tonno"]
-    plain, sharpened = set(cams) != {"tomographic-cam"}, set(cams) != {"averaged-cam"}
     profile_grid: Backprojector | None = None
     map_grid: Backprojector | None = None
-    logits, cells = [], 0
+    logits: list[torch.Tensor] = []
+    combine: torch.Tensor | None = None
     for batch in projections:
         logits.append(batch.logits)
         derivative = _second_derivative(filter_kind, plan, batch.logits)
@@ -83,29 +83,20 @@ def invert(
         if cams:
             if batch.maps is None:
                 raise ValueError(f"{', '.join(cams)} need projections with maps")
-            cells = batch.maps.shape[-1]
             with timings.measure("filter"):
-                channels = [batch.maps[:, 1:-1]] if plain else []
-                if sharpened:
-                    channels.append(-torch.einsum("mt,bthw->bmhw", derivative, batch.maps))
-                stacked = torch.stack(channels, dim=1)
+                if combine is None:
+                    combine = _channels(cams, plan, batch.maps, derivative, sigma_scale)
+                channels = torch.einsum("cmt,bthw->bcmhw", combine, batch.maps)
             with timings.measure("backprojection: maps"):
                 map_grid = map_grid or grid.backprojector(batch.maps)
-                map_grid.add_maps(stacked, plan, batch.which)
+                map_grid.add_maps(channels, plan, batch.which)
     heatmaps: dict[str, torch.Tensor] = {}
     per_frame_unit = 1.0 / plan.step  # offsets per unit of s, squared in the second derivative
     if profile_grid is not None:
         side = 2.0 * plan.pixels / (plan.pixels - 1)  # of the slice whose mean the encoder returns
         heatmaps["tonno"] = profile_grid.profile_mean * (-((side * per_frame_unit) ** 2) / (2.0 * math.pi))
     if map_grid is not None:
-        averaged, tomographic = map_grid.map_mean[0], map_grid.map_mean[-1] * per_frame_unit**2
-        sigma = sigma_scale * cell_pitch(plan, cells) / 2.0
-        combined = {
-            "averaged-cam": averaged,
-            "tomographic-cam": tomographic,
-            "matched-cam": averaged + sigma**2 * tomographic,
-        }
-        heatmaps.update({method: combined[method] for method in cams})
+        heatmaps.update(zip(cams, map_grid.map_mean, strict=True))
     return Inversion(heatmaps, torch.cat(logits))
 
 
@@ -125,6 +116,21 @@ def average(projections: Iterable[Projections], plan: SlicePlan, grid: TargetGri
 def cell_pitch(plan: SlicePlan, cells: int) -> float:
     """w in frame units: a cell covers S / h pixels of 2 / (S - 1)."""
     return plan.pixels / cells * 2.0 / (plan.pixels - 1)
+
+
+def _channels(
+    cams: Collection[str], plan: SlicePlan, maps: torch.Tensor, derivative: torch.Tensor, sigma_scale: float
+) -> torch.Tensor:
+    """What each CAM method does to a map along the offsets, as a matrix: C M T."""
+    identity = torch.eye(plan.slices + 2, dtype=maps.dtype, device=maps.device)[1:-1]
+    tomographic = derivative * -(plan.step**-2)
+    sigma = sigma_scale * cell_pitch(plan, maps.shape[-1]) / 2.0
+    along_offsets = {
+        "averaged-cam": identity,
+        "tomographic-cam": tomographic,
+        "matched-cam": identity + sigma**2 * tomographic,
+    }
+    return torch.stack([along_offsets[method] for method in cams])
 
 
 def _second_derivative(kind: FilterKind, plan: SlicePlan, like: torch.Tensor) -> torch.Tensor:

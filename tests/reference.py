@@ -1,0 +1,157 @@
+"""An independent reference in float64, written from the equations alone, for a few voxels and directions.
+
+It shares no code with the engine. Frame coordinates are three numbers in [-1, 1]; a slice of S x S pixels has
+its pixel (row, column) at b = 2 row / (S - 1) - 1 along v and a = 2 column / (S - 1) - 1 along u; of M slices,
+number m lies at s = 2 m / (M - 1) - 1 along n, and one more is taken at each end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+# Slices T S S to logits T and activation maps T h h.
+Answer = Callable[[Array], tuple[Array, Array]]
+
+
+def sphere_lattice(count: int) -> Array:
+    """y_l = 2 l / (L - 1) - 1, azimuth l pi (3 - sqrt 5), components (x, y, z)."""
+    normals = []
+    for index in range(count):
+        y = 2 * index / (count - 1) - 1
+        azimuth = index * np.pi * (3 - 5**0.5)
+        ring = max(0.0, 1 - y**2) ** 0.5
+        normals.append([ring * np.cos(azimuth), y, ring * np.sin(azimuth)])
+    return np.array(normals)
+
+
+def basis(normal: Array) -> tuple[Array, Array]:
+    """u = n x h normalised and v = n x u, with h = (1, 0, 0) where |n_0| < 0.9, else (0, 1, 0)."""
+    helper = np.array([1.0, 0.0, 0.0]) if abs(normal[0]) < 0.9 else np.array([0.0, 1.0, 0.0])
+    u = np.cross(normal, helper)
+    u = u / np.sqrt((u**2).sum())
+    return u, np.cross(normal, u)
+
+
+def normalized_to_index(shape: tuple[int, int, int]) -> Array:
+    """3 x 4: the paper's (i', j', k') to array indices (z, y, x), voxel centres 0 and D - 1 at -1 and 1."""
+    half = (np.array(shape) - 1) / 2
+    return np.column_stack([np.diag(half), half])
+
+
+def physical_to_index(ijk_to_ras: Array, centre_ras: Array, radius_mm: float) -> Array:
+    """3 x 4: isotropic coordinates (R, A, S) around a centre, in units of a radius, to array indices (z, y, x)."""
+    ras_to_ijk = np.linalg.inv(ijk_to_ras)
+    matrix = np.column_stack(
+        [ras_to_ijk[:3, :3] * radius_mm, ras_to_ijk[:3, :3] @ centre_ras + ras_to_ijk[:3, 3]]
+    )
+    return matrix[::-1]
+
+
+def trilinear(array: Array, index: Array) -> Array:
+    """Values at fractional array indices P 3; the array goes on with zeros."""
+    below = np.floor(index).astype(int)
+    values = np.zeros(len(index))
+    for corner in np.ndindex(2, 2, 2):
+        at = below + np.array(corner)
+        weight = np.prod(1 - np.abs(index - at), axis=1)
+        inside = np.all((at >= 0) & (at < array.shape), axis=1)
+        z, y, x = at[inside].T
+        values[inside] += weight[inside] * array[z, y, x]
+    return values
+
+
+def take_slice(array: Array, to_index: Array, normal: Array, offset: float, pixels: int) -> Array:
+    """The plane x . n = offset as S x S pixels: rows run along u, columns along v."""
+    u, v = basis(normal)
+    image = np.zeros((pixels, pixels))
+    for row in range(pixels):
+        b = 2 * row / (pixels - 1) - 1
+        a = 2 * np.arange(pixels) / (pixels - 1) - 1
+        points = offset * normal + a[:, None] * u + b * v
+        image[row] = trilinear(array, points @ to_index[:, :3].T + to_index[:, 3])
+    return image
+
+
+def along_normal(values: Array, s: float) -> Array:
+    """Linear interpolation of M values (or maps) at s, zero outside of [-1, 1]."""
+    position = (s + 1) / 2 * (len(values) - 1)
+    if not -1e-9 <= position <= len(values) - 1 + 1e-9:
+        return np.zeros_like(values[0])
+    low = min(max(int(np.floor(position)), 0), len(values) - 2)
+    part = position - low
+    return (1 - part) * values[low] + part * values[low + 1]
+
+
+def in_map(cells: Array, pixels: int, a: float, b: float) -> float:
+    """A map of h x h cells at (a, b). Cell c lies at pixel (c + 1/2) S / h - 1/2; bilinear between the centres,
+    the outermost value up to the window's edge, zero outside."""
+    if max(abs(a), abs(b)) > 1 + 1e-9:
+        return 0.0
+    count = len(cells)
+    positions = []
+    for coordinate in (b, a):  # rows lie along v
+        pixel = (coordinate + 1) / 2 * (pixels - 1)
+        positions.append(min(max((pixel + 0.5) * count / pixels - 0.5, 0.0), count - 1.0))
+    total = 0.0
+    for row in range(count):
+        for column in range(count):
+            weight = max(0.0, 1 - abs(positions[0] - row)) * max(0.0, 1 - abs(positions[1] - column))
+            if weight:
+                total += weight * cells[row, column]
+    return total
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The whole method in a volume: array Z Y X, to_index from frame coordinates to its indices (3 x 4)."""
+
+    array: Array
+    to_index: Array
+    slices: int
+    pixels: int
+    answer: Answer
+
+    def heatmaps(self, normals: Array, points: Array, sigma_scale: float = 1.0) -> dict[str, Array]:
+        """The four methods' values at points P 3 of the frame, with the paper's second difference."""
+        total = {name: np.zeros(len(points)) for name in ("tonno", "averaged-cam", "tomographic-cam")}
+        cells = 0
+        for normal in normals:
+            logits, maps = self._project(normal)
+            cells = maps.shape[-1]
+            curvature = (self.slices - 1) ** 2 * (logits[2:] + logits[:-2] - 2 * logits[1:-1])
+            curvature *= self.pixels**2 / (self.pixels - 1) ** 2
+            # d2/ds2 with s in frame units: the step is 2 / (M - 1).
+            map_curvature = (maps[2:] + maps[:-2] - 2 * maps[1:-1]) / (2 / (self.slices - 1)) ** 2
+            for index, point in enumerate(points):
+                total["tonno"][index] += along_normal(curvature, float(point @ normal))
+                total["averaged-cam"][index] += self._at(maps[1:-1], normal, point)
+                total["tomographic-cam"][index] -= self._at(map_curvature, normal, point)
+        found = {name: one / len(normals) for name, one in total.items()}
+        found["tonno"] = -found["tonno"] / (2 * np.pi)
+        pitch = self.pixels / cells * 2 / (self.pixels - 1)
+        sigma = sigma_scale * pitch / 2
+        found["matched-cam"] = found["averaged-cam"] + sigma**2 * found["tomographic-cam"]
+        return found
+
+    def slicewise(self, axes: Array, points: Array) -> Array:
+        """Mean of the plain maps over slices along some axes."""
+        total = np.zeros(len(points))
+        for normal in axes:
+            _, maps = self._project(normal)
+            total += [self._at(maps[1:-1], normal, point) for point in points]
+        return total / len(axes)
+
+    def _project(self, normal: Array) -> tuple[Array, Array]:
+        offsets = [2 * m / (self.slices - 1) - 1 for m in range(-1, self.slices + 1)]
+        images = [take_slice(self.array, self.to_index, normal, s, self.pixels) for s in offsets]
+        return self.answer(np.array(images))
+
+    def _at(self, maps: Array, normal: Array, point: Array) -> float:
+        u, v = basis(normal)
+        cells = along_normal(maps, float(point @ normal))
+        return in_map(cells, self.pixels, float(point @ u), float(point @ v))

@@ -1,0 +1,108 @@
+"""From a scan to what is sliced: the ball, and no finer detail than the pixels can hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.analytic import Blobs, grid_around, make_blobs, slope, voxel_centres
+from tonno_core.slicing.preparation import limit_resolution, prepare_volume
+from tonno_core.volume.volume import Volume
+
+CENTRE = np.array([12.0, -7.0, 20.0])
+
+
+def ball_volume(radius_mm: float = 20.0, spacing: tuple[float, float, float] = (1.0, 1.5, 2.0)) -> Volume:
+    """A bright ball around CENTRE on an oblique, left-handed grid."""
+    shape = tuple(int(70 / s) for s in spacing[::-1])
+    matrix = grid_around(CENTRE + [3, 2, 1], shape, spacing, turn_degrees=(10, 20, 30), left_handed=True)  # type: ignore[arg-type]
+    inside = np.linalg.norm(voxel_centres(shape, matrix) - CENTRE, axis=-1) <= radius_mm  # type: ignore[arg-type]
+    return Volume(inside.astype(np.float32), matrix)
+
+
+def test_the_physical_frame_is_the_foregrounds_ball() -> None:
+    prepared = prepare_volume(ball_volume(), frame="physical", intensity="none", slice_size=64)
+    # Voxels of up to 2 mm: the bounding box is known to half of that, the radius to half a diagonal more.
+    np.testing.assert_allclose(prepared.frame_to_ras[:3, 3], CENTRE, atol=1.0)
+    assert prepared.radius_mm is not None
+    assert 19.0 < prepared.radius_mm < 23.0
+    np.testing.assert_allclose(prepared.frame_to_ras[:3, :3], prepared.radius_mm * np.eye(3))
+
+
+@pytest.mark.parametrize(("pixel_mm", "radius_mm", "expected"), [(2.0, None, 63.0), (0.1, None, None), (2.0, 30.0, 30.0)])
+def test_the_ball_is_at_least_the_window_of_training(
+    pixel_mm: float, radius_mm: float | None, expected: float | None
+) -> None:
+    prepared = prepare_volume(
+        ball_volume(), frame="physical", intensity="none", slice_size=64, pixel_mm=pixel_mm, radius_mm=radius_mm
+    )
+    assert prepared.radius_mm is not None
+    if expected is None:
+        assert 19.0 < prepared.radius_mm < 23.0  # the foreground's
+    else:
+        assert prepared.radius_mm == expected  # 63 pixels of 2 mm are 2 * 63 mm; what was asked for wins
+
+
+def test_the_normalized_frame_leaves_the_voxels_alone() -> None:
+    volume = ball_volume()
+    prepared = prepare_volume(volume, frame="normalized", intensity="none", slice_size=8)  # 10 mm pixels
+    assert prepared.radius_mm is None
+    np.testing.assert_array_equal(prepared.volume.array, volume.array)
+    np.testing.assert_array_equal(prepared.volume.ijk_to_ras, volume.ijk_to_ras)
+
+
+def test_voxels_near_the_pixel_size_stay_as_they_are() -> None:
+    volume = ball_volume()
+    assert limit_resolution(volume, 1.1) is volume
+
+
+def test_only_the_fine_axes_are_smoothed_and_thinned() -> None:
+    # Voxels of 1 x 1.5 x 2 mm, pixels of 3.1 mm: ratios 3.1, 2.07, 1.55; every 3rd, 2nd, 1st is kept.
+    volume = ball_volume()
+    thinned = limit_resolution(volume, 3.1)
+    assert thinned.array.shape == tuple(-(-n // f) for n, f in zip(volume.array.shape, (1, 2, 3), strict=True))
+    np.testing.assert_allclose(thinned.spacing_mm, [3, 3, 2])
+
+
+def test_each_axis_keeps_two_voxels() -> None:
+    volume = Volume(np.ones((2, 3, 40), dtype=np.float32), np.eye(4))
+    assert limit_resolution(volume, 50.0).array.shape == (2, 2, 2)
+
+
+def test_a_blob_stays_where_it_is_and_widens_by_the_pixel() -> None:
+    # A Gaussian of std 6 mm seen by pixels of 4 mm through voxels of 1 mm: std sqrt(4^2 - 1^2) / 2 mm is added.
+    blob = Blobs(CENTRE[None], np.array([6.0]), np.array([1.0]))
+    volume = blob.on_grid((64, 64, 64), grid_around(CENTRE + 0.3, (64, 64, 64), (1, 1, 1), turn_degrees=(5, 6, 7)))
+    smooth = limit_resolution(volume, 4.0)
+    assert smooth.array.shape == (16, 16, 16)
+    sigma = np.sqrt(6.0**2 + (4.0**2 - 1.0**2) / 4)
+    expected = Blobs(CENTRE[None], np.array([sigma]), np.array([(6.0 / sigma) ** 3]))
+    points = voxel_centres(smooth.array.shape, smooth.ijk_to_ras)
+    # The kernel ends at 3 std, which narrows it a little: 1 % of the peak.
+    np.testing.assert_allclose(smooth.array, expected.at(points), atol=0.01)
+
+
+def test_a_ramp_keeps_its_values() -> None:
+    # Smoothing and thinning change neither place nor scale of a linear function, away from the border.
+    matrix = grid_around((0, 0, 0), (40, 40, 40), (1, 1, 1))
+    volume = Volume(voxel_centres((40, 40, 40), matrix)[..., 0].astype(np.float32), matrix)
+    smooth = limit_resolution(volume, 3.0)
+    inner = (slice(None), slice(None), slice(3, -3))
+    expected = voxel_centres(smooth.array.shape, smooth.ijk_to_ras)[..., 0]
+    np.testing.assert_allclose(smooth.array[inner], expected[inner], atol=1e-4)  # float32 of values up to 20
+
+
+def test_fine_stripes_do_not_alias() -> None:
+    # Stripes of 2 mm period cannot be shown by pixels of 4 mm: they turn grey, not into stripes of another width.
+    matrix = grid_around((0, 0, 0), (32, 32, 64), (0.5, 1, 1))
+    stripes = np.broadcast_to(np.sin(2 * np.pi * voxel_centres((32, 32, 64), matrix)[..., 0] / 2.0), (32, 32, 64))
+    smooth = limit_resolution(Volume(stripes.astype(np.float32), matrix), 4.0)
+    # A Gaussian of std 2 mm leaves exp(-2 pi^2) of them inside.
+    assert np.abs(smooth.array[:, :, 2:-2]).max() < 0.01
+
+
+def test_intensities_are_normalised_first() -> None:
+    volume = make_blobs(0, 4, reach=8, sigmas=(3, 5)).on_grid((32, 32, 32), grid_around((0, 0, 0), (32, 32, 32), (1, 1, 1)))
+    prepared = prepare_volume(volume, frame="normalized", intensity="window:0:2", slice_size=16)
+    assert slope(prepared.volume.array, volume.array) == pytest.approx(0.5, rel=1e-5)
+    assert prepared.fill == 0.0
