@@ -9,3 +9,9 @@ class TonnoError(Exception):
     The command line prints it and exits with status 2; the Slicer module shows it. Anything else that
     escapes is a bug and keeps its traceback.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library says, or the error's kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -60,8 +60,21 @@ def test_only_the_fine_axes_are_smoothed_and_thinned() -> None:
     # Voxels of 1 x 1.5 x 2 mm, pixels of 3.1 mm: ratios 3.1, 2.07, 1.55; every 3rd, 2nd, 1st is kept.
     volume = ball_volume()
     thinned = limit_resolution(volume, 3.1)
-    assert thinned.array.shape == tuple(-(-n // f) for n, f in zip(volume.array.shape, (1, 2, 3), strict=True))
+    assert volume.array.shape == (35, 46, 70)
+    assert thinned.array.shape == (35, 23, 24)  # 1 of 46 and 0 of 70 are left over
     np.testing.assert_allclose(thinned.spacing_mm, [3, 3, 2])
+
+
+def test_what_is_left_over_is_left_out_at_both_ends() -> None:
+    # Of 15 voxels every 4th: 1, 5, 9, 13 lie as far from either end, so mirrored scans are thinned alike.
+    matrix = grid_around((0, 0, 0), (4, 4, 15), (1, 5, 5))
+    volume = Volume(np.random.default_rng(0).random((4, 4, 15), dtype=np.float32), matrix)
+    thinned = limit_resolution(volume, 4.0)
+    np.testing.assert_allclose(thinned.ijk_to_ras[:3, 3] - matrix[:3, 3], [1, 0, 0])
+    mirror = np.diag([-1.0, 1, 1, 1])
+    mirror[0, 3] = 14
+    mirrored = limit_resolution(Volume(volume.array[:, :, ::-1].copy(), matrix @ mirror), 4.0)
+    np.testing.assert_array_equal(mirrored.array, thinned.array[:, :, ::-1])
 
 
 def test_each_axis_keeps_two_voxels() -> None:

@@ -11,8 +11,11 @@ from torch import nn
 
 from tonno_core.encoding.cam import activation_map, gradient_at
 from tonno_core.encoding.normalization import NormKind, fold_batch_norm, to_group_norm
-from tonno_core.errors import TonnoError
+from tonno_core.errors import TonnoError, first_line
 from tonno_core.settings import CamKind
+
+# What a model's body hands to its head; those of several branches hand over a list.
+Features = torch.Tensor | list[torch.Tensor]
 
 
 def create_model(
@@ -20,7 +23,8 @@ def create_model(
 ) -> nn.Module:
     """A timm model with random weights, or the ImageNet weights that timm fetches from its hub.
 
-    Raises TonnoError for a name that timm does not know, or where the hub cannot be reached.
+    Raises TonnoError for a name that timm does not know, a slice size that the model cannot have, or where
+    the hub cannot be reached.
     """
     if not timm.is_model(name):
         import difflib
@@ -31,10 +35,12 @@ def create_model(
     options = {"in_chans": channels, "num_classes": classes, **size_options(name, slice_size)}
     try:
         model: nn.Module = timm.create_model(name, pretrained=imagenet, **options)
-    except Exception as error:  # the hub's client raises many kinds: no network, no such file, proxy
+    except Exception as error:  # assertions of the model; the hub's client: no network, no such file, proxy
+        reason = first_line(error)
         if not imagenet:
-            raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise TonnoError(
+                f"encoder {name} cannot be made for {channels} channels and slices of {slice_size} pixels ({reason})"
+            ) from error
         raise TonnoError(
             f"--weights imagenet: the weights of {name} could not be fetched ({reason}); "
             "on a machine without internet give --weights FILE"
@@ -65,8 +71,10 @@ def stage_modules(model: nn.Module) -> list[tuple[int, str]]:
 
 
 def _is_stem(model: nn.Module, module: str) -> bool:
-    """A stem is called so, or ends in an activation, which has no weights (ResNet's act1)."""
-    return module.startswith("stem") or not any(True for _ in model.get_submodule(module).parameters())
+    """A stem is called so or has no name, or ends in an activation or a norm, which have no kernels (act1, bn1)."""
+    found = dict(model.named_modules()).get(module)  # None: timm's names are not always those of modules
+    kernels = found is None or any(weight.ndim > 1 for weight in found.parameters())
+    return not module or module.startswith("stem") or not kernels
 
 
 class Classifier:
@@ -120,56 +128,94 @@ class Classifier:
     def cam(
         self, slices: torch.Tensor, class_index: int, stage: int, kind: CamKind
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """``B V U`` to logits ``B K`` and maps ``B h w`` of one class at one stage (1 is the finest)."""
+        """``B V U`` to logits ``B K`` and maps ``B h w`` of one class at one stage (1 is the finest).
+
+        Raises TonnoError at a stage on which the logit does not depend.
+        """
         key = (class_index, stage, slices.shape[-1])
         if key not in self._constant:
             self._constant[key] = self._constant_gradient(slices.shape[-1], class_index, stage)
         gradient = self._constant[key]
         if gradient is not None:
             with torch.no_grad():
-                logits, activation = self._forward(slices, stage)
-                return logits, activation_map(activation.to(logits.dtype), gradient, kind)
-        logits, activation, gradient = self._forward_backward(slices, class_index, stage)
+                features, activation = self._forward(self._input(slices), stage)
+                logits = self._head(features)
+        else:
+            logits, activation, gradient, _ = self._forward_backward(slices, class_index, stage)
         return logits, activation_map(activation.to(logits.dtype), gradient, kind)
 
-    def _forward(self, slices: torch.Tensor, stage: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _forward(self, inputs: torch.Tensor, stage: int) -> tuple[Features, torch.Tensor]:
+        """What the head gets, and a stage's activations ``B C h w``."""
         index, _ = self._stages[stage - 1]
         with self._autocast():
-            features, (activation,) = self.model.forward_intermediates(self._input(slices), indices=[index])
-        return self._head(features), activation
+            features, (activation,) = self.model.forward_intermediates(inputs, indices=[index])
+        return features, activation
 
     def _forward_backward(
         self, slices: torch.Tensor, class_index: int, stage: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The graph is recorded from the stage's last weight on, so nothing before it is kept or retraced."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Features]:
+        """Logits ``B K``, activations and the gradient of one logit there, ``B C h w``; features.
+
+        The graph is recorded from the stage's last weight on, so that nothing before it is kept or retraced;
+        from the input on in the few models whose stage has no weight on the way to its output.
+        """
+        inputs = self._input(slices)
         _, module = self._stages[stage - 1]
-        anchor = list(self.model.get_submodule(module).parameters())[-1]
-        anchor.requires_grad_(True)
-        try:
-            with torch.enable_grad():
-                logits, activation = self._forward(slices, stage)
-                gradient = gradient_at(logits[:, class_index], activation)
-        finally:
-            anchor.requires_grad_(False)
-        return logits.detach(), activation.detach(), gradient.to(logits.dtype)
+        found = dict(self.model.named_modules()).get(module)
+        weights = [] if found is None else list(found.parameters())
+        for anchor in (*weights[-1:], inputs):
+            anchor.requires_grad_(True)
+            try:
+                with torch.enable_grad():
+                    features, activation = self._forward(inputs, stage)
+                    logits = self._head(features)
+            finally:
+                anchor.requires_grad_(False)
+            if activation.requires_grad:
+                break
+        gradient = gradient_at(logits[:, class_index], activation)
+        return logits.detach(), activation.detach(), gradient.to(logits.dtype), features
 
     def _constant_gradient(self, size: int, class_index: int, stage: int) -> torch.Tensor | None:
-        """The gradient (1 C h w) if random inputs all give the same one, else None."""
+        """The gradient (1 C h w) where it is the same for every input: the head gets this stage's very output
+        and is linear, which random features of three magnitudes show. Else None."""
         generator = torch.Generator().manual_seed(0)
         dtype = next(self.model.parameters()).dtype
-        slices = torch.randn(3, size, size, generator=generator, dtype=dtype).to(self._device)
-        scale = torch.tensor([0.3, 1.0, 3.0], dtype=dtype, device=self._device)[:, None, None]
-        _, _, gradient = self._forward_backward(slices * scale, class_index, stage)
-        same = torch.allclose(gradient, gradient[:1].expand_as(gradient), rtol=1e-5, atol=0.0)
-        return gradient[:1].clone() if same else None
+        magnitudes = torch.tensor([0.1, 1.0, 10.0], dtype=dtype, device=self._device)
+
+        def noise(*shape: int) -> torch.Tensor:
+            return torch.randn(3, *shape, generator=generator, dtype=dtype).to(self._device)
+
+        _, activation, gradient, features = self._forward_backward(noise(size, size), class_index, stage)
+        if not gradient.any():
+            raise TonnoError(
+                f"--stage {stage}: the logit of class '{self._classes[class_index]}' does not depend on this stage's "
+                "cells, so its map would be empty (after a transformer's last block only the class token counts); "
+                f"choose {f'a --stage from 1 to {stage - 1}' if stage > 1 else 'a classifier that was trained'}"
+            )
+        same = isinstance(features, torch.Tensor) and features.shape == activation.shape
+        if not same or not torch.equal(features.detach(), activation):
+            return None
+        random = (noise(*activation.shape[1:]) * magnitudes[:, None, None, None]).requires_grad_(True)
+        with torch.enable_grad():
+            (gradients,) = torch.autograd.grad(self._head(random)[:, class_index].sum(), random)
+        # Rounding of a linear layer's gradient is 1e-7; any curvature shows over two decades.
+        constant = torch.allclose(gradients, gradients[:1].expand_as(gradients), rtol=1e-5, atol=0.0)
+        return gradients[:1].clone() if constant else None
 
     def _input(self, slices: torch.Tensor) -> torch.Tensor:
         """Repeat the slice for each input channel: ``B C V U``, channels last."""
         return slices[:, None].expand(-1, self._channels, -1, -1).contiguous(memory_format=torch.channels_last)
 
-    def _head(self, features: torch.Tensor) -> torch.Tensor:
+    def _head(self, features: Features) -> torch.Tensor:
         dtype = next(self.model.parameters()).dtype
-        logits: torch.Tensor = self.model.forward_head(features.to(dtype))
+        exact = features.to(dtype) if isinstance(features, torch.Tensor) else [one.to(dtype) for one in features]
+        logits: torch.Tensor = self.model.forward_head(exact)
+        if not logits.isfinite().all():
+            raise TonnoError(
+                f"the classifier's logits are not finite numbers in {str(self._precision).removeprefix('torch.')}; "
+                "try --precision float32, else look at its weights and its intensity normalisation"
+            )
         return logits
 
     def _autocast(self) -> torch.autocast:

@@ -70,6 +70,10 @@ def limit_resolution(volume: Volume, pixel_mm: float) -> Volume:
     array = ndimage.gaussian_filter(volume.array, (np.sqrt(ratio**2 - 1.0) / 2.0)[::-1], mode="nearest", truncate=3.0)
     # At least two voxels stay along each axis.
     step = np.minimum(np.floor(ratio).astype(int), np.maximum(np.asarray(volume.size_ijk) - 1, 1))
-    ijk_to_ras = volume.ijk_to_ras @ np.diag([*step.astype(float), 1.0])
-    kept = array[:: step[2], :: step[1], :: step[0]]
+    # What does not divide is left out at both ends alike, so that a mirrored scan gives the same.
+    first = (np.asarray(volume.size_ijk) - 1) % step // 2
+    kept_to_ijk = np.diag([*step.astype(float), 1.0])
+    kept_to_ijk[:3, 3] = first
+    ijk_to_ras = volume.ijk_to_ras @ kept_to_ijk
+    kept = array[first[2] :: step[2], first[1] :: step[1], first[0] :: step[0]]
     return Volume(np.ascontiguousarray(kept), ijk_to_ras)

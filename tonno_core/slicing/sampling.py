@@ -14,7 +14,7 @@ from tonno_core.volume.grid import affine_block, affine_points, ijk_to_grid
 from tonno_core.volume.volume import Matrix, Volume
 
 # Slices sampled in one grid_sample, in the rectangle that the content needs there: more need larger ones.
-_RUN = 12
+_RUN = 16
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,230 @@
+"""Projections to heatmaps, on objects whose projections are known in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from tests.analytic import Blobs, correlation, grid_around, make_blobs, slope, voxel_centres
+from tonno_core.encoding.encoder import PixelSum
+from tonno_core.settings import CAM_METHODS, FilterKind
+from tonno_core.slicing.directions import hemisphere, sphere
+from tonno_core.slicing.frame import physical_frame
+from tonno_core.slicing.plan import SlicePlan
+from tonno_core.slicing.sampling import SliceSource, sample_slices
+from tonno_core.tomography.inversion import TargetGrid, average, cell_pitch, invert
+from tonno_core.tomography.projection import Projections
+from tonno_core.volume.grid import ijk_to_grid
+
+# Blobs well inside the unit ball of the frame.
+BLOBS = make_blobs(5, 6, reach=0.25, sigmas=(0.12, 0.18))
+
+
+def cube(nodes: int) -> TargetGrid:
+    """Nodes^3 over [-1, 1]^3."""
+    return TargetGrid((nodes,) * 3, ijk_to_grid((nodes,) * 3))
+
+
+def frame_points(grid: TargetGrid) -> np.ndarray:
+    """Z Y X 3: frame coordinates (x, y, z) of a grid's nodes."""
+    return voxel_centres(grid.shape, grid.ijk_to_frame)
+
+
+def inside(grid: TargetGrid) -> np.ndarray:
+    return np.linalg.norm(frame_points(grid), axis=-1) <= 1.0
+
+
+def plan_of(normals: np.ndarray, slices: int, pixels: int = 32) -> SlicePlan:
+    return SlicePlan(np.eye(4), normals, slices, pixels)
+
+
+def ideal_logits(blobs: Blobs, plan: SlicePlan) -> Iterator[Projections]:
+    """What an encoder of perfect slices answers: integrals over the area (2 S / (S - 1))^2 of a slice."""
+    area = (2 * plan.pixels / (plan.pixels - 1)) ** 2
+    for start in range(0, len(plan.directions), 64):
+        which = slice(start, min(start + 64, len(plan.directions)))
+        values = blobs.plane_integrals(plan.directions[which], plan.offsets) / area
+        yield Projections(which, torch.as_tensor(values), None)
+
+
+def ideal_maps(blobs: Blobs, plan: SlicePlan, blur: float) -> Iterator[Projections]:
+    """Maps of one cell per pixel: the object blurred in its planes by a Gaussian of std ``blur``."""
+    side = np.linspace(-1, 1, plan.pixels)
+    b, a = np.meshgrid(side, side, indexing="ij")
+    for index, normal in enumerate(plan.directions):
+        which = slice(index, index + 1)
+        u, v = plan.frame_to_slice(which)[0, :2]
+        points = plan.offsets[:, None, None, None] * normal + a[..., None] * u + b[..., None] * v
+        maps = torch.as_tensor(blobs.blurred_in_plane(points, normal, blur))
+        yield Projections(which, maps.mean((1, 2))[None], maps[None])
+
+
+@pytest.mark.parametrize("pixels", [8, 224])
+@pytest.mark.parametrize("lattice", [hemisphere, sphere])
+def test_tonno_inverts_the_plane_integrals(lattice, pixels: int) -> None:  # type: ignore[no-untyped-def]
+    plan, grid = plan_of(lattice(600), slices=101, pixels=pixels), cube(25)
+    heatmap = invert(ideal_logits(BLOBS, plan), plan, grid, ["tonno"]).heatmaps["tonno"].numpy()
+    truth = BLOBS.at(frame_points(grid))
+    ball = inside(grid)
+    # [1, -2, 1] at a step of 0.02 and chords of 0.02 flatten a peak of std 0.12 by (0.02 / 0.12)^2 * 5 / 12 = 1.2 %
+    # at most; 600 (on the sphere in effect some 350) directions leave streaks outside of the blobs.
+    assert slope(heatmap[ball], truth[ball]) == pytest.approx(1.0, abs=0.01)
+    assert np.abs(heatmap - truth)[ball].max() < 0.02 * truth.max()
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("hann", 0.02), ("gaussian", 0.04)])
+def test_smooth_filters_invert_too(kind: FilterKind, tolerance: float) -> None:
+    # Their passband widens a blob: hann's R is -theta^2 (1 - theta^2 / 4), the Gaussian's -theta^2 (1 - theta^2 / 2),
+    # so a peak of std 6 to 9 steps loses up to 5 / (4 * 36) = 3.5 %, 5 / (2 * 36) = 7 %; less on the whole.
+    plan, grid = plan_of(hemisphere(600), slices=101), cube(25)
+    found = invert(ideal_logits(BLOBS, plan), plan, grid, ["tonno"], filter_kind=kind)
+    heatmap, truth, ball = found.heatmaps["tonno"].numpy(), BLOBS.at(frame_points(grid)), inside(grid)
+    assert slope(heatmap[ball], truth[ball]) == pytest.approx(1.0, abs=tolerance)
+    assert correlation(heatmap[ball], truth[ball]) > 0.9995
+
+
+def test_a_constant_logit_leaves_no_trace() -> None:
+    # A classifier's bias, however large, is not evidence anywhere.
+    plan, grid = plan_of(hemisphere(50), slices=20), cube(9)
+    biased = [Projections(slice(0, 50), torch.full((50, 22), 1000.0, dtype=torch.float64), None)]
+    assert invert(biased, plan, grid, ["tonno"]).heatmaps["tonno"].abs().max() < 1e-6  # 1000 * 20^2 * 1e-15
+
+
+def test_noise_is_as_predicted() -> None:
+    # std of G = sqrt 6 / (2 pi) (S / (S - 1))^2 (M - 1)^2 sigma_p / sqrt L, at the centre, where a sample lies.
+    plan = plan_of(hemisphere(40), slices=21, pixels=32)
+    grid = TargetGrid((1, 1, 1), np.eye(4))
+    generator = torch.Generator().manual_seed(0)
+    values = []
+    for _ in range(600):
+        noise = 0.1 * torch.randn(40, 23, generator=generator, dtype=torch.float64)
+        values.append(invert([Projections(slice(0, 40), noise, None)], plan, grid, ["tonno"]).heatmaps["tonno"].item())
+    expected = np.sqrt(6) / (2 * np.pi) * (32 / 31) ** 2 * 20**2 * 0.1 / np.sqrt(40)
+    # The std of 600 draws is known to 1 / sqrt(1200) = 3 %: three times that.
+    assert np.std(values) == pytest.approx(expected, rel=0.09)
+    assert np.mean(values) == pytest.approx(0.0, abs=4 * expected / np.sqrt(600))
+
+
+@pytest.mark.parametrize("blur", [0.06, 0.12, 0.25])
+def test_matched_cam_undoes_a_gaussian_blur(blur: float) -> None:
+    # V = mean [p - sigma^2 p''] exactly, where p is V blurred in its plane with std sigma.
+    plan, grid = plan_of(hemisphere(150), slices=61, pixels=48), cube(21)
+    scale = blur / (cell_pitch(plan, 48) / 2)
+    found = invert(ideal_maps(BLOBS, plan, blur), plan, grid, CAM_METHODS, sigma_scale=scale).heatmaps
+    truth, ball = BLOBS.at(frame_points(grid)), inside(grid)
+    matched, averaged = found["matched-cam"].numpy(), found["averaged-cam"].numpy()
+    assert slope(matched[ball], truth[ball]) == pytest.approx(1.0, abs=0.02)  # chords of 0.033 and 0.043 in the blobs
+    assert correlation(matched[ball], truth[ball]) > 0.999
+    assert slope(averaged[ball], truth[ball]) < slope(matched[ball], truth[ball]) - 0.03
+
+
+def test_matched_is_averaged_plus_sigma_squared_tomographic() -> None:
+    plan, grid = plan_of(hemisphere(20), slices=15, pixels=16), cube(9)
+    for scale in (0.0, 1.0, 2.5):
+        found = invert(ideal_maps(BLOBS, plan, 0.1), plan, grid, CAM_METHODS, sigma_scale=scale).heatmaps
+        # w: a cell is one pixel of 16, 2 / 15 apart; sigma = w / 2 by default.
+        expected = found["averaged-cam"] + (scale * (2 / 15) / 2) ** 2 * found["tomographic-cam"]
+        torch.testing.assert_close(found["matched-cam"], expected, rtol=1e-12, atol=1e-12)
+    assert cell_pitch(plan_of(sphere(3), 8, pixels=128), 16) == pytest.approx(8 * 2 / 127)
+
+
+def test_one_pass_gives_what_each_method_gives_alone() -> None:
+    plan, grid = plan_of(hemisphere(20), slices=15, pixels=16), cube(9)
+    methods = ("tonno", *CAM_METHODS)
+    together = invert(ideal_maps(BLOBS, plan, 0.1), plan, grid, methods)
+    assert set(together.heatmaps) == set(methods)
+    assert together.logits.shape == (20, 17)
+    for method in methods:
+        alone = invert(ideal_maps(BLOBS, plan, 0.1), plan, grid, [method]).heatmaps
+        assert list(alone) == [method]
+        torch.testing.assert_close(alone[method], together.heatmaps[method], rtol=1e-12, atol=1e-12)
+
+
+def test_average_is_the_plain_mean_of_the_maps() -> None:
+    plan, grid = plan_of(np.eye(3), slices=15, pixels=16), cube(9)
+    expected = invert(ideal_maps(BLOBS, plan, 0.1), plan, grid, ["averaged-cam"]).heatmaps["averaged-cam"]
+    torch.testing.assert_close(average(ideal_maps(BLOBS, plan, 0.1), plan, grid), expected)
+
+
+def test_maps_are_needed_for_cams() -> None:
+    plan, grid = plan_of(sphere(4), slices=5), cube(5)
+    with pytest.raises(ValueError, match="matched-cam need projections with maps"):
+        invert(ideal_logits(BLOBS, plan), plan, grid, ["matched-cam"])
+    with pytest.raises(ValueError, match="slice-wise CAM needs projections with maps"):
+        average(ideal_logits(BLOBS, plan), plan, grid)
+    with pytest.raises(ValueError, match="no projections"):
+        average([], plan, grid)
+
+
+def test_the_papers_figure_4() -> None:
+    """The input reconstructed from its own average-pooled slices, at 32, 16 and 8 cells of 128 pixels."""
+    rng = np.random.default_rng(11)
+    # Objects from the size of a 32nd to a sixth of the window.
+    blobs = Blobs(rng.uniform(-0.4, 0.4, (40, 3)), rng.uniform(0.03, 0.16, 40), rng.uniform(-0.5, 1.0, 40))
+    shape = (96, 96, 96)
+    volume = blobs.on_grid(shape, grid_around((0, 0, 0), shape, (2 / 95,) * 3))
+    plan = SlicePlan(physical_frame([0, 0, 0], 1.0), hemisphere(160), slices=48, pixels=128)
+    source, encoder = SliceSource.from_volume(volume), PixelSum()
+    stages: dict[int, list[Projections]] = {1: [], 2: [], 3: []}
+    for start in range(0, 160, 16):
+        which = slice(start, start + 16)
+        slices = sample_slices(source, plan, which)
+        for stage, batches in stages.items():
+            logits, maps = encoder.cam(slices.flatten(0, 1), 0, stage, "layercam")
+            batches.append(Projections(which, logits.reshape(16, 50), maps.reshape(16, 50, *maps.shape[1:])))
+    grid = cube(40)
+    truth, ball = blobs.at(frame_points(grid)), inside(grid)
+    for stage, batches in stages.items():
+        found = invert(batches, plan, grid, CAM_METHODS).heatmaps
+        score = {method: correlation(found[method].numpy()[ball], truth[ball]) for method in CAM_METHODS}
+        print(stage, score, slope(found["matched-cam"].numpy()[ball], truth[ball]))
+        assert score["matched-cam"] > score["averaged-cam"]
+        assert score["matched-cam"] > score["tomographic-cam"]
+
+
+def pyepri_inversion(blobs: Blobs, axis: np.ndarray, turns: int, tilts: int) -> np.ndarray:
+    """PyEPRI's filtered backprojection of the same object on axis^3 nodes, as Z Y X.
+
+    In its terms: a field gradient of one unit along n spreads the object over B = -x . n; the measured spectrum is
+    the object's profile convolved with the derivative of an absorption line, here a narrow Gaussian.
+    """
+    from pyepri import backends, processing
+
+    step, line = 0.01, 0.015
+    field = (np.arange(401) - 200) * step
+    # Its own sampling: a grid of angles, weighted by the sine of the tilt. An odd number of tilts has one of 90 degrees.
+    turn, tilt = ((np.arange(n) + 0.5) * np.pi / n for n in (turns, tilts))
+    turn, tilt = (one.ravel() for one in np.meshgrid(turn, tilt))
+    normals = np.stack([np.sin(tilt) * np.cos(turn), np.sin(tilt) * np.sin(turn), np.cos(tilt)], axis=1)
+    spectra = np.zeros((len(normals), len(field)))
+    for centre, sigma, height in zip(blobs.centres, blobs.sigmas, blobs.heights, strict=True):
+        wide, at = sigma**2 + line**2, field + (normals @ centre)[:, None]
+        profile = height * 2 * np.pi * sigma**3 / np.sqrt(wide) * np.exp(-(at**2) / (2 * wide))
+        spectra += -at / wide * profile
+    absorption = np.exp(-(field**2) / (2 * line**2)) / (np.sqrt(2 * np.pi) * line)
+    reference = np.diff(absorption, prepend=0.0) / step  # whose running sum is the absorption line again
+    volume = processing.eprfbp3d(
+        spectra, normals.T.copy(), reference, field, axis, axis, axis,
+        lambda xp, fp, x: np.interp(x, xp, fp, left=0.0, right=0.0),
+        backend=backends.create_numpy_backend(),
+    )  # fmt: skip
+    # It takes the range of angles from the outermost of them, half a cell inside on either end of half a turn.
+    covered = (1 - 1 / turns) * (1 - 1 / tilts)
+    return np.asarray(volume).transpose(2, 0, 1) / covered  # Y X Z
+
+
+def test_the_inversion_agrees_with_pyepri() -> None:
+    pytest.importorskip("pyepri", reason="pyepri is in the test extra: pip install -e '.[test]'")
+    grid = cube(25)
+    theirs = pyepri_inversion(BLOBS, np.linspace(-1, 1, 25), turns=41, tilts=41)
+    plan = plan_of(hemisphere(1000), slices=101)
+    ours = invert(ideal_logits(BLOBS, plan), plan, grid, ["tonno"]).heatmaps["tonno"].numpy()
+    truth, ball = BLOBS.at(frame_points(grid)), inside(grid)
+    print("pyepri", slope(theirs[ball], truth[ball]), np.abs(theirs - truth)[ball].max() / truth.max(),
+          "ours", slope(ours[ball], truth[ball]), np.abs(ours - truth)[ball].max() / truth.max(),
+          "both", slope(ours[ball], theirs[ball]), np.abs(ours - theirs)[ball].max() / truth.max(), correlation(ours[ball], theirs[ball]))
+    assert slope(ours[ball], theirs[ball]) == pytest.approx(1.0, abs=0.01)
+    assert np.abs(ours - theirs)[ball].max() < 0.02 * truth.max()

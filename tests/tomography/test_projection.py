@@ -1,0 +1,146 @@
+"""Encoders over all planes: what is computed, what is skipped, and what happens when memory runs out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+
+from tests.analytic import Blobs, grid_around, make_blobs
+from tonno_core.encoding.encoder import PixelSum
+from tonno_core.errors import TonnoError
+from tonno_core.settings import CamKind
+from tonno_core.slicing.directions import sphere
+from tonno_core.slicing.frame import physical_frame
+from tonno_core.slicing.plan import SlicePlan
+from tonno_core.slicing.sampling import SliceSource, sample_slices
+from tonno_core.tomography.projection import CamRequest, Projections, Projector
+
+CAM = CamRequest("layercam", 1)
+# A blob in the middle of a ball of 32 mm, in a volume of 20 mm: the outer slices are blank.
+BLOB = Blobs(np.array([[1.0, 2.0, -1.0]]), np.array([4.0]), np.array([1.0]))
+VOLUME = BLOB.on_grid((20, 20, 20), grid_around((0, 0, 0), (20, 20, 20), (1, 1, 1), turn_degrees=(10, 20, 30)))
+PLAN = SlicePlan(physical_frame([0, 0, 0], 32.0), sphere(5), slices=14, pixels=16)
+
+
+@dataclass
+class Counting:
+    """Two logits and maps that are not zero for a blank slice; out of memory above ``limit`` slices."""
+
+    limit: int = 10**9
+    batches: list[int] = field(default_factory=list)
+    classes: tuple[str, ...] = ("mean", "square")
+    stages: int = 1
+
+    def logits(self, slices: torch.Tensor) -> torch.Tensor:
+        self.batches.append(len(slices))
+        if len(slices) > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return torch.stack([slices.mean((1, 2)) + 5.0, (slices**2).mean((1, 2)) - 3.0], dim=1)
+
+    def cam(
+        self, slices: torch.Tensor, class_index: int, stage: int, kind: CamKind
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        maps = torch.nn.functional.avg_pool2d(slices[:, None] ** (class_index + 1), 4)[:, 0] + 7.0
+        return self.logits(slices), maps
+
+
+def gather(projector: Projector, plan: SlicePlan = PLAN) -> tuple[torch.Tensor, torch.Tensor | None]:
+    parts: list[Projections] = list(projector.project(plan))
+    maps = [one.maps for one in parts if one.maps is not None]
+    return torch.cat([one.logits for one in parts]), torch.cat(maps) if maps else None
+
+
+@pytest.mark.parametrize("fill", [0.0, -0.25])
+@pytest.mark.parametrize("class_index", [0, 1])
+def test_blank_slices_get_the_answer_they_would_have_got(fill: float, class_index: int) -> None:
+    source = SliceSource.from_volume(VOLUME, fill=fill)
+    encoder = Counting()
+    projector = Projector(encoder, source, class_index, CAM)
+    logits, maps = gather(projector)
+    slices = sample_slices(source, PLAN, slice(None))
+    expected_logits, expected_maps = Counting().cam(slices.flatten(0, 1), class_index, 1, "layercam")
+    torch.testing.assert_close(logits, expected_logits[:, class_index].reshape(5, 16), rtol=0, atol=1e-6)
+    assert maps is not None
+    torch.testing.assert_close(maps, expected_maps.reshape(5, 16, 4, 4), rtol=0, atol=1e-6)
+    # The volume's corner is 17 mm from the centre; of offsets every 4.9 mm from -37 to 37 mm at most 8 meet it.
+    blank = int((slices == fill).flatten(2).all(dim=2).sum())
+    assert blank >= 5 * 8
+    assert (projector.slices_total, projector.slices_blank) == (80, blank)
+    assert sum(encoder.batches) == 80 - blank + 1  # one blank slice stands for all
+
+
+def test_a_wholly_blank_batch_is_answered_too() -> None:
+    empty = SliceSource.from_volume(VOLUME.with_array(np.zeros_like(VOLUME.array)))
+    encoder = Counting()
+    logits, maps = gather(Projector(encoder, empty, 0, CAM))
+    assert (logits == 5.0).all()
+    assert maps is not None
+    assert (maps == 7.0).all()
+    assert encoder.batches == [1]
+
+
+def test_without_a_request_there_are_no_maps() -> None:
+    logits, maps = gather(Projector(Counting(), SliceSource.from_volume(VOLUME), 1, None))
+    assert maps is None
+    assert logits.shape == (5, 16)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 16, 64, 1000])
+def test_batches_do_not_change_the_answers(batch_size: int) -> None:
+    source = SliceSource.from_volume(VOLUME)
+    expected = gather(Projector(Counting(), source, 0, CAM))
+    encoder = Counting()
+    found = gather(Projector(encoder, source, 0, CAM, batch_size=batch_size))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    assert max(encoder.batches) <= batch_size
+
+
+@pytest.mark.parametrize("limit", [1, 3, 10])
+def test_out_of_memory_halves_the_batch_and_goes_on(limit: int) -> None:
+    source = SliceSource.from_volume(VOLUME)
+    expected = gather(Projector(Counting(), source, 0, CAM))
+    encoder = Counting(limit=limit)
+    projector = Projector(encoder, source, 0, CAM, batch_size=32)
+    found = gather(projector)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    # Halved until it fits, and not tried again at a size that failed.
+    assert limit / 2 < projector.batch_size <= limit
+    failures = [size for size in encoder.batches if size > limit]
+    assert len(failures) == len(set(failures)) <= 5
+
+
+def test_no_memory_for_one_slice_is_said_plainly() -> None:
+    projector = Projector(Counting(limit=0), SliceSource.from_volume(VOLUME), 0, CAM, batch_size=8)
+    with pytest.raises(TonnoError, match="no memory left for a single slice") as caught:
+        gather(projector)
+    assert "--slice-size" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+
+
+def test_directions_come_in_order_and_are_announced() -> None:
+    announced: list[int] = []
+    projector = Projector(Counting(), SliceSource.from_volume(VOLUME), 0, None, batch_size=40)
+    ranges = [one.which for one in projector.project(PLAN, advanced=announced.append)]
+    assert ranges == [slice(0, 2), slice(2, 4), slice(4, 5)]  # two stacks of 16 slices fit in 40
+    assert announced == [2, 2, 1]
+
+
+def test_pixel_sum_is_the_plane_integral() -> None:
+    # The mean over S x S pixels of pitch 2 / (S - 1) is the integral over the area (2 S / (S - 1))^2.
+    blobs = make_blobs(3, 5, reach=8.0, sigmas=(4.0, 6.0))
+    volume = blobs.on_grid((80, 80, 80), grid_around((0, 0, 0), (80, 80, 80), (0.8, 0.8, 0.8)))
+    plan = SlicePlan(physical_frame([0, 0, 0], 32.0), sphere(6), slices=9, pixels=40)
+    logits, _ = gather(Projector(PixelSum(), SliceSource.from_volume(volume), 0, None), plan)
+    expected = blobs.plane_integrals(plan.directions, plan.offsets * 32.0) / (2 * 32.0 * 40 / 39) ** 2
+    # Trilinear interpolation widens a Gaussian's variance by at most h^2 / 4 (h = 0.8 mm): 1 % at std 4 mm;
+    # and the tails beyond the window's edge, 4 std away, are lost.
+    np.testing.assert_allclose(logits, expected, atol=0.01 * expected.max())
+    # Stages 1 to 4 are pooled to S / 4 ... S / 32 cells, whose mean is the logit.
+    for stage, cells in ((1, 8), (2, 4), (3, 2), (4, 1)):
+        values, maps = PixelSum().cam(torch.rand(3, 32, 32), 0, stage, "layercam")
+        assert maps.shape == (3, cells, cells)
+        torch.testing.assert_close(maps.mean((1, 2)), values[:, 0])
