@@ -15,6 +15,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.settings import METHODS, PRESETS
 
 _NOTICE = "For research only; not a medical device, not for diagnosis."
+_ABOUT_HELP = "What a person should know, as finding=..., modality=..., licence=..., data=...; may be repeated."
 _PATH = click.Path(path_type=Path)
 
 
@@ -44,7 +45,7 @@ def cli() -> None:
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="Slices, directions and the rest at once.")
 @click.option("--class", "class_name", metavar="NAME", help="Class of the model (the first).")
 @click.option("--threshold", default="auto", show_default=True, metavar="auto|otsu|NUMBER")
-@click.option("--min-volume-mm3", type=float, metavar="V", help="Smallest component that is kept.")
+@click.option("--min-volume-mm3", type=float, default=0.0, metavar="V", help="Smallest component that is kept.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
 @click.option("--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16|float16")
 @click.option("--format", "file_format", default="nii.gz", show_default=True, type=click.Choice(["nii.gz", "nrrd"]))
@@ -57,7 +58,7 @@ def reconstruct(
     methods: tuple[str, ...],
     preset: str | None,
     threshold: str,
-    min_volume_mm3: float | None,
+    min_volume_mm3: float,
     device: str,
     precision: str,
     file_format: str,
@@ -95,6 +96,7 @@ def reconstruct(
 @click.option("--norm", default="batch", show_default=True, type=click.Choice(["batch", "frozen-batch", "group"]))
 @click.option("--intensity", default="none", show_default=True, metavar="none|zscore|window:LO:HI")
 @click.option("--seed", default=0, show_default=True, help="For --weights none.")
+@click.option("--about", multiple=True, metavar="KEY=VALUE", help=_ABOUT_HELP)
 @click.option("--output", required=True, type=_PATH, metavar="DIR")
 @click.option("--overwrite", is_flag=True)
 def bundle(**options: Any) -> None:
@@ -102,7 +104,8 @@ def bundle(**options: Any) -> None:
     from tonno_core.encoding.bundle import make_bundle
 
     classes = tuple(name.strip() for name in str(options.pop("classes")).split(","))
-    spec = make_bundle(classes=classes, **options)
+    about = _pairs(options.pop("about"))
+    spec = make_bundle(classes=classes, about=about, **options)
     click.echo(f"{spec.encoder} with classes {', '.join(spec.classes)} written to {options['output']}")
 
 
@@ -122,15 +125,27 @@ def bundle(**options: Any) -> None:
 @click.option("--learning-rate", default=1e-3, show_default=True, type=float)
 @click.option("--seed", default=0, show_default=True, type=int)
 @click.option("--stage", type=click.IntRange(min=1), metavar="N", help="Default CAM stage of the model.")
+@click.option("--about", multiple=True, metavar="KEY=VALUE", help=_ABOUT_HELP)
 @click.option("--half", is_flag=True, help="Store the weights as float16.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
 @click.option("--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16")
 @click.option("--overwrite", is_flag=True)
-def train(manifest: Path, output: Path, stage: int | None, half: bool, overwrite: bool, **options: Any) -> None:
+def train(
+    manifest: Path,
+    output: Path,
+    stage: int | None,
+    about: tuple[str, ...],
+    half: bool,
+    overwrite: bool,
+    **options: Any,
+) -> None:
     """Train a classifier from MANIFEST (CSV volume,label[,mask,patient,split]) and its volume-level labels."""
     from tonno_core.training.command import train_bundle
 
-    click.echo(train_bundle(manifest, output, stage=stage, half=half, overwrite=overwrite, options=options))
+    summary = train_bundle(
+        manifest, output, stage=stage, about=_pairs(about), half=half, overwrite=overwrite, options=options
+    )
+    click.echo(summary)
 
 
 @cli.command()
@@ -174,6 +189,14 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(" ".join(str(error).split()), 2)
     except MemoryError:
         _fail("out of memory; close other programs, or choose fewer --slices or --grid band-limited", 2)
+
+
+def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
+    """KEY=VALUE texts as a dictionary."""
+    for text in texts:
+        if not text.partition("=")[0].strip() or "=" not in text:
+            raise TonnoError(f"--about '{text}': expected KEY=VALUE, as modality=MR")
+    return {key.strip(): value.strip() for key, _, value in (text.partition("=") for text in texts)}
 
 
 def _fail(message: str, status: int) -> None:

@@ -24,6 +24,19 @@ METHODS = (
 CAM_METHODS = ("averaged-cam", "tomographic-cam", "matched-cam")
 SLICEWISE_METHODS = ("slicewise-cam", "slicewise-cam-3axes")
 
+# What moves the scale or the noise of a method's heatmap, and with it the right threshold.
+_CAM_SETTINGS = ("slices", "cam", "stage", "smooth_mm", "frame")
+_OF_ALL_PLANES = ("directions", "lattice")
+SETTINGS_THAT_MATTER: dict[str, tuple[str, ...]] = {
+    "tonno": ("slices", "filter", "smooth_mm", "frame", *_OF_ALL_PLANES),
+    "averaged-cam": (*_CAM_SETTINGS, *_OF_ALL_PLANES),
+    "tomographic-cam": (*_CAM_SETTINGS, "filter", *_OF_ALL_PLANES),
+    "matched-cam": (*_CAM_SETTINGS, "filter", "sigma_scale", *_OF_ALL_PLANES),
+    "slicewise-cam": _CAM_SETTINGS,
+    "slicewise-cam-3axes": _CAM_SETTINGS,
+    "center": (),
+}
+
 _CHOICES: dict[str, tuple[str, ...]] = {
     "cam": get_args(CamKind),
     "lattice": ("hemisphere", "sphere"),

@@ -20,8 +20,8 @@ from tonno_core.errors import TonnoError
 from tonno_core.evaluation.overview import write_overview
 from tonno_core.output import check_output, output_folder
 from tonno_core.reconstruction import Reconstruction, reconstruct
-from tonno_core.segmentation.binarize import Component, binarize, components, otsu_threshold
-from tonno_core.settings import combine
+from tonno_core.segmentation.binarize import Component, binarize, check_options, components, otsu_threshold
+from tonno_core.settings import SETTINGS_THAT_MATTER, ReconstructionSettings, combine
 from tonno_core.volume.io import check_writable, read_volume, write_volume
 from tonno_core.volume.volume import Volume
 
@@ -51,7 +51,7 @@ def reconstruct_files(
     options: Mapping[str, Any],
     preset: str | None = None,
     threshold: str = "auto",
-    min_volume_mm3: float | None = None,
+    min_volume_mm3: float = 0.0,
     device: str = "auto",
     precision: str = "auto",
     file_format: str = "nii.gz",
@@ -64,11 +64,9 @@ def reconstruct_files(
     ``heatmap-METHOD``, ``segmentation-METHOD``, ``report.json`` and ``overview.png``.
     """
     check_output(output, overwrite=overwrite)
-    parse_threshold(threshold)
+    check_options(parse_threshold(threshold) or 0.0, None, min_volume_mm3)
     loaded = load_model(model)
     defaults: Mapping[str, Any] = {"methods": ("tonno",)} if isinstance(loaded, str) else loaded.spec.defaults
-    if min_volume_mm3 is None:
-        min_volume_mm3 = 0.0 if isinstance(loaded, str) else float(loaded.spec.about.get("min_volume_mm3", 0.0))
     settings = combine(defaults=defaults, preset=preset, explicit=options)
     volume = read_volume(volume_path, replace_nonfinite=replace_nonfinite)
     check_writable(volume.ijk_to_ras, output / f"heatmap.{file_format}")
@@ -80,10 +78,7 @@ def reconstruct_files(
         method: segment(result, method, loaded, threshold, min_volume_mm3) for method in result.heatmaps
     }
     with output_folder(output, overwrite=overwrite) as folder:
-        for method, heatmap in result.heatmaps.items():
-            write_volume(heatmap, folder / f"heatmap-{method}.{file_format}")
-            mask = volume.with_array(segmentations[method].mask)
-            write_volume(mask, folder / f"segmentation-{method}.{file_format}", dtype="uint8")
+        write_images(folder, result, segmentations, file_format)
         write_report(folder / "report.json", volume, loaded, result, segmentations)
         best = next(iter(result.heatmaps))
         write_overview(
@@ -97,6 +92,16 @@ def reconstruct_files(
             unit="intensity" if isinstance(loaded, str) else "logit",
         )
     return summary(result, segmentations)
+
+
+def write_images(
+    folder: Path, result: Reconstruction, segmentations: Mapping[str, Segmentation], file_format: str
+) -> None:
+    """``heatmap-METHOD`` (float32) and ``segmentation-METHOD`` (uint8) of each method."""
+    for method, heatmap in result.heatmaps.items():
+        write_volume(heatmap, folder / f"heatmap-{method}.{file_format}")
+        mask = heatmap.with_array(segmentations[method].mask)
+        write_volume(mask, folder / f"segmentation-{method}.{file_format}", dtype="uint8")
 
 
 def progress_of(bar: tqdm[Any]) -> Any:
@@ -129,12 +134,22 @@ def segment(
     heatmap = result.heatmaps[method]
     value, source = parse_threshold(threshold), "given"
     if value is None and threshold == "auto" and not isinstance(model, str) and method in model.spec.thresholds:
-        value, source = float(model.spec.thresholds[method]["threshold"]), "the model's own"
+        record = model.spec.thresholds[method]
+        value, source = float(record["threshold"]), "the model's own"
+        changed = calibrated_otherwise(record, result.settings, method)
+        if changed:
+            source += f", calibrated at other {', '.join(changed)}"
     if value is None:
         source = "otsu" if threshold == "otsu" else "otsu, as the model brings none for this method"
         value = otsu_threshold(heatmap, result.inside)
     mask = binarize(heatmap, value, min_volume_mm3=min_volume_mm3)
     return Segmentation(value, source, mask, components(mask, heatmap))
+
+
+def calibrated_otherwise(record: Mapping[str, Any], settings: ReconstructionSettings, method: str) -> list[str]:
+    """Names of the settings that move a method's noise floor and differ from those of its calibration."""
+    then = record.get("settings", {})
+    return [name for name in SETTINGS_THAT_MATTER[method] if name in then and then[name] != getattr(settings, name)]
 
 
 def write_report(

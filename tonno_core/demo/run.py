@@ -16,11 +16,13 @@ from tonno_core.output import check_output, output_folder
 from tonno_core.reconstruction import Reconstruction, reconstruct
 from tonno_core.settings import combine
 from tonno_core.volume.io import write_volume
-from tonno_core.workflow import Segmentation, progress_of, segment, write_report
+from tonno_core.workflow import Segmentation, progress_of, segment, write_images, write_report
 
 MODEL = Path(__file__).resolve().parent.parent / "models" / "brain-lesions"
 METHODS = ("slicewise-cam", "averaged-cam", "tomographic-cam", "matched-cam", "tonno")
 LESIONS = 3
+# A fifth of the smallest lesion of the training set, a ball of 5 mm radius.
+SMALLEST_MM3 = 100.0
 _NAMES = {
     "slicewise-cam": "slice-wise LayerCAM",
     "averaged-cam": "Averaged CAM",
@@ -44,17 +46,13 @@ def run_demo(output: Path, *, seed: int, directions: int | None = None, overwrit
     phantom = make_phantom(seed=seed, lesions=LESIONS)
     with tqdm(desc="reconstructing", unit="slice", unit_scale=True) as bar:
         result = reconstruct(phantom.image, model, settings, progress=progress_of(bar))
-    minimum = float(model.spec.about.get("min_volume_mm3", 0.0))
-    segmentations = {method: segment(result, method, model, "auto", minimum) for method in METHODS}
+    segmentations = {method: segment(result, method, model, "auto", SMALLEST_MM3) for method in METHODS}
     measured = {method: _measure(phantom, result, segmentations[method], method) for method in METHODS}
     shown = "matched-cam"
     with output_folder(output, overwrite=overwrite) as folder:
         write_volume(phantom.image, folder / "image.nii.gz")
         write_volume(phantom.image.with_array(phantom.truth), folder / "truth.nii.gz", dtype="uint8")
-        for method in METHODS:
-            write_volume(result.heatmaps[method], folder / f"heatmap-{method}.nii.gz")
-            mask = phantom.image.with_array(segmentations[method].mask)
-            write_volume(mask, folder / f"segmentation-{method}.nii.gz", dtype="uint8")
+        write_images(folder, result, segmentations, "nii.gz")
         extra = {"demo": {"seed": seed, "lesions": _lesions(phantom), "scores": measured}}
         write_report(folder / "report.json", phantom.image, model, result, segmentations, extra)
         write_overview(

@@ -237,6 +237,7 @@ def make_bundle(
     norm: NormKind,
     intensity: str,
     seed: int,
+    about: dict[str, str],
     output: Path,
     overwrite: bool,
 ) -> BundleSpec:
@@ -259,6 +260,7 @@ def make_bundle(
         pixel_mm=None,
         intensity=intensity,
         frame="physical",
+        about=dict(about),
         training={"weights": f"random, seed {seed}" if weights == "none" else Path(weights).name},
     )
     return save_bundle(output, spec, model.state_dict(), overwrite=overwrite)

@@ -141,7 +141,7 @@ class Classifier:
                 features, activation = self._forward(self._input(slices), stage)
                 logits = self._head(features)
         else:
-            logits, activation, gradient, _ = self._forward_backward(slices, class_index, stage)
+            logits, activation, gradient = self._forward_backward(slices, class_index, stage)
         return logits, activation_map(activation.to(logits.dtype), gradient, kind)
 
     def _forward(self, inputs: torch.Tensor, stage: int) -> tuple[Features, torch.Tensor]:
@@ -153,8 +153,8 @@ class Classifier:
 
     def _forward_backward(
         self, slices: torch.Tensor, class_index: int, stage: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Features]:
-        """Logits ``B K``, activations and the gradient of one logit there, ``B C h w``; features.
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits ``B K``, activations and the gradient of one logit there, ``B C h w``.
 
         The graph is recorded from the stage's last weight on, so that nothing before it is kept or retraced;
         from the input on in the few models whose stage has no weight on the way to its output.
@@ -174,34 +174,53 @@ class Classifier:
             if activation.requires_grad:
                 break
         gradient = gradient_at(logits[:, class_index], activation)
-        return logits.detach(), activation.detach(), gradient.to(logits.dtype), features
+        return logits.detach(), activation.detach(), gradient.to(logits.dtype)
 
     def _constant_gradient(self, size: int, class_index: int, stage: int) -> torch.Tensor | None:
-        """The gradient (1 C h w) where it is the same for every input: the head gets this stage's very output
-        and is linear, which random features of three magnitudes show. Else None."""
+        """The gradient (1 C h w) where it is the same for every input, else None.
+
+        It is where the head gets this stage's very output and is linear; random features of three magnitudes
+        show whether. (Random slices would not: a network that expects intensities of thousands answers
+        nearly alike to all small ones.) Raises TonnoError where the gradient is zero or does not exist.
+        """
         generator = torch.Generator().manual_seed(0)
         dtype = next(self.model.parameters()).dtype
-        magnitudes = torch.tensor([0.1, 1.0, 10.0], dtype=dtype, device=self._device)
 
         def noise(*shape: int) -> torch.Tensor:
             return torch.randn(3, *shape, generator=generator, dtype=dtype).to(self._device)
 
-        _, activation, gradient, features = self._forward_backward(noise(size, size), class_index, stage)
-        if not gradient.any():
-            raise TonnoError(
-                f"--stage {stage}: the logit of class '{self._classes[class_index]}' does not depend on this stage's "
-                "cells, so its map would be empty (after a transformer's last block only the class token counts); "
-                f"choose {f'a --stage from 1 to {stage - 1}' if stage > 1 else 'a classifier that was trained'}"
-            )
-        same = isinstance(features, torch.Tensor) and features.shape == activation.shape
-        if not same or not torch.equal(features.detach(), activation):
+        slices = noise(size, size)
+        self._check_gradient(slices, class_index, stage)
+        with torch.no_grad():
+            features, activation = self._forward(self._input(slices), stage)
+        if not isinstance(features, torch.Tensor) or features.shape != activation.shape:
             return None
+        if not torch.equal(features, activation):
+            return None
+        magnitudes = torch.tensor([0.1, 1.0, 10.0], dtype=dtype, device=self._device)
         random = (noise(*activation.shape[1:]) * magnitudes[:, None, None, None]).requires_grad_(True)
         with torch.enable_grad():
             (gradients,) = torch.autograd.grad(self._head(random)[:, class_index].sum(), random)
         # Rounding of a linear layer's gradient is 1e-7; any curvature shows over two decades.
         constant = torch.allclose(gradients, gradients[:1].expand_as(gradients), rtol=1e-5, atol=0.0)
         return gradients[:1].clone() if constant else None
+
+    def _check_gradient(self, slices: torch.Tensor, class_index: int, stage: int) -> None:
+        try:
+            _, _, gradient = self._forward_backward(slices, class_index, stage)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError) as error:
+            raise TonnoError(
+                f"--stage {stage}: this encoder gives no map there ({first_line(error)}); "
+                f"choose another of 1 to {self.stages}"
+            ) from error
+        if not gradient.any():
+            raise TonnoError(
+                f"--stage {stage}: the logit of class '{self._classes[class_index]}' does not depend on this stage's "
+                "cells, so its map would be empty (after a transformer's last block only the class token counts); "
+                f"choose {f'a --stage from 1 to {stage - 1}' if stage > 1 else 'a classifier that was trained'}"
+            )
 
     def _input(self, slices: torch.Tensor) -> torch.Tensor:
         """Repeat the slice for each input channel: ``B C V U``, channels last."""

@@ -27,7 +27,10 @@ def choose_device(name: str) -> torch.device:
             f"--device {name} was asked for, but this torch ({torch.__version__}) finds only {', '.join(found)}; "
             "use --device cpu, or install a torch build and driver that support it"
         )
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise TonnoError(f"--device '{name}' is unknown, expected a number after '{kind}:' or '{kind}' alone") from None
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

@@ -48,4 +48,5 @@ class PixelSum:
         self, slices: torch.Tensor, class_index: int, stage: int, kind: CamKind
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """``B V U`` to ``B 1`` and ``B h w``, the mean of the pixels that each cell covers."""
-        return self.logits(slices), F.avg_pool2d(slices[:, None], 2 ** (stage + 1))[:, 0]
+        cells = max(1, round(slices.shape[-1] / 2 ** (stage + 1)))
+        return self.logits(slices), F.adaptive_avg_pool2d(slices[:, None], cells)[:, 0]

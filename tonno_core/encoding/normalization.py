@@ -6,13 +6,15 @@ import math
 from typing import Literal
 
 import torch
-from timm.layers import BatchNormAct2d, GroupNormAct
+from timm.layers import BatchNormAct2d, Conv2dSame, GroupNormAct
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 NormKind = Literal["batch", "frozen-batch", "group"]
 NORM_KINDS: tuple[NormKind, ...] = ("batch", "frozen-batch", "group")
 _GROUPS = 32
+# Other convolutions may compute their kernel anew from the weight (weight standardisation).
+_FOLDABLE = (nn.Conv2d, Conv2dSame)
 
 
 def to_group_norm(model: nn.Module) -> int:
@@ -74,7 +76,7 @@ def fold_batch_norm(model: nn.Module) -> int:
         if not isinstance(norm, nn.BatchNorm2d) or before.op != "call_module" or len(before.users) != 1:
             continue
         convolution = model.get_submodule(str(before.target))
-        if isinstance(convolution, nn.Conv2d):
+        if isinstance(convolution, nn.Conv2d) and type(convolution) in _FOLDABLE:
             model.set_submodule(str(before.target), fuse_conv_bn_eval(convolution, norm))
             activation = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
             model.set_submodule(str(node.target), activation)

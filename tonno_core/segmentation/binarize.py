@@ -66,7 +66,7 @@ def binarize(heatmap: Volume, threshold: float, *, low: float | None = None, min
     min_volume_mm3: components smaller than this are removed. Components are 26-connected. NaN is background.
     Raises TonnoError for a threshold that is not finite, low above threshold, or a negative volume.
     """
-    _check_options(threshold, low, min_volume_mm3)
+    check_options(threshold, low, min_volume_mm3)
     mask = heatmap.array >= (threshold if low is None else low)
     if low is None and min_volume_mm3 == 0.0:
         return mask.view(np.uint8)
@@ -113,7 +113,7 @@ def components(mask: npt.NDArray[np.generic], heatmap: Volume) -> list[Component
     ]
 
 
-def _check_options(threshold: float, low: float | None, min_volume_mm3: float) -> None:
+def check_options(threshold: float, low: float | None, min_volume_mm3: float) -> None:
     if not math.isfinite(threshold):
         raise TonnoError(f"threshold: {threshold} found, a finite number is expected")
     if low is not None and not (math.isfinite(low) and low <= threshold):

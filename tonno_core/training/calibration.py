@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from tonno_core.encoding.bundle import Bundle
 from tonno_core.reconstruction import reconstruct
-from tonno_core.settings import ReconstructionSettings
+from tonno_core.settings import SETTINGS_THAT_MATTER, ReconstructionSettings
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.io import read_volume
 
@@ -35,10 +35,12 @@ def calibrate(
     progress: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Thresholds by method for a bundle, from volumes without the finding, under given settings."""
+    used = settings
     floors: dict[str, list[float]] = {method: [] for method in settings.methods}
     for path in tqdm(negatives, desc="calibrating", unit="volume", disable=not progress):
         volume = read_volume(path)
         result = reconstruct(volume, bundle, settings, device=device, precision=precision)
+        used = result.settings  # with the stage that was chosen, where none was given
         looked_at = foreground_mask(volume) & result.inside
         for method, heatmap in result.heatmaps.items():
             floors[method].append(float(np.quantile(heatmap.array[looked_at], QUANTILE)))
@@ -49,10 +51,8 @@ def calibrate(
             "voxel_quantile": QUANTILE,
             "volume_quantile": SHARE_OF_VOLUMES,
             "negative_volumes": len(values),
-            "settings": {
-                name: getattr(settings, name)
-                for name in ("slices", "directions", "stage", "cam", "sigma_scale", "smooth_mm", "filter", "lattice")
-            },
+            "settings": {name: getattr(used, name) for name in SETTINGS_THAT_MATTER[method]},
         }
         for method, values in floors.items()
+        if values
     }

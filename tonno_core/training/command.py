@@ -24,6 +24,7 @@ def train_bundle(
     output: Path,
     *,
     stage: int | None = None,
+    about: Mapping[str, str] | None = None,
     half: bool = False,
     overwrite: bool = False,
     options: Mapping[str, Any],
@@ -44,7 +45,7 @@ def train_bundle(
     defaults: dict[str, Any] = {"methods": ["matched-cam"], "frame": settings.frame}
     if stage is not None:
         defaults["stage"] = stage
-    spec = dataclasses.replace(model.spec, defaults=defaults)
+    spec = dataclasses.replace(model.spec, defaults=defaults, about=dict(about or {}))
     negatives = [case.volume for case in cases if case.split == "val" and case.label == 0]
     calibrated = combine(defaults=defaults, explicit={"methods": DEFAULT_METHODS})
     bundle = Bundle(spec, model.weights, output)
