@@ -87,7 +87,7 @@ def main(method: str, directions: int, repeats: int) -> None:
     print(tabulate(table, headers=["bare encoder", "channels last", "slices/s", "spread"]))
     best = max(statistics.median(values) for values in rates.values())
     inside = statistics.median(run_rate(result) for result in results)
-    print(f"encoder within the reconstruction: {inside:.0f} slices/s, {100 * inside / best:.0f} % of the best bare rate")
+    print(f"encoder in the reconstruction: {inside:.0f} slices/s, {100 * inside / best:.0f} % of the best bare rate")
 
 
 def share(result: Reconstruction, *steps: str) -> float:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 Array = npt.NDArray[np.float64]
 # Slices T S S to logits T and activation maps T h h.
@@ -26,6 +28,16 @@ def sphere_lattice(count: int) -> Array:
         azimuth = index * np.pi * (3 - 5**0.5)
         ring = max(0.0, 1 - y**2) ** 0.5
         normals.append([ring * np.cos(azimuth), y, ring * np.sin(azimuth)])
+    return np.array(normals)
+
+
+def hemisphere_lattice(count: int) -> Array:
+    """y_l = (l + 1/2) / L, azimuth l pi (3 - sqrt 5): the planes of the progressive order, in the lattice's own."""
+    normals = []
+    for index in range(count):
+        y = (index + 0.5) / count
+        azimuth = index * np.pi * (3 - 5**0.5)
+        normals.append([(1 - y**2) ** 0.5 * np.cos(azimuth), y, (1 - y**2) ** 0.5 * np.sin(azimuth)])
     return np.array(normals)
 
 
@@ -104,6 +116,33 @@ def in_map(cells: Array, pixels: int, a: float, b: float) -> float:
             if weight:
                 total += weight * cells[row, column]
     return total
+
+
+def resnet_answer(model: Any, channels: int, class_index: int, stage: int, kind: str) -> Answer:
+    """A timm ResNet, step by step: logit, activation A after layer ``stage`` and its gradient g by autograd.
+
+    LayerCAM is ReLU(sum_k ReLU(g_k) A_k), cell by cell; GradCAM is sum_k mean(g_k) A_k, signed.
+    """
+    model = model.double().eval()
+
+    def answer(images: Array) -> tuple[Array, Array]:
+        x = torch.from_numpy(images)[:, None].repeat(1, channels, 1, 1)
+        x = model.maxpool(model.act1(model.bn1(model.conv1(x))))
+        activation = x
+        for number, layer in enumerate((model.layer1, model.layer2, model.layer3, model.layer4), start=1):
+            x = layer(x)
+            if number == stage:
+                activation = x
+        logit = model.fc(x.mean(dim=(2, 3)))[:, class_index]
+        (gradient,) = torch.autograd.grad(logit.sum(), activation)
+        a, g = activation.detach().numpy(), gradient.numpy()
+        if kind == "layercam":
+            maps = np.maximum((np.maximum(g, 0) * a).sum(axis=1), 0)
+        else:
+            maps = (g.mean(axis=(2, 3))[:, :, None, None] * a).sum(axis=1)
+        return logit.detach().numpy(), maps
+
+    return answer
 
 
 @dataclass(frozen=True)

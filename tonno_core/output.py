@@ -32,26 +32,29 @@ def output_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield a temporary folder beside the wanted one; its files move there if the block succeeds.
 
     If it fails or is interrupted, nothing is left and what was there before is untouched. With
-    ``overwrite`` only files of the same name are replaced, others in the folder stay. A disk that is full
-    or read-only raises TonnoError.
+    ``overwrite`` only files of the same name are replaced, others in the folder stay; the temporary folder is
+    then inside it, where alone writing may be allowed. A disk that is full or read-only raises TonnoError.
     """
     check_output(folder, overwrite=overwrite)
     temporary: Path | None = None
+    existed = folder.exists()
     made = [p for p in folder.absolute().parents if not p.exists()]
     finished = False
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+        home = folder if existed else folder.parent
+        temporary = Path(tempfile.mkdtemp(prefix=".tonno-partial-", dir=home))
         temporary.chmod(0o755)
         yield temporary
-        if folder.exists():
-            for file in sorted(temporary.iterdir()):
-                file.replace(folder / file.name)
+        if existed:
+            _move_files(temporary, folder)
         else:
             temporary.rename(folder)
         finished = True
     except OSError as error:
         raise TonnoError(f"--output {folder}: cannot be written ({error.strerror or error})") from error
+    except TonnoError as error:  # the name of a file that could not be written, where the user knows it
+        raise TonnoError(str(error).replace(f"{temporary}{os.sep}", f"{folder}{os.sep}")) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -59,3 +62,13 @@ def output_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
             for parent in made:  # innermost first; those that are empty were made for this run alone
                 if parent.is_dir() and not any(parent.iterdir()):
                     parent.rmdir()
+
+
+def _move_files(source: Path, folder: Path) -> None:
+    """Replace files of the same name, or none if a folder has the name of one."""
+    files = sorted(source.iterdir())
+    for file in files:
+        if (folder / file.name).is_dir():
+            raise TonnoError(f"--output {folder}: {file.name} in it is a folder, expected a file; remove it")
+    for file in files:
+        file.replace(folder / file.name)

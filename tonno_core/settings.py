@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from tonno_core.errors import TonnoError
@@ -45,6 +46,17 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "grid": ("band-limited", "volume"),
 }
 
+# Least and greatest. What lies beyond is a slip of the pen that would fill any machine's memory.
+_WHOLE_NUMBERS = {
+    "slices": (2, 1024),
+    "directions": (1, 1_000_000),
+    "cam_directions": (1, 1_000_000),
+    "stage": (1, 1000),
+    "slice_size": (8, 2048),
+}
+_NUMBERS = {"sigma_scale": (0, 1000), "smooth_mm": (0, 1000), "radius_mm": (0.01, 10_000)}
+_OPTIONAL = ("cam_directions", "stage", "slice_size", "radius_mm")
+
 
 @dataclass(frozen=True)
 class ReconstructionSettings:
@@ -78,16 +90,13 @@ class ReconstructionSettings:
         _require(len(self.methods) > 0, "method", "empty", "at least one")
         for method in self.methods:
             _require(method in METHODS, "method", method, f"one of {', '.join(METHODS)}")
-        _require(self.slices >= 2, "slices", self.slices, "M >= 2")
-        for count in (self.directions, self.cam_directions):
-            _require(count is None or count >= 1, "directions", count, "L >= 1")
-        _require(self.stage is None or self.stage >= 1, "stage", self.stage, "a number from 1 (the finest)")
-        _require(_finite(self.sigma_scale) and self.sigma_scale >= 0, "sigma_scale", self.sigma_scale, "0 or more")
-        _require(_finite(self.smooth_mm) and self.smooth_mm >= 0, "smooth_mm", self.smooth_mm, "0 mm or more")
-        radius = self.radius_mm
-        _require(radius is None or (_finite(radius) and radius > 0), "radius_mm", radius, "more than 0 mm")
-        size = self.slice_size
-        _require(size is None or size >= 8, "slice_size", size, "at least 8 pixels")
+        for name, (low, high) in (_WHOLE_NUMBERS | _NUMBERS).items():
+            value = getattr(self, name)
+            if value is None and name in _OPTIONAL:
+                continue
+            kind, text = (Integral, "whole number") if name in _WHOLE_NUMBERS else (Real, "number")
+            right = isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
+            _require(right, name.removeprefix("cam_"), value, f"a {text} from {low} to {high}")
         if self.radius_mm is not None and self.frame == "normalized":
             raise TonnoError("--radius-mm has no meaning with --frame normalized; leave one of them out")
 
@@ -96,6 +105,13 @@ class ReconstructionSettings:
         if method in CAM_METHODS and self.cam_directions is not None:
             return self.cam_directions
         return self.directions
+
+
+def model_defaults(**changes: Any) -> dict[str, Any]:
+    """What a new model's description states as its defaults: every choice that shapes its heatmaps."""
+    settings = dataclasses.asdict(ReconstructionSettings(**changes))
+    about_a_scan = {"radius_mm", "slice_size", "class_name", "cam_directions"}
+    return {name: value for name, value in settings.items() if name not in about_a_scan}
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -132,12 +148,10 @@ def combine(
         asked.setdefault("cam_directions", asked["directions"])
     merged = {**defaults, **PRESETS.get(preset or "", {}), **asked}
     if "methods" in merged:
+        named = isinstance(merged["methods"], (list, tuple)) and all(isinstance(m, str) for m in merged["methods"])
+        _require(named, "method", merged["methods"], "a list of names")
         merged["methods"] = tuple(dict.fromkeys(merged["methods"]))
     return ReconstructionSettings(**merged)
-
-
-def _finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")
 
 
 def _require(condition: bool, name: str, found: object, expected: str) -> None:

@@ -6,19 +6,20 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from tonno_core.encoding.classifier import Classifier, create_model, stage_modules
 from tonno_core.encoding.normalization import NORM_KINDS, NormKind
 from tonno_core.encoding.weights import StateDict, load_exactly, read_weights
-from tonno_core.errors import TonnoError
+from tonno_core.errors import TonnoError, first_line
+from tonno_core.output import check_output, output_folder
+from tonno_core.settings import model_defaults
 from tonno_core.volume.intensity import parse_intensity
 
 SCHEMA = 1
@@ -111,7 +112,8 @@ def save_bundle(
 ) -> BundleSpec:
     """Write a bundle; the folder appears whole or not at all. Returns the spec with the weights' hash.
 
-    half: store the weights as float16, half the size. Raises TonnoError if the folder exists and
+    Should a crash fall between the two files of a bundle that is replaced, `load_bundle` reports that the hash
+    does not agree. half: store the weights as float16, half the size. Raises TonnoError if the folder exists and
     ``overwrite`` is not set, or cannot be written.
     """
     folder = Path(path)
@@ -121,45 +123,21 @@ def save_bundle(
         name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
         for name, tensor in weights.items()
     }
-    temporary: Path | None = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
-        temporary.chmod(0o755)
-        save_file(plain, temporary / WEIGHTS_NAME)
+    with output_folder(folder, overwrite=overwrite) as temporary:
+        try:
+            save_file(plain, temporary / WEIGHTS_NAME)
+        except SafetensorError as error:  # a full disk
+            raise TonnoError(f"{folder}: the weights could not be written ({first_line(error)})") from error
         spec = dataclasses.replace(spec, sha256=_sha256(temporary / WEIGHTS_NAME))
         (temporary / SPEC_NAME).write_text(json.dumps(dataclasses.asdict(spec), indent=2) + "\n", encoding="utf-8")
-        if folder.exists():
-            _swap(temporary, folder)
-        else:
-            temporary.rename(folder)
-    except Exception as error:
-        # safetensors reports a full disk by an exception class of its own.
-        raise TonnoError(f"{folder}: the bundle could not be written ({error})") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
     return spec
 
 
 def check_can_write(folder: Path, *, overwrite: bool) -> None:
     """Raise TonnoError if a bundle may not be written here (asked before hours of training)."""
-    if folder.exists() and not folder.is_dir():
-        raise TonnoError(f"--output {folder}: is a file, expected the name of a folder")
-    if folder.exists() and not overwrite:
-        raise TonnoError(f"--output {folder}: exists already; choose another name or give --overwrite")
+    check_output(folder, overwrite=overwrite)
     if folder.exists() and not (folder / SPEC_NAME).is_file() and any(folder.iterdir()):
         raise TonnoError(f"--output {folder}: is a folder of something else (no {SPEC_NAME}); choose another name")
-    parent = next(p for p in [folder, *folder.absolute().parents] if p.exists())
-    if not os.access(parent, os.W_OK):
-        raise TonnoError(f"--output {folder}: {parent} is not writable; choose another place")
-
-
-def _swap(new: Path, folder: Path) -> None:
-    """Replace the two files of an existing bundle. The description goes first and last: between the two
-    renames the hash does not agree, which `load_bundle` reports instead of using the wrong weights."""
-    (new / WEIGHTS_NAME).replace(folder / WEIGHTS_NAME)
-    (new / SPEC_NAME).replace(folder / SPEC_NAME)
 
 
 def _sha256(path: Path) -> str:
@@ -260,6 +238,7 @@ def make_bundle(
         pixel_mm=None,
         intensity=intensity,
         frame="physical",
+        defaults=model_defaults(),
         about=dict(about),
         training={"weights": f"random, seed {seed}" if weights == "none" else Path(weights).name},
     )

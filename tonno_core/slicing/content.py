@@ -7,9 +7,23 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tonno_core.volume.volume import Matrix
+from tonno_core.volume.volume import Matrix, Volume
 
 Block = tuple[slice, slice, slice]
+
+
+def bounding_box(volume: Volume) -> Volume:
+    """The part of a volume that holds its non-zero voxels (at least two along each axis); zero lies around it."""
+    content = volume.array != 0
+    ranges = []
+    for axis in range(3):
+        found = np.flatnonzero(content.any(axis=tuple({0, 1, 2} - {axis})))
+        first = min(int(found[0]), content.shape[axis] - 2) if len(found) else 0
+        ranges.append(slice(first, max(int(found[-1]) + 1, first + 2) if len(found) else 2))
+    k, j, i = ranges
+    shift = np.eye(4)
+    shift[:3, 3] = i.start, j.start, k.start
+    return Volume(np.ascontiguousarray(volume.array[k, j, i]), volume.ijk_to_ras @ shift)
 
 
 @dataclass(frozen=True)

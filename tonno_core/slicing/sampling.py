@@ -8,13 +8,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from tonno_core.slicing.content import Content
+from tonno_core.slicing.content import Content, bounding_box
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.volume.grid import affine_block, affine_points, ijk_to_grid
 from tonno_core.volume.volume import Matrix, Volume
 
 # Slices sampled in one grid_sample, in the rectangle that the content needs there: more need larger ones.
-_RUN = 16
+_RUN = 11
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class SliceSource:
         volume: Volume, *, fill: float = 0.0, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> SliceSource:
         """Put a volume (already intensity-normalised) on the device."""
-        array = volume.array - np.float32(fill)
-        ras_to_grid = ijk_to_grid(volume.size_ijk) @ np.linalg.inv(volume.ijk_to_ras)
-        on_device = torch.as_tensor(array, device=device).to(dtype)[None]
-        return SliceSource(on_device, ras_to_grid, Content.of(array, volume.ijk_to_ras), fill)
+        inner = bounding_box(Volume(volume.array - np.float32(fill), volume.ijk_to_ras))
+        ras_to_grid = ijk_to_grid(inner.size_ijk) @ np.linalg.inv(inner.ijk_to_ras)
+        on_device = torch.as_tensor(inner.array, device=device).to(dtype)[None]
+        return SliceSource(on_device, ras_to_grid, Content.of(inner.array, inner.ijk_to_ras), fill)
 
     def sample(self, unit_to_ras: Matrix, shape: tuple[int, int, int], out: torch.Tensor | None = None) -> torch.Tensor:
         """Trilinear values on one affine block of slices.

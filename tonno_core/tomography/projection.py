@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -107,7 +108,9 @@ class Projector:
         logits, maps = [], []
         start = 0
         while start < len(slices):
-            chunk = slices[start : start + self.batch_size]
+            # Even parts: a full batch and a remainder of a few slices would waste the remainder's turn.
+            left = len(slices) - start
+            chunk = slices[start : start + math.ceil(left / math.ceil(left / self.batch_size))]
             try:
                 one, one_map = self._encode_chunk(chunk)
             except torch.OutOfMemoryError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tonno_core.encoding.bundle import Bundle, BundleSpec, check_can_write, save_bundle
 from tonno_core.errors import TonnoError
-from tonno_core.settings import combine
+from tonno_core.settings import combine, model_defaults
 from tonno_core.training.calibration import calibrate
 from tonno_core.training.loop import TrainingSettings, train
 from tonno_core.training.manifest import read_manifest
@@ -42,9 +42,7 @@ def train_bundle(
     _check(settings)
     cases = read_manifest(manifest)
     model = train(cases, settings, progress=progress)
-    defaults: dict[str, Any] = {"methods": ["matched-cam"], "frame": settings.frame}
-    if stage is not None:
-        defaults["stage"] = stage
+    defaults = model_defaults(stage=stage, frame=settings.frame)
     spec = dataclasses.replace(model.spec, defaults=defaults, about=dict(about or {}))
     negatives = [case.volume for case in cases if case.split == "val" and case.label == 0]
     calibrated = combine(defaults=defaults, explicit={"methods": DEFAULT_METHODS})
