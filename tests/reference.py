@@ -80,13 +80,10 @@ def trilinear(array: Array, index: Array) -> Array:
 def take_slice(array: Array, to_index: Array, normal: Array, offset: float, pixels: int) -> Array:
     """The plane x . n = offset as S x S pixels: rows run along u, columns along v."""
     u, v = basis(normal)
-    image = np.zeros((pixels, pixels))
-    for row in range(pixels):
-        b = 2 * row / (pixels - 1) - 1
-        a = 2 * np.arange(pixels) / (pixels - 1) - 1
-        points = offset * normal + a[:, None] * u + b * v
-        image[row] = trilinear(array, points @ to_index[:, :3].T + to_index[:, 3])
-    return image
+    side = 2 * np.arange(pixels) / (pixels - 1) - 1
+    a, b = side[None, :, None], side[:, None, None]  # columns, rows
+    points = (offset * normal + a * u + b * v).reshape(-1, 3)
+    return trilinear(array, points @ to_index[:, :3].T + to_index[:, 3]).reshape(pixels, pixels)
 
 
 def along_normal(values: Array, s: float) -> Array:
@@ -105,17 +102,12 @@ def in_map(cells: Array, pixels: int, a: float, b: float) -> float:
     if max(abs(a), abs(b)) > 1 + 1e-9:
         return 0.0
     count = len(cells)
-    positions = []
+    weights = []
     for coordinate in (b, a):  # rows lie along v
         pixel = (coordinate + 1) / 2 * (pixels - 1)
-        positions.append(min(max((pixel + 0.5) * count / pixels - 0.5, 0.0), count - 1.0))
-    total = 0.0
-    for row in range(count):
-        for column in range(count):
-            weight = max(0.0, 1 - abs(positions[0] - row)) * max(0.0, 1 - abs(positions[1] - column))
-            if weight:
-                total += weight * cells[row, column]
-    return total
+        cell = min(max((pixel + 0.5) * count / pixels - 0.5, 0.0), count - 1.0)
+        weights.append(np.maximum(0, 1 - np.abs(cell - np.arange(count))))
+    return float(weights[0] @ cells @ weights[1])
 
 
 def resnet_answer(model: Any, channels: int, class_index: int, stage: int, kind: str) -> Answer:

@@ -186,7 +186,9 @@ def at_world(volume: Volume, points_ras: np.ndarray) -> np.ndarray:
     return np.asarray(ndimage.map_coordinates(volume.array.astype(np.float64), ijk.T[::-1], order=3))
 
 
-HEAD = make_blobs(7, 6, reach=20.0, sigmas=(9.0, 13.0), centre=np.array([10.0, -15.0, 20.0]))
+MIDDLE = np.array([10.0, -15.0, 20.0])
+HEAD = make_blobs(7, 6, reach=20.0, sigmas=(9.0, 13.0), centre=MIDDLE)
+TWIN = ((66, 66, 66), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0), False)  # shape Z Y X, spacing i j k, turn, left-handed
 GRIDS = {
     "anisotropic": ((40, 74, 110), (1.2, 1.8, 3.4), (0.0, 0.0, 0.0), False),
     "oblique": ((66, 66, 66), (2.0, 2.0, 2.0), (25.0, -20.0, 35.0), False),
@@ -195,22 +197,47 @@ GRIDS = {
 }
 
 
-@pytest.mark.parametrize("name", GRIDS)
-def test_heatmaps_do_not_depend_on_the_voxel_grid(name: str, bundle: Bundle) -> None:
-    shape, spacing, turn, mirrored = GRIDS[name]
-    centre = np.array([10.0, -15.0, 20.0])
-    twin = HEAD.on_grid((66, 66, 66), grid_around(centre, (66, 66, 66), (2, 2, 2)))
-    volume = HEAD.on_grid(shape, grid_around(centre, shape, spacing, turn_degrees=turn, left_handed=mirrored))
+def head_on(grid: tuple) -> Volume:  # type: ignore[type-arg]
+    shape, spacing, turn, mirrored = grid
+    return HEAD.on_grid(shape, grid_around(MIDDLE, shape, spacing, turn_degrees=turn, left_handed=mirrored))
+
+
+def heatmaps_in_the_patient(grid: tuple, model: Bundle | str) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    """The four methods' values at 2000 points within 40 mm of the middle."""
     rng = np.random.default_rng(0)
     points = rng.normal(size=(2000, 3))
     points *= (40.0 * rng.random(2000) ** (1 / 3) / np.linalg.norm(points, axis=1))[:, None]
-    points += centre
-    settings = ReconstructionSettings(methods=ALL_FOUR, slices=32, directions=60, stage=1, radius_mm=55.0, slice_size=32)
-    for model, methods in (("pixel-sum", ALL_FOUR), (bundle, ALL_FOUR)):
-        one, other = run(volume, model, settings), run(twin, model, settings)
-        for method in methods:
-            here, there = at_world(one.heatmaps[method], points), at_world(other.heatmaps[method], points)
-            print(name, model if model == "pixel-sum" else "net", method, relative_error(here, there), correlation(here, there), slope(here,there))
+    settings = ReconstructionSettings(
+        methods=ALL_FOUR, slices=28, directions=50, stage=1, radius_mm=55.0, slice_size=32
+    )
+    heatmaps = run(head_on(grid), model, settings).heatmaps
+    return {method: at_world(heatmap, MIDDLE + points) for method, heatmap in heatmaps.items()}
+
+
+@pytest.fixture(scope="module")
+def of_the_twin() -> dict[str, np.ndarray]:
+    return heatmaps_in_the_patient(TWIN, "pixel-sum")
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_heatmaps_do_not_depend_on_the_voxel_grid(name: str, of_the_twin: dict[str, np.ndarray]) -> None:
+    found = heatmaps_in_the_patient(GRIDS[name], "pixel-sum")
+    print(name, {m: f"{relative_error(found[m], of_the_twin[m]):.1e}" for m in ALL_FOUR})
+    for method in ALL_FOUR:
+        # Trilinear slices through voxels of 3.4 mm lower a peak of std 9 mm by (3.4 / 9)^2 / 12 = 1.2 %, those of 2 mm
+        # by 0.4 %; a second derivative shows it twice. The same voxels mirrored differ by rounding only.
+        limit = 1e-5 if name == "left-handed" else 0.03
+        assert relative_error(found[method], of_the_twin[method]) < limit, method
+
+
+def test_a_network_sees_the_same_patient_on_either_grid(bundle: Bundle) -> None:
+    found, expected = heatmaps_in_the_patient(GRIDS["all of it"], bundle), heatmaps_in_the_patient(TWIN, bundle)
+    print({m: f"{relative_error(found[m], expected[m]):.1e} {correlation(found[m], expected[m]):.4f}" for m in ALL_FOUR})
+    # Random weights answer to the trilinear blur itself, and the second derivative magnifies that: the sharper
+    # the method, the looser the bound (measured 0.9996, 0.997, 0.997, 0.90).
+    bounds = {"averaged-cam": 0.998, "matched-cam": 0.99, "tonno": 0.99, "tomographic-cam": 0.8}
+    for method, bound in bounds.items():
+        assert correlation(found[method], expected[method]) > bound, method
 
 
 @pytest.mark.parametrize("turned", ["mirrored", "axes exchanged"])

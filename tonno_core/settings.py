@@ -91,12 +91,13 @@ class ReconstructionSettings:
         for method in self.methods:
             _require(method in METHODS, "method", method, f"one of {', '.join(METHODS)}")
         for name, (low, high) in (_WHOLE_NUMBERS | _NUMBERS).items():
-            value = getattr(self, name)
+            value: Any = getattr(self, name)
             if value is None and name in _OPTIONAL:
                 continue
-            kind, text = (Integral, "whole number") if name in _WHOLE_NUMBERS else (Real, "number")
-            right = isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
-            _require(right, name.removeprefix("cam_"), value, f"a {text} from {low} to {high}")
+            whole = name in _WHOLE_NUMBERS
+            number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+            text = f"a {'whole ' if whole else ''}number from {low} to {high}"
+            _require(number and low <= value <= high, name.removeprefix("cam_"), value, text)
         if self.radius_mm is not None and self.frame == "normalized":
             raise TonnoError("--radius-mm has no meaning with --frame normalized; leave one of them out")
 

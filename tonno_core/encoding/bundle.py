@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import nn
 
-from tonno_core.encoding.classifier import Classifier, create_model, stage_modules
+from tonno_core.encoding.classifier import Classifier, create_model
 from tonno_core.encoding.normalization import NORM_KINDS, NormKind
 from tonno_core.encoding.weights import StateDict, load_exactly, read_weights
 from tonno_core.errors import TonnoError, first_line
@@ -72,15 +74,37 @@ class Bundle:
     ) -> Classifier:
         """The encoder, ready to run. A slice size other than the bundle's fits models of any input size."""
         spec = self.spec
-        model = create_model(
-            spec.encoder,
-            channels=spec.channels,
-            classes=len(spec.classes),
-            norm=spec.norm,
-            slice_size=slice_size or spec.slice_size,
-        )
+        size = slice_size or spec.slice_size
+        try:
+            model = create_model(
+                spec.encoder, channels=spec.channels, classes=len(spec.classes), norm=spec.norm, slice_size=size
+            )
+        except TonnoError as error:
+            raise TonnoError(f"{self.path / SPEC_NAME}: {error}") from error
         load_exactly(model, self.weights, str(self.path / WEIGHTS_NAME))
-        return Classifier(model, spec.classes, channels=spec.channels, device=device, precision=precision)
+        return runnable(spec, model, slice_size=size, device=device, precision=precision)
+
+
+def runnable(
+    spec: BundleSpec,
+    model: nn.Module,
+    *,
+    slice_size: int,
+    device: torch.device | str = "cpu",
+    precision: torch.dtype = torch.float32,
+) -> Classifier:
+    """A model as an encoder that has answered to one slice of this size (TonnoError where it cannot)."""
+    try:
+        encoder = Classifier(model, spec.classes, channels=spec.channels, device=device, precision=precision)
+        encoder.logits(torch.zeros(1, slice_size, slice_size, device=device))
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # as models refuse a size
+        raise TonnoError(
+            f"encoder {spec.encoder} cannot take slices of {slice_size} x {slice_size} pixels "
+            f"({first_line(error)}); choose another --slice-size"
+        ) from error
+    return encoder
 
 
 def load_bundle(path: str | os.PathLike[str]) -> Bundle:
@@ -92,7 +116,10 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
     weights_path = folder / WEIGHTS_NAME
     if not weights_path.is_file():
         raise TonnoError(f"{weights_path}: missing; the bundle is incomplete, copy the whole folder again")
-    found = _sha256(weights_path)
+    try:
+        found = _sha256(weights_path)
+    except OSError as error:
+        raise TonnoError(f"{weights_path}: cannot be read ({error.strerror})") from error
     if found != spec.sha256:
         raise TonnoError(
             f"{weights_path}: SHA-256 is {found[:12]}..., {SPEC_NAME} states {spec.sha256[:12]}...; "
@@ -118,11 +145,7 @@ def save_bundle(
     """
     folder = Path(path)
     check_can_write(folder, overwrite=overwrite)
-    dtype = torch.float16 if half else torch.float32
-    plain = {
-        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
-        for name, tensor in weights.items()
-    }
+    plain = {name: _stored(tensor, half=half) for name, tensor in weights.items()}
     with output_folder(folder, overwrite=overwrite) as temporary:
         try:
             save_file(plain, temporary / WEIGHTS_NAME)
@@ -131,6 +154,14 @@ def save_bundle(
         spec = dataclasses.replace(spec, sha256=_sha256(temporary / WEIGHTS_NAME))
         (temporary / SPEC_NAME).write_text(json.dumps(dataclasses.asdict(spec), indent=2) + "\n", encoding="utf-8")
     return spec
+
+
+def _stored(tensor: torch.Tensor, *, half: bool) -> torch.Tensor:
+    """A copy to write. Only kernels become float16: a norm's statistics span more than its range."""
+    plain = tensor.detach().to("cpu", copy=True).contiguous()
+    if not plain.is_floating_point():
+        return plain
+    return plain.to(torch.float16 if half and plain.ndim > 1 else torch.float32)
 
 
 def check_can_write(folder: Path, *, overwrite: bool) -> None:
@@ -170,14 +201,14 @@ def _read_spec(path: Path) -> BundleSpec:
 _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
     "encoder": ((str,), "the name of a timm model"),
     "channels": ((int,), "a whole number from 1"),
-    "classes": ((list,), "a list of names"),
+    "classes": ((list,), "a list of different names"),
     "norm": ((str,), f"one of {', '.join(NORM_KINDS)}"),
     "slice_size": ((int,), "a number of pixels from 8"),
-    "pixel_mm": ((float, int, type(None)), "millimetres or null"),
+    "pixel_mm": ((float, int, type(None)), "millimetres between 0 and 100, or null"),
     "intensity": ((str,), "none, zscore or window:LO:HI"),
     "frame": ((str,), "physical or normalized"),
     "defaults": ((dict,), "an object"),
-    "thresholds": ((dict,), "an object"),
+    "thresholds": ((dict,), "by method an object with a finite number 'threshold'"),
     "training": ((dict,), "an object"),
     "about": ((dict,), "an object"),
     "sha256": ((str,), "64 hexadecimal digits"),
@@ -190,19 +221,32 @@ def _checked(data: dict[str, Any], path: Path) -> BundleSpec:
             raise TonnoError(f"{path}: key '{name}' is {data[name]!r}, expected {_EXPECTED[name][1]}")
 
     require(data["channels"] >= 1, "channels")
-    require(len(data["classes"]) >= 1 and all(isinstance(c, str) for c in data["classes"]), "classes")
+    names = data["classes"]
+    require(len(names) >= 1 and all(isinstance(c, str) for c in names) and len(set(names)) == len(names), "classes")
     require(data["norm"] in NORM_KINDS, "norm")
     require(data["slice_size"] >= 8, "slice_size")
-    require(data["pixel_mm"] is None or data["pixel_mm"] > 0, "pixel_mm")
+    require(data["pixel_mm"] is None or 0 < data["pixel_mm"] < 100, "pixel_mm")
+    require(all(_is_threshold(record) for record in data["thresholds"].values()), "thresholds")
     require(data["frame"] in ("physical", "normalized"), "frame")
     try:
         parse_intensity(data["intensity"])
     except TonnoError:
         require(False, "intensity")
+    try:
+        combine(defaults=data["defaults"], explicit={})
+    except TonnoError as error:
+        raise TonnoError(f"{path}: key 'defaults': {error}") from error
     known = {f.name for f in dataclasses.fields(BundleSpec)}
     values: dict[str, Any] = {name: value for name, value in data.items() if name in known}
     values["classes"] = tuple(values["classes"])
     return BundleSpec(**values)
+
+
+def _is_threshold(record: object) -> bool:
+    if not isinstance(record, dict) or not isinstance(record.get("settings", {}), dict):
+        return False
+    value = record.get("threshold")
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def make_bundle(
@@ -226,7 +270,6 @@ def make_bundle(
         raise TonnoError(f"--classes '{','.join(classes)}': expected different names separated by commas")
     torch.manual_seed(seed)
     model = create_model(encoder, channels=channels, classes=len(classes), norm=norm, slice_size=slice_size)
-    stage_modules(model)
     if weights != "none":
         load_exactly(model, read_weights(Path(weights)), f"--weights {weights}")
     spec = BundleSpec(
@@ -242,4 +285,5 @@ def make_bundle(
         about=dict(about),
         training={"weights": f"random, seed {seed}" if weights == "none" else Path(weights).name},
     )
+    runnable(spec, model, slice_size=slice_size)
     return save_bundle(output, spec, model.state_dict(), overwrite=overwrite)

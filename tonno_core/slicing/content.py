@@ -11,6 +11,9 @@ from tonno_core.volume.volume import Matrix, Volume
 
 Block = tuple[slice, slice, slice]
 
+# Of sample indices, in samples.
+_ROUNDING = 1e-6
+
 
 def bounding_box(volume: Volume) -> Volume:
     """The part of a volume that holds its non-zero voxels (at least two along each axis); zero lies around it."""
@@ -74,8 +77,9 @@ class Content:
         for start, stop, lower, upper in zip(starts, stops, low, high, strict=True):
             if not np.isfinite(lower).all():
                 continue  # the body does not reach these offsets
-            first = np.maximum(np.ceil(lower), (0, 0, int(start))).astype(int)
-            last = np.minimum(np.floor(upper), (shape[2] - 1, shape[1] - 1, int(stop) - 1)).astype(int)
+            # A cut at the run's own first or last slice may be off by rounding and must not lose that slice.
+            first = np.maximum(np.ceil(lower - _ROUNDING), (0, 0, int(start))).astype(int)
+            last = np.minimum(np.floor(upper + _ROUNDING), (shape[2] - 1, shape[1] - 1, int(stop) - 1)).astype(int)
             if (first <= last).all():
                 columns, rows, offsets = (slice(a, b + 1) for a, b in zip(first.tolist(), last.tolist(), strict=True))
                 blocks.append((offsets, rows, columns))
