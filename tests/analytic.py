@@ -51,7 +51,9 @@ class Blobs:
         return Volume(self.at(voxel_centres(shape, ijk_to_ras)).astype(np.float32), ijk_to_ras)
 
 
-def make_blobs(seed: int, count: int, *, reach: float, sigmas: tuple[float, float], centre: Array | None = None) -> Blobs:
+def make_blobs(
+    seed: int, count: int, *, reach: float, sigmas: tuple[float, float], centre: Array | None = None
+) -> Blobs:
     """Random blobs whose centres lie within ``reach`` of a centre along each axis."""
     rng = np.random.default_rng(seed)
     middle = np.zeros(3) if centre is None else centre

@@ -64,8 +64,8 @@ def test_pixel_sum_gives_back_a_smooth_volume() -> None:
     settings = ReconstructionSettings(methods=("tonno",), slices=64, directions=400, slice_size=48)
     result = run(volume, "pixel-sum", settings)
     found, truth = result.heatmaps["tonno"].array[result.inside], volume.array[result.inside]
-    print("64^3", slope(found, truth), correlation(found, truth), result.explained, np.abs(found-truth).max()/truth.max())
-    # The bars of the project. Measured: slope 0.985, correlation 0.9999; pixels of 2.2 mm blur blobs of 8 to 14 mm.
+    # The bars of the project. Measured: slope 0.987, correlation 0.9999; voxels of 2 mm and pixels of 2.4 mm blur
+    # blobs of 8 to 14 mm a little.
     assert slope(found, truth) == pytest.approx(1.0, abs=0.02)
     assert correlation(found, truth) >= 0.995
     assert (result.heatmaps["tonno"].array[~result.inside] == 0).all()
@@ -104,7 +104,7 @@ def oblique_volume() -> Volume:
     return Volume((blobs.at(voxel_centres(SHAPE, matrix)) + noise).astype(np.float32), matrix)
 
 
-def some_voxels(inside: np.ndarray, count: int = 120) -> np.ndarray:
+def some_voxels(inside: np.ndarray, count: int = 80) -> np.ndarray:
     """Array indices P 3: random ones, and the corners where they are inside."""
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(SHAPE) - 1)
     corners = corners[inside[tuple(corners.T)]]
@@ -116,9 +116,11 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
-@pytest.mark.parametrize("kind", ["layercam", "gradcam"])
-@pytest.mark.parametrize("stage", [1, 2, 3, 4])
-@pytest.mark.parametrize("setup", ["paper", "physical"])
+@pytest.mark.parametrize(
+    ("setup", "stage", "kind"),
+    [*(("paper", stage, kind) for stage in (1, 2, 3, 4) for kind in ("layercam", "gradcam")),
+     ("physical", 2, "layercam"), ("physical", 3, "gradcam")],
+)  # fmt: skip
 def test_every_method_agrees_with_the_reference(bundle: Bundle, setup: str, stage: int, kind: CamKind) -> None:
     volume = oblique_volume()
     settings = ReconstructionSettings(
@@ -157,9 +159,8 @@ def test_every_method_agrees_with_the_reference(bundle: Bundle, setup: str, stag
         method: relative_error(result.heatmaps[method].array[tuple(voxels.T)], values)
         for method, values in expected.items()
     }
-    print({k: f"{v:.1e}" for k, v in errors.items()})
-    # float32 against float64: 1e-5 measured; the project's bar is 1e-3.
-    assert max(errors.values()) < 1e-3
+    # The project's bar is 1e-3. float32 against float64: 4e-5 measured, where the second derivative magnifies rounding.
+    assert max(errors.values()) < 3e-4, errors
 
 
 def test_the_reference_can_tell_settings_apart(bundle: Bundle) -> None:
@@ -222,19 +223,18 @@ def of_the_twin() -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", GRIDS)
 def test_heatmaps_do_not_depend_on_the_voxel_grid(name: str, of_the_twin: dict[str, np.ndarray]) -> None:
     found = heatmaps_in_the_patient(GRIDS[name], "pixel-sum")
-    print(name, {m: f"{relative_error(found[m], of_the_twin[m]):.1e}" for m in ALL_FOUR})
     for method in ALL_FOUR:
         # Trilinear slices through voxels of 3.4 mm lower a peak of std 9 mm by (3.4 / 9)^2 / 12 = 1.2 %, those of 2 mm
-        # by 0.4 %; a second derivative shows it twice. The same voxels mirrored differ by rounding only.
-        limit = 1e-5 if name == "left-handed" else 0.03
+        # by 0.4 %; a second derivative shows it about twice (measured up to 0.012, tomographic 0.027).
+        # The same voxels mirrored differ by rounding only.
+        limit = 1e-5 if name == "left-handed" else 0.05 if method == "tomographic-cam" else 0.025
         assert relative_error(found[method], of_the_twin[method]) < limit, method
 
 
 def test_a_network_sees_the_same_patient_on_either_grid(bundle: Bundle) -> None:
     found, expected = heatmaps_in_the_patient(GRIDS["all of it"], bundle), heatmaps_in_the_patient(TWIN, bundle)
-    print({m: f"{relative_error(found[m], expected[m]):.1e} {correlation(found[m], expected[m]):.4f}" for m in ALL_FOUR})
     # Random weights answer to the trilinear blur itself, and the second derivative magnifies that: the sharper
-    # the method, the looser the bound (measured 0.9996, 0.997, 0.997, 0.90).
+    # the method, the looser the bound (measured 0.9996, 0.998, 0.998, 0.92).
     bounds = {"averaged-cam": 0.998, "matched-cam": 0.99, "tonno": 0.99, "tomographic-cam": 0.8}
     for method, bound in bounds.items():
         assert correlation(found[method], expected[method]) > bound, method
@@ -256,5 +256,138 @@ def test_the_same_voxels_in_another_order_give_the_same_heatmap(turned: str, bun
     for method in ALL_FOUR:
         back = two.heatmaps[method].array
         back = back[::-1, :, ::-1] if turned == "mirrored" else back.transpose(1, 2, 0)
-        print(turned, method, relative_error(back, one.heatmaps[method].array))
-        assert relative_error(back, one.heatmaps[method].array) < 1e-3
+        # float32: 6e-5 measured, the second derivative of a network's rounding.
+        assert relative_error(back, one.heatmaps[method].array) < 5e-4
+
+
+# --- grids of the backprojection
+
+
+def test_the_band_limited_grid_loses_little(bundle: Bundle) -> None:
+    """A heatmap carries no detail finer than the offset step: M^3 nodes, interpolated, against every voxel."""
+    volume = head_on(((60, 70, 80), (1.3, 1.5, 1.7), (10.0, 20.0, 30.0), False))
+    settings = ReconstructionSettings(methods=ALL_FOUR, slices=40, directions=40, stage=2, slice_size=32)
+    # Greatest difference for a smooth object, whose M = 40 offsets are 2.6 mm apart, relative to the peak: measured
+    # 0.010, 0.023, 0.031, 0.026. For random weights, whose heatmap is mostly noise from step to step, by correlation:
+    # measured 0.987, 0.999, 0.93, 0.97. That is the worst case: linear interpolation halves what alternates.
+    smooth = {"tonno": 0.02, "averaged-cam": 0.035, "tomographic-cam": 0.05, "matched-cam": 0.04}
+    noisy = {"tonno": 0.97, "averaged-cam": 0.995, "tomographic-cam": 0.85, "matched-cam": 0.95}
+    for model in ("pixel-sum", bundle):
+        limited = run(volume, model, settings)
+        everywhere = run(volume, model, replace(settings, grid="volume"))
+        for method in ALL_FOUR:
+            a, b = (one.heatmaps[method].array[limited.inside] for one in (limited, everywhere))
+            if model == "pixel-sum":
+                assert relative_error(a, b) < smooth[method], method
+            else:
+                assert correlation(a, b) > noisy[method], method
+
+
+# --- settings
+
+
+SMALL = ReconstructionSettings(methods=ALL_FOUR, slices=12, directions=8, stage=2, class_name="lesion")
+
+
+def test_two_runs_are_the_same_to_the_last_bit(bundle: Bundle) -> None:
+    settings = replace(SMALL, methods=(*ALL_FOUR, "slicewise-cam", "center"))
+    one, two = run(oblique_volume(), bundle, settings), run(oblique_volume(), bundle, settings)
+    for method in settings.methods:
+        np.testing.assert_array_equal(one.heatmaps[method].array, two.heatmaps[method].array)
+    assert one.score == two.score
+    assert one.explained == two.explained
+
+
+def test_methods_in_one_pass_are_what_each_is_alone(bundle: Bundle) -> None:
+    settings = replace(SMALL, methods=(*ALL_FOUR, "slicewise-cam", "slicewise-cam-3axes", "center"))
+    together = run(oblique_volume(), bundle, settings)
+    assert tuple(together.heatmaps) == settings.methods
+    for method in settings.methods:
+        alone = run(oblique_volume(), bundle, replace(settings, methods=(method,))).heatmaps
+        assert list(alone) == [method]
+        # The encoder meets the same slices in the same batches; only sums may round differently.
+        assert relative_error(alone[method].array, together.heatmaps[method].array) < 2e-4, method
+
+
+def test_cams_may_have_directions_of_their_own(bundle: Bundle) -> None:
+    mixed = run(oblique_volume(), bundle, replace(SMALL, cam_directions=5)).heatmaps
+    eight, five = (run(oblique_volume(), bundle, replace(SMALL, directions=count)).heatmaps for count in (8, 5))
+    assert relative_error(mixed["tonno"].array, eight["tonno"].array) < 2e-4  # as above
+    assert relative_error(mixed["matched-cam"].array, five["matched-cam"].array) < 2e-4
+
+
+def test_sigma_0_is_averaged_cam(bundle: Bundle) -> None:
+    heatmaps = run(oblique_volume(), bundle, replace(SMALL, sigma_scale=0.0)).heatmaps
+    np.testing.assert_allclose(heatmaps["matched-cam"].array, heatmaps["averaged-cam"].array, atol=1e-7)
+    assert np.abs(heatmaps["averaged-cam"].array).max() > 0.01
+
+
+def test_smoothing_is_a_gaussian_in_millimetres(bundle: Bundle) -> None:
+    # Against the sum over all voxels, weighted by their distance in mm, on voxels of 1.2 x 1.5 x 2.5 mm.
+    settings = replace(SMALL, methods=("matched-cam", "tonno"), frame="normalized")  # nothing is masked there
+    volume = oblique_volume()
+    plain, smooth = (run(volume, bundle, replace(settings, smooth_mm=g)).heatmaps for g in (0.0, 1.0))
+    centres = voxel_centres(SHAPE, volume.ijk_to_ras)
+    for method in settings.methods:
+        expected, found = [], []
+        for voxel in [(4, 6, 5), (5, 7, 6), (3, 8, 7), (6, 5, 4)]:  # at least 4 mm from the border
+            weights = np.exp(-((centres - centres[voxel]) ** 2).sum(-1) / 2)
+            expected.append((plain[method].array * weights).sum() / weights.sum())
+            found.append(smooth[method].array[voxel])
+        # The kernel ends at 4 sigma, rounded to voxels.
+        np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-4 * np.abs(plain[method].array).max())
+
+
+def test_physical_heatmaps_end_at_the_ball(bundle: Bundle) -> None:
+    result = run(oblique_volume(), bundle, replace(SMALL, radius_mm=6.0, smooth_mm=2.0))
+    centre = result.frame_to_ras[:3, 3]
+    distance = np.linalg.norm(voxel_centres(SHAPE, oblique_volume().ijk_to_ras) - centre, axis=-1)
+    np.testing.assert_array_equal(result.inside, distance <= 6.0)
+    for heatmap in result.heatmaps.values():
+        assert (heatmap.array[~result.inside] == 0).all()
+        assert heatmap.array[result.inside].any()
+
+
+def test_profiles_are_the_logits_along_the_patients_axes() -> None:
+    # Pixel sums of a blob: its plane integral over the slice's area, where the plane cuts the axis in RAS mm.
+    blob = Blobs(np.array([[12.0, -9.0, 24.0]]), np.array([9.0]), np.array([1.0]))
+    volume = blob.on_grid((70, 70, 70), grid_around((10, -10, 20), (70, 70, 70), (1.5, 1.5, 1.5), left_handed=True))
+    settings = ReconstructionSettings(methods=("tonno",), slices=24, directions=6, slice_size=40, radius_mm=40.0)
+    result = run(volume, "pixel-sum", settings)
+    assert [profile.axis for profile in result.profiles] == ["R", "A", "S"]
+    for axis, profile in enumerate(result.profiles):
+        np.testing.assert_allclose(np.diff(profile.offsets_mm), 80.0 / 23, atol=1e-9)
+        expected = blob.plane_integrals(np.eye(3)[axis : axis + 1], profile.offsets_mm)[0] / (80.0 * 40 / 39) ** 2
+        # Pixels of 2 mm are met by a blur: (2 / 9)^2 / 8 of the peak.
+        np.testing.assert_allclose(profile.logits, expected, atol=0.01 * expected.max())
+
+
+def test_progress_counts_every_slice(bundle: Bundle) -> None:
+    calls: list[tuple[int, int]] = []
+    settings = replace(SMALL, methods=("tonno", "slicewise-cam"))
+    result = reconstruct(
+        oblique_volume(), bundle, settings, device="cpu", precision="float32", progress=lambda *call: calls.append(call)
+    )
+    assert calls == sorted(calls)
+    assert calls[-1] == (result.slices_total, result.slices_total)
+    assert {total for _, total in calls} == {result.slices_total}
+    # 3 axes and 8 directions of 12 + 2 slices, and one direction of slice-wise CAM at the voxels' step.
+    assert result.slices_total > 11 * 14
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (replace(SMALL, class_name="cyst"), "--class 'cyst' is unknown to this model, expected one of healthy, lesion"),
+        (replace(SMALL, stage=5), "--stage 5 does not exist in this encoder, expected 1 to 4"),
+    ],
+)
+def test_what_the_model_cannot_serve_is_refused(bundle: Bundle, settings: ReconstructionSettings, message: str) -> None:
+    with pytest.raises(TonnoError) as caught:
+        run(oblique_volume(), bundle, settings)
+    assert str(caught.value) == message
+
+
+def test_an_unknown_model_is_refused() -> None:
+    with pytest.raises(TonnoError, match="expected a bundle's folder or pixel-sum"):
+        reconstruct(oblique_volume(), "pixelsum")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from pathlib import Path
@@ -17,6 +18,10 @@ from tonno_core.settings import METHODS, PRESETS
 _NOTICE = "For research only; not a medical device, not for diagnosis."
 _ABOUT_HELP = "What a person should know, as finding=..., modality=..., licence=..., data=...; may be repeated."
 _PATH = click.Path(path_type=Path)
+_SEED = click.IntRange(0, 999_999_999)
+_VOLUME = click.FloatRange(min=0)
+# torch reports it by a RuntimeError: "DefaultCPUAllocator: can't allocate memory", "CUDA out of memory".
+_OUT_OF_MEMORY = re.compile("allocate memory|out of memory")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_NOTICE)
@@ -45,7 +50,7 @@ def cli() -> None:
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="Slices, directions and the rest at once.")
 @click.option("--class", "class_name", metavar="NAME", help="Class of the model (the first).")
 @click.option("--threshold", default="auto", show_default=True, metavar="auto|otsu|NUMBER")
-@click.option("--min-volume-mm3", type=float, default=0.0, metavar="V", help="Smallest component that is kept.")
+@click.option("--min-volume-mm3", type=_VOLUME, default=0.0, metavar="V", help="Smallest component that is kept.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
 @click.option("--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16|float16")
 @click.option("--format", "file_format", default="nii.gz", show_default=True, type=click.Choice(["nii.gz", "nrrd"]))
@@ -95,7 +100,7 @@ def reconstruct(
 @click.option("--classes", default="finding", show_default=True, metavar="a,b", help="Names of its outputs.")
 @click.option("--norm", default="batch", show_default=True, type=click.Choice(["batch", "frozen-batch", "group"]))
 @click.option("--intensity", default="none", show_default=True, metavar="none|zscore|window:LO:HI")
-@click.option("--seed", default=0, show_default=True, help="For --weights none.")
+@click.option("--seed", default=0, show_default=True, type=_SEED, help="For --weights none.")
 @click.option("--about", multiple=True, metavar="KEY=VALUE", help=_ABOUT_HELP)
 @click.option("--output", required=True, type=_PATH, metavar="DIR")
 @click.option("--overwrite", is_flag=True)
@@ -123,7 +128,7 @@ def bundle(**options: Any) -> None:
 @click.option("--frame", default="physical", show_default=True, type=click.Choice(["physical", "normalized"]))
 @click.option("--steps", default=2000, show_default=True, type=click.IntRange(min=1), help="Batches of 64 slices.")
 @click.option("--learning-rate", default=1e-3, show_default=True, type=float)
-@click.option("--seed", default=0, show_default=True, type=int)
+@click.option("--seed", default=0, show_default=True, type=_SEED)
 @click.option("--stage", type=click.IntRange(min=1), metavar="N", help="Default CAM stage of the model.")
 @click.option("--about", multiple=True, metavar="KEY=VALUE", help=_ABOUT_HELP)
 @click.option("--half", is_flag=True, help="Store the weights as float16.")
@@ -150,7 +155,7 @@ def train(
 
 @cli.command()
 @click.option("--output", default=Path("demo-output"), show_default=True, type=_PATH, metavar="DIR")
-@click.option("--seed", default=2026, show_default=True, help="Of the head and its lesions.")
+@click.option("--seed", default=2026, show_default=True, type=_SEED, help="Of the head and its lesions.")
 @click.option("--directions", type=click.IntRange(min=1), metavar="L", help="Fewer are faster and noisier.")
 @click.option("--overwrite", is_flag=True)
 def demo(output: Path, seed: int, directions: int | None, overwrite: bool) -> None:
@@ -164,7 +169,7 @@ def demo(output: Path, seed: int, directions: int | None, overwrite: bool) -> No
 @click.argument("output", type=_PATH)
 @click.option("--count", default=100, show_default=True, type=click.IntRange(min=4), help="Heads, half with lesions.")
 @click.option("--lesions", type=click.IntRange(min=1, max=8), help="In each of those (1 to 3 at random).")
-@click.option("--seed", default=1, show_default=True, type=int)
+@click.option("--seed", default=1, show_default=True, type=_SEED)
 def phantoms(output: Path, count: int, lesions: int | None, seed: int) -> None:
     """Write a training set like the demo's: brains with and without lesions, and their manifest."""
     from tonno_core.demo.phantom import write_phantoms
@@ -179,7 +184,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point: a user's mistake is one line on stderr and exit status 2, an interruption 130."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        status = cli.main(arguments, prog_name="tonno", standalone_mode=False)
+        arguments = sys.argv[1:] if arguments is None else arguments
+        status = cli.main(arguments or ["--help"], prog_name="tonno", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.Abort:
         _fail("interrupted, nothing was written", 130)
@@ -187,8 +193,12 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(" ".join(error.format_message().split()), 2)
     except TonnoError as error:
         _fail(" ".join(str(error).split()), 2)
-    except MemoryError:
-        _fail("out of memory; close other programs, or choose fewer --slices or --grid band-limited", 2)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+            raise
+        _fail("out of memory; close other programs, or choose fewer --slices or a smaller --slice-size", 2)
+    except OSError as error:  # what no reader or writer foresaw: a name too long, a folder that may not be searched
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
 
 
 def _pairs(texts: tuple[str, ...]) -> dict[str, str]:

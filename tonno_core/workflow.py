@@ -70,7 +70,7 @@ def reconstruct_files(
     settings = combine(defaults=defaults, preset=preset, explicit=options)
     volume = read_volume(volume_path, replace_nonfinite=replace_nonfinite)
     check_writable(volume.ijk_to_ras, output / f"heatmap.{file_format}")
-    with tqdm(desc="reconstructing", unit="slice", unit_scale=True) as bar:
+    with progress_bar() as bar:
         result = reconstruct(
             volume, loaded, settings, device=device, precision=precision, progress=progress_of(bar)
         )
@@ -102,6 +102,11 @@ def write_images(
         write_volume(heatmap, folder / f"heatmap-{method}.{file_format}")
         mask = heatmap.with_array(segmentations[method].mask)
         write_volume(mask, folder / f"segmentation-{method}.{file_format}", dtype="uint8")
+
+
+def progress_bar() -> tqdm[Any]:
+    """A bar that appears with the first slices: what is wrong before them is said in the only line."""
+    return tqdm(desc="reconstructing", unit="slice", unit_scale=True, delay=0.01)
 
 
 def progress_of(bar: tqdm[Any]) -> Any:

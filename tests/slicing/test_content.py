@@ -43,8 +43,8 @@ def every_sample(volume: Volume, plan: SlicePlan) -> np.ndarray:
     ras_to_ijk = np.linalg.inv(volume.ijk_to_ras) @ plan.frame_to_ras
     stacks = []
     for u, v, normal in plan.frame_to_slice(slice(None)):
-        points = (plan.offsets[:, None, None, None] * normal + side[:, None, None] * v + side[:, None] * u).reshape(-1, 3)
-        ijk = points @ ras_to_ijk[:3, :3].T + ras_to_ijk[:3, 3]
+        points = plan.offsets[:, None, None, None] * normal + side[:, None, None] * v + side[:, None] * u
+        ijk = points.reshape(-1, 3) @ ras_to_ijk[:3, :3].T + ras_to_ijk[:3, 3]
         values = trilinear(volume.array.astype(np.float64), ijk[:, ::-1])
         stacks.append(values.reshape(len(plan.offsets), plan.pixels, plan.pixels))
     return np.array(stacks)

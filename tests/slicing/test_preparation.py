@@ -15,7 +15,7 @@ CENTRE = np.array([12.0, -7.0, 20.0])
 def ball_volume(radius_mm: float = 20.0, spacing: tuple[float, float, float] = (1.0, 1.5, 2.0)) -> Volume:
     """A bright ball around CENTRE on an oblique, left-handed grid."""
     shape = tuple(int(70 / s) for s in spacing[::-1])
-    matrix = grid_around(CENTRE + [3, 2, 1], shape, spacing, turn_degrees=(10, 20, 30), left_handed=True)  # type: ignore[arg-type]
+    matrix = grid_around(CENTRE + np.array([3, 2, 1]), shape, spacing, turn_degrees=(10, 20, 30), left_handed=True)  # type: ignore[arg-type]
     inside = np.linalg.norm(voxel_centres(shape, matrix) - CENTRE, axis=-1) <= radius_mm  # type: ignore[arg-type]
     return Volume(inside.astype(np.float32), matrix)
 
@@ -29,7 +29,9 @@ def test_the_physical_frame_is_the_foregrounds_ball() -> None:
     np.testing.assert_allclose(prepared.frame_to_ras[:3, :3], prepared.radius_mm * np.eye(3))
 
 
-@pytest.mark.parametrize(("pixel_mm", "radius_mm", "expected"), [(2.0, None, 63.0), (0.1, None, None), (2.0, 30.0, 30.0)])
+@pytest.mark.parametrize(
+    ("pixel_mm", "radius_mm", "expected"), [(2.0, None, 63.0), (0.1, None, None), (2.0, 30.0, 30.0)]
+)
 def test_the_ball_is_at_least_the_window_of_training(
     pixel_mm: float, radius_mm: float | None, expected: float | None
 ) -> None:
@@ -115,7 +117,8 @@ def test_fine_stripes_do_not_alias() -> None:
 
 
 def test_intensities_are_normalised_first() -> None:
-    volume = make_blobs(0, 4, reach=8, sigmas=(3, 5)).on_grid((32, 32, 32), grid_around((0, 0, 0), (32, 32, 32), (1, 1, 1)))
+    shape = (32, 32, 32)
+    volume = make_blobs(0, 4, reach=8, sigmas=(3, 5)).on_grid(shape, grid_around((0, 0, 0), shape, (1, 1, 1)))
     prepared = prepare_volume(volume, frame="normalized", intensity="window:0:2", slice_size=16)
     assert slope(prepared.volume.array, volume.array) == pytest.approx(0.5, rel=1e-5)
     assert prepared.fill == 0.0

@@ -150,7 +150,8 @@ def test_outside_the_volume_is_fill() -> None:
 
 
 def test_which_directions_are_asked_does_not_change_them() -> None:
-    volume = make_blobs(0, 3, reach=4, sigmas=(2, 3)).on_grid((12, 12, 12), grid_around((0, 0, 0), (12, 12, 12), (1, 1, 1)))
+    shape = (12, 12, 12)
+    volume = make_blobs(0, 3, reach=4, sigmas=(2, 3)).on_grid(shape, grid_around((0, 0, 0), shape, (1, 1, 1)))
     plan = SlicePlan(physical_frame([0, 0, 0], 6.0), sphere(9), slices=4, pixels=8)
     source = SliceSource.from_volume(volume)
     whole = sample_slices(source, plan, EVERY)
@@ -159,7 +160,8 @@ def test_which_directions_are_asked_does_not_change_them() -> None:
 
 
 def test_float32_slices_are_as_good_as_float64() -> None:
-    volume = make_blobs(0, 3, reach=20, sigmas=(4, 6)).on_grid((64, 64, 64), grid_around((0, 0, 0), (64, 64, 64), (1, 1, 1)))
+    shape = (64, 64, 64)
+    volume = make_blobs(0, 3, reach=20, sigmas=(4, 6)).on_grid(shape, grid_around((0, 0, 0), shape, (1, 1, 1)))
     plan = SlicePlan(physical_frame([0, 0, 0], 32.0), sphere(5), slices=8, pixels=32)
     coarse, fine = slices_of(volume, plan, dtype=torch.float32), slices_of(volume, plan)
     # Coordinates near 1 have steps of 6e-8, times 32 voxels: 2e-6 of a voxel.

@@ -117,7 +117,6 @@ def test_matched_cam_undoes_a_gaussian_blur(blur: float) -> None:
     found = invert(ideal_maps(blobs, plan, blur), plan, grid, CAM_METHODS, sigma_scale=scale).heatmaps
     truth, ball = blobs.at(frame_points(grid)), inside(grid)
     matched, averaged = found["matched-cam"].numpy(), found["averaged-cam"].numpy()
-    print(blur, slope(matched[ball], truth[ball]), correlation(matched[ball], truth[ball]), slope(averaged[ball], truth[ball]))
     # Chords of 0.05 in the maps and of 0.04 along n take up to (0.05^2 * 2 + 0.04^2) / 12 / 0.16^2 = 2 % of a peak.
     assert slope(matched[ball], truth[ball]) == pytest.approx(1.0, abs=0.02)
     assert correlation(matched[ball], truth[ball]) > 0.999
@@ -183,9 +182,11 @@ def test_the_papers_figure_4() -> None:
     for stage, batches in stages.items():
         found = invert(batches, plan, grid, CAM_METHODS).heatmaps
         score = {method: correlation(found[method].numpy()[ball], truth[ball]) for method in CAM_METHODS}
-        print(stage, score, slope(found["matched-cam"].numpy()[ball], truth[ball]))
-        assert score["matched-cam"] > score["averaged-cam"]
-        assert score["matched-cam"] > score["tomographic-cam"]
+        # Measured, averaged / tomographic / matched: .9991 .650 .9998, .9937 .709 .9995, .962 .801 .998.
+        assert 1 - score["matched-cam"] < 0.25 * (1 - score["averaged-cam"]), (stage, score)
+        assert 1 - score["matched-cam"] < 0.25 * (1 - score["tomographic-cam"]), (stage, score)
+        # And it is on the input's own scale, where pooling has blurred the averaged map.
+        assert slope(found["matched-cam"].numpy()[ball], truth[ball]) == pytest.approx(1.0, abs=0.03)
 
 
 def pyepri_inversion(blobs: Blobs, axis: np.ndarray, turns: int, tilts: int) -> np.ndarray:
@@ -198,7 +199,7 @@ def pyepri_inversion(blobs: Blobs, axis: np.ndarray, turns: int, tilts: int) -> 
 
     step, line = 0.01, 0.015
     field = (np.arange(401) - 200) * step
-    # Its own sampling: a grid of angles, weighted by the sine of the tilt. An odd number of tilts has one of 90 degrees.
+    # Its own sampling: a grid of angles, weighted by the sine of the tilt; an odd number has a tilt of 90 degrees.
     turn, tilt = ((np.arange(n) + 0.5) * np.pi / n for n in (turns, tilts))
     turn, tilt = (one.ravel() for one in np.meshgrid(turn, tilt))
     normals = np.stack([np.sin(tilt) * np.cos(turn), np.sin(tilt) * np.sin(turn), np.cos(tilt)], axis=1)
@@ -226,8 +227,8 @@ def test_the_inversion_agrees_with_pyepri() -> None:
     plan = plan_of(hemisphere(1000), slices=101)
     ours = invert(ideal_logits(BLOBS, plan), plan, grid, ["tonno"]).heatmaps["tonno"].numpy()
     truth, ball = BLOBS.at(frame_points(grid)), inside(grid)
-    print("pyepri", slope(theirs[ball], truth[ball]), np.abs(theirs - truth)[ball].max() / truth.max(),
-          "ours", slope(ours[ball], truth[ball]), np.abs(ours - truth)[ball].max() / truth.max(),
-          "both", slope(ours[ball], theirs[ball]), np.abs(ours - theirs)[ball].max() / truth.max(), correlation(ours[ball], theirs[ball]))
-    assert slope(ours[ball], theirs[ball]) == pytest.approx(1.0, abs=0.01)
-    assert np.abs(ours - theirs)[ball].max() < 0.02 * truth.max()
+    # Both find the object; theirs, with an exact filter, to 0.06 % of its peak, ours to 0.8 %: [1, -2, 1] at a step of
+    # 0.02 is a little flatter than a second derivative.
+    assert np.abs(theirs - truth)[ball].max() < 0.002 * truth.max()
+    assert slope(ours[ball], theirs[ball]) == pytest.approx(1.0, abs=0.005)
+    assert np.abs(ours - theirs)[ball].max() < 0.01 * truth.max()

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
-from tqdm import tqdm
 
 from tonno_core.demo.phantom import Phantom, make_phantom
 from tonno_core.encoding.bundle import load_bundle
@@ -16,7 +15,7 @@ from tonno_core.output import check_output, output_folder
 from tonno_core.reconstruction import Reconstruction, reconstruct
 from tonno_core.settings import combine
 from tonno_core.volume.io import write_volume
-from tonno_core.workflow import Segmentation, progress_of, segment, write_images, write_report
+from tonno_core.workflow import Segmentation, progress_bar, progress_of, segment, write_images, write_report
 
 MODEL = Path(__file__).resolve().parent.parent / "models" / "brain-lesions"
 METHODS = ("slicewise-cam", "averaged-cam", "tomographic-cam", "matched-cam", "tonno")
@@ -44,7 +43,7 @@ def run_demo(output: Path, *, seed: int, directions: int | None = None, overwrit
         explicit={"methods": METHODS, "directions": directions},
     )
     phantom = make_phantom(seed=seed, lesions=LESIONS)
-    with tqdm(desc="reconstructing", unit="slice", unit_scale=True) as bar:
+    with progress_bar() as bar:
         result = reconstruct(phantom.image, model, settings, progress=progress_of(bar))
     segmentations = {method: segment(result, method, model, "auto", SMALLEST_MM3) for method in METHODS}
     measured = {method: _measure(phantom, result, segmentations[method], method) for method in METHODS}

@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import nn
 
-from tonno_core.encoding.classifier import Classifier, create_model
+from tonno_core.encoding.classifier import Classifier, create_model, try_slice
 from tonno_core.encoding.normalization import NORM_KINDS, NormKind
 from tonno_core.encoding.weights import StateDict, load_exactly, read_weights
 from tonno_core.errors import TonnoError, first_line
 from tonno_core.output import check_output, output_folder
-from tonno_core.settings import model_defaults
+from tonno_core.settings import combine, model_defaults
 from tonno_core.volume.intensity import parse_intensity
 
 SCHEMA = 1
@@ -82,29 +81,9 @@ class Bundle:
         except TonnoError as error:
             raise TonnoError(f"{self.path / SPEC_NAME}: {error}") from error
         load_exactly(model, self.weights, str(self.path / WEIGHTS_NAME))
-        return runnable(spec, model, slice_size=size, device=device, precision=precision)
-
-
-def runnable(
-    spec: BundleSpec,
-    model: nn.Module,
-    *,
-    slice_size: int,
-    device: torch.device | str = "cpu",
-    precision: torch.dtype = torch.float32,
-) -> Classifier:
-    """A model as an encoder that has answered to one slice of this size (TonnoError where it cannot)."""
-    try:
         encoder = Classifier(model, spec.classes, channels=spec.channels, device=device, precision=precision)
-        encoder.logits(torch.zeros(1, slice_size, slice_size, device=device))
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # as models refuse a size
-        raise TonnoError(
-            f"encoder {spec.encoder} cannot take slices of {slice_size} x {slice_size} pixels "
-            f"({first_line(error)}); choose another --slice-size"
-        ) from error
-    return encoder
+        try_slice(encoder, size, spec.encoder)
+        return encoder
 
 
 def load_bundle(path: str | os.PathLike[str]) -> Bundle:
@@ -285,5 +264,5 @@ def make_bundle(
         about=dict(about),
         training={"weights": f"random, seed {seed}" if weights == "none" else Path(weights).name},
     )
-    runnable(spec, model, slice_size=slice_size)
+    try_slice(Classifier(model, classes, channels=channels), slice_size, encoder)
     return save_bundle(output, spec, model.state_dict(), overwrite=overwrite)

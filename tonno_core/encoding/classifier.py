@@ -77,6 +77,26 @@ def _is_stem(model: nn.Module, module: str) -> bool:
     return not module or module.startswith("stem") or not kernels
 
 
+def place(model: nn.Module, device: torch.device) -> None:
+    """Move to a device, channels last, which convolutions are fastest in; not models with 3D kernels."""
+    model.to(device=device)
+    if all(weight.ndim < 5 for weight in model.parameters()):
+        model.to(memory_format=torch.channels_last)
+
+
+def try_slice(encoder: Classifier, size: int, name: str) -> None:
+    """Have one blank slice of ``size`` pixels classified; raises TonnoError where the model refuses that size."""
+    try:
+        encoder.logits(torch.zeros(1, size, size, device=encoder.device))
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # as models refuse
+        raise TonnoError(
+            f"encoder {name} cannot take slices of {size} x {size} pixels ({first_line(error)}); "
+            "choose another --slice-size"
+        ) from error
+
+
 class Classifier:
     """A trained timm model, in evaluation mode, batch norm folded, on a device at a precision.
 
@@ -98,14 +118,14 @@ class Classifier:
     ) -> None:
         self._classes = classes
         self._channels = channels
-        self._device = torch.device(device)
+        self.device = torch.device(device)
         self._precision = precision
         self._stages = stage_modules(model)
         # timm's methods (forward_features, forward_intermediates, forward_head) are not nn.Module's.
         self.model: Any = copy.deepcopy(model).eval().requires_grad_(False)
         if fold:
             fold_batch_norm(self.model)
-        self.model.to(device=self._device).to(memory_format=torch.channels_last)
+        place(self.model, self.device)
         self._constant: dict[tuple[int, int, int], torch.Tensor | None] = {}
 
     @property
@@ -187,7 +207,7 @@ class Classifier:
         dtype = next(self.model.parameters()).dtype
 
         def noise(*shape: int) -> torch.Tensor:
-            return torch.randn(3, *shape, generator=generator, dtype=dtype).to(self._device)
+            return torch.randn(3, *shape, generator=generator, dtype=dtype).to(self.device)
 
         slices = noise(size, size)
         self._check_gradient(slices, class_index, stage)
@@ -197,7 +217,7 @@ class Classifier:
             return None
         if not torch.equal(features, activation):
             return None
-        magnitudes = torch.tensor([0.1, 1.0, 10.0], dtype=dtype, device=self._device)
+        magnitudes = torch.tensor([0.1, 1.0, 10.0], dtype=dtype, device=self.device)
         random = (noise(*activation.shape[1:]) * magnitudes[:, None, None, None]).requires_grad_(True)
         with torch.enable_grad():
             (gradients,) = torch.autograd.grad(self._head(random)[:, class_index].sum(), random)
@@ -239,4 +259,4 @@ class Classifier:
 
     def _autocast(self) -> torch.autocast:
         reduced = self._precision != torch.float32
-        return torch.autocast(self._device.type, dtype=self._precision, enabled=reduced)
+        return torch.autocast(self.device.type, dtype=self._precision, enabled=reduced)

@@ -1,7 +1,7 @@
 """The threshold that a model brings with it, from image-level labels alone.
 
-What the heatmap reaches in volumes without the finding is its noise floor: the threshold is a high
-quantile of it (docs/method.md). No mask is read.
+What the heatmap reaches in volumes without the finding is noise: the threshold is what most of them never
+reach anywhere (docs/method.md). No mask is read.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tonno_core.settings import SETTINGS_THAT_MATTER, ReconstructionSettings
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.io import read_volume
 
-# One voxel in a thousand of a negative scan may reach the floor ...
-QUANTILE = 0.999
-# ... and the threshold is what the given share of the negative scans stay below.
-SHARE_OF_VOLUMES = 0.9
+# The threshold: this share of the negative scans have no voxel above it.
+SHARE_OF_VOLUMES = 0.95
+# The noise floor: one foreground voxel in a thousand of a negative scan reaches it.
+FLOOR_QUANTILE = 0.999
 
 
 def calibrate(
@@ -36,6 +36,7 @@ def calibrate(
 ) -> dict[str, dict[str, Any]]:
     """Thresholds by method for a bundle, from volumes without the finding, under given settings."""
     used = settings
+    peaks: dict[str, list[float]] = {method: [] for method in settings.methods}
     floors: dict[str, list[float]] = {method: [] for method in settings.methods}
     for path in tqdm(negatives, desc="calibrating", unit="volume", disable=not progress):
         volume = read_volume(path)
@@ -43,16 +44,18 @@ def calibrate(
         used = result.settings  # with the stage that was chosen, where none was given
         looked_at = foreground_mask(volume) & result.inside
         for method, heatmap in result.heatmaps.items():
-            floors[method].append(float(np.quantile(heatmap.array[looked_at], QUANTILE)))
+            values = heatmap.array[looked_at]
+            peaks[method].append(float(values.max()))
+            floors[method].append(float(np.quantile(values, FLOOR_QUANTILE)))
     return {
         method: {
-            "threshold": float(np.quantile(values, SHARE_OF_VOLUMES)),
-            "noise_floor": float(np.mean(values)),
-            "voxel_quantile": QUANTILE,
+            "threshold": float(np.quantile(peaks[method], SHARE_OF_VOLUMES)),
             "volume_quantile": SHARE_OF_VOLUMES,
-            "negative_volumes": len(values),
+            "noise_floor": float(np.mean(floors[method])),
+            "voxel_quantile": FLOOR_QUANTILE,
+            "negative_volumes": len(peaks[method]),
             "settings": {name: getattr(used, name) for name in SETTINGS_THAT_MATTER[method]},
         }
-        for method, values in floors.items()
-        if values
+        for method in settings.methods
+        if peaks[method]
     }

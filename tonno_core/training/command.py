@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tonno_core.encoding.bundle import Bundle, BundleSpec, check_can_write, save_bundle
+from tonno_core.encoding.classifier import Classifier, create_model, try_slice
+from tonno_core.encoding.device import choose_device, choose_precision
 from tonno_core.errors import TonnoError
 from tonno_core.settings import combine, model_defaults
 from tonno_core.training.calibration import calibrate
@@ -39,7 +41,7 @@ def train_bundle(
     chosen = dict(options)
     chosen["norm"] = chosen.get("norm") or ("batch" if chosen.get("weights", "none") == "none" else "frozen-batch")
     settings = TrainingSettings(**chosen)
-    _check(settings)
+    _check(settings, stage)
     cases = read_manifest(manifest)
     model = train(cases, settings, progress=progress)
     defaults = model_defaults(stage=stage, frame=settings.frame)
@@ -56,12 +58,21 @@ def train_bundle(
     return _summary(saved, output, len(negatives))
 
 
-def _check(settings: TrainingSettings) -> None:
+def _check(settings: TrainingSettings, stage: int | None) -> None:
+    """What can be known before hours of training."""
     parse_intensity(settings.intensity)
+    choose_precision(settings.precision, choose_device(settings.device))
     if settings.pixel_mm is not None and not 0 < settings.pixel_mm < 100:
         raise TonnoError(f"--pixel-mm is {settings.pixel_mm}, expected millimetres between 0 and 100")
     if not 0 < settings.learning_rate < 10:
         raise TonnoError(f"--learning-rate is {settings.learning_rate}, expected a number between 0 and 10")
+    model = create_model(
+        settings.encoder, channels=settings.channels, classes=1, norm="batch", slice_size=settings.slice_size
+    )
+    encoder = Classifier(model, (settings.class_name,), channels=settings.channels)
+    try_slice(encoder, settings.slice_size, settings.encoder)
+    if stage is not None and stage > encoder.stages:
+        raise TonnoError(f"--stage {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
 
 
 def _summary(spec: BundleSpec, output: Path, negatives: int) -> str:

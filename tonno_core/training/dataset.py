@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from tonno_core.errors import TonnoError
 from tonno_core.slicing.directions import plane_basis
 from tonno_core.slicing.preparation import PreparedVolume
 from tonno_core.training.augmentation import Augmentation
@@ -21,7 +22,11 @@ _FOREGROUND_POINTS = 2048
 
 @dataclass(frozen=True)
 class TrainingVolume:
-    """One cached volume. array: Z Y X float16, less the fill value. foreground: P 3 in frame coordinates."""
+    """One cached volume.
+
+    array: Z Y X, less the fill value; float16, or float32 where that would overflow. foreground: P 3 in
+    frame coordinates.
+    """
 
     array: torch.Tensor
     fill: float
@@ -31,13 +36,17 @@ class TrainingVolume:
 
     @staticmethod
     def from_prepared(prepared: PreparedVolume, label: int, rng: np.random.Generator) -> TrainingVolume:
-        """Keep what slicing needs, at half the memory."""
+        """Keep what slicing needs, at half the memory. Raises TonnoError if there is nothing to see."""
         volume = prepared.volume
-        array = torch.as_tensor(volume.array - prepared.fill).to(torch.float16)
+        array = torch.as_tensor(volume.array - prepared.fill)
+        if array.abs().max() <= torch.finfo(torch.float16).max:
+            array = array.to(torch.float16)
         frame_to_ijk = np.linalg.inv(volume.ijk_to_ras) @ prepared.frame_to_ras
         # What differs from the surroundings by a tenth of the brightest difference is foreground.
         strength = np.abs(volume.array - prepared.fill)
         kji = np.argwhere(strength > 0.1 * np.quantile(strength, 0.999))
+        if not len(kji):
+            raise TonnoError("after --intensity all of it equals the space outside; expected contrast in the window")
         chosen = kji[rng.permutation(len(kji))[:_FOREGROUND_POINTS]]
         ijk_to_frame = np.linalg.inv(frame_to_ijk)
         points = chosen[:, ::-1] @ ijk_to_frame[:3, :3].T + ijk_to_frame[:3, 3]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from tonno_core.encoding.bundle import BundleSpec
-from tonno_core.encoding.classifier import create_model
+from tonno_core.encoding.classifier import create_model, place
 from tonno_core.encoding.device import choose_device, choose_precision
 from tonno_core.encoding.normalization import NormKind, freeze_batch_norm, to_group_norm
 from tonno_core.encoding.weights import load_pretrained, read_weights
@@ -72,10 +73,11 @@ def train(cases: list[Case], settings: TrainingSettings, *, progress: bool = Tru
     rng = np.random.default_rng(settings.seed)
     device = choose_device(settings.device)
     precision = choose_precision(settings.precision, device)
-    pixel_mm = settings.pixel_mm or _pixel_mm(cases, settings)
+    model = _initial_model(settings)
+    place(model, device)
+    pixel_mm = settings.pixel_mm or _pixel_mm(cases, settings, progress)
     train_set = load_split(cases, "train", settings, pixel_mm, rng, progress)
     val_set = load_split(cases, "val", settings, pixel_mm, rng, progress)
-    model = _initial_model(settings).to(device=device).to(memory_format=torch.channels_last)
     record = _fit(model, train_set, val_set, settings, rng, device, precision, progress)
     spec = BundleSpec(
         encoder=settings.encoder,
@@ -89,6 +91,7 @@ def train(cases: list[Case], settings: TrainingSettings, *, progress: bool = Tru
         training={
             "settings": asdict(settings),
             "volumes": {split: _counts(cases, split) for split in ("train", "val")},
+            "threads": torch.get_num_threads(),
             "seconds": round(time.monotonic() - started, 1),
             **record,
         },
@@ -108,22 +111,38 @@ def load_split(
     chosen = [case for case in cases if case.split == split]
     volumes = []
     for case in tqdm(chosen, desc=f"reading {split}", unit="volume", disable=not progress):
-        prepared = prepare_volume(
-            read_volume(case.volume),
-            frame=settings.frame,
-            intensity=settings.intensity,
-            slice_size=settings.slice_size,
-            pixel_mm=pixel_mm,
-        )
-        volumes.append(TrainingVolume.from_prepared(prepared, case.label, rng))
+        volume = read_volume(case.volume)
+        with _naming(case.volume):
+            prepared = prepare_volume(
+                volume,
+                frame=settings.frame,
+                intensity=settings.intensity,
+                slice_size=settings.slice_size,
+                pixel_mm=pixel_mm,
+            )
+            volumes.append(TrainingVolume.from_prepared(prepared, case.label, rng))
     return volumes
 
 
-def _pixel_mm(cases: list[Case], settings: TrainingSettings) -> float | None:
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the file's name before what is wrong with its content."""
+    try:
+        yield
+    except TonnoError as error:
+        raise TonnoError(f"{path}: {error}") from error
+
+
+def _pixel_mm(cases: list[Case], settings: TrainingSettings, progress: bool) -> float | None:
     """The pixel at which the window holds the foreground of 95 % of the training volumes."""
     if settings.frame == "normalized":
         return None
-    radii = [foreground_ball(read_volume(case.volume))[1] for case in cases if case.split == "train"]
+    radii = []
+    chosen = [case for case in cases if case.split == "train"]
+    for case in tqdm(chosen, desc="measuring", unit="volume", disable=not progress):
+        volume = read_volume(case.volume)
+        with _naming(case.volume):
+            radii.append(foreground_ball(volume)[1])
     return round(2.0 * float(np.quantile(radii, 0.95)) / (settings.slice_size - 1), 3)
 
 

@@ -38,10 +38,13 @@ def read_manifest(path: Path) -> list[Case]:
                     f"{path}: column {' and '.join(sorted(missing))} missing, found "
                     f"{', '.join(reader.fieldnames or [])}; expected volume,label[,mask,patient,split]"
                 )
-            cases = [_case(row, path, reader.line_num) for row in reader]
+            cases = []
+            split_of: dict[str, str] = {}
+            for row in reader:
+                cases.append(_case(row, path, reader.line_num))
+                _check_patient(cases[-1], split_of, path, reader.line_num)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TonnoError(f"{path}: not readable as CSV ({error})") from error
-    _check_patients(cases, path)
     for label in (0, 1):
         if not any(case.label == label and case.split == "train" for case in cases):
             raise TonnoError(f"{path}: no training volume has label {label}; training needs both classes")
@@ -66,11 +69,9 @@ def _case(row: dict[str, str | None], path: Path, line: int) -> Case:
     )
 
 
-def _check_patients(cases: list[Case], path: Path) -> None:
-    split_of: dict[str, str] = {}
-    for line, case in enumerate(cases, start=2):
-        if split_of.setdefault(case.patient, case.split) != case.split:
-            raise TonnoError(
-                f"{path}, line {line}: patient {case.patient!r} is in split {case.split!r} and in "
-                f"{split_of[case.patient]!r}; a patient belongs to one split"
-            )
+def _check_patient(case: Case, split_of: dict[str, str], path: Path, line: int) -> None:
+    if split_of.setdefault(case.patient, case.split) != case.split:
+        raise TonnoError(
+            f"{path}, line {line}: patient {case.patient!r} is in split {case.split!r} and in "
+            f"{split_of[case.patient]!r}; a patient belongs to one split"
+        )

@@ -1,0 +1,42 @@
+"""The two kinds of maps by hand, and where a gradient does not exist."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tonno_core.encoding.cam import activation_map, gradient_at
+
+# Two channels of 1 x 2 cells.
+ACTIVATION = torch.tensor([[[[1.0, 2.0]], [[3.0, -4.0]]]])
+GRADIENT = torch.tensor([[[[5.0, -6.0]], [[-1.0, 2.0]]]])
+
+
+def test_layercam_weighs_each_cell_by_its_own_positive_gradient() -> None:
+    # Left: 5 x 1 (the -1 counts as 0). Right: 2 x -4 = -8, cut off at 0.
+    assert activation_map(ACTIVATION, GRADIENT, "layercam").tolist() == [[[5.0, 0.0]]]
+
+
+def test_gradcam_weighs_each_channel_by_its_mean_gradient_and_keeps_the_sign() -> None:
+    # Means -0.5 and 0.5: left -0.5 + 1.5, right -1 - 2.
+    assert activation_map(ACTIVATION, GRADIENT, "gradcam").tolist() == [[[1.0, -3.0]]]
+
+
+def test_one_gradient_serves_a_batch() -> None:
+    several = torch.cat([ACTIVATION, 2 * ACTIVATION])
+    assert activation_map(several, GRADIENT, "gradcam").tolist() == [[[1.0, -3.0]], [[2.0, -6.0]]]
+
+
+def test_tokens_rearranged_to_an_image_beside_the_path_to_the_logit() -> None:
+    # A class token and 1 x 2 tokens of two channels, as a vision transformer has them.
+    tokens = torch.arange(6.0).reshape(1, 3, 2).requires_grad_(True) * 1.0
+    image = tokens[:, 1:].reshape(1, 1, 2, 2).permute(0, 3, 1, 2).contiguous()
+    weights = torch.tensor([[0.0, 0.0], [1.0, 2.0], [3.0, 4.0]])
+    gradient = gradient_at((tokens * weights).sum((1, 2)), image)
+    assert gradient.tolist() == [[[[1.0, 3.0]], [[2.0, 4.0]]]]
+
+
+def test_activations_off_the_path_have_no_gradient() -> None:
+    leaf = torch.ones(1, 2, 1, 1, requires_grad=True)
+    with pytest.raises(ValueError, match="does not depend"):
+        gradient_at((leaf * 3.0).sum((1, 2, 3)), torch.ones(1, 2, 1, 1, requires_grad=True) * 2.0)

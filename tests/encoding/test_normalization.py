@@ -1,0 +1,139 @@
+"""Norms folded, converted and frozen: what stays must stay, and what is computed must be the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.layers import BatchNormAct2d, GroupNormAct, StdConv2d
+from torch import nn
+
+from tests.networks import random_network
+from tonno_core.encoding.normalization import fold_batch_norm, freeze_batch_norm, to_group_norm
+
+
+def count(model: nn.Module, kind: type[nn.Module]) -> int:
+    return sum(isinstance(layer, kind) for layer in model.modules())
+
+
+# -------------------- folding
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "tf_efficientnet_lite0", "mobilenetv3_small_050", "densenet121"])
+@torch.no_grad()
+def test_folding_changes_no_logit(name: str) -> None:
+    model = random_network(name, classes=3)
+    batch = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    expected, norms = model(batch), count(model, nn.BatchNorm2d)
+    folded = fold_batch_norm(model)
+    assert count(model, nn.BatchNorm2d) == norms - folded
+    # DenseNet's norms stand before their convolutions: half of them have another convolution before them.
+    assert folded == (59 if name == "densenet121" else norms)
+    # Scales folded into float32 kernels, 1e-7 each, through up to 120 layers.
+    assert torch.allclose(model(batch), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+@torch.no_grad()
+def test_the_activation_inside_a_norm_stays() -> None:
+    norm = BatchNormAct2d(2, act_layer=nn.ReLU)
+    norm.running_mean.copy_(torch.tensor([1.0, -1.0]))
+    model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), norm).eval()
+    model[0].weight.fill_(1.0)
+    assert fold_batch_norm(model) == 1
+    # 0 less the means 1 and -1, over a standard deviation of 1, cut off at 0.
+    assert model(torch.zeros(1, 1, 1, 1)).flatten().tolist() == pytest.approx([0.0, 1.0], abs=1e-5)
+
+
+class Between(nn.Module):
+    """A convolution whose output goes to a norm and elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        return torch.as_tensor(self.norm(y) + y)
+
+
+class Branching(nn.Module):
+    """Its path depends on the values, which cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(self.norm(self.conv(x)) if x.sum() > 0 else x)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Between(),
+        Branching(),
+        nn.Sequential(StdConv2d(1, 2, 3), nn.BatchNorm2d(2)),  # would standardise a folded scale away
+        nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.BatchNorm2d(2)),
+        nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 2, 3)),
+    ],
+    ids=["shared", "untraceable", "standardised", "activation between", "norm first"],
+)
+@torch.no_grad()
+def test_what_cannot_be_folded_is_left_alone(model: nn.Module) -> None:
+    norm = next(layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d))
+    norm.running_mean.fill_(0.5)  # type: ignore[union-attr]
+    norm.running_var.fill_(4.0)  # type: ignore[union-attr]
+    model.eval()
+    batch = torch.randn(1, 1, 5, 5, generator=torch.Generator().manual_seed(0)).abs()
+    expected = model(batch)
+    assert fold_batch_norm(model) == 0
+    assert torch.equal(model(batch), expected)
+
+
+# -------------------- group norm
+
+
+@torch.no_grad()
+def test_group_norm_keeps_all_other_weights() -> None:
+    model, original = random_network("resnet10t"), random_network("resnet10t")
+    norms = count(model, nn.BatchNorm2d)
+    assert to_group_norm(model) == norms == 14
+    assert count(model, nn.BatchNorm2d) == 0
+    assert count(model, nn.GroupNorm) == norms
+    before, after = original.state_dict(), model.state_dict()
+    statistics = {name for name in before if name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+    assert after.keys() == before.keys() - statistics
+    assert all(torch.equal(after[name], before[name]) for name in after)
+    assert not torch.equal(model(torch.ones(1, 1, 32, 32)), original(torch.ones(1, 1, 32, 32)))
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(64, 32), (24, 8), (7, 1)])
+@torch.no_grad()
+def test_a_norm_becomes_groups_of_its_channels_with_its_scale_shift_and_activation(channels: int, groups: int) -> None:
+    batch_norm = BatchNormAct2d(channels, eps=1e-3, act_layer=nn.ReLU)
+    nn.init.uniform_(batch_norm.weight, 0.5, 1.5)
+    nn.init.normal_(batch_norm.bias)
+    model = nn.Sequential(batch_norm).eval()
+    to_group_norm(model)
+    assert isinstance(model[0], GroupNormAct)
+    x = torch.randn(2, channels, 4, 4, generator=torch.Generator().manual_seed(0))
+    expected = F.relu(F.group_norm(x, groups, batch_norm.weight, batch_norm.bias, 1e-3))
+    assert torch.allclose(model(x), expected, atol=1e-6)  # float32
+
+
+# -------------------- frozen
+
+
+def test_frozen_norms_keep_their_statistics_scale_and_shift_in_training() -> None:
+    model = random_network("resnet10t")
+    model.train()
+    freeze_batch_norm(model)
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    before = [{name: tensor.clone() for name, tensor in norm.state_dict().items()} for norm in norms]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
+    model(torch.randn(4, 1, 32, 32)).sum().backward()
+    optimizer.step()
+    for norm, kept in zip(norms, before, strict=True):
+        assert all(torch.equal(tensor, kept[name]) for name, tensor in norm.state_dict().items())
+    # All else is still trained.
+    assert all(weight.grad is not None for weight in model.parameters() if weight.ndim > 1)

@@ -1,0 +1,233 @@
+"""Weight files: what is read is what was there, nothing in them runs, and what does not fit is named."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from tests.networks import random_network
+from tonno_core.encoding.weights import load_exactly, load_pretrained, read_weights
+from tonno_core.errors import TonnoError
+
+TENSORS = {"layer.weight": torch.arange(6.0).reshape(2, 3), "layer.bias": torch.tensor([1.0, -1.0])}
+
+
+def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
+    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def refused(path: Path) -> str:
+    """With what a file is refused, after its name."""
+    with pytest.raises(TonnoError) as caught:
+        read_weights(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message.removeprefix(f"{path}: ")
+
+
+# -------------------- reading
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    save_file(TENSORS, tmp_path / "a.safetensors")
+    assert same(read_weights(tmp_path / "a.safetensors"), TENSORS)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda tensors: tensors,
+        lambda tensors: {"state_dict": tensors, "epoch": 3},
+        lambda tensors: {"model": tensors, "optimizer": {"lr": 0.1}},
+        lambda tensors: {f"module.{name}": tensor for name, tensor in tensors.items()},
+        lambda tensors: {"state_dict": {f"module.{name}": tensor for name, tensor in tensors.items()}},
+        lambda tensors: {**tensors, "epoch": 3},
+    ],
+    ids=["plain", "state_dict", "model", "module.", "both", "with a number"],
+)
+def test_torch_files_as_trainers_write_them(
+    wrap: Callable[[dict[str, torch.Tensor]], Any], zipped: bool, tmp_path: Path
+) -> None:
+    torch.save(wrap(TENSORS), tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    assert same(read_weights(tmp_path / "a.pth"), TENSORS)
+
+
+class Malicious:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"mkdir {self.proof}",)
+
+
+@pytest.mark.parametrize("container", ["zip", "legacy", "pickle", "pickle protocol 2", "named safetensors"])
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(container: str, tmp_path: Path) -> None:
+    proof, path = tmp_path / "it-ran", tmp_path / "a.pth"
+    content = {"layer.weight": torch.ones(1), "layer.bias": Malicious(proof)}
+    if "pickle" in container:
+        path.write_bytes(pickle.dumps(content, protocol=2 if "2" in container else None))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=container != "legacy")
+    if container == "named safetensors":
+        path = path.rename(tmp_path / "a.safetensors")
+        assert "not a readable safetensors file" in refused(path)
+    else:
+        message = refused(path)
+        assert "could run code when loaded" in message
+        assert "save model.state_dict() again, best as .safetensors" in message
+    assert not proof.exists()
+    if container != "named safetensors":  # the trap works: plain pickle would have walked into it
+        torch.load(path, weights_only=False) if "pickle" not in container else pickle.loads(path.read_bytes())
+        assert proof.exists()
+
+
+def test_a_whole_model_is_refused(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 2), tmp_path / "a.pth")
+    assert "save model.state_dict() again" in refused(tmp_path / "a.pth")
+
+
+def test_files_without_weights(tmp_path: Path) -> None:
+    assert "no such file" in refused(tmp_path / "absent.pth")
+    assert "no such file" in refused(tmp_path)  # a folder
+    (tmp_path / "empty.pth").touch()
+    assert "not a readable weights file (EOFError)" in refused(tmp_path / "empty.pth")
+    (tmp_path / "empty.safetensors").touch()
+    assert "not a readable safetensors file" in refused(tmp_path / "empty.safetensors")
+    (tmp_path / "text.pth").write_text("hello\n")
+    refused(tmp_path / "text.pth")
+    torch.save([torch.ones(1)], tmp_path / "list.pth")
+    assert "holds a list, expected a dictionary of tensors by name" in refused(tmp_path / "list.pth")
+    torch.save({"epoch": 3}, tmp_path / "none.pth")
+    assert "holds no tensors" in refused(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
+def test_truncated_files(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if name.endswith("pth"):
+        torch.save(TENSORS, path)
+    else:
+        save_file(TENSORS, path)
+    whole = path.read_bytes()
+    for length in (1, 8, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        refused(path)
+
+
+def test_damaged_bytes_never_end_in_a_traceback(tmp_path: Path) -> None:
+    path, chance = tmp_path / "a.pth", random.Random(0)
+    torch.save(TENSORS, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for _ in range(200):
+        damaged = bytearray(whole)
+        for _ in range(3):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            read_weights(path)
+        except TonnoError as error:
+            assert str(error).startswith(f"{path}: ")
+            assert "\n" not in str(error)
+
+
+# -------------------- into a model
+
+
+def test_weights_arrive_in_the_model() -> None:
+    source, target = random_network("resnet10t", seed=0), random_network("resnet10t", seed=1)
+    load_exactly(target, source.state_dict(), "w.pth")
+    assert same(target.state_dict(), source.state_dict())
+
+
+def test_counters_of_batches_may_be_absent() -> None:
+    model = random_network("resnet10t")
+    weights = {name: tensor for name, tensor in model.state_dict().items() if "num_batches" not in name}
+    load_exactly(random_network("resnet10t", seed=1), weights, "w.pth")
+
+
+def mismatch(model: nn.Module, weights: dict[str, torch.Tensor]) -> str:
+    with pytest.raises(TonnoError) as caught:
+        load_exactly(model, weights, "w.pth")
+    assert str(caught.value).startswith("w.pth: ")
+    return str(caught.value)
+
+
+def test_weights_of_another_model_name_the_first_tensor() -> None:
+    model = random_network("resnet10t")
+    message = mismatch(model, random_network("convnext_atto").state_dict())
+    assert "weights are of another model" in message
+    assert "missing (first bn1.bias)" in message
+    assert "unknown (first head.fc.bias)" in message
+    weights = model.state_dict()
+    del weights["conv1.0.weight"]
+    assert "1 tensors missing (first conv1.0.weight), 0 unknown" in mismatch(model, weights)
+    weights = {**model.state_dict(), "extra": torch.ones(1)}
+    assert "0 tensors missing, 1 unknown (first extra)" in mismatch(model, weights)
+
+
+@pytest.mark.parametrize(
+    ("options", "tensor", "found", "expected"),
+    [
+        ({"classes": 2}, "fc.weight", r"\(2, 512\)", r"\(1, 512\)"),
+        ({"channels": 3}, "conv1.0.weight", r"\(24, 3, 3, 3\)", r"\(24, 1, 3, 3\)"),
+    ],
+    ids=["classes", "channels"],
+)
+def test_other_classes_or_channels_name_the_tensor_and_both_shapes(
+    options: dict[str, int], tensor: str, found: str, expected: str
+) -> None:
+    model = random_network("resnet10t")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(TonnoError, match=rf"{tensor} has shape {found}, this encoder expects {expected}; check"):
+        load_exactly(model, random_network("resnet10t", **options).state_dict(), "w.pth")  # type: ignore[arg-type]
+    assert same(model.state_dict(), before)  # not even those tensors that fit were taken
+
+
+# -------------------- to start training from
+
+
+def test_three_channels_become_one_by_their_sum_and_the_head_starts_anew() -> None:
+    source = random_network("resnet10t", channels=3, classes=1000)
+    target = random_network("resnet10t", channels=1, classes=1, seed=1)
+    head = target.fc.weight.clone()  # type: ignore[union-attr, operator]
+    load_pretrained(target, source.state_dict(), channels=1, source="w.pth")
+    # A grey slice in all three channels gives the same sums: the first features agree.
+    slices = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = source.forward_features(slices.expand(-1, 3, -1, -1))  # type: ignore[operator]
+        found = target.forward_features(slices)  # type: ignore[operator]
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))  # float32
+    assert torch.equal(target.fc.weight, head)  # type: ignore[arg-type, union-attr]
+
+
+def test_three_channels_become_two() -> None:
+    source, target = random_network("resnet10t", channels=3), random_network("resnet10t", channels=2, seed=1)
+    load_pretrained(target, source.state_dict(), channels=2, source="w.pth")
+    first = source.state_dict()["conv1.0.weight"]
+    assert torch.allclose(target.state_dict()["conv1.0.weight"], first[:, :2] * 1.5)  # the same total weight
+
+
+def test_the_same_head_is_taken_over() -> None:
+    source, target = random_network("resnet10t"), random_network("resnet10t", seed=1)
+    load_pretrained(target, source.state_dict(), channels=1, source="w.pth")
+    assert same(target.state_dict(), source.state_dict())
+
+
+def test_another_encoder_is_no_start() -> None:
+    with pytest.raises(TonnoError, match=r"^w.pth: weights are of another model"):
+        load_pretrained(
+            random_network("resnet10t"), random_network("convnext_atto").state_dict(), channels=1, source="w.pth"
+        )

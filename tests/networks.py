@@ -1,0 +1,44 @@
+"""Untrained networks with nothing at its neutral value, and bundles of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tonno_core.encoding.bundle import BundleSpec, save_bundle
+from tonno_core.encoding.classifier import create_model
+from tonno_core.encoding.normalization import NormKind
+from tonno_core.settings import model_defaults
+
+
+def random_network(
+    name: str, *, channels: int = 1, classes: int = 1, size: int = 32, norm: NormKind = "batch", seed: int = 0
+) -> nn.Module:
+    """A timm model in evaluation mode whose batch norms have scales, shifts and statistics of a trained one."""
+    torch.manual_seed(seed)
+    model = create_model(name, channels=channels, classes=classes, norm=norm, slice_size=size)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.normal_(layer.bias, std=0.3)
+            nn.init.normal_(layer.running_mean, std=0.3)  # type: ignore[arg-type]
+            nn.init.uniform_(layer.running_var, 0.5, 2.0)  # type: ignore[arg-type]
+    return model.eval()
+
+
+def spec_of(name: str = "resnet10t", *, classes: tuple[str, ...] = ("finding",), **changes: object) -> BundleSpec:
+    """The description of a network of one channel that looks at slices of 32 pixels."""
+    values: dict[str, object] = {
+        "encoder": name, "channels": 1, "classes": classes, "norm": "batch", "slice_size": 32, "pixel_mm": None,
+        "intensity": "none", "frame": "physical", "defaults": model_defaults(slices=12, directions=6),
+    }  # fmt: skip
+    return BundleSpec(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def write_random_bundle(folder: Path, *, classes: tuple[str, ...] = ("finding",), **changes: object) -> Path:
+    """A bundle of a random resnet10t."""
+    model = random_network("resnet10t", classes=len(classes))
+    save_bundle(folder, spec_of(classes=classes, **changes), model.state_dict())
+    return folder

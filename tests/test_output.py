@@ -1,0 +1,161 @@
+"""An output folder receives all files of a run or none, and keeps what is not ours."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tonno_core.errors import TonnoError
+from tonno_core.output import check_output, output_folder
+
+
+def tree(folder: Path) -> dict[str, str | None]:
+    """All files with their text, and all folders, below a folder."""
+    return {
+        str(path.relative_to(folder)): path.read_text() if path.is_file() else None for path in folder.rglob("*")
+    }
+
+
+def run(folder: Path, *, overwrite: bool = False, failure: BaseException | None = None) -> None:
+    with output_folder(folder, overwrite=overwrite) as temporary:
+        (temporary / "a.txt").write_text("new a")
+        (temporary / "b.txt").write_text("new b")
+        if failure is not None:
+            raise failure
+
+
+@pytest.fixture
+def existing(tmp_path: Path) -> Path:
+    folder = tmp_path / "out"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("a.txt", "mine.txt", "sub/c.txt"):
+        (folder / name).write_text(f"old {name}")
+    return folder
+
+
+def test_all_files_arrive_in_a_new_folder(tmp_path: Path) -> None:
+    run(tmp_path / "x" / "y" / "out")
+    assert tree(tmp_path / "x" / "y") == {"out": None, "out/a.txt": "new a", "out/b.txt": "new b"}
+    # Others may read it, as any folder made by mkdir under the usual mask; a temporary folder is private.
+    assert (tmp_path / "x" / "y" / "out").stat().st_mode & 0o777 == 0o755
+
+
+def test_nothing_is_at_the_place_until_all_is_written(tmp_path: Path) -> None:
+    with output_folder(tmp_path / "out", overwrite=False) as temporary:
+        (temporary / "a.txt").write_text("new a")
+        assert not (tmp_path / "out").exists()
+
+
+FAILURES = [ValueError("bug"), KeyboardInterrupt(), OSError(28, "No space left on device"), TonnoError("x")]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda error: type(error).__name__)
+def test_a_failure_leaves_nothing_not_even_the_folders_above(failure: BaseException, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises((type(failure), TonnoError)):
+        run(tmp_path / "there" / "x" / "y" / "out", failure=failure)
+    assert tree(tmp_path) == {"there": None}
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda error: type(error).__name__)
+def test_a_failure_leaves_what_was_there(failure: BaseException, existing: Path) -> None:
+    before = tree(existing.parent)
+    with pytest.raises((type(failure), TonnoError)):
+        run(existing, overwrite=True, failure=failure)
+    assert tree(existing.parent) == before
+
+
+def test_overwriting_replaces_files_of_the_same_name_only(existing: Path) -> None:
+    run(existing, overwrite=True)
+    assert tree(existing) == {
+        "a.txt": "new a", "b.txt": "new b", "mine.txt": "old mine.txt", "sub": None, "sub/c.txt": "old sub/c.txt",
+    }  # fmt: skip
+    assert [path.name for path in existing.parent.iterdir()] == ["out"]
+
+
+def test_an_existing_folder_is_kept_without_overwrite(existing: Path) -> None:
+    before = tree(existing)
+    with pytest.raises(TonnoError, match=r"^--output .*out: exists already; choose another name or give --overwrite$"):
+        run(existing)
+    assert tree(existing) == before
+
+
+def test_overwriting_needs_no_right_to_write_beside_the_folder(existing: Path) -> None:
+    # As for a folder that a container mounts at /out: all temporary files must be inside of it.
+    with output_folder(existing, overwrite=True) as temporary:
+        assert temporary.parent == existing
+
+
+def test_a_folder_with_the_name_of_a_file_stops_all_of_them(existing: Path) -> None:
+    (existing / "b.txt").mkdir()
+    before = tree(existing)
+    with pytest.raises(TonnoError, match=r"b\.txt in it is a folder, expected a file; remove it"):
+        run(existing, overwrite=True)
+    assert tree(existing) == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_in_the_way(overwrite: bool, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(TonnoError, match=r"--output .*out: is a file, expected the name of a folder"):
+        check_output(tmp_path / "out", overwrite=overwrite)
+    with pytest.raises(TonnoError, match=r"--output .*deep: .*out is a file, expected a folder"):
+        check_output(tmp_path / "out" / "very" / "deep", overwrite=overwrite)
+
+
+def test_a_link_to_nothing(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "absent")
+    with pytest.raises(TonnoError, match="is a link to nothing"):
+        check_output(tmp_path / "out", overwrite=True)
+
+
+def test_a_link_to_a_folder_is_followed(existing: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(existing)
+    run(tmp_path / "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert (existing / "a.txt").read_text() == "new a"
+
+
+def test_a_read_only_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Told by the system rather than by permissions, which bind not everybody (root).
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(TonnoError, match=rf"--output .*out: {tmp_path} is not writable; choose another place"):
+        check_output(tmp_path / "out", overwrite=False)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind root")
+def test_a_read_only_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    try:
+        with pytest.raises(TonnoError, match="is not writable"):
+            check_output(tmp_path / "out", overwrite=False)
+    finally:
+        tmp_path.chmod(0o755)
+
+
+def test_a_full_disk_is_named_by_the_option(tmp_path: Path) -> None:
+    with pytest.raises(TonnoError, match=r"^--output .*out: cannot be written \(No space left on device\)$"):
+        run(tmp_path / "out", failure=OSError(28, "No space left on device"))
+
+
+def test_errors_name_the_file_where_the_user_wanted_it(tmp_path: Path) -> None:
+    with (
+        pytest.raises(TonnoError, match=rf"^{tmp_path}/out/a.txt: cannot be written$"),
+        output_folder(tmp_path / "out", overwrite=False) as temporary,
+    ):
+        raise TonnoError(f"{temporary / 'a.txt'}: cannot be written")
+
+
+def test_the_place_taken_by_somebody_else_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    with (
+        pytest.raises(TonnoError, match="cannot be written"),
+        output_folder(tmp_path / "out", overwrite=False) as temporary,
+    ):
+        (temporary / "a.txt").write_text("new a")
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "a.txt").write_text("theirs")
+    assert tree(tmp_path) == {"out": None, "out/a.txt": "theirs"}
+    shutil.rmtree(tmp_path / "out")

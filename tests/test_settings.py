@@ -1,0 +1,112 @@
+"""The choices of a reconstruction: where each comes from, and which are refused."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tonno_core.errors import TonnoError
+from tonno_core.settings import (
+    CAM_METHODS,
+    METHODS,
+    PRESETS,
+    SETTINGS_THAT_MATTER,
+    ReconstructionSettings,
+    combine,
+    model_defaults,
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"slices": 1}, "--slices is 1, expected a whole number from 2 to 1024"),
+        ({"slices": 2.0}, "--slices is 2.0, expected a whole number"),
+        ({"slices": True}, "--slices is True, expected a whole number"),
+        ({"slices": None}, "--slices is None, expected a whole number"),
+        ({"directions": 0}, "--directions is 0, expected a whole number from 1"),
+        ({"cam_directions": 0}, "--directions is 0, expected a whole number from 1"),
+        ({"stage": 0}, "--stage is 0, expected a whole number from 1"),
+        ({"slice_size": 7}, "--slice-size is 7, expected a whole number from 8"),
+        ({"sigma_scale": -0.1}, "--sigma-scale is -0.1, expected a number from 0"),
+        ({"sigma_scale": math.nan}, "--sigma-scale is nan, expected a number"),
+        ({"smooth_mm": math.inf}, "--smooth-mm is inf, expected a number"),
+        ({"smooth_mm": "much"}, "--smooth-mm is much, expected a number"),
+        ({"radius_mm": 0}, "--radius-mm is 0, expected a number from 0.01"),
+        ({"radius_mm": 1e9}, "--radius-mm is 1000000000.0, expected a number"),
+        ({"methods": ()}, "--method is empty, expected at least one"),
+        ({"methods": ("tonno", "magic")}, "--method is magic, expected one of tonno, averaged-cam"),
+        ({"cam": "scorecam"}, "--cam is scorecam, expected one of layercam, gradcam"),
+        ({"lattice": "cube"}, "--lattice is cube, expected one of hemisphere, sphere"),
+        ({"filter": "ramp"}, "--filter is ramp, expected one of second-difference, hann, gaussian"),
+        ({"frame": "voxel"}, "--frame is voxel, expected one of physical, normalized"),
+        ({"grid": "fine"}, "--grid is fine, expected one of band-limited, volume"),
+        ({"frame": "normalized", "radius_mm": 50.0}, "--radius-mm has no meaning with --frame normalized"),
+    ],
+)
+def test_what_cannot_be_is_named_as_on_the_command_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(TonnoError) as caught:
+        ReconstructionSettings(**changes)
+    assert str(caught.value).startswith(message)
+
+
+def test_the_ends_of_the_ranges_and_numpys_numbers_are_taken() -> None:
+    ReconstructionSettings(slices=2, directions=1, stage=1, slice_size=8, sigma_scale=0, smooth_mm=0)
+    ReconstructionSettings(slices=np.int64(8), smooth_mm=np.float32(1.5))  # type: ignore[arg-type]
+
+
+def test_what_was_asked_for_goes_before_the_preset_and_that_before_the_model() -> None:
+    model = {"slices": 10, "directions": 20, "stage": 2, "smooth_mm": 3.0}
+    found = combine(defaults=model, preset="fast", explicit={"slices": 5, "smooth_mm": None})
+    assert (found.slices, found.directions, found.stage, found.smooth_mm) == (5, 96, 2, 3.0)
+
+
+def test_nothing_asked_for_gives_the_defaults() -> None:
+    assert combine(defaults={}, explicit={}) == ReconstructionSettings()
+    # What a new bundle states as its defaults is what holds without it, and JSON can hold it.
+    assert combine(defaults=model_defaults(), explicit={}) == ReconstructionSettings()
+    assert combine(defaults=model_defaults(stage=2), explicit={}).stage == 2
+
+
+def test_the_papers_preset() -> None:
+    found = combine(defaults={"frame": "physical"}, preset="paper", explicit={"methods": METHODS})
+    assert (found.slices, found.slice_size, found.lattice, found.filter, found.frame, found.grid) == (
+        100, 224, "sphere", "second-difference", "normalized", "volume",
+    )  # fmt: skip
+    assert {method: found.directions_for(method) for method in ("tonno", *CAM_METHODS)} == {
+        "tonno": 2000, "averaged-cam": 1000, "tomographic-cam": 1000, "matched-cam": 1000,
+    }  # fmt: skip
+
+
+def test_directions_that_were_asked_for_hold_for_all_methods() -> None:
+    found = combine(defaults={}, preset="paper", explicit={"directions": 7})
+    assert {found.directions_for(method) for method in METHODS} == {7}
+
+
+def test_a_method_named_twice_runs_once_in_the_order_of_naming() -> None:
+    assert combine(defaults={}, explicit={"methods": ["tonno", "center", "tonno"]}).methods == ("tonno", "center")
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(TonnoError, match=r"--preset 'fats' is unknown, expected one of fast, balanced, paper"):
+        combine(defaults={}, preset="fats", explicit={})
+    with pytest.raises(TonnoError, match=r"the model's default 'magic' is unknown; it needs a newer version"):
+        combine(defaults={"magic": 1}, explicit={})
+
+
+def test_every_preset_and_every_method_is_complete() -> None:
+    for preset in PRESETS:
+        combine(defaults={}, preset=preset, explicit={})
+    assert set(SETTINGS_THAT_MATTER) == set(METHODS)
+    for names in SETTINGS_THAT_MATTER.values():
+        assert all(hasattr(ReconstructionSettings(), name) for name in names)
+
+
+def test_settings_need_no_torch() -> None:
+    code = "import sys, tonno_core.settings; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
