@@ -49,8 +49,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 # Least and greatest. What lies beyond is a slip of the pen that would fill any machine's memory.
 _WHOLE_NUMBERS = {
     "slices": (2, 1024),
-    "directions": (1, 1_000_000),
-    "cam_directions": (1, 1_000_000),
+    "directions": (1, 50_000),
+    "cam_directions": (1, 50_000),
     "stage": (1, 1000),
     "slice_size": (8, 2048),
 }

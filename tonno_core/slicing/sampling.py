@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from tonno_core.slicing.content import Content, bounding_box
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.volume.grid import affine_block, affine_points, ijk_to_grid
+from tonno_core.volume.mosaic import Mosaic
 from tonno_core.volume.volume import Matrix, Volume
 
 # Slices sampled in one grid_sample, in the rectangle that the content needs there: more need larger ones.
@@ -21,15 +22,16 @@ _RUN = 11
 class SliceSource:
     """A preprocessed volume on the device, ready to be sliced.
 
-    array: 1 Z Y X, voxel values less ``fill``, so that grid_sample's zeros outside the volume are the
-    fill value. ras_to_grid: 4 x 4 from RAS mm to grid_sample coordinates. content: where there is more
-    than fill.
+    array: 1 Z Y X, voxel values less ``fill``, so that the zeros outside the volume are the fill value.
+    ras_to_ijk: 4 x 4 from RAS mm to its voxel indices. content: where there is more than fill. mosaic: the
+    same voxels for the CPU, where they fit.
     """
 
     array: torch.Tensor
-    ras_to_grid: Matrix
+    ras_to_ijk: Matrix
     content: Content
     fill: float = 0.0
+    mosaic: Mosaic | None = None
 
     @staticmethod
     def from_volume(
@@ -37,9 +39,11 @@ class SliceSource:
     ) -> SliceSource:
         """Put a volume (already intensity-normalised) on the device."""
         inner = bounding_box(Volume(volume.array - np.float32(fill), volume.ijk_to_ras))
-        ras_to_grid = ijk_to_grid(inner.size_ijk) @ np.linalg.inv(inner.ijk_to_ras)
         on_device = torch.as_tensor(inner.array, device=device).to(dtype)[None]
-        return SliceSource(on_device, ras_to_grid, Content.of(inner.array, inner.ijk_to_ras), fill)
+        mosaic = Mosaic(on_device[0]) if on_device.device.type == "cpu" and Mosaic.fits(inner.array.shape) else None
+        content = Content.of(inner.array, inner.ijk_to_ras)
+        ras_to_ijk = np.asarray(np.linalg.inv(inner.ijk_to_ras), dtype=np.float64)
+        return SliceSource(on_device, ras_to_ijk, content, fill, mosaic)
 
     def sample(self, unit_to_ras: Matrix, shape: tuple[int, int, int], out: torch.Tensor | None = None) -> torch.Tensor:
         """Trilinear values on one affine block of slices.
@@ -51,14 +55,17 @@ class SliceSource:
         values.fill_(self.fill)
         for block in self.content.blocks(unit_to_ras, shape, _RUN):
             size = (block[0].stop - block[0].start, block[1].stop - block[1].start, block[2].stop - block[2].start)
-            matrix = self.ras_to_grid @ affine_block(unit_to_ras, shape, block)
-            theta = torch.as_tensor(matrix, dtype=self.array.dtype, device=self.array.device)[None]
-            # On the CPU grid_sample runs one thread per batch entry, so the slices are the batch.
-            points = affine_points(theta, size)[0][:, None]
-            volumes = self.array.expand(size[0], *self.array.shape)
-            sampled = F.grid_sample(volumes, points, padding_mode="zeros", align_corners=True)
-            torch.add(sampled[:, 0, 0], self.fill, out=values[block])
+            unit_to_ijk = self.ras_to_ijk @ affine_block(unit_to_ras, shape, block)
+            sample = self._grid_sample if self.mosaic is None else self.mosaic.sample
+            torch.add(sample(unit_to_ijk, size), self.fill, out=values[block])
         return values
+
+    def _grid_sample(self, unit_to_ijk: Matrix, size: tuple[int, int, int]) -> torch.Tensor:
+        _, z, y, x = self.array.shape
+        matrix = ijk_to_grid((x, y, z)) @ unit_to_ijk
+        theta = torch.as_tensor(matrix, dtype=self.array.dtype, device=self.array.device)[None]
+        points = affine_points(theta, size)
+        return F.grid_sample(self.array[None], points, padding_mode="zeros", align_corners=True)[0, 0]
 
 
 def sample_slices(source: SliceSource, plan: SlicePlan, which: slice) -> torch.Tensor:

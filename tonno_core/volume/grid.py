@@ -79,13 +79,14 @@ def affine_points(theta: torch.Tensor, shape_zyx: tuple[int, int, int]) -> torch
     An axis of one sample sits at 0, in the middle of the range.
     """
     # The sum of three vectors: a third of the time of torch's affine_grid, which multiplies matrices.
-    z, y, x = (_unit_range(n, theta)[:, None] for n in shape_zyx)
+    z, y, x = (unit_range(n, theta)[:, None] for n in shape_zyx)
     along_x, along_y, along_z, origin = theta[:, None, :3].unbind(dim=3)
     in_plane = (y * along_y)[:, :, None] + (x * along_x)[:, None]
     return (z * along_z + origin)[:, :, None, None] + in_plane[:, None]
 
 
-def _unit_range(count: int, like: torch.Tensor) -> torch.Tensor:
+def unit_range(count: int, like: torch.Tensor) -> torch.Tensor:
+    """``count`` samples from -1 to 1, as ``like`` in type and device; a single one is at 0."""
     if count == 1:
         return torch.zeros(1, dtype=like.dtype, device=like.device)
     return torch.linspace(-1.0, 1.0, count, dtype=like.dtype, device=like.device)
