@@ -30,8 +30,8 @@ from tonno_core.volume.volume import Matrix, Volume
 
 # Directions on which the self-check compares the heatmap's own projections with the logits.
 CHECKED_DIRECTIONS = 24
-# A slicewise map needs no more slices than this along an axis: the finest scan in practice.
-SLICEWISE_LIMIT = 1024
+# A slicewise map has no more slices than this along an axis; its grid of as many nodes cubed takes 0.5 GB.
+SLICEWISE_LIMIT = 512
 # Slices of 96 x 96 pixels in one batch of the encoder; larger slices, fewer of them.
 CPU_BATCH, GPU_BATCH = 128, 2048
 

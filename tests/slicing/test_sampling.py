@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -130,6 +132,23 @@ def test_the_diagonal_slice_of_a_cube_is_a_rectangle() -> None:
     middle = slices_of(Volume(array, np.eye(4)), plan)[0, 2]
     # One pixel per 1 mm samples the fading ends: 4e-4 measured.
     np.testing.assert_allclose(middle.sum(), 41 * (40 + 2 / 3) * np.sqrt(2), rtol=1e-3)
+
+
+@pytest.mark.parametrize("fill", [0.0, -0.75])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_large_volumes_and_gpus_see_the_same_slices(dtype: torch.dtype, fill: float) -> None:
+    # The CPU's mosaic is left out where the volume is too large for it, and on every other device.
+    shape = (13, 9, 11)
+    array = np.random.default_rng(4).random(shape, dtype=np.float32)
+    volume = Volume(array, grid_around((1, 2, 3), shape, (1, 2, 1.5)))
+    plan = SlicePlan(physical_frame([2, 1, 3], 9.0), sphere(12), slices=7, pixels=13)
+    source = SliceSource.from_volume(volume, fill=fill, dtype=dtype)
+    assert source.mosaic is not None
+    usual = sample_slices(source, plan, EVERY)
+    plain = sample_slices(replace(source, mosaic=None), plan, EVERY)
+    # float32 coordinates in the mosaic's picture of some 60 pixels: 60 * 6e-8 of a voxel, several roundings.
+    torch.testing.assert_close(plain, usual, rtol=0, atol=1e-4 if dtype == torch.float32 else 1e-12)
+    assert plain.std() > 0.1
 
 
 def test_slices_are_linear_in_the_volume() -> None:
