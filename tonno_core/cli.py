@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
@@ -188,7 +189,9 @@ def main(arguments: list[str] | None = None) -> None:
         status = cli.main(arguments or ["--help"], prog_name="tonno", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.Abort:
-        _fail("interrupted, nothing was written", 130)
+        click.echo("tonno: interrupted, nothing was written", err=True)
+        sys.stdout.flush()
+        os._exit(130)  # all is cleaned up; taking down torch's modules would last another second
     except click.ClickException as error:
         _fail(" ".join(error.format_message().split()), 2)
     except TonnoError as error:

@@ -197,6 +197,7 @@ def test_the_last_stage_of_a_resnet_needs_no_backward_pass(monkeypatch: pytest.M
         ("resnet10t", 3),
         ("tf_efficientnet_lite0", 5),  # a convolution and an activation stand between its last stage and the pool
         ("convnext_atto", 4),  # a layer norm after the pool
+        ("resnetv2_18", 4),  # a norm and an activation after the last stage, of the same shape
     ],
 )
 def test_where_the_gradient_varies_each_batch_has_its_backward_pass(

@@ -52,8 +52,9 @@ class Between(nn.Module):
         self.conv, self.norm = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.conv(x)
-        return torch.as_tensor(self.norm(y) + y)
+        y: torch.Tensor = self.conv(x)
+        z: torch.Tensor = self.norm(y) + y
+        return z
 
 
 class Branching(nn.Module):
@@ -64,7 +65,8 @@ class Branching(nn.Module):
         self.conv, self.norm = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.as_tensor(self.norm(self.conv(x)) if x.sum() > 0 else x)
+        y: torch.Tensor = self.norm(self.conv(x)) if x.sum() > 0 else x
+        return y
 
 
 @pytest.mark.parametrize(

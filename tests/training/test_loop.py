@@ -122,7 +122,7 @@ def test_frozen_batch_norm_keeps_statistics_scales_and_shifts(manifest: Path, tm
     for name, tensor in model.weights.items():
         if name.rpartition(".")[0] in norms:
             assert torch.equal(tensor, before[name]), name
-    assert not torch.equal(model.weights["conv1.weight"], before["conv1.weight"])
+    assert not torch.equal(model.weights["conv1.0.weight"], before["conv1.0.weight"])
 
 
 def test_batch_norm_follows_its_statistics(manifest: Path, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_weights_of_three_channels_and_a_thousand_classes_are_a_start(manifest: 
     torch.save(start.state_dict(), tmp_path / "w.pth")
     model = run(manifest, steps=1, learning_rate=1e-9, weights=str(tmp_path / "w.pth"), norm="frozen-batch")
     # Adam moves each weight by no more than the learning rate.
-    assert torch.allclose(model.weights["conv1.weight"], start.state_dict()["conv1.weight"].sum(1, True), atol=1e-7)
+    assert torch.allclose(model.weights["conv1.0.weight"], start.state_dict()["conv1.0.weight"].sum(1, True), atol=1e-7)
     assert model.weights["fc.weight"].shape[0] == 1
 
 
@@ -164,7 +164,7 @@ def test_the_schedule_rises_in_a_line_and_falls_in_half_a_cosine() -> None:
 def test_the_schedule_is_the_one_that_is_used(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "schedule", lambda step, steps, warmup: 0.0)
     still, more = run(manifest, steps=1), run(manifest, steps=3)
-    for name in ("conv1.weight", "fc.weight"):
+    for name in ("conv1.0.weight", "fc.weight"):
         assert torch.equal(still.weights[name], more.weights[name])
 
 
