@@ -21,7 +21,7 @@ HEAVY = {"torch", "timm", "SimpleITK", "scipy", "matplotlib", "numpy", "safetens
 def modules_after(code: str) -> set[str]:
     """Packages that a fresh interpreter has loaded after some code."""
     code += "\nimport sys; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     return {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
 
 

@@ -526,7 +526,7 @@ def test_an_interruption_while_writing_leaves_nothing(
     out = tmp_path / "out"
     status, _, err = tonno("reconstruct", "scan.nii.gz", "--model", "pixel-sum", "--output", out, *COARSE)
     assert status == 130
-    assert err.splitlines()[-1] == "tonno: interrupted, nothing was written"
+    assert err.splitlines()[-1] == "tonno: interrupted, nothing half-written is left"
     assert names(tmp_path) == set()
 
 
@@ -541,7 +541,7 @@ def environment() -> dict[str, str]:
 def test_one_line_and_status_2_from_the_shell(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tonno_core", "reconstruct", "absent.nii.gz", "--model", "pixel-sum", "--output", "o"],
-        capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False,
+        capture_output=True, encoding="utf-8", cwd=tmp_path, env=environment(), check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "tonno: absent.nii.gz: no such file or folder; check the path\n"
@@ -555,7 +555,7 @@ def test_a_full_disk(home: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tonno_core", "reconstruct", home / "scan.nii.gz", "--model", "pixel-sum"]
     done = subprocess.run(
         [*command, "--output", tmp_path / "x" / "out", *COARSE],
-        capture_output=True, text=True, cwd=home, env=environment(), preexec_fn=limit, check=False,
+        capture_output=True, encoding="utf-8", cwd=home, env=environment(), preexec_fn=limit, check=False,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     file = tmp_path / "x" / "out" / "heatmap-tonno.nii.gz"
@@ -588,6 +588,6 @@ def test_signals_end_a_run_within_a_second_and_leave_nothing(
         assert process.wait(timeout=30) == 130
         # About half a second; a busy machine is allowed more than the second that is promised on an idle one.
         assert time.monotonic() - started < 5.0
-    assert rest.decode().splitlines()[-1] == "tonno: interrupted, nothing was written"
+    assert rest.decode().splitlines()[-1] == "tonno: interrupted, nothing half-written is left"
     assert b"Traceback" not in rest
     assert names(tmp_path) == set()

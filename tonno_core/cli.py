@@ -189,7 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
         status = cli.main(arguments or ["--help"], prog_name="tonno", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.Abort:
-        click.echo("tonno: interrupted, nothing was written", err=True)
+        click.echo("tonno: interrupted, nothing half-written is left", err=True)
         sys.stdout.flush()
         os._exit(130)  # all is cleaned up; taking down torch's modules would last another second
     except click.ClickException as error:

@@ -146,7 +146,11 @@ def segment(
             source += f", calibrated at other {', '.join(changed)}"
     if value is None:
         source = "otsu" if threshold == "otsu" else "otsu, as the model brings none for this method"
-        value = otsu_threshold(heatmap, result.inside)
+        shown = heatmap.array[result.inside]
+        if shown.min() == shown.max():  # nothing to split must not cost the other methods their results
+            value, source = float(np.nextafter(shown.max(), np.float32(np.inf))), "none: the heatmap is constant"
+        else:
+            value = otsu_threshold(heatmap, result.inside)
     mask = binarize(heatmap, value, min_volume_mm3=min_volume_mm3)
     return Segmentation(value, source, mask, components(mask, heatmap))
 

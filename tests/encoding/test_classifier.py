@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torchcam.methods import LayerCAM
 
 from tests.networks import random_network
 from tonno_core.encoding import classifier as classifier_module
@@ -109,11 +108,12 @@ def test_a_model_of_several_branches_gives_logits() -> None:
 
 @pytest.mark.parametrize("name", ["resnet10t", "tf_efficientnet_lite0"])
 def test_layercam_is_that_of_torch_cam(name: str) -> None:
+    torchcam = pytest.importorskip("torchcam.methods", reason="torch-cam needs Python 3.11")
     model = random_network(name, classes=3, size=64)
     encoder = classifier(model, classes=3)
     batch = slices(64)
     for stage, (_, module) in enumerate(stage_modules(model), start=1):
-        with LayerCAM(model, module, input_shape=(1, 64, 64)) as extractor:
+        with torchcam.LayerCAM(model, module, input_shape=(1, 64, 64)) as extractor:
             scores = model(batch[:, None])
             (expected,) = extractor(class_idx=2, scores=scores, normalized=False)
         assert expected.max() > 0
@@ -122,6 +122,7 @@ def test_layercam_is_that_of_torch_cam(name: str) -> None:
 
 
 def test_layercam_of_a_transformer_is_that_of_torch_cam() -> None:
+    torchcam = pytest.importorskip("torchcam.methods", reason="torch-cam needs Python 3.11")
     model = random_network("vit_tiny_patch16_224", classes=2, size=48)
     encoder = classifier(model, classes=2)
     batch = slices(48)
@@ -130,7 +131,7 @@ def test_layercam_of_a_transformer_is_that_of_torch_cam() -> None:
         return tokens[:, 1:].reshape(len(tokens), 3, 3, -1).permute(0, 3, 1, 2)
 
     for stage in (1, 6, 11):
-        with LayerCAM(model, f"blocks.{stage - 1}", (1, 48, 48), reshape_transform=to_image) as extractor:
+        with torchcam.LayerCAM(model, f"blocks.{stage - 1}", (1, 48, 48), reshape_transform=to_image) as extractor:
             (expected,) = extractor(class_idx=1, scores=model(batch[:, None]), normalized=False)
         # float32 through the layers between the stage and the logit, in another order.
         assert relative(encoder.cam(batch, 1, stage, "layercam")[1], expected) < 1e-4

@@ -94,3 +94,12 @@ def test_what_is_no_csv(tmp_path: Path) -> None:
     assert "not readable as CSV" in refused(tmp_path / "list.csv")
     (tmp_path / "list.csv").write_bytes(b"volume,label\n\x00,0\n")
     refused(tmp_path / "list.csv")
+
+
+def test_a_misspelt_split_is_named(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.nii.gz").touch()
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("volume,label,split\na.nii.gz,0,train\nb.nii.gz,1,train\nc.nii.gz,1,valid\n")
+    with pytest.raises(TonnoError, match=r"line 4: split is 'valid', expected train, val, test"):
+        read_manifest(manifest)

@@ -259,6 +259,21 @@ def test_nonfinite_voxels_are_counted_and_replaced_only_on_request(tmp_path: Pat
     assert "no finite voxel" in one_line(tmp_path / "b.nrrd", replace_nonfinite=True)
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("kind", ["<f4", ">f4", "<f8"])
+def test_nonfinite_voxels_of_nifti_which_itk_would_make_0(tmp_path: Path, suffix: str, kind: str) -> None:
+    array = noise().array.astype(kind)
+    array[1, 2, 3], array[0, 0, 0] = np.nan, np.inf
+    header = nibabel.Nifti1Header(endianness=kind[0])
+    nibabel.save(nibabel.Nifti1Image(array.T, np.eye(4), header, dtype=kind), tmp_path / f"a{suffix}")
+    path = tmp_path / f"a{suffix}"
+    assert "2 of 210 voxels are NaN or infinite" in one_line(path)
+    found = read_volume(path, replace_nonfinite=True).array
+    finite = np.isfinite(array)
+    assert (found[~finite] == array[finite].min().astype(np.float32)).all()
+    assert np.array_equal(found[finite], array[finite].astype(np.float32))
+
+
 def test_numbers_beyond_float32_count_as_infinite(tmp_path: Path) -> None:
     array = np.ones((5, 6, 7))
     array[0, 0, 0] = 1e300

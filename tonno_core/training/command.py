@@ -49,12 +49,13 @@ def train_bundle(
     negatives = [case.volume for case in cases if case.split == "val" and case.label == 0]
     calibrated = combine(defaults=defaults, explicit={"methods": DEFAULT_METHODS})
     bundle = Bundle(spec, model.weights, output)
+    # Before the calibration, so that nothing which happens there loses the training.
+    save_bundle(output, spec, model.weights, half=half, overwrite=overwrite)
     thresholds = calibrate(
         bundle, negatives, calibrated, device=settings.device, precision=settings.precision, progress=progress
     )
-    saved = save_bundle(
-        output, dataclasses.replace(spec, thresholds=thresholds), model.weights, half=half, overwrite=overwrite
-    )
+    calibrated_spec = dataclasses.replace(spec, thresholds=thresholds)
+    saved = save_bundle(output, calibrated_spec, model.weights, half=half, overwrite=True)
     return _summary(saved, output, len(negatives))
 
 

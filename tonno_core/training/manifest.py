@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tonno_core.errors import TonnoError
 
+SPLITS = ("train", "val", "test")
+
 
 @dataclass(frozen=True)
 class Case:
@@ -59,13 +61,16 @@ def _case(row: dict[str, str | None], path: Path, line: int) -> Case:
     volume = path.parent / name
     if not name or not volume.exists():
         raise TonnoError(f"{path}, line {line}: volume {name!r} does not exist (paths are relative to the manifest)")
+    split = (row.get("split") or "").strip() or "train"
+    if split not in SPLITS:
+        raise TonnoError(f"{path}, line {line}: split is {split!r}, expected {', '.join(SPLITS)} or nothing")
     mask = (row.get("mask") or "").strip()
     return Case(
         volume=volume.absolute(),
         label=int(label),
         mask=(path.parent / mask).absolute() if mask else None,
         patient=(row.get("patient") or "").strip() or name,
-        split=(row.get("split") or "").strip() or "train",
+        split=split,
     )
 
 

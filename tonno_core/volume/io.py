@@ -37,10 +37,10 @@ def read_volume(path: str | os.PathLike[str], *, replace_nonfinite: bool = False
     """
     path = Path(path)
     try:
-        image, ijk_to_ras = _read_series(path) if path.is_dir() else _read_file(path)
+        array, ijk_to_ras = _read_series(path) if path.is_dir() else _read_file(path)
     except OSError as error:
         raise TonnoError(f"{path}: cannot be opened: {error.strerror or error}") from None
-    return Volume(_check_voxels(path, sitk.GetArrayFromImage(image), replace_nonfinite), ijk_to_ras)
+    return Volume(_check_voxels(path, array, replace_nonfinite), ijk_to_ras)
 
 
 def write_volume(
@@ -86,7 +86,7 @@ def check_writable(ijk_to_ras: Matrix, path: str | os.PathLike[str]) -> None:
 # -------------------- files
 
 
-def _read_file(path: Path) -> tuple[sitk.Image, Matrix]:
+def _read_file(path: Path) -> tuple[FloatArray, Matrix]:
     suffix = _suffix(path)
     if not path.exists():
         raise TonnoError(f"{path}: no such file or folder; check the path")
@@ -104,9 +104,11 @@ def _read_file(path: Path) -> tuple[sitk.Image, Matrix]:
     _check_header(path, reader, reader.GetSize())
     ijk_to_ras = _ijk_to_ras(reader)
     _check_affine(path, ijk_to_ras)
-    if suffix in (".nii", ".nii.gz"):
-        _check_nifti_length(path, reader)
-    return run_itk(path, reader.Execute), ijk_to_ras
+    nonfinite = _nifti_nonfinite(path, reader) if suffix in (".nii", ".nii.gz") else None
+    array = sitk.GetArrayFromImage(run_itk(path, reader.Execute))
+    if nonfinite is not None:
+        array[nonfinite.reshape(array.shape)] = np.nan
+    return array, ijk_to_ras
 
 
 def _check_header(path: Path, reader: sitk.ImageFileReader, size: tuple[int, ...]) -> None:
@@ -132,23 +134,29 @@ def _check_header(path: Path, reader: sitk.ImageFileReader, size: tuple[int, ...
         )
 
 
-def _check_nifti_length(path: Path, reader: sitk.ImageFileReader) -> None:
-    """Refuse a truncated file: ITK would silently fill what is missing with zeros."""
+def _nifti_nonfinite(path: Path, reader: sitk.ImageFileReader) -> npt.NDArray[np.bool_] | None:
+    """Which voxels of a file of floats are NaN or infinite: ITK would silently give 0 for them.
+
+    Refuses a truncated file: ITK would fill what is missing with zeros, too.
+    """
     bits = math.prod(reader.GetSize()) * int(reader.GetMetaData("bitpix"))
-    expected = int(float(reader.GetMetaData("vox_offset"))) + bits // 8
+    start = int(float(reader.GetMetaData("vox_offset")))
     with path.open("rb") as stream:
         compressed = stream.read(2) == b"\x1f\x8b"
-    found = path.stat().st_size
-    if compressed:
-        found = 0
-        try:
-            with gzip.open(path) as unpacked:
-                while chunk := unpacked.read(1 << 20):
-                    found += len(chunk)
-        except (EOFError, gzip.BadGzipFile, zlib.error):
-            raise TonnoError(f"{path}: truncated or damaged gzip data; copy it again") from None
-    if found < expected:
-        raise TonnoError(f"{path}: truncated: {found} bytes, its header asks for {expected}; copy it again")
+    try:
+        with gzip.open(path) if compressed else path.open("rb") as unpacked:
+            content = unpacked.read()  # to the end, where gzip's checksum is
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        raise TonnoError(f"{path}: truncated or damaged gzip data; copy it again") from None
+    if len(content) < start + bits // 8:
+        raise TonnoError(
+            f"{path}: truncated: {len(content)} bytes, its header asks for {start + bits // 8}; copy it again"
+        )
+    kind = {"16": "f4", "64": "f8"}.get(reader.GetMetaData("datatype"))
+    if kind is None:
+        return None
+    order = "<" if content.startswith((348).to_bytes(4, "little")) else ">"
+    return np.asarray(~np.isfinite(np.frombuffer(content, order + kind, math.prod(reader.GetSize()), start)))
 
 
 def _check_voxels(path: Path, array: FloatArray, replace_nonfinite: bool) -> FloatArray:
@@ -171,7 +179,7 @@ def _check_voxels(path: Path, array: FloatArray, replace_nonfinite: bool) -> Flo
 # -------------------- DICOM
 
 
-def _read_series(folder: Path) -> tuple[sitk.Image, Matrix]:
+def _read_series(folder: Path) -> tuple[FloatArray, Matrix]:
     series = sitk.ImageSeriesReader
     names = [
         series.GetGDCMSeriesFileNames(str(folder), uid)
@@ -192,7 +200,7 @@ def _read_series(folder: Path) -> tuple[sitk.Image, Matrix]:
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(files)
     reader.SetOutputPixelType(sitk.sitkFloat32)  # before rescaling: slopes may differ between slices (PET)
-    return run_itk(folder, reader.Execute), ijk_to_ras
+    return sitk.GetArrayFromImage(run_itk(folder, reader.Execute)), ijk_to_ras
 
 
 def _is_truncated(content: bytes) -> bool:
