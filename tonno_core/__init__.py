@@ -15,6 +15,7 @@ Names are loaded when they are first used, so importing the package is cheap and
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from tonno_core.volume.volume import Volume
 
 __version__ = "0.1.0"
+
+# Same seed, same result: by default MKL, which multiplies torch's matrices on CPUs, may share a product among its
+# threads differently from call to call. It reads this at its first product, so it must stand before that.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 _HOME = {
     "Bundle": "encoding.bundle",
