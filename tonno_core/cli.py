@@ -20,6 +20,7 @@ _NOTICE = "For research only; not a medical device, not for diagnosis."
 _ABOUT_HELP = "What a person should know, as finding=..., modality=..., licence=..., data=...; may be repeated."
 _PATH = click.Path(path_type=Path)
 _SEED = click.IntRange(0, 999_999_999)
+_COUNT = click.IntRange(min=1)
 _VOLUME = click.FloatRange(min=0)
 # torch reports it by a RuntimeError: "DefaultCPUAllocator: can't allocate memory", "CUDA out of memory".
 _OUT_OF_MEMORY = re.compile("allocate memory|out of memory")
@@ -118,40 +119,60 @@ def bundle(**options: Any) -> None:
 @cli.command()
 @click.argument("manifest", type=_PATH)
 @click.option("--output", required=True, type=_PATH, metavar="BUNDLE", help="Folder of the model.")
+@click.option("--run", type=_PATH, metavar="DIR", help="Checkpoints, metrics, curves (BUNDLE-run).")
+@click.option("--resume", is_flag=True, help="Go on from the run's checkpoint, if it has one.")
+@click.option("--overwrite", is_flag=True, help="Replace a model and a run that are there.")
 @click.option("--encoder", default="resnet10t", show_default=True, metavar="TIMM_NAME")
 @click.option("--weights", default="none", show_default=True, metavar="none|imagenet|FILE", help="To start from.")
 @click.option("--norm", type=click.Choice(["batch", "frozen-batch", "group"]), help="frozen-batch with --weights.")
-@click.option("--channels", default=1, show_default=True, type=click.IntRange(min=1), metavar="C")
+@click.option("--channels", default=1, show_default=True, type=_COUNT, metavar="C")
 @click.option("--class", "class_name", default="finding", show_default=True, metavar="NAME", help="What 1 stands for.")
 @click.option("--slice-size", default=96, show_default=True, type=click.IntRange(min=8), metavar="S")
 @click.option("--pixel-mm", type=float, metavar="P", help="Of the slices (from the foreground's size).")
 @click.option("--intensity", default="zscore", show_default=True, metavar="none|zscore|window:LO:HI")
 @click.option("--frame", default="physical", show_default=True, type=click.Choice(["physical", "normalized"]))
-@click.option("--steps", default=2000, show_default=True, type=click.IntRange(min=1), help="Batches of 64 slices.")
+@click.option("--steps", default=2000, show_default=True, type=_COUNT, help="Batches.")
+@click.option("--epochs", default=20, show_default=True, type=_COUNT, help="Parts that end with a checkpoint.")
+@click.option("--volumes-per-batch", default=8, show_default=True, type=_COUNT, metavar="V")
+@click.option("--slices-per-volume", default=8, show_default=True, type=_COUNT, metavar="K")
 @click.option("--learning-rate", default=1e-3, show_default=True, type=float)
+@click.option("--stage-decay", type=float, metavar="X", help="Of the rate, stage by stage (0.7 with --weights, else 1).")
+@click.option("--freeze", default=0, show_default=True, type=int, metavar="N", help="First stages that stay as they are.")
+@click.option("--ema", default=0.0, show_default=True, type=float, metavar="D", help="Averages the weights, as 0.995.")
 @click.option("--seed", default=0, show_default=True, type=_SEED)
-@click.option("--stage", type=click.IntRange(min=1), metavar="N", help="Default CAM stage of the model.")
+@click.option("--stage", type=_COUNT, metavar="N", help="Default CAM stage of the model.")
 @click.option("--about", multiple=True, metavar="KEY=VALUE", help=_ABOUT_HELP)
 @click.option("--half", is_flag=True, help="Store the weights as float16.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
 @click.option("--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16")
-@click.option("--overwrite", is_flag=True)
 def train(
     manifest: Path,
     output: Path,
+    run: Path | None,
+    resume: bool,
+    overwrite: bool,
+    class_name: str,
     stage: int | None,
     about: tuple[str, ...],
     half: bool,
-    overwrite: bool,
     **options: Any,
 ) -> None:
-    """Train a classifier from MANIFEST (CSV volume,label[,mask,patient,split]) and its volume-level labels."""
-    from tonno_core.training.command import train_bundle
+    """Train a classifier from MANIFEST (CSV volume,label[,mask,patient,split]) and its volume-level labels.
 
-    summary = train_bundle(
-        manifest, output, stage=stage, about=_pairs(about), half=half, overwrite=overwrite, options=options
-    )
-    click.echo(summary)
+    Ctrl-C keeps a checkpoint; --resume goes on from it. Under torchrun the processes share every batch.
+    """
+    from tonno_core.training.command import train_bundle
+    from tonno_core.training.loop import TrainingInterrupted
+
+    try:
+        summary = train_bundle(
+            manifest, output, run=run, resume=resume, overwrite=overwrite, class_name=class_name, stage=stage,
+            about=_pairs(about), half=half, options=options,
+        )  # fmt: skip
+    except TrainingInterrupted as interruption:
+        _fail(str(interruption), 130)
+    if summary:  # of the first process alone
+        click.echo(summary)
 
 
 @cli.command()

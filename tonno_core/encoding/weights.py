@@ -80,9 +80,11 @@ def load_pretrained(model: nn.Module, weights: StateDict, *, channels: int, sour
     """Start training from weights of the same encoder with another last layer or number of channels.
 
     The classifier's own layer is taken only where its shape agrees; the first convolution is adapted to
-    ``channels`` as timm does (summed for 1, repeated and scaled for more). Anything else must agree.
+    ``channels`` as timm does (summed for 1, repeated and scaled for more). Anything else must agree, but for
+    the names, where those of another library's edition of the network stand for the same tensors in the same order.
     """
     own = model.state_dict()
+    weights = _renamed(weights, own)
     head = type(model).get_classifier(model)  # type: ignore[attr-defined]
     head_names = {id(parameter) for parameter in head.parameters()}
     replaceable = {name for name, parameter in model.named_parameters() if id(parameter) in head_names}
@@ -97,6 +99,23 @@ def load_pretrained(model: nn.Module, weights: StateDict, *, channels: int, sour
     for name in replaceable - adapted.keys():
         adapted[name] = own[name]
     load_exactly(model, adapted, source)
+
+
+def _renamed(weights: StateDict, own: StateDict) -> StateDict:
+    """Weights under the model's names, if no name is known but kind (weight, bias, ...) and shape agree one by one.
+
+    The last layer and the first convolution may differ in shape, as in `load_pretrained`; there the number of
+    dimensions has to agree.
+    """
+    if weights.keys() & own.keys() or len(weights) != len(own):
+        return weights
+    pairs = list(zip(weights.items(), own.items(), strict=True))
+    kinds = all(theirs.rpartition(".")[2] == ours.rpartition(".")[2] for (theirs, _), (ours, _) in pairs)
+    ranks = all(tensor.ndim == target.ndim for (_, tensor), (_, target) in pairs)
+    unequal = sum(tensor.shape != target.shape for (_, tensor), (_, target) in pairs)
+    if not (kinds and ranks and unequal <= 3):  # one kernel, one matrix and its bias
+        return weights
+    return {ours: tensor for (_, tensor), (ours, _) in pairs}
 
 
 def _differs_in_channels_only(tensor: torch.Tensor, target: torch.Tensor) -> bool:

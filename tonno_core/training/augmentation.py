@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+
+# Kernels reach this many pixels to either side: three standard deviations of the strongest blur.
+_BLUR_REACH = 3
 
 
 @dataclass(frozen=True)
@@ -13,7 +17,8 @@ class Augmentation:
     """Strengths; a value is drawn uniformly from [-strength, strength], per slice.
 
     scale, shear: of the slice's own axes u and v, as in the paper. gain: relative. offset, noise: in
-    units of the normalised intensities' standard deviation (noise is drawn from [0, noise]).
+    units of the normalised intensities' standard deviation. blur: standard deviation in pixels. Noise and
+    blur are drawn from [0, strength].
     """
 
     scale: float = 0.15
@@ -21,6 +26,7 @@ class Augmentation:
     gain: float = 0.2
     offset: float = 0.1
     noise: float = 0.1
+    blur: float = 1.0
 
     def axes(self, basis: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Scale and shear the (u, v) columns of B 3 3 within their plane; n stays, and with it the plane."""
@@ -32,7 +38,7 @@ class Augmentation:
         return basis @ in_plane
 
     def intensities(self, slices: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Gain, offset and white noise on ``B V U``."""
+        """Blur, then gain, offset and white noise on ``B V U``: a scanner's noise is not blurred with its image."""
         count = len(slices)
 
         def drawn(low: float, high: float) -> torch.Tensor:
@@ -42,4 +48,20 @@ class Augmentation:
         generator = torch.Generator(device=slices.device).manual_seed(int(rng.integers(2**63)))
         white = torch.randn(slices.shape, generator=generator, device=slices.device, dtype=slices.dtype)
         gain, offset = drawn(1.0 - self.gain, 1.0 + self.gain), drawn(-self.offset, self.offset)
-        return slices * gain + offset + white * drawn(0.0, self.noise)
+        noise, blur = drawn(0.0, self.noise), drawn(0.0, self.blur)
+        blurred = gaussian_blur(slices, blur.flatten()) if self.blur > 0 else slices
+        return blurred * gain + offset + white * noise
+
+
+def gaussian_blur(slices: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """Blur each slice of ``B V U`` by a Gaussian of its own standard deviation (``B``, pixels, up to about 1).
+
+    The edge's values go on beyond it.
+    """
+    steps = torch.arange(-_BLUR_REACH, _BLUR_REACH + 1, dtype=slices.dtype, device=slices.device)
+    # A vanishing sigma leaves the slice as it is.
+    kernels = torch.exp(-0.5 * (steps / sigma[:, None].clamp_min(1e-3)) ** 2)
+    kernels = (kernels / kernels.sum(dim=1, keepdim=True))[:, None]
+    padded = F.pad(slices[None], (_BLUR_REACH,) * 4, mode="replicate")
+    rows = F.conv2d(padded, kernels[:, :, None], groups=len(slices))
+    return F.conv2d(rows, kernels[..., None], groups=len(slices))[0]

@@ -59,3 +59,12 @@ def calibrate(
         for method in settings.methods
         if peaks[method]
     }
+
+
+def calibrate_bundle(bundle, manifest, *, device="auto", precision="auto", progress=True):  # type: ignore
+    import dataclasses
+    from tonno_core.settings import combine
+    used = combine(defaults=bundle.spec.defaults, explicit={"methods": ("matched-cam",)})
+    negatives = [case.volume for case in manifest.split("val") if case.labels[0] == 0]
+    t = calibrate(bundle, negatives, used, device=device, precision=precision, progress=progress)
+    return dataclasses.replace(bundle.spec, thresholds=t)

@@ -3,89 +3,226 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from tonno_core.cohort.manifest import Case, Manifest, read_manifest, require_trainable, write_manifest
+from tonno_core.cohort.split import split_patients
 from tonno_core.encoding.bundle import Bundle, BundleSpec, check_can_write, save_bundle
 from tonno_core.encoding.classifier import Classifier, create_model, try_slice
 from tonno_core.encoding.device import choose_device, choose_precision
 from tonno_core.errors import TonnoError
-from tonno_core.settings import combine, model_defaults
-from tonno_core.training.calibration import calibrate
-from tonno_core.training.loop import TrainingSettings, train
-from tonno_core.training.manifest import read_manifest
-from tonno_core.volume.intensity import parse_intensity
+from tonno_core.settings import model_defaults
+from tonno_core.training.cache import Preparation, TrainingVolume, VolumeCache
+from tonno_core.training.calibration import calibrate_bundle
+from tonno_core.training.distributed import Processes, processes
+from tonno_core.training.history import Epoch
+from tonno_core.training.loop import Trainer
+from tonno_core.training.run_folder import RunFolder
+from tonno_core.training.settings import TrainingSettings
+from tonno_core.volume.foreground import foreground_ball
+from tonno_core.volume.io import read_volume
 
-# What a new model does by default, and what its thresholds are calibrated for.
-DEFAULT_METHODS = ("matched-cam", "tonno", "averaged-cam", "tomographic-cam", "slicewise-cam")
+# Of the learning rate, from a stage of a pretrained network to the one before it.
+PRETRAINED_STAGE_DECAY = 0.7
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """Weights with the description that a bundle needs."""
+
+    spec: BundleSpec
+    weights: dict[str, torch.Tensor]
 
 
 def train_bundle(
-    manifest: Path,
+    manifest_path: Path,
     output: Path,
     *,
+    run: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    class_name: str = "finding",
     stage: int | None = None,
+    calibration: Mapping[str, Any] | None = None,
     about: Mapping[str, str] | None = None,
     half: bool = False,
-    overwrite: bool = False,
     options: Mapping[str, Any],
     progress: bool = True,
 ) -> str:
-    """Train, calibrate the thresholds on the negative validation volumes, write the bundle; returns a summary.
+    """Train, write the bundle, calibrate it on the validation volumes; returns a summary ("" but on the first process).
 
-    options: `TrainingSettings` by name; ``norm`` None means frozen batch norm for pretrained weights and
-    batch norm otherwise.
+    run: folder of the run (beside ``output``, ``-run`` appended). options: `TrainingSettings` by name; ``norm`` None
+    means frozen batch norm for pretrained weights and batch norm otherwise, ``stage_decay`` None 0.7 or 1. calibration:
+    settings of the reconstructions that the thresholds are for. Under torchrun all processes call this.
     """
-    check_can_write(output, overwrite=overwrite)
-    chosen = dict(options)
-    chosen["norm"] = chosen.get("norm") or ("batch" if chosen.get("weights", "none") == "none" else "frozen-batch")
-    settings = TrainingSettings(**chosen)
+    folder = RunFolder(run or output.with_name(f"{output.name}-run"))
+    check_can_write(output, overwrite=overwrite or resume)
+    manifest = read_manifest(manifest_path, class_name=class_name)
+    settings = _settings(options, manifest.classes)
     _check(settings, stage)
-    cases = read_manifest(manifest)
-    model = train(cases, settings, progress=progress)
-    defaults = model_defaults(stage=stage, frame=settings.frame)
+    defaults = model_defaults(stage=stage, frame=settings.frame, **(calibration or {}))
+    divided = manifest if manifest.has_split else split_patients(manifest, seed=settings.seed)
+    require_trainable(divided)
+    folder.check(settings, divided, resume=resume, overwrite=overwrite)
+    with processes(settings.device) as group:
+        group.check(settings.volumes_per_batch, settings.norm)
+        if group.first:
+            folder.open(settings, divided, resume=resume)
+            if not manifest.has_split:
+                write_manifest(folder.path / "split.csv", divided)
+        group.wait()
+        model = train(divided, settings, folder, group, progress=progress)
+    if not group.first:
+        return ""
     spec = dataclasses.replace(model.spec, defaults=defaults, about=dict(about or {}))
-    negatives = [case.volume for case in cases if case.split == "val" and case.label == 0]
-    calibrated = combine(defaults=defaults, explicit={"methods": DEFAULT_METHODS})
     bundle = Bundle(spec, model.weights, output)
     # Before the calibration, so that nothing which happens there loses the training.
-    save_bundle(output, spec, model.weights, half=half, overwrite=overwrite)
-    thresholds = calibrate(
-        bundle, negatives, calibrated, device=settings.device, precision=settings.precision, progress=progress
+    save_bundle(output, spec, model.weights, half=half, overwrite=overwrite or resume)
+    spec = calibrate_bundle(
+        bundle, divided, device=settings.device, precision=settings.precision, progress=progress
     )
-    calibrated_spec = dataclasses.replace(spec, thresholds=thresholds)
-    saved = save_bundle(output, calibrated_spec, model.weights, half=half, overwrite=True)
-    return _summary(saved, output, len(negatives))
+    save_bundle(output, spec, model.weights, half=half, overwrite=True)
+    folder.finish()
+    return _summary(spec, output, folder, split_made=not manifest.has_split)
+
+
+def train(
+    manifest: Manifest, settings: TrainingSettings, folder: RunFolder, group: Processes, *, progress: bool = True
+) -> TrainedModel:
+    """Train on the volumes of split ``train``; those of ``val`` only measure. Masks are never opened.
+
+    The folder must be open. Raises TonnoError for unreadable volumes or a loss that is not a number,
+    TrainingInterrupted for Ctrl-C.
+    """
+    started = time.monotonic()
+    pixel_mm = _pixel_mm(manifest, settings, folder, group, progress)
+    preparation = Preparation(settings.frame, settings.intensity, settings.slice_size, pixel_mm, settings.seed)
+    cache = VolumeCache(folder.cache, preparation)
+    volumes = _load(manifest.cases, cache, group, progress)
+    by_split = {
+        split: [one for one, case in zip(volumes, manifest.cases, strict=True) if one and case.split == split]
+        for split in ("train", "val")
+    }
+    trainer = Trainer(settings, by_split["train"], by_split["val"], folder, group, progress=progress)
+    trainer.run()
+    spec = BundleSpec(
+        encoder=settings.encoder,
+        channels=settings.channels,
+        classes=settings.classes,
+        norm=settings.norm,
+        slice_size=settings.slice_size,
+        pixel_mm=pixel_mm if settings.frame == "physical" else None,
+        intensity=settings.intensity,
+        frame=settings.frame,
+        training={
+            "settings": settings.record(),
+            "volumes": {split: _counts(manifest, split) for split in ("train", "val")},
+            "processes": group.world,
+            "threads": torch.get_num_threads(),
+            "seconds": round(time.monotonic() - started, 1),
+            "seconds_in_steps": round(sum(epoch.seconds for epoch in trainer.history), 1),
+            **_record(trainer.history),
+        },
+    )
+    return TrainedModel(spec, trainer.weights())
+
+
+def _settings(options: Mapping[str, Any], classes: tuple[str, ...]) -> TrainingSettings:
+    chosen = dict(options)
+    pretrained = chosen.get("weights", "none") != "none"
+    chosen["norm"] = chosen.get("norm") or ("frozen-batch" if pretrained else "batch")
+    if chosen.get("stage_decay") is None:
+        chosen["stage_decay"] = PRETRAINED_STAGE_DECAY if pretrained else 1.0
+    return TrainingSettings(**chosen, classes=classes)
 
 
 def _check(settings: TrainingSettings, stage: int | None) -> None:
     """What can be known before hours of training."""
-    parse_intensity(settings.intensity)
+    settings.check()
     choose_precision(settings.precision, choose_device(settings.device))
-    if settings.pixel_mm is not None and not 0 < settings.pixel_mm < 100:
-        raise TonnoError(f"--pixel-mm is {settings.pixel_mm}, expected millimetres between 0 and 100")
-    if not 0 < settings.learning_rate < 10:
-        raise TonnoError(f"--learning-rate is {settings.learning_rate}, expected a number between 0 and 10")
     model = create_model(
-        settings.encoder, channels=settings.channels, classes=1, norm="batch", slice_size=settings.slice_size
-    )
-    encoder = Classifier(model, (settings.class_name,), channels=settings.channels)
+        settings.encoder, channels=settings.channels, classes=len(settings.classes), norm="batch",
+        slice_size=settings.slice_size,
+    )  # fmt: skip
+    encoder = Classifier(model, settings.classes, channels=settings.channels)
     try_slice(encoder, settings.slice_size, settings.encoder)
     if stage is not None and stage > encoder.stages:
         raise TonnoError(f"--stage {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
 
 
-def _summary(spec: BundleSpec, output: Path, negatives: int) -> str:
+def _pixel_mm(
+    manifest: Manifest, settings: TrainingSettings, folder: RunFolder, group: Processes, progress: bool
+) -> float | None:
+    """Millimetres, as asked for or such that the window holds the foreground of 95 % of the training volumes."""
+    if settings.frame == "normalized":
+        return None
+    if settings.pixel_mm is not None:
+        return settings.pixel_mm
+    radius = folder.measured("radius_mm", lambda: _radius_mm(manifest, group, progress))
+    return round(2.0 * radius / (settings.slice_size - 1), 3)
+
+
+def _radius_mm(manifest: Manifest, group: Processes, progress: bool) -> float:
+    cases = manifest.split("train")
+    mine = cases[group.rank :: group.world]
+    radii = []
+    for case in tqdm(mine, desc="measuring", unit="volume", disable=not (progress and group.first)):
+        volume = read_volume(case.volume)
+        try:
+            radii.append(foreground_ball(volume)[1])
+        except TonnoError as error:
+            raise TonnoError(f"{case.volume}: {error}") from error
+    return float(np.quantile(group.gather(radii), 0.95))
+
+
+def _load(
+    cases: Sequence[Case], cache: VolumeCache, group: Processes, progress: bool
+) -> list[TrainingVolume | None]:
+    """All volumes of train and val, prepared by the processes together and mapped by each; None for the others."""
+    wanted = [number for number, case in enumerate(cases) if case.split in ("train", "val")]
+    mine = wanted[group.rank :: group.world]
+    for number in tqdm(mine, desc="preparing", unit="volume", disable=not (progress and group.first)):
+        cache.prepare(cases[number], number)
+    group.wait()
+    return [cache.load(case, number) if number in set(wanted) else None for number, case in enumerate(cases)]
+
+
+def _counts(manifest: Manifest, split: str) -> dict[str, dict[str, int]]:
+    labels = np.array([case.labels for case in manifest.split(split)]).reshape(-1, len(manifest.classes))
+    return {
+        name: {"positive": int(column.sum()), "negative": int((1 - column).sum())}
+        for name, column in zip(manifest.classes, labels.T, strict=True)
+    }
+
+
+def _record(history: Sequence[Epoch]) -> dict[str, Any]:
+    last = history[-1]
+    record: dict[str, Any] = {"final_loss": round(last.loss, 4)}
+    if last.volume_auc is not None:
+        record["validation"] = {"slice_auc": last.slice_auc, "volume_auc": last.volume_auc}
+    return record
+
+
+def _summary(spec: BundleSpec, output: Path, folder: RunFolder, *, split_made: bool) -> str:
     record = spec.training
     lines = [f"loss at the end {record['final_loss']}, {record['seconds']:.0f} s"]
     if "validation" in record:
         lines.append(
             f"validation AUC: slices {record['validation']['slice_auc']}, volumes {record['validation']['volume_auc']}"
         )
-    if negatives:
+    if spec.thresholds:
         lines += [f"threshold {m}: {t['threshold']:.4g}" for m, t in spec.thresholds.items()]
     else:
         lines.append("no negative volume in split val: no threshold calibrated, --threshold auto will be Otsu's")
+    if split_made:
+        lines.append(f"the manifest gives no split: one by patient was made, {folder.path / 'split.csv'}")
+    lines.append(f"curves and metrics in {folder.path}")
     lines.append(f"written to {output}")
     return "\n".join(lines)

@@ -1,94 +1,83 @@
-"""Random oblique slices of many volumes, each with its volume's label."""
+"""Random oblique slices of many volumes, each with its volume's labels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from tonno_core.errors import TonnoError
 from tonno_core.slicing.directions import plane_basis
-from tonno_core.slicing.preparation import PreparedVolume
 from tonno_core.training.augmentation import Augmentation
+from tonno_core.training.cache import TrainingVolume
 from tonno_core.volume.grid import affine_points, ijk_to_grid
-from tonno_core.volume.volume import Matrix
-
-# Enough points to know the foreground's extent along any direction to about a voxel.
-_FOREGROUND_POINTS = 2048
 
 
 @dataclass(frozen=True)
-class TrainingVolume:
-    """One cached volume.
+class Batch:
+    """slices: ``B S S`` float32. labels: ``B C`` float32. names: of the volumes that all of them come from."""
 
-    array: Z Y X, less the fill value; float16, or float32 where that would overflow. foreground: P 3 in
-    frame coordinates.
-    """
-
-    array: torch.Tensor
-    fill: float
-    frame_to_ijk: Matrix
-    foreground: np.ndarray
-    label: int
-
-    @staticmethod
-    def from_prepared(prepared: PreparedVolume, label: int, rng: np.random.Generator) -> TrainingVolume:
-        """Keep what slicing needs, at half the memory. Raises TonnoError if there is nothing to see."""
-        volume = prepared.volume
-        array = torch.as_tensor(volume.array - prepared.fill)
-        if array.abs().max() <= torch.finfo(torch.float16).max:
-            array = array.to(torch.float16)
-        frame_to_ijk = np.linalg.inv(volume.ijk_to_ras) @ prepared.frame_to_ras
-        # What differs from the surroundings by a tenth of the brightest difference is foreground.
-        strength = np.abs(volume.array - prepared.fill)
-        kji = np.argwhere(strength > 0.1 * np.quantile(strength, 0.999))
-        if not len(kji):
-            raise TonnoError("after --intensity all of it equals the space outside; expected contrast in the window")
-        chosen = kji[rng.permutation(len(kji))[:_FOREGROUND_POINTS]]
-        ijk_to_frame = np.linalg.inv(frame_to_ijk)
-        points = chosen[:, ::-1] @ ijk_to_frame[:3, :3].T + ijk_to_frame[:3, 3]
-        return TrainingVolume(array, prepared.fill, frame_to_ijk, points, label)
+    slices: torch.Tensor
+    labels: torch.Tensor
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class SliceSampler:
-    """Draws batches: V volumes, half of each label, and K random slices of each.
+    """Draws batches: V volumes, as many with as without a finding, and K random slices of each.
 
     Directions are uniform on the whole sphere (a plane and its mirror image), offsets uniform over the
-    foreground's extent along the direction, so that no slice is empty.
+    foreground's extent along the direction, so that no slice is empty. What a batch holds depends on the
+    seed and the step alone: neither on what was drawn before (a run that is resumed goes on alike) nor on
+    how many processes share it.
     """
 
-    volumes: list[TrainingVolume]
+    volumes: Sequence[TrainingVolume]
     pixels: int
     augmentation: Augmentation | None
+    seed: int
+    device: torch.device
 
-    def draw(
-        self, rng: np.random.Generator, volumes: int, slices_each: int, device: torch.device
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Slices ``B S S`` float32 and labels ``B`` float32, B = volumes x slices_each, in one grid_sample."""
-        chosen = [self.volumes[i] for i in self._balanced(rng, volumes)]
-        array, size_ijk = _stack(chosen, device)
-        frame_to_grid = ijk_to_grid(size_ijk) @ np.stack([volume.frame_to_ijk for volume in chosen])
-        planes = np.stack([self._planes(rng, volume, slices_each) for volume in chosen])
-        theta = torch.as_tensor(frame_to_grid[:, None] @ planes, dtype=torch.float32, device=device)
-        points = affine_points(theta.flatten(0, 1), (1, self.pixels, self.pixels))
-        points = points.reshape(volumes, slices_each, self.pixels, self.pixels, 3)
-        slices = F.grid_sample(array, points, padding_mode="zeros", align_corners=True)[:, 0]
-        fill = torch.tensor([volume.fill for volume in chosen], device=device)
-        slices = (slices + fill[:, None, None, None]).flatten(0, 1)
-        labels = torch.tensor([float(volume.label) for volume in chosen], device=device)
+    def draw(self, step: int, volumes: int, slices_each: int, *, rank: int = 0, world: int = 1) -> Batch:
+        """A process' share of the batch of a step, in one grid_sample: every ``world``-th of its V volumes."""
+        chosen = self._balanced(np.random.default_rng((self.seed, step)), volumes)
+        mine = range(rank, volumes, world)
+        # Position 0 would be the same as none: a seed's trailing zeros do not count.
+        rngs = [np.random.default_rng((self.seed, step, position + 1)) for position in mine]
+        sources = [self.volumes[chosen[position]] for position in mine]
+        slices = self._slices(sources, rngs, slices_each)
         if self.augmentation is not None:
-            slices = self.augmentation.intensities(slices, rng)
-        return slices, labels.repeat_interleave(slices_each)
+            pairs = zip(slices, rngs, strict=True)
+            slices = torch.stack([self.augmentation.intensities(one, rng) for one, rng in pairs])
+        labels = torch.tensor([source.labels for source in sources], dtype=torch.float32, device=self.device)
+        names = tuple(dict.fromkeys(self.volumes[index].name for index in chosen))
+        return Batch(slices.flatten(0, 1), labels.repeat_interleave(slices_each, dim=0), names)
 
-    def _balanced(self, rng: np.random.Generator, count: int) -> Iterable[int]:
-        labels = np.array([volume.label for volume in self.volumes])
+    def _slices(
+        self, sources: list[TrainingVolume], rngs: list[np.random.Generator], slices_each: int
+    ) -> torch.Tensor:
+        """``V K S S``."""
+        array, size_ijk = _stack(sources, self.device)
+        frame_to_grid = ijk_to_grid(size_ijk) @ np.stack([source.frame_to_ijk for source in sources])
+        planes = [self._planes(rng, source, slices_each) for source, rng in zip(sources, rngs, strict=True)]
+        theta = torch.as_tensor(frame_to_grid[:, None] @ np.stack(planes), dtype=torch.float32, device=self.device)
+        points = affine_points(theta.flatten(0, 1), (1, self.pixels, self.pixels))
+        points = points.reshape(len(sources), slices_each, self.pixels, self.pixels, 3)
+        slices = F.grid_sample(array, points, padding_mode="zeros", align_corners=True)[:, 0]
+        fill = torch.tensor([source.fill for source in sources], dtype=slices.dtype, device=self.device)
+        return slices + fill[:, None, None, None]
+
+    def _balanced(self, rng: np.random.Generator, count: int) -> list[int]:
+        """Volumes by turns without and with a finding, the findings by turns too."""
+        labels = np.array([volume.labels for volume in self.volumes])
+        chosen = []
         for position in range(count):
-            candidates = np.flatnonzero(labels == position % 2)
-            yield int(rng.choice(candidates if len(candidates) else len(labels)))
+            candidates = np.flatnonzero(labels[:, position // 2 % labels.shape[1]] == position % 2)
+            chosen.append(int(rng.choice(candidates if len(candidates) else len(labels))))
+        return chosen
 
     def _planes(self, rng: np.random.Generator, volume: TrainingVolume, count: int) -> np.ndarray:
         """slice_to_frame of random planes: K 4 4."""
@@ -114,3 +103,21 @@ def _stack(volumes: list[TrainingVolume], device: torch.device) -> tuple[torch.T
         d, h, w = volume.array.shape
         target[:d, :h, :w] = volume.array.to(device)
     return batch, (x, y, z)
+
+
+def drawn_ahead(draw: Callable[[int], Batch], steps: range, *, ahead: bool) -> Iterator[tuple[int, Batch]]:
+    """The batches of some steps in order; with ``ahead`` the next is drawn by a thread while this one is used.
+
+    That pays where another device computes; on a CPU the thread would only compete with the network.
+    """
+    if not ahead:
+        yield from ((step, draw(step)) for step in steps)
+        return
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        pending = executor.submit(draw, steps[0]) if steps else None
+        for step in steps:
+            assert pending is not None
+            batch = pending.result()
+            if step + 1 < steps.stop:
+                pending = executor.submit(draw, step + 1)
+            yield step, batch

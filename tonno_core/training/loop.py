@@ -2,205 +2,238 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
+import signal
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from timm.utils import ModelEmaV3
 from tqdm import tqdm
 
-from tonno_core.encoding.bundle import BundleSpec
-from tonno_core.encoding.classifier import create_model, place
-from tonno_core.encoding.device import choose_device, choose_precision
-from tonno_core.encoding.normalization import NormKind, freeze_batch_norm, to_group_norm
-from tonno_core.encoding.weights import load_pretrained, read_weights
+from tonno_core.encoding.classifier import place
+from tonno_core.encoding.device import choose_precision
 from tonno_core.errors import TonnoError
-from tonno_core.evaluation.metrics import auc
-from tonno_core.slicing.preparation import prepare_volume
 from tonno_core.training.augmentation import Augmentation
-from tonno_core.training.dataset import SliceSampler, TrainingVolume
-from tonno_core.training.manifest import Case
-from tonno_core.volume.foreground import foreground_ball
-from tonno_core.volume.io import read_volume
+from tonno_core.training.cache import TrainingVolume
+from tonno_core.training.dataset import Batch, SliceSampler, drawn_ahead
+from tonno_core.training.distributed import Processes
+from tonno_core.training.history import Epoch, write_history
+from tonno_core.training.model import SliceLogits, initial_model, parameter_groups, set_training_mode
+from tonno_core.training.run_folder import RunFolder
+from tonno_core.training.settings import TrainingSettings
+from tonno_core.training.validation import Validation, validate
 
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How a classifier is trained. steps: batches of volumes_per_batch x slices_per_volume slices."""
-
-    encoder: str = "resnet10t"
-    channels: int = 1
-    class_name: str = "finding"
-    norm: NormKind = "batch"
-    weights: str = "none"
-    slice_size: int = 96
-    pixel_mm: float | None = None
-    intensity: str = "zscore"
-    frame: str = "physical"
-    steps: int = 2000
-    volumes_per_batch: int = 8
-    slices_per_volume: int = 8
-    learning_rate: float = 1e-3
-    warmup: float = 0.05
-    weight_decay: float = 0.0
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
+class TrainingInterrupted(TonnoError):
+    """Ctrl-C or SIGTERM; the checkpoint holds the last step."""
 
 
-@dataclass(frozen=True)
-class TrainedModel:
-    """Weights with the description that a bundle needs."""
+@dataclass
+class _Position:
+    """How far a run came. losses: of the epoch's steps so far. busy, waited: seconds of that epoch."""
 
-    spec: BundleSpec
-    weights: dict[str, torch.Tensor]
+    step: int = 0
+    history: list[Epoch] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    busy: float = 0.0
+    waited: float = 0.0
 
 
-def train(cases: list[Case], settings: TrainingSettings, *, progress: bool = True) -> TrainedModel:
-    """Train on the cases of split ``train``; those of ``val`` only measure.
+class Trainer:
+    """One run over prepared volumes, from its start or its checkpoint to its last step.
 
-    Same seed, device and thread count: same weights. Masks are never opened. Raises TonnoError for
-    unreadable volumes or a loss that is not a number.
+    The same seed, device, precision and number of threads give the same weights, also when the run is
+    interrupted and goes on.
     """
-    started = time.monotonic()
-    torch.manual_seed(settings.seed)
-    rng = np.random.default_rng(settings.seed)
-    device = choose_device(settings.device)
-    precision = choose_precision(settings.precision, device)
-    model = _initial_model(settings)
-    place(model, device)
-    pixel_mm = settings.pixel_mm or _pixel_mm(cases, settings, progress)
-    train_set = load_split(cases, "train", settings, pixel_mm, rng, progress)
-    val_set = load_split(cases, "val", settings, pixel_mm, rng, progress)
-    record = _fit(model, train_set, val_set, settings, rng, device, precision, progress)
-    spec = BundleSpec(
-        encoder=settings.encoder,
-        channels=settings.channels,
-        classes=(settings.class_name,),
-        norm=settings.norm,
-        slice_size=settings.slice_size,
-        pixel_mm=pixel_mm if settings.frame == "physical" else None,
-        intensity=settings.intensity,
-        frame=settings.frame,
-        training={
-            "settings": asdict(settings),
-            "volumes": {split: _counts(cases, split) for split in ("train", "val")},
-            "threads": torch.get_num_threads(),
-            "seconds": round(time.monotonic() - started, 1),
-            **record,
-        },
-    )
-    return TrainedModel(spec, model.state_dict())
 
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        train_set: Sequence[TrainingVolume],
+        val_set: Sequence[TrainingVolume],
+        folder: RunFolder,
+        processes: Processes,
+        *,
+        progress: bool,
+    ) -> None:
+        self.settings, self.folder, self.processes = settings, folder, processes
+        self._val_set = val_set
+        self._progress = progress and processes.first
+        torch.manual_seed(settings.seed)
+        self.model = initial_model(settings)
+        place(self.model, processes.device)
+        set_training_mode(self.model, settings)
+        groups = parameter_groups(self.model, settings)
+        self._optimizer = torch.optim.Adam(groups, lr=settings.learning_rate)
+        self._average = ModelEmaV3(self.model, decay=settings.ema, use_warmup=True) if settings.ema else None
+        self._precision = choose_precision(settings.precision, processes.device)
+        self._network = SliceLogits(self.model, settings.channels, self._precision)
+        self._shared = processes.share(self._network)
+        self._sampler = SliceSampler(
+            train_set, settings.slice_size, Augmentation(), settings.seed, processes.device
+        )
+        self._at = _Position()
 
-def load_split(
-    cases: list[Case],
-    split: str,
-    settings: TrainingSettings,
-    pixel_mm: float | None,
-    rng: np.random.Generator,
-    progress: bool,
-) -> list[TrainingVolume]:
-    """Read, prepare and cache the volumes of one split."""
-    chosen = [case for case in cases if case.split == split]
-    volumes = []
-    for case in tqdm(chosen, desc=f"reading {split}", unit="volume", disable=not progress):
-        volume = read_volume(case.volume)
-        with _naming(case.volume):
-            prepared = prepare_volume(
-                volume,
-                frame=settings.frame,
-                intensity=settings.intensity,
-                slice_size=settings.slice_size,
-                pixel_mm=pixel_mm,
+    @property
+    def history(self) -> Sequence[Epoch]:
+        """The epochs so far."""
+        return self._at.history
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Of the moving average where there is one, else the last."""
+        model = self.model if self._average is None else self._average.module
+        state: dict[str, torch.Tensor] = model.state_dict()
+        return state
+
+    def run(self) -> None:
+        """Go on to the last step. Raises TrainingInterrupted, or TonnoError for a loss that is not a number."""
+        self._resume()
+        settings = self.settings
+        bar = tqdm(
+            total=settings.steps, initial=self._at.step, desc="training", unit="slice", unit_scale=settings.batch_size,
+            disable=not self._progress,
+        )  # fmt: skip
+        with bar, _stop_requests() as stop:
+            for epoch in range(len(self._at.history) + 1, settings.epochs + 1):
+                self._epoch(epoch, bar, stop)
+            if stop.is_set():  # during the last validation; all is saved
+                raise KeyboardInterrupt
+
+    # --- one epoch
+
+    def _epoch(self, epoch: int, bar: tqdm[Any], stop: threading.Event) -> None:
+        at, end = self._at, self.settings.epoch_end(epoch)
+        set_training_mode(self.model, self.settings)
+        draw = functools.partial(
+            self._sampler.draw,
+            volumes=self.settings.volumes_per_batch,
+            slices_each=self.settings.slices_per_volume,
+            rank=self.processes.rank,
+            world=self.processes.world,
+        )
+        started = waiting = time.monotonic()
+        for step, batch in drawn_ahead(draw, range(at.step, end), ahead=self.processes.device.type != "cpu"):
+            at.waited += time.monotonic() - waiting
+            loss, stopping = self._step(step, batch, stop)
+            at.losses.append(loss)
+            at.step = step + 1
+            self._show(bar)
+            waiting = time.monotonic()
+            if stopping and at.step < end:
+                at.busy += waiting - started
+                self._save()
+                raise TrainingInterrupted(
+                    f"interrupted after step {at.step} of {self.settings.steps}; {self.folder.checkpoint} holds it, "
+                    "the same command with --resume goes on"
+                )
+        at.busy += time.monotonic() - started
+        self._finish_epoch(epoch)
+
+    def _step(self, step: int, batch: Batch, stop: threading.Event) -> tuple[float, bool]:
+        """Loss over all processes' slices, and whether any process was asked to stop."""
+        settings = self.settings
+        rate = settings.learning_rate * schedule(step, settings.steps, settings.warmup)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate * group["share"]
+        # Networks that drop units do so by torch's own generator.
+        torch.manual_seed(settings.seed + step * self.processes.world + self.processes.rank)
+        loss = F.binary_cross_entropy_with_logits(self._shared(batch.slices), batch.labels)
+        told = torch.stack([loss.detach(), torch.full_like(loss.detach(), float(stop.is_set()))])
+        mean_loss, stopping = self.processes.mean(told).tolist()
+        if not math.isfinite(mean_loss):
+            raise TonnoError(
+                f"the loss is {mean_loss} at step {step}, on slices of {', '.join(batch.names)}; "
+                "lower --learning-rate, or look at these volumes"
             )
-            volumes.append(TrainingVolume.from_prepared(prepared, case.label, rng))
-    return volumes
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Put the file's name before what is wrong with its content."""
-    try:
-        yield
-    except TonnoError as error:
-        raise TonnoError(f"{path}: {error}") from error
-
-
-def _pixel_mm(cases: list[Case], settings: TrainingSettings, progress: bool) -> float | None:
-    """The pixel at which the window holds the foreground of 95 % of the training volumes."""
-    if settings.frame == "normalized":
-        return None
-    radii = []
-    chosen = [case for case in cases if case.split == "train"]
-    for case in tqdm(chosen, desc="measuring", unit="volume", disable=not progress):
-        volume = read_volume(case.volume)
-        with _naming(case.volume):
-            radii.append(foreground_ball(volume)[1])
-    return round(2.0 * float(np.quantile(radii, 0.95)) / (settings.slice_size - 1), 3)
-
-
-def _initial_model(settings: TrainingSettings) -> Any:
-    """Random weights, timm's ImageNet weights, or those of a file; group norm keeps all but the statistics."""
-    pretrained = settings.weights != "none"
-    model = create_model(
-        settings.encoder,
-        channels=settings.channels,
-        classes=1,
-        norm="batch" if pretrained else settings.norm,
-        slice_size=settings.slice_size,
-        imagenet=settings.weights == "imagenet",
-    )
-    if settings.weights not in ("none", "imagenet"):
-        path = Path(settings.weights)
-        load_pretrained(model, read_weights(path), channels=settings.channels, source=f"--weights {path}")
-    if pretrained and settings.norm == "group":
-        to_group_norm(model)
-    return model
-
-
-def _fit(
-    model: Any,
-    train_set: list[TrainingVolume],
-    val_set: list[TrainingVolume],
-    settings: TrainingSettings,
-    rng: np.random.Generator,
-    device: torch.device,
-    precision: torch.dtype,
-    progress: bool,
-) -> dict[str, Any]:
-    """Adam with linear warm-up and a cosine to zero. Returns the record of losses and validation AUC."""
-    sampler = SliceSampler(train_set, settings.slice_size, Augmentation())
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    losses: list[float] = []
-    bar = tqdm(range(settings.steps), desc="training", unit="batch", disable=not progress)
-    for step in bar:
-        model.train()
-        if settings.norm == "frozen-batch":
-            freeze_batch_norm(model)
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * schedule(step, settings.steps, settings.warmup)
-        slices, labels = sampler.draw(rng, settings.volumes_per_batch, settings.slices_per_volume, device)
-        loss = F.binary_cross_entropy_with_logits(_logits(model, slices, settings, precision), labels)
-        if not torch.isfinite(loss):
-            raise TonnoError(f"the loss is {loss.item()} at step {step}; lower --learning-rate, or check the volumes")
-        optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        optimizer.step()
-        losses.append(loss.item())
-        if step % 20 == 0:
-            bar.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}")
-    tail = losses[-max(1, len(losses) // 20) :]
-    record: dict[str, Any] = {"final_loss": round(float(np.mean(tail)), 4)}
-    if {volume.label for volume in val_set} == {0, 1}:
-        record["validation"] = validate(model, val_set, settings, device, precision)
-    return record
+        self._optimizer.step()
+        if self._average is not None:
+            self._average.update(self.model, step=step)
+        return mean_loss, stopping > 0
+
+    def _finish_epoch(self, epoch: int) -> None:
+        at, settings = self._at, self.settings
+        found = self._validate()
+        slices = len(at.losses) * settings.batch_size
+        at.history.append(Epoch(
+            epoch=epoch,
+            step=at.step,
+            loss=round(float(np.mean(at.losses)), 6),
+            learning_rate=settings.learning_rate * schedule(at.step - 1, settings.steps, settings.warmup),
+            validation_loss=None if found is None else round(found.loss, 6),
+            slice_auc=_rounded(found and found.slice_auc),
+            volume_auc=_rounded(found and found.volume_auc),
+            slices_per_second=round(slices / at.busy, 1) if at.busy else 0.0,
+            wait_share=round(at.waited / at.busy, 4) if at.busy else 0.0,
+            seconds=round(at.busy, 1),
+        ))  # fmt: skip
+        at.losses, at.busy, at.waited = [], 0.0, 0.0
+        self._save()
+        if self.processes.first:
+            write_history(self.folder.path, at.history)
+
+    def _validate(self) -> Validation | None:
+        network = self._network
+        if self._average is not None:
+            network = SliceLogits(self._average.module, self.settings.channels, self._precision)
+        return validate(
+            network, self._val_set, self.settings.slice_size, self.settings.seed, self.processes
+        )
+
+    def _show(self, bar: tqdm[Any]) -> None:
+        at = self._at
+        shown = {"loss": f"{np.mean(at.losses[-50:]):.3f}"}
+        if at.history and at.history[-1].volume_auc is not None:
+            shown["AUC"] = f"{at.history[-1].volume_auc:.3f}"
+        if at.history:
+            shown["waiting"] = f"{at.history[-1].wait_share:.0%}"
+        bar.set_postfix(shown, refresh=False)
+        bar.update()
+
+    # --- checkpoints
+
+    def _save(self) -> None:
+        if not self.processes.first:
+            return
+        at = self._at
+        self.folder.save({
+            "model": self.model.state_dict(),
+            "average": None if self._average is None else self._average.module.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "step": at.step,
+            "history": [dataclasses.asdict(epoch) for epoch in at.history],
+            "losses": at.losses,
+            "busy": at.busy,
+            "waited": at.waited,
+        })  # fmt: skip
+
+    def _resume(self) -> None:
+        state = self.folder.load()
+        if state is None:
+            return
+        try:
+            self.model.load_state_dict(state["model"])
+            if self._average is not None:
+                self._average.module.load_state_dict(state["average"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            history = [Epoch(**epoch) for epoch in state["history"]]
+            self._at = _Position(state["step"], history, list(state["losses"]), state["busy"], state["waited"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise TonnoError(
+                f"{self.folder.checkpoint}: is not a checkpoint of this run; choose another --run, "
+                "or give --overwrite to begin again"
+            ) from error
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
@@ -211,44 +244,26 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
-@torch.no_grad()
-def validate(
-    model: Any,
-    volumes: list[TrainingVolume],
-    settings: TrainingSettings,
-    device: torch.device,
-    precision: torch.dtype,
-    slices_each: int = 64,
-) -> dict[str, float]:
-    """AUC of single slices, and of volumes by the mean of their highest tenth of logits. Fixed seed."""
-    model.eval()
-    rng = np.random.default_rng(settings.seed + 1)
-    logits = []
-    for volume in volumes:
-        sampler = SliceSampler([volume], settings.slice_size, None)
-        slices, _ = sampler.draw(rng, 1, slices_each, device)
-        logits.append(_logits(model, slices, settings, precision).float().cpu().numpy())
-    labels = np.array([volume.label for volume in volumes])
-    top = [float(np.sort(one)[-max(1, slices_each // 10) :].mean()) for one in logits]
-    return {
-        "slice_auc": round(auc(np.concatenate(logits), labels.repeat(slices_each)), 4),
-        "volume_auc": round(auc(np.array(top), labels), 4),
-    }
+@contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set, so that a step is never torn; a second one ends the program at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield stop
+        return
+
+    def asked(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _logits(
-    model: Any, slices: torch.Tensor, settings: TrainingSettings, precision: torch.dtype
-) -> torch.Tensor:
-    """Body at ``precision`` under autocast, head in float32. ``B V U`` to ``B``."""
-    x = slices[:, None].expand(-1, settings.channels, -1, -1).contiguous(memory_format=torch.channels_last)
-    # Training in float16 would need loss scaling; bfloat16 has float32's range.
-    reduced = torch.bfloat16 if precision == torch.float16 else precision
-    with torch.autocast(slices.device.type, dtype=reduced, enabled=reduced != torch.float32):
-        features = model.forward_features(x)
-    logits: torch.Tensor = model.forward_head(features.float())
-    return logits[:, 0]
-
-
-def _counts(cases: Iterable[Case], split: str) -> dict[str, int]:
-    labels = [case.label for case in cases if case.split == split]
-    return {"positive": labels.count(1), "negative": labels.count(0)}
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

@@ -1,0 +1,85 @@
+"""What a training run measured, epoch by epoch: ``metrics.csv`` and ``curves.png``."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch; None where the validation volumes are not of both kinds.
+
+    loss: mean over its training batches. slice_auc, volume_auc: means over the classes (`validation.validate`).
+    wait_share: of the epoch's time, what the device waited for slices.
+    """
+
+    epoch: int
+    step: int
+    loss: float
+    learning_rate: float
+    validation_loss: float | None
+    slice_auc: float | None
+    volume_auc: float | None
+    slices_per_second: float
+    wait_share: float
+    seconds: float
+
+
+def write_history(folder: Path, history: Sequence[Epoch]) -> None:
+    """``metrics.csv`` and ``curves.png``, each whole or not at all."""
+    names = [field.name for field in dataclasses.fields(Epoch)]
+    partial = folder / f".metrics.{os.getpid()}.partial"
+    try:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(dataclasses.asdict(epoch) for epoch in history)
+        partial.replace(folder / "metrics.csv")
+        _draw(partial, history)
+        partial.replace(folder / "curves.png")
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _draw(path: Path, history: Sequence[Epoch]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 7.5), layout="constrained")
+    losses, aucs, rates = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1))
+    steps = [epoch.step for epoch in history]
+    _curve(losses, steps, [epoch.loss for epoch in history], "training, with augmentation", "#3465a4")
+    _curve(losses, steps, [epoch.validation_loss for epoch in history], "validation", "#cc5500")
+    losses.axhline(np.log(2), color="0.6", linewidth=0.8, linestyle="--")
+    losses.set_ylabel("cross-entropy of slices")
+    losses.annotate("guessing", (1, np.log(2)), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="0.4")
+    _curve(aucs, steps, [epoch.slice_auc for epoch in history], "slices", "#8f5902")
+    _curve(aucs, steps, [epoch.volume_auc for epoch in history], "volumes", "#4e9a06")
+    aucs.axhline(0.5, color="0.6", linewidth=0.8, linestyle="--")
+    aucs.set(ylabel="AUC on validation", ylim=(0.0 if _below_half(history) else 0.45, 1.02))
+    _curve(rates, steps, [epoch.learning_rate for epoch in history], "", "0.3")
+    rates.set(ylabel="learning rate", xlabel="step", ylim=(0, None))
+    for axes in (losses, aucs):
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False)
+    figure.savefig(path, format="png", dpi=110)
+
+
+def _curve(axes: Axes, steps: list[int], values: Sequence[float | None], label: str, colour: str) -> None:
+    known = [(step, value) for step, value in zip(steps, values, strict=True) if value is not None]
+    if known:
+        axes.plot(*zip(*known, strict=True), label=label, color=colour, marker="o", markersize=3, linewidth=1.5)
+
+
+def _below_half(history: Sequence[Epoch]) -> bool:
+    return any(auc is not None and auc < 0.45 for epoch in history for auc in (epoch.slice_auc, epoch.volume_auc))

@@ -1,0 +1,95 @@
+"""The network that is trained: where its weights start from, and how fast each of its stages learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models import group_parameters
+from torch import nn
+
+from tonno_core.encoding.classifier import create_model
+from tonno_core.encoding.normalization import freeze_batch_norm, to_group_norm
+from tonno_core.encoding.weights import load_pretrained, read_weights
+from tonno_core.errors import TonnoError
+from tonno_core.training.settings import TrainingSettings
+
+# Of a last layer that is trained anew beside pretrained weights. Some networks' own start (EfficientNet: uniform
+# up to 1 for one class) makes a first loss of 8, whose gradients ruin what was pretrained.
+_HEAD_STD = 0.01
+
+
+def initial_model(settings: TrainingSettings) -> Any:
+    """Random weights, timm's ImageNet weights, or those of a file; group norm keeps all but the statistics."""
+    model = create_model(
+        settings.encoder,
+        channels=settings.channels,
+        classes=len(settings.classes),
+        norm="batch" if settings.pretrained else settings.norm,
+        slice_size=settings.slice_size,
+        imagenet=settings.weights == "imagenet",
+    )
+    if settings.weights not in ("none", "imagenet"):
+        path = Path(settings.weights)
+        load_pretrained(model, read_weights(path), channels=settings.channels, source=f"--weights {path}")
+    if settings.pretrained:
+        _start_head(model)
+        if settings.norm == "group":
+            to_group_norm(model)
+    return model
+
+
+def _start_head(model: Any) -> None:
+    for layer in model.get_classifier().modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            nn.init.normal_(layer.weight, std=_HEAD_STD)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def parameter_groups(model: Any, settings: TrainingSettings) -> list[dict[str, Any]]:
+    """What the optimizer gets: per stage of timm's coarse grouping its parameters and their share of the rate.
+
+    The last layer learns at the full rate, each stage before it ``stage_decay`` times as fast as the next; the first
+    ``freeze`` stages (the stem counts) not at all, and nothing is propagated back to them.
+    """
+    stages = list(group_parameters(model, model.group_matcher(coarse=True)).values())
+    if settings.freeze >= len(stages):
+        raise TonnoError(f"--freeze {settings.freeze}: {settings.encoder} has {len(stages)} stages with its last layer")
+    named = dict(model.named_parameters())
+    for name in (name for stage in stages[: settings.freeze] for name in stage):
+        named[name].requires_grad_(False)
+    groups = []
+    for position, stage in enumerate(stages):
+        parameters = [named[name] for name in stage if named[name].requires_grad]
+        if parameters:
+            groups.append({"params": parameters, "share": settings.stage_decay ** (len(stages) - 1 - position)})
+    return groups
+
+
+def set_training_mode(model: Any, settings: TrainingSettings) -> None:
+    """Training mode, but for batch norms that are to stay as they are."""
+    model.train()
+    if settings.norm == "frozen-batch":
+        freeze_batch_norm(model)
+
+
+class SliceLogits(nn.Module):
+    """Slices ``B V U`` to logits ``B C``: the body at reduced precision under autocast, the head in float32."""
+
+    def __init__(self, model: Any, channels: int, precision: torch.dtype) -> None:
+        super().__init__()
+        self.model = model
+        self._channels = channels
+        # Training in float16 would need loss scaling; bfloat16 has float32's range.
+        self._precision = torch.bfloat16 if precision == torch.float16 else precision
+
+    def forward(self, slices: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        x = slices[:, None].expand(-1, self._channels, -1, -1).contiguous(memory_format=torch.channels_last)
+        reduced = self._precision != torch.float32
+        with torch.autocast(slices.device.type, dtype=self._precision, enabled=reduced):
+            features = self.model.forward_features(x)
+        logits: torch.Tensor = self.model.forward_head(features.float())
+        return logits

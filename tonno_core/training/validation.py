@@ -1,0 +1,55 @@
+"""How well a classifier in training tells scans that it does not learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tonno_core.evaluation.metrics import auc
+from tonno_core.training.cache import TrainingVolume
+from tonno_core.training.dataset import SliceSampler
+from tonno_core.training.distributed import Processes
+
+SLICES_EACH = 64
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Cross-entropy of slices; AUC of slices and of volumes (mean of a volume's highest tenth of logits), means over
+    the classes of which there are volumes with and without (None: there is no such class)."""
+
+    loss: float
+    slice_auc: float | None
+    volume_auc: float | None
+
+
+@torch.no_grad()
+def validate(
+    network: nn.Module, volumes: Sequence[TrainingVolume], pixels: int, seed: int, processes: Processes
+) -> Validation | None:
+    """Measure on the same 64 random slices of each volume every time. None without volumes."""
+    if not volumes:
+        return None
+    network.eval()
+    mine = []
+    for number in range(processes.rank, len(volumes), processes.world):
+        # Far from the steps of training, whose seeds count from 0.
+        sampler = SliceSampler([volumes[number]], pixels, None, seed, processes.device)
+        slices = sampler.draw(2**32 - 1 - number, 1, SLICES_EACH).slices
+        mine.append(network(slices).float().cpu().numpy())
+    logits = np.stack(processes.gather(mine))  # N K C
+    labels = np.array([volume.labels for volume in volumes])  # N C
+    truth = torch.as_tensor(labels, dtype=torch.float32)[:, None].expand(-1, SLICES_EACH, -1)
+    loss = float(F.binary_cross_entropy_with_logits(torch.as_tensor(logits), truth))
+    both = [index for index in range(labels.shape[1]) if 0 < labels[:, index].sum() < len(labels)]
+    if not both or not np.isfinite(logits).all():
+        return Validation(loss, None, None)
+    top = np.sort(logits, axis=1)[:, -max(1, SLICES_EACH // 10) :].mean(axis=1)
+    of_slices = [auc(logits[..., index].ravel(), labels[:, index].repeat(SLICES_EACH)) for index in both]
+    of_volumes = [auc(top[:, index], labels[:, index]) for index in both]
+    return Validation(loss, float(np.mean(of_slices)), float(np.mean(of_volumes)))
