@@ -91,12 +91,14 @@ class VolumeCache:
         except TonnoError as error:
             raise TonnoError(f"{case.volume}: {error}") from error
         array, rest = self._paths(number)
-        facts = {"fill": one.fill, "frame_to_ijk": one.frame_to_ijk, "foreground": one.foreground}
+        facts: dict[str, Any] = {
+            "fill": one.fill, "frame_to_ijk": one.frame_to_ijk, "foreground": one.foreground, "key": self._key(case),
+        }  # fmt: skip
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             rest.unlink(missing_ok=True)  # the last to be written says that both are whole
             _write(array, lambda file: np.save(file, one.array.numpy()))
-            _write(rest, lambda file: np.savez(file, key=self._key(case), **facts))
+            _write(rest, lambda file: np.savez(file, **facts))
         except OSError as error:
             raise TonnoError(
                 f"{self._folder}: cannot be written ({error.strerror or error}); the prepared volumes need "

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -62,7 +62,8 @@ def _draw(path: Path, history: Sequence[Epoch]) -> None:
     _curve(losses, steps, [epoch.validation_loss for epoch in history], "validation", "#cc5500")
     losses.axhline(np.log(2), color="0.6", linewidth=0.8, linestyle="--")
     losses.set_ylabel("cross-entropy of slices")
-    losses.annotate("guessing", (1, np.log(2)), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="0.4")
+    where: Any = ("axes fraction", "data")
+    losses.annotate("guessing ", (1, np.log(2)), xycoords=where, ha="right", va="top", color="0.4")
     _curve(aucs, steps, [epoch.slice_auc for epoch in history], "slices", "#8f5902")
     _curve(aucs, steps, [epoch.volume_auc for epoch in history], "volumes", "#4e9a06")
     aucs.axhline(0.5, color="0.6", linewidth=0.8, linestyle="--")

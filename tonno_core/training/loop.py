@@ -171,9 +171,9 @@ class Trainer:
             step=at.step,
             loss=round(float(np.mean(at.losses)), 6),
             learning_rate=settings.learning_rate * schedule(at.step - 1, settings.steps, settings.warmup),
-            validation_loss=None if found is None else round(found.loss, 6),
-            slice_auc=_rounded(found and found.slice_auc),
-            volume_auc=_rounded(found and found.volume_auc),
+            validation_loss=_rounded(found.loss),
+            slice_auc=_rounded(found.slice_auc),
+            volume_auc=_rounded(found.volume_auc),
             slices_per_second=round(slices / at.busy, 1) if at.busy else 0.0,
             wait_share=round(at.waited / at.busy, 4) if at.busy else 0.0,
             seconds=round(at.busy, 1),
@@ -183,7 +183,7 @@ class Trainer:
         if self.processes.first:
             write_history(self.folder.path, at.history)
 
-    def _validate(self) -> Validation | None:
+    def _validate(self) -> Validation:
         network = self._network
         if self._average is not None:
             network = SliceLogits(self._average.module, self.settings.channels, self._precision)

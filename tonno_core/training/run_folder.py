@@ -86,7 +86,7 @@ class RunFolder:
             found = json.loads((self.path / _WHAT).read_text(encoding="utf-8"))
             settings, cases = dict(found["settings"]), found["cases"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise TonnoError(f"{self.path / _WHAT}: not readable ({first_line(error)}); choose another --run") from error
+            raise TonnoError(f"{self.path / _WHAT}: unreadable ({first_line(error)}); choose another --run") from error
         for name, value in what["settings"].items():
             if name not in _MAY_CHANGE and settings.get(name) != value:
                 raise TonnoError(

@@ -23,7 +23,7 @@ class Validation:
     """Cross-entropy of slices; AUC of slices and of volumes (mean of a volume's highest tenth of logits), means over
     the classes of which there are volumes with and without (None: there is no such class)."""
 
-    loss: float
+    loss: float | None
     slice_auc: float | None
     volume_auc: float | None
 
@@ -31,10 +31,10 @@ class Validation:
 @torch.no_grad()
 def validate(
     network: nn.Module, volumes: Sequence[TrainingVolume], pixels: int, seed: int, processes: Processes
-) -> Validation | None:
-    """Measure on the same 64 random slices of each volume every time. None without volumes."""
+) -> Validation:
+    """Measure on the same 64 random slices of each volume every time; nothing without volumes."""
     if not volumes:
-        return None
+        return Validation(None, None, None)
     network.eval()
     mine = []
     for number in range(processes.rank, len(volumes), processes.world):
