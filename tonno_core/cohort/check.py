@@ -53,7 +53,7 @@ def check_cohort(manifest: Manifest, *, progress: bool = True) -> Check:
     """Read the headers of all volumes and masks, compare files of equal size; no voxel is decoded."""
     headers: list[Header | None] = []
     problems: list[Problem] = []
-    for case in tqdm(manifest.cases, desc="checking", unit="volume", disable=not progress, delay=0.01):
+    for case in tqdm(manifest.cases, desc="checking", unit="volume", disable=not progress):
         header, text = _header(case.volume)
         headers.append(header)
         if header is None:
@@ -74,7 +74,8 @@ def report(check: Check) -> str:
     parts = [_counts(check.manifest), _geometry([header for header in check.headers if header is not None])]
     if check.problems:
         parts.append("\n".join(_problem_line(problem, check.manifest.path) for problem in check.problems))
-    return "\n\n".join([*filter(None, parts), f"{verdict}: {errors} errors, {warnings} warnings"])
+    counted = f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"
+    return "\n\n".join([*filter(None, parts), f"{verdict}: {counted}"])
 
 
 # -------------------- problems

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import permutations, product
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 from tonno_core.volume.volume import Matrix
 
@@ -29,7 +28,7 @@ class Header:
     def axes_ras(self) -> tuple[int, int, int]:
         """Which of i, j, k (0, 1, 2) runs nearest to the patient's R, A and S; each runs along one."""
         cosines = np.abs(self.ijk_to_ras[:3, :3] / self.spacing_mm)
-        r, a, s = (int(axis) for axis in linear_sum_assignment(-cosines)[1])
+        r, a, s = max(permutations(range(3)), key=lambda axes: float(cosines[range(3), axes].sum()))
         return r, a, s
 
     @property
