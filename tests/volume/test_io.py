@@ -15,7 +15,7 @@ import pytest
 import SimpleITK as sitk
 
 from tonno_core.errors import TonnoError
-from tonno_core.volume.io import check_writable, read_volume, write_volume
+from tonno_core.volume.io import check_writable, read_header, read_volume, write_volume
 from tonno_core.volume.volume import Volume
 
 FORMATS = [".nii", ".nii.gz", ".nrrd"]
@@ -382,6 +382,10 @@ def test_oblique_series_in_any_file_order(tmp_path: Path) -> None:
     assert np.array_equal(volume.array, pixels)
     expected = np.diag([-1, -1, 1, 1]) @ affine(ROTATION * [0.7, 1.3, 2.5], (10, 20, 30))
     np.testing.assert_allclose(volume.ijk_to_ras, expected, rtol=0, atol=2e-6)  # decimals of the tags
+    header = read_header(tmp_path)
+    assert header.size_ijk == volume.size_ijk
+    assert np.array_equal(header.ijk_to_ras, volume.ijk_to_ras)
+    assert header.voxels == "16-bit signed integer"
 
 
 def test_slopes_of_single_slices_are_not_rounded_to_integers(tmp_path: Path) -> None:
