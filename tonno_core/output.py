@@ -1,4 +1,4 @@
-"""An output folder that receives all files of a run or none."""
+"""An output folder that receives all files of a run or none, and a file that is whole or as it was before."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tonno_core.errors import TonnoError
@@ -25,6 +25,24 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
         raise TonnoError(f"--output {folder}: {parent} is a file, expected a folder")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise TonnoError(f"--output {folder}: {parent} is not writable; choose another place")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path``; the file moves there if the block succeeds, else nothing changes.
+
+    Folders above it are made. A disk that is full or read-only raises TonnoError.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        raise TonnoError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
 
 
 @contextmanager

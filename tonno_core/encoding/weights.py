@@ -15,6 +15,8 @@ from torch import nn
 from tonno_core.errors import TonnoError, first_line
 
 StateDict = dict[str, torch.Tensor]
+# Of the batches that a batch norm saw: absent from many exported files, and not used for inference.
+_COUNTER = "num_batches_tracked"
 
 
 def read_weights(path: Path) -> StateDict:
@@ -59,8 +61,7 @@ def load_exactly(model: nn.Module, weights: StateDict, source: str) -> None:
     """Put weights into a model; every name and shape must agree (TonnoError names the first that does not)."""
     own = model.state_dict()
     missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    # A counter of batches seen, absent from many exported files and not used for inference.
-    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    missing = [name for name in missing if not name.endswith(_COUNTER)]
     if missing or unexpected:
         raise TonnoError(
             f"{source}: weights are of another model: {len(missing)} tensors missing"
@@ -76,18 +77,18 @@ def load_exactly(model: nn.Module, weights: StateDict, source: str) -> None:
     model.load_state_dict(weights, strict=False)
 
 
-def load_pretrained(model: nn.Module, weights: StateDict, *, channels: int, source: str) -> None:
+def load_pretrained(model: nn.Module, weights: StateDict, *, channels: int, source: str) -> bool:
     """Start training from weights of the same encoder with another last layer or number of channels.
 
     The classifier's own layer is taken only where its shape agrees; the first convolution is adapted to
     ``channels`` as timm does (summed for 1, repeated and scaled for more). Anything else must agree, but for
     the names, where those of another library's edition of the network stand for the same tensors in the same order.
+    Returns whether the last layer, or a part of it, stayed as it was.
     """
     own = model.state_dict()
     weights = _renamed(weights, own)
-    head = type(model).get_classifier(model)  # type: ignore[attr-defined]
-    head_names = {id(parameter) for parameter in head.parameters()}
-    replaceable = {name for name, parameter in model.named_parameters() if id(parameter) in head_names}
+    of_head = {id(parameter) for layer in classifier_layers(model) for parameter in layer.parameters()}
+    replaceable = {name for name, parameter in model.named_parameters() if id(parameter) in of_head}
     adapted: StateDict = {}
     for name, tensor in weights.items():
         target = own.get(name)
@@ -96,9 +97,16 @@ def load_pretrained(model: nn.Module, weights: StateDict, *, channels: int, sour
         if name in replaceable and (target is None or tensor.shape != target.shape):
             continue
         adapted[name] = tensor
-    for name in replaceable - adapted.keys():
-        adapted[name] = own[name]
-    load_exactly(model, adapted, source)
+    new = replaceable - adapted.keys()
+    load_exactly(model, {**adapted, **{name: own[name] for name in new}}, source)
+    return bool(new)
+
+
+def classifier_layers(model: nn.Module) -> list[nn.Module]:
+    """The last layer with all its parts; a few of timm's models have several."""
+    head = type(model).get_classifier(model)  # type: ignore[attr-defined]
+    heads: tuple[nn.Module, ...] = head if isinstance(head, tuple) else (head,)
+    return [layer for one in heads for layer in one.modules()]
 
 
 def _renamed(weights: StateDict, own: StateDict) -> StateDict:
@@ -107,9 +115,12 @@ def _renamed(weights: StateDict, own: StateDict) -> StateDict:
     The last layer and the first convolution may differ in shape, as in `load_pretrained`; there the number of
     dimensions has to agree.
     """
-    if weights.keys() & own.keys() or len(weights) != len(own):
+    given, wanted = (
+        {name: tensor for name, tensor in tensors.items() if not name.endswith(_COUNTER)} for tensors in (weights, own)
+    )
+    if given.keys() & wanted.keys() or len(given) != len(wanted):
         return weights
-    pairs = list(zip(weights.items(), own.items(), strict=True))
+    pairs = list(zip(given.items(), wanted.items(), strict=True))
     kinds = all(theirs.rpartition(".")[2] == ours.rpartition(".")[2] for (theirs, _), (ours, _) in pairs)
     ranks = all(tensor.ndim == target.ndim for (_, tensor), (_, target) in pairs)
     unequal = sum(tensor.shape != target.shape for (_, tensor), (_, target) in pairs)

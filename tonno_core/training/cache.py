@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +12,7 @@ import torch
 from tonno_core.cohort.manifest import Case
 from tonno_core.errors import TonnoError
 from tonno_core.slicing.preparation import PreparedVolume, prepare_volume
+from tonno_core.training.tensor_file import load_tensors, save_tensors
 from tonno_core.volume.io import read_volume
 from tonno_core.volume.volume import Matrix
 
@@ -69,9 +68,10 @@ class Preparation:
 
 
 class VolumeCache:
-    """A folder with two files per volume: ``NUMBER.npy``, the voxels, and ``NUMBER.npz``, the rest.
+    """A folder with one file per volume, ``NUMBER.pt``.
 
-    A volume whose file has changed since (size or time), or that was prepared otherwise, is prepared again.
+    A volume whose file has changed since (size or time), that was prepared otherwise, or whose prepared file is
+    damaged, is prepared again.
     """
 
     def __init__(self, folder: Path, preparation: Preparation) -> None:
@@ -79,9 +79,10 @@ class VolumeCache:
         self._preparation = preparation
 
     def prepare(self, case: Case, number: int) -> None:
-        """Write one volume's files unless they are there. Raises TonnoError that names the volume or the disk."""
+        """Write one volume's file unless it is there. Raises TonnoError that names the volume or the disk."""
         if self._is_current(case, number):
             return
+        key = self._key(case)  # before it is read: a scan that changes meanwhile is prepared again
         volume = read_volume(case.volume)
         options = {name: value for name, value in vars(self._preparation).items() if name != "seed"}
         try:
@@ -90,56 +91,39 @@ class VolumeCache:
             one = TrainingVolume.from_prepared(prepared, case.labels, rng)
         except TonnoError as error:
             raise TonnoError(f"{case.volume}: {error}") from error
-        array, rest = self._paths(number)
-        facts: dict[str, Any] = {
-            "fill": one.fill, "frame_to_ijk": one.frame_to_ijk, "foreground": one.foreground, "key": self._key(case),
-        }  # fmt: skip
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            rest.unlink(missing_ok=True)  # the last to be written says that both are whole
-            _write(array, lambda file: np.save(file, one.array.numpy()))
-            _write(rest, lambda file: np.savez(file, **facts))
-        except OSError as error:
-            raise TonnoError(
-                f"{self._folder}: cannot be written ({error.strerror or error}); the prepared volumes need "
-                "about half the space of the scans"
-            ) from error
+        save_tensors(self._path(number), {
+            "key": key,
+            "array": one.array,
+            "fill": one.fill,
+            "frame_to_ijk": torch.from_numpy(one.frame_to_ijk),
+            "foreground": torch.from_numpy(one.foreground),
+        })  # fmt: skip
 
     def load(self, case: Case, number: int) -> TrainingVolume:
-        """A prepared volume, its voxels mapped from the disk."""
-        array, rest = self._paths(number)
-        with np.load(rest, allow_pickle=False) as facts:
-            fill, frame_to_ijk, foreground = float(facts["fill"]), facts["frame_to_ijk"], facts["foreground"]
-        # Copy on write, as torch expects memory that may be written to; nobody does.
-        mapped = torch.from_numpy(np.load(array, mmap_mode="c", allow_pickle=False))
-        return TrainingVolume(mapped, fill, frame_to_ijk, foreground, case.labels, case.volume.name)
+        """A prepared volume, its voxels mapped from the disk (torch keeps no file open for that)."""
+        facts = load_tensors(self._path(number), mapped=True)
+        # Copies, as the small ones need no mapping.
+        frame_to_ijk, foreground = facts["frame_to_ijk"].numpy().copy(), facts["foreground"].numpy().copy()
+        return TrainingVolume(
+            facts["array"], float(facts["fill"]), frame_to_ijk, foreground, case.labels, case.volume.name
+        )
 
-    def _paths(self, number: int) -> tuple[Path, Path]:
-        return self._folder / f"{number:05d}.npy", self._folder / f"{number:05d}.npz"
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number:05d}.pt"
 
     def _key(self, case: Case) -> str:
         return f"{case.volume} {_identity(case.volume)} {self._preparation}"
 
     def _is_current(self, case: Case, number: int) -> bool:
-        array, rest = self._paths(number)
-        if not (array.is_file() and rest.is_file()):
+        if not self._path(number).is_file():
             return False
-        with np.load(rest, allow_pickle=False) as facts:
-            return str(facts["key"]) == self._key(case)
+        try:
+            return bool(load_tensors(self._path(number), mapped=True).get("key") == self._key(case))
+        except TonnoError:
+            return False
 
 
-def _identity(path: Path) -> Sequence[tuple[int, int]]:
+def _identity(path: Path) -> list[tuple[int, int]]:
     """Sizes and times of a file, or of a DICOM folder's files."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     return [(stat.st_size, stat.st_mtime_ns) for stat in map(os.stat, files)]
-
-
-def _write(path: Path, write: Any) -> None:
-    """Whole or not at all."""
-    partial = path.with_suffix(f"{path.suffix}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from tonno_core.cohort.manifest import Case, Manifest, read_manifest, require_trainable, write_manifest
 from tonno_core.cohort.split import split_patients
 from tonno_core.encoding.bundle import Bundle, BundleSpec, check_can_write, save_bundle
-from tonno_core.encoding.classifier import Classifier, create_model, try_slice
+from tonno_core.encoding.classifier import Classifier, try_slice
 from tonno_core.encoding.device import choose_device, choose_precision
 from tonno_core.errors import TonnoError
 from tonno_core.settings import model_defaults
@@ -24,6 +24,7 @@ from tonno_core.training.calibration import calibrate_bundle
 from tonno_core.training.distributed import Processes, processes
 from tonno_core.training.history import Epoch
 from tonno_core.training.loop import Trainer
+from tonno_core.training.model import initial_model, parameter_groups
 from tonno_core.training.run_folder import RunFolder
 from tonno_core.training.settings import TrainingSettings
 from tonno_core.volume.foreground import foreground_ball
@@ -62,7 +63,11 @@ def train_bundle(
     means frozen batch norm for pretrained weights and batch norm otherwise, ``stage_decay`` None 0.7 or 1. calibration:
     settings of the reconstructions that the thresholds are for. Under torchrun all processes call this.
     """
-    folder = RunFolder(run or output.with_name(f"{output.name}-run"))
+    place = run or output.with_name(f"{output.name}-run")
+    if resume and overwrite:
+        raise TonnoError("--resume and --overwrite: expected one of them, to go on or to begin again")
+    if place.resolve().is_relative_to(output.resolve()):
+        raise TonnoError(f"--run {place}: lies in --output {output}, which holds the model alone; choose another place")
     check_can_write(output, overwrite=overwrite or resume)
     manifest = read_manifest(manifest_path, class_name=class_name)
     settings = _settings(options, manifest.classes)
@@ -70,13 +75,14 @@ def train_bundle(
     defaults = model_defaults(stage=stage, frame=settings.frame, **(calibration or {}))
     divided = manifest if manifest.has_split else split_patients(manifest, seed=settings.seed)
     require_trainable(divided)
-    folder.check(settings, divided, resume=resume, overwrite=overwrite)
+    folder = RunFolder(place, settings, divided)
+    folder.check(resume=resume, overwrite=overwrite)
     with processes(settings.device) as group:
         group.check(settings.volumes_per_batch, settings.norm)
         if group.first:
-            folder.open(settings, divided, resume=resume)
+            folder.open(overwrite=overwrite)
             if not manifest.has_split:
-                write_manifest(folder.path / "split.csv", divided)
+                write_manifest(folder.split, divided)
         group.wait()
         model = train(divided, settings, folder, group, progress=progress)
     if not group.first:
@@ -106,11 +112,7 @@ def train(
     preparation = Preparation(settings.frame, settings.intensity, settings.slice_size, pixel_mm, settings.seed)
     cache = VolumeCache(folder.cache, preparation)
     volumes = _load(manifest.cases, cache, group, progress)
-    by_split = {
-        split: [one for one, case in zip(volumes, manifest.cases, strict=True) if one and case.split == split]
-        for split in ("train", "val")
-    }
-    trainer = Trainer(settings, by_split["train"], by_split["val"], folder, group, progress=progress)
+    trainer = Trainer(settings, volumes["train"], volumes["val"], folder, group, progress=progress)
     trainer.run()
     spec = BundleSpec(
         encoder=settings.encoder,
@@ -147,10 +149,8 @@ def _check(settings: TrainingSettings, stage: int | None) -> None:
     """What can be known before hours of training."""
     settings.check()
     choose_precision(settings.precision, choose_device(settings.device))
-    model = create_model(
-        settings.encoder, channels=settings.channels, classes=len(settings.classes), norm="batch",
-        slice_size=settings.slice_size,
-    )  # fmt: skip
+    model = initial_model(settings)
+    parameter_groups(model, settings)
     encoder = Classifier(model, settings.classes, channels=settings.channels)
     try_slice(encoder, settings.slice_size, settings.encoder)
     if stage is not None and stage > encoder.stages:
@@ -165,7 +165,7 @@ def _pixel_mm(
         return None
     if settings.pixel_mm is not None:
         return settings.pixel_mm
-    radius = folder.measured("radius_mm", lambda: _radius_mm(manifest, group, progress))
+    radius = folder.measured(lambda: _radius_mm(manifest, group, progress))
     return round(2.0 * radius / (settings.slice_size - 1), 3)
 
 
@@ -184,14 +184,17 @@ def _radius_mm(manifest: Manifest, group: Processes, progress: bool) -> float:
 
 def _load(
     cases: Sequence[Case], cache: VolumeCache, group: Processes, progress: bool
-) -> list[TrainingVolume | None]:
-    """All volumes of train and val, prepared by the processes together and mapped by each; None for the others."""
-    wanted = [number for number, case in enumerate(cases) if case.split in ("train", "val")]
+) -> dict[str, list[TrainingVolume]]:
+    """The volumes of train and of val, prepared by the processes together and mapped by each."""
+    wanted = [(number, case) for number, case in enumerate(cases) if case.split in ("train", "val")]
     mine = wanted[group.rank :: group.world]
-    for number in tqdm(mine, desc="preparing", unit="volume", disable=not (progress and group.first)):
-        cache.prepare(cases[number], number)
+    for number, case in tqdm(mine, desc="preparing", unit="volume", disable=not (progress and group.first)):
+        cache.prepare(case, number)
     group.wait()
-    return [cache.load(case, number) if number in set(wanted) else None for number, case in enumerate(cases)]
+    volumes: dict[str, list[TrainingVolume]] = {"train": [], "val": []}
+    for number, case in wanted:
+        volumes[case.split].append(cache.load(case, number))
+    return volumes
 
 
 def _counts(manifest: Manifest, split: str) -> dict[str, dict[str, int]]:
@@ -222,7 +225,7 @@ def _summary(spec: BundleSpec, output: Path, folder: RunFolder, *, split_made: b
     else:
         lines.append("no negative volume in split val: no threshold calibrated, --threshold auto will be Otsu's")
     if split_made:
-        lines.append(f"the manifest gives no split: one by patient was made, {folder.path / 'split.csv'}")
+        lines.append(f"the manifest gives no split: one by patient was made, {folder.split}")
     lines.append(f"curves and metrics in {folder.path}")
     lines.append(f"written to {output}")
     return "\n".join(lines)

@@ -43,7 +43,7 @@ class SliceSampler:
 
     def draw(self, step: int, volumes: int, slices_each: int, *, rank: int = 0, world: int = 1) -> Batch:
         """A process' share of the batch of a step, in one grid_sample: every ``world``-th of its V volumes."""
-        chosen = self._balanced(np.random.default_rng((self.seed, step)), volumes)
+        chosen = self._balanced(step, volumes)
         mine = range(rank, volumes, world)
         # Position 0 would be the same as none: a seed's trailing zeros do not count.
         rngs = [np.random.default_rng((self.seed, step, position + 1)) for position in mine]
@@ -70,12 +70,14 @@ class SliceSampler:
         fill = torch.tensor([source.fill for source in sources], dtype=slices.dtype, device=self.device)
         return slices + fill[:, None, None, None]
 
-    def _balanced(self, rng: np.random.Generator, count: int) -> list[int]:
-        """Volumes by turns without and with a finding, the findings by turns too."""
+    def _balanced(self, step: int, count: int) -> list[int]:
+        """Volumes by turns without and with a finding; the findings take turns too, from step to step."""
+        rng = np.random.default_rng((self.seed, step))
         labels = np.array([volume.labels for volume in self.volumes])
         chosen = []
         for position in range(count):
-            candidates = np.flatnonzero(labels[:, position // 2 % labels.shape[1]] == position % 2)
+            finding = (step * (count // 2) + position // 2) % labels.shape[1]
+            candidates = np.flatnonzero(labels[:, finding] == position % 2)
             chosen.append(int(rng.choice(candidates if len(candidates) else len(labels))))
         return chosen
 

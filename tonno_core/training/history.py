@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from tonno_core.output import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,17 +40,12 @@ class Epoch:
 def write_history(folder: Path, history: Sequence[Epoch]) -> None:
     """``metrics.csv`` and ``curves.png``, each whole or not at all."""
     names = [field.name for field in dataclasses.fields(Epoch)]
-    partial = folder / f".metrics.{os.getpid()}.partial"
-    try:
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(dataclasses.asdict(epoch) for epoch in history)
-        partial.replace(folder / "metrics.csv")
+    with whole_file(folder / "metrics.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(dataclasses.asdict(epoch) for epoch in history)
+    with whole_file(folder / "curves.png") as partial:
         _draw(partial, history)
-        partial.replace(folder / "curves.png")
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _draw(path: Path, history: Sequence[Epoch]) -> None:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from tonno_core.encoding.classifier import place
 from tonno_core.encoding.device import choose_precision
-from tonno_core.errors import TonnoError
+from tonno_core.errors import TonnoError, first_line
 from tonno_core.training.augmentation import Augmentation
 from tonno_core.training.cache import TrainingVolume
 from tonno_core.training.dataset import Batch, SliceSampler, drawn_ahead
@@ -72,7 +72,6 @@ class Trainer:
         torch.manual_seed(settings.seed)
         self.model = initial_model(settings)
         place(self.model, processes.device)
-        set_training_mode(self.model, settings)
         groups = parameter_groups(self.model, settings)
         self._optimizer = torch.optim.Adam(groups, lr=settings.learning_rate)
         self._average = ModelEmaV3(self.model, decay=settings.ema, use_warmup=True) if settings.ema else None
@@ -106,14 +105,14 @@ class Trainer:
         with bar, _stop_requests() as stop:
             for epoch in range(len(self._at.history) + 1, settings.epochs + 1):
                 self._epoch(epoch, bar, stop)
-            if stop.is_set():  # during the last validation; all is saved
-                raise KeyboardInterrupt
+            if stop.is_set():  # during the last validation
+                raise self._interrupted()
 
     # --- one epoch
 
     def _epoch(self, epoch: int, bar: tqdm[Any], stop: threading.Event) -> None:
         at, end = self._at, self.settings.epoch_end(epoch)
-        set_training_mode(self.model, self.settings)
+        set_training_mode(self.model)
         draw = functools.partial(
             self._sampler.draw,
             volumes=self.settings.volumes_per_batch,
@@ -129,15 +128,18 @@ class Trainer:
             at.step = step + 1
             self._show(bar)
             waiting = time.monotonic()
-            if stopping and at.step < end:
+            if stopping:
                 at.busy += waiting - started
                 self._save()
-                raise TrainingInterrupted(
-                    f"interrupted after step {at.step} of {self.settings.steps}; {self.folder.checkpoint} holds it, "
-                    "the same command with --resume goes on"
-                )
+                raise self._interrupted()
         at.busy += time.monotonic() - started
         self._finish_epoch(epoch)
+
+    def _interrupted(self) -> TrainingInterrupted:
+        return TrainingInterrupted(
+            f"interrupted after step {self._at.step} of {self.settings.steps}; {self.folder.checkpoint} holds it, "
+            "the same command with --resume goes on"
+        )
 
     def _step(self, step: int, batch: Batch, stop: threading.Event) -> tuple[float, bool]:
         """Loss over all processes' slices, and whether any process was asked to stop."""
@@ -208,8 +210,8 @@ class Trainer:
             return
         at = self._at
         self.folder.save({
+            "state_dict": self.weights(),  # what a bundle of this checkpoint gets
             "model": self.model.state_dict(),
-            "average": None if self._average is None else self._average.module.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "step": at.step,
             "history": [dataclasses.asdict(epoch) for epoch in at.history],
@@ -225,14 +227,14 @@ class Trainer:
         try:
             self.model.load_state_dict(state["model"])
             if self._average is not None:
-                self._average.module.load_state_dict(state["average"])
+                self._average.module.load_state_dict(state["state_dict"])
             self._optimizer.load_state_dict(state["optimizer"])
             history = [Epoch(**epoch) for epoch in state["history"]]
             self._at = _Position(state["step"], history, list(state["losses"]), state["busy"], state["waited"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise TonnoError(
-                f"{self.folder.checkpoint}: is not a checkpoint of this run; choose another --run, "
-                "or give --overwrite to begin again"
+                f"{self.folder.checkpoint}: does not fit this run ({first_line(error)}); "
+                "give --overwrite to begin again, or choose another --run"
             ) from error
 
 

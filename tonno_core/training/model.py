@@ -11,7 +11,7 @@ from torch import nn
 
 from tonno_core.encoding.classifier import create_model
 from tonno_core.encoding.normalization import freeze_batch_norm, to_group_norm
-from tonno_core.encoding.weights import load_pretrained, read_weights
+from tonno_core.encoding.weights import classifier_layers, load_pretrained, read_weights
 from tonno_core.errors import TonnoError
 from tonno_core.training.settings import TrainingSettings
 
@@ -30,18 +30,19 @@ def initial_model(settings: TrainingSettings) -> Any:
         slice_size=settings.slice_size,
         imagenet=settings.weights == "imagenet",
     )
+    new_head = True
     if settings.weights not in ("none", "imagenet"):
         path = Path(settings.weights)
-        load_pretrained(model, read_weights(path), channels=settings.channels, source=f"--weights {path}")
-    if settings.pretrained:
+        new_head = load_pretrained(model, read_weights(path), channels=settings.channels, source=f"--weights {path}")
+    if settings.pretrained and new_head:
         _start_head(model)
-        if settings.norm == "group":
-            to_group_norm(model)
+    if settings.pretrained and settings.norm == "group":
+        to_group_norm(model)
     return model
 
 
-def _start_head(model: Any) -> None:
-    for layer in model.get_classifier().modules():
+def _start_head(model: nn.Module) -> None:
+    for layer in classifier_layers(model):
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
             nn.init.normal_(layer.weight, std=_HEAD_STD)
             if layer.bias is not None:
@@ -52,8 +53,10 @@ def parameter_groups(model: Any, settings: TrainingSettings) -> list[dict[str, A
     """What the optimizer gets: per stage of timm's coarse grouping its parameters and their share of the rate.
 
     The last layer learns at the full rate, each stage before it ``stage_decay`` times as fast as the next; the first
-    ``freeze`` stages (the stem counts) not at all, and nothing is propagated back to them.
+    ``freeze`` stages (the stem counts) and frozen batch norms not at all: they need no gradient from here on.
     """
+    if settings.norm == "frozen-batch":
+        freeze_batch_norm(model)
     stages = list(group_parameters(model, model.group_matcher(coarse=True)).values())
     if settings.freeze >= len(stages):
         raise TonnoError(f"--freeze {settings.freeze}: {settings.encoder} has {len(stages)} stages with its last layer")
@@ -68,11 +71,12 @@ def parameter_groups(model: Any, settings: TrainingSettings) -> list[dict[str, A
     return groups
 
 
-def set_training_mode(model: Any, settings: TrainingSettings) -> None:
-    """Training mode, but for batch norms that are to stay as they are."""
+def set_training_mode(model: nn.Module) -> None:
+    """Training mode, but for batch norms whose scale and shift are frozen: their statistics stay too."""
     model.train()
-    if settings.norm == "frozen-batch":
-        freeze_batch_norm(model)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d) and layer.affine and not layer.weight.requires_grad:
+            layer.eval()
 
 
 class SliceLogits(nn.Module):
@@ -91,5 +95,8 @@ class SliceLogits(nn.Module):
         reduced = self._precision != torch.float32
         with torch.autocast(slices.device.type, dtype=self._precision, enabled=reduced):
             features = self.model.forward_features(x)
-        logits: torch.Tensor = self.model.forward_head(features.float())
+        several = isinstance(features, (list, tuple))  # of models with several branches
+        logits: torch.Tensor = self.model.forward_head(
+            [one.float() for one in features] if several else features.float()
+        )
         return logits
