@@ -6,6 +6,7 @@ reach anywhere (docs/method.md). No mask is read.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from tonno_core.encoding.bundle import Bundle
+from tonno_core.cohort.manifest import Manifest
+from tonno_core.encoding.bundle import Bundle, BundleSpec
 from tonno_core.reconstruction import reconstruct
-from tonno_core.settings import SETTINGS_THAT_MATTER, ReconstructionSettings, Variant, choices_of
+from tonno_core.settings import SETTINGS_THAT_MATTER, ReconstructionSettings, Variant, choices_of, combine
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.io import read_volume
 
@@ -23,6 +25,8 @@ from tonno_core.volume.io import read_volume
 SHARE_OF_VOLUMES = 0.95
 # The noise floor: one foreground voxel in a thousand of a negative scan reaches it.
 FLOOR_QUANTILE = 0.999
+# What a new model does by default, and what its thresholds are calibrated for.
+CALIBRATED_METHODS = ("matched-cam", "tonno", "averaged-cam", "tomographic-cam", "slicewise-cam")
 
 
 def calibrate(
@@ -64,10 +68,11 @@ def calibrate(
     }
 
 
-def calibrate_bundle(bundle, manifest, *, device="auto", precision="auto", progress=True):  # type: ignore
-    import dataclasses
-    from tonno_core.settings import combine
-    used = combine(defaults=bundle.spec.defaults, explicit={"methods": ("matched-cam",)})
+def calibrate_bundle(
+    bundle: Bundle, manifest: Manifest, *, device: str = "auto", precision: str = "auto", progress: bool = True
+) -> BundleSpec:
+    """The bundle's description with thresholds of its first class, from the negatives of split ``val``."""
+    settings = combine(defaults=bundle.spec.defaults, explicit={"methods": CALIBRATED_METHODS})
     negatives = [case.volume for case in manifest.split("val") if case.labels[0] == 0]
-    t = calibrate(bundle, negatives, used, device=device, precision=precision, progress=progress)
-    return dataclasses.replace(bundle.spec, thresholds=t)
+    thresholds = calibrate(bundle, negatives, settings, device=device, precision=precision, progress=progress)
+    return dataclasses.replace(bundle.spec, thresholds=thresholds)
