@@ -38,7 +38,8 @@ class BundleSpec:
     reconstruction by name (slices, directions, stage, ...). thresholds: method (for a class other than the
     first: ``method/class``) to a record whose ``threshold`` is the default for ``--threshold auto``, and
     whose ``settings`` hold the stage, filter, sigma_scale and smooth_mm that suit the method. calibration:
-    a record of each variant that was tried, the fields of a `Variant` and its own threshold. training: how the weights came about.
+    a record of each variant that was tried, the fields of a `Variant` and its own threshold. training: how the
+    weights came about.
     about: what a person should know (finding, modality, licence, data). sha256: of the weights.
     """
 
