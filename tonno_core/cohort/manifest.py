@@ -1,0 +1,332 @@
+"""The list of a study's volumes: CSV ``volume,label[,mask,patient,split]``, one volume a line."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import os
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from tonno_core.errors import TonnoError
+
+SPLITS = ("train", "val", "test")
+DEFAULT_CLASS = "finding"
+NO_FINDING = ("0", "none", "negative", "healthy", "normal", "control")
+
+_COLUMNS = ("volume", "label", "mask", "patient", "split")
+_PER_CLASS = ("label", "mask")
+_EXPECTED = "volume,label[,mask,patient,split]"
+# A spreadsheet or pandas writes whole numbers so where a column had gaps.
+_WHOLE = {"0.0": "0", "1.0": "1"}
+_NOT_A_NAME = re.compile(r"[-+.,\d]+|yes|no|true|false|positive", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One volume. Paths are absolute; ``labels`` (0 or 1) and ``masks`` have one entry per class of the manifest.
+
+    Masks are for evaluation only: reading a manifest neither opens them nor asks whether they exist.
+    ``split`` is "" where the manifest gives none. ``line`` of the manifest, 0 if it is from elsewhere.
+    """
+
+    volume: Path
+    labels: tuple[int, ...]
+    masks: tuple[Path | None, ...]
+    patient: str
+    split: str
+    line: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Volumes with their labels; where one has a split, all have."""
+
+    path: Path
+    classes: tuple[str, ...]
+    cases: tuple[Case, ...]
+
+    @property
+    def has_split(self) -> bool:
+        """Whether the manifest says what is for training, validation and test."""
+        return any(case.split for case in self.cases)
+
+    def split(self, name: str) -> tuple[Case, ...]:
+        """Cases of ``train``, ``val`` or ``test``; none if the manifest has no split."""
+        if name not in SPLITS:
+            raise ValueError(f"split {name!r}, expected one of {SPLITS}")
+        return tuple(case for case in self.cases if case.split == name)
+
+
+class _Row(NamedTuple):
+    where: str
+    line: int
+    cells: dict[str, str]
+
+
+def read_manifest(path: Path, *, class_name: str = DEFAULT_CLASS) -> Manifest:
+    """Read a manifest; paths in it are relative to its folder.
+
+    ``label`` is 0 or 1 (one class, called ``class_name``) or the name of a class, with a word of `NO_FINDING`
+    for none; or each class has columns ``label:NAME`` and ``mask:NAME``. Classes from names are sorted.
+    ``patient`` is the volume's own name where it is missing. Separators may be commas, semicolons or tabs.
+
+    Raises TonnoError that names the file, and the line: bad label, missing file, a volume twice, a patient in
+    two splits, a split on some lines only, a column that looks like a slip, no volumes.
+    """
+    names, rows = _read_rows(path)
+    named = _classes_of_columns(names, "label", path)
+    if named:
+        classes = tuple(named)
+        labels = [tuple(_binary(row, f"label:{name}") for name in classes) for row in rows]
+    else:
+        classes, labels = _labels(rows, class_name)
+    masks = _mask_columns(names, classes, path)
+    cases = tuple(_case(row, label, masks, path) for row, label in zip(rows, labels, strict=True))
+    _check_volumes(cases, path)
+    _check_splits(cases, path)
+    return Manifest(path, classes, cases)
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write a manifest that `read_manifest` reads back; ``path`` holds all of it or is untouched.
+
+    Paths are relative where the data lies in or below the new file's folder, else absolute. A class's name is
+    kept in its columns, unless it is the only one and has the default name.
+    """
+    several = manifest.classes != (DEFAULT_CLASS,)
+    columns = {kind: [f"{kind}:{name}" if several else kind for name in manifest.classes] for kind in _PER_CLASS}
+    if not any(mask for case in manifest.cases for mask in case.masks):
+        columns["mask"] = []
+    header = ["volume", *columns["label"], *columns["mask"], "patient", *(["split"] if manifest.has_split else [])]
+    folder = path.absolute().parent
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".tonno-") as temporary:
+            new = Path(temporary) / "manifest.csv"
+            with new.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(header)
+                writer.writerows(_cells(case, folder, bool(columns["mask"])) for case in manifest.cases)
+            new.replace(path)
+    except (OSError, UnicodeEncodeError) as error:
+        raise TonnoError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
+
+
+def require_trainable(manifest: Manifest) -> None:
+    """Raise TonnoError unless training has two volumes or more and, of each class, one with it and one without.
+
+    Training is the split ``train``, or every volume where the manifest has no split.
+    """
+    cases = manifest.split("train") if manifest.has_split else manifest.cases
+    place = " in split train" if manifest.has_split else ""
+    if len(cases) < 2:
+        raise TonnoError(f"{manifest.path}: volumes{place}: {len(cases)}; training needs two or more: add some")
+    for index, name in enumerate(manifest.classes):
+        for label, kind in ((1, "with"), (0, "without")):
+            if any(case.labels[index] == label for case in cases):
+                continue
+            elsewhere = any(case.labels[index] == label for case in manifest.cases)
+            advice = "move one to train" if elsewhere else f"add volumes {kind} it"
+            raise TonnoError(
+                f"{manifest.path}: no volume{place} has label {label} of class {name!r}, all {len(cases)} have "
+                f"{1 - label}; training needs both: {advice}"
+            )
+
+
+# -------------------- the table
+
+
+def _read_rows(path: Path) -> tuple[list[str], list[_Row]]:
+    """Names of the columns, and the lines that are not empty, with spaces around cells removed."""
+    text = _read_text(path)
+    head = text.partition("\n")[0]
+    delimiter = max(",;\t", key=head.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows = []
+    try:
+        names = [_column_name(cell) for cell in next(reader, [])]
+        _check_columns(names, path)
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            where = f"{path}, line {reader.line_num}"
+            if len(cells) > len(names) and any(cell.strip() for cell in cells[len(names) :]):
+                raise TonnoError(
+                    f"{where}: {len(cells)} cells under {len(names)} columns; "
+                    f'put names that contain "{delimiter}" in double quotes'
+                )
+            padded = [cell.strip() for cell in cells] + [""] * len(names)
+            rows.append(_Row(where, reader.line_num, dict(zip(names, padded, strict=False))))
+    except csv.Error as error:
+        raise TonnoError(f"{path}, line {reader.line_num}: not readable as CSV ({error})") from error
+    if not rows:
+        raise TonnoError(f"{path}: no volumes in it, expected a line for each under {_EXPECTED}")
+    return names, rows
+
+
+def _read_text(path: Path) -> str:
+    if not path.is_file():
+        raise TonnoError(f"{path}: no such manifest, expected a CSV with the columns volume,label")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TonnoError(f"{path}: cannot be opened ({error.strerror or error})") from error
+    if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        raise TonnoError(f"{path}: not readable as CSV, it is a spreadsheet's own format; save it as CSV UTF-8")
+    if b"\0" in content:
+        raise TonnoError(f"{path}: not readable as CSV, it is no UTF-8 text; save it as CSV UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise TonnoError(
+            f"{path}, line {line}: not readable as CSV, it is no UTF-8 text; save it as CSV UTF-8"
+        ) from None
+
+
+def _column_name(cell: str) -> str:
+    """Known names in lower case; the name of a class after the colon as it is."""
+    head, colon, name = (part.strip() for part in cell.partition(":"))
+    return f"{head.lower()}:{name}" if colon else head.lower()
+
+
+def _check_columns(names: Sequence[str], path: Path) -> None:
+    for name, count in Counter(filter(None, names)).items():
+        if count > 1:
+            raise TonnoError(f"{path}: column {name} stands there {count} times; remove or rename one")
+    heads = {name.partition(":")[0] for name in names}
+    for name in names:
+        head, colon, rest = name.partition(":")
+        close = difflib.get_close_matches(head, _PER_CLASS if colon else _COLUMNS, n=1, cutoff=0.8)
+        if head not in _COLUMNS and close and close[0] not in heads:
+            raise TonnoError(f"{path}: unknown column {name}; did you mean {close[0]}{colon}{rest}? Rename it")
+    missing = [name for name in ("volume", "label") if name not in heads]
+    if missing:
+        found = ", ".join(names) or "nothing"
+        raise TonnoError(f"{path}: column {' and '.join(missing)} missing, found {found}; expected {_EXPECTED}")
+
+
+# -------------------- labels and masks
+
+
+def _classes_of_columns(names: Sequence[str], kind: str, path: Path) -> list[str]:
+    """NAME of each column ``kind:NAME``. Raises TonnoError if the plain column is there as well."""
+    found = [name.partition(":")[2] for name in names if name.startswith(f"{kind}:")]
+    if found and kind in names:
+        raise TonnoError(f"{path}: columns {kind} and {kind}:{found[0]}; expected one or the other")
+    if "" in found:
+        raise TonnoError(f"{path}: column '{kind}:' names no class, expected {kind}:NAME")
+    return found
+
+
+def _mask_columns(names: Sequence[str], classes: tuple[str, ...], path: Path) -> tuple[str | None, ...]:
+    """For each class the column of its masks."""
+    named = _classes_of_columns(names, "mask", path)
+    for name in named:
+        if name not in classes:
+            raise TonnoError(f"{path}: column mask:{name} for no class of the labels, these are {', '.join(classes)}")
+    if "mask" in names and len(classes) > 1:
+        wanted = ", ".join(f"mask:{name}" for name in classes)
+        raise TonnoError(f"{path}: column mask is for one class, there are {len(classes)}; expected {wanted}")
+    plain = "mask" if "mask" in names else None
+    return tuple(f"mask:{name}" if name in named else plain for name in classes)
+
+
+def _binary(row: _Row, column: str) -> int:
+    text = row.cells[column]
+    if _WHOLE.get(text, text) not in ("0", "1"):
+        raise TonnoError(f"{row.where}: {column} is {text!r}, expected 0 or 1")
+    return int(_WHOLE.get(text, text))
+
+
+def _labels(rows: Sequence[_Row], class_name: str) -> tuple[tuple[str, ...], list[tuple[int, ...]]]:
+    """Classes, and the labels of each row, from the column ``label``."""
+    texts = [_WHOLE.get(row.cells["label"], row.cells["label"]) for row in rows]
+    names = {text: row for row, text in zip(rows, texts, strict=True) if _is_name(text)}
+    for row, text in zip(rows, texts, strict=True):
+        if not (_is_name(text) or text.casefold() in NO_FINDING or text == "1"):
+            raise TonnoError(f"{row.where}: label is {text!r}, expected 0 or 1, or the name of a class")
+        if text == "1" and names:
+            other, its_row = next(iter(names.items()))
+            raise TonnoError(
+                f"{row.where}: label is '1', but {other!r} in line {its_row.line}; expected 0 and 1 in all lines, "
+                "or names of classes (none for no finding)"
+            )
+    if not names:
+        return (class_name,), [(int(text == "1"),) for text in texts]
+    _check_spelling(names)
+    classes = tuple(sorted(names))
+    return classes, [tuple(int(text == name) for name in classes) for text in texts]
+
+
+def _is_name(text: str) -> bool:
+    return bool(text) and text.casefold() not in NO_FINDING and not _NOT_A_NAME.fullmatch(text)
+
+
+def _check_spelling(names: Mapping[str, _Row]) -> None:
+    seen: dict[str, str] = {}
+    for name, row in names.items():
+        if seen.setdefault(name.casefold(), name) != name:
+            raise TonnoError(f"{row.where}: class {name!r} is {seen[name.casefold()]!r} elsewhere; spell it one way")
+
+
+# -------------------- cases
+
+
+def _case(row: _Row, labels: tuple[int, ...], mask_columns: Sequence[str | None], path: Path) -> Case:
+    name = row.cells["volume"]
+    if not name or not (path.parent / name).exists():
+        raise TonnoError(f"{row.where}: volume {name!r} does not exist (paths are relative to the manifest)")
+    split = row.cells.get("split", "").lower()
+    if split and split not in SPLITS:
+        raise TonnoError(f"{row.where}: split is {row.cells['split']!r}, expected {', '.join(SPLITS)}")
+    masks = [row.cells[column] if column else "" for column in mask_columns]
+    return Case(
+        volume=(path.parent / name).absolute(),
+        labels=labels,
+        masks=tuple((path.parent / mask).absolute() if mask else None for mask in masks),
+        patient=row.cells.get("patient") or name,
+        split=split,
+        line=row.line,
+    )
+
+
+def _check_volumes(cases: Sequence[Case], path: Path) -> None:
+    line_of: dict[str, int] = {}
+    for case in cases:
+        line = line_of.setdefault(os.path.realpath(case.volume), case.line)
+        if line != case.line:
+            raise TonnoError(f"{path}, line {case.line}: the volume of line {line} again; remove one of the lines")
+
+
+def _check_splits(cases: Sequence[Case], path: Path) -> None:
+    given = [case for case in cases if case.split]
+    first: dict[str, Case] = {}
+    for case in cases if given else ():
+        if not case.split:
+            raise TonnoError(
+                f"{path}, line {case.line}: no split, but line {given[0].line} has one; give {', '.join(SPLITS)} "
+                "in all lines or in none"
+            )
+        other = first.setdefault(case.patient, case)
+        if other.split != case.split:
+            raise TonnoError(
+                f"{path}, line {case.line}: patient {case.patient!r} is in split {case.split!r} and in "
+                f"{other.split!r} (line {other.line}); a patient belongs to one split"
+            )
+
+
+def _cells(case: Case, folder: Path, with_masks: bool) -> list[str | int]:
+    """A line of a manifest in ``folder``."""
+    masks = [_relative(mask, folder) if mask else "" for mask in case.masks] if with_masks else []
+    return [_relative(case.volume, folder), *case.labels, *masks, case.patient, *([case.split] if case.split else [])]
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
