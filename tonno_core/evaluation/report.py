@@ -14,22 +14,23 @@ _MAIN = {
 }  # fmt: skip
 _ALL = {"dice": "Dice", "precision": "precision", "recall": "recall", "f1": "F1", "f1_10": "F1, 10 %"}
 
+_SHARE, _TENTH = f"{100 * COVERAGE:.0f} %", f"{100 * TENTH:.0f} %"
 DEFINITIONS = f"""\
-- **Intervals** hold the middle {100 * COVERAGE:.0f} % of {RESAMPLES} bootstrap resamples over patients.
-- **Dice** = 2 |P ∩ T| / (|P| + |T|) over voxels, P the segmentation (heatmap at or above the row's own threshold), T the
-  truth (the mask's nonzero voxels). The mean over cases, as all measures.
+- **Intervals** hold the middle {_SHARE} of {RESAMPLES} bootstrap resamples over patients.
+- **Dice** = 2 |P ∩ T| / (|P| + |T|) over voxels; P: the segmentation, where the heatmap reaches the row's own
+  threshold; T: the truth, the mask's nonzero voxels. The mean over cases, as all measures.
 - **Precision**: the share of the segmentation's components (26-connected) that share a voxel with the truth.
   **Recall**: the share of the truth's components that share a voxel with the segmentation. **F1** = 2 P R / (P + R).
-- **F1, {100 * TENTH:.0f} %**: the same where a component counts only if at least {100 * TENTH:.0f} % of its own voxels lie on the other mask.
+- **F1, {_TENTH}**: a component counts only if at least {_TENTH} of its own voxels lie on the other mask.
 - **Empty masks**: nothing to find and nothing found is 1 in all of these, one of the two empty is 0.
-- **Own threshold**: what the model brings for the row, from image-level labels alone. Otsu's, where it brings none,
-  is each heatmap's own.
-- **Dice, tuned on masks**: one common factor on the own threshold, the best for the mean Dice of these very cases among
-  {len(LADDER)} factors from {LADDER[0]:.3g} to {LADDER[-1]:.3g}. It has seen the masks: no result, but what the ranking of voxels allows with one
-  threshold for all. **Cost** is how much higher it is than Dice at the own threshold; its interval is at that factor.
-- **Best Dice**: the threshold chosen by each case's own truth, an upper bound.
-- **AUC**: of the heatmap's highest value in the foreground, against the volume's label. **Balanced accuracy**: mean of
-  sensitivity and specificity, where a volume is called positive when that value reaches the row's own threshold."""
+- **Own threshold**: what the model brings for the row, from image-level labels alone. Where it brings none, it is
+  Otsu's of each heatmap.
+- **Dice, tuned on masks**: one common factor on the own threshold, the best for the mean Dice of these very cases
+  among {len(LADDER)} factors from {LADDER[0]:.3g} to {LADDER[-1]:.3g}. It has seen the masks: no result, but what one
+  threshold for all could reach. **Cost**: how much higher it is than Dice at the own threshold, at that factor.
+- **Best Dice**: the threshold chosen by each case's own truth: an upper bound.
+- **AUC**: of the heatmap's highest value in the foreground, against the volume's label. **Balanced accuracy**: mean
+  of sensitivity and specificity, where a volume is called positive when that value reaches the own threshold."""
 
 
 def markdown(summary: Summary, *, title: str, facts: Mapping[str, str]) -> str:
@@ -99,7 +100,8 @@ def _volume_table(summary: Summary) -> str:
     headers = ["method", "AUC", "balanced accuracy", "threshold", "from", "tuned factor", "cost in Dice"]
     table = _pipe(headers, cells)
     if summary.score_auc is not None:
-        table += f"\n\nThe classifier's own volume-level score, without a heatmap: AUC {_with_interval(summary.score_auc)}."
+        table += "\n\nThe classifier's own volume-level score, without any heatmap: AUC "
+        table += f"{_with_interval(summary.score_auc)}."
     return table
 
 
