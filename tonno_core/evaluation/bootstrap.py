@@ -81,4 +81,6 @@ class Bootstrap:
 
 def _divide(numerator: Float, denominator: Float) -> Float:
     """Quotients, NaN where the denominator is 0."""
-    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator != 0)
+    quotients = np.full(numerator.shape, np.nan)
+    np.divide(numerator, denominator, out=quotients, where=denominator != 0)
+    return quotients

@@ -114,7 +114,7 @@ def read_truth(task: Task, volume: Volume) -> BoolArray | None:
             f"{task.mask}: lies on another grid ({_grid(mask)}) than its volume {task.volume} ({_grid(volume)}); "
             "masks are never resampled here: resample it to the volume's grid"
         )
-    return mask.array != 0
+    return np.asarray(mask.array != 0)
 
 
 class _Judge:

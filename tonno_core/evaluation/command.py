@@ -215,7 +215,8 @@ def _evaluate(tasks: Sequence[Task], setup: Setup, folder: ResultsFolder, *, pro
 @contextmanager
 def _bar(total: int, initial: int, *, disable: bool) -> Iterator[tqdm[Any]]:
     text = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"
-    with tqdm(total=total, initial=initial, desc="evaluating", bar_format=text, disable=disable) as bar:
+    bar = tqdm(total=total, initial=initial, desc="evaluating", bar_format=text, disable=disable, smoothing=0.0)
+    with bar:
         yield bar
 
 
@@ -259,7 +260,7 @@ def _facts(content: Mapping[str, Any], rows: Mapping[str, Row], seed: int) -> di
         "smallest component": f"{content['min_volume_mm3']:g} mm3",
         "computed": f"tonno {content['tonno']}, {content['device']}, {content['precision']}, bootstrap seed {seed}",
     }
-    own = [name for name, row in rows.items() if row.threshold is None]
-    if own:
-        facts["without a threshold of the model's"] = ", ".join(own)
+    without = sum(row.threshold is None for row in rows.values())
+    if without:
+        facts["thresholds"] = f"{without} of {len(rows)} rows have none of the model's and use Otsu's, see the last table"
     return facts

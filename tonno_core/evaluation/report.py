@@ -26,8 +26,8 @@ DEFINITIONS = f"""\
 - **Own threshold**: what the model brings for the row, from image-level labels alone. Where it brings none, it is
   Otsu's of each heatmap.
 - **Dice, tuned on masks**: one common factor on the own threshold, the best for the mean Dice of these very cases
-  among {len(LADDER)} factors from {LADDER[0]:.3g} to {LADDER[-1]:.3g}. It has seen the masks: no result, but what one
-  threshold for all could reach. **Cost**: how much higher it is than Dice at the own threshold, at that factor.
+  among {len(LADDER)} factors from {LADDER[0]:.3g} to {LADDER[-1]:.3g}. It has seen the masks: no result, but what one rule
+  for all could reach. **Cost**: how much higher it is than Dice at the own threshold; its interval is at that factor.
 - **Best Dice**: the threshold chosen by each case's own truth: an upper bound.
 - **AUC**: of the heatmap's highest value in the foreground, against the volume's label. **Balanced accuracy**: mean
   of sensitivity and specificity, where a volume is called positive when that value reaches the own threshold."""
@@ -92,7 +92,7 @@ def _volume_table(summary: Summary) -> str:
             _with_interval(row.balanced_accuracy),
             "each its own" if row.threshold is None else f"{row.threshold:.4g}",
             row.threshold_source,
-            "-" if row.tuned_factor is None else f"{row.tuned_factor:.3g}",
+            _factor(row.tuned_factor),
             _with_interval(row.main.get("cost")),
         ]
         for row in summary.rows
@@ -103,6 +103,14 @@ def _volume_table(summary: Summary) -> str:
         table += "\n\nThe classifier's own volume-level score, without any heatmap: AUC "
         table += f"{_with_interval(summary.score_auc)}."
     return table
+
+
+def _factor(factor: float | None) -> str:
+    """A factor of the ladder; at its end the best may lie beyond."""
+    if factor is None:
+        return "-"
+    end = {LADDER[0]: "≤ ", LADDER[-1]: "≥ "}.get(factor, "")
+    return f"{end}{factor:.3g}"
 
 
 def _pipe(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 CASES_PER_PAGE = 8
 _TILE, _GAP, _EDGE = 2.7, 0.08, 0.2  # inches
-_HEAD, _LINE, _CAPTION, _FOOT = 2.0, 0.34, 0.28, 0.2
+_HEAD, _LINE, _CAPTION, _FOOT = 2.1, 0.34, 0.5, 0.1
 _TALLEST = 1.35  # of a tile, in its widths
 
 
@@ -88,10 +88,10 @@ def _page(
                 continue
             name = names[column - 1]
             shown = _draw_heatmap(axes, entry.tile, name, limits[name])
-            where = ((left + 0.02) / width, (bottom - 0.18) / height)
-            figure.text(*where, _caption(entry.record.rows[name]), size=9.5, color="#c4c9d0")
+            where = ((left + 0.02) / width, (bottom - 0.05) / height)
+            figure.text(*where, _caption(entry.record.rows[name]), size=9.5, color="#c4c9d0", va="top")
             if entry is page[0]:
-                box = np.array((left + 0.25, height - 1.58, _TILE - 0.5, 0.12)) / inches
+                box = np.array((left + 0.25, height - 1.68, _TILE - 0.5, 0.12)) / inches
                 _draw_scale(figure, box, shown, name, _threshold(entries, name))
         top = bottom - _CAPTION
     return figure
@@ -108,7 +108,7 @@ def _draw_head(figure: Figure, title: str, subtitle: str) -> None:
         for (colour, dashes), label in zip(CONTOURS, ("segmentation at own threshold", "truth"), strict=True)
     ]
     # Over the images: the only column without a scale.
-    box = (_EDGE / width, 1 - 1.78 * inch, _TILE / width, 0.8 * inch)
+    box = (_EDGE / width, 1 - 1.88 * inch, _TILE / width, 0.8 * inch)
     figure.legend(
         handles=handles, loc="center left", bbox_to_anchor=box, frameon=False, handlelength=2.6, fontsize=9.5,
         borderpad=0, borderaxespad=0,
@@ -120,9 +120,11 @@ def _draw_scale(figure: Figure, box: Any, shown: Any, name: str, threshold: floa
     bar = figure.colorbar(shown, cax=figure.add_axes(box), orientation="horizontal", extend="both")
     bar.outline.set_visible(False)
     bar.ax.set_facecolor("#6a6a6a")  # the colours as they look over grey anatomy
-    bar.ax.set_title(name, size=12, pad=7, weight="bold")
+    text = "thresholds of Otsu" if threshold is None else f"threshold {threshold:.3g}"
+    bar.ax.set_title(name, size=12, pad=20, weight="bold")
+    bar.ax.annotate(text, (0.5, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", ha="center", size=9.5)
     limit = shown.get_clim()[1]
-    bar.set_ticks([-limit, 0.0, limit], labels=[f"{value:.2g}" for value in (-limit, 0.0, limit)])
+    bar.set_ticks([-limit, 0.0, limit], labels=[f"{value:.3g}" for value in (-limit, 0.0, limit)])
     bar.ax.tick_params(labelsize=9, length=2)
     if threshold is not None and abs(threshold) <= limit:
         bar.ax.axvline(threshold, color=CONTOURS[0][0], linewidth=2.5)
@@ -183,14 +185,13 @@ def _heading(entry: Entry) -> str:
 
 
 def _caption(row: Finding) -> str:
-    """What the picture alone does not tell: it is one plane of many."""
-    parts = []
-    if row.overlap is not None:
-        parts.append(f"Dice {row.overlap.dice:.2f} (best {row.overlap.best_dice:.2f})")
-    parts.append(f"{row.volume_ml:.1f} ml in {row.components}")
+    """Two lines of what the picture alone does not tell: it is one plane of many."""
+    found = f"{row.volume_ml:.1f} ml in {row.components} part{'' if row.components == 1 else 's'}"
     if row.called is not None:
-        parts.append("called" if row.called else "not called")
-    return "   ".join(parts)
+        found += ", called positive" if row.called else ", not called"
+    if row.overlap is None:
+        return found
+    return f"Dice {row.overlap.dice:.2f}, at the best threshold {row.overlap.best_dice:.2f}\n{found}"
 
 
 def _threshold(entries: Sequence[Entry], name: str) -> float | None:
