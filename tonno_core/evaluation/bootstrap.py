@@ -37,7 +37,8 @@ class Bootstrap:
         _, index = np.unique(np.array(patients, dtype=object).astype(str), return_inverse=True)
         self.cases, self.patients = index.size, int(index.max()) + 1 if index.size else 0
         rng = np.random.default_rng(seed)
-        counts = rng.multinomial(self.patients, [1 / max(1, self.patients)] * self.patients, RESAMPLES)
+        shares = [1 / self.patients] * self.patients if self.patients else [1.0]
+        counts = rng.multinomial(self.patients, shares, RESAMPLES)
         # One row per resample, the first the sample itself: how often each case is in it.
         self.weights = np.vstack([np.ones(self.cases), counts[:, index]]).astype(np.float64)
 

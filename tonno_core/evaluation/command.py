@@ -262,5 +262,5 @@ def _facts(content: Mapping[str, Any], rows: Mapping[str, Row], seed: int) -> di
     }
     without = sum(row.threshold is None for row in rows.values())
     if without:
-        facts["thresholds"] = f"{without} of {len(rows)} rows have none of the model's and use Otsu's, see the last table"
+        facts["thresholds"] = f"{without} of {len(rows)} rows have none from the model and use Otsu's: last table"
     return facts

@@ -15,6 +15,7 @@ _MAIN = {
 _ALL = {"dice": "Dice", "precision": "precision", "recall": "recall", "f1": "F1", "f1_10": "F1, 10 %"}
 
 _SHARE, _TENTH = f"{100 * COVERAGE:.0f} %", f"{100 * TENTH:.0f} %"
+_FACTORS = f"{len(LADDER)} factors from {LADDER[0]:.3g} to {LADDER[-1]:.3g}"
 DEFINITIONS = f"""\
 - **Intervals** hold the middle {_SHARE} of {RESAMPLES} bootstrap resamples over patients.
 - **Dice** = 2 |P ∩ T| / (|P| + |T|) over voxels; P: the segmentation, where the heatmap reaches the row's own
@@ -26,8 +27,8 @@ DEFINITIONS = f"""\
 - **Own threshold**: what the model brings for the row, from image-level labels alone. Where it brings none, it is
   Otsu's of each heatmap.
 - **Dice, tuned on masks**: one common factor on the own threshold, the best for the mean Dice of these very cases
-  among {len(LADDER)} factors from {LADDER[0]:.3g} to {LADDER[-1]:.3g}. It has seen the masks: no result, but what one rule
-  for all could reach. **Cost**: how much higher it is than Dice at the own threshold; its interval is at that factor.
+  among {_FACTORS}. It has seen the masks: no result, but what one rule for all could
+  reach. **Cost**: how much higher it is than Dice at the own threshold; its interval is at that factor.
 - **Best Dice**: the threshold chosen by each case's own truth: an upper bound.
 - **AUC**: of the heatmap's highest value in the foreground, against the volume's label. **Balanced accuracy**: mean
   of sensitivity and specificity, where a volume is called positive when that value reaches the own threshold."""

@@ -89,7 +89,8 @@ def _page(
             name = names[column - 1]
             shown = _draw_heatmap(axes, entry.tile, name, limits[name])
             where = ((left + 0.02) / width, (bottom - 0.05) / height)
-            figure.text(*where, _caption(entry.record.rows[name]), size=9.5, color="#c4c9d0", va="top")
+            caption = _caption(entry.record.rows[name], entry.record.truth_components)
+            figure.text(*where, caption, size=9.5, color="#c4c9d0", va="top")
             if entry is page[0]:
                 box = np.array((left + 0.25, height - 1.68, _TILE - 0.5, 0.12)) / inches
                 _draw_scale(figure, box, shown, name, _threshold(entries, name))
@@ -184,12 +185,14 @@ def _heading(entry: Entry) -> str:
     return "   ·   ".join(parts)
 
 
-def _caption(row: Finding) -> str:
-    """Two lines of what the picture alone does not tell: it is one plane of many."""
+def _caption(row: Finding, truth_components: int | None) -> str:
+    """Up to two lines of what the picture alone does not tell: it is one plane of many."""
     found = f"{row.volume_ml:.1f} ml in {row.components} part{'' if row.components == 1 else 's'}"
+    if not row.components:
+        found = "nothing found"
     if row.called is not None:
         found += ", called positive" if row.called else ", not called"
-    if row.overlap is None:
+    if row.overlap is None or not truth_components:
         return found
     return f"Dice {row.overlap.dice:.2f}, at the best threshold {row.overlap.best_dice:.2f}\n{found}"
 

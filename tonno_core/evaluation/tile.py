@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 from collections.abc import Mapping
@@ -131,22 +132,24 @@ def _plane_of(image: Volume) -> Plane:
 
 
 def _most_of(truth: BoolArray, image: Volume, plane: Plane) -> Float:
-    """A point (RAS mm) on the plane with the most true voxels: the mean of theirs."""
+    """A point (RAS mm) on the plane with the most true voxels: that of theirs nearest to their mean."""
     axis = "RAS".index(plane.normal)
     points = image.ijk_to_ras[:3, :3] @ np.argwhere(truth).T[::-1] + image.ijk_to_ras[:3, 3:]
     # Planes as far apart as the voxels are along the normal.
     step = np.abs(image.ijk_to_ras[axis, :3]).max()
     bins = np.round((points[axis] - points[axis].min()) / step).astype(int)
-    fullest = int(np.argmax(np.bincount(bins)))
-    return np.asarray(points[:, bins == fullest].mean(axis=1), dtype=np.float64)
+    own = points[:, bins == int(np.argmax(np.bincount(bins)))]
+    distances = np.linalg.norm(own - own.mean(axis=1, keepdims=True), axis=0)
+    # A voxel's centre: pixels that fall between voxels would blur image and contours.
+    return np.asarray(own[:, int(np.argmin(distances))], dtype=np.float64)
 
 
 def _box(shown: BoolArray, margin: float) -> tuple[slice, slice]:
     """Rows and columns that hold all of a V U mask and a margin in pixels; everything if it is empty."""
     if not shown.any():
         return slice(None), slice(None)
-    spans = []
+    spans, wide = [], math.ceil(margin)
     for axis in (1, 0):
         used = np.flatnonzero(shown.any(axis=axis))
-        spans.append(slice(max(0, int(used[0] - margin)), int(used[-1] + margin) + 2))
+        spans.append(slice(max(0, int(used[0]) - wide), int(used[-1]) + wide + 1))
     return spans[0], spans[1]
