@@ -192,6 +192,45 @@ def train(
 
 
 @cli.command()
+@click.argument("manifest", type=_PATH)
+@click.option("--model", required=True, metavar="BUNDLE", help="Model folder.")
+@click.option("--output", required=True, type=_PATH, metavar="DIR", help="Folder for the results; goes on in it.")
+@click.option("--split", default="test", show_default=True, type=click.Choice(["train", "val", "test", "all"]))
+@click.option("--method", "methods", multiple=True, metavar="NAME", help="May be repeated (every method).")
+@click.option("--stage", "stages", multiple=True, type=int, metavar="N", help="Rows of the CAM methods (every stage).")
+@click.option("--slices", type=int, metavar="M", help="Offsets along each direction (the model's).")
+@click.option("--directions", type=int, metavar="L", help="Directions (the model's).")
+@click.option("--filter", "filter", type=click.Choice(["second-difference", "hann", "gaussian"]))
+@click.option("--min-volume-mm3", type=_VOLUME, default=0.0, metavar="V", help="Smallest component that is kept.")
+@click.option("--class", "class_name", metavar="NAME", help="Class of the model (the first).")
+@click.option("--all-candidates", is_flag=True, help="A row for all that the model's calibration tried.")
+@click.option("--seed", default=0, show_default=True, type=_SEED, help="Of the bootstrap.")
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
+@click.option("--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16|float16")
+@click.option("--overwrite", is_flag=True, help="Start anew where another evaluation's results are.")
+def evaluate(
+    manifest: Path,
+    methods: tuple[str, ...],
+    slices: int | None,
+    directions: int | None,
+    filter: str | None,
+    class_name: str | None,
+    **choices: Any,
+) -> None:
+    """Compare all methods with the masks of MANIFEST: tables with intervals, and contact sheets.
+
+    A second run goes on where the first was stopped; so do several at once, under torchrun.
+    """
+    from tonno_core.evaluation.command import evaluate_manifest
+
+    options = {"methods": methods or None, "slices": slices, "directions": directions, "filter": filter}
+    outcome = evaluate_manifest(manifest, options={**options, "class_name": class_name}, **choices)
+    click.echo(outcome.text)
+    if outcome.failed:
+        raise TonnoError(outcome.failed)
+
+
+@cli.command()
 @click.option("--output", default=Path("demo-output"), show_default=True, type=_PATH, metavar="DIR")
 @click.option("--seed", default=2026, show_default=True, type=_SEED, help="Of the head and its lesions.")
 @click.option("--directions", type=click.IntRange(min=1), metavar="L", help="Fewer are faster and noisier.")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tonno_core.segmentation.binarize import connected
+
 BoolArray = npt.NDArray[np.bool_]
 Array = npt.NDArray[np.generic]
 
@@ -41,21 +43,57 @@ def dice(prediction: Array, truth: Array) -> float:
 
 
 def component_scores(prediction: Array, truth: Array, min_overlap: float = 0.0) -> tuple[float, float, float]:
-    """Precision, recall and F1 over 26-connected components.
+    """Precision, recall and F1 over 26-connected components (arrays Z Y X).
 
     precision: share of the predicted components that lie on the truth, recall: share of the true components
     that lie on the prediction, F1 = 2 P R / (P + R), 0 where P + R = 0. A component lies on the other mask
     when it has at least one voxel in common with it, at least the fraction `min_overlap` (0..1) of its own.
     Both masks empty: 1, 1, 1. Only one of them empty: 0, 0, 0.
     """
+    predicted, true = _masks(prediction, truth)
+    return match(Components(predicted), Components(true), min_overlap)
+
+
+class Components:
+    """The 26-connected components of a mask (Z Y X, nonzero voxels), found once for many comparisons.
+
+    min_voxels: components with fewer voxels do not belong to the mask.
+    """
+
+    def __init__(self, mask: Array, min_voxels: float = 0.0) -> None:
+        self.mask = mask.astype(np.bool_)  # a copy
+        self.voxels, self.labels, count = connected(self.mask)
+        self.sizes = np.bincount(self.labels, minlength=count)
+        small = self.sizes < min_voxels
+        if small.any():
+            self.mask.reshape(-1)[self.voxels[small[self.labels]]] = False
+            kept = ~small[self.labels]
+            self.voxels, self.labels = self.voxels[kept], (np.cumsum(~small) - 1)[self.labels[kept]]
+            self.sizes = self.sizes[~small]
+
+    def share_on(self, other: Components, min_overlap: float) -> float:
+        """Share of the components that lie on another mask of the same grid (see `component_scores`)."""
+        on_other = self.labels[other.mask.reshape(-1)[self.voxels]]
+        common = np.bincount(on_other, minlength=self.sizes.size)
+        return float(np.mean((common > 0) & (common / self.sizes >= min_overlap)))
+
+
+def dice_of(predicted: Components, true: Components) -> float:
+    """`dice` of masks whose components were found before."""
+    total = predicted.voxels.size + true.voxels.size
+    common = int(np.count_nonzero(true.mask.reshape(-1)[predicted.voxels]))
+    return 2 * common / total if total else 1.0
+
+
+def match(predicted: Components, true: Components, min_overlap: float = 0.0) -> tuple[float, float, float]:
+    """`component_scores` of components that were found before."""
     if not 0.0 <= min_overlap <= 1.0:
         raise ValueError(f"min_overlap of {min_overlap}, expected 0..1")
-    predicted, true = _masks(prediction, truth)
-    if not predicted.any() or not true.any():
-        both_empty = float(not predicted.any() and not true.any())
+    if not predicted.sizes.size or not true.sizes.size:
+        both_empty = float(predicted.sizes.size == true.sizes.size)
         return both_empty, both_empty, both_empty
-    precision = _share_on(predicted, true, min_overlap)
-    recall = _share_on(true, predicted, min_overlap)
+    precision = predicted.share_on(true, min_overlap)
+    recall = true.share_on(predicted, min_overlap)
     total = precision + recall
     return precision, recall, 2 * precision * recall / total if total else 0.0
 
@@ -106,13 +144,3 @@ def _masks(first: Array, second: Array) -> tuple[BoolArray, BoolArray]:
     if first.shape != second.shape:
         raise ValueError(f"arrays of shapes {first.shape} and {second.shape}, expected one shape")
     return first.astype(np.bool_), second.astype(np.bool_)
-
-
-def _share_on(mask: BoolArray, other: BoolArray, min_overlap: float) -> float:
-    """Share of the mask's components that lie on the other mask."""
-    from scipy import ndimage
-
-    labels, count = ndimage.label(mask, structure=np.ones((3,) * mask.ndim))
-    size = np.bincount(labels[mask], minlength=count + 1)[1:]
-    common = np.bincount(labels[mask & other], minlength=count + 1)[1:]
-    return float(np.mean((common > 0) & (common / size >= min_overlap)))

@@ -6,7 +6,6 @@ Planes lie in the patient (RAS), not in the voxel grid, so an oblique scan shows
 from __future__ import annotations
 
 import os
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tonno_core.errors import TonnoError
+from tonno_core.evaluation.drawing import (
+    CONTOURS,
+    CURVE,
+    MARK,
+    QUIET,
+    STYLE,
+    cold_hot,
+    finite,
+    outlined,
+    save_figure,
+    shorten,
+)
 from tonno_core.evaluation.planes import OPPOSITE, PLANES, Cut, Float, Plane, cut_plane, sample
 from tonno_core.evaluation.profile import Profile
 from tonno_core.segmentation.binarize import components
@@ -22,33 +32,11 @@ from tonno_core.volume.volume import Volume
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 Mask = npt.NDArray[np.generic]
 
-_WIDTH_INCHES, _DPI = 16.0, 110  # 1760 pixels wide
-
-_CONTOURS = (("#3dff9e", "solid"), ("#ff5cf4", (0, (4, 2.5))))  # segmentation, truth
-_MARK, _CURVE, _QUIET = "#ffd54a", "#8ec9ff", "#9aa1ab"
-_COLD_HOT = (
-    (0.0, "#c8f6ff"), (0.25, "#35a5ff"), (0.49, "#2f62ff"),
-    (0.51, "#ff3526"), (0.75, "#ff7f1a"), (1.0, "#ffe070"),
-)  # fmt: skip
-_STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture everywhere
-    "font.size": 11,
-    "text.color": "#e8eaed",
-    "text.usetex": False,
-    "text.parse_math": False,  # a title with a dollar sign is not a formula
-    "axes.labelcolor": "#c4c9d0",
-    "axes.edgecolor": "#4a5058",
-    "axes.facecolor": "#0e1116",
-    "xtick.color": _QUIET,
-    "ytick.color": _QUIET,
-    "figure.facecolor": "black",
-    "savefig.facecolor": "black",
-}
+_WIDTH_INCHES = 16.0  # 1760 pixels wide
 
 
 def write_overview(
@@ -84,7 +72,7 @@ def write_overview(
     by_axis = {profile.axis: profile for profile in profiles}
     if not by_axis.keys() <= {"R", "A", "S"}:
         raise ValueError(f"profiles along {sorted(by_axis)}, expected 'R', 'A' or 'S'")
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, rows = _layout(cuts, with_profiles=bool(by_axis))
         _draw_title(figure, title, subtitle)
         _draw_images(rows[:2], cuts, image)
@@ -92,18 +80,7 @@ def write_overview(
         _draw_contours(rows[1], cuts, heatmap, {"segmentation": segmentation, "truth": truth})
         _draw_rulers(rows[0], cuts)
         _draw_profiles(rows[2], cuts, by_axis, unit)
-        _save(figure, Path(path))
-
-
-def _save(figure: Figure, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        figure.savefig(partial, format="png", dpi=_DPI)
-        partial.replace(path)
-    except OSError as error:
-        raise TonnoError(f"{path}: cannot write the overview picture ({error.strerror or error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        save_figure(figure, Path(path))
 
 
 def _peak_ras(segmentation: Mask, heatmap: Volume) -> Float:
@@ -152,15 +129,15 @@ def _draw_title(figure: Figure, title: str, subtitle: str) -> None:
     inch = 1 / figure.get_figheight()
     left, right = 0.3 / _WIDTH_INCHES, 1 - 0.3 / _WIDTH_INCHES
     convention = "Radiological convention: the patient's right is on the picture's left"
-    figure.text(left, 1 - 0.25 * inch, _shorten(title, 100), size=17, weight="bold", va="top")
-    figure.text(left, 1 - 0.65 * inch, _shorten(subtitle, 110), color=_QUIET, va="top")
-    figure.text(right, 1 - 0.65 * inch, convention, color=_QUIET, va="top", ha="right")
+    figure.text(left, 1 - 0.25 * inch, shorten(title, 100), size=17, weight="bold", va="top")
+    figure.text(left, 1 - 0.65 * inch, shorten(subtitle, 110), color=QUIET, va="top")
+    figure.text(right, 1 - 0.65 * inch, convention, color=QUIET, va="top", ha="right")
 
 
 def _draw_images(rows: Sequence[Sequence[Axes]], cuts: Sequence[Cut], image: Volume) -> None:
     planes = [sample(image.array, image.ijk_to_ras, cut.points_ras) for cut in cuts]
     # Half a percent on either side: a few bright vessels or an implant must not darken the rest.
-    low, high = np.percentile(_finite(planes), (0.5, 99.5))
+    low, high = np.percentile(finite(planes), (0.5, 99.5))
     for row in rows:
         for axes, cut, plane in zip(row, cuts, planes, strict=True):
             _show(axes, cut, plane, cmap="gray", vmin=low, vmax=high)
@@ -173,14 +150,14 @@ def _draw_letters(axes: Axes, plane: Plane) -> None:
         (OPPOSITE[plane.right], (0, 0.5), (9, 0)), (plane.right, (1, 0.5), (-9, 0)),
         (OPPOSITE[plane.top], (0.5, 0), (0, 11)), (plane.top, (0.5, 1), (0, -11)),
     ):  # fmt: skip
-        _outlined(axes, letter, edge, inwards, xycoords="axes fraction", ha="center", size=13, weight="bold")
+        outlined(axes, letter, edge, inwards, xycoords="axes fraction", ha="center", size=13, weight="bold")
 
 
 def _draw_heatmap(row: Sequence[Axes], cuts: Sequence[Cut], heatmap: Volume, unit: str) -> None:
     planes = [sample(heatmap.array, heatmap.ijk_to_ras, cut.points_ras) for cut in cuts]
     # The planes go through the peak: their percentile sees a lesion that the whole volume's would miss.
-    limit = float(np.percentile(np.abs(_finite(planes)), 99.9)) or 1.0
-    colours = _cold_hot()
+    limit = float(np.percentile(np.abs(finite(planes)), 99.9)) or 1.0
+    colours = cold_hot()
     for axes, cut, plane in zip(row, cuts, planes, strict=True):
         shown = _show(axes, cut, plane, cmap=colours, vmin=-limit, vmax=limit)
     figure = row[-1].figure
@@ -193,21 +170,11 @@ def _draw_heatmap(row: Sequence[Axes], cuts: Sequence[Cut], heatmap: Volume, uni
     bar.ax.set_facecolor("#6a6a6a")  # the colours as they look over grey anatomy
 
 
-def _cold_hot() -> Colormap:
-    """Blue below zero, orange above; as opaque as the value is large, so that the anatomy stays visible."""
-    from matplotlib.colors import LinearSegmentedColormap, ListedColormap
-
-    values = np.linspace(0, 1, 511)
-    colours = LinearSegmentedColormap.from_list("cold-hot", _COLD_HOT, N=values.size)(values)
-    colours[:, 3] = 0.9 * np.abs(2 * values - 1) ** 1.3
-    return ListedColormap(colours)
-
-
 def _draw_contours(row: Sequence[Axes], cuts: Sequence[Cut], heatmap: Volume, masks: dict[str, Mask | None]) -> None:
     from matplotlib.lines import Line2D
 
     handles = []
-    for (name, mask), (colour, dashes) in zip(masks.items(), _CONTOURS, strict=True):
+    for (name, mask), (colour, dashes) in zip(masks.items(), CONTOURS, strict=True):
         if mask is None:
             continue
         voxels = (mask != 0).astype(np.uint8)
@@ -233,7 +200,7 @@ def _draw_rulers(row: Sequence[Axes], cuts: Sequence[Cut]) -> None:
         left, right, bottom, top = cut.extent
         x, y = left + 0.04 * (right - left), bottom + 0.04 * (top - bottom)
         axes.plot((x, x + length), (y, y), color="white", linewidth=2.5, solid_capstyle="butt")
-        _outlined(axes, f"{length} mm", (x, y), (0, 9), ha="left", size=10)
+        outlined(axes, f"{length} mm", (x, y), (0, 9), ha="left", size=10)
         axes.set(xlim=(left, right), ylim=(bottom, top))
 
 
@@ -243,9 +210,9 @@ def _draw_crosshair(axes: Axes, cut: Cut) -> None:
     u, v = cut.centre_uv
     gap, edge = 0.06 * max(right - left, top - bottom), 0.06 * min(right - left, top - bottom)
     for start, stop in ((left + edge, u - gap), (u + gap, right - edge)):
-        axes.plot((start, max(start, stop)), (v, v), color=_MARK, linewidth=0.8, alpha=0.6)
+        axes.plot((start, max(start, stop)), (v, v), color=MARK, linewidth=0.8, alpha=0.6)
     for start, stop in ((bottom + edge, v - gap), (v + gap, top - edge)):
-        axes.plot((u, u), (start, max(start, stop)), color=_MARK, linewidth=0.8, alpha=0.6)
+        axes.plot((u, u), (start, max(start, stop)), color=MARK, linewidth=0.8, alpha=0.6)
 
 
 def _draw_profiles(row: Sequence[Axes], cuts: Sequence[Cut], by_axis: dict[str, Profile], unit: str) -> None:
@@ -257,8 +224,8 @@ def _draw_profiles(row: Sequence[Axes], cuts: Sequence[Cut], by_axis: dict[str, 
         if axes is not row[0]:
             axes.sharey(row[0])
         axes.axhline(0.0, color="#4a5058", linewidth=0.8)
-        axes.plot(by_axis[normal].offsets_mm, by_axis[normal].logits, color=_CURVE, linewidth=1.6)
-        axes.axvline(cut.centre_mm, color=_MARK, linewidth=1.2)
+        axes.plot(by_axis[normal].offsets_mm, by_axis[normal].logits, color=CURVE, linewidth=1.6)
+        axes.axvline(cut.centre_mm, color=MARK, linewidth=1.2)
         axes.margins(x=0.0, y=0.12)
         axes.spines[["top", "right"]].set_visible(False)
         where = f"{cut.plane.name.lower()} plane at (mm)"
@@ -267,19 +234,3 @@ def _draw_profiles(row: Sequence[Axes], cuts: Sequence[Cut], by_axis: dict[str, 
 
 def _show(axes: Axes, cut: Cut, plane: Float, **options: Any) -> Any:
     return axes.imshow(plane, extent=cut.extent, origin="lower", interpolation="bilinear", **options)
-
-
-def _outlined(axes: Axes, text: str, point: tuple[float, float], offset: tuple[float, float], **options: Any) -> None:
-    """Text that can be read on black and on white, offset (typographic points) from a point."""
-    from matplotlib.patheffects import withStroke
-
-    outline = [withStroke(linewidth=3, foreground="black")]
-    axes.annotate(text, point, offset, textcoords="offset points", va="center", path_effects=outline, **options)
-
-
-def _finite(planes: Sequence[Float]) -> Float:
-    return np.concatenate([plane[np.isfinite(plane)] for plane in planes])
-
-
-def _shorten(text: str, width: int) -> str:
-    return textwrap.shorten(text, width, placeholder=" \N{HORIZONTAL ELLIPSIS}")

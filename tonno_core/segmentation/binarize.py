@@ -70,7 +70,7 @@ def binarize(heatmap: Volume, threshold: float, *, low: float | None = None, min
     mask = heatmap.array >= (threshold if low is None else low)
     if low is None and min_volume_mm3 == 0.0:
         return mask.view(np.uint8)
-    voxels, component, count = _connected(mask)
+    voxels, component, count = connected(mask)
     # A hair below the quotient: 8 voxels of 0.1 mm are 0.008 mm3, whatever the last bit of the product says.
     min_voxels = min_volume_mm3 / heatmap.voxel_mm3 * (1 - 1e-9)
     keep = np.bincount(component, minlength=count) >= min_voxels
@@ -83,7 +83,7 @@ def binarize(heatmap: Volume, threshold: float, *, low: float | None = None, min
 
 def components(mask: npt.NDArray[np.generic], heatmap: Volume) -> list[Component]:
     """The 26-connected components of the mask's nonzero voxels (Z Y X), highest peak first."""
-    voxels, component, count = _connected(_as_mask(mask, heatmap))
+    voxels, component, count = connected(_as_mask(mask, heatmap))
     if count == 0:
         return []
     values = heatmap.array.reshape(-1)[voxels].astype(np.float64)
@@ -128,8 +128,8 @@ def _as_mask(mask: npt.NDArray[np.generic], heatmap: Volume) -> BoolMask:
     return mask.astype(np.bool_)
 
 
-def _connected(mask: BoolMask) -> tuple[IntArray, IntArray, int]:
-    """Flat indices of the mask's voxels in Z Y X order, the component 0..n-1 of each, and n."""
+def connected(mask: BoolMask) -> tuple[IntArray, IntArray, int]:
+    """Flat indices of a mask's voxels (bool Z Y X) in that order, the 26-connected component 0..n-1 of each, and n."""
     from scipy import ndimage
 
     voxels = np.flatnonzero(mask)

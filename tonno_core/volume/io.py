@@ -37,11 +37,25 @@ def read_volume(path: str | os.PathLike[str], *, replace_nonfinite: bool = False
     Raises TonnoError for everything that is not a 3D volume of finite, varying numbers in a sane position.
     """
     path = Path(path)
+    array, ijk_to_ras = _read(path)
+    return Volume(_check_voxels(path, array, replace_nonfinite), ijk_to_ras)
+
+
+def read_mask(path: str | os.PathLike[str]) -> Volume:
+    """Read a mask or label map as `read_volume` does; it may be empty. Raises TonnoError if it is no label map."""
+    path = Path(path)
+    array, ijk_to_ras = _read(path)
+    odd = array[array != np.rint(array)]  # NaN among them
+    if odd.size:
+        raise TonnoError(f"{path}: {odd.size} voxels are no whole numbers, such as {odd[0]:g}; expected a mask")
+    return Volume(array, ijk_to_ras)
+
+
+def _read(path: Path) -> tuple[FloatArray, Matrix]:
     try:
-        array, ijk_to_ras = _read_series(path) if path.is_dir() else _read_file(path)
+        return _read_series(path) if path.is_dir() else _read_file(path)
     except OSError as error:
         raise TonnoError(f"{path}: cannot be opened: {error.strerror or error}") from None
-    return Volume(_check_voxels(path, array, replace_nonfinite), ijk_to_ras)
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:

@@ -1,0 +1,184 @@
+"""One case: its heatmaps by all rows in one reconstruction, measured against the label and the mask."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tonno_core.encoding.bundle import Bundle
+from tonno_core.errors import TonnoError
+from tonno_core.evaluation.metrics import Components
+from tonno_core.evaluation.record import CaseRecord, Finding, Overlap, measure
+from tonno_core.evaluation.rows import Row
+from tonno_core.evaluation.tile import Tile, make_tile
+from tonno_core.reconstruction import reconstruct
+from tonno_core.segmentation.binarize import otsu_threshold
+from tonno_core.settings import ReconstructionSettings, Variant
+from tonno_core.volume.foreground import foreground_mask
+from tonno_core.volume.io import read_mask, read_volume
+from tonno_core.volume.volume import Volume
+
+BoolArray = npt.NDArray[np.bool_]
+
+# NIfTI rounds its affine to float32, and programs write it in different ways; in voxels, at the grid's corners.
+_SAME_GRID = 0.05
+
+
+@dataclass(frozen=True)
+class Task:
+    """One volume to evaluate: its label and its mask (None: none given)."""
+
+    name: str
+    volume: Path
+    label: int
+    mask: Path | None
+    patient: str
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all cases share. shown: the rows on the contact sheet, the first decides on the plane."""
+
+    bundle: Bundle
+    settings: ReconstructionSettings
+    rows: Mapping[str, Row]
+    shown: tuple[str, ...]
+    min_volume_mm3: float
+    device: str
+    precision: str
+    fingerprint: str
+
+
+def evaluate_case(
+    task: Task, setup: Setup, progress: Callable[[int, int], None] | None = None
+) -> tuple[CaseRecord, Tile]:
+    """The case's record and its line of the contact sheet.
+
+    Raises TonnoError for what cannot be read, and a mask on another grid than its volume's.
+    """
+    start = time.perf_counter()
+    volume = read_volume(task.volume)
+    truth = read_truth(task, volume)
+    judge = _Judge(volume, truth, setup)
+    # Each heatmap once: several rows may stand for the same.
+    rows_of: dict[Variant, str] = {}
+    for name, row in setup.rows.items():
+        rows_of.setdefault(row.variant, name)
+    result = reconstruct(
+        volume,
+        setup.bundle,
+        setup.settings,
+        variants={name: variant for variant, name in rows_of.items()},
+        device=setup.device,
+        precision=setup.precision,
+        progress=progress,
+        receive=judge.receive,
+    )
+    record = CaseRecord(
+        case=task.name,
+        fingerprint=setup.fingerprint,
+        patient=task.patient,
+        label=task.label,
+        score=result.score if np.isfinite(result.score) else None,
+        truth_ml=None if judge.truth is None else judge.millilitres(judge.truth),
+        truth_components=None if judge.truth is None else int(judge.truth.sizes.size),
+        seconds=round(time.perf_counter() - start, 2),
+        device=result.device,
+        precision=result.precision,
+        warnings=(*_contradictions(task, truth), *result.warnings),
+        rows={name: judge.findings[name] for name in setup.rows},
+    )
+    heatmaps = {name: judge.heatmaps[name] for name in setup.shown}
+    masks = {name: judge.masks[name] for name in setup.shown}
+    return record, make_tile(volume, heatmaps, masks, truth, judge.foreground)
+
+
+def read_truth(task: Task, volume: Volume) -> BoolArray | None:
+    """The mask's nonzero voxels (bool Z Y X); empty without a mask where the label is 0, None where it is 1."""
+    if task.mask is None:
+        return None if task.label else np.zeros(volume.array.shape, dtype=np.bool_)
+    mask = read_mask(task.mask)
+    same = mask.array.shape == volume.array.shape
+    if same:
+        corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=np.float64)
+        corners[:, :3] *= np.array(volume.size_ijk) - 1
+        moved = np.abs(corners @ (mask.ijk_to_ras - volume.ijk_to_ras).T).max()
+        same = bool(moved <= _SAME_GRID * volume.spacing_mm.min())
+    if not same:
+        raise TonnoError(
+            f"{task.mask}: lies on another grid ({_grid(mask)}) than its volume {task.volume} ({_grid(volume)}); "
+            "masks are never resampled here: resample it to the volume's grid"
+        )
+    return np.asarray(mask.array != 0)
+
+
+class _Judge:
+    """Receives heatmaps one by one, measures them, and keeps those that are shown."""
+
+    def __init__(self, volume: Volume, truth: BoolArray | None, setup: Setup) -> None:
+        self.foreground = foreground_mask(volume)
+        self.truth = None if truth is None else Components(truth)
+        self.findings: dict[str, Finding] = {}
+        self.heatmaps: dict[str, npt.NDArray[np.float32]] = {}
+        self.masks: dict[str, BoolArray] = {}
+        self._setup, self._voxel_mm3 = setup, volume.voxel_mm3
+        # A hair below the quotient, as `binarize` has it.
+        self._min_voxels = setup.min_volume_mm3 / volume.voxel_mm3 * (1 - 1e-9)
+
+    def receive(self, name: str, heatmap: Volume, inside: BoolArray) -> None:
+        variant = self._setup.rows[name].variant
+        for other, row in self._setup.rows.items():
+            if row.variant == variant:
+                self._judge(other, row, heatmap, inside)
+
+    def millilitres(self, mask: Components) -> float:
+        return float(mask.voxels.size * self._voxel_mm3 / 1000)
+
+    def _judge(self, name: str, row: Row, heatmap: Volume, inside: BoolArray) -> None:
+        threshold, source = _threshold(row, heatmap, inside)
+        overlap: Overlap | None = None
+        if self.truth is None:
+            found = Components(heatmap.array >= threshold, self._min_voxels)
+        else:
+            found, overlap = measure(heatmap.array, self.truth, threshold, min_voxels=self._min_voxels)
+        looked_at = self.foreground & inside
+        peak = float(heatmap.array[looked_at if looked_at.any() else inside].max())
+        self.findings[name] = Finding(
+            threshold=threshold,
+            threshold_source=source,
+            peak=peak,
+            called=None if row.threshold is None else peak >= threshold,
+            volume_ml=self.millilitres(found),
+            components=int(found.sizes.size),
+            overlap=overlap,
+        )
+        if name in self._setup.shown:
+            self.heatmaps[name], self.masks[name] = heatmap.array, found.mask
+
+
+def _threshold(row: Row, heatmap: Volume, inside: BoolArray) -> tuple[float, str]:
+    if row.threshold is not None:
+        return row.threshold, row.source
+    shown = heatmap.array[inside]
+    if shown.min() == shown.max():
+        return float(np.nextafter(shown.max(), np.float32(np.inf))), "none: the heatmap is constant"
+    return otsu_threshold(heatmap, inside), row.source
+
+
+def _contradictions(task: Task, truth: BoolArray | None) -> tuple[str, ...]:
+    if truth is None or bool(task.label) == bool(truth.any()):
+        return ()
+    return ("label 1, but its mask is empty",) if task.label else ("label 0, but its mask is not empty",)
+
+
+def _grid(volume: Volume) -> str:
+    """Size, spacing and place of a grid, to tell two apart."""
+    size = " x ".join(str(n) for n in volume.size_ijk)
+    spacing = " x ".join(f"{mm:.4g}" for mm in volume.spacing_mm)
+    origin = ", ".join(f"{mm:.2f}" for mm in volume.ijk_to_ras[:3, 3])
+    return f"{size} voxels of {spacing} mm from ({origin})"

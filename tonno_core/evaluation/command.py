@@ -1,0 +1,266 @@
+"""`tonno evaluate`: a manifest with masks in, tables and contact sheets out; it goes on where it was stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+import tonno_core
+from tonno_core.cohort.manifest import Case, Manifest, read_manifest
+from tonno_core.encoding.bundle import Bundle, load_bundle
+from tonno_core.encoding.classifier import Classifier
+from tonno_core.encoding.device import choose_device, choose_precision
+from tonno_core.errors import TonnoError
+from tonno_core.evaluation.case import Setup, Task, evaluate_case
+from tonno_core.evaluation.folder import ResultsFolder
+from tonno_core.evaluation.record import CaseRecord
+from tonno_core.evaluation.report import markdown, terminal_table
+from tonno_core.evaluation.rows import Row, rows_of
+from tonno_core.evaluation.sheet import Entry, write_sheets
+from tonno_core.evaluation.summary import results_csv, summarize, summary_csv
+from tonno_core.segmentation.binarize import check_options
+from tonno_core.settings import METHODS, ReconstructionSettings, combine
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What to print, and the one line about cases that failed ("" where none did)."""
+
+    text: str
+    failed: str
+
+
+def evaluate_manifest(
+    manifest_path: Path,
+    *,
+    model: str,
+    output: Path,
+    split: str = "test",
+    stages: Sequence[int] = (),
+    min_volume_mm3: float = 0.0,
+    all_candidates: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    seed: int = 0,
+    options: Mapping[str, Any],
+    progress: bool = True,
+) -> Outcome:
+    """Evaluate a model on a split of a manifest; files as docs/method.md says.
+
+    options: ``methods``, ``directions``, ``slices``, ``filter``, ``class_name`` of `ReconstructionSettings`.
+    Several processes with RANK and WORLD_SIZE set share the cases; the last one writes the summary.
+    """
+    check_options(0.0, None, min_volume_mm3)
+    bundle = load_bundle(model)
+    asked = {**options, "methods": options.get("methods") or METHODS}
+    settings = combine(defaults=bundle.spec.defaults, explicit=asked)
+    class_name = _class_of(bundle, settings)
+    manifest = read_manifest(manifest_path, class_name=class_name)
+    tasks = tasks_of(manifest, split, class_name)
+    content, setup = _prepare(
+        bundle, settings, tasks, stages, all_candidates, min_volume_mm3, device, precision, split, class_name
+    )
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    own = tasks[rank::world]
+    folder = ResultsFolder(output, setup.fingerprint)
+    folder.open(content, [task.name for task in tasks], [task.name for task in own], overwrite=overwrite)
+    _evaluate(own, setup, folder, progress=progress and rank == 0)
+    records, failures, missing = folder.gather([task.name for task in tasks])
+    if missing:
+        return Outcome(f"{len(own)} cases done here, {missing} of {len(tasks)} are not yet done elsewhere", "")
+    if not records:
+        raise TonnoError(_failed(failures, len(tasks)))
+    text = _write_summary(folder, records, failures, setup, content, seed)
+    return Outcome(text, _failed(failures, len(tasks)) if failures else "")
+
+
+def tasks_of(manifest: Manifest, split: str, class_name: str) -> list[Task]:
+    """The volumes of a split (all where the manifest has none, or with ``all``) with one class's labels and masks."""
+    if class_name in manifest.classes:
+        index = manifest.classes.index(class_name)
+    elif len(manifest.classes) == 1:
+        index = 0
+    else:
+        raise TonnoError(
+            f"{manifest.path}: has the classes {', '.join(manifest.classes)}, the model's is '{class_name}'; "
+            "rename one of them, or choose another by --class"
+        )
+    used = not manifest.has_split or split == ALL
+    numbered = [(n, case) for n, case in enumerate(manifest.cases, start=1) if used or case.split == split]
+    if not numbered:
+        counts = ", ".join(f"{len(manifest.split(name))} in {name}" for name in ("train", "val", "test"))
+        raise TonnoError(f"{manifest.path}: no volume in split {split} ({counts}); choose another by --split")
+    return [
+        Task(_name(number, case), case.volume, case.labels[index], case.masks[index], case.patient)
+        for number, case in numbered
+    ]
+
+
+def _name(number: int, case: Case) -> str:
+    """A name for files and tables, unique by the volume's place in the manifest."""
+    stem = re.sub(r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)$", "", case.volume.name, flags=re.IGNORECASE)
+    return f"{number:04d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', stem)[:80]}"
+
+
+def _class_of(bundle: Bundle, settings: ReconstructionSettings) -> str:
+    name = settings.class_name or bundle.spec.classes[0]
+    if name not in bundle.spec.classes:
+        classes = ", ".join(bundle.spec.classes)
+        raise TonnoError(f"--class '{name}' is unknown to this model, expected one of {classes}")
+    return name
+
+
+def _prepare(
+    bundle: Bundle,
+    settings: ReconstructionSettings,
+    tasks: Sequence[Task],
+    stages: Sequence[int],
+    all_candidates: bool,
+    min_volume_mm3: float,
+    device: str,
+    precision: str,
+    split: str,
+    class_name: str,
+) -> tuple[dict[str, Any], Setup]:
+    """What this evaluation is, as ``settings.json`` states it, and what its cases share."""
+    chosen = choose_device(device)
+    dtype = str(choose_precision(precision, chosen)).removeprefix("torch.")
+    encoder = bundle.classifier(slice_size=settings.slice_size)
+    rows = rows_of(
+        bundle.spec,
+        settings,
+        stages=_stages(encoder, bundle, settings, class_name, stages),
+        last_stage=encoder.stages,
+        all_candidates=all_candidates,
+    )
+    content = {
+        "tonno": tonno_core.__version__,
+        "model": {"encoder": bundle.spec.encoder, "sha256": bundle.spec.sha256},
+        "manifest": {"cases": len(tasks), "sha256": _hash([[str(part) for part in _row(task)] for task in tasks])},
+        "split": split,
+        "class": class_name,
+        "min_volume_mm3": min_volume_mm3,
+        "device": chosen.type,
+        "precision": dtype,
+        "settings": dataclasses.asdict(settings),
+        "rows": {name: dataclasses.asdict(row) for name, row in rows.items()},
+    }
+    content = json.loads(json.dumps(content))  # as it will be read: tuples are lists
+    best = tuple(name for name, row in rows.items() if row.best)
+    shown = tuple(name for name in best if name != "center") or best  # which is blind to the image
+    return content, Setup(bundle, settings, rows, shown, min_volume_mm3, device, precision, _hash(content))
+
+
+def _row(task: Task) -> tuple[object, ...]:
+    return task.volume, task.label, task.mask or "", task.patient
+
+
+def _stages(
+    encoder: Classifier, bundle: Bundle, settings: ReconstructionSettings, class_name: str, asked: Sequence[int]
+) -> list[int]:
+    """Stages that were asked for, else all on which the class's logit depends."""
+    for stage in asked:
+        if not 1 <= stage <= encoder.stages:
+            raise TonnoError(f"--stage {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
+    if asked:
+        return sorted(set(asked))
+    size = settings.slice_size or bundle.spec.slice_size
+    slices, index = torch.zeros(1, size, size), bundle.spec.classes.index(class_name)
+    usable = []
+    for stage in range(1, encoder.stages + 1):
+        try:
+            encoder.cam(slices, index, (stage,), settings.cam)
+            usable.append(stage)
+        except TonnoError:  # the last block of a transformer with a class token
+            continue
+    return usable
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _evaluate(tasks: Sequence[Task], setup: Setup, folder: ResultsFolder, *, progress: bool) -> None:
+    """All cases that are not done yet; one that fails leaves its reason and does not stop the others."""
+    waiting = [task for task in tasks if not folder.has(task.name)]
+    with _bar(len(tasks), len(tasks) - len(waiting), disable=not progress) as bar:
+        for done, task in enumerate(waiting, start=1 + len(tasks) - len(waiting)):
+
+            def advanced(slices: int, total: int, done: int = done) -> None:
+                bar.update(done - 1 + 0.99 * slices / max(1, total) - bar.n)
+
+            try:
+                record, tile = evaluate_case(task, setup, advanced)
+            except (TonnoError, OSError, MemoryError, torch.OutOfMemoryError) as error:
+                folder.fail(task.name, " ".join(str(error).split()) or type(error).__name__)
+            else:
+                folder.save(record, tile)
+            bar.update(done - bar.n)
+
+
+@contextmanager
+def _bar(total: int, initial: int, *, disable: bool) -> Iterator[tqdm[Any]]:
+    text = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"
+    bar = tqdm(total=total, initial=initial, desc="evaluating", bar_format=text, disable=disable, smoothing=0.0)
+    with bar:
+        yield bar
+
+
+def _failed(failures: Mapping[str, str], cases: int) -> str:
+    """One line: how many, and the first few reasons."""
+    shown = [f"{name}: {reason}" for name, reason in list(failures.items())[:3]]
+    more = f"; {len(failures) - 3} more in summary.md" if len(failures) > 3 else ""
+    return f"{len(failures)} of {cases} cases failed: {'; '.join(shown)}{more}"
+
+
+def _write_summary(
+    folder: ResultsFolder,
+    records: Sequence[CaseRecord],
+    failures: Mapping[str, str],
+    setup: Setup,
+    content: Mapping[str, Any],
+    seed: int,
+) -> str:
+    """All files about all cases; returns the table for the terminal."""
+    variants = {name: (row.variant, row.best) for name, row in setup.rows.items()}
+    summary = summarize(records, variants, seed=seed, failures=failures)
+    facts = _facts(content, setup.rows, seed)
+    title = f"Evaluation of class {content['class']}"
+    folder.write("results.csv", results_csv(records, variants))
+    folder.write("summary.csv", summary_csv(summary))
+    folder.write_json("summary.json", {"seed": seed, **dataclasses.asdict(summary), "evaluation": dict(content)})
+    folder.write("summary.md", markdown(summary, title=title, facts=facts))
+    entries = [Entry(record, folder.tile(record.case)) for record in records]
+    write_sheets(folder.path, entries, title=title, subtitle=f"{facts['model']}; {facts['planes']}. Not for diagnosis.")
+    return f"{terminal_table(summary)}\nwritten to {folder.path}"
+
+
+def _facts(content: Mapping[str, Any], rows: Mapping[str, Row], seed: int) -> dict[str, str]:
+    settings, model = content["settings"], content["model"]
+    directions = {settings["directions"], settings["cam_directions"] or settings["directions"]}
+    many = " and ".join(str(count) for count in sorted(directions))
+    facts = {
+        "model": f"{model['encoder']}, weights {model['sha256'][:12]}",
+        "planes": f"{many} directions, {settings['slices']} slices each, {settings['lattice']}, {settings['frame']}",
+        "cases": f"split {content['split']}, manifest rows {content['manifest']['sha256'][:12]}",
+        "smallest component": f"{content['min_volume_mm3']:g} mm3",
+        "computed": f"tonno {content['tonno']}, {content['device']}, {content['precision']}, bootstrap seed {seed}",
+    }
+    without = sum(row.threshold is None for row in rows.values())
+    if without:
+        facts["thresholds"] = f"{without} of {len(rows)} rows have none from the model and use Otsu's: last table"
+    return facts

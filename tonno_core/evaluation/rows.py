@@ -1,0 +1,136 @@
+"""The rows of an evaluation's table: which heatmaps are made, and by which threshold each is judged."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tonno_core.encoding.bundle import BundleSpec
+from tonno_core.settings import (
+    CAM_METHODS,
+    SETTINGS_THAT_MATTER,
+    SLICEWISE_METHODS,
+    ReconstructionSettings,
+    Variant,
+    choices_of,
+)
+
+# Of a slice-wise map, where no calibration chose one.
+STANDARD_SMOOTHING_MM = 8.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row. best: the model's own choice for the method. threshold: None for Otsu's of each heatmap."""
+
+    variant: Variant
+    best: bool
+    threshold: float | None
+    source: str
+
+
+def rows_of(
+    spec: BundleSpec,
+    settings: ReconstructionSettings,
+    *,
+    stages: Sequence[int],
+    last_stage: int,
+    all_candidates: bool,
+) -> dict[str, Row]:
+    """By name: each method as the model would make it (``matched-cam``), CAM methods at each of some stages
+
+    (``matched-cam@3``; slice-wise ones without and with smoothing), and all that the calibration tried if asked.
+    At a stage the other choices are those that the calibration found best there, else the method's own.
+    last_stage: how many stages the encoder has.
+    """
+    rows: dict[str, Row] = {}
+    for method in settings.methods:
+        best = _with_stage(spec.variant(method, settings).canonical(), last_stage)
+        rows[method] = _row(spec, settings, best, best=True)
+        for stage in stages if method in (*CAM_METHODS, *SLICEWISE_METHODS) else ():
+            at_stage = dataclasses.replace(best, stage=stage)
+            if method in SLICEWISE_METHODS:
+                raw = dataclasses.replace(at_stage, smooth_mm=0.0)
+                smooth = dataclasses.replace(at_stage, smooth_mm=best.smooth_mm or STANDARD_SMOOTHING_MM)
+                smooth = _calibrated(spec, settings, smooth, smoothed=True)
+                rows[f"{method}@{stage}"] = _row(spec, settings, raw)
+                rows[f"{method}@{stage} smoothed"] = _row(spec, settings, smooth)
+            else:
+                rows[f"{method}@{stage}"] = _row(spec, settings, _calibrated(spec, settings, at_stage))
+    if all_candidates:
+        for variant in _candidates(spec, settings):
+            rows.setdefault(describe(variant), _row(spec, settings, variant))
+    return rows
+
+
+def describe(variant: Variant) -> str:
+    """A name that states all that matters to the variant's method."""
+    own = choices_of(variant.method)
+    parts = [variant.method + (f"@{variant.stage}" if "stage" in own else "")]
+    parts += [variant.filter] if "filter" in own else []
+    parts += [f"sigma {variant.sigma_scale:g}"] if "sigma_scale" in own else []
+    parts += [f"smooth {variant.smooth_mm:g} mm"] if "smooth_mm" in own else []
+    return " ".join(parts)
+
+
+def _with_stage(variant: Variant, last_stage: int) -> Variant:
+    """The stage that a reconstruction would take where none was chosen."""
+    if variant.stage is not None or "stage" not in choices_of(variant.method):
+        return variant
+    return dataclasses.replace(variant, stage=max(1, last_stage - 1))
+
+
+def _candidates(spec: BundleSpec, settings: ReconstructionSettings) -> list[Variant]:
+    """What the calibration tried for the wanted class and methods, the best of it first."""
+    of_class = settings.class_name or spec.classes[0]
+    records = [one for one in spec.calibration if one.get("class", spec.classes[0]) == of_class]
+    records = [one for one in records if one["method"] in settings.methods]
+    order = sorted(records, key=lambda one: -(one.get("auc") or 0.0))
+    names = [field.name for field in dataclasses.fields(Variant)]
+    return [Variant(**{name: one[name] for name in names if name in one}) for one in order]
+
+
+def _calibrated(
+    spec: BundleSpec, settings: ReconstructionSettings, variant: Variant, *, smoothed: bool = False
+) -> Variant:
+    """The best of the calibration's candidates at a variant's stage that has what was asked for, else the variant."""
+    for one in _candidates(spec, settings):
+        asked = all(
+            getattr(settings, name) in (None, getattr(one, name))
+            for name in choices_of(one.method)
+            if name != "stage"
+        )
+        wanted = one.method == variant.method and one.stage == variant.stage
+        if asked and wanted and (not smoothed or one.smooth_mm > 0):
+            return one
+    return variant
+
+
+def _row(spec: BundleSpec, settings: ReconstructionSettings, variant: Variant, *, best: bool = False) -> Row:
+    """A row with the threshold that the model brings for just this variant."""
+    chosen = spec.record(variant.method, settings.class_name)
+    record: Mapping[str, Any] | None = spec.candidate(variant, settings.class_name)
+    if record is None and chosen is not None and _is_of(chosen, variant):
+        record = chosen
+    if record is None:
+        return Row(variant, best, None, "otsu, as the model brings none")
+    source = "the model's own"
+    changed = _changed(chosen or {}, settings, variant.method)
+    if changed:
+        source += f", calibrated at other {', '.join(changed)}"
+    return Row(variant, best, float(record["threshold"]), source)
+
+
+def _is_of(record: Mapping[str, Any], variant: Variant) -> bool:
+    """Whether a method's record was made for this variant."""
+    then = record.get("settings", {})
+    return all(then.get(name, getattr(variant, name)) == getattr(variant, name) for name in choices_of(variant.method))
+
+
+def _changed(record: Mapping[str, Any], settings: ReconstructionSettings, method: str) -> list[str]:
+    """Settings that all variants share, that move the noise floor, and that differ from the calibration's."""
+    then = record.get("settings", {})
+    shared = [name for name in SETTINGS_THAT_MATTER[method] if name not in choices_of(method)]
+    return [name for name in shared if name in then and then[name] != getattr(settings, name)]

@@ -1,0 +1,172 @@
+"""From the records of all cases to the tables of an evaluation: means, intervals, definitions. Free of torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tonno_core.evaluation.bootstrap import Bootstrap, Estimate
+from tonno_core.evaluation.record import LADDER, CaseRecord, Finding
+from tonno_core.settings import Variant
+
+MEASURES = ("dice", "precision", "recall", "f1", "precision_10", "recall_10", "f1_10", "best_dice")
+# What a reader of the file needs to know of each row, beside its numbers.
+_VARIANT = ("method", "stage", "filter", "sigma_scale", "smooth_mm")
+
+
+@dataclass(frozen=True)
+class RowSummary:
+    """One row of the table.
+
+    main: means over the cases with something to find, by measure: `MEASURES`, and at the ladder's factor with the
+    highest mean Dice ``tuned_dice`` and ``tuned_f1``, and ``cost``, what the own threshold's Dice lies below it.
+    every: means over all cases whose truth is known. auc, balanced_accuracy: of the volume-level answers.
+    """
+
+    name: str
+    variant: Variant
+    best: bool
+    threshold: float | None
+    threshold_source: str
+    tuned_factor: float | None
+    main: dict[str, Estimate | None]
+    every: dict[str, Estimate | None]
+    auc: Estimate | None
+    balanced_accuracy: Estimate | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All rows, and the classifier's own volume-level AUC (from its logits, without any heatmap)."""
+
+    rows: tuple[RowSummary, ...]
+    score_auc: Estimate | None
+    cases: int
+    patients: int
+    cases_with_truth: int
+    cases_without_finding: int
+    failures: dict[str, str]
+    warnings: tuple[str, ...]
+
+
+def summarize(
+    records: Sequence[CaseRecord],
+    variants: Mapping[str, tuple[Variant, bool]],
+    *,
+    seed: int,
+    failures: Mapping[str, str] | None = None,
+) -> Summary:
+    """Summary of all records (at least one). variants: by row its variant, and whether it is a method's best."""
+    known = [record for record in records if record.truth_components is not None]
+    positive = [record for record in known if record.truth_components]
+    samples = [Bootstrap([record.patient for record in some], seed=seed) for some in (positive, known, records)]
+    rows = [
+        _row(name, variant, best, (positive, known, records), samples) for name, (variant, best) in variants.items()
+    ]
+    scored = [record for record in records if record.score is not None]
+    sample = Bootstrap([record.patient for record in scored], seed=seed)
+    return Summary(
+        rows=tuple(rows),
+        score_auc=sample.auc([float(record.score or 0.0) for record in scored], [record.label for record in scored]),
+        cases=len(records),
+        patients=len({record.patient for record in records}),
+        cases_with_truth=len(positive),
+        cases_without_finding=len(known) - len(positive),
+        failures=dict(failures or {}),
+        warnings=tuple(f"{record.case}: {text}" for record in records for text in record.warnings),
+    )
+
+
+def _row(
+    name: str, variant: Variant, best: bool, groups: Sequence[Sequence[CaseRecord]], samples: Sequence[Bootstrap]
+) -> RowSummary:
+    positive, known, records = ([record.rows[name] for record in group] for group in groups)
+    main = {measure: samples[0].mean(_values(positive, measure)) for measure in MEASURES}
+    factor = None
+    if positive:
+        ladder = np.array([row.overlap.ladder_dice for row in positive if row.overlap])
+        # Of equally good factors the nearest to the own threshold.
+        by_distance = sorted(range(len(LADDER)), key=lambda k: abs(np.log(LADDER[k])))
+        chosen = max(by_distance, key=lambda k: ladder[:, k].mean())
+        factor = LADDER[chosen]
+        f1 = np.array([row.overlap.ladder_f1[chosen] for row in positive if row.overlap])
+        main["tuned_dice"], main["tuned_f1"] = samples[0].mean(ladder[:, chosen]), samples[0].mean(f1)
+        main["cost"] = samples[0].mean(ladder[:, chosen] - _values(positive, "dice"))
+    labels = [record.label for record in groups[2]]
+    calls = [row.called for row in records]
+    thresholds = {row.threshold for row in records}
+    return RowSummary(
+        name=name,
+        variant=variant,
+        best=best,
+        threshold=thresholds.pop() if len(thresholds) == 1 else None,
+        threshold_source=" / ".join(sorted({row.threshold_source for row in records})),
+        tuned_factor=factor,
+        main=main,
+        every={measure: samples[1].mean(_values(known, measure)) for measure in MEASURES},
+        auc=samples[2].auc([row.peak for row in records], labels),
+        balanced_accuracy=None if None in calls else samples[2].balanced_accuracy(np.array(calls), labels),
+    )
+
+
+def _values(rows: Sequence[Finding], measure: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.array([getattr(row.overlap, measure) for row in rows], dtype=np.float64)
+
+
+# --- files
+
+
+def results_csv(records: Sequence[CaseRecord], variants: Mapping[str, tuple[Variant, bool]]) -> str:
+    """One line per case and row."""
+    lines = []
+    for record in records:
+        for name, row in record.rows.items():
+            scores = {measure: getattr(row.overlap, measure, None) for measure in (*MEASURES, "best_threshold")}
+            lines.append({
+                "case": record.case, "patient": record.patient, "label": record.label, "row": name,
+                **{field: getattr(variants[name][0], field) for field in _VARIANT},
+                "threshold": row.threshold, "threshold_source": row.threshold_source, "peak": row.peak,
+                "called": None if row.called is None else int(row.called), "score": record.score,
+                "truth_ml": record.truth_ml, "truth_components": record.truth_components,
+                "volume_ml": row.volume_ml, "components": row.components, **scores,
+            })  # fmt: skip
+    return _csv(lines)
+
+
+def summary_csv(summary: Summary) -> str:
+    """One line per row; ``NAME``, ``NAME_low`` and ``NAME_high`` are an estimate and its interval."""
+    lines = []
+    for row in summary.rows:
+        line: dict[str, Any] = {"row": row.name, **{field: getattr(row.variant, field) for field in _VARIANT}}
+        line |= {"best": int(row.best), "threshold": row.threshold, "threshold_source": row.threshold_source}
+        dice = row.main["dice"]
+        line |= {"cases": dice.cases if dice else 0, "patients": dice.patients if dice else 0}
+        for name, estimate in row.main.items():
+            line |= _flat(name, estimate)
+        line["tuned_factor"] = row.tuned_factor
+        line["all_cases"] = row.every["dice"].cases if row.every["dice"] else 0
+        for name, estimate in row.every.items():
+            line |= _flat(f"all_{name}", estimate)
+        line |= _flat("auc", row.auc) | _flat("balanced_accuracy", row.balanced_accuracy)
+        lines.append(line)
+    return _csv(lines)
+
+
+def _flat(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    if estimate is None:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
