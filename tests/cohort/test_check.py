@@ -52,12 +52,12 @@ def problems(check: Check) -> list[tuple[int, str]]:
 def test_a_sound_cohort_is_counted_and_measured(tmp_path: Path) -> None:
     scans(tmp_path, 4)
     scan(tmp_path / "4.nii", 4, shape=(6, 7, 9), diagonal=(1.1, 1, 2))
-    lines = ["0.nii,1,P0,train", "1.nii,0,P0,train", "2.nii,0,P1,train", "3.nii,1,P2,val", "4.nii,0,P3,val"]
+    lines = ["0.nii,1,P0,train", "1.nii,1,P0,train", "2.nii,0,P1,train", "3.nii,1,P2,val", "4.nii,0,P3,val"]
     check = checked(tmp_path, *lines, header="volume,label,patient,split")
     assert check.usable
     assert problems(check) == []
     text = report(check)
-    assert re.search(r"train +finding +3 +1 +2 +2 +1\n", text)
+    assert re.search(r"train +finding +3 +2 +1 +2 +1\n", text)
     assert re.search(r"val +finding +2 +1 +1 +2 +1\n", text)
     assert re.search(r"spacing in mm +1 x 1 x 2 +1 x 1 x 2 +1\.1 x 1 x 2\n", text)
     assert re.search(r"size in voxels +8 x 7 x 6 +8 x 7 x 6 +9 x 7 x 6\n", text)
@@ -172,6 +172,10 @@ def test_voxels_of_another_type(tmp_path: Path) -> None:
         ([1, 1, 1, 1.24], []),
         ([0.8, 0.9, 1, 1.1, 1.2, 1.6], []),  # s of the logarithms is about 0.2
         ([0.98, 0.99, 1, 1.01, 1.02, 1.4], [5]),  # s is about 0.02
+        ([0.9, 0.95, 1, 1 / 0.95, 1.44], []),  # s is 1.4826 log(1 / 0.95), and exp(5 s) is 1.463
+        ([0.9, 0.95, 1, 1 / 0.95, 1.48], [4]),
+        ([0.6, 0.8, 1, 1.25, 1.9999999], [4]),  # twice the median, however wide the others are spread
+        ([0.6, 0.8, 1, 1.25, 1.99], []),
         ([3, 3.0000001], []),
         ([5], []),
         ([], []),
@@ -219,7 +223,7 @@ def test_grids_are_the_same_up_to_a_tenth_of_a_voxel(tmp_path: Path) -> None:
 
     assert with_grid(moved(0.09))
     assert not with_grid(moved(0.11))
-    assert with_grid(moved(0, 1.01))  # 7 steps of 0.01 mm
+    assert with_grid(moved(0, 1.014))  # 7 steps of 0.014 mm
     assert not with_grid(moved(0, 1.02))
     assert not same_grid(base, type(base)((8, 7, 5), base.ijk_to_ras, base.voxels))
 
@@ -281,3 +285,25 @@ def test_detached_headers_are_compared_by_their_data(tmp_path: Path, suffix: str
     assert (tmp_path / "p0" / f"a{suffix}").read_bytes() == (tmp_path / "p1" / f"a{suffix}").read_bytes()
     check = checked(tmp_path, *lines)
     assert problems(check) == [(4, "the same bytes as the volume of line 2, of another patient")]
+
+
+def test_series_are_compared_whatever_their_files_are_called(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, slices in (("a", ["1", "2"]), ("b", ["y", "x"]), ("c", ["1", "2"])):
+        (tmp_path / name).mkdir()
+        if name == "b":
+            for old, new in zip(("1", "2"), slices, strict=True):
+                shutil.copy(tmp_path / "a" / old, tmp_path / "b" / new)
+            continue
+        for k, slice_name in enumerate(slices):
+            image = sitk.GetImageFromArray(rng.integers(0, 1000, (6, 7)).astype(np.int16))
+            for tag, value in (("0020|000e", "1.2"), ("0020|0032", f"0\\0\\{k}"), ("0020|0037", "1\\0\\0\\0\\1\\0")):
+                image.SetMetaData(tag, value)
+            writer = sitk.ImageFileWriter()
+            writer.SetImageIO("GDCMImageIO")
+            writer.KeepOriginalImageUIDOn()
+            writer.SetFileName(str(tmp_path / name / slice_name))
+            writer.Execute(image)
+    check = checked(tmp_path, "a,1", "b,0", "c,0")
+    assert problems(check) == [(3, "the same bytes as the volume of line 2, with other labels, of another patient")]
+    assert "orientation: LPS (3)" in report(check)

@@ -61,9 +61,15 @@ def test_few_patients_with_a_finding_are_shared(positives: int, parts: list[int]
     assert with_class(split_patients(cohort(["1"] * positives + ["0"] * 30), seed=seed), 0) == parts
 
 
+def test_what_cannot_be_shared_evenly_goes_where_most_is_missing() -> None:
+    # Of 6 patients 3, 1.5 and 1.5: the one over goes to val for one class and to test for the other.
+    found = split_patients(cohort(["10"] * 6 + ["01"] * 6), seed=0, fractions=(0.5, 0.25, 0.25))
+    assert [len(patients_of(found, split)) for split in SPLITS] == [6, 3, 3]
+
+
 def test_a_patient_has_the_classes_of_all_volumes() -> None:
     # By volumes, x would be rare among patients of many volumes; by patients all three parts get one of the three.
-    found = split_patients(cohort(["0 0 0 1"] * 3 + ["0 0"] * 20), seed=3)
+    found = split_patients(cohort(["0 1 0 0"] * 3 + ["0 0"] * 20), seed=3)
     assert with_class(found, 0) == [1, 1, 1]
 
 
