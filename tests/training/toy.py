@@ -1,16 +1,36 @@
-"""Tiny scans on which a classifier learns its finding within seconds."""
+"""Tiny scans on which a classifier learns its finding within seconds, and runs of training on them."""
 
 from __future__ import annotations
 
 import csv
+import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
+from tonno_core.cohort.manifest import read_manifest
+from tonno_core.training.command import TrainedModel, train
+from tonno_core.training.distributed import Processes
+from tonno_core.training.run_folder import RunFolder
+from tonno_core.training.settings import TrainingSettings
 from tonno_core.volume.io import write_volume
 from tonno_core.volume.volume import Volume
 
 SPACING_MM = 4.0
+# timm's smallest ResNet, on 16 slices of 32 pixels per step.
+SETTINGS = TrainingSettings(
+    encoder="test_resnet", slice_size=32, steps=6, epochs=3, volumes_per_batch=4, slices_per_volume=4, device="cpu",
+    precision="float32",
+)  # fmt: skip
+OPTIONS = {
+    name: getattr(SETTINGS, name)
+    for name in ("encoder", "slice_size", "steps", "epochs", "volumes_per_batch", "slices_per_volume", "device",
+                 "precision")
+}  # fmt: skip
 
 
 def toy_scan(index: int, label: int) -> Volume:
@@ -41,3 +61,41 @@ def write_toy_set(folder: Path, *, train: int = 4, val: int = 2) -> Path:
                 "patient": f"p{index}", "split": "train" if index < train else "val",
             })  # fmt: skip
     return folder / "manifest.csv"
+
+
+def write_rows(folder: Path, header: str, labels: Sequence[str], *, bright: int | None = 0) -> Path:
+    """A manifest with a toy scan for each text of labels; the class in column ``bright`` shows as a lesion."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [header]
+    for index, text in enumerate(labels):
+        label = 0 if bright is None else int(text.split(",")[bright] == "1")
+        write_volume(toy_scan(index, label), folder / f"{index}.nii.gz")
+        lines.append(f"{index}.nii.gz,{text}")
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    return folder / "manifest.csv"
+
+
+def run_folder(manifest: Path, path: Path, **changes: Any) -> RunFolder:
+    """Opened for the toy settings with some changed."""
+    read = read_manifest(manifest)
+    folder = RunFolder(path, replace(SETTINGS, **changes), read)
+    folder.open()
+    return folder
+
+
+def train_toy(manifest: Path, run: Path, **changes: Any) -> TrainedModel:
+    """Train by the toy settings with some changed, alone, on the CPU; goes on if the run has a checkpoint."""
+    folder = run_folder(manifest, run, **changes)
+    alone = Processes(0, 1, torch.device("cpu"))
+    return train(read_manifest(manifest), replace(SETTINGS, **changes), folder, alone, progress=False)
+
+
+def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """To the last bit."""
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def environment(**more: str) -> dict[str, str]:
+    """For a process of its own: one thread, warnings are errors."""
+    root = str(Path(__file__).parent.parent.parent)
+    return {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error", **more}

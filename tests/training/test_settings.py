@@ -1,0 +1,65 @@
+"""Settings of training: what cannot be meant is said with its option."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tonno_core.errors import TonnoError
+from tonno_core.training.settings import TrainingSettings
+
+
+def test_the_standard_settings_can_be_meant() -> None:
+    TrainingSettings().check()
+    TrainingSettings(pixel_mm=0.5, warmup=0.0, ema=0.99, stage_decay=0.5, freeze=2, intensity="window:-10:90").check()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"intensity": "log"}, "--intensity 'log': expected none, zscore or window:LO:HI"),
+        ({"pixel_mm": 0.0}, "--pixel-mm is 0.0, expected millimetres between 0 and 100"),
+        ({"pixel_mm": math.inf}, "--pixel-mm is inf, expected millimetres"),
+        ({"learning_rate": 0.0}, "--learning-rate is 0.0, expected a number between 0 and 10"),
+        ({"learning_rate": math.nan}, "--learning-rate is nan"),
+        ({"stage_decay": 0.0}, "--stage-decay is 0.0, expected a number above 0, at most 1"),
+        ({"stage_decay": 1.1}, "--stage-decay is 1.1"),
+        ({"ema": 1.0}, "--ema is 1.0, expected a number from 0 to below 1"),
+        ({"ema": -0.1}, "--ema is -0.1"),
+        ({"warmup": 1.0}, "--warmup is 1.0, expected a share from 0 to below 1"),
+        ({"steps": 0}, "--steps is 0, expected a whole number from 1"),
+        ({"epochs": 0}, "--epochs is 0, expected a whole number from 1"),
+        ({"steps": 3, "epochs": 4}, "--epochs is 4, expected at most one per step, 3"),
+        ({"slices_per_volume": 0}, "--slices-per-volume is 0, expected a whole number from 1"),
+        ({"volumes_per_batch": 3}, "--volumes-per-batch is 3, expected an even number: half without a finding"),
+        ({"volumes_per_batch": 0}, "--volumes-per-batch is 0, expected an even number"),
+        ({"freeze": -1}, "--freeze is -1, expected a whole number from 0"),
+    ],
+)
+def test_what_cannot_be_meant(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(TonnoError) as caught:
+        replace(TrainingSettings(), **changes).check()
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(7, 3), (2000, 20), (5, 5), (1, 1)])
+def test_epochs_share_the_steps(steps: int, epochs: int) -> None:
+    settings = TrainingSettings(steps=steps, epochs=epochs)
+    ends = [settings.epoch_end(epoch) for epoch in range(epochs + 1)]
+    assert (ends[0], ends[-1]) == (0, steps)
+    lengths = {after - before for before, after in zip(ends, ends[1:], strict=False)}
+    assert max(lengths) - min(lengths) <= 1
+    assert min(lengths) >= 1
+
+
+def test_the_record_is_json_and_says_no_path() -> None:
+    settings = TrainingSettings(weights="/home/doe/secret/start.pth", classes=("a", "b"))
+    record = settings.record()
+    assert json.loads(json.dumps(record)) == record
+    assert record["weights"] == "start.pth"
+    assert replace(settings, weights=r"C:\doe\start.pth").record()["weights"] == "start.pth"
