@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from tests.training.toy import toy_scan, write_toy_set
-from tonno_core.encoding.bundle import Bundle, load_bundle
+from tonno_core.encoding.bundle import load_bundle
 from tonno_core.errors import TonnoError
 from tonno_core.reconstruction import reconstruct
 from tonno_core.settings import ReconstructionSettings
 from tonno_core.training import command
-from tonno_core.training.calibration import FLOOR_QUANTILE, SHARE_OF_VOLUMES, calibrate
-from tonno_core.training.command import DEFAULT_METHODS, train_bundle
+from tonno_core.training.calibration import CALIBRATED_METHODS, FLOOR_QUANTILE, SHARE_OF_VOLUMES, calibrate
+from tonno_core.training.command import train_bundle
 from tonno_core.volume.foreground import foreground_mask
 
 OPTIONS = {
-    "encoder": "test_resnet", "slice_size": 32, "steps": 40, "volumes_per_batch": 4, "slices_per_volume": 4,
-    "device": "cpu", "precision": "float32",
+    "encoder": "test_resnet", "slice_size": 32, "steps": 40, "epochs": 2, "volumes_per_batch": 4,
+    "slices_per_volume": 4, "device": "cpu", "precision": "float32",
 }  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def test_a_bundle_that_finds_the_lesion(manifest: Path, tmp_path: Path) -> None:
     assert bundle.spec.about == {"finding": "bright"}
     assert bundle.spec.defaults["stage"] == 2
     assert bundle.spec.defaults["methods"] in (["matched-cam"], ("matched-cam",))
-    assert set(bundle.spec.thresholds) == set(DEFAULT_METHODS)
+    assert set(bundle.spec.thresholds) == set(CALIBRATED_METHODS)
     assert bundle.spec.training["validation"]["volume_auc"] == 1.0
     assert "volumes 1.0" in summary
     assert f"threshold matched-cam: {bundle.spec.thresholds['matched-cam']['threshold']:.4g}" in summary
@@ -64,9 +64,8 @@ def test_a_bundle_that_finds_the_lesion(manifest: Path, tmp_path: Path) -> None:
 
 
 def test_thresholds_come_from_the_peaks_of_negative_scans(manifest: Path, tmp_path: Path) -> None:
-    training = command.TrainingSettings(**{**OPTIONS, "steps": 2})
-    model = command.train(command.read_manifest(manifest), training, progress=False)
-    bundle = Bundle(model.spec, model.weights, tmp_path)
+    run(manifest, tmp_path / "model", options={"steps": 2})
+    bundle = load_bundle(tmp_path / "model")
     settings = ReconstructionSettings(methods=("tonno", "slicewise-cam"), slices=10, directions=6)
     negatives = [manifest.parent / f"{i}.nii.gz" for i in (0, 2, 4)]
     found = calibrate(bundle, negatives, settings, device="cpu", precision="float32", progress=False)
@@ -88,7 +87,8 @@ def test_thresholds_come_from_the_peaks_of_negative_scans(manifest: Path, tmp_pa
 
 @pytest.mark.usefixtures("coarse")
 def test_without_negative_validation_scans_there_is_a_bundle_without_thresholds(tmp_path: Path) -> None:
-    summary = run(write_toy_set(tmp_path / "toy", train=2, val=0), tmp_path / "model", options={"steps": 1})
+    manifest = write_toy_set(tmp_path / "toy", train=2, val=0)
+    summary = run(manifest, tmp_path / "model", options={"steps": 1, "epochs": 1})
     assert load_bundle(tmp_path / "model").spec.thresholds == {}
     assert "no threshold calibrated, --threshold auto will be Otsu's" in summary
 
@@ -106,11 +106,11 @@ def test_without_negative_validation_scans_there_is_a_bundle_without_thresholds(
         ({"options": {"precision": "int8"}}, "--precision 'int8' is unknown"),
     ],
 )
-def test_bad_options_are_said_before_the_manifest_is_opened(
-    changes: dict[str, Any], message: str, tmp_path: Path
+def test_bad_options_are_said_before_a_volume_is_read(
+    changes: dict[str, Any], message: str, manifest: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(TonnoError, match=message):
-        run(tmp_path / "no-manifest.csv", tmp_path / "model", **changes)
+        run(manifest, tmp_path / "model", **changes)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -122,17 +122,3 @@ def test_an_output_that_exists_is_said_before_training(manifest: Path, tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-@pytest.mark.parametrize(("weights", "norm"), [("none", "batch"), ("start.pth", "frozen-batch")])
-def test_pretrained_weights_freeze_the_batch_norm_unless_told_otherwise(
-    weights: str, norm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Stop(Exception):
-        pass
-
-    def stop(cases: object, settings: command.TrainingSettings, *, progress: bool) -> None:
-        assert settings.norm == norm
-        raise Stop
-
-    monkeypatch.setattr(command, "train", stop)
-    with pytest.raises(Stop):
-        run(write_toy_set(tmp_path / "toy"), tmp_path / "model", options={"weights": weights, "norm": None})
