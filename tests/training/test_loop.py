@@ -18,6 +18,8 @@ from tonno_core.training import cache, command, loop
 from tonno_core.training.command import TrainedModel
 from tonno_core.training.loop import schedule
 
+pytestmark = pytest.mark.usefixtures("no_curves")
+
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:

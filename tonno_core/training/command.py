@@ -21,7 +21,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.settings import model_defaults
 from tonno_core.training.cache import Preparation, TrainingVolume, VolumeCache
 from tonno_core.training.calibration import calibrate_bundle
-from tonno_core.training.distributed import Processes, processes
+from tonno_core.training.distributed import Processes, check_shares, processes, world_size
 from tonno_core.training.history import Epoch
 from tonno_core.training.loop import Trainer
 from tonno_core.training.model import initial_model, parameter_groups
@@ -71,6 +71,7 @@ def train_bundle(
     check_can_write(output, overwrite=overwrite or resume)
     manifest = read_manifest(manifest_path, class_name=class_name)
     settings = _settings(options, manifest.classes)
+    check_shares(world_size(), settings.volumes_per_batch, settings.norm)
     _check(settings, stage)
     defaults = model_defaults(stage=stage, frame=settings.frame, **(calibration or {}))
     divided = manifest if manifest.has_split else split_patients(manifest, seed=settings.seed)
@@ -78,7 +79,6 @@ def train_bundle(
     folder = RunFolder(place, settings, divided)
     folder.check(resume=resume, overwrite=overwrite)
     with processes(settings.device) as group:
-        group.check(settings.volumes_per_batch, settings.norm)
         if group.first:
             folder.open(overwrite=overwrite)
             if not manifest.has_split:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from tonno_core.encoding.device import choose_device
-from tonno_core.errors import TonnoError
+from tonno_core.errors import TonnoError, first_line
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,14 @@ class Processes:
     def wait(self) -> None:
         """Until all processes are here."""
         if self.world > 1:
-            dist.barrier()
+            with _others():
+                dist.barrier()
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """The mean of a tensor over the processes, on all of them."""
         if self.world > 1:
-            dist.all_reduce(values)
+            with _others():
+                dist.all_reduce(values)
             values /= self.world
         return values
 
@@ -46,7 +48,8 @@ class Processes:
         if self.world == 1:
             return part
         parts: list[list[Any]] = [[] for _ in range(self.world)]
-        dist.all_gather_object(parts, part)
+        with _others():
+            dist.all_gather_object(parts, part)
         whole: list[Any] = [None] * sum(map(len, parts))
         for rank, one in enumerate(parts):
             whole[rank :: self.world] = one
@@ -59,35 +62,61 @@ class Processes:
         devices = [self.device.index] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(model, device_ids=devices)
 
-    def check(self, volumes_per_batch: int, norm: str) -> None:
-        """Raise TonnoError for a batch that cannot be shared alike."""
-        if volumes_per_batch % self.world:
-            raise TonnoError(
-                f"--volumes-per-batch is {volumes_per_batch}, expected a multiple of the {self.world} processes"
-            )
-        if self.world > 1 and norm == "batch":
-            raise TonnoError(
-                "--norm batch takes its statistics from a whole batch, which several processes share; "
-                "choose --norm frozen-batch or group, or a single process"
-            )
+
+def world_size() -> int:
+    """How many processes the launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check_shares(world: int, volumes_per_batch: int, norm: str) -> None:
+    """Raise TonnoError for a batch that ``world`` processes cannot share alike."""
+    if volumes_per_batch % world:
+        raise TonnoError(f"--volumes-per-batch is {volumes_per_batch}, expected a multiple of the {world} processes")
+    if world > 1 and norm == "batch":
+        raise TonnoError(
+            "--norm batch takes its statistics from a whole batch, which several processes share; "
+            "choose --norm frozen-batch or group, or a single process"
+        )
 
 
 @contextmanager
 def processes(device: str) -> Iterator[Processes]:
     """The processes that torchrun started, joined while the block runs; else this one alone.
 
-    NCCL between CUDA devices, one per process of a machine; gloo otherwise.
+    NCCL between CUDA devices, one per process of a machine; gloo otherwise. Raises TonnoError where the launcher
+    says too little, or more processes than devices are on a machine.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world, chosen = world_size(), choose_device(device)
     if world == 1:
-        yield Processes(0, 1, choose_device(device))
+        yield Processes(0, 1, chosen)
         return
-    chosen = choose_device(device)
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise TonnoError(
+            f"the environment's WORLD_SIZE is {world}, but {', '.join(missing)} missing; start with torchrun, "
+            "or unset WORLD_SIZE"
+        )
     if chosen.type == "cuda":
-        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(chosen)
+        chosen = _own_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Processes(dist.get_rank(), world, chosen)
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _others() -> Iterator[None]:
+    """Around what all processes do together: where one of them ended, the others end with one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise TonnoError(f"another process of this run ended, its own message says why ({first_line(error)})") from error
+
+
+def _own_device(local_rank: int) -> torch.device:
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise TonnoError(f"--device cuda: more processes than this machine's {count} devices; start one for each")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)

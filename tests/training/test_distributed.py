@@ -1,0 +1,164 @@
+"""Several processes train as one does."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.toy import environment, train_toy, write_toy_set
+from tonno_core import cli
+from tonno_core.encoding.bundle import load_bundle
+from tonno_core.errors import TonnoError
+from tonno_core.training.distributed import Processes, check_shares, processes
+
+WORKER = str(Path(__file__).parent / "worker.py")
+TRAIN = {"norm": "group", "steps": 30, "epochs": 10, "learning_rate": 1e-4}
+OPTIONS = [
+    "--encoder", "test_resnet", "--slice-size", "32", "--volumes-per-batch", "4", "--slices-per-volume", "4",
+    "--device", "cpu", "--precision", "float32",
+    *(part for name, value in TRAIN.items() for part in (f"--{name.replace('_', '-')}", str(value))),
+]  # fmt: skip
+
+
+def losses(run: Path) -> list[list[float]]:
+    """Per epoch: training loss, validation loss, AUCs."""
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [[float(row[name]) for name in ("loss", "validation_loss", "slice_auc", "volume_auc")] for row in rows]
+
+
+def free_port() -> str:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])
+
+
+def test_two_processes_interrupted_and_resumed_are_one_run(tmp_path: Path) -> None:
+    manifest = write_toy_set(tmp_path / "toy")
+    run = tmp_path / "model-run"
+    tonno = ["train", str(manifest), "--output", str(tmp_path / "model"), *OPTIONS]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
+    env = {**environment(), "PYTHONWARNINGS": "ignore"}  # those of torch's own launcher
+    with subprocess.Popen(
+        [*torchrun, WORKER, *tonno], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (run / "checkpoint.pt").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)  # to torchrun, which passes it on
+        said = process.communicate(timeout=60)[0]
+    assert "holds it, the same command with --resume goes on" in said
+    step = torch.load(run / "checkpoint.pt", weights_only=True)["step"]
+    assert f"interrupted after step {step} of 30" in said
+    assert not (tmp_path / "model").exists()
+
+    torchrun[-1] = free_port()
+    done = subprocess.run(
+        [*torchrun, WORKER, *tonno, "--resume"], env=env, capture_output=True, encoding="utf-8", timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written to") == 1  # by the first process alone
+    bundle = load_bundle(tmp_path / "model")
+    assert bundle.spec.training["processes"] == 2
+
+    alone = train_toy(manifest, tmp_path / "alone", **TRAIN)
+    # Sums of float32 in another order; metrics.csv holds 6 digits of the loss and 4 of the rest.
+    for found, expected in zip(losses(run), losses(tmp_path / "alone"), strict=True):
+        assert found[0] == pytest.approx(expected[0], abs=1e-5)
+        assert found[1:] == pytest.approx(expected[1:], abs=1.1e-4)
+    for name, tensor in alone.weights.items():
+        # Adam turns the rounding of a gradient near zero into a step of the learning rate at most.
+        assert torch.allclose(bundle.weights[name], tensor, rtol=0, atol=30 * 1e-4), name
+
+
+def test_an_unreadable_volume_ends_all_processes_and_is_named(tmp_path: Path) -> None:
+    manifest = write_toy_set(tmp_path / "toy", train=2, val=0)
+    (tmp_path / "toy" / "1.nii.gz").write_bytes(b"hello")
+    tonno = ["train", str(manifest), "--output", str(tmp_path / "model"), *OPTIONS]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "PYTHONWARNINGS": "ignore"}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, WORKER, *tonno], env=environment(**shared, RANK=str(rank)), stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, encoding="utf-8",
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    said = [worker.communicate(timeout=120)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [2, 2]
+    last = [text.splitlines()[-1] for text in said]
+    # The second process reads the second volume; the first waits for it.
+    assert last[1].startswith(f"tonno: {tmp_path / 'toy' / '1.nii.gz'}: ")
+    assert last[0].startswith("tonno: another process of this run ended, its own message says why (")
+
+
+# -------------------- what cannot be shared
+
+
+def test_a_batch_that_cannot_be_shared_alike_is_refused() -> None:
+    check_shares(1, 4, "batch")
+    check_shares(2, 4, "frozen-batch")
+    with pytest.raises(TonnoError, match="^--volumes-per-batch is 4, expected a multiple of the 3 processes$"):
+        check_shares(3, 4, "group")
+    with pytest.raises(TonnoError, match="^--norm batch takes its statistics from a whole batch, which several"):
+        check_shares(2, 4, "batch")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--norm", "batch"], "--norm batch takes its"), (["--volumes-per-batch", "6"], "a multiple of the 4 processes")],
+)
+def test_what_cannot_be_shared_is_said_in_one_line_before_processes_meet(
+    options: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    manifest = write_toy_set(tmp_path / "toy", train=2, val=0)
+    with pytest.raises(SystemExit) as done:
+        cli.main(["train", str(manifest), "--output", str(tmp_path / "model"), *OPTIONS, *options])
+    signal.signal(signal.SIGTERM, before)
+    err = capfd.readouterr().err
+    assert done.value.code == 2
+    assert err.startswith("tonno: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert sorted(os.listdir(tmp_path)) == ["toy"]  # noqa: PTH208
+
+
+def test_a_launcher_that_says_too_little_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TonnoError, match="WORLD_SIZE is 2, but RANK"), processes("cpu"):
+        pass
+
+
+def test_one_process_gathers_what_it_has() -> None:
+    alone = Processes(0, 1, torch.device("cpu"))
+    assert alone.first
+    assert alone.gather([1, 2]) == [1, 2]
+    assert alone.mean(torch.tensor([3.0])).tolist() == [3.0]
+    model = torch.nn.Linear(1, 1)
+    assert alone.share(model) is model
+
+
+def test_parts_are_put_together_in_the_order_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = list(range(7))
+
+    def gathered(parts: list[list[int]], part: list[int]) -> None:
+        assert part == whole[1::3]
+        parts[:] = [whole[rank::3] for rank in range(3)]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gathered)
+    assert Processes(1, 3, torch.device("cpu")).gather(whole[1::3]) == whole
+
+

@@ -1,0 +1,97 @@
+"""`tonno train` as a process of its own: interrupted, out of disk."""
+
+from __future__ import annotations
+
+import csv
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.image import imread
+
+from tests.training.toy import environment, write_toy_set
+from tonno_core import cli
+from tonno_core.encoding.bundle import load_bundle
+
+OPTIONS = [
+    "--encoder", "test_resnet", "--slice-size", "32", "--volumes-per-batch", "4", "--slices-per-volume", "4",
+    "--device", "cpu", "--precision", "float32",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def handler() -> object:
+    """Take back the signal handler that the command installs."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def tonno(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    """Status and stderr of the command within this process."""
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as done:
+        cli.main([str(argument) for argument in arguments])
+    assert isinstance(done.value.code, int)
+    return done.value.code, capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "ema"), [(signal.SIGINT, "0"), (signal.SIGTERM, "0.9")], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_leaves_a_checkpoint_that_goes_on_and_that_a_bundle_is_made_of(
+    number: signal.Signals, ema: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    manifest, run = write_toy_set(tmp_path / "toy", train=2, val=0), tmp_path / "model-run"
+    # Steps enough for a second after the first epoch; each takes 10 ms or more.
+    options = ["train", manifest, "--output", tmp_path / "model", *OPTIONS, "--steps", "80", "--epochs", "2"]
+    options += ["--ema", ema]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tonno_core", *options], env=environment(), stderr=subprocess.PIPE, encoding="utf-8"
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not (run / "checkpoint.pt").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(number)
+        said = process.communicate(timeout=30)[1]
+    assert process.returncode == 130, said
+    step = torch.load(run / "checkpoint.pt", weights_only=True)["step"]
+    assert said.splitlines()[-1] == (
+        f"tonno: interrupted after step {step} of 80; {run / 'checkpoint.pt'} holds it, "
+        "the same command with --resume goes on"
+    )
+    assert "Traceback" not in said
+    assert 40 <= step < 80
+    assert not [path for path in run.rglob("*") if "partial" in path.name]
+
+    made = ["bundle", "--encoder", "test_resnet", "--slice-size", 32, "--weights", run / "checkpoint.pt"]
+    assert tonno(capfd, *made, "--output", tmp_path / "early") == (0, "")
+    load_bundle(tmp_path / "early").classifier()
+
+    assert tonno(capfd, *options, "--resume")[0] == 0
+    assert load_bundle(tmp_path / "model").spec.training["settings"]["steps"] == 80
+    with (run / "metrics.csv").open(newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["40", "80"]
+    imread(run / "curves.png")
+
+
+@pytest.mark.parametrize(("limit", "file"), [(4096, "cache/00000.pt"), (300_000, "checkpoint.pt")])
+def test_a_full_disk_is_one_line(
+    limit: int, file: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    manifest, run = write_toy_set(tmp_path / "toy", train=2, val=0), tmp_path / "model-run"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))  # as if the disk ended there
+    try:
+        status, err = tonno(capfd, "train", manifest, "--output", tmp_path / "model", *OPTIONS, "--steps", 20)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert status == 2
+    assert err.splitlines()[-1].startswith(f"tonno: {run / file}: cannot be written (")
+    assert "Traceback" not in err
+    assert not [name for _, _, names in os.walk(tmp_path) for name in names if "partial" in name]
+    assert not (tmp_path / "model").exists()
