@@ -42,3 +42,26 @@ def write_random_bundle(folder: Path, *, classes: tuple[str, ...] = ("finding",)
     model = random_network("resnet10t", classes=len(classes))
     save_bundle(folder, spec_of(classes=classes, **changes), model.state_dict())
     return folder
+
+
+def efficientnet_as_lukemelas(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors of timm's EfficientNet under the names of the package efficientnet_pytorch, in its order."""
+    top = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
+    squeeze = {"se.conv_reduce": "_se_reduce", "se.conv_expand": "_se_expand"}
+    separable = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2", **squeeze}
+    inverted = {
+        "conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv", "bn2": "_bn1",
+        "conv_pwl": "_project_conv", "bn3": "_bn2", **squeeze,
+    }  # fmt: skip
+    renamed, blocks = {}, []
+    for name, tensor in model.state_dict().items():
+        layer, _, kind = name.rpartition(".")
+        if layer.startswith("blocks."):
+            _, stage, block, part = layer.split(".", 3)
+            if (stage, block) not in blocks:
+                blocks.append((stage, block))
+            number = len(blocks) - 1
+            renamed[f"_blocks.{number}.{(inverted if number else separable)[part]}.{kind}"] = tensor
+        else:
+            renamed[f"{top[layer]}.{kind}"] = tensor
+    return renamed

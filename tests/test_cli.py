@@ -233,13 +233,41 @@ def test_a_bundle_from_a_weights_file_explains_ones_own_classifier(tonno: Comman
 
 
 def test_training_from_the_command_line(tonno: Command, tmp_path: Path) -> None:
-    options = ("--encoder", "test_resnet", "--slice-size", 32, "--steps", 2, "--device", "cpu", "--class", "lesion")
+    options = ("--encoder", "test_resnet", "--slice-size", 32, "--steps", 2, "--epochs", 1, "--device", "cpu")
     manifest = write_toy_set(tmp_path / "set", train=2, val=0)
-    status, out, _ = tonno("train", manifest, "--output", tmp_path / "model", *options)
+    run = ("train", manifest, "--output", tmp_path / "model", "--run", tmp_path / "run", *options, "--class", "lesion")
+    status, out, _ = tonno(*run)
     assert status == 0
-    assert f"written to {tmp_path / 'model'}" in out
+    assert f"curves and metrics in {tmp_path / 'run'}\nwritten to {tmp_path / 'model'}" in out
     assert load_bundle(tmp_path / "model").spec.classes == ("lesion",)
-    assert "exists already" in tonno.refused("train", manifest, "--output", tmp_path / "model", *options)
+    assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "exists already" in tonno.refused(*run)
+    assert "expected one of them" in tonno.refused(*run, "--resume", "--overwrite")
+    assert tonno(*run, "--resume")[0] == tonno(*run, "--overwrite")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--steps 2", "--epochs is 20, expected at most one per step, 2"),
+        ("--ema 1", "--ema is 1.0, expected a number from 0 to below 1"),
+        ("--stage-decay 0", "--stage-decay is 0.0, expected a number above 0, at most 1"),
+        ("--freeze -1", "--freeze is -1, expected a whole number from 0"),
+        ("--volumes-per-batch 3", "--volumes-per-batch is 3, expected an even number"),
+        ("--weights absent.pth", "absent.pth: no such file"),
+        ("--norm layer", "Invalid value for '--norm'"),
+        ("--run set/0.nii.gz", "--run set/0.nii.gz: is a file, expected a folder of a training run"),
+        ("--run .", "--run .: is a folder of something else (no run.json); choose another name"),
+        ("--run new/run", "--run new/run: lies in --output new, which holds the model alone"),
+    ],
+)
+def test_bad_options_of_training(
+    options: str, message: str, tonno: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_toy_set(tmp_path / "set", train=2, val=0)
+    base = ("train", "set/manifest.csv", "--output", "new", "--encoder", "test_resnet", "--slice-size", 32)
+    assert message in tonno.refused(*base, *options.split())
 
 
 # -------------------- help

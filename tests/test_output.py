@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tonno_core.errors import TonnoError
-from tonno_core.output import check_output, output_folder
+from tonno_core.output import check_output, output_folder, whole_file
 
 
 def tree(folder: Path) -> dict[str, str | None]:
@@ -159,3 +159,31 @@ def test_the_place_taken_by_somebody_else_meanwhile_is_not_overwritten(tmp_path:
         (tmp_path / "out" / "a.txt").write_text("theirs")
     assert tree(tmp_path) == {"out": None, "out/a.txt": "theirs"}
     shutil.rmtree(tmp_path / "out")
+
+
+# -------------------- a single file
+
+
+def test_a_file_arrives_whole_in_folders_that_are_made(tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        with whole_file(tmp_path / "x" / "y" / "a.txt") as partial:
+            partial.write_text(text)
+    assert tree(tmp_path) == {"x": None, "x/y": None, "x/y/a.txt": "new"}
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), ValueError("no"), OSError(28, "No space left on device")])
+def test_a_failure_leaves_the_file_that_was_there(failure: BaseException, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("old")
+    expected = TonnoError if isinstance(failure, OSError) else type(failure)
+    with pytest.raises(expected) as caught, whole_file(tmp_path / "a.txt") as partial:
+        partial.write_text("half")
+        raise failure
+    assert tree(tmp_path) == {"a.txt": "old"}
+    if expected is TonnoError:
+        assert str(caught.value) == f"{tmp_path / 'a.txt'}: cannot be written (No space left on device)"
+
+
+def test_a_file_below_a_file_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("mine")
+    with pytest.raises(TonnoError, match=r"a/b\.txt: cannot be written \("), whole_file(tmp_path / "a" / "b.txt"):
+        pytest.fail("there is no place for it")

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tests.networks import random_network
+from tests.networks import efficientnet_as_lukemelas, random_network
 from tonno_core.encoding.weights import load_exactly, load_pretrained, read_weights
 from tonno_core.errors import TonnoError
 
@@ -203,7 +203,7 @@ def test_three_channels_become_one_by_their_sum_and_the_head_starts_anew() -> No
     source = random_network("resnet10t", channels=3, classes=1000)
     target = random_network("resnet10t", channels=1, classes=1, seed=1)
     head = target.fc.weight.clone()  # type: ignore[union-attr, operator]
-    load_pretrained(target, source.state_dict(), channels=1, source="w.pth")
+    assert load_pretrained(target, source.state_dict(), channels=1, source="w.pth")  # the head is new
     # A grey slice in all three channels gives the same sums: the first features agree.
     slices = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -222,7 +222,7 @@ def test_three_channels_become_two() -> None:
 
 def test_the_same_head_is_taken_over() -> None:
     source, target = random_network("resnet10t"), random_network("resnet10t", seed=1)
-    load_pretrained(target, source.state_dict(), channels=1, source="w.pth")
+    assert not load_pretrained(target, source.state_dict(), channels=1, source="w.pth")  # no part of the head is new
     assert same(target.state_dict(), source.state_dict())
 
 
@@ -231,3 +231,33 @@ def test_another_encoder_is_no_start() -> None:
         load_pretrained(
             random_network("resnet10t"), random_network("convnext_atto").state_dict(), channels=1, source="w.pth"
         )
+
+
+@pytest.mark.parametrize("counters", [True, False], ids=["", "without counters"])
+def test_names_of_another_library_stand_for_the_same_tensors_in_the_same_order(counters: bool) -> None:
+    source = random_network("efficientnet_b0", channels=3, classes=1000)
+    theirs = efficientnet_as_lukemelas(source)
+    assert theirs.keys().isdisjoint(source.state_dict())
+    assert {"_blocks.0._project_conv.weight", "_blocks.15._se_expand.bias", "_fc.weight"} < theirs.keys()
+    given = {name: one for name, one in theirs.items() if counters or not name.endswith("num_batches_tracked")}
+    target = random_network("efficientnet_b0", seed=1)
+    assert load_pretrained(target, given, channels=1, source="w.pth")
+    found = target.state_dict()
+    for name, tensor in source.state_dict().items():
+        if name == "conv_stem.weight":
+            assert torch.allclose(found[name], tensor.sum(dim=1, keepdim=True))
+        elif not name.startswith("classifier"):
+            assert torch.equal(found[name], tensor) or name.endswith("num_batches_tracked"), name
+
+
+def test_tensors_in_another_order_are_not_taken_for_others() -> None:
+    theirs = efficientnet_as_lukemelas(random_network("efficientnet_b0"))
+    for order in (reversed(list(theirs)), sorted(theirs)):
+        with pytest.raises(TonnoError, match=r"^w.pth: weights are of another model"):
+            load_pretrained(
+                random_network("efficientnet_b0", seed=1), {name: theirs[name] for name in order}, channels=1,
+                source="w.pth",
+            )  # fmt: skip
+    larger = efficientnet_as_lukemelas(random_network("efficientnet_b1"))
+    with pytest.raises(TonnoError, match=r"^w.pth: weights are of another model"):
+        load_pretrained(random_network("efficientnet_b0"), larger, channels=1, source="w.pth")

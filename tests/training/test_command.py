@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +39,10 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Neither a volume nor a folder is touched."""
+def nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A volume that is read fails the test."""
     for module in (cache, command):
         monkeypatch.setattr(module, "read_volume", lambda path: pytest.fail("a volume was read"))
-    return
 
 
 # -------------------- what comes out

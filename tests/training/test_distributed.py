@@ -21,7 +21,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.training.distributed import Processes, check_shares, processes
 
 WORKER = str(Path(__file__).parent / "worker.py")
-TRAIN = {"norm": "group", "steps": 30, "epochs": 10, "learning_rate": 1e-4}
+TRAIN = {"norm": "group", "steps": 16, "epochs": 8, "learning_rate": 1e-4}
 OPTIONS = [
     "--encoder", "test_resnet", "--slice-size", "32", "--volumes-per-batch", "4", "--slices-per-volume", "4",
     "--device", "cpu", "--precision", "float32",
@@ -58,7 +58,7 @@ def test_two_processes_interrupted_and_resumed_are_one_run(tmp_path: Path) -> No
         said = process.communicate(timeout=60)[0]
     assert "holds it, the same command with --resume goes on" in said
     step = torch.load(run / "checkpoint.pt", weights_only=True)["step"]
-    assert f"interrupted after step {step} of 30" in said
+    assert f"interrupted after step {step} of 16" in said
     assert not (tmp_path / "model").exists()
 
     torchrun[-1] = free_port()
@@ -78,7 +78,7 @@ def test_two_processes_interrupted_and_resumed_are_one_run(tmp_path: Path) -> No
         assert found[1:] == pytest.approx(expected[1:], abs=1.1e-4)
     for name, tensor in alone.weights.items():
         # Adam turns the rounding of a gradient near zero into a step of the learning rate at most.
-        assert torch.allclose(bundle.weights[name], tensor, rtol=0, atol=30 * 1e-4), name
+        assert torch.allclose(bundle.weights[name], tensor, rtol=0, atol=16 * 1e-4), name
 
 
 def test_an_unreadable_volume_ends_all_processes_and_is_named(tmp_path: Path) -> None:

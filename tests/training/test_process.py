@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ OPTIONS = [
 
 
 @pytest.fixture(autouse=True)
-def handler() -> object:
+def handler() -> Iterator[None]:
     """Take back the signal handler that the command installs."""
     before = signal.getsignal(signal.SIGTERM)
     yield

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -53,7 +53,7 @@ def test_epochs_share_the_steps(steps: int, epochs: int) -> None:
     settings = TrainingSettings(steps=steps, epochs=epochs)
     ends = [settings.epoch_end(epoch) for epoch in range(epochs + 1)]
     assert (ends[0], ends[-1]) == (0, steps)
-    lengths = {after - before for before, after in itertools.pairwise(ends)}
+    lengths = {after - before for before, after in pairwise(ends)}
     assert max(lengths) - min(lengths) <= 1
     assert min(lengths) >= 1
 

@@ -111,7 +111,8 @@ def _others() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise TonnoError(f"another process of this run ended, its own message says why ({first_line(error)})") from error
+        reason = first_line(error)
+        raise TonnoError(f"another process of this run ended, its own message says why ({reason})") from error
 
 
 def _own_device(local_rank: int) -> torch.device:
