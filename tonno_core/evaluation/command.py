@@ -81,7 +81,7 @@ def evaluate_manifest(
     _evaluate(own, setup, folder, progress=progress and rank == 0)
     records, failures, missing = folder.gather([task.name for task in tasks])
     if missing:
-        return Outcome(f"{len(own)} cases done here, {missing} of {len(tasks)} are not yet done elsewhere", "")
+        return Outcome(f"{len(own)} of {len(tasks)} cases done here, {missing} are not done elsewhere yet", "")
     if not records:
         raise TonnoError(_failed(failures, len(tasks)))
     text = _write_summary(folder, records, failures, setup, content, seed)

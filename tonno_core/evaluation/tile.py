@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import math
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation.planes import OPPOSITE, PLANES, Float, Plane, cut_plane, sample
+from tonno_core.evaluation.record import write_bytes
 from tonno_core.volume.volume import Volume
 
 BoolArray = npt.NDArray[np.bool_]
@@ -88,15 +89,9 @@ def save_tile(path: Path, tile: Tile) -> None:
     for number, name in enumerate(tile.heatmaps):
         arrays[f"heatmap{number}"] = tile.heatmaps[name].astype(np.float32)
         arrays[f"mask{number}"] = tile.masks[name].astype(np.float16)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        partial.replace(path)
-    except OSError as error:
-        raise TonnoError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    write_bytes(path, content.getvalue())
 
 
 def load_tile(path: Path) -> Tile:
