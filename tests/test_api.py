@@ -30,7 +30,8 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 
 def test_help_loads_nothing_heavy_but_its_parser() -> None:
-    code = "from tonno_core.cli import main\nfor command in ([], ['reconstruct'], ['train'], ['bundle'], ['demo']):"
+    code = "from tonno_core.cli import main\n"
+    code += "for command in ([], ['reconstruct'], ['check'], ['train'], ['bundle'], ['demo']):"
     code += "\n    try: main([*command, '--help'])\n    except SystemExit as done: assert done.code == 0"
     assert modules_after(code) & HEAVY == {"click"}
 
@@ -38,7 +39,7 @@ def test_help_loads_nothing_heavy_but_its_parser() -> None:
 @pytest.mark.parametrize(
     "module",
     ["volume.volume", "volume.io", "volume.intensity", "volume.foreground", "segmentation.binarize",
-     "evaluation.metrics", "evaluation.overview", "settings", "output", "cli"],
+     "evaluation.metrics", "evaluation.overview", "settings", "output", "cli", "cohort.check", "cohort.split"],
 )  # fmt: skip
 def test_parts_that_need_no_torch_do_not_load_it(module: str) -> None:
     assert "torch" not in modules_after(f"import tonno_core.{module}")

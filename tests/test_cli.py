@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -470,6 +471,23 @@ def test_bad_manifests(tonno: Command, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("volume,label\nabsent.nii.gz,1\n")
     line = tonno.refused("train", tmp_path / "list.csv", "--output", "out", "--encoder", "test_resnet")
     assert f"{tmp_path / 'list.csv'}, line 2: volume 'absent.nii.gz' does not exist" in line
+
+
+def test_check_looks_at_a_manifest_before_training(tonno: Command, tmp_path: Path) -> None:
+    manifest = write_toy_set(tmp_path, train=2, val=2)
+    status, out, err = tonno("check", manifest, "--class", "lesion")
+    assert status == 0
+    assert re.search(r"train +lesion +2 +1 +1 +2 +1\n", out)
+    assert f"{manifest}, line 2: warning: mask: cannot be read; it is truncated" in out
+    assert out.endswith("usable: 0 errors, 4 warnings\n")
+    assert "checking: 100%" in err
+    (tmp_path / "1.nii.gz").write_bytes(b"not an image")
+    status, out, _ = tonno("check", manifest)
+    assert status == 2
+    assert f"{manifest}, line 3: error: volume: cannot be read" in out
+    assert out.endswith("not usable for training: 1 error, 4 warnings\n")
+    (tmp_path / "1.nii.gz").unlink()
+    assert tonno.refused("check", manifest).startswith(f"{manifest}, line 3: volume '1.nii.gz' does not exist")
 
 
 # -------------------- what goes wrong on the way

@@ -117,6 +117,22 @@ def bundle(**options: Any) -> None:
 
 @cli.command()
 @click.argument("manifest", type=_PATH)
+@click.option("--class", "class_name", default="finding", show_default=True, metavar="NAME", help="What 1 stands for.")
+def check(manifest: Path, class_name: str) -> int:
+    """Look at the volumes of MANIFEST before training: counts, geometry, duplicates, what stands out or is damaged.
+
+    Reads headers only. Exit status 2 if something would stop training.
+    """
+    from tonno_core.cohort.check import check_cohort, report
+    from tonno_core.cohort.manifest import read_manifest
+
+    found = check_cohort(read_manifest(manifest, class_name=class_name))
+    click.echo(report(found))
+    return 0 if found.usable else 2
+
+
+@cli.command()
+@click.argument("manifest", type=_PATH)
 @click.option("--output", required=True, type=_PATH, metavar="BUNDLE", help="Folder of the model.")
 @click.option("--encoder", default="resnet10t", show_default=True, metavar="TIMM_NAME")
 @click.option("--weights", default="none", show_default=True, metavar="none|imagenet|FILE", help="To start from.")

@@ -15,7 +15,7 @@ import pytest
 import SimpleITK as sitk
 
 from tonno_core.errors import TonnoError
-from tonno_core.volume.io import check_writable, read_volume, write_volume
+from tonno_core.volume.io import check_writable, read_header, read_volume, write_volume
 from tonno_core.volume.volume import Volume
 
 FORMATS = [".nii", ".nii.gz", ".nrrd"]
@@ -371,7 +371,7 @@ def write_series(folder: Path, heights: Sequence[float], **options: object) -> n
     return pixels
 
 
-def test_oblique_series_in_any_file_order(tmp_path: Path) -> None:
+def test_oblique_series_in_any_file_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.random.default_rng(0).integers(0, 1000, (4, 6, 7)).astype(np.float64)
     names = ["c", "a", "d", "b"]  # names tell nothing about the order of the slices
     for k in range(4):
@@ -382,6 +382,11 @@ def test_oblique_series_in_any_file_order(tmp_path: Path) -> None:
     assert np.array_equal(volume.array, pixels)
     expected = np.diag([-1, -1, 1, 1]) @ affine(ROTATION * [0.7, 1.3, 2.5], (10, 20, 30))
     np.testing.assert_allclose(volume.ijk_to_ras, expected, rtol=0, atol=2e-6)  # decimals of the tags
+    monkeypatch.delattr(Path, "read_bytes")  # a header is known without the voxels
+    header = read_header(tmp_path)
+    assert header.size_ijk == volume.size_ijk
+    assert np.array_equal(header.ijk_to_ras, volume.ijk_to_ras)
+    assert header.voxels == "16-bit signed integer"
 
 
 def test_slopes_of_single_slices_are_not_rounded_to_integers(tmp_path: Path) -> None:

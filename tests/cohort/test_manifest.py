@@ -1,0 +1,301 @@
+"""Manifests: what a line means, and which line is wrong."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tonno_core.cohort.manifest import Case, Manifest, read_manifest, require_trainable, write_manifest
+from tonno_core.errors import TonnoError
+
+
+@pytest.fixture(autouse=True)
+def volumes(tmp_path: Path) -> None:
+    """Files to name; a manifest is read without opening them."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "series").mkdir()
+    for name in ("a.nii", "b.nii", "sub/c.nii", "d.nii"):
+        (tmp_path / name).touch()
+
+
+def manifest(folder: Path, text: str) -> Path:
+    path = folder / "list.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(TonnoError) as caught:
+        read_manifest(path)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert "\n" not in message
+    return message.removeprefix(str(path))
+
+
+def labels(folder: Path, *cells: str) -> tuple[tuple[str, ...], list[tuple[int, ...]]]:
+    """Classes and labels of a manifest whose column ``label`` has these cells."""
+    lines = [f"{name},{cell}" for name, cell in zip(("a.nii", "b.nii", "d.nii", "sub/c.nii"), cells, strict=False)]
+    found = read_manifest(manifest(folder, "\n".join(["volume,label", *lines])))
+    return found.classes, [case.labels for case in found.cases]
+
+
+# -------------------- what a line means
+
+
+def test_the_shortest_manifest(tmp_path: Path) -> None:
+    found = read_manifest(manifest(tmp_path, "volume,label\na.nii,0\nsub/c.nii,1\n"), class_name="lesion")
+    assert found.classes == ("lesion",)
+    assert found.cases == (
+        Case(tmp_path / "a.nii", (0,), (None,), "a.nii", ""),
+        Case(tmp_path / "sub" / "c.nii", (1,), (None,), "sub/c.nii", ""),
+    )
+    assert [case.line for case in found.cases] == [2, 3]
+    assert not found.has_split
+    assert found.split("train") == ()
+
+
+def test_all_columns_in_any_order_with_spaces_and_a_byte_order_mark(tmp_path: Path) -> None:
+    lines = [
+        "Split, patient ,LABEL,mask,volume,notes",
+        " val , P1 , 1 , sub/m.nii , a.nii ,x",
+        "Train,,0,,series,",
+        "train,P2,1,,sub/c.nii",
+        ",,,,,",
+    ]
+    found = read_manifest(manifest(tmp_path, "\ufeff" + "\r\n".join(lines)))
+    assert found.cases == (
+        Case(tmp_path / "a.nii", (1,), (tmp_path / "sub" / "m.nii",), "P1", "val"),
+        Case(tmp_path / "series", (0,), (None,), "series", "train"),
+        Case(tmp_path / "sub" / "c.nii", (1,), (None,), "P2", "train"),
+    )
+    assert found.has_split
+    assert found.split("train") == found.cases[1:]
+    assert found.split("test") == ()
+    with pytest.raises(ValueError, match="split 'validation', expected one of"):
+        found.split("validation")
+
+
+def test_paths_are_relative_to_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = manifest(tmp_path, f"volume,label\na.nii,0\n{tmp_path / 'b.nii'},1\n")
+    monkeypatch.chdir(tmp_path.parent)
+    assert [case.volume for case in read_manifest(path).cases] == [tmp_path / "a.nii", tmp_path / "b.nii"]
+    monkeypatch.chdir(tmp_path)
+    assert read_manifest(Path("list.csv")).cases[0].volume.is_absolute()
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_separators_of_spreadsheets(tmp_path: Path, delimiter: str) -> None:
+    text = 'volume,label,patient\na.nii,0,"Doe, J"\nb.nii,1,P2\n'.replace(",", delimiter).replace(
+        f"Doe{delimiter}", "Doe,"
+    )
+    found = read_manifest(manifest(tmp_path, text))
+    assert [case.patient for case in found.cases] == ["Doe, J", "P2"]
+
+
+def test_names_are_classes_and_words_for_no_finding_are_not(tmp_path: Path) -> None:
+    found = labels(tmp_path, "tumour", "Healthy", "bleeding", "0")
+    assert found == (("bleeding", "tumour"), [(0, 1), (0, 0), (1, 0), (0, 0)])
+    assert labels(tmp_path, "tumour", "NONE", "negative", "Normal") == (("tumour",), [(1,), (0,), (0,), (0,)])
+
+
+def test_numbers_as_pandas_writes_them_and_words_beside_them(tmp_path: Path) -> None:
+    assert labels(tmp_path, "1.0", "0.0", "1", "control") == (("finding",), [(1,), (0,), (1,), (0,)])
+
+
+def test_a_column_for_each_class(tmp_path: Path) -> None:
+    text = "volume,label:Tumour,label: bleeding,mask:bleeding\na.nii,1,0,\nb.nii,1,1.0,m.nii\n"
+    assert read_manifest(manifest(tmp_path, text)) == Manifest(
+        tmp_path / "list.csv",
+        ("Tumour", "bleeding"),
+        (
+            Case(tmp_path / "a.nii", (1, 0), (None, None), "a.nii", ""),
+            Case(tmp_path / "b.nii", (1, 1), (None, tmp_path / "m.nii"), "b.nii", ""),
+        ),
+    )
+
+
+@pytest.mark.parametrize("columns", ["label,mask", "label,mask:tumour", "label:tumour,mask"])
+def test_masks_of_the_only_class(tmp_path: Path, columns: str) -> None:
+    value = "1" if ":tumour,mask" in columns else "tumour"
+    found = read_manifest(manifest(tmp_path, f"volume,{columns}\na.nii,{value},m.nii\n"))
+    assert found.classes == ("tumour",)
+    assert found.cases[0].masks == (tmp_path / "m.nii",)
+
+
+# -------------------- which line is wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("volume,label\na.nii,0\nb.nii,2\n", ", line 3: label is '2', expected 0 or 1, or the name of a class"),
+        ("volume,label\na.nii,Yes\n", ", line 2: label is 'Yes', expected 0 or 1"),
+        ("volume,label\na.nii\n", ", line 2: label is '', expected 0 or 1"),
+        ("volume,label\na.nii,0\nb.nii,1\nd.nii,tumuor\n", ", line 3: label is '1', but 'tumuor' in line 4; expected"),
+        ("volume,label\na.nii,Tumour\nb.nii,tumour\n", ", line 3: class 'tumour' is 'Tumour' elsewhere; spell it"),
+        ("volume,label:a\na.nii,x\n", ", line 2: label:a is 'x', expected 0 or 1"),
+        ("volume,label\na.nii,0\n\nabsent.nii,1\n", ", line 4: volume 'absent.nii' does not exist (paths are relative"),
+        ("volume,label\n,1\n", ", line 2: volume '' does not exist"),
+        ("volume,label\na.nii,0\nb.nii,1\nsub/../a.nii,1\n", ", line 4: the volume of line 2 again; remove one"),
+        ("volume,label\na.nii,0,x\n", ", line 2: 3 cells under 2 columns; put names that contain \",\" in double"),
+        ('volume,label\n"a.nii,0\n', ", line 2: not readable as CSV (unexpected end of data)"),
+        (
+            # An empty line is skipped, and counted.
+            "volume,label,patient,split\na.nii,0,P1,train\n\nb.nii,1,P1,val\n",
+            ", line 4: patient 'P1' is in split 'val' and in 'train' (line 2); a patient belongs to one split",
+        ),
+        ("volume,label,split\na.nii,0,\nb.nii,1,val\n", ", line 2: no split, but line 3 has one; give train, val"),
+        ("volume,label,split\na.nii,0,val\nb.nii,1,valid\n", ", line 3: split is 'valid', expected train, val, test"),
+    ],
+)  # fmt: skip
+def test_the_line_that_is_wrong_is_named(text: str, message: str, tmp_path: Path) -> None:
+    assert refused(manifest(tmp_path, text)).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("volume,class", ": column label missing, found volume, class; expected volume,label[,mask,patient,split]"),
+        ("volume,labels", ": unknown column labels; did you mean label? Rename it"),
+        ("volume,label,masks", ": unknown column masks; did you mean mask? Rename it"),
+        ("volume,label,Patient_ID", ": unknown column patient_id; did you mean patient? Rename it"),
+        ("volume,label:a,masks:a", ": unknown column masks:a; did you mean mask:a? Rename it"),
+        ("volume,label,label:a", ": columns label and label:a; expected one or the other"),
+        ("volume,label:a,mask,mask:a", ": columns mask and mask:a; expected one or the other"),
+        ("volume,label:", ": column 'label:' names no class, expected label:NAME"),
+        ("volume,label,volume", ": column volume stands there 2 times; remove or rename one"),
+        ("volume,label:a,label:b,mask", ": column mask is for one class, there are 2; expected mask:a, mask:b"),
+        ("volume,label:a,mask:b", ": column mask:b for no class of the labels, these are a"),
+    ],
+)
+def test_columns_that_are_wrong(header: str, message: str, tmp_path: Path) -> None:
+    assert refused(manifest(tmp_path, f"{header}\na.nii{',1' * header.count(',')}\n")).startswith(message)
+
+
+def test_further_columns_that_only_resemble_those_in_use(tmp_path: Path) -> None:
+    text = "volume,label,labels,volumes,age,note:x\na.nii,1,2,3,4,5\n"
+    assert read_manifest(manifest(tmp_path, text)).cases[0].labels == (1,)
+
+
+@pytest.mark.parametrize("text", ["volume,label\n", "volume,label\n\n,\n"])
+def test_no_volumes(text: str, tmp_path: Path) -> None:
+    assert refused(manifest(tmp_path, text)).startswith(": no volumes in it, expected a line for each")
+
+
+def test_a_link_to_a_volume_is_the_same_volume(tmp_path: Path) -> None:
+    (tmp_path / "link.nii").symlink_to("a.nii")
+    assert "line 3: the volume of line 2 again" in refused(manifest(tmp_path, "volume,label\na.nii,0\nlink.nii,1\n"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", ": column volume and label missing, found nothing; expected"),
+        (b"volume,label\na.nii,0\nb\xfc.nii,1\n", ", line 3: not readable as CSV, it is no UTF-8 text; save it as CSV"),
+        ("volume,label\n".encode("utf-16"), ": not readable as CSV, it is no UTF-8 text; save it as CSV UTF-8"),
+        (b"PK\x03\x04\x14\0", ": not readable as CSV, it is a spreadsheet's own format; save it as CSV UTF-8"),
+    ],
+)
+def test_what_is_no_csv(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_bytes(content)
+    assert refused(tmp_path / "list.csv").startswith(message)
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    assert "no such manifest" in refused(tmp_path / "absent.csv")
+    assert "no such manifest" in refused(tmp_path / "sub")
+
+
+# -------------------- writing
+
+
+def written(manifest: Manifest, path: Path) -> str:
+    """What stands in the file; reading it gives the same cases."""
+    write_manifest(path, manifest)
+    found = read_manifest(path)
+    assert (found.classes, found.cases) == (manifest.classes, manifest.cases)
+    assert not [entry for entry in path.parent.iterdir() if entry.name.startswith(".")]
+    return path.read_text(encoding="utf-8")
+
+
+def test_a_written_manifest_is_read_back(tmp_path: Path) -> None:
+    cases = (
+        Case(tmp_path / "a.nii", (1, 0), (tmp_path / "m.nii", None), "a.nii", "train"),
+        Case(tmp_path / "sub" / "c.nii", (0, 0), (None, None), "Doe, J", "val"),
+    )
+    both = Manifest(tmp_path / "old.csv", ("tumour", "bleeding"), cases)
+    assert written(both, tmp_path / "new.csv") == (
+        "volume,label:tumour,label:bleeding,mask:tumour,mask:bleeding,patient,split\n"
+        "a.nii,1,0,m.nii,,a.nii,train\n"
+        'sub/c.nii,0,0,,,"Doe, J",val\n'
+    )
+    # Its folder is not above the data: absolute paths, and what was there is replaced.
+    assert f"\n{tmp_path / 'a.nii'},1,0," in written(both, tmp_path / "sub" / "new.csv")
+    written(Manifest(tmp_path, ("tumour", "bleeding"), cases[:1]), tmp_path / "new.csv")
+
+
+def test_the_default_class_is_written_without_its_name(tmp_path: Path) -> None:
+    case = Case(tmp_path / "a.nii", (1,), (None,), "P", "")
+    assert (
+        written(Manifest(tmp_path, ("finding",), (case,)), tmp_path / "new.csv") == "volume,label,patient\na.nii,1,P\n"
+    )
+    assert "label:lesion" in written(Manifest(tmp_path, ("lesion",), (case,)), tmp_path / "new.csv")
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    one = Manifest(tmp_path, ("x",), (Case(tmp_path / "a.nii", (1,), (None,), os.fsdecode(b"\xff"), ""),))
+    with pytest.raises(TonnoError, match=r"^\S+absent/new\.csv: cannot be written \(No such file or directory\)$"):
+        write_manifest(tmp_path / "absent" / "new.csv", one)
+    (tmp_path / "new.csv").write_text("before")
+    with pytest.raises(TonnoError, match=r"cannot be written .*can't encode"):
+        write_manifest(tmp_path / "new.csv", one)
+    assert (tmp_path / "new.csv").read_text() == "before"
+
+
+# -------------------- what training needs
+
+
+def cohort(*lines: str, classes: tuple[str, ...] = ("x",)) -> Manifest:
+    """Volumes from labels and split, as "10 train"."""
+    words = [line.partition(" ")[::2] for line in lines]
+    none = (None,) * len(classes)
+    cases = (
+        Case(Path(f"/{i}"), tuple(int(digit) for digit in digits), none, f"p{i}", split)
+        for i, (digits, split) in enumerate(words)
+    )
+    return Manifest(Path("list.csv"), classes, tuple(cases))
+
+
+def test_what_can_be_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    require_trainable(cohort("0", "1"))
+    require_trainable(cohort("0 train", "1 train", "1 test"))
+    require_trainable(cohort("10", "01", classes=("x", "y")))  # each class's volumes are the other's negatives
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["1"], "list.csv: volumes: 1; training needs two or more: add some"),
+        (["1 train", "0 val"], "list.csv: volumes in split train: 1; training needs two or more: add some"),
+        (["1 test", "0 val"], "list.csv: volumes in split train: 0; training needs"),
+        (["1", "1"], "list.csv: no volume has label 0 of class 'x', all 2 have 1; training needs both: add volumes w"),
+        (
+            ["0 train", "0 train", "0 train", "1 val"],
+            "list.csv: no volume in split train has label 1 of class 'x', all 3 have 0; training needs both: move one",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained(lines: list[str], message: str) -> None:
+    with pytest.raises(TonnoError) as caught:
+        require_trainable(cohort(*lines))
+    assert str(caught.value).startswith(message)
+
+
+def test_the_class_that_cannot_be_trained_is_named() -> None:
+    with pytest.raises(
+        TonnoError, match=r"label 1 of class 'y', all 2 have 0; training needs both: add volumes with it"
+    ):
+        require_trainable(cohort("10", "00", classes=("x", "y")))

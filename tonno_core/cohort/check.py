@@ -1,0 +1,229 @@
+"""`tonno check`: what a cohort holds, and what in it is damaged, doubled or unlike the rest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from tonno_core.cohort.duplicates import find_duplicates
+from tonno_core.cohort.manifest import SPLITS, Case, Manifest, require_trainable
+from tonno_core.errors import TonnoError
+from tonno_core.volume.header import Header, same_grid
+from tonno_core.volume.io import read_header
+
+# Unlike the rest: this factor from the median, or so many robust standard deviations of the logarithm. Where
+# nearly all volumes are alike that deviation is next to nothing, so a small factor is never unlike.
+FAR_FACTOR = 2.0
+FAR_DEVIATIONS = 5.0
+NEAR_FACTOR = 1.25
+
+_Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """line: of the manifest, 0 for all of it. stops: whether training or evaluation would end there."""
+
+    line: int
+    text: str
+    stops: bool = False
+
+
+@dataclass(frozen=True)
+class Check:
+    """headers: one per case of the manifest, None where it cannot be read."""
+
+    manifest: Manifest
+    headers: tuple[Header | None, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def usable(self) -> bool:
+        """Whether training can begin."""
+        return not any(problem.stops for problem in self.problems)
+
+
+def check_cohort(manifest: Manifest, *, progress: bool = True) -> Check:
+    """Read the headers of all volumes and masks, compare files of equal size; no voxel is decoded."""
+    headers: list[Header | None] = []
+    problems: list[Problem] = []
+    for case in tqdm(manifest.cases, desc="checking", unit="volume", disable=not progress):
+        header, text = _header(case.volume)
+        headers.append(header)
+        if header is None:
+            problems.append(Problem(case.line, f"volume: {text}", stops=True))
+        problems += [Problem(case.line, text) for text in _mask_problems(case, header, manifest.classes)]
+    read = [(case, header) for case, header in zip(manifest.cases, headers, strict=True) if header is not None]
+    problems += _duplicates(manifest.cases, progress)
+    problems += _unlike([case for case, _ in read], [header for _, header in read])
+    problems += _missing_classes(manifest)
+    return Check(manifest, tuple(headers), tuple(sorted(problems, key=lambda problem: problem.line)))
+
+
+def report(check: Check) -> str:
+    """Tables of counts and geometry, a line for each problem, and the verdict."""
+    errors = sum(problem.stops for problem in check.problems)
+    warnings = len(check.problems) - errors
+    verdict = "usable" if check.usable else "not usable for training"
+    parts = [_counts(check.manifest), _geometry([header for header in check.headers if header is not None])]
+    if check.problems:
+        parts.append("\n".join(_problem_line(problem, check.manifest.path) for problem in check.problems))
+    counted = f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"
+    return "\n\n".join([*filter(None, parts), f"{verdict}: {counted}"])
+
+
+# -------------------- problems
+
+
+def _header(path: Path) -> tuple[Header | None, str]:
+    """The header, or None and why it cannot be read."""
+    try:
+        return read_header(path), ""
+    except TonnoError as error:
+        return None, str(error).removeprefix(f"{path}: ")
+
+
+def _mask_problems(case: Case, header: Header | None, classes: Sequence[str]) -> Iterable[str]:
+    """Why masks cannot be compared with heatmaps of their volume; training does not need them."""
+    for name, mask in zip(classes, case.masks, strict=True):
+        if mask is None:
+            continue
+        title = f"mask of {name}" if len(classes) > 1 else "mask"
+        found, text = _header(mask)
+        if found is None:
+            yield f"{title}: {text}"
+        elif header is not None and not same_grid(found, header):
+            yield f"{title}: on another grid, {_grid(found)}, than its volume, {_grid(header)}; resample it"
+
+
+def _grid(header: Header) -> str:
+    origin = ", ".join(f"{mm:.4g}" for mm in header.ijk_to_ras[:3, 3])
+    return f"{_by(header.size_ijk)} voxels of {_by(header.spacing_mm)} mm {header.orientation} from ({origin})"
+
+
+def _by(numbers: Iterable[float]) -> str:
+    return " x ".join(f"{number:.4g}" for number in numbers)
+
+
+def _duplicates(cases: Sequence[Case], progress: bool) -> Iterable[Problem]:
+    for group in find_duplicates([case.volume for case in cases], progress=progress):
+        first = cases[group[0]]
+        for case in (cases[index] for index in group[1:]):
+            differs = [
+                text
+                for text, differing in (
+                    ("with other labels", case.labels != first.labels),
+                    (f"which is in split {first.split} and this in {case.split}", case.split != first.split),
+                    ("of another patient", case.patient != first.patient),
+                )
+                if differing
+            ]
+            yield Problem(case.line, ", ".join([f"the same bytes as the volume of line {first.line}", *differs]))
+
+
+def _unlike(cases: Sequence[Case], headers: Sequence[Header]) -> Iterable[Problem]:
+    """Volumes whose spacing, size or extent is far from the median, or orientation or voxels from the usual."""
+    quantities = {name: _quantity(headers, name) for name in _QUANTITIES}
+    far = {name: outlying(values) for name, values in quantities.items()}
+    for row, case in enumerate(cases):
+        for name, values in quantities.items():
+            if far[name][row].any():
+                usual = _by(np.median(values, axis=0))
+                yield Problem(case.line, f"{name} is {_by(values[row])} along R x A x S, the median {usual}")
+    for name, read in _KINDS.items():
+        found = [read(header) for header in headers]
+        usual = Counter(found).most_common(1)[0][0] if found else ""
+        yield from (
+            Problem(case.line, f"{name} is {kind}, mostly {usual}")
+            for case, kind in zip(cases, found, strict=True)
+            if kind != usual
+        )
+
+
+def outlying(values: _Values) -> npt.NDArray[np.bool_]:
+    """Which of the positive ``values`` (N x K) are far from the median of their column.
+
+    With x = log(value / median) and s = 1.4826 median |x|, its robust standard deviation: |x| >= log `FAR_FACTOR`,
+    or |x| > `FAR_DEVIATIONS` s and |x| > log `NEAR_FACTOR`.
+    """
+    if not len(values):
+        return np.zeros(values.shape, dtype=bool)
+    away = np.abs(np.log(values) - np.median(np.log(values), axis=0))
+    spread = 1.4826 * np.median(away, axis=0)
+    very_far = away >= np.log(FAR_FACTOR) - 1e-6  # 2 mm among 1 mm, however they are rounded
+    return np.asarray(very_far | ((away > FAR_DEVIATIONS * spread) & (away > np.log(NEAR_FACTOR))))
+
+
+def _missing_classes(manifest: Manifest) -> Iterable[Problem]:
+    try:
+        require_trainable(manifest)
+    except TonnoError as error:
+        yield Problem(0, str(error).removeprefix(f"{manifest.path}: "), stops=True)
+    validation = manifest.split("val")
+    for index, name in enumerate(manifest.classes if manifest.has_split else ()):
+        for label, loss in ((0, "no threshold can be calibrated"), (1, "no settings can be chosen")):
+            if not any(case.labels[index] == label for case in validation):
+                yield Problem(0, f"no volume in split val has label {label} of class {name!r}: {loss}")
+
+
+def _problem_line(problem: Problem, path: Path) -> str:
+    place = f"{path}, line {problem.line}" if problem.line else f"{path}"
+    return f"{place}: {'error' if problem.stops else 'warning'}: {problem.text}"
+
+
+# -------------------- tables
+
+_QUANTITIES: dict[str, Callable[[Header], _Values]] = {
+    "spacing in mm": lambda header: header.spacing_mm,
+    "size in voxels": lambda header: np.array(header.size_ijk, dtype=np.float64),
+    "extent in mm": lambda header: header.spacing_mm * header.size_ijk,
+}
+_KINDS: dict[str, Callable[[Header], str]] = {
+    "orientation": lambda header: header.orientation,
+    "voxel type": lambda header: header.voxels,
+}
+
+
+def _quantity(headers: Sequence[Header], name: str) -> _Values:
+    """N x 3: along the axes nearest to R, A and S, so that scans of other orientation are comparable."""
+    return np.array([_QUANTITIES[name](header)[list(header.axes_ras)] for header in headers]).reshape(-1, 3)
+
+
+def _counts(manifest: Manifest) -> str:
+    from tabulate import tabulate
+
+    splits = [name for name in SPLITS if manifest.split(name)] if manifest.has_split else ["(none)"]
+    rows = []
+    for split in splits:
+        cases = manifest.split(split) if manifest.has_split else manifest.cases
+        patients = len({case.patient for case in cases})
+        for index, name in enumerate(manifest.classes):
+            positive = [case for case in cases if case.labels[index]]
+            having = len({case.patient for case in positive})
+            rows.append([split, name, len(cases), len(positive), len(cases) - len(positive), patients, having])
+    headers = ["split", "class", "volumes", "positive", "negative", "patients", "with it"]
+    return str(tabulate(rows, headers=headers))
+
+
+def _geometry(headers: Sequence[Header]) -> str:
+    from tabulate import tabulate
+
+    if not headers:
+        return ""
+    rows = []
+    for name in _QUANTITIES:
+        values = _quantity(headers, name)
+        columns = (values.min(axis=0), np.median(values, axis=0), values.max(axis=0))
+        rows.append([name, *(_by(numbers) for numbers in columns)])
+    table = tabulate(rows, headers=["R x A x S", "least", "median", "most"], disable_numparse=True)
+    lines = [
+        f"{name}: {', '.join(f'{kind} ({count})' for kind, count in Counter(map(read, headers)).most_common())}"
+        for name, read in _KINDS.items()
+    ]
+    return "\n".join([str(table), *lines])
