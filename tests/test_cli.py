@@ -164,7 +164,7 @@ def test_the_report_tells_the_run_and_neither_path_nor_patient(tonno: Command, t
     assert (report["device"], report["precision"], report["class"]) == ("cpu", "float32", "healthy")
     assert report["settings"]["slices"] == 10
     assert report["settings"]["directions"] == 6
-    assert report["settings"]["stage"] == 3  # the last but one, as none was given
+    assert report["methods"]["matched-cam"]["settings"]["stage"] == 3  # the last but one, as none was given
     assert report["volume"]["size_ijk"] == [16, 16, 16]
     assert np.allclose(report["volume"]["ijk_to_ras"], toy_scan(0, 1).ijk_to_ras)
     # Three axes and six directions, ten offsets and one more at each end.

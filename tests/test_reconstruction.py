@@ -23,7 +23,7 @@ from tests.reference import (
 from tonno_core import Bundle, Reconstruction, ReconstructionSettings, TonnoError, Volume, reconstruct
 from tonno_core.demo.phantom import brain
 from tonno_core.encoding.bundle import BundleSpec
-from tonno_core.settings import CAM_METHODS, CamKind
+from tonno_core.settings import CAM_METHODS, CamKind, Variant
 
 CHANNELS, CLASSES = 3, ("healthy", "lesion")
 ALL_FOUR = ("tonno", *CAM_METHODS)
@@ -51,8 +51,10 @@ def bundle() -> Bundle:
     return Bundle(spec, random_resnet().state_dict(), Path("random-weights"))
 
 
-def run(volume: Volume, model: Bundle | str, settings: ReconstructionSettings) -> Reconstruction:
-    return reconstruct(volume, model, settings, device="cpu", precision="float32")
+def run(
+    volume: Volume, model: Bundle | str, settings: ReconstructionSettings, variants: dict[str, Variant] | None = None
+) -> Reconstruction:
+    return reconstruct(volume, model, settings, variants=variants, device="cpu", precision="float32")
 
 
 # --- inversion: with pixel-sum the heatmap is the input
@@ -307,6 +309,61 @@ def test_methods_in_one_pass_are_what_each_is_alone(bundle: Bundle) -> None:
         assert list(alone) == [method]
         # The encoder meets the same slices in the same batches; only sums may round differently.
         assert relative_error(alone[method].array, together.heatmaps[method].array) < 2e-4, method
+
+
+def test_variants_of_all_stages_in_one_pass_are_what_each_is_alone(bundle: Bundle) -> None:
+    settings = replace(SMALL, stage=None)
+    variants = {f"matched {stage}": Variant("matched-cam", stage) for stage in (4, 1, 2, 3)}
+    variants |= {f"slices {stage}": Variant("slicewise-cam-3axes", stage) for stage in (1, 4)}
+    variants |= {
+        "hann": Variant("matched-cam", 2, "hann", 0.5), "tomographic": Variant("tomographic-cam", 3, "gaussian"),
+        "values": Variant("tonno", filter="hann"), "again": Variant("tonno", stage=3),
+        "smooth": Variant("averaged-cam", smooth_mm=3.0), "middle": Variant("center", smooth_mm=3.0),
+    }  # fmt: skip
+    together = run(oblique_volume(), bundle, settings, variants)
+    assert list(together.heatmaps) == list(variants)
+    # One pass over the directions and one over the three axes at the voxels' step, for all of them.
+    one = run(oblique_volume(), bundle, replace(SMALL, methods=("tonno", "slicewise-cam-3axes")))
+    assert together.slices_total == one.slices_total
+    # What a name stands for is told: the stage that was chosen, and nothing that the method does not use.
+    assert together.variants["smooth"] == Variant("averaged-cam", 3, smooth_mm=3.0)
+    assert together.variants["again"] == Variant("tonno")
+    for name, variant in variants.items():
+        alone = run(oblique_volume(), bundle, settings, {name: variant}).heatmaps
+        assert list(alone) == [name]
+        # float32, as above.
+        assert relative_error(alone[name].array, together.heatmaps[name].array) < 2e-4, name
+        for other in set(variants) - {name}:
+            assert relative_error(together.heatmaps[other].array, together.heatmaps[name].array) > 0.01
+
+
+def test_a_variant_is_what_the_settings_make(bundle: Bundle) -> None:
+    settings = replace(SMALL, stage=3, filter="hann", sigma_scale=2.0, smooth_mm=2.0)
+    expected = run(oblique_volume(), bundle, settings)
+    variants = {method: Variant(method, 3, "hann", 2.0, 2.0) for method in ALL_FOUR}
+    found = run(oblique_volume(), bundle, SMALL, variants)
+    assert found.variants == expected.variants
+    for method in ALL_FOUR:
+        np.testing.assert_array_equal(found.heatmaps[method].array, expected.heatmaps[method].array)
+
+
+def test_a_receiver_gets_each_heatmap_and_none_is_kept(bundle: Bundle) -> None:
+    received: dict[str, Volume] = {}
+
+    def receive(name: str, heatmap: Volume, inside: np.ndarray) -> None:
+        assert inside.shape == heatmap.array.shape
+        assert (heatmap.array[~inside] == 0).all()
+        received[name] = heatmap
+
+    kept = run(oblique_volume(), bundle, SMALL)
+    result = reconstruct(
+        oblique_volume(), bundle, SMALL, device="cpu", precision="float32", receive=receive
+    )
+    assert result.heatmaps == {}
+    assert result.variants == kept.variants
+    assert list(received) == list(ALL_FOUR)
+    for method, heatmap in received.items():
+        np.testing.assert_array_equal(heatmap.array, kept.heatmaps[method].array)
 
 
 def test_cams_may_have_directions_of_their_own(bundle: Bundle) -> None:

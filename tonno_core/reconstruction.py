@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,15 @@ from tonno_core.encoding.device import choose_device, choose_precision
 from tonno_core.encoding.encoder import Encoder, PixelSum
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation.profile import Profile
-from tonno_core.settings import CAM_METHODS, SLICEWISE_METHODS, ReconstructionSettings, combine
+from tonno_core.settings import (
+    CAM_METHODS,
+    SLICEWISE_METHODS,
+    ReconstructionSettings,
+    Variant,
+    choices_of,
+    combine,
+    variant_of,
+)
 from tonno_core.slicing import directions as lattices
 from tonno_core.slicing.frame import frame_distance, patient_axes
 from tonno_core.slicing.plan import SlicePlan
@@ -36,19 +44,25 @@ SLICEWISE_LIMIT = 512
 CPU_BATCH, GPU_BATCH = 128, 2048
 
 Progress = Callable[[int, int], None]
+Receive = Callable[[str, Volume, npt.NDArray[np.bool_]], None]
+# A heatmap before its smoothing, and its grid: None for the input's own.
+_Raw = tuple[torch.Tensor, TargetGrid | None]
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Heatmaps on the input's grid, by method, and what is known about their making.
+    """Heatmaps on the input's grid, by name, and what is known about their making.
 
-    inside: bool Z Y X, the voxels that the planes cover. profiles: the logit along R, A and S. score: mean
-    of the highest tenth of all logits, the volume-level score (NaN without planes). explained: share of
-    the logits' variance that the ToNNO heatmap's own plane integrals explain (None without ``tonno``).
+    variants: what each name stands for, its stage resolved; without variants of the caller's own each
+    method of the settings is a name. inside: bool Z Y X, the voxels that the planes cover. profiles: the
+    logit along R, A and S. score: mean of the highest tenth of all logits, the volume-level score (NaN
+    without planes). explained: share of the logits' variance that the ToNNO heatmap's own plane integrals
+    explain (None without ``tonno``).
     seconds: by step; ``total`` is all of it.
     """
 
     heatmaps: dict[str, Volume]
+    variants: dict[str, Variant]
     inside: npt.NDArray[np.bool_]
     profiles: tuple[Profile, ...]
     settings: ReconstructionSettings
@@ -70,14 +84,19 @@ def reconstruct(
     model: Bundle | str,
     settings: ReconstructionSettings | None = None,
     *,
+    variants: Mapping[str, Variant] | None = None,
     device: str = "auto",
     precision: str = "auto",
     batch_size: int | None = None,
     progress: Progress | None = None,
+    receive: Receive | None = None,
 ) -> Reconstruction:
     """Heatmaps of a volume by a bundle's classifier, or by ``"pixel-sum"``.
 
-    settings: None for the model's own defaults. progress: called with (slices done, slices in all).
+    settings: None for the model's own defaults. variants: the heatmaps wanted, by names of the caller's, all
+    from one pass through the network; None for one of each of the settings' methods, named by it.
+    progress: called with (slices done, slices in all). receive: called with the name, heatmap and ``inside`` of
+    each as it is made; none is kept then, which hundreds of variants of a large volume would need.
     Raises TonnoError for settings that the model cannot serve.
     """
     chosen = choose_device(device)
@@ -87,10 +106,12 @@ def reconstruct(
         pixel_mm, intensity = model.spec.pixel_mm, model.spec.intensity
         dtype = choose_precision(precision, chosen)
         encoder: Encoder = model.classifier(device=chosen, precision=dtype, slice_size=size)
+        wanted = variants or {method: model.spec.variant(method, settings) for method in settings.methods}
     elif model == "pixel-sum":
         settings = settings or ReconstructionSettings(methods=("tonno",))
         size, pixel_mm, intensity, dtype = settings.slice_size or 96, None, "none", torch.float32
         encoder = PixelSum()
+        wanted = variants or {method: variant_of(method, settings) for method in settings.methods}
     else:
         raise TonnoError(f"--model {model}: expected a bundle's folder or pixel-sum")
     prepared = prepare_volume(
@@ -102,16 +123,16 @@ def reconstruct(
         pixel_mm=pixel_mm if settings.slice_size is None else None,
         radius_mm=settings.radius_mm,
     )
-    run = _Run(volume, prepared, encoder, settings, size, chosen, batch_size, progress)
+    run = _Run(volume, prepared, encoder, settings, wanted, size, chosen, batch_size, progress)
     return replace(
-        run.execute(),
+        run.execute(receive),
         precision=str(dtype).removeprefix("torch."),
         warnings=_scale_warnings(prepared, size, pixel_mm),
     )
 
 
 class _Run:
-    """One reconstruction: the passes over the planes that the wanted methods need."""
+    """One reconstruction: the passes over the planes that the wanted variants need."""
 
     def __init__(
         self,
@@ -119,13 +140,15 @@ class _Run:
         prepared: PreparedVolume,
         encoder: Encoder,
         settings: ReconstructionSettings,
+        variants: Mapping[str, Variant],
         pixels: int,
         device: torch.device,
         batch_size: int | None,
         progress: Progress | None,
     ) -> None:
         self.class_index = _class_index(encoder.classes, settings.class_name)
-        self.settings = _with_stage(settings, encoder)
+        self.settings = settings
+        self.variants = {name: _with_stage(one.canonical(), encoder) for name, one in variants.items()}
         self.volume, self.encoder, self.pixels, self.progress = volume, encoder, pixels, progress
         self.frame_to_ras = prepared.frame_to_ras
         self.source = SliceSource.from_volume(prepared.volume, fill=prepared.fill, device=device)
@@ -136,18 +159,23 @@ class _Run:
         self.logits: list[torch.Tensor] = []
         self.explained: float | None = None
 
-    def execute(self) -> Reconstruction:
+    def execute(self, receive: Receive | None) -> Reconstruction:
         """Run all passes and gather the result."""
+        heatmaps: dict[str, Volume] = {}
         with self.timings.measure("total"):
             found, profiles = self._passes()
             distance = frame_distance(self.volume, self.frame_to_ras)
             # The normalized frame shows all of the volume, as the paper does, though only the ball is exact.
             inside = distance <= 1.0 if self.settings.frame == "physical" else np.ones(distance.shape, dtype=bool)
-            if "center" in self.settings.methods:
-                found["center"] = torch.as_tensor((1.0 - distance).astype(np.float32))
-            heatmaps = {method: self._finish(found[method], inside) for method in self.settings.methods}
+            found[Variant("center")] = torch.as_tensor((1.0 - distance).astype(np.float32)), None
+            for name, heatmap in self._finished(found, inside):
+                if receive is None:
+                    heatmaps[name] = heatmap
+                else:
+                    receive(name, heatmap, inside)
         return Reconstruction(
             heatmaps=heatmaps,
+            variants=self.variants,
             inside=inside,
             profiles=profiles,
             settings=self.settings,
@@ -164,24 +192,25 @@ class _Run:
             warnings=(),
         )
 
-    def _passes(self) -> tuple[dict[str, torch.Tensor], tuple[Profile, ...]]:
-        """Heatmaps on the input's grid by method, and the profiles."""
-        groups: dict[int, list[str]] = {}
-        for method in self.settings.methods:
-            if method == "tonno" or method in CAM_METHODS:
-                groups.setdefault(self.settings.directions_for(method), []).append(method)
+    def _passes(self) -> tuple[dict[Variant, _Raw], tuple[Profile, ...]]:
+        """Heatmaps before smoothing, each of them once, and the profiles."""
+        groups: dict[int, list[Variant]] = {}
+        for one in dict.fromkeys(one.raw() for one in self.variants.values()):
+            if one.method == "tonno" or one.method in CAM_METHODS:
+                groups.setdefault(self.settings.directions_for(one.method), []).append(one)
         axes = self._plan(patient_axes(self.frame_to_ras))
-        tomographic = [(self._plan(self._lattice(count)), methods) for count, methods in groups.items()]
-        slicewise = [(self._slicewise_plan(m), m) for m in self.settings.methods if m in SLICEWISE_METHODS]
+        tomographic = [(self._plan(self._lattice(count)), variants) for count, variants in groups.items()]
+        wanted = dict.fromkeys(one.method for one in self.variants.values())
+        slicewise = [(self._slicewise_plan(method), method) for method in wanted if method in SLICEWISE_METHODS]
         plans = [axes, *(plan for plan, _ in tomographic), *(plan for plan, _ in slicewise)]
         self.total = sum(len(plan.directions) * (plan.slices + 2) for plan in plans)
         profiles = self._profiles(axes)
-        found: dict[str, torch.Tensor] = {}
-        for plan, methods in tomographic:
-            found.update(self._tomographic(plan, methods))
+        found: dict[Variant, _Raw] = {}
+        for plan, variants in tomographic:
+            found.update(self._tomographic(plan, variants))
         for plan, method in slicewise:
             with self.timings.measure(method):
-                found[method] = self._slicewise(plan)
+                found.update(self._slicewise(plan, method))
         return found, profiles
 
     # --- planes
@@ -212,8 +241,8 @@ class _Run:
 
     # --- passes
 
-    def _projector(self, *, cam: bool, timings: Timings) -> Projector:
-        request = CamRequest(self.settings.cam, self.settings.stage or 1) if cam else None
+    def _projector(self, stages: tuple[int, ...], timings: Timings) -> Projector:
+        request = CamRequest(self.settings.cam, stages) if stages else None
         return Projector(self.encoder, self.source, self.class_index, request, self.batch_size, timings)
 
     def _advanced(self, plan: SlicePlan) -> Callable[[int], None]:
@@ -231,7 +260,7 @@ class _Run:
 
     def _profiles(self, plan: SlicePlan) -> tuple[Profile, ...]:
         """The logit along R, A and S: one direction each."""
-        projector = self._projector(cam=False, timings=Timings())
+        projector = self._projector((), Timings())
         with self.timings.measure("profiles"):
             logits = torch.cat([one.logits for one in projector.project(plan, advanced=self._advanced(plan))])
         self._count(projector)
@@ -242,35 +271,32 @@ class _Run:
             for axis, letter in enumerate("RAS")
         )
 
-    def _tomographic(self, plan: SlicePlan, methods: list[str]) -> dict[str, torch.Tensor]:
+    def _tomographic(self, plan: SlicePlan, variants: list[Variant]) -> dict[Variant, _Raw]:
         grid = self._grid(plan)
-        projector = self._projector(cam=methods != ["tonno"], timings=self.timings)
-        inversion = invert(
-            projector.project(plan, advanced=self._advanced(plan)),
-            plan,
-            grid,
-            methods,
-            filter_kind=self.settings.filter,
-            sigma_scale=self.settings.sigma_scale,
-            timings=self.timings,
-        )
+        projector = self._projector(_stages(variants), self.timings)
+        projections = projector.project(plan, advanced=self._advanced(plan))
+        inversion = invert(projections, plan, grid, variants, timings=self.timings)
         self._count(projector)
         self.logits.append(inversion.logits)
-        found = {method: self._on_input_grid(one, grid) for method, one in inversion.heatmaps.items()}
-        if "tonno" in found:
+        found: dict[Variant, _Raw] = {one: (values, grid) for one, values in inversion.heatmaps.items()}
+        checked = next((one for one in variants if one.method == "tonno"), None)
+        if checked is not None:
+            shown = self._on_input_grid(*found[checked])
+            found[checked] = shown, None
             with self.timings.measure("self-check"):
-                self.explained = self._self_check(plan, found["tonno"], inversion.logits)
+                self.explained = self._self_check(plan, shown, inversion.logits)
         return found
 
-    def _slicewise(self, plan: SlicePlan) -> torch.Tensor:
+    def _slicewise(self, plan: SlicePlan, method: str) -> dict[Variant, _Raw]:
         grid = self._grid(plan)
-        projector = self._projector(cam=True, timings=Timings())
-        heatmap = average(projector.project(plan, advanced=self._advanced(plan)), plan, grid)
+        stages = _stages([one for one in self.variants.values() if one.method == method])
+        projector = self._projector(stages, Timings())
+        means = average(projector.project(plan, advanced=self._advanced(plan)), plan, grid, stages)
         self._count(projector)
-        return self._on_input_grid(heatmap, grid)
+        return {Variant(method, stage): (values, grid) for stage, values in means.items()}
 
-    def _on_input_grid(self, values: torch.Tensor, grid: TargetGrid) -> torch.Tensor:
-        if self.settings.grid == "volume":
+    def _on_input_grid(self, values: torch.Tensor, grid: TargetGrid | None) -> torch.Tensor:
+        if grid is None or self.settings.grid == "volume":
             return values
         with self.timings.measure("interpolation"):
             ras_to_grid = np.linalg.inv(self.frame_to_ras @ grid.ijk_to_frame)
@@ -279,12 +305,19 @@ class _Run:
 
     # --- results
 
-    def _finish(self, heatmap: torch.Tensor, inside: npt.NDArray[np.bool_]) -> Volume:
-        """Smooth if asked; zero outside the ball."""
-        array = heatmap.float().cpu().numpy()
-        if self.settings.smooth_mm > 0:
-            array = ndimage.gaussian_filter(array, (self.settings.smooth_mm / self.volume.spacing_mm)[::-1])
-        return self.volume.with_array(np.where(inside, array, np.float32(0.0)))
+    def _finished(
+        self, found: Mapping[Variant, _Raw], inside: npt.NDArray[np.bool_]
+    ) -> Iterator[tuple[str, Volume]]:
+        """Each variant by its name, smoothed if asked; zero outside the ball."""
+        last: Variant | None = None
+        for name, one in self.variants.items():
+            if one.raw() != last:  # variants that differ in smoothing alone often follow one another
+                last = one.raw()
+                plain = self._on_input_grid(*found[last]).float().cpu().numpy()
+            array = plain
+            if one.smooth_mm > 0:
+                array = ndimage.gaussian_filter(plain, (one.smooth_mm / self.volume.spacing_mm)[::-1])
+            yield name, self.volume.with_array(np.where(inside, array, np.float32(0.0)))
 
     def _score(self) -> float:
         if not self.logits:
@@ -313,11 +346,18 @@ def _class_index(classes: tuple[str, ...], name: str | None) -> int:
     return classes.index(name)
 
 
-def _with_stage(settings: ReconstructionSettings, encoder: Encoder) -> ReconstructionSettings:
-    stage = settings.stage if settings.stage is not None else max(1, encoder.stages - 1)
+def _with_stage(variant: Variant, encoder: Encoder) -> Variant:
+    if "stage" not in choices_of(variant.method):
+        return variant
+    stage = variant.stage if variant.stage is not None else max(1, encoder.stages - 1)
     if stage > encoder.stages:
         raise TonnoError(f"--stage {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
-    return replace(settings, stage=stage)
+    return replace(variant, stage=stage)
+
+
+def _stages(variants: list[Variant]) -> tuple[int, ...]:
+    """The stages whose maps some variants need, each once, finest first."""
+    return tuple(sorted({one.stage for one in variants if one.stage is not None}))
 
 
 def _scale_warnings(prepared: PreparedVolume, size: int, pixel_mm: float | None) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ SETTINGS_THAT_MATTER: dict[str, tuple[str, ...]] = {
     "matched-cam": (*_CAM_SETTINGS, "filter", "sigma_scale", *_OF_ALL_PLANES),
     "slicewise-cam": _CAM_SETTINGS,
     "slicewise-cam-3axes": _CAM_SETTINGS,
-    "center": (),
+    "center": ("smooth_mm", "frame"),
 }
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -90,14 +90,8 @@ class ReconstructionSettings:
         _require(len(self.methods) > 0, "method", "empty", "at least one")
         for method in self.methods:
             _require(method in METHODS, "method", method, f"one of {', '.join(METHODS)}")
-        for name, (low, high) in (_WHOLE_NUMBERS | _NUMBERS).items():
-            value: Any = getattr(self, name)
-            if value is None and name in _OPTIONAL:
-                continue
-            whole = name in _WHOLE_NUMBERS
-            number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
-            text = f"a {'whole ' if whole else ''}number from {low} to {high}"
-            _require(number and low <= value <= high, name.removeprefix("cam_"), value, text)
+        for name in _WHOLE_NUMBERS | _NUMBERS:
+            _require_number(name, getattr(self, name))
         if self.radius_mm is not None and self.frame == "normalized":
             raise TonnoError("--radius-mm has no meaning with --frame normalized; leave one of them out")
 
@@ -106,6 +100,56 @@ class ReconstructionSettings:
         if method in CAM_METHODS and self.cam_directions is not None:
             return self.cam_directions
         return self.directions
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to make one heatmap. stage: from 1, None for the model's own; the rest as in the settings."""
+
+    method: str
+    stage: int | None = None
+    filter: FilterKind = "second-difference"
+    sigma_scale: float = 1.0
+    smooth_mm: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
+        choices = _CHOICES["filter"]
+        _require(self.filter in choices, "filter", self.filter, f"one of {', '.join(choices)}")
+        for name in ("stage", "sigma_scale", "smooth_mm"):
+            _require_number(name, getattr(self, name))
+
+    def canonical(self) -> Variant:
+        """The same heatmap with everything that its method does not use at its standard, so that equals are equal."""
+        kept = {name: getattr(self, name) for name in choices_of(self.method)}
+        return Variant(self.method, **kept)
+
+    def raw(self) -> Variant:
+        """The canonical variant before its smoothing."""
+        return dataclasses.replace(self.canonical(), smooth_mm=0.0)
+
+
+def choices_of(method: str) -> tuple[str, ...]:
+    """The fields of a `Variant` that matter to a method."""
+    own = ("stage", "filter", "sigma_scale", "smooth_mm")
+    return tuple(name for name in own if name in SETTINGS_THAT_MATTER[method])
+
+
+def variant_of(
+    method: str,
+    settings: ReconstructionSettings,
+    *,
+    calibrated: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> Variant:
+    """The variant of a method: what the settings ask for, else its calibrated choice, else the model's default."""
+    chosen: dict[str, Any] = {}
+    for name in choices_of(method):
+        sources = (getattr(settings, name), (calibrated or {}).get(name), (defaults or {}).get(name))
+        value = next((one for one in sources if one is not None), None)
+        if value is not None:
+            chosen[name] = value
+    return Variant(method, **chosen)
 
 
 def model_defaults(**changes: Any) -> dict[str, Any]:
@@ -153,6 +197,16 @@ def combine(
         _require(named, "method", merged["methods"], "a list of names")
         merged["methods"] = tuple(dict.fromkeys(merged["methods"]))
     return ReconstructionSettings(**merged)
+
+
+def _require_number(name: str, value: Any) -> None:
+    if value is None and name in _OPTIONAL:
+        return
+    low, high = (_WHOLE_NUMBERS | _NUMBERS)[name]
+    whole = name in _WHOLE_NUMBERS
+    number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    text = f"a {'whole ' if whole else ''}number from {low} to {high}"
+    _require(number and low <= value <= high, name.removeprefix("cam_"), value, text)
 
 
 def _require(condition: bool, name: str, found: object, expected: str) -> None:

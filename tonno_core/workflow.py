@@ -21,7 +21,7 @@ from tonno_core.evaluation.overview import write_overview
 from tonno_core.output import check_output, output_folder
 from tonno_core.reconstruction import Reconstruction, reconstruct
 from tonno_core.segmentation.binarize import Component, binarize, check_options, components, otsu_threshold
-from tonno_core.settings import SETTINGS_THAT_MATTER, ReconstructionSettings, combine
+from tonno_core.settings import SETTINGS_THAT_MATTER, ReconstructionSettings, Variant, choices_of, combine
 from tonno_core.volume.io import check_writable, read_volume, write_volume
 from tonno_core.volume.volume import Volume
 
@@ -138,10 +138,10 @@ def segment(
     """Binarise one heatmap. ``auto`` is the model's own threshold for the method, Otsu's where it has none."""
     heatmap = result.heatmaps[method]
     value, source = parse_threshold(threshold), "given"
-    if value is None and threshold == "auto" and not isinstance(model, str) and method in model.spec.thresholds:
-        record = model.spec.thresholds[method]
+    record = None if isinstance(model, str) else model.spec.record(method, result.class_name)
+    if value is None and threshold == "auto" and record is not None:
         value, source = float(record["threshold"]), "the model's own"
-        changed = calibrated_otherwise(record, result.settings, method)
+        changed = calibrated_otherwise(record, result.settings, result.variants[method])
         if changed:
             source += f", calibrated at other {', '.join(changed)}"
     if value is None:
@@ -155,10 +155,12 @@ def segment(
     return Segmentation(value, source, mask, components(mask, heatmap))
 
 
-def calibrated_otherwise(record: Mapping[str, Any], settings: ReconstructionSettings, method: str) -> list[str]:
+def calibrated_otherwise(record: Mapping[str, Any], settings: ReconstructionSettings, made: Variant) -> list[str]:
     """Names of the settings that move a method's noise floor and differ from those of its calibration."""
     then = record.get("settings", {})
-    return [name for name in SETTINGS_THAT_MATTER[method] if name in then and then[name] != getattr(settings, name)]
+    own = choices_of(made.method)
+    now = {name: getattr(made if name in own else settings, name) for name in SETTINGS_THAT_MATTER[made.method]}
+    return [name for name, value in now.items() if name in then and then[name] != value]
 
 
 def write_report(
@@ -196,6 +198,7 @@ def write_report(
         ],
         "methods": {
             method: {
+                "settings": {name: getattr(result.variants[method], name) for name in choices_of(method)},
                 "threshold": one.threshold,
                 "threshold_source": one.source,
                 "volume_mm3": float(one.mask.sum() * volume.voxel_mm3),

@@ -154,7 +154,7 @@ def test_a_schema_of_the_future(folder: Path) -> None:
     assert "schema None is unknown" in refused(folder)
 
 
-KEYS = [field.name for field in dataclasses.fields(BundleSpec) if field.name != "schema"]
+KEYS = [field.name for field in dataclasses.fields(BundleSpec) if field.name not in ("schema", "calibration")]
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -180,6 +180,7 @@ def test_each_key_that_is_missing_is_named(key: str, folder: Path) -> None:
         ("defaults", [[], None]),
         ("thresholds", [[], {"tonno": 0.5}, {"tonno": {}}, {"tonno": {"threshold": "high"}},
                         {"tonno": {"threshold": math.nan}}, {"tonno": {"threshold": 1, "settings": []}}]),
+        ("calibration", [{}, [3], [{"method": "tonno"}], [{"threshold": math.inf}]]),
         ("training", ["yes"]),
         ("about", [3]),
         ("sha256", [None]),
@@ -189,6 +190,14 @@ def test_each_key_of_a_wrong_type_or_value_is_named(key: str, values: list[objec
     for value in values:
         edit(folder, **{key: value})
         assert f"model.json: key '{key}' is {value!r}, expected" in refused(folder)
+
+
+def test_a_bundle_of_an_earlier_version_has_no_calibration_and_loads(folder: Path) -> None:
+    path = folder / "model.json"
+    data = json.loads(path.read_text())
+    del data["calibration"]
+    path.write_text(json.dumps(data))
+    assert load_bundle(folder).spec.calibration == []
 
 
 @pytest.mark.parametrize(

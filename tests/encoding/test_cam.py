@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tonno_core.encoding.cam import activation_map, gradient_at
+from tonno_core.encoding.cam import activation_map, gradients_at
 
 # Two channels of 1 x 2 cells.
 ACTIVATION = torch.tensor([[[[1.0, 2.0]], [[3.0, -4.0]]]])
@@ -32,11 +32,23 @@ def test_tokens_rearranged_to_an_image_beside_the_path_to_the_logit() -> None:
     tokens = torch.arange(6.0).reshape(1, 3, 2).requires_grad_(True) * 1.0
     image = tokens[:, 1:].reshape(1, 1, 2, 2).permute(0, 3, 1, 2).contiguous()
     weights = torch.tensor([[0.0, 0.0], [1.0, 2.0], [3.0, 4.0]])
-    gradient = gradient_at((tokens * weights).sum((1, 2)), image)
+    (gradient,) = gradients_at((tokens * weights).sum((1, 2)), [image])
     assert gradient.tolist() == [[[[1.0, 3.0]], [[2.0, 4.0]]]]
+
+
+def test_several_stages_on_and_beside_the_path_in_one_call() -> None:
+    first = torch.arange(1.0, 5.0).reshape(1, 2, 1, 2).requires_grad_(True) * 1.0
+    second = first**2
+    tokens = second.flatten(2).transpose(1, 2) * 3.0  # 1 x 2 tokens of two channels
+    beside = tokens.transpose(1, 2).reshape(1, 2, 1, 2).contiguous()
+    gradients = gradients_at((tokens * tokens).sum((1, 2)), [first, beside, second])
+    # Logit = 9 x^4: 36 x^3 with respect to x, 18 x^2 to x^2, and 2 t = 6 x^2 to the tokens.
+    assert gradients[0].flatten().tolist() == [36.0, 288.0, 972.0, 2304.0]
+    assert gradients[1].flatten().tolist() == [6.0, 24.0, 54.0, 96.0]
+    assert gradients[2].flatten().tolist() == [18.0, 72.0, 162.0, 288.0]
 
 
 def test_activations_off_the_path_have_no_gradient() -> None:
     leaf = torch.ones(1, 2, 1, 1, requires_grad=True)
     with pytest.raises(ValueError, match="does not depend"):
-        gradient_at((leaf * 3.0).sum((1, 2, 3)), torch.ones(1, 2, 1, 1, requires_grad=True) * 2.0)
+        gradients_at((leaf * 3.0).sum((1, 2, 3)), [torch.ones(1, 2, 1, 1, requires_grad=True) * 2.0])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,17 +11,20 @@ import torch
 
 from tests.analytic import Blobs, correlation, grid_around, make_blobs, slope, voxel_centres
 from tonno_core.encoding.encoder import PixelSum
-from tonno_core.settings import CAM_METHODS, FilterKind
+from tonno_core.settings import CAM_METHODS, FilterKind, Variant
 from tonno_core.slicing.directions import hemisphere, sphere
 from tonno_core.slicing.frame import physical_frame
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.slicing.sampling import SliceSource, sample_slices
+from tonno_core.tomography.backprojection import Backprojector
 from tonno_core.tomography.inversion import TargetGrid, average, cell_pitch, invert
 from tonno_core.tomography.projection import Projections
 from tonno_core.volume.grid import ijk_to_grid
 
 # Blobs well inside the unit ball of the frame.
 BLOBS = make_blobs(5, 6, reach=0.25, sigmas=(0.12, 0.18))
+# Of the maps that are made here.
+STAGE = 2
 
 
 def cube(nodes: int) -> TargetGrid:
@@ -41,13 +45,23 @@ def plan_of(normals: np.ndarray, slices: int, pixels: int = 32) -> SlicePlan:
     return SlicePlan(np.eye(4), normals, slices, pixels)
 
 
+def by_method(
+    projections: Iterable[Projections], plan: SlicePlan, grid: TargetGrid, methods: Iterable[str], **choices: Any
+) -> dict[str, torch.Tensor]:
+    """Heatmaps by method, made with the same choices."""
+    variants = {method: Variant(method, STAGE, **choices).raw() for method in methods}
+    found = invert(projections, plan, grid, list(variants.values())).heatmaps
+    assert set(found) == set(variants.values())
+    return {method: found[one] for method, one in variants.items()}
+
+
 def ideal_logits(blobs: Blobs, plan: SlicePlan) -> Iterator[Projections]:
     """What an encoder of perfect slices answers: integrals over the area (2 S / (S - 1))^2 of a slice."""
     area = (2 * plan.pixels / (plan.pixels - 1)) ** 2
     for start in range(0, len(plan.directions), 64):
         which = slice(start, min(start + 64, len(plan.directions)))
         values = blobs.plane_integrals(plan.directions[which], plan.offsets) / area
-        yield Projections(which, torch.as_tensor(values), None)
+        yield Projections(which, torch.as_tensor(values), {})
 
 
 def ideal_maps(blobs: Blobs, plan: SlicePlan, blur: float) -> Iterator[Projections]:
@@ -59,14 +73,14 @@ def ideal_maps(blobs: Blobs, plan: SlicePlan, blur: float) -> Iterator[Projectio
         u, v = plan.frame_to_slice(which)[0, :2]
         points = plan.offsets[:, None, None, None] * normal + a[..., None] * u + b[..., None] * v
         maps = torch.as_tensor(blobs.blurred_in_plane(points, normal, blur))
-        yield Projections(which, maps.mean((1, 2))[None], maps[None])
+        yield Projections(which, maps.mean((1, 2))[None], {STAGE: maps[None]})
 
 
 @pytest.mark.parametrize("pixels", [8, 224])
 @pytest.mark.parametrize("lattice", [hemisphere, sphere])
 def test_tonno_inverts_the_plane_integrals(lattice, pixels: int) -> None:  # type: ignore[no-untyped-def]
     plan, grid = plan_of(lattice(600), slices=101, pixels=pixels), cube(25)
-    heatmap = invert(ideal_logits(BLOBS, plan), plan, grid, ["tonno"]).heatmaps["tonno"].numpy()
+    heatmap = by_method(ideal_logits(BLOBS, plan), plan, grid, ["tonno"])["tonno"].numpy()
     truth = BLOBS.at(frame_points(grid))
     ball = inside(grid)
     # [1, -2, 1] at a step of 0.02 and chords of 0.02 flatten a peak of std 0.12 by (0.02 / 0.12)^2 * 5 / 12 = 1.2 %
@@ -80,8 +94,8 @@ def test_smooth_filters_invert_too(kind: FilterKind, tolerance: float) -> None:
     # Their passband widens a blob: hann's R is -theta^2 (1 - theta^2 / 4), the Gaussian's -theta^2 (1 - theta^2 / 2),
     # so a peak of std 6 to 9 steps loses up to 5 / (4 * 36) = 3.5 %, 5 / (2 * 36) = 7 %; less on the whole.
     plan, grid = plan_of(hemisphere(600), slices=101), cube(25)
-    found = invert(ideal_logits(BLOBS, plan), plan, grid, ["tonno"], filter_kind=kind)
-    heatmap, truth, ball = found.heatmaps["tonno"].numpy(), BLOBS.at(frame_points(grid)), inside(grid)
+    found = by_method(ideal_logits(BLOBS, plan), plan, grid, ["tonno"], filter=kind)
+    heatmap, truth, ball = found["tonno"].numpy(), BLOBS.at(frame_points(grid)), inside(grid)
     assert slope(heatmap[ball], truth[ball]) == pytest.approx(1.0, abs=tolerance)
     assert correlation(heatmap[ball], truth[ball]) > 0.9995
 
@@ -89,8 +103,8 @@ def test_smooth_filters_invert_too(kind: FilterKind, tolerance: float) -> None:
 def test_a_constant_logit_leaves_no_trace() -> None:
     # A classifier's bias, however large, is not evidence anywhere.
     plan, grid = plan_of(hemisphere(50), slices=20), cube(9)
-    biased = [Projections(slice(0, 50), torch.full((50, 22), 1000.0, dtype=torch.float64), None)]
-    assert invert(biased, plan, grid, ["tonno"]).heatmaps["tonno"].abs().max() < 1e-6  # 1000 * 20^2 * 1e-15
+    biased = [Projections(slice(0, 50), torch.full((50, 22), 1000.0, dtype=torch.float64), {})]
+    assert by_method(biased, plan, grid, ["tonno"])["tonno"].abs().max() < 1e-6  # 1000 * 20^2 * 1e-15
 
 
 def test_noise_is_as_predicted() -> None:
@@ -101,7 +115,7 @@ def test_noise_is_as_predicted() -> None:
     values = []
     for _ in range(600):
         noise = 0.1 * torch.randn(40, 23, generator=generator, dtype=torch.float64)
-        values.append(invert([Projections(slice(0, 40), noise, None)], plan, grid, ["tonno"]).heatmaps["tonno"].item())
+        values.append(by_method([Projections(slice(0, 40), noise, {})], plan, grid, ["tonno"])["tonno"].item())
     expected = np.sqrt(6) / (2 * np.pi) * (32 / 31) ** 2 * 20**2 * 0.1 / np.sqrt(40)
     # The std of 600 draws is known to 1 / sqrt(1200) = 3 %: three times that.
     assert np.std(values) == pytest.approx(expected, rel=0.09)
@@ -114,7 +128,7 @@ def test_matched_cam_undoes_a_gaussian_blur(blur: float) -> None:
     blobs = make_blobs(6, 3, reach=0.2, sigmas=(0.16, 0.22))
     plan, grid = plan_of(hemisphere(100), slices=49, pixels=40), cube(17)
     scale = blur / (cell_pitch(plan, 40) / 2)
-    found = invert(ideal_maps(blobs, plan, blur), plan, grid, CAM_METHODS, sigma_scale=scale).heatmaps
+    found = by_method(ideal_maps(blobs, plan, blur), plan, grid, CAM_METHODS, sigma_scale=scale)
     truth, ball = blobs.at(frame_points(grid)), inside(grid)
     matched, averaged = found["matched-cam"].numpy(), found["averaged-cam"].numpy()
     # Chords of 0.05 in the maps and of 0.04 along n take up to (0.05^2 * 2 + 0.04^2) / 12 / 0.16^2 = 2 % of a peak.
@@ -126,7 +140,7 @@ def test_matched_cam_undoes_a_gaussian_blur(blur: float) -> None:
 def test_matched_is_averaged_plus_sigma_squared_tomographic() -> None:
     plan, grid = plan_of(hemisphere(20), slices=15, pixels=16), cube(9)
     for scale in (0.0, 1.0, 2.5):
-        found = invert(ideal_maps(BLOBS, plan, 0.1), plan, grid, CAM_METHODS, sigma_scale=scale).heatmaps
+        found = by_method(ideal_maps(BLOBS, plan, 0.1), plan, grid, CAM_METHODS, sigma_scale=scale)
         # w: a cell is one pixel of 16, 2 / 15 apart; sigma = w / 2 by default.
         expected = found["averaged-cam"] + (scale * (2 / 15) / 2) ** 2 * found["tomographic-cam"]
         torch.testing.assert_close(found["matched-cam"], expected, rtol=1e-12, atol=1e-12)
@@ -136,29 +150,74 @@ def test_matched_is_averaged_plus_sigma_squared_tomographic() -> None:
 def test_one_pass_gives_what_each_method_gives_alone() -> None:
     plan, grid = plan_of(hemisphere(20), slices=15, pixels=16), cube(9)
     methods = ("tonno", *CAM_METHODS)
-    together = invert(ideal_maps(BLOBS, plan, 0.1), plan, grid, methods)
-    assert set(together.heatmaps) == set(methods)
+    variants = [Variant(method, STAGE).raw() for method in methods]
+    together = invert(ideal_maps(BLOBS, plan, 0.1), plan, grid, variants)
+    assert list(together.heatmaps) == variants
     assert together.logits.shape == (20, 17)
-    for method in methods:
-        alone = invert(ideal_maps(BLOBS, plan, 0.1), plan, grid, [method]).heatmaps
-        assert list(alone) == [method]
-        torch.testing.assert_close(alone[method], together.heatmaps[method], rtol=1e-12, atol=1e-12)
+    for one in variants:
+        alone = invert(ideal_maps(BLOBS, plan, 0.1), plan, grid, [one]).heatmaps
+        assert list(alone) == [one]
+        torch.testing.assert_close(alone[one], together.heatmaps[one], rtol=1e-12, atol=1e-12)
+
+
+def test_variants_that_share_terms_are_what_each_is_alone() -> None:
+    # 2 stages x (averaged, 2 tomographic, 4 matched) from 2 x 3 backprojections, and ToNNO by 2 filters.
+    plan, grid = plan_of(hemisphere(20), slices=15, pixels=16), cube(9)
+    filters: tuple[FilterKind, ...] = ("second-difference", "hann")
+    variants = [Variant("tonno", filter=kind) for kind in filters]
+    for stage in (1, 2):
+        variants.append(Variant("averaged-cam", stage))
+        variants += [Variant("tomographic-cam", stage, kind) for kind in filters]
+        variants += [Variant("matched-cam", stage, kind, scale) for kind in filters for scale in (0.5, 3.0)]
+    coarse = [one.maps[STAGE] for one in ideal_maps(BLOBS, plan, 0.2)]
+    batches = [
+        Projections(one.which, one.logits, {1: one.maps[STAGE], 2: maps[..., ::2, ::2]})
+        for one, maps in zip(ideal_maps(BLOBS, plan, 0.1), coarse, strict=True)
+    ]
+    together = invert(batches, plan, grid, variants).heatmaps
+    assert list(together) == variants
+    for one in variants:
+        (alone,) = invert(batches, plan, grid, [one]).heatmaps.values()
+        torch.testing.assert_close(together[one], alone, rtol=1e-12, atol=1e-12 * float(alone.abs().max()))
+    # The control: no two are alike.
+    flat = torch.stack([together[one].flatten() for one in variants])
+    assert torch.cdist(flat, flat).fill_diagonal_(1.0).min() > 1e-3
+
+
+def test_shared_terms_are_backprojected_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    channels: list[int] = []
+    original = Backprojector.add_maps
+
+    def counting(self: Backprojector, maps: torch.Tensor, plan: SlicePlan, which: slice) -> None:
+        channels.append(maps.shape[1])
+        original(self, maps, plan, which)
+
+    monkeypatch.setattr(Backprojector, "add_maps", counting)
+    plan, grid = plan_of(hemisphere(1), slices=9, pixels=16), cube(5)
+    every = [Variant("averaged-cam", STAGE), Variant("tomographic-cam", STAGE)]
+    every += [Variant("matched-cam", STAGE, sigma_scale=scale) for scale in (0.5, 1.0, 2.0)]
+    for variants, expected in ((every, 2), (every[2:4], 2), (every[2:3], 1), (every[:1], 1)):
+        channels.clear()
+        invert(ideal_maps(BLOBS, plan, 0.1), plan, grid, variants)
+        assert channels == [expected]
 
 
 def test_average_is_the_plain_mean_of_the_maps() -> None:
     plan, grid = plan_of(np.eye(3), slices=15, pixels=16), cube(9)
-    expected = invert(ideal_maps(BLOBS, plan, 0.1), plan, grid, ["averaged-cam"]).heatmaps["averaged-cam"]
-    torch.testing.assert_close(average(ideal_maps(BLOBS, plan, 0.1), plan, grid), expected)
+    expected = by_method(ideal_maps(BLOBS, plan, 0.1), plan, grid, ["averaged-cam"])["averaged-cam"]
+    found = average(ideal_maps(BLOBS, plan, 0.1), plan, grid, (STAGE,))
+    assert list(found) == [STAGE]
+    torch.testing.assert_close(found[STAGE], expected)
 
 
 def test_maps_are_needed_for_cams() -> None:
     plan, grid = plan_of(sphere(4), slices=5), cube(5)
     with pytest.raises(ValueError, match="matched-cam need projections with maps"):
-        invert(ideal_logits(BLOBS, plan), plan, grid, ["matched-cam"])
+        invert(ideal_logits(BLOBS, plan), plan, grid, [Variant("matched-cam", STAGE)])
     with pytest.raises(ValueError, match="slice-wise CAM needs projections with maps"):
-        average(ideal_logits(BLOBS, plan), plan, grid)
+        average(ideal_logits(BLOBS, plan), plan, grid, (STAGE,))
     with pytest.raises(ValueError, match="no projections"):
-        average([], plan, grid)
+        average([], plan, grid, (STAGE,))
 
 
 def test_the_papers_figure_4() -> None:
@@ -170,23 +229,24 @@ def test_the_papers_figure_4() -> None:
     volume = blobs.on_grid(shape, grid_around((0, 0, 0), shape, (2 / 95,) * 3))
     plan = SlicePlan(physical_frame([0, 0, 0], 1.0), hemisphere(96), slices=40, pixels=128)
     source, encoder = SliceSource.from_volume(volume), PixelSum()
-    stages: dict[int, list[Projections]] = {1: [], 2: [], 3: []}
+    stages, batches = (1, 2, 3), []
     for start in range(0, 96, 16):
         which = slice(start, start + 16)
         slices = sample_slices(source, plan, which)
-        for stage, batches in stages.items():
-            logits, maps = encoder.cam(slices.flatten(0, 1), 0, stage, "layercam")
-            batches.append(Projections(which, logits.reshape(16, 42), maps.reshape(16, 42, *maps.shape[1:])))
+        logits, maps = encoder.cam(slices.flatten(0, 1), 0, stages, "layercam")
+        by_stage = {s: one.reshape(16, 42, *one.shape[1:]) for s, one in zip(stages, maps, strict=True)}
+        batches.append(Projections(which, logits.reshape(16, 42), by_stage))
     grid = cube(40)
     truth, ball = blobs.at(frame_points(grid)), inside(grid)
-    for stage, batches in stages.items():
-        found = invert(batches, plan, grid, CAM_METHODS).heatmaps
-        score = {method: correlation(found[method].numpy()[ball], truth[ball]) for method in CAM_METHODS}
+    found = invert(batches, plan, grid, [Variant(method, s) for method in CAM_METHODS for s in stages]).heatmaps
+    for stage in stages:
+        maps_of = {method: found[Variant(method, stage)].numpy() for method in CAM_METHODS}
+        score = {method: correlation(maps_of[method][ball], truth[ball]) for method in CAM_METHODS}
         # Measured, averaged / tomographic / matched: .9991 .650 .9998, .9937 .709 .9995, .962 .801 .998.
         assert 1 - score["matched-cam"] < 0.25 * (1 - score["averaged-cam"]), (stage, score)
         assert 1 - score["matched-cam"] < 0.25 * (1 - score["tomographic-cam"]), (stage, score)
         # And it is on the input's own scale, where pooling has blurred the averaged map.
-        assert slope(found["matched-cam"].numpy()[ball], truth[ball]) == pytest.approx(1.0, abs=0.03)
+        assert slope(maps_of["matched-cam"][ball], truth[ball]) == pytest.approx(1.0, abs=0.03)
 
 
 def pyepri_inversion(blobs: Blobs, axis: np.ndarray, turns: int, tilts: int) -> np.ndarray:
@@ -225,7 +285,7 @@ def test_the_inversion_agrees_with_pyepri() -> None:
     grid = cube(25)
     theirs = pyepri_inversion(BLOBS, np.linspace(-1, 1, 25), turns=41, tilts=41)
     plan = plan_of(hemisphere(1000), slices=101)
-    ours = invert(ideal_logits(BLOBS, plan), plan, grid, ["tonno"]).heatmaps["tonno"].numpy()
+    ours = by_method(ideal_logits(BLOBS, plan), plan, grid, ["tonno"])["tonno"].numpy()
     truth, ball = BLOBS.at(frame_points(grid)), inside(grid)
     # Both find the object; theirs, with an exact filter, to 0.06 % of its peak, ours to 0.8 %: [1, -2, 1] at a step of
     # 0.02 is a little flatter than a second derivative.

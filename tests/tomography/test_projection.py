@@ -18,7 +18,7 @@ from tonno_core.slicing.plan import SlicePlan
 from tonno_core.slicing.sampling import SliceSource, sample_slices
 from tonno_core.tomography.projection import CamRequest, Projections, Projector
 
-CAM = CamRequest("layercam", 1)
+CAM = CamRequest("layercam", (1,))
 # A blob in the middle of a ball of 32 mm, in a volume of 20 mm: the outer slices are blank.
 BLOB = Blobs(np.array([[1.0, 2.0, -1.0]]), np.array([4.0]), np.array([1.0]))
 VOLUME = BLOB.on_grid((20, 20, 20), grid_around((0, 0, 0), (20, 20, 20), (1, 1, 1), turn_degrees=(10, 20, 30)))
@@ -41,16 +41,17 @@ class Counting:
         return torch.stack([slices.mean((1, 2)) + 5.0, (slices**2).mean((1, 2)) - 3.0], dim=1)
 
     def cam(
-        self, slices: torch.Tensor, class_index: int, stage: int, kind: CamKind
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        maps = torch.nn.functional.avg_pool2d(slices[:, None] ** (class_index + 1), 4)[:, 0] + 7.0
+        self, slices: torch.Tensor, class_index: int, stages: tuple[int, ...], kind: CamKind
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        powers = slices[:, None] ** (class_index + 1)
+        maps = tuple(torch.nn.functional.avg_pool2d(powers, 2 << stage)[:, 0] + 7.0 for stage in stages)
         return self.logits(slices), maps
 
 
-def gather(projector: Projector, plan: SlicePlan = PLAN) -> tuple[torch.Tensor, torch.Tensor | None]:
+def gather(projector: Projector, plan: SlicePlan = PLAN) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
     parts: list[Projections] = list(projector.project(plan))
-    maps = [one.maps for one in parts if one.maps is not None]
-    return torch.cat([one.logits for one in parts]), torch.cat(maps) if maps else None
+    maps = {stage: torch.cat([one.maps[stage] for one in parts]) for stage in parts[0].maps}
+    return torch.cat([one.logits for one in parts]), maps
 
 
 @pytest.mark.parametrize("fill", [0.0, -0.25])
@@ -58,13 +59,14 @@ def gather(projector: Projector, plan: SlicePlan = PLAN) -> tuple[torch.Tensor, 
 def test_blank_slices_get_the_answer_they_would_have_got(fill: float, class_index: int) -> None:
     source = SliceSource.from_volume(VOLUME, fill=fill)
     encoder = Counting()
-    projector = Projector(encoder, source, class_index, CAM)
+    projector = Projector(encoder, source, class_index, CamRequest("layercam", (1, 2)))
     logits, maps = gather(projector)
     slices = sample_slices(source, PLAN, slice(None))
-    expected_logits, expected_maps = Counting().cam(slices.flatten(0, 1), class_index, 1, "layercam")
+    expected_logits, expected_maps = Counting().cam(slices.flatten(0, 1), class_index, (1, 2), "layercam")
     torch.testing.assert_close(logits, expected_logits[:, class_index].reshape(5, 16), rtol=0, atol=1e-6)
-    assert maps is not None
-    torch.testing.assert_close(maps, expected_maps.reshape(5, 16, 4, 4), rtol=0, atol=1e-6)
+    assert list(maps) == [1, 2]
+    torch.testing.assert_close(maps[1], expected_maps[0].reshape(5, 16, 4, 4), rtol=0, atol=1e-6)
+    torch.testing.assert_close(maps[2], expected_maps[1].reshape(5, 16, 2, 2), rtol=0, atol=1e-6)
     # The volume's corner is 17 mm from the centre; of offsets every 4.9 mm from -37 to 37 mm at most 8 meet it.
     blank = int((slices == fill).flatten(2).all(dim=2).sum())
     assert blank >= 5 * 8
@@ -77,14 +79,13 @@ def test_a_wholly_blank_batch_is_answered_too() -> None:
     encoder = Counting()
     logits, maps = gather(Projector(encoder, empty, 0, CAM))
     assert (logits == 5.0).all()
-    assert maps is not None
-    assert (maps == 7.0).all()
+    assert (maps[1] == 7.0).all()
     assert encoder.batches == [1]
 
 
 def test_without_a_request_there_are_no_maps() -> None:
     logits, maps = gather(Projector(Counting(), SliceSource.from_volume(VOLUME), 1, None))
-    assert maps is None
+    assert maps == {}
     assert logits.shape == (5, 16)
 
 
@@ -141,6 +142,6 @@ def test_pixel_sum_is_the_plane_integral() -> None:
     np.testing.assert_allclose(logits, expected, atol=0.01 * expected.max())
     # Stages 1 to 4 are pooled to S / 4 ... S / 32 cells, whose mean is the logit.
     for stage, cells in ((1, 8), (2, 4), (3, 2), (4, 1)):
-        values, maps = PixelSum().cam(torch.rand(3, 32, 32), 0, stage, "layercam")
+        values, (maps,) = PixelSum().cam(torch.rand(3, 32, 32), 0, (stage,), "layercam")
         assert maps.shape == (3, cells, cells)
         torch.testing.assert_close(maps.mean((1, 2)), values[:, 0])

@@ -20,7 +20,7 @@ from tonno_core.encoding.normalization import NORM_KINDS, NormKind
 from tonno_core.encoding.weights import StateDict, load_exactly, read_weights
 from tonno_core.errors import TonnoError, first_line
 from tonno_core.output import check_output, output_folder
-from tonno_core.settings import combine, model_defaults
+from tonno_core.settings import ReconstructionSettings, Variant, combine, model_defaults, variant_of
 from tonno_core.volume.intensity import parse_intensity
 
 SCHEMA = 1
@@ -35,8 +35,10 @@ class BundleSpec:
     encoder: timm's name. channels: of the network's input (the slice is repeated). pixel_mm: pixel size
     of the training slices, None where the classifier saw no physical scale. intensity: ``none``,
     ``zscore`` or ``window:LO:HI``. frame: ``physical`` or ``normalized``. defaults: settings of a
-    reconstruction by name (slices, directions, stage, ...). thresholds: method to a record whose
-    ``threshold`` is the default for ``--threshold auto``. training: how the weights came about.
+    reconstruction by name (slices, directions, stage, ...). thresholds: method (for a class other than the
+    first: ``method/class``) to a record whose ``threshold`` is the default for ``--threshold auto``, and
+    whose ``settings`` hold the stage, filter, sigma_scale and smooth_mm that suit the method. calibration:
+    a record of each variant that was tried, the fields of a `Variant` and its own threshold. training: how the weights came about.
     about: what a person should know (finding, modality, licence, data). sha256: of the weights.
     """
 
@@ -50,10 +52,31 @@ class BundleSpec:
     frame: str
     defaults: dict[str, Any] = field(default_factory=dict)
     thresholds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    calibration: list[dict[str, Any]] = field(default_factory=list)
     training: dict[str, Any] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
     sha256: str = ""
     schema: int = SCHEMA
+
+    def record(self, method: str, class_name: str | None = None) -> dict[str, Any] | None:
+        """The calibration of a method for a class (None: the first), None where it has none."""
+        return self.thresholds.get(threshold_key(method, class_name, self.classes))
+
+    def variant(self, method: str, settings: ReconstructionSettings | None = None) -> Variant:
+        """What a reconstruction under some settings (None: the model's own) makes for a method."""
+        settings = settings or combine(defaults=self.defaults, explicit={})
+        record = self.record(method, settings.class_name) or {}
+        return variant_of(method, settings, calibrated=record.get("settings"), defaults=self.defaults)
+
+    def candidate(self, variant: Variant, class_name: str | None = None) -> dict[str, Any] | None:
+        """The calibration's record of just this variant (its stage given) for a class, None where it has none."""
+        wanted = dataclasses.asdict(variant.canonical()) | {"class": class_name or self.classes[0]}
+        return next((one for one in self.calibration if {name: one.get(name) for name in wanted} == wanted), None)
+
+
+def threshold_key(method: str, class_name: str | None, classes: tuple[str, ...]) -> str:
+    """Where ``thresholds`` holds a method's record: ``method`` for the first class, ``method/class`` for others."""
+    return method if class_name in (None, classes[0]) else f"{method}/{class_name}"
 
 
 @dataclass(frozen=True)
@@ -169,6 +192,7 @@ def _read_spec(path: Path) -> BundleSpec:
         raise TonnoError(f"{path}: holds a {type(data).__name__}, expected an object")
     if data.get("schema") != SCHEMA:
         raise TonnoError(f"{path}: schema {data.get('schema')!r} is unknown, this version reads schema {SCHEMA}")
+    data.setdefault("calibration", [])  # models of version 0.1.0 have none
     for name, (kinds, text) in _EXPECTED.items():
         if name not in data:
             raise TonnoError(f"{path}: key '{name}' is missing, expected {text}")
@@ -188,6 +212,7 @@ _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
     "frame": ((str,), "physical or normalized"),
     "defaults": ((dict,), "an object"),
     "thresholds": ((dict,), "by method an object with a finite number 'threshold'"),
+    "calibration": ((list,), "a list of objects with a finite number 'threshold'"),
     "training": ((dict,), "an object"),
     "about": ((dict,), "an object"),
     "sha256": ((str,), "64 hexadecimal digits"),
@@ -206,6 +231,7 @@ def _checked(data: dict[str, Any], path: Path) -> BundleSpec:
     require(data["slice_size"] >= 8, "slice_size")
     require(data["pixel_mm"] is None or 0 < data["pixel_mm"] < 100, "pixel_mm")
     require(all(_is_threshold(record) for record in data["thresholds"].values()), "thresholds")
+    require(all(_is_threshold(record) for record in data["calibration"]), "calibration")
     require(data["frame"] in ("physical", "normalized"), "frame")
     try:
         parse_intensity(data["intensity"])

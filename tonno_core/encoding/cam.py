@@ -13,6 +13,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from tonno_core.settings import CamKind
 
+_NO_GRADIENT = "the logit does not depend on this stage's activations"
+
 
 def activation_map(activation: torch.Tensor, gradient: torch.Tensor, kind: CamKind) -> torch.Tensor:
     """Combine channels.
@@ -26,27 +28,39 @@ def activation_map(activation: torch.Tensor, gradient: torch.Tensor, kind: CamKi
     return (gradient.mean(dim=(2, 3), keepdim=True) * activation).sum(1)
 
 
-def gradient_at(logits: torch.Tensor, activation: torch.Tensor) -> torch.Tensor:
-    """Gradient of the sum of ``logits`` with respect to a stage's activations, back to that stage only.
+def gradients_at(logits: torch.Tensor, activations: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Gradients of the sum of ``logits`` with respect to some stages' activations, in one pass back.
 
-    logits: B. activation: B C h w as timm's ``forward_intermediates`` gives it. Returns B C h w.
+    logits: B. activations: B C h w each, as timm's ``forward_intermediates`` gives them. Returns B C h w each. The
+    pass ends at the finest of the stages and takes up the others' gradients on its way.
 
-    In transformers this tensor is a rearranged copy that lies beside the path to the logit (tokens to a
+    In transformers such a tensor is a rearranged copy that lies beside the path to the logit (tokens to a
     B C h w image), so its own gradient does not exist. The rearrangement's source, a few steps up its
     graph, is on the path: its gradient is taken and rearranged alike.
     """
-    edge = get_gradient_edge(activation)
+    found: dict[int, torch.Tensor] = {}
+    edges = {index: get_gradient_edge(activation) for index, activation in enumerate(activations)}
     for _ in range(8):  # permute, contiguous, reshape, slice: at most a handful
-        found: Sequence[torch.Tensor | None] = torch.autograd.grad(
-            logits.sum(), edge, allow_unused=True, retain_graph=True
+        gradients: Sequence[torch.Tensor | None] = torch.autograd.grad(
+            logits.sum(), list(edges.values()), allow_unused=True, retain_graph=True
         )
-        if found[0] is not None:
-            return _to_image(found[0], activation)
-        sources = [GradientEdge(node, output) for node, output in edge.node.next_functions if node is not None]
-        if len(sources) != 1:
-            break
-        edge = sources[0]
-    raise ValueError("the logit does not depend on this stage's activations")
+        for index, gradient in zip(list(edges), gradients, strict=True):
+            if gradient is None:
+                edges[index] = _source(edges[index])
+            else:
+                found[index] = _to_image(gradient, activations[index])
+                del edges[index]
+        if not edges:
+            return [found[index] for index in range(len(activations))]
+    raise ValueError(_NO_GRADIENT)
+
+
+def _source(edge: GradientEdge) -> GradientEdge:
+    """One step up the graph, where it does not branch."""
+    sources = [GradientEdge(node, output) for node, output in edge.node.next_functions if node is not None]
+    if len(sources) != 1:
+        raise ValueError(_NO_GRADIENT)
+    return sources[0]
 
 
 def _to_image(gradient: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

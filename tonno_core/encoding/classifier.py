@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from typing import Any
 
 import timm
 import torch
 from torch import nn
 
-from tonno_core.encoding.cam import activation_map, gradient_at
+from tonno_core.encoding.cam import activation_map, gradients_at
 from tonno_core.encoding.normalization import NormKind, fold_batch_norm, to_group_norm
 from tonno_core.errors import TonnoError, first_line
 from tonno_core.settings import CamKind
@@ -146,55 +147,69 @@ class Classifier:
         return self._head(features)
 
     def cam(
-        self, slices: torch.Tensor, class_index: int, stage: int, kind: CamKind
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """``B V U`` to logits ``B K`` and maps ``B h w`` of one class at one stage (1 is the finest).
+        self, slices: torch.Tensor, class_index: int, stages: tuple[int, ...], kind: CamKind
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """``B V U`` to logits ``B K`` and maps ``B h w`` of one class at some stages (1 is the finest).
 
-        Raises TonnoError at a stage on which the logit does not depend.
+        One forward pass, and one backward pass to the finest stage whose gradient is not constant. Raises
+        TonnoError at a stage on which the logit does not depend.
         """
-        key = (class_index, stage, slices.shape[-1])
-        if key not in self._constant:
-            self._constant[key] = self._constant_gradient(slices.shape[-1], class_index, stage)
-        gradient = self._constant[key]
-        if gradient is not None:
-            with torch.no_grad():
-                features, activation = self._forward(self._input(slices), stage)
-                logits = self._head(features)
+        constant = {stage: self._known_gradient(slices.shape[-1], class_index, stage) for stage in stages}
+        varying = [stage for stage in stages if constant[stage] is None]
+        if varying:
+            logits, activations, gradients = self._forward_backward(slices, class_index, stages, varying)
         else:
-            logits, activation, gradient = self._forward_backward(slices, class_index, stage)
-        return logits, activation_map(activation.to(logits.dtype), gradient, kind)
+            gradients = {}
+            with torch.no_grad():
+                features, activations = self._forward(self._input(slices), stages)
+                logits = self._head(features)
+        known = {stage: gradient for stage, gradient in constant.items() if gradient is not None} | gradients
+        maps = [activation_map(activations[s].to(logits.dtype), known[s].to(logits.dtype), kind) for s in stages]
+        return logits, tuple(maps)
 
-    def _forward(self, inputs: torch.Tensor, stage: int) -> tuple[Features, torch.Tensor]:
-        """What the head gets, and a stage's activations ``B C h w``."""
-        index, _ = self._stages[stage - 1]
+    def _forward(
+        self, inputs: torch.Tensor, stages: Collection[int]
+    ) -> tuple[Features, dict[int, torch.Tensor]]:
+        """What the head gets, and some stages' activations ``B C h w``."""
+        wanted = sorted(set(stages))  # timm returns them in the order of the network
         with self._autocast():
-            features, (activation,) = self.model.forward_intermediates(inputs, indices=[index])
-        return features, activation
+            features, activations = self.model.forward_intermediates(
+                inputs, indices=[self._stages[stage - 1][0] for stage in wanted]
+            )
+        return features, dict(zip(wanted, activations, strict=True))
 
     def _forward_backward(
-        self, slices: torch.Tensor, class_index: int, stage: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Logits ``B K``, activations and the gradient of one logit there, ``B C h w``.
+        self, slices: torch.Tensor, class_index: int, stages: Collection[int], varying: Collection[int]
+    ) -> tuple[torch.Tensor, dict[int, torch.Tensor], dict[int, torch.Tensor]]:
+        """Logits ``B K``, activations of the stages, and the gradient of one logit at the varying ones, ``B C h w``.
 
-        The graph is recorded from the stage's last weight on, so that nothing before it is kept or retraced;
-        from the input on in the few models whose stage has no weight on the way to its output.
+        The graph is recorded from the finest varying stage's last weight on, so that nothing before it is kept
+        or retraced; from the input on in the few models whose stage has no weight on the way to its output.
         """
         inputs = self._input(slices)
-        _, module = self._stages[stage - 1]
+        _, module = self._stages[min(varying) - 1]
         found = dict(self.model.named_modules()).get(module)
         weights = [] if found is None else list(found.parameters())
         for anchor in (*weights[-1:], inputs):
             anchor.requires_grad_(True)
             try:
                 with torch.enable_grad():
-                    features, activation = self._forward(inputs, stage)
+                    features, activations = self._forward(inputs, stages)
                     logits = self._head(features)
             finally:
                 anchor.requires_grad_(False)
-            if activation.requires_grad:
+            if all(activations[stage].requires_grad for stage in varying):
                 break
-        gradient = gradient_at(logits[:, class_index], activation)
-        return logits.detach(), activation.detach(), gradient.to(logits.dtype)
+        gradients = gradients_at(logits[:, class_index], [activations[stage] for stage in varying])
+        detached = {stage: activation.detach() for stage, activation in activations.items()}
+        return logits.detach(), detached, dict(zip(varying, gradients, strict=True))
+
+    def _known_gradient(self, size: int, class_index: int, stage: int) -> torch.Tensor | None:
+        """The gradient (1 C h w) where it is the same for every input, else None; looked for once."""
+        key = (class_index, stage, size)
+        if key not in self._constant:
+            self._constant[key] = self._constant_gradient(size, class_index, stage)
+        return self._constant[key]
 
     def _constant_gradient(self, size: int, class_index: int, stage: int) -> torch.Tensor | None:
         """The gradient (1 C h w) where it is the same for every input, else None.
@@ -212,7 +227,8 @@ class Classifier:
         slices = noise(size, size)
         self._check_gradient(slices, class_index, stage)
         with torch.no_grad():
-            features, activation = self._forward(self._input(slices), stage)
+            features, activations = self._forward(self._input(slices), [stage])
+        activation = activations[stage]
         if not isinstance(features, torch.Tensor) or features.shape != activation.shape:
             return None
         if not torch.equal(features, activation):
@@ -227,7 +243,7 @@ class Classifier:
 
     def _check_gradient(self, slices: torch.Tensor, class_index: int, stage: int) -> None:
         try:
-            _, _, gradient = self._forward_backward(slices, class_index, stage)
+            _, _, gradients = self._forward_backward(slices, class_index, [stage], [stage])
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError) as error:
@@ -235,7 +251,7 @@ class Classifier:
                 f"--stage {stage}: this encoder gives no map there ({first_line(error)}); "
                 f"choose another of 1 to {self.stages}"
             ) from error
-        if not gradient.any():
+        if not gradients[stage].any():
             raise TonnoError(
                 f"--stage {stage}: the logit of class '{self._classes[class_index]}' does not depend on this stage's "
                 "cells, so its map would be empty (after a transformer's last block only the class token counts); "

@@ -25,9 +25,9 @@ class Encoder(Protocol):
         """One logit per slice and class: ``B K`` float32 (or the slices' own precision if finer)."""
 
     def cam(
-        self, slices: torch.Tensor, class_index: int, stage: int, kind: CamKind
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits ``B K`` and the class activation maps ``B h w`` of one class at one stage, in one pass."""
+        self, slices: torch.Tensor, class_index: int, stages: tuple[int, ...], kind: CamKind
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """Logits ``B K`` and one class's activation maps ``B h w`` at each of some stages, in one pass."""
 
 
 class PixelSum:
@@ -45,8 +45,9 @@ class PixelSum:
         return slices.mean(dim=(1, 2))[:, None]
 
     def cam(
-        self, slices: torch.Tensor, class_index: int, stage: int, kind: CamKind
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """``B V U`` to ``B 1`` and ``B h w``, the mean of the pixels that each cell covers."""
-        cells = max(1, round(slices.shape[-1] / 2 ** (stage + 1)))
-        return self.logits(slices), F.adaptive_avg_pool2d(slices[:, None], cells)[:, 0]
+        self, slices: torch.Tensor, class_index: int, stages: tuple[int, ...], kind: CamKind
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """``B V U`` to ``B 1`` and ``B h w`` of each stage, the mean of the pixels that each cell covers."""
+        cells = [max(1, round(slices.shape[-1] / 2 ** (stage + 1))) for stage in stages]
+        maps = tuple(F.adaptive_avg_pool2d(slices[:, None], count)[:, 0] for count in cells)
+        return self.logits(slices), maps

@@ -5,18 +5,19 @@
     tomographic-cam  -mean_n d2p/ds2
     matched-cam      mean_n [p - sigma^2 d2p/ds2]
 
-with s in frame units; derivations in docs/method.md. One pass through the network serves all of them.
+with s in frame units; derivations in docs/method.md. One pass through the network serves all of them, and all
+stages, filters and sigmas.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from tonno_core.settings import FilterKind
+from tonno_core.settings import FilterKind, Variant
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.timing import Timings
 from tonno_core.tomography.backprojection import Backprojector
@@ -44,9 +45,9 @@ class TargetGrid:
 
 @dataclass(frozen=True)
 class Inversion:
-    """heatmaps: ``Z Y X`` on the target grid, by method. logits: ``L T``, the projections themselves."""
+    """heatmaps: ``Z Y X`` on the target grid, by variant. logits: ``L T``, the projections themselves."""
 
-    heatmaps: dict[str, torch.Tensor]
+    heatmaps: dict[Variant, torch.Tensor]
     logits: torch.Tensor
 
 
@@ -54,63 +55,55 @@ def invert(
     projections: Iterable[Projections],
     plan: SlicePlan,
     grid: TargetGrid,
-    methods: Collection[str],
+    variants: Collection[Variant],
     *,
-    filter_kind: FilterKind = "second-difference",
-    sigma_scale: float = 1.0,
     timings: Timings | None = None,
 ) -> Inversion:
-    """Heatmaps of some of the four methods from the projections of all directions of a plan.
+    """Heatmaps of variants of the four methods from the projections of all directions of a plan, not smoothed.
 
-    The CAM methods need projections with maps. sigma_scale: factor on sigma = w / 2, w the pitch of the
-    maps' cells in frame units. Memory does not grow with the number of directions (but for the logits).
+    The CAM methods need projections with the maps of their stages. Memory does not grow with the number of
+    directions (but for the logits).
     """
     timings = timings or Timings()
-    cams = [method for method in methods if method != "tonno"]
-    profile_grid: Backprojector | None = None
-    map_grid: Backprojector | None = None
+    of_values = {one.filter: _ValueSum(one.filter, plan, grid) for one in variants if one.method == "tonno"}
+    of_maps = {
+        stage: _MapSum([one for one in variants if one.method != "tonno" and one.stage == stage], plan, grid)
+        for stage in dict.fromkeys(one.stage for one in variants if one.method != "tonno")
+    }
     logits: list[torch.Tensor] = []
-    combine: torch.Tensor | None = None
     for batch in projections:
         logits.append(batch.logits)
-        derivative = _second_derivative(filter_kind, plan, batch.logits)
-        if "tonno" in methods:
-            with timings.measure("filter"):
-                profiles = batch.logits @ derivative.T
-            with timings.measure("backprojection: values"):
-                profile_grid = profile_grid or grid.backprojector(batch.logits)
-                profile_grid.add_profiles(profiles, plan.directions[batch.which])
-        if cams:
-            if batch.maps is None:
-                raise ValueError(f"{', '.join(cams)} need projections with maps")
-            with timings.measure("filter"):
-                if combine is None:
-                    combine = _channels(cams, plan, batch.maps, derivative, sigma_scale)
-                channels = torch.einsum("cmt,bthw->bcmhw", combine, batch.maps)
-            with timings.measure("backprojection: maps"):
-                map_grid = map_grid or grid.backprojector(batch.maps)
-                map_grid.add_maps(channels, plan, batch.which)
-    heatmaps: dict[str, torch.Tensor] = {}
-    per_frame_unit = 1.0 / plan.step  # offsets per unit of s, squared in the second derivative
-    if profile_grid is not None:
-        side = 2.0 * plan.pixels / (plan.pixels - 1)  # of the slice whose mean the encoder returns
-        heatmaps["tonno"] = profile_grid.profile_mean * (-((side * per_frame_unit) ** 2) / (2.0 * math.pi))
-    if map_grid is not None:
-        heatmaps.update(zip(cams, map_grid.map_mean, strict=True))
+        for values in of_values.values():
+            values.add(batch, timings)
+        for stage, maps in of_maps.items():
+            if stage not in batch.maps:
+                raise ValueError(f"{', '.join(one.method for one in maps.variants)} need projections with maps")
+            maps.add(batch.maps[stage], batch.which, timings)
+    heatmaps: dict[Variant, torch.Tensor] = {}
+    for one in variants:
+        if one.method == "tonno":
+            heatmaps[one] = of_values[one.filter].heatmap()
+        else:
+            heatmaps[one] = of_maps[one.stage].heatmap(one)
     return Inversion(heatmaps, torch.cat(logits))
 
 
-def average(projections: Iterable[Projections], plan: SlicePlan, grid: TargetGrid) -> torch.Tensor:
-    """``Z Y X``: the plain mean of the maps over a plan's directions (slice-wise CAM on one or three axes)."""
-    target: Backprojector | None = None
+def average(
+    projections: Iterable[Projections], plan: SlicePlan, grid: TargetGrid, stages: Collection[int]
+) -> dict[int, torch.Tensor]:
+    """``Z Y X`` by stage: the plain mean of the maps over a plan's directions (slice-wise CAM)."""
+    targets: dict[int, Backprojector] = {}
     for batch in projections:
-        if batch.maps is None:
-            raise ValueError("slice-wise CAM needs projections with maps")
-        target = target or grid.backprojector(batch.maps)
-        target.add_maps(batch.maps[:, None, 1:-1], plan, batch.which)
-    if target is None:
+        for stage in stages:
+            if stage not in batch.maps:
+                raise ValueError("slice-wise CAM needs projections with maps")
+            maps = batch.maps[stage]
+            if stage not in targets:
+                targets[stage] = grid.backprojector(maps)
+            targets[stage].add_maps(maps[:, None, 1:-1], plan, batch.which)
+    if not targets:
         raise ValueError("no projections")
-    return target.map_mean[0]
+    return {stage: target.map_mean[0] for stage, target in targets.items()}
 
 
 def cell_pitch(plan: SlicePlan, cells: int) -> float:
@@ -118,19 +111,78 @@ def cell_pitch(plan: SlicePlan, cells: int) -> float:
     return plan.pixels / cells * 2.0 / (plan.pixels - 1)
 
 
+class _ValueSum:
+    """The backprojection of the logits' second derivative by one filter."""
+
+    def __init__(self, kind: FilterKind, plan: SlicePlan, grid: TargetGrid) -> None:
+        self._kind, self._plan, self._grid = kind, plan, grid
+        self._sum: Backprojector | None = None
+
+    def add(self, batch: Projections, timings: Timings) -> None:
+        with timings.measure("filter"):
+            profiles = batch.logits @ _second_derivative(self._kind, self._plan, batch.logits).T
+        with timings.measure("backprojection: values"):
+            self._sum = self._sum or self._grid.backprojector(batch.logits)
+            self._sum.add_profiles(profiles, self._plan.directions[batch.which])
+
+    def heatmap(self) -> torch.Tensor:
+        if self._sum is None:
+            raise ValueError("no projections")
+        side = 2.0 * self._plan.pixels / (self._plan.pixels - 1)  # of the slice whose mean the encoder returns
+        per_frame_unit = 1.0 / self._plan.step  # offsets per unit of s, squared in the second derivative
+        return self._sum.profile_mean * (-((side * per_frame_unit) ** 2) / (2.0 * math.pi))
+
+
+class _MapSum:
+    """The backprojections of one stage's maps: one for each variant, or for each term that they share if fewer.
+
+    Averaged CAM A, and Tomographic CAM T of each filter, are the terms; Matched CAM is A + sigma^2 T.
+    """
+
+    def __init__(self, variants: Sequence[Variant], plan: SlicePlan, grid: TargetGrid) -> None:
+        self.variants = variants
+        self._plan, self._grid = plan, grid
+        self._sum: Backprojector | None = None
+        self._channels = self._weights = torch.empty(0)
+
+    def add(self, maps: torch.Tensor, which: slice, timings: Timings) -> None:
+        with timings.measure("filter"):
+            if self._sum is None:
+                self._channels, self._weights = _channels(self.variants, self._plan, maps)
+            channels = torch.einsum("cmt,bthw->bcmhw", self._channels, maps)
+        with timings.measure("backprojection: maps"):
+            self._sum = self._sum or self._grid.backprojector(maps)
+            self._sum.add_maps(channels, self._plan, which)
+
+    def heatmap(self, variant: Variant) -> torch.Tensor:
+        if self._sum is None:
+            raise ValueError("no projections")
+        weights = self._weights[self.variants.index(variant)]
+        return (weights[:, None, None, None] * self._sum.map_mean).sum(dim=0)
+
+
 def _channels(
-    cams: Collection[str], plan: SlicePlan, maps: torch.Tensor, derivative: torch.Tensor, sigma_scale: float
-) -> torch.Tensor:
-    """What each CAM method does to a map along the offsets, as a matrix: C M T."""
-    identity = torch.eye(plan.slices + 2, dtype=maps.dtype, device=maps.device)[1:-1]
-    tomographic = derivative * -(plan.step**-2)
-    sigma = sigma_scale * cell_pitch(plan, maps.shape[-1]) / 2.0
-    along_offsets = {
-        "averaged-cam": identity,
-        "tomographic-cam": tomographic,
-        "matched-cam": identity + sigma**2 * tomographic,
-    }
-    return torch.stack([along_offsets[method] for method in cams])
+    variants: Sequence[Variant], plan: SlicePlan, maps: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is done to a stage's maps along the offsets, C M T, and the variants as sums of these channels, V C."""
+    terms: dict[str, torch.Tensor] = {}
+    if any(one.method != "tomographic-cam" for one in variants):
+        terms["averaged"] = torch.eye(plan.slices + 2, dtype=maps.dtype, device=maps.device)[1:-1]
+    for one in variants:
+        if one.method != "averaged-cam":
+            terms[one.filter] = _second_derivative(one.filter, plan, maps) * -(plan.step**-2)
+    half_cell = cell_pitch(plan, maps.shape[-1]) / 2.0
+    weights = torch.zeros(len(variants), len(terms), dtype=maps.dtype, device=maps.device)
+    for row, one in zip(weights, variants, strict=True):
+        for column, term in enumerate(terms):
+            if term == "averaged":
+                row[column] = float(one.method != "tomographic-cam")
+            elif term == one.filter and one.method != "averaged-cam":
+                row[column] = 1.0 if one.method == "tomographic-cam" else (one.sigma_scale * half_cell) ** 2
+    channels = torch.stack(list(terms.values()))
+    if len(terms) < len(variants):
+        return channels, weights
+    return torch.einsum("vc,cmt->vmt", weights, channels), torch.eye(len(variants)).to(maps)
 
 
 def _second_derivative(kind: FilterKind, plan: SlicePlan, like: torch.Tensor) -> torch.Tensor:

@@ -20,20 +20,24 @@ from tonno_core.timing import Timings
 class Projections:
     """The answers to some directions.
 
-    which: range of the plan's directions, B of them. logits: ``B T``. maps: ``B T h w`` or None.
+    which: range of the plan's directions, B of them. logits: ``B T``. maps: ``B T h w`` by stage.
     """
 
     which: slice
     logits: torch.Tensor
-    maps: torch.Tensor | None
+    maps: dict[int, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class CamRequest:
-    """Which activation maps are wanted beside the logits."""
+    """Which activation maps are wanted beside the logits: of different stages."""
 
     kind: CamKind
-    stage: int
+    stages: tuple[int, ...]
+
+
+# The encoder's answers to a batch: logits ``B`` and, by stage, maps ``B h w``.
+_Answers = tuple[torch.Tensor, dict[int, torch.Tensor]]
 
 
 class Projector:
@@ -56,7 +60,7 @@ class Projector:
         self.batch_size = batch_size
         self.slices_total = 0
         self.slices_blank = 0
-        self._blank: dict[int, tuple[torch.Tensor, torch.Tensor | None]] = {}
+        self._blank: dict[int, _Answers] = {}
 
     def project(self, plan: SlicePlan, *, advanced: Callable[[int], None] | None = None) -> Iterator[Projections]:
         """All directions of a plan in order, a few at a time; ``advanced`` gets the number just done."""
@@ -69,7 +73,7 @@ class Projector:
             yield Projections(
                 which,
                 logits.reshape(shape),
-                None if maps is None else maps.reshape(*shape, *maps.shape[1:]),
+                {stage: one.reshape(*shape, *one.shape[1:]) for stage, one in maps.items()},
             )
             if advanced is not None:
                 advanced(which.stop - which.start)
@@ -80,53 +84,54 @@ class Projector:
         for start in range(0, len(plan.directions), each):
             yield slice(start, min(start + each, len(plan.directions)))
 
-    def _answers(self, slices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """``B V U`` to logits ``B`` and maps ``B h w``. Slices that show only fill share one answer."""
+    def _answers(self, slices: torch.Tensor) -> _Answers:
+        """``B V U`` to logits ``B`` and maps ``B h w`` by stage. Slices that show only fill share one answer."""
         low, high = torch.aminmax(slices.flatten(1), dim=1)
         seen = ((low != self._source.fill) | (high != self._source.fill)).nonzero()[:, 0]
         self.slices_total += len(slices)
         self.slices_blank += len(slices) - len(seen)
         if len(seen) == len(slices):
             return self._encode(slices)
-        blank_logit, blank_map = self._blank_answer(slices)
+        blank_logit, blank_maps = self._blank_answer(slices)
         logits = blank_logit.expand(len(slices)).clone()
-        maps = None if blank_map is None else blank_map.expand(len(slices), -1, -1).clone()
+        maps = {stage: one.expand(len(slices), -1, -1).clone() for stage, one in blank_maps.items()}
         if len(seen):
             seen_logits, seen_maps = self._encode(slices[seen])
             logits[seen] = seen_logits
-            if maps is not None and seen_maps is not None:
-                maps[seen] = seen_maps
+            for stage, one in seen_maps.items():
+                maps[stage][seen] = one
         return logits, maps
 
-    def _blank_answer(self, slices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _blank_answer(self, slices: torch.Tensor) -> _Answers:
         size = slices.shape[-1]
         if size not in self._blank:
             self._blank[size] = self._encode(torch.full_like(slices[:1], self._source.fill))
         return self._blank[size]
 
-    def _encode(self, slices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        logits, maps = [], []
+    def _encode(self, slices: torch.Tensor) -> _Answers:
+        logits: list[torch.Tensor] = []
+        maps: dict[int, list[torch.Tensor]] = {}
         start = 0
         while start < len(slices):
             # Even parts: a full batch and a remainder of a few slices would waste the remainder's turn.
             left = len(slices) - start
             chunk = slices[start : start + math.ceil(left / math.ceil(left / self.batch_size))]
             try:
-                one, one_map = self._encode_chunk(chunk)
+                one, one_maps = self._encode_chunk(chunk)
             except torch.OutOfMemoryError as error:
                 self._shrink(len(chunk), error)
                 continue
             logits.append(one)
-            if one_map is not None:
-                maps.append(one_map)
+            for stage, one_map in one_maps.items():
+                maps.setdefault(stage, []).append(one_map)
             start += len(chunk)
-        return torch.cat(logits), torch.cat(maps) if maps else None
+        return torch.cat(logits), {stage: torch.cat(parts) for stage, parts in maps.items()}
 
-    def _encode_chunk(self, slices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _encode_chunk(self, slices: torch.Tensor) -> _Answers:
         if self._cam is None:
-            return self._encoder.logits(slices)[:, self._class_index], None
-        logits, maps = self._encoder.cam(slices, self._class_index, self._cam.stage, self._cam.kind)
-        return logits[:, self._class_index], maps
+            return self._encoder.logits(slices)[:, self._class_index], {}
+        logits, maps = self._encoder.cam(slices, self._class_index, self._cam.stages, self._cam.kind)
+        return logits[:, self._class_index], dict(zip(self._cam.stages, maps, strict=True))
 
     def _shrink(self, failed: int, error: Exception) -> None:
         """Go on with half the batch; the allocator's cache is emptied first."""

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from tonno_core.encoding.bundle import Bundle
 from tonno_core.reconstruction import reconstruct
-from tonno_core.settings import SETTINGS_THAT_MATTER, ReconstructionSettings
+from tonno_core.settings import SETTINGS_THAT_MATTER, ReconstructionSettings, Variant, choices_of
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.io import read_volume
 
@@ -35,13 +35,13 @@ def calibrate(
     progress: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Thresholds by method for a bundle, from volumes without the finding, under given settings."""
-    used = settings
+    used: dict[str, Variant] = {}
     peaks: dict[str, list[float]] = {method: [] for method in settings.methods}
     floors: dict[str, list[float]] = {method: [] for method in settings.methods}
     for path in tqdm(negatives, desc="calibrating", unit="volume", disable=not progress):
         volume = read_volume(path)
         result = reconstruct(volume, bundle, settings, device=device, precision=precision)
-        used = result.settings  # with the stage that was chosen, where none was given
+        used = result.variants  # with the stage that was chosen, where none was given
         looked_at = foreground_mask(volume) & result.inside
         for method, heatmap in result.heatmaps.items():
             values = heatmap.array[looked_at]
@@ -54,7 +54,10 @@ def calibrate(
             "noise_floor": float(np.mean(floors[method])),
             "voxel_quantile": FLOOR_QUANTILE,
             "negative_volumes": len(peaks[method]),
-            "settings": {name: getattr(used, name) for name in SETTINGS_THAT_MATTER[method]},
+            "settings": {
+                name: getattr(used[method] if name in choices_of(method) else settings, name)
+                for name in SETTINGS_THAT_MATTER[method]
+            },
         }
         for method in settings.methods
         if peaks[method]
