@@ -19,7 +19,7 @@ from tonno_core import cli
 from tonno_core.encoding.bundle import load_bundle
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation import command
-from tonno_core.evaluation.command import Outcome, evaluate_manifest
+from tonno_core.evaluation.command import Choices, Outcome, evaluate_manifest
 from tonno_core.evaluation.metrics import best_dice, component_scores, dice
 from tonno_core.reconstruction import reconstruct
 from tonno_core.settings import METHODS, combine
@@ -66,9 +66,11 @@ def evaluate(manifest: Path, output: Path, *, model: Path | None = None, **chang
     """Three methods on few planes."""
     options = {"methods": ("matched-cam", "slicewise-cam", "center"), "slices": 10, "directions": 6}
     options |= changes.pop("options", {})
-    chosen: dict[str, Any] = {"device": "cpu", "precision": "float32", "stages": (2, 4), "progress": False, **changes}
+    overwrite = changes.pop("overwrite", False)
+    choices = Choices(**{"device": "cpu", "precision": "float32", "stages": (2, 4), **changes})
+    bundle = str(model or manifest.parent / "model")
     return evaluate_manifest(
-        manifest, model=str(model or manifest.parent / "model"), output=output, options=options, **chosen
+        manifest, model=bundle, output=output, choices=choices, options=options, overwrite=overwrite, progress=False
     )
 
 

@@ -53,12 +53,10 @@ def make_tile(
     All arrays Z Y X on the image's grid.
     """
     plane = _plane_of(image)
-    first = next(iter(heatmaps.values()))
     if truth is not None and truth.any():
         centre = _most_of(truth, image, plane)
     else:
-        k, j, i = np.unravel_index(int(np.argmax(np.where(foreground, first, -np.inf))), first.shape)
-        centre = image.ijk_to_ras[:3, :3] @ (i, j, k) + image.ijk_to_ras[:3, 3]
+        centre = _peak_of(next(iter(heatmaps.values())), image, foreground)
     cut = cut_plane(plane, image, centre)
 
     def on_plane(array: npt.NDArray[np.number]) -> Float:
@@ -137,6 +135,12 @@ def _most_of(truth: BoolArray, image: Volume, plane: Plane) -> Float:
     distances = np.linalg.norm(own - own.mean(axis=1, keepdims=True), axis=0)
     # A voxel's centre: pixels that fall between voxels would blur image and contours.
     return np.asarray(own[:, int(np.argmin(distances))], dtype=np.float64)
+
+
+def _peak_of(heatmap: npt.NDArray[np.floating], image: Volume, foreground: BoolArray) -> Float:
+    """The highest point (RAS mm) within the foreground."""
+    k, j, i = np.unravel_index(int(np.argmax(np.where(foreground, heatmap, -np.inf))), heatmap.shape)
+    return np.asarray(image.ijk_to_ras @ (i, j, k, 1.0), dtype=np.float64)[:3]
 
 
 def _box(shown: BoolArray, margin: float) -> tuple[slice, slice]:
