@@ -31,7 +31,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 def test_help_loads_nothing_heavy_but_its_parser() -> None:
     code = "from tonno_core.cli import main\n"
-    code += "for command in ([], ['reconstruct'], ['check'], ['train'], ['bundle'], ['demo']):"
+    code += "for command in ([], ['reconstruct'], ['check'], ['train'], ['evaluate'], ['bundle'], ['demo']):"
     code += "\n    try: main([*command, '--help'])\n    except SystemExit as done: assert done.code == 0"
     assert modules_after(code) & HEAVY == {"click"}
 

@@ -57,7 +57,7 @@ def write_sheets(folder: Path, entries: Sequence[Entry], *, title: str, subtitle
     paths = []
     with matplotlib.rc_context(STYLE):
         for number, page in enumerate(pages, start=1):
-            of = f"   page {number} of {len(pages)}" if len(pages) > 1 else ""
+            of = f", page {number} of {len(pages)}" if len(pages) > 1 else ""
             figure = _page(page, columns, title + of, subtitle)
             paths.append(folder / f"contact-sheet-{number}.png")
             save_figure(figure, paths[-1])
@@ -142,11 +142,11 @@ def _draw_scales(figure: Figure, columns: Sequence[_Column], pictures: Sequence[
         bar.outline.set_visible(False)
         axes.set_facecolor("#6a6a6a")  # the colours as they look over grey anatomy
         axes.set_title(column.name, size=12, pad=20, weight="bold")
-        text = "thresholds of Otsu" if column.threshold is None else f"threshold {column.threshold:.3g}"
+        text = "thresholds of Otsu" if column.threshold is None else f"threshold {_digits(column.threshold)}"
         where: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "center"}
         axes.annotate(text, (0.5, 1), (0, 6), size=9.5, **where)
         values = (-column.limit, 0.0, column.limit)
-        bar.set_ticks(values, labels=[f"{value:.3g}" for value in values])
+        bar.set_ticks(values, labels=[_digits(value) for value in values])
         axes.tick_params(labelsize=9, length=2)
         if column.threshold is not None and abs(column.threshold) <= column.limit:
             axes.axvline(column.threshold, color=CONTOURS[0][0], linewidth=2.5)
@@ -193,6 +193,11 @@ def _show(axes: Axes, tile: Tile, plane: Float, **options: Any) -> Any:
     half_u, half_v = ((axis[1] - axis[0]) / 2 for axis in (tile.u, tile.v))
     extent = (tile.u[0] - half_u, tile.u[-1] + half_u, tile.v[0] - half_v, tile.v[-1] + half_v)
     return axes.imshow(plane, extent=extent, origin="lower", interpolation="bilinear", **options)
+
+
+def _digits(value: float) -> str:
+    """Three digits, without an exponent up to a million."""
+    return f"{float(f'{value:.3g}'):g}"
 
 
 def _heading(entry: Entry) -> str:

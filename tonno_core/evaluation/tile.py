@@ -140,7 +140,7 @@ def _most_of(truth: BoolArray, image: Volume, plane: Plane) -> Float:
 def _peak_of(heatmap: npt.NDArray[np.floating], image: Volume, foreground: BoolArray) -> Float:
     """The highest point (RAS mm) within the foreground."""
     k, j, i = np.unravel_index(int(np.argmax(np.where(foreground, heatmap, -np.inf))), heatmap.shape)
-    return np.asarray(image.ijk_to_ras @ (i, j, k, 1.0), dtype=np.float64)[:3]
+    return np.asarray(image.ijk_to_ras @ np.array([i, j, k, 1.0]))[:3]
 
 
 def _box(shown: BoolArray, margin: float) -> tuple[slice, slice]:
