@@ -31,7 +31,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 def test_help_loads_nothing_heavy_but_its_parser() -> None:
     code = "from tonno_core.cli import main\n"
-    code += "for command in ([], ['reconstruct'], ['check'], ['train'], ['bundle'], ['demo']):"
+    code += "for command in ([], ['reconstruct'], ['check'], ['train'], ['evaluate'], ['bundle'], ['demo']):"
     code += "\n    try: main([*command, '--help'])\n    except SystemExit as done: assert done.code == 0"
     assert modules_after(code) & HEAVY == {"click"}
 
@@ -39,7 +39,8 @@ def test_help_loads_nothing_heavy_but_its_parser() -> None:
 @pytest.mark.parametrize(
     "module",
     ["volume.volume", "volume.io", "volume.intensity", "volume.foreground", "segmentation.binarize",
-     "evaluation.metrics", "evaluation.overview", "settings", "output", "cli", "cohort.check", "cohort.split"],
+     "evaluation.metrics", "evaluation.overview", "evaluation.record", "evaluation.summary", "evaluation.report",
+     "evaluation.tile", "evaluation.sheet", "settings", "output", "cli", "cohort.check", "cohort.split"],
 )  # fmt: skip
 def test_parts_that_need_no_torch_do_not_load_it(module: str) -> None:
     assert "torch" not in modules_after(f"import tonno_core.{module}")

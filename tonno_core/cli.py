@@ -215,16 +215,24 @@ def evaluate(
     directions: int | None,
     filter: str | None,
     class_name: str | None,
+    model: str,
+    output: Path,
+    overwrite: bool,
     **choices: Any,
 ) -> None:
     """Compare all methods with the masks of MANIFEST: tables with intervals, and contact sheets.
 
     A second run goes on where the first was stopped; so do several at once, under torchrun.
     """
-    from tonno_core.evaluation.command import evaluate_manifest
+    from tonno_core.evaluation.command import Choices, evaluate_manifest
 
-    options = {"methods": methods or None, "slices": slices, "directions": directions, "filter": filter}
-    outcome = evaluate_manifest(manifest, options={**options, "class_name": class_name}, **choices)
+    options = {
+        "methods": methods or None, "slices": slices, "directions": directions, "filter": filter,
+        "class_name": class_name,
+    }  # fmt: skip
+    outcome = evaluate_manifest(
+        manifest, model=model, output=output, choices=Choices(**choices), options=options, overwrite=overwrite
+    )
     click.echo(outcome.text)
     if outcome.failed:
         raise TonnoError(outcome.failed)

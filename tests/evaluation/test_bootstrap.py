@@ -50,8 +50,8 @@ def test_auc_and_balanced_accuracy_are_those_of_each_resample() -> None:
             by_hand.append(auc(scores[drawn], of))
             accuracies.append((says[of == 1].mean() + (~says[of == 0]).mean()) / 2)
     assert len(by_hand) > 0.9 * RESAMPLES
-    pairs = (sample.auc(scores, labels), by_hand), (sample.balanced_accuracy(called, labels), accuracies)
-    for found, values in pairs:
+    of_sample = sample.auc(scores, labels), sample.balanced_accuracy(called, labels)
+    for found, values in zip(of_sample, (by_hand, accuracies), strict=True):
         assert found is not None
         expected = (values[0], *np.quantile(values[1:], (0.025, 0.975)))
         # Weighted sums here, ranks there: equal up to float64 rounding.

@@ -7,7 +7,17 @@ import numpy.typing as npt
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from tonno_core.evaluation.metrics import Scores, auc, best_dice, component_scores, dice, score
+from tonno_core.evaluation.metrics import (
+    Components,
+    Scores,
+    auc,
+    best_dice,
+    component_scores,
+    dice,
+    dice_of,
+    match,
+    score,
+)
 
 
 def line(text: str) -> npt.NDArray[np.bool_]:
@@ -77,6 +87,26 @@ def test_voxels_that_share_only_a_corner_are_one_component() -> None:
     prediction = np.zeros_like(truth)
     prediction[0, 0, 0] = True
     assert component_scores(prediction, truth)[1] == 1.0
+
+
+def test_components_that_are_found_once_give_the_same_scores() -> None:
+    rng = np.random.default_rng(1)
+    masks = [Components(rng.random((6, 7, 8)) > level) for level in (0.7, 0.9, 0.97, 1.0)]
+    for one in masks:
+        for other in masks:
+            assert dice_of(one, other) == dice(one.mask, other.mask)
+            for share in (0.0, 0.1, 0.5):
+                assert match(one, other, share) == component_scores(one.mask, other.mask, share)
+
+
+def test_components_that_are_too_small_do_not_belong_to_the_mask() -> None:
+    mask = line("###.#.##..#")
+    kept = Components(mask, min_voxels=2)
+    assert np.array_equal(kept.mask, line("###...##..."))
+    assert sorted(kept.sizes) == [2, 3]
+    assert match(kept, Components(line("......#####"))) == (1 / 2, 1.0, 2 / 3)
+    assert mask.sum() == 7  # what was given is not changed
+    assert Components(mask, min_voxels=9).sizes.size == 0
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, np.nan])

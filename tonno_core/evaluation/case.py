@@ -16,7 +16,7 @@ from tonno_core.evaluation.metrics import Components
 from tonno_core.evaluation.record import CaseRecord, Finding, Overlap, measure
 from tonno_core.evaluation.rows import Row
 from tonno_core.evaluation.tile import Tile, make_tile
-from tonno_core.reconstruction import reconstruct
+from tonno_core.reconstruction import Reconstruction, reconstruct
 from tonno_core.segmentation.binarize import otsu_threshold
 from tonno_core.settings import ReconstructionSettings, Variant
 from tonno_core.volume.foreground import foreground_mask
@@ -79,23 +79,31 @@ def evaluate_case(
         progress=progress,
         receive=judge.receive,
     )
-    record = CaseRecord(
+    seconds = time.perf_counter() - start
+    heatmaps = {name: judge.heatmaps[name] for name in setup.shown}
+    masks = {name: judge.masks[name] for name in setup.shown}
+    tile = make_tile(volume, heatmaps, masks, truth, judge.foreground)
+    return _record(task, setup, judge, result, (*_contradictions(task, truth), *result.warnings), seconds), tile
+
+
+def _record(
+    task: Task, setup: Setup, judge: _Judge, result: Reconstruction, warnings: tuple[str, ...], seconds: float
+) -> CaseRecord:
+    truth = judge.truth
+    return CaseRecord(
         case=task.name,
         fingerprint=setup.fingerprint,
         patient=task.patient,
         label=task.label,
         score=result.score if np.isfinite(result.score) else None,
-        truth_ml=None if judge.truth is None else judge.millilitres(judge.truth),
-        truth_components=None if judge.truth is None else int(judge.truth.sizes.size),
-        seconds=round(time.perf_counter() - start, 2),
+        truth_ml=None if truth is None else judge.millilitres(truth),
+        truth_components=None if truth is None else int(truth.sizes.size),
+        seconds=round(seconds, 2),
         device=result.device,
         precision=result.precision,
-        warnings=(*_contradictions(task, truth), *result.warnings),
+        warnings=warnings,
         rows={name: judge.findings[name] for name in setup.rows},
     )
-    heatmaps = {name: judge.heatmaps[name] for name in setup.shown}
-    masks = {name: judge.masks[name] for name in setup.shown}
-    return record, make_tile(volume, heatmaps, masks, truth, judge.foreground)
 
 
 def read_truth(task: Task, volume: Volume) -> BoolArray | None:

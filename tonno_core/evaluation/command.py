@@ -36,6 +36,19 @@ ALL = "all"
 
 
 @dataclass(frozen=True)
+class Choices:
+    """What was asked for, beside the settings of the reconstruction; names are those of the command line."""
+
+    split: str = "test"
+    stages: Sequence[int] = ()
+    min_volume_mm3: float = 0.0
+    all_candidates: bool = False
+    device: str = "auto"
+    precision: str = "auto"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What to print, and the one line about cases that failed ("" where none did)."""
 
@@ -48,44 +61,36 @@ def evaluate_manifest(
     *,
     model: str,
     output: Path,
-    split: str = "test",
-    stages: Sequence[int] = (),
-    min_volume_mm3: float = 0.0,
-    all_candidates: bool = False,
-    overwrite: bool = False,
-    device: str = "auto",
-    precision: str = "auto",
-    seed: int = 0,
+    choices: Choices,
     options: Mapping[str, Any],
+    overwrite: bool = False,
     progress: bool = True,
 ) -> Outcome:
-    """Evaluate a model on a split of a manifest; files as docs/method.md says.
+    """Evaluate a model on a split of a manifest, into a folder; `report.DEFINITIONS` says what is measured.
 
     options: ``methods``, ``directions``, ``slices``, ``filter``, ``class_name`` of `ReconstructionSettings`.
     Several processes with RANK and WORLD_SIZE set share the cases; the last one writes the summary.
     """
-    check_options(0.0, None, min_volume_mm3)
+    check_options(0.0, None, choices.min_volume_mm3)
     bundle = load_bundle(model)
     asked = {**options, "methods": options.get("methods") or METHODS}
     settings = combine(defaults=bundle.spec.defaults, explicit=asked)
     class_name = _class_of(bundle, settings)
-    manifest = read_manifest(manifest_path, class_name=class_name)
-    tasks = tasks_of(manifest, split, class_name)
-    content, setup = _prepare(
-        bundle, settings, tasks, stages, all_candidates, min_volume_mm3, device, precision, split, class_name
-    )
+    tasks = tasks_of(read_manifest(manifest_path, class_name=class_name), choices.split, class_name)
+    content, setup = _prepare(bundle, settings, tasks, choices, class_name)
+    names = [task.name for task in tasks]
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    own = tasks[rank::world]
     folder = ResultsFolder(output, setup.fingerprint)
-    folder.open(content, [task.name for task in tasks], [task.name for task in own], overwrite=overwrite)
-    _evaluate(own, setup, folder, progress=progress and rank == 0)
-    records, failures, missing = folder.gather([task.name for task in tasks])
+    folder.open(content, names, names[rank::world], overwrite=overwrite)
+    _evaluate(tasks[rank::world], setup, folder, progress=progress and rank == 0)
+    records, failures, missing = folder.gather(names)
     if missing:
-        return Outcome(f"{len(own)} cases done here, {missing} of {len(tasks)} are not yet done elsewhere", "")
+        here = len(names[rank::world])
+        return Outcome(f"{here} of {len(tasks)} cases done here, {missing} are not done elsewhere yet", "")
+    failed = _failed(failures, len(tasks)) if failures else ""
     if not records:
-        raise TonnoError(_failed(failures, len(tasks)))
-    text = _write_summary(folder, records, failures, setup, content, seed)
-    return Outcome(text, _failed(failures, len(tasks)) if failures else "")
+        raise TonnoError(failed)
+    return Outcome(_write_summary(folder, records, failures, setup, content, choices.seed), failed)
 
 
 def tasks_of(manifest: Manifest, split: str, class_name: str) -> list[Task]:
@@ -125,44 +130,35 @@ def _class_of(bundle: Bundle, settings: ReconstructionSettings) -> str:
 
 
 def _prepare(
-    bundle: Bundle,
-    settings: ReconstructionSettings,
-    tasks: Sequence[Task],
-    stages: Sequence[int],
-    all_candidates: bool,
-    min_volume_mm3: float,
-    device: str,
-    precision: str,
-    split: str,
-    class_name: str,
+    bundle: Bundle, settings: ReconstructionSettings, tasks: Sequence[Task], choices: Choices, class_name: str
 ) -> tuple[dict[str, Any], Setup]:
     """What this evaluation is, as ``settings.json`` states it, and what its cases share."""
-    chosen = choose_device(device)
-    dtype = str(choose_precision(precision, chosen)).removeprefix("torch.")
+    device = choose_device(choices.device)
     encoder = bundle.classifier(slice_size=settings.slice_size)
     rows = rows_of(
         bundle.spec,
         settings,
-        stages=_stages(encoder, bundle, settings, class_name, stages),
+        stages=_stages(encoder, bundle, settings, class_name, choices.stages),
         last_stage=encoder.stages,
-        all_candidates=all_candidates,
+        all_candidates=choices.all_candidates,
     )
     content = {
         "tonno": tonno_core.__version__,
         "model": {"encoder": bundle.spec.encoder, "sha256": bundle.spec.sha256},
         "manifest": {"cases": len(tasks), "sha256": _hash([[str(part) for part in _row(task)] for task in tasks])},
-        "split": split,
+        "split": choices.split,
         "class": class_name,
-        "min_volume_mm3": min_volume_mm3,
-        "device": chosen.type,
-        "precision": dtype,
+        "min_volume_mm3": choices.min_volume_mm3,
+        "device": device.type,
+        "precision": str(choose_precision(choices.precision, device)).removeprefix("torch."),
         "settings": dataclasses.asdict(settings),
         "rows": {name: dataclasses.asdict(row) for name, row in rows.items()},
     }
     content = json.loads(json.dumps(content))  # as it will be read: tuples are lists
     best = tuple(name for name, row in rows.items() if row.best)
     shown = tuple(name for name in best if name != "center") or best  # which is blind to the image
-    return content, Setup(bundle, settings, rows, shown, min_volume_mm3, device, precision, _hash(content))
+    hashed, asked = _hash(content), (choices.min_volume_mm3, choices.device, choices.precision)
+    return content, Setup(bundle, settings, rows, shown, *asked, hashed)
 
 
 def _row(task: Task) -> tuple[object, ...]:

@@ -35,14 +35,15 @@ class ResultsFolder:
         if not overwrite:
             self._require_same(content)
         try:
-            self._cases.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.path / SETTINGS_NAME, content)  # first: another process may look into the folder now
+            self._cases.mkdir(exist_ok=True)
             if overwrite:
                 self._clear(names, own)
             for name in own:  # what failed is tried again
                 self._failure(name).unlink(missing_ok=True)
         except OSError as error:
             raise TonnoError(f"--output {self.path}: cannot be written ({error.strerror or error})") from error
-        write_json(self.path / SETTINGS_NAME, content)
 
     def has(self, name: str) -> bool:
         """Whether a case is done."""
@@ -103,7 +104,8 @@ class ResultsFolder:
         path = self.path / SETTINGS_NAME
         advice = "choose another folder, or give --overwrite"
         if not path.is_file():
-            if self.path.is_dir() and any(self.path.iterdir()):
+            # Hidden files are no results: such as what another process is writing.
+            if self.path.is_dir() and any(not file.name.startswith(".") for file in self.path.iterdir()):
                 raise TonnoError(f"--output {self.path}: holds other files and no evaluation; {advice}")
             return
         try:

@@ -31,7 +31,8 @@ DEFINITIONS = f"""\
   reach. **Cost**: how much higher it is than Dice at the own threshold; its interval is at that factor.
 - **Best Dice**: the threshold chosen by each case's own truth: an upper bound.
 - **AUC**: of the heatmap's highest value in the foreground, against the volume's label. **Balanced accuracy**: mean
-  of sensitivity and specificity, where a volume is called positive when that value reaches the own threshold."""
+  of sensitivity and specificity, where a volume is called positive when that value reaches the own threshold,
+  however small the component."""
 
 
 def markdown(summary: Summary, *, title: str, facts: Mapping[str, str]) -> str:

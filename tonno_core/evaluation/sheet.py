@@ -32,6 +32,19 @@ class Entry:
     tile: Tile
 
 
+@dataclass(frozen=True)
+class _Column:
+    """One method.
+
+    limit: the value with the full colour; all but a tenth of the cases stay below it nearly everywhere.
+    threshold: None where each case has its own.
+    """
+
+    name: str
+    limit: float
+    threshold: float | None
+
+
 def write_sheets(folder: Path, entries: Sequence[Entry], *, title: str, subtitle: str) -> list[Path]:
     """``contact-sheet-1.png``, ... of all cases (at least one), `CASES_PER_PAGE` on each; returns their paths.
 
@@ -39,63 +52,67 @@ def write_sheets(folder: Path, entries: Sequence[Entry], *, title: str, subtitle
     """
     import matplotlib
 
-    names = list(entries[0].tile.heatmaps)
-    limits = {name: _limit([entry.tile.heatmaps[name] for entry in entries]) for name in names}
+    columns = [_column(name, entries) for name in entries[0].tile.heatmaps]
     pages = [entries[start : start + CASES_PER_PAGE] for start in range(0, len(entries), CASES_PER_PAGE)]
     paths = []
     with matplotlib.rc_context(STYLE):
         for number, page in enumerate(pages, start=1):
-            of = f"   page {number} of {len(pages)}" if len(pages) > 1 else ""
-            figure = _page(page, names, limits, entries, title + of, subtitle)
+            of = f", page {number} of {len(pages)}" if len(pages) > 1 else ""
+            figure = _page(page, columns, title + of, subtitle)
             paths.append(folder / f"contact-sheet-{number}.png")
             save_figure(figure, paths[-1])
     return paths
 
 
-def _limit(planes: Sequence[Float]) -> float:
-    """The value with the full colour: what all but a tenth of the cases stay below nearly everywhere."""
-    highest = [float(np.percentile(np.abs(finite([plane])), 99.8)) for plane in planes]
-    return float(np.quantile(highest, 0.9)) or 1.0
+def _column(name: str, entries: Sequence[Entry]) -> _Column:
+    highest = [float(np.percentile(np.abs(finite([entry.tile.heatmaps[name]])), 99.8)) for entry in entries]
+    thresholds = {entry.record.rows[name].threshold for entry in entries}
+    limit = float(np.quantile(highest, 0.9)) or 1.0
+    return _Column(name, limit, thresholds.pop() if len(thresholds) == 1 else None)
 
 
-def _page(
-    page: Sequence[Entry],
-    names: Sequence[str],
-    limits: dict[str, float],
-    entries: Sequence[Entry],
-    title: str,
-    subtitle: str,
-) -> Figure:
+def _page(page: Sequence[Entry], columns: Sequence[_Column], title: str, subtitle: str) -> Figure:
     from matplotlib.figure import Figure
 
-    width = 2 * _EDGE + (1 + len(names)) * (_TILE + _GAP) - _GAP
+    width = 2 * _EDGE + (1 + len(columns)) * (_TILE + _GAP) - _GAP
     heights = [min(_TALLEST, entry.tile.v.size / entry.tile.u.size) * _TILE for entry in page]
-    height = _HEAD + sum(heights) + len(page) * (_LINE + _CAPTION) + _FOOT
-    figure = Figure(figsize=(width, height))
-    inches = np.array((width, height, width, height))
-    top = height - _HEAD
+    figure = Figure(figsize=(width, _HEAD + sum(heights) + len(page) * (_LINE + _CAPTION) + _FOOT))
     _draw_head(figure, title, subtitle)
+    top = figure.get_figheight() - _HEAD
     for entry, tall in zip(page, heights, strict=True):
-        figure.text(_EDGE / width, (top - 0.22) / height, _heading(entry), size=12, weight="bold")
         bottom = top - _LINE - tall
-        for column in range(1 + len(names)):
-            left = _EDGE + column * (_TILE + _GAP)
-            axes = figure.add_axes(np.array((left, bottom, _TILE, tall)) / inches)
-            _draw_image(axes, entry.tile)
-            if column == 0:
-                _draw_guides(axes, entry.tile)
-                _draw_contour(axes, entry.tile, entry.tile.truth, 1)
-                continue
-            name = names[column - 1]
-            shown = _draw_heatmap(axes, entry.tile, name, limits[name])
-            where = ((left + 0.02) / width, (bottom - 0.05) / height)
-            caption = _caption(entry.record.rows[name], entry.record.truth_components)
-            figure.text(*where, caption, size=9.5, color="#c4c9d0", va="top")
-            if entry is page[0]:
-                box = np.array((left + 0.25, height - 1.68, _TILE - 0.5, 0.12)) / inches
-                _draw_scale(figure, box, shown, name, _threshold(entries, name))
+        shown = _draw_line(figure, entry, columns, bottom, tall)
+        if entry is page[0]:
+            _draw_scales(figure, columns, shown)
         top = bottom - _CAPTION
     return figure
+
+
+def _draw_line(figure: Figure, entry: Entry, columns: Sequence[_Column], bottom: float, tall: float) -> list[Any]:
+    """One case: its heading, its image, and each method with its caption; returns the heatmaps' pictures."""
+    width, height = figure.get_figwidth(), figure.get_figheight()
+    figure.text(_EDGE / width, (bottom + tall + _LINE - 0.22) / height, _heading(entry), size=12, weight="bold")
+    image = _add_axes(figure, (_EDGE, bottom, _TILE, tall))
+    _draw_image(image, entry.tile)
+    _draw_guides(image, entry.tile)
+    _draw_contour(image, entry.tile, entry.tile.truth, 1)
+    pictures = []
+    for number, column in enumerate(columns, start=1):
+        left = _EDGE + number * (_TILE + _GAP)
+        axes = _add_axes(figure, (left, bottom, _TILE, tall))
+        _draw_image(axes, entry.tile)
+        pictures.append(_draw_heatmap(axes, entry.tile, column))
+        caption = _caption(entry.record.rows[column.name], entry.record.truth_components)
+        at = (left + 0.02) / width, (bottom - 0.05) / height
+        figure.text(*at, caption, size=9.5, color="#c4c9d0", va="top")
+    return pictures
+
+
+def _add_axes(figure: Figure, box: tuple[float, float, float, float]) -> Axes:
+    """Axes in a box of left, bottom, width and height in inches."""
+    left, bottom, wide, tall = box
+    width, height = figure.get_figwidth(), figure.get_figheight()
+    return figure.add_axes((left / width, bottom / height, wide / width, tall / height))
 
 
 def _draw_head(figure: Figure, title: str, subtitle: str) -> None:
@@ -116,19 +133,23 @@ def _draw_head(figure: Figure, title: str, subtitle: str) -> None:
     )  # fmt: skip
 
 
-def _draw_scale(figure: Figure, box: Any, shown: Any, name: str, threshold: float | None) -> None:
-    """The method's name, and its colours with a mark at the threshold, where all cases share one."""
-    bar = figure.colorbar(shown, cax=figure.add_axes(box), orientation="horizontal", extend="both")
-    bar.outline.set_visible(False)
-    bar.ax.set_facecolor("#6a6a6a")  # the colours as they look over grey anatomy
-    text = "thresholds of Otsu" if threshold is None else f"threshold {threshold:.3g}"
-    bar.ax.set_title(name, size=12, pad=20, weight="bold")
-    bar.ax.annotate(text, (0.5, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", ha="center", size=9.5)
-    limit = shown.get_clim()[1]
-    bar.set_ticks([-limit, 0.0, limit], labels=[f"{value:.3g}" for value in (-limit, 0.0, limit)])
-    bar.ax.tick_params(labelsize=9, length=2)
-    if threshold is not None and abs(threshold) <= limit:
-        bar.ax.axvline(threshold, color=CONTOURS[0][0], linewidth=2.5)
+def _draw_scales(figure: Figure, columns: Sequence[_Column], pictures: Sequence[Any]) -> None:
+    """Over each column its method's name, and its colours with a mark at the threshold that all cases share."""
+    for number, (column, shown) in enumerate(zip(columns, pictures, strict=True), start=1):
+        left = _EDGE + number * (_TILE + _GAP) + 0.25
+        axes = _add_axes(figure, (left, figure.get_figheight() - 1.68, _TILE - 0.5, 0.12))
+        bar = figure.colorbar(shown, cax=axes, orientation="horizontal", extend="both")
+        bar.outline.set_visible(False)
+        axes.set_facecolor("#6a6a6a")  # the colours as they look over grey anatomy
+        axes.set_title(column.name, size=12, pad=20, weight="bold")
+        text = "thresholds of Otsu" if column.threshold is None else f"threshold {_digits(column.threshold)}"
+        where: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "center"}
+        axes.annotate(text, (0.5, 1), (0, 6), size=9.5, **where)
+        values = (-column.limit, 0.0, column.limit)
+        bar.set_ticks(values, labels=[_digits(value) for value in values])
+        axes.tick_params(labelsize=9, length=2)
+        if column.threshold is not None and abs(column.threshold) <= column.limit:
+            axes.axvline(column.threshold, color=CONTOURS[0][0], linewidth=2.5)
 
 
 def _draw_image(axes: Axes, tile: Tile) -> None:
@@ -151,9 +172,10 @@ def _draw_guides(axes: Axes, tile: Tile) -> None:
     outlined(axes, f"{length} mm", (x, y), (0, 8), ha="left", size=8.5)
 
 
-def _draw_heatmap(axes: Axes, tile: Tile, name: str, limit: float) -> Any:
-    shown = _show(axes, tile, tile.heatmaps[name], cmap=cold_hot(), vmin=-limit, vmax=limit)
-    _draw_contour(axes, tile, tile.masks[name], 0)
+def _draw_heatmap(axes: Axes, tile: Tile, column: _Column) -> Any:
+    colours = {"cmap": cold_hot(), "vmin": -column.limit, "vmax": column.limit}
+    shown = _show(axes, tile, tile.heatmaps[column.name], **colours)
+    _draw_contour(axes, tile, tile.masks[column.name], 0)
     _draw_contour(axes, tile, tile.truth, 1)
     return shown
 
@@ -171,6 +193,11 @@ def _show(axes: Axes, tile: Tile, plane: Float, **options: Any) -> Any:
     half_u, half_v = ((axis[1] - axis[0]) / 2 for axis in (tile.u, tile.v))
     extent = (tile.u[0] - half_u, tile.u[-1] + half_u, tile.v[0] - half_v, tile.v[-1] + half_v)
     return axes.imshow(plane, extent=extent, origin="lower", interpolation="bilinear", **options)
+
+
+def _digits(value: float) -> str:
+    """Three digits, without an exponent up to a million."""
+    return f"{float(f'{value:.3g}'):g}"
 
 
 def _heading(entry: Entry) -> str:
@@ -195,9 +222,3 @@ def _caption(row: Finding, truth_components: int | None) -> str:
     if row.overlap is None or not truth_components:
         return found
     return f"Dice {row.overlap.dice:.2f}, at the best threshold {row.overlap.best_dice:.2f}\n{found}"
-
-
-def _threshold(entries: Sequence[Entry], name: str) -> float | None:
-    """The threshold of a row, where all cases share it."""
-    found = {entry.record.rows[name].threshold for entry in entries}
-    return found.pop() if len(found) == 1 else None

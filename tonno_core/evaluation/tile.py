@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import math
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation.planes import OPPOSITE, PLANES, Float, Plane, cut_plane, sample
+from tonno_core.evaluation.record import write_bytes
 from tonno_core.volume.volume import Volume
 
 BoolArray = npt.NDArray[np.bool_]
@@ -52,12 +53,10 @@ def make_tile(
     All arrays Z Y X on the image's grid.
     """
     plane = _plane_of(image)
-    first = next(iter(heatmaps.values()))
     if truth is not None and truth.any():
         centre = _most_of(truth, image, plane)
     else:
-        k, j, i = np.unravel_index(int(np.argmax(np.where(foreground, first, -np.inf))), first.shape)
-        centre = image.ijk_to_ras[:3, :3] @ (i, j, k) + image.ijk_to_ras[:3, 3]
+        centre = _peak_of(next(iter(heatmaps.values())), image, foreground)
     cut = cut_plane(plane, image, centre)
 
     def on_plane(array: npt.NDArray[np.number]) -> Float:
@@ -88,15 +87,9 @@ def save_tile(path: Path, tile: Tile) -> None:
     for number, name in enumerate(tile.heatmaps):
         arrays[f"heatmap{number}"] = tile.heatmaps[name].astype(np.float32)
         arrays[f"mask{number}"] = tile.masks[name].astype(np.float16)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        partial.replace(path)
-    except OSError as error:
-        raise TonnoError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    write_bytes(path, content.getvalue())
 
 
 def load_tile(path: Path) -> Tile:
@@ -142,6 +135,12 @@ def _most_of(truth: BoolArray, image: Volume, plane: Plane) -> Float:
     distances = np.linalg.norm(own - own.mean(axis=1, keepdims=True), axis=0)
     # A voxel's centre: pixels that fall between voxels would blur image and contours.
     return np.asarray(own[:, int(np.argmin(distances))], dtype=np.float64)
+
+
+def _peak_of(heatmap: npt.NDArray[np.floating], image: Volume, foreground: BoolArray) -> Float:
+    """The highest point (RAS mm) within the foreground."""
+    k, j, i = np.unravel_index(int(np.argmax(np.where(foreground, heatmap, -np.inf))), heatmap.shape)
+    return np.asarray(image.ijk_to_ras @ np.array([i, j, k, 1.0]))[:3]
 
 
 def _box(shown: BoolArray, margin: float) -> tuple[slice, slice]:
