@@ -1,4 +1,4 @@
-"""The manifest of the LGG experiment of docs/results.md, from that of the set.
+"""The manifest of the LGG experiment, from that of the set.
 
     python benchmarks/lgg_manifest.py DATA/manifest.csv label lgg-label.csv
     python benchmarks/lgg_manifest.py DATA/manifest.csv report_label lgg-report.csv
