@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.networks import spec_of
 from tonno_core.evaluation.rows import Row, describe, rows_of
 from tonno_core.settings import ReconstructionSettings, Variant, combine
