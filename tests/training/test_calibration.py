@@ -149,8 +149,8 @@ def chosen(bundle: Bundle, peaks: dict[Variant, tuple[float, ...]], labels: tupl
 
 
 def test_the_highest_auc_wins(bundle: Bundle, peaks: dict[Variant, tuple[float, ...]]) -> None:
-    # B ranks all four right; A and C, far better separated on the mean, do not.
-    peaks.update({A: (0.0, 2.0, 1.0, 900.0), B: (1.0, 2.0, 2.1, 2.2), C: (3.0, 0.0, 2.0, 900.0)})
+    # B ranks all four right, by a hair (separation 1.0); A, better separated (1.4), does not.
+    peaks.update({A: (0.0, 2.0, 1.99, 5.0), B: (1.0, 2.0, 2.01, 2.02), C: (3.0, 0.0, 2.0, 2.5)})
     record = chosen(bundle, peaks)
     assert (record["settings"]["stage"], record["auc"]) == (2, 1.0)
     assert record["threshold"] == pytest.approx(1.95)  # 95 % of the way from 1 to 2
