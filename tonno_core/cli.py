@@ -192,6 +192,44 @@ def train(
 
 
 @cli.command()
+@click.argument("model", type=_PATH)
+@click.argument("manifest", type=_PATH)
+@click.option("--output", required=True, type=_PATH, metavar="BUNDLE", help="Folder of the calibrated model.")
+@click.option("--method", "methods", multiple=True, metavar="NAME", help="May be repeated (every method).")
+@click.option("--stage", type=int, metavar="N", help="Of the CAM methods (chosen).")
+@click.option("--sigma-scale", type=float, metavar="X", help="Of Matched CAM (chosen).")
+@click.option("--smooth-mm", type=float, metavar="G", help="3D Gaussian on the heatmap (chosen).")
+@click.option("--filter", "filter", type=click.Choice(["second-difference", "hann", "gaussian"]), help="(chosen)")
+@click.option("--slices", type=int, metavar="M", help="Offsets along each direction (the model's).")
+@click.option("--directions", type=int, metavar="L", help="Directions (the model's).")
+@click.option("--lattice", type=click.Choice(["hemisphere", "sphere"]), help="Where directions lie (the model's).")
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
+@click.option("--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16|float16")
+@click.option("--overwrite", is_flag=True, help="Replace a model that is there.")
+def calibrate(
+    model: Path,
+    manifest: Path,
+    output: Path,
+    methods: tuple[str, ...],
+    device: str,
+    precision: str,
+    overwrite: bool,
+    **options: Any,
+) -> None:
+    """Choose MODEL's stage, filter, sigma, smoothing and thresholds anew, from the labels of MANIFEST's split val.
+
+    Needed for other planes than the model's own: a threshold holds for one number of slices and directions.
+    """
+    from tonno_core.training.calibration import recalibrate
+
+    summary = recalibrate(
+        model, manifest, output, options={"methods": methods or None, **options}, device=device,
+        precision=precision, overwrite=overwrite,
+    )  # fmt: skip
+    click.echo(summary)
+
+
+@cli.command()
 @click.argument("manifest", type=_PATH)
 @click.option("--model", required=True, metavar="BUNDLE", help="Model folder.")
 @click.option("--output", required=True, type=_PATH, metavar="DIR", help="Folder for the results; goes on in it.")

@@ -20,7 +20,7 @@ from tonno_core.encoding.device import choose_device, choose_precision
 from tonno_core.errors import TonnoError
 from tonno_core.settings import model_defaults
 from tonno_core.training.cache import Preparation, TrainingVolume, VolumeCache
-from tonno_core.training.calibration import calibrate_bundle
+from tonno_core.training.calibration import calibrate_bundle, summary_of
 from tonno_core.training.distributed import Processes, check_shares, processes, world_size
 from tonno_core.training.history import Epoch
 from tonno_core.training.loop import Trainer
@@ -92,7 +92,12 @@ def train_bundle(
     # Before the calibration, so that nothing which happens there loses the training.
     save_bundle(output, spec, model.weights, half=half, overwrite=overwrite or resume)
     spec = calibrate_bundle(
-        bundle, divided, device=settings.device, precision=settings.precision, progress=progress
+        bundle,
+        divided,
+        options={"stage": stage, **(calibration or {})},
+        device=settings.device,
+        precision=settings.precision,
+        progress=progress,
     )
     save_bundle(output, spec, model.weights, half=half, overwrite=True)
     folder.finish()
@@ -220,10 +225,7 @@ def _summary(spec: BundleSpec, output: Path, folder: RunFolder, *, split_made: b
         lines.append(
             f"validation AUC: slices {record['validation']['slice_auc']}, volumes {record['validation']['volume_auc']}"
         )
-    if spec.thresholds:
-        lines += [f"threshold {m}: {t['threshold']:.4g}" for m, t in spec.thresholds.items()]
-    else:
-        lines.append("no negative volume in split val: no threshold calibrated, --threshold auto will be Otsu's")
+    lines += summary_of(spec)
     if split_made:
         lines.append(f"the manifest gives no split: one by patient was made, {folder.split}")
     lines.append(f"curves and metrics in {folder.path}")
