@@ -359,7 +359,14 @@ def test_one_process_of_two_leaves_the_summary_to_the_other(
     monkeypatch.setenv("WORLD_SIZE", "2")
     text = evaluate(home / "manifest.csv", tmp_path / "o").text
     assert text == "1 of 3 cases done here, 2 are not done elsewhere yet"
-    assert names(tmp_path / "o") == {"settings.json", "cases", "cases/0002-1.json", "cases/0002-1.npz"}
+    own = {"settings.json", "cases", "cases/0002-1.json", "cases/0002-1.npz"}
+    assert names(tmp_path / "o") == own
+    # What the other one does, or did, is not touched when this one begins, or begins anew.
+    for kind in ("json", "failed"):
+        (tmp_path / "o" / "cases" / f"0001-0.{kind}").write_text("{}")
+    for overwrite in (False, True):
+        evaluate(home / "manifest.csv", tmp_path / "o", overwrite=overwrite)
+        assert names(tmp_path / "o") == {*own, "cases/0001-0.json", "cases/0001-0.failed"}
 
 
 def test_the_command_prints_the_table_then_the_failures(
