@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import os
@@ -26,7 +27,7 @@ from tests.networks import random_network, spec_of, write_random_bundle
 from tests.training.toy import toy_scan, write_toy_set
 from tonno_core import cli, workflow
 from tonno_core.encoding.bundle import load_bundle, save_bundle
-from tonno_core.settings import METHODS
+from tonno_core.settings import METHODS, Variant
 from tonno_core.volume.io import read_volume, write_volume
 
 COARSE = ("--slices", "10", "--directions", "6", "--device", "cpu", "--precision", "float32")
@@ -189,6 +190,25 @@ def test_the_models_own_threshold_is_used_and_otsus_where_it_has_none(tonno: Com
     assert found["tonno"]["threshold"] == 0.25
     assert found["tonno"]["threshold_source"] == "the model's own, calibrated at other directions"
     assert found["averaged-cam"]["threshold_source"] == "otsu, as the model brings none for this method"
+
+
+def test_each_variant_has_its_own_threshold(tonno: Command, tmp_path: Path) -> None:
+    chosen = {"stage": 2, "smooth_mm": 4.0, "slices": 10, "directions": 6}
+    tried = {"class": "finding", **dataclasses.asdict(Variant("averaged-cam", 1, smooth_mm=4.0)), "threshold": 0.125}
+    thresholds = {"averaged-cam": {"threshold": 0.25, "settings": chosen}}
+    write_random_bundle(tmp_path / "model", thresholds=thresholds, calibration=[tried])
+    base = ("reconstruct", "scan.nii.gz", "--model", tmp_path / "model", "--method", "averaged-cam", *COARSE)
+    expected = {
+        (): (2, 0.25, "the model's own"),
+        ("--stage", 1): (1, 0.125, "the model's own"),
+        ("--stage", 3): (3, 0.25, "the model's own, calibrated at other stage"),
+    }
+    for index, (options, (stage, threshold, source)) in enumerate(expected.items()):
+        out = tmp_path / str(index)
+        assert tonno(*base, *options, "--output", out)[0] == 0
+        found = json.loads((out / "report.json").read_text())["methods"]["averaged-cam"]
+        assert found["settings"] == {"stage": stage, "smooth_mm": 4.0}
+        assert (found["threshold"], found["threshold_source"]) == (threshold, source)
 
 
 def test_nan_voxels_are_refused_or_replaced(tonno: Command, tmp_path: Path) -> None:

@@ -347,6 +347,25 @@ def test_a_variant_is_what_the_settings_make(bundle: Bundle) -> None:
         np.testing.assert_array_equal(found.heatmaps[method].array, expected.heatmaps[method].array)
 
 
+def test_a_methods_calibrated_choice_is_made_unless_another_is_asked_for(bundle: Bundle) -> None:
+    chosen = {"stage": 4, "filter": "hann", "sigma_scale": 2.0, "smooth_mm": 2.0, "slices": 99}
+    spec = replace(bundle.spec, thresholds={"matched-cam/lesion": {"threshold": 1.0, "settings": chosen}})
+    calibrated = replace(bundle, spec=spec)
+    settings = replace(SMALL, stage=None, methods=("matched-cam", "averaged-cam"))
+    made = run(oblique_volume(), calibrated, settings)
+    assert made.variants == {
+        "matched-cam": Variant("matched-cam", 4, "hann", 2.0, 2.0), "averaged-cam": Variant("averaged-cam", 3),
+    }  # fmt: skip
+    expected = run(oblique_volume(), bundle, settings, made.variants)
+    for name, heatmap in made.heatmaps.items():
+        np.testing.assert_array_equal(heatmap.array, expected.heatmaps[name].array)
+    asked = run(oblique_volume(), calibrated, replace(settings, stage=2, smooth_mm=0.0))
+    assert asked.variants["matched-cam"] == Variant("matched-cam", 2, "hann", 2.0)
+    # The other class has no calibration.
+    other = run(oblique_volume(), calibrated, replace(settings, class_name="healthy"))
+    assert other.variants["matched-cam"] == Variant("matched-cam", 3)
+
+
 def test_a_receiver_gets_each_heatmap_and_none_is_kept(bundle: Bundle) -> None:
     received: dict[str, Volume] = {}
 

@@ -17,8 +17,10 @@ from tonno_core.settings import (
     PRESETS,
     SETTINGS_THAT_MATTER,
     ReconstructionSettings,
+    Variant,
     combine,
     model_defaults,
+    variant_of,
 )
 
 
@@ -61,16 +63,61 @@ def test_the_ends_of_the_ranges_and_numpys_numbers_are_taken() -> None:
 
 
 def test_what_was_asked_for_goes_before_the_preset_and_that_before_the_model() -> None:
-    model = {"slices": 10, "directions": 20, "stage": 2, "smooth_mm": 3.0}
-    found = combine(defaults=model, preset="fast", explicit={"slices": 5, "smooth_mm": None})
-    assert (found.slices, found.directions, found.stage, found.smooth_mm) == (5, 96, 2, 3.0)
+    model = {"slices": 10, "directions": 20, "lattice": "sphere", "cam": "gradcam"}
+    found = combine(defaults=model, preset="fast", explicit={"slices": 5, "cam": None})
+    assert (found.slices, found.directions, found.lattice, found.cam) == (5, 96, "sphere", "gradcam")
 
 
 def test_nothing_asked_for_gives_the_defaults() -> None:
     assert combine(defaults={}, explicit={}) == ReconstructionSettings()
     # What a new bundle states as its defaults is what holds without it, and JSON can hold it.
     assert combine(defaults=model_defaults(), explicit={}) == ReconstructionSettings()
-    assert combine(defaults=model_defaults(stage=2), explicit={}).stage == 2
+    for method in METHODS:
+        made = variant_of(method, ReconstructionSettings(), defaults=model_defaults())
+        assert made == variant_of(method, ReconstructionSettings()) == Variant(method)
+
+
+def test_a_methods_own_choices_come_from_what_was_asked_then_its_calibration_then_the_model() -> None:
+    model = model_defaults(stage=2, smooth_mm=3.0)
+    settings = combine(defaults=model, preset="fast", explicit={"sigma_scale": 2.0, "stage": None})
+    assert (settings.stage, settings.sigma_scale, settings.filter, settings.smooth_mm) == (None, 2.0, None, None)
+    calibrated = {"stage": 4, "sigma_scale": 0.5, "filter": "hann", "slices": 7}
+    made = variant_of("matched-cam", settings, calibrated=calibrated, defaults=model)
+    assert made == Variant("matched-cam", stage=4, filter="hann", sigma_scale=2.0, smooth_mm=3.0)
+    # A smoothing of 0 is an answer, not the lack of one.
+    assert variant_of("tonno", settings, calibrated={"smooth_mm": 0.0}, defaults=model).smooth_mm == 0.0
+    # What a method does not use stays at its standard.
+    assert variant_of("center", settings, calibrated=calibrated, defaults=model) == Variant("center", smooth_mm=3.0)
+
+
+def test_the_papers_preset_leaves_no_choice_of_the_model_but_the_stage() -> None:
+    settings = combine(defaults={}, preset="paper", explicit={})
+    made = variant_of("tomographic-cam", settings, calibrated={"stage": 1, "filter": "hann", "smooth_mm": 4.0})
+    assert made == Variant("tomographic-cam", stage=1)
+
+
+def test_a_variant_is_checked_as_the_settings_are() -> None:
+    for changes, message in (
+        ({"method": "magic"}, "--method is magic, expected one of tonno"),
+        ({"stage": 0}, "--stage is 0, expected a whole number from 1"),
+        ({"filter": "ramp"}, "--filter is ramp, expected one of second-difference"),
+        ({"smooth_mm": math.nan}, "--smooth-mm is nan, expected a number"),
+    ):
+        with pytest.raises(TonnoError, match=message):
+            Variant(**{"method": "matched-cam", **changes})  # type: ignore[arg-type]
+
+
+def test_variants_of_equal_heatmaps_are_equal_in_their_canonical_form() -> None:
+    everything = {"stage": 2, "filter": "hann", "sigma_scale": 3.0, "smooth_mm": 4.0}
+    used = {
+        "tonno": {"filter", "smooth_mm"}, "averaged-cam": {"stage", "smooth_mm"},
+        "tomographic-cam": {"stage", "filter", "smooth_mm"}, "matched-cam": set(everything),
+        "slicewise-cam": {"stage", "smooth_mm"}, "slicewise-cam-3axes": {"stage", "smooth_mm"}, "center": {"smooth_mm"},
+    }  # fmt: skip
+    for method in METHODS:
+        found = Variant(method, **everything).canonical()  # type: ignore[arg-type]
+        assert found == Variant(method, **{name: everything[name] for name in used[method]})  # type: ignore[arg-type]
+        assert Variant(method, smooth_mm=4.0).raw() == Variant(method)
 
 
 def test_the_papers_preset() -> None:

@@ -55,7 +55,9 @@ _WHOLE_NUMBERS = {
     "slice_size": (8, 2048),
 }
 _NUMBERS = {"sigma_scale": (0, 1000), "smooth_mm": (0, 1000), "radius_mm": (0.01, 10_000)}
-_OPTIONAL = ("cam_directions", "stage", "slice_size", "radius_mm")
+# Each method's own: what a model may have chosen for it. None in the settings: not asked for.
+_OF_A_METHOD = ("stage", "filter", "sigma_scale", "smooth_mm")
+_OPTIONAL = ("cam_directions", "slice_size", "radius_mm", *_OF_A_METHOD)
 
 
 @dataclass(frozen=True)
@@ -63,21 +65,21 @@ class ReconstructionSettings:
     """How heatmaps are made; the names are those of the command line's options.
 
     slices: M offsets. directions: L; cam_directions: L of the CAM methods where it differs. stage: from 1
-    (finest), None for the last but one. sigma_scale: factor on Matched CAM's sigma = w / 2. smooth_mm:
-    standard deviation of a Gaussian on the finished heatmap. radius_mm: of the ball, None for the
-    foreground's. slice_size: S pixels, None for the classifier's own.
+    (finest). sigma_scale: factor on Matched CAM's sigma = w / 2. smooth_mm: standard deviation of a Gaussian on
+    the finished heatmap. Of these and the filter, None is the model's choice for the method (`variant_of`).
+    radius_mm: of the ball, None for the foreground's. slice_size: S pixels, None for the classifier's own.
     """
 
     methods: tuple[str, ...] = ("matched-cam",)
     cam: CamKind = "layercam"
     stage: int | None = None
-    sigma_scale: float = 1.0
-    smooth_mm: float = 0.0
+    sigma_scale: float | None = None
+    smooth_mm: float | None = None
     slices: int = 64
     directions: int = 256
     cam_directions: int | None = None
     lattice: str = "hemisphere"
-    filter: FilterKind = "second-difference"
+    filter: FilterKind | None = None
     frame: str = "physical"
     radius_mm: float | None = None
     grid: str = "band-limited"
@@ -86,6 +88,8 @@ class ReconstructionSettings:
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
+            if name in _OPTIONAL and getattr(self, name) is None:
+                continue
             _require(getattr(self, name) in choices, name, getattr(self, name), f"one of {', '.join(choices)}")
         _require(len(self.methods) > 0, "method", "empty", "at least one")
         for method in self.methods:
@@ -131,8 +135,7 @@ class Variant:
 
 def choices_of(method: str) -> tuple[str, ...]:
     """The fields of a `Variant` that matter to a method."""
-    own = ("stage", "filter", "sigma_scale", "smooth_mm")
-    return tuple(name for name in own if name in SETTINGS_THAT_MATTER[method])
+    return tuple(name for name in _OF_A_METHOD if name in SETTINGS_THAT_MATTER[method])
 
 
 def variant_of(
@@ -142,7 +145,10 @@ def variant_of(
     calibrated: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> Variant:
-    """The variant of a method: what the settings ask for, else its calibrated choice, else the model's default."""
+    """The variant of a method: what the settings ask for, else its calibrated choice, else the model's default.
+
+    Where none of these says anything, the standard; a stage is then None, the last but one of the encoder.
+    """
     chosen: dict[str, Any] = {}
     for name in choices_of(method):
         sources = (getattr(settings, name), (calibrated or {}).get(name), (defaults or {}).get(name))
@@ -154,7 +160,9 @@ def variant_of(
 
 def model_defaults(**changes: Any) -> dict[str, Any]:
     """What a new model's description states as its defaults: every choice that shapes its heatmaps."""
+    standard = dataclasses.asdict(Variant("matched-cam"))
     settings = dataclasses.asdict(ReconstructionSettings(**changes))
+    settings |= {name: standard[name] for name in _OF_A_METHOD if settings[name] is None}
     about_a_scan = {"radius_mm", "slice_size", "class_name", "cam_directions"}
     return {name: value for name, value in settings.items() if name not in about_a_scan}
 
@@ -169,6 +177,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "slice_size": 224,
         "lattice": "sphere",
         "filter": "second-difference",
+        "smooth_mm": 0.0,
         "frame": "normalized",
         "grid": "volume",
     },
@@ -180,7 +189,9 @@ def combine(
 ) -> ReconstructionSettings:
     """Settings from the model's defaults, then a preset, then what was asked for (None: not asked).
 
-    A number of directions that was asked for holds for all methods. Raises TonnoError for unknown names.
+    A number of directions that was asked for holds for all methods. The defaults of what is each method's own
+    (stage, filter, sigma_scale, smooth_mm) are checked but not taken: the model's choice for a method goes
+    before them (`variant_of`). Raises TonnoError for unknown names.
     """
     known = {field.name for field in dataclasses.fields(ReconstructionSettings)}
     unknown = sorted(set(defaults) - known)
@@ -191,7 +202,9 @@ def combine(
     asked = {name: value for name, value in explicit.items() if value is not None}
     if "directions" in asked:
         asked.setdefault("cam_directions", asked["directions"])
-    merged = {**defaults, **PRESETS.get(preset or "", {}), **asked}
+    ReconstructionSettings(**{name: defaults[name] for name in _OF_A_METHOD if name in defaults})
+    of_all = {name: value for name, value in defaults.items() if name not in _OF_A_METHOD}
+    merged = {**of_all, **PRESETS.get(preset or "", {}), **asked}
     if "methods" in merged:
         named = isinstance(merged["methods"], (list, tuple)) and all(isinstance(m, str) for m in merged["methods"])
         _require(named, "method", merged["methods"], "a list of names")

@@ -138,10 +138,11 @@ def segment(
     """Binarise one heatmap. ``auto`` is the model's own threshold for the method, Otsu's where it has none."""
     heatmap = result.heatmaps[method]
     value, source = parse_threshold(threshold), "given"
-    record = None if isinstance(model, str) else model.spec.record(method, result.class_name)
+    made = result.variants[method]
+    record = None if isinstance(model, str) else model.spec.record_of(made, result.class_name)
     if value is None and threshold == "auto" and record is not None:
         value, source = float(record["threshold"]), "the model's own"
-        changed = calibrated_otherwise(record, result.settings, result.variants[method])
+        changed = calibrated_otherwise(record, result.settings, made)
         if changed:
             source += f", calibrated at other {', '.join(changed)}"
     if value is None:

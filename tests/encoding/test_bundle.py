@@ -16,6 +16,7 @@ from tests.networks import random_network, spec_of, write_random_bundle
 from tonno_core.encoding import bundle as bundle_module
 from tonno_core.encoding.bundle import BundleSpec, check_can_write, load_bundle, make_bundle, save_bundle
 from tonno_core.errors import TonnoError
+from tonno_core.settings import ReconstructionSettings, Variant, model_defaults
 
 
 @pytest.fixture
@@ -98,6 +99,48 @@ def test_a_slice_size_that_the_weights_do_not_fit_names_the_tensor(tmp_path: Pat
     save_bundle(tmp_path / "model", spec_of("vit_tiny_patch16_224"), model.state_dict())
     with pytest.raises(TonnoError, match=r"pos_embed has shape \(1, 5, 192\), .* expects \(1, 10, 192\); .*slice size"):
         load_bundle(tmp_path / "model").classifier(slice_size=48)
+
+
+# -------------------- what the calibration chose
+
+
+CHOICE = {"stage": 1, "filter": "hann", "sigma_scale": 0.5, "smooth_mm": 4.0}
+CHOSEN = {"threshold": 0.5, "settings": {**CHOICE, "slices": 9}}
+
+
+def test_a_methods_calibrated_choices_go_before_the_models_defaults() -> None:
+    spec = spec_of(thresholds={"matched-cam": CHOSEN}, defaults=model_defaults(stage=3, smooth_mm=2.0))
+    assert spec.variant("matched-cam") == Variant("matched-cam", 1, "hann", 0.5, 4.0)
+    assert spec.variant("averaged-cam") == Variant("averaged-cam", 3, smooth_mm=2.0)
+    asked = ReconstructionSettings(stage=2, smooth_mm=0.0)
+    assert spec.variant("matched-cam", asked) == Variant("matched-cam", 2, "hann", 0.5)
+
+
+def test_each_class_has_its_own_calibration() -> None:
+    other = {"threshold": 0.25, "settings": {"stage": 4}}
+    spec = spec_of(classes=("a", "b", "c"), thresholds={"averaged-cam": CHOSEN, "averaged-cam/b": other})
+    assert spec.record("averaged-cam") == spec.record("averaged-cam", "a") == CHOSEN
+    assert spec.record("averaged-cam", "b") == other
+    assert spec.record("averaged-cam", "c") is None
+    stages = [spec.variant("averaged-cam", ReconstructionSettings(class_name=name)).stage for name in (None, "b", "c")]
+    assert stages == [1, 4, None]
+
+
+def test_the_threshold_of_a_variant_is_its_own_where_it_was_tried() -> None:
+    tried = [
+        {"class": name, "threshold": value, **dataclasses.asdict(Variant("averaged-cam", stage, smooth_mm=4.0))}
+        for name, stage, value in (("a", 1, 0.5), ("a", 2, 0.75), ("b", 2, 9.0))
+    ]
+    spec = spec_of(classes=("a", "b"), thresholds={"averaged-cam": CHOSEN}, calibration=tried)
+    # A filter means nothing to Averaged CAM.
+    assert spec.candidate(Variant("averaged-cam", 2, "hann", smooth_mm=4.0)) == tried[1]
+    assert spec.candidate(Variant("averaged-cam", 2, smooth_mm=4.0), "b") == tried[2]
+    assert spec.candidate(Variant("averaged-cam", 2)) is None
+    own, near = (spec.record_of(Variant("averaged-cam", 2, smooth_mm=width)) for width in (4.0, 5.0))
+    assert own is not None
+    assert (own["threshold"], own["settings"]["stage"], own["settings"]["slices"]) == (0.75, 2, 9)
+    assert near == CHOSEN
+    assert spec.record_of(Variant("tonno")) is None
 
 
 # -------------------- wrong bundles
@@ -198,6 +241,12 @@ def test_a_bundle_of_an_earlier_version_has_no_calibration_and_loads(folder: Pat
     del data["calibration"]
     path.write_text(json.dumps(data))
     assert load_bundle(folder).spec.calibration == []
+
+
+def test_choices_of_a_method_are_checked_when_the_bundle_is_read(folder: Path) -> None:
+    edit(folder, thresholds={"averaged-cam/b": {"threshold": 1.0, "settings": {"stage": 0, "sigma_scale": "unused"}}})
+    message = "key 'thresholds', averaged-cam/b: --stage is 0, expected a whole number from 1"
+    assert message in refused(folder)
 
 
 @pytest.mark.parametrize(

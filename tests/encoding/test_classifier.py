@@ -329,6 +329,12 @@ def test_cells_after_the_last_block_of_a_class_token_transformer(kind: CamKind) 
     encoder.cam(slices(32), 0, (11,), kind)
 
 
+def test_the_stages_that_give_maps() -> None:
+    assert classifier(random_network("resnet10t")).stages_with_maps(0, 32) == (1, 2, 3, 4)
+    transformer = classifier(random_network("vit_tiny_patch16_224", size=32))
+    assert transformer.stages_with_maps(0, 32) == tuple(range(1, 12))
+
+
 def test_an_untrained_head_of_zeros_is_named() -> None:
     model = random_network("resnet10t")
     nn.init.zeros_(model.fc.weight)  # type: ignore[arg-type, union-attr]

@@ -20,7 +20,15 @@ from tonno_core.encoding.normalization import NORM_KINDS, NormKind
 from tonno_core.encoding.weights import StateDict, load_exactly, read_weights
 from tonno_core.errors import TonnoError, first_line
 from tonno_core.output import check_output, output_folder
-from tonno_core.settings import ReconstructionSettings, Variant, combine, model_defaults, variant_of
+from tonno_core.settings import (
+    METHODS,
+    ReconstructionSettings,
+    Variant,
+    choices_of,
+    combine,
+    model_defaults,
+    variant_of,
+)
 from tonno_core.volume.intensity import parse_intensity
 
 SCHEMA = 1
@@ -38,8 +46,9 @@ class BundleSpec:
     reconstruction by name (slices, directions, stage, ...). thresholds: method (for a class other than the
     first: ``method/class``) to a record whose ``threshold`` is the default for ``--threshold auto``, and
     whose ``settings`` hold the stage, filter, sigma_scale and smooth_mm that suit the method. calibration:
-    a record of each variant that was tried, the fields of a `Variant` and its own threshold. training: how the weights came about.
-    about: what a person should know (finding, modality, licence, data). sha256: of the weights.
+    a record of each variant that was tried: class, the fields of a `Variant`, its own threshold. training:
+    how the weights came about. about: what a person should know (finding, modality, licence, data).
+    sha256: of the weights.
     """
 
     encoder: str
@@ -52,9 +61,9 @@ class BundleSpec:
     frame: str
     defaults: dict[str, Any] = field(default_factory=dict)
     thresholds: dict[str, dict[str, Any]] = field(default_factory=dict)
-    calibration: list[dict[str, Any]] = field(default_factory=list)
     training: dict[str, Any] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
+    calibration: list[dict[str, Any]] = field(default_factory=list)
     sha256: str = ""
     schema: int = SCHEMA
 
@@ -72,6 +81,14 @@ class BundleSpec:
         """The calibration's record of just this variant (its stage given) for a class, None where it has none."""
         wanted = dataclasses.asdict(variant.canonical()) | {"class": class_name or self.classes[0]}
         return next((one for one in self.calibration if {name: one.get(name) for name in wanted} == wanted), None)
+
+    def record_of(self, variant: Variant, class_name: str | None = None) -> dict[str, Any] | None:
+        """As `record`, with the threshold of just this variant and its settings where the calibration tried it."""
+        record, tried = self.record(variant.method, class_name), self.candidate(variant, class_name)
+        if record is None or tried is None:
+            return record
+        own = {name: tried[name] for name in choices_of(variant.method)}
+        return {**record, **tried, "settings": {**record.get("settings", {}), **own}}
 
 
 def threshold_key(method: str, class_name: str | None, classes: tuple[str, ...]) -> str:
@@ -241,6 +258,13 @@ def _checked(data: dict[str, Any], path: Path) -> BundleSpec:
         combine(defaults=data["defaults"], explicit={})
     except TonnoError as error:
         raise TonnoError(f"{path}: key 'defaults': {error}") from error
+    for key, record in data["thresholds"].items():
+        method, chosen = key.partition("/")[0], record.get("settings", {})
+        try:
+            if method in METHODS:
+                Variant(method, **{name: chosen[name] for name in choices_of(method) if name in chosen})
+        except TonnoError as error:
+            raise TonnoError(f"{path}: key 'thresholds', {key}: {error}") from error
     known = {f.name for f in dataclasses.fields(BundleSpec)}
     values: dict[str, Any] = {name: value for name, value in data.items() if name in known}
     values["classes"] = tuple(values["classes"])

@@ -139,6 +139,17 @@ class Classifier:
         """Number of feature stages after the stem."""
         return len(self._stages)
 
+    def stages_with_maps(self, class_index: int, size: int) -> tuple[int, ...]:
+        """The stages on whose cells a class's logit depends, for slices of ``size`` pixels (`cam` refuses others)."""
+        found = []
+        for stage in range(1, self.stages + 1):
+            try:
+                self._known_gradient(size, class_index, stage)
+            except TonnoError:
+                continue
+            found.append(stage)
+        return tuple(found)
+
     @torch.no_grad()
     def logits(self, slices: torch.Tensor) -> torch.Tensor:
         """``B V U`` to ``B K``."""

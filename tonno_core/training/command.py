@@ -46,17 +46,17 @@ def train_bundle(
     model = train(cases, settings, progress=progress)
     defaults = model_defaults(stage=stage, frame=settings.frame)
     spec = dataclasses.replace(model.spec, defaults=defaults, about=dict(about or {}))
-    negatives = [case.volume for case in cases if case.split == "val" and case.label == 0]
-    calibrated = combine(defaults=defaults, explicit={"methods": DEFAULT_METHODS})
+    validation = [(case.volume, case.label) for case in cases if case.split == "val"]
+    calibrated = combine(defaults=defaults, explicit={"methods": DEFAULT_METHODS, "stage": stage})
     bundle = Bundle(spec, model.weights, output)
     # Before the calibration, so that nothing which happens there loses the training.
     save_bundle(output, spec, model.weights, half=half, overwrite=overwrite)
-    thresholds = calibrate(
-        bundle, negatives, calibrated, device=settings.device, precision=settings.precision, progress=progress
+    found = calibrate(
+        bundle, validation, calibrated, device=settings.device, precision=settings.precision, progress=progress
     )
-    calibrated_spec = dataclasses.replace(spec, thresholds=thresholds)
+    calibrated_spec = dataclasses.replace(spec, thresholds=found.thresholds, calibration=found.records)
     saved = save_bundle(output, calibrated_spec, model.weights, half=half, overwrite=True)
-    return _summary(saved, output, len(negatives))
+    return _summary(saved, output)
 
 
 def _check(settings: TrainingSettings, stage: int | None) -> None:
@@ -76,14 +76,14 @@ def _check(settings: TrainingSettings, stage: int | None) -> None:
         raise TonnoError(f"--stage {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
 
 
-def _summary(spec: BundleSpec, output: Path, negatives: int) -> str:
+def _summary(spec: BundleSpec, output: Path) -> str:
     record = spec.training
     lines = [f"loss at the end {record['final_loss']}, {record['seconds']:.0f} s"]
     if "validation" in record:
         lines.append(
             f"validation AUC: slices {record['validation']['slice_auc']}, volumes {record['validation']['volume_auc']}"
         )
-    if negatives:
+    if spec.thresholds:
         lines += [f"threshold {m}: {t['threshold']:.4g}" for m, t in spec.thresholds.items()]
     else:
         lines.append("no negative volume in split val: no threshold calibrated, --threshold auto will be Otsu's")

@@ -1,0 +1,184 @@
+"""What a calibration chooses and stores, against heatmaps made one by one and peaks made up."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.networks import random_network, spec_of
+from tests.training.toy import toy_scan
+from tonno_core.encoding.bundle import Bundle
+from tonno_core.reconstruction import Reconstruction, reconstruct
+from tonno_core.settings import ReconstructionSettings, Variant, model_defaults
+from tonno_core.training import calibration
+from tonno_core.training.calibration import FLOOR_QUANTILE, SHARE_OF_VOLUMES, Calibration, calibrate, default_candidates
+from tonno_core.volume.foreground import foreground_mask
+from tonno_core.volume.io import write_volume
+
+SETTINGS = ReconstructionSettings(methods=("tonno", "matched-cam"), slices=10, directions=6)
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, int]]:
+    """Three negative and two positive scans."""
+    folder = tmp_path_factory.mktemp("scans")
+    cases = [(folder / f"{index}.nii.gz", label) for index, label in enumerate((0, 1, 0, 1, 0))]
+    for index, (path, label) in enumerate(cases):
+        write_volume(toy_scan(index, label), path)
+    return cases
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    network = random_network("resnet10t", classes=2)
+    return Bundle(spec_of(classes=("a", "b"), intensity="zscore"), network.state_dict(), Path("random"))
+
+
+def run(bundle: Bundle, cases: list[tuple[Path, int]], **options: Any) -> Calibration:
+    return calibrate(bundle, cases, SETTINGS, device="cpu", precision="float32", progress=False, **options)
+
+
+def test_records_are_the_peaks_and_floors_of_each_candidate(bundle: Bundle, scans: list[tuple[Path, int]]) -> None:
+    candidates = [
+        Variant("matched-cam", 1), Variant("tonno"), Variant("matched-cam", smooth_mm=6.0),
+        Variant("slicewise-cam", 2), Variant("center"),
+    ]  # fmt: skip
+    found = run(bundle, scans, candidates=candidates, class_index=1)
+    peaks, floors = np.zeros((5, len(candidates))), np.zeros((5, len(candidates)))
+    for row, (_, label) in enumerate(scans):
+        scan = toy_scan(row, label)
+        for column, one in enumerate(candidates):
+            settings = dataclasses.replace(SETTINGS, class_name="b")
+            result = reconstruct(scan, bundle, settings, variants={"it": one}, device="cpu", precision="float32")
+            values = result.heatmaps["it"].array[foreground_mask(scan) & result.inside]
+            peaks[row, column], floors[row, column] = values.max(), np.quantile(values, FLOOR_QUANTILE)
+    negative = np.array([label == 0 for _, label in scans])
+    assert [record["class"] for record in found.records] == ["b"] * 5
+    for column, (one, record) in enumerate(zip(candidates, found.records, strict=True)):
+        stage = 3 if column == 2 else one.stage  # resolved: the last but one
+        assert {name: record[name] for name in dataclasses.asdict(one)} == dataclasses.asdict(one) | {"stage": stage}
+        # float32 through the network in other company, as in the tests of the reconstruction.
+        threshold = np.quantile(peaks[negative, column], SHARE_OF_VOLUMES)
+        assert record["threshold"] == pytest.approx(threshold, rel=1e-3)
+        assert record["noise_floor"] == pytest.approx(floors[negative, column].mean(), rel=1e-3)
+        wins = np.greater.outer(peaks[~negative, column], peaks[negative, column])
+        draws = np.equal.outer(peaks[~negative, column], peaks[negative, column])
+        assert record["auc"] == pytest.approx((wins + draws / 2).mean())
+
+
+def test_the_choice_is_stored_with_all_that_moves_the_threshold(bundle: Bundle, scans: list[tuple[Path, int]]) -> None:
+    found = run(bundle, scans, class_index=1)
+    assert set(found.thresholds) == {"tonno/b", "matched-cam/b"}  # not of the bundle's first class
+    tried = default_candidates(bundle, SETTINGS)
+    assert [{name: one[name] for name in dataclasses.asdict(tried[0])} for one in found.records] == [
+        dataclasses.asdict(one) for one in tried
+    ]
+    for method in SETTINGS.methods:
+        record = found.thresholds[f"{method}/b"]
+        assert (record["negative_volumes"], record["positive_volumes"]) == (3, 2)
+        assert record["auc"] == max(one["auc"] for one in found.records if one["method"] == method)
+        assert (record["settings"]["slices"], record["settings"]["directions"]) == (10, 6)
+        # With it the bundle makes this variant, and finds its threshold.
+        spec = dataclasses.replace(bundle.spec, thresholds=found.thresholds, calibration=found.records)
+        made = spec.variant(method, dataclasses.replace(SETTINGS, class_name="b"))
+        candidate = spec.candidate(made, "b")
+        assert candidate is not None
+        assert candidate["threshold"] == record["threshold"]
+        assert candidate["auc"] == record["auc"]
+
+
+def test_default_candidates_are_the_default_and_then_the_ladder() -> None:
+    network = random_network("resnet10t")
+    defaults = model_defaults(stage=2, filter="gaussian")
+    bundle = Bundle(spec_of(defaults=defaults), network.state_dict(), Path("random"))
+    methods = ("matched-cam", "averaged-cam", "tonno", "slicewise-cam", "tomographic-cam", "center")
+    found = default_candidates(bundle, dataclasses.replace(SETTINGS, methods=methods))
+    counts = {method: sum(one.method == method for one in found) for method in methods}
+    # 4 stages x 2 filters x 3 sigmas, and the default with its own filter; 4; 3 x 2; 4 x 4; 4 x 2 and the default; 1.
+    assert list(counts.values()) == [25, 4, 6, 16, 9, 1]
+    assert len(set(found)) == len(found)
+    assert found[0] == Variant("matched-cam", 2, "gaussian")
+    assert all(one == one.canonical() for one in found)
+    # What was asked for is not up for choice.
+    asked = dataclasses.replace(SETTINGS, stage=3, smooth_mm=5.0, sigma_scale=1.5)
+    assert default_candidates(bundle, asked) == [
+        *(Variant("tonno", filter=kind, smooth_mm=5.0) for kind in ("gaussian", "second-difference", "hann")),
+        *(Variant("matched-cam", 3, kind, 1.5, 5.0) for kind in ("gaussian", "second-difference", "hann")),
+    ]
+
+
+def test_stages_without_maps_are_no_candidates() -> None:
+    network = random_network("vit_tiny_patch16_224", size=32)
+    bundle = Bundle(spec_of("vit_tiny_patch16_224"), network.state_dict(), Path("random"))
+    found = default_candidates(bundle, dataclasses.replace(SETTINGS, methods=("averaged-cam",)))
+    assert {one.stage for one in found} == set(range(1, 12))
+    assert found[0].stage == 11
+
+
+# -------------------- the choice, on peaks made up
+
+A, B, C = (Variant("averaged-cam", stage) for stage in (1, 2, 3))
+LABELS = (0, 0, 1, 1)
+
+
+@pytest.fixture
+def peaks(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> Iterator[dict[Variant, tuple[float, ...]]]:
+    """By variant the peaks of four volumes, to be filled in; no heatmap is made."""
+    made_up: dict[Variant, tuple[float, ...]] = {}
+    some = reconstruct(toy_scan(0, 0), "pixel-sum", ReconstructionSettings(methods=("center",), slices=4))
+
+    def measure(volume: int, _: Bundle, __: Any, variants: dict[str, Variant], *___: Any) -> tuple[Any, Reconstruction]:
+        numbers = {name: (made_up[one][volume], -1.0) for name, one in variants.items()}
+        return numbers, dataclasses.replace(some, variants=variants)
+
+    monkeypatch.setattr(calibration, "read_volume", lambda path: int(path.name))
+    monkeypatch.setattr(calibration, "_measure", measure)
+    yield made_up
+
+
+def chosen(bundle: Bundle, peaks: dict[Variant, tuple[float, ...]], labels: tuple[int, ...] = LABELS) -> dict[str, Any]:
+    cases = [(Path(str(index)), label) for index, label in enumerate(labels)]
+    found = run(bundle, cases, candidates=list(peaks))
+    assert [record["stage"] for record in found.records] == [one.stage for one in peaks]
+    return found.thresholds["averaged-cam"]
+
+
+def test_the_highest_auc_wins(bundle: Bundle, peaks: dict[Variant, tuple[float, ...]]) -> None:
+    # B ranks all four right; A and C, far better separated on the mean, do not.
+    peaks.update({A: (0.0, 2.0, 1.0, 900.0), B: (1.0, 2.0, 2.1, 2.2), C: (3.0, 0.0, 2.0, 900.0)})
+    record = chosen(bundle, peaks)
+    assert (record["settings"]["stage"], record["auc"]) == (2, 1.0)
+    assert record["threshold"] == pytest.approx(1.95)  # 95 % of the way from 1 to 2
+    assert record["noise_floor"] == -1.0
+
+
+def test_of_equal_aucs_the_larger_separation_wins_then_the_first(
+    bundle: Bundle, peaks: dict[Variant, tuple[float, ...]]
+) -> None:
+    # Differences of 2, 4 and 40; pooled standard deviations of sqrt(0.5), sqrt(0.5) and 10 sqrt(0.5).
+    peaks.update({A: (0.0, 1.0, 2.0, 3.0), B: (0.0, 1.0, 4.0, 5.0), C: (0.0, 10.0, 40.0, 50.0)})
+    assert chosen(bundle, peaks)["settings"]["stage"] == 2
+    peaks[A] = (0.0, 2.0, 8.0, 10.0)  # B's, twice
+    assert chosen(bundle, peaks)["settings"]["stage"] == 1
+    # No spread within the labels: as far apart as can be, or not at all.
+    peaks[C] = (1.0, 1.0, 2.0, 2.0)
+    assert chosen(bundle, peaks)["settings"]["stage"] == 3
+    peaks.update(dict.fromkeys((A, B, C), (1.0, 1.0, 1.0, 1.0)))
+    record = chosen(bundle, peaks)
+    assert (record["settings"]["stage"], record["auc"], record["threshold"]) == (1, 0.5, 1.0)
+
+
+def test_without_positive_volumes_it_is_the_first(bundle: Bundle, peaks: dict[Variant, tuple[float, ...]]) -> None:
+    peaks.update({B: (0.0, 1.0, 2.0, 3.0), A: (0.0, 1.0, 1.0, 1.0)})
+    record = chosen(bundle, peaks, labels=(0, 0, 0, 0))
+    assert (record["settings"]["stage"], record["auc"], record["positive_volumes"]) == (2, None, 0)
+
+
+def test_without_negative_volumes_there_is_nothing_to_calibrate(bundle: Bundle, scans: list[tuple[Path, int]]) -> None:
+    for cases in ([], [case for case in scans if case[1] == 1]):
+        assert run(bundle, cases) == Calibration({}, [])
