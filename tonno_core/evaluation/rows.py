@@ -54,11 +54,14 @@ def rows_of(
             if method in SLICEWISE_METHODS:
                 raw = dataclasses.replace(at_stage, smooth_mm=0.0)
                 smooth = dataclasses.replace(at_stage, smooth_mm=best.smooth_mm or STANDARD_SMOOTHING_MM)
-                smooth = _calibrated(spec, settings, smooth, smoothed=True)
+                own = smooth == best and rows[method].threshold is not None
+                smooth = best if own else _calibrated(spec, settings, smooth, smoothed=True)
                 rows[f"{method}@{stage}"] = _row(spec, settings, raw)
                 rows[f"{method}@{stage} smoothed"] = _row(spec, settings, smooth)
             else:
-                rows[f"{method}@{stage}"] = _row(spec, settings, _calibrated(spec, settings, at_stage))
+                own = at_stage == best and rows[method].threshold is not None
+                chosen = best if own else _calibrated(spec, settings, at_stage)
+                rows[f"{method}@{stage}"] = _row(spec, settings, chosen)
     if all_candidates:
         for variant in _candidates(spec, settings):
             rows.setdefault(describe(variant), _row(spec, settings, variant))
