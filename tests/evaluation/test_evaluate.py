@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import subprocess
@@ -16,13 +17,14 @@ import pytest
 from tests.networks import write_random_bundle
 from tests.training.toy import toy_scan
 from tonno_core import cli
-from tonno_core.encoding.bundle import load_bundle
+from tonno_core.encoding.bundle import load_bundle, save_bundle
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation import command
 from tonno_core.evaluation.command import Choices, Outcome, evaluate_manifest
 from tonno_core.evaluation.metrics import best_dice, component_scores, dice
 from tonno_core.reconstruction import reconstruct
 from tonno_core.settings import METHODS, combine
+from tonno_core.training.calibration import calibrate
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.io import read_volume, write_volume
 from tonno_core.volume.volume import Volume
@@ -311,7 +313,6 @@ def test_bad_options_are_said_before_anything_is_written(home: Path, changes: di
 
 def test_stages_without_a_gradient_are_left_out_unless_asked_for(home: Path, tmp_path: Path) -> None:
     from tests.networks import random_network, spec_of
-    from tonno_core.encoding.bundle import save_bundle
 
     vit = random_network("vit_tiny_patch16_224", size=32)
     save_bundle(tmp_path / "vit", spec_of("vit_tiny_patch16_224"), vit.state_dict())
@@ -319,6 +320,24 @@ def test_stages_without_a_gradient_are_left_out_unless_asked_for(home: Path, tmp
     evaluate(home / "manifest.csv", tmp_path / "out", model=tmp_path / "vit", options=options, stages=())
     stages = {line["stage"] for line in results(tmp_path / "out").values()}
     assert stages == {str(stage) for stage in range(1, 12)}
+
+
+def test_a_calibrated_model_has_a_threshold_for_every_row(home: Path, tmp_path: Path) -> None:
+    bundle = load_bundle(home / "model")
+    settings = combine(defaults=bundle.spec.defaults, explicit={"methods": METHODS, "slices": 10, "directions": 6})
+    scans = [(home / f"{index}.nii.gz", index % 2) for index in range(6)]
+    found = calibrate(bundle, scans, settings, device="cpu", precision="float32", progress=False)
+    spec = dataclasses.replace(bundle.spec, thresholds=found.thresholds, calibration=found.records)
+    save_bundle(tmp_path / "model", spec, bundle.weights)
+    methods = {"methods": None}
+    evaluate(home / "manifest.csv", tmp_path / "out", model=tmp_path / "model", options=methods, all_candidates=True)
+    lines = results(tmp_path / "out")
+    assert {line["threshold_source"] for line in lines.values()} == {"the model's own"}
+    assert {line["called"] for line in lines.values()} <= {"0", "1"}
+    by_variant = {(one["method"], one["stage"], one["smooth_mm"]): one["threshold"] for one in found.records}
+    center = lines["0001-0", "center"]
+    assert float(center["threshold"]) == by_variant["center", None, 0.0]
+    assert len({row for _, row in lines}) >= len(found.records) + len(METHODS)
 
 
 # -------------------- processes and the command line
@@ -361,7 +380,14 @@ def test_one_process_of_two_leaves_the_summary_to_the_other(
     monkeypatch.setenv("WORLD_SIZE", "2")
     text = evaluate(home / "manifest.csv", tmp_path / "o").text
     assert text == "1 of 3 cases done here, 2 are not done elsewhere yet"
-    assert names(tmp_path / "o") == {"settings.json", "cases", "cases/0002-1.json", "cases/0002-1.npz"}
+    own = {"settings.json", "cases", "cases/0002-1.json", "cases/0002-1.npz"}
+    assert names(tmp_path / "o") == own
+    # What the other one does, or did, is not touched when this one begins, or begins anew.
+    for kind in ("json", "failed"):
+        (tmp_path / "o" / "cases" / f"0001-0.{kind}").write_text("{}")
+    for overwrite in (False, True):
+        evaluate(home / "manifest.csv", tmp_path / "o", overwrite=overwrite)
+        assert names(tmp_path / "o") == {*own, "cases/0001-0.json", "cases/0001-0.failed"}
 
 
 def test_the_command_prints_the_table_then_the_failures(

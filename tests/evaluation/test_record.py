@@ -30,11 +30,19 @@ def test_a_row_is_measured_at_its_own_threshold_at_the_best_and_on_the_ladder() 
     assert np.array_equal(found.mask, mask)
     assert overlap.dice == dice(mask, truth)
     assert (overlap.precision, overlap.recall, overlap.f1) == component_scores(mask, truth)
-    assert (overlap.precision_10, overlap.recall_10, overlap.f1_10) == component_scores(mask, truth, 0.1)
     assert (overlap.precision, overlap.recall) == (0.5, 1.0)  # of two hills one is on the truth
     assert (overlap.best_threshold, overlap.best_dice) == best_dice(heatmap, truth)
     assert overlap.ladder_dice == tuple(dice(heatmap >= 1.5 * factor, truth) for factor in LADDER)
     assert overlap.ladder_f1 == tuple(component_scores(heatmap >= 1.5 * factor, truth)[2] for factor in LADDER)
+
+
+def test_a_component_that_is_only_grazed_counts_as_found_but_not_at_a_tenth() -> None:
+    heatmap, truth = np.zeros((1, 4, 40), np.float32), np.zeros((1, 4, 40), np.bool_)
+    heatmap[0, 1, :30] = 1.0
+    truth[0, 1, 29:31] = True
+    _, overlap = measure(heatmap, Components(truth), 0.5)
+    assert (overlap.precision, overlap.recall, overlap.f1) == (1.0, 1.0, 1.0)
+    assert (overlap.precision_10, overlap.recall_10, overlap.f1_10) == (0.0, 1.0, 0.0)
 
 
 def test_the_ladder_has_thirds_of_octaves_from_an_eighth_to_four_and_the_threshold_itself() -> None:

@@ -59,6 +59,14 @@ def test_the_models_own_choice_comes_first_then_the_best_of_each_stage() -> None
     assert {row.source for row in found.values()} == {"the model's own"}
 
 
+def test_at_its_own_stage_the_models_choice_stands_for_the_method_whatever_ties_there_are() -> None:
+    records = [candidate("matched-cam", 1.0, 0.9, stage=2), *CALIBRATION[1:]]
+    spec = spec_of(calibration=records, thresholds=CHOSEN, defaults=SHARED)
+    settings = combine(defaults=spec.defaults, explicit={"methods": ("matched-cam",)})
+    found = rows_of(spec, settings, stages=(2,), last_stage=4, all_candidates=False)
+    assert found["matched-cam@2"].variant == found["matched-cam"].variant == Variant("matched-cam", 2, "hann", 2.0)
+
+
 def test_slice_wise_maps_are_compared_raw_and_smoothed() -> None:
     found = rows("slicewise-cam", stages=(2,))
     assert list(found) == ["slicewise-cam", "slicewise-cam@2", "slicewise-cam@2 smoothed"]

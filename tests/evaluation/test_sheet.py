@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,9 @@ def test_a_positive_without_a_mask_is_said_to_be_so(tmp_path: Path, drawn: list[
 
 
 def test_no_text_overlaps_another_or_leaves_the_page(tmp_path: Path, drawn: list[Figure]) -> None:
-    entries = [entry(1), entry(2, truth=0, size=(80, 30)), entry(3, truth=None, size=(24, 60))]
+    entries = [entry(1), entry(2, truth=0, size=(80, 30)), entry(3, truth=None, size=(24, 60)), entry(4, truth=12)]
+    long = dataclasses.replace(entries[3].record, case="A-patient_of_some_hospital-" * 3, truth_ml=1234.5)
+    entries[3] = dataclasses.replace(entries[3], record=long)
     write(tmp_path, entries)
     figure = drawn[0]
     canvas = FigureCanvasAgg(figure)

@@ -175,15 +175,7 @@ def _stages(
     if asked:
         return sorted(set(asked))
     size = settings.slice_size or bundle.spec.slice_size
-    slices, index = torch.zeros(1, size, size), bundle.spec.classes.index(class_name)
-    usable = []
-    for stage in range(1, encoder.stages + 1):
-        try:
-            encoder.cam(slices, index, (stage,), settings.cam)
-            usable.append(stage)
-        except TonnoError:  # the last block of a transformer with a class token
-            continue
-    return usable
+    return list(encoder.stages_with_maps(bundle.spec.classes.index(class_name), size))
 
 
 def _hash(content: Any) -> str:

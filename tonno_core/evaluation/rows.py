@@ -39,30 +39,41 @@ def rows_of(
     last_stage: int,
     all_candidates: bool,
 ) -> dict[str, Row]:
-    """By name: each method as the model would make it (``matched-cam``), CAM methods at each of some stages
+    """Rows by name, in order.
 
-    (``matched-cam@3``; slice-wise ones without and with smoothing), and all that the calibration tried if asked.
-    At a stage the other choices are those that the calibration found best there, else the method's own.
+    Each method as the model would make it (``matched-cam``); CAM methods at each of some stages (``matched-cam@3``;
+    slice-wise ones without and with smoothing), and if asked all that the calibration tried.
     last_stage: how many stages the encoder has.
     """
     rows: dict[str, Row] = {}
     for method in settings.methods:
         best = _with_stage(spec.variant(method, settings).canonical(), last_stage)
         rows[method] = _row(spec, settings, best, best=True)
-        for stage in stages if method in (*CAM_METHODS, *SLICEWISE_METHODS) else ():
-            at_stage = dataclasses.replace(best, stage=stage)
-            if method in SLICEWISE_METHODS:
-                raw = dataclasses.replace(at_stage, smooth_mm=0.0)
-                smooth = dataclasses.replace(at_stage, smooth_mm=best.smooth_mm or STANDARD_SMOOTHING_MM)
-                smooth = _calibrated(spec, settings, smooth, smoothed=True)
-                rows[f"{method}@{stage}"] = _row(spec, settings, raw)
-                rows[f"{method}@{stage} smoothed"] = _row(spec, settings, smooth)
-            else:
-                rows[f"{method}@{stage}"] = _row(spec, settings, _calibrated(spec, settings, at_stage))
+        if method in (*CAM_METHODS, *SLICEWISE_METHODS):
+            for stage in stages:
+                rows |= _stage_rows(spec, settings, rows[method], stage)
     if all_candidates:
         for variant in _candidates(spec, settings):
             rows.setdefault(describe(variant), _row(spec, settings, variant))
     return rows
+
+
+def _stage_rows(spec: BundleSpec, settings: ReconstructionSettings, best: Row, stage: int) -> dict[str, Row]:
+    """A method at one stage; its other choices are those that the calibration found best there, else its own."""
+
+    def chosen(variant: Variant, *, smoothed: bool = False) -> Row:
+        if variant == best.variant and best.threshold is not None:  # the calibration's choice, also of equals
+            return dataclasses.replace(best, best=False)
+        return _row(spec, settings, _calibrated(spec, settings, variant, smoothed=smoothed))
+
+    method, at_stage = best.variant.method, dataclasses.replace(best.variant, stage=stage)
+    if method not in SLICEWISE_METHODS:
+        return {f"{method}@{stage}": chosen(at_stage)}
+    smooth = dataclasses.replace(at_stage, smooth_mm=best.variant.smooth_mm or STANDARD_SMOOTHING_MM)
+    return {
+        f"{method}@{stage}": _row(spec, settings, dataclasses.replace(at_stage, smooth_mm=0.0)),
+        f"{method}@{stage} smoothed": chosen(smooth, smoothed=True),
+    }
 
 
 def describe(variant: Variant) -> str:

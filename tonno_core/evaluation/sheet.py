@@ -22,6 +22,8 @@ CASES_PER_PAGE = 8
 _TILE, _GAP, _EDGE = 2.7, 0.08, 0.2  # inches
 _HEAD, _LINE, _CAPTION, _FOOT = 2.1, 0.34, 0.5, 0.1
 _TALLEST = 1.35  # of a tile, in its widths
+_NARROWEST = 11.0  # inches, so that a heading has room
+_LONGEST = 42  # letters of a case's name
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def _column(name: str, entries: Sequence[Entry]) -> _Column:
 def _page(page: Sequence[Entry], columns: Sequence[_Column], title: str, subtitle: str) -> Figure:
     from matplotlib.figure import Figure
 
-    width = 2 * _EDGE + (1 + len(columns)) * (_TILE + _GAP) - _GAP
+    width = max(_NARROWEST, 2 * _EDGE + (1 + len(columns)) * (_TILE + _GAP) - _GAP)
     heights = [min(_TALLEST, entry.tile.v.size / entry.tile.u.size) * _TILE for entry in page]
     figure = Figure(figsize=(width, _HEAD + sum(heights) + len(page) * (_LINE + _CAPTION) + _FOOT))
     _draw_head(figure, title, subtitle)
@@ -203,7 +205,8 @@ def _digits(value: float) -> str:
 def _heading(entry: Entry) -> str:
     """Case, label, plane and size of the truth."""
     record = entry.record
-    parts = [shorten(record.case, 60), "positive" if record.label else "negative", entry.tile.where]
+    name = record.case if len(record.case) <= _LONGEST else f"{record.case[: _LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
+    parts = [name, "positive" if record.label else "negative", entry.tile.where]
     if record.truth_components:
         several = "s" if record.truth_components > 1 else ""
         parts.append(f"truth {record.truth_ml:.1f} ml in {record.truth_components} part{several}")
