@@ -234,7 +234,7 @@ def test_an_output_or_a_run_that_is_something_else_is_said_before_training(manif
         with pytest.raises(TonnoError, match=r"--run .*mine: is a folder of something else \(no run.json\)"):
             run(manifest, tmp_path / "model", run=tmp_path / "mine", overwrite=overwrite)
     for place in (tmp_path / "model", tmp_path / "model" / "run"):
-        with pytest.raises(TonnoError, match="lies in --output .*model, which holds the model alone"):
+        with pytest.raises(TonnoError, match=r"lies in --output .*model, which holds the model alone"):
             run(manifest, tmp_path / "model", run=place)
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "notes.txt"]
 
