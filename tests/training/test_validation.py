@@ -41,6 +41,22 @@ def test_the_brighter_half_is_told_apart() -> None:
     assert measure(Brightest(2.5), (0,), (1,), (0,), (1,)).volume_auc == 0.75
 
 
+@pytest.mark.parametrize(("high", "auc"), [(6, 1.0), (1, 0.0)])
+def test_a_volume_counts_by_its_highest_tenth_of_slices(high: int, auc: float) -> None:
+    class Prepared(nn.Module):
+        """1 for all slices of the first volume; 0 for those of the second, but 5 for some of the 64."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.answers = iter([torch.ones(SLICES_EACH, 1), 5.0 * (torch.arange(SLICES_EACH) < high).float()[:, None]])
+
+        def forward(self, slices: torch.Tensor) -> torch.Tensor:
+            return next(self.answers)
+
+    # The mean of the 6 highest is 5, or 5 / 6, against 1.
+    assert measure(Prepared(), (0,), (1,)).volume_auc == auc
+
+
 def test_the_loss_is_the_cross_entropy_of_all_slices() -> None:
     class Constant(nn.Module):
         def forward(self, slices: torch.Tensor) -> torch.Tensor:

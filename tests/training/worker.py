@@ -1,7 +1,11 @@
-"""The command `tonno` for tests of several processes: without curves and calibration, which take the longest."""
+"""The command `tonno` for tests of several processes: without curves and calibration, which take the longest.
+
+Started by torchrun, or with ``FORKED`` processes that it splits into itself, which spares them their imports.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -11,4 +15,18 @@ from tonno_core.training import command, history
 if __name__ == "__main__":
     history._draw = lambda path, epochs: Path(path).touch()
     command.calibrate_bundle = lambda bundle, manifest, **options: bundle.spec  # type: ignore[assignment]
-    main(sys.argv[1:])
+    world, rank, children = int(os.environ.get("FORKED", "1")), 0, []
+    if world > 1:
+        for other in range(1, world):
+            child = os.fork()
+            if child == 0:
+                rank, children = other, []
+                break
+            children.append(child)
+        os.environ.update(WORLD_SIZE=str(world), RANK=str(rank))
+    try:
+        main(sys.argv[1:])
+    finally:
+        for child in children:
+            _, status = os.waitpid(child, 0)
+            print(f"child ended with {os.waitstatus_to_exitcode(status)}")
