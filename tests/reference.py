@@ -58,9 +58,7 @@ def normalized_to_index(shape: tuple[int, int, int]) -> Array:
 def physical_to_index(ijk_to_ras: Array, centre_ras: Array, radius_mm: float) -> Array:
     """3 x 4: isotropic coordinates (R, A, S) around a centre, in units of a radius, to array indices (z, y, x)."""
     ras_to_ijk = np.linalg.inv(ijk_to_ras)
-    matrix = np.column_stack(
-        [ras_to_ijk[:3, :3] * radius_mm, ras_to_ijk[:3, :3] @ centre_ras + ras_to_ijk[:3, 3]]
-    )
+    matrix = np.column_stack([ras_to_ijk[:3, :3] * radius_mm, ras_to_ijk[:3, :3] @ centre_ras + ras_to_ijk[:3, 3]])
     return matrix[::-1]
 
 

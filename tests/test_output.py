@@ -14,9 +14,7 @@ from tonno_core.output import check_output, output_folder, whole_file
 
 def tree(folder: Path) -> dict[str, str | None]:
     """All files with their text, and all folders, below a folder."""
-    return {
-        str(path.relative_to(folder)): path.read_text() if path.is_file() else None for path in folder.rglob("*")
-    }
+    return {str(path.relative_to(folder)): path.read_text() if path.is_file() else None for path in folder.rglob("*")}
 
 
 def run(folder: Path, *, overwrite: bool = False, failure: BaseException | None = None) -> None:

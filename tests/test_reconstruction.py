@@ -375,9 +375,7 @@ def test_a_receiver_gets_each_heatmap_and_none_is_kept(bundle: Bundle) -> None:
         received[name] = heatmap
 
     kept = run(oblique_volume(), bundle, SMALL)
-    result = reconstruct(
-        oblique_volume(), bundle, SMALL, device="cpu", precision="float32", receive=receive
-    )
+    result = reconstruct(oblique_volume(), bundle, SMALL, device="cpu", precision="float32", receive=receive)
     assert result.heatmaps == {}
     assert result.variants == kept.variants
     assert list(received) == list(ALL_FOUR)

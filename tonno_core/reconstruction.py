@@ -305,9 +305,7 @@ class _Run:
 
     # --- results
 
-    def _finished(
-        self, found: Mapping[Variant, _Raw], inside: npt.NDArray[np.bool_]
-    ) -> Iterator[tuple[str, Volume]]:
+    def _finished(self, found: Mapping[Variant, _Raw], inside: npt.NDArray[np.bool_]) -> Iterator[tuple[str, Volume]]:
         """Each variant by its name, smoothed if asked; zero outside the ball."""
         last: Variant | None = None
         for name, one in self.variants.items():

@@ -71,12 +71,8 @@ def reconstruct_files(
     volume = read_volume(volume_path, replace_nonfinite=replace_nonfinite)
     check_writable(volume.ijk_to_ras, output / f"heatmap.{file_format}")
     with progress_bar() as bar:
-        result = reconstruct(
-            volume, loaded, settings, device=device, precision=precision, progress=progress_of(bar)
-        )
-    segmentations = {
-        method: segment(result, method, loaded, threshold, min_volume_mm3) for method in result.heatmaps
-    }
+        result = reconstruct(volume, loaded, settings, device=device, precision=precision, progress=progress_of(bar))
+    segmentations = {method: segment(result, method, loaded, threshold, min_volume_mm3) for method in result.heatmaps}
     with output_folder(output, overwrite=overwrite) as folder:
         write_images(folder, result, segmentations, file_format)
         write_report(folder / "report.json", volume, loaded, result, segmentations)
@@ -194,8 +190,7 @@ def write_report(
         "explained_by_tonno": result.explained,
         "warnings": list(result.warnings),
         "profiles": [
-            {"axis": p.axis, "offsets_mm": p.offsets_mm.tolist(), "logits": p.logits.tolist()}
-            for p in result.profiles
+            {"axis": p.axis, "offsets_mm": p.offsets_mm.tolist(), "logits": p.logits.tolist()} for p in result.profiles
         ],
         "methods": {
             method: {

@@ -28,10 +28,7 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pairs() -> list[Pair]:
-    return [
-        Pair(make_phantom(seed=seed, lesions=True), make_phantom(seed=seed, lesions=False))
-        for seed in range(12)
-    ]
+    return [Pair(make_phantom(seed=seed, lesions=True), make_phantom(seed=seed, lesions=False)) for seed in range(12)]
 
 
 def distance_mm(volume: Volume, lesion: Lesion) -> np.ndarray:
@@ -108,9 +105,7 @@ def test_heads_of_different_seeds_differ_in_shape_and_not_only_in_noise(pairs: l
     assert np.std(volumes) / np.mean(volumes) > 0.05
 
 
-def test_warp_bends_what_the_affine_leaves_straight(
-    pairs: list[Pair], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_warp_bends_what_the_affine_leaves_straight(pairs: list[Pair], monkeypatch: pytest.MonkeyPatch) -> None:
     bent = pairs[1].negative.image.array > 0
     monkeypatch.setattr(module, "_smooth_noise", lambda rng, grid, scale_mm: np.zeros(grid.shape, np.float32))
     straight = make_phantom(seed=1, lesions=False).image.array > 0  # draws the same affine

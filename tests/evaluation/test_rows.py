@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from tests.networks import spec_of
 from tonno_core.evaluation.rows import Row, describe, rows_of
 from tonno_core.settings import ReconstructionSettings, Variant, combine
 
 # Written for a calibration that chooses stage, filter and smoothing, which is not merged yet.
-pytestmark = pytest.mark.xfail(reason="waits for the choices of the calibration", strict=False)
 
 SHARED = {"slices": 12, "directions": 6}
 

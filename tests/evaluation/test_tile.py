@@ -59,9 +59,7 @@ def test_without_truth_the_plane_of_the_first_heatmaps_peak_within_the_patient(t
 @pytest.mark.parametrize(
     ("spacing", "name"), [((2, 2, 5), "Axial"), ((2, 5, 2), "Coronal"), ((5, 2, 2), "Sagittal"), ((1, 2, 2), "Axial")]
 )
-def test_slices_that_are_far_apart_are_shown_as_they_were_taken(
-    spacing: tuple[float, float, float], name: str
-) -> None:
+def test_slices_that_are_far_apart_are_shown_as_they_were_taken(spacing: tuple[float, float, float], name: str) -> None:
     assert tile(volume(spacing), None).where.startswith(name)
 
 

@@ -76,7 +76,7 @@ def test_a_bundle_that_finds_the_lesion(manifest: Path, tmp_path: Path) -> None:
 def test_without_negative_validation_scans_there_is_a_bundle_without_thresholds(tmp_path: Path) -> None:
     summary = run(write_toy_set(tmp_path / "toy", train=2, val=0), tmp_path / "model", options={"steps": 3})
     assert load_bundle(tmp_path / "model").spec.thresholds == {}
-    assert "no threshold calibrated, --threshold auto will be Otsu's" in summary
+    assert "nothing calibrated, --threshold auto will be Otsu's" in summary
 
 
 @pytest.mark.usefixtures("uncalibrated")

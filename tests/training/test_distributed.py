@@ -157,5 +157,3 @@ def test_parts_are_put_together_in_the_order_of_the_whole(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(torch.distributed, "all_gather_object", gathered)
     assert Processes(1, 3, torch.device("cpu")).gather(whole[1::3]) == whole
-
-

@@ -206,9 +206,7 @@ def test_the_schedule_rises_in_a_line_and_falls_in_half_a_cosine() -> None:
     assert (values[10:] < 0).all()
 
 
-def test_the_schedule_is_the_one_that_is_used(
-    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_schedule_is_the_one_that_is_used(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "schedule", lambda step, steps, warmup: 0.0)
     still, more = (train_toy(manifest, tmp_path / str(steps), steps=steps).weights for steps in (3, 6))
     for name in ("conv1.0.weight", "fc.weight"):

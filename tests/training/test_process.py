@@ -81,9 +81,7 @@ def test_a_signal_leaves_a_checkpoint_that_goes_on_and_that_a_bundle_is_made_of(
 
 
 @pytest.mark.parametrize(("limit", "file"), [(4096, "cache/00000.pt"), (300_000, "checkpoint.pt")])
-def test_a_full_disk_is_one_line(
-    limit: int, file: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_disk_is_one_line(limit: int, file: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     manifest, run = write_toy_set(tmp_path / "toy", train=2, val=0), tmp_path / "model-run"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))  # as if the disk ended there

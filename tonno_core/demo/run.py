@@ -106,7 +106,7 @@ A head that the model never saw: the MNI brain, deformed, with {LESIONS} lesions
 set had other seeds, so other deformations and other lesions; training used one label per volume and no mask.
 Precision, recall and F1 count components; they and Dice are at the model's own threshold (from negative
 validation volumes). 'Best Dice' is at the threshold that the truth would choose. The last four methods share
-one pass through the network; {result.slices_total} slices, {result.seconds['total']:.0f} s in all.
+one pass through the network; {result.slices_total} slices, {result.seconds["total"]:.0f} s in all.
 Research use only, not for diagnosis."""
 
 

@@ -178,9 +178,7 @@ class Classifier:
         maps = [activation_map(activations[s].to(logits.dtype), known[s].to(logits.dtype), kind) for s in stages]
         return logits, tuple(maps)
 
-    def _forward(
-        self, inputs: torch.Tensor, stages: Collection[int]
-    ) -> tuple[Features, dict[int, torch.Tensor]]:
+    def _forward(self, inputs: torch.Tensor, stages: Collection[int]) -> tuple[Features, dict[int, torch.Tensor]]:
         """What the head gets, and some stages' activations ``B C h w``."""
         wanted = sorted(set(stages))  # timm returns them in the order of the network
         with self._autocast():

@@ -23,9 +23,7 @@ class ResultsFolder:
         self.path, self._fingerprint = path, fingerprint
         self._cases = path / "cases"
 
-    def open(
-        self, content: Mapping[str, Any], names: Sequence[str], own: Sequence[str], *, overwrite: bool
-    ) -> None:
+    def open(self, content: Mapping[str, Any], names: Sequence[str], own: Sequence[str], *, overwrite: bool) -> None:
         """Make the folder, or take up what is in it. content: of ``settings.json``.
 
         names: of all cases, own: of this process's. Raises TonnoError where the folder holds something else, which

@@ -109,9 +109,7 @@ def _calibrated(
     """The best of the calibration's candidates at a variant's stage that has what was asked for, else the variant."""
     for one in _candidates(spec, settings):
         asked = all(
-            getattr(settings, name) in (None, getattr(one, name))
-            for name in choices_of(one.method)
-            if name != "stage"
+            getattr(settings, name) in (None, getattr(one, name)) for name in choices_of(one.method) if name != "stage"
         )
         wanted = one.method == variant.method and one.stage == variant.stage
         if asked and wanted and (not smoothed or one.smooth_mm > 0):

@@ -84,9 +84,7 @@ class Backprojector:
         centre and the window's edge the outermost value goes on.
         """
         if self._map_sum is None:
-            self._map_sum = torch.zeros(
-                maps.shape[1], math.prod(self.shape), dtype=self._dtype, device=self._device
-            )
+            self._map_sum = torch.zeros(maps.shape[1], math.prod(self.shape), dtype=self._dtype, device=self._device)
         maps = maps.to(self._dtype)
         frame_to_slice = torch.as_tensor(plan.frame_to_slice(which), dtype=self._dtype, device=self._device)
         # With align_corners=False cell c of h is at (2 c + 1) / h - 1. Its centre, pixel (c + 1/2) S / h - 1/2

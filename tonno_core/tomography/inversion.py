@@ -161,9 +161,7 @@ class _MapSum:
         return (weights[:, None, None, None] * self._sum.map_mean).sum(dim=0)
 
 
-def _channels(
-    variants: Sequence[Variant], plan: SlicePlan, maps: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _channels(variants: Sequence[Variant], plan: SlicePlan, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What is done to a stage's maps along the offsets, C M T, and the variants as sums of these channels, V C."""
     terms: dict[str, torch.Tensor] = {}
     if any(one.method != "tomographic-cam" for one in variants):

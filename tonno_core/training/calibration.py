@@ -28,8 +28,8 @@ from tonno_core.encoding.bundle import (
     save_bundle,
     threshold_key,
 )
-from tonno_core.evaluation.metrics import auc
 from tonno_core.errors import TonnoError
+from tonno_core.evaluation.metrics import auc
 from tonno_core.reconstruction import Reconstruction, reconstruct
 from tonno_core.settings import (
     METHODS,
@@ -273,7 +273,5 @@ def _chosen(tried: list[_Tried], spec: BundleSpec, settings: ReconstructionSetti
                 name: getattr(best.variant if name in own else settings, name) for name in SETTINGS_THAT_MATTER[method]
             },
         }
-    records = [
-        {"class": settings.class_name, **dataclasses.asdict(one.variant), **one.numbers()} for one in tried
-    ]
+    records = [{"class": settings.class_name, **dataclasses.asdict(one.variant), **one.numbers()} for one in tried]
     return Calibration(thresholds, records)

@@ -56,9 +56,7 @@ class SliceSampler:
         names = tuple(dict.fromkeys(self.volumes[index].name for index in chosen))
         return Batch(slices.flatten(0, 1), labels.repeat_interleave(slices_each, dim=0), names)
 
-    def _slices(
-        self, sources: list[TrainingVolume], rngs: list[np.random.Generator], slices_each: int
-    ) -> torch.Tensor:
+    def _slices(self, sources: list[TrainingVolume], rngs: list[np.random.Generator], slices_each: int) -> torch.Tensor:
         """``V K S S``."""
         array, size_ijk = _stack(sources, self.device)
         frame_to_grid = ijk_to_grid(size_ijk) @ np.stack([source.frame_to_ijk for source in sources])

@@ -78,9 +78,7 @@ class Trainer:
         self._precision = choose_precision(settings.precision, processes.device)
         self._network = SliceLogits(self.model, settings.channels, self._precision)
         self._shared = processes.share(self._network)
-        self._sampler = SliceSampler(
-            train_set, settings.slice_size, Augmentation(), settings.seed, processes.device
-        )
+        self._sampler = SliceSampler(train_set, settings.slice_size, Augmentation(), settings.seed, processes.device)
         self._at = _Position()
 
     @property
@@ -189,9 +187,7 @@ class Trainer:
         network = self._network
         if self._average is not None:
             network = SliceLogits(self._average.module, self.settings.channels, self._precision)
-        return validate(
-            network, self._val_set, self.settings.slice_size, self.settings.seed, self.processes
-        )
+        return validate(network, self._val_set, self.settings.slice_size, self.settings.seed, self.processes)
 
     def _show(self, bar: tqdm[Any]) -> None:
         at = self._at

@@ -1,10 +1,10 @@
 """The folder of a training run: what it is, how far it came, its curves, and its prepared volumes.
 
-    run.json         settings and cases: what a run that goes on must agree with
-    measured.json    the size of the training volumes' foreground
-    checkpoint.pt    weights, optimizer and position; `tonno bundle --weights` reads it too
-    metrics.csv, curves.png, split.csv (where the manifest gave no split)
-    cache/           prepared volumes; removed when the run is complete
+run.json         settings and cases: what a run that goes on must agree with
+measured.json    the size of the training volumes' foreground
+checkpoint.pt    weights, optimizer and position; `tonno bundle --weights` reads it too
+metrics.csv, curves.png, split.csv (where the manifest gave no split)
+cache/           prepared volumes; removed when the run is complete
 """
 
 from __future__ import annotations

@@ -54,9 +54,7 @@ def affine_slab(ijk_to_target: Matrix, shape_zyx: tuple[int, int, int], slab: sl
     return np.asarray(ijk_to_target @ _unit_to_ijk((slab, slice(0, y), slice(0, x))), dtype=np.float64)
 
 
-def affine_block(
-    unit_to_target: Matrix, shape_zyx: tuple[int, int, int], block: tuple[slice, slice, slice]
-) -> Matrix:
+def affine_block(unit_to_target: Matrix, shape_zyx: tuple[int, int, int], block: tuple[slice, slice, slice]) -> Matrix:
     """Rewrite an affine of a grid's [-1, 1]^3 (4 x 4) for a block of it (index ranges along Z, Y, X)."""
     ijk_to_unit = np.linalg.inv(_unit_to_ijk(tuple(slice(0, n) for n in shape_zyx)))
     return np.asarray(unit_to_target @ ijk_to_unit @ _unit_to_ijk(block), dtype=np.float64)
