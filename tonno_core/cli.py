@@ -196,7 +196,7 @@ def train(
 @click.argument("manifest", type=_PATH)
 @click.option("--output", required=True, type=_PATH, metavar="BUNDLE", help="Folder of the calibrated model.")
 @click.option("--method", "methods", multiple=True, metavar="NAME", help="May be repeated (every method).")
-@click.option("--stage", type=int, metavar="N", help="Of the CAM methods (chosen).")
+@click.option("--stage", "stages", multiple=True, type=int, metavar="N", help="To choose among (every stage).")
 @click.option("--sigma-scale", type=float, metavar="X", help="Of Matched CAM (chosen).")
 @click.option("--smooth-mm", type=float, metavar="G", help="3D Gaussian on the heatmap (chosen).")
 @click.option("--filter", "filter", type=click.Choice(["second-difference", "hann", "gaussian"]), help="(chosen)")
@@ -211,6 +211,7 @@ def calibrate(
     manifest: Path,
     output: Path,
     methods: tuple[str, ...],
+    stages: tuple[int, ...],
     device: str,
     precision: str,
     overwrite: bool,
@@ -223,8 +224,8 @@ def calibrate(
     from tonno_core.training.calibration import recalibrate
 
     summary = recalibrate(
-        model, manifest, output, options={"methods": methods or None, **options}, device=device,
-        precision=precision, overwrite=overwrite,
+        model, manifest, output, options={"methods": methods or None, **options}, stages=stages,
+        device=device, precision=precision, overwrite=overwrite,
     )  # fmt: skip
     click.echo(summary)
 

@@ -126,7 +126,7 @@ def test_the_summary_counts_cases_and_patients(home: Path) -> None:
     assert (dice_of["cases"], dice_of["patients"]) == (2, 1)
     assert (summary["cases"], summary["patients"], summary["cases_without_finding"]) == (3, 2, 1)
     assert summary["evaluation"] == json.loads((home / "out" / "settings.json").read_text())
-    assert "3 volumes of 2 patients" in (home / "out" / "summary.md").read_text()
+    assert "3 volumes of 2 patients" in (home / "out" / "summary.md").read_text(encoding="utf-8")
 
 
 def test_a_second_run_computes_nothing_and_writes_the_same(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +219,7 @@ def test_a_case_that_cannot_be_read_does_not_stop_the_others(home: Path, tmp_pat
     assert outcome.failed.startswith(f"1 of 3 cases failed: 0001-0: {tmp_path / 'set' / '0.nii.gz'}: ")
     assert "\n" not in outcome.failed
     assert {"cases/0001-0.failed", "cases/0002-1.json", "cases/0004-3.json", *SUMMARY} <= names(out)
-    assert "0001-0" in (out / "summary.md").read_text().partition("## Cases that failed")[2]
+    assert "0001-0" in (out / "summary.md").read_text(encoding="utf-8").partition("## Cases that failed")[2]
     # Repaired, it is tried again.
     write_volume(toy_scan(0, 0), tmp_path / "set" / "0.nii.gz")
     assert evaluate(manifest, out, model=home / "model").failed == ""

@@ -109,6 +109,7 @@ def recalibrate(
     output: Path,
     *,
     options: Mapping[str, Any],
+    stages: Sequence[int] = (),
     overwrite: bool = False,
     device: str = "auto",
     precision: str = "auto",
@@ -116,13 +117,16 @@ def recalibrate(
 ) -> str:
     """`tonno calibrate`: a model with the choices and thresholds of a manifest's split ``val``; a summary.
 
-    options: settings of the reconstructions by name; the planes become the model's defaults.
+    options: settings of the reconstructions by name; the planes become the model's defaults. stages: to choose
+    among (empty: all).
     """
     bundle = load_bundle(model)
     check_can_write(output, overwrite=overwrite)
     manifest = read_manifest(manifest_path, class_name=bundle.spec.classes[0])
     _require_classes(manifest, bundle.spec)
-    spec = calibrate_bundle(bundle, manifest, options=options, device=device, precision=precision, progress=progress)
+    spec = calibrate_bundle(
+        bundle, manifest, options=options, stages=stages, device=device, precision=precision, progress=progress
+    )
     planes = {name: value for name, value in options.items() if name in spec.defaults and value is not None}
     planes.pop("methods", None)
     spec = dataclasses.replace(spec, defaults={**spec.defaults, **planes})
@@ -145,6 +149,7 @@ def calibrate_bundle(
     manifest: Manifest,
     *,
     options: Mapping[str, Any] | None = None,
+    stages: Sequence[int] = (),
     device: str = "auto",
     precision: str = "auto",
     progress: bool = True,
@@ -160,7 +165,14 @@ def calibrate_bundle(
     for index in range(len(bundle.spec.classes)):
         labelled = [(case.volume, case.labels[index]) for case in cases]
         found = calibrate(
-            bundle, labelled, settings, class_index=index, device=device, precision=precision, progress=progress
+            bundle,
+            labelled,
+            settings,
+            candidates=default_candidates(bundle, settings, class_index=index, stages=stages),
+            class_index=index,
+            device=device,
+            precision=precision,
+            progress=progress,
         )
         thresholds |= found.thresholds
         records += found.records
@@ -212,17 +224,27 @@ def calibrate(
     return _chosen(list(tried.values()), bundle.spec, settings)
 
 
-def default_candidates(bundle: Bundle, settings: ReconstructionSettings, *, class_index: int = 0) -> list[Variant]:
-    """For each method of the settings the model's default, then all of its ladder that the settings leave open."""
+def default_candidates(
+    bundle: Bundle, settings: ReconstructionSettings, *, class_index: int = 0, stages: Sequence[int] = ()
+) -> list[Variant]:
+    """For each method of the settings the model's default, then all of its ladder that the settings leave open.
+
+    stages: to choose among (empty: all that give maps).
+    """
     size = settings.slice_size or bundle.spec.slice_size
     encoder = bundle.classifier(slice_size=size)
-    stages = encoder.stages_with_maps(class_index, size)
+    for stage in stages:
+        if not 1 <= stage <= encoder.stages:
+            raise TonnoError(f"--stage {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
+    ladder = {"stage": tuple(stages) or encoder.stages_with_maps(class_index, size)}
     candidates = []
     for method in settings.methods:
         default = variant_of(method, settings, defaults=bundle.spec.defaults)
-        if "stage" in choices_of(method) and default.stage is None:
-            default = dataclasses.replace(default, stage=max(1, encoder.stages - 1))
-        ladders = {"stage": stages, **LADDERS[method]}
+        if "stage" in choices_of(method) and (
+            default.stage is None or default.stage not in (stages or [default.stage])
+        ):
+            default = dataclasses.replace(default, stage=stages[0] if stages else max(1, encoder.stages - 1))
+        ladders = {**ladder, **LADDERS[method]}
         steps = [
             ladders[name] if name in ladders and getattr(settings, name) is None else (getattr(default, name),)
             for name in choices_of(method)
