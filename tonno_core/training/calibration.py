@@ -158,7 +158,8 @@ def calibrate_bundle(
 
     options: of the reconstructions (all methods by default); what they state is not chosen.
     """
-    settings = combine(defaults=bundle.spec.defaults, explicit={"methods": METHODS, **(options or {})})
+    asked = {name: value for name, value in (options or {}).items() if value is not None}
+    settings = combine(defaults=bundle.spec.defaults, explicit={"methods": METHODS, **asked})
     cases = manifest.split("val")
     thresholds: dict[str, dict[str, Any]] = {}
     records: list[dict[str, Any]] = []
