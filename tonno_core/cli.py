@@ -221,7 +221,7 @@ def calibrate(
 
     Needed for other planes than the model's own: a threshold holds for one number of slices and directions.
     """
-    from tonno_core.training.calibration import recalibrate
+    from tonno_core.training.recalibration import recalibrate
 
     summary = recalibrate(
         model, manifest, output, options={"methods": methods or None, **options}, stages=stages,

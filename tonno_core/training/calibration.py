@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -19,25 +19,19 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from tonno_core.cohort.manifest import Manifest, read_manifest
 from tonno_core.encoding.bundle import (
     Bundle,
     BundleSpec,
-    check_can_write,
-    load_bundle,
-    save_bundle,
     threshold_key,
 )
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation.metrics import auc
 from tonno_core.reconstruction import Reconstruction, reconstruct
 from tonno_core.settings import (
-    METHODS,
     SETTINGS_THAT_MATTER,
     ReconstructionSettings,
     Variant,
     choices_of,
-    combine,
     variant_of,
 )
 from tonno_core.volume.foreground import foreground_mask
@@ -101,94 +95,6 @@ class _Tried:
             "noise_floor": float(np.mean(self.floors)),
             "auc": self.auc,
         }
-
-
-def recalibrate(
-    model: Path,
-    manifest_path: Path,
-    output: Path,
-    *,
-    options: Mapping[str, Any],
-    stages: Sequence[int] = (),
-    overwrite: bool = False,
-    device: str = "auto",
-    precision: str = "auto",
-    progress: bool = True,
-) -> str:
-    """`tonno calibrate`: a model with the choices and thresholds of a manifest's split ``val``; a summary.
-
-    options: settings of the reconstructions by name; the planes become the model's defaults. stages: to choose
-    among (empty: all).
-    """
-    bundle = load_bundle(model)
-    check_can_write(output, overwrite=overwrite)
-    manifest = read_manifest(manifest_path, class_name=bundle.spec.classes[0])
-    _require_classes(manifest, bundle.spec)
-    spec = calibrate_bundle(
-        bundle, manifest, options=options, stages=stages, device=device, precision=precision, progress=progress
-    )
-    planes = {name: value for name, value in options.items() if name in spec.defaults and value is not None}
-    planes.pop("methods", None)
-    spec = dataclasses.replace(spec, defaults={**spec.defaults, **planes})
-    save_bundle(output, spec, bundle.weights, overwrite=overwrite)
-    return "\n".join([*summary_of(spec), f"written to {output}"])
-
-
-def _require_classes(manifest: Manifest, spec: BundleSpec) -> None:
-    if manifest.classes != spec.classes:
-        raise TonnoError(
-            f"{manifest.path}: labels are of {', '.join(manifest.classes)}, the model tells {', '.join(spec.classes)}; "
-            "name the label columns label:NAME like the model's classes"
-        )
-    if not any(case.labels[0] == 0 for case in manifest.split("val")):
-        raise TonnoError(f"{manifest.path}: no volume with label 0 has split val; a threshold comes from those")
-
-
-def calibrate_bundle(
-    bundle: Bundle,
-    manifest: Manifest,
-    *,
-    options: Mapping[str, Any] | None = None,
-    stages: Sequence[int] = (),
-    device: str = "auto",
-    precision: str = "auto",
-    progress: bool = True,
-) -> BundleSpec:
-    """The bundle's description with choices and thresholds for each class, from the manifest's split ``val``.
-
-    options: of the reconstructions (all methods by default); what they state is not chosen.
-    """
-    asked = {name: value for name, value in (options or {}).items() if value is not None}
-    settings = combine(defaults=bundle.spec.defaults, explicit={"methods": METHODS, **asked})
-    cases = manifest.split("val")
-    thresholds: dict[str, dict[str, Any]] = {}
-    records: list[dict[str, Any]] = []
-    for index in range(len(bundle.spec.classes)):
-        labelled = [(case.volume, case.labels[index]) for case in cases]
-        found = calibrate(
-            bundle,
-            labelled,
-            settings,
-            candidates=default_candidates(bundle, settings, class_index=index, stages=stages),
-            class_index=index,
-            device=device,
-            precision=precision,
-            progress=progress,
-        )
-        thresholds |= found.thresholds
-        records += found.records
-    return dataclasses.replace(bundle.spec, thresholds=thresholds, calibration=records)
-
-
-def summary_of(spec: BundleSpec) -> list[str]:
-    """For a person: each method's threshold, AUC and choices."""
-    lines = []
-    for key, record in spec.thresholds.items():
-        own = {name: record["settings"][name] for name in choices_of(key.partition("/")[0])}
-        chosen = ", ".join(f"{name} {value}" for name, value in own.items())
-        volumes = "no positive volume" if record["auc"] is None else f"AUC {record['auc']:.3f}"
-        lines.append(f"{key}: threshold {record['threshold']:.4g}, {volumes}; {chosen}")
-    return lines or ["no negative volume in split val: nothing calibrated, --threshold auto will be Otsu's"]
 
 
 def calibrate(

@@ -1,0 +1,98 @@
+"""`tonno calibrate`: a model in, the same network with choices and thresholds of other planes out."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.networks import write_random_bundle
+from tests.training.toy import write_toy_set
+from tonno_core.encoding.bundle import load_bundle
+from tonno_core.errors import TonnoError
+from tonno_core.settings import METHODS, Variant
+from tonno_core.training.recalibration import recalibrate
+
+PLANES = {"slices": 8, "directions": 4}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scans with a manifest, and a model that was never calibrated."""
+    folder = tmp_path_factory.mktemp("home")
+    write_toy_set(folder, train=2, val=3)
+    write_random_bundle(folder / "model", intensity="zscore")
+    return folder
+
+
+def run(home: Path, output: Path, *, model: str = "model", manifest: str = "manifest.csv", **options: Any) -> str:
+    options.setdefault("options", PLANES)
+    return recalibrate(
+        home / model, home / manifest, output, device="cpu", precision="float32", progress=False, **options
+    )
+
+
+def test_every_method_gets_a_choice_and_the_planes_become_the_defaults(home: Path, tmp_path: Path) -> None:
+    summary = run(home, tmp_path / "new")
+    before, after = load_bundle(home / "model"), load_bundle(tmp_path / "new")
+    assert tuple(after.spec.thresholds) == METHODS
+    assert {record["settings"]["slices"] for key, record in after.spec.thresholds.items() if key != "center"} == {8}
+    assert after.spec.defaults == {**before.spec.defaults, **PLANES}
+    assert all(torch.equal(tensor, after.weights[name]) for name, tensor in before.weights.items())
+    assert not before.spec.thresholds
+    assert all(f"{method}: threshold" in summary for method in METHODS)
+
+
+def test_options_that_are_not_given_change_nothing(home: Path, tmp_path: Path) -> None:
+    run(home, tmp_path / "new", options={"methods": None, "filter": None, **PLANES}, stages=(2,))
+    spec = load_bundle(tmp_path / "new").spec
+    assert tuple(spec.thresholds) == METHODS
+    assert {one["stage"] for one in spec.calibration} == {None, 2}
+    assert {one["filter"] for one in spec.calibration if one["method"] == "tomographic-cam"} == {
+        "second-difference", "hann",
+    }  # fmt: skip
+
+
+def test_what_is_asked_for_is_not_chosen(home: Path, tmp_path: Path) -> None:
+    asked = {"methods": ("matched-cam",), "filter": "hann", "sigma_scale": 0.5, "smooth_mm": 3.0, **PLANES}
+    run(home, tmp_path / "new", options=asked, stages=(3,))
+    spec = load_bundle(tmp_path / "new").spec
+    assert spec.variant("matched-cam") == Variant("matched-cam", 3, "hann", 0.5, 3.0)
+    assert len(spec.calibration) == 1
+
+
+def test_several_classes_have_thresholds_of_their_own(home: Path, tmp_path: Path) -> None:
+    write_random_bundle(tmp_path / "model", classes=("a", "b"), intensity="zscore")
+    with (tmp_path / "manifest.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["volume", "label:a", "label:b", "patient", "split"])
+        for index, (a, b) in enumerate(((0, 1), (1, 0), (0, 0))):
+            rows.writerow([home / f"{index}.nii.gz", a, b, f"p{index}", "val"])
+    options = {"methods": ("matched-cam",), **PLANES}
+    recalibrate(
+        tmp_path / "model", tmp_path / "manifest.csv", tmp_path / "new", options=options, stages=(4,),
+        device="cpu", precision="float32", progress=False,
+    )  # fmt: skip
+    thresholds = load_bundle(tmp_path / "new").spec.thresholds
+    assert set(thresholds) == {"matched-cam", "matched-cam/b"}
+    assert [thresholds[key]["positive_volumes"] for key in ("matched-cam", "matched-cam/b")] == [1, 1]
+    assert thresholds["matched-cam"]["threshold"] != thresholds["matched-cam/b"]["threshold"]
+
+
+def test_mistakes_are_told_before_anything_is_computed(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(TonnoError, match="there"):
+        run(home, tmp_path / "there")
+    with pytest.raises(TonnoError, match="--stage 9 does not exist in this encoder, expected 1 to"):
+        run(home, tmp_path / "new", stages=(9,))
+    lines = (home / "manifest.csv").read_text(encoding="utf-8").splitlines()
+    (home / "positive.csv").write_text("\n".join(line for line in lines if ",0," not in line), encoding="utf-8")
+    with pytest.raises(TonnoError, match=r"positive.csv: no volume with label 0 has split val"):
+        run(home, tmp_path / "new", manifest="positive.csv")
+    (home / "other.csv").write_text("\n".join(lines).replace("label", "label:edema", 1), encoding="utf-8")
+    with pytest.raises(TonnoError, match="labels are of edema, the model tells finding"):
+        run(home, tmp_path / "new", manifest="other.csv")
+    assert not (tmp_path / "new").exists()
