@@ -99,8 +99,9 @@ def test_default_candidates_are_the_default_and_then_the_ladder() -> None:
     methods = ("matched-cam", "averaged-cam", "tonno", "slicewise-cam", "tomographic-cam", "center")
     found = default_candidates(bundle, dataclasses.replace(SETTINGS, methods=methods))
     counts = {method: sum(one.method == method for one in found) for method in methods}
-    # 4 stages x 2 filters x 3 sigmas, and the default with its own filter; 4; 3 x 2; 4 x 4; 4 x 2 and the default; 1.
-    assert list(counts.values()) == [25, 4, 6, 16, 9, 1]
+    # Each with 4 widths: 4 stages x 2 filters x 3 sigmas; 4 stages; 2 filters; 4 stages; 4 stages x 2 filters. Where a
+    # filter matters the default, with its own, comes to it. The centre has nothing to choose.
+    assert list(counts.values()) == [97, 16, 9, 16, 33, 1]
     assert len(set(found)) == len(found)
     assert found[0] == Variant("matched-cam", 2, "gaussian")
     assert all(one == one.canonical() for one in found)

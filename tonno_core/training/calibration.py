@@ -42,14 +42,17 @@ from tonno_core.volume.volume import Volume
 SHARE_OF_VOLUMES = 0.95
 # The noise floor: one foreground voxel in a thousand of a negative scan reaches it.
 FLOOR_QUANTILE = 0.999
-# What is tried for a method where the settings ask for nothing; stages are all that give maps.
+# What is tried for a method where the settings ask for nothing; stages are all that give maps. The same
+# smoothing for every method, so that none wins by a width that the others were not offered.
+_SMOOTHING = {"smooth_mm": (0.0, 4.0, 8.0, 12.0)}
+_FILTERS = {"filter": ("second-difference", "hann")}
 LADDERS: dict[str, dict[str, tuple[Any, ...]]] = {
-    "tonno": {"filter": ("second-difference", "hann", "gaussian"), "smooth_mm": (0.0, 8.0)},
-    "averaged-cam": {},
-    "tomographic-cam": {"filter": ("second-difference", "hann")},
-    "matched-cam": {"filter": ("second-difference", "hann"), "sigma_scale": (1.0, 0.5, 2.0)},
-    "slicewise-cam": {"smooth_mm": (0.0, 4.0, 8.0, 12.0)},
-    "slicewise-cam-3axes": {"smooth_mm": (0.0, 4.0, 8.0, 12.0)},
+    "tonno": {**_FILTERS, **_SMOOTHING},
+    "averaged-cam": _SMOOTHING,
+    "tomographic-cam": {**_FILTERS, **_SMOOTHING},
+    "matched-cam": {**_FILTERS, "sigma_scale": (1.0, 0.5, 2.0), **_SMOOTHING},
+    "slicewise-cam": _SMOOTHING,
+    "slicewise-cam-3axes": _SMOOTHING,
     "center": {},
 }
 
