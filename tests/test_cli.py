@@ -266,6 +266,25 @@ def test_training_from_the_command_line(tonno: Command, tmp_path: Path) -> None:
     assert tonno(*run, "--resume")[0] == tonno(*run, "--overwrite")[0] == 0
 
 
+def test_training_calibrates_for_the_planes_asked_for_and_calibrate_for_others(tonno: Command, tmp_path: Path) -> None:
+    manifest = write_toy_set(tmp_path / "set", train=2, val=2)
+    options = ("--encoder", "test_resnet", "--slice-size", 32, "--steps", 2, "--epochs", 1, "--device", "cpu")
+    first, second = tmp_path / "model", tmp_path / "second"
+    status, out, _ = tonno("train", manifest, "--output", first, *options, "--slices", 8, "--directions", 3)
+    assert status == 0
+    status, out, _ = tonno("calibrate", first, manifest, "--output", second, *COARSE, "--stage", 1, "--method", "tonno")
+    assert status == 0
+    assert re.search(r"tonno: threshold \S+, AUC \S+; filter \S+, smooth_mm \S+\nwritten to ", out)
+    planes = [load_bundle(path).spec.defaults for path in (first, second)]
+    assert [(one["slices"], one["directions"]) for one in planes] == [(8, 3), (10, 6)]
+    assert tuple(load_bundle(first).spec.thresholds) == METHODS
+    assert tuple(load_bundle(second).spec.thresholds) == ("tonno",)
+    assert "exists already" in tonno.refused("calibrate", first, manifest, "--output", second, *COARSE)
+    assert "--slices is 1, expected" in tonno.refused("calibrate", first, manifest, "--output", "o", "--slices", 1)
+    assert "no such manifest" in tonno.refused("calibrate", first, tmp_path / "no.csv", "--output", "o")
+    assert "no such model folder" in tonno.refused("calibrate", tmp_path / "no", manifest, "--output", "o")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -297,7 +316,7 @@ def test_without_arguments_there_is_help(tonno: Command) -> None:
     status, out, err = tonno()
     assert (status, err) == (0, "")
     assert out == tonno("--help")[1]
-    assert all(f"\n  {command} " in out for command in ("reconstruct", "bundle", "train", "demo"))
+    assert all(f"\n  {command} " in out for command in ("reconstruct", "train", "calibrate", "evaluate", "demo"))
 
 
 def test_the_contracts_options_are_there(tonno: Command) -> None:

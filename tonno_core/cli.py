@@ -156,7 +156,9 @@ def check(manifest: Path, class_name: str) -> int:
 @click.option("--freeze", default=0, show_default=True, type=int, metavar="N", help="First stages kept as they are.")
 @click.option("--ema", default=0.0, show_default=True, type=float, metavar="D", help="Averages the weights, as 0.995.")
 @click.option("--seed", default=0, show_default=True, type=_SEED)
-@click.option("--stage", type=_COUNT, metavar="N", help="Default CAM stage of the model.")
+@click.option("--stage", type=_COUNT, metavar="N", help="CAM stage of the model (calibration chooses).")
+@click.option("--slices", type=int, metavar="M", help="Offsets that the model is calibrated for (64).")
+@click.option("--directions", type=int, metavar="L", help="Directions that it is calibrated for (256).")
 @click.option("--about", multiple=True, metavar="KEY=VALUE", help=_ABOUT_HELP)
 @click.option("--half", is_flag=True, help="Store the weights as float16.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
@@ -169,6 +171,8 @@ def train(
     overwrite: bool,
     class_name: str,
     stage: int | None,
+    slices: int | None,
+    directions: int | None,
     about: tuple[str, ...],
     half: bool,
     **options: Any,
@@ -180,10 +184,11 @@ def train(
     from tonno_core.training.command import train_bundle
     from tonno_core.training.loop import TrainingInterrupted
 
+    planes = {name: value for name, value in (("slices", slices), ("directions", directions)) if value is not None}
     try:
         summary = train_bundle(
             manifest, output, run=run, resume=resume, overwrite=overwrite, class_name=class_name, stage=stage,
-            about=_pairs(about), half=half, options=options,
+            about=_pairs(about), half=half, calibration=planes, options=options,
         )  # fmt: skip
     except TrainingInterrupted as interruption:
         _fail(str(interruption), 130)
