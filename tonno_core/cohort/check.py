@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from tonno_core.cohort.duplicates import find_duplicates
 from tonno_core.cohort.manifest import SPLITS, Case, Manifest, require_trainable
+from tonno_core.cohort.shortcuts import find_shortcuts
 from tonno_core.errors import TonnoError
 from tonno_core.volume.header import Header, same_grid
 from tonno_core.volume.io import read_header
@@ -62,6 +63,7 @@ def check_cohort(manifest: Manifest, *, progress: bool = True) -> Check:
     read = [(case, header) for case, header in zip(manifest.cases, headers, strict=True) if header is not None]
     problems += _duplicates(manifest.cases, progress)
     problems += _unlike([case for case, _ in read], [header for _, header in read])
+    problems += _shortcuts(manifest.classes, [case for case, _ in read], [header for _, header in read])
     problems += _missing_classes(manifest)
     return Check(manifest, tuple(headers), tuple(sorted(problems, key=lambda problem: problem.line)))
 
@@ -144,6 +146,21 @@ def _unlike(cases: Sequence[Case], headers: Sequence[Header]) -> Iterable[Proble
             for case, kind in zip(cases, found, strict=True)
             if kind != usual
         )
+
+
+def _shortcuts(classes: Sequence[str], cases: Sequence[Case], headers: Sequence[Header]) -> Iterable[Problem]:
+    """Geometry or voxel types that predict a label: the network would see them before the finding."""
+    measured: dict[str, Sequence[float]] = {}
+    for name in _QUANTITIES:
+        for axis, values in zip("RAS", _quantity(headers, name).T, strict=True):
+            measured[f"{name} along {axis}"] = values.tolist()
+    for name, read in _KINDS.items():
+        found = [read(header) for header in headers]
+        measured |= {f"{name} {kind}": [float(one == kind) for one in found] for kind in sorted(set(found))}
+    for index, name in enumerate(classes):
+        for quantity, area in find_shortcuts(measured, [case.labels[index] for case in cases]):
+            text = f"{quantity} alone tells the labels of class {name!r} apart (AUC {area:.2f})"
+            yield Problem(0, f"{text}; a classifier may learn that instead of the finding")
 
 
 def outlying(values: _Values) -> npt.NDArray[np.bool_]:
