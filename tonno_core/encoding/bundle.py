@@ -171,8 +171,16 @@ def save_bundle(
         except SafetensorError as error:  # a full disk
             raise TonnoError(f"{folder}: the weights could not be written ({first_line(error)})") from error
         spec = dataclasses.replace(spec, sha256=_sha256(temporary / WEIGHTS_NAME))
-        (temporary / SPEC_NAME).write_text(json.dumps(dataclasses.asdict(spec), indent=2) + "\n", encoding="utf-8")
+        (temporary / SPEC_NAME).write_text(_as_json(spec), encoding="utf-8")
     return spec
+
+
+def _as_json(spec: BundleSpec) -> str:
+    """For people: one line for each of the hundreds of variants that a calibration tries, at the end."""
+    data = dataclasses.asdict(spec)
+    records = ",\n    ".join(json.dumps(record) for record in data.pop("calibration"))
+    head = json.dumps(data, indent=2).removesuffix("\n}")
+    return f'{head},\n  "calibration": [\n    {records}\n  ]\n}}\n'
 
 
 def _stored(tensor: torch.Tensor, *, half: bool) -> torch.Tensor:
