@@ -18,6 +18,7 @@ from tonno_core.settings import METHODS, PRESETS
 
 _NOTICE = "For research only; not a medical device, not for diagnosis."
 _ABOUT_HELP = "What a person should know, as finding=..., modality=..., licence=..., data=...; may be repeated."
+_QUANTILE = "Share of the negative volumes below the threshold; less if some hold the finding after all."
 _PATH = click.Path(path_type=Path)
 _SEED = click.IntRange(0, 999_999_999)
 _COUNT = click.IntRange(min=1)
@@ -202,6 +203,7 @@ def train(
 @click.option("--output", required=True, type=_PATH, metavar="BUNDLE", help="Folder of the calibrated model.")
 @click.option("--method", "methods", multiple=True, metavar="NAME", help="May be repeated (every method).")
 @click.option("--stage", "stages", multiple=True, type=int, metavar="N", help="To choose among (every stage).")
+@click.option("--quantile", default=0.95, show_default=True, type=click.FloatRange(0, 1), metavar="Q", help=_QUANTILE)
 @click.option("--sigma-scale", type=float, metavar="X", help="Of Matched CAM (chosen).")
 @click.option("--smooth-mm", type=float, metavar="G", help="3D Gaussian on the heatmap (chosen).")
 @click.option("--filter", "filter", type=click.Choice(["second-difference", "hann", "gaussian"]), help="(chosen)")
@@ -217,6 +219,7 @@ def calibrate(
     output: Path,
     methods: tuple[str, ...],
     stages: tuple[int, ...],
+    quantile: float,
     device: str,
     precision: str,
     overwrite: bool,
@@ -229,7 +232,7 @@ def calibrate(
     from tonno_core.training.recalibration import recalibrate
 
     summary = recalibrate(
-        model, manifest, output, options={"methods": methods or None, **options}, stages=stages,
+        model, manifest, output, options={"methods": methods or None, **options}, stages=stages, quantile=quantile,
         device=device, precision=precision, overwrite=overwrite,
     )  # fmt: skip
     click.echo(summary)

@@ -64,6 +64,20 @@ def test_what_is_asked_for_is_not_chosen(home: Path, tmp_path: Path) -> None:
     assert len(spec.calibration) == 1
 
 
+def test_the_threshold_is_the_quantile_of_the_negative_peaks_that_was_asked_for(home: Path, tmp_path: Path) -> None:
+    asked = {"methods": ("matched-cam",), "filter": "hann", "sigma_scale": 0.5, "smooth_mm": 3.0, **PLANES}
+    thresholds = []
+    for number, quantile in enumerate((0.0, 0.5, 1.0)):
+        run(home, tmp_path / str(number), options=asked, stages=(3,), quantile=quantile)
+        record = load_bundle(tmp_path / str(number)).spec.thresholds["matched-cam"]
+        assert (record["volume_quantile"], record["negative_volumes"]) == (quantile, 2)
+        thresholds.append(record["threshold"])
+    low, middle, high = thresholds
+    # Of two peaks the median is their mean; float64 sums round at 1e-16 of it.
+    assert low < high
+    assert middle == pytest.approx((low + high) / 2, rel=1e-12)
+
+
 def test_several_classes_have_thresholds_of_their_own(home: Path, tmp_path: Path) -> None:
     write_random_bundle(tmp_path / "model", classes=("a", "b"), intensity="zscore")
     with (tmp_path / "manifest.csv").open("w", newline="") as file:

@@ -91,10 +91,10 @@ class _Tried:
             return math.copysign(math.inf, difference) if difference else 0.0
         return difference / math.sqrt(squares / max(1, len(negative) + len(positive) - 2))
 
-    def numbers(self) -> dict[str, float | None]:
-        """What a record says of it."""
+    def numbers(self, quantile: float) -> dict[str, float | None]:
+        """What a record says of it; the threshold is that quantile of the negatives' peaks."""
         return {
-            "threshold": float(np.quantile(self.peaks[0], SHARE_OF_VOLUMES)),
+            "threshold": float(np.quantile(self.peaks[0], quantile)),
             "noise_floor": float(np.mean(self.floors)),
             "auc": self.auc,
         }
@@ -107,6 +107,7 @@ def calibrate(
     *,
     candidates: Sequence[Variant] | None = None,
     class_index: int = 0,
+    quantile: float = SHARE_OF_VOLUMES,
     device: str = "auto",
     precision: str = "auto",
     progress: bool = True,
@@ -116,6 +117,8 @@ def calibrate(
     settings: its methods, planes and whatever is not to be chosen. candidates: what to choose from, None for
     `default_candidates`. The highest AUC wins, then the larger separation, then the first; without positive
     volumes the first of each method. Without negative volumes there is no noise to measure: nothing is returned.
+    quantile: the share of the negative volumes that stay below the threshold everywhere; lower it where some of them
+    are known to hold the finding after all.
     """
     settings = dataclasses.replace(settings, class_name=bundle.spec.classes[class_index])
     if all(label for _, label in cases):
@@ -131,7 +134,7 @@ def calibrate(
             one.peaks[label].append(peak)
             if label == 0:
                 one.floors.append(floor)
-    return _chosen(list(tried.values()), bundle.spec, settings)
+    return _chosen(list(tried.values()), bundle.spec, settings, quantile)
 
 
 def default_candidates(
@@ -187,7 +190,7 @@ def _measure(
     return measured, result
 
 
-def _chosen(tried: list[_Tried], spec: BundleSpec, settings: ReconstructionSettings) -> Calibration:
+def _chosen(tried: list[_Tried], spec: BundleSpec, settings: ReconstructionSettings, quantile: float) -> Calibration:
     thresholds: dict[str, dict[str, Any]] = {}
     for method in dict.fromkeys(one.variant.method for one in tried):
         of_method = [one for one in tried if one.variant.method == method]
@@ -196,8 +199,8 @@ def _chosen(tried: list[_Tried], spec: BundleSpec, settings: ReconstructionSetti
             best = max(of_method, key=lambda one: (one.auc, one.separation))  # the first of equals
         own = choices_of(method)
         thresholds[threshold_key(method, settings.class_name, spec.classes)] = {
-            **best.numbers(),
-            "volume_quantile": SHARE_OF_VOLUMES,
+            **best.numbers(quantile),
+            "volume_quantile": quantile,
             "voxel_quantile": FLOOR_QUANTILE,
             "negative_volumes": len(best.peaks[0]),
             "positive_volumes": len(best.peaks[1]),
@@ -205,5 +208,7 @@ def _chosen(tried: list[_Tried], spec: BundleSpec, settings: ReconstructionSetti
                 name: getattr(best.variant if name in own else settings, name) for name in SETTINGS_THAT_MATTER[method]
             },
         }
-    records = [{"class": settings.class_name, **dataclasses.asdict(one.variant), **one.numbers()} for one in tried]
+    records = [
+        {"class": settings.class_name, **dataclasses.asdict(one.variant), **one.numbers(quantile)} for one in tried
+    ]
     return Calibration(thresholds, records)

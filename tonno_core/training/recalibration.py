@@ -11,7 +11,7 @@ from tonno_core.cohort.manifest import Manifest, read_manifest
 from tonno_core.encoding.bundle import Bundle, BundleSpec, check_can_write, load_bundle, save_bundle
 from tonno_core.errors import TonnoError
 from tonno_core.settings import METHODS, choices_of, combine
-from tonno_core.training.calibration import calibrate, default_candidates
+from tonno_core.training.calibration import SHARE_OF_VOLUMES, calibrate, default_candidates
 
 
 def recalibrate(
@@ -21,6 +21,7 @@ def recalibrate(
     *,
     options: Mapping[str, Any],
     stages: Sequence[int] = (),
+    quantile: float = SHARE_OF_VOLUMES,
     overwrite: bool = False,
     device: str = "auto",
     precision: str = "auto",
@@ -29,14 +30,21 @@ def recalibrate(
     """`tonno calibrate`: a model with the choices and thresholds of a manifest's split ``val``; a summary.
 
     options: settings of the reconstructions by name; the planes become the model's defaults. stages: to choose
-    among (empty: all).
+    among (empty: all). quantile: as `calibrate`'s.
     """
     bundle = load_bundle(model)
     check_can_write(output, overwrite=overwrite)
     manifest = read_manifest(manifest_path, class_name=bundle.spec.classes[0])
     _require_classes(manifest, bundle.spec)
     spec = calibrate_bundle(
-        bundle, manifest, options=options, stages=stages, device=device, precision=precision, progress=progress
+        bundle,
+        manifest,
+        options=options,
+        stages=stages,
+        quantile=quantile,
+        device=device,
+        precision=precision,
+        progress=progress,
     )
     planes = {name: value for name, value in options.items() if name in spec.defaults and value is not None}
     planes.pop("methods", None)
@@ -61,6 +69,7 @@ def calibrate_bundle(
     *,
     options: Mapping[str, Any] | None = None,
     stages: Sequence[int] = (),
+    quantile: float = SHARE_OF_VOLUMES,
     device: str = "auto",
     precision: str = "auto",
     progress: bool = True,
@@ -82,6 +91,7 @@ def calibrate_bundle(
             settings,
             candidates=default_candidates(bundle, settings, class_index=index, stages=stages),
             class_index=index,
+            quantile=quantile,
             device=device,
             precision=precision,
             progress=progress,
