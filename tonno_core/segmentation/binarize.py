@@ -142,13 +142,13 @@ def connected(mask: BoolMask) -> tuple[IntArray, IntArray, int]:
         return voxels, voxels, 0
     starts, ends = _runs(voxels, mask.shape[2])
     one, other = _touching(voxels[starts], voxels[ends - 1], mask.shape)
-    edges = coo_array((np.ones(one.size, dtype=np.bool_), (one, other)), shape=(starts.size, starts.size))
+    edges = coo_array((np.ones(one.size, dtype=np.uint8), (one, other)), shape=(starts.size, starts.size))
     count, component = connected_components(edges, directed=False)
     return voxels, np.repeat(component, ends - starts), int(count)
 
 
 def _runs(voxels: IntArray, width: int) -> tuple[IntArray, IntArray]:
-    """Where in `voxels` (sorted flat indices in rows of `width`) each run of neighbours starts, and one past its end."""
+    """Where in `voxels` (sorted flat indices, rows of `width`) each run of neighbours starts, and one past its end."""
     new = np.empty(voxels.size, dtype=np.bool_)
     new[0] = True
     new[1:] = (np.diff(voxels) != 1) | (voxels[1:] % width == 0)

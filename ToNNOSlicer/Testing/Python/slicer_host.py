@@ -10,6 +10,7 @@ application itself plays along is for ``slicer_smoke.py`` to show.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import sys
 import tempfile
@@ -47,6 +48,13 @@ class Messages:
     def text(self) -> str:
         return self._window.GetOutput()
 
+    def take(self) -> str:
+        """The text, which is expected and forgotten."""
+        text = self._window.GetOutput()
+        self._window = vtk.vtkStringOutputWindow()
+        vtk.vtkOutputWindow.SetInstance(self._window)
+        return text
+
     def close(self) -> None:
         vtk.vtkOutputWindow.SetInstance(self._previous)
 
@@ -71,15 +79,19 @@ class Host:
         startup.close()
         self.messages = Messages()
         slicer.mrmlScene = self.scene
-        slicer.modules = types.SimpleNamespace(
-            **{name.lower(): types.SimpleNamespace(logic=lambda logic=logic: logic) for name, logic in self.logics.items()}
-        )
+        slicer.modules = types.SimpleNamespace(**{name.lower(): _module(logic) for name, logic in self.logics.items()})
         slicer.app = types.SimpleNamespace(
-            applicationLogic=lambda: self.applicationLogic, mrmlScene=lambda: self.scene, temporaryPath=self.temporaryPath
+            applicationLogic=lambda: self.applicationLogic,
+            mrmlScene=lambda: self.scene,
+            temporaryPath=self.temporaryPath,
         )
+        atexit.register(self.close)  # a scene that outlives the interpreter ends in a crash
 
     def close(self) -> None:
-        """End it all: nothing of this scene is seen by the next one."""
+        """End it all: nothing of this scene is seen by the next one. A second call does nothing."""
+        atexit.unregister(self.close)
+        if not self.logics:
+            return
         self.scene.Clear(1)
         for name in _SET_BY_US:
             if hasattr(slicer, name):
@@ -143,6 +155,10 @@ class Host:
         node.SetOrientation({"Red": "Axial", "Yellow": "Sagittal", "Green": "Coronal"}[name])
         self._slice_logics.AddItem(logic)
         return logic
+
+
+def _module(logic: vtk.vtkObject) -> types.SimpleNamespace:
+    return types.SimpleNamespace(logic=lambda: logic)
 
 
 def provide_i18n() -> None:
