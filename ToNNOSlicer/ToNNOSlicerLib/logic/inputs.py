@@ -18,7 +18,7 @@ ORIGIN_LIMIT_MM = 1e6
 
 @dataclass(frozen=True)
 class Input:
-    """array: float32 Z Y X, finite. ijkToRAS: 4 x 4, to the world, parent transforms included. warnings: one line each."""
+    """array: float32 Z Y X, finite. ijkToRAS: 4 x 4, to the world, parent transforms included. warnings: lines."""
 
     array: np.ndarray
     ijkToRAS: np.ndarray

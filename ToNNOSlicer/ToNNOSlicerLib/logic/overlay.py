@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 import slicer
 import slicer.util
-from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic.heatmap import inputOf, methodName, recordOf
 
@@ -89,9 +88,7 @@ def legend(heatmapNode):
     if node is None:
         node = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(heatmapNode)
         record = recordOf(heatmapNode)
-        node.SetTitleText(
-            _("{method}\n{finding}").format(method=methodName(record["method"]), finding=record["className"])
-        )
+        node.SetTitleText(f"{methodName(record['method'])}\n{record['className']}")
         node.SetLabelFormat("%.3g")
         node.SetNumberOfLabels(5)
         node.SetSize(0.12, 0.45)

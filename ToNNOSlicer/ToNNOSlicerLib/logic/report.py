@@ -53,9 +53,7 @@ def exportReport(folder, heatmapNode, segmentationNode, segmentId: str) -> None:
         ) from error
 
 
-def _writePictures(
-    place: Path, volumeNode, heatmapNode, segmentationNode, segmentId: str, listed: list[Finding]
-) -> None:
+def _writePictures(place, volumeNode, heatmapNode, segmentationNode, segmentId: str, listed: list[Finding]) -> None:
     from tonno_core.evaluation.overview import write_overview
 
     image, heatmap = volumeOf(volumeNode), volumeOf(heatmapNode)

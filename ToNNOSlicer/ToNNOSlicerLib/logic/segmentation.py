@@ -140,9 +140,7 @@ class Segments:
         heatmapNode.SetNodeReferenceID(SEGMENTATION_ROLE, segmentationNode.GetID())
         heatmapNode.SetAttribute(SEGMENTATION_ROLE, segmentId)
 
-    def _remember(
-        self, segmentationNode, segmentId: str, before: Crop | None, tags: dict[str, str], after: Crop
-    ) -> None:
+    def _remember(self, segmentationNode, segmentId: str, before: Crop | None, tags: dict, after: Crop) -> None:
         self._steps.append(_Step(segmentationNode.GetID(), segmentId, before, tags, after.fingerprint))
         del self._steps[:-UNDO_STEPS]
 
