@@ -12,8 +12,8 @@ import torch
 from scipy import ndimage
 
 from tonno_core.encoding.bundle import Bundle
-from tonno_core.encoding.device import choose_device, choose_precision
 from tonno_core.encoding.encoder import Encoder, PixelSum
+from tonno_core.encoding.ready import ReadyModel, prepare_model
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation.profile import Profile
 from tonno_core.settings import (
@@ -81,7 +81,7 @@ class Reconstruction:
 
 def reconstruct(
     volume: Volume,
-    model: Bundle | str,
+    model: Bundle | str | ReadyModel,
     settings: ReconstructionSettings | None = None,
     *,
     variants: Mapping[str, Variant] | None = None,
@@ -99,35 +99,23 @@ def reconstruct(
     each as it is made; none is kept then, which hundreds of variants of a large volume would need.
     Raises TonnoError for settings that the model cannot serve.
     """
-    chosen = choose_device(device)
-    if isinstance(model, Bundle):
-        settings = settings or combine(defaults=model.spec.defaults, explicit={})
-        size = settings.slice_size or model.spec.slice_size
-        pixel_mm, intensity = model.spec.pixel_mm, model.spec.intensity
-        dtype = choose_precision(precision, chosen)
-        encoder: Encoder = model.classifier(device=chosen, precision=dtype, slice_size=size)
-        wanted = variants or {method: model.spec.variant(method, settings) for method in settings.methods}
-    elif model == "pixel-sum":
-        settings = settings or ReconstructionSettings(methods=("tonno",))
-        size, pixel_mm, intensity, dtype = settings.slice_size or 96, None, "none", torch.float32
-        encoder = PixelSum()
-        wanted = variants or {method: variant_of(method, settings) for method in settings.methods}
-    else:
-        raise TonnoError(f"--model {model}: expected a bundle's folder or pixel-sum")
+    ready = model if isinstance(model, ReadyModel) else prepare_model(model, settings, device, precision)
+    settings = ready.settings(settings)
+    wanted = variants or {method: ready.variant(method, settings) for method in settings.methods}
     prepared = prepare_volume(
         volume,
         frame=settings.frame,
-        intensity=intensity,
-        slice_size=size,
+        intensity=ready.intensity,
+        slice_size=ready.slice_size,
         # A slice size that was asked for means finer or coarser pixels over the foreground's ball.
-        pixel_mm=pixel_mm if settings.slice_size is None else None,
+        pixel_mm=ready.pixel_mm if settings.slice_size is None else None,
         radius_mm=settings.radius_mm,
     )
-    run = _Run(volume, prepared, encoder, settings, wanted, size, chosen, batch_size, progress)
+    run = _Run(volume, prepared, ready.encoder, settings, wanted, ready.slice_size, ready.device, batch_size, progress)
     return replace(
         run.execute(receive),
-        precision=str(dtype).removeprefix("torch."),
-        warnings=_scale_warnings(prepared, size, pixel_mm),
+        precision=str(ready.precision).removeprefix("torch."),
+        warnings=_scale_warnings(prepared, ready.slice_size, ready.pixel_mm),
     )
 
 
