@@ -12,6 +12,7 @@ PythonQt and the application play along, only ``slicer_smoke.py`` in the applica
 
 from __future__ import annotations
 
+import ctypes
 import enum
 import gc
 import importlib.util
@@ -32,6 +33,11 @@ import slicer.util
 import vtk
 from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 from slicer_host import Host
+
+if sys.version_info < (3, 12):
+    # PySide6 6.12 gives back one reference to None too many with each call of a void function; where None is not
+    # immortal yet, the interpreter ends after some 100,000 of them. As later Pythons do: so many that it never does.
+    ctypes.c_ssize_t.from_address(id(None)).value += 1 << 40
 
 _QT = (QtCore, QtGui, QtWidgets)
 _SIGNAL = QtCore.QMetaMethod.MethodType.Signal
