@@ -15,6 +15,7 @@ LABELMAP = "Binary labelmap"
 SURFACE = "Closed surface"
 # Two places are the same within this: a file keeps fewer digits than memory.
 SAME_PLACE_MM = 0.01
+_ANY_WAY = np.array((0.611, 0.701, 0.367))
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,19 @@ class Crop:
 
     @property
     def fingerprint(self) -> str:
-        """Shape, content and place of the voxels, as text that may stand in a segment's tag."""
-        digest = hashlib.blake2b(np.packbits(self.mask).tobytes(), digest_size=12).hexdigest()
-        place = transformPoint(self.gridToNode, self.first) if self.mask.size else np.zeros(3)
-        return " ".join(["x".join(map(str, self.mask.shape)), digest, *(f"{mm:.4f}" for mm in place)])
+        """Shape, content and place of the voxels, as text that may stand in a segment's tag.
+
+        A file may give an axis back reversed (a left-handed grid becomes right-handed), so each is taken in the
+        direction that goes with a vector to which no grid is perpendicular but by accident.
+        """
+        mask, place = self.mask, np.zeros(3)
+        if mask.size:
+            against = (_ANY_WAY @ self.gridToNode[:3, :3] < 0).tolist()
+            mask = mask[tuple(slice(None, None, -1 if flip else 1) for flip in against[::-1])]
+            ends = zip(against, self.first, self.mask.shape[::-1], strict=True)
+            place = transformPoint(self.gridToNode, [low + n - 1 if flip else low for flip, low, n in ends])
+        digest = hashlib.blake2b(np.packbits(mask).tobytes(), digest_size=12).hexdigest()
+        return " ".join(["x".join(map(str, mask.shape)), digest, *(f"{mm:.4f}" for mm in place)])
 
     def has(self, fingerprint: str) -> bool:
         """Whether a fingerprint is of these voxels."""

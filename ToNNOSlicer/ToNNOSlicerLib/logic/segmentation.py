@@ -172,6 +172,7 @@ class Preview:
     def hide(self) -> None:
         node = self._scene.GetNodeByID(self._nodeId) if self._nodeId else None
         if node is not None:
+            self._scene.RemoveNode(node.GetDisplayNode())
             self._scene.RemoveNode(node)
         self._nodeId = self._mask = self._key = None
 
