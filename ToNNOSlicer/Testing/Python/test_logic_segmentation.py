@@ -85,7 +85,7 @@ def test_a_segmentation_of_another_frame_gets_the_same_place(logic, host) -> Non
 
 
 def test_the_segment_is_an_ordinary_one(written) -> None:
-    heatmap, segmentation, segmentId = written
+    _heatmap, segmentation, segmentId = written
     segment = segmentation.GetSegmentation().GetSegment(segmentId)
     assert segment.GetName() == "lesion"
     terminology = vtk.reference("")
@@ -207,13 +207,22 @@ def test_other_segments_are_never_touched(logic, host, shared: bool) -> None:
 
 
 def test_a_segmentation_of_surfaces_is_refused(logic, written) -> None:
-    heatmap, segmentation, segmentId = written
+    heatmap, segmentation, _id = written
     segmentation.CreateClosedSurfaceRepresentation()
     segmentation.SetSourceRepresentationToClosedSurface()
     with pytest.raises(ToNNOUserError, match="made of surfaces"):
         logic.writeSegment(heatmap, 5.0, overwrite=True)
     with pytest.raises(ToNNOUserError, match="made of surfaces"):
         logic.newSegment(heatmap, 5.0, segmentationNode=segmentation)
+
+
+def test_a_segmentation_on_another_grid_is_refused(logic, host) -> None:
+    """Slicer would resample the segment to that grid when it saves it."""
+    heatmap = addHeatmap(logic, addVolume())
+    segmentation, _id = logic.writeSegment(addHeatmap(logic, addVolume(GRIDS["plain"], name="MR")), THRESHOLD)
+    with pytest.raises(ToNNOUserError, match="another grid"):
+        logic.newSegment(heatmap, THRESHOLD, segmentationNode=segmentation)
+    assert segmentation.GetSegmentation().GetNumberOfSegments() == 1
 
 
 # Undo
@@ -256,7 +265,7 @@ def test_undo_asks_before_it_takes_paint_away(logic, written) -> None:
 
 
 def test_undo_passes_over_what_is_gone(logic, host, written) -> None:
-    heatmap, segmentation, _id = written
+    _heatmap, segmentation, _id = written
     other = addHeatmap(logic, addVolume(name="MR"))
     gone, _gone_id = logic.writeSegment(other, THRESHOLD)
     host.scene.RemoveNode(gone)
@@ -316,7 +325,7 @@ def test_show_3d_follows_the_threshold(logic, written) -> None:
 
 
 def test_a_release_of_the_slider_is_far_from_a_freeze(logic) -> None:
-    """No benchmark (benchmarks/slicer_logic.py is one): ten times the limit of the issue on a sixteenth of its volume."""
+    """Ten times the issue's limit on a sixteenth of its volume; the benchmark is benchmarks/slicer_logic.py."""
     array = np.random.default_rng(0).normal(size=(96, 104, 110)).astype(np.float32)
     heatmap = addHeatmap(logic, addVolume(array=array), array)
     started = time.perf_counter()

@@ -15,7 +15,6 @@ LABELMAP = "Binary labelmap"
 SURFACE = "Closed surface"
 # Two places are the same within this: a file keeps fewer digits than memory.
 SAME_PLACE_MM = 0.01
-_ANY_WAY = np.array((0.611, 0.701, 0.367))
 
 
 @dataclass(frozen=True)
@@ -32,19 +31,10 @@ class Crop:
 
     @property
     def fingerprint(self) -> str:
-        """Shape, content and place of the voxels, as text that may stand in a segment's tag.
-
-        A file may give an axis back reversed (a left-handed grid becomes right-handed), so each is taken in the
-        direction that goes with a vector to which no grid is perpendicular but by accident.
-        """
-        mask, place = self.mask, np.zeros(3)
-        if mask.size:
-            against = (_ANY_WAY @ self.gridToNode[:3, :3] < 0).tolist()
-            mask = mask[tuple(slice(None, None, -1 if flip else 1) for flip in against[::-1])]
-            ends = zip(against, self.first, self.mask.shape[::-1], strict=True)
-            place = transformPoint(self.gridToNode, [low + n - 1 if flip else low for flip, low, n in ends])
-        digest = hashlib.blake2b(np.packbits(mask).tobytes(), digest_size=12).hexdigest()
-        return " ".join(["x".join(map(str, mask.shape)), digest, *(f"{mm:.4f}" for mm in place)])
+        """Shape, content and place of the voxels, as text that may stand in a segment's tag."""
+        digest = hashlib.blake2b(np.packbits(self.mask).tobytes(), digest_size=12).hexdigest()
+        place = transformPoint(self.gridToNode, self.first) if self.mask.size else np.zeros(3)
+        return " ".join(["x".join(map(str, self.mask.shape)), digest, *(f"{mm:.4f}" for mm in place)])
 
     def has(self, fingerprint: str) -> bool:
         """Whether a fingerprint is of these voxels."""
@@ -123,17 +113,39 @@ def imageOf(crop: Crop):
 def onGrid(segmentationNode, segmentId: str, volumeNode) -> np.ndarray:
     """A segment on a volume's grid: uint8 Z Y X of 0 and 1; exact where the grids agree, else the nearest voxel."""
     size = volumeNode.GetImageData().GetDimensions()
-    crop = cropOf(segmentationNode, segmentId)
+    return _onto(cropOf(segmentationNode, segmentId), nodeToWorld(segmentationNode), ijkToWorld(volumeNode), size)
+
+
+def onReference(segmentationNode, segmentId: str) -> np.ndarray:
+    """The same on the segmentation's reference grid, which must be there."""
+    size, gridToNode = referenceGrid(segmentationNode)
+    return _onto(cropOf(segmentationNode, segmentId), np.eye(4), gridToNode, size)
+
+
+def referenceGrid(segmentationNode) -> tuple[tuple[int, int, int], np.ndarray] | None:
+    """Size (i, j, k) of a segmentation's reference geometry, and 4 x 4 from its voxels to the node's frame, or None."""
+    parameter = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
+    geometry = segmentationNode.GetSegmentation().GetConversionParameter(parameter)
+    if not geometry:
+        return None
+    image = slicer.vtkOrientedImageData()
+    slicer.vtkSegmentationConverter.DeserializeImageGeometry(geometry, image, False)
+    shift = np.eye(4)
+    shift[:3, 3] = image.GetExtent()[::2]
+    return image.GetDimensions(), _gridToNode(image) @ shift
+
+
+def _onto(crop: Crop | None, nodeToRAS: np.ndarray, gridToRAS: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
     target = np.zeros(size[::-1], dtype=np.uint8)
     if crop is None or not crop.mask.size:
         return target
-    ijkToIJK = np.linalg.inv(ijkToWorld(volumeNode)) @ nodeToWorld(segmentationNode) @ crop.gridToNode
+    ijkToIJK = np.linalg.inv(gridToRAS) @ nodeToRAS @ crop.gridToNode
     first = transformPoint(ijkToIJK, crop.first)
     # A thousandth of a voxel across the whole grid is still the same grid.
     if np.allclose(ijkToIJK[:3, :3], np.eye(3), atol=1e-3 / max(size)) and np.allclose(first, first.round(), atol=1e-3):
         _paste(crop.mask, first.round().astype(int), target)
         return target
-    return _resampled(crop, nodeToWorld(segmentationNode), volumeNode)
+    return _resampled(crop, nodeToRAS, gridToRAS, size)
 
 
 def _paste(mask: np.ndarray, first: np.ndarray, target: np.ndarray) -> None:
@@ -143,11 +155,10 @@ def _paste(mask: np.ndarray, first: np.ndarray, target: np.ndarray) -> None:
     target[here] = mask[tuple(slice(s.start - a, max(s.start, s.stop) - a) for s, a in zip(here, low, strict=True))]
 
 
-def _resampled(crop: Crop, nodeToRAS: np.ndarray, volumeNode) -> np.ndarray:
+def _resampled(crop: Crop, nodeToRAS: np.ndarray, gridToRAS: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
     image, reference, result = imageOf(crop), slicer.vtkOrientedImageData(), slicer.vtkOrientedImageData()
     image.SetImageToWorldMatrix(toVTK(nodeToRAS @ crop.gridToNode))
-    size = volumeNode.GetImageData().GetDimensions()
-    reference.SetImageToWorldMatrix(toVTK(ijkToWorld(volumeNode)))
+    reference.SetImageToWorldMatrix(toVTK(gridToRAS))
     reference.SetExtent(0, size[0] - 1, 0, size[1] - 1, 0, size[2] - 1)
     slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(image, reference, result)
     return (vtk_to_numpy(result.GetPointData().GetScalars()).reshape(size[::-1]) != 0).astype(np.uint8)
