@@ -90,7 +90,7 @@ def paint(segmentationNode, segmentId: str, voxels: np.ndarray, volumeNode) -> N
     """What the Segment Editor's brush does: voxels (Z Y X, on the volume's grid) are added to a segment."""
     stroke = imageOf(Crop(voxels, (0, 0, 0), ijkToNode(volumeNode)))
     slicer.vtkSlicerSegmentationsModuleLogic.SetBinaryLabelmapToSegment(
-        stroke, segmentationNode, segmentId, slicer.vtkSlicerSegmentationsModuleLogic.MODE_MERGE_MAX
+        stroke, segmentationNode, segmentId, slicer.vtkSlicerSegmentationsModuleLogic.MODE_MERGE_MASK
     )
 
 

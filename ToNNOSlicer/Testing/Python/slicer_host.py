@@ -29,6 +29,7 @@ MODULES = {
     "SubjectHierarchy": "vtkSlicerSubjectHierarchyModuleLogic",
     "Models": "vtkSlicerModelsLogic",
     "Markups": "vtkSlicerMarkupsLogic",
+    "Sequences": "vtkSlicerSequencesLogic",
     "VolumeRendering": "vtkSlicerVolumeRenderingLogic",
 }
 SLICE_VIEWS = ("Red", "Yellow", "Green")

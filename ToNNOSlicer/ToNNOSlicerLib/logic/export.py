@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.findings import Finding
-from ToNNOSlicerLib.logic.labelmap import SURFACE, cropOf
+from ToNNOSlicerLib.logic.geometry import toVTK, vtkImageOf
+from ToNNOSlicerLib.logic.labelmap import SURFACE, cropOf, onReference, referenceGrid
 
 SEGMENTATION_ENDINGS = (".seg.nrrd", ".nii.gz", ".nii", ".stl", ".dcm")
 HEATMAP_ENDINGS = (".nrrd", ".nii.gz", ".nii")
@@ -105,7 +107,6 @@ def _voxels(segmentationNode) -> Iterator[int]:
 
 def _write(storage, node, path: Path) -> None:
     """By a storage node of its own: the node's, which knows where the scene is saved, stays as it is."""
-    storage.SetScene(node.GetScene())
     storage.SetFileName(str(path))
     storage.SetUseCompression(1)
     if not storage.WriteData(node) or not path.exists():
@@ -113,20 +114,21 @@ def _write(storage, node, path: Path) -> None:
 
 
 def _writeLabelmap(segmentationNode, path: Path) -> None:
-    scene = segmentationNode.GetScene()
-    labelmap = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "ToNNO export")
-    colours = scene.AddNewNodeByClass("vtkMRMLColorTableNode", "ToNNO export")
-    try:
-        ids = list(segmentationNode.GetSegmentation().GetSegmentIDs())
-        done = slicer.vtkSlicerSegmentationsModuleLogic.ExportSegmentsToLabelmapNode(
-            segmentationNode, ids, labelmap, None, slicer.vtkSegmentation.EXTENT_REFERENCE_GEOMETRY, colours
+    reference = referenceGrid(segmentationNode)
+    if reference is None:
+        raise ToNNOUserError(
+            _("The segmentation {name} has no reference geometry.").format(name=segmentationNode.GetName()),
+            _("Set it in the Segment Editor (Source volume geometry), or export .seg.nrrd."),
         )
-        if not done:
-            raise OSError(None, _("Slicer could not make a label map"))
-        _write(slicer.vtkMRMLVolumeArchetypeStorageNode(), labelmap, path)
-    finally:
-        scene.RemoveNode(labelmap)
-        scene.RemoveNode(colours)
+    size, gridToNode = reference
+    ids = segmentationNode.GetSegmentation().GetSegmentIDs()
+    labels = np.zeros(size[::-1], dtype=np.int16)
+    for label, segmentId in enumerate(ids, start=1):
+        labels[onReference(segmentationNode, segmentId) != 0] = label
+    labelmap = slicer.vtkMRMLLabelMapVolumeNode()
+    labelmap.SetAndObserveImageData(vtkImageOf(labels))
+    labelmap.SetIJKToRASMatrix(toVTK(gridToNode))
+    _write(slicer.vtkMRMLVolumeArchetypeStorageNode(), labelmap, path)
 
 
 def _writeSurface(segmentationNode, path: Path) -> None:

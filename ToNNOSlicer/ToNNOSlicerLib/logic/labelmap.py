@@ -113,17 +113,39 @@ def imageOf(crop: Crop):
 def onGrid(segmentationNode, segmentId: str, volumeNode) -> np.ndarray:
     """A segment on a volume's grid: uint8 Z Y X of 0 and 1; exact where the grids agree, else the nearest voxel."""
     size = volumeNode.GetImageData().GetDimensions()
-    crop = cropOf(segmentationNode, segmentId)
+    return _onto(cropOf(segmentationNode, segmentId), nodeToWorld(segmentationNode), ijkToWorld(volumeNode), size)
+
+
+def onReference(segmentationNode, segmentId: str) -> np.ndarray:
+    """The same on the segmentation's reference grid, which must be there."""
+    size, gridToNode = referenceGrid(segmentationNode)
+    return _onto(cropOf(segmentationNode, segmentId), np.eye(4), gridToNode, size)
+
+
+def referenceGrid(segmentationNode) -> tuple[tuple[int, int, int], np.ndarray] | None:
+    """Size (i, j, k) of a segmentation's reference geometry, and 4 x 4 from its voxels to the node's frame, or None."""
+    parameter = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
+    geometry = segmentationNode.GetSegmentation().GetConversionParameter(parameter)
+    if not geometry:
+        return None
+    image = slicer.vtkOrientedImageData()
+    slicer.vtkSegmentationConverter.DeserializeImageGeometry(geometry, image, False)
+    shift = np.eye(4)
+    shift[:3, 3] = image.GetExtent()[::2]
+    return image.GetDimensions(), _gridToNode(image) @ shift
+
+
+def _onto(crop: Crop | None, nodeToRAS: np.ndarray, gridToRAS: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
     target = np.zeros(size[::-1], dtype=np.uint8)
     if crop is None or not crop.mask.size:
         return target
-    ijkToIJK = np.linalg.inv(ijkToWorld(volumeNode)) @ nodeToWorld(segmentationNode) @ crop.gridToNode
+    ijkToIJK = np.linalg.inv(gridToRAS) @ nodeToRAS @ crop.gridToNode
     first = transformPoint(ijkToIJK, crop.first)
     # A thousandth of a voxel across the whole grid is still the same grid.
     if np.allclose(ijkToIJK[:3, :3], np.eye(3), atol=1e-3 / max(size)) and np.allclose(first, first.round(), atol=1e-3):
         _paste(crop.mask, first.round().astype(int), target)
         return target
-    return _resampled(crop, nodeToWorld(segmentationNode), volumeNode)
+    return _resampled(crop, nodeToRAS, gridToRAS, size)
 
 
 def _paste(mask: np.ndarray, first: np.ndarray, target: np.ndarray) -> None:
@@ -133,11 +155,10 @@ def _paste(mask: np.ndarray, first: np.ndarray, target: np.ndarray) -> None:
     target[here] = mask[tuple(slice(s.start - a, max(s.start, s.stop) - a) for s, a in zip(here, low, strict=True))]
 
 
-def _resampled(crop: Crop, nodeToRAS: np.ndarray, volumeNode) -> np.ndarray:
+def _resampled(crop: Crop, nodeToRAS: np.ndarray, gridToRAS: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
     image, reference, result = imageOf(crop), slicer.vtkOrientedImageData(), slicer.vtkOrientedImageData()
     image.SetImageToWorldMatrix(toVTK(nodeToRAS @ crop.gridToNode))
-    size = volumeNode.GetImageData().GetDimensions()
-    reference.SetImageToWorldMatrix(toVTK(ijkToWorld(volumeNode)))
+    reference.SetImageToWorldMatrix(toVTK(gridToRAS))
     reference.SetExtent(0, size[0] - 1, 0, size[1] - 1, 0, size[2] - 1)
     slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(image, reference, result)
     return (vtk_to_numpy(result.GetPointData().GetScalars()).reshape(size[::-1]) != 0).astype(np.uint8)

@@ -97,11 +97,12 @@ def legend(heatmapNode):
 
 
 def removeTraces(heatmapNode) -> None:
-    """Before a heatmap leaves the scene: the views show what they showed before, and its colours go too."""
+    """Before a heatmap leaves the scene: the views show what they showed before; colours and display nodes go too."""
     scene = heatmapNode.GetScene()
     for view in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode", scene):
         _removeFrom(view, heatmapNode)
-    for node in (heatmapNode.GetNodeReference(_COLOUR_ROLE),):
+    display = [heatmapNode.GetNthDisplayNode(n) for n in range(heatmapNode.GetNumberOfDisplayNodes())]
+    for node in (*display, heatmapNode.GetNodeReference(_COLOUR_ROLE)):
         if node is not None:
             scene.RemoveNode(node)
 

@@ -47,8 +47,8 @@ def profileAlong(heatmapNode, normalRAS, pointRAS=None) -> Profile | None:
     """
     record = recordOf(heatmapNode)
     wanted = np.asarray(normalRAS, dtype=np.float64) / np.linalg.norm(normalRAS)
-    moved = ijkToWorld(heatmapNode) @ np.linalg.inv(np.array(record["ijkToRAS"]))
-    kept = [_moved(profile, moved) for profile in record.get("profiles") or ()]
+    motion = _motion(heatmapNode, np.array(record["ijkToRAS"]))
+    kept = [_moved(profile, motion) for profile in record.get("profiles") or ()]
     if not kept:
         return None
     normal, positions, logits = max(kept, key=lambda profile: abs(profile[0] @ wanted))
@@ -64,6 +64,17 @@ def profileFor(heatmapNode, sliceNode) -> Profile | None:
     """The profile along the normal of a slice view, with the view's own plane as the current position."""
     sliceToRAS = fromVTK(sliceNode.GetSliceToRAS())
     return profileAlong(heatmapNode, sliceToRAS[:3, 2], sliceToRAS[:3, 3])
+
+
+def _motion(heatmapNode, ijkToRAS: np.ndarray) -> np.ndarray:
+    """What a transform has done to the heatmap since the run: from the world then to the world now."""
+    motion = ijkToWorld(heatmapNode) @ np.linalg.inv(ijkToRAS)
+    if np.linalg.det(motion) > 0:
+        return motion
+    # No transform mirrors a patient: Slicer's reader has reversed k, as it does with left-handed grids.
+    reversed_k = np.diag([1.0, 1.0, -1.0, 1.0])
+    reversed_k[2, 3] = heatmapNode.GetImageData().GetDimensions()[2] - 1
+    return ijkToWorld(heatmapNode) @ reversed_k @ np.linalg.inv(ijkToRAS)
 
 
 def _moved(profile: dict, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -20,7 +20,17 @@ from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
 from ToNNOSlicerLib.logic.geometry import ijkToWorld, nodeToWorld, toVTK, volumeOf
 from ToNNOSlicerLib.logic.heatmap import inputOf, methodName, recordOf
 from ToNNOSlicerLib.logic.hierarchy import putBeside
-from ToNNOSlicerLib.logic.labelmap import LABELMAP, SURFACE, Crop, addSegment, cropOf, cropped, setCrop
+from ToNNOSlicerLib.logic.labelmap import (
+    LABELMAP,
+    SAME_PLACE_MM,
+    SURFACE,
+    Crop,
+    addSegment,
+    cropOf,
+    cropped,
+    referenceGrid,
+    setCrop,
+)
 
 SEGMENTATION_ROLE = "ToNNO.segmentation"  # of a heatmap, the node of its segment; the attribute has the segment's ID
 WRITTEN, THRESHOLD, SMALLEST, METHOD = "ToNNO.Written", "ToNNO.Threshold", "ToNNO.SmallestMm3", "ToNNO.Method"
@@ -67,7 +77,7 @@ class Segments:
             segmentId = known[1]
         if segmentationNode is None or not _hasSegment(segmentationNode, segmentId):
             return self.writeNew(heatmapNode, threshold, smallestMm3, segmentationNode)
-        _refuseSurface(segmentationNode)
+        _prepare(segmentationNode, heatmapNode)
         if not overwrite and isEditedByHand(segmentationNode, segmentId):
             raise _editedError(segmentationNode, segmentId)
         crop = maskOf(heatmapNode, threshold, smallestMm3, segmentationNode)
@@ -82,7 +92,7 @@ class Segments:
         recordOf(heatmapNode)
         if segmentationNode is None:
             segmentationNode = _newNode(heatmapNode)
-        _refuseSurface(segmentationNode)
+        _prepare(segmentationNode, heatmapNode)
         crop = maskOf(heatmapNode, threshold, smallestMm3, segmentationNode)
         segmentation = segmentationNode.GetSegmentation()
         name = _freeName(segmentation, recordOf(heatmapNode)["className"] or _("finding"))
@@ -172,6 +182,7 @@ class Preview:
     def hide(self) -> None:
         node = self._scene.GetNodeByID(self._nodeId) if self._nodeId else None
         if node is not None:
+            self._scene.RemoveNode(node.GetDisplayNode())
             self._scene.RemoveNode(node)
         self._nodeId = self._mask = self._key = None
 
@@ -215,7 +226,7 @@ class Preview:
 
 
 def maskOf(heatmapNode, threshold, smallestMm3, segmentationNode) -> Crop:
-    """heatmap >= threshold without components below a volume, in the frame of a segmentation node."""
+    """heatmap >= threshold without components below a volume, on the reference grid of a segmentation node."""
     from tonno_core.errors import TonnoError
 
     recordOf(heatmapNode)
@@ -224,7 +235,11 @@ def maskOf(heatmapNode, threshold, smallestMm3, segmentationNode) -> Crop:
         mask = binarize(volume, float(threshold), min_volume_mm3=float(smallestMm3))
     except TonnoError as error:
         raise ToNNOUserError(str(error), _("Set the threshold and the smallest volume to numbers.")) from None
-    return cropped(mask, np.linalg.inv(nodeToWorld(segmentationNode)) @ volume.ijk_to_ras)
+    _size, gridToNode = referenceGrid(segmentationNode)
+    # A file may have given the heatmap back with an axis reversed; the segment keeps its own grid.
+    ijkToGrid = np.linalg.inv(nodeToWorld(segmentationNode) @ gridToNode) @ volume.ijk_to_ras
+    reverse = [2 - axis for axis in range(3) if ijkToGrid[axis, axis] < 0]
+    return cropped(np.flip(mask, reverse), gridToNode)
 
 
 def segmentOf(heatmapNode) -> tuple | None:
@@ -256,14 +271,48 @@ def show3D(segmentationNode, on: bool) -> None:
     display.SetVisibility3D(on)
 
 
-def _refuseSurface(segmentationNode) -> None:
-    """A segmentation made of surfaces would turn its other segments into voxels, or lose ours."""
-    segmentation = segmentationNode.GetSegmentation()
-    if segmentation.GetNumberOfSegments() and segmentation.GetSourceRepresentationName() != LABELMAP:
-        raise ToNNOUserError(
-            _("{name} is made of surfaces, not of voxels.").format(name=segmentationNode.GetName()),
-            _("Select another segmentation, or make it binary labelmap in the Segmentations module."),
-        )
+def _prepare(segmentationNode, heatmapNode) -> None:
+    """Refuse a segmentation that cannot hold the heatmap's voxels as they are; give an empty one their grid.
+
+    A segmentation made of surfaces would turn its other segments into voxels, or lose ours; and Slicer resamples
+    all segments to the node's reference geometry when it saves them.
+    """
+    other = _("Select another segmentation, or a new one.")
+    segmentation, name = segmentationNode.GetSegmentation(), segmentationNode.GetName()
+    if not segmentation.GetNumberOfSegments():
+        _setReference(segmentationNode, heatmapNode)
+    elif segmentation.GetSourceRepresentationName() != LABELMAP:
+        raise ToNNOUserError(_("{name} is made of surfaces, not of voxels.").format(name=name), other)
+    elif not _hasGrid(segmentationNode, heatmapNode):
+        raise ToNNOUserError(_("The voxels of {name} lie on another grid.").format(name=name), other)
+
+
+def _setReference(segmentationNode, heatmapNode) -> None:
+    """The grid, by the input volume where it has it: an export to DICOM looks for its series there."""
+    segmentationNode.GetSegmentation().SetSourceRepresentationName(LABELMAP)
+    for volumeNode in (inputOf(heatmapNode), heatmapNode):
+        if volumeNode is not None and volumeNode.GetImageData() is not None:
+            segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
+            if _hasGrid(segmentationNode, heatmapNode):
+                return
+
+
+def _hasGrid(segmentationNode, heatmapNode) -> bool:
+    """Whether a segmentation's reference geometry is the heatmap's grid, but for the direction of its axes."""
+    reference = referenceGrid(segmentationNode)
+    if reference is None:
+        return False
+    size, gridToNode = reference
+    there = _corners(size, nodeToWorld(segmentationNode) @ gridToNode)
+    here = _corners(heatmapNode.GetImageData().GetDimensions(), ijkToWorld(heatmapNode))
+    apart = np.linalg.norm(there[:, np.newaxis] - here, axis=-1)
+    return size == heatmapNode.GetImageData().GetDimensions() and apart.min(axis=0).max() < SAME_PLACE_MM
+
+
+def _corners(size: tuple[int, int, int], matrix: np.ndarray) -> np.ndarray:
+    """8 x 3, of a grid's outermost voxels."""
+    ijk = np.stack(np.meshgrid(*((0, n - 1) for n in size)), axis=-1).reshape(-1, 3)
+    return ijk @ matrix[:3, :3].T + matrix[:3, 3]
 
 
 def _editedError(segmentationNode, segmentId: str) -> EditedByHandError:
@@ -282,7 +331,6 @@ def _newNode(heatmapNode):
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
     node.CreateDefaultDisplayNodes()
     node.GetDisplayNode().SetVisibility2DFill(False)  # the heatmap is under it
-    node.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
     node.SetAndObserveTransformNodeID(heatmapNode.GetTransformNodeID())
     putBeside(node, volumeNode)
     return node
