@@ -6,6 +6,7 @@ The process and its manners only: no Qt, no MRML, no numpy. docs/worker.md has t
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import queue
 import shutil
@@ -196,7 +197,7 @@ class _Process:
         code = self._popen.poll()
         if code is not None:
             self._endedAt = self._endedAt or now
-            if self._reader.is_alive() and now - self._endedAt < _DRAIN_S or not self._events.empty():
+            if (self._reader.is_alive() and now - self._endedAt < _DRAIN_S) or not self._events.empty():
                 return None  # what it said before its end comes first
             return {"type": "exited", "code": code, "ids": sorted(self._waiting)}
         if now - self._heard > (max(timeout, _LOADING_TIMEOUT_S) if self._loading else timeout):
@@ -206,20 +207,16 @@ class _Process:
     def end(self, timeout):
         """Ask, wait, then force."""
         self.send("shutdown", None, {})
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(timeout if self.isRunning else 0)
-        except subprocess.TimeoutExpired:
-            pass
         self.kill()
 
     def kill(self):
         """End the process, and its children, and reap it."""
         self._outgoing.put(None)
         _killTree(self._popen, self._pid)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(5)
-        except subprocess.TimeoutExpired:
-            pass
 
     # --- threads
 
@@ -275,10 +272,8 @@ def _killTree(popen, pid):
                 check=False,
             )
         return
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # all of it is gone
         os.killpg(popen.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):  # all of it is gone
-        pass
 
 
 def _sweep():
