@@ -72,7 +72,7 @@ class EngineClient:
         command = [*self._command, "--parent", str(os.getpid()), "--folder", str(self._rootFolder())]
         self._process = _Process(command, self._environment, self._log)
 
-    def submit(self, type, **fields):
+    def submit(self, type, /, **fields):
         """Send a request, to a new process where none is running, and return its id."""
         self.start()
         self._nextId += 1
@@ -226,32 +226,33 @@ class _Process:
         return thread
 
     def _read(self):
-        for line in self._popen.stdout:
-            try:
-                event = decode(line)
-            except ProtocolError as error:
-                self._garbage = str(error)
-                self._events.put({"type": "garbage", "message": self._garbage})
-                return
-            self._heard = time.monotonic()
-            if event["type"] == "heartbeat":
-                continue
-            if event["type"] == "ready":
-                self._pid = event.get("pid")
-            self._loading = event["type"] == "progress" and event.get("step") == "loading"
-            self._events.put(event)
+        with self._popen.stdout as lines:
+            for line in lines:
+                try:
+                    event = decode(line)
+                except ProtocolError as error:
+                    self._garbage = str(error)
+                    self._events.put({"type": "garbage", "message": self._garbage})
+                    return
+                self._heard = time.monotonic()
+                if event["type"] == "heartbeat":
+                    continue
+                if event["type"] == "ready":
+                    self._pid = event.get("pid")
+                self._loading = event["type"] == "progress" and event.get("step") == "loading"
+                self._events.put(event)
 
     def _write(self):
-        while (line := self._outgoing.get()) is not None:
-            try:
-                self._popen.stdin.write(line)
-                self._popen.stdin.flush()
-            except (OSError, ValueError):  # it has ended: `fault` tells
-                return
+        # What cannot be written any more is lost with a process that has ended: `fault` tells.
+        with contextlib.suppress(OSError, ValueError), self._popen.stdin as stdin:
+            while (line := self._outgoing.get()) is not None:
+                stdin.write(line)
+                stdin.flush()
 
     def _collectLog(self):
-        for line in self._popen.stderr:
-            self._log.append(line.decode("utf-8", errors="replace").rstrip())
+        with self._popen.stderr as lines:
+            for line in lines:
+                self._log.append(line.decode("utf-8", errors="replace").rstrip())
 
 
 def _ownGroup():

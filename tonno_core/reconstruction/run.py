@@ -253,8 +253,7 @@ class _Previews:
             return False
         if self._spent > _PREVIEW_TIME * (time.perf_counter() - self._started):
             return False
-        while self._next <= done:
-            self._next *= 2
+        self._next = 2 * done
         return True
 
     @contextmanager

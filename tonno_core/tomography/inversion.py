@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tonno_core.settings import FilterKind, Variant
+from tonno_core.settings import CAM_METHODS, FilterKind, Variant
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.timing import Timings
 from tonno_core.tomography.backprojection import Backprojector
@@ -93,7 +93,8 @@ class Inverter:
         """Whether `heatmap` can make this one from what was taken in."""
         if variant.method == "tonno":
             return True
-        return variant.stage in self._of_maps and self._of_maps[variant.stage].gives(variant)
+        maps = self._of_maps.get(variant.stage) if variant.method in CAM_METHODS else None
+        return maps is not None and maps.gives(variant)
 
     def heatmap(self, variant: Variant, timings: Timings | None = None) -> torch.Tensor:
         """``Z Y X`` on the target grid, not smoothed. ToNNO by a filter that was not wanted is backprojected now."""
