@@ -31,7 +31,7 @@ class ProtocolError(ValueError):
     """A line that is no message of this version: one sentence, without the line itself."""
 
 
-def encode(kind: str, identifier: int | None, **fields: Any) -> bytes:
+def encode(kind: str, identifier: int | None, /, **fields: Any) -> bytes:
     """One message as a line of UTF-8. Numbers that JSON does not have (NaN, infinities) become null."""
     message = {"v": VERSION, "id": identifier, "type": kind, **fields}
     return json.dumps(_plain(message), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"

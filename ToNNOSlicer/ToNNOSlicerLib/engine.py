@@ -6,6 +6,7 @@ The process and its manners only: no Qt, no MRML, no numpy. docs/worker.md has t
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import queue
 import shutil
@@ -71,7 +72,7 @@ class EngineClient:
         command = [*self._command, "--parent", str(os.getpid()), "--folder", str(self._rootFolder())]
         self._process = _Process(command, self._environment, self._log)
 
-    def submit(self, type, **fields):
+    def submit(self, type, /, **fields):
         """Send a request, to a new process where none is running, and return its id."""
         self.start()
         self._nextId += 1
@@ -196,7 +197,7 @@ class _Process:
         code = self._popen.poll()
         if code is not None:
             self._endedAt = self._endedAt or now
-            if self._reader.is_alive() and now - self._endedAt < _DRAIN_S or not self._events.empty():
+            if (self._reader.is_alive() and now - self._endedAt < _DRAIN_S) or not self._events.empty():
                 return None  # what it said before its end comes first
             return {"type": "exited", "code": code, "ids": sorted(self._waiting)}
         if now - self._heard > (max(timeout, _LOADING_TIMEOUT_S) if self._loading else timeout):
@@ -206,20 +207,16 @@ class _Process:
     def end(self, timeout):
         """Ask, wait, then force."""
         self.send("shutdown", None, {})
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(timeout if self.isRunning else 0)
-        except subprocess.TimeoutExpired:
-            pass
         self.kill()
 
     def kill(self):
         """End the process, and its children, and reap it."""
         self._outgoing.put(None)
         _killTree(self._popen, self._pid)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(5)
-        except subprocess.TimeoutExpired:
-            pass
 
     # --- threads
 
@@ -229,32 +226,33 @@ class _Process:
         return thread
 
     def _read(self):
-        for line in self._popen.stdout:
-            try:
-                event = decode(line)
-            except ProtocolError as error:
-                self._garbage = str(error)
-                self._events.put({"type": "garbage", "message": self._garbage})
-                return
-            self._heard = time.monotonic()
-            if event["type"] == "heartbeat":
-                continue
-            if event["type"] == "ready":
-                self._pid = event.get("pid")
-            self._loading = event["type"] == "progress" and event.get("step") == "loading"
-            self._events.put(event)
+        with self._popen.stdout as lines:
+            for line in lines:
+                try:
+                    event = decode(line)
+                except ProtocolError as error:
+                    self._garbage = str(error)
+                    self._events.put({"type": "garbage", "message": self._garbage})
+                    return
+                self._heard = time.monotonic()
+                if event["type"] == "heartbeat":
+                    continue
+                if event["type"] == "ready":
+                    self._pid = event.get("pid")
+                self._loading = event["type"] == "progress" and event.get("step") == "loading"
+                self._events.put(event)
 
     def _write(self):
-        while (line := self._outgoing.get()) is not None:
-            try:
-                self._popen.stdin.write(line)
-                self._popen.stdin.flush()
-            except (OSError, ValueError):  # it has ended: `fault` tells
-                return
+        # What cannot be written any more is lost with a process that has ended: `fault` tells.
+        with contextlib.suppress(OSError, ValueError), self._popen.stdin as stdin:
+            while (line := self._outgoing.get()) is not None:
+                stdin.write(line)
+                stdin.flush()
 
     def _collectLog(self):
-        for line in self._popen.stderr:
-            self._log.append(line.decode("utf-8", errors="replace").rstrip())
+        with self._popen.stderr as lines:
+            for line in lines:
+                self._log.append(line.decode("utf-8", errors="replace").rstrip())
 
 
 def _ownGroup():
@@ -275,10 +273,8 @@ def _killTree(popen, pid):
                 check=False,
             )
         return
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # all of it is gone
         os.killpg(popen.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):  # all of it is gone
-        pass
 
 
 def _sweep():

@@ -29,7 +29,7 @@ class Channel:
         sys.stdout = sys.stderr
         return Channel(os.fdopen(requests, "rb"), os.fdopen(events, "wb", buffering=0))
 
-    def send(self, kind: str, identifier: int | None, **fields: Any) -> None:
+    def send(self, kind: str, identifier: int | None, /, **fields: Any) -> None:
         """Send an event. Nobody listens any more: nothing happens, the end of stdin will say so."""
         line = memoryview(encode(kind, identifier, **fields))
         with self._lock:

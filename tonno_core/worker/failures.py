@@ -8,12 +8,10 @@ import sys
 import traceback
 from dataclasses import dataclass
 
-from tonno_core.errors import TonnoError, first_line
+from tonno_core.errors import TonnoError, first_line, is_out_of_memory
 from tonno_core.protocol import ProtocolError
 
 _NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-# What torch says where it has no type of its own for it: CPU, MPS, and drivers behind CUDA.
-_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _ARCHITECTURE_WORDS = (
     "no kernel image is available",
     "invalid device function",
@@ -75,14 +73,3 @@ def failure_of(error: BaseException) -> Failure:
         return Failure("user", str(error), "Change what the message names, then start again")
     traceback.print_exception(type(error), error, error.__traceback__, file=sys.stderr)
     return Failure("internal", f"{type(error).__name__}: {text}", "Start again; if it comes back, send the log")
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an exception, or what caused it, says that memory ran out."""
-    if error is None:
-        return False
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    if isinstance(error, RuntimeError) and any(word in str(error) for word in _MEMORY_WORDS):
-        return True
-    return isinstance(error, TonnoError) and is_out_of_memory(error.__cause__)

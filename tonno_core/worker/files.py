@@ -30,7 +30,7 @@ def write_array(path: Path, array: npt.NDArray[Any], job: Job) -> str:
         try:
             with partial.open("wb") as file:
                 np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(plain))
-                data = memoryview(plain.reshape(-1).view(np.uint8))
+                data = plain.data.cast("B")
                 for start in range(0, len(data), _PART):
                     job.check()
                     file.write(data[start : start + _PART])

@@ -87,13 +87,13 @@ class Job:
             "progress", step=self._step, done=done, total=total, elapsed_s=now - self._started, remaining_s=remaining
         )
 
-    def emit(self, kind: str, **fields: Any) -> None:
+    def emit(self, kind: str, /, **fields: Any) -> None:
         """Send an event that is not the last."""
         with self._lock:
             if not self.finished:
                 self._send(kind, self.identifier, **fields)
 
-    def finish(self, kind: str, **fields: Any) -> None:
+    def finish(self, kind: str, /, **fields: Any) -> None:
         """Send the final event, unless it is out."""
         assert kind in FINAL
         with self._lock:

@@ -35,14 +35,13 @@ class ReconstructRequest:
     def of(fields: dict[str, Any]) -> ReconstructRequest:
         """Raises ProtocolError, naming the field."""
         volume = _field(fields, "volume", dict)
-        roi = _field(fields, "roi", dict, None)
         return ReconstructRequest(
             array=Path(_field(volume, "array", str)),
             ijk_to_ras=_matrix(volume, "ijk_to_ras"),
             model=_field(fields, "model", str),
             options=_options(fields),
             preset=_field(fields, "preset", str, None),
-            ras_to_box=None if roi is None else _matrix(roi, "ras_to_box"),
+            ras_to_box=_roi(fields),
             device=_field(fields, "device", str, "auto"),
             precision=_field(fields, "precision", str, "auto"),
             preview=_field(fields, "preview", bool, False),
@@ -52,15 +51,16 @@ class ReconstructRequest:
 
 @dataclass(frozen=True)
 class RefineRequest:
-    """What is to be made anew from the last reconstruction's projections."""
+    """What is to be made anew from the last reconstruction's projections. ras_to_box: None for its own region."""
 
     options: dict[str, Any]
+    ras_to_box: Matrix | None
     folder: Path
 
     @staticmethod
     def of(fields: dict[str, Any]) -> RefineRequest:
         """Raises ProtocolError, naming the field."""
-        return RefineRequest(_options(fields), _folder(fields))
+        return RefineRequest(_options(fields), _roi(fields), _folder(fields))
 
 
 def target_of(fields: dict[str, Any]) -> int:
@@ -89,6 +89,11 @@ def _options(fields: dict[str, Any]) -> dict[str, Any]:
     if unknown:
         raise ProtocolError(f"the option '{unknown[0]}' is unknown")
     return options
+
+
+def _roi(fields: dict[str, Any]) -> Matrix | None:
+    roi = _field(fields, "roi", dict, None)
+    return None if roi is None else _matrix(roi, "ras_to_box")
 
 
 def _folder(fields: dict[str, Any]) -> Path:

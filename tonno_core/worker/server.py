@@ -111,8 +111,10 @@ class Server:
         """Nothing happens to a request whose final event is out: it crossed this one on the way."""
         with self._lock:
             job = self._jobs.get(target)
-        if job is not None:
-            job.cancel() if kind == "cancel" else job.stop()
+        if job is not None and kind == "cancel":
+            job.cancel()
+        elif job is not None:
+            job.stop()
 
     def _describe(self, job: Job) -> None:
         try:
@@ -130,7 +132,7 @@ class Server:
         self._ending.acquire()  # once; whoever comes second waits here for the end
         with self._lock:
             jobs = list(self._jobs.values())
-        cancel = threading.Thread(target=lambda: [job.cancel() for job in jobs], daemon=True)
+        cancel = threading.Thread(target=_cancel, args=(jobs,), daemon=True)
         cancel.start()
         cancel.join(_GRACE_S)
         for job in jobs:
@@ -139,3 +141,8 @@ class Server:
         if orphaned and self._folder is not None and self._folder.name.startswith(FOLDER_PREFIX):
             shutil.rmtree(self._folder, ignore_errors=True)
         os._exit(0)
+
+
+def _cancel(jobs: list[Job]) -> None:
+    for job in jobs:
+        job.cancel()
