@@ -43,3 +43,19 @@ def logic(host: Any) -> Iterator[Any]:
     logic = ToNNOLogic(host.scene, host.applicationLogic)
     yield logic
     logic.cleanUp()
+
+
+@pytest.fixture
+def qtHost() -> Iterator[Any]:
+    """A `qt_host.QtHost`; a question that was not asked, and what VTK or MRML say, fail the test."""
+    pytest.importorskip("slicer_core", reason="the package slicer-core (Slicer's MRML libraries) is not installed here")
+    pytest.importorskip("PySide6", reason="the package PySide6-Essentials (Qt) is not installed here")
+    from qt_host import QtHost
+
+    host = QtHost()
+    yield host
+    said, unused, errors = host.messages.text, list(host.answers), list(host.errors)
+    host.close()
+    assert not said, said
+    assert not unused, f"never asked: {unused}"
+    assert not errors, errors
