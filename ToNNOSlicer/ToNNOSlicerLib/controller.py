@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from ToNNOSlicerLib.logic.errors import ToNNOUserError
 REFINABLE = ("methods", "filter", "sigma_scale", "smooth_mm")
 IDLE, STARTING, RUNNING, STOPPING = "idle", "starting", "running", "stopping"
 OVERLAY_OPACITY = 0.6
+_SLOW_IMPORTS = ("scipy.ndimage", "scipy.sparse.csgraph")
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class RunController:
         if self.client.isRunning and run.key == self._kept:
             self._submit("refine", options=_plain(request), folder=str(run.folder))
         else:
-            run.writer = _Writer(run.folder / "volume.npy", found.array)
+            run.writer = self._writer(run)
         self._tell(_("Preparing"))
 
     def describe(self) -> None:
@@ -195,6 +198,8 @@ class RunController:
         run = self._run
         if run is not None and run.writer is not None:
             self._finishWriting(run)
+        if run is not None and run.reader is not None and not run.reader.is_alive():
+            self._steps.append(lambda: self._showResult(run))
         for event in self.client.poll():
             self._take(event)
         self._checkScene()
@@ -224,13 +229,13 @@ class RunController:
         )
 
     def _finishWriting(self, run: _Run) -> None:
-        if run.writer.isBusy:
+        if run.writer.is_alive():
             return
         error, run.writer = run.writer.error, None
         if error is not None:
             self._fail(
                 Failure(
-                    _("The volume could not be handed to the engine ({error}).").format(error=error.strerror or error),
+                    _("The volume could not be handed to the engine ({error}).").format(error=error),
                     _("Free space on the disk, then click Reconstruct."),
                     "disk-full",
                 )
@@ -262,6 +267,9 @@ class RunController:
             return
         self._tell(_("Starting the engine") if not run.isRefinement else _("Calculating from what is kept"))
 
+    def _writer(self, run: _Run) -> _Background:
+        return _Background(lambda: _write(run.folder / "volume.npy", run.input.array))
+
     # --- events
 
     def _take(self, event: dict[str, Any]) -> None:
@@ -282,7 +290,9 @@ class RunController:
         elif kind == "preview" and run.state == RUNNING:
             self._steps.append(lambda: self._showPreview(run, event))
         elif kind == "result":
-            self._steps.append(lambda: self._showResult(run, event))
+            found = event["heatmaps"][run.request.method]
+            run.answer = event
+            run.reader = _Background(lambda: _read(found, event["inside"]))
         elif kind == "cancelled":
             self._end()
         elif kind == "error":
@@ -304,7 +314,7 @@ class RunController:
 
     def _refused(self, run: _Run, event: dict[str, Any]) -> None:
         if event.get("kind") == "not-kept" and run.isRefinement:
-            run.id, run.writer = None, _Writer(run.folder / "volume.npy", run.input.array)
+            run.id, run.writer = None, self._writer(run)
             self._kept = None
             return
         self._fail(_failureOf(event, self.client.logLines))
@@ -336,24 +346,21 @@ class RunController:
         self._overlay(run, run.preview, _number(run.request.threshold))
         self._onPreview(run.preview)
 
-    def _showResult(self, run: _Run, event: dict[str, Any]) -> None:
-        if run is not self._run:
+    def _showResult(self, run: _Run) -> None:
+        if run is not self._run or run.reader is None:
             return
-        request = run.request
-        found = event["heatmaps"][request.method]
-        try:
-            node = self._show(run, np.load(found["array"]), np.load(event["inside"]), event)
-        except (OSError, ValueError) as error:
-            self._fail(Failure(_("The result cannot be read ({error}).").format(error=error), _("Start again.")))
+        reader, run.reader, event = run.reader, None, run.answer
+        if reader.error is not None:
+            message = _("The result cannot be read ({error}).").format(error=reader.error)
+            self._fail(Failure(message, _("Click Reconstruct to try again."), "no-result"))
             return
-        run.preview = node
-        threshold = _number(found.get("threshold"))
-        if threshold is None:
-            threshold = found.get("otsu")
-        if threshold is None:
-            threshold = max(float(np.abs(np.load(found["array"], mmap_mode="r")).max()) / 2, 1e-6)
+        array, inside, most = reader.result
+        found = event["heatmaps"][run.request.method]
+        node = run.preview = self._show(run, array, inside, event)
+        chosen = (_number(found.get("threshold")), found.get("otsu"), max(most / 2, 1e-6))
+        threshold = float(next(value for value in chosen if value is not None))
         self._overlay(run, node, threshold)
-        self._steps.append(lambda: self._writeSegment(run, node, float(threshold), event))
+        self._steps.append(lambda: self._writeSegment(run, node, threshold, event))
 
     def _writeSegment(self, run: _Run, node, threshold: float, event: dict[str, Any]) -> None:
         if run is not self._run:
@@ -429,7 +436,9 @@ class _Run:
         self.id: int | None = None
         self.key: tuple | None = None
         self.folder: Any = None
-        self.writer: _Writer | None = None
+        self.writer: _Background | None = None
+        self.reader: _Background | None = None
+        self.answer: dict[str, Any] | None = None
         self.preview: Any = None
         self.percent: float | None = None
         self.remainingS: float | None = None
@@ -437,36 +446,41 @@ class _Run:
         self.isRefinement = False
 
     def join(self) -> None:
-        if self.writer is not None:
-            self.writer.join()
-            self.writer = None
+        """Wait for what is being read or written: a file of some MB."""
+        for thread in (self.writer, self.reader):
+            if thread is not None:
+                thread.join()
+        self.writer = self.reader = None
 
 
-class _Writer:
-    """Writes an array on a thread of its own: 64 MB would hold the window for a tenth of a second."""
+class _Background(threading.Thread):
+    """One function on a thread of its own: what would hold the window for a tenth of a second. No nodes in there."""
 
-    def __init__(self, path, array: np.ndarray) -> None:
-        self.error: OSError | None = None
-        self._thread = threading.Thread(target=self._write, args=(path, array), daemon=True)
-        self._thread.start()
+    def __init__(self, work: Callable[[], Any]) -> None:
+        super().__init__(daemon=True)
+        self.result: Any = None
+        self.error: Exception | None = None
+        self._work = work
+        self.start()
 
-    @property
-    def isBusy(self) -> bool:
-        return self._thread.is_alive()
-
-    def join(self) -> None:
-        self._thread.join()
-
-    def _write(self, path, array: np.ndarray) -> None:
+    def run(self) -> None:
         try:
-            np.save(path, array)
-        except OSError as error:
+            self.result = self._work()
+        except Exception as error:  # told by whoever asks for the result
             self.error = error
 
 
-def withDevice(request: RunRequest, device: str) -> RunRequest:
-    """The same run on another device."""
-    return replace(request, device=device)
+def _write(path, array: np.ndarray) -> None:
+    np.save(path, array)
+    for name in _SLOW_IMPORTS:  # the first use of these would hold the window
+        with suppress(ImportError):
+            importlib.import_module(name)
+
+
+def _read(found: dict[str, Any], inside: str) -> tuple[np.ndarray, np.ndarray, float]:
+    """The heatmap, what the planes cover, and the largest magnitude."""
+    array = np.load(found["array"])
+    return array, np.load(inside), float(np.abs(array).max())
 
 
 def _keyOf(request: RunRequest, rasToBox) -> tuple:

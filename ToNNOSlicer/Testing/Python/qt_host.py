@@ -25,6 +25,7 @@ import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
@@ -516,16 +517,25 @@ class _Loader(QtUiTools.QUiLoader):
         return super().createWidget(name, parent, objectName)
 
 
-def loadUI(path: str) -> QtObject:
-    """As slicer.util.loadUI; the scene's connections of the file are made here."""
-    file = QtCore.QFile(str(path))
-    if not file.open(QtCore.QIODevice.ReadOnly):
-        raise OSError(f"{path}: cannot be read")
-    widget = _Loader().load(file)
-    file.close()
-    for child in widget.findChildren(QtWidgets.QWidget):
-        if isinstance(child, qMRMLNodeComboBox):
-            widget.mrmlSceneChanged.connect(child.setMRMLScene)
+def loadUI(path: str | Path) -> QtObject:
+    """As slicer.util.loadUI. The file's connections, whose types only Slicer knows, are made here."""
+    tree = ElementTree.fromstring(Path(path).read_text(encoding="utf-8"))
+    connections = tree.find("connections")
+    wanted = [] if connections is None else [[part.text for part in one] for one in connections]
+    if connections is not None:
+        tree.remove(connections)
+    buffer = QtCore.QBuffer()
+    buffer.setData(ElementTree.tostring(tree))
+    buffer.open(QtCore.QIODevice.ReadOnly)
+    widget = _Loader().load(buffer)
+    for sender, signal, receiver, slot in wanted:
+        if (sender, signal, slot) != (
+            widget.objectName(),
+            "mrmlSceneChanged(vtkMRMLScene*)",
+            "setMRMLScene(vtkMRMLScene*)",
+        ):
+            raise NotImplementedError(f"the connection of {signal} with {slot} is not modelled")
+        widget.mrmlSceneChanged.connect(widget.findChild(QtWidgets.QWidget, receiver).setMRMLScene)
     return QtObject(widget)
 
 

@@ -93,8 +93,10 @@ def begin(made) -> int:
 def tick(made, *events: dict[str, Any]) -> None:
     """The events come, and everything that they put off is done."""
     made.client.events = list(events)
-    for _n in range(4):
+    for _n in range(6):
         made.controller.tick()
+        if made.controller._run is not None and made.controller._run.reader is not None:
+            made.controller._run.reader.join()
 
 
 def heatmap_file(made, name: str = "a") -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from PySide6 import QtCore
-from qt_host import QtHost, unwrap
+from qt_host import QtHost
 
 from tonno_core.protocol import FOLDER_PREFIX
 
@@ -107,4 +107,3 @@ def paint(segmentationNode: Any, segmentId: str, kji: tuple[int, int, int]) -> N
     slicer.util.updateSegmentBinaryLabelmapFromArray(array, segmentationNode, segmentId)
 
 
-__all__ = ["unwrap"]
