@@ -151,7 +151,7 @@ class Panel:
         except Exception as error:  # pip, the network, the disk: all of it is for the user to see
             self.log(traceback.format_exc())
             self.showMessage(
-                _("The packages were not installed ({error}).").format(error=str(error).strip().splitlines()[-1:]),
+                _("The packages were not installed ({error}).").format(error=_lastLine(error)),
                 _("See the log below; then click Reconstruct to try again, or choose another Python under Advanced."),
             )
             return False
@@ -294,6 +294,11 @@ class Panel:
     def _onCopyLog(self, _on) -> None:
         lines = [self.ui.logText.plainText, *self.controller.client.logLines]
         qt.QApplication.clipboard().setText("\n".join(lines))
+
+
+def _lastLine(error) -> str:
+    """What pip says at its end is the cause."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def _facts(record) -> dict:

@@ -796,8 +796,16 @@ class QtHost(Host):
             kept.clear()
         type(self).current = self
         self.widget = self._module = self._frame = self._source = None
-        self._modules_before = set(sys.modules)
+        self.scene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, self._forget_item)
         self._provide()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _forget_item(self, _scene: Any, _event: str, node: Any) -> None:
+        """The application's subject hierarchy plugins take a node's item away with the node."""
+        hierarchy = self.scene.GetSubjectHierarchyNode()
+        item = hierarchy.GetItemByDataNode(node) if hierarchy is not None and hierarchy is not node else 0
+        if item:
+            hierarchy.RemoveItem(item, False, False)
 
     @classmethod
     def answer(cls, kind: str, question: str) -> str:

