@@ -144,6 +144,7 @@ class ToNNOSlicerTest(ScriptedLoadableModuleTest):
     """
 
     TIMEOUT_S = 600
+    OPTIONS: dict = {}  # noqa: RUF012  parameters other than the module's own
 
     def setUp(self):
         slicer.mrmlScene.Clear()
@@ -160,6 +161,8 @@ class ToNNOSlicerTest(ScriptedLoadableModuleTest):
         panel = widget.panel
         panel.input.onSample()
         panel.parameters.quality = type(panel.parameters.quality)("fast")
+        for name, value in self.OPTIONS.items():
+            setattr(panel.parameters, name, value)
         widget.ui.runButton.click()
         self.assertNotEqual(panel.controller.state, "idle", widget.ui.messageLabel.text)
         end = time.monotonic() + self.TIMEOUT_S
@@ -180,4 +183,4 @@ class ToNNOSlicerTest(ScriptedLoadableModuleTest):
 
 
 def _distance(a, b):
-    return sum((p - q) ** 2 for p, q in zip(a, b)) ** 0.5
+    return sum((p - q) ** 2 for p, q in zip(a, b, strict=True)) ** 0.5

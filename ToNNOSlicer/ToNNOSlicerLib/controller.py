@@ -67,7 +67,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left in the scene. record: the engine's answer without its files."""
+    """What a run left in the scene. record: the engine's answer without its files. isRefinement: no pass through the network was needed."""
 
     heatmapNode: Any
     segmentationNode: Any
@@ -76,6 +76,7 @@ class Outcome:
     request: RunRequest
     record: dict[str, Any]
     warnings: tuple[str, ...] = ()
+    isRefinement: bool = False
 
 
 class RunController:
@@ -378,7 +379,7 @@ class RunController:
         run.preview = None
         warnings = (*run.input.warnings, *(event.get("warnings") or ()))
         record = {name: value for name, value in event.items() if name not in ("heatmaps", "inside", "profiles")}
-        outcome = Outcome(node, segmentationNode, segmentId, threshold, request, record, warnings)
+        outcome = Outcome(node, segmentationNode, segmentId, threshold, request, record, warnings, run.isRefinement)
         self._end()
         self._onOutcome(outcome)
 

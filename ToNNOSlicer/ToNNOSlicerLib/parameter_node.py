@@ -1,7 +1,5 @@
 """The choices of the panel; they are saved with the scene."""
 
-from __future__ import annotations
-
 import enum
 from typing import Annotated
 
@@ -63,13 +61,13 @@ class ToNNOSlicerParameterNode:
     roi: slicer.vtkMRMLMarkupsROINode
     modelFolder: str
     className: str
-    method: Method
-    quality: Quality
+    method: Method = Method.MATCHED_CAM
+    quality: Quality = Quality.FAST
     slices: int
     directions: int
     stage: int
     sigmaScale: float
-    filter: Filter
+    filter: Filter = Filter.MODEL
     device: str = "auto"
     heatmap: slicer.vtkMRMLScalarVolumeNode
     overlayVisible: bool = True

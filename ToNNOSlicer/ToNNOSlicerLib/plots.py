@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import qt
@@ -51,7 +52,7 @@ def profilePixmap(positionsMm, logits, currentMm, width, height):
         painter.setPen(qt.QColor(_FLOOR))
         painter.drawLine(left, py(0.0), right, py(0.0))
         painter.setPen(qt.QColor(_LINE))
-        for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+        for (x0, y0), (x1, y1) in itertools.pairwise(points):
             painter.drawLine(px(x0), py(y0), px(x1), py(y1))
         if currentMm is not None and lowX <= currentMm <= highX:
             painter.setPen(qt.QColor(_NOW))

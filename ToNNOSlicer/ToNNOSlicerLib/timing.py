@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 # Slices a second of the model that ships with the module (resnet10t, 96 pixels) on one core of a 2020s server: only to
@@ -65,7 +64,7 @@ class RunTimes:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             partial.write_text(json.dumps(self._speeds, indent=1), encoding="utf-8")
-            os.replace(partial, self._path)
+            partial.replace(self._path)
         except OSError:
             pass
 

@@ -118,7 +118,13 @@ class Panel:
 
     def _newController(self) -> RunController:
         return RunController(
-            self._makeClient(), self.logic, self._show, self._onPreview, self._onOutcome, self._onFailure, self._onDevices
+            self._makeClient(),
+            self.logic,
+            self._show,
+            self._onPreview,
+            self._onOutcome,
+            self._onFailure,
+            self._onDevices,
         )
 
     def _client(self) -> EngineClient:
@@ -237,7 +243,8 @@ class Panel:
 
     def _onDevices(self, description) -> None:
         self.input.showDevices(description)
-        self.log(", ".join(f"{name} {description[name]}" for name in ("python", "torch", "timm") if name in description))
+        versions = [f"{name} {description[name]}" for name in ("python", "torch", "timm") if name in description]
+        self.log(", ".join(versions))
         if self.input.hasNoGPU and self.parameters is not None and self.parameters.quality.value != "fast":
             seconds = self.input.expectedSeconds("fast")
             expected = "" if seconds is None else _(" (about {time})").format(time=timeText(seconds))
@@ -249,11 +256,14 @@ class Panel:
 
     def _remember(self, outcome: Outcome) -> None:
         """How fast it was, for the next estimate. A run from kept projections tells nothing."""
+        from tonno_core.settings import PRESETS
+
         model, record = self.input.model, outcome.record
         seconds = (record.get("seconds") or {}).get("total")
-        if model is None or not seconds or outcome.request.model != str(model.folder) or record.get("stopped"):
+        other = model is None or outcome.request.model != str(model.folder)
+        if other or not seconds or outcome.isRefinement or record.get("stopped"):
             return
-        size = outcome.request.options.get("slice_size") or (224 if outcome.request.preset == "paper" else model.sliceSize)
+        size = PRESETS[outcome.request.preset].get("slice_size") or model.sliceSize
         self.times.record(model.encoder, record.get("device") or "cpu", size, record.get("slices") or 0, seconds)
 
     # --- words
@@ -303,5 +313,3 @@ def _lastLine(error) -> str:
 
 def _facts(record) -> dict:
     return {"slices": record.get("slices", "?"), "device": record.get("device", "?")}
-
-

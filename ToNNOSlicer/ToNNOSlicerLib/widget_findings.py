@@ -8,7 +8,7 @@ from slicer.i18n import tr as _
 
 from ToNNOSlicerLib import ask, plots
 
-_COLUMNS = ("Finding", "Volume (mm³)", "Peak", "Mean", "Extent (mm)")
+_COLUMNS = ("#", "mm³", "Peak", "Mean", "Extent in mm")
 
 
 class FindingsSection:
@@ -24,7 +24,9 @@ class FindingsSection:
         table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
         table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
         table.verticalHeader().visible = False
-        table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Stretch)
+        table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        table.horizontalHeader().stretchLastSection = True
+        table.horizontalHeader().highlightSections = False
         table.connect("cellClicked(int,int)", self._onClick)
         panel.ui.removeFindingButton.connect("clicked(bool)", self._onRemove)
 

@@ -163,9 +163,13 @@ class InputSection:
         if model is not None:
             ui.modelSelector.toolTip = _tip(model)
             self._fillClasses(model)
-        ui.modelInfoLabel.text = _("Looks for {finding}. {modality}.").format(
-            finding=model.about.get("finding", ", ".join(model.classes)), modality=model.about.get("modality", "")
-        ) if model else _("No model. Click Open folder...")
+        ui.modelInfoLabel.text = (
+            _("Looks for {finding}. {modality}.").format(
+                finding=model.about.get("finding", ", ".join(model.classes)), modality=model.about.get("modality", "")
+            )
+            if model
+            else _("No model. Click Open folder...")
+        )
         several = model is not None and len(model.classes) > 1
         ui.classLabel.visible = several
         ui.classSelector.visible = several
@@ -199,7 +203,7 @@ class InputSection:
         return self._panel.times.expected(model.encoder, self._deviceKind(), size, slicesOf(settings))
 
     def expectedText(self) -> str:
-        """"about 20 s", or that it is not known yet."""
+        """Such as `about 20 s`, or that it is not known yet."""
         seconds = self.expectedSeconds()
         if seconds is None:
             return _("time not known yet")
@@ -242,7 +246,7 @@ def dicomModalityOf(volumeNode) -> str | None:
 
 
 def timeText(seconds) -> str:
-    """"25 s", "3 min 20 s", "2 h 5 min"."""
+    """Such as `25 s`, `3 min 20 s`, `2 h 5 min`."""
     seconds = max(0, round(seconds))
     if seconds < 100:
         return _("{s} s").format(s=seconds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from ToNNOSlicerLib import ask, plots
 from ToNNOSlicerLib.logic.errors import EditedByHandError
 
@@ -198,5 +197,3 @@ class ResultSection:
         if known is not None:
             with self._panel.telling():
                 self._panel.logic.show3D(known[0], on)
-
-

@@ -258,7 +258,7 @@ class _QtModule(types.ModuleType):
 class _MessageBox(QtWidgets.QMessageBox):
     """Answers itself: the button whose text the test has laid into `QtHost.answers`."""
 
-    def exec(self) -> int:  # noqa: A003
+    def exec(self) -> int:
         wanted = QtHost.answer("message", self.text())
         self._pressed = next((one for one in self.buttons() if one.text() == wanted), None)
         if self._pressed is None:
@@ -487,7 +487,7 @@ class qMRMLSegmentEditorWidget(QtWidgets.QWidget):
         super().__init__(parent)
         self.given: dict[str, Any] = {}
 
-    def _remember(name: str) -> Callable[..., None]:  # noqa: N805
+    def _remember(name: str) -> Callable[..., None]:
         def setter(self: Any, value: Any) -> None:
             self.given[name] = value
 
@@ -795,7 +795,7 @@ class QtHost(Host):
         for kept in (self.answers, self.asked, self.errors):
             kept.clear()
         type(self).current = self
-        self.widget = self._module = self._frame = self._source = None
+        self.widget = self._module = self.frame = self._source = None
         self.scene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, self._forget_item)
         self._provide()
 
@@ -826,11 +826,11 @@ class QtHost(Host):
         getattr(self._module, name)(parent)
         if not parent.title:
             raise AssertionError("the module has no title")
-        self._frame = QtWidgets.QWidget()
-        QtWidgets.QVBoxLayout(self._frame)
+        self.frame = QtWidgets.QWidget()
+        QtWidgets.QVBoxLayout(self.frame)
         widget_class = getattr(self._module, f"{name}Widget")
         widget_class._path, widget_class.moduleName = str(self._source), name
-        self.widget = widget_class(QtObject(self._frame))
+        self.widget = widget_class(QtObject(self.frame))
         self.widget.setup()
         module = types.SimpleNamespace(widgetRepresentation=lambda: types.SimpleNamespace(self=lambda: self.widget))
         setattr(slicer.modules, name.lower(), module)
@@ -871,11 +871,11 @@ class QtHost(Host):
         self._settings.cleanup()
 
     def _drop_frame(self) -> None:
-        if self._frame is not None:
-            for box in self._frame.findChildren(qMRMLNodeComboBox):
+        if self.frame is not None:
+            for box in self.frame.findChildren(qMRMLNodeComboBox):
                 box.setMRMLScene(None)
-            self._frame.deleteLater()
-            self._frame = None
+            self.frame.deleteLater()
+            self.frame = None
             self.application.sendPostedEvents(None, QtCore.QEvent.DeferredDelete)
 
     def _provide(self) -> None:

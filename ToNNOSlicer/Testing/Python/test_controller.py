@@ -125,7 +125,12 @@ def test_request_says_what_was_asked(made) -> None:
     assert np.load(fields["volume"]["array"]).shape == (12, 14, 16)
     assert fields["volume"]["ijk_to_ras"] == np.eye(4).tolist()
     assert fields["options"] == {"slices": 8, "methods": ["tonno"], "class_name": "lesion"}  # None is the model's
-    assert (fields["model"], fields["preset"], fields["roi"], fields["device"]) == ("model-folder", "fast", None, "auto")
+    assert (fields["model"], fields["preset"], fields["roi"], fields["device"]) == (
+        "model-folder",
+        "fast",
+        None,
+        "auto",
+    )
 
 
 def test_progress_has_percent_and_times(made) -> None:
@@ -134,7 +139,9 @@ def test_progress_has_percent_and_times(made) -> None:
     number = begin(made)
     assert made.told.progress[-1].state == STARTING and made.told.progress[-1].percent is None
     made.clock.now = 5.0
-    tick(made, {"type": "progress", "id": number, "step": "reconstructing", "done": 30, "total": 120, "remaining_s": 15})
+    tick(
+        made, {"type": "progress", "id": number, "step": "reconstructing", "done": 30, "total": 120, "remaining_s": 15}
+    )
     last = made.told.progress[-1]
     assert (last.state, last.percent, last.elapsedS, last.remainingS) == (RUNNING, 25.0, 5.0, 15)
 
@@ -243,7 +250,11 @@ def test_what_changes_the_projections_needs_a_new_pass(made, change) -> None:
         ({"type": "exited", "code": -9, "ids": [1], "log": ["last words"]}, "exit code -9", "new engine"),
         ({"type": "hung", "ids": [1]}, "does not answer", "new engine"),
         ({"type": "garbage", "message": "a line that is not JSON", "ids": [1]}, "not JSON", "new engine"),
-        ({"type": "error", "id": 1, "kind": "out-of-memory", "message": "no memory", "next": "Fast"}, "no memory", "Fast"),
+        (
+            {"type": "error", "id": 1, "kind": "out-of-memory", "message": "no memory", "next": "Fast"},
+            "no memory",
+            "Fast",
+        ),
     ],
 )
 def test_failures_name_the_cause_and_the_next_click(made, event, words, next_step) -> None:

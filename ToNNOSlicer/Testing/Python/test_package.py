@@ -1,4 +1,4 @@
-"""The extension as CMake makes it: configured, built, installed and packed with a stand-in for Slicer's CMake package."""
+"""The extension as CMake makes it: built, installed and packed with a stand-in for Slicer's CMake package."""
 
 from __future__ import annotations
 

@@ -49,8 +49,9 @@ def path():
     seconds = run(host, widget)
     longest = gaps.stop()
     controller._onProgress, controller._onPreview = tell, preview
-    yield SimpleNamespace(host=host, widget=widget, panel=widget.panel, ui=widget.ui, seen=seen, seconds=seconds,
-                          longest=longest)
+    yield SimpleNamespace(
+        host=host, widget=widget, panel=widget.panel, ui=widget.ui, seen=seen, seconds=seconds, longest=longest
+    )
     host.close()
 
 
@@ -123,8 +124,7 @@ def test_otsu_and_back_to_the_models(path) -> None:
 
 
 def test_what_was_painted_is_asked_about(path) -> None:
-    from qt_host import QtHost
-    from qt_host import unwrap
+    from qt_host import QtHost, unwrap
     from walk import paint
 
     node, segment = path.panel.result.segment
@@ -241,7 +241,9 @@ def test_sigma_needs_no_new_pass(path, capsys) -> None:
     from walk import run
 
     path.ui.sigmaBox.value = 1.5
+    speeds = dict(path.panel.times._speeds)
     seconds = run(path.host, path.widget)
+    assert path.panel.times._speeds == speeds  # the network was not asked: this tells nothing about its speed
     with capsys.disabled():
         print(f"\n[another sigma: {seconds:.1f} s]", end=" ")
     assert path.panel.controller._kept is not None
@@ -285,9 +287,8 @@ def test_reload_works(path) -> None:
 
 
 def test_the_modules_own_test_passes(path) -> None:
-    from walk import coarse
+    from walk import DIRECTIONS, SLICES
 
-    coarse(path.widget)
     test = path.host._module.ToNNOSlicerTest()
-    test.setUp = lambda: (path.host.scene.Clear(0), coarse(path.widget))
+    test.OPTIONS = {"slices": SLICES, "directions": DIRECTIONS}
     test.runTest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import tempfile
 import time
@@ -68,7 +67,7 @@ def isAlive(pid: int) -> bool:
 
 def leftFolders() -> set[str]:
     """Temporary folders of engines that this process started."""
-    return set(glob.glob(os.path.join(tempfile.gettempdir(), f"{FOLDER_PREFIX}{os.getpid()}-*")))
+    return {str(one) for one in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}{os.getpid()}-*")}
 
 
 class Gaps:
@@ -105,5 +104,3 @@ def paint(segmentationNode: Any, segmentId: str, kji: tuple[int, int, int]) -> N
     array = slicer.util.arrayFromSegmentBinaryLabelmap(segmentationNode, segmentId).copy()
     array[kji] = 1
     slicer.util.updateSegmentBinaryLabelmapFromArray(array, segmentationNode, segmentId)
-
-
