@@ -17,6 +17,7 @@ COLOURS = 256
 _COLOUR_ROLE = "ToNNO.colours"
 _PREVIOUS = "ToNNO.PreviousForeground"  # attribute of a slice view: what it showed before, as "opacity id"
 _STOPS = (0.0, 0.25, 0.49, 0.51, 0.75, 1.0)
+_DARK = (0.17, 0.17, 0.17)
 _COLD_HOT = ("c8f6ff", "35a5ff", "2f62ff", "ff3526", "ff7f1a", "ffe070")
 
 
@@ -58,8 +59,10 @@ def setColours(heatmapNode, threshold: float) -> float:
     hidden = np.arange(COLOURS)
     hidden = (hidden >= 255 - first) & (hidden < first)
     wasModifying = node.StartModify()
+    colours = _colours()
     for index in np.flatnonzero(hidden != _hiddenIn(node)).tolist():
-        node.SetOpacity(index, 0.0 if hidden[index] else 1.0)
+        # The legend knows no opacity: there, what is not shown is dark.
+        node.SetColor(index, *(_DARK if hidden[index] else colours[index]), 0.0 if hidden[index] else 1.0)
     node.EndModify(wasModifying)
     return limit
 

@@ -203,6 +203,7 @@ class Preview:
         display = node.GetDisplayNode()
         display.SetSaveWithScene(False)
         display.SetVisibility2DFill(False)
+        display.SetSliceIntersectionThickness(2)
         display.SetVisibility3D(False)
         self._nodeId = node.GetID()
         self._fill(node, heatmapNode)
@@ -331,6 +332,7 @@ def _newNode(heatmapNode):
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
     node.CreateDefaultDisplayNodes()
     node.GetDisplayNode().SetVisibility2DFill(False)  # the heatmap is under it
+    node.GetDisplayNode().SetSliceIntersectionThickness(2)
     node.SetAndObserveTransformNodeID(heatmapNode.GetTransformNodeID())
     putBeside(node, volumeNode)
     return node
