@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "ToNNOSlicer"), str(Path(__file__).parent)]
 METHOD, CLASS = "matched-cam", "lesion"
 MODEL = ROOT / "tonno_core" / "models" / "brain-lesions"
-SIDE = 420  # pixels of one view
+SIDE = 360  # pixels of one view
 
 
 def main() -> int:
@@ -105,7 +105,6 @@ def draw(image, heatmap, record: dict, folder: Path) -> list[Path]:
         logic.previewMask(node, value, 100.0)
         rows.append(pixels(view))
     savePixels(np.concatenate(rows, axis=1), written[1])
-    host.messages.take()
     host.close()
     return written
 

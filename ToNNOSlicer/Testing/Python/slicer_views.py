@@ -11,6 +11,7 @@ from pathlib import Path
 
 import slicer
 import vtk
+from slicer_host import Messages
 
 PACKAGES = "libegl1 libegl-mesa0 libgl1"
 _SLICE_MANAGERS = (
@@ -55,11 +56,14 @@ class View:
     def __init__(self, host, factory, managers: tuple[str, ...], node, size: tuple[int, int]) -> None:
         self.node = node
         self.renderer = vtk.vtkRenderer()
+        search = Messages()  # for a window system; that there is no screen is no news
         self.window = vtk.vtkRenderWindow()
         self.window.SetOffScreenRendering(1)
         self.window.SetMultiSamples(0)
         self.window.SetSize(*size)
         self.window.AddRenderer(self.renderer)
+        self.window.Render()
+        search.close()
         self._interactor = vtk.vtkGenericRenderWindowInteractor()
         self.window.SetInteractor(self._interactor)
         factory.SetMRMLApplicationLogic(host.applicationLogic)
@@ -105,7 +109,7 @@ class SliceView(View):
         self._image = vtk.vtkActor2D()
         self._image.SetMapper(self._mapper)
         self._image.GetProperty().SetDisplayLocationToBackground()
-        self.renderer.AddActor2D(self._image)
+        self.renderer.AddViewProp(self._image)
         self.renderer.GetActiveCamera().ParallelProjectionOn()
 
     def fit(self, margin: float = 1.0) -> None:
