@@ -167,5 +167,6 @@ def test_pictures_of_the_docs(tmp_path) -> None:
 
     grid = np.diag([4.0, 4.0, 4.0, 1.0])
     written = draw(Volume(image(), grid), Volume(smooth(), grid), record(), tmp_path)
-    sizes = [Image.open(path).size for path in written]
-    assert sizes == [(720, 720), (1080, 360)]
+    for path, size in zip(written, [(720, 720), (1080, 360)], strict=True):
+        with Image.open(path) as picture_:
+            assert picture_.size == size

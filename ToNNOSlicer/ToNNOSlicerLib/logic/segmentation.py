@@ -15,7 +15,7 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk
 
-from tonno_core.segmentation.binarize import binarize
+from tonno_core.segmentation.binarize import binarize, clear_small
 from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
 from ToNNOSlicerLib.logic.geometry import ijkToWorld, nodeToWorld, toVTK, volumeOf
 from ToNNOSlicerLib.logic.heatmap import inputOf, methodName, recordOf
@@ -172,9 +172,10 @@ class Preview:
         recordOf(heatmapNode)
         node = self._node(heatmapNode)
         volume = volumeOf(heatmapNode)
-        np.greater_equal(volume.array, np.float32(threshold), out=self._mask.view(np.bool_))
-        if smallestMm3 > 0 and np.count_nonzero(self._mask) <= self.LARGEST_FILTERED:
-            self._mask[:] = binarize(volume, float(threshold), min_volume_mm3=float(smallestMm3))
+        mask = self._mask.view(np.bool_)
+        np.greater_equal(volume.array, np.float32(threshold), out=mask)
+        if smallestMm3 > 0 and np.count_nonzero(mask) <= self.LARGEST_FILTERED:
+            clear_small(mask, volume.voxel_mm3, float(smallestMm3))
         self._scalars.Modified()
         self._image.Modified()
         node.SetDisplayVisibility(True)
