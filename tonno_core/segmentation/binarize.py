@@ -68,17 +68,22 @@ def binarize(heatmap: Volume, threshold: float, *, low: float | None = None, min
     """
     check_options(threshold, low, min_volume_mm3)
     mask = heatmap.array >= (threshold if low is None else low)
-    if low is None and min_volume_mm3 == 0.0:
-        return mask.view(np.uint8)
+    if low is not None:
+        voxels, component, count = connected(mask)
+        seeds = component[heatmap.array.reshape(-1)[voxels] >= threshold]
+        keep = np.bincount(seeds, minlength=count) > 0
+        mask.reshape(-1)[voxels[~keep[component]]] = False
+    if min_volume_mm3 > 0.0:
+        clear_small(mask, heatmap.voxel_mm3, min_volume_mm3)
+    return mask.view(np.uint8)
+
+
+def clear_small(mask: BoolMask, voxel_mm3: float, min_volume_mm3: float) -> None:
+    """Clear the 26-connected components below a volume, in place (bool Z Y X, contiguous)."""
     voxels, component, count = connected(mask)
     # A hair below the quotient: 8 voxels of 0.1 mm are 0.008 mm3, whatever the last bit of the product says.
-    min_voxels = min_volume_mm3 / heatmap.voxel_mm3 * (1 - 1e-9)
-    keep = np.bincount(component, minlength=count) >= min_voxels
-    if low is not None:
-        seeds = component[heatmap.array.reshape(-1)[voxels] >= threshold]
-        keep &= np.bincount(seeds, minlength=count) > 0
-    mask.reshape(-1)[voxels[~keep[component]]] = False
-    return mask.view(np.uint8)
+    small = np.bincount(component, minlength=count) < min_volume_mm3 / voxel_mm3 * (1 - 1e-9)
+    mask.reshape(-1)[voxels[small[component]]] = False
 
 
 def components(mask: npt.NDArray[np.generic], heatmap: Volume) -> list[Component]:

@@ -11,7 +11,6 @@ application itself plays along is for ``slicer_smoke.py`` to show.
 from __future__ import annotations
 
 import atexit
-import gc
 import sys
 import tempfile
 import types
@@ -101,7 +100,6 @@ class Host:
             logic.SetMRMLScene(None)
         self.applicationLogic.SetMRMLScene(None)
         self.logics, self.sliceLogics = {}, {}
-        gc.collect()
         self.messages.close()
         self._folder.cleanup()
 

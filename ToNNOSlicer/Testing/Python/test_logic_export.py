@@ -142,10 +142,11 @@ def test_findings_csv(logic, results, tmp_path) -> None:
         assert tuple(float(row[f"centroid_{axis}_mm"]) for axis in "ras") == finding.centroidRAS
 
 
-def test_report_folder(logic, results, tmp_path) -> None:
+def test_report_folder(logic, tmp_path) -> None:
     from PIL import Image
 
-    heatmap, segmentation, segmentId = results
+    heatmap = addHeatmap(logic, addVolume(), result=RESULT)
+    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
     folder = tmp_path / "report"
     logic.exportReport(folder, heatmap, segmentation, segmentId)
     files = ["finding-2.png", "findings.csv", "heatmap.nii.gz", "overview.png", "report.json", "segmentation.seg.nrrd"]
@@ -257,7 +258,7 @@ def writeSeries(folder: Path, reverse: bool) -> list[Path]:
         data = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
         data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
         data.StudyInstanceUID, data.SeriesInstanceUID, data.FrameOfReferenceUID = study, series, frame
-        data.PatientID = data.PatientName = "phantom"
+        data.PatientID, data.PatientName = "phantom", "phantom^"
         data.PatientBirthDate = data.PatientSex = data.StudyDate = data.StudyTime = data.StudyID = ""
         data.AccessionNumber = data.ReferringPhysicianName = data.PositionReferenceIndicator = data.Manufacturer = ""
         data.Modality, data.SeriesNumber, data.InstanceNumber = "CT", 1, len(paths) + 1

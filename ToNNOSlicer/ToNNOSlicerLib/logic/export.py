@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import slicer
+import slicer.util
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
@@ -37,11 +38,7 @@ def exportSegmentation(segmentationNode, path, dicomFile: Callable[[str], str | 
     Raises ToNNOUserError for another ending, an empty segmentation, or where the file cannot be written.
     """
     path = Path(path)
-    if not any(_voxels(segmentationNode)):
-        raise ToNNOUserError(
-            _("The segmentation {name} is empty.").format(name=segmentationNode.GetName()),
-            _("Lower the threshold until it holds voxels."),
-        )
+    _checkContents(segmentationNode)
     name = path.name.lower()
     with wholeFile(path) as partial:
         if name.endswith(".seg.nrrd"):
@@ -98,19 +95,43 @@ def wholeFile(path: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _voxels(segmentationNode) -> Iterator[int]:
-    """The size of each segment's box; 1 for a segment that is a surface."""
-    for segmentId in segmentationNode.GetSegmentation().GetSegmentIDs():
-        crop = cropOf(segmentationNode, segmentId)
-        yield 1 if crop is None else crop.mask.size
+def _checkContents(segmentationNode) -> None:
+    name = segmentationNode.GetName()
+    crops = [cropOf(segmentationNode, n) for n in segmentationNode.GetSegmentation().GetSegmentIDs()]
+    if any(crop is None for crop in crops):
+        raise ToNNOUserError(
+            _("{name} is made of surfaces, not of voxels.").format(name=name),
+            _("Make it binary labelmap in the Segmentations module."),
+        )
+    if not any(crop.mask.size for crop in crops):
+        raise ToNNOUserError(
+            _("The segmentation {name} is empty.").format(name=name), _("Lower the threshold until it holds voxels.")
+        )
 
 
 def _write(storage, node, path: Path) -> None:
-    """By a storage node of its own: the node's, which knows where the scene is saved, stays as it is."""
+    """By a storage node of its own: the node's, which knows where the scene is saved, stays as it is.
+
+    On a full disk some of the writers below cut the file off and report success, so it is read back.
+    """
     storage.SetFileName(str(path))
     storage.SetUseCompression(1)
-    if not storage.WriteData(node) or not path.exists():
-        raise OSError(None, _("Slicer could not write the file"))
+    if not (storage.WriteData(node) and path.exists() and _isWhole(path, node)):
+        raise OSError(None, _("what was written cannot be read again; the disk may be full"))
+
+
+def _isWhole(path: Path, node) -> bool:
+    import SimpleITK as sitk
+
+    try:
+        read = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    except RuntimeError:
+        return False
+    if node.IsA("vtkMRMLVolumeNode"):
+        return np.array_equal(read, slicer.util.arrayFromVolume(node))
+    # A segmentation's file has one or more layers, in which each voxel belongs to one segment.
+    crops = [cropOf(node, segmentId) for segmentId in node.GetSegmentation().GetSegmentIDs()]
+    return np.count_nonzero(read) == sum(int(np.count_nonzero(crop.mask)) for crop in crops)
 
 
 def _writeLabelmap(segmentationNode, path: Path) -> None:

@@ -17,22 +17,27 @@ COLOURS = 256
 _COLOUR_ROLE = "ToNNO.colours"
 _PREVIOUS = "ToNNO.PreviousForeground"  # attribute of a slice view: what it showed before, as "opacity id"
 _STOPS = (0.0, 0.25, 0.49, 0.51, 0.75, 1.0)
+_DARK = (0.17, 0.17, 0.17)
 _COLD_HOT = ("c8f6ff", "35a5ff", "2f62ff", "ff3526", "ff7f1a", "ffe070")
 
 
 def setOverlay(heatmapNode, threshold: float, opacity: float = 0.6, visible: bool = True) -> None:
     """Show a heatmap in all slice views where |value| >= threshold (heatmap's units), or take it away.
 
-    Taken away, the views show the foreground that they showed before.
+    Taken away, the views show the foreground that they showed before. The legend comes and goes with it; hidden by
+    the user meanwhile, it stays hidden.
     """
     limit = setColours(heatmapNode, threshold)
     heatmapNode.GetDisplayNode().SetWindowLevelMinMax(-limit, limit)
-    for view in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode", heatmapNode.GetScene()):
+    views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode", heatmapNode.GetScene())
+    wasVisible = any(view.GetForegroundVolumeID() == heatmapNode.GetID() for view in views)
+    for view in views:
         if visible:
             _showIn(view, heatmapNode, opacity)
         else:
             _removeFrom(view, heatmapNode)
-    legend(heatmapNode).SetVisibility(visible)
+    if visible != wasVisible:
+        legend(heatmapNode).SetVisibility(visible)
 
 
 def window(limit: float, threshold: float) -> tuple[float, int]:
@@ -58,8 +63,10 @@ def setColours(heatmapNode, threshold: float) -> float:
     hidden = np.arange(COLOURS)
     hidden = (hidden >= 255 - first) & (hidden < first)
     wasModifying = node.StartModify()
+    colours = _colours()
     for index in np.flatnonzero(hidden != _hiddenIn(node)).tolist():
-        node.SetOpacity(index, 0.0 if hidden[index] else 1.0)
+        # The legend knows no opacity: there, what is not shown is dark.
+        node.SetColor(index, *(_DARK if hidden[index] else colours[index]), 0.0 if hidden[index] else 1.0)
     node.EndModify(wasModifying)
     return limit
 
@@ -89,6 +96,7 @@ def legend(heatmapNode):
         node = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(heatmapNode)
         record = recordOf(heatmapNode)
         node.SetTitleText(f"{methodName(record['method'])}\n{record['className']}")
+        node.GetTitleTextProperty().ShadowOn()
         node.SetLabelFormat("%.3g")
         node.SetNumberOfLabels(5)
         node.SetSize(0.12, 0.45)

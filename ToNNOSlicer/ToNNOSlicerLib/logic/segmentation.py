@@ -15,7 +15,7 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk
 
-from tonno_core.segmentation.binarize import binarize
+from tonno_core.segmentation.binarize import binarize, clear_small
 from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
 from ToNNOSlicerLib.logic.geometry import ijkToWorld, nodeToWorld, toVTK, volumeOf
 from ToNNOSlicerLib.logic.heatmap import inputOf, methodName, recordOf
@@ -172,9 +172,10 @@ class Preview:
         recordOf(heatmapNode)
         node = self._node(heatmapNode)
         volume = volumeOf(heatmapNode)
-        np.greater_equal(volume.array, np.float32(threshold), out=self._mask.view(np.bool_))
-        if smallestMm3 > 0 and np.count_nonzero(self._mask) <= self.LARGEST_FILTERED:
-            self._mask[:] = binarize(volume, float(threshold), min_volume_mm3=float(smallestMm3))
+        mask = self._mask.view(np.bool_)
+        np.greater_equal(volume.array, np.float32(threshold), out=mask)
+        if smallestMm3 > 0 and np.count_nonzero(mask) <= self.LARGEST_FILTERED:
+            clear_small(mask, volume.voxel_mm3, float(smallestMm3))
         self._scalars.Modified()
         self._image.Modified()
         node.SetDisplayVisibility(True)
@@ -203,6 +204,7 @@ class Preview:
         display = node.GetDisplayNode()
         display.SetSaveWithScene(False)
         display.SetVisibility2DFill(False)
+        display.SetSliceIntersectionThickness(2)
         display.SetVisibility3D(False)
         self._nodeId = node.GetID()
         self._fill(node, heatmapNode)
@@ -331,6 +333,7 @@ def _newNode(heatmapNode):
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
     node.CreateDefaultDisplayNodes()
     node.GetDisplayNode().SetVisibility2DFill(False)  # the heatmap is under it
+    node.GetDisplayNode().SetSliceIntersectionThickness(2)
     node.SetAndObserveTransformNodeID(heatmapNode.GetTransformNodeID())
     putBeside(node, volumeNode)
     return node
