@@ -56,6 +56,11 @@ class EngineClient:
         return self._process is not None and self._process.isRunning
 
     @property
+    def pid(self):
+        """The number of the process that was started (a launcher, or the engine itself); None without one."""
+        return None if self._process is None else self._process.pid
+
+    @property
     def logLines(self):
         """The last lines that the engine wrote to stderr, oldest first; those of ended processes included."""
         return list(self._log)
@@ -162,7 +167,7 @@ class _Process:
         self._events = queue.SimpleQueue()
         self._outgoing = queue.SimpleQueue()
         self._waiting = set()
-        self._pid = None  # the engine's own, where what was started is a launcher
+        self._enginePid = None  # where what was started is a launcher
         self._heard = time.monotonic()
         self._loading = True
         self._garbage = None
@@ -170,6 +175,10 @@ class _Process:
         self._reader = self._thread(self._read)
         self._thread(self._write)
         self._thread(self._collectLog)
+
+    @property
+    def pid(self):
+        return self._popen.pid
 
     @property
     def isRunning(self):
@@ -214,7 +223,7 @@ class _Process:
     def kill(self):
         """End the process, and its children, and reap it."""
         self._outgoing.put(None)
-        _killTree(self._popen, self._pid)
+        _killTree(self._popen, self._enginePid)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(5)
 
@@ -238,7 +247,7 @@ class _Process:
                 if event["type"] == "heartbeat":
                     continue
                 if event["type"] == "ready":
-                    self._pid = event.get("pid")
+                    self._enginePid = event.get("pid")
                 self._loading = event["type"] == "progress" and event.get("step") == "loading"
                 self._events.put(event)
 
