@@ -55,9 +55,9 @@ def test_every_failure_has_a_kind_a_line_and_a_next_step(
     assert bool(capsys.readouterr().err) == (kind == "internal")
 
 
-def asked(folder: Path, **changes: Any) -> dict[str, Any]:
+def asked(own: Path, **changes: Any) -> dict[str, Any]:
     matrix = np.eye(4).tolist()
-    return {"volume": {"array": "a.npy", "ijk_to_ras": matrix}, "model": "pixel-sum", "folder": str(folder)} | changes
+    return {"volume": {"array": "a.npy", "ijk_to_ras": matrix}, "model": "pixel-sum", "folder": str(own)} | changes
 
 
 def test_a_request_has_defaults(tmp_path: Path) -> None:
