@@ -124,7 +124,7 @@ def _parallel_axes(ijk_to_source: Matrix) -> tuple[int, int, int] | None:
 def _resample_parallel(
     array: torch.Tensor, ijk_to_source: Matrix, shape_zyx: tuple[int, int, int], axes: tuple[int, int, int]
 ) -> torch.Tensor:
-    """`resample` between grids with parallel axes: along one axis after another, ten times as fast."""
+    """`resample` between grids with parallel axes: along one axis after another, eight times as fast."""
     values = array
     for source in (2, 1, 0):  # the last and largest product is along the rows in memory
         target, dimension = axes[source], 3 - source
