@@ -36,6 +36,14 @@ LONG = {"directions": 4000, "methods": ["tonno"]}  # a minute
 SHORT = {"directions": 8, "slices": 16, "methods": ["tonno"]}
 
 
+def gone(folder: Path) -> None:
+    """Wait until no process of a client's folder is left; a killed one needs a moment."""
+    patience = time.monotonic() + 5.0
+    while processes_of(folder) and time.monotonic() < patience:
+        time.sleep(0.02)
+    assert processes_of(folder) == []
+
+
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder for temporary files of its own; afterwards it must be empty, and no process or shared memory left."""
@@ -45,10 +53,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     monkeypatch.setitem(ENVIRONMENT, "TMPDIR", str(folder))
     shared = sorted(Path("/dev/shm").iterdir())
     yield folder
-    patience = time.monotonic() + 5.0
-    while processes_of(folder) and time.monotonic() < patience:
-        time.sleep(0.05)
-    assert processes_of(folder) == []
+    gone(folder)
     assert sorted(path.name for path in folder.rglob("*")) == []
     assert sorted(Path("/dev/shm").iterdir()) == shared
 
@@ -109,20 +114,24 @@ def test_a_hung_process_is_replaced_and_nobody_waits_for_it(temporary: Path, vol
     hung = client.pid
     assert hung is not None
     os.kill(hung, signal.SIGSTOP)
-    identifier = client.submit("reconstruct", **fields(client, volume, "pixel-sum", options=LONG))
+    cancelled = client.submit("reconstruct", **fields(client, volume, "pixel-sum", options=LONG))
+    pending = client.submit("describe")
     stopped, longest = time.monotonic(), 0.0
-    event: Event | None = None
-    while event is None and time.monotonic() < stopped + 10:
+    seen: dict[str, tuple[float, Event]] = {}
+    while "hung" not in seen and time.monotonic() < stopped + 10:
         start = time.perf_counter()
-        client.cancel(identifier)  # the impatient user
-        event = next((one for one in client.poll() if one["type"] in END_OF_PROCESS), None)
+        client.cancel(cancelled)  # the impatient user
+        seen |= {event["type"]: (time.monotonic() - stopped, event) for event in client.poll()}
         longest = max(longest, time.perf_counter() - start)
         time.sleep(0.01)
-    assert event is not None
-    assert (event["type"], event["ids"]) == ("hung", [identifier])
-    assert 1.4 < time.monotonic() - stopped < 4.0  # heartbeats come every second
-    assert longest < 0.5  # the last one ends the process; measured 0.03 s
-    assert not Path(f"/proc/{hung}").exists()
+    # A cancel is answered even now: by the client itself.
+    assert seen["cancelled"][0] < 1.0
+    assert seen["cancelled"][1]["id"] == cancelled
+    after, event = seen["hung"]
+    assert event["ids"] == [pending]
+    assert 0.5 < after < 4.0  # the last heartbeat may have been up to a second before
+    assert longest < 0.1  # measured 0.002 s
+    gone(temporary)
     assert starts(client)
     client.close()
 
@@ -180,7 +189,7 @@ def test_a_launchers_child_ends_with_it(temporary: Path, volume: Volume) -> None
     assert client.pid is not None
     os.kill(client.pid, signal.SIGKILL)
     assert until_the_end(client)["type"] == "exited"
-    assert processes_of(temporary) == []
+    gone(temporary)
     assert starts(client)
     client.close()
     assert processes_of(temporary) == []
@@ -206,7 +215,7 @@ def test_cancelled_at_ten_random_moments(temporary: Path, volume: Volume) -> Non
         client.release(asked["folder"])
         time.sleep(0.1)
         assert not Path(asked["folder"]).exists()  # nothing is written after the answer
-    assert max(delays) < 1.0, delays  # measured up to 0.05 s
+    assert max(delays) < 1.0, delays  # measured up to 0.05 s; 0.8 s where the import of torch holds all threads up
     assert works(client, volume)
     client.close()
 

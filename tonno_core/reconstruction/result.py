@@ -13,16 +13,6 @@ from tonno_core.volume.volume import Matrix, Volume
 
 
 @dataclass(frozen=True)
-class Preview:
-    """Heatmaps of the first ``directions`` of ``of``, on the input's grid, as `Reconstruction` has them."""
-
-    heatmaps: dict[str, Volume]
-    inside: npt.NDArray[np.bool_]
-    directions: int
-    of: int
-
-
-@dataclass(frozen=True)
 class PlaneProfile:
     """The classifier's answer to parallel planes of any direction.
 
