@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from tonno_core.reconstruction.result import Preview
+import numpy as np
+import numpy.typing as npt
+
+from tonno_core.volume.volume import Volume
 
 
 class Cancelled(Exception):
     """The caller asked for an end without a result. No error: nothing was wrong."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Heatmaps of the first ``directions`` of ``of``, by name on the input's grid; ``inside`` as in the result."""
+
+    heatmaps: dict[str, Volume]
+    inside: npt.NDArray[np.bool_]
+    directions: int
+    of: int
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import math
 from typing import Any
 
 VERSION = 1
-# A request has a few hundred bytes, a result's profiles some tens of thousands; what is longer is no message.
-MAX_LINE = 1 << 20
+# A request has a few hundred bytes, a result's profiles up to half a million; what is longer is no message.
+MAX_LINE = 1 << 22
 
 REQUESTS = ("reconstruct", "refine", "stop", "cancel", "describe", "shutdown")
 EVENTS = ("ready", "heartbeat", "progress", "preview", "result", "description", "cancelled", "error")

@@ -18,7 +18,7 @@ import time
 import weakref
 from pathlib import Path
 
-from tonno_core.protocol import FINAL, FOLDER_PREFIX, ProtocolError, decode, encode
+from tonno_core.protocol import FINAL, FOLDER_PREFIX, VERSION, ProtocolError, decode, encode
 from tonno_core.worker.processes import is_alive
 
 _LOG_LINES = 500
@@ -26,6 +26,10 @@ _LOG_LINES = 500
 _LOADING_TIMEOUT_S = 120.0
 # After the process has ended, its last events may still be on their way.
 _DRAIN_S = 1.0
+# A cancel is answered by then, at the latest by the client itself: a library that loads may hold the engine up.
+_CANCEL_S = 0.8
+# What `close` waits for a process that was killed.
+_REAP_S = 5.0
 
 
 class EngineClient:
@@ -56,6 +60,11 @@ class EngineClient:
         return self._process is not None and self._process.isRunning
 
     @property
+    def pid(self):
+        """The number of the process that was started (a launcher, or the engine itself); None without one."""
+        return None if self._process is None else self._process.pid
+
+    @property
     def logLines(self):
         """The last lines that the engine wrote to stderr, oldest first; those of ended processes included."""
         return list(self._log)
@@ -80,7 +89,7 @@ class EngineClient:
         return self._nextId
 
     def cancel(self, id):
-        """End a request without a result; ``cancelled`` follows, unless its answer was on the way."""
+        """End a request without a result; ``cancelled`` follows within a second, unless its answer was on the way."""
         self._interrupt("cancel", id)
 
     def stop(self, id):
@@ -101,7 +110,6 @@ class EngineClient:
             if fault is not None:
                 events.append(fault)
         if events and events[-1]["type"] in ("exited", "hung", "garbage"):
-            events[-1].setdefault("id", None)
             events[-1]["log"] = self.logLines[-50:]
             self._process.kill()
             self._process = None
@@ -143,6 +151,8 @@ class EngineClient:
         if self.isRunning:
             self._nextId += 1
             self._process.send(type, self._nextId, {"target": target})
+            if type == "cancel":
+                self._process.expectCancelled(target)
 
 
 class _Process:
@@ -162,7 +172,8 @@ class _Process:
         self._events = queue.SimpleQueue()
         self._outgoing = queue.SimpleQueue()
         self._waiting = set()
-        self._pid = None  # the engine's own, where what was started is a launcher
+        self._cancelling = {}  # id to the time by which the answer must be there
+        self._enginePid = None  # where what was started is a launcher
         self._heard = time.monotonic()
         self._loading = True
         self._garbage = None
@@ -170,6 +181,10 @@ class _Process:
         self._reader = self._thread(self._read)
         self._thread(self._write)
         self._thread(self._collectLog)
+
+    @property
+    def pid(self):
+        return self._popen.pid
 
     @property
     def isRunning(self):
@@ -180,16 +195,30 @@ class _Process:
             self._waiting.add(id)
         self._outgoing.put(encode(type, id, **fields))
 
+    def expectCancelled(self, id):
+        if id in self._waiting:
+            self._cancelling.setdefault(id, time.monotonic() + _CANCEL_S)
+
     def events(self):
         events = []
         while not self._events.empty():
             event = self._events.get()
+            if event["id"] is not None and event["id"] not in self._waiting:
+                continue  # of a request that was answered here
             if event["type"] in FINAL:
-                self._waiting.discard(event["id"])
+                self._answered(event["id"])
             if event["type"] == "garbage":
                 event["ids"] = sorted(self._waiting)
             events.append(event)
+        if self._garbage is None:
+            for id in [id for id, until in self._cancelling.items() if time.monotonic() > until]:
+                self._answered(id)
+                events.append({"v": VERSION, "id": id, "type": "cancelled"})
         return events
+
+    def _answered(self, id):
+        self._waiting.discard(id)
+        self._cancelling.pop(id, None)
 
     def fault(self, timeout):
         """The event that tells of the process' end or silence, or None."""
@@ -199,9 +228,9 @@ class _Process:
             self._endedAt = self._endedAt or now
             if (self._reader.is_alive() and now - self._endedAt < _DRAIN_S) or not self._events.empty():
                 return None  # what it said before its end comes first
-            return {"type": "exited", "code": code, "ids": sorted(self._waiting)}
+            return {"type": "exited", "id": None, "code": code, "ids": sorted(self._waiting)}
         if now - self._heard > (max(timeout, _LOADING_TIMEOUT_S) if self._loading else timeout):
-            return {"type": "hung", "ids": sorted(self._waiting)}
+            return {"type": "hung", "id": None, "ids": sorted(self._waiting)}
         return None
 
     def end(self, timeout):
@@ -209,14 +238,13 @@ class _Process:
         self.send("shutdown", None, {})
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(timeout if self.isRunning else 0)
-        self.kill()
+        self.kill().join(_REAP_S)
 
     def kill(self):
-        """End the process, and its children, and reap it."""
+        """End the process and its children. Returns the thread that waits for the end, which a driver may delay."""
         self._outgoing.put(None)
-        _killTree(self._popen, self._pid)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._popen.wait(5)
+        _killTree(self._popen, self._enginePid)
+        return self._thread(self._popen.wait)
 
     # --- threads
 
@@ -232,13 +260,13 @@ class _Process:
                     event = decode(line)
                 except ProtocolError as error:
                     self._garbage = str(error)
-                    self._events.put({"type": "garbage", "message": self._garbage})
+                    self._events.put({"type": "garbage", "id": None, "message": self._garbage})
                     return
                 self._heard = time.monotonic()
                 if event["type"] == "heartbeat":
                     continue
                 if event["type"] == "ready":
-                    self._pid = event.get("pid")
+                    self._enginePid = event.get("pid")
                 self._loading = event["type"] == "progress" and event.get("step") == "loading"
                 self._events.put(event)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.analytic import correlation, slope
-from tests.worker.talk import EngineClient, Event, answer, fields, make_client, wait
+from tests.worker.talk import EngineClient, Event, answer, fields, wait
 from tonno_core import load_bundle, reconstruct
 from tonno_core.reconstruction import Reconstruction
 from tonno_core.segmentation.binarize import otsu_threshold
@@ -170,17 +171,14 @@ def test_two_volumes_in_a_row_and_a_queued_one_cancelled(client: EngineClient, v
     assert relative_error(heatmap(final[first], "tonno"), expected) > 0.1
 
 
-def test_the_model_stays(volume: Volume, bundle: Path) -> None:
-    client = make_client()
-    try:
-        seconds = [
-            answer(client, client.submit("reconstruct", **fields(client, volume, bundle, options=SMALL)))["seconds"]
-            for _ in range(2)
-        ]
-    finally:
-        client.close()
-    # torch alone takes more than a second to import; a warm model is a comparison of files.
-    assert seconds[1]["loading"] < 0.1 * seconds[0]["loading"]
+def test_the_model_stays(client: EngineClient, volume: Volume, bundle: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(bundle, tmp_path / "own")
+    loading = [
+        answer(client, client.submit("reconstruct", **fields(client, volume, own, options=SMALL)))["seconds"]["loading"]
+        for _ in range(2)
+    ]
+    # 0.2 s to read, check and prepare even this small one; then a comparison of the files' sizes and times.
+    assert loading[1] < 0.2 * loading[0]
 
 
 def test_a_changed_model_is_loaded_anew(client: EngineClient, volume: Volume, tmp_path: Path) -> None:

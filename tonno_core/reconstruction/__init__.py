@@ -6,7 +6,7 @@ run.py         the passes through the encoder; `reconstruct`
 result.py      what comes out
 """
 
-from tonno_core.reconstruction.result import Preview, Reconstruction
+from tonno_core.reconstruction.result import Reconstruction
 from tonno_core.reconstruction.run import CPU_BATCH, project, reconstruct
 
-__all__ = ["CPU_BATCH", "Preview", "Reconstruction", "project", "reconstruct"]
+__all__ = ["CPU_BATCH", "Reconstruction", "project", "reconstruct"]

@@ -10,12 +10,13 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
+from tonno_core.control import Preview
 from tonno_core.encoding.encoder import PixelSum
 from tonno_core.encoding.ready import ReadyModel
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation.profile import Profile
 from tonno_core.reconstruction.planes import NOTHING_INSIDE, Planes
-from tonno_core.reconstruction.result import PlaneProfile, Preview, Reconstruction
+from tonno_core.reconstruction.result import PlaneProfile, Reconstruction
 from tonno_core.settings import ReconstructionSettings, Variant
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.slicing.region import Region
@@ -120,13 +121,16 @@ class Projected:
             stopped=self.stopped,
         )
 
-    def preview(self, variants: Mapping[str, Variant], of: int, timings: Timings) -> Preview:
+    def preview(
+        self, variants: Mapping[str, Variant], of: int, timings: Timings, check: Callable[[], None] = lambda: None
+    ) -> Preview:
         """Those variants that it gives by now. Smoothed on the grid of the nodes, which is quick but for the rim."""
         volume = self.planes.volume
         heatmaps = {}
         for name, variant in variants.items():
             if not self.gives(variant):
                 continue
+            check()
             values, grid = self._raw(variant.raw(), timings)
             if grid is not None and variant.smooth_mm > 0:
                 nodes_mm = np.linalg.norm((self.planes.frame_to_ras @ grid.ijk_to_frame)[:3, :3], axis=0)
@@ -217,7 +221,8 @@ class Projected:
     def _self_check(self, variant: Variant, heatmap: npt.NDArray[np.float32], timings: Timings) -> float | None:
         """Squared correlation of R G with p over the first directions: the share of variance explained."""
         inverter = self._inverter(variant.raw())
-        if inverter is None or self.planes.region is not None:  # integrals over planes need all of the heatmap
+        # Integrals over planes need all of the heatmap; and who ended the run does not want to wait.
+        if inverter is None or self.planes.region is not None or self.stopped:
             return None
         with timings.measure("self-check"):
             source = SliceSource.from_volume(self.planes.volume.with_array(heatmap), device=self.ready.device)

@@ -13,16 +13,6 @@ from tonno_core.volume.volume import Matrix, Volume
 
 
 @dataclass(frozen=True)
-class Preview:
-    """Heatmaps of the first ``directions`` of ``of``, on the input's grid, as `Reconstruction` has them."""
-
-    heatmaps: dict[str, Volume]
-    inside: npt.NDArray[np.bool_]
-    directions: int
-    of: int
-
-
-@dataclass(frozen=True)
 class PlaneProfile:
     """The classifier's answer to parallel planes of any direction.
 
@@ -42,7 +32,7 @@ class Reconstruction:
     method of the settings is a name. inside: bool Z Y X, the voxels that the planes cover. profiles: the
     logit along R, A and S. score: mean of the highest tenth of all logits, the volume-level score (NaN
     without planes). explained: share of the logits' variance that the ToNNO heatmap's own plane integrals
-    explain (None without ``tonno``, or of a region alone).
+    explain (None without ``tonno``, of a region alone, and where ``stopped``).
     seconds: by step; ``total`` is all of it. directions: how many were backprojected (0 without any); fewer than
     the settings' where ``stopped``, that is, where the caller ended the run early.
     """

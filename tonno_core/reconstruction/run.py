@@ -200,7 +200,8 @@ class _Run:
                 inverter.add(batch, self.timings)
                 if self.control.preview is not None and self.previews.due(inverter.directions):
                     with self.previews.measured():
-                        self.control.preview(self.projected.preview(self.variants, len(plan.directions), self.timings))
+                        shown = self.projected.preview(self.variants, len(plan.directions), self.timings, check)
+                        self.control.preview(shown)
         except _Stopped:
             self.projected.stopped = True
         self._count(projector)

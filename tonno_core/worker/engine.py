@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tonno_core.control import Control
+from tonno_core.control import Control, Preview
 from tonno_core.encoding.ready import ReadyModel
 from tonno_core.errors import TonnoError
 from tonno_core.reconstruction.projected import Projected
-from tonno_core.reconstruction.result import PlaneProfile, Preview, Reconstruction
+from tonno_core.reconstruction.result import PlaneProfile, Reconstruction
 from tonno_core.reconstruction.run import project, resolve
 from tonno_core.segmentation.binarize import otsu_threshold
 from tonno_core.settings import ReconstructionSettings, Variant, choices_of, combine
@@ -30,6 +30,10 @@ from tonno_core.worker.requests import ReconstructRequest, RefineRequest
 
 # Profiles of a result: along R, A and S, and of directions of which the nearest is within 15 degrees of any other.
 _PROFILES = 64
+# Planes of all profiles together; their numbers are the one thing that travels in a message.
+_PROFILE_PLANES = 32_768
+# Enough for a histogram of 128 bins.
+_OTSU_VOXELS = 2_000_000
 # What a refinement may change, as far as it was kept.
 _REFINABLE = ("methods", "stage", "filter", "sigma_scale", "smooth_mm")
 
@@ -106,7 +110,7 @@ class Engine:
             "result",
             heatmaps=heatmaps,
             inside=write_array(folder / "inside.npy", result.inside.view(np.uint8), job),
-            profiles=[_profile(one) for one in self._kept.plane_profiles(_PROFILES)],
+            profiles=[_profile(one) for one in self._kept.plane_profiles(_profiles(result))],
             score=result.score,
             explained=result.explained,
             seconds=dict(timings.seconds),
@@ -182,14 +186,21 @@ def _free() -> None:
 
 
 def _otsu(heatmap: Volume, inside: npt.NDArray[np.bool_]) -> float | None:
+    """Otsu's threshold, of every n-th voxel along each axis where there are many: all would take a second."""
+    step = max(1, round((heatmap.array.size / _OTSU_VOXELS) ** (1 / 3)))
+    some = (slice(None, None, step),) * 3
     try:
-        return otsu_threshold(heatmap, inside)
+        return otsu_threshold(Volume(heatmap.array[some], heatmap.ijk_to_ras), inside[some])
     except TonnoError:  # nothing to split
         return None
 
 
 def _plain(variant: Variant) -> dict[str, Any]:
     return {"method": variant.method} | {name: getattr(variant, name) for name in choices_of(variant.method)}
+
+
+def _profiles(result: Reconstruction) -> int:
+    return max(3, min(_PROFILES, _PROFILE_PLANES // result.settings.slices))
 
 
 def _profile(profile: PlaneProfile) -> dict[str, Any]:
