@@ -67,7 +67,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left in the scene. record: the engine's answer without its files. isRefinement: no pass through the network was needed."""
+    """What a run left in the scene.
+
+    record: the engine's answer without its files. isRefinement: no pass through the network was needed.
+    """
 
     heatmapNode: Any
     segmentationNode: Any

@@ -796,6 +796,7 @@ class QtHost(Host):
             kept.clear()
         type(self).current = self
         self.widget = self._module = self.frame = self._source = None
+        self._library_before = {name: sys.modules[name] for name in _library()}
         self.scene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, self._forget_item)
         self._provide()
 
@@ -862,8 +863,9 @@ class QtHost(Host):
         self._drop_frame()
         if self._source is not None:
             sys.modules.pop(self._source.stem, None)
-        for name in [one for one in sys.modules if one.partition(".")[0] == "ToNNOSlicerLib" and "plots" in one]:
+        for name in _library():  # as before a Reload, so that other tests meet the classes that they imported
             del sys.modules[name]
+        sys.modules.update(self._library_before)
         self.connections.clear()
         gc.collect()
         if self.logics:
@@ -913,6 +915,10 @@ class QtHost(Host):
             logic.GetSliceCompositeNode().SetBackgroundVolumeID(background.GetID())
             if fit:
                 logic.FitSliceToAll()
+
+
+def _library() -> list[str]:
+    return [name for name in sys.modules if name.partition(".")[0] == "ToNNOSlicerLib"]
 
 
 def _module_of(name: str, *members: Any) -> types.ModuleType:

@@ -271,6 +271,14 @@ def test_scene_is_saved_and_loaded_with_everything(path, tmp_path) -> None:
     assert panel.logic.thresholdOf(*panel.result.segment) == pytest.approx(threshold * 1.2)
 
 
+def test_the_modules_own_test_passes(path) -> None:
+    from walk import DIRECTIONS, SLICES
+
+    test = path.host._module.ToNNOSlicerTest()
+    test.OPTIONS = {"slices": SLICES, "directions": DIRECTIONS}
+    test.runTest()
+
+
 def test_reload_works(path) -> None:
     from walk import enginePids, isAlive, leftFolders
 
@@ -284,11 +292,3 @@ def test_reload_works(path) -> None:
     panel = path.widget.panel
     assert panel.parameters.inputVolume is not None  # the choices are in the scene
     assert panel.result.heatmap is not None
-
-
-def test_the_modules_own_test_passes(path) -> None:
-    from walk import DIRECTIONS, SLICES
-
-    test = path.host._module.ToNNOSlicerTest()
-    test.OPTIONS = {"slices": SLICES, "directions": DIRECTIONS}
-    test.runTest()
