@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import ctypes
 import enum
-import gc
 import importlib.util
 import inspect
 import os
@@ -797,13 +796,15 @@ class QtHost(Host):
         type(self).current = self
         self.widget = self._module = self.frame = self._source = None
         self._library_before = {name: sys.modules[name] for name in _library()}
-        self.scene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, self._forget_item)
+        leaving = slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent
+        self._leaving = self.scene.AddObserver(leaving, self._forget_item)
         self._provide()
 
+    @staticmethod
     @vtk.calldata_type(vtk.VTK_OBJECT)
-    def _forget_item(self, _scene: Any, _event: str, node: Any) -> None:
+    def _forget_item(scene: Any, _event: str, node: Any) -> None:
         """The application's subject hierarchy plugins take a node's item away with the node."""
-        hierarchy = self.scene.GetSubjectHierarchyNode()
+        hierarchy = scene.GetSubjectHierarchyNode()
         item = hierarchy.GetItemByDataNode(node) if hierarchy is not None and hierarchy is not node else 0
         if item:
             hierarchy.RemoveItem(item, False, False)
@@ -867,8 +868,8 @@ class QtHost(Host):
             del sys.modules[name]
         sys.modules.update(self._library_before)
         self.connections.clear()
-        gc.collect()
         if self.logics:
+            self.scene.RemoveObserver(self._leaving)
             super().close()
         self._settings.cleanup()
 
