@@ -88,10 +88,18 @@ def addHeatmap(logic: ToNNOLogic, volumeNode, array=None, **options):
 
 def paint(segmentationNode, segmentId: str, voxels: np.ndarray, volumeNode) -> None:
     """What the Segment Editor's brush does: voxels (Z Y X, on the volume's grid) are added to a segment."""
+    _modify(segmentationNode, segmentId, voxels, volumeNode, "MODE_MERGE_MASK")
+
+
+def replace(segmentationNode, segmentId: str, voxels: np.ndarray, volumeNode) -> None:
+    """What its eraser leaves: these voxels and no others."""
+    _modify(segmentationNode, segmentId, voxels, volumeNode, "MODE_REPLACE")
+
+
+def _modify(segmentationNode, segmentId: str, voxels: np.ndarray, volumeNode, mode: str) -> None:
+    logic = slicer.vtkSlicerSegmentationsModuleLogic
     stroke = imageOf(Crop(voxels, (0, 0, 0), ijkToNode(volumeNode)))
-    slicer.vtkSlicerSegmentationsModuleLogic.SetBinaryLabelmapToSegment(
-        stroke, segmentationNode, segmentId, slicer.vtkSlicerSegmentationsModuleLogic.MODE_MERGE_MASK
-    )
+    assert logic.SetBinaryLabelmapToSegment(stroke, segmentationNode, segmentId, getattr(logic, mode))
 
 
 def segmentArray(segmentationNode, segmentId: str, volumeNode) -> np.ndarray:

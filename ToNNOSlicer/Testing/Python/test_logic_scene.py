@@ -42,6 +42,7 @@ def test_after_loading_the_slider_works_without_a_new_run(logic, host, tmp_path,
     (heatmap,) = logic.heatmaps()
     segmentation, segmentId = logic.segmentOf(heatmap)
     assert not logic.isEditedByHand(segmentation, segmentId)
+    assert not logic.canUndo  # the steps were of the other scene, though its nodes had the same IDs
     assert logic.thresholdOf(segmentation, segmentId) == THRESHOLD
     after = logic.findings(segmentation, segmentId, heatmap)
     assert [f.peak for f in after] == [f.peak for f in before]

@@ -21,6 +21,7 @@ from scenes import (
     blobs,
     mask,
     paint,
+    replace,
     segmentArray,
 )
 from test_logic_heatmap import WORLD_MM
@@ -158,19 +159,20 @@ def test_paint_is_never_overwritten_unasked(logic, written) -> None:
 
 def test_erased_voxels_are_work_by_hand_too_and_paint_taken_back_is_none(logic, written) -> None:
     heatmap, segmentation, segmentId = written
-    logics = slicer.vtkSlicerSegmentationsModuleLogic
     paint(segmentation, segmentId, speck(), heatmap)
-    image = slicer.vtkOrientedImageData()
-    segmentation.GetBinaryLabelmapRepresentation(segmentId, image)
     assert logic.isEditedByHand(segmentation, segmentId)
-    from ToNNOSlicerLib.logic.geometry import ijkToNode
-    from ToNNOSlicerLib.logic.labelmap import Crop, imageOf
-
-    logics.SetBinaryLabelmapToSegment(imageOf(Crop(mask(), (0, 0, 0), ijkToNode(heatmap))), segmentation, segmentId)
+    replace(segmentation, segmentId, mask(), heatmap)
     assert not logic.isEditedByHand(segmentation, segmentId)
-    logics.SetBinaryLabelmapToSegment(
-        imageOf(Crop(np.zeros_like(mask()), (0, 0, 0), ijkToNode(heatmap))), segmentation, segmentId
-    )
+    replace(segmentation, segmentId, np.zeros_like(mask()), heatmap)
+    assert logic.isEditedByHand(segmentation, segmentId)
+
+
+def test_a_hole_inside_of_the_segments_box_is_work_by_hand(logic, written) -> None:
+    heatmap, segmentation, segmentId = written
+    (i, j, k), *_others = BLOBS
+    holed = mask()
+    holed[k, j, i] = 0
+    replace(segmentation, segmentId, holed, heatmap)
     assert logic.isEditedByHand(segmentation, segmentId)
 
 
