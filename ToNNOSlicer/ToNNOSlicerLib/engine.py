@@ -28,6 +28,10 @@ _LOADING_TIMEOUT_S = 120.0
 _DRAIN_S = 1.0
 # A cancel is answered by then, at the latest by the client itself: a library that loads may hold the engine up.
 _CANCEL_S = 0.8
+# An application's event loop may hold the interpreter's lock: the threads below then run only while `poll` sleeps.
+_YIELD_S = 0.001
+# Who has not polled for so long has heard nothing for that long either; silence counts anew from then.
+_POLL_GAP_S = 1.0
 # What `close` waits for a process that was killed.
 _REAP_S = 5.0
 
@@ -97,13 +101,16 @@ class EngineClient:
         self._interrupt("stop", id)
 
     def poll(self):
-        """The events since the last call, oldest first, heartbeats left out. Never blocks.
+        """The events since the last call, oldest first, heartbeats left out. Returns within milliseconds.
+
+        To be called ten times a second or more.
 
         Beside the engine's own events: ``exited`` {"code", "log": last lines, "ids": requests without an answer},
         ``hung`` {"ids"} and ``garbage`` {"message", "ids"}; after each of them the process is gone.
         """
         if self._process is None:
             return []
+        time.sleep(_YIELD_S)
         events = self._process.events()
         if not events or events[-1]["type"] not in ("exited", "hung", "garbage"):
             fault = self._process.fault(self._heartbeatTimeout)
@@ -174,7 +181,7 @@ class _Process:
         self._waiting = set()
         self._cancelling = {}  # id to the time by which the answer must be there
         self._enginePid = None  # where what was started is a launcher
-        self._heard = time.monotonic()
+        self._heard = self._asked = time.monotonic()
         self._loading = True
         self._garbage = None
         self._endedAt = None
@@ -223,6 +230,9 @@ class _Process:
     def fault(self, timeout):
         """The event that tells of the process' end or silence, or None."""
         now = time.monotonic()
+        if now - self._asked > _POLL_GAP_S:
+            self._heard = now
+        self._asked = now
         code = self._popen.poll()
         if code is not None:
             self._endedAt = self._endedAt or now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -136,6 +137,25 @@ def test_a_hung_process_is_replaced_and_nobody_waits_for_it(temporary: Path, vol
     client.close()
 
 
+def test_an_application_that_holds_the_interpreter_is_served_too(temporary: Path, volume: Volume) -> None:
+    """As the event loop of an application around the interpreter may: its lock is free only during `poll`."""
+    locked = ctypes.PyDLL(None)  # calls through it keep the lock
+    client = make_client(heartbeatTimeout=1.5)
+    assert starts(client)
+    identifier = client.submit("reconstruct", **fields(client, volume, "pixel-sum", options=SHORT, preview=True))
+    events: list[Event] = []
+    until = time.monotonic() + 60
+    while not any(event["type"] == "result" for event in events) and time.monotonic() < until:
+        locked.usleep(50_000)
+        events += client.poll()
+    assert events[-1]["id"] == identifier
+    locked.usleep(2_500_000)  # a dialog is open; the heartbeats of that time lie unread
+    for _ in range(10):
+        assert client.poll() == []
+    assert works(client, volume)
+    client.close()
+
+
 RAVING = """
 import os, runpy, sys, time
 if not os.path.exists({marker!r}):
@@ -191,8 +211,11 @@ def test_a_launchers_child_ends_with_it(temporary: Path, volume: Volume) -> None
     assert until_the_end(client)["type"] == "exited"
     gone(temporary)
     assert starts(client)
-    client.close()
-    assert processes_of(temporary) == []
+    launcher = client.pid
+    (child,) = set(processes_of(temporary)) - {launcher}
+    os.kill(child, signal.SIGSTOP)  # hears no request and no end of its stdin
+    client.close(timeout=0.2)
+    gone(temporary)
 
 
 # --- the user changes their mind

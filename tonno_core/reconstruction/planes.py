@@ -20,9 +20,9 @@ from tonno_core.volume.volume import Matrix, Volume
 
 # A slicewise map has no more slices than this along an axis; its grid of as many nodes cubed takes 0.5 GB.
 SLICEWISE_LIMIT = 512
-# Offsets beyond a region's ends that a filter is given there. What its longer taps would add is below 1e-3 of a peak:
-# they alternate in sign, sum to 5e-4 (Hann) and 3e-3 (Gaussian), and meet logits that change smoothly.
-FILTER_REACH: dict[FilterKind, int] = {"second-difference": 1, "hann": 12, "gaussian": 16}
+# Offsets beyond a region's ends that a filter is given there. What its longer taps would add was at most 1.5e-4 of a
+# heatmap's peak, with logits and maps of random weights, that jump from plane to plane.
+FILTER_REACH: dict[FilterKind, int] = {"second-difference": 1, "hann": 6, "gaussian": 8}
 NOTHING_INSIDE = "the region holds no voxel of what is looked at; move it onto the patient"
 # A Gaussian's kernel ends there (scipy's default).
 _SIGMAS = 4.0
