@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import qt
 import slicer
 from slicer.i18n import tr as _
@@ -75,6 +77,16 @@ def openFile(title) -> str:
 def saveFile(title, name, kinds) -> str:
     """Where to write, or "" for nowhere. kinds: a Qt filter such as ``NRRD (*.nrrd)``."""
     return _path(qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, name, kinds))
+
+
+@contextmanager
+def waiting():
+    """The wait cursor, while files are written: a report's pictures take seconds."""
+    qt.QApplication.setOverrideCursor(qt.QCursor(qt.Qt.WaitCursor))
+    try:
+        yield
+    finally:
+        qt.QApplication.restoreOverrideCursor()
 
 
 def _path(answer) -> str:

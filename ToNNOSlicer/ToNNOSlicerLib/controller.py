@@ -15,6 +15,7 @@ import numpy as np
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
+from ToNNOSlicerLib.logic.heatmap import histogramOf
 
 # What the engine can change without a new pass through the network.
 REFINABLE = ("methods", "filter", "sigma_scale", "smooth_mm")
@@ -293,6 +294,8 @@ class RunController:
             self._progress(run, event)
         elif kind == "preview" and run.state == RUNNING:
             self._steps.append(lambda: self._showPreview(run, event))
+        elif kind == "result" and run.cancelledAt is not None:
+            self._end()  # it was on its way when the user cancelled
         elif kind == "result":
             found = event["heatmaps"][run.request.method]
             run.answer = event
@@ -358,10 +361,10 @@ class RunController:
             message = _("The result cannot be read ({error}).").format(error=reader.error)
             self._fail(Failure(message, _("Click Reconstruct to try again."), "no-result"))
             return
-        array, inside, most = reader.result
+        array, inside, histogram = reader.result
         found = event["heatmaps"][run.request.method]
-        node = run.preview = self._show(run, array, inside, event)
-        chosen = (_number(found.get("threshold")), found.get("otsu"), max(most / 2, 1e-6))
+        node = run.preview = self._show(run, array, inside, {**event, "histogram": histogram})
+        chosen = (_number(found.get("threshold")), found.get("otsu"), max(histogram["high"] / 2, 1e-6))
         threshold = float(next(value for value in chosen if value is not None))
         self._overlay(run, node, threshold)
         self._steps.append(lambda: self._writeSegment(run, node, threshold, event))
@@ -383,8 +386,13 @@ class RunController:
         warnings = (*run.input.warnings, *(event.get("warnings") or ()))
         record = {name: value for name, value in event.items() if name not in ("heatmaps", "inside", "profiles")}
         outcome = Outcome(node, segmentationNode, segmentId, threshold, request, record, warnings, run.isRefinement)
-        self._end()
-        self._onOutcome(outcome)
+        # A turn of its own: the panel reads the segment's findings then.
+        self._steps.append(lambda: self._finish(run, outcome))
+
+    def _finish(self, run: _Run, outcome: Outcome) -> None:
+        if run is self._run:
+            self._end()
+            self._onOutcome(outcome)
 
     def _show(self, run: _Run, array: np.ndarray, inside, event: dict[str, Any] | None):
         request = run.request
@@ -481,10 +489,10 @@ def _write(path, array: np.ndarray) -> None:
             importlib.import_module(name)
 
 
-def _read(found: dict[str, Any], inside: str) -> tuple[np.ndarray, np.ndarray, float]:
-    """The heatmap, what the planes cover, and the largest magnitude."""
-    array = np.load(found["array"])
-    return array, np.load(inside), float(np.abs(array).max())
+def _read(found: dict[str, Any], inside: str) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """The heatmap, what the planes cover, and its histogram."""
+    array, covered = np.load(found["array"]), np.load(inside)
+    return array, covered, histogramOf(np.nan_to_num(array, copy=False), covered)
 
 
 def _keyOf(request: RunRequest, rasToBox) -> tuple:

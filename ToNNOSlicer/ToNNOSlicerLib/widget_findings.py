@@ -214,13 +214,13 @@ class ExportSection:
         path = ask.saveFile(_("A new folder for the report"), "ToNNO report", "")
         if path:
             result = self._panel.result
-            with self._panel.telling():
+            with self._panel.telling(), ask.waiting():
                 self._panel.logic.exportReport(path, result.heatmap, *result.segment)
                 self._panel.status(_("Written: {path}").format(path=path))
 
     def _write(self, title, name, kinds, write) -> None:
         path = ask.saveFile(title, name, kinds)
         if path:
-            with self._panel.telling():
+            with self._panel.telling(), ask.waiting():
                 write(path)
                 self._panel.status(_("Written: {path}").format(path=path))

@@ -178,6 +178,13 @@ def test_cancel_leaves_nothing_of_the_run(made) -> None:
     assert names(made) == ["scan"] and made.controller.state == "idle" and not made.told.failures
 
 
+def test_result_that_was_on_its_way_is_not_kept_after_cancel(made) -> None:
+    number = begin(made)
+    made.controller.cancel()
+    tick(made, result(made, number))
+    assert names(made) == ["scan"] and not made.told.outcomes and made.controller.state == "idle"
+
+
 def test_cancel_that_is_not_answered_ends_the_engine(made) -> None:
     begin(made)
     made.controller.cancel()

@@ -46,7 +46,8 @@ def showHeatmap(
     The node lies under the volume's parent transform, so it goes where the volume goes. Where the volume's grid
     is no longer that of the array, ijkToRAS (4 x 4, to the world) places it. inside: bool Z Y X, what the planes
     cover, or None for a preview: without it no histogram is kept. threshold: the model's record for the method,
-    or None. result: the worker's answer, of which scores, profiles and the like are kept.
+    or None. result: the worker's answer, of which scores, profiles and the like are kept; its ``histogram`` is
+    taken where somebody has counted already.
     """
     array = _finite(array)
     isNew = heatmapNode is None
@@ -67,7 +68,7 @@ def showHeatmap(
     if inside is not None:
         import scipy.sparse.csgraph  # noqa: F401  half a second, now rather than when the slider first moves
 
-        record["histogram"] = _histogram(array[np.asarray(inside, dtype=bool)])
+        record["histogram"] = (result or {}).get("histogram") or histogramOf(array, inside)
     writeRecord(heatmapNode, record)
     heatmapNode.EndModify(wasModifying)
     return heatmapNode
@@ -104,6 +105,11 @@ def histogram(heatmapNode) -> tuple[np.ndarray, np.ndarray]:
         kept = _histogram(array[array != 0])
     counts = np.array(kept["counts"])
     return np.linspace(kept["low"], kept["high"], counts.size + 1), counts
+
+
+def histogramOf(array: np.ndarray, inside: np.ndarray) -> dict[str, Any]:
+    """What a record keeps of the voxels that the planes cover. A third of a second at 256^3, on any thread."""
+    return _histogram(array[np.asarray(inside, dtype=bool)])
 
 
 def otsu(heatmapNode) -> float:
