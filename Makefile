@@ -1,17 +1,22 @@
 # make demo   the main job on a real brain, into demo-output/
+# make slicer-demo   the pictures of 3D Slicer's views (of demo-output/, if it is there), into slicer-demo/
 # make test   style, types and all tests
 # make clean  what these made
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test clean
+.PHONY: demo slicer-demo test clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tonno demo --output demo-output --overwrite
 
+slicer-demo: $(VENV)/.test
+	$(BIN)/python ToNNOSlicer/Testing/Python/pictures.py --output slicer-demo \
+	  $(if $(wildcard demo-output/report.json),--demo demo-output)
+
 test: $(VENV)/.test
-	$(BIN)/ruff check tonno_core tests benchmarks
+	$(BIN)/ruff check tonno_core tests benchmarks ToNNOSlicer
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q --durations=10
 
@@ -34,4 +39,4 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 clean:
-	rm -rf $(VENV) demo-output build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo-output slicer-demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -15,7 +15,8 @@ from tonno_core.settings import CamKind
 from tonno_core.slicing.directions import sphere
 from tonno_core.slicing.frame import physical_frame
 from tonno_core.slicing.plan import SlicePlan
-from tonno_core.slicing.sampling import SliceSource, sample_slices
+from tonno_core.slicing.sampling import SliceSource, sample_needed, sample_slices
+from tonno_core.tomography import projection
 from tonno_core.tomography.projection import CamRequest, Projections, Projector
 
 CAM = CamRequest("layercam", (1,))
@@ -30,6 +31,7 @@ class Counting:
     """Two logits and maps that are not zero for a blank slice; out of memory above ``limit`` slices."""
 
     limit: int = 10**9
+    failure: Exception = field(default_factory=lambda: torch.OutOfMemoryError("CUDA out of memory"))
     batches: list[int] = field(default_factory=list)
     classes: tuple[str, ...] = ("mean", "square")
     stages: int = 1
@@ -37,7 +39,7 @@ class Counting:
     def logits(self, slices: torch.Tensor) -> torch.Tensor:
         self.batches.append(len(slices))
         if len(slices) > self.limit:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.failure
         return torch.stack([slices.mean((1, 2)) + 5.0, (slices**2).mean((1, 2)) - 3.0], dim=1)
 
     def cam(
@@ -111,6 +113,71 @@ def test_out_of_memory_halves_the_batch_and_goes_on(limit: int) -> None:
     assert limit / 2 < projector.batch_size <= limit
     failures = [size for size in encoder.batches if size > limit]
     assert len(failures) == len(set(failures)) <= 5
+
+
+@pytest.mark.parametrize(
+    "failure", [MemoryError(), RuntimeError("[...] DefaultCPUAllocator: can't allocate memory: ...")]
+)
+def test_a_cpu_without_memory_goes_on_with_less_too(failure: Exception) -> None:
+    source = SliceSource.from_volume(VOLUME)
+    found = gather(Projector(Counting(limit=5, failure=failure), source, 0, CAM, batch_size=32))
+    torch.testing.assert_close(found, gather(Projector(Counting(), source, 0, CAM)), rtol=0, atol=1e-6)
+
+
+def test_another_failure_is_not_taken_for_a_lack_of_memory() -> None:
+    encoder = Counting(limit=5, failure=RuntimeError("shapes differ"))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        gather(Projector(encoder, SliceSource.from_volume(VOLUME), 0, CAM, batch_size=32))
+    assert len([size for size in encoder.batches if size > 5]) == 1  # not tried again
+
+
+def test_slices_that_do_not_fit_are_cut_in_smaller_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 40
+    source = SliceSource.from_volume(VOLUME)
+    expected = gather(Projector(Counting(), source, 0, CAM))
+
+    def scarce(source: SliceSource, plan: SlicePlan, which: slice) -> torch.Tensor:
+        if plan.counts[which].sum() > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return sample_needed(source, plan, which)
+
+    monkeypatch.setattr(projection, "sample_needed", scarce)
+    torch.testing.assert_close(gather(Projector(Counting(), source, 0, CAM, batch_size=500)), expected)
+    most = 15  # not even one direction's 16
+    with pytest.raises(TonnoError, match="no memory left"):
+        gather(Projector(Counting(), source, 0, CAM, batch_size=500))
+
+
+def test_a_check_is_made_before_every_batch_and_may_end_it_all() -> None:
+    encoder, checks = Counting(), 0
+
+    def check() -> None:
+        nonlocal checks
+        checks += 1
+        if checks == 4:
+            raise KeyboardInterrupt
+
+    projector = Projector(encoder, SliceSource.from_volume(VOLUME), 0, None, batch_size=4, check=check)
+    with pytest.raises(KeyboardInterrupt):
+        gather(projector)
+    # One is made after slicing; then come the blank slice's, and the batches'.
+    assert len(encoder.batches) == 2
+
+
+def test_where_planes_are_not_needed_stands_the_nearest_answer() -> None:
+    source = SliceSource.from_volume(VOLUME)
+    needed = np.array([[0, 16], [4, 9], [15, 16], [0, 1], [2, 13]])
+    limited = SlicePlan(PLAN.frame_to_ras, PLAN.directions, PLAN.slices, PLAN.pixels, needed)
+    logits, maps = gather(Projector(Counting(), source, 0, CAM))
+    encoder = Counting()
+    projector = Projector(encoder, source, 0, CAM, batch_size=12)
+    found, found_maps = gather(projector, limited)
+    assert projector.slices_total == 16 + 5 + 1 + 1 + 11
+    for row, (first, stop) in enumerate(needed):
+        nearest = np.clip(np.arange(16), first, stop - 1)
+        # The same samples from coordinates that were rounded otherwise.
+        torch.testing.assert_close(found[row], logits[row, nearest], rtol=0, atol=1e-5)
+        torch.testing.assert_close(found_maps[1][row], maps[1][row, nearest], rtol=0, atol=1e-4)
 
 
 def test_no_memory_for_one_slice_is_said_plainly() -> None:

@@ -17,13 +17,22 @@ class SlicePlan:
 
     frame_to_ras: 4 x 4. directions: L 3 unit normals in frame coordinates. slices: M, the offsets
     s_m = 2 m / (M - 1) - 1 of m = -1 .. M (one more at each end for the second derivative).
-    pixels: S, pixel centres at 2 t / (S - 1) - 1 along u and v.
+    pixels: S, pixel centres at 2 t / (S - 1) - 1 along u and v. needed: first and one past the last of the T = M + 2
+    offsets that matter, of each direction, L 2; None: all.
     """
 
     frame_to_ras: Matrix
     directions: Directions
     slices: int
     pixels: int
+    needed: npt.NDArray[np.intp] | None = None
+
+    @property
+    def counts(self) -> npt.NDArray[np.intp]:
+        """How many planes of each direction matter: L."""
+        if self.needed is None:
+            return np.full(len(self.directions), self.slices + 2, dtype=np.intp)
+        return np.asarray(self.needed[:, 1] - self.needed[:, 0])
 
     @property
     def step(self) -> float:

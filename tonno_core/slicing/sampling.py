@@ -76,3 +76,20 @@ def sample_slices(source: SliceSource, plan: SlicePlan, which: slice) -> torch.T
     for one, matrix in zip(slices, matrices, strict=True):
         source.sample(matrix, shape, out=one)
     return slices
+
+
+def sample_needed(source: SliceSource, plan: SlicePlan, which: slice) -> torch.Tensor:
+    """Only the slices that matter of some of a plan's directions, one direction after the other: N V U."""
+    if plan.needed is None:
+        return sample_slices(source, plan, which).flatten(0, 1)
+    matrices = plan.frame_to_ras @ plan.slice_to_frame(which)
+    counts = plan.counts[which].tolist()
+    whole = (plan.slices + 2, plan.pixels, plan.pixels)
+    square = slice(0, plan.pixels)
+    slices = torch.empty(sum(counts), *whole[1:], dtype=source.array.dtype, device=source.array.device)
+    for part, matrix, (first, stop) in zip(
+        torch.split(slices, counts), matrices, plan.needed[which].tolist(), strict=True
+    ):
+        block = (slice(first, stop), square, square)
+        source.sample(affine_block(matrix, whole, block), (stop - first, *whole[1:]), out=part)
+    return slices

@@ -27,8 +27,9 @@ class Backprojector:
     """Accumulates profiles (``B M``) and maps (``B C M h w``) of directions on a ``Z Y X`` grid.
 
     shape: of the grid. ijk_to_frame: 4 x 4, its voxel indices (i, j, k) to frame coordinates. radius: nodes
-    farther from the frame's centre are left at zero. Values are interpolated linearly along n (and
-    bilinearly along u and v); outside |s| <= 1 and outside a slice's window they are zero.
+    farther from the frame's centre are left at zero, and so are those outside [-1, 1]^3 of frame_to_box. Values are
+    interpolated linearly along n (and bilinearly along u and v); outside |s| <= 1 and outside a slice's window they
+    are zero.
     """
 
     def __init__(
@@ -38,8 +39,10 @@ class Backprojector:
         device: torch.device | str,
         dtype: torch.dtype,
         radius: float = math.inf,
+        frame_to_box: Matrix | None = None,
     ) -> None:
         self.shape = shape
+        self._frame_to_box = frame_to_box
         self._ijk_to_frame = ijk_to_frame
         self._device, self._dtype, self._radius = device, dtype, radius
         self._profile_sum: torch.Tensor | None = None
@@ -63,6 +66,12 @@ class Backprojector:
         if self._map_sum is None:
             raise ValueError("no maps were added")
         return self._map_sum.reshape(-1, *self.shape) / self._map_count
+
+    def channel_mean(self, channel: int) -> torch.Tensor:
+        """One channel of `map_mean`: ``Z Y X``."""
+        if self._map_sum is None:
+            raise ValueError("no maps were added")
+        return self._map_sum[channel].reshape(self.shape) / self._map_count
 
     def add_profiles(self, profiles: torch.Tensor, normals: npt.NDArray[np.float64]) -> None:
         """Add q_l(x . n_l) of B directions; profiles ``B M`` at offsets 2 m / (M - 1) - 1, normals B 3."""
@@ -113,9 +122,12 @@ class Backprojector:
         theta = torch.as_tensor(matrix, dtype=self._dtype, device=self._device)[None]
         points = affine_points(theta, (slab.stop - slab.start, y, x)).reshape(-1, 3)
         index = torch.arange(slab.start * y * x, slab.stop * y * x, device=self._device)
-        if math.isinf(self._radius):
+        if math.isinf(self._radius) and self._frame_to_box is None:
             return index, points
         near = (points * points).sum(dim=1) <= self._radius**2
+        if self._frame_to_box is not None:
+            to_box = torch.as_tensor(self._frame_to_box, dtype=self._dtype, device=self._device)
+            near &= ((points @ to_box[:3, :3].T + to_box[:3, 3]).abs() <= 1.0 + _ROUNDING).all(dim=1)
         return index[near], points[near]
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tonno_core.settings import FilterKind, Variant
+from tonno_core.settings import CAM_METHODS, FilterKind, Variant
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.timing import Timings
 from tonno_core.tomography.backprojection import Backprojector
@@ -31,16 +31,17 @@ class TargetGrid:
     """Where to backproject.
 
     shape: Z Y X. ijk_to_frame: 4 x 4, its voxel indices to frame coordinates. radius: nodes farther from
-    the frame's centre are not wanted.
+    the frame's centre are not wanted. frame_to_box: 4 x 4, nodes outside [-1, 1]^3 there are not wanted.
     """
 
     shape: tuple[int, int, int]
     ijk_to_frame: Matrix
     radius: float = math.inf
+    frame_to_box: Matrix | None = None
 
     def backprojector(self, like: torch.Tensor) -> Backprojector:
         """An empty sum on this grid, on the device and in the precision of ``like``."""
-        return Backprojector(self.shape, self.ijk_to_frame, like.device, like.dtype, self.radius)
+        return Backprojector(self.shape, self.ijk_to_frame, like.device, like.dtype, self.radius, self.frame_to_box)
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,63 @@ class Inversion:
 
     heatmaps: dict[Variant, torch.Tensor]
     logits: torch.Tensor
+
+
+class Inverter:
+    """Takes in the projections of a plan, and gives the heatmaps of all directions so far at any time.
+
+    variants: of the four methods, those wanted. filters: others for which heatmaps may be asked later, at the cost of
+    a channel each; none by default. Memory does not grow with the number of directions but for the logits.
+    """
+
+    def __init__(
+        self, plan: SlicePlan, grid: TargetGrid, variants: Collection[Variant], *, filters: Collection[FilterKind] = ()
+    ) -> None:
+        self.plan, self.grid = plan, grid
+        self.directions = 0
+        self._logits: list[torch.Tensor] = []
+        self._of_values = {one.filter: _ValueSum(one.filter, plan, grid) for one in variants if one.method == "tonno"}
+        self._of_maps = {
+            stage: _MapSum(
+                [one for one in variants if one.method != "tonno" and one.stage == stage], plan, grid, filters
+            )
+            for stage in dict.fromkeys(one.stage for one in variants if one.method != "tonno")
+        }
+
+    @property
+    def logits(self) -> torch.Tensor:
+        """``L T`` of the directions so far."""
+        return torch.cat(self._logits)
+
+    def add(self, batch: Projections, timings: Timings) -> None:
+        """Take in the next directions; the CAM methods need the maps of their stages."""
+        self._logits.append(batch.logits)
+        for values in self._of_values.values():
+            values.add(batch.logits, batch.which, timings)
+        for stage, maps in self._of_maps.items():
+            if stage not in batch.maps:
+                raise ValueError(f"{', '.join(one.method for one in maps.variants)} need projections with maps")
+            maps.add(batch.maps[stage], batch.which, timings)
+        self.directions = batch.which.stop
+
+    def gives(self, variant: Variant) -> bool:
+        """Whether `heatmap` can make this one from what was taken in."""
+        if variant.method == "tonno":
+            return True
+        maps = self._of_maps.get(variant.stage) if variant.method in CAM_METHODS else None
+        return maps is not None and maps.gives(variant)
+
+    def heatmap(self, variant: Variant, timings: Timings | None = None) -> torch.Tensor:
+        """``Z Y X`` on the target grid, not smoothed. ToNNO by a filter that was not wanted is backprojected now."""
+        if not self._logits:
+            raise ValueError("no projections")
+        if variant.method != "tonno":
+            return self._of_maps[variant.stage].heatmap(variant)
+        if variant.filter not in self._of_values:
+            values = _ValueSum(variant.filter, self.plan, self.grid)
+            values.add(self.logits, slice(0, self.directions), timings or Timings())
+            self._of_values[variant.filter] = values
+        return self._of_values[variant.filter].heatmap()
 
 
 def invert(
@@ -61,31 +119,12 @@ def invert(
 ) -> Inversion:
     """Heatmaps of variants of the four methods from the projections of all directions of a plan, not smoothed.
 
-    The CAM methods need projections with the maps of their stages. Memory does not grow with the number of
-    directions (but for the logits).
+    The CAM methods need projections with the maps of their stages.
     """
-    timings = timings or Timings()
-    of_values = {one.filter: _ValueSum(one.filter, plan, grid) for one in variants if one.method == "tonno"}
-    of_maps = {
-        stage: _MapSum([one for one in variants if one.method != "tonno" and one.stage == stage], plan, grid)
-        for stage in dict.fromkeys(one.stage for one in variants if one.method != "tonno")
-    }
-    logits: list[torch.Tensor] = []
+    inverter = Inverter(plan, grid, variants)
     for batch in projections:
-        logits.append(batch.logits)
-        for values in of_values.values():
-            values.add(batch, timings)
-        for stage, maps in of_maps.items():
-            if stage not in batch.maps:
-                raise ValueError(f"{', '.join(one.method for one in maps.variants)} need projections with maps")
-            maps.add(batch.maps[stage], batch.which, timings)
-    heatmaps: dict[Variant, torch.Tensor] = {}
-    for one in variants:
-        if one.method == "tonno":
-            heatmaps[one] = of_values[one.filter].heatmap()
-        else:
-            heatmaps[one] = of_maps[one.stage].heatmap(one)
-    return Inversion(heatmaps, torch.cat(logits))
+        inverter.add(batch, timings or Timings())
+    return Inversion({one: inverter.heatmap(one) for one in variants}, inverter.logits)
 
 
 def average(
@@ -118,12 +157,12 @@ class _ValueSum:
         self._kind, self._plan, self._grid = kind, plan, grid
         self._sum: Backprojector | None = None
 
-    def add(self, batch: Projections, timings: Timings) -> None:
+    def add(self, logits: torch.Tensor, which: slice, timings: Timings) -> None:
         with timings.measure("filter"):
-            profiles = batch.logits @ _second_derivative(self._kind, self._plan, batch.logits).T
+            profiles = logits @ _second_derivative(self._kind, self._plan, logits).T
         with timings.measure("backprojection: values"):
-            self._sum = self._sum or self._grid.backprojector(batch.logits)
-            self._sum.add_profiles(profiles, self._plan.directions[batch.which])
+            self._sum = self._sum or self._grid.backprojector(logits)
+            self._sum.add_profiles(profiles, self._plan.directions[which])
 
     def heatmap(self) -> torch.Tensor:
         if self._sum is None:
@@ -136,51 +175,78 @@ class _ValueSum:
 class _MapSum:
     """The backprojections of one stage's maps: one for each variant, or for each term that they share if fewer.
 
-    Averaged CAM A, and Tomographic CAM T of each filter, are the terms; Matched CAM is A + sigma^2 T.
+    Averaged CAM A, and Tomographic CAM T of each filter, are the terms; Matched CAM is A + sigma^2 T. With
+    ``filters`` all terms are kept, so that every variant of these filters, whatever its sigma, can be given.
     """
 
-    def __init__(self, variants: Sequence[Variant], plan: SlicePlan, grid: TargetGrid) -> None:
+    def __init__(
+        self, variants: Sequence[Variant], plan: SlicePlan, grid: TargetGrid, filters: Collection[FilterKind]
+    ) -> None:
         self.variants = variants
         self._plan, self._grid = plan, grid
+        self._terms = _terms(variants, filters)
+        self._merged = not filters and len(self._terms) >= len(variants)
         self._sum: Backprojector | None = None
-        self._channels = self._weights = torch.empty(0)
+        self._channels = torch.empty(0)
+        self._half_cell = 0.0
 
     def add(self, maps: torch.Tensor, which: slice, timings: Timings) -> None:
         with timings.measure("filter"):
             if self._sum is None:
-                self._channels, self._weights = _channels(self.variants, self._plan, maps)
+                self._half_cell = cell_pitch(self._plan, maps.shape[-1]) / 2.0
+                self._channels = self._matrices(maps)
             channels = torch.einsum("cmt,bthw->bcmhw", self._channels, maps)
         with timings.measure("backprojection: maps"):
             self._sum = self._sum or self._grid.backprojector(maps)
             self._sum.add_maps(channels, self._plan, which)
 
+    def gives(self, variant: Variant) -> bool:
+        return variant in self.variants or (not self._merged and set(self._weights(variant)) <= set(self._terms))
+
     def heatmap(self, variant: Variant) -> torch.Tensor:
         if self._sum is None:
             raise ValueError("no projections")
-        weights = self._weights[self.variants.index(variant)]
-        return (weights[:, None, None, None] * self._sum.map_mean).sum(dim=0)
+        if self._merged:
+            return self._sum.channel_mean(self.variants.index(variant))
+        total = torch.zeros(())
+        for term, weight in self._weights(variant).items():
+            total = total.to(self._channels) + weight * self._sum.channel_mean(self._terms.index(term))
+        return total
+
+    def _matrices(self, like: torch.Tensor) -> torch.Tensor:
+        """What is done to the maps along the offsets: C M T, by term or by variant."""
+        matrices = [self._matrix(term, like) for term in self._terms]
+        if not self._merged:
+            return torch.stack(matrices)
+        index = {term: number for number, term in enumerate(self._terms)}
+        weights = torch.zeros(len(self.variants), len(matrices)).to(like)
+        for row, one in zip(weights, self.variants, strict=True):
+            for term, weight in self._weights(one).items():
+                row[index[term]] = weight
+        return torch.einsum("vc,cmt->vmt", weights, torch.stack(matrices))
+
+    def _matrix(self, term: _Term, like: torch.Tensor) -> torch.Tensor:
+        if term is None:
+            return torch.eye(self._plan.slices + 2, dtype=like.dtype, device=like.device)[1:-1]
+        return _second_derivative(term, self._plan, like) * -(self._plan.step**-2)
+
+    def _weights(self, variant: Variant) -> dict[_Term, float]:
+        """A variant as a sum of terms."""
+        if variant.method == "averaged-cam":
+            return {None: 1.0}
+        if variant.method == "tomographic-cam":
+            return {variant.filter: 1.0}
+        return {None: 1.0, variant.filter: (variant.sigma_scale * self._half_cell) ** 2}
 
 
-def _channels(variants: Sequence[Variant], plan: SlicePlan, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is done to a stage's maps along the offsets, C M T, and the variants as sums of these channels, V C."""
-    terms: dict[str, torch.Tensor] = {}
-    if any(one.method != "tomographic-cam" for one in variants):
-        terms["averaged"] = torch.eye(plan.slices + 2, dtype=maps.dtype, device=maps.device)[1:-1]
-    for one in variants:
-        if one.method != "averaged-cam":
-            terms[one.filter] = _second_derivative(one.filter, plan, maps) * -(plan.step**-2)
-    half_cell = cell_pitch(plan, maps.shape[-1]) / 2.0
-    weights = torch.zeros(len(variants), len(terms), dtype=maps.dtype, device=maps.device)
-    for row, one in zip(weights, variants, strict=True):
-        for column, term in enumerate(terms):
-            if term == "averaged":
-                row[column] = float(one.method != "tomographic-cam")
-            elif term == one.filter and one.method != "averaged-cam":
-                row[column] = 1.0 if one.method == "tomographic-cam" else (one.sigma_scale * half_cell) ** 2
-    channels = torch.stack(list(terms.values()))
-    if len(terms) < len(variants):
-        return channels, weights
-    return torch.einsum("vc,cmt->vmt", weights, channels), torch.eye(len(variants)).to(maps)
+# Averaged CAM is None, Tomographic CAM its filter.
+_Term = FilterKind | None
+
+
+def _terms(variants: Sequence[Variant], filters: Collection[FilterKind]) -> list[_Term]:
+    averaged: list[_Term] = [None] if filters or any(one.method != "tomographic-cam" for one in variants) else []
+    derived = [one.filter for one in variants if one.method != "averaged-cam"]
+    return [*averaged, *dict.fromkeys([*derived, *filters])]
 
 
 def _second_derivative(kind: FilterKind, plan: SlicePlan, like: torch.Tensor) -> torch.Tensor:

@@ -6,13 +6,15 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from tonno_core.encoding.encoder import Encoder
-from tonno_core.errors import TonnoError
+from tonno_core.errors import TonnoError, is_out_of_memory
 from tonno_core.settings import CamKind
 from tonno_core.slicing.plan import SlicePlan
-from tonno_core.slicing.sampling import SliceSource, sample_slices
+from tonno_core.slicing.sampling import SliceSource, sample_needed
 from tonno_core.timing import Timings
 
 
@@ -20,7 +22,8 @@ from tonno_core.timing import Timings
 class Projections:
     """The answers to some directions.
 
-    which: range of the plan's directions, B of them. logits: ``B T``. maps: ``B T h w`` by stage.
+    which: range of the plan's directions, B of them. logits: ``B T``. maps: ``B T h w`` by stage. At offsets that
+    the plan does not need stand the answers at the nearest that it does.
     """
 
     which: slice
@@ -51,12 +54,15 @@ class Projector:
         cam: CamRequest | None,
         batch_size: int = 128,
         timings: Timings | None = None,
+        check: Callable[[], None] | None = None,
     ) -> None:
+        """check: called between batches of the encoder; what it raises ends the projection."""
         self._encoder = encoder
         self._source = source
         self._class_index = class_index
         self._cam = cam
         self._timings = timings or Timings()
+        self._check = check or (lambda: None)
         self.batch_size = batch_size
         self.slices_total = 0
         self.slices_blank = 0
@@ -64,25 +70,30 @@ class Projector:
 
     def project(self, plan: SlicePlan, *, advanced: Callable[[int], None] | None = None) -> Iterator[Projections]:
         """All directions of a plan in order, a few at a time; ``advanced`` gets the number just done."""
-        for which in self._batches(plan):
-            with self._timings.measure("slicing"):
-                slices = sample_slices(self._source, plan, which)
+        start = 0
+        while start < len(plan.directions):
+            which = self._next(plan, start)
+            try:
+                with self._timings.measure("slicing"):
+                    slices = sample_needed(self._source, plan, which)
+            except (RuntimeError, MemoryError) as error:
+                self._shrink(self.batch_size, error)
+                continue
+            self._check()
             with self._timings.measure("encoder"):
-                logits, maps = self._answers(slices.flatten(0, 1))
-            shape = slices.shape[:2]
-            yield Projections(
-                which,
-                logits.reshape(shape),
-                {stage: one.reshape(*shape, *one.shape[1:]) for stage, one in maps.items()},
-            )
+                logits, maps = self._answers(slices)
+            del slices
+            spread = _Spread(plan, which)
+            yield Projections(which, spread(logits), {stage: spread(one) for stage, one in maps.items()})
+            start = which.stop
             if advanced is not None:
                 advanced(which.stop - which.start)
 
-    def _batches(self, plan: SlicePlan) -> Iterator[slice]:
-        """At least two directions where there are, so that the CPU's threads share a grid_sample."""
-        each = max(2, self.batch_size // (plan.slices + 2))
-        for start in range(0, len(plan.directions), each):
-            yield slice(start, min(start + each, len(plan.directions)))
+    def _next(self, plan: SlicePlan, start: int) -> slice:
+        """As many directions as fill a batch; at least two where memory allows, so that threads share the work."""
+        filled = int(np.searchsorted(np.cumsum(plan.counts[start:]), self.batch_size, side="right"))
+        least = 2 if self.batch_size > 1 else 1
+        return slice(start, min(start + max(least, filled), len(plan.directions)))
 
     def _answers(self, slices: torch.Tensor) -> _Answers:
         """``B V U`` to logits ``B`` and maps ``B h w`` by stage. Slices that show only fill share one answer."""
@@ -116,9 +127,10 @@ class Projector:
             # Even parts: a full batch and a remainder of a few slices would waste the remainder's turn.
             left = len(slices) - start
             chunk = slices[start : start + math.ceil(left / math.ceil(left / self.batch_size))]
+            self._check()
             try:
                 one, one_maps = self._encode_chunk(chunk)
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:
                 self._shrink(len(chunk), error)
                 continue
             logits.append(one)
@@ -134,7 +146,9 @@ class Projector:
         return logits[:, self._class_index], dict(zip(self._cam.stages, maps, strict=True))
 
     def _shrink(self, failed: int, error: Exception) -> None:
-        """Go on with half the batch; the allocator's cache is emptied first."""
+        """Go on with half the batch; the allocator's cache is emptied first. What is no lack of memory is raised."""
+        if not is_out_of_memory(error):
+            raise error
         if failed <= 1:
             raise TonnoError(
                 "the device has no memory left for a single slice; close other programs that use it, "
@@ -143,3 +157,20 @@ class Projector:
         self.batch_size = max(1, failed // 2)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+class _Spread:
+    """Puts answers ``N ...`` to the needed slices of some directions in their places among all: ``B T ...``."""
+
+    def __init__(self, plan: SlicePlan, which: slice) -> None:
+        self._shape = (which.stop - which.start, plan.slices + 2)
+        self._source: npt.NDArray[np.intp] | None = None
+        if plan.needed is not None:
+            first, stop = plan.needed[which].T[:, :, None]  # B 1 each
+            before = np.cumsum(plan.counts[which])[:, None] - (stop - first)
+            self._source = before + np.clip(np.arange(self._shape[1]), first, stop - 1) - first
+
+    def __call__(self, answers: torch.Tensor) -> torch.Tensor:
+        if self._source is not None:
+            answers = answers[torch.as_tensor(self._source.ravel(), device=answers.device)]
+        return answers.reshape(*self._shape, *answers.shape[1:])

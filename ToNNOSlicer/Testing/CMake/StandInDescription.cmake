@@ -1,0 +1,11 @@
+# What an extension must state about itself, installed as its description file.
+set(description "")
+foreach(name HOMEPAGE CATEGORY CONTRIBUTORS DESCRIPTION ICONURL SCREENSHOTURLS DEPENDS)
+  if(NOT EXTENSION_${name})
+    message(FATAL_ERROR "EXTENSION_${name} is not set before find_package(Slicer)")
+  endif()
+  string(TOLOWER ${name} key)
+  string(APPEND description "${key} ${EXTENSION_${name}}\n")
+endforeach()
+file(WRITE "${CMAKE_BINARY_DIR}/${PROJECT_NAME}.s4ext" "${description}")
+install(FILES "${CMAKE_BINARY_DIR}/${PROJECT_NAME}.s4ext" DESTINATION share/Slicer-5.10)

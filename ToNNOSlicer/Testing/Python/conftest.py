@@ -1,0 +1,61 @@
+"""A fresh scene for every test; all of them are skipped, with the reason, where Slicer's libraries cannot be had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+if find_spec("slicer_core"):
+    from slicer_host import provide_i18n
+
+    provide_i18n()  # the module's files import it
+
+
+class _Skipped(pytest.Module):
+    def collect(self) -> Any:
+        pytest.skip("the package slicer-core (Slicer's MRML libraries) is not installed", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: Any) -> pytest.Module | None:
+    return None if find_spec("slicer_core") else _Skipped.from_parent(parent, path=module_path)
+
+
+@pytest.fixture
+def host() -> Iterator[Any]:
+    """A `slicer_host.Host`; the test fails if VTK or MRML report a warning or an error that it did not take."""
+    from slicer_host import Host
+
+    host = Host()
+    yield host
+    said = host.messages.text
+    host.close()
+    assert not said, said
+
+
+@pytest.fixture
+def logic(host: Any) -> Iterator[Any]:
+    from ToNNOSlicerLib.logic import ToNNOLogic
+
+    logic = ToNNOLogic(host.scene, host.applicationLogic)
+    yield logic
+    logic.cleanUp()
+
+
+@pytest.fixture
+def qtHost() -> Iterator[Any]:
+    """A `qt_host.QtHost`; a question that was not asked, and what VTK or MRML say, fail the test."""
+    pytest.importorskip("slicer_core", reason="the package slicer-core (Slicer's MRML libraries) is not installed here")
+    pytest.importorskip("PySide6", reason="the package PySide6-Essentials (Qt) is not installed here")
+    from qt_host import QtHost
+
+    host = QtHost()
+    yield host
+    said, unused, errors = host.messages.text, list(host.answers), list(host.errors)
+    host.close()
+    assert not said, said
+    assert not unused, f"never asked: {unused}"
+    assert not errors, errors

@@ -1,0 +1,334 @@
+"""A run's states without Qt and without an engine: events come from a list, the scene is a real one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("slicer_core", reason="the package slicer-core is not installed here")
+
+
+class Client:
+    """Remembers what was asked, and gives the events that the test laid down."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.requests, self.events = folder, [], []
+        self.isRunning, self.released, self.closed, self.cannotStart = False, [], 0, False
+        self.logLines: list[str] = ["a line of the log"]
+
+    def newFolder(self) -> Path:
+        folder = self.folder / f"request-{len(list(self.folder.iterdir()))}"
+        folder.mkdir()
+        return folder
+
+    def submit(self, kind: str, **fields: Any) -> int:
+        if self.cannotStart:
+            raise FileNotFoundError(2, "No such file", "python")
+        self.isRunning = True
+        self.requests.append((kind, fields))
+        return len(self.requests)
+
+    def poll(self) -> list[dict[str, Any]]:
+        events, self.events = self.events, []
+        return events
+
+    def cancel(self, identifier: int) -> None:
+        self.requests.append(("cancel", identifier))
+
+    def stop(self, identifier: int) -> None:
+        self.requests.append(("stop", identifier))
+
+    def release(self, folder: Path) -> None:
+        self.released.append(folder)
+
+    def close(self, timeout: float = 3.0) -> None:
+        self.closed += 1
+        self.isRunning = False
+
+
+@pytest.fixture
+def made(host, tmp_path):
+    """A controller with its client, what it told, and a volume."""
+    import slicer.util
+    from ToNNOSlicerLib.controller import RunController, RunRequest
+    from ToNNOSlicerLib.logic import ToNNOLogic
+
+    array = np.random.default_rng(0).normal(size=(12, 14, 16)).astype(np.float32)
+    volume = slicer.util.addVolumeFromArray(array, name="scan")
+    client, logic, clock = Client(tmp_path), ToNNOLogic(host.scene), SimpleNamespace(now=0.0)
+    told = SimpleNamespace(progress=[], previews=[], outcomes=[], failures=[], devices=[])
+    controller = RunController(
+        client,
+        logic,
+        told.progress.append,
+        told.previews.append,
+        told.outcomes.append,
+        told.failures.append,
+        told.devices.append,
+        clock=lambda: clock.now,
+    )
+    request = RunRequest(volume, "model-folder", "tonno", "lesion", {"slices": 8, "stage": None}, "fast")
+    yield SimpleNamespace(
+        controller=controller, client=client, told=told, request=request, volume=volume, clock=clock, host=host
+    )
+    controller.close()
+    logic.cleanUp()
+
+
+def begin(made) -> int:
+    """Start, and let the volume's file be written; returns the request's number."""
+    made.controller.start(made.request)
+    run = made.controller._run
+    if run.writer is not None:
+        run.writer.join()
+        while run.writer is not None:
+            made.controller.tick()
+    return run.id
+
+
+def tick(made, *events: dict[str, Any]) -> None:
+    """The events come, and everything that they put off is done."""
+    made.client.events = list(events)
+    for _n in range(6):
+        made.controller.tick()
+        if made.controller._run is not None and made.controller._run.reader is not None:
+            made.controller._run.reader.join()
+
+
+def heatmap_file(made, name: str = "a") -> str:
+    path = made.client.folder / f"{name}.npy"
+    np.save(path, np.linspace(-1, 9, 12 * 14 * 16, dtype=np.float32).reshape(12, 14, 16))
+    return str(path)
+
+
+def result(made, number: int, **more: Any) -> dict[str, Any]:
+    inside = made.client.folder / "inside.npy"
+    np.save(inside, np.ones((12, 14, 16), dtype=np.uint8))
+    found = {"array": heatmap_file(made, "result"), "variant": {}, "threshold": {"threshold": 4.0}, "otsu": 2.0}
+    return {"type": "result", "id": number, "heatmaps": {"tonno": found}, "inside": str(inside), "slices": 10, **more}
+
+
+def names(made) -> list[str]:
+    import slicer.util
+
+    return [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")]
+
+
+def test_request_says_what_was_asked(made) -> None:
+    number = begin(made)
+    kind, fields = made.client.requests[number - 1]
+    assert kind == "reconstruct"
+    assert np.load(fields["volume"]["array"]).shape == (12, 14, 16)
+    assert fields["volume"]["ijk_to_ras"] == np.eye(4).tolist()
+    assert fields["options"] == {"slices": 8, "methods": ["tonno"], "class_name": "lesion"}  # None is the model's
+    assert (fields["model"], fields["preset"], fields["roi"], fields["device"]) == (
+        "model-folder",
+        "fast",
+        None,
+        "auto",
+    )
+
+
+def test_progress_has_percent_and_times(made) -> None:
+    from ToNNOSlicerLib.controller import RUNNING, STARTING
+
+    number = begin(made)
+    assert made.told.progress[-1].state == STARTING and made.told.progress[-1].percent is None
+    made.clock.now = 5.0
+    tick(
+        made, {"type": "progress", "id": number, "step": "reconstructing", "done": 30, "total": 120, "remaining_s": 15}
+    )
+    last = made.told.progress[-1]
+    assert (last.state, last.percent, last.elapsedS, last.remainingS) == (RUNNING, 25.0, 5.0, 15)
+
+
+def test_preview_and_result_are_one_heatmap_and_a_segment(made) -> None:
+    number = begin(made)
+    tick(made, {"type": "progress", "id": number, "step": "reconstructing", "done": 1, "total": 9})
+    tick(made, {"type": "preview", "id": number, "heatmaps": {"tonno": heatmap_file(made)}})
+    assert names(made) == ["scan", "scan ToNNO"]
+    tick(made, result(made, number))
+    (outcome,) = made.told.outcomes
+    assert outcome.heatmapNode is made.told.previews[0]
+    assert names(made) == ["scan", "scan ToNNO"]
+    assert outcome.threshold == 4.0
+    assert outcome.segmentationNode.GetSegmentation().GetNumberOfSegments() == 1
+    assert made.controller.state == "idle" and len(made.client.released) == 1
+
+
+@pytest.mark.parametrize(("found", "threshold"), [({"threshold": None}, 2.0), ({"threshold": None, "otsu": None}, 4.5)])
+def test_without_a_models_threshold_otsus_or_half_of_the_maximum(made, found, threshold) -> None:
+    event = result(made, begin(made))
+    event["heatmaps"]["tonno"] |= found
+    tick(made, event)
+    assert made.told.outcomes[0].threshold == threshold
+
+
+def test_cancel_leaves_nothing_of_the_run(made) -> None:
+    number = begin(made)
+    tick(made, {"type": "progress", "id": number, "step": "reconstructing", "done": 1, "total": 9})
+    tick(made, {"type": "preview", "id": number, "heatmaps": {"tonno": heatmap_file(made)}})
+    made.controller.cancel()
+    assert made.client.requests[-1] == ("cancel", number) and made.controller.state == "stopping"
+    tick(made, {"type": "cancelled", "id": number})
+    assert names(made) == ["scan"] and made.controller.state == "idle" and not made.told.failures
+
+
+def test_result_that_was_on_its_way_is_not_kept_after_cancel(made) -> None:
+    number = begin(made)
+    made.controller.cancel()
+    tick(made, result(made, number))
+    assert names(made) == ["scan"] and not made.told.outcomes and made.controller.state == "idle"
+
+
+def test_cancel_that_is_not_answered_ends_the_engine(made) -> None:
+    begin(made)
+    made.controller.cancel()
+    made.clock.now = 4.0
+    tick(made)
+    assert made.client.closed == 1 and made.controller.state == "idle"
+
+
+def test_cancel_keeps_the_heatmap_of_an_earlier_run(made) -> None:
+    tick(made, result(made, begin(made)))
+    made.volume.Modified()  # so that there is nothing to refine
+    number = begin(made)
+    tick(made, {"type": "progress", "id": number, "step": "reconstructing", "done": 1, "total": 9})
+    tick(made, {"type": "preview", "id": number, "heatmaps": {"tonno": heatmap_file(made)}})
+    assert len(names(made)) == 3
+    made.controller.cancel()
+    tick(made, {"type": "cancelled", "id": number})
+    assert names(made) == ["scan", "scan ToNNO"]
+
+
+def test_stop_keeps_what_is_there(made) -> None:
+    number = begin(made)
+    tick(made, {"type": "progress", "id": number, "step": "reconstructing", "done": 1, "total": 9})
+    made.controller.stop()
+    assert made.client.requests[-1] == ("stop", number)
+    tick(made, result(made, number, stopped=True))
+    assert made.told.outcomes[0].record["stopped"] is True
+
+
+def test_another_filter_needs_no_new_pass(made) -> None:
+    from dataclasses import replace
+
+    tick(made, result(made, begin(made)))
+    made.request = replace(made.request, options={**made.request.options, "filter": "hann"})
+    begin(made)
+    assert [kind for kind, _fields in made.client.requests] == ["reconstruct", "refine"]
+    tick(made, {"type": "error", "id": 2, "kind": "not-kept", "message": "", "next": ""})
+    run = made.controller._run
+    if run.writer is not None:
+        run.writer.join()
+    tick(made)
+    assert [kind for kind, _fields in made.client.requests] == ["reconstruct", "refine", "reconstruct"]
+    assert not made.told.failures
+
+
+@pytest.mark.parametrize("change", ["slices", "voxels", "transform", "engine"])
+def test_what_changes_the_projections_needs_a_new_pass(made, change) -> None:
+    from dataclasses import replace
+
+    import slicer
+
+    tick(made, result(made, begin(made)))
+    if change == "slices":
+        made.request = replace(made.request, options={"slices": 9})
+    elif change == "voxels":
+        slicer.util.arrayFromVolume(made.volume)[0] += 1
+        slicer.util.arrayFromVolumeModified(made.volume)
+    elif change == "transform":
+        transform = made.host.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        made.volume.SetAndObserveTransformNodeID(transform.GetID())
+    else:
+        made.client.isRunning = False  # it has ended meanwhile, and with it what it kept
+    begin(made)
+    assert made.client.requests[-1][0] == "reconstruct"
+
+
+@pytest.mark.parametrize(
+    ("event", "words", "next_step"),
+    [
+        ({"type": "exited", "code": -9, "ids": [1], "log": ["last words"]}, "exit code -9", "new engine"),
+        ({"type": "hung", "ids": [1]}, "does not answer", "new engine"),
+        ({"type": "garbage", "message": "a line that is not JSON", "ids": [1]}, "not JSON", "new engine"),
+        (
+            {"type": "error", "id": 1, "kind": "out-of-memory", "message": "no memory", "next": "Fast"},
+            "no memory",
+            "Fast",
+        ),
+    ],
+)
+def test_failures_name_the_cause_and_the_next_click(made, event, words, next_step) -> None:
+    number = begin(made)
+    tick(made, {"type": "progress", "id": number, "step": "reconstructing", "done": 1, "total": 9})
+    tick(made, {"type": "preview", "id": number, "heatmaps": {"tonno": heatmap_file(made)}})
+    tick(made, {"id": None, **event})
+    (failure,) = made.told.failures
+    assert words in failure.message and next_step in failure.nextStep
+    assert made.controller.state == "idle" and names(made) == ["scan"]
+    begin(made)  # the next click works
+    tick(made, result(made, made.controller._run.id))
+    assert len(made.told.outcomes) == 1
+
+
+def test_an_engine_that_cannot_start_says_so(made) -> None:
+    made.client.cannotStart = True
+    made.controller.start(made.request)
+    made.controller._run.writer.join()
+    tick(made)
+    assert "could not be started" in made.told.failures[0].message and made.controller.state == "idle"
+
+
+def test_an_idle_engine_may_go_without_a_word(made) -> None:
+    made.client.isRunning = True
+    tick(made, {"type": "exited", "id": None, "code": 0, "ids": [], "log": []})
+    assert not made.told.failures
+
+
+def test_volume_that_is_removed_ends_the_run(made) -> None:
+    number = begin(made)
+    tick(made, {"type": "progress", "id": number, "step": "reconstructing", "done": 1, "total": 9})
+    tick(made, {"type": "preview", "id": number, "heatmaps": {"tonno": heatmap_file(made)}})
+    made.host.scene.RemoveNode(made.volume)
+    tick(made, result(made, number))
+    assert ("cancel", number) in made.client.requests
+    assert "scan was removed" in made.told.failures[0].message
+    assert not made.told.outcomes and names(made) == [] and made.controller.state == "idle"
+
+
+def test_closed_scene_ends_the_run_without_a_word(made) -> None:
+    number = begin(made)
+    made.controller.forget()
+    made.host.scene.Clear(0)
+    tick(made, result(made, number))
+    assert not made.told.outcomes and not made.told.failures and names(made) == []
+    assert made.client.closed == 0  # the engine stays warm
+
+
+def test_a_second_start_is_refused(made) -> None:
+    from ToNNOSlicerLib.logic import ToNNOUserError
+
+    begin(made)
+    with pytest.raises(ToNNOUserError, match="under way"):
+        made.controller.start(made.request)
+
+
+def test_close_ends_the_engine_and_drops_the_preview(made) -> None:
+    number = begin(made)
+    tick(made, {"type": "progress", "id": number, "step": "reconstructing", "done": 1, "total": 9})
+    tick(made, {"type": "preview", "id": number, "heatmaps": {"tonno": heatmap_file(made)}})
+    made.controller.close()
+    assert made.client.closed == 1 and names(made) == ["scan"] and not made.controller.isBusy
+
+
+def test_result_that_cannot_be_read_is_told(made) -> None:
+    event = result(made, begin(made))
+    Path(event["heatmaps"]["tonno"]["array"]).unlink()
+    tick(made, event)
+    assert "cannot be read" in made.told.failures[0].message and made.controller.state == "idle"

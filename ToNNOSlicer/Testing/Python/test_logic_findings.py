@@ -1,0 +1,181 @@
+"""The table of findings, and why the classifier says so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import slicer
+import slicer.util
+from scenes import (
+    BLOBS,
+    GRIDS,
+    RIGID,
+    SCALED,
+    SHAPE_ZYX,
+    THRESHOLD,
+    addHeatmap,
+    addVolume,
+    blobs,
+    image,
+    mask,
+    paint,
+    segmentArray,
+)
+from test_logic_heatmap import WORLD_MM
+from test_logic_inputs import world
+from ToNNOSlicerLib.logic import EditedByHandError, ToNNOUserError
+
+VOXEL_MM3 = 0.9 * 1.3 * 2.6
+
+
+def only(centre) -> np.ndarray:
+    """The mask of one blob."""
+    i, j, k = centre
+    voxels = np.zeros(SHAPE_ZYX, np.uint8)
+    voxels[k - 1 : k + 2, j - 1 : j + 2, i - 1 : i + 2] = 1
+    return voxels
+
+
+@pytest.mark.parametrize("transforms", [(), (RIGID,)], ids=["bare", "rigid"])
+@pytest.mark.parametrize("grid", ["oblique", "left-handed"])
+def test_findings_by_hand(logic, grid: str, transforms) -> None:
+    heatmap = addHeatmap(logic, addVolume(GRIDS[grid], transforms=transforms))
+    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    found = logic.findings(segmentation, segmentId, heatmap)
+    assert [f.label for f in found] == [1, 2]
+    for finding, (centre, peak) in zip(found, BLOBS.items(), strict=True):
+        assert finding.peak == peak
+        assert finding.mean == pytest.approx((26 * (peak - 2) + peak) / 27)
+        assert finding.volumeMm3 == pytest.approx(27 * VOXEL_MM3)
+        assert finding.extentMm == pytest.approx((2.7, 3.9, 7.8))
+        assert finding.peakRAS == pytest.approx(world(heatmap, centre), abs=WORLD_MM)
+        assert finding.centroidRAS == pytest.approx(world(heatmap, centre), abs=WORLD_MM)
+
+
+def test_millimetres_are_the_worlds(logic) -> None:
+    heatmap = addHeatmap(logic, addVolume(transforms=(SCALED,)))
+    found = logic.findings(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
+    assert found[0].volumeMm3 == pytest.approx(27 * VOXEL_MM3 * 1.1 * 0.8 * 1.5)
+
+
+def test_work_by_hand_is_in_the_table(logic) -> None:
+    heatmap = addHeatmap(logic, addVolume())
+    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    voxels = np.zeros(SHAPE_ZYX, np.uint8)
+    voxels[12, 2, 3] = 1
+    paint(segmentation, segmentId, voxels, heatmap)
+    found = logic.findings(segmentation, segmentId, heatmap)
+    assert len(found) == 3 and found[2].peak == blobs()[12, 2, 3]
+    assert found[2].volumeMm3 == pytest.approx(VOXEL_MM3)
+
+
+def test_a_segment_on_another_grid_is_measured_too(logic) -> None:
+    heatmap = addHeatmap(logic, addVolume(GRIDS["plain"]))
+    fine = addVolume(np.diag([0.5, 0.5, 0.5, 1]), array=image((28, 36, 44)), name="fine")
+    other = addHeatmap(logic, fine, np.kron(blobs(), np.ones((2, 2, 2), np.float32)))
+    segmentation, segmentId = logic.writeSegment(other, THRESHOLD)
+    found = logic.findings(segmentation, segmentId, heatmap)
+    assert [f.peak for f in found] == list(BLOBS.values())
+    assert [f.volumeMm3 for f in found] == [27, 27]
+    logic.removeFinding(segmentation, segmentId, found[0])
+    assert [f.peak for f in logic.findings(segmentation, segmentId, heatmap)] == [6.0]
+
+
+def test_an_empty_segment_has_no_findings(logic) -> None:
+    heatmap = addHeatmap(logic, addVolume())
+    assert logic.findings(*logic.writeSegment(heatmap, 100.0), heatmap) == []
+
+
+def test_a_finding_is_removed_and_comes_back(logic) -> None:
+    heatmap = addHeatmap(logic, addVolume(transforms=(RIGID,)))
+    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    first, second = logic.findings(segmentation, segmentId, heatmap)
+    logic.removeFinding(segmentation, segmentId, first)
+    assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), only((15, 12, 9)))
+    assert [f.peak for f in logic.findings(segmentation, segmentId, heatmap)] == [second.peak]
+    # The user's decision: the slider asks before it brings the finding back.
+    with pytest.raises(EditedByHandError):
+        logic.writeSegment(heatmap, 2.9)
+    with pytest.raises(ToNNOUserError, match="no longer in the segment"):
+        logic.removeFinding(segmentation, segmentId, first)
+    logic.undo()
+    assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), mask())
+    assert not logic.isEditedByHand(segmentation, segmentId)
+
+
+def test_all_findings_removed_leave_an_empty_segment(logic) -> None:
+    heatmap = addHeatmap(logic, addVolume())
+    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    for finding in logic.findings(segmentation, segmentId, heatmap):
+        logic.removeFinding(segmentation, segmentId, finding)
+    assert not segmentArray(segmentation, segmentId, heatmap).any()
+
+
+def test_all_slice_views_jump_to_the_peak(logic, host) -> None:
+    heatmap = addHeatmap(logic, addVolume(transforms=(RIGID,)))
+    finding = logic.findings(*logic.writeSegment(heatmap, THRESHOLD), heatmap)[1]
+    crosshair = host.scene.AddNewNodeByClass("vtkMRMLCrosshairNode")
+    logic.jumpTo(finding)
+    for name in ("Red", "Yellow", "Green"):
+        sliceToRAS = slicer.util.arrayFromVTKMatrix(slicer.util.getNode(name).GetSliceToRAS())
+        # In the plane of the view, and in its middle.
+        assert np.linalg.inv(sliceToRAS)[:3] @ (*finding.peakRAS, 1) == pytest.approx([0, 0, 0], abs=1e-9)
+    assert crosshair.GetCrosshairRAS() == pytest.approx(finding.peakRAS)
+
+
+# Why
+
+PROFILES = [
+    {"normal_ras": [1.0, 0.0, 0.0], "positions_mm": [-2.0, 0.0, 2.0], "logits": [0.1, 0.2, 0.3]},
+    {"normal_ras": [0.0, 0.0, 1.0], "positions_mm": [10.0, 20.0, 30.0], "logits": [1.0, 5.0, 2.0]},
+]
+RESULT = {"score": 4.25, "explained": 0.75, "profiles": PROFILES}
+
+
+def test_why_by_hand(logic) -> None:
+    heatmap = addHeatmap(logic, addVolume(), result=RESULT)
+    assert (logic.why(heatmap).score, logic.why(heatmap).explained) == (4.25, 0.75)
+    nothing = logic.why(addHeatmap(logic, addVolume(name="b")))
+    assert (nothing.score, nothing.explained) == (None, None)
+
+
+def test_the_profile_nearest_to_the_views_normal(logic) -> None:
+    heatmap = addHeatmap(logic, addVolume(), result=RESULT)
+    profile = logic.profileAlong(heatmap, (0, 0.1, 2), (7, 7, 20.5))
+    assert profile.normalRAS == pytest.approx([0, 0, 1])
+    assert profile.positionsMm == pytest.approx([10, 20, 30])
+    assert profile.logits.tolist() == [1, 5, 2]
+    assert profile.angleDeg == pytest.approx(np.degrees(np.arctan2(0.1, 2)))
+    assert profile.currentMm == 20.5
+    assert logic.profileAlong(addHeatmap(logic, addVolume(name="b")), (0, 0, 1)) is None
+
+
+def test_a_view_from_the_other_side_turns_the_profile(logic) -> None:
+    profile = logic.profileAlong(addHeatmap(logic, addVolume(), result=RESULT), (0, 0, -1), (0, 0, 20))
+    assert profile.positionsMm == pytest.approx([-30, -20, -10])
+    assert profile.logits.tolist() == [2, 5, 1]
+    assert profile.currentMm == -20 and profile.angleDeg == pytest.approx(0, abs=1e-5)
+
+
+def test_the_profile_of_a_slice_view(logic) -> None:
+    heatmap = addHeatmap(logic, addVolume(), result=RESULT)
+    view = slicer.util.getNode("Red")
+    view.JumpSliceByOffsetting(0, 0, 12.5)
+    profile = logic.profileFor(heatmap, view)
+    assert profile.normalRAS == pytest.approx([0, 0, 1])
+    assert profile.currentMm == pytest.approx(12.5)
+
+
+def test_the_profile_moves_with_the_patient(logic, host) -> None:
+    heatmap = addHeatmap(logic, volume := addVolume(), result=RESULT)
+    transform = host.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    for node in (volume, heatmap):
+        node.SetAndObserveTransformNodeID(transform.GetID())
+    slicer.util.updateTransformMatrixFromArray(transform, RIGID)
+    normal = RIGID[:3, :3] @ (0, 0, 1)
+    profile = logic.profileAlong(heatmap, normal)
+    assert profile.normalRAS == pytest.approx(normal) and profile.angleDeg == pytest.approx(0, abs=1e-5)
+    # A point of the plane S = 20, moved, is on the moved plane of the same logit.
+    moved = RIGID[:3, :3] @ (3, 4, 20) + RIGID[:3, 3]
+    assert profile.positionsMm[1] == pytest.approx(normal @ moved)
+    assert profile.logits[1] == 5

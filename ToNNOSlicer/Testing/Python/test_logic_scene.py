@@ -1,0 +1,161 @@
+"""Saved and loaded, closed and removed: the results go with the scene, and nothing stays behind."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slicer
+import slicer.util
+from scenes import GRIDS, RIGID, SHAPE_ZYX, THRESHOLD, addHeatmap, addVolume, blobs, mask, paint, segmentArray
+from test_logic_findings import RESULT
+from test_logic_heatmap import WORLD_MM, shown
+from test_logic_inputs import world
+from ToNNOSlicerLib.logic import EditedByHandError, ToNNOLogic
+
+ROOT = Path(__file__).parents[3]
+
+
+def saved(host, folder: Path, ending: str) -> Path:
+    if ending == ".mrml":
+        return host.save(folder / "scene")
+    assert host.scene.WriteToMRB(str(folder / "scene.mrb"))
+    return folder / "scene.mrb"
+
+
+@pytest.mark.parametrize("ending", [".mrml", ".mrb"])
+@pytest.mark.parametrize("grid", ["oblique", "left-handed"])
+def test_after_loading_the_slider_works_without_a_new_run(logic, host, tmp_path, ending: str, grid: str) -> None:
+    heatmap = addHeatmap(logic, addVolume(GRIDS[grid], transforms=(RIGID,)), result=RESULT)
+    logic.setOverlay(heatmap, THRESHOLD, 0.6)
+    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    before = logic.findings(segmentation, segmentId, heatmap)
+    histogram, otsu = logic.histogram(heatmap), logic.otsu(heatmap)
+    del heatmap, segmentation
+    host.load(saved(host, tmp_path, ending))
+
+    (heatmap,) = logic.heatmaps()
+    segmentation, segmentId = logic.segmentOf(heatmap)
+    assert not logic.isEditedByHand(segmentation, segmentId)
+    assert not logic.canUndo  # the steps were of the other scene, though its nodes had the same IDs
+    assert logic.thresholdOf(segmentation, segmentId) == THRESHOLD
+    after = logic.findings(segmentation, segmentId, heatmap)
+    assert [f.peak for f in after] == [f.peak for f in before]
+    for one, other in zip(before, after, strict=True):
+        assert other.peakRAS == pytest.approx(one.peakRAS, abs=WORLD_MM)
+        assert other.volumeMm3 == pytest.approx(one.volumeMm3, rel=1e-6)  # the text of a file's header
+    assert [a.tolist() for a in logic.histogram(heatmap)] == [a.tolist() for a in histogram]
+    assert logic.otsu(heatmap) == otsu
+    assert (logic.modelThreshold(heatmap), logic.noiseFloor(heatmap)) == (THRESHOLD, 1.0)
+    assert logic.why(heatmap).score == RESULT["score"]
+    assert logic.profileAlong(heatmap, (0, 0, 1)).logits.tolist() == [1, 5, 2]
+    # The colours are those that were saved, also before the module has touched them.
+    assert ((shown(heatmap)[..., 3] > 0)[slicer.util.arrayFromVolume(heatmap) >= 0] > 0).sum() == mask().sum()
+    # And the slider moves the segment that is there.
+    logic.setOverlay(heatmap, 5.0)
+    logic.previewMask(heatmap, 5.0)
+    assert logic.writeSegment(heatmap, 5.0) == (segmentation, segmentId)
+    assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), slicer.util.arrayFromVolume(heatmap) >= 5)
+    assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 1
+
+
+def test_work_by_hand_is_protected_after_loading(logic, host, tmp_path) -> None:
+    heatmap = addHeatmap(logic, addVolume())
+    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    voxels = np.zeros(SHAPE_ZYX, np.uint8)
+    voxels[12, 2, 3] = 1
+    paint(segmentation, segmentId, voxels, heatmap)
+    host.load(host.save(tmp_path / "scene"))
+    (heatmap,) = logic.heatmaps()
+    with pytest.raises(EditedByHandError):
+        logic.writeSegment(heatmap, 5.0)
+    segmentation, segmentId = logic.segmentOf(heatmap)
+    assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), mask() | voxels)
+
+
+def test_a_scene_is_added_to_another(logic, host, tmp_path) -> None:
+    """Importing gives the nodes new IDs; references follow them."""
+    heatmap = addHeatmap(logic, addVolume())
+    logic.writeSegment(heatmap, THRESHOLD)
+    path = host.save(tmp_path / "scene")
+    host.scene.SetURL(str(path))
+    assert host.scene.Import()
+    heatmaps = logic.heatmaps()
+    assert len(heatmaps) == 2
+    segmentations = {logic.segmentOf(node)[0].GetID() for node in heatmaps}
+    assert len(segmentations) == 2
+
+
+def test_a_closed_scene_leaves_nothing_to_undo(logic, host) -> None:
+    heatmap = addHeatmap(logic, addVolume())
+    logic.writeSegment(heatmap, THRESHOLD)
+    logic.previewMask(heatmap, 5.0)
+    logic.setOverlay(heatmap, 5.0)
+    host.scene.Clear(0)
+    assert not logic.canUndo and logic.undo() is None
+    again = addHeatmap(logic, addVolume())
+    logic.previewMask(again, THRESHOLD)
+    assert logic.writeSegment(again, THRESHOLD)[0] is not None
+
+
+def test_the_volume_may_go_and_its_results_stay(logic, host) -> None:
+    heatmap = addHeatmap(logic, volume := addVolume(transforms=(RIGID,)))
+    place = world(heatmap, (3, 4, 5))
+    host.scene.RemoveNode(volume)
+    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), mask())
+    assert world(heatmap, (3, 4, 5)) == pytest.approx(place, abs=WORLD_MM)
+
+
+def test_the_segmentation_may_go_and_is_made_again(logic, host) -> None:
+    heatmap = addHeatmap(logic, addVolume())
+    segmentation, _id = logic.writeSegment(heatmap, THRESHOLD)
+    host.scene.RemoveNode(segmentation)
+    assert logic.segmentOf(heatmap) is None
+    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), mask())
+
+
+def test_cleaning_up_ends_all_observation(host) -> None:
+    logic = ToNNOLogic(host.scene)
+    heatmap = addHeatmap(logic, addVolume())
+    logic.setOverlay(heatmap, THRESHOLD)
+    logic.previewMask(heatmap, THRESHOLD)
+    gone = weakref.ref(logic)
+    logic.cleanUp()
+    assert not slicer.util.getNodes("ToNNO preview*")
+    assert slicer.util.arrayFromVolume(heatmap).tolist() == blobs().tolist()
+    logic.cleanUp()
+    del logic
+    gc.collect()
+    assert gone() is None, "something still holds the logic"
+    host.scene.Clear(0)
+
+
+def test_importing_the_logic_loads_nothing_heavy_and_asks_no_application() -> None:
+    """In a Python of its own: no torch, no Qt, no scipy or SimpleITK before they are needed, no slicer.app."""
+    code = f"""
+import sys
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "ToNNOSlicer")!r}, {str(Path(__file__).parent)!r}]
+from slicer_host import provide_i18n
+provide_i18n()
+import slicer
+assert not hasattr(slicer, "app") and not hasattr(slicer, "mrmlScene")
+import ToNNOSlicerLib.logic
+heavy = "torch timm qt PySide6 PythonQt ctk matplotlib SimpleITK scipy highdicom pydicom"
+print(sorted(set(heavy.split()) & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_line_of_the_logic_names_qt() -> None:
+    for file in (ROOT / "ToNNOSlicer/ToNNOSlicerLib/logic").glob("*.py"):
+        imports = [line for line in file.read_text(encoding="utf-8").splitlines() if "import " in line]
+        assert not [line for line in imports if "qt" in line.lower().split() or "ctk" in line], file

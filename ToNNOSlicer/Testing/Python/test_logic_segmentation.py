@@ -1,0 +1,335 @@
+"""From threshold to segment: right voxels, right place, nobody else's work lost."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import slicer
+import slicer.util
+import vtk
+from scenes import (
+    BLOBS,
+    GRIDS,
+    RIGID,
+    SCALED,
+    SHAPE_ZYX,
+    THRESHOLD,
+    addHeatmap,
+    addVolume,
+    blobs,
+    mask,
+    paint,
+    replace,
+    segmentArray,
+)
+from test_logic_heatmap import WORLD_MM
+from test_logic_inputs import world
+from ToNNOSlicerLib.logic import EditedByHandError, ToNNOUserError
+
+VOXEL_MM3 = 0.9 * 1.3 * 2.6
+
+
+@pytest.fixture
+def written(logic):
+    """(heatmap, segmentation, segment ID) at the threshold, on the oblique grid."""
+    heatmap = addHeatmap(logic, addVolume())
+    return heatmap, *logic.writeSegment(heatmap, THRESHOLD)
+
+
+def speck() -> np.ndarray:
+    """One voxel, far from the blobs."""
+    voxels = np.zeros(SHAPE_ZYX, np.uint8)
+    voxels[12, 2, 3] = 1
+    return voxels
+
+
+def voxelCentres(segmentation, segmentId: str) -> np.ndarray:
+    """RAS in the world of a segment's voxels (N 3), as its own image has them."""
+    image = segmentation.GetBinaryLabelmapInternalRepresentation(segmentId)
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    points = []
+    i0, i1, j0, j1, k0, k1 = image.GetExtent()
+    for k in range(k0, k1 + 1):
+        for j in range(j0, j1 + 1):
+            for i in range(i0, i1 + 1):
+                if image.GetScalarComponentAsDouble(i, j, k, 0):
+                    point = [0.0, 0.0, 0.0]
+                    segmentation.TransformPointToWorld(matrix.MultiplyPoint((i, j, k, 1))[:3], point)
+                    points.append(point)
+    return np.array(points)
+
+
+@pytest.mark.parametrize("transforms", [(), (RIGID,), (RIGID, SCALED)], ids=["bare", "rigid", "rigid in scaled"])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_the_segment_lies_on_its_volume(logic, grid: str, transforms) -> None:
+    volume = addVolume(GRIDS[grid], transforms=transforms)
+    heatmap = addHeatmap(logic, volume)
+    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    found = voxelCentres(segmentation, segmentId)
+    expected = np.array([world(volume, (i, j, k)) for k, j, i in np.argwhere(mask())])
+    assert found == pytest.approx(expected, abs=WORLD_MM)
+    assert np.array_equal(segmentArray(segmentation, segmentId, volume), mask())
+
+
+def test_a_segmentation_of_another_frame_gets_the_same_place(logic, host) -> None:
+    heatmap = addHeatmap(logic, addVolume(transforms=(RIGID,)))
+    segmentation = host.scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    transform = host.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    slicer.util.updateTransformMatrixFromArray(transform, SCALED)
+    segmentation.SetAndObserveTransformNodeID(transform.GetID())
+    _node, segmentId = logic.writeSegment(heatmap, THRESHOLD, segmentationNode=segmentation)
+    expected = np.array([world(heatmap, (i, j, k)) for k, j, i in np.argwhere(mask())])
+    assert voxelCentres(segmentation, segmentId) == pytest.approx(expected, abs=WORLD_MM)
+
+
+def test_the_segment_is_an_ordinary_one(written) -> None:
+    _heatmap, segmentation, segmentId = written
+    segment = segmentation.GetSegmentation().GetSegment(segmentId)
+    assert segment.GetName() == "lesion"
+    terminology = vtk.reference("")
+    assert segment.GetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), terminology)
+    assert "SCT^52988006^Lesion" in terminology
+    role = segmentation.GetReferenceImageGeometryReferenceRole()
+    assert segmentation.GetNodeReferenceID(role) == slicer.util.getNode("CT").GetID()
+    assert segmentation.GetSegmentation().GetConversionParameter("Reference image geometry")
+    # Cropped to what it holds: both blobs and no more.
+    (i0, j0, k0), (i1, j1, k1) = BLOBS
+    box = (i0 - 1, i1 + 1, j0 - 1, j1 + 1, k0 - 1, k1 + 1)
+    assert segmentation.GetBinaryLabelmapInternalRepresentation(segmentId).GetExtent() == box
+
+
+def test_the_slider_rewrites_the_same_segment(logic, written) -> None:
+    heatmap, segmentation, segmentId = written
+    assert logic.writeSegment(heatmap, 5.0) == (segmentation, segmentId)
+    assert segmentation.GetSegmentation().GetNumberOfSegments() == 1
+    assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), blobs() >= 5.0)
+    assert logic.thresholdOf(segmentation, segmentId) == 5.0
+    assert logic.segmentOf(heatmap) == (segmentation, segmentId)
+
+
+def test_small_components_are_left_out(logic) -> None:
+    array = blobs()
+    array[12, 2, 3] = 8.0
+    heatmap = addHeatmap(logic, addVolume(), array)
+    node, segmentId = logic.writeSegment(heatmap, THRESHOLD, 2 * VOXEL_MM3)
+    assert np.array_equal(segmentArray(node, segmentId, heatmap), mask())
+    logic.writeSegment(heatmap, THRESHOLD, VOXEL_MM3)  # exactly one voxel's volume is enough
+    assert np.array_equal(segmentArray(node, segmentId, heatmap), mask() | speck())
+
+
+def test_an_empty_segment_can_be_written_and_filled_again(logic, written) -> None:
+    heatmap, segmentation, segmentId = written
+    logic.writeSegment(heatmap, 100.0)
+    assert not segmentArray(segmentation, segmentId, heatmap).any()
+    assert not logic.isEditedByHand(segmentation, segmentId)
+    logic.writeSegment(heatmap, THRESHOLD)
+    assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), mask())
+
+
+def test_a_threshold_that_is_no_number_is_refused(logic, written) -> None:
+    with pytest.raises(ToNNOUserError, match="finite number"):
+        logic.writeSegment(written[0], float("nan"))
+
+
+# Work by hand
+
+
+def test_paint_is_never_overwritten_unasked(logic, written) -> None:
+    heatmap, segmentation, segmentId = written
+    paint(segmentation, segmentId, speck(), heatmap)
+    painted = segmentArray(segmentation, segmentId, heatmap)
+    assert np.array_equal(painted, mask() | speck())
+    assert logic.isEditedByHand(segmentation, segmentId)
+    with pytest.raises(EditedByHandError, match="lesion has been changed by hand"):
+        logic.writeSegment(heatmap, 5.0)
+    assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), painted)
+    # One way out: a new segment, which the slider moves from now on.
+    _node, other = logic.newSegment(heatmap, 5.0, segmentationNode=segmentation)
+    assert segmentation.GetSegmentation().GetSegment(other).GetName() == "lesion 2"
+    assert logic.writeSegment(heatmap, 4.5) == (segmentation, other)
+    assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), painted)
+    # The other: overwrite.
+    logic.writeSegment(heatmap, 5.0, 0.0, segmentation, segmentId, overwrite=True)
+    assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), blobs() >= 5.0)
+    assert not logic.isEditedByHand(segmentation, segmentId)
+
+
+def test_erased_voxels_are_work_by_hand_too_and_paint_taken_back_is_none(logic, written) -> None:
+    heatmap, segmentation, segmentId = written
+    paint(segmentation, segmentId, speck(), heatmap)
+    assert logic.isEditedByHand(segmentation, segmentId)
+    replace(segmentation, segmentId, mask(), heatmap)
+    assert not logic.isEditedByHand(segmentation, segmentId)
+    replace(segmentation, segmentId, np.zeros_like(mask()), heatmap)
+    assert logic.isEditedByHand(segmentation, segmentId)
+
+
+def test_a_hole_inside_of_the_segments_box_is_work_by_hand(logic, written) -> None:
+    heatmap, segmentation, segmentId = written
+    (i, j, k), *_others = BLOBS
+    holed = mask()
+    holed[k, j, i] = 0
+    replace(segmentation, segmentId, holed, heatmap)
+    assert logic.isEditedByHand(segmentation, segmentId)
+
+
+def test_a_users_own_segment_counts_as_work_by_hand(logic, host) -> None:
+    heatmap = addHeatmap(logic, addVolume())
+    segmentation = host.scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    segmentation.SetReferenceImageGeometryParameterFromVolumeNode(heatmap)
+    own = segmentation.GetSegmentation().AddEmptySegment("", "tumour")
+    paint(segmentation, own, speck(), heatmap)
+    with pytest.raises(EditedByHandError, match="tumour"):
+        logic.writeSegment(heatmap, THRESHOLD, segmentationNode=segmentation, segmentId=own)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["own layers", "a shared layer"])
+def test_other_segments_are_never_touched(logic, host, shared: bool) -> None:
+    heatmap = addHeatmap(logic, addVolume())
+    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    other = segmentation.GetSegmentation().AddEmptySegment("", "tumour")
+    voxels = np.zeros(SHAPE_ZYX, np.uint8)
+    voxels[2:12, 2:12, 10:12] = 1
+    voxels[mask() > 0] = 0  # side by side, as in one layer
+    paint(segmentation, other, voxels, heatmap)
+    if not shared:
+        segmentation.GetSegmentation().SeparateSegmentLabelmap(other)
+    assert segmentation.GetSegmentation().GetNumberOfLayers() == (1 if shared else 2)
+    for threshold in (-0.5, 5.0, THRESHOLD):  # also over the neighbour
+        logic.writeSegment(heatmap, threshold, 0.0, segmentation, segmentId)
+        assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), blobs() >= threshold)
+        assert np.array_equal(segmentArray(segmentation, other, heatmap), voxels)
+    logic.undo()
+    logic.newSegment(heatmap, 0.0, segmentationNode=segmentation)
+    logic.undo()
+    assert np.array_equal(segmentArray(segmentation, other, heatmap), voxels)
+
+
+def test_a_segmentation_of_surfaces_is_refused(logic, written) -> None:
+    heatmap, segmentation, _id = written
+    segmentation.CreateClosedSurfaceRepresentation()
+    segmentation.SetSourceRepresentationToClosedSurface()
+    with pytest.raises(ToNNOUserError, match="made of surfaces"):
+        logic.writeSegment(heatmap, 5.0, overwrite=True)
+    with pytest.raises(ToNNOUserError, match="made of surfaces"):
+        logic.newSegment(heatmap, 5.0, segmentationNode=segmentation)
+
+
+def test_a_segmentation_on_another_grid_is_refused(logic, host) -> None:
+    """Slicer would resample the segment to that grid when it saves it."""
+    heatmap = addHeatmap(logic, addVolume())
+    segmentation, _id = logic.writeSegment(addHeatmap(logic, addVolume(GRIDS["plain"], name="MR")), THRESHOLD)
+    with pytest.raises(ToNNOUserError, match="another grid"):
+        logic.newSegment(heatmap, THRESHOLD, segmentationNode=segmentation)
+    assert segmentation.GetSegmentation().GetNumberOfSegments() == 1
+
+
+# Undo
+
+
+def test_undo_goes_back_step_by_step(logic, written) -> None:
+    heatmap, segmentation, segmentId = written
+    for threshold in (4.0, 5.0, 8.0):
+        logic.writeSegment(heatmap, threshold)
+    for threshold in (5.0, 4.0, THRESHOLD):
+        assert logic.canUndo
+        assert logic.undo() == (segmentation, segmentId)
+        assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), blobs() >= threshold)
+        assert logic.thresholdOf(segmentation, segmentId) == threshold
+        assert not logic.isEditedByHand(segmentation, segmentId)
+    assert logic.undo() == (segmentation, None)  # the segment was new
+    assert segmentation.GetSegmentation().GetNumberOfSegments() == 0
+    assert not logic.canUndo and logic.undo() is None
+    assert logic.segmentOf(heatmap) is None
+
+
+def test_undo_brings_overwritten_paint_back(logic, written) -> None:
+    heatmap, segmentation, segmentId = written
+    paint(segmentation, segmentId, speck(), heatmap)
+    logic.writeSegment(heatmap, 5.0, overwrite=True)
+    logic.undo()
+    assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), mask() | speck())
+    assert logic.isEditedByHand(segmentation, segmentId)
+
+
+def test_undo_asks_before_it_takes_paint_away(logic, written) -> None:
+    heatmap, segmentation, segmentId = written
+    logic.writeSegment(heatmap, 5.0)
+    paint(segmentation, segmentId, speck(), heatmap)
+    with pytest.raises(EditedByHandError):
+        logic.undo()
+    assert segmentArray(segmentation, segmentId, heatmap)[12, 2, 3] == 1
+    assert logic.undo(overwrite=True) == (segmentation, segmentId)
+    assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), mask())
+
+
+def test_undo_passes_over_what_is_gone(logic, host, written) -> None:
+    _heatmap, segmentation, _id = written
+    other = addHeatmap(logic, addVolume(name="MR"))
+    gone, _gone_id = logic.writeSegment(other, THRESHOLD)
+    host.scene.RemoveNode(gone)
+    assert logic.undo() == (segmentation, None)
+
+
+# Preview
+
+
+def test_the_preview_is_the_mask_and_nobody_keeps_it(logic, host, tmp_path) -> None:
+    heatmap = addHeatmap(logic, addVolume(transforms=(RIGID,)))
+    for threshold in (THRESHOLD, 5.0):
+        logic.previewMask(heatmap, threshold)
+        preview = slicer.util.getNode("ToNNO preview")
+        assert np.array_equal(segmentArray(preview, "preview", heatmap), blobs() >= threshold)
+    assert preview.GetHideFromEditors() and not preview.GetSaveWithScene()
+    logic.writeSegment(heatmap, THRESHOLD)
+    assert not slicer.util.getNodes("ToNNO preview*")
+    logic.previewMask(heatmap, THRESHOLD)
+    host.load(host.save(tmp_path / "scene"))
+    assert not slicer.util.getNodes("ToNNO preview*")
+
+
+def test_the_preview_leaves_small_components_out(logic) -> None:
+    array = blobs()
+    array[12, 2, 3] = 8.0
+    heatmap = addHeatmap(logic, addVolume(), array)
+    logic.previewMask(heatmap, THRESHOLD, 2 * VOXEL_MM3)
+    preview = slicer.util.getNode("ToNNO preview")
+    assert np.array_equal(segmentArray(preview, "preview", heatmap), mask())
+
+
+def test_the_preview_follows_another_heatmap(logic) -> None:
+    logic.previewMask(addHeatmap(logic, addVolume()), THRESHOLD)
+    other = addHeatmap(logic, addVolume(GRIDS["plain"], name="MR"), -blobs())
+    logic.previewMask(other, 0.5)
+    assert np.array_equal(segmentArray(slicer.util.getNode("ToNNO preview"), "preview", other), -blobs() >= 0.5)
+
+
+# 3D
+
+
+def test_show_3d_follows_the_threshold(logic, written) -> None:
+    heatmap, segmentation, segmentId = written
+    logic.show3D(segmentation, True)
+    assert segmentation.GetDisplayNode().GetVisibility3D()
+
+    def points() -> int:
+        surface = segmentation.GetClosedSurfaceInternalRepresentation(segmentId)
+        return surface.GetNumberOfPoints() if surface is not None else 0
+
+    both = points()
+    logic.writeSegment(heatmap, 7.5)  # one voxel is left
+    assert 0 < points() < both
+    logic.show3D(segmentation, False)
+    assert not segmentation.GetDisplayNode().GetVisibility3D()
+
+
+def test_a_release_of_the_slider_is_far_from_a_freeze(logic) -> None:
+    """Ten times the issue's limit on a sixteenth of its volume; the benchmark is benchmarks/slicer_logic.py."""
+    array = np.random.default_rng(0).normal(size=(96, 104, 110)).astype(np.float32)
+    heatmap = addHeatmap(logic, addVolume(array=array), array)
+    started = time.perf_counter()
+    logic.writeSegment(heatmap, 2.0, 5 * VOXEL_MM3)
+    assert time.perf_counter() - started < 3.0

@@ -1,0 +1,229 @@
+"""The panel's words and choices, with an engine that only listens: models, classes, devices, questions, regions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("slicer_core", reason="the package slicer-core is not installed here")
+pytest.importorskip("PySide6", reason="the package PySide6-Essentials is not installed here")
+
+
+class Listening:
+    """An engine's client that takes requests and says what the test puts into `events`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self.requests, self.events, self.logLines = folder, [], [], ["the engine's last words"]
+        self.isRunning = False
+
+    def newFolder(self) -> Path:
+        folder = self._folder / f"request-{len(self.requests)}"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def submit(self, kind: str, **fields: Any) -> int:
+        self.isRunning = True
+        self.requests.append((kind, fields))
+        return len(self.requests)
+
+    def poll(self) -> list[dict[str, Any]]:
+        events, self.events = self.events, []
+        return events
+
+    def cancel(self, identifier: int) -> None:
+        self.events.append({"type": "cancelled", "id": identifier})
+
+    def stop(self, identifier: int) -> None: ...
+    def release(self, folder: Path) -> None: ...
+    def close(self, timeout: float = 3.0) -> None: ...
+
+
+@pytest.fixture
+def widget(qtHost, tmp_path, monkeypatch):
+    from ToNNOSlicerLib import install
+    from ToNNOSlicerLib.widget import Panel
+    from walk import opened
+
+    monkeypatch.setattr(install, "missing", lambda path: install.Missing("", ()))
+    monkeypatch.setattr(Panel, "_client", lambda panel: Listening(tmp_path))
+    return opened(qtHost)
+
+
+def click(qtHost, widget, kind: str = "reconstruct") -> dict[str, Any]:
+    """Click Reconstruct; the request that reached the engine."""
+    widget.ui.runButton.click()
+    requests = widget.panel.controller.client.requests
+    qtHost.process(5, lambda: any(one == kind for one, _fields in requests))
+    return next(fields for one, fields in requests if one == kind)
+
+
+def describe(qtHost, widget, *devices: dict[str, Any]) -> None:
+    widget.ui.deviceButton.click()
+    client = widget.panel.controller.client
+    number = max(n for n, (kind, _fields) in enumerate(client.requests, start=1) if kind == "describe")
+    client.events.append({"type": "description", "id": number, "devices": list(devices), "torch": "2.9"})
+    qtHost.process(5, lambda: not widget.panel.controller.isBusy)
+
+
+CPU = {"name": "cpu", "kind": "cpu", "title": "CPU, 8 threads", "free_bytes": 16e9, "usable": True, "problem": None}
+GPU = {"name": "cuda:0", "kind": "cuda", "title": "GPU X", "free_bytes": 7.5e9, "usable": True, "problem": None}
+
+
+@pytest.fixture
+def second_model(tmp_path) -> Path:
+    """Another folder with the shipped weights, for CT and with two classes."""
+    from ToNNOSlicerLib.models import findModels
+
+    shipped = findModels()[0].folder
+    folder = tmp_path / "two-classes"
+    folder.mkdir()
+    shutil.copy(shipped / "model.safetensors", folder)
+    data = json.loads((shipped / "model.json").read_text(encoding="utf-8"))
+    data["classes"], data["about"] = ["bleeding", "fracture"], {"finding": "trauma", "modality": "CT of the head"}
+    (folder / "model.json").write_text(json.dumps(data), encoding="utf-8")
+    return folder
+
+
+def test_hovering_tells_what_the_model_is(widget) -> None:
+    tip = widget.ui.modelSelector.toolTip
+    for topic in (
+        "finding: bright round lesions",
+        "modality: T1",
+        "licence: Apache-2.0",
+        "data: ",
+        "calibration: on 12",
+    ):
+        assert topic in tip
+    assert not widget.ui.classSelector.visible  # there is but one class
+
+
+def test_opened_folder_is_selected_and_remembered(qtHost, widget, second_model, tmp_path) -> None:
+    qtHost.answers.append(("folder", str(second_model)))
+    widget.ui.openModelButton.click()
+    assert widget.ui.modelSelector.currentText == "two-classes"
+    assert widget.ui.modelInfoLabel.text == "Looks for trauma. CT of the head."
+    assert [widget.ui.classSelector.itemText(n) for n in range(2)] == ["bleeding", "fracture"]
+    assert widget.ui.classSelector.isVisibleTo(widget.ui.inputSection)
+    widget.ui.classSelector.currentIndex = 1
+    assert click(qtHost, widget)["options"]["class_name"] == "fracture"
+    widget.panel.controller.cancel()
+    widget.panel.input.findModels()
+    assert widget.ui.modelSelector.count == 2
+    qtHost.answers.append(("folder", str(tmp_path)))
+    widget.ui.openModelButton.click()
+    assert "model.json is missing" in widget.ui.messageLabel.text
+    assert "Choose the folder" in widget.ui.messageLabel.text
+
+
+def test_another_kind_of_image_is_asked_about(qtHost, widget, second_model) -> None:
+    import slicer
+
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(qtHost.scene)
+    volume = widget.panel.parameters.inputVolume
+    item = hierarchy.GetItemByDataNode(volume) or hierarchy.CreateItem(hierarchy.GetSceneItemID(), volume)
+    hierarchy.SetItemAttribute(item, "DICOM.Modality", "CT")
+    qtHost.answers.append(("message", "Cancel"))
+    widget.ui.runButton.click()
+    assert qtHost.asked[-1][1].startswith("The model was made for T1-weighted MRI of the brain")
+    assert not widget.panel.controller.client.requests
+    qtHost.answers.append(("message", "Reconstruct all the same"))
+    click(qtHost, widget)
+    hierarchy.SetItemAttribute(item, "DICOM.Modality", "MR")
+    widget.panel.controller.cancel()
+    qtHost.process(5, lambda: widget.panel.controller.state == "idle")
+    click(qtHost, widget)  # no question
+
+
+def test_devices_have_names_memory_and_problems(qtHost, widget) -> None:
+    old = GPU | {"name": "cuda:1", "title": "GPU Y", "usable": False, "problem": "this PyTorch has no code for sm_37"}
+    describe(qtHost, widget, GPU, old, CPU)
+    box = widget.ui.deviceSelector
+    assert [box.itemText(n) for n in range(box.count)] == [
+        "automatic",
+        "GPU X, 7.5 GB free",
+        "GPU Y, 7.5 GB free (not usable)",
+        "CPU, 8 threads, 16.0 GB free",
+    ]
+    box.currentIndex = 2
+    widget.ui.runButton.click()
+    assert "sm_37" in widget.ui.messageLabel.text and "another device" in widget.ui.messageLabel.text
+    assert widget.panel.controller.state == "idle"
+    box.currentIndex = 1
+    assert click(qtHost, widget)["device"] == "cuda:0"
+
+
+def test_without_a_gpu_fast_is_offered_with_its_time(qtHost, widget) -> None:
+    widget.ui.qualitySelector.currentIndex = 1
+    widget.ui.slicesBox.value = widget.ui.directionsBox.value = 0
+    describe(qtHost, widget, CPU)
+    assert "No graphics card" in widget.ui.messageLabel.text
+    assert "Fast is made for this (about 12 s)" in widget.ui.messageLabel.text  # 96 x 50 slices, 400 a second
+
+
+def test_expected_time_follows_the_choices(widget) -> None:
+    widget.ui.slicesBox.value = widget.ui.directionsBox.value = 0
+    assert widget.ui.timeLabel.text == "about 12 s"
+    widget.ui.directionsBox.value = 960
+    assert widget.ui.timeLabel.text == "about 2 min 0 s"
+    widget.panel.times.record("resnet10t", "cpu", 96, 1000, 10.0)
+    widget.ui.directionsBox.value = 96
+    assert widget.ui.timeLabel.text == "about 48 s"
+
+
+def test_region_of_interest_reaches_the_engine(qtHost, widget) -> None:
+    import numpy as np
+
+    box = qtHost.scene.AddNewNodeByClass("vtkMRMLMarkupsROINode")
+    box.SetCenter(10, 20, -5)
+    box.SetSize(40, 60, 80)
+    widget.ui.roiSelector.setCurrentNode(box)
+    ras_to_box = np.array(click(qtHost, widget)["roi"]["ras_to_box"])
+    np.testing.assert_allclose(ras_to_box @ [30, 50, 35, 1], [1, 1, 1, 1])  # a corner of the box
+
+
+def test_out_of_memory_names_cause_and_next_click(qtHost, widget) -> None:
+    click(qtHost, widget)
+    client = widget.panel.controller.client
+    number = 1 + [kind for kind, _fields in client.requests].index("reconstruct")
+    client.events.append(
+        {"type": "error", "id": number, "kind": "out-of-memory", "message": "No memory.", "next": "Choose Fast."}
+    )
+    qtHost.process(5, lambda: widget.panel.controller.state == "idle")
+    assert widget.ui.messageLabel.text == "No memory.\nChoose Fast."
+    assert "the engine's last words" in widget.ui.logText.plainText
+    assert widget.ui.runButton.enabled
+    click(qtHost, widget)
+    assert not widget.ui.messageLabel.isVisibleTo(widget.ui.ToNNOSlicer)  # the old failure is gone
+
+
+def test_volume_that_cannot_be_used_is_refused_with_the_way_out(qtHost, widget) -> None:
+    node = qtHost.scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "colours")
+    with pytest.raises(TypeError):  # it cannot even be selected... by hand
+        widget.panel.parameters.inputVolume = qtHost.scene.AddNewNodeByClass("vtkMRMLModelNode")
+    widget.ui.inputSelector.setCurrentNode(node)
+    widget.ui.runButton.click()
+    assert widget.ui.messageLabel.text.count("\n") == 1
+    assert widget.panel.controller.state == "idle"
+
+
+def test_an_error_in_the_timer_ends_the_run_with_words(qtHost, widget, monkeypatch) -> None:
+    click(qtHost, widget)
+    monkeypatch.setattr(widget.panel.controller.client, "poll", lambda: 1 / 0)
+    qtHost.process(5, lambda: widget.panel.controller.state == "idle")
+    assert "ZeroDivisionError" in widget.ui.messageLabel.text
+    assert "Traceback" in widget.ui.logText.plainText
+
+
+def test_choices_are_kept_in_the_scene(qtHost, widget, tmp_path) -> None:
+    widget.ui.methodSelector.currentIndex = 1
+    widget.ui.stageBox.value = 3
+    widget.ui.filterSelector.currentIndex = 2
+    path = qtHost.save(tmp_path / "scene")
+    qtHost.load(path)
+    assert widget.ui.methodSelector.currentText == "ToNNO"
+    assert (widget.ui.stageBox.value, widget.ui.filterSelector.currentText) == (3, "Hann")
+    assert widget.ui.inputSelector.currentNode().GetName() == "ToNNO sample"

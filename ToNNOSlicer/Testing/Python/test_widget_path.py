@@ -1,0 +1,294 @@
+"""The whole path by clicks: the real engine's process, the shipped model, the sample, real MRML, Qt's stand-in.
+
+One scene, walked through once from top to bottom, as a user would; each test leaves it fit for the next.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("slicer_core", reason="the package slicer-core is not installed here")
+pytest.importorskip("PySide6", reason="the package PySide6-Essentials is not installed here")
+pytest.importorskip("torch")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="the clock of the GUI's thread reads Linux's /proc"),
+]
+
+THREE = 3  # lesions of the sample
+
+
+@pytest.fixture(scope="module")
+def path():
+    """The module after its first run, with what was seen on the way."""
+    from qt_host import QtHost
+    from walk import Gaps, opened, run
+
+    host = QtHost()
+    widget = opened(host)
+    seen = SimpleNamespace(percents=[], previews=0, texts=set())
+    controller = widget.panel.controller
+    tell, preview = controller._onProgress, controller._onPreview
+
+    def onProgress(progress):
+        seen.percents.append(progress.percent)
+        seen.texts.add(progress.text)
+        tell(progress)
+
+    def onPreview(node):
+        seen.previews += 1
+        seen.previewed = node
+        preview(node)
+
+    controller._onProgress, controller._onPreview = onProgress, onPreview
+    gaps = Gaps()
+    seconds = run(host, widget)
+    longest = gaps.stop()
+    controller._onProgress, controller._onPreview = tell, preview
+    yield SimpleNamespace(
+        host=host, widget=widget, panel=widget.panel, ui=widget.ui, seen=seen, seconds=seconds, longest=longest
+    )
+    host.close()
+
+
+def test_progress_rises_to_the_end_and_a_preview_came_first(path) -> None:
+    known = [percent for percent in path.seen.percents if percent is not None]
+    assert len(known) > 5 and known == sorted(known) and known[-1] > 90
+    assert path.seen.previews >= 1
+    assert path.seen.previewed is path.panel.result.heatmap  # it sharpened; it is no second node
+
+
+def test_no_call_holds_the_window_for_a_tenth_of_a_second(path, capsys) -> None:
+    with capsys.disabled():
+        print(f"\n[longest block of the GUI's thread during the run: {path.longest:.0f} ms]", end=" ")
+    assert path.longest <= 100
+
+
+def test_heatmap_lies_on_the_volume(path) -> None:
+    import slicer
+    import slicer.util
+    from ToNNOSlicerLib.logic.geometry import ijkToWorld
+
+    volume, heatmap = path.panel.parameters.inputVolume, path.panel.result.heatmap
+    assert heatmap.GetName() == "ToNNO sample ToNNO Matched CAM"
+    assert slicer.util.arrayFromVolume(heatmap).shape == slicer.util.arrayFromVolume(volume).shape
+    np.testing.assert_allclose(ijkToWorld(heatmap), ijkToWorld(volume), atol=1e-9)  # the same grid
+    for view in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+        assert view.GetForegroundVolumeID() == heatmap.GetID()
+        assert view.GetForegroundOpacity() == path.panel.parameters.opacity
+
+
+def test_findings_are_the_samples_lesions(path) -> None:
+    from ToNNOSlicerLib.sample import LESIONS
+
+    found = path.panel.findings.findings
+    assert len(found) == THREE == path.ui.findingsTable.rowCount
+    for centre, radii, _brightness in LESIONS:
+        nearest = min(np.linalg.norm(np.subtract(one.centroidRAS, centre)) for one in found)
+        assert nearest < min(radii)  # inside of the lesion
+    assert path.ui.findingsSection.text == "Findings (3)"
+
+
+def test_slider_starts_at_the_models_threshold(path) -> None:
+    assert path.ui.thresholdSlider.value == pytest.approx(path.panel.input.model.threshold("matched-cam")["threshold"])
+    assert not path.ui.histogramLabel.pixmap.isNull()
+
+
+def test_dragging_previews_and_letting_go_writes(path) -> None:
+    from qt_host import unwrap
+
+    node, segment = path.panel.result.segment
+    before = sum(one.volumeMm3 for one in path.panel.findings.findings)
+    start = path.ui.thresholdSlider.value
+    written = path.panel.logic.thresholdOf(node, segment)
+    path.panel.result.onDragging(start * 1.1)
+    assert path.panel.logic.thresholdOf(node, segment) == written  # an outline, no segment yet
+    unwrap(path.ui.thresholdSlider).drag([start * 1.05, start * 1.1])
+    assert path.panel.result.segment == (node, segment)
+    assert path.panel.logic.thresholdOf(node, segment) == pytest.approx(start * 1.1)
+    assert sum(one.volumeMm3 for one in path.panel.findings.findings) < before
+    path.ui.undoButton.click()
+    assert path.ui.thresholdSlider.value == pytest.approx(start)
+    assert sum(one.volumeMm3 for one in path.panel.findings.findings) == pytest.approx(before)
+
+
+def test_otsu_and_back_to_the_models(path) -> None:
+    path.ui.otsuButton.click()
+    assert path.ui.thresholdSlider.value == pytest.approx(path.panel.logic.otsu(path.panel.result.heatmap))
+    path.ui.modelThresholdButton.click()
+    assert path.ui.thresholdSlider.value == pytest.approx(path.panel.logic.modelThreshold(path.panel.result.heatmap))
+
+
+def test_what_was_painted_is_asked_about(path) -> None:
+    from qt_host import QtHost, unwrap
+    from walk import paint
+
+    node, segment = path.panel.result.segment
+    start = path.ui.thresholdSlider.value
+    paint(node, segment, (0, 0, 0))
+    painted = path.panel.logic.findings(node, segment, path.panel.result.heatmap)
+    QtHost.answers.append(("message", "Cancel"))
+    unwrap(path.ui.thresholdSlider).drag([start * 0.95])
+    assert path.ui.thresholdSlider.value == pytest.approx(start)  # back to what the segment is
+    assert path.panel.logic.findings(node, segment, path.panel.result.heatmap) == painted
+    QtHost.answers.append(("message", "Write a new segment"))
+    unwrap(path.ui.thresholdSlider).drag([start * 0.95])
+    assert path.panel.logic.findings(node, segment, path.panel.result.heatmap) == painted
+    assert path.panel.result.segment[0] is node and path.panel.result.segment[1] != segment
+    path.ui.modelThresholdButton.click()
+    assert len(path.panel.findings.findings) == THREE
+
+
+def test_click_moves_the_views_and_remove_removes(path) -> None:
+    import slicer.util
+    from qt_host import unwrap
+
+    finding = path.panel.findings.findings[1]
+    unwrap(path.ui.findingsTable).setCurrentCell(1, 0)
+    unwrap(path.ui.findingsTable).cellClicked.emit(1, 0)
+    for view in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+        m = view.GetSliceToRAS()
+        normal, point = [np.array([m.GetElement(r, c) for r in range(3)]) for c in (2, 3)]
+        assert normal @ (np.array(finding.peakRAS) - point) == pytest.approx(0, abs=1e-3)
+    path.ui.removeFindingButton.click()
+    assert len(path.panel.findings.findings) == THREE - 1
+    path.ui.undoButton.click()
+    assert len(path.panel.findings.findings) == THREE
+
+
+def test_why_draws_the_profile_of_the_view(path) -> None:
+    path.ui.whySection.collapsed = False
+    path.ui.viewSelector.currentIndex = 0
+    view = path.panel.why.view
+    assert view is not None
+    assert "Score" in path.ui.whyLabel.text
+    first = path.ui.profilePlotLabel.pixmap.toImage()
+    view.SetSliceOffset(view.GetSliceOffset() + 20)  # the mark of the current plane moves
+    assert path.ui.profilePlotLabel.pixmap.toImage() != first
+    path.ui.whySection.collapsed = True
+
+
+def test_editor_gets_the_segment(path) -> None:
+    from qt_host import unwrap
+
+    path.ui.editorSection.collapsed = False
+    given = unwrap(path.panel.editor._editor).given
+    node, segment = path.panel.result.segment
+    assert given["segmentation"] is node
+    assert given["source"] is path.panel.parameters.inputVolume
+    assert given["node"].GetSelectedSegmentID() == segment
+    path.ui.editorSection.collapsed = True
+    assert given["effect"] is None
+
+
+def test_show_3d(path) -> None:
+    node = path.panel.result.segment[0]
+    path.ui.show3DButton.checked = True
+    assert node.GetSegmentation().ContainsRepresentation("Closed surface")
+    path.ui.show3DButton.checked = False
+
+
+@pytest.mark.parametrize(
+    ("button", "name"),
+    [
+        ("exportSegmentationButton", "s.seg.nrrd"),
+        ("exportSegmentationButton", "s.nii.gz"),
+        ("exportHeatmapButton", "h.nrrd"),
+        ("exportFindingsButton", "f.csv"),
+        ("exportReportButton", "report"),
+    ],
+)
+def test_exports_write_where_they_are_told(path, tmp_path, button, name) -> None:
+    from qt_host import QtHost
+
+    QtHost.answers.append(("save", str(tmp_path / name)))
+    getattr(path.ui, button).click()
+    assert path.ui.statusLabel.text == f"Written: {tmp_path / name}", path.ui.messageLabel.text
+    assert (tmp_path / name).exists()
+
+
+def test_export_that_cannot_be_written_says_so(path, tmp_path) -> None:
+    from qt_host import QtHost
+
+    QtHost.answers.append(("save", str(tmp_path / "no such folder" / "h.nrrd")))
+    path.ui.exportHeatmapButton.click()
+    assert path.ui.messageLabel.text.count("\n") == 1  # the cause, and the next click
+    QtHost.answers.append(("save", ""))  # changed their mind
+    path.ui.exportHeatmapButton.click()
+    path.host.messages.take()
+
+
+def test_second_run_is_faster(path, capsys) -> None:
+    from walk import run
+
+    path.ui.directionsBox.value = path.ui.directionsBox.value + 1  # so that nothing can be taken from what is kept
+    seconds = run(path.host, path.widget)
+    with capsys.disabled():
+        print(f"\n[first run {path.seconds:.1f} s, second {seconds:.1f} s]", end=" ")
+    assert seconds < path.seconds  # no start of the process, no import, no model to load
+
+
+def test_time_label_knows_the_last_run(path) -> None:
+    assert path.panel.times.isMeasured("resnet10t", "cpu")
+    assert path.ui.timeLabel.text.startswith("about ")
+
+
+def test_sigma_needs_no_new_pass(path, capsys) -> None:
+    from walk import run
+
+    path.ui.sigmaBox.value = 1.5
+    speeds = dict(path.panel.times._speeds)
+    seconds = run(path.host, path.widget)
+    assert path.panel.times._speeds == speeds  # the network was not asked: this tells nothing about its speed
+    with capsys.disabled():
+        print(f"\n[another sigma: {seconds:.1f} s]", end=" ")
+    assert path.panel.controller._kept is not None
+    path.ui.sigmaBox.value = 0.0
+
+
+def test_scene_is_saved_and_loaded_with_everything(path, tmp_path) -> None:
+    """The slider works on a loaded scene, without a run."""
+    from qt_host import unwrap
+
+    path.ui.heatmapSelector.setCurrentNode(path.panel.logic.heatmaps()[0])
+    path.ui.modelThresholdButton.click()
+    threshold, findings = path.ui.thresholdSlider.value, len(path.panel.findings.findings)
+    edges = path.panel.logic.histogram(path.panel.result.heatmap)[0]
+    saved = path.host.save(tmp_path / "scene")
+    path.host.load(saved)
+    path.host.process()
+    panel = path.widget.panel
+    assert panel.result.heatmap is not None
+    assert panel.parameters.heatmap is path.ui.heatmapSelector.currentNode()
+    np.testing.assert_array_equal(panel.logic.histogram(panel.result.heatmap)[0], edges)
+    assert path.ui.thresholdSlider.value == pytest.approx(threshold)
+    assert len(panel.findings.findings) == findings
+    unwrap(path.ui.thresholdSlider).drag([threshold * 1.2])
+    assert panel.logic.thresholdOf(*panel.result.segment) == pytest.approx(threshold * 1.2)
+
+
+def test_the_modules_own_test_passes(path) -> None:
+    from walk import DIRECTIONS, SLICES
+
+    test = path.host._module.ToNNOSlicerTest()
+    test.OPTIONS = {"slices": SLICES, "directions": DIRECTIONS}
+    test.runTest()
+
+
+def test_reload_works(path) -> None:
+    from walk import enginePids, isAlive, leftFolders
+
+    (pid,) = enginePids(path.widget)
+    old = sys.modules["ToNNOSlicerLib.controller"]
+    path.widget.onReload()
+    path.widget = path.host.widget
+    assert sys.modules["ToNNOSlicerLib.controller"] is not old
+    assert not isAlive(pid) and leftFolders() == set()
+    path.host.process()
+    panel = path.widget.panel
+    assert panel.parameters.inputVolume is not None  # the choices are in the scene
+    assert panel.result.heatmap is not None

@@ -1,0 +1,1 @@
+"""The ToNNO module's library: what stands behind the panel."""

@@ -1,0 +1,93 @@
+"""The few questions that the module asks, and the file dialogs."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+CANCEL = ""
+
+
+def choose(title, text, choices, details="") -> str:
+    """Ask with one button for each of `choices` (key to text) and Cancel; returns the key, or CANCEL."""
+    box = qt.QMessageBox(slicer.util.mainWindow())
+    box.setWindowTitle(title)
+    box.setText(text)
+    if details:
+        box.setInformativeText(details)
+    for label in choices.values():
+        box.addButton(label, qt.QMessageBox.ActionRole)
+    box.addButton(_("Cancel"), qt.QMessageBox.RejectRole)
+    box.exec_()
+    # By its text: two wrappers of one button need not be the same object.
+    pressed = box.clickedButton()
+    texts = {label: key for key, label in choices.items()}
+    return CANCEL if pressed is None else texts.get(pressed.text, CANCEL)
+
+
+def howToInstall(rows) -> str:
+    """The one question before the first run: "install", "wheels", "python" or CANCEL."""
+    listed = "\n".join(f"    {name}: {size}" for name, size in rows)
+    return choose(
+        _("ToNNO: first use"),
+        _("The engine needs packages that Slicer does not have yet:\n\n{listed}").format(listed=listed),
+        {
+            "install": _("Download and install"),
+            "wheels": _("From a folder of wheels..."),
+            "python": _("Use another Python..."),
+        },
+        _("Without a network: choose a folder with the wheel files, or an existing Python that has PyTorch."),
+    )
+
+
+def aboutHandWork(error) -> str:
+    """Before something painted is overwritten: "new", "overwrite" or CANCEL."""
+    return choose(
+        _("ToNNO: the segment was changed by hand"),
+        error.message,
+        {"new": _("Write a new segment"), "overwrite": _("Overwrite")},
+        error.nextStep,
+    )
+
+
+def otherModality(expected, found) -> bool:
+    """Whether to go on with a model that was made for other images."""
+    answer = choose(
+        _("ToNNO: another kind of image"),
+        _("The model was made for {expected}; this volume is {found}.").format(expected=expected, found=found),
+        {"go": _("Reconstruct all the same")},
+        _("The heatmap may mean nothing. Choose another model or volume."),
+    )
+    return answer == "go"
+
+
+def folder(title) -> str:
+    """A folder that is there, or "" for none."""
+    return str(qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), title) or "")
+
+
+def openFile(title) -> str:
+    """A file that is there, or "" for none."""
+    return _path(qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), title))
+
+
+def saveFile(title, name, kinds) -> str:
+    """Where to write, or "" for nowhere. kinds: a Qt filter such as ``NRRD (*.nrrd)``."""
+    return _path(qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, name, kinds))
+
+
+@contextmanager
+def waiting():
+    """The wait cursor, while files are written: a report's pictures take seconds."""
+    qt.QApplication.setOverrideCursor(qt.QCursor(qt.Qt.WaitCursor))
+    try:
+        yield
+    finally:
+        qt.QApplication.restoreOverrideCursor()
+
+
+def _path(answer) -> str:
+    return str((answer[0] if isinstance(answer, (tuple, list)) else answer) or "")

@@ -1,0 +1,185 @@
+"""The heatmap as a scalar volume node, and all that is known about its making, which is saved with the node."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import slicer.util
+from slicer.i18n import tr as _
+
+from ToNNOSlicerLib.logic.errors import ToNNOUserError
+from ToNNOSlicerLib.logic.geometry import ijkToNode, toVTK, volumeOf, vtkImageOf
+
+RECORD = "ToNNO.Record"  # the attribute that holds the record, as JSON
+INPUT_ROLE = "ToNNO.input"  # the reference to the volume that the heatmap explains
+HISTOGRAM_BINS = 256
+_NAMES = {
+    "tonno": "ToNNO",
+    "matched-cam": "ToNNO Matched CAM",
+    "averaged-cam": "ToNNO Averaged CAM",
+    "tomographic-cam": "ToNNO Tomographic CAM",
+}
+# Of the worker's answer, what is kept.
+_KEPT = ("score", "explained", "profiles", "model", "warnings", "seconds", "slices", "directions", "stopped", "device")
+
+
+def methodName(method: str) -> str:
+    return _NAMES.get(method, f"ToNNO {method}")
+
+
+def showHeatmap(
+    scene,
+    volumeNode,
+    array: np.ndarray,
+    ijkToRAS: np.ndarray,
+    inside: np.ndarray | None,
+    method: str,
+    className: str,
+    threshold: dict[str, Any] | None,
+    heatmapNode=None,
+    result: dict[str, Any] | None = None,
+):
+    """Create or update the heatmap's node: float32 voxels (Z Y X) on the volume's own grid.
+
+    The node lies under the volume's parent transform, so it goes where the volume goes. Where the volume's grid
+    is no longer that of the array, ijkToRAS (4 x 4, to the world) places it. inside: bool Z Y X, what the planes
+    cover, or None for a preview: without it no histogram is kept. threshold: the model's record for the method,
+    or None. result: the worker's answer, of which scores, profiles and the like are kept; its ``histogram`` is
+    taken where somebody has counted already.
+    """
+    array = _finite(array)
+    isNew = heatmapNode is None
+    if isNew:
+        heatmapNode = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
+    if isNew or recordOf(heatmapNode)["method"] != method:
+        heatmapNode.SetName(scene.GenerateUniqueName(f"{volumeNode.GetName()} {methodName(method)}"))
+    wasModifying = heatmapNode.StartModify()
+    _display(heatmapNode)
+    _setVoxels(heatmapNode, array)
+    _place(heatmapNode, volumeNode, ijkToRAS)
+    heatmapNode.SetNodeReferenceID(INPUT_ROLE, volumeNode.GetID())
+    record = {"method": method, "className": className, "threshold": threshold}
+    record |= {name: result[name] for name in _KEPT if result and name in result}
+    record["otsu"] = ((result or {}).get("heatmaps", {}).get(method) or {}).get("otsu")
+    record["ijkToRAS"] = np.asarray(ijkToRAS, dtype=np.float64).tolist()
+    record["limit"] = float(np.abs(_range(array)).max())
+    if inside is not None:
+        import scipy.sparse.csgraph  # noqa: F401  half a second, now rather than when the slider first moves
+
+        record["histogram"] = (result or {}).get("histogram") or histogramOf(array, inside)
+    writeRecord(heatmapNode, record)
+    heatmapNode.EndModify(wasModifying)
+    return heatmapNode
+
+
+def isHeatmap(node) -> bool:
+    return node is not None and node.GetAttribute(RECORD) is not None
+
+
+def recordOf(heatmapNode) -> dict[str, Any]:
+    """What is known about a heatmap. Raises ToNNOUserError for a node that is none."""
+    if not isHeatmap(heatmapNode):
+        name = heatmapNode.GetName() if heatmapNode is not None else _("Nothing")
+        raise ToNNOUserError(
+            _("{name} is no heatmap of ToNNO.").format(name=name), _("Reconstruct first, or select a heatmap.")
+        )
+    return json.loads(heatmapNode.GetAttribute(RECORD))
+
+
+def writeRecord(heatmapNode, record: dict[str, Any]) -> None:
+    heatmapNode.SetAttribute(RECORD, json.dumps(record))
+
+
+def inputOf(heatmapNode):
+    """The volume that a heatmap explains, or None where it is gone."""
+    return heatmapNode.GetNodeReference(INPUT_ROLE)
+
+
+def histogram(heatmapNode) -> tuple[np.ndarray, np.ndarray]:
+    """Edges (N + 1, the heatmap's units) and counts (N) over the voxels that the planes cover."""
+    kept = recordOf(heatmapNode).get("histogram")
+    if kept is None:  # a preview; outside of the planes its voxels are exactly 0
+        array = slicer.util.arrayFromVolume(heatmapNode)
+        kept = _histogram(array[array != 0])
+    counts = np.array(kept["counts"])
+    return np.linspace(kept["low"], kept["high"], counts.size + 1), counts
+
+
+def histogramOf(array: np.ndarray, inside: np.ndarray) -> dict[str, Any]:
+    """What a record keeps of the voxels that the planes cover. A third of a second at 256^3, on any thread."""
+    return _histogram(array[np.asarray(inside, dtype=bool)])
+
+
+def otsu(heatmapNode) -> float:
+    """Otsu's threshold over the voxels that the planes cover. Raises ToNNOUserError where there is nothing to split."""
+    from tonno_core.errors import TonnoError
+    from tonno_core.segmentation.binarize import otsu_threshold
+
+    record = recordOf(heatmapNode)
+    if record.get("otsu") is None:
+        volume = volumeOf(heatmapNode)
+        try:
+            record["otsu"] = otsu_threshold(volume, volume.array != 0)
+        except TonnoError:
+            raise ToNNOUserError(
+                _("{name} is constant: Otsu's method finds nothing to split.").format(name=heatmapNode.GetName()),
+                _("Set the threshold by hand."),
+            ) from None
+        writeRecord(heatmapNode, record)
+    return float(record["otsu"])
+
+
+def modelThreshold(heatmapNode) -> float | None:
+    """The threshold that the model's calibration found for the method, or None."""
+    return _ofModel(heatmapNode, "threshold")
+
+
+def noiseFloor(heatmapNode) -> float | None:
+    """What a volume without the finding reaches in its noise, by the model's calibration, or None."""
+    return _ofModel(heatmapNode, "noise_floor")
+
+
+def _ofModel(heatmapNode, name: str) -> float | None:
+    value = (recordOf(heatmapNode).get("threshold") or {}).get(name)
+    return None if value is None else float(value)
+
+
+def _finite(array: np.ndarray) -> np.ndarray:
+    array = np.ascontiguousarray(array, dtype=np.float32)
+    return array if np.isfinite(_range(array)).all() else np.nan_to_num(array, posinf=0.0, neginf=0.0)
+
+
+def _range(array: np.ndarray) -> tuple[float, float]:
+    return float(array.min()), float(array.max())
+
+
+def _display(heatmapNode) -> None:
+    """Before there are voxels: else the display node would search them for a window of its own."""
+    if heatmapNode.GetDisplayNode() is None:
+        heatmapNode.CreateDefaultDisplayNodes()
+    heatmapNode.GetDisplayNode().SetAutoWindowLevel(False)
+
+
+def _setVoxels(heatmapNode, array: np.ndarray) -> None:
+    image = heatmapNode.GetImageData()
+    if image is not None and image.GetDimensions() == array.shape[::-1]:
+        slicer.util.arrayFromVolume(heatmapNode)[:] = array
+        slicer.util.arrayFromVolumeModified(heatmapNode)
+    else:
+        heatmapNode.SetAndObserveImageData(vtkImageOf(array))
+
+
+def _place(heatmapNode, volumeNode, ijkToRAS: np.ndarray) -> None:
+    image = volumeNode.GetImageData()
+    sameGrid = image is not None and image.GetDimensions() == heatmapNode.GetImageData().GetDimensions()
+    heatmapNode.SetIJKToRASMatrix(toVTK(ijkToNode(volumeNode) if sameGrid else ijkToRAS))
+    heatmapNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID() if sameGrid else None)
+
+
+def _histogram(values: np.ndarray) -> dict[str, Any]:
+    if not values.size:
+        values = np.zeros(1, dtype=np.float32)
+    counts, edges = np.histogram(values, HISTOGRAM_BINS)
+    return {"low": float(edges[0]), "high": float(edges[-1]), "counts": counts.tolist()}

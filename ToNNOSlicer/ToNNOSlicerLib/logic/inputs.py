@@ -1,0 +1,168 @@
+"""What goes to the engine: a volume's voxels and where they lie in the world, and a region of interest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import slicer.util
+from slicer.i18n import tr as _
+
+from ToNNOSlicerLib.logic.errors import ToNNOUserError
+from ToNNOSlicerLib.logic.geometry import fromVTK, ijkToNode, nodeToWorld
+
+# The engine's own limits for files.
+SPACING_LIMITS_MM = (0.001, 100.0)
+ORIGIN_LIMIT_MM = 1e6
+
+
+@dataclass(frozen=True)
+class Input:
+    """array: float32 Z Y X, finite. ijkToRAS: 4 x 4, to the world, parent transforms included. warnings: lines."""
+
+    array: np.ndarray
+    ijkToRAS: np.ndarray
+    warnings: tuple[str, ...] = ()
+
+
+def inputFor(volumeNode) -> Input:
+    """The engine's copy of a scalar volume node, hardened; the node itself is left as it is.
+
+    Raises ToNNOUserError for what is no single 3D image with contrast in a sane place.
+    """
+    _checkKind(volumeNode)
+    ijkToRAS = _checkedGeometry(volumeNode)
+    array, warnings = _checkedVoxels(volumeNode)
+    return Input(array, ijkToRAS, (*_frameWarnings(volumeNode), *warnings))
+
+
+def roiFor(roiNode, volumeNode=None) -> np.ndarray:
+    """rasToBox of a Markups ROI: 4 x 4, from the world to the box's frame, in which |x|, |y|, |z| <= 1 is inside.
+
+    volumeNode: if given, the box must share some space with it. Raises ToNNOUserError.
+    """
+    redraw = _("Draw the box again (Markups module), or choose no region of interest.")
+    if roiNode is None or not roiNode.IsA("vtkMRMLMarkupsROINode"):
+        raise ToNNOUserError(_("The region of interest is not a Markups ROI."), redraw)
+    size = np.array(roiNode.GetSize())
+    if roiNode.GetNumberOfDefinedControlPoints() < 1 or not (size > 0).all():
+        raise ToNNOUserError(_("The region of interest {name} has no extent.").format(name=roiNode.GetName()), redraw)
+    try:
+        nodeToWorld(roiNode)
+    except ValueError:
+        raise ToNNOUserError(
+            _("The region of interest {name} is under a warping transform.").format(name=roiNode.GetName()),
+            _("Take it out of the transform (Transforms module), or draw another."),
+        ) from None
+    boxToRAS = fromVTK(roiNode.GetObjectToWorldMatrix()) @ np.diag([*size / 2, 1.0])
+    rasToBox = np.linalg.inv(boxToRAS)
+    if volumeNode is not None and not _meets(rasToBox, volumeNode):
+        raise ToNNOUserError(
+            _("The region of interest {roi} lies outside of the volume {volume}.").format(
+                roi=roiNode.GetName(), volume=volumeNode.GetName()
+            ),
+            _("Move the box over the volume, or choose no region of interest."),
+        )
+    return rasToBox
+
+
+def _checkKind(volumeNode) -> None:
+    select = _("Select a scalar volume.")
+    if volumeNode is None:
+        raise ToNNOUserError(_("No volume is selected."), select)
+    name = volumeNode.GetName()
+    if volumeNode.IsA("vtkMRMLSequenceNode"):
+        raise ToNNOUserError(
+            _("{name} is a sequence of volumes (4D).").format(name=name),
+            _("Show one time point with the Sequences module and select that volume."),
+        )
+    if volumeNode.IsA("vtkMRMLLabelMapVolumeNode"):
+        raise ToNNOUserError(_("{name} is a label map, not an image.").format(name=name), select)
+    if not volumeNode.IsA("vtkMRMLScalarVolumeNode"):
+        raise ToNNOUserError(_("{name} is not a volume.").format(name=name), select)
+    image = volumeNode.GetImageData()
+    if image is None or image.GetPointData().GetScalars() is None or 0 in image.GetDimensions():
+        raise ToNNOUserError(_("{name} holds no voxels.").format(name=name), _("Load it again, or select another."))
+    components = image.GetNumberOfScalarComponents()
+    if components != 1:
+        raise ToNNOUserError(
+            _("{name} has {number} values in each voxel (colour, vector or 4D image).").format(
+                name=name, number=components
+            ),
+            _("Extract one with the module Vector to Scalar Volume and select the result."),
+        )
+    if min(image.GetDimensions()) < 2:
+        raise ToNNOUserError(
+            _("{name} is a single slice ({size} voxels).").format(
+                name=name, size=" x ".join(str(n) for n in image.GetDimensions())
+            ),
+            _("ToNNO needs a 3D volume: load the whole series."),
+        )
+
+
+def _checkedGeometry(volumeNode) -> np.ndarray:
+    name = volumeNode.GetName()
+    try:
+        ijkToRAS = nodeToWorld(volumeNode) @ ijkToNode(volumeNode)
+    except ValueError:
+        raise ToNNOUserError(
+            _("{name} is under a warping (non-linear) transform.").format(name=name),
+            _("In the Data module, right-click it and harden the transform; then reconstruct."),
+        ) from None
+    spacing = np.linalg.norm(ijkToRAS[:3, :3], axis=0)
+    low, high = SPACING_LIMITS_MM
+    sane = np.isfinite(ijkToRAS).all() and low <= spacing.min() and spacing.max() <= high
+    sane = sane and abs(np.linalg.det(ijkToRAS[:3, :3] / spacing)) >= 1e-3
+    if not (sane and np.abs(ijkToRAS[:3, 3]).max() <= ORIGIN_LIMIT_MM):
+        raise ToNNOUserError(
+            _("The geometry of {name} is broken (spacing {spacing} mm).").format(
+                name=name, spacing=" x ".join(f"{mm:.4g}" for mm in spacing)
+            ),
+            _("Repair it in the Volumes module (Volume Information), or its parent transform."),
+        )
+    return ijkToRAS
+
+
+def _checkedVoxels(volumeNode) -> tuple[np.ndarray, tuple[str, ...]]:
+    name = volumeNode.GetName()
+    array = np.array(slicer.util.arrayFromVolume(volumeNode), dtype=np.float32, order="C")
+    warnings = []
+    finite = np.isfinite(array)
+    bad = array.size - int(np.count_nonzero(finite))
+    if bad == array.size:
+        raise ToNNOUserError(
+            _("{name} holds no finite number.").format(name=name), _("Load it again, or select another.")
+        )
+    if bad:
+        array[~finite] = array[finite].min()
+        warnings.append(
+            _("{bad} voxels of {name} are NaN or infinite; they count as its lowest value.").format(bad=bad, name=name)
+        )
+    if array.min() == array.max():
+        raise ToNNOUserError(
+            _("Every voxel of {name} is {value:g}.").format(name=name, value=array.flat[0]), _("Select another volume.")
+        )
+    return array, tuple(warnings)
+
+
+def _frameWarnings(volumeNode) -> tuple[str, ...]:
+    """A volume that a sequence browser drives is one time point of several."""
+    scene = volumeNode.GetScene()
+    for browser in slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode", scene) if scene else ():
+        if browser.IsProxyNodeID(volumeNode.GetID()):
+            number = browser.GetSelectedItemNumber() + 1
+            return (_("{name} is time point {number} of a sequence.").format(name=volumeNode.GetName(), number=number),)
+    return ()
+
+
+def _meets(rasToBox: np.ndarray, volumeNode) -> bool:
+    """Whether a box and a volume share space: their planes in both frames separate them, or they meet.
+
+    The separating axes of two parallelepipeds are their face normals and the cross products of their edges.
+    """
+    ijkToBox = rasToBox @ nodeToWorld(volumeNode) @ ijkToNode(volumeNode)
+    size = np.array(volumeNode.GetImageData().GetDimensions())
+    centre = ijkToBox[:3, :3] @ ((size - 1) / 2) + ijkToBox[:3, 3]
+    edges = ijkToBox[:3, :3] * (size / 2)  # half edges as columns
+    axes = [*np.eye(3), *np.linalg.inv(edges), *(np.cross(a, b) for a in np.eye(3) for b in edges.T)]
+    return all(abs(axis @ centre) <= np.abs(axis).sum() + np.abs(axis @ edges).sum() for axis in axes)

@@ -1,0 +1,190 @@
+"""A segment's voxels as numpy, and back; always cropped to what is not empty, so that they cost what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import slicer
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
+from ToNNOSlicerLib.logic.geometry import fromVTK, ijkToWorld, nodeToWorld, toVTK, transformPoint
+
+LABELMAP = "Binary labelmap"
+SURFACE = "Closed surface"
+# Two places are the same within this: a file keeps fewer digits than memory.
+SAME_PLACE_MM = 0.01
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Voxels of a segment on a grid.
+
+    mask: uint8 Z Y X of 0 and 1 without empty borders; of size 0 where the segment is empty.
+    first: (i, j, k) of its first voxel on the grid. gridToNode: 4 x 4, from the grid to the segmentation's frame.
+    """
+
+    mask: np.ndarray
+    first: tuple[int, int, int]
+    gridToNode: np.ndarray
+
+    @property
+    def fingerprint(self) -> str:
+        """Shape, content and place of the voxels, as text that may stand in a segment's tag."""
+        digest = hashlib.blake2b(np.packbits(self.mask).tobytes(), digest_size=12).hexdigest()
+        place = transformPoint(self.gridToNode, self.first) if self.mask.size else np.zeros(3)
+        return " ".join(["x".join(map(str, self.mask.shape)), digest, *(f"{mm:.4f}" for mm in place)])
+
+    def has(self, fingerprint: str) -> bool:
+        """Whether a fingerprint is of these voxels."""
+        mine, other = self.fingerprint.split(), fingerprint.split()
+        if mine[:2] != other[:2] or len(other) != 5:
+            return False
+        return all(abs(float(a) - float(b)) < SAME_PLACE_MM for a, b in zip(mine[2:], other[2:], strict=True))
+
+
+def cropped(mask: np.ndarray, gridToNode: np.ndarray, first: tuple[int, int, int] = (0, 0, 0)) -> Crop:
+    """The crop of a mask (Z Y X; its voxel (0, 0, 0) is `first` of the grid). The voxels are copied."""
+    box = _box(mask)
+    if box is None:
+        return Crop(np.zeros((0, 0, 0), dtype=np.uint8), first, gridToNode)
+    low = tuple(axis.start + start for axis, start in zip(box[::-1], first, strict=True))
+    return Crop(np.ascontiguousarray(mask[box], dtype=np.uint8), low, gridToNode)
+
+
+def cropOf(segmentationNode, segmentId: str) -> Crop | None:
+    """The voxels of a segment, or None where it has no labelmap (its source is a surface)."""
+    segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
+    image = segment.GetRepresentation(LABELMAP) if segment is not None else None
+    if image is None:
+        return None
+    first = image.GetExtent()[::2]
+    scalars = image.GetPointData().GetScalars()
+    shape = image.GetDimensions()[::-1]
+    if scalars is None or 0 in shape:
+        return cropped(np.zeros((0, 0, 0)), _gridToNode(image), first)
+    mask = vtk_to_numpy(scalars).reshape(shape) == segment.GetLabelValue()
+    return cropped(mask, _gridToNode(image), first)
+
+
+def setCrop(segmentationNode, segmentId: str, crop: Crop) -> None:
+    """Replace a segment's voxels. No other segment changes, also where they share a labelmap."""
+    segmentation = segmentationNode.GetSegmentation()
+    segment = segmentation.GetSegment(segmentId)
+    if _isShared(segmentation, segmentId):
+        segmentation.SeparateSegmentLabelmap(segmentId)
+    hadSurface = segmentation.ContainsRepresentation(SURFACE)
+    segment.SetLabelValue(1)
+    image = segment.GetRepresentation(LABELMAP)
+    if image is None:
+        segment.AddRepresentation(LABELMAP, imageOf(crop))
+    else:
+        image.DeepCopy(imageOf(crop))
+    if hadSurface:
+        segmentation.CreateRepresentation(SURFACE)
+
+
+def addSegment(segmentationNode, name: str, colour: tuple[float, float, float], crop: Crop) -> str:
+    """A new segment in a labelmap of its own. Returns its ID."""
+    segment = slicer.vtkSegment()
+    segment.SetName(name)
+    segment.SetColor(*colour)
+    segment.SetLabelValue(1)
+    segment.AddRepresentation(LABELMAP, imageOf(crop))
+    segmentation = segmentationNode.GetSegmentation()
+    segmentId = segmentation.GenerateUniqueSegmentID("ToNNO")
+    segmentation.AddSegment(segment, segmentId)
+    return segmentId
+
+
+def imageOf(crop: Crop):
+    """A crop as Slicer's oriented image, on the crop's grid."""
+    image = slicer.vtkOrientedImageData()
+    image.SetImageToWorldMatrix(toVTK(crop.gridToNode))
+    extent = [end for low, n in zip(crop.first, crop.mask.shape[::-1], strict=True) for end in (low, low + n - 1)]
+    image.SetExtent(extent)
+    scalars = numpy_to_vtk(np.ascontiguousarray(crop.mask).reshape(-1), deep=True)
+    scalars.SetName("ImageScalars")
+    image.GetPointData().SetScalars(scalars)
+    return image
+
+
+def onGrid(segmentationNode, segmentId: str, volumeNode) -> np.ndarray:
+    """A segment on a volume's grid: uint8 Z Y X of 0 and 1; exact where the grids agree, else the nearest voxel."""
+    size = volumeNode.GetImageData().GetDimensions()
+    return _onto(cropOf(segmentationNode, segmentId), nodeToWorld(segmentationNode), ijkToWorld(volumeNode), size)
+
+
+def onReference(segmentationNode, segmentId: str) -> np.ndarray:
+    """The same on the segmentation's reference grid, which must be there."""
+    size, gridToNode = referenceGrid(segmentationNode)
+    return _onto(cropOf(segmentationNode, segmentId), np.eye(4), gridToNode, size)
+
+
+def referenceGrid(segmentationNode) -> tuple[tuple[int, int, int], np.ndarray] | None:
+    """Size (i, j, k) of a segmentation's reference geometry, and 4 x 4 from its voxels to the node's frame, or None."""
+    parameter = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
+    geometry = segmentationNode.GetSegmentation().GetConversionParameter(parameter)
+    if not geometry:
+        return None
+    image = slicer.vtkOrientedImageData()
+    slicer.vtkSegmentationConverter.DeserializeImageGeometry(geometry, image, False)
+    shift = np.eye(4)
+    shift[:3, 3] = image.GetExtent()[::2]
+    return image.GetDimensions(), _gridToNode(image) @ shift
+
+
+def _onto(crop: Crop | None, nodeToRAS: np.ndarray, gridToRAS: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
+    target = np.zeros(size[::-1], dtype=np.uint8)
+    if crop is None or not crop.mask.size:
+        return target
+    ijkToIJK = np.linalg.inv(gridToRAS) @ nodeToRAS @ crop.gridToNode
+    first = transformPoint(ijkToIJK, crop.first)
+    # A thousandth of a voxel across the whole grid is still the same grid.
+    if np.allclose(ijkToIJK[:3, :3], np.eye(3), atol=1e-3 / max(size)) and np.allclose(first, first.round(), atol=1e-3):
+        _paste(crop.mask, first.round().astype(int), target)
+        return target
+    return _resampled(crop, nodeToRAS, gridToRAS, size)
+
+
+def _paste(mask: np.ndarray, first: np.ndarray, target: np.ndarray) -> None:
+    """Copy a mask to where its voxel (0, 0, 0) is (i, j, k) `first` of the target; what lies beyond is cut off."""
+    low = first[::-1]
+    here = tuple(slice(max(0, a), max(0, min(n, a + m))) for a, m, n in zip(low, mask.shape, target.shape, strict=True))
+    target[here] = mask[tuple(slice(s.start - a, max(s.start, s.stop) - a) for s, a in zip(here, low, strict=True))]
+
+
+def _resampled(crop: Crop, nodeToRAS: np.ndarray, gridToRAS: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
+    image, reference, result = imageOf(crop), slicer.vtkOrientedImageData(), slicer.vtkOrientedImageData()
+    image.SetImageToWorldMatrix(toVTK(nodeToRAS @ crop.gridToNode))
+    reference.SetImageToWorldMatrix(toVTK(gridToRAS))
+    reference.SetExtent(0, size[0] - 1, 0, size[1] - 1, 0, size[2] - 1)
+    slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(image, reference, result)
+    return (vtk_to_numpy(result.GetPointData().GetScalars()).reshape(size[::-1]) != 0).astype(np.uint8)
+
+
+def _isShared(segmentation, segmentId: str) -> bool:
+    """Whether another segment lives in the same image, told apart by its label value."""
+    image = segmentation.GetSegment(segmentId).GetRepresentation(LABELMAP)
+    others = (other for other in segmentation.GetSegmentIDs() if other != segmentId)
+    return image is not None and any(segmentation.GetSegment(n).GetRepresentation(LABELMAP) is image for n in others)
+
+
+def _gridToNode(image) -> np.ndarray:
+    from vtk import vtkMatrix4x4
+
+    matrix = vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    return fromVTK(matrix)
+
+
+def _box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
+    """Slices (Z Y X) of the nonzero voxels' bounding box."""
+    planes = np.flatnonzero(mask.reshape(mask.shape[0], -1).any(axis=1)) if mask.size else np.empty(0)
+    if not planes.size:
+        return None
+    z = slice(int(planes[0]), int(planes[-1]) + 1)
+    shadow = mask[z].any(axis=0)
+    y, x = (np.flatnonzero(shadow.any(axis=axis)) for axis in (1, 0))
+    return z, slice(int(y[0]), int(y[-1]) + 1), slice(int(x[0]), int(x[-1]) + 1)

@@ -1,0 +1,86 @@
+"""Why: what the classifier said to the planes along a direction, and to the volume as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ToNNOSlicerLib.logic.geometry import fromVTK, ijkToWorld
+from ToNNOSlicerLib.logic.heatmap import recordOf
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The classifier's answers to parallel planes.
+
+    normalRAS: of the planes (3, unit). positionsMm: N, signed distances of the planes from the world's origin along
+    it, rising. logits: N. angleDeg: between this normal and the one that was asked for, 0 to 90. currentMm: where the
+    plane that was asked for lies, or None.
+    """
+
+    normalRAS: np.ndarray
+    positionsMm: np.ndarray
+    logits: np.ndarray
+    angleDeg: float
+    currentMm: float | None = None
+
+
+@dataclass(frozen=True)
+class Why:
+    """score: the volume's. explained: share of the classifier's output that the heatmap explains; None: not known."""
+
+    score: float | None
+    explained: float | None
+
+
+def why(heatmapNode) -> Why:
+    record = recordOf(heatmapNode)
+    return Why(record.get("score"), record.get("explained"))
+
+
+def profileAlong(heatmapNode, normalRAS, pointRAS=None) -> Profile | None:
+    """The kept profile whose normal is nearest to one (RAS, any length), turned to point the same way.
+
+    pointRAS: a point of the current plane. None where no profile was kept. The profile follows the heatmap where
+    that was moved by a transform since.
+    """
+    record = recordOf(heatmapNode)
+    wanted = np.asarray(normalRAS, dtype=np.float64) / np.linalg.norm(normalRAS)
+    motion = _motion(heatmapNode, np.array(record["ijkToRAS"]))
+    kept = [_moved(profile, motion) for profile in record.get("profiles") or ()]
+    if not kept:
+        return None
+    normal, positions, logits = max(kept, key=lambda profile: abs(profile[0] @ wanted))
+    if normal @ wanted < 0:
+        normal, positions = -normal, -positions
+    order = np.argsort(positions, kind="stable")
+    angle = float(np.degrees(np.arccos(np.clip(normal @ wanted, -1, 1))))
+    current = None if pointRAS is None else float(normal @ np.asarray(pointRAS, dtype=np.float64))
+    return Profile(normal, positions[order], logits[order], angle, current)
+
+
+def profileFor(heatmapNode, sliceNode) -> Profile | None:
+    """The profile along the normal of a slice view, with the view's own plane as the current position."""
+    sliceToRAS = fromVTK(sliceNode.GetSliceToRAS())
+    return profileAlong(heatmapNode, sliceToRAS[:3, 2], sliceToRAS[:3, 3])
+
+
+def _motion(heatmapNode, ijkToRAS: np.ndarray) -> np.ndarray:
+    """What a transform has done to the heatmap since the run: from the world then to the world now."""
+    motion = ijkToWorld(heatmapNode) @ np.linalg.inv(ijkToRAS)
+    if np.linalg.det(motion) > 0:
+        return motion
+    # No transform mirrors a patient: Slicer's reader has reversed k, as it does with left-handed grids.
+    reversed_k = np.diag([1.0, 1.0, -1.0, 1.0])
+    reversed_k[2, 3] = heatmapNode.GetImageData().GetDimensions()[2] - 1
+    return ijkToWorld(heatmapNode) @ reversed_k @ np.linalg.inv(ijkToRAS)
+
+
+def _moved(profile: dict, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A profile's planes n . x = d under x -> matrix x: (normal, positions, logits)."""
+    inverse = np.linalg.inv(matrix)
+    normal = inverse[:3, :3].T @ np.asarray(profile["normal_ras"], dtype=np.float64)
+    positions = np.asarray(profile["positions_mm"], dtype=np.float64) - inverse[:3, 3] @ profile["normal_ras"]
+    length = np.linalg.norm(normal)
+    return normal / length, positions / length, np.asarray(profile["logits"], dtype=np.float64)

@@ -1,0 +1,364 @@
+"""From heatmap and threshold to a segment: a preview while the slider moves, the segment when it is released.
+
+The segment remembers the fingerprint of its voxels as they were written last (in a tag, which is saved with it).
+Where they are others now, somebody has worked on it by hand, and nothing overwrites that unasked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import slicer
+import slicer.util
+import vtk
+from slicer.i18n import tr as _
+from vtk.util.numpy_support import numpy_to_vtk
+
+from tonno_core.segmentation.binarize import binarize, clear_small
+from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
+from ToNNOSlicerLib.logic.geometry import ijkToWorld, nodeToWorld, toVTK, volumeOf
+from ToNNOSlicerLib.logic.heatmap import inputOf, methodName, recordOf
+from ToNNOSlicerLib.logic.hierarchy import putBeside
+from ToNNOSlicerLib.logic.labelmap import (
+    LABELMAP,
+    SAME_PLACE_MM,
+    SURFACE,
+    Crop,
+    addSegment,
+    cropOf,
+    cropped,
+    referenceGrid,
+    setCrop,
+)
+
+SEGMENTATION_ROLE = "ToNNO.segmentation"  # of a heatmap, the node of its segment; the attribute has the segment's ID
+WRITTEN, THRESHOLD, SMALLEST, METHOD = "ToNNO.Written", "ToNNO.Threshold", "ToNNO.SmallestMm3", "ToNNO.Method"
+_TAGS = (WRITTEN, THRESHOLD, SMALLEST, METHOD)
+GREEN = (0x3D / 255, 1.0, 0x9E / 255)
+_COLOURS = (GREEN, (1.0, 0x5C / 255, 0xF4 / 255), (0x5C / 255, 0.84, 1.0), (1.0, 0.84, 0.29))
+TERMINOLOGY = (
+    "Segmentation category and type - 3D Slicer General Anatomy list"
+    "~SCT^49755003^Morphologically Altered Structure~SCT^52988006^Lesion~^^~Anatomic codes - DICOM master list~^^~^^"
+)
+UNDO_STEPS = 20
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a segment was before one of our steps (None: it did not exist), and what the step made of it."""
+
+    segmentationId: str
+    segmentId: str
+    before: Crop | None
+    tags: dict[str, str]
+    after: str
+
+
+class Segments:
+    """Writes segments into segmentation nodes of one scene, and takes that back. Other segments are never touched."""
+
+    def __init__(self, scene) -> None:
+        self._scene = scene
+        self._steps: list[_Step] = []
+
+    def write(
+        self, heatmapNode, threshold, smallestMm3=0.0, segmentationNode=None, segmentId=None, overwrite=False
+    ) -> tuple:
+        """The segment of heatmap >= threshold. Returns (segmentationNode, segmentId).
+
+        Without a node, the heatmap's own is used, or made; without an ID, the heatmap's own segment in it, or a new
+        one. Raises EditedByHandError where the segment holds other voxels than were written last, unless `overwrite`.
+        """
+        known = segmentOf(heatmapNode)
+        if segmentationNode is None and known is not None:
+            segmentationNode, segmentId = known[0], segmentId or known[1]
+        if segmentationNode is not None and segmentId is None and known is not None and known[0] is segmentationNode:
+            segmentId = known[1]
+        if segmentationNode is None or not _hasSegment(segmentationNode, segmentId):
+            return self.writeNew(heatmapNode, threshold, smallestMm3, segmentationNode)
+        _prepare(segmentationNode, heatmapNode)
+        if not overwrite and isEditedByHand(segmentationNode, segmentId):
+            raise _editedError(segmentationNode, segmentId)
+        crop = maskOf(heatmapNode, threshold, smallestMm3, segmentationNode)
+        before, tags = cropOf(segmentationNode, segmentId), _tagsOf(segmentationNode, segmentId)
+        setCrop(segmentationNode, segmentId, crop)
+        self._finish(heatmapNode, threshold, smallestMm3, segmentationNode, segmentId, crop)
+        self._remember(segmentationNode, segmentId, before, tags, crop)
+        return segmentationNode, segmentId
+
+    def writeNew(self, heatmapNode, threshold, smallestMm3=0.0, segmentationNode=None) -> tuple:
+        """The same into a new segment; of a new node where none is given. It becomes the heatmap's own."""
+        recordOf(heatmapNode)
+        if segmentationNode is None:
+            segmentationNode = _newNode(heatmapNode)
+        _prepare(segmentationNode, heatmapNode)
+        crop = maskOf(heatmapNode, threshold, smallestMm3, segmentationNode)
+        segmentation = segmentationNode.GetSegmentation()
+        name = _freeName(segmentation, recordOf(heatmapNode)["className"] or _("finding"))
+        colour = _COLOURS[segmentation.GetNumberOfSegments() % len(_COLOURS)]
+        segmentId = addSegment(segmentationNode, name, colour, crop)
+        segment = segmentation.GetSegment(segmentId)
+        segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), TERMINOLOGY)
+        self._finish(heatmapNode, threshold, smallestMm3, segmentationNode, segmentId, crop)
+        self._remember(segmentationNode, segmentId, None, {}, crop)
+        return segmentationNode, segmentId
+
+    def replace(self, segmentationNode, segmentId: str, crop: Crop) -> None:
+        """Another content for a segment, by the user's own decision: it counts as work by hand."""
+        before, tags = cropOf(segmentationNode, segmentId), _tagsOf(segmentationNode, segmentId)
+        setCrop(segmentationNode, segmentId, crop)
+        self._remember(segmentationNode, segmentId, before, tags, crop)
+
+    @property
+    def canUndo(self) -> bool:
+        return any(self._find(step) is not None for step in self._steps)
+
+    def undo(self, overwrite: bool = False) -> tuple | None:
+        """Take the last step back. Returns (segmentationNode, segmentId), the ID None where the segment was new.
+
+        None if there is nothing to take back. Raises EditedByHandError where the segment has been changed since.
+        """
+        while self._steps:
+            step = self._steps[-1]
+            node = self._find(step)
+            if node is None:  # removed meanwhile
+                self._steps.pop()
+                continue
+            crop = cropOf(node, step.segmentId)
+            if not overwrite and (crop is None or not crop.has(step.after)):
+                raise _editedError(node, step.segmentId)
+            self._steps.pop()
+            if step.before is None:
+                node.GetSegmentation().RemoveSegment(step.segmentId)
+                return node, None
+            setCrop(node, step.segmentId, step.before)
+            _setTags(node, step.segmentId, step.tags)
+            return node, step.segmentId
+        return None
+
+    def forget(self) -> None:
+        self._steps.clear()
+
+    def _find(self, step: _Step):
+        node = self._scene.GetNodeByID(step.segmentationId)
+        return node if node is not None and _hasSegment(node, step.segmentId) else None
+
+    def _finish(self, heatmapNode, threshold, smallestMm3, segmentationNode, segmentId: str, crop: Crop) -> None:
+        tags = (crop.fingerprint, repr(float(threshold)), repr(float(smallestMm3)), recordOf(heatmapNode)["method"])
+        _setTags(segmentationNode, segmentId, dict(zip(_TAGS, tags, strict=True)))
+        heatmapNode.SetNodeReferenceID(SEGMENTATION_ROLE, segmentationNode.GetID())
+        heatmapNode.SetAttribute(SEGMENTATION_ROLE, segmentId)
+
+    def _remember(self, segmentationNode, segmentId: str, before: Crop | None, tags: dict, after: Crop) -> None:
+        self._steps.append(_Step(segmentationNode.GetID(), segmentId, before, tags, after.fingerprint))
+        del self._steps[:-UNDO_STEPS]
+
+
+class Preview:
+    """The outline of heatmap >= threshold in the slice views, in a node of its own that nobody saves or selects."""
+
+    def __init__(self, scene) -> None:
+        self._scene = scene
+        self._nodeId: str | None = None
+        self._mask: np.ndarray | None = None
+        self._key = None
+
+    # Above so many voxels the small components stay in the outline: to find them would take longer than a frame.
+    LARGEST_FILTERED = 250_000
+
+    def show(self, heatmapNode, threshold: float, smallestMm3: float = 0.0) -> None:
+        """Outline the mask in all slice views. smallestMm3: components below it are left out, where that is quick."""
+        recordOf(heatmapNode)
+        node = self._node(heatmapNode)
+        volume = volumeOf(heatmapNode)
+        mask = self._mask.view(np.bool_)
+        np.greater_equal(volume.array, np.float32(threshold), out=mask)
+        if smallestMm3 > 0 and np.count_nonzero(mask) <= self.LARGEST_FILTERED:
+            clear_small(mask, volume.voxel_mm3, float(smallestMm3))
+        self._scalars.Modified()
+        self._image.Modified()
+        node.SetDisplayVisibility(True)
+
+    def hide(self) -> None:
+        node = self._scene.GetNodeByID(self._nodeId) if self._nodeId else None
+        if node is not None:
+            self._scene.RemoveNode(node.GetDisplayNode())
+            self._scene.RemoveNode(node)
+        self._nodeId = self._mask = self._key = None
+
+    def _node(self, heatmapNode):
+        node = self._scene.GetNodeByID(self._nodeId) if self._nodeId else None
+        key = (heatmapNode.GetID(), heatmapNode.GetImageData().GetDimensions(), ijkToWorld(heatmapNode).tobytes())
+        if node is not None and key == self._key:
+            return node
+        self.hide()
+        self._key = key
+        node = slicer.vtkMRMLSegmentationNode()
+        node.SetName("ToNNO preview")
+        node.SetHideFromEditors(True)
+        node.SetSaveWithScene(False)
+        exclude = slicer.vtkMRMLSubjectHierarchyConstants.GetSubjectHierarchyExcludeFromTreeAttributeName()
+        node.SetAttribute(exclude, "1")
+        node = self._scene.AddNode(node)
+        node.CreateDefaultDisplayNodes()
+        display = node.GetDisplayNode()
+        display.SetSaveWithScene(False)
+        display.SetVisibility2DFill(False)
+        display.SetSliceIntersectionThickness(2)
+        display.SetVisibility3D(False)
+        self._nodeId = node.GetID()
+        self._fill(node, heatmapNode)
+        return node
+
+    def _fill(self, node, heatmapNode) -> None:
+        """A segment over the whole grid whose voxels are shared with numpy."""
+        size = heatmapNode.GetImageData().GetDimensions()
+        self._mask = np.zeros(size[::-1], dtype=np.uint8)
+        self._image = slicer.vtkOrientedImageData()
+        self._image.SetImageToWorldMatrix(toVTK(ijkToWorld(heatmapNode)))
+        self._image.SetDimensions(size)
+        self._scalars = numpy_to_vtk(self._mask.reshape(-1))
+        self._image.GetPointData().SetScalars(self._scalars)
+        segment = slicer.vtkSegment()
+        segment.SetName("ToNNO preview")
+        segment.SetColor(*GREEN)
+        segment.SetLabelValue(1)
+        segment.AddRepresentation(LABELMAP, self._image)
+        node.GetSegmentation().AddSegment(segment, "preview")
+
+
+def maskOf(heatmapNode, threshold, smallestMm3, segmentationNode) -> Crop:
+    """heatmap >= threshold without components below a volume, on the reference grid of a segmentation node."""
+    from tonno_core.errors import TonnoError
+
+    recordOf(heatmapNode)
+    volume = volumeOf(heatmapNode)
+    try:
+        mask = binarize(volume, float(threshold), min_volume_mm3=float(smallestMm3))
+    except TonnoError as error:
+        raise ToNNOUserError(str(error), _("Set the threshold and the smallest volume to numbers.")) from None
+    _size, gridToNode = referenceGrid(segmentationNode)
+    # A file may have given the heatmap back with an axis reversed; the segment keeps its own grid.
+    ijkToGrid = np.linalg.inv(nodeToWorld(segmentationNode) @ gridToNode) @ volume.ijk_to_ras
+    reverse = [2 - axis for axis in range(3) if ijkToGrid[axis, axis] < 0]
+    return cropped(np.flip(mask, reverse), gridToNode)
+
+
+def segmentOf(heatmapNode) -> tuple | None:
+    """(segmentationNode, segmentId) that were written last from a heatmap, or None where they are gone."""
+    node = heatmapNode.GetNodeReference(SEGMENTATION_ROLE)
+    segmentId = heatmapNode.GetAttribute(SEGMENTATION_ROLE)
+    return (node, segmentId) if node is not None and _hasSegment(node, segmentId) else None
+
+
+def isEditedByHand(segmentationNode, segmentId: str) -> bool:
+    """Whether a segment holds other voxels than those written last; so does one that was never written by us."""
+    crop = cropOf(segmentationNode, segmentId)
+    return crop is None or not crop.has(_tagsOf(segmentationNode, segmentId).get(WRITTEN, ""))
+
+
+def thresholdOf(segmentationNode, segmentId: str) -> float | None:
+    """The threshold that a segment was written with, or None."""
+    value = _tagsOf(segmentationNode, segmentId).get(THRESHOLD)
+    return None if value is None else float(value)
+
+
+def show3D(segmentationNode, on: bool) -> None:
+    """Show a segmentation's surfaces in the 3D views, or hide them."""
+    if on and not segmentationNode.CreateClosedSurfaceRepresentation():
+        raise ToNNOUserError(_("The segmentation has no surface."), _("Lower the threshold until it holds voxels."))
+    display = segmentationNode.GetDisplayNode()
+    if on:
+        display.SetPreferredDisplayRepresentationName3D(SURFACE)
+    display.SetVisibility3D(on)
+
+
+def _prepare(segmentationNode, heatmapNode) -> None:
+    """Refuse a segmentation that cannot hold the heatmap's voxels as they are; give an empty one their grid.
+
+    A segmentation made of surfaces would turn its other segments into voxels, or lose ours; and Slicer resamples
+    all segments to the node's reference geometry when it saves them.
+    """
+    other = _("Select another segmentation, or a new one.")
+    segmentation, name = segmentationNode.GetSegmentation(), segmentationNode.GetName()
+    if not segmentation.GetNumberOfSegments():
+        _setReference(segmentationNode, heatmapNode)
+    elif segmentation.GetSourceRepresentationName() != LABELMAP:
+        raise ToNNOUserError(_("{name} is made of surfaces, not of voxels.").format(name=name), other)
+    elif not _hasGrid(segmentationNode, heatmapNode):
+        raise ToNNOUserError(_("The voxels of {name} lie on another grid.").format(name=name), other)
+
+
+def _setReference(segmentationNode, heatmapNode) -> None:
+    """The grid, by the input volume where it has it: an export to DICOM looks for its series there."""
+    segmentationNode.GetSegmentation().SetSourceRepresentationName(LABELMAP)
+    for volumeNode in (inputOf(heatmapNode), heatmapNode):
+        if volumeNode is not None and volumeNode.GetImageData() is not None:
+            segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
+            if _hasGrid(segmentationNode, heatmapNode):
+                return
+
+
+def _hasGrid(segmentationNode, heatmapNode) -> bool:
+    """Whether a segmentation's reference geometry is the heatmap's grid, but for the direction of its axes."""
+    reference = referenceGrid(segmentationNode)
+    if reference is None:
+        return False
+    size, gridToNode = reference
+    there = _corners(size, nodeToWorld(segmentationNode) @ gridToNode)
+    here = _corners(heatmapNode.GetImageData().GetDimensions(), ijkToWorld(heatmapNode))
+    apart = np.linalg.norm(there[:, np.newaxis] - here, axis=-1)
+    return size == heatmapNode.GetImageData().GetDimensions() and apart.min(axis=0).max() < SAME_PLACE_MM
+
+
+def _corners(size: tuple[int, int, int], matrix: np.ndarray) -> np.ndarray:
+    """8 x 3, of a grid's outermost voxels."""
+    ijk = np.stack(np.meshgrid(*((0, n - 1) for n in size)), axis=-1).reshape(-1, 3)
+    return ijk @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def _editedError(segmentationNode, segmentId: str) -> EditedByHandError:
+    name = segmentationNode.GetSegmentation().GetSegment(segmentId).GetName()
+    return EditedByHandError(
+        _("The segment {name} has been changed by hand.").format(name=name),
+        _("Overwrite it, or write to a new segment."),
+    )
+
+
+def _newNode(heatmapNode):
+    scene = heatmapNode.GetScene()
+    volumeNode = inputOf(heatmapNode) or heatmapNode
+    method = methodName(recordOf(heatmapNode)["method"])
+    name = scene.GenerateUniqueName(f"{volumeNode.GetName()} {method} segmentation")
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().SetVisibility2DFill(False)  # the heatmap is under it
+    node.GetDisplayNode().SetSliceIntersectionThickness(2)
+    node.SetAndObserveTransformNodeID(heatmapNode.GetTransformNodeID())
+    putBeside(node, volumeNode)
+    return node
+
+
+def _freeName(segmentation, name: str) -> str:
+    taken = {segmentation.GetSegment(n).GetName() for n in segmentation.GetSegmentIDs()}
+    return next(free for free in (name, *(f"{name} {n}" for n in range(2, len(taken) + 3))) if free not in taken)
+
+
+def _hasSegment(segmentationNode, segmentId: str | None) -> bool:
+    return bool(segmentId) and segmentationNode.GetSegmentation().GetSegment(segmentId) is not None
+
+
+def _tagsOf(segmentationNode, segmentId: str) -> dict[str, str]:
+    segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
+    value = vtk.reference("")
+    return {tag: str(value) for tag in _TAGS if segment.GetTag(tag, value)}
+
+
+def _setTags(segmentationNode, segmentId: str, tags: dict[str, str]) -> None:
+    segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
+    for tag in _TAGS:
+        if tag in tags:
+            segment.SetTag(tag, tags[tag])
+        else:
+            segment.RemoveTag(tag)

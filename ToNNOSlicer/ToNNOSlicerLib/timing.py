@@ -1,0 +1,83 @@
+"""How long a run will take on this machine, from the runs before. Standard library only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+# Slices a second of the model that ships with the module (resnet10t, 96 pixels) on one core of a 2020s server: only to
+# have something to say before the first run.
+_FIRST_GUESS = {("resnet10t", "cpu"): 400.0}
+_GUESS_SIZE = 96
+
+
+class RunTimes:
+    """Speeds by encoder, kind of device and slice size, kept in a small JSON file.
+
+    A file that cannot be read or written costs the estimate, never the run.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self._path = None if path is None else Path(path)
+        self._speeds: dict[str, float] = {}
+        if self._path is not None:
+            try:
+                data = json.loads(self._path.read_text(encoding="utf-8"))
+                self._speeds = {str(key): float(value) for key, value in data.items() if float(value) > 0}
+            except (OSError, ValueError, TypeError, AttributeError):
+                pass
+
+    def record(self, encoder: str, device: str, sliceSize: int, slices: int, seconds: float) -> None:
+        """Remember a run: `slices` through the network in `seconds`. Half of the old speed stays in the mean."""
+        if slices <= 0 or seconds <= 0:
+            return
+        key = _key(encoder, device, sliceSize)
+        speed = slices / seconds
+        self._speeds[key] = (self._speeds.get(key, speed) + speed) / 2
+        self._write()
+
+    def expected(self, encoder: str, device: str, sliceSize: int, slices: int) -> float | None:
+        """Seconds, or None where nothing is known. Another slice size counts by its pixels."""
+        speed = self._speeds.get(_key(encoder, device, sliceSize))
+        if speed is None:
+            others = [
+                (abs(size - sliceSize), speed * (size / sliceSize) ** 2)
+                for size, speed in self._sizes(encoder, device).items()
+            ]
+            speed = min(others)[1] if others else None
+        return None if speed is None else slices / speed
+
+    def isMeasured(self, encoder: str, device: str) -> bool:
+        """Whether there was a run, so that `expected` is no first guess."""
+        return any(key.startswith(f"{encoder}|{_kind(device)}|") for key in self._speeds)
+
+    def _sizes(self, encoder: str, device: str) -> dict[int, float]:
+        prefix = f"{encoder}|{_kind(device)}|"
+        known = {int(key[len(prefix) :]): speed for key, speed in self._speeds.items() if key.startswith(prefix)}
+        guess = _FIRST_GUESS.get((encoder, _kind(device)))
+        return known or ({_GUESS_SIZE: guess} if guess else {})
+
+    def _write(self) -> None:
+        if self._path is None:
+            return
+        partial = self._path.with_suffix(".partial")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps(self._speeds, indent=1), encoding="utf-8")
+            partial.replace(self._path)
+        except OSError:
+            pass
+
+
+def slicesOf(settings) -> int:
+    """How many slices a reconstruction cuts: each direction has its offsets and one more at each end."""
+    directions = max(settings.directions_for(method) for method in settings.methods)
+    return directions * (settings.slices + 2)
+
+
+def _kind(device: str) -> str:
+    return device.split(":")[0]
+
+
+def _key(encoder: str, device: str, sliceSize: int) -> str:
+    return f"{encoder}|{_kind(device)}|{sliceSize}"

@@ -1,0 +1,82 @@
+"""The process, spoken to by hand: what it says first, and what it does with lines that are no requests."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.worker.talk import COMMAND, ENVIRONMENT, EngineClient, Event, answer
+from tonno_core.protocol import MAX_LINE, encode
+
+
+@pytest.fixture
+def process() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(
+        COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **ENVIRONMENT}
+    ) as started:
+        yield started
+        started.kill()
+
+
+def told(process: subprocess.Popen[bytes]) -> Event:
+    """The next event that is no heartbeat."""
+    assert process.stdout is not None
+    while True:
+        event: Event = json.loads(process.stdout.readline())
+        if event["type"] != "heartbeat":
+            return event
+
+
+def test_it_says_who_it_is_and_survives_all_nonsense(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    ready = told(process)
+    assert (ready["type"], ready["protocol"], ready["pid"]) == ("ready", 1, process.pid)
+    assert set(ready["versions"]) == {"python", "torch", "timm", "tonno_core"}
+    lines = [
+        (b"hello\n", None),
+        (b"\xff\x00\n", None),
+        (b'{"v":1,"id":3\n', None),
+        (b"x" * (2 * MAX_LINE + 5) + b"\n", None),
+        (b'{"v":9,"id":4,"type":"describe"}\n', None),
+        (encode("make-coffee", 5), 5),
+        (encode("describe", None), None),
+        (encode("cancel", 6), 6),
+        (encode("reconstruct", 7), 7),
+        (encode("refine", 8, folder="/no/such/folder"), 8),
+    ]
+    for line, identifier in lines:
+        process.stdin.write(line)
+        process.stdin.flush()
+        event = told(process)
+        assert (event["type"], event["kind"], event["id"]) == ("error", "protocol", identifier), line[:50]
+    process.stdin.write(encode("cancel", 9, target=1) + encode("stop", 10, target=1) + encode("shutdown", None))
+    process.stdin.flush()  # a target that has ended, or never was, is passed over: it may have crossed the answer
+    assert process.stdout is not None
+    assert b"error" not in process.stdout.read()
+    assert process.wait(5) == 0
+
+
+def test_it_ends_when_stdin_closes(process: subprocess.Popen[bytes]) -> None:
+    told(process)
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(5) == 0
+
+
+def test_it_beats_every_second(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdout is not None
+    kinds = [json.loads(process.stdout.readline())["type"] for _ in range(3)]
+    assert kinds == ["ready", "heartbeat", "heartbeat"]
+
+
+def test_devices_are_described(client: EngineClient) -> None:
+    description = answer(client, client.submit("describe"))
+    assert description["type"] == "description"
+    cpu = description["devices"][-1]
+    assert (cpu["name"], cpu["kind"], cpu["usable"], cpu["problem"]) == ("cpu", "cpu", True, None)
+    assert cpu["free_bytes"] is None or 0 < cpu["free_bytes"] <= cpu["total_bytes"]
+    assert description["torch"]

@@ -1,0 +1,256 @@
+"""What the encoder said to all planes of a volume, and the heatmaps that this gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+
+from tonno_core.control import Preview
+from tonno_core.encoding.encoder import PixelSum
+from tonno_core.encoding.ready import ReadyModel
+from tonno_core.errors import TonnoError
+from tonno_core.evaluation.profile import Profile
+from tonno_core.reconstruction.planes import NOTHING_INSIDE, Planes
+from tonno_core.reconstruction.result import PlaneProfile, Reconstruction
+from tonno_core.settings import ReconstructionSettings, Variant
+from tonno_core.slicing.plan import SlicePlan
+from tonno_core.slicing.region import Region
+from tonno_core.slicing.sampling import SliceSource, sample_slices
+from tonno_core.timing import Timings
+from tonno_core.tomography.inversion import Inverter, TargetGrid
+from tonno_core.volume.grid import resample
+from tonno_core.volume.volume import Volume
+
+# Directions on which the self-check compares the heatmap's own projections with the logits.
+CHECKED_DIRECTIONS = 24
+
+Receive = Callable[[str, Volume, npt.NDArray[np.bool_]], None]
+
+
+@dataclass
+class Projected:
+    """The state of a reconstruction whose planes have been looked at; it grows while they are.
+
+    Heatmaps come from it without another pass through the network, also by other filters, sigmas and smoothing
+    than were first asked for; `gives` says which. axes: the plan along R, A and S, and its logits 3 T. inverters:
+    one for each number of directions. slicewise: means of maps, and their grids.
+    """
+
+    planes: Planes
+    ready: ReadyModel
+    class_name: str
+    axes: tuple[SlicePlan, torch.Tensor] | None = None
+    inverters: list[Inverter] = field(default_factory=list)
+    slicewise: dict[Variant, tuple[torch.Tensor, TargetGrid]] = field(default_factory=dict)
+    slices_total: int = 0
+    slices_blank: int = 0
+    stopped: bool = False
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.inside = self.planes.inside()
+
+    @property
+    def directions(self) -> int:
+        """How many have been backprojected."""
+        return max((one.directions for one in self.inverters), default=0)
+
+    def gives(self, variant: Variant) -> bool:
+        """Whether `finish` can make this variant (its stage given)."""
+        if variant.smooth_mm > self.planes.smooth_mm:
+            return False
+        raw = variant.raw()
+        return raw.method == "center" or raw in self.slicewise or self._inverter(raw) is not None
+
+    def covers(self, region: Region) -> bool:
+        """Whether `finish` can be limited to a region."""
+        return self.planes.region is None or self.planes.region.holds(region)
+
+    # --- heatmaps
+
+    def finish(
+        self,
+        variants: Mapping[str, Variant],
+        settings: ReconstructionSettings,
+        timings: Timings,
+        *,
+        region: Region | None = None,
+        receive: Receive | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> Reconstruction:
+        """The result for some variants that it `gives`, by name.
+
+        region: a part of what was looked at, None for all of it. receive: see `reconstruct`. check: may raise
+        Cancelled between heatmaps.
+        """
+        inside = self._inside_of(region)
+        heatmaps: dict[str, Volume] = {}
+        explained: float | None = None
+        for name, variant, plain, array in self._arrays(variants, timings):
+            check()
+            if variant.method == "tonno" and explained is None:
+                explained = self._self_check(variant, plain, timings)
+            heatmap = self.planes.volume.with_array(np.where(inside, array, np.float32(0.0)))
+            if receive is None:
+                heatmaps[name] = heatmap
+            else:
+                receive(name, heatmap, inside)
+        return Reconstruction(
+            heatmaps=heatmaps,
+            variants=dict(variants),
+            inside=inside,
+            profiles=self._profiles(),
+            settings=settings,
+            class_name=self.class_name,
+            frame_to_ras=self.planes.frame_to_ras,
+            slice_size=self.planes.pixels,
+            score=self._score(),
+            explained=explained,
+            seconds={},
+            slices_total=self.slices_total,
+            slices_blank=self.slices_blank,
+            device=str(self.ready.device),
+            precision=str(self.ready.precision).removeprefix("torch."),
+            warnings=self.warnings,
+            directions=self.directions,
+            stopped=self.stopped,
+        )
+
+    def preview(
+        self, variants: Mapping[str, Variant], of: int, timings: Timings, check: Callable[[], None] = lambda: None
+    ) -> Preview:
+        """Those variants that it gives by now. Smoothed on the grid of the nodes, which is quick but for the rim."""
+        volume = self.planes.volume
+        heatmaps = {}
+        for name, variant in variants.items():
+            if not self.gives(variant):
+                continue
+            check()
+            values, grid = self._raw(variant.raw(), timings)
+            if grid is not None and variant.smooth_mm > 0:
+                nodes_mm = np.linalg.norm((self.planes.frame_to_ras @ grid.ijk_to_frame)[:3, :3], axis=0)
+                smooth = ndimage.gaussian_filter(values.float().cpu().numpy(), (variant.smooth_mm / nodes_mm)[::-1])
+                values = torch.as_tensor(smooth)
+            array = self._on_input_grid(values, grid, timings).float().cpu().numpy()
+            heatmaps[name] = volume.with_array(np.where(self.inside, array, np.float32(0.0)))
+        return Preview(heatmaps, self.inside, self.directions, of)
+
+    def _arrays(
+        self, variants: Mapping[str, Variant], timings: Timings
+    ) -> Iterator[tuple[str, Variant, npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+        """Each variant by its name, before and after its smoothing, on the input's grid."""
+        last: Variant | None = None
+        for name, one in variants.items():
+            if one.raw() != last:  # variants that differ in smoothing alone often follow one another
+                last = one.raw()
+                plain = self._on_input_grid(*self._raw(last, timings), timings).float().cpu().numpy()
+            array = plain
+            if one.smooth_mm > 0:
+                array = ndimage.gaussian_filter(plain, (one.smooth_mm / self.planes.volume.spacing_mm)[::-1])
+            yield name, one, plain, array
+
+    def _raw(self, variant: Variant, timings: Timings) -> tuple[torch.Tensor, TargetGrid | None]:
+        """Values and their grid, None for the input's own."""
+        if variant.method == "center":
+            return torch.as_tensor((1.0 - self.planes.distance()).astype(np.float32)), None
+        if variant in self.slicewise:
+            return self.slicewise[variant]
+        inverter = self._inverter(variant)
+        if inverter is None:
+            raise ValueError(f"{variant} was not projected")
+        return inverter.heatmap(variant, timings), inverter.grid
+
+    def _inverter(self, variant: Variant) -> Inverter | None:
+        """That of the method's own number of directions, or any that can give it."""
+        if variant.filter not in self.planes.filters:
+            return None
+        able = [one for one in self.inverters if one.directions > 0 and one.gives(variant)]
+        own = self.planes.settings.directions_for(variant.method)
+        return next((one for one in able if len(one.plan.directions) == own), able[0] if able else None)
+
+    def _on_input_grid(self, values: torch.Tensor, grid: TargetGrid | None, timings: Timings) -> torch.Tensor:
+        if grid is None or self.planes.settings.grid == "volume":
+            return values
+        with timings.measure("interpolation"):
+            volume = self.planes.volume
+            ras_to_grid = np.linalg.inv(self.planes.frame_to_ras @ grid.ijk_to_frame)
+            z, y, x = volume.array.shape
+            return resample(values[None], ras_to_grid @ volume.ijk_to_ras, (z, y, x))[0]
+
+    def _inside_of(self, region: Region | None) -> npt.NDArray[np.bool_]:
+        if region is None:
+            return self.inside
+        if not self.covers(region):
+            raise ValueError("the region reaches beyond the planes that were looked at")
+        inside = self.inside & region.contains(self.planes.volume)
+        if not inside.any():
+            raise TonnoError(NOTHING_INSIDE)
+        return inside
+
+    # --- logits
+
+    def plane_profiles(self, most: int) -> list[PlaneProfile]:
+        """The logits along R, A and S, then along the first other directions, ``most`` in all."""
+        plans = [] if self.axes is None else [self.axes]
+        plans += [(one.plan, one.logits) for one in self.inverters[:1] if one.directions > 0]
+        return [_plane_profile(plan, row, logits[row]) for plan, logits in plans for row in range(len(logits))][:most]
+
+    def _profiles(self) -> tuple[Profile, ...]:
+        if self.axes is None:
+            return ()
+        plan, logits = self.axes
+        points = plan.offsets[1:-1, None, None] * plan.directions  # M 3 3: where the planes cut the axes
+        ras = points @ plan.frame_to_ras[:3, :3].T + plan.frame_to_ras[:3, 3]
+        return tuple(
+            Profile(letter, ras[:, axis, axis], logits[axis, 1:-1].double().cpu().numpy())
+            for axis, letter in enumerate("RAS")
+        )
+
+    def _score(self) -> float:
+        found = [_needed(one.plan, one.logits) for one in self.inverters if one.directions > 0]
+        if not found:
+            return float("nan")
+        values = torch.cat(found)
+        return float(values.topk(max(1, len(values) // 10)).values.mean())
+
+    def _self_check(self, variant: Variant, heatmap: npt.NDArray[np.float32], timings: Timings) -> float | None:
+        """Squared correlation of R G with p over the first directions: the share of variance explained."""
+        inverter = self._inverter(variant.raw())
+        # Integrals over planes need all of the heatmap; and who ended the run does not want to wait.
+        if inverter is None or self.planes.region is not None or self.stopped:
+            return None
+        with timings.measure("self-check"):
+            source = SliceSource.from_volume(self.planes.volume.with_array(heatmap), device=self.ready.device)
+            which = slice(0, min(CHECKED_DIRECTIONS, inverter.directions))
+            coarse = replace(inverter.plan, pixels=min(inverter.plan.pixels, inverter.plan.slices))
+            sums = PixelSum().logits(sample_slices(source, coarse, which).flatten(0, 1))[:, 0]
+            pair = torch.stack([sums, inverter.logits[which].flatten().to(sums)])
+            if float(pair.std(dim=1).min()) == 0.0:
+                return 0.0
+            return float(torch.corrcoef(pair)[0, 1] ** 2)
+
+
+def _needed(plan: SlicePlan, logits: torch.Tensor) -> torch.Tensor:
+    """The logits of the planes that were looked at, of the first directions of a plan."""
+    if plan.needed is None:
+        return logits.flatten()
+    first, stop = plan.needed[: len(logits)].T[:, :, None]
+    offsets = np.arange(logits.shape[1])
+    return logits[torch.as_tensor((first <= offsets) & (offsets < stop), device=logits.device)]
+
+
+def _plane_profile(plan: SlicePlan, direction: int, logits: torch.Tensor) -> PlaneProfile:
+    """A plane x . n = s of the frame in RAS: x . N = (s + n . t) / |A^-T n|, with ras_to_frame = [A^-1, -t]."""
+    first, stop = (0, plan.slices + 2) if plan.needed is None else plan.needed[direction]
+    ras_to_frame = np.linalg.inv(plan.frame_to_ras)
+    gradient = plan.directions[direction] @ ras_to_frame[:3, :3]
+    length = float(np.linalg.norm(gradient))
+    # The two offsets beyond the ends serve the second derivative alone.
+    shown = slice(max(int(first), 1), min(int(stop), plan.slices + 1))
+    positions = (plan.offsets[shown] - plan.directions[direction] @ ras_to_frame[:3, 3]) / length
+    return PlaneProfile(gradient / length, positions, logits[shown].double().cpu().numpy())

@@ -1,0 +1,300 @@
+"""The passes over the planes that the wanted heatmaps need."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+
+from tonno_core.control import Control
+from tonno_core.encoding.bundle import Bundle
+from tonno_core.encoding.encoder import Encoder
+from tonno_core.encoding.ready import ReadyModel, prepare_model
+from tonno_core.errors import TonnoError
+from tonno_core.reconstruction.planes import Planes
+from tonno_core.reconstruction.projected import Projected, Receive
+from tonno_core.reconstruction.result import Reconstruction
+from tonno_core.settings import (
+    CAM_METHODS,
+    SLICEWISE_METHODS,
+    ReconstructionSettings,
+    Variant,
+    choices_of,
+)
+from tonno_core.slicing.plan import SlicePlan
+from tonno_core.slicing.preparation import PreparedVolume, prepare_volume
+from tonno_core.slicing.region import Region
+from tonno_core.slicing.sampling import SliceSource
+from tonno_core.timing import Timings
+from tonno_core.tomography.inversion import Inverter, average
+from tonno_core.tomography.projection import CamRequest, Projector
+from tonno_core.volume.volume import Volume
+
+# Slices of 96 x 96 pixels in one batch of the encoder; larger slices, fewer of them.
+CPU_BATCH, GPU_BATCH = 128, 2048
+# The first preview is of so many directions, at least, and of this share of all.
+_FIRST_PREVIEW, _PREVIEW_SHARE = 4, 1 / 32
+# Of the time so far, what previews may take.
+_PREVIEW_TIME = 0.2
+# Terms of the maps' sums that are kept for refinements, up to so many numbers (1 GB).
+_KEPT_NUMBERS = 1 << 28
+
+
+class _Stopped(Exception):
+    """The caller wants what is there."""
+
+
+def reconstruct(
+    volume: Volume,
+    model: Bundle | str | ReadyModel,
+    settings: ReconstructionSettings | None = None,
+    *,
+    variants: Mapping[str, Variant] | None = None,
+    region: Region | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    receive: Receive | None = None,
+) -> Reconstruction:
+    """Heatmaps of a volume by a bundle's classifier, or by ``"pixel-sum"``.
+
+    settings: None for the model's own defaults. variants: the heatmaps wanted, by names of the caller's, all
+    from one pass through the network; None for one of each of the settings' methods, named by it. region: where alone
+    they are wanted; fewer planes are looked at, and only its voxels are ``inside``.
+    progress: called with (slices done, slices in all). receive: called with the name, heatmap and ``inside`` of
+    each as it is made; none is kept then, which hundreds of variants of a large volume would need.
+    Raises TonnoError for settings that the model cannot serve.
+    """
+    timings = Timings()
+    ready = model if isinstance(model, ReadyModel) else prepare_model(model, settings, device, precision)
+    control = Control() if progress is None else Control(progress=progress)
+    with timings.measure("total"):
+        projected = project(
+            volume, ready, settings, variants=variants, region=region, batch_size=batch_size, control=control,
+            timings=timings,
+        )  # fmt: skip
+        planes = projected.planes
+        wanted = resolve(variants, planes.settings, ready)
+        result = projected.finish(wanted, planes.settings, timings, receive=receive)
+    return replace(result, seconds=dict(timings.seconds))
+
+
+def project(
+    volume: Volume,
+    ready: ReadyModel,
+    settings: ReconstructionSettings | None = None,
+    *,
+    variants: Mapping[str, Variant] | None = None,
+    region: Region | None = None,
+    batch_size: int | None = None,
+    control: Control | None = None,
+    timings: Timings | None = None,
+    keep: bool = False,
+) -> Projected:
+    """Show the encoder all planes that the wanted heatmaps need; the first half of `reconstruct`.
+
+    control: ends it, or looks into it, while it runs. keep: also gather what other filters and sigmas need.
+    """
+    settings = ready.settings(settings)
+    wanted = resolve(variants, settings, ready)
+    prepared = prepare_volume(
+        volume,
+        frame=settings.frame,
+        intensity=ready.intensity,
+        slice_size=ready.slice_size,
+        # A slice size that was asked for means finer or coarser pixels over the foreground's ball.
+        pixel_mm=ready.pixel_mm if settings.slice_size is None else None,
+        radius_mm=settings.radius_mm,
+    )
+    planes = Planes(volume, settings, prepared.frame_to_ras, ready.slice_size, region, tuple(wanted.values()))
+    classes = ready.encoder.classes
+    projected = Projected(planes, ready, classes[_class_index(classes, settings.class_name)])
+    projected.warnings = _scale_warnings(prepared, ready.slice_size, ready.pixel_mm)
+    source = SliceSource.from_volume(prepared.volume, fill=prepared.fill, device=ready.device)
+    run = _Run(projected, source, wanted, batch_size, control or Control(), timings or Timings(), keep)
+    run.execute()
+    return projected
+
+
+def resolve(
+    variants: Mapping[str, Variant] | None, settings: ReconstructionSettings, ready: ReadyModel
+) -> dict[str, Variant]:
+    """The variants by name (None: one of each of the settings' methods), each with its stage, and canonical."""
+    wanted = variants or {method: ready.variant(method, settings) for method in settings.methods}
+    return {name: _with_stage(one.canonical(), ready.encoder) for name, one in wanted.items()}
+
+
+class _Run:
+    """One pass after the other, into a `Projected`."""
+
+    def __init__(
+        self,
+        projected: Projected,
+        source: SliceSource,
+        variants: Mapping[str, Variant],
+        batch_size: int | None,
+        control: Control,
+        timings: Timings,
+        keep: bool,
+    ) -> None:
+        self.projected, self.source, self.variants = projected, source, variants
+        self.control, self.timings, self.keep = control, timings, keep
+        self.planes, self.encoder = projected.planes, projected.ready.encoder
+        self.class_index = self.encoder.classes.index(projected.class_name)
+        standard = GPU_BATCH if projected.ready.device.type == "cuda" else CPU_BATCH
+        self.batch_size = batch_size or max(4, round(standard * (96 / self.planes.pixels) ** 2))
+        self.done = self.total = 0
+        self.previews = _Previews()
+
+    def execute(self) -> None:
+        """Run all passes."""
+        settings = self.planes.settings
+        groups: dict[int, list[Variant]] = {}
+        for one in dict.fromkeys(one.raw() for one in self.variants.values()):
+            if one.method == "tonno" or one.method in CAM_METHODS:
+                groups.setdefault(settings.directions_for(one.method), []).append(one)
+        axes = self.planes.axes()
+        tomographic = [(self.planes.tomographic(count), variants) for count, variants in groups.items()]
+        wanted = dict.fromkeys(one.method for one in self.variants.values())
+        slicewise = [(self.planes.slicewise(method), method) for method in wanted if method in SLICEWISE_METHODS]
+        plans = [axes, *(plan for plan, _ in tomographic), *(plan for plan, _ in slicewise)]
+        self.total = sum(int(plan.counts.sum()) for plan in plans)
+        self._axes(axes)
+        for plan, variants in tomographic:
+            self._tomographic(plan, variants)
+        for plan, method in slicewise:
+            with self.timings.measure(method):
+                self._slicewise(plan, method)
+
+    # --- passes
+
+    def _axes(self, plan: SlicePlan) -> None:
+        """The logit along R, A and S: one direction each."""
+        projector = self._projector((), Timings(), self.control.check)
+        inverter = Inverter(plan, self.planes.grid(plan), ())
+        with self.timings.measure("profiles"):
+            for batch in projector.project(plan, advanced=self._advanced(plan)):
+                inverter.add(batch, Timings())
+        self._count(projector)
+        self.projected.axes = plan, inverter.logits
+
+    def _tomographic(self, plan: SlicePlan, variants: list[Variant]) -> None:
+        grid = self.planes.grid(plan)
+        z, y, x = grid.shape
+        filters = self.planes.filters
+        keep = self.keep and (1 + len(filters)) * z * y * x <= _KEPT_NUMBERS
+        inverter = Inverter(plan, grid, variants, filters=filters if keep else ())
+
+        def check() -> None:
+            self.control.check()
+            if self.control.stopped() and self.projected.directions > 0:
+                raise _Stopped
+
+        projector = self._projector(_stages(variants), self.timings, check)
+        self.projected.inverters.append(inverter)
+        self.previews.begin(len(plan.directions))
+        try:
+            for batch in projector.project(plan, advanced=self._advanced(plan)):
+                inverter.add(batch, self.timings)
+                if self.control.preview is not None and self.previews.due(inverter.directions):
+                    with self.previews.measured():
+                        shown = self.projected.preview(self.variants, len(plan.directions), self.timings, check)
+                        self.control.preview(shown)
+        except _Stopped:
+            self.projected.stopped = True
+        self._count(projector)
+
+    def _slicewise(self, plan: SlicePlan, method: str) -> None:
+        grid = self.planes.grid(plan)
+        stages = _stages([one for one in self.variants.values() if one.method == method])
+        projector = self._projector(stages, Timings(), self.control.check)
+        means = average(projector.project(plan, advanced=self._advanced(plan)), plan, grid, stages)
+        self._count(projector)
+        self.projected.slicewise.update({Variant(method, stage): (values, grid) for stage, values in means.items()})
+
+    def _projector(self, stages: tuple[int, ...], timings: Timings, check: Callable[[], None]) -> Projector:
+        request = CamRequest(self.planes.settings.cam, stages) if stages else None
+        return Projector(self.encoder, self.source, self.class_index, request, self.batch_size, timings, check)
+
+    def _advanced(self, plan: SlicePlan) -> Callable[[int], None]:
+        position = 0
+
+        def advanced(directions: int) -> None:
+            nonlocal position
+            self.done += int(plan.counts[position : position + directions].sum())
+            position += directions
+            self.control.progress(self.done, self.total)
+
+        return advanced
+
+    def _count(self, projector: Projector) -> None:
+        self.projected.slices_total += projector.slices_total
+        self.projected.slices_blank += projector.slices_blank
+        self.batch_size = projector.batch_size  # smaller, where the device's memory ran out
+
+
+class _Previews:
+    """When the next preview is due."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._spent = 0.0
+        self._next = self._all = 0
+
+    def begin(self, directions: int) -> None:
+        """A plan of so many directions begins."""
+        self._all = directions
+        self._next = max(_FIRST_PREVIEW, round(directions * _PREVIEW_SHARE))
+
+    def due(self, done: int) -> bool:
+        """Whether to show the first ``done``; no longer when all are done, or where previews have cost too much."""
+        if done < self._next or done >= self._all:
+            return False
+        if self._spent > _PREVIEW_TIME * (time.perf_counter() - self._started):
+            return False
+        self._next = 2 * done
+        return True
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """Around the making of a preview."""
+        start = time.perf_counter()
+        yield
+        self._spent += time.perf_counter() - start
+
+
+def _class_index(classes: tuple[str, ...], name: str | None) -> int:
+    if name is None:
+        return 0
+    if name not in classes:
+        raise TonnoError(f"--class '{name}' is unknown to this model, expected one of {', '.join(classes)}")
+    return classes.index(name)
+
+
+def _with_stage(variant: Variant, encoder: Encoder) -> Variant:
+    if "stage" not in choices_of(variant.method):
+        return variant
+    stage = variant.stage if variant.stage is not None else max(1, encoder.stages - 1)
+    if stage > encoder.stages:
+        raise TonnoError(f"--stage {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
+    return replace(variant, stage=stage)
+
+
+def _stages(variants: list[Variant]) -> tuple[int, ...]:
+    """The stages whose maps some variants need, each once, finest first."""
+    return tuple(sorted({one.stage for one in variants if one.stage is not None}))
+
+
+def _scale_warnings(prepared: PreparedVolume, size: int, pixel_mm: float | None) -> tuple[str, ...]:
+    """Tell when the classifier sees the anatomy at another scale than in training."""
+    if pixel_mm is None or prepared.radius_mm is None:
+        return ()
+    found = 2.0 * prepared.radius_mm / (size - 1)
+    if abs(found / pixel_mm - 1.0) <= 0.25:
+        return ()
+    return (
+        f"slices have pixels of {found:.2f} mm, the model was trained at {pixel_mm:.2f} mm; "
+        "give --radius-mm or --slice-size for a similar scale",
+    )

@@ -1,0 +1,58 @@
+"""A box in the patient to which a reconstruction is limited, and the planes that matter to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tonno_core.slicing.directions import Directions
+from tonno_core.volume.volume import Matrix, Volume
+
+# Of coordinates, so that voxels on the very face of a box belong to it.
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class Region:
+    """box_to_ras: 4 x 4; the region is where |x|, |y|, |z| <= 1 in the box's coordinates."""
+
+    box_to_ras: Matrix
+
+    def contains(self, volume: Volume) -> npt.NDArray[np.bool_]:
+        """Which voxel centres of a volume lie inside: Z Y X."""
+        ijk_to_box = np.linalg.inv(self.box_to_ras) @ volume.ijk_to_ras
+        k, j, i = (np.arange(n, dtype=np.float64) for n in volume.array.shape)
+        inside = np.ones(volume.array.shape, dtype=bool)
+        for row in ijk_to_box[:3]:
+            at = row[2] * k[:, None, None] + row[1] * j[:, None] + row[0] * i + row[3]
+            inside &= np.abs(at) <= 1.0 + _ROUNDING
+        return inside
+
+    def holds(self, other: Region) -> bool:
+        """Whether all of another region lies inside this one."""
+        corners = np.array(list(np.ndindex(2, 2, 2)), dtype=np.float64) * 2.0 - 1.0
+        to_box = np.linalg.inv(self.box_to_ras) @ other.box_to_ras
+        return bool((np.abs(corners @ to_box[:3, :3].T + to_box[:3, 3]) <= 1.0 + _ROUNDING).all())
+
+    def extents(self, frame_to_ras: Matrix, directions: Directions) -> npt.NDArray[np.float64]:
+        """Least and greatest x . n over the box, in frame units, for L unit normals of the frame: L 2."""
+        box_to_frame = np.linalg.inv(frame_to_ras) @ self.box_to_ras
+        middle = directions @ box_to_frame[:3, 3]
+        half = np.abs(directions @ box_to_frame[:3, :3]).sum(axis=1)
+        return np.stack([middle - half, middle + half], axis=1)
+
+    def needed(
+        self, frame_to_ras: Matrix, directions: Directions, offsets: npt.NDArray[np.float64], reach: float
+    ) -> npt.NDArray[np.intp]:
+        """First and one past the last of T evenly spaced offsets that the box grown by ``reach`` needs: L 2.
+
+        Those on both sides of its ends are among them, because values are interpolated between offsets; at
+        least one offset is.
+        """
+        step = offsets[1] - offsets[0]
+        low, high = (self.extents(frame_to_ras, directions) - offsets[0]).T
+        first = np.clip(np.floor((low - reach) / step), 0, len(offsets) - 1)
+        last = np.clip(np.ceil((high + reach) / step), 0, len(offsets) - 1)
+        return np.stack([first, last + 1], axis=1).astype(np.intp)

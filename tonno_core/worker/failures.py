@@ -1,0 +1,75 @@
+"""From an exception to an ``error`` event: its kind, what was wrong, what to do next."""
+
+from __future__ import annotations
+
+import errno
+import platform
+import sys
+import traceback
+from dataclasses import dataclass
+
+from tonno_core.errors import TonnoError, first_line, is_out_of_memory
+from tonno_core.protocol import ProtocolError
+
+_NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_ARCHITECTURE_WORDS = (
+    "no kernel image is available",
+    "invalid device function",
+    "not compatible with the current PyTorch",
+)
+
+
+class NoTorch(Exception):
+    """torch is missing, or there and broken."""
+
+
+class MissingPackage(Exception):
+    """Another package of the engine is missing or broken."""
+
+
+class NotKept(Exception):
+    """A refinement that the kept projections cannot give."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What an ``error`` event says."""
+
+    kind: str
+    message: str
+    next: str
+
+
+def failure_of(error: BaseException) -> Failure:
+    """The kind, a message of one line, and the next step. What is a bug goes to the log with its traceback."""
+    text = first_line(error)
+    if isinstance(error, NoTorch):
+        return Failure(
+            "no-torch",
+            f"PyTorch cannot be used in this Python {platform.python_version()} ({text})",
+            "Install PyTorch (in Slicer: module PyTorch Util, which first removes a broken one), then start again",
+        )
+    if isinstance(error, MissingPackage):
+        return Failure("missing-package", f"a package is missing or broken ({text})", "Install it, then start again")
+    if isinstance(error, NotKept):
+        return Failure("not-kept", text, "Run Reconstruct with these settings")
+    if isinstance(error, ProtocolError):
+        return Failure("protocol", text, "Use the module and the engine of the same version")
+    if is_out_of_memory(error):
+        return Failure(
+            "out-of-memory",
+            "the device has not enough memory, even for the smallest batch",
+            "Close other programs that use it, choose quality Fast or a smaller slice size, or device cpu",
+        )
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        return Failure("disk-full", f"a result could not be written ({error.strerror})", "Free space, then start again")
+    if isinstance(error, RuntimeError) and any(word in str(error) for word in _ARCHITECTURE_WORDS):
+        return Failure(
+            "gpu-architecture",
+            f"this PyTorch has no code for the graphics card ({text})",
+            "Choose device cpu, or install a PyTorch build for this card",
+        )
+    if isinstance(error, TonnoError):
+        return Failure("user", str(error), "Change what the message names, then start again")
+    traceback.print_exception(type(error), error, error.__traceback__, file=sys.stderr)
+    return Failure("internal", f"{type(error).__name__}: {text}", "Start again; if it comes back, send the log")

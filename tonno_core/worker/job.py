@@ -1,0 +1,109 @@
+"""A request that takes time: how it reports, and how it is cancelled or stopped while it runs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tonno_core.control import Cancelled
+from tonno_core.protocol import FINAL
+
+Send = Callable[..., None]
+_PROGRESS_INTERVAL_S = 0.1
+
+
+class Job:
+    """One request between its arrival and its final event, of which there is exactly one.
+
+    Two threads meet here: the one that computes, and the one that reads requests and may cancel. A cancel is
+    answered at once, also while a library that cannot be interrupted is loading; what the computation says
+    after that is dropped, and it writes no file any more.
+    """
+
+    def __init__(self, identifier: int, fields: dict[str, Any], send: Send) -> None:
+        self.identifier, self.fields = identifier, fields
+        self._send = send
+        self._lock = threading.RLock()
+        self._finished = threading.Event()
+        self._cancelled = threading.Event()
+        self._stopped = threading.Event()
+        self._started = self._step_started = time.monotonic()
+        self._step, self._reported = "", 0.0
+
+    # --- for the thread that reads requests
+
+    def cancel(self) -> None:
+        """Answer ``cancelled``, unless the final event is out already. A file that is being written is given up."""
+        self._cancelled.set()
+        self.finish("cancelled")
+
+    def stop(self) -> None:
+        """Ask for an early end with what is there by then."""
+        self._stopped.set()
+
+    # --- for the thread that computes
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for this any more."""
+        return self._cancelled.is_set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether an early end was asked for."""
+        return self._stopped.is_set()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the final event is out."""
+        return self._finished.is_set()
+
+    def check(self) -> None:
+        """Raise Cancelled if it was."""
+        if self.cancelled:
+            raise Cancelled
+
+    def start(self) -> None:
+        """The computation begins; elapsed time counts from here."""
+        self._started = time.monotonic()
+
+    def step(self, name: str) -> None:
+        """A new step (loading, reconstructing, finishing) begins."""
+        self.check()
+        self._step, self._step_started, self._reported = name, time.monotonic(), 0.0
+        self.progress(0, 1)
+
+    def progress(self, done: int, total: int) -> None:
+        """Report progress in the step's own units, at most ten times a second."""
+        now = time.monotonic()
+        if now - self._reported < _PROGRESS_INTERVAL_S and done < total:
+            return
+        self._reported = now
+        remaining = (now - self._step_started) * (total - done) / done if done > 0 else None
+        self.emit(
+            "progress", step=self._step, done=done, total=total, elapsed_s=now - self._started, remaining_s=remaining
+        )
+
+    def emit(self, kind: str, /, **fields: Any) -> None:
+        """Send an event that is not the last."""
+        with self._lock:
+            if not self.finished:
+                self._send(kind, self.identifier, **fields)
+
+    def finish(self, kind: str, /, **fields: Any) -> None:
+        """Send the final event, unless it is out."""
+        assert kind in FINAL
+        with self._lock:
+            if not self.finished:
+                self._finished.set()
+                self._send(kind, self.identifier, **fields)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Files are written inside: a cancel waits until the block has ended, and none begins after it."""
+        with self._lock:
+            self.check()
+            yield

@@ -1,0 +1,113 @@
+"""The fields of a request, checked. What is wrong here is the client's fault, not the user's: ProtocolError."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tonno_core.protocol import ProtocolError
+from tonno_core.settings import ReconstructionSettings
+from tonno_core.volume.volume import Matrix
+
+_OPTIONS = {field.name for field in dataclasses.fields(ReconstructionSettings)}
+
+
+@dataclass(frozen=True)
+class ReconstructRequest:
+    """array: a ``.npy`` of the volume, Z Y X. ras_to_box: 4 x 4, the region's box is [-1, 1]^3 there."""
+
+    array: Path
+    ijk_to_ras: Matrix
+    model: str
+    options: dict[str, Any]
+    preset: str | None
+    ras_to_box: Matrix | None
+    device: str
+    precision: str
+    preview: bool
+    folder: Path
+
+    @staticmethod
+    def of(fields: dict[str, Any]) -> ReconstructRequest:
+        """Raises ProtocolError, naming the field."""
+        volume = _field(fields, "volume", dict)
+        return ReconstructRequest(
+            array=Path(_field(volume, "array", str)),
+            ijk_to_ras=_matrix(volume, "ijk_to_ras"),
+            model=_field(fields, "model", str),
+            options=_options(fields),
+            preset=_field(fields, "preset", str, None),
+            ras_to_box=_roi(fields),
+            device=_field(fields, "device", str, "auto"),
+            precision=_field(fields, "precision", str, "auto"),
+            preview=_field(fields, "preview", bool, False),
+            folder=_folder(fields),
+        )
+
+
+@dataclass(frozen=True)
+class RefineRequest:
+    """What is to be made anew from the last reconstruction's projections. ras_to_box: None for its own region."""
+
+    options: dict[str, Any]
+    ras_to_box: Matrix | None
+    folder: Path
+
+    @staticmethod
+    def of(fields: dict[str, Any]) -> RefineRequest:
+        """Raises ProtocolError, naming the field."""
+        return RefineRequest(_options(fields), _roi(fields), _folder(fields))
+
+
+def target_of(fields: dict[str, Any]) -> int:
+    """Whom `stop` and `cancel` mean. Raises ProtocolError."""
+    return int(_field(fields, "target", int))
+
+
+_REQUIRED = object()
+
+
+def _field(fields: dict[str, Any], name: str, kind: type, default: Any = _REQUIRED) -> Any:
+    value = fields.get(name)
+    if value is None:
+        if default is _REQUIRED:
+            raise ProtocolError(f"the field '{name}' is missing")
+        return default
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ProtocolError(f"the field '{name}' is a {type(value).__name__}, expected a {kind.__name__}")
+    return value
+
+
+def _options(fields: dict[str, Any]) -> dict[str, Any]:
+    """Those that were asked for; None is as if absent."""
+    options = {name: value for name, value in _field(fields, "options", dict, {}).items() if value is not None}
+    unknown = sorted(set(options) - _OPTIONS)
+    if unknown:
+        raise ProtocolError(f"the option '{unknown[0]}' is unknown")
+    return options
+
+
+def _roi(fields: dict[str, Any]) -> Matrix | None:
+    roi = _field(fields, "roi", dict, None)
+    return None if roi is None else _matrix(roi, "ras_to_box")
+
+
+def _folder(fields: dict[str, Any]) -> Path:
+    folder = Path(_field(fields, "folder", str))
+    if not folder.is_dir():
+        raise ProtocolError("the field 'folder' names no folder")
+    return folder
+
+
+def _matrix(fields: dict[str, Any], name: str) -> Matrix:
+    try:
+        matrix = np.asarray(_field(fields, name, list), dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ProtocolError(f"the field '{name}' holds what is no number") from None
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
+        raise ProtocolError(f"the field '{name}' is no invertible 4 x 4 matrix")
+    return matrix
