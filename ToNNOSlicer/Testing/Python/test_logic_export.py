@@ -56,6 +56,7 @@ def only(folder: Path) -> list[str]:
 def test_seg_nrrd(logic, host, results, tmp_path) -> None:
     heatmap, segmentation, segmentId = results
     before = voxelCentres(segmentation, segmentId)
+    _node, inner = logic.newSegment(heatmap, 5.0, segmentationNode=segmentation)  # overlaps the first
     logic.exportSegmentation(segmentation, tmp_path / "a.seg.nrrd")
     read = host.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "read")
     storage = slicer.vtkMRMLSegmentationStorageNode()
@@ -63,6 +64,7 @@ def test_seg_nrrd(logic, host, results, tmp_path) -> None:
     assert storage.ReadData(read)
     assert voxelCentres(read, segmentId) == pytest.approx(before, abs=WORLD_MM)
     assert np.array_equal(segmentArray(read, segmentId, heatmap), mask())
+    assert np.array_equal(segmentArray(read, inner, heatmap), blobs() >= 5.0)
     assert read.GetSegmentation().GetSegment(segmentId).GetName() == "lesion"
     assert not logic.isEditedByHand(read, segmentId)  # the tag is in the file
     assert only(tmp_path) == ["a.seg.nrrd"]

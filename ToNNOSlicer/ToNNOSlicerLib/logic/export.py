@@ -129,9 +129,7 @@ def _isWhole(path: Path, node) -> bool:
         return False
     if node.IsA("vtkMRMLVolumeNode"):
         return np.array_equal(read, slicer.util.arrayFromVolume(node))
-    # A segmentation's file has one or more layers, in which each voxel belongs to one segment.
-    crops = [cropOf(node, segmentId) for segmentId in node.GetSegmentation().GetSegmentIDs()]
-    return np.count_nonzero(read) == sum(int(np.count_nonzero(crop.mask)) for crop in crops)
+    return bool(read.any())  # ITK refuses an NRRD file that was cut off; Slicer may have resampled some segment
 
 
 def _writeLabelmap(segmentationNode, path: Path) -> None:

@@ -13,6 +13,7 @@ from ToNNOSlicerLib.logic.geometry import fromVTK, ijkToWorld, nodeToWorld, toVT
 
 LABELMAP = "Binary labelmap"
 SURFACE = "Closed surface"
+GREEN = (0x3D / 255, 1.0, 0x9E / 255)  # of the first segment, and of its preview
 # Two places are the same within this: a file keeps fewer digits than memory.
 SAME_PLACE_MM = 0.01
 

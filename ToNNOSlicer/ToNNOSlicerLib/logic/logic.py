@@ -9,7 +9,7 @@ import slicer
 import slicer.util
 import vtk
 
-from ToNNOSlicerLib.logic import export, findings, heatmap, inputs, overlay, profile, report, segmentation
+from ToNNOSlicerLib.logic import export, findings, heatmap, inputs, overlay, preview, profile, report, segmentation
 from ToNNOSlicerLib.logic.findings import Finding
 from ToNNOSlicerLib.logic.hierarchy import putBeside
 from ToNNOSlicerLib.logic.inputs import Input
@@ -28,7 +28,7 @@ class ToNNOLogic:
         self.applicationLogic = applicationLogic
         self._dicomFile = dicomFile
         self._segments = segmentation.Segments(scene)
-        self._preview = segmentation.Preview(scene)
+        self._preview = preview.Preview(scene)
         self._observers = [
             scene.AddObserver(slicer.vtkMRMLScene.StartCloseEvent, self._onSceneClosing),
             scene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, self._onNodeLeaving),
@@ -45,9 +45,13 @@ class ToNNOLogic:
     # Input
 
     def inputFor(self, volumeNode) -> Input:
+        """The engine's copy of a volume, hardened. Raises ToNNOUserError for what is no 3D image."""
         return inputs.inputFor(volumeNode)
 
     def roiFor(self, roiNode, volumeNode=None):
+        """rasToBox (4 x 4) of a Markups ROI: |x|, |y|, |z| <= 1 is inside. Raises ToNNOUserError, also where it misses
+        the volume.
+        """
         return inputs.roiFor(roiNode, volumeNode)
 
     # Heatmap
@@ -64,6 +68,11 @@ class ToNNOLogic:
         heatmapNode=None,
         result=None,
     ):
+        """The heatmap's volume node, created or updated, beside its volume in the subject hierarchy.
+
+        array: float32 Z Y X on the volume's grid. ijkToRAS: as `inputFor` gave it. insideArray: Z Y X, what the planes
+        cover; None for a preview. threshold: the model's record for the method, or None. result: the worker's answer.
+        """
         node = heatmap.showHeatmap(
             self.scene, volumeNode, array, ijkToRAS, insideArray, method, className, threshold, heatmapNode, result
         )
@@ -76,26 +85,33 @@ class ToNNOLogic:
         return [node for node in nodes if heatmap.isHeatmap(node)]
 
     def setOverlay(self, heatmapNode, threshold: float, opacity: float = 0.6, visible: bool = True) -> None:
+        """Show a heatmap in all slice views where |value| >= threshold, with its legend, or take it away."""
         overlay.setOverlay(heatmapNode, threshold, opacity, visible)
 
     def histogram(self, heatmapNode):
+        """Edges (257, the heatmap's units) and counts (256) over the voxels that the planes cover."""
         return heatmap.histogram(heatmapNode)
 
     def otsu(self, heatmapNode) -> float:
+        """Otsu's threshold. Raises ToNNOUserError where the heatmap is constant."""
         return heatmap.otsu(heatmapNode)
 
     def modelThreshold(self, heatmapNode) -> float | None:
+        """The model's own threshold for the method, or None."""
         return heatmap.modelThreshold(heatmapNode)
 
     def noiseFloor(self, heatmapNode) -> float | None:
+        """What a volume without the finding reaches in its noise, or None."""
         return heatmap.noiseFloor(heatmapNode)
 
     # Segmentation
 
     def previewMask(self, heatmapNode, threshold: float, minMm3: float = 0.0) -> None:
+        """Outline heatmap >= threshold in the slice views, for a slider that moves; no segment changes."""
         self._preview.show(heatmapNode, threshold, minMm3)
 
     def hidePreview(self) -> None:
+        """Take the outline away."""
         self._preview.hide()
 
     def writeSegment(
@@ -107,69 +123,94 @@ class ToNNOLogic:
         segmentId: str | None = None,
         overwrite: bool = False,
     ) -> tuple:
+        """Write heatmap >= threshold, without components below minMm3, and return (segmentationNode, segmentId).
+
+        Without a node or an ID the heatmap's own segment is rewritten, or made. Raises EditedByHandError where the
+        segment was changed since it was written, unless `overwrite`; ToNNOUserError where the node cannot hold it.
+        """
         written = self._segments.write(heatmapNode, threshold, minMm3, segmentationNode, segmentId, overwrite)
         self._preview.hide()
         return written
 
     def newSegment(self, heatmapNode, threshold: float, minMm3: float = 0.0, segmentationNode=None) -> tuple:
+        """The same into a new segment (of a new node, where none is given), which is the heatmap's own from now on."""
         written = self._segments.writeNew(heatmapNode, threshold, minMm3, segmentationNode)
         self._preview.hide()
         return written
 
     def segmentOf(self, heatmapNode) -> tuple | None:
+        """(segmentationNode, segmentId) of the heatmap's own segment, also after loading, or None."""
         return segmentation.segmentOf(heatmapNode)
 
     def isEditedByHand(self, segmentationNode, segmentId: str) -> bool:
+        """Whether a segment holds other voxels than those written last."""
         return segmentation.isEditedByHand(segmentationNode, segmentId)
 
     def thresholdOf(self, segmentationNode, segmentId: str) -> float | None:
+        """The threshold that a segment was written with, or None."""
         return segmentation.thresholdOf(segmentationNode, segmentId)
 
     @property
     def canUndo(self) -> bool:
+        """Whether `undo` has something to take back."""
         return self._segments.canUndo
 
     def undo(self, overwrite: bool = False) -> tuple | None:
+        """Take the last writing or removal back: (segmentationNode, segmentId; None if it was new), or None.
+
+        Raises EditedByHandError where the segment was changed by hand since, unless `overwrite`.
+        """
         return self._segments.undo(overwrite)
 
     def show3D(self, segmentationNode, on: bool) -> None:
+        """Show a segmentation's surfaces in the 3D views, or hide them."""
         segmentation.show3D(segmentationNode, on)
 
     # Findings
 
     def findings(self, segmentationNode, segmentId: str, heatmapNode) -> list[Finding]:
+        """The segment's components, highest peak first; work by hand included."""
         return findings.findings(segmentationNode, segmentId, heatmapNode)
 
     def jumpTo(self, finding: Finding) -> None:
+        """Move all slice views and the crosshair to a finding's peak."""
         findings.jumpTo(self.scene, finding)
 
     def removeFinding(self, segmentationNode, segmentId: str, finding: Finding) -> None:
+        """Remove a finding from its segment; that counts as work by hand. Raises ToNNOUserError where it is gone."""
         crop = findings.without(segmentationNode, segmentId, finding)
         self._segments.replace(segmentationNode, segmentId, crop)
 
     # Why
 
     def profileAlong(self, heatmapNode, normalRAS, pointRAS=None) -> Profile | None:
+        """The kept logit profile nearest to a normal, with a point's position on it; None where none was kept."""
         return profile.profileAlong(heatmapNode, normalRAS, pointRAS)
 
     def profileFor(self, heatmapNode, sliceNode) -> Profile | None:
+        """The same for the plane of a slice view."""
         return profile.profileFor(heatmapNode, sliceNode)
 
     def why(self, heatmapNode) -> Why:
+        """The volume's score, and how much of the classifier's output the heatmap explains."""
         return profile.why(heatmapNode)
 
     # Export
 
     def exportSegmentation(self, segmentationNode, path) -> None:
+        """By the ending: .seg.nrrd, .nii.gz, .nii, .stl, .dcm (DICOM SEG). Whole or not; raises ToNNOUserError."""
         export.exportSegmentation(segmentationNode, path, self._dicomFile)
 
     def exportHeatmap(self, heatmapNode, path) -> None:
+        """By the ending: .nrrd, .nii.gz, .nii. Whole or not; raises ToNNOUserError."""
         export.exportHeatmap(heatmapNode, path)
 
     def exportFindings(self, listed: list[Finding], path) -> None:
+        """A table as CSV. Whole or not; raises ToNNOUserError."""
         export.exportFindings(listed, path)
 
     def exportReport(self, folder, heatmapNode, segmentationNode, segmentId: str) -> None:
+        """A folder with pictures, table, heatmap, segmentation and facts. Whole or not; raises ToNNOUserError."""
         report.exportReport(folder, heatmapNode, segmentationNode, segmentId)
 
     # What happens to the scene

@@ -1,0 +1,85 @@
+"""The outline while the slider moves: one pass over the heatmap, and Slicer draws the slices that are visible."""
+
+from __future__ import annotations
+
+import numpy as np
+import slicer
+from vtk.util.numpy_support import numpy_to_vtk
+
+from tonno_core.segmentation.binarize import clear_small
+from ToNNOSlicerLib.logic.geometry import ijkToWorld, toVTK, volumeOf
+from ToNNOSlicerLib.logic.heatmap import recordOf
+from ToNNOSlicerLib.logic.labelmap import GREEN, LABELMAP
+
+
+class Preview:
+    """The outline of heatmap >= threshold in the slice views, in a node of its own that nobody saves or selects."""
+
+    # Above so many voxels the small components stay in the outline: to find them would take longer than a frame.
+    LARGEST_FILTERED = 250_000
+
+    def __init__(self, scene) -> None:
+        self._scene = scene
+        self._nodeId: str | None = None
+        self._mask: np.ndarray | None = None
+        self._key = None
+
+    def show(self, heatmapNode, threshold: float, smallestMm3: float = 0.0) -> None:
+        """Outline the mask in all slice views. smallestMm3: components below it are left out, where that is quick."""
+        recordOf(heatmapNode)
+        node = self._node(heatmapNode)
+        volume = volumeOf(heatmapNode)
+        mask = self._mask.view(np.bool_)
+        np.greater_equal(volume.array, np.float32(threshold), out=mask)
+        if smallestMm3 > 0 and np.count_nonzero(mask) <= self.LARGEST_FILTERED:
+            clear_small(mask, volume.voxel_mm3, float(smallestMm3))
+        self._scalars.Modified()
+        self._image.Modified()
+        node.SetDisplayVisibility(True)
+
+    def hide(self) -> None:
+        node = self._scene.GetNodeByID(self._nodeId) if self._nodeId else None
+        if node is not None:
+            self._scene.RemoveNode(node.GetDisplayNode())
+            self._scene.RemoveNode(node)
+        self._nodeId = self._mask = self._key = None
+
+    def _node(self, heatmapNode):
+        node = self._scene.GetNodeByID(self._nodeId) if self._nodeId else None
+        key = (heatmapNode.GetID(), heatmapNode.GetImageData().GetDimensions(), ijkToWorld(heatmapNode).tobytes())
+        if node is not None and key == self._key:
+            return node
+        self.hide()
+        self._key = key
+        node = slicer.vtkMRMLSegmentationNode()
+        node.SetName("ToNNO preview")
+        node.SetHideFromEditors(True)
+        node.SetSaveWithScene(False)
+        exclude = slicer.vtkMRMLSubjectHierarchyConstants.GetSubjectHierarchyExcludeFromTreeAttributeName()
+        node.SetAttribute(exclude, "1")
+        node = self._scene.AddNode(node)
+        node.CreateDefaultDisplayNodes()
+        display = node.GetDisplayNode()
+        display.SetSaveWithScene(False)
+        display.SetVisibility2DFill(False)
+        display.SetSliceIntersectionThickness(2)
+        display.SetVisibility3D(False)
+        self._nodeId = node.GetID()
+        self._fill(node, heatmapNode)
+        return node
+
+    def _fill(self, node, heatmapNode) -> None:
+        """A segment over the whole grid whose voxels are shared with numpy."""
+        size = heatmapNode.GetImageData().GetDimensions()
+        self._mask = np.zeros(size[::-1], dtype=np.uint8)
+        self._image = slicer.vtkOrientedImageData()
+        self._image.SetImageToWorldMatrix(toVTK(ijkToWorld(heatmapNode)))
+        self._image.SetDimensions(size)
+        self._scalars = numpy_to_vtk(self._mask.reshape(-1))
+        self._image.GetPointData().SetScalars(self._scalars)
+        segment = slicer.vtkSegment()
+        segment.SetName("ToNNO preview")
+        segment.SetColor(*GREEN)
+        segment.SetLabelValue(1)
+        segment.AddRepresentation(LABELMAP, self._image)
+        node.GetSegmentation().AddSegment(segment, "preview")
