@@ -49,6 +49,7 @@ class Engine:
     def reconstruct(self, request: ReconstructRequest, job: Job) -> None:
         """Answer ``result``, after ``preview`` events where they are wanted."""
         self._kept, self._name = None, Path(request.model).name
+        _free()
         timings = Timings()
         with timings.measure("loading"):
             volume = _read(request)
@@ -58,13 +59,7 @@ class Engine:
         control = Control(job.progress, job.check, lambda: job.stopped, previews)
         region = _region(request.ras_to_box)
         with timings.measure("total"):
-            try:
-                projected = project(
-                    volume, ready, settings, region=region, control=control, timings=timings, keep=True
-                )  # fmt: skip
-            except Exception:
-                _free()
-                raise
+            projected = project(volume, ready, settings, region=region, control=control, timings=timings, keep=True)
             job.step("finishing")
             wanted = resolve(None, settings, ready)
             made = {name: one for name, one in wanted.items() if projected.gives(one)}
@@ -180,7 +175,7 @@ def _region(ras_to_box: Matrix | None) -> Region | None:
 
 
 def _free() -> None:
-    """Give the device's memory back after a failure."""
+    """Give back what the device's allocator holds of the last run, also of one that failed."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
