@@ -14,6 +14,7 @@ demo: $(VENV)/.demo
 slicer-demo: $(VENV)/.test
 	$(BIN)/python ToNNOSlicer/Testing/Python/pictures.py --output slicer-demo \
 	  $(if $(wildcard demo-output/report.json),--demo demo-output)
+	$(BIN)/python ToNNOSlicer/Testing/Python/panel_picture.py slicer-demo/panel.png
 
 test: $(VENV)/.test
 	$(BIN)/ruff check tonno_core tests benchmarks ToNNOSlicer

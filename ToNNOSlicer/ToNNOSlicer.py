@@ -70,11 +70,12 @@ class ToNNOSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def cleanup(self):
         """The application closes, or the module is loaded again."""
-        self.setParameterNode(None)
         self.removeObservers()
-        if self.panel is not None:
-            self.panel.cleanUp()
-            self.panel = None
+        if self.panel is None:
+            return
+        self.setParameterNode(None)
+        self.panel.cleanUp()
+        self.panel = None
 
     def enter(self):
         """The module is shown."""
@@ -82,7 +83,8 @@ class ToNNOSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def exit(self):
         """Another module is shown. A run goes on; no effect of the editor stays active."""
-        self.panel.editor.rest()
+        if self.panel is not None:
+            self.panel.editor.rest()
 
     def onReload(self):
         """Forget the library's modules, so that they are read again with this file."""
@@ -102,7 +104,8 @@ class ToNNOSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Connect the panel with a parameter node, or with none."""
         if self._parameterNode is not None:
             self._parameterNode.disconnectGui(self._connection)
-            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameterNodeModified)
+            if self.hasObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameterNodeModified):
+                self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameterNodeModified)
         self._parameterNode = parameterNode
         if parameterNode is not None:
             self._connection = parameterNode.connectGui(self.ui)

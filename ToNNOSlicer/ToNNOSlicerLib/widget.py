@@ -61,6 +61,7 @@ class Panel:
         """Follow a parameter node, or none."""
         self.parameters = parameters
         if parameters is not None:
+            self.input.selectFirstVolume()
             self.input.findModels()
             self.why.findViews()
             self.onParameters()

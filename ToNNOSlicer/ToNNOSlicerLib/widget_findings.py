@@ -146,6 +146,8 @@ class WhySection:
             lines.append(
                 _("The heatmap explains {share:.0f} % of the classifier's output").format(share=100 * why.explained)
             )
+        else:
+            lines.append(_("How much of the output is explained is checked by the method ToNNO only"))
         view = self.view
         profile = None if view is None else self._panel.logic.profileFor(heatmap, view)
         if profile is None or len(profile.logits) < 2:

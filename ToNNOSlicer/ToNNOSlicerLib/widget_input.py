@@ -87,6 +87,13 @@ class InputSection:
 
     # --- the volume
 
+    def selectFirstVolume(self) -> None:
+        """One click less where there is something to look at already."""
+        parameters = self._panel.parameters
+        node = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+        if parameters.inputVolume is None and node is not None and node not in self._panel.logic.heatmaps():
+            parameters.inputVolume = node
+
     def onSample(self, _on=None) -> None:
         """Draw the sample into a new volume, show it and select it."""
         array, ijkToRAS = sample.makeSample()

@@ -285,6 +285,16 @@ def test_an_engine_that_cannot_start_says_so(made) -> None:
     assert "could not be started" in made.told.failures[0].message and made.controller.state == "idle"
 
 
+def test_a_volume_that_cannot_be_written_says_so(made) -> None:
+    made.client.newFolder = lambda: made.client.folder / "no such folder"
+    made.controller.start(made.request)
+    made.controller._run.writer.join()
+    tick(made)
+    (failure,) = made.told.failures
+    assert "could not be handed to the engine" in failure.message and "Free space" in failure.nextStep
+    assert made.controller.state == "idle" and not made.client.requests
+
+
 def test_an_idle_engine_may_go_without_a_word(made) -> None:
     made.client.isRunning = True
     tick(made, {"type": "exited", "id": None, "code": 0, "ids": [], "log": []})

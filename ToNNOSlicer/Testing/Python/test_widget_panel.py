@@ -218,6 +218,15 @@ def test_an_error_in_the_timer_ends_the_run_with_words(qtHost, widget, monkeypat
     assert "Traceback" in widget.ui.logText.plainText
 
 
+def test_a_volume_that_is_there_is_selected_on_entering(qtHost, widget) -> None:
+    volume = widget.panel.parameters.inputVolume
+    widget.panel.parameters.inputVolume = None
+    widget.exit()
+    widget.enter()
+    assert widget.ui.inputSelector.currentNode() is volume
+    assert widget.ui.runButton.enabled
+
+
 def test_choices_are_kept_in_the_scene(qtHost, widget, tmp_path) -> None:
     widget.ui.methodSelector.currentIndex = 1
     widget.ui.stageBox.value = 3
