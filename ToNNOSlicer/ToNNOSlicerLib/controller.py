@@ -270,10 +270,11 @@ class RunController:
         except OSError as error:
             self._fail(_startFailure(error))
             return
+        _Background(_importAhead)
         self._tell(_("Starting the engine") if not run.isRefinement else _("Calculating from what is kept"))
 
     def _writer(self, run: _Run) -> _Background:
-        return _Background(lambda: _write(run.folder / "volume.npy", run.input.array))
+        return _Background(lambda: np.save(run.folder / "volume.npy", run.input.array))
 
     # --- events
 
@@ -482,9 +483,9 @@ class _Background(threading.Thread):
             self.error = error
 
 
-def _write(path, array: np.ndarray) -> None:
-    np.save(path, array)
-    for name in _SLOW_IMPORTS:  # the first use of these would hold the window
+def _importAhead() -> None:
+    """While the engine works: the first use of these would hold the window."""
+    for name in _SLOW_IMPORTS:
         with suppress(ImportError):
             importlib.import_module(name)
 

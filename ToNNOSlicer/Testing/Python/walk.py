@@ -16,7 +16,7 @@ from tonno_core.protocol import FOLDER_PREFIX
 MODULE = Path(__file__).resolve().parents[2] / "ToNNOSlicer.py"
 # Coarse enough for a test, fine enough for the sample's three lesions.
 SLICES, DIRECTIONS = 32, 48
-RUN_S = 100  # longest that any run may take on a busy machine
+RUN_S = 300  # longest that any run may take on a busy machine
 
 
 def opened(host: QtHost) -> Any:
