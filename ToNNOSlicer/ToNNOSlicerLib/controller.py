@@ -367,7 +367,7 @@ class RunController:
         node = run.preview = self._show(run, array, inside, {**event, "histogram": histogram})
         chosen = (_number(found.get("threshold")), found.get("otsu"), max(histogram["high"] / 2, 1e-6))
         threshold = float(next(value for value in chosen if value is not None))
-        self._overlay(run, node, threshold)
+        self._steps.append(lambda: self._overlay(run, node, threshold))
         self._steps.append(lambda: self._writeSegment(run, node, threshold, event))
 
     def _writeSegment(self, run: _Run, node, threshold: float, event: dict[str, Any]) -> None:
@@ -411,7 +411,8 @@ class RunController:
         )
 
     def _overlay(self, run: _Run, node, threshold: float | None) -> None:
-        self.logic.setOverlay(node, 0.0 if threshold is None else threshold, run.request.opacity, True)
+        if run is self._run:
+            self.logic.setOverlay(node, 0.0 if threshold is None else threshold, run.request.opacity, True)
 
     def _dropPreview(self, run: _Run) -> None:
         node = _inScene(run.preview, self.logic.scene)
