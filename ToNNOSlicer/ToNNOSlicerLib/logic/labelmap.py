@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import slicer
@@ -30,7 +31,7 @@ class Crop:
     first: tuple[int, int, int]
     gridToNode: np.ndarray
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Shape, content and place of the voxels, as text that may stand in a segment's tag."""
         digest = hashlib.blake2b(np.packbits(self.mask).tobytes(), digest_size=12).hexdigest()
@@ -46,12 +47,15 @@ class Crop:
 
 
 def cropped(mask: np.ndarray, gridToNode: np.ndarray, first: tuple[int, int, int] = (0, 0, 0)) -> Crop:
-    """The crop of a mask (Z Y X; its voxel (0, 0, 0) is `first` of the grid). The voxels are copied."""
+    """The crop of a mask (bool or uint8 of 0 and 1, Z Y X; its voxel (0, 0, 0) is `first` of the grid).
+
+    The crop may share the mask's memory.
+    """
     box = _box(mask)
     if box is None:
         return Crop(np.zeros((0, 0, 0), dtype=np.uint8), first, gridToNode)
     low = tuple(axis.start + start for axis, start in zip(box[::-1], first, strict=True))
-    return Crop(np.ascontiguousarray(mask[box], dtype=np.uint8), low, gridToNode)
+    return Crop(np.ascontiguousarray(mask[box]).view(np.uint8), low, gridToNode)
 
 
 def cropOf(segmentationNode, segmentId: str) -> Crop | None:
@@ -81,7 +85,7 @@ def setCrop(segmentationNode, segmentId: str, crop: Crop) -> None:
     if image is None:
         segment.AddRepresentation(LABELMAP, imageOf(crop))
     else:
-        image.DeepCopy(imageOf(crop))
+        image.DeepCopy(imageOf(crop, shared=True))
     if hadSurface:
         segmentation.CreateRepresentation(SURFACE)
 
@@ -99,13 +103,13 @@ def addSegment(segmentationNode, name: str, colour: tuple[float, float, float], 
     return segmentId
 
 
-def imageOf(crop: Crop):
-    """A crop as Slicer's oriented image, on the crop's grid."""
+def imageOf(crop: Crop, shared: bool = False):
+    """A crop as Slicer's oriented image, on the crop's grid. shared: it is only read, and not for long."""
     image = slicer.vtkOrientedImageData()
     image.SetImageToWorldMatrix(toVTK(crop.gridToNode))
     extent = [end for low, n in zip(crop.first, crop.mask.shape[::-1], strict=True) for end in (low, low + n - 1)]
     image.SetExtent(extent)
-    scalars = numpy_to_vtk(np.ascontiguousarray(crop.mask).reshape(-1), deep=True)
+    scalars = numpy_to_vtk(np.ascontiguousarray(crop.mask).reshape(-1), deep=not shared)
     scalars.SetName("ImageScalars")
     image.GetPointData().SetScalars(scalars)
     return image

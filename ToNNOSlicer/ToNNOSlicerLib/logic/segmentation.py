@@ -77,10 +77,10 @@ class Segments:
         if segmentationNode is None or not _hasSegment(segmentationNode, segmentId):
             return self.writeNew(heatmapNode, threshold, smallestMm3, segmentationNode)
         _prepare(segmentationNode, heatmapNode)
-        if not overwrite and isEditedByHand(segmentationNode, segmentId):
+        before, tags = cropOf(segmentationNode, segmentId), _tagsOf(segmentationNode, segmentId)
+        if not overwrite and _isEdited(before, tags):
             raise _editedError(segmentationNode, segmentId)
         crop = maskOf(heatmapNode, threshold, smallestMm3, segmentationNode)
-        before, tags = cropOf(segmentationNode, segmentId), _tagsOf(segmentationNode, segmentId)
         setCrop(segmentationNode, segmentId, crop)
         self._finish(heatmapNode, threshold, smallestMm3, segmentationNode, segmentId, crop)
         self._remember(segmentationNode, segmentId, before, tags, crop)
@@ -180,8 +180,7 @@ def segmentOf(heatmapNode) -> tuple | None:
 
 def isEditedByHand(segmentationNode, segmentId: str) -> bool:
     """Whether a segment holds other voxels than those written last; so does one that was never written by us."""
-    crop = cropOf(segmentationNode, segmentId)
-    return crop is None or not crop.has(_tagsOf(segmentationNode, segmentId).get(WRITTEN, ""))
+    return _isEdited(cropOf(segmentationNode, segmentId), _tagsOf(segmentationNode, segmentId))
 
 
 def thresholdOf(segmentationNode, segmentId: str) -> float | None:
@@ -242,6 +241,10 @@ def _corners(size: tuple[int, int, int], matrix: np.ndarray) -> np.ndarray:
     """8 x 3, of a grid's outermost voxels."""
     ijk = np.stack(np.meshgrid(*((0, n - 1) for n in size)), axis=-1).reshape(-1, 3)
     return ijk @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def _isEdited(crop: Crop | None, tags: dict[str, str]) -> bool:
+    return crop is None or not crop.has(tags.get(WRITTEN, ""))
 
 
 def _editedError(segmentationNode, segmentId: str) -> EditedByHandError:
