@@ -39,8 +39,9 @@ _REAP_S = 5.0
 class EngineClient:
     """Owns one engine process at a time, and the temporary folders of its results.
 
-    command: how to start the process, e.g. [python, "-m", "tonno_core.worker"]; ``--parent`` and ``--folder``
-    are added. environment: variables added to this process' own; a value of None removes one.
+    command: how to start the process, e.g. [python, "-m", "tonno_core.worker"], with absolute paths; ``--parent`` and
+    ``--folder`` are added, and it starts in that folder.
+    environment: variables added to this process' own; a value of None removes one.
     heartbeatTimeout: silence, in seconds, after which the process counts as hung and is ended.
 
     A process that died, hung, spoke garbage or another version is replaced at the next `submit`.
@@ -82,8 +83,9 @@ class EngineClient:
             return
         if self._process is not None:
             self._process.kill()
-        command = [*self._command, "--parent", str(os.getpid()), "--folder", str(self._rootFolder())]
-        self._process = _Process(command, self._environment, self._log)
+        folder = self._rootFolder()
+        command = [*self._command, "--parent", str(os.getpid()), "--folder", str(folder)]
+        self._process = _Process(command, self._environment, folder, self._log)
 
     def submit(self, type, /, **fields):
         """Send a request, to a new process where none is running, and return its id."""
@@ -165,13 +167,14 @@ class EngineClient:
 class _Process:
     """One process: three threads move lines, so that neither side ever waits for the other."""
 
-    def __init__(self, command, environment, log):
+    def __init__(self, command, environment, folder, log):
         variables = {**os.environ, **environment}
         self._popen = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            cwd=folder,  # `python -m` looks for modules in the current folder first, and there might be some
             env={name: value for name, value in variables.items() if value is not None},
             **_ownGroup(),
         )

@@ -197,6 +197,17 @@ def test_the_end_of_a_process_tells_its_code_and_last_words(temporary: Path) -> 
     client.close()
 
 
+def test_modules_in_the_current_folder_are_not_taken_for_the_engines(
+    temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("tonno_core", "argparse"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(7)")
+    monkeypatch.chdir(tmp_path)
+    client = make_client()
+    assert starts(client)
+    client.close()
+
+
 LAUNCHER = [sys.executable, "-c", f"import subprocess, sys; sys.exit(subprocess.call({COMMAND!r} + sys.argv[1:]))"]
 
 

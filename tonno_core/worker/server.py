@@ -139,6 +139,7 @@ class Server:
             if isinstance(folder := job.fields.get("folder"), str):
                 remove_partial(Path(folder))
         if orphaned and self._folder is not None and self._folder.name.startswith(FOLDER_PREFIX):
+            os.chdir(self._folder.parent)  # Windows keeps a folder in which a process is
             shutil.rmtree(self._folder, ignore_errors=True)
         os._exit(0)
 
