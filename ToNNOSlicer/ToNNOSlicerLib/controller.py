@@ -270,10 +270,11 @@ class RunController:
         except OSError as error:
             self._fail(_startFailure(error))
             return
+        _Background(_importAhead)
         self._tell(_("Starting the engine") if not run.isRefinement else _("Calculating from what is kept"))
 
     def _writer(self, run: _Run) -> _Background:
-        return _Background(lambda: _write(run.folder / "volume.npy", run.input.array))
+        return _Background(lambda: np.save(run.folder / "volume.npy", run.input.array))
 
     # --- events
 
@@ -366,7 +367,7 @@ class RunController:
         node = run.preview = self._show(run, array, inside, {**event, "histogram": histogram})
         chosen = (_number(found.get("threshold")), found.get("otsu"), max(histogram["high"] / 2, 1e-6))
         threshold = float(next(value for value in chosen if value is not None))
-        self._overlay(run, node, threshold)
+        self._steps.append(lambda: self._overlay(run, node, threshold))
         self._steps.append(lambda: self._writeSegment(run, node, threshold, event))
 
     def _writeSegment(self, run: _Run, node, threshold: float, event: dict[str, Any]) -> None:
@@ -410,7 +411,8 @@ class RunController:
         )
 
     def _overlay(self, run: _Run, node, threshold: float | None) -> None:
-        self.logic.setOverlay(node, 0.0 if threshold is None else threshold, run.request.opacity, True)
+        if run is self._run:
+            self.logic.setOverlay(node, 0.0 if threshold is None else threshold, run.request.opacity, True)
 
     def _dropPreview(self, run: _Run) -> None:
         node = _inScene(run.preview, self.logic.scene)
@@ -482,9 +484,9 @@ class _Background(threading.Thread):
             self.error = error
 
 
-def _write(path, array: np.ndarray) -> None:
-    np.save(path, array)
-    for name in _SLOW_IMPORTS:  # the first use of these would hold the window
+def _importAhead() -> None:
+    """While the engine works: the first use of these would hold the window."""
+    for name in _SLOW_IMPORTS:
         with suppress(ImportError):
             importlib.import_module(name)
 

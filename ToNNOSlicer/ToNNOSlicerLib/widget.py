@@ -229,8 +229,10 @@ class Panel:
         if parameters is None:
             return
         self._remember(outcome)
+        self._updating = True  # three changes, one update
         parameters.heatmap = outcome.heatmapNode
         parameters.segmentation, parameters.segmentId = outcome.segmentationNode, outcome.segmentId
+        self._updating = False
         self.onParameters()
         self.onSegment()
         self.log(_("Done: {slices} planes on {device}.").format(**_facts(outcome.record)))
