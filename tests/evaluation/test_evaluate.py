@@ -357,19 +357,21 @@ def arguments(home: Path, output: Path) -> list[str]:
 
 
 def test_two_processes_share_the_cases_and_the_last_one_sums_up(home: Path, tmp_path: Path) -> None:
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RUN, *arguments(home, tmp_path / "out")],
-            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
-    outputs = [rank.communicate(timeout=300) for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], outputs
-    assert any("written to" in out for out, _ in outputs)
+    def start(output: str, **environment: str) -> subprocess.Popen[str]:
+        # One thread each: with another number sums round otherwise, and the bytes below would differ.
+        return subprocess.Popen(
+            [sys.executable, "-c", RUN, *arguments(home, tmp_path / output)],
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+        )  # fmt: skip
+
+    ranks = [start("out", RANK=str(rank), WORLD_SIZE="2") for rank in (0, 1)]
+    alone = start("alone")
+    outputs = [process.communicate(timeout=300) for process in (*ranks, alone)]
+    assert [process.returncode for process in (*ranks, alone)] == [0, 0, 0], outputs
+    assert any("written to" in out for out, _ in outputs[:2])
     assert names(tmp_path / "out") == names(home / "out")
-    assert same_but_seconds(tmp_path / "out", home / "out")
+    assert same_but_seconds(tmp_path / "out", tmp_path / "alone")
 
 
 def test_one_process_of_two_leaves_the_summary_to_the_other(
