@@ -25,18 +25,20 @@ def test_shipped_model_is_found_and_described() -> None:
 
 
 def test_what_is_no_model_says_why(tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    folder.mkdir()
     with pytest.raises(models.ModelError, match=r"model\.json is missing"):
-        models.readModel(tmp_path)
-    (tmp_path / "model.json").write_text("{}")
+        models.readModel(folder)
+    (folder / "model.json").write_text("{}")
     with pytest.raises(models.ModelError, match=r"model\.safetensors is missing"):
-        models.readModel(tmp_path)
-    (tmp_path / "model.safetensors").touch()
+        models.readModel(folder)
+    (folder / "model.safetensors").touch()
     with pytest.raises(models.ModelError, match="KeyError"):
-        models.readModel(tmp_path)
-    (tmp_path / "model.json").write_text('{"schema": 7}')
+        models.readModel(folder)
+    (folder / "model.json").write_text('{"schema": 7}')
     with pytest.raises(models.ModelError, match="schema 7 is unknown"):
-        models.readModel(tmp_path)
-    assert models.findModels(tmp_path.parent) == models.findModels()  # passed over
+        models.readModel(folder)
+    assert models.findModels(tmp_path) == models.findModels()  # passed over
 
 
 @pytest.mark.parametrize(

@@ -141,13 +141,14 @@ def test_scene_closed_in_the_middle(path) -> None:
 
 def test_quit_in_the_middle_leaves_nothing(path) -> None:
     """Last: the module is gone afterwards."""
-    from walk import begin, enginePids, isAlive, leftFolders
+    from walk import begin, engineFolder, enginePids, isAlive
 
     path.ui.directionsBox.value = path.ui.directionsBox.value + 1
     begin(path.host, path.widget)
     (pid,) = enginePids(path.widget)
-    assert leftFolders()
+    folder = engineFolder(path.widget)
+    assert folder.is_dir()
     path.host.widget.cleanup()
     path.host.widget = None
     assert not isAlive(pid)
-    assert leftFolders() == set()
+    assert not folder.exists()

@@ -282,14 +282,14 @@ def test_the_modules_own_test_passes(path) -> None:
 
 
 def test_reload_works(path) -> None:
-    from walk import enginePids, isAlive, leftFolders
+    from walk import engineFolder, enginePids, isAlive
 
-    (pid,) = enginePids(path.widget)
+    (pid,), folder = enginePids(path.widget), engineFolder(path.widget)
     old = sys.modules["ToNNOSlicerLib.controller"]
     path.widget.onReload()
     path.widget = path.host.widget
     assert sys.modules["ToNNOSlicerLib.controller"] is not old
-    assert not isAlive(pid) and leftFolders() == set()
+    assert not isAlive(pid) and not folder.exists()
     path.host.process()
     panel = path.widget.panel
     assert panel.parameters.inputVolume is not None  # the choices are in the scene

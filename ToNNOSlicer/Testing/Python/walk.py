@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -11,8 +9,6 @@ from typing import Any
 
 from PySide6 import QtCore
 from qt_host import QtHost
-
-from tonno_core.protocol import FOLDER_PREFIX
 
 MODULE = Path(__file__).resolve().parents[2] / "ToNNOSlicer.py"
 # Coarse enough for a test, fine enough for the sample's three lesions.
@@ -66,9 +62,9 @@ def isAlive(pid: int) -> bool:
         return False
 
 
-def leftFolders() -> set[str]:
-    """Temporary folders of engines that this process started."""
-    return {str(one) for one in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}{os.getpid()}-*")}
+def engineFolder(widget: Any) -> Path:
+    """The temporary folder of the widget's engine."""
+    return widget.panel.controller.client._root
 
 
 class Gaps:
