@@ -19,7 +19,7 @@ slicer-demo: $(VENV)/.test
 test: $(VENV)/.test
 	$(BIN)/ruff check tonno_core tests benchmarks ToNNOSlicer
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 --numprocesses auto --maxprocesses 8 --dist loadfile
 
 # One environment: the engine (editable) with what its demo needs, and for the tests more.
 $(VENV)/.demo: pyproject.toml | $(BIN)/python

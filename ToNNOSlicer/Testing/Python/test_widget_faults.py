@@ -59,7 +59,7 @@ def test_killed_engine_is_told_and_replaced(path) -> None:
     assert path.ui.runButton.enabled and not path.ui.progressBar.visible
 
 
-def test_cancel_answers_within_a_second(path, capsys) -> None:
+def test_cancel_answers_within_a_second(path, figure) -> None:
     """At three random moments of a run; the first of them starts the new engine."""
     from walk import begin
 
@@ -72,8 +72,7 @@ def test_cancel_answers_within_a_second(path, capsys) -> None:
         assert path.host.process(5, lambda: path.panel.controller.state == "idle")
         longest = max(longest, time.monotonic() - start)
         assert volumes() == ["ToNNO sample"]
-    with capsys.disabled():
-        print(f"\n[longest answer to Cancel: {longest:.2f} s]", end=" ")
+    figure(f"longest answer to Cancel: {longest:.2f} s")
     assert longest < 1.0
 
 

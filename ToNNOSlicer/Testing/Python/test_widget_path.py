@@ -62,9 +62,8 @@ def test_progress_rises_to_the_end_and_a_preview_came_first(path) -> None:
     assert path.seen.previewed is path.panel.result.heatmap  # it sharpened; it is no second node
 
 
-def test_no_call_holds_the_window_while_the_engine_works(path, capsys) -> None:
-    with capsys.disabled():
-        print(f"\n[longest block of the GUI's thread during the run: {path.longest:.0f} ms]", end=" ")
+def test_no_call_holds_the_window_while_the_engine_works(path, figure) -> None:
+    figure(f"longest block of the GUI's thread during the run: {path.longest:.0f} ms")
     # The bar is 100 ms, measured on a quiet machine (docs/slicer.md). No test is timed so closely, since a busy machine
     # stretches any call; a call that waited for the engine would take the seconds of a run.
     assert path.longest <= 1000
@@ -224,13 +223,12 @@ def test_export_that_cannot_be_written_says_so(path, tmp_path) -> None:
     path.host.messages.take()
 
 
-def test_second_run_is_faster(path, capsys) -> None:
+def test_second_run_is_faster(path, figure) -> None:
     from walk import run
 
     path.ui.directionsBox.value = path.ui.directionsBox.value + 1  # so that nothing can be taken from what is kept
     seconds = run(path.host, path.widget)
-    with capsys.disabled():
-        print(f"\n[first run {path.seconds:.1f} s, second {seconds:.1f} s]", end=" ")
+    figure(f"first run {path.seconds:.1f} s, second {seconds:.1f} s")
     assert seconds < path.seconds  # no start of the process, no import, no model to load
 
 
@@ -239,15 +237,14 @@ def test_time_label_knows_the_last_run(path) -> None:
     assert path.ui.timeLabel.text.startswith("about ")
 
 
-def test_sigma_needs_no_new_pass(path, capsys) -> None:
+def test_sigma_needs_no_new_pass(path, figure) -> None:
     from walk import run
 
     path.ui.sigmaBox.value = 1.5
     speeds = dict(path.panel.times._speeds)
     seconds = run(path.host, path.widget)
     assert path.panel.times._speeds == speeds  # the network was not asked: this tells nothing about its speed
-    with capsys.disabled():
-        print(f"\n[another sigma: {seconds:.1f} s]", end=" ")
+    figure(f"another sigma: {seconds:.1f} s")
     assert path.panel.controller._kept is not None
     path.ui.sigmaBox.value = 0.0
 
