@@ -247,6 +247,7 @@ def calibrate(
 @click.option("--stage", "stages", multiple=True, type=int, metavar="N", help="Rows of the CAM methods (every stage).")
 @click.option("--slices", type=int, metavar="M", help="Offsets along each direction (the model's).")
 @click.option("--directions", type=int, metavar="L", help="Directions (the model's).")
+@click.option("--lattice", type=click.Choice(["hemisphere", "sphere"]), help="Where directions lie (the model's).")
 @click.option("--filter", "filter", type=click.Choice(["second-difference", "hann", "gaussian"]))
 @click.option("--min-volume-mm3", type=_VOLUME, default=0.0, metavar="V", help="Smallest component that is kept.")
 @click.option("--class", "class_name", metavar="NAME", help="Class of the model (the first).")
@@ -260,6 +261,7 @@ def evaluate(
     methods: tuple[str, ...],
     slices: int | None,
     directions: int | None,
+    lattice: str | None,
     filter: str | None,
     class_name: str | None,
     model: str,
@@ -274,8 +276,8 @@ def evaluate(
     from tonno_core.evaluation.command import Choices, evaluate_manifest
 
     options = {
-        "methods": methods or None, "slices": slices, "directions": directions, "filter": filter,
-        "class_name": class_name,
+        "methods": methods or None, "slices": slices, "directions": directions, "lattice": lattice,
+        "filter": filter, "class_name": class_name,
     }  # fmt: skip
     outcome = evaluate_manifest(
         manifest, model=model, output=output, choices=Choices(**choices), options=options, overwrite=overwrite

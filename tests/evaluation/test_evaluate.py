@@ -248,6 +248,25 @@ def test_a_mask_of_fractions_is_an_error(home: Path, tmp_path: Path) -> None:
     )
 
 
+def test_a_case_that_the_memory_does_not_hold_fails_alone(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = write_set(tmp_path / "set", LINES)
+    original = command.evaluate_case
+    short = RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
+
+    def evaluate_case(task: Any, *rest: Any) -> Any:
+        return fail(short)() if task.name == "0002-1" else original(task, *rest)
+
+    monkeypatch.setattr(command, "evaluate_case", evaluate_case)
+    failed = evaluate(manifest, tmp_path / "out", model=home / "model").failed
+    assert failed.startswith("1 of 3 cases failed: 0002-1: ") and "can't allocate memory" in failed
+    # Any other RuntimeError is a defect of the program, and no property of the case.
+    monkeypatch.setattr(command, "evaluate_case", fail(RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        evaluate(manifest, tmp_path / "other", model=home / "model")
+
+
 def test_where_every_case_fails_there_is_no_summary(home: Path, tmp_path: Path) -> None:
     manifest = write_set(tmp_path / "set", LINES)
     for index in (0, 1, 3):
@@ -343,12 +362,6 @@ def test_a_calibrated_model_has_a_threshold_for_every_row(home: Path, tmp_path: 
 
 # -------------------- processes and the command line
 
-RUN = """
-import sys
-from tonno_core.cli import main
-main(sys.argv[1:])
-"""
-
 
 def arguments(home: Path, output: Path) -> list[str]:
     words = f"evaluate {home / 'manifest.csv'} --model {home / 'model'} --output {output} --slices 10 --directions 6"
@@ -357,19 +370,19 @@ def arguments(home: Path, output: Path) -> list[str]:
 
 
 def test_two_processes_share_the_cases_and_the_last_one_sums_up(home: Path, tmp_path: Path) -> None:
-    def start(output: str, **environment: str) -> subprocess.Popen[str]:
+    def start(output: str, *launcher: str) -> subprocess.Popen[str]:
         # One thread each: with another number sums round otherwise, and the bytes below would differ.
         return subprocess.Popen(
-            [sys.executable, "-c", RUN, *arguments(home, tmp_path / output)],
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            [sys.executable, *launcher, "-m", "tonno_core", *arguments(home, tmp_path / output)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
         )  # fmt: skip
 
-    ranks = [start("out", RANK=str(rank), WORLD_SIZE="2") for rank in (0, 1)]
+    both = start("out", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     alone = start("alone")
-    outputs = [process.communicate(timeout=300) for process in (*ranks, alone)]
-    assert [process.returncode for process in (*ranks, alone)] == [0, 0, 0], outputs
-    assert any("written to" in out for out, _ in outputs[:2])
+    outputs = [process.communicate(timeout=300) for process in (both, alone)]
+    assert [process.returncode for process in (both, alone)] == [0, 0], outputs
+    assert "written to" in outputs[0][0]
     assert names(tmp_path / "out") == names(home / "out")
     assert same_but_seconds(tmp_path / "out", tmp_path / "alone")
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 import tonno_core
@@ -21,7 +20,7 @@ from tonno_core.cohort.manifest import Case, Manifest, read_manifest
 from tonno_core.encoding.bundle import Bundle, load_bundle
 from tonno_core.encoding.classifier import Classifier
 from tonno_core.encoding.device import choose_device, choose_precision
-from tonno_core.errors import TonnoError
+from tonno_core.errors import TonnoError, is_out_of_memory
 from tonno_core.evaluation.case import Setup, Task, evaluate_case
 from tonno_core.evaluation.folder import ResultsFolder
 from tonno_core.evaluation.record import CaseRecord
@@ -68,7 +67,8 @@ def evaluate_manifest(
 ) -> Outcome:
     """Evaluate a model on a split of a manifest, into a folder; `report.DEFINITIONS` says what is measured.
 
-    options: ``methods``, ``directions``, ``slices``, ``filter``, ``class_name`` of `ReconstructionSettings`.
+    options: ``methods``, ``directions``, ``slices``, ``lattice``, ``filter`` and ``class_name`` of
+    `ReconstructionSettings`.
     Several processes with RANK and WORLD_SIZE set share the cases; the last one writes the summary.
     """
     check_options(0.0, None, choices.min_volume_mm3)
@@ -193,7 +193,10 @@ def _evaluate(tasks: Sequence[Task], setup: Setup, folder: ResultsFolder, *, pro
 
             try:
                 record, tile = evaluate_case(task, setup, advanced)
-            except (TonnoError, OSError, MemoryError, torch.OutOfMemoryError) as error:
+            except (TonnoError, OSError, MemoryError, RuntimeError) as error:
+                # torch tells by a plain RuntimeError when the CPU's memory is out; any other is a defect.
+                if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+                    raise
                 folder.fail(task.name, " ".join(str(error).split()) or type(error).__name__)
             else:
                 folder.save(record, tile)
