@@ -100,7 +100,7 @@ def test_slider_starts_at_the_models_threshold(path) -> None:
 
 
 def test_dragging_previews_and_letting_go_writes(path) -> None:
-    from qt_host import unwrap
+    from pythonqt import unwrap
 
     node, segment = path.panel.result.segment
     before = sum(one.volumeMm3 for one in path.panel.findings.findings)
@@ -125,7 +125,8 @@ def test_otsu_and_back_to_the_models(path) -> None:
 
 
 def test_what_was_painted_is_asked_about(path) -> None:
-    from qt_host import QtHost, unwrap
+    from pythonqt import unwrap
+    from qt_host import QtHost
     from walk import paint
 
     node, segment = path.panel.result.segment
@@ -146,7 +147,7 @@ def test_what_was_painted_is_asked_about(path) -> None:
 
 def test_click_moves_the_views_and_remove_removes(path) -> None:
     import slicer.util
-    from qt_host import unwrap
+    from pythonqt import unwrap
 
     finding = path.panel.findings.findings[1]
     unwrap(path.ui.findingsTable).setCurrentCell(1, 0)
@@ -174,7 +175,7 @@ def test_why_draws_the_profile_of_the_view(path) -> None:
 
 
 def test_editor_gets_the_segment(path) -> None:
-    from qt_host import unwrap
+    from pythonqt import unwrap
 
     path.ui.editorSection.collapsed = False
     given = unwrap(path.panel.editor._editor).given
@@ -251,7 +252,7 @@ def test_sigma_needs_no_new_pass(path, figure) -> None:
 
 def test_scene_is_saved_and_loaded_with_everything(path, tmp_path) -> None:
     """The slider works on a loaded scene, without a run."""
-    from qt_host import unwrap
+    from pythonqt import unwrap
 
     path.ui.heatmapSelector.setCurrentNode(path.panel.logic.heatmaps()[0])
     path.ui.modelThresholdButton.click()
