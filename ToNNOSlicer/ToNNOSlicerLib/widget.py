@@ -11,9 +11,11 @@ import slicer
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib import ask, install, models
-from ToNNOSlicerLib.controller import IDLE, RUNNING, STOPPING, Failure, Outcome, Progress, RunController
+from ToNNOSlicerLib.controller import RunController
 from ToNNOSlicerLib.engine import EngineClient
+from ToNNOSlicerLib.failures import Failure
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
+from ToNNOSlicerLib.run import IDLE, RUNNING, STOPPING, Outcome, Progress
 from ToNNOSlicerLib.timing import RunTimes
 from ToNNOSlicerLib.widget_findings import EditorSection, ExportSection, FindingsSection, WhySection
 from ToNNOSlicerLib.widget_input import InputSection, dicomModalityOf, timeText

@@ -9,9 +9,9 @@ import slicer
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib import ask, models, sample
-from ToNNOSlicerLib.controller import RunRequest
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.parameter_node import optionsOf
+from ToNNOSlicerLib.run import RunRequest
 from ToNNOSlicerLib.timing import slicesOf
 
 _FOLDERS, PYTHON = "ToNNO/ModelFolders", "ToNNO/Python"

@@ -5,7 +5,7 @@
     host.close()
 
 On PySide6, off screen, with the real MRML libraries of slicer_host; pythonqt.py has the manners of Qt's objects,
-qt_widgets.py the widgets of CTK and Slicer, parameter_nodes.py the parameter node. Written from the public documentation
+qt_widgets.py the widgets of CTK and Slicer, parameter_nodes.py the parameter node. Written from the documentation
 of Slicer, CTK and PythonQt; what is not modelled raises, so a test that passes has used nothing else. It proves the
 module's own logic. Whether PythonQt and the application play along, only ``slicer_smoke.py`` in the application shows.
 """

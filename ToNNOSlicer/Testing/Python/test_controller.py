@@ -17,8 +17,9 @@ pytest.importorskip("slicer_core", reason="the package slicer-core is not instal
 def made(host, tmp_path):
     """A controller with its client, what it told, and a volume."""
     import slicer.util
-    from ToNNOSlicerLib.controller import RunController, RunRequest
+    from ToNNOSlicerLib.controller import RunController
     from ToNNOSlicerLib.logic import ToNNOLogic
+    from ToNNOSlicerLib.run import RunRequest
 
     array = np.random.default_rng(0).normal(size=(12, 14, 16)).astype(np.float32)
     volume = slicer.util.addVolumeFromArray(array, name="scan")
@@ -97,7 +98,7 @@ def test_request_says_what_was_asked(made) -> None:
 
 
 def test_progress_has_percent_and_times(made) -> None:
-    from ToNNOSlicerLib.controller import RUNNING, STARTING
+    from ToNNOSlicerLib.run import RUNNING, STARTING
 
     number = begin(made)
     assert made.told.progress[-1].state == STARTING and made.told.progress[-1].percent is None
