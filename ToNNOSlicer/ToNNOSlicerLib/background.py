@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-_SLOW_IMPORTS = ("scipy.ndimage", "scipy.sparse.csgraph")
+_SLOW_IMPORTS = ("scipy.ndimage", "scipy.sparse.csgraph", "SimpleITK")
 
 
 class Background(threading.Thread):

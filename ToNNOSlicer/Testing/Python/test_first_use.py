@@ -182,8 +182,8 @@ def test_engine_is_started_with_slicers_python_or_the_chosen_one(tmp_path) -> No
     launcher.parent.mkdir()
     launcher.touch()
     expected = str(launcher) if os.name != "nt" else install.slicerPython(tmp_path)
-    assert install.engineCommand(None, tmp_path) == [expected, "-m", "tonno_core.worker"]
-    assert install.engineCommand("/opt/python", tmp_path)[0] == "/opt/python"
+    assert install.moduleCommand(None, tmp_path) == [expected, "-m"]
+    assert install.moduleCommand("/opt/python", tmp_path)[0] == "/opt/python"
 
 
 def test_another_python_gets_the_environment_from_before_slicer(monkeypatch) -> None:

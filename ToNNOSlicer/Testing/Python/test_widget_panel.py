@@ -215,3 +215,63 @@ def test_choices_are_kept_in_the_scene(qtHost, widget, tmp_path) -> None:
     assert widget.ui.methodSelector.currentText == "ToNNO"
     assert (widget.ui.stageBox.value, widget.ui.filterSelector.currentText) == (3, "Hann")
     assert widget.ui.inputSelector.currentNode().GetName() == "ToNNO sample"
+
+
+@pytest.fixture
+def result(widget):
+    """A heatmap with two findings, as a run would have left it."""
+    from scenes import THRESHOLD, addHeatmap, addVolume
+
+    logic = widget.panel.logic
+    heatmap = addHeatmap(logic, addVolume())
+    logic.writeSegment(heatmap, THRESHOLD)
+    widget.panel.parameters.heatmap = heatmap
+    widget.panel.onSegment()
+    return heatmap
+
+
+def test_an_export_ends_with_the_scene(qtHost, widget, result, tmp_path) -> None:
+    folder = tmp_path / "exports"
+    folder.mkdir()
+    qtHost.answers.append(("save", str(folder / "report")))
+    widget.ui.exportReportButton.click()
+    qtHost.process(0.3)
+    assert widget.panel.export.isBusy and any(folder.iterdir())
+    qtHost.scene.Clear(0)
+    assert not widget.panel.export.isBusy and not any(folder.iterdir())
+    assert not widget.ui.exportCancelButton.isVisibleTo(widget.ui.exportSection)
+
+
+def test_an_export_ends_with_the_module(qtHost, widget, result, tmp_path) -> None:
+    folder = tmp_path / "exports"
+    folder.mkdir()
+    qtHost.answers.append(("save", str(folder / "report")))
+    widget.ui.exportReportButton.click()
+    qtHost.process(0.3)
+    assert any(folder.iterdir())
+    widget.cleanup()
+    assert not any(folder.iterdir())
+
+
+def test_an_export_without_packages_says_where_to_get_them(qtHost, widget, result, tmp_path, monkeypatch) -> None:
+    import sys
+
+    monkeypatch.setattr(
+        widget.panel, "python", lambda: ([sys.executable, "-c", "import no_such_package"], {"PYTHONPATH": ""})
+    )
+    qtHost.answers.append(("save", str(tmp_path / "h.nrrd")))
+    widget.ui.exportHeatmapButton.click()
+    assert qtHost.process(20, lambda: not widget.panel.export.isBusy)
+    assert "No module named 'no_such_package'" in widget.ui.messageLabel.text
+    assert "click Reconstruct once" in widget.ui.messageLabel.text
+    assert widget.ui.exportHeatmapButton.enabled and not (tmp_path / "h.nrrd").exists()
+
+
+def test_a_fault_of_an_export_ends_it_with_words(qtHost, widget, result, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("ToNNOSlicerLib.slow_files.save", lambda files, folder: 1 / 0)
+    qtHost.answers.append(("save", str(tmp_path / "h.nrrd")))
+    widget.ui.exportHeatmapButton.click()
+    assert qtHost.process(20, lambda: not widget.panel.export.isBusy)
+    assert "ZeroDivisionError" in widget.ui.messageLabel.text
+    assert not widget.ui.statusLabel.text.startswith("Written")
+    assert "Traceback" in widget.ui.logText.plainText
