@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -275,3 +276,56 @@ def test_a_fault_of_an_export_ends_it_with_words(qtHost, widget, result, tmp_pat
     assert "ZeroDivisionError" in widget.ui.messageLabel.text
     assert not widget.ui.statusLabel.text.startswith("Written")
     assert "Traceback" in widget.ui.logText.plainText
+
+
+@pytest.fixture
+def fromDicom(widget, tmp_path, monkeypatch):
+    """A result on a volume of a DICOM series that Slicer's database knows; clicks then write to the path given."""
+    import pydicom
+    import slicer
+    from scenes import THRESHOLD, addHeatmap, addVolume
+    from test_logic_export import writeSeries
+
+    files = {pydicom.dcmread(path).SOPInstanceUID: str(path) for path in writeSeries(tmp_path, reverse=False)}
+    monkeypatch.setattr(slicer, "dicomDatabase", SimpleNamespace(fileForInstance=files.get), raising=False)
+    volume = addVolume()
+    volume.SetAttribute("DICOM.instanceUIDs", " ".join(files))
+    heatmap = addHeatmap(widget.panel.logic, volume)
+    widget.panel.logic.writeSegment(heatmap, THRESHOLD)
+    widget.panel.parameters.heatmap = heatmap
+    widget.panel.onSegment()
+    return files
+
+
+@pytest.mark.filterwarnings("default")  # pydicom's and highdicom's own, about values that a phantom lacks
+def test_dicom_seg_is_exported_by_a_click(qtHost, widget, fromDicom, tmp_path) -> None:
+    highdicom = pytest.importorskip("highdicom")
+    import numpy as np
+    from scenes import mask
+
+    qtHost.answers.append(("save", str(tmp_path / "a.dcm")))
+    widget.ui.exportSegmentationButton.click()
+    assert widget.ui.statusLabel.text == f"Written: {tmp_path / 'a.dcm'}", widget.ui.messageLabel.text
+    read = highdicom.seg.segread(tmp_path / "a.dcm")
+    pixels = read.get_pixels_by_source_instance(list(fromDicom), assert_missing_frames_are_empty=True)
+    np.testing.assert_array_equal(pixels[..., 0], mask())
+
+
+@pytest.mark.filterwarnings("default")
+def test_dicom_seg_without_an_exporter_says_what_to_install(qtHost, widget, fromDicom, tmp_path, monkeypatch) -> None:
+    assert "Quantitative Reporting" in widget.ui.exportSegmentationButton.toolTip
+    monkeypatch.setattr("ToNNOSlicerLib.logic.dicom_seg.find_spec", lambda name: None)
+    qtHost.answers.append(("save", str(tmp_path / "a.dcm")))
+    widget.ui.exportSegmentationButton.click()
+    cause, nextStep = widget.ui.messageLabel.text.split("\n")
+    assert cause == "Slicer's exporter for DICOM SEG is not installed."
+    assert "Quantitative Reporting" in nextStep and ".seg.nrrd" in nextStep
+    assert not (tmp_path / "a.dcm").exists()
+
+
+def test_dicom_seg_of_what_was_no_dicom_says_so(qtHost, widget, result, tmp_path) -> None:
+    qtHost.answers.append(("save", str(tmp_path / "a.dcm")))
+    widget.ui.exportSegmentationButton.click()
+    assert "not loaded from one" in widget.ui.messageLabel.text
+    assert "DICOM module" in widget.ui.messageLabel.text
+    assert not (tmp_path / "a.dcm").exists()
