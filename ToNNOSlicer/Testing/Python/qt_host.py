@@ -114,6 +114,7 @@ class QtHost(Host):
             kept.clear()
         type(self).current = self
         self.widget = self._module = self.frame = self._source = None
+        self._startup: list[Callable[[], None]] = []
         self._library_before = {name: sys.modules[name] for name in _library()}
         leaving = slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent
         self._leaving = self.scene.AddObserver(leaving, self._forget_item)
@@ -149,6 +150,17 @@ class QtHost(Host):
         module = types.SimpleNamespace(widgetRepresentation=lambda: types.SimpleNamespace(self=lambda: self.widget))
         setattr(slicer.modules, name.lower(), module)
         return self.widget
+
+    def completeStartup(self) -> None:
+        """The application has started."""
+        for receiver in self._startup:
+            receiver()
+
+    def _connect(self, signal: str, receiver: Callable[[], None]) -> bool:
+        if signal != "startupCompleted()":
+            raise NotImplementedError(f"the application's signal {signal} is not modelled")
+        self._startup.append(receiver)
+        return True
 
     def reload(self) -> None:
         self.widget.cleanup()
@@ -213,6 +225,7 @@ class QtHost(Host):
         slicer.app.slicerUserSettingsFilePath = str(Path(self._settings.name) / "Slicer.ini")
         slicer.app.slicerHome = self._settings.name
         slicer.app.processEvents = self.application.processEvents
+        slicer.app.connect = self._connect
         dialogs = {"getExistingDirectory": "folder", "getOpenFileName": "open", "getSaveFileName": "save"}
         for name, kind in dialogs.items():
             pythonqt.statics["QFileDialog", name] = self._dialog(kind)
