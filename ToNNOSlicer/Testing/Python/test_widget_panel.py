@@ -329,3 +329,24 @@ def test_dicom_seg_of_what_was_no_dicom_says_so(qtHost, widget, result, tmp_path
     assert "not loaded from one" in widget.ui.messageLabel.text
     assert "DICOM module" in widget.ui.messageLabel.text
     assert not (tmp_path / "a.dcm").exists()
+
+
+@pytest.mark.parametrize(
+    ("explained", "words"),
+    [(0.87, "The heatmap explains 87 % of the classifier's output"), (None, "No self-check: only the heatmap of")],
+    ids=["ToNNO", "CAM"],
+)
+def test_why_tells_the_self_check_or_why_there_is_none(qtHost, widget, explained, words) -> None:
+    from scenes import addHeatmap, addVolume
+
+    known = {} if explained is None else {"explained": explained}
+    method = "matched-cam" if explained is None else "tonno"
+    widget.panel.parameters.heatmap = addHeatmap(
+        widget.panel.logic, addVolume(), method=method, result={"score": 2.5, **known}
+    )
+    widget.ui.whySection.collapsed = False
+    lines = widget.ui.whyLabel.text.split("\n")
+    assert lines[0] == "Score of the volume: 2.5"
+    assert lines[1].startswith(words)
+    assert ("do not reconstruct its logit" in lines[1]) == (explained is None)
+    assert lines[2] == "No logits were kept along this direction"
