@@ -142,17 +142,7 @@ class WhySection:
             return
         why = self._panel.logic.why(heatmap)
         lines = [] if why.score is None else [_("Score of the volume: {score:.3g}").format(score=why.score)]
-        if why.explained is not None:
-            lines.append(
-                _("The heatmap explains {share:.0f} % of the classifier's output").format(share=100 * why.explained)
-            )
-        else:
-            lines.append(
-                _(
-                    "No self-check: only the heatmap of the method ToNNO can be added up to the classifier's output "
-                    "again. Class activation maps say where it looks and do not reconstruct its logit"
-                )
-            )
+        lines.append(_selfCheck(why))
         view = self.view
         profile = None if view is None else self._panel.logic.profileFor(heatmap, view)
         if profile is None or len(profile.logits) < 2:
@@ -173,3 +163,15 @@ class WhySection:
 
     def _views(self):
         return [node for node in slicer.util.getNodesByClass("vtkMRMLSliceNode") if node.GetLayoutName()]
+
+
+def _selfCheck(why) -> str:
+    """How much the heatmap explains, or why nobody can say."""
+    if why.explained is not None:
+        return _("The heatmap explains {share:.0f} % of the classifier's output").format(share=100 * why.explained)
+    if why.isSum:
+        return _("No self-check: it needs the whole heatmap of a run that was not stopped, without a region of interest")
+    return _(
+        "No self-check: only the heatmap of the method ToNNO can be added up to the classifier's output again. "
+        "Class activation maps say where it looks and do not reconstruct its logit"
+    )

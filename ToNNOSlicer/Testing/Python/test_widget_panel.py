@@ -332,21 +332,21 @@ def test_dicom_seg_of_what_was_no_dicom_says_so(qtHost, widget, result, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("explained", "words"),
-    [(0.87, "The heatmap explains 87 % of the classifier's output"), (None, "No self-check: only the heatmap of")],
-    ids=["ToNNO", "CAM"],
+    ("method", "explained", "words"),
+    [
+        ("tonno", 0.87, "The heatmap explains 87 % of the classifier's output"),
+        ("tonno", None, "No self-check: it needs the whole heatmap"),
+        ("matched-cam", None, "do not reconstruct its logit"),
+        ("averaged-cam", None, "do not reconstruct its logit"),
+    ],
 )
-def test_why_tells_the_self_check_or_why_there_is_none(qtHost, widget, explained, words) -> None:
+def test_why_tells_the_self_check_or_why_there_is_none(qtHost, widget, method, explained, words) -> None:
     from scenes import addHeatmap, addVolume
 
-    known = {} if explained is None else {"explained": explained}
-    method = "matched-cam" if explained is None else "tonno"
-    widget.panel.parameters.heatmap = addHeatmap(
-        widget.panel.logic, addVolume(), method=method, result={"score": 2.5, **known}
-    )
+    result = {"score": 2.5, "explained": explained}
+    widget.panel.parameters.heatmap = addHeatmap(widget.panel.logic, addVolume(), method=method, result=result)
     widget.ui.whySection.collapsed = False
-    lines = widget.ui.whyLabel.text.split("\n")
-    assert lines[0] == "Score of the volume: 2.5"
-    assert lines[1].startswith(words)
-    assert ("do not reconstruct its logit" in lines[1]) == (explained is None)
-    assert lines[2] == "No logits were kept along this direction"
+    score, check, profile = widget.ui.whyLabel.text.split("\n")
+    assert score == "Score of the volume: 2.5"
+    assert words in check
+    assert profile == "No logits were kept along this direction"
