@@ -84,9 +84,13 @@ class ExportSection:
     def _onReport(self, _on) -> None:
         path = ask.saveFile(_("A new folder for the report"), "ToNNO report", "")
         if path:
-            result = self._panel.result
-            steps = self._panel.logic.reportSteps(path, result.heatmap, *result.segment, self._writer())
-            self._begin(path, steps)
+            self.startReport(path)
+
+    def startReport(self, folder) -> None:
+        """Begin to write the report; `isBusy` tells when it has ended."""
+        result = self._panel.result
+        steps = self._panel.logic.reportSteps(folder, result.heatmap, *result.segment, self._writer())
+        self._begin(folder, steps)
 
     def _writer(self):
         return elsewhere.writer(*self._panel.python())

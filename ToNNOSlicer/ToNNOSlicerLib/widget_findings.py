@@ -170,7 +170,7 @@ def _selfCheck(why) -> str:
     if why.explained is not None:
         return _("The heatmap explains {share:.0f} % of the classifier's output").format(share=100 * why.explained)
     if why.isSum:
-        return _("No self-check: it needs the whole heatmap of a run that was not stopped, without a region of interest")
+        return _("No self-check: it needs the whole heatmap (a run that was not stopped, no region of interest)")
     return _(
         "No self-check: only the heatmap of the method ToNNO can be added up to the classifier's output again. "
         "Class activation maps say where it looks and do not reconstruct its logit"

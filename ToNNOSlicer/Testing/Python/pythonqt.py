@@ -20,9 +20,11 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 from PySide6 import QtCore, QtGui, QtWidgets
 
 if sys.version_info < (3, 12):
-    # PySide6 6.12 gives back one reference to None too many with each call of a void function; where None is not
-    # immortal yet, the interpreter ends after some 100,000 of them. As later Pythons do: so many that it never does.
-    ctypes.c_ssize_t.from_address(id(None)).value += 1 << 40
+    # PySide6 6.12 gives back one reference too many to None with each call of a void function, and to a bool with each
+    # signal that carries it; where they are not immortal yet, the interpreter ends after some 100,000 of them. As later
+    # Pythons do: so many that it never does.
+    for constant in (None, True, False):
+        ctypes.c_ssize_t.from_address(id(constant)).value += 1 << 40
 
 _QT = (QtCore, QtGui, QtWidgets)
 _SIGNAL = QtCore.QMetaMethod.MethodType.Signal

@@ -194,21 +194,36 @@ def test_another_filter_needs_no_new_pass(made) -> None:
     assert not made.told.failures
 
 
-@pytest.mark.parametrize("change", ["slices", "voxels", "transform", "engine"])
+@pytest.mark.parametrize(
+    "change", ["slices", "voxels", "image", "transform", "motion", "region", "device", "preset", "engine"]
+)
 def test_what_changes_the_projections_needs_a_new_pass(made, change) -> None:
     from dataclasses import replace
 
     import slicer
 
+    parent = made.host.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    if change == "motion":
+        made.volume.SetAndObserveTransformNodeID(parent.GetID())
     tick(made, result(made, begin(made)))
     if change == "slices":
         made.request = replace(made.request, options={"slices": 9})
     elif change == "voxels":
         slicer.util.arrayFromVolume(made.volume)[0] += 1
         slicer.util.arrayFromVolumeModified(made.volume)
+    elif change == "image":  # a filter has written into it, and nobody told the node
+        made.volume.GetImageData().Modified()
     elif change == "transform":
-        transform = made.host.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
-        made.volume.SetAndObserveTransformNodeID(transform.GetID())
+        made.volume.SetAndObserveTransformNodeID(parent.GetID())
+    elif change == "motion":
+        slicer.util.updateTransformMatrixFromArray(parent, np.diag([1.0, 1.0, 2.0, 1.0]))
+    elif change == "region":
+        box = made.host.scene.AddNewNodeByClass("vtkMRMLMarkupsROINode")
+        box.SetCenter(0, 0, 0)
+        box.SetSize(10, 10, 10)
+        made.request = replace(made.request, roiNode=box)
+    elif change in ("device", "preset"):
+        made.request = replace(made.request, **{change: "another"})
     else:
         made.client.isRunning = False  # it has ended meanwhile, and with it what it kept
     begin(made)

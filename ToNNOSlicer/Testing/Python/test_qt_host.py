@@ -76,6 +76,8 @@ def test_a_question_without_an_answer_raises(qtHost, qt) -> None:
     with pytest.raises(AssertionError, match="nobody answers"):
         qt.QFileDialog.getExistingDirectory(None, "a folder")
     qtHost.answers.append(("message", "Yes"))
+    with pytest.raises(AssertionError, match="nobody answers: folder"):  # that is an answer to another question
+        qt.QFileDialog.getExistingDirectory(None, "a folder")
     box = qt.QMessageBox()
     box.setText("Really?")
     box.addButton("Yes", qt.QMessageBox.ActionRole)
