@@ -47,9 +47,8 @@ class RunRequest:
         node = self.volumeNode
         others = tuple(sorted((k, str(v)) for k, v in self.plainOptions().items() if k not in _REFINABLE))
         box = None if rasToBox is None else rasToBox.tobytes()
-        moved = node.GetParentTransformNode()
-        motion = moved and moved.GetTransformToWorldMTime()
-        place = (node.GetID(), node.GetMTime(), node.GetImageData().GetMTime(), motion)
+        # A transform above it that changes counts as a change of the node.
+        place = (node.GetID(), node.GetMTime(), node.GetImageData().GetMTime())
         return place, self.model, self.preset, box, self.device, others
 
 

@@ -202,7 +202,8 @@ def test_what_changes_the_projections_needs_a_new_pass(made, change) -> None:
 
     import slicer
 
-    parent = made.host.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    parent, outer = (made.host.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode") for _n in range(2))
+    parent.SetAndObserveTransformNodeID(outer.GetID())
     if change == "motion":
         made.volume.SetAndObserveTransformNodeID(parent.GetID())
     tick(made, result(made, begin(made)))
@@ -216,7 +217,7 @@ def test_what_changes_the_projections_needs_a_new_pass(made, change) -> None:
     elif change == "transform":
         made.volume.SetAndObserveTransformNodeID(parent.GetID())
     elif change == "motion":
-        slicer.util.updateTransformMatrixFromArray(parent, np.diag([1.0, 1.0, 2.0, 1.0]))
+        slicer.util.updateTransformMatrixFromArray(outer, np.diag([1.0, 1.0, 2.0, 1.0]))
     elif change == "region":
         box = made.host.scene.AddNewNodeByClass("vtkMRMLMarkupsROINode")
         box.SetCenter(0, 0, 0)
