@@ -39,6 +39,14 @@ class ToNNOSlicer(ScriptedLoadableModule):
             "After Schmidt-Mengin et al., ToNNO: Tomographic Reconstruction of a Neural Network's Output for Weakly "
             "Supervised Segmentation of 3D Medical Images, CVPR 2024, arXiv 2404.13103."
         )
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData():
+    """When the application has started: the module Sample Data lists the sample too."""
+    from ToNNOSlicerLib import sample_data
+
+    sample_data.register()
 
 
 class ToNNOSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):

@@ -81,7 +81,7 @@ def saveFile(title, name, kinds) -> str:
 
 @contextmanager
 def waiting():
-    """The wait cursor, while files are written: a report's pictures take seconds."""
+    """The wait cursor, while a file is written."""
     qt.QApplication.setOverrideCursor(qt.QCursor(qt.Qt.WaitCursor))
     try:
         yield

@@ -10,7 +10,6 @@ import contextlib
 import os
 import queue
 import shutil
-import signal
 import subprocess
 import tempfile
 import threading
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from tonno_core.protocol import FINAL, FOLDER_PREFIX, VERSION, ProtocolError, decode, encode
 from tonno_core.worker.processes import is_alive
+from ToNNOSlicerLib.processes import changedEnvironment, killTree, ownGroup
 
 _LOG_LINES = 500
 # An engine that loads (the first import of torch from a cold disk) may be silent for this long.
@@ -168,15 +168,14 @@ class _Process:
     """One process: three threads move lines, so that neither side ever waits for the other."""
 
     def __init__(self, command, environment, folder, log):
-        variables = {**os.environ, **environment}
         self._popen = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=folder,  # `python -m` looks for modules in the current folder first, and there might be some
-            env={name: value for name, value in variables.items() if value is not None},
-            **_ownGroup(),
+            env=changedEnvironment(environment),
+            **ownGroup(),
         )
         self._log = log
         self._events = queue.SimpleQueue()
@@ -256,7 +255,7 @@ class _Process:
     def kill(self):
         """End the process and its children. Returns the thread that waits for the end, which a driver may delay."""
         self._outgoing.put(None)
-        _killTree(self._popen, self._enginePid)
+        killTree(self._popen, self._enginePid)
         return self._thread(self._popen.wait)
 
     # --- threads
@@ -294,28 +293,6 @@ class _Process:
         with self._popen.stderr as lines:
             for line in lines:
                 self._log.append(line.decode("utf-8", errors="replace").rstrip())
-
-
-def _ownGroup():
-    """A process group of its own, so that a launcher and its child end together; no console window on Windows."""
-    if os.name == "nt":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
-    return {"start_new_session": True}
-
-
-def _killTree(popen, pid):
-    if os.name == "nt":
-        for each in {popen.pid, pid} - {None}:
-            subprocess.run(
-                ["taskkill", "/T", "/F", "/PID", str(each)],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                creationflags=subprocess.CREATE_NO_WINDOW,
-                check=False,
-            )
-        return
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # all of it is gone
-        os.killpg(popen.pid, signal.SIGKILL)
 
 
 def _sweep():

@@ -82,9 +82,9 @@ def enginePackageFolder() -> Path:
     return Path(next(iter(spec.submodule_search_locations))).parent
 
 
-def engineCommand(python: str | None, slicerHome: str | Path) -> list[str]:
-    """How to start the engine: with the chosen interpreter, else with PythonSlicer."""
-    return [python or slicerPython(slicerHome), "-m", "tonno_core.worker"]
+def moduleCommand(python: str | None, slicerHome: str | Path) -> list[str]:
+    """How to run a module, whose name is to follow: with the chosen interpreter, else with PythonSlicer."""
+    return [python or slicerPython(slicerHome), "-m"]
 
 
 def slicerPython(slicerHome: str | Path) -> str:

@@ -11,11 +11,14 @@ import slicer
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib import ask, install, models
-from ToNNOSlicerLib.controller import IDLE, RUNNING, STOPPING, Failure, Outcome, Progress, RunController
+from ToNNOSlicerLib.controller import RunController
 from ToNNOSlicerLib.engine import EngineClient
+from ToNNOSlicerLib.failures import Failure
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
+from ToNNOSlicerLib.run import IDLE, RUNNING, STOPPING, Outcome, Progress
 from ToNNOSlicerLib.timing import RunTimes
-from ToNNOSlicerLib.widget_findings import EditorSection, ExportSection, FindingsSection, WhySection
+from ToNNOSlicerLib.widget_export import ExportSection
+from ToNNOSlicerLib.widget_findings import EditorSection, FindingsSection, WhySection
 from ToNNOSlicerLib.widget_input import InputSection, dicomModalityOf, timeText
 from ToNNOSlicerLib.widget_result import ResultSection
 
@@ -91,6 +94,7 @@ class Panel:
 
     def onSceneClosing(self) -> None:
         self.controller.forget()
+        self.export.cancel()
         self.editor.cleanUp()
         self.result.forget()
         self.showMessage("", "")
@@ -98,6 +102,7 @@ class Panel:
     def cleanUp(self) -> None:
         """The module or the application ends: the engine too."""
         self._timer.stop()
+        self.export.cancel()
         self.editor.cleanUp()
         self.controller.close()
         self.logic.cleanUp()
@@ -129,11 +134,16 @@ class Panel:
         )
 
     def _client(self) -> EngineClient:
-        python = self.input.python
-        startup = slicer.util.startupEnvironment() if python else None
-        return EngineClient(
-            install.engineCommand(python, slicer.app.slicerHome),
-            install.engineEnvironment(isOther=python is not None, startup=startup),
+        command, changes = self.python()
+        return EngineClient([*command, "tonno_core.worker"], changes)
+
+    def python(self) -> tuple:
+        """How to run a module with the chosen Python: the command that its name is to follow, and changed variables."""
+        chosen = self.input.python
+        startup = slicer.util.startupEnvironment() if chosen else None
+        return (
+            install.moduleCommand(chosen, slicer.app.slicerHome),
+            install.engineEnvironment(isOther=chosen is not None, startup=startup),
         )
 
     def _hasPackages(self) -> bool:

@@ -1,4 +1,4 @@
-"""What follows from a segment: the table of findings, why, corrections by hand, and the exports."""
+"""What follows from a segment: the table of findings, why, and corrections by hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from ToNNOSlicerLib import ask, plots
+from ToNNOSlicerLib import plots
 
 _COLUMNS = ("#", "mm³", "Peak", "Mean", "Extent in mm")
 
@@ -142,12 +142,7 @@ class WhySection:
             return
         why = self._panel.logic.why(heatmap)
         lines = [] if why.score is None else [_("Score of the volume: {score:.3g}").format(score=why.score)]
-        if why.explained is not None:
-            lines.append(
-                _("The heatmap explains {share:.0f} % of the classifier's output").format(share=100 * why.explained)
-            )
-        else:
-            lines.append(_("How much of the output is explained is checked by the method ToNNO only"))
+        lines.append(_selfCheck(why))
         view = self.view
         profile = None if view is None else self._panel.logic.profileFor(heatmap, view)
         if profile is None or len(profile.logits) < 2:
@@ -170,59 +165,13 @@ class WhySection:
         return [node for node in slicer.util.getNodesByClass("vtkMRMLSliceNode") if node.GetLayoutName()]
 
 
-class ExportSection:
-    """Files, written whole or not at all."""
-
-    def __init__(self, panel) -> None:
-        self._panel = panel
-        ui = panel.ui
-        ui.exportSegmentationButton.connect("clicked(bool)", self._onSegmentation)
-        ui.exportHeatmapButton.connect("clicked(bool)", self._onHeatmap)
-        ui.exportFindingsButton.connect("clicked(bool)", self._onFindings)
-        ui.exportReportButton.connect("clicked(bool)", self._onReport)
-
-    def enable(self) -> None:
-        ui, result = self._panel.ui, self._panel.result
-        ui.exportHeatmapButton.enabled = result.heatmap is not None
-        for button in (ui.exportSegmentationButton, ui.exportFindingsButton, ui.exportReportButton):
-            button.enabled = result.segment is not None
-
-    def _onSegmentation(self, _on) -> None:
-        kinds = "Segmentation (*.seg.nrrd);;NIfTI (*.nii.gz);;STL (*.stl);;DICOM SEG (*.dcm)"
-        self._write(
-            _("Export the segmentation"),
-            "finding.seg.nrrd",
-            kinds,
-            lambda path: self._panel.logic.exportSegmentation(self._panel.result.segment[0], path),
-        )
-
-    def _onHeatmap(self, _on) -> None:
-        self._write(
-            _("Export the heatmap"),
-            "heatmap.nrrd",
-            "NRRD (*.nrrd);;NIfTI (*.nii.gz)",
-            lambda path: self._panel.logic.exportHeatmap(self._panel.result.heatmap, path),
-        )
-
-    def _onFindings(self, _on) -> None:
-        self._write(
-            _("Export the findings"),
-            "findings.csv",
-            "CSV (*.csv)",
-            lambda path: self._panel.logic.exportFindings(self._panel.findings.findings, path),
-        )
-
-    def _onReport(self, _on) -> None:
-        path = ask.saveFile(_("A new folder for the report"), "ToNNO report", "")
-        if path:
-            result = self._panel.result
-            with self._panel.telling(), ask.waiting():
-                self._panel.logic.exportReport(path, result.heatmap, *result.segment)
-                self._panel.status(_("Written: {path}").format(path=path))
-
-    def _write(self, title, name, kinds, write) -> None:
-        path = ask.saveFile(title, name, kinds)
-        if path:
-            with self._panel.telling(), ask.waiting():
-                write(path)
-                self._panel.status(_("Written: {path}").format(path=path))
+def _selfCheck(why) -> str:
+    """How much the heatmap explains, or why nobody can say."""
+    if why.explained is not None:
+        return _("The heatmap explains {share:.0f} % of the classifier's output").format(share=100 * why.explained)
+    if why.isSum:
+        return _("No self-check: it needs the whole heatmap (a run that was not stopped, no region of interest)")
+    return _(
+        "No self-check: only the heatmap of the method ToNNO can be added up to the classifier's output again. "
+        "Class activation maps say where it looks and do not reconstruct its logit"
+    )

@@ -8,10 +8,10 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from ToNNOSlicerLib import ask, models, sample
-from ToNNOSlicerLib.controller import RunRequest
+from ToNNOSlicerLib import ask, models, sample_data
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.parameter_node import optionsOf
+from ToNNOSlicerLib.run import RunRequest
 from ToNNOSlicerLib.timing import slicesOf
 
 _FOLDERS, PYTHON = "ToNNO/ModelFolders", "ToNNO/Python"
@@ -96,12 +96,7 @@ class InputSection:
 
     def onSample(self, _on=None) -> None:
         """Draw the sample into a new volume, show it and select it."""
-        array, ijkToRAS = sample.makeSample()
-        node = slicer.util.addVolumeFromArray(array, ijkToRAS, name="ToNNO sample")
-        node.GetDisplayNode().SetAutoWindowLevel(False)
-        node.GetDisplayNode().SetWindowLevelMinMax(0.0, 1.5)
-        slicer.util.setSliceViewerLayers(background=node, fit=True)
-        self._panel.parameters.inputVolume = node
+        self._panel.parameters.inputVolume = sample_data.load()
 
     # --- devices
 

@@ -42,3 +42,10 @@ class Client:
     def close(self, timeout: float = 3.0) -> None:
         self.closed += 1
         self.isRunning = False
+
+
+class Answering(Client):
+    """Its engine answers a cancel at once."""
+
+    def cancel(self, identifier: int) -> None:
+        self.events.append({"type": "cancelled", "id": identifier})

@@ -31,6 +31,7 @@ def main():
         qt.QSettings().setValue("ToNNO/Python", other)
     step("the module opens", open_module)
     widget = slicer.modules.tonnoslicer.widgetRepresentation().self()
+    step("the sample is listed in Sample Data", lambda: load_from_sample_data(widget))
     step("the sample is loaded", lambda: load_sample(widget))
     step("it is reconstructed", lambda: reconstruct(widget))
     step("the findings are the sample's lesions", lambda: check_findings(widget))
@@ -122,6 +123,19 @@ def export(widget):
             logic.exportHeatmap(result.heatmap, Path(folder) / name)
         logic.exportFindings(widget.panel.findings.findings, Path(folder) / "f.csv")
         assert len(list(Path(folder).iterdir())) >= 6
+        widget.panel.export.startReport(Path(folder) / "report")
+        wait(widget, lambda: not widget.panel.export.isBusy)
+        assert (Path(folder) / "report" / "overview.png").exists(), widget.ui.messageLabel.text
+
+
+def load_from_sample_data(widget):
+    import SampleData
+
+    source = SampleData.SampleDataLogic().sourceForSampleName("ToNNO sample")
+    assert source is not None, "the sample is not listed"
+    node = source.customDownloader(source)
+    assert node.GetName().startswith("ToNNO sample")
+    slicer.mrmlScene.RemoveNode(node)
 
 
 def save_and_load(widget):

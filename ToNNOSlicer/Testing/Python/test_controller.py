@@ -17,8 +17,9 @@ pytest.importorskip("slicer_core", reason="the package slicer-core is not instal
 def made(host, tmp_path):
     """A controller with its client, what it told, and a volume."""
     import slicer.util
-    from ToNNOSlicerLib.controller import RunController, RunRequest
+    from ToNNOSlicerLib.controller import RunController
     from ToNNOSlicerLib.logic import ToNNOLogic
+    from ToNNOSlicerLib.run import RunRequest
 
     array = np.random.default_rng(0).normal(size=(12, 14, 16)).astype(np.float32)
     volume = slicer.util.addVolumeFromArray(array, name="scan")
@@ -97,7 +98,7 @@ def test_request_says_what_was_asked(made) -> None:
 
 
 def test_progress_has_percent_and_times(made) -> None:
-    from ToNNOSlicerLib.controller import RUNNING, STARTING
+    from ToNNOSlicerLib.run import RUNNING, STARTING
 
     number = begin(made)
     assert made.told.progress[-1].state == STARTING and made.told.progress[-1].percent is None
@@ -193,21 +194,37 @@ def test_another_filter_needs_no_new_pass(made) -> None:
     assert not made.told.failures
 
 
-@pytest.mark.parametrize("change", ["slices", "voxels", "transform", "engine"])
+@pytest.mark.parametrize(
+    "change", ["slices", "voxels", "image", "transform", "motion", "region", "device", "preset", "engine"]
+)
 def test_what_changes_the_projections_needs_a_new_pass(made, change) -> None:
     from dataclasses import replace
 
     import slicer
 
+    parent, outer = (made.host.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode") for _n in range(2))
+    parent.SetAndObserveTransformNodeID(outer.GetID())
+    if change == "motion":
+        made.volume.SetAndObserveTransformNodeID(parent.GetID())
     tick(made, result(made, begin(made)))
     if change == "slices":
         made.request = replace(made.request, options={"slices": 9})
     elif change == "voxels":
         slicer.util.arrayFromVolume(made.volume)[0] += 1
         slicer.util.arrayFromVolumeModified(made.volume)
+    elif change == "image":  # a filter has written into it, and nobody told the node
+        made.volume.GetImageData().Modified()
     elif change == "transform":
-        transform = made.host.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
-        made.volume.SetAndObserveTransformNodeID(transform.GetID())
+        made.volume.SetAndObserveTransformNodeID(parent.GetID())
+    elif change == "motion":
+        slicer.util.updateTransformMatrixFromArray(outer, np.diag([1.0, 1.0, 2.0, 1.0]))
+    elif change == "region":
+        box = made.host.scene.AddNewNodeByClass("vtkMRMLMarkupsROINode")
+        box.SetCenter(0, 0, 0)
+        box.SetSize(10, 10, 10)
+        made.request = replace(made.request, roiNode=box)
+    elif change in ("device", "preset"):
+        made.request = replace(made.request, **{change: "another"})
     else:
         made.client.isRunning = False  # it has ended meanwhile, and with it what it kept
     begin(made)

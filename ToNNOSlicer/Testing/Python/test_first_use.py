@@ -7,6 +7,8 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from ToNNOSlicerLib import install
@@ -182,8 +184,8 @@ def test_engine_is_started_with_slicers_python_or_the_chosen_one(tmp_path) -> No
     launcher.parent.mkdir()
     launcher.touch()
     expected = str(launcher) if os.name != "nt" else install.slicerPython(tmp_path)
-    assert install.engineCommand(None, tmp_path) == [expected, "-m", "tonno_core.worker"]
-    assert install.engineCommand("/opt/python", tmp_path)[0] == "/opt/python"
+    assert install.moduleCommand(None, tmp_path) == [expected, "-m"]
+    assert install.moduleCommand("/opt/python", tmp_path)[0] == "/opt/python"
 
 
 def test_another_python_gets_the_environment_from_before_slicer(monkeypatch) -> None:
@@ -251,3 +253,58 @@ def test_another_python_is_remembered_and_trusted(qtHost, panel) -> None:
     assert panel.controller.client._command[0] == sys.executable
     assert panel._hasPackages()  # no second question
     assert len(qtHost.asked) == 2
+
+
+class SampleDataLogic:
+    """The static method that a module's template calls when the application has started, by its documentation."""
+
+    sources: ClassVar[list] = []
+
+    @staticmethod
+    def registerCustomSampleDataSource(
+        category="Custom",
+        sampleName=None,
+        uris=None,
+        fileNames=None,
+        nodeNames=None,
+        customDownloader=None,
+        thumbnailFileName=None,
+        loadFileType="VolumeFile",
+        loadFiles=None,
+        loadFileProperties=None,
+        checksums=None,
+    ) -> None:
+        # One of each, or lists of one length; None for the address is no list there.
+        assert all(isinstance(one, str) for one in (uris, fileNames, nodeNames))
+        source = SimpleNamespace(category=category, name=sampleName, thumbnail=thumbnailFileName, load=customDownloader)
+        SampleDataLogic.sources.append(source)
+
+
+def test_sample_is_listed_in_sample_data(qtHost, monkeypatch) -> None:
+    """And the panel's own button works without it; see the tests of the panel."""
+    import slicer.util
+    from walk import MODULE
+
+    module = ModuleType("SampleData")
+    module.SampleDataLogic = SampleDataLogic
+    monkeypatch.setitem(sys.modules, "SampleData", module)
+    monkeypatch.setattr(SampleDataLogic, "sources", [])
+    qtHost.loadModule(MODULE)
+    assert not SampleDataLogic.sources  # nothing at import
+    qtHost.completeStartup()
+    (source,) = SampleDataLogic.sources
+    assert (source.category, source.name) == ("ToNNO", "ToNNO sample")
+    assert Path(source.thumbnail).is_file()
+    source.load(source)  # as the button in Sample Data calls it
+    (node,) = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    assert node.GetName() == "ToNNO sample"
+    for view in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+        assert view.GetBackgroundVolumeID() == node.GetID()
+
+
+def test_without_sample_data_the_application_starts(qtHost, monkeypatch) -> None:
+    from walk import MODULE
+
+    monkeypatch.setitem(sys.modules, "SampleData", None)  # its import fails
+    qtHost.loadModule(MODULE)
+    qtHost.completeStartup()

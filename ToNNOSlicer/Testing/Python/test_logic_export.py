@@ -151,7 +151,7 @@ def test_report_folder(logic, tmp_path) -> None:
     segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
     folder = tmp_path / "report"
     logic.exportReport(folder, heatmap, segmentation, segmentId)
-    files = ["finding-2.png", "findings.csv", "heatmap.nii.gz", "overview.png", "report.json", "segmentation.seg.nrrd"]
+    files = ["finding-2.png", "findings.csv", "heatmap.nrrd", "overview.png", "report.json", "segmentation.seg.nrrd"]
     assert only(folder) == files
     for name in ("overview.png", "finding-2.png"):
         with Image.open(folder / name) as picture:
@@ -161,7 +161,7 @@ def test_report_folder(logic, tmp_path) -> None:
     assert facts["findings"] == 2 and facts["segmentation_threshold"] == THRESHOLD
     assert facts["reconstruction"]["score"] == RESULT["score"]
     assert "Research use only" in facts["note"]
-    assert np.array_equal(np.sort(readImage(folder / "heatmap.nii.gz")[0], axis=None), np.sort(blobs(), axis=None))
+    assert np.array_equal(np.sort(readImage(folder / "heatmap.nrrd")[0], axis=None), np.sort(blobs(), axis=None))
     (folder / "mine.txt").write_text("stays")
     logic.exportReport(folder, heatmap, segmentation, segmentId)  # again, over the first
     assert (folder / "mine.txt").read_text() == "stays"
@@ -171,7 +171,7 @@ def test_report_of_nothing_found(logic, tmp_path) -> None:
     heatmap = addHeatmap(logic, addVolume())
     segmentation, segmentId = logic.writeSegment(heatmap, 100.0)
     logic.exportReport(tmp_path / "report", heatmap, segmentation, segmentId)
-    assert only(tmp_path / "report") == ["findings.csv", "heatmap.nii.gz", "overview.png", "report.json"]
+    assert only(tmp_path / "report") == ["findings.csv", "heatmap.nrrd", "overview.png", "report.json"]
 
 
 # Whole or not at all

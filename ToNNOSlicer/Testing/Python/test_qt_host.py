@@ -76,6 +76,8 @@ def test_a_question_without_an_answer_raises(qtHost, qt) -> None:
     with pytest.raises(AssertionError, match="nobody answers"):
         qt.QFileDialog.getExistingDirectory(None, "a folder")
     qtHost.answers.append(("message", "Yes"))
+    with pytest.raises(AssertionError, match="nobody answers: folder"):  # that is an answer to another question
+        qt.QFileDialog.getExistingDirectory(None, "a folder")
     box = qt.QMessageBox()
     box.setText("Really?")
     box.addButton("Yes", qt.QMessageBox.ActionRole)
@@ -85,7 +87,8 @@ def test_a_question_without_an_answer_raises(qtHost, qt) -> None:
 
 
 def test_a_new_node_is_listed_not_selected(qtHost) -> None:
-    from qt_host import QtObject, qMRMLNodeComboBox
+    from pythonqt import QtObject
+    from qt_widgets import qMRMLNodeComboBox
 
     box = QtObject(qMRMLNodeComboBox())
     box.nodeTypes = ["vtkMRMLScalarVolumeNode"]
@@ -103,7 +106,8 @@ def test_a_new_node_is_listed_not_selected(qtHost) -> None:
 
 
 def test_slider_without_tracking_tells_its_value_when_let_go(qtHost) -> None:
-    from qt_host import QtObject, ctkSliderWidget, unwrap
+    from pythonqt import QtObject, unwrap
+    from qt_widgets import ctkSliderWidget
 
     slider, said = QtObject(ctkSliderWidget()), []
     slider.maximum, slider.tracking = 10.0, False
@@ -119,7 +123,9 @@ def test_parameters_follow_widgets_and_widgets_parameters(qtHost, qt) -> None:
     import types
 
     import slicer
-    from qt_host import QtObject, WithinRange, ctkSliderWidget, parameterNodeWrapper
+    from parameter_nodes import WithinRange, parameterNodeWrapper
+    from pythonqt import QtObject
+    from qt_widgets import ctkSliderWidget
 
     class Colour(enum.Enum):
         RED = 1
@@ -163,7 +169,7 @@ def test_parameters_follow_widgets_and_widgets_parameters(qtHost, qt) -> None:
 
 
 def test_a_widget_that_is_not_modelled_raises(qtHost, tmp_path) -> None:
-    from qt_host import loadUI
+    from qt_widgets import loadUI
 
     file = tmp_path / "a.ui"
     file.write_text(

@@ -8,28 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from listening import Client
 
 pytest.importorskip("slicer_core", reason="the package slicer-core is not installed here")
 pytest.importorskip("PySide6", reason="the package PySide6-Essentials is not installed here")
-
-
-class Listening(Client):
-    """A client whose engine answers a cancel at once."""
-
-    def cancel(self, identifier: int) -> None:
-        self.events.append({"type": "cancelled", "id": identifier})
-
-
-@pytest.fixture
-def widget(qtHost, tmp_path, monkeypatch):
-    from ToNNOSlicerLib import install
-    from ToNNOSlicerLib.widget import Panel
-    from walk import opened
-
-    monkeypatch.setattr(install, "missing", lambda path: install.Missing("", ()))
-    monkeypatch.setattr(Panel, "_client", lambda panel: Listening(tmp_path))
-    return opened(qtHost)
 
 
 def click(qtHost, widget, kind: str = "reconstruct") -> dict[str, Any]:
@@ -215,3 +196,91 @@ def test_choices_are_kept_in_the_scene(qtHost, widget, tmp_path) -> None:
     assert widget.ui.methodSelector.currentText == "ToNNO"
     assert (widget.ui.stageBox.value, widget.ui.filterSelector.currentText) == (3, "Hann")
     assert widget.ui.inputSelector.currentNode().GetName() == "ToNNO sample"
+
+
+@pytest.mark.parametrize(
+    ("method", "explained", "words"),
+    [
+        ("tonno", 0.87, "The heatmap explains 87 % of the classifier's output"),
+        ("tonno", None, "No self-check: it needs the whole heatmap"),
+        ("matched-cam", None, "do not reconstruct its logit"),
+        ("averaged-cam", None, "do not reconstruct its logit"),
+    ],
+)
+def test_why_tells_the_self_check_or_why_there_is_none(qtHost, widget, method, explained, words) -> None:
+    from scenes import addHeatmap, addVolume
+
+    result = {"score": 2.5, "explained": explained}
+    widget.panel.parameters.heatmap = addHeatmap(widget.panel.logic, addVolume(), method=method, result=result)
+    widget.ui.whySection.collapsed = False
+    score, check, profile = widget.ui.whyLabel.text.split("\n")
+    assert score == "Score of the volume: 2.5"
+    assert words in check
+    assert profile == "No logits were kept along this direction"
+
+
+def test_reload_in_the_middle_of_a_run_ends_its_engine(qtHost, widget) -> None:
+    click(qtHost, widget)
+    client = widget.panel.controller.client
+    widget.onReload()
+    assert client.closed == 1 and not client.isRunning
+    assert qtHost.widget is not widget and qtHost.widget.panel.controller.state == "idle"
+    assert qtHost.widget.ui.runButton.enabled
+    assert qtHost.widget.panel.parameters.inputVolume.GetName() == "ToNNO sample"
+
+
+# An engine that starts as it should and then goes wrong as soon as it is asked for something.
+WRONG = """
+import sys, time
+print('{"v": 1, "id": null, "type": "ready", "pid": 0}', flush=True)
+sys.stdin.readline()
+%s
+time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize(
+    ("does", "words"),
+    [
+        ("print('a library greets you', flush=True)", "does not speak this module's language"),
+        ('print(\'{"v": 99, "id": 1, "type": "progress"}\', flush=True)', "does not speak this module's language"),
+        ("", "does not answer any more"),
+        ("print('last words', file=sys.stderr, flush=True); sys.exit(7)", "exit code 7"),
+    ],
+    ids=["garbage", "another version", "hung", "ended"],
+)
+def test_an_engine_that_goes_wrong_is_told_and_replaced(qtHost, widget, monkeypatch, does, words) -> None:
+    """A real process; each click on Reconstruct starts another."""
+    import sys
+
+    from ToNNOSlicerLib.engine import EngineClient
+    from walk import engineFolder, isAlive
+
+    command = [sys.executable, "-c", WRONG % does]
+    monkeypatch.setattr(widget.panel, "_makeClient", lambda: EngineClient(command, heartbeatTimeout=0.3))
+    widget.panel.newEngine()
+    pids = []
+    for _click in range(2):
+        widget.ui.runButton.click()
+        client = widget.panel.controller.client
+        assert qtHost.process(20, lambda client=client: client.pid is not None)
+        pids.append(client.pid)
+        assert qtHost.process(20, lambda: widget.panel.controller.state == "idle")
+        assert words in widget.ui.messageLabel.text and "Click Reconstruct" in widget.ui.messageLabel.text
+        assert qtHost.process(5, lambda pid=client.pid or pids[-1]: not isAlive(pid))
+        assert not any(engineFolder(widget).iterdir())
+        assert widget.ui.runButton.enabled
+    assert pids[0] != pids[1]
+    if "last words" in does:
+        assert "last words" in widget.ui.logText.plainText
+
+
+def test_no_room_for_a_runs_files_is_told(qtHost, widget, monkeypatch) -> None:
+    def full() -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(widget.panel.controller.client, "newFolder", full)
+    widget.ui.runButton.click()
+    assert "No space left on device" in widget.ui.messageLabel.text
+    assert "Free space" in widget.ui.messageLabel.text
+    assert widget.panel.controller.state == "idle" and widget.ui.runButton.enabled

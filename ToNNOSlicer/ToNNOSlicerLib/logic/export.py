@@ -18,13 +18,17 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
+from tonno_core.errors import TonnoError
+from ToNNOSlicerLib import slow_files
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.findings import Finding
-from ToNNOSlicerLib.logic.geometry import toVTK, vtkImageOf
+from ToNNOSlicerLib.logic.geometry import ijkToNode, toVTK, volumeOf, vtkImageOf
 from ToNNOSlicerLib.logic.labelmap import SURFACE, cropOf, onReference, referenceGrid
+from ToNNOSlicerLib.slow_files import SlowFiles
 
 SEGMENTATION_ENDINGS = (".seg.nrrd", ".nii.gz", ".nii", ".stl", ".dcm")
 HEATMAP_ENDINGS = (".nrrd", ".nii.gz", ".nii")
+SlowWriter = Callable[[SlowFiles, Path], Iterator[float]]
 _COLUMNS = (
     "label", "volume_mm3", "peak", "mean", "extent_i_mm", "extent_j_mm", "extent_k_mm",
     "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "peak_r_mm", "peak_a_mm", "peak_s_mm",
@@ -55,13 +59,30 @@ def exportSegmentation(segmentationNode, path, dicomFile: Callable[[str], str | 
             raise _wrongEnding(path, SEGMENTATION_ENDINGS)
 
 
-def exportHeatmap(heatmapNode, path) -> None:
-    """The heatmap as .nrrd, .nii.gz or .nii: float32, on its own grid."""
+def heatmapSteps(heatmapNode, path, write: SlowWriter) -> Iterator[float]:
+    """The heatmap as .nrrd, .nii.gz or .nii, float32, on its own grid, a little at each step.
+
+    Yields the share that is done, 0 to 1; who closes the iterator before its end has cancelled, and nothing is left.
+    write: who writes what takes long. Raises ToNNOUserError for another ending and where the file cannot be written.
+    """
     path = Path(path)
     if not path.name.lower().endswith(HEATMAP_ENDINGS):
         raise _wrongEnding(path, HEATMAP_ENDINGS)
+    heatmap = volumeOf(heatmapNode).array.copy()  # the node may change meanwhile
     with wholeFile(path) as partial:
-        _write(slicer.vtkMRMLVolumeArchetypeStorageNode(), heatmapNode, partial)
+        yield from write(SlowFiles(heatmap, ijkToNode(heatmapNode), partial.name), partial.parent)
+
+
+def exportHeatmap(heatmapNode, path) -> None:
+    """The same at once."""
+    for _share in heatmapSteps(heatmapNode, path, writeHere):
+        pass
+
+
+def writeHere(files: SlowFiles, place: Path) -> Iterator[float]:
+    """Write slow files in this process: for scripts, which may wait."""
+    for count, _name in enumerate(slow_files.write(files, place), start=1):
+        yield count / len(files.names)
 
 
 def exportFindings(findings: list[Finding], path) -> None:
@@ -90,9 +111,19 @@ def wholeFile(path: Path) -> Iterator[Path]:
             _("{path} cannot be written: {reason}.").format(path=path, reason=reason.rstrip(".")),
             _("Check the folder and the space on the disk, or choose another place."),
         ) from error
+    except TonnoError as error:
+        raise ToNNOUserError(*cannotWrite(error)) from error
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def cannotWrite(error: TonnoError) -> tuple[str, str]:
+    """Cause and next click where the engine's own writing failed."""
+    return (
+        _("The files cannot be written: {reason}.").format(reason=str(error).rstrip(".")),
+        _("Check the folder and the space on the disk, or choose another place."),
+    )
 
 
 def _checkContents(segmentationNode) -> None:

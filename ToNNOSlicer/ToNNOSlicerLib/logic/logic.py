@@ -205,6 +205,10 @@ class ToNNOLogic:
         """By the ending: .nrrd, .nii.gz, .nii. Whole or not; raises ToNNOUserError."""
         export.exportHeatmap(heatmapNode, path)
 
+    def heatmapSteps(self, heatmapNode, path, write):
+        """The same a little at each step of the iterator, for whoever must not wait; `write`: see export.py."""
+        return export.heatmapSteps(heatmapNode, path, write)
+
     def exportFindings(self, listed: list[Finding], path) -> None:
         """A table as CSV. Whole or not; raises ToNNOUserError."""
         export.exportFindings(listed, path)
@@ -212,6 +216,10 @@ class ToNNOLogic:
     def exportReport(self, folder, heatmapNode, segmentationNode, segmentId: str) -> None:
         """A folder with pictures, table, heatmap, segmentation and facts. Whole or not; raises ToNNOUserError."""
         report.exportReport(folder, heatmapNode, segmentationNode, segmentId)
+
+    def reportSteps(self, folder, heatmapNode, segmentationNode, segmentId: str, write):
+        """The same a little at each step of the iterator; closing it cancels."""
+        return report.reportSteps(folder, heatmapNode, segmentationNode, segmentId, write)
 
     # What happens to the scene
 

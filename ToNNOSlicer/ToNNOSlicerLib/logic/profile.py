@@ -28,15 +28,19 @@ class Profile:
 
 @dataclass(frozen=True)
 class Why:
-    """score: the volume's. explained: share of the classifier's output that the heatmap explains; None: not known."""
+    """score: the volume's. explained: share of the classifier's output that the heatmap explains; None: not known.
+
+    isSum: whether the heatmap's method is ToNNO, whose heatmap adds up to the classifier's output again.
+    """
 
     score: float | None
     explained: float | None
+    isSum: bool
 
 
 def why(heatmapNode) -> Why:
     record = recordOf(heatmapNode)
-    return Why(record.get("score"), record.get("explained"))
+    return Why(record.get("score"), record.get("explained"), record["method"] == "tonno")
 
 
 def profileAlong(heatmapNode, normalRAS, pointRAS=None) -> Profile | None:

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
-from ToNNOSlicerLib.logic.export import exportFindings, exportHeatmap, exportSegmentation
+from ToNNOSlicerLib.logic.export import SlowWriter, cannotWrite, exportFindings, exportSegmentation, writeHere
 from ToNNOSlicerLib.logic.findings import Finding, findings
-from ToNNOSlicerLib.logic.geometry import volumeOf
+from ToNNOSlicerLib.logic.geometry import ijkToNode, volumeOf
 from ToNNOSlicerLib.logic.heatmap import inputOf, methodName, recordOf
 from ToNNOSlicerLib.logic.labelmap import onGrid
 from ToNNOSlicerLib.logic.profile import profileAlong
 from ToNNOSlicerLib.logic.segmentation import thresholdOf
+from ToNNOSlicerLib.slow_files import Picture, SlowFiles
 
 LARGEST_NUMBER_OF_PICTURES = 5
 _NOTE = "Research use only. This is not a medical device and must not be used for diagnosis."
 
 
-def exportReport(folder, heatmapNode, segmentationNode, segmentId: str) -> None:
-    """Write the folder, whole or not at all; files of the same names in it are replaced.
+def reportSteps(folder, heatmapNode, segmentationNode, segmentId: str, write: SlowWriter) -> Iterator[float]:
+    """Write the folder, whole or not at all, a little at each step; files of the same names in it are replaced.
 
-    overview.png (planes through the first finding), finding-2.png and so on, findings.csv, heatmap.nii.gz,
-    segmentation.seg.nrrd, report.json. Raises ToNNOUserError where the input volume is gone or nothing can be written.
+    overview.png (planes through the first finding), finding-2.png and so on, findings.csv, heatmap.nrrd,
+    segmentation.seg.nrrd, report.json. Yields the share that is done, 0 to 1; who closes the iterator before its end
+    has cancelled, and nothing is left. After the first steps no node is read any more. write: who writes what takes
+    long. Raises ToNNOUserError where the input volume is gone or nothing can be written.
     """
     from tonno_core.errors import TonnoError
     from tonno_core.output import output_folder
@@ -36,41 +40,55 @@ def exportReport(folder, heatmapNode, segmentationNode, segmentId: str) -> None:
             _("The volume that {name} explains is no longer in the scene.").format(name=heatmapNode.GetName()),
             _("Load it and reconstruct again."),
         )
-    listed = findings(segmentationNode, segmentId, heatmapNode)
     try:
         with output_folder(Path(folder), overwrite=True) as place:
-            _writePictures(place, volumeNode, heatmapNode, segmentationNode, segmentId, listed)
-            exportFindings(listed, place / "findings.csv")
-            exportHeatmap(heatmapNode, place / "heatmap.nii.gz")
+            yield 0.0
+            listed = findings(segmentationNode, segmentId, heatmapNode)
+            yield 0.0
             if listed:
                 exportSegmentation(segmentationNode, place / "segmentation.seg.nrrd")
+                yield 0.0
+            exportFindings(listed, place / "findings.csv")
             facts = _facts(volumeNode, heatmapNode, segmentationNode, segmentId, listed)
             (place / "report.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
+            slow = _slowFiles(volumeNode, heatmapNode, segmentationNode, segmentId, listed)
+            yield 0.0
+            yield from write(slow, place)
     except TonnoError as error:
-        raise ToNNOUserError(
-            _("The report cannot be written: {reason}.").format(reason=str(error).rstrip(".")),
-            _("Check the folder and the space on the disk, or choose another place."),
-        ) from error
+        raise ToNNOUserError(*cannotWrite(error)) from error
 
 
-def _writePictures(place, volumeNode, heatmapNode, segmentationNode, segmentId: str, listed: list[Finding]) -> None:
-    from tonno_core.evaluation.overview import write_overview
+def exportReport(folder, heatmapNode, segmentationNode, segmentId: str) -> None:
+    """The same at once."""
+    for _share in reportSteps(folder, heatmapNode, segmentationNode, segmentId, writeHere):
+        pass
 
+
+def _slowFiles(volumeNode, heatmapNode, segmentationNode, segmentId: str, listed: list[Finding]) -> SlowFiles:
+    """Copies, since nodes may change meanwhile."""
     image, heatmap = volumeOf(volumeNode), volumeOf(heatmapNode)
-    mask = onGrid(segmentationNode, segmentId, heatmapNode)
-    record = recordOf(heatmapNode)
+    return SlowFiles(
+        heatmap=heatmap.array.copy(),
+        heatmapToFile=ijkToNode(heatmapNode),
+        heatmapFile="heatmap.nrrd",
+        pictures=_pictures(volumeNode, heatmapNode, segmentationNode, segmentId, listed),
+        heatmapToWorld=heatmap.ijk_to_ras,
+        image=image.array.copy(),
+        imageToWorld=image.ijk_to_ras,
+        mask=onGrid(segmentationNode, segmentId, heatmapNode),
+        profiles=tuple(_profiles(heatmapNode)),
+    )
+
+
+def _pictures(volumeNode, heatmapNode, segmentationNode, segmentId: str, listed: list[Finding]) -> tuple[Picture, ...]:
+    title = f"{volumeNode.GetName()}: {recordOf(heatmapNode)['className']}"
+    pictures = []
     for finding in listed[:LARGEST_NUMBER_OF_PICTURES] or (None,):
         first = finding is None or finding.label == 1
-        write_overview(
-            place / ("overview.png" if first else f"finding-{finding.label}.png"),
-            image,
-            heatmap,
-            mask,
-            profiles=_profiles(heatmapNode),
-            title=f"{volumeNode.GetName()}: {record['className']}",
-            subtitle=_subtitle(heatmapNode, segmentationNode, segmentId, listed, finding),
-            centre_ras=None if finding is None else finding.peakRAS,
-        )
+        file = "overview.png" if first else f"finding-{finding.label}.png"
+        subtitle = _subtitle(heatmapNode, segmentationNode, segmentId, listed, finding)
+        pictures.append(Picture(file, title, subtitle, None if finding is None else finding.peakRAS))
+    return tuple(pictures)
 
 
 def _profiles(heatmapNode) -> list:

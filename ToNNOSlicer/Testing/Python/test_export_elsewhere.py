@@ -1,0 +1,156 @@
+"""Slow files by another process: the same as here, failures in words, and nothing left of what was cancelled."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scenes import THRESHOLD, addHeatmap, addVolume
+from test_logic_findings import RESULT
+from ToNNOSlicerLib import elsewhere, slow_files
+from ToNNOSlicerLib.logic import ToNNOUserError
+from ToNNOSlicerLib.logic.export import writeHere
+
+ROOT = Path(__file__).parents[3]
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@pytest.fixture
+def files() -> slow_files.SlowFiles:
+    from tonno_core.evaluation.profile import Profile
+
+    heatmap = np.random.default_rng(0).normal(size=(6, 7, 8)).astype(np.float32)
+    matrix = np.diag([1.0, 2.0, 3.0, 1.0])
+    picture = slow_files.Picture("a.png", "title", "subtitle", (3.0, 4.0, 6.0))
+    profile = Profile("R", np.arange(5.0), np.arange(5.0) ** 2)
+    mask = (heatmap > 1).astype(np.uint8)
+    return slow_files.SlowFiles(heatmap, matrix, "h.nrrd", (picture,), matrix, 100 * heatmap, matrix, mask, (profile,))
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch) -> Path:
+    """Where temporary files are made."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def drain(steps, seconds: float = 60.0) -> list[float]:
+    """Ask as the timer would, and return the shares."""
+    shares, end = [], time.monotonic() + seconds
+    for share in steps:
+        assert time.monotonic() < end, "the process does not end"
+        shares.append(share)
+        time.sleep(0.01)
+    return shares
+
+
+def test_what_is_saved_for_the_process_is_what_it_loads(files, tmp_path) -> None:
+    slow_files.save(files, tmp_path)
+    read = slow_files.load(tmp_path)
+    for name in ("heatmap", "image", "mask", "heatmapToFile", "heatmapToWorld", "imageToWorld"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(files, name))
+        assert getattr(read, name).dtype == getattr(files, name).dtype
+    assert read.heatmapFile == files.heatmapFile
+    assert read.pictures[0].title == "title" and list(read.pictures[0].centreRAS) == [3.0, 4.0, 6.0]
+    assert read.profiles[0].axis == "R"
+    np.testing.assert_array_equal(read.profiles[0].logits, files.profiles[0].logits)
+
+
+def test_the_process_writes_what_would_be_written_here(files, tmp_path, temporary) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    assert list(writeHere(files, here)) == [0.5, 1.0]
+    shares = drain(elsewhere.writer([sys.executable, "-m"], ENVIRONMENT)(files, there))
+    assert shares[0] == 0.0 and shares == sorted(shares)
+    assert sorted(file.name for file in there.iterdir()) == ["a.png", "h.nrrd"]
+    for name in files.names:
+        assert (there / name).read_bytes() == (here / name).read_bytes()
+    assert not any(temporary.iterdir())
+
+
+def test_a_refusal_is_told_in_the_engines_words(files, tmp_path, temporary) -> None:
+    with pytest.raises(ToNNOUserError, match="cannot be written") as error:
+        drain(elsewhere.writer([sys.executable, "-m"], ENVIRONMENT)(files, tmp_path / "missing"))
+    assert "choose another place" in error.value.nextStep
+    assert not any(temporary.iterdir())
+
+
+def test_a_process_that_dies_is_told_with_its_last_line(files, tmp_path, temporary) -> None:
+    dies = [sys.executable, "-c", "import sys; sys.exit('No module named matplotlib')"]
+    with pytest.raises(ToNNOUserError, match="exit code 1: No module named matplotlib") as error:
+        drain(elsewhere.writer(dies, ENVIRONMENT)(files, tmp_path))
+    assert "another Python" in error.value.nextStep
+    assert not any(temporary.iterdir())
+
+
+def test_closing_ends_the_process_and_its_child(files, tmp_path, temporary) -> None:
+    """As PythonSlicer does it: what was started only starts another."""
+    pids = tmp_path / "pids"
+    child = "import time; time.sleep(100)"
+    code = f"import os, subprocess, sys; p = subprocess.Popen([sys.executable, '-c', '{child}']);"
+    code += f"open({str(pids)!r}, 'w').write(f'{{os.getpid()}} {{p.pid}}'); p.wait()"
+    steps = elsewhere.writer([sys.executable, "-c", code], ENVIRONMENT)(files, tmp_path)
+    end = time.monotonic() + 20
+    while not (pids.exists() and pids.read_text()) and time.monotonic() < end:
+        next(steps)
+        time.sleep(0.01)
+    steps.close()
+    for pid in map(int, pids.read_text().split()):
+        assert hasEnded(pid)
+    assert not any(temporary.iterdir())
+
+
+def hasEnded(pid: int) -> bool:
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        try:
+            os.kill(pid, 0)
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_no_node_is_read_after_the_first_steps(host, logic, tmp_path) -> None:
+    """The scene may change while the files are written: they are of the moment of the click."""
+    import slicer.util
+
+    volume = addVolume()
+    heatmap = addHeatmap(logic, volume, result=RESULT)
+    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    given = []
+
+    def write(files, place):
+        given.append(files)
+        before = files.heatmap.copy(), files.image.copy()
+        slicer.util.arrayFromVolume(heatmap)[:] = 0
+        slicer.util.arrayFromVolume(volume)[:] = 0
+        host.scene.Clear(0)
+        np.testing.assert_array_equal(files.heatmap, before[0])
+        np.testing.assert_array_equal(files.image, before[1])
+        yield from writeHere(files, place)
+
+    shares = list(logic.reportSteps(tmp_path / "report", heatmap, segmentation, segmentId, write))
+    assert shares[-1] == 1.0 and (tmp_path / "report" / "finding-2.png").exists()
+    assert len(given[0].pictures) == 2
+
+
+def test_a_report_that_is_closed_leaves_nothing(logic, tmp_path) -> None:
+    heatmap = addHeatmap(logic, addVolume(), result=RESULT)
+    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    for stop in range(1, 7):
+        steps = logic.reportSteps(tmp_path / "report", heatmap, segmentation, segmentId, writeHere)
+        for _n in range(stop):
+            next(steps)
+        steps.close()
+        assert not any(tmp_path.iterdir()), stop

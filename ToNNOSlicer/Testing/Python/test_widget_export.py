@@ -1,0 +1,110 @@
+"""The row of exports by clicks: progress and end in the background, DICOM SEG, and what is said when it cannot be."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("slicer_core", reason="the package slicer-core is not installed here")
+pytest.importorskip("PySide6", reason="the package PySide6-Essentials is not installed here")
+
+
+def test_an_export_ends_with_the_scene(qtHost, widget, result, tmp_path) -> None:
+    folder = tmp_path / "exports"
+    folder.mkdir()
+    qtHost.answers.append(("save", str(folder / "report")))
+    widget.ui.exportReportButton.click()
+    qtHost.process(0.3)
+    assert widget.panel.export.isBusy and any(folder.iterdir())
+    qtHost.scene.Clear(0)
+    assert not widget.panel.export.isBusy and not any(folder.iterdir())
+    assert not widget.ui.exportCancelButton.isVisibleTo(widget.ui.exportSection)
+
+
+def test_an_export_ends_with_the_module(qtHost, widget, result, tmp_path) -> None:
+    folder = tmp_path / "exports"
+    folder.mkdir()
+    qtHost.answers.append(("save", str(folder / "report")))
+    widget.ui.exportReportButton.click()
+    qtHost.process(0.3)
+    assert any(folder.iterdir())
+    widget.cleanup()
+    assert not any(folder.iterdir())
+
+
+def test_an_export_without_packages_says_where_to_get_them(qtHost, widget, result, tmp_path, monkeypatch) -> None:
+    import sys
+
+    monkeypatch.setattr(
+        widget.panel, "python", lambda: ([sys.executable, "-c", "import no_such_package"], {"PYTHONPATH": ""})
+    )
+    qtHost.answers.append(("save", str(tmp_path / "h.nrrd")))
+    widget.ui.exportHeatmapButton.click()
+    assert qtHost.process(20, lambda: not widget.panel.export.isBusy)
+    assert "No module named 'no_such_package'" in widget.ui.messageLabel.text
+    assert "click Reconstruct once" in widget.ui.messageLabel.text
+    assert widget.ui.exportHeatmapButton.enabled and not (tmp_path / "h.nrrd").exists()
+
+
+def test_a_fault_of_an_export_ends_it_with_words(qtHost, widget, result, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("ToNNOSlicerLib.slow_files.save", lambda files, folder: 1 / 0)
+    qtHost.answers.append(("save", str(tmp_path / "h.nrrd")))
+    widget.ui.exportHeatmapButton.click()
+    assert qtHost.process(20, lambda: not widget.panel.export.isBusy)
+    assert "ZeroDivisionError" in widget.ui.messageLabel.text
+    assert not widget.ui.statusLabel.text.startswith("Written")
+    assert "Traceback" in widget.ui.logText.plainText
+
+
+@pytest.fixture
+def fromDicom(widget, tmp_path, monkeypatch):
+    """A result on a volume of a DICOM series that Slicer's database knows; clicks then write to the path given."""
+    import pydicom
+    import slicer
+    from scenes import THRESHOLD, addHeatmap, addVolume
+    from test_logic_export import writeSeries
+
+    files = {pydicom.dcmread(path).SOPInstanceUID: str(path) for path in writeSeries(tmp_path, reverse=False)}
+    monkeypatch.setattr(slicer, "dicomDatabase", SimpleNamespace(fileForInstance=files.get), raising=False)
+    volume = addVolume()
+    volume.SetAttribute("DICOM.instanceUIDs", " ".join(files))
+    heatmap = addHeatmap(widget.panel.logic, volume)
+    widget.panel.logic.writeSegment(heatmap, THRESHOLD)
+    widget.panel.parameters.heatmap = heatmap
+    widget.panel.onSegment()
+    return files
+
+
+@pytest.mark.filterwarnings("default")  # pydicom's and highdicom's own, about values that a phantom lacks
+def test_dicom_seg_is_exported_by_a_click(qtHost, widget, fromDicom, tmp_path) -> None:
+    highdicom = pytest.importorskip("highdicom")
+    import numpy as np
+    from scenes import mask
+
+    qtHost.answers.append(("save", str(tmp_path / "a.dcm")))
+    widget.ui.exportSegmentationButton.click()
+    assert widget.ui.statusLabel.text == f"Written: {tmp_path / 'a.dcm'}", widget.ui.messageLabel.text
+    read = highdicom.seg.segread(tmp_path / "a.dcm")
+    pixels = read.get_pixels_by_source_instance(list(fromDicom), assert_missing_frames_are_empty=True)
+    np.testing.assert_array_equal(pixels[..., 0], mask())
+
+
+@pytest.mark.filterwarnings("default")
+def test_dicom_seg_without_an_exporter_says_what_to_install(qtHost, widget, fromDicom, tmp_path, monkeypatch) -> None:
+    assert "Quantitative Reporting" in widget.ui.exportSegmentationButton.toolTip
+    monkeypatch.setattr("ToNNOSlicerLib.logic.dicom_seg.find_spec", lambda name: None)
+    qtHost.answers.append(("save", str(tmp_path / "a.dcm")))
+    widget.ui.exportSegmentationButton.click()
+    cause, nextStep = widget.ui.messageLabel.text.split("\n")
+    assert cause == "Slicer's exporter for DICOM SEG is not installed."
+    assert "Quantitative Reporting" in nextStep and ".seg.nrrd" in nextStep
+    assert not (tmp_path / "a.dcm").exists()
+
+
+def test_dicom_seg_of_what_was_no_dicom_says_so(qtHost, widget, result, tmp_path) -> None:
+    qtHost.answers.append(("save", str(tmp_path / "a.dcm")))
+    widget.ui.exportSegmentationButton.click()
+    assert "not loaded from one" in widget.ui.messageLabel.text
+    assert "DICOM module" in widget.ui.messageLabel.text
+    assert not (tmp_path / "a.dcm").exists()
