@@ -74,7 +74,10 @@ def reconstruct(
     overwrite: bool,
     **options: Any,
 ) -> None:
-    """Heatmaps and segmentations of VOLUME (NIfTI, NRRD, MetaImage, or a DICOM folder)."""
+    """Heatmaps and segmentations of VOLUME (NIfTI, NRRD, MetaImage, or a DICOM folder).
+
+    Under torchrun the processes share its directions.
+    """
     from tonno_core.workflow import reconstruct_files
 
     table = reconstruct_files(
@@ -91,8 +94,8 @@ def reconstruct(
         replace_nonfinite=replace_nonfinite,
         overwrite=overwrite,
     )
-    click.echo(table)
-    click.echo(f"written to {output}. {_NOTICE}")
+    if table:  # of the first process alone
+        click.echo(f"{table}\nwritten to {output}. {_NOTICE}")
 
 
 @cli.command()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 import tonno_core
 from tonno_core.cohort.manifest import Case, Manifest, read_manifest
+from tonno_core.distributed import device_of_process, share_of_cases
 from tonno_core.encoding.bundle import Bundle, load_bundle
 from tonno_core.encoding.classifier import Classifier
 from tonno_core.encoding.device import choose_device, choose_precision
@@ -79,7 +79,7 @@ def evaluate_manifest(
     tasks = tasks_of(read_manifest(manifest_path, class_name=class_name), choices.split, class_name)
     content, setup = _prepare(bundle, settings, tasks, choices, class_name)
     names = [task.name for task in tasks]
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world = share_of_cases()
     folder = ResultsFolder(output, setup.fingerprint)
     folder.open(content, names, names[rank::world], overwrite=overwrite)
     _evaluate(tasks[rank::world], setup, folder, progress=progress and rank == 0)
@@ -157,7 +157,8 @@ def _prepare(
     content = json.loads(json.dumps(content))  # as it will be read: tuples are lists
     best = tuple(name for name, row in rows.items() if row.best)
     shown = tuple(name for name in best if name != "center") or best  # which is blind to the image
-    hashed, asked = _hash(content), (choices.min_volume_mm3, choices.device, choices.precision)
+    asked = (choices.min_volume_mm3, device_of_process(choices.device), choices.precision)
+    hashed = _hash(content)
     return content, Setup(bundle, settings, rows, shown, *asked, hashed)
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from tonno_core.control import Control
+from tonno_core.distributed import ALONE, Processes
 from tonno_core.encoding.bundle import Bundle
 from tonno_core.encoding.encoder import Encoder
 from tonno_core.encoding.ready import ReadyModel, prepare_model
@@ -15,6 +16,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.reconstruction.planes import Planes
 from tonno_core.reconstruction.projected import Projected, Receive
 from tonno_core.reconstruction.result import Reconstruction
+from tonno_core.reconstruction.shared import join, share_of
 from tonno_core.settings import (
     CAM_METHODS,
     SLICEWISE_METHODS,
@@ -56,27 +58,31 @@ def reconstruct(
     precision: str = "auto",
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    control: Control | None = None,
     receive: Receive | None = None,
+    processes: Processes = ALONE,
 ) -> Reconstruction:
     """Heatmaps of a volume by a bundle's classifier, or by ``"pixel-sum"``.
 
     settings: None for the model's own defaults. variants: the heatmaps wanted, by names of the caller's, all
     from one pass through the network; None for one of each of the settings' methods, named by it. region: where alone
     they are wanted; fewer planes are looked at, and only its voxels are ``inside``.
-    progress: called with (slices done, slices in all). receive: called with the name, heatmap and ``inside`` of
-    each as it is made; none is kept then, which hundreds of variants of a large volume would need.
+    progress: called with (slices done, slices in all). control: in its place, to look into the run or end it.
+    receive: called with the name, heatmap and ``inside`` of each as it is made; none is kept then, which hundreds of
+    variants of a large volume would need. processes: that share the directions and all call this; the heatmaps are
+    the first one's.
     Raises TonnoError for settings that the model cannot serve.
     """
     timings = Timings()
     ready = model if isinstance(model, ReadyModel) else prepare_model(model, settings, device, precision)
-    control = Control() if progress is None else Control(progress=progress)
+    control = control or (Control() if progress is None else Control(progress=progress))
     with timings.measure("total"):
         projected = project(
             volume, ready, settings, variants=variants, region=region, batch_size=batch_size, control=control,
-            timings=timings,
+            timings=timings, processes=processes,
         )  # fmt: skip
         planes = projected.planes
-        wanted = resolve(variants, planes.settings, ready)
+        wanted = resolve(variants, planes.settings, ready) if processes.first else {}
         result = projected.finish(wanted, planes.settings, timings, receive=receive)
     return replace(result, seconds=dict(timings.seconds))
 
@@ -92,10 +98,13 @@ def project(
     control: Control | None = None,
     timings: Timings | None = None,
     keep: bool = False,
+    processes: Processes = ALONE,
 ) -> Projected:
     """Show the encoder all planes that the wanted heatmaps need; the first half of `reconstruct`.
 
     control: ends it, or looks into it, while it runs. keep: also gather what other filters and sigmas need.
+    processes: that share the directions and all call this; what is put together is the first one's. Several can be
+    cancelled, but neither looked into nor stopped early.
     """
     settings = ready.settings(settings)
     wanted = resolve(variants, settings, ready)
@@ -113,7 +122,7 @@ def project(
     projected = Projected(planes, ready, classes[_class_index(classes, settings.class_name)])
     projected.warnings = _scale_warnings(prepared, ready.slice_size, ready.pixel_mm)
     source = SliceSource.from_volume(prepared.volume, fill=prepared.fill, device=ready.device)
-    run = _Run(projected, source, wanted, batch_size, control or Control(), timings or Timings(), keep)
+    run = _Run(projected, source, wanted, batch_size, control or Control(), timings or Timings(), keep, processes)
     run.execute()
     return projected
 
@@ -138,9 +147,10 @@ class _Run:
         control: Control,
         timings: Timings,
         keep: bool,
+        processes: Processes,
     ) -> None:
         self.projected, self.source, self.variants = projected, source, variants
-        self.control, self.timings, self.keep = control, timings, keep
+        self.control, self.timings, self.keep, self.processes = control, timings, keep, processes
         self.planes, self.encoder = projected.planes, projected.ready.encoder
         self.class_index = self.encoder.classes.index(projected.class_name)
         standard = GPU_BATCH if projected.ready.device.type == "cuda" else CPU_BATCH
@@ -149,7 +159,7 @@ class _Run:
         self.previews = _Previews()
 
     def execute(self) -> None:
-        """Run all passes."""
+        """Run all passes. Those of a few directions are the first process's alone."""
         settings = self.planes.settings
         groups: dict[int, list[Variant]] = {}
         for one in dict.fromkeys(one.raw() for one in self.variants.values()):
@@ -159,14 +169,19 @@ class _Run:
         tomographic = [(self.planes.tomographic(count), variants) for count, variants in groups.items()]
         wanted = dict.fromkeys(one.method for one in self.variants.values())
         slicewise = [(self.planes.slicewise(method), method) for method in wanted if method in SLICEWISE_METHODS]
-        plans = [axes, *(plan for plan, _ in tomographic), *(plan for plan, _ in slicewise)]
+        plans = [share_of(plan, self.processes) for plan, _ in tomographic]
+        if self.processes.first:
+            plans += [axes, *(plan for plan, _ in slicewise)]
         self.total = sum(int(plan.counts.sum()) for plan in plans)
-        self._axes(axes)
+        if self.processes.first:
+            self._axes(axes)
         for plan, variants in tomographic:
             self._tomographic(plan, variants)
-        for plan, method in slicewise:
-            with self.timings.measure(method):
-                self._slicewise(plan, method)
+        if self.processes.first:
+            for plan, method in slicewise:
+                with self.timings.measure(method):
+                    self._slicewise(plan, method)
+        self._join(tomographic)
 
     # --- passes
 
@@ -180,7 +195,8 @@ class _Run:
         self._count(projector)
         self.projected.axes = plan, inverter.logits
 
-    def _tomographic(self, plan: SlicePlan, variants: list[Variant]) -> None:
+    def _tomographic(self, whole: SlicePlan, variants: list[Variant]) -> None:
+        plan = share_of(whole, self.processes)
         grid = self.planes.grid(plan)
         z, y, x = grid.shape
         filters = self.planes.filters
@@ -213,6 +229,20 @@ class _Run:
         means = average(projector.project(plan, advanced=self._advanced(plan)), plan, grid, stages)
         self._count(projector)
         self.projected.slicewise.update({Variant(method, stage): (values, grid) for stage, values in means.items()})
+
+    def _join(self, tomographic: list[tuple[SlicePlan, list[Variant]]]) -> None:
+        """Put the processes' shares together in the first one."""
+        if self.processes.world == 1:
+            return
+        own = [one for one in self.projected.inverters if isinstance(one, Inverter)]
+        with self.timings.measure("other processes"):
+            joined = [
+                join(inverter, plan, variants, self.processes)
+                for inverter, (plan, variants) in zip(own, tomographic, strict=True)
+            ]
+            counts = self.processes.gather([(self.projected.slices_total, self.projected.slices_blank)])
+        self.projected.inverters = [one for one in joined if one is not None]
+        self.projected.slices_total, self.projected.slices_blank = (sum(column) for column in zip(*counts, strict=True))
 
     def _projector(self, stages: tuple[int, ...], timings: Timings, check: Callable[[], None]) -> Projector:
         request = CamRequest(self.planes.settings.cam, stages) if stages else None
