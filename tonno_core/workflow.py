@@ -22,8 +22,11 @@ from tonno_core.errors import TonnoError
 from tonno_core.evaluation.overview import write_overview
 from tonno_core.output import check_output, output_folder
 from tonno_core.reconstruction import Reconstruction, reconstruct
+from tonno_core.reconstruction.run import check_zoom
 from tonno_core.segmentation.binarize import Component, binarize, check_options, components, otsu_threshold
 from tonno_core.settings import SETTINGS_THAT_MATTER, ReconstructionSettings, Variant, choices_of, combine
+from tonno_core.slicing.region import Region
+from tonno_core.slicing.roi import read_region
 from tonno_core.volume.io import check_writable, read_volume, write_volume
 from tonno_core.volume.volume import Volume
 
@@ -55,6 +58,21 @@ class Recipe:
     min_volume_mm3: float = 0.0
     file_format: str = "nii.gz"
     replace_nonfinite: bool = False
+    region: Region | None = None
+    zoom: bool = False
+
+    def record(self) -> dict[str, Any]:
+        """All but the model, as JSON holds it."""
+        choices = ("threshold", "min_volume_mm3", "file_format", "replace_nonfinite")
+        return {
+            "settings": dataclasses.asdict(self.settings),
+            **{name: getattr(self, name) for name in choices},
+            "region": self.region_record(),
+        }
+
+    def region_record(self) -> dict[str, Any] | None:
+        """As the report holds it: the box is |x|, |y|, |z| <= 1."""
+        return None if self.region is None else {"box_to_ras": self.region.box_to_ras.tolist(), "zoom": self.zoom}
 
 
 def make_recipe(
@@ -66,16 +84,21 @@ def make_recipe(
     min_volume_mm3: float = 0.0,
     file_format: str = "nii.gz",
     replace_nonfinite: bool = False,
+    roi: str | None = None,
+    zoom: bool = False,
 ) -> Recipe:
     """Load the model and check all choices, before any volume is read.
 
-    options: settings that were asked for, by the names of `ReconstructionSettings`.
+    options: settings that were asked for, by the names of `ReconstructionSettings`. roi: see `read_region`.
     """
     check_options(parse_threshold(threshold) or 0.0, None, min_volume_mm3)
     loaded = load_model(model)
     defaults: Mapping[str, Any] = {"methods": ("tonno",)} if isinstance(loaded, str) else loaded.spec.defaults
     settings = combine(defaults=defaults, preset=preset, explicit=options)
-    return Recipe(loaded, settings, threshold, min_volume_mm3, file_format, replace_nonfinite)
+    region = None if roi is None else read_region(roi)
+    if zoom:
+        check_zoom(region, settings)
+    return Recipe(loaded, settings, threshold, min_volume_mm3, file_format, replace_nonfinite, region, zoom)
 
 
 def reconstruct_files(
@@ -119,7 +142,15 @@ def reconstruct_into(
     """
     volume = read_volume(volume_path, replace_nonfinite=recipe.replace_nonfinite)
     check_writable(volume.ijk_to_ras, output / f"heatmap.{recipe.file_format}")
-    result = reconstruct(volume, ready, recipe.settings, progress=progress, processes=group)
+    result = reconstruct(
+        volume,
+        ready,
+        recipe.settings,
+        region=recipe.region,
+        zoom=recipe.zoom,
+        progress=progress,
+        processes=group,
+    )
     if not group.first:
         return ""
     segmentations = {
@@ -128,7 +159,7 @@ def reconstruct_into(
     }
     with output_folder(output, overwrite=overwrite) as folder:
         write_images(folder, result, segmentations, recipe.file_format)
-        more = {"processes": group.world, **(extra or {})}
+        more = {"region": recipe.region_record(), "processes": group.world, **(extra or {})}
         write_report(folder / "report.json", volume, recipe.model, result, segmentations, more)
         best = next(iter(result.heatmaps))
         write_overview(
@@ -214,6 +245,13 @@ def calibrated_otherwise(record: Mapping[str, Any], settings: ReconstructionSett
     return [name for name, value in now.items() if name in then and then[name] != value]
 
 
+def model_identity(model: Bundle | str) -> Any:
+    """What tells models apart, as JSON."""
+    if isinstance(model, str):
+        return model
+    return {"encoder": model.spec.encoder, "sha256": model.spec.sha256, "about": model.spec.about}
+
+
 def write_report(
     path: Path,
     volume: Volume,
@@ -230,9 +268,7 @@ def write_report(
         "device": result.device,
         "precision": result.precision,
         "threads": torch.get_num_threads(),
-        "model": PIXEL_SUM
-        if isinstance(model, str)
-        else {"encoder": model.spec.encoder, "sha256": model.spec.sha256, "about": model.spec.about},
+        "model": model_identity(model),
         "class": result.class_name,
         "settings": dataclasses.asdict(result.settings),
         "slice_size": result.slice_size,

@@ -13,7 +13,7 @@ from tonno_core.encoding.bundle import Bundle
 from tonno_core.encoding.encoder import Encoder
 from tonno_core.encoding.ready import ReadyModel, prepare_model
 from tonno_core.errors import TonnoError
-from tonno_core.reconstruction.planes import Planes
+from tonno_core.reconstruction.planes import Planes, zoomed_ball
 from tonno_core.reconstruction.projected import Projected, Receive
 from tonno_core.reconstruction.result import Reconstruction
 from tonno_core.reconstruction.shared import join, share_of
@@ -54,6 +54,7 @@ def reconstruct(
     *,
     variants: Mapping[str, Variant] | None = None,
     region: Region | None = None,
+    zoom: bool = False,
     device: str = "auto",
     precision: str = "auto",
     batch_size: int | None = None,
@@ -78,8 +79,8 @@ def reconstruct(
     control = control or (Control() if progress is None else Control(progress=progress))
     with timings.measure("total"):
         projected = project(
-            volume, ready, settings, variants=variants, region=region, batch_size=batch_size, control=control,
-            timings=timings, processes=processes,
+            volume, ready, settings, variants=variants, region=region, zoom=zoom, batch_size=batch_size,
+            control=control, timings=timings, processes=processes,
         )  # fmt: skip
         planes = projected.planes
         wanted = resolve(variants, planes.settings, ready) if processes.first else {}
@@ -94,6 +95,7 @@ def project(
     *,
     variants: Mapping[str, Variant] | None = None,
     region: Region | None = None,
+    zoom: bool = False,
     batch_size: int | None = None,
     control: Control | None = None,
     timings: Timings | None = None,
@@ -108,6 +110,9 @@ def project(
     """
     settings = ready.settings(settings)
     wanted = resolve(variants, settings, ready)
+    centre_ras, radius_mm = None, settings.radius_mm
+    if zoom:
+        centre_ras, radius_mm = zoomed_ball(check_zoom(region, settings), settings, tuple(wanted.values()), volume)
     prepared = prepare_volume(
         volume,
         frame=settings.frame,
@@ -115,16 +120,28 @@ def project(
         slice_size=ready.slice_size,
         # A slice size that was asked for means finer or coarser pixels over the foreground's ball.
         pixel_mm=ready.pixel_mm if settings.slice_size is None else None,
-        radius_mm=settings.radius_mm,
+        radius_mm=radius_mm,
+        centre_ras=centre_ras,
     )
     planes = Planes(volume, settings, prepared.frame_to_ras, ready.slice_size, region, tuple(wanted.values()))
     classes = ready.encoder.classes
     projected = Projected(planes, ready, classes[_class_index(classes, settings.class_name)])
-    projected.warnings = _scale_warnings(prepared, ready.slice_size, ready.pixel_mm)
+    projected.warnings = _scale_warnings(prepared, ready.slice_size, ready.pixel_mm, zoom)
     source = SliceSource.from_volume(prepared.volume, fill=prepared.fill, device=ready.device)
     run = _Run(projected, source, wanted, batch_size, control or Control(), timings or Timings(), keep, processes)
     run.execute()
     return projected
+
+
+def check_zoom(region: Region | None, settings: ReconstructionSettings) -> Region:
+    """The region to zoom into. Raises TonnoError where there is none, or the ball is determined otherwise."""
+    if region is None:
+        raise TonnoError("--zoom needs a region to zoom into; give --roi")
+    if settings.frame != "physical":
+        raise TonnoError(f"--zoom has no meaning with --frame {settings.frame}; leave one of them out")
+    if settings.radius_mm is not None:
+        raise TonnoError("--zoom and --radius-mm both determine the ball; leave one of them out")
+    return region
 
 
 def resolve(
@@ -317,14 +334,14 @@ def _stages(variants: list[Variant]) -> tuple[int, ...]:
     return tuple(sorted({one.stage for one in variants if one.stage is not None}))
 
 
-def _scale_warnings(prepared: PreparedVolume, size: int, pixel_mm: float | None) -> tuple[str, ...]:
+def _scale_warnings(prepared: PreparedVolume, size: int, pixel_mm: float | None, zoom: bool) -> tuple[str, ...]:
     """Tell when the classifier sees the anatomy at another scale than in training."""
     if pixel_mm is None or prepared.radius_mm is None:
         return ()
     found = 2.0 * prepared.radius_mm / (size - 1)
     if abs(found / pixel_mm - 1.0) <= 0.25:
         return ()
-    return (
-        f"slices have pixels of {found:.2f} mm, the model was trained at {pixel_mm:.2f} mm; "
-        "give --radius-mm or --slice-size for a similar scale",
-    )
+    advice = "--radius-mm or --slice-size for a similar scale"
+    if zoom:
+        advice = f"--slice-size {max(8, round(2.0 * prepared.radius_mm / pixel_mm) + 1)} for that scale"
+    return (f"slices have pixels of {found:.2f} mm, the model was trained at {pixel_mm:.2f} mm; give {advice}",)
