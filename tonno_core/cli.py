@@ -18,11 +18,14 @@ from tonno_core.settings import METHODS, PRESETS
 
 _NOTICE = "For research only; not a medical device, not for diagnosis."
 _ABOUT_HELP = "What a person should know, as finding=..., modality=..., licence=..., data=...; may be repeated."
+_ROI_HELP = "Only within a box: two corners in RAS mm, or a Markups ROI of 3D Slicer (.mrk.json)."
 _QUANTILE = "Share of the negative volumes below the threshold; less if some hold the finding after all."
 _PATH = click.Path(path_type=Path)
 _SEED = click.IntRange(0, 999_999_999)
 _COUNT = click.IntRange(min=1)
 _VOLUME = click.FloatRange(min=0)
+# What `reconstruct` asks for beside the settings of a reconstruction.
+_RECIPE = ("model", "preset", "threshold", "min_volume_mm3", "file_format", "replace_nonfinite", "roi", "zoom")
 # torch reports it by a RuntimeError: "DefaultCPUAllocator: can't allocate memory", "CUDA out of memory".
 _OUT_OF_MEMORY = re.compile("allocate memory|out of memory")
 
@@ -36,7 +39,9 @@ def cli() -> None:
 @cli.command()
 @click.argument("volume", type=_PATH)
 @click.option("--model", required=True, metavar="BUNDLE|pixel-sum", help="Model folder, or pixel-sum.")
-@click.option("--output", required=True, type=_PATH, metavar="DIR", help="Folder for the results.")
+@click.option(
+    "--output", required=True, type=_PATH, metavar="DIR", help="Folder for the results; a CSV's goes on in it."
+)
 @click.option("--method", "methods", multiple=True, metavar="NAME", help=f"May be repeated: {', '.join(METHODS)}.")
 @click.option("--cam", type=click.Choice(["layercam", "gradcam"]), help="Kind of class activation map.")
 @click.option("--stage", type=int, metavar="N", help="Feature stage of the CAM, 1 is the finest.")
@@ -48,6 +53,8 @@ def cli() -> None:
 @click.option("--filter", "filter", type=click.Choice(["second-difference", "hann", "gaussian"]))
 @click.option("--frame", type=click.Choice(["physical", "normalized"]), help="mm, or the paper's cube (physical).")
 @click.option("--radius-mm", type=float, metavar="R", help="Radius of the ball (that of the foreground).")
+@click.option("--roi", metavar="R,A,S:R,A,S|FILE", help=_ROI_HELP)
+@click.option("--zoom", is_flag=True, help="Put all offsets and pixels into the ROI; see docs/method.md.")
 @click.option("--grid", type=click.Choice(["band-limited", "volume"]), help="Backproject on M^3 nodes or all voxels.")
 @click.option("--slice-size", type=int, metavar="S", help="Pixels along a slice's side (the model's).")
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="Slices, directions and the rest at once.")
@@ -60,39 +67,30 @@ def cli() -> None:
 @click.option("--replace-nonfinite", is_flag=True, help="Replace NaN and infinite voxels by the lowest value.")
 @click.option("--overwrite", is_flag=True, help="Replace results that are there already.")
 def reconstruct(
-    volume: Path,
-    model: str,
-    output: Path,
-    methods: tuple[str, ...],
-    preset: str | None,
-    threshold: str,
-    min_volume_mm3: float,
-    device: str,
-    precision: str,
-    file_format: str,
-    replace_nonfinite: bool,
-    overwrite: bool,
-    **options: Any,
+    volume: Path, output: Path, methods: tuple[str, ...], device: str, precision: str, overwrite: bool, **options: Any
 ) -> None:
-    """Heatmaps and segmentations of VOLUME (NIfTI, NRRD, MetaImage, or a DICOM folder)."""
+    """Heatmaps and segmentations of VOLUME (NIfTI, NRRD, MetaImage, or a DICOM folder).
+
+    VOLUME may be a CSV with a column `volume`: then each has a folder in DIR/cases, a second run goes on where the
+    first was stopped, and summary.csv tells all. Under torchrun the processes share the directions of one volume, or
+    the volumes of a CSV.
+    """
+    choices = {name: options.pop(name) for name in _RECIPE}
+    recipe: dict[str, Any] = {"options": {"methods": methods or None, **options}, **choices}
+    where: dict[str, Any] = {"output": output, "device": device, "precision": precision, "overwrite": overwrite}
+    if volume.suffix.lower() in (".csv", ".tsv"):
+        from tonno_core.cohort_run import reconstruct_cohort
+
+        outcome = reconstruct_cohort(volume, **where, **recipe)
+        click.echo(f"{outcome.text}\n{_NOTICE}")
+        if outcome.failed:
+            raise TonnoError(outcome.failed)
+        return
     from tonno_core.workflow import reconstruct_files
 
-    table = reconstruct_files(
-        volume,
-        model=model,
-        output=output,
-        options={"methods": methods or None, **options},
-        preset=preset,
-        threshold=threshold,
-        min_volume_mm3=min_volume_mm3,
-        device=device,
-        precision=precision,
-        file_format=file_format,
-        replace_nonfinite=replace_nonfinite,
-        overwrite=overwrite,
-    )
-    click.echo(table)
-    click.echo(f"written to {output}. {_NOTICE}")
+    table = reconstruct_files(volume, **where, **recipe)
+    if table:  # of the first process alone
+        click.echo(f"{table}\nwritten to {output}. {_NOTICE}")
 
 
 @cli.command()

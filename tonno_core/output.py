@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from tonno_core.errors import TonnoError
 
@@ -80,6 +83,29 @@ def output_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
             for parent in made:  # innermost first; those that are empty were made for this run alone
                 if parent.is_dir() and not any(parent.iterdir()):
                     parent.rmdir()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON; the file appears whole or not at all."""
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text; the file appears whole or not at all. Raises TonnoError where it cannot."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file; it appears whole or not at all. Raises TonnoError where it cannot."""
+    # Processes on several machines may have the same number.
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        raise TonnoError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _move_files(source: Path, folder: Path) -> None:

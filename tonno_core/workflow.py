@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,18 @@ import torch
 from tqdm import tqdm
 
 import tonno_core
+from tonno_core.distributed import ALONE, Processes, processes
 from tonno_core.encoding.bundle import Bundle, load_bundle
+from tonno_core.encoding.ready import ReadyModel, prepare_model
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation.overview import write_overview
 from tonno_core.output import check_output, output_folder
 from tonno_core.reconstruction import Reconstruction, reconstruct
+from tonno_core.reconstruction.run import check_zoom
 from tonno_core.segmentation.binarize import Component, binarize, check_options, components, otsu_threshold
 from tonno_core.settings import SETTINGS_THAT_MATTER, ReconstructionSettings, Variant, choices_of, combine
+from tonno_core.slicing.region import Region
+from tonno_core.slicing.roi import read_region
 from tonno_core.volume.io import check_writable, read_volume, write_volume
 from tonno_core.volume.volume import Volume
 
@@ -43,39 +48,119 @@ def load_model(name: str) -> Bundle | str:
     return PIXEL_SUM if name == PIXEL_SUM else load_bundle(name)
 
 
-def reconstruct_files(
-    volume_path: Path,
+@dataclass(frozen=True)
+class Recipe:
+    """What is asked for, whatever the volume. threshold: ``auto``, ``otsu`` or a number."""
+
+    model: Bundle | str
+    settings: ReconstructionSettings
+    threshold: str = "auto"
+    min_volume_mm3: float = 0.0
+    file_format: str = "nii.gz"
+    replace_nonfinite: bool = False
+    region: Region | None = None
+    zoom: bool = False
+
+    def record(self) -> dict[str, Any]:
+        """All but the model, as JSON holds it."""
+        choices = ("threshold", "min_volume_mm3", "file_format", "replace_nonfinite")
+        return {
+            "settings": dataclasses.asdict(self.settings),
+            **{name: getattr(self, name) for name in choices},
+            "region": self.region_record(),
+        }
+
+    def region_record(self) -> dict[str, Any] | None:
+        """As the report holds it: the box is |x|, |y|, |z| <= 1."""
+        return None if self.region is None else {"box_to_ras": self.region.box_to_ras.tolist(), "zoom": self.zoom}
+
+
+def make_recipe(
     *,
     model: str,
-    output: Path,
     options: Mapping[str, Any],
     preset: str | None = None,
     threshold: str = "auto",
     min_volume_mm3: float = 0.0,
-    device: str = "auto",
-    precision: str = "auto",
     file_format: str = "nii.gz",
     replace_nonfinite: bool = False,
-    overwrite: bool = False,
-) -> str:
-    """Reconstruct a volume's heatmaps into a folder and return the table of what was found.
+    roi: str | None = None,
+    zoom: bool = False,
+) -> Recipe:
+    """Load the model and check all choices, before any volume is read.
 
-    options: settings that were asked for, by the names of `ReconstructionSettings`. Writes
-    ``heatmap-METHOD``, ``segmentation-METHOD``, ``report.json`` and ``overview.png``.
+    options: settings that were asked for, by the names of `ReconstructionSettings`. roi: see `read_region`.
     """
-    check_output(output, overwrite=overwrite)
     check_options(parse_threshold(threshold) or 0.0, None, min_volume_mm3)
     loaded = load_model(model)
     defaults: Mapping[str, Any] = {"methods": ("tonno",)} if isinstance(loaded, str) else loaded.spec.defaults
     settings = combine(defaults=defaults, preset=preset, explicit=options)
-    volume = read_volume(volume_path, replace_nonfinite=replace_nonfinite)
-    check_writable(volume.ijk_to_ras, output / f"heatmap.{file_format}")
-    with progress_bar() as bar:
-        result = reconstruct(volume, loaded, settings, device=device, precision=precision, progress=progress_of(bar))
-    segmentations = {method: segment(result, method, loaded, threshold, min_volume_mm3) for method in result.heatmaps}
+    region = None if roi is None else read_region(roi)
+    if zoom:
+        check_zoom(region, settings)
+    return Recipe(loaded, settings, threshold, min_volume_mm3, file_format, replace_nonfinite, region, zoom)
+
+
+def reconstruct_files(
+    volume_path: Path,
+    *,
+    output: Path,
+    device: str = "auto",
+    precision: str = "auto",
+    overwrite: bool = False,
+    **choices: Any,
+) -> str:
+    """Reconstruct a volume's heatmaps into a folder and return the table of what was found.
+
+    choices: see `make_recipe`; the files: `reconstruct_into`. Under torchrun all processes call this and share the
+    directions; the first one writes, the others return "".
+    """
+    check_output(output, overwrite=overwrite)
+    recipe = make_recipe(**choices)
+    with processes(device) as group:
+        ready = prepare_model(recipe.model, recipe.settings, str(group.device), precision)
+        with progress_bar(disable=not group.first) as bar:
+            return reconstruct_into(
+                output, volume_path, ready, recipe, progress=progress_of(bar), overwrite=overwrite, group=group
+            )
+
+
+def reconstruct_into(
+    output: Path,
+    volume_path: Path,
+    ready: ReadyModel,
+    recipe: Recipe,
+    *,
+    progress: Callable[[int, int], None],
+    overwrite: bool = False,
+    group: Processes = ALONE,
+    extra: Mapping[str, Any] | None = None,
+) -> str:
+    """Write ``heatmap-METHOD``, ``segmentation-METHOD``, ``report.json`` and ``overview.png``: all of them or none.
+
+    extra: for the report. Returns the table of what was found, "" in all processes but the first.
+    """
+    volume = read_volume(volume_path, replace_nonfinite=recipe.replace_nonfinite)
+    check_writable(volume.ijk_to_ras, output / f"heatmap.{recipe.file_format}")
+    result = reconstruct(
+        volume,
+        ready,
+        recipe.settings,
+        region=recipe.region,
+        zoom=recipe.zoom,
+        progress=progress,
+        processes=group,
+    )
+    if not group.first:
+        return ""
+    segmentations = {
+        method: segment(result, method, recipe.model, recipe.threshold, recipe.min_volume_mm3)
+        for method in result.heatmaps
+    }
     with output_folder(output, overwrite=overwrite) as folder:
-        write_images(folder, result, segmentations, file_format)
-        write_report(folder / "report.json", volume, loaded, result, segmentations)
+        write_images(folder, result, segmentations, recipe.file_format)
+        more = {"region": recipe.region_record(), "processes": group.world, **(extra or {})}
+        write_report(folder / "report.json", volume, recipe.model, result, segmentations, more)
         best = next(iter(result.heatmaps))
         write_overview(
             folder / "overview.png",
@@ -85,7 +170,7 @@ def reconstruct_files(
             profiles=result.profiles,
             title=f"{best}: {result.class_name}",
             subtitle=f"threshold {segmentations[best].threshold:.4g} ({segmentations[best].source})",
-            unit="intensity" if isinstance(loaded, str) else "logit",
+            unit="intensity" if isinstance(recipe.model, str) else "logit",
         )
     return summary(result, segmentations)
 
@@ -100,9 +185,9 @@ def write_images(
         write_volume(mask, folder / f"segmentation-{method}.{file_format}", dtype="uint8")
 
 
-def progress_bar() -> tqdm[Any]:
+def progress_bar(*, disable: bool = False) -> tqdm[Any]:
     """A bar that appears with the first slices: what is wrong before them is said in the only line."""
-    return tqdm(desc="reconstructing", unit="slice", unit_scale=True, delay=0.01)
+    return tqdm(desc="reconstructing", unit="slice", unit_scale=True, delay=0.01, disable=disable)
 
 
 def progress_of(bar: tqdm[Any]) -> Any:
@@ -160,6 +245,13 @@ def calibrated_otherwise(record: Mapping[str, Any], settings: ReconstructionSett
     return [name for name, value in now.items() if name in then and then[name] != value]
 
 
+def model_identity(model: Bundle | str) -> Any:
+    """What tells models apart, as JSON."""
+    if isinstance(model, str):
+        return model
+    return {"encoder": model.spec.encoder, "sha256": model.spec.sha256, "about": model.spec.about}
+
+
 def write_report(
     path: Path,
     volume: Volume,
@@ -176,9 +268,7 @@ def write_report(
         "device": result.device,
         "precision": result.precision,
         "threads": torch.get_num_threads(),
-        "model": PIXEL_SUM
-        if isinstance(model, str)
-        else {"encoder": model.spec.encoder, "sha256": model.spec.sha256, "about": model.spec.about},
+        "model": model_identity(model),
         "class": result.class_name,
         "settings": dataclasses.asdict(result.settings),
         "slice_size": result.slice_size,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.processes import WORKER, free_port, two_processes
 from tests.training.toy import environment, train_toy, write_toy_set
 from tonno_core import cli
 from tonno_core.encoding.bundle import load_bundle
 from tonno_core.errors import TonnoError
-from tonno_core.training.distributed import Processes, check_shares, processes
+from tonno_core.training.settings import check_shares
 
-WORKER = str(Path(__file__).parent / "worker.py")
 TRAIN = {"norm": "group", "steps": 16, "epochs": 8, "learning_rate": 1e-4}
 OPTIONS = [
     "--encoder", "test_resnet", "--slice-size", "32", "--volumes-per-batch", "4", "--slices-per-volume", "4",
@@ -34,20 +33,6 @@ def losses(run: Path) -> list[list[float]]:
     with (run / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [[float(row[name]) for name in ("loss", "validation_loss", "slice_auc", "volume_auc")] for row in rows]
-
-
-def free_port() -> str:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return str(one.getsockname()[1])
-
-
-def two_processes(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command as two processes; torch's own warnings are none of ours."""
-    env = environment(FORKED="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port(), PYTHONWARNINGS="ignore")
-    return subprocess.run(
-        [sys.executable, WORKER, *arguments], env=env, capture_output=True, encoding="utf-8", timeout=120, check=False
-    )
 
 
 def test_two_processes_interrupted_and_resumed_are_one_run(tmp_path: Path) -> None:
@@ -129,31 +114,3 @@ def test_what_cannot_be_shared_is_said_in_one_line_before_processes_meet(
     assert err.count("\n") == 1
     assert message in err
     assert sorted(os.listdir(tmp_path)) == ["toy"]  # noqa: PTH208
-
-
-def test_a_launcher_that_says_too_little_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(TonnoError, match="WORLD_SIZE is 2, but RANK"), processes("cpu"):
-        pass
-
-
-def test_one_process_gathers_what_it_has() -> None:
-    alone = Processes(0, 1, torch.device("cpu"))
-    assert alone.first
-    assert alone.gather([1, 2]) == [1, 2]
-    assert alone.mean(torch.tensor([3.0])).tolist() == [3.0]
-    model = torch.nn.Linear(1, 1)
-    assert alone.share(model) is model
-
-
-def test_parts_are_put_together_in_the_order_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = list(range(7))
-
-    def gathered(parts: list[list[int]], part: list[int]) -> None:
-        assert part == whole[1::3]
-        parts[:] = [whole[rank::3] for rank in range(3)]
-
-    monkeypatch.setattr(torch.distributed, "all_gather_object", gathered)
-    assert Processes(1, 3, torch.device("cpu")).gather(whole[1::3]) == whole

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tests.training.test_dataset import bright_ball
-from tonno_core.training.distributed import Processes
+from tonno_core.distributed import Processes
 from tonno_core.training.validation import SLICES_EACH, Validation, validate
 
 ALONE = Processes(0, 1, torch.device("cpu"))

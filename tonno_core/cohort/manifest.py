@@ -94,6 +94,17 @@ def read_manifest(path: Path, *, class_name: str = DEFAULT_CLASS) -> Manifest:
     return Manifest(path, classes, cases)
 
 
+def read_volumes(path: Path) -> tuple[Case, ...]:
+    """The volumes of a manifest, or of a CSV with a column ``volume`` alone; labels and masks are not looked at.
+
+    Raises TonnoError as `read_manifest` does for what is not of these.
+    """
+    _, rows = _read_rows(path, ("volume",))
+    cases = tuple(_case(row, (), (), path) for row in rows)
+    _check_volumes(cases, path)
+    return cases
+
+
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write a manifest that `read_manifest` reads back; ``path`` holds all of it or is untouched.
 
@@ -142,7 +153,7 @@ def require_trainable(manifest: Manifest) -> None:
 # -------------------- the table
 
 
-def _read_rows(path: Path) -> tuple[list[str], list[_Row]]:
+def _read_rows(path: Path, needed: Sequence[str] = ("volume", "label")) -> tuple[list[str], list[_Row]]:
     """Names of the columns, and the lines that are not empty, with spaces around cells removed."""
     text = _read_text(path)
     head = text.partition("\n")[0]
@@ -151,7 +162,7 @@ def _read_rows(path: Path) -> tuple[list[str], list[_Row]]:
     rows = []
     try:
         names = [_column_name(cell) for cell in next(reader, [])]
-        _check_columns(names, path)
+        _check_columns(names, path, needed)
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue
@@ -196,7 +207,7 @@ def _column_name(cell: str) -> str:
     return f"{head.lower()}:{name}" if colon else head.lower()
 
 
-def _check_columns(names: Sequence[str], path: Path) -> None:
+def _check_columns(names: Sequence[str], path: Path, needed: Sequence[str]) -> None:
     for name, count in Counter(filter(None, names)).items():
         if count > 1:
             raise TonnoError(f"{path}: column {name} stands there {count} times; remove or rename one")
@@ -206,7 +217,7 @@ def _check_columns(names: Sequence[str], path: Path) -> None:
         close = difflib.get_close_matches(head, _PER_CLASS if colon else _COLUMNS, n=1, cutoff=0.8)
         if head not in _COLUMNS and close and close[0] not in heads:
             raise TonnoError(f"{path}: unknown column {name}; did you mean {close[0]}{colon}{rest}? Rename it")
-    missing = [name for name in ("volume", "label") if name not in heads]
+    missing = [name for name in needed if name not in heads]
     if missing:
         found = ", ".join(names) or "nothing"
         raise TonnoError(f"{path}: column {' and '.join(missing)} missing, found {found}; expected {_EXPECTED}")

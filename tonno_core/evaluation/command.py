@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 import tonno_core
-from tonno_core.cohort.manifest import Case, Manifest, read_manifest
+from tonno_core.cohort.cases import Progress, case_name, failed_line, fingerprint, run_cases
+from tonno_core.cohort.manifest import Manifest, read_manifest
+from tonno_core.distributed import device_of_process, share_of_cases
 from tonno_core.encoding.bundle import Bundle, load_bundle
 from tonno_core.encoding.classifier import Classifier
 from tonno_core.encoding.device import choose_device, choose_precision
-from tonno_core.errors import TonnoError, is_out_of_memory
+from tonno_core.errors import TonnoError
 from tonno_core.evaluation.case import Setup, Task, evaluate_case
 from tonno_core.evaluation.folder import ResultsFolder
 from tonno_core.evaluation.record import CaseRecord
@@ -79,15 +75,19 @@ def evaluate_manifest(
     tasks = tasks_of(read_manifest(manifest_path, class_name=class_name), choices.split, class_name)
     content, setup = _prepare(bundle, settings, tasks, choices, class_name)
     names = [task.name for task in tasks]
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world = share_of_cases()
     folder = ResultsFolder(output, setup.fingerprint)
     folder.open(content, names, names[rank::world], overwrite=overwrite)
-    _evaluate(tasks[rank::world], setup, folder, progress=progress and rank == 0)
+
+    def work(task: Task, advanced: Progress) -> None:
+        folder.save(*evaluate_case(task, setup, advanced))
+
+    run_cases(tasks[rank::world], folder, work, label="evaluating", progress=progress and rank == 0)
     records, failures, missing = folder.gather(names)
     if missing:
         here = len(names[rank::world])
         return Outcome(f"{here} of {len(tasks)} cases done here, {missing} are not done elsewhere yet", "")
-    failed = _failed(failures, len(tasks)) if failures else ""
+    failed = failed_line(failures, len(tasks), "summary.md") if failures else ""
     if not records:
         raise TonnoError(failed)
     return Outcome(_write_summary(folder, records, failures, setup, content, choices.seed), failed)
@@ -110,15 +110,9 @@ def tasks_of(manifest: Manifest, split: str, class_name: str) -> list[Task]:
         counts = ", ".join(f"{len(manifest.split(name))} in {name}" for name in ("train", "val", "test"))
         raise TonnoError(f"{manifest.path}: no volume in split {split} ({counts}); choose another by --split")
     return [
-        Task(_name(number, case), case.volume, case.labels[index], case.masks[index], case.patient)
+        Task(case_name(number, case.volume), case.volume, case.labels[index], case.masks[index], case.patient)
         for number, case in numbered
     ]
-
-
-def _name(number: int, case: Case) -> str:
-    """A name for files and tables, unique by the volume's place in the manifest."""
-    stem = re.sub(r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)$", "", case.volume.name, flags=re.IGNORECASE)
-    return f"{number:04d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', stem)[:80]}"
 
 
 def _class_of(bundle: Bundle, settings: ReconstructionSettings) -> str:
@@ -142,10 +136,14 @@ def _prepare(
         last_stage=encoder.stages,
         all_candidates=choices.all_candidates,
     )
+    listed = [[str(part) for part in _row(task)] for task in tasks]
     content = {
         "tonno": tonno_core.__version__,
         "model": {"encoder": bundle.spec.encoder, "sha256": bundle.spec.sha256},
-        "manifest": {"cases": len(tasks), "sha256": _hash([[str(part) for part in _row(task)] for task in tasks])},
+        "manifest": {
+            "cases": len(tasks),
+            "sha256": fingerprint(listed),
+        },
         "split": choices.split,
         "class": class_name,
         "min_volume_mm3": choices.min_volume_mm3,
@@ -157,7 +155,8 @@ def _prepare(
     content = json.loads(json.dumps(content))  # as it will be read: tuples are lists
     best = tuple(name for name, row in rows.items() if row.best)
     shown = tuple(name for name in best if name != "center") or best  # which is blind to the image
-    hashed, asked = _hash(content), (choices.min_volume_mm3, choices.device, choices.precision)
+    asked = (choices.min_volume_mm3, device_of_process(choices.device), choices.precision)
+    hashed = fingerprint(content)
     return content, Setup(bundle, settings, rows, shown, *asked, hashed)
 
 
@@ -176,46 +175,6 @@ def _stages(
         return sorted(set(asked))
     size = settings.slice_size or bundle.spec.slice_size
     return list(encoder.stages_with_maps(bundle.spec.classes.index(class_name), size))
-
-
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _evaluate(tasks: Sequence[Task], setup: Setup, folder: ResultsFolder, *, progress: bool) -> None:
-    """All cases that are not done yet; one that fails leaves its reason and does not stop the others."""
-    waiting = [task for task in tasks if not folder.has(task.name)]
-    with _bar(len(tasks), len(tasks) - len(waiting), disable=not progress) as bar:
-        for done, task in enumerate(waiting, start=1 + len(tasks) - len(waiting)):
-
-            def advanced(slices: int, total: int, done: int = done) -> None:
-                bar.update(done - 1 + 0.99 * slices / max(1, total) - bar.n)
-
-            try:
-                record, tile = evaluate_case(task, setup, advanced)
-            except (TonnoError, OSError, MemoryError, RuntimeError) as error:
-                # torch tells by a plain RuntimeError when the CPU's memory is out; any other is a defect.
-                if isinstance(error, RuntimeError) and not is_out_of_memory(error):
-                    raise
-                folder.fail(task.name, " ".join(str(error).split()) or type(error).__name__)
-            else:
-                folder.save(record, tile)
-            bar.update(done - bar.n)
-
-
-@contextmanager
-def _bar(total: int, initial: int, *, disable: bool) -> Iterator[tqdm[Any]]:
-    text = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"
-    bar = tqdm(total=total, initial=initial, desc="evaluating", bar_format=text, disable=disable, smoothing=0.0)
-    with bar:
-        yield bar
-
-
-def _failed(failures: Mapping[str, str], cases: int) -> str:
-    """One line: how many, and the first few reasons."""
-    shown = [f"{name}: {reason}" for name, reason in list(failures.items())[:3]]
-    more = f"; {len(failures) - 3} more in summary.md" if len(failures) > 3 else ""
-    return f"{len(failures)} of {cases} cases failed: {'; '.join(shown)}{more}"
 
 
 def _write_summary(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation.metrics import Components, best_dice, dice_of, match
+from tonno_core.output import write_json
 
 # Factors on a row's own threshold at which Dice and F1 are measured too: thirds of an octave, 1/8 to 4.
 LADDER = tuple(2.0 ** (k / 3) for k in range(-9, 7))
@@ -102,29 +102,6 @@ def measure(
         ladder_dice=tuple(dice_of(one, truth) for one in ladder),
         ladder_f1=tuple(match(one, truth)[2] for one in ladder),
     )
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON; the file appears whole or not at all."""
-    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text; the file appears whole or not at all. Raises TonnoError where it cannot."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file; it appears whole or not at all. Raises TonnoError where it cannot."""
-    # Processes on several machines may have the same number.
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        raise TonnoError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def save_record(path: Path, record: CaseRecord) -> None:

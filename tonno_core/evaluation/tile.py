@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation.planes import OPPOSITE, PLANES, Float, Plane, cut_plane, sample
-from tonno_core.evaluation.record import write_bytes
+from tonno_core.output import write_bytes
 from tonno_core.volume.volume import Volume
 
 BoolArray = npt.NDArray[np.bool_]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,33 @@ NOTHING_INSIDE = "the region holds no voxel of what is looked at; move it onto t
 _SIGMAS = 4.0
 
 
+def zoomed_ball(
+    region: Region, settings: ReconstructionSettings, variants: Sequence[Variant], volume: Volume
+) -> tuple[npt.NDArray[np.float64], float]:
+    """Centre (RAS mm) and radius (mm) of a ball into which all offsets go, so that all of a region can be right in it.
+
+    Beyond the region lie as many offsets as the filter and the grid's nodes reach, and what smoothing reaches. Raises
+    TonnoError where these leave no offsets for the region itself.
+    """
+    centre, half_diagonal = region.ball
+    step = 2.0 / (settings.slices - 1)
+    left = 1.0 - (filter_offsets(variants) + math.sqrt(3.0)) * step
+    if left < 0.25:
+        raise TonnoError(f"--slices is {settings.slices}, too few for --zoom by this filter; expected more of them")
+    return centre, (half_diagonal + math.sqrt(3.0) * smoothing_reach_mm(variants, volume)) / left
+
+
+def filter_offsets(variants: Sequence[Variant]) -> int:
+    """Offsets beyond a region's ends that the filters of some variants need."""
+    return max([FILTER_REACH["second-difference"], *(FILTER_REACH[one.filter] for one in variants)])
+
+
+def smoothing_reach_mm(variants: Sequence[Variant], volume: Volume) -> float:
+    """How far the widest smoothing of some variants reaches; its kernel is rounded to whole voxels."""
+    widest = max((one.smooth_mm for one in variants), default=0.0)
+    return _SIGMAS * widest + (float(volume.spacing_mm.max()) if widest > 0 else 0.0)
+
+
 @dataclass(frozen=True)
 class Planes:
     """The geometry of one reconstruction.
@@ -48,7 +76,7 @@ class Planes:
         """The filters for which enough planes are looked at."""
         if self.region is None:
             return tuple(FILTER_REACH)
-        return tuple(kind for kind, offsets in FILTER_REACH.items() if offsets <= self._filter_offsets)
+        return tuple(kind for kind, offsets in FILTER_REACH.items() if offsets <= filter_offsets(self.variants))
 
     @property
     def smooth_mm(self) -> float:
@@ -106,24 +134,19 @@ class Planes:
 
     # --- a region
 
-    @property
-    def _filter_offsets(self) -> int:
-        return max([FILTER_REACH["second-difference"], *(FILTER_REACH[one.filter] for one in self.variants)])
-
     def _limited(self, directions: lattices.Directions, slices: int) -> SlicePlan:
         plan = SlicePlan(self.frame_to_ras, directions, slices, self.pixels)
         if self.region is None:
             return plan
-        reach = self._filter_offsets * plan.step + self._node_reach(plan)
+        reach = filter_offsets(self.variants) * plan.step + self._node_reach(plan)
         needed = self.region.needed(self.frame_to_ras, directions, plan.offsets, reach)
         return SlicePlan(self.frame_to_ras, directions, slices, self.pixels, needed)
 
     def _node_reach(self, plan: SlicePlan) -> float:
         """How far beyond the region the grid's nodes must be right, in frame units (the finest axis' millimetres)."""
         millimetre = 1.0 / float(np.linalg.norm(self.frame_to_ras[:3, :3], axis=0).min())
-        # Smoothing's kernel is rounded to whole voxels; interpolation takes the nodes of a cell.
-        smoothing = _SIGMAS * self.smooth_mm + (float(self.volume.spacing_mm.max()) if self.smooth_mm > 0 else 0.0)
-        return math.sqrt(3.0) * (plan.step + smoothing * millimetre)
+        # Interpolation takes the nodes of a cell.
+        return math.sqrt(3.0) * (plan.step + smoothing_reach_mm(self.variants, self.volume) * millimetre)
 
     def _frame_to_box(self, plan: SlicePlan) -> Matrix:
         """To coordinates in which the box, grown on all sides by the nodes' reach, is [-1, 1]^3."""

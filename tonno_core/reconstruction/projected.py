@@ -17,6 +17,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.evaluation.profile import Profile
 from tonno_core.reconstruction.planes import NOTHING_INSIDE, Planes
 from tonno_core.reconstruction.result import PlaneProfile, Reconstruction
+from tonno_core.reconstruction.shared import Joined
 from tonno_core.settings import ReconstructionSettings, Variant
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.slicing.region import Region
@@ -45,7 +46,7 @@ class Projected:
     ready: ReadyModel
     class_name: str
     axes: tuple[SlicePlan, torch.Tensor] | None = None
-    inverters: list[Inverter] = field(default_factory=list)
+    inverters: list[Inverter | Joined] = field(default_factory=list)
     slicewise: dict[Variant, tuple[torch.Tensor, TargetGrid]] = field(default_factory=dict)
     slices_total: int = 0
     slices_blank: int = 0
@@ -165,7 +166,7 @@ class Projected:
             raise ValueError(f"{variant} was not projected")
         return inverter.heatmap(variant, timings), inverter.grid
 
-    def _inverter(self, variant: Variant) -> Inverter | None:
+    def _inverter(self, variant: Variant) -> Inverter | Joined | None:
         """That of the method's own number of directions, or any that can give it."""
         if variant.filter not in self.planes.filters:
             return None

@@ -8,13 +8,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from tonno_core.control import Control
+from tonno_core.distributed import ALONE, Processes
 from tonno_core.encoding.bundle import Bundle
 from tonno_core.encoding.encoder import Encoder
 from tonno_core.encoding.ready import ReadyModel, prepare_model
 from tonno_core.errors import TonnoError
-from tonno_core.reconstruction.planes import Planes
+from tonno_core.reconstruction.planes import Planes, zoomed_ball
 from tonno_core.reconstruction.projected import Projected, Receive
 from tonno_core.reconstruction.result import Reconstruction
+from tonno_core.reconstruction.shared import join, share_of
 from tonno_core.settings import (
     CAM_METHODS,
     SLICEWISE_METHODS,
@@ -52,31 +54,36 @@ def reconstruct(
     *,
     variants: Mapping[str, Variant] | None = None,
     region: Region | None = None,
+    zoom: bool = False,
     device: str = "auto",
     precision: str = "auto",
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    control: Control | None = None,
     receive: Receive | None = None,
+    processes: Processes = ALONE,
 ) -> Reconstruction:
     """Heatmaps of a volume by a bundle's classifier, or by ``"pixel-sum"``.
 
     settings: None for the model's own defaults. variants: the heatmaps wanted, by names of the caller's, all
     from one pass through the network; None for one of each of the settings' methods, named by it. region: where alone
     they are wanted; fewer planes are looked at, and only its voxels are ``inside``.
-    progress: called with (slices done, slices in all). receive: called with the name, heatmap and ``inside`` of
-    each as it is made; none is kept then, which hundreds of variants of a large volume would need.
+    progress: called with (slices done, slices in all). control: in its place, to look into the run or end it.
+    receive: called with the name, heatmap and ``inside`` of each as it is made; none is kept then, which hundreds of
+    variants of a large volume would need. processes: that share the directions and all call this; the heatmaps are
+    the first one's.
     Raises TonnoError for settings that the model cannot serve.
     """
     timings = Timings()
     ready = model if isinstance(model, ReadyModel) else prepare_model(model, settings, device, precision)
-    control = Control() if progress is None else Control(progress=progress)
+    control = control or (Control() if progress is None else Control(progress=progress))
     with timings.measure("total"):
         projected = project(
-            volume, ready, settings, variants=variants, region=region, batch_size=batch_size, control=control,
-            timings=timings,
+            volume, ready, settings, variants=variants, region=region, zoom=zoom, batch_size=batch_size,
+            control=control, timings=timings, processes=processes,
         )  # fmt: skip
         planes = projected.planes
-        wanted = resolve(variants, planes.settings, ready)
+        wanted = resolve(variants, planes.settings, ready) if processes.first else {}
         result = projected.finish(wanted, planes.settings, timings, receive=receive)
     return replace(result, seconds=dict(timings.seconds))
 
@@ -88,17 +95,24 @@ def project(
     *,
     variants: Mapping[str, Variant] | None = None,
     region: Region | None = None,
+    zoom: bool = False,
     batch_size: int | None = None,
     control: Control | None = None,
     timings: Timings | None = None,
     keep: bool = False,
+    processes: Processes = ALONE,
 ) -> Projected:
     """Show the encoder all planes that the wanted heatmaps need; the first half of `reconstruct`.
 
     control: ends it, or looks into it, while it runs. keep: also gather what other filters and sigmas need.
+    processes: that share the directions and all call this; what is put together is the first one's. Several can be
+    cancelled, but neither looked into nor stopped early.
     """
     settings = ready.settings(settings)
     wanted = resolve(variants, settings, ready)
+    centre_ras, radius_mm = None, settings.radius_mm
+    if zoom:
+        centre_ras, radius_mm = zoomed_ball(check_zoom(region, settings), settings, tuple(wanted.values()), volume)
     prepared = prepare_volume(
         volume,
         frame=settings.frame,
@@ -106,16 +120,28 @@ def project(
         slice_size=ready.slice_size,
         # A slice size that was asked for means finer or coarser pixels over the foreground's ball.
         pixel_mm=ready.pixel_mm if settings.slice_size is None else None,
-        radius_mm=settings.radius_mm,
+        radius_mm=radius_mm,
+        centre_ras=centre_ras,
     )
     planes = Planes(volume, settings, prepared.frame_to_ras, ready.slice_size, region, tuple(wanted.values()))
     classes = ready.encoder.classes
     projected = Projected(planes, ready, classes[_class_index(classes, settings.class_name)])
-    projected.warnings = _scale_warnings(prepared, ready.slice_size, ready.pixel_mm)
+    projected.warnings = _scale_warnings(prepared, ready.slice_size, ready.pixel_mm, zoom)
     source = SliceSource.from_volume(prepared.volume, fill=prepared.fill, device=ready.device)
-    run = _Run(projected, source, wanted, batch_size, control or Control(), timings or Timings(), keep)
+    run = _Run(projected, source, wanted, batch_size, control or Control(), timings or Timings(), keep, processes)
     run.execute()
     return projected
+
+
+def check_zoom(region: Region | None, settings: ReconstructionSettings) -> Region:
+    """The region to zoom into. Raises TonnoError where there is none, or the ball is determined otherwise."""
+    if region is None:
+        raise TonnoError("--zoom needs a region to zoom into; give --roi")
+    if settings.frame != "physical":
+        raise TonnoError(f"--zoom has no meaning with --frame {settings.frame}; leave one of them out")
+    if settings.radius_mm is not None:
+        raise TonnoError("--zoom and --radius-mm both determine the ball; leave one of them out")
+    return region
 
 
 def resolve(
@@ -138,9 +164,10 @@ class _Run:
         control: Control,
         timings: Timings,
         keep: bool,
+        processes: Processes,
     ) -> None:
         self.projected, self.source, self.variants = projected, source, variants
-        self.control, self.timings, self.keep = control, timings, keep
+        self.control, self.timings, self.keep, self.processes = control, timings, keep, processes
         self.planes, self.encoder = projected.planes, projected.ready.encoder
         self.class_index = self.encoder.classes.index(projected.class_name)
         standard = GPU_BATCH if projected.ready.device.type == "cuda" else CPU_BATCH
@@ -149,7 +176,7 @@ class _Run:
         self.previews = _Previews()
 
     def execute(self) -> None:
-        """Run all passes."""
+        """Run all passes. Those of a few directions are the first process's alone."""
         settings = self.planes.settings
         groups: dict[int, list[Variant]] = {}
         for one in dict.fromkeys(one.raw() for one in self.variants.values()):
@@ -159,14 +186,19 @@ class _Run:
         tomographic = [(self.planes.tomographic(count), variants) for count, variants in groups.items()]
         wanted = dict.fromkeys(one.method for one in self.variants.values())
         slicewise = [(self.planes.slicewise(method), method) for method in wanted if method in SLICEWISE_METHODS]
-        plans = [axes, *(plan for plan, _ in tomographic), *(plan for plan, _ in slicewise)]
+        plans = [share_of(plan, self.processes) for plan, _ in tomographic]
+        if self.processes.first:
+            plans += [axes, *(plan for plan, _ in slicewise)]
         self.total = sum(int(plan.counts.sum()) for plan in plans)
-        self._axes(axes)
+        if self.processes.first:
+            self._axes(axes)
         for plan, variants in tomographic:
             self._tomographic(plan, variants)
-        for plan, method in slicewise:
-            with self.timings.measure(method):
-                self._slicewise(plan, method)
+        if self.processes.first:
+            for plan, method in slicewise:
+                with self.timings.measure(method):
+                    self._slicewise(plan, method)
+        self._join(tomographic)
 
     # --- passes
 
@@ -180,7 +212,8 @@ class _Run:
         self._count(projector)
         self.projected.axes = plan, inverter.logits
 
-    def _tomographic(self, plan: SlicePlan, variants: list[Variant]) -> None:
+    def _tomographic(self, whole: SlicePlan, variants: list[Variant]) -> None:
+        plan = share_of(whole, self.processes)
         grid = self.planes.grid(plan)
         z, y, x = grid.shape
         filters = self.planes.filters
@@ -213,6 +246,20 @@ class _Run:
         means = average(projector.project(plan, advanced=self._advanced(plan)), plan, grid, stages)
         self._count(projector)
         self.projected.slicewise.update({Variant(method, stage): (values, grid) for stage, values in means.items()})
+
+    def _join(self, tomographic: list[tuple[SlicePlan, list[Variant]]]) -> None:
+        """Put the processes' shares together in the first one."""
+        if self.processes.world == 1:
+            return
+        own = [one for one in self.projected.inverters if isinstance(one, Inverter)]
+        with self.timings.measure("other processes"):
+            joined = [
+                join(inverter, plan, variants, self.processes)
+                for inverter, (plan, variants) in zip(own, tomographic, strict=True)
+            ]
+            counts = self.processes.gather([(self.projected.slices_total, self.projected.slices_blank)])
+        self.projected.inverters = [one for one in joined if one is not None]
+        self.projected.slices_total, self.projected.slices_blank = (sum(column) for column in zip(*counts, strict=True))
 
     def _projector(self, stages: tuple[int, ...], timings: Timings, check: Callable[[], None]) -> Projector:
         request = CamRequest(self.planes.settings.cam, stages) if stages else None
@@ -287,14 +334,14 @@ def _stages(variants: list[Variant]) -> tuple[int, ...]:
     return tuple(sorted({one.stage for one in variants if one.stage is not None}))
 
 
-def _scale_warnings(prepared: PreparedVolume, size: int, pixel_mm: float | None) -> tuple[str, ...]:
+def _scale_warnings(prepared: PreparedVolume, size: int, pixel_mm: float | None, zoom: bool) -> tuple[str, ...]:
     """Tell when the classifier sees the anatomy at another scale than in training."""
     if pixel_mm is None or prepared.radius_mm is None:
         return ()
     found = 2.0 * prepared.radius_mm / (size - 1)
     if abs(found / pixel_mm - 1.0) <= 0.25:
         return ()
-    return (
-        f"slices have pixels of {found:.2f} mm, the model was trained at {pixel_mm:.2f} mm; "
-        "give --radius-mm or --slice-size for a similar scale",
-    )
+    advice = "--radius-mm or --slice-size for a similar scale"
+    if zoom:
+        advice = f"--slice-size {max(8, round(2.0 * prepared.radius_mm / pixel_mm) + 1)} for that scale"
+    return (f"slices have pixels of {found:.2f} mm, the model was trained at {pixel_mm:.2f} mm; give {advice}",)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
 from tonno_core.slicing.frame import normalized_frame, physical_frame
@@ -37,19 +38,22 @@ def prepare_volume(
     slice_size: int,
     pixel_mm: float | None = None,
     radius_mm: float | None = None,
+    centre_ras: npt.NDArray[np.float64] | None = None,
 ) -> PreparedVolume:
     """Normalise intensities, lay the frame, and smooth away what the slices' pixels cannot hold.
 
     In a ``physical`` frame the ball's radius is ``radius_mm`` if given; else that of the foreground, and
     at least the window of the classifier's training (slice_size pixels of ``pixel_mm``), so that anatomy
-    appears at the trained scale wherever it fits. The ``normalized`` frame is the paper's: plain trilinear
-    slices of the volume's own voxels.
+    appears at the trained scale wherever it fits. Its centre is the foreground's too, unless given.
+    The ``normalized`` frame is the paper's: plain trilinear slices of the volume's own voxels.
     """
     array, fill = normalise(volume.array, foreground_mask(volume), intensity)
     normalised = volume.with_array(array)
     if frame == "normalized":
         return PreparedVolume(normalised, fill, normalized_frame(volume), None)
-    centre_ras, foreground_mm = foreground_ball(volume)
+    if radius_mm is None or centre_ras is None:
+        foreground_centre, foreground_mm = foreground_ball(volume)
+        centre_ras = foreground_centre if centre_ras is None else centre_ras
     if radius_mm is None:
         window_mm = (slice_size - 1) / 2.0 * pixel_mm if pixel_mm is not None else 0.0
         radius_mm = max(foreground_mm, window_mm)

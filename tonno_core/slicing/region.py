@@ -30,6 +30,13 @@ class Region:
             inside &= np.abs(at) <= 1.0 + _ROUNDING
         return inside
 
+    @property
+    def ball(self) -> tuple[npt.NDArray[np.float64], float]:
+        """Centre (RAS mm) and radius (mm) of the ball through the box's farthest corners."""
+        corners = np.array(list(np.ndindex(2, 2, 2)), dtype=np.float64) * 2.0 - 1.0
+        radius = np.linalg.norm(corners @ self.box_to_ras[:3, :3].T, axis=1).max()
+        return np.asarray(self.box_to_ras[:3, 3]), float(radius)
+
     def holds(self, other: Region) -> bool:
         """Whether all of another region lies inside this one."""
         corners = np.array(list(np.ndindex(2, 2, 2)), dtype=np.float64) * 2.0 - 1.0

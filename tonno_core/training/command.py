@@ -14,19 +14,19 @@ from tqdm import tqdm
 
 from tonno_core.cohort.manifest import Case, Manifest, read_manifest, require_trainable, write_manifest
 from tonno_core.cohort.split import split_patients
+from tonno_core.distributed import Processes, processes, world_size
 from tonno_core.encoding.bundle import Bundle, BundleSpec, check_can_write, save_bundle
 from tonno_core.encoding.classifier import Classifier, try_slice
 from tonno_core.encoding.device import choose_device, choose_precision
 from tonno_core.errors import TonnoError
 from tonno_core.settings import model_defaults
 from tonno_core.training.cache import Preparation, TrainingVolume, VolumeCache
-from tonno_core.training.distributed import Processes, check_shares, processes, world_size
 from tonno_core.training.history import Epoch
 from tonno_core.training.loop import Trainer
 from tonno_core.training.model import initial_model, parameter_groups
 from tonno_core.training.recalibration import calibrate_bundle, summary_of
 from tonno_core.training.run_folder import RunFolder
-from tonno_core.training.settings import TrainingSettings
+from tonno_core.training.settings import TrainingSettings, check_shares
 from tonno_core.volume.foreground import foreground_ball
 from tonno_core.volume.io import read_volume
 

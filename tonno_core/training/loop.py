@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from timm.utils import ModelEmaV3
 from tqdm import tqdm
 
+from tonno_core.distributed import Processes
 from tonno_core.encoding.classifier import place
 from tonno_core.encoding.device import choose_precision
 from tonno_core.errors import TonnoError, first_line
 from tonno_core.training.augmentation import Augmentation
 from tonno_core.training.cache import TrainingVolume
 from tonno_core.training.dataset import Batch, SliceSampler, drawn_ahead
-from tonno_core.training.distributed import Processes
 from tonno_core.training.history import Epoch, write_history
 from tonno_core.training.model import SliceLogits, initial_model, parameter_groups, set_training_mode
 from tonno_core.training.run_folder import RunFolder

@@ -81,6 +81,17 @@ class TrainingSettings:
         return values
 
 
+def check_shares(world: int, volumes_per_batch: int, norm: str) -> None:
+    """Raise TonnoError for a batch that ``world`` processes cannot share alike."""
+    if volumes_per_batch % world:
+        raise TonnoError(f"--volumes-per-batch is {volumes_per_batch}, expected a multiple of the {world} processes")
+    if world > 1 and norm == "batch":
+        raise TonnoError(
+            "--norm batch takes its statistics from a whole batch, which several processes share; "
+            "choose --norm frozen-batch or group, or a single process"
+        )
+
+
 def _require(condition: bool, option: str, found: object, expected: str) -> None:
     if not condition:
         raise TonnoError(f"--{option} is {found}, expected {expected}")

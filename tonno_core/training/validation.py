@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tonno_core.distributed import Processes
 from tonno_core.evaluation.metrics import auc
 from tonno_core.training.cache import TrainingVolume
 from tonno_core.training.dataset import SliceSampler
-from tonno_core.training.distributed import Processes
 
 SLICES_EACH = 64
 

@@ -1,4 +1,4 @@
-"""Several processes, as ``torchrun`` starts them, that share every batch. One process needs nothing of it."""
+"""Several processes, as ``torchrun`` starts them, that share one piece of work. One process needs nothing of it."""
 
 from __future__ import annotations
 
@@ -35,11 +35,17 @@ class Processes:
             with _others():
                 dist.barrier()
 
-    def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """The mean of a tensor over the processes, on all of them."""
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over the processes, on all of them, in place."""
         if self.world > 1:
             with _others():
                 dist.all_reduce(values)
+        return values
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """The mean of a tensor over the processes, on all of them, in place."""
+        self.sum(values)
+        if self.world > 1:
             values /= self.world
         return values
 
@@ -63,20 +69,35 @@ class Processes:
         return nn.parallel.DistributedDataParallel(model, device_ids=devices)
 
 
+# Where there is no launcher: this process alone, on the CPU.
+ALONE = Processes(0, 1, torch.device("cpu"))
+
+
 def world_size() -> int:
     """How many processes the launcher started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _whole("WORLD_SIZE", 1)
 
 
-def check_shares(world: int, volumes_per_batch: int, norm: str) -> None:
-    """Raise TonnoError for a batch that ``world`` processes cannot share alike."""
-    if volumes_per_batch % world:
-        raise TonnoError(f"--volumes-per-batch is {volumes_per_batch}, expected a multiple of the {world} processes")
-    if world > 1 and norm == "batch":
-        raise TonnoError(
-            "--norm batch takes its statistics from a whole batch, which several processes share; "
-            "choose --norm frozen-batch or group, or a single process"
-        )
+def share_of_cases() -> tuple[int, int]:
+    """Number of this process and how many there are, for work that needs no talk among them.
+
+    Any launcher, or array of jobs, may set RANK and WORLD_SIZE.
+    """
+    rank, world = (_whole(name, default) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    if not 0 <= rank < world:
+        raise TonnoError(f"the environment's RANK is {rank} of WORLD_SIZE {world}, expected 0 to {world - 1}")
+    return rank, world
+
+
+def device_of_process(name: str) -> str:
+    """The name of the device that is this process's own, where the launcher started several on a machine.
+
+    Raises TonnoError for a device that is not there, and for more processes than devices.
+    """
+    chosen = choose_device(name)
+    if chosen.type == "cuda" and ":" not in name and "LOCAL_RANK" in os.environ:
+        chosen = _own_device(_whole("LOCAL_RANK", 0))
+    return str(chosen)
 
 
 @contextmanager
@@ -97,7 +118,7 @@ def processes(device: str) -> Iterator[Processes]:
             "or unset WORLD_SIZE"
         )
     if chosen.type == "cuda":
-        chosen = _own_device(int(os.environ.get("LOCAL_RANK", "0")))
+        chosen = _own_device(_whole("LOCAL_RANK", 0))
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Processes(dist.get_rank(), world, chosen)
@@ -113,6 +134,14 @@ def _others() -> Iterator[None]:
     except RuntimeError as error:
         reason = first_line(error)
         raise TonnoError(f"another process of this run ended, its own message says why ({reason})") from error
+
+
+def _whole(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    try:
+        return int(text)
+    except ValueError:
+        raise TonnoError(f"the environment's {name} is '{text}', expected a whole number") from None
 
 
 def _own_device(local_rank: int) -> torch.device:

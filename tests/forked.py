@@ -1,6 +1,7 @@
 """The command `tonno` for tests of several processes: without curves and calibration, which take the longest.
 
-Started by torchrun, or with ``FORKED`` processes that it splits into itself, which spares them their imports.
+Started by torchrun, or with ``FORKED`` processes that it splits into itself, which spares them their imports. In
+process number ``FAILS`` no volume can be read.
 """
 
 from __future__ import annotations
@@ -9,8 +10,16 @@ import os
 import sys
 from pathlib import Path
 
+from tonno_core import workflow
 from tonno_core.cli import main
+from tonno_core.errors import TonnoError
 from tonno_core.training import command, history
+from tonno_core.volume.volume import Volume
+
+
+def unreadable(path: Path, **options: object) -> Volume:
+    raise TonnoError(f"{path}: cannot be read here")
+
 
 if __name__ == "__main__":
     history._draw = lambda path, epochs: Path(path).touch()
@@ -24,6 +33,8 @@ if __name__ == "__main__":
                 break
             children.append(child)
         os.environ.update(WORLD_SIZE=str(world), RANK=str(rank))
+    if os.environ.get("FAILS") == str(rank):
+        workflow.read_volume = unreadable
     try:
         main(sys.argv[1:])
     finally:
