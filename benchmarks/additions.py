@@ -1,6 +1,6 @@
 """What some additions to a heatmap gain, each alone, on the masks of a manifest's test split.
 
-    python benchmarks/additions.py MANIFEST --model BUNDLE --cache FOLDER
+    python -m benchmarks.additions MANIFEST --model BUNDLE --cache FOLDER
 
 The additions: every slice also seen mirrored; twice as many directions; Averaged CAM of two stages added up, each
 divided by its noise floor; the mask's edges moved to the image's by random walks. Each
@@ -21,6 +21,7 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
+from benchmarks.random_walker import refine
 from tonno_core.cohort.manifest import Case, Manifest, read_manifest
 from tonno_core.encoding.bundle import load_bundle
 from tonno_core.encoding.encoder import Encoder
@@ -29,7 +30,6 @@ from tonno_core.evaluation.bootstrap import Bootstrap, Estimate
 from tonno_core.evaluation.metrics import score
 from tonno_core.evaluation.rows import rows_of
 from tonno_core.reconstruction import reconstruct
-from tonno_core.segmentation.refine import refine
 from tonno_core.settings import METHODS, CamKind, Variant, combine
 from tonno_core.training.calibration import FLOOR_QUANTILE, SHARE_OF_VOLUMES
 from tonno_core.volume.foreground import foreground_mask

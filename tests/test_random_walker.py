@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from benchmarks import random_walker
+from benchmarks.random_walker import BACKGROUND, FINDING, refine
 from tonno_core.evaluation.metrics import component_scores, dice
-from tonno_core.segmentation import refine as refining
-from tonno_core.segmentation.refine import BACKGROUND, FINDING, refine
 from tonno_core.volume.volume import Volume
 
 SHAPE = (30, 32, 34)
@@ -54,7 +54,7 @@ def test_every_component_has_its_own_brightest_tenths() -> None:
     values = np.zeros((1, 3, 100), dtype=np.float32)
     for row, peak in ((0, 0.6), (2, 0.7)):
         values[0, row] = np.linspace(0.5, peak, 100)
-    seeds = refining._seeds(values, 0.5)
+    seeds = random_walker._seeds(values, 0.5)
     # All below 1.6 x 0.5; the voxel at the 0.7 quantile is the 70th of 100.
     assert [(seeds[0, row] == 2).sum() for row in (0, 1, 2)] == [31, 0, 31]
     assert (seeds[0, 0, 69:] == 2).all() and (seeds[0, 1] == 1).all()
