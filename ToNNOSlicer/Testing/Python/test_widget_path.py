@@ -212,13 +212,13 @@ def test_segmentation_is_exported_by_a_click(path, tmp_path, name) -> None:
         reader = vtk.vtkSTLReader()
         reader.SetFileName(str(tmp_path / name))
         reader.Update()
-        # LPS. The surface of voxels of 2 mm lies half a voxel around their centres, but for the smoothing.
+        # LPS. The surface of voxels of 2 mm lies half a voxel around their centres; smoothing may take a voxel of that.
         ijkToRAS = ijkToWorld(path.panel.result.heatmap)
         segments = node.GetSegmentation().GetSegmentIDs()
         all_ = sum(segmentVoxels(node, one, path.panel.result.heatmap) for one in segments)
         lps = (np.argwhere(all_)[:, ::-1] @ ijkToRAS[:3, :3].T + ijkToRAS[:3, 3]) * (-1, -1, 1)
         bounds = np.reshape(reader.GetOutput().GetBounds(), (3, 2))
-        np.testing.assert_allclose(bounds, np.stack([lps.min(axis=0) - 1, lps.max(axis=0) + 1], axis=1), atol=1.0)
+        np.testing.assert_allclose(bounds, np.stack([lps.min(axis=0) - 1, lps.max(axis=0) + 1], axis=1), atol=2.0)
         return
     storage, read = slicer.vtkMRMLSegmentationStorageNode(), slicer.vtkMRMLSegmentationNode()
     if name.endswith(".nii.gz"):
