@@ -354,6 +354,27 @@ def test_sigma_needs_no_new_pass(path, figure) -> None:
     path.ui.sigmaBox.value = 0.0
 
 
+def test_a_region_needs_no_new_pass(path, figure) -> None:
+    """Around one lesion: that one is found, the others are not looked at; without the box all are back."""
+    from ToNNOSlicerLib.sample import LESIONS
+    from walk import run
+
+    centre, radii, _brightness = LESIONS[1]
+    box = path.host.scene.AddNewNodeByClass("vtkMRMLMarkupsROINode")
+    box.SetCenter(*centre)
+    box.SetSize(*(4 * radius for radius in radii))
+    path.ui.roiSelector.setCurrentNode(box)
+    speeds = dict(path.panel.times._speeds)
+    figure(f"a region of what is kept: {run(path.host, path.widget):.1f} s")
+    assert path.panel.times._speeds == speeds  # no pass through the network
+    (found,) = path.panel.findings.findings
+    assert np.linalg.norm(np.subtract(found.centroidRAS, centre)) < min(radii)
+    path.ui.roiSelector.setCurrentNode(None)
+    run(path.host, path.widget)
+    assert path.panel.times._speeds == speeds
+    assert len(path.panel.findings.findings) == THREE
+
+
 def test_scene_is_saved_and_loaded_with_everything(path, tmp_path) -> None:
     """The slider works on a loaded scene, without a run."""
     from pythonqt import unwrap
