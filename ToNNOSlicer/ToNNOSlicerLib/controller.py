@@ -47,7 +47,7 @@ class RunController:
         self._clock = clock
         self._run: Run | None = None
         self._describing: int | None = None
-        self._kept: tuple | None = None  # what the engine keeps projections of
+        self._kept: tuple | None = None  # key and box of the run whose projections the engine keeps
         self._steps: deque[Callable[[], None]] = deque()
 
     # --- what the user does
@@ -78,8 +78,9 @@ class RunController:
                 _("Free space on the disk, then click Reconstruct."),
             ) from None
         self._run = run
-        if self.client.isRunning and run.key == self._kept:
-            self._submit("refine", options=request.plainOptions(), folder=str(run.folder))
+        if self.client.isRunning and run.canRefine(self._kept):
+            roi = None if run.box == self._kept[1] else run.roi  # without one, all that is kept
+            self._submit("refine", options=request.plainOptions(), roi=roi, folder=str(run.folder))
         else:
             run.writer = self._writer(run)
         self._tell(_("Preparing"))
@@ -179,7 +180,7 @@ class RunController:
             model=request.model,
             options=request.plainOptions(),
             preset=request.preset,
-            roi=None if run.rasToBox is None else {"ras_to_box": run.rasToBox.tolist()},
+            roi=run.roi,
             device=request.device,
             precision="auto",
             preview=True,
@@ -293,7 +294,8 @@ class RunController:
         except ToNNOUserError as error:
             self._fail(Failure(error.message, error.nextStep))
             return
-        self._kept = run.key
+        if not run.isRefinement:
+            self._kept = run.key, run.box
         # The panel reads the segment's findings then.
         self._steps.append(lambda: self._finish(run, outcome))
 

@@ -42,14 +42,13 @@ class RunRequest:
             options["class_name"] = self.className
         return options
 
-    def key(self, rasToBox) -> tuple:
-        """Equal for two runs whose projections are the same. rasToBox: 4 x 4 of the region, or None."""
+    def key(self) -> tuple:
+        """Equal for two runs whose projections are the same, but for the region."""
         node = self.volumeNode
         others = tuple(sorted((k, str(v)) for k, v in self.plainOptions().items() if k not in _REFINABLE))
-        box = None if rasToBox is None else rasToBox.tobytes()
         # A transform above it that changes counts as a change of the node.
         place = (node.GetID(), node.GetMTime(), node.GetImageData().GetMTime())
-        return place, self.model, self.preset, box, self.device, others
+        return place, self.model, self.preset, self.device, others
 
 
 @dataclass(frozen=True)
@@ -83,13 +82,15 @@ class Outcome:
 class Run:
     """One run, from the click on: what the controller knows of it.
 
-    id: the request's number, None until it was sent. preview: the heatmap's node until the run has succeeded.
+    key, box: what its projections are of; box is None for the whole volume. id: the request's number, None until it was
+    sent. preview: the heatmap's node until the run has succeeded.
     """
 
     def __init__(self, request: RunRequest, found, rasToBox, now: float) -> None:
         self.request, self.input, self.rasToBox, self.startedAt = request, found, rasToBox, now
         self.state = STARTING
-        self.key = request.key(rasToBox)
+        self.key = request.key()
+        self.box = None if rasToBox is None else rasToBox.tobytes()
         self.id: int | None = None
         self.folder: Path | None = None
         self.writer: Background | None = None
@@ -100,6 +101,17 @@ class Run:
         self.remainingS: float | None = None
         self.cancelledAt: float | None = None
         self.isRefinement = False
+
+    @property
+    def roi(self) -> dict[str, Any] | None:
+        """The region as the engine takes it."""
+        return None if self.rasToBox is None else {"ras_to_box": self.rasToBox.tolist()}
+
+    def canRefine(self, kept: tuple | None) -> bool:
+        """Whether it can be taken from kept projections (key, box): of the whole any part; of a region the engine knows
+        itself which parts, but never the whole.
+        """
+        return kept is not None and kept[0] == self.key and (kept[1] is None or self.box is not None)
 
     def join(self) -> None:
         """Wait for what is being read or written: a file of some MB."""

@@ -194,9 +194,7 @@ def test_another_filter_needs_no_new_pass(made) -> None:
     assert not made.told.failures
 
 
-@pytest.mark.parametrize(
-    "change", ["slices", "voxels", "image", "transform", "motion", "region", "device", "preset", "engine"]
-)
+@pytest.mark.parametrize("change", ["slices", "voxels", "image", "transform", "motion", "device", "preset", "engine"])
 def test_what_changes_the_projections_needs_a_new_pass(made, change) -> None:
     from dataclasses import replace
 
@@ -218,17 +216,57 @@ def test_what_changes_the_projections_needs_a_new_pass(made, change) -> None:
         made.volume.SetAndObserveTransformNodeID(parent.GetID())
     elif change == "motion":
         slicer.util.updateTransformMatrixFromArray(outer, np.diag([1.0, 1.0, 2.0, 1.0]))
-    elif change == "region":
-        box = made.host.scene.AddNewNodeByClass("vtkMRMLMarkupsROINode")
-        box.SetCenter(0, 0, 0)
-        box.SetSize(10, 10, 10)
-        made.request = replace(made.request, roiNode=box)
     elif change in ("device", "preset"):
         made.request = replace(made.request, **{change: "another"})
     else:
         made.client.isRunning = False  # it has ended meanwhile, and with it what it kept
     begin(made)
     assert made.client.requests[-1][0] == "reconstruct"
+
+
+def region(made, size: float):
+    box = made.host.scene.AddNewNodeByClass("vtkMRMLMarkupsROINode")
+    box.SetCenter(5, 5, 5)
+    box.SetSize(size, size, size)
+    return box
+
+
+def asked(made) -> tuple[str, Any]:
+    """The last request: its kind, and the half sizes of its region or None."""
+    kind, fields = made.client.requests[-1]
+    roi = fields["roi"]
+    return kind, None if roi is None else (1 / np.diag(np.array(roi["ras_to_box"]))[:3]).tolist()
+
+
+def test_a_region_is_taken_from_what_is_kept_of_the_whole(made) -> None:
+    """And another one, and the whole again: the projections stay those of the first run."""
+    from dataclasses import replace
+
+    tick(made, result(made, begin(made)))
+    for size in (8.0, 4.0, None):
+        made.request = replace(made.request, roiNode=None if size is None else region(made, size))
+        number = begin(made)
+        assert asked(made) == ("refine", None if size is None else pytest.approx([size / 2] * 3))
+        tick(made, result(made, number))
+    assert len(made.told.outcomes) == 4
+    assert [outcome.isRefinement for outcome in made.told.outcomes] == [False, True, True, True]
+
+
+def test_of_a_region_only_its_parts_are_kept(made) -> None:
+    from dataclasses import replace
+
+    whole = made.request
+    made.request = replace(whole, roiNode=region(made, 8.0))
+    tick(made, result(made, begin(made)))
+    made.request = replace(made.request, options={**whole.options, "filter": "hann"})
+    tick(made, result(made, begin(made)))
+    assert asked(made) == ("refine", None)  # the same region: all that is kept
+    made.request = replace(made.request, roiNode=region(made, 4.0))
+    tick(made, result(made, begin(made)))
+    assert asked(made)[0] == "refine" and asked(made)[1] == pytest.approx([2.0] * 3)  # the engine knows whether it can
+    made.request = whole
+    begin(made)
+    assert asked(made) == ("reconstruct", None)
 
 
 @pytest.mark.parametrize(

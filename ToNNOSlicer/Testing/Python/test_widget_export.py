@@ -17,6 +17,7 @@ def test_an_export_ends_with_the_scene(qtHost, widget, result, tmp_path) -> None
     widget.ui.exportReportButton.click()
     qtHost.process(0.3)
     assert widget.panel.export.isBusy and any(folder.iterdir())
+    assert not widget.ui.exportReportButton.enabled and not widget.ui.exportHeatmapButton.enabled  # one at a time
     qtHost.scene.Clear(0)
     assert not widget.panel.export.isBusy and not any(folder.iterdir())
     assert not widget.ui.exportCancelButton.isVisibleTo(widget.ui.exportSection)

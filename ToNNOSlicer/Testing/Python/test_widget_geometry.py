@@ -146,7 +146,7 @@ def test_heatmap_and_segment_lie_on_the_image(path, straight, name, figure) -> N
     if name in SAME_WORLD:
         difference = np.abs(found - SAME_WORLD[name](straight)).max() / straight.max()
         figure(f"{name}: largest difference to the straight heatmap {difference:.1e} of its peak")
-        # Float32 sums in another order: 3e-4 was measured; half a voxel beside the place, it would be above 0.1.
+        # Float32 sums in another order: 3e-4 was measured; half a voxel beside the place it would be 0.1.
         assert difference < 1e-3
 
 

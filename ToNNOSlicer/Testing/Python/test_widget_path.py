@@ -212,13 +212,13 @@ def test_segmentation_is_exported_by_a_click(path, tmp_path, name) -> None:
         reader = vtk.vtkSTLReader()
         reader.SetFileName(str(tmp_path / name))
         reader.Update()
-        # LPS. The surface of voxels of 2 mm lies half a voxel around their centres, but for the smoothing.
+        # LPS. The surface of voxels of 2 mm lies half a voxel around their centres; smoothing may take a voxel of that.
         ijkToRAS = ijkToWorld(path.panel.result.heatmap)
         segments = node.GetSegmentation().GetSegmentIDs()
         all_ = sum(segmentVoxels(node, one, path.panel.result.heatmap) for one in segments)
         lps = (np.argwhere(all_)[:, ::-1] @ ijkToRAS[:3, :3].T + ijkToRAS[:3, 3]) * (-1, -1, 1)
         bounds = np.reshape(reader.GetOutput().GetBounds(), (3, 2))
-        np.testing.assert_allclose(bounds, np.stack([lps.min(axis=0) - 1, lps.max(axis=0) + 1], axis=1), atol=1.0)
+        np.testing.assert_allclose(bounds, np.stack([lps.min(axis=0) - 1, lps.max(axis=0) + 1], axis=1), atol=2.0)
         return
     storage, read = slicer.vtkMRMLSegmentationStorageNode(), slicer.vtkMRMLSegmentationNode()
     if name.endswith(".nii.gz"):
@@ -352,6 +352,27 @@ def test_sigma_needs_no_new_pass(path, figure) -> None:
     figure(f"another sigma: {seconds:.1f} s")
     assert path.panel.controller._kept is not None
     path.ui.sigmaBox.value = 0.0
+
+
+def test_a_region_needs_no_new_pass(path, figure) -> None:
+    """Around one lesion: that one is found, the others are not looked at; without the box all are back."""
+    from ToNNOSlicerLib.sample import LESIONS
+    from walk import run
+
+    centre, radii, _brightness = LESIONS[1]
+    box = path.host.scene.AddNewNodeByClass("vtkMRMLMarkupsROINode")
+    box.SetCenter(*centre)
+    box.SetSize(*(4 * radius for radius in radii))
+    path.ui.roiSelector.setCurrentNode(box)
+    speeds = dict(path.panel.times._speeds)
+    figure(f"a region of what is kept: {run(path.host, path.widget):.1f} s")
+    assert path.panel.times._speeds == speeds  # no pass through the network
+    (found,) = path.panel.findings.findings
+    assert np.linalg.norm(np.subtract(found.centroidRAS, centre)) < min(radii)
+    path.ui.roiSelector.setCurrentNode(None)
+    run(path.host, path.widget)
+    assert path.panel.times._speeds == speeds
+    assert len(path.panel.findings.findings) == THREE
 
 
 def test_scene_is_saved_and_loaded_with_everything(path, tmp_path) -> None:
