@@ -71,19 +71,24 @@ def main() -> None:
     parser.add_argument("--model", default="pixel-sum")
     parser.add_argument("--preset", default="paper")
     parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES)
-    parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
+    parser.add_argument("--stage", choices=("write", *STAGES), help=argparse.SUPPRESS)
     parser.add_argument("--scan", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.stage == "write":
+        write_body(options.scan, tuple(options.size))
+        return
     if options.stage:
         run(options.stage, options.scan, options)
         return
     with tempfile.TemporaryDirectory() as folder:
         scan = Path(folder) / "scan.mha"
-        write_body(scan, tuple(options.size))
         print(f"{' x '.join(map(str, options.size))} voxels: {np.prod(options.size) * 4 / 2**30:.2f} GiB as float32")
-        for stage in options.stages:
+        for stage in ("write", *options.stages):
             words = [sys.executable, __file__, *sys.argv[1:], "--stage", stage, "--scan", str(scan)]
+            # The parent stays small: a process's peak counts from that of the one that started it.
             done = subprocess.run(words, stdout=subprocess.PIPE, encoding="utf-8", check=True)
+            if stage == "write":
+                continue
             print(f"{stage:12s} {float(done.stdout.split()[-1]):6.2f} GiB", flush=True)
 
 
