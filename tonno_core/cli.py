@@ -19,13 +19,24 @@ from tonno_core.settings import METHODS, PRESETS
 _NOTICE = "For research only; not a medical device, not for diagnosis."
 _ABOUT_HELP = "What a person should know, as finding=..., modality=..., licence=..., data=...; may be repeated."
 _ROI_HELP = "Only within a box: two corners in RAS mm, or a Markups ROI of 3D Slicer (.mrk.json)."
+_STOP_HELP = "End when the segmentation by all directions so far is that by half of them (Dice 0.98)."
 _QUANTILE = "Share of the negative volumes below the threshold; less if some hold the finding after all."
 _PATH = click.Path(path_type=Path)
 _SEED = click.IntRange(0, 999_999_999)
 _COUNT = click.IntRange(min=1)
 _VOLUME = click.FloatRange(min=0)
 # What `reconstruct` asks for beside the settings of a reconstruction.
-_RECIPE = ("model", "preset", "threshold", "min_volume_mm3", "file_format", "replace_nonfinite", "roi", "zoom")
+_RECIPE = (
+    "model",
+    "preset",
+    "threshold",
+    "min_volume_mm3",
+    "file_format",
+    "replace_nonfinite",
+    "roi",
+    "zoom",
+    "stop_when",
+)
 # torch reports it by a RuntimeError: "DefaultCPUAllocator: can't allocate memory", "CUDA out of memory".
 _OUT_OF_MEMORY = re.compile("allocate memory|out of memory")
 
@@ -57,6 +68,7 @@ def cli() -> None:
 @click.option("--zoom", is_flag=True, help="Put all offsets and pixels into the ROI; see docs/method.md.")
 @click.option("--grid", type=click.Choice(["band-limited", "volume"]), help="Backproject on M^3 nodes or all voxels.")
 @click.option("--slice-size", type=int, metavar="S", help="Pixels along a slice's side (the model's).")
+@click.option("--stop-when", type=click.Choice(["stable"]), help=_STOP_HELP)
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="Slices, directions and the rest at once.")
 @click.option("--class", "class_name", metavar="NAME", help="Class of the model (the first).")
 @click.option("--threshold", default="auto", show_default=True, metavar="auto|otsu|NUMBER")

@@ -21,7 +21,8 @@ from tonno_core.distributed import device_of_process, share_of_cases
 from tonno_core.encoding.ready import ReadyModel, prepare_model
 from tonno_core.errors import TonnoError
 from tonno_core.output import write_text
-from tonno_core.workflow import Recipe, make_recipe, model_identity, reconstruct_into
+from tonno_core.recipe import Recipe, make_recipe, model_identity
+from tonno_core.workflow import reconstruct_into
 
 REPORT, SUMMARY = "report.json", "summary.csv"
 _FILES = ("heatmap-*", "segmentation-*", "overview.png", REPORT)

@@ -15,22 +15,21 @@ import torch
 from tqdm import tqdm
 
 import tonno_core
-from tonno_core.distributed import ALONE, Processes, processes
-from tonno_core.encoding.bundle import Bundle, load_bundle
+from tonno_core.control import Control
+from tonno_core.distributed import ALONE, Processes, processes, world_size
+from tonno_core.encoding.bundle import Bundle
 from tonno_core.encoding.ready import ReadyModel, prepare_model
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation.overview import write_overview
 from tonno_core.output import check_output, output_folder
+from tonno_core.recipe import Recipe, make_recipe, model_identity
 from tonno_core.reconstruction import Reconstruction, reconstruct
-from tonno_core.reconstruction.run import check_zoom
-from tonno_core.segmentation.binarize import Component, binarize, check_options, components, otsu_threshold
-from tonno_core.settings import SETTINGS_THAT_MATTER, ReconstructionSettings, Variant, choices_of, combine
-from tonno_core.slicing.region import Region
-from tonno_core.slicing.roi import read_region
+from tonno_core.segmentation.binarize import Component, binarize, components
+from tonno_core.segmentation.threshold import OWN, find_threshold
+from tonno_core.settings import SETTINGS_THAT_MATTER, ReconstructionSettings, Variant, choices_of
 from tonno_core.volume.io import check_writable, read_volume, write_volume
 from tonno_core.volume.volume import Volume
-
-PIXEL_SUM = "pixel-sum"
+from tonno_core.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -41,64 +40,6 @@ class Segmentation:
     source: str
     mask: np.ndarray
     components: list[Component]
-
-
-def load_model(name: str) -> Bundle | str:
-    """A bundle by its folder, or ``pixel-sum``."""
-    return PIXEL_SUM if name == PIXEL_SUM else load_bundle(name)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What is asked for, whatever the volume. threshold: ``auto``, ``otsu`` or a number."""
-
-    model: Bundle | str
-    settings: ReconstructionSettings
-    threshold: str = "auto"
-    min_volume_mm3: float = 0.0
-    file_format: str = "nii.gz"
-    replace_nonfinite: bool = False
-    region: Region | None = None
-    zoom: bool = False
-
-    def record(self) -> dict[str, Any]:
-        """All but the model, as JSON holds it."""
-        choices = ("threshold", "min_volume_mm3", "file_format", "replace_nonfinite")
-        return {
-            "settings": dataclasses.asdict(self.settings),
-            **{name: getattr(self, name) for name in choices},
-            "region": self.region_record(),
-        }
-
-    def region_record(self) -> dict[str, Any] | None:
-        """As the report holds it: the box is |x|, |y|, |z| <= 1."""
-        return None if self.region is None else {"box_to_ras": self.region.box_to_ras.tolist(), "zoom": self.zoom}
-
-
-def make_recipe(
-    *,
-    model: str,
-    options: Mapping[str, Any],
-    preset: str | None = None,
-    threshold: str = "auto",
-    min_volume_mm3: float = 0.0,
-    file_format: str = "nii.gz",
-    replace_nonfinite: bool = False,
-    roi: str | None = None,
-    zoom: bool = False,
-) -> Recipe:
-    """Load the model and check all choices, before any volume is read.
-
-    options: settings that were asked for, by the names of `ReconstructionSettings`. roi: see `read_region`.
-    """
-    check_options(parse_threshold(threshold) or 0.0, None, min_volume_mm3)
-    loaded = load_model(model)
-    defaults: Mapping[str, Any] = {"methods": ("tonno",)} if isinstance(loaded, str) else loaded.spec.defaults
-    settings = combine(defaults=defaults, preset=preset, explicit=options)
-    region = None if roi is None else read_region(roi)
-    if zoom:
-        check_zoom(region, settings)
-    return Recipe(loaded, settings, threshold, min_volume_mm3, file_format, replace_nonfinite, region, zoom)
 
 
 def reconstruct_files(
@@ -117,6 +58,8 @@ def reconstruct_files(
     """
     check_output(output, overwrite=overwrite)
     recipe = make_recipe(**choices)
+    if recipe.stop_when is not None and world_size() > 1:
+        raise TonnoError("--stop-when looks into the run, which several processes share; leave it out, or start one")
     with processes(device) as group:
         ready = prepare_model(recipe.model, recipe.settings, str(group.device), precision)
         with progress_bar(disable=not group.first) as bar:
@@ -142,13 +85,14 @@ def reconstruct_into(
     """
     volume = read_volume(volume_path, replace_nonfinite=recipe.replace_nonfinite)
     check_writable(volume.ijk_to_ras, output / f"heatmap.{recipe.file_format}")
+    watch = None if recipe.stop_when is None else Watch(ready, recipe)
     result = reconstruct(
         volume,
         ready,
         recipe.settings,
         region=recipe.region,
         zoom=recipe.zoom,
-        progress=progress,
+        control=Control(progress=progress) if watch is None else watch.control(progress),
         processes=group,
     )
     if not group.first:
@@ -160,6 +104,8 @@ def reconstruct_into(
     with output_folder(output, overwrite=overwrite) as folder:
         write_images(folder, result, segmentations, recipe.file_format)
         more = {"region": recipe.region_record(), "processes": group.world, **(extra or {})}
+        if watch is not None:
+            more["stop_when"] = {"asked": recipe.stop_when, **watch.record(result)}
         write_report(folder / "report.json", volume, recipe.model, result, segmentations, more)
         best = next(iter(result.heatmaps))
         write_overview(
@@ -172,7 +118,8 @@ def reconstruct_into(
             subtitle=f"threshold {segmentations[best].threshold:.4g} ({segmentations[best].source})",
             unit="intensity" if isinstance(recipe.model, str) else "logit",
         )
-    return summary(result, segmentations)
+    table = summary(result, segmentations)
+    return table if watch is None else f"{table}\n{watch.summary(result)}"
 
 
 def write_images(
@@ -200,39 +147,16 @@ def progress_of(bar: tqdm[Any]) -> Any:
     return advanced
 
 
-def parse_threshold(text: str) -> float | None:
-    """A number, or None for ``auto`` and ``otsu``."""
-    if text in ("auto", "otsu"):
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        raise TonnoError(f"--threshold '{text}': expected auto, otsu or a number") from None
-    if not np.isfinite(value):
-        raise TonnoError(f"--threshold {text}: expected auto, otsu or a finite number")
-    return value
-
-
 def segment(
     result: Reconstruction, method: str, model: Bundle | str, threshold: str, min_volume_mm3: float
 ) -> Segmentation:
     """Binarise one heatmap. ``auto`` is the model's own threshold for the method, Otsu's where it has none."""
-    heatmap = result.heatmaps[method]
-    value, source = parse_threshold(threshold), "given"
-    made = result.variants[method]
+    heatmap, made = result.heatmaps[method], result.variants[method]
     record = None if isinstance(model, str) else model.spec.record_of(made, result.class_name)
-    if value is None and threshold == "auto" and record is not None:
-        value, source = float(record["threshold"]), "the model's own"
-        changed = calibrated_otherwise(record, result.settings, made)
-        if changed:
-            source += f", calibrated at other {', '.join(changed)}"
-    if value is None:
-        source = "otsu" if threshold == "otsu" else "otsu, as the model brings none for this method"
-        shown = heatmap.array[result.inside]
-        if shown.min() == shown.max():  # nothing to split must not cost the other methods their results
-            value, source = float(np.nextafter(shown.max(), np.float32(np.inf))), "none: the heatmap is constant"
-        else:
-            value = otsu_threshold(heatmap, result.inside)
+    value, source = find_threshold(heatmap, result.inside, threshold, record)
+    changed = calibrated_otherwise(record or {}, result.settings, made) if source == OWN else []
+    if changed:
+        source += f", calibrated at other {', '.join(changed)}"
     mask = binarize(heatmap, value, min_volume_mm3=min_volume_mm3)
     return Segmentation(value, source, mask, components(mask, heatmap))
 
@@ -243,13 +167,6 @@ def calibrated_otherwise(record: Mapping[str, Any], settings: ReconstructionSett
     own = choices_of(made.method)
     now = {name: getattr(made if name in own else settings, name) for name in SETTINGS_THAT_MATTER[made.method]}
     return [name for name, value in now.items() if name in then and then[name] != value]
-
-
-def model_identity(model: Bundle | str) -> Any:
-    """What tells models apart, as JSON."""
-    if isinstance(model, str):
-        return model
-    return {"encoder": model.spec.encoder, "sha256": model.spec.sha256, "about": model.spec.about}
 
 
 def write_report(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.analytic import grid_around, voxel_centres
-from tonno_core.slicing.frame import frame_distance, normalized_frame, patient_axes, physical_frame
+from tonno_core.slicing.frame import closeness, normalized_frame, patient_axes, physical_frame, within_ball
 from tonno_core.volume.volume import Volume
 
 OBLIQUE = grid_around((10, -20, 30), (5, 7, 4), (1.0, 2.0, 3.0), turn_degrees=(20, -30, 10), left_handed=True)
@@ -45,8 +45,13 @@ def test_patient_axes_of_a_normalized_frame_point_to_r_a_s() -> None:
     np.testing.assert_array_equal(patient_axes(frame), [[0, 0, -1], [-1, 0, 0], [0, 1, 0]])
 
 
-def test_frame_distance_is_in_units_of_the_radius() -> None:
-    volume = Volume(np.zeros((5, 7, 4), dtype=np.float32), OBLIQUE)
-    distance = frame_distance(volume, physical_frame([10, -20, 30], 8.0))
-    expected = np.linalg.norm(voxel_centres((5, 7, 4), OBLIQUE) - [10, -20, 30], axis=-1) / 8.0
-    np.testing.assert_allclose(distance, expected, atol=1e-12)
+@pytest.mark.parametrize("shape", [(5, 7, 4), (3, 1500, 1500)], ids=["small", "three slabs"])
+def test_the_ball_and_the_closeness_to_its_centre(shape: tuple[int, int, int]) -> None:
+    volume = Volume(np.zeros(shape, dtype=np.float32), OBLIQUE)
+    frame = physical_frame([10, -20, 30], 8.0 if shape[0] == 5 else 900.0)
+    distance = np.linalg.norm(voxel_centres(shape, OBLIQUE) - frame[:3, 3], axis=-1) / frame[0, 0]
+    np.testing.assert_allclose(closeness(volume, frame), 1.0 - distance, rtol=2e-7, atol=1e-9)  # float32
+    inside = within_ball(volume, frame)
+    assert 0.1 < inside.mean() < 0.9
+    clear = np.abs(distance - 1.0) > 1e-9  # rounding may put a voxel of the very surface on either side
+    np.testing.assert_array_equal(inside[clear], distance[clear] <= 1.0)

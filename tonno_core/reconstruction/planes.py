@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tonno_core.errors import TonnoError
 from tonno_core.settings import SLICEWISE_METHODS, FilterKind, ReconstructionSettings, Variant
 from tonno_core.slicing import directions as lattices
-from tonno_core.slicing.frame import frame_distance, patient_axes
+from tonno_core.slicing.frame import closeness, patient_axes, within_ball
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.slicing.region import Region
 from tonno_core.tomography.inversion import TargetGrid
@@ -83,16 +83,16 @@ class Planes:
         """The widest smoothing for which enough planes are looked at."""
         return math.inf if self.region is None else max(one.smooth_mm for one in self.variants)
 
-    def distance(self) -> npt.NDArray[np.float64]:
-        """Of each voxel from the frame's centre, in frame units: Z Y X."""
-        return frame_distance(self.volume, self.frame_to_ras)
+    def closeness(self) -> npt.NDArray[np.float32]:
+        """1 less each voxel's distance from the frame's centre, in frame units: Z Y X."""
+        return closeness(self.volume, self.frame_to_ras)
 
     def inside(self) -> npt.NDArray[np.bool_]:
         """The voxels that the planes cover and that are wanted: Z Y X. Raises TonnoError where there is none."""
-        distance = self.distance()
         # The normalized frame shows all of the volume, as the paper does, though only the ball is exact.
         physical = self.settings.frame == "physical"
-        inside = distance <= 1.0 if physical else np.ones(distance.shape, dtype=bool)
+        shape = self.volume.array.shape
+        inside = within_ball(self.volume, self.frame_to_ras) if physical else np.ones(shape, dtype=bool)
         if self.region is not None:
             inside &= self.region.contains(self.volume)
             if not inside.any():

@@ -158,7 +158,7 @@ class Projected:
     def _raw(self, variant: Variant, timings: Timings) -> tuple[torch.Tensor, TargetGrid | None]:
         """Values and their grid, None for the input's own."""
         if variant.method == "center":
-            return torch.as_tensor((1.0 - self.planes.distance()).astype(np.float32)), None
+            return torch.as_tensor(self.planes.closeness()), None
         if variant in self.slicewise:
             return self.slicewise[variant]
         inverter = self._inverter(variant)

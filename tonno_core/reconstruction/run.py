@@ -232,7 +232,7 @@ class _Run:
             for batch in projector.project(plan, advanced=self._advanced(plan)):
                 inverter.add(batch, self.timings)
                 if self.control.preview is not None and self.previews.due(inverter.directions):
-                    with self.previews.measured():
+                    with self.previews.measured(), self.timings.measure("previews"):
                         shown = self.projected.preview(self.variants, len(plan.directions), self.timings, check)
                         self.control.preview(shown)
         except _Stopped:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import permutations
 
 import numpy as np
 import numpy.typing as npt
 
+from tonno_core.volume.grid import voxel_coordinates
 from tonno_core.volume.volume import Matrix, Volume
 
 
@@ -46,11 +48,27 @@ def patient_axes(frame_to_ras: Matrix) -> npt.NDArray[np.float64]:
     return vectors
 
 
-def frame_distance(volume: Volume, frame_to_ras: Matrix) -> npt.NDArray[np.float64]:
-    """Distance of each voxel from the frame's centre, in frame units: Z Y X."""
-    ijk_to_frame = np.linalg.inv(frame_to_ras) @ volume.ijk_to_ras
-    k, j, i = (np.arange(n, dtype=np.float64) for n in volume.array.shape)
-    squared = np.zeros(volume.array.shape)
-    for row in ijk_to_frame[:3]:
-        squared += (row[2] * k[:, None, None] + row[1] * j[:, None] + row[0] * i + row[3]) ** 2
-    return np.asarray(np.sqrt(squared))
+def within_ball(volume: Volume, frame_to_ras: Matrix) -> npt.NDArray[np.bool_]:
+    """Which voxels lie in the frame's unit ball: Z Y X."""
+    inside = np.empty(volume.array.shape, dtype=bool)
+    for slab, distance in _distances(volume, frame_to_ras):
+        inside[slab] = distance <= 1.0
+    return inside
+
+
+def closeness(volume: Volume, frame_to_ras: Matrix) -> npt.NDArray[np.float32]:
+    """1 less each voxel's distance from the frame's centre, in frame units: Z Y X."""
+    close = np.empty(volume.array.shape, dtype=np.float32)
+    for slab, distance in _distances(volume, frame_to_ras):
+        close[slab] = 1.0 - distance
+    return close
+
+
+def _distances(volume: Volume, frame_to_ras: Matrix) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
+    """Distances from the frame's centre, by slabs of Z planes."""
+    z, y, x = volume.array.shape
+    for slab, coordinates in voxel_coordinates(np.linalg.inv(frame_to_ras) @ volume.ijk_to_ras, (z, y, x)):
+        squared = np.zeros((slab.stop - slab.start, y, x))
+        for one in coordinates:
+            squared += one**2
+        yield slab, np.sqrt(squared)

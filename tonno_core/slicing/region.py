@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tonno_core.slicing.directions import Directions
+from tonno_core.volume.grid import voxel_coordinates
 from tonno_core.volume.volume import Matrix, Volume
 
 # Of coordinates, so that voxels on the very face of a box belong to it.
@@ -22,12 +23,11 @@ class Region:
 
     def contains(self, volume: Volume) -> npt.NDArray[np.bool_]:
         """Which voxel centres of a volume lie inside: Z Y X."""
-        ijk_to_box = np.linalg.inv(self.box_to_ras) @ volume.ijk_to_ras
-        k, j, i = (np.arange(n, dtype=np.float64) for n in volume.array.shape)
-        inside = np.ones(volume.array.shape, dtype=bool)
-        for row in ijk_to_box[:3]:
-            at = row[2] * k[:, None, None] + row[1] * j[:, None] + row[0] * i + row[3]
-            inside &= np.abs(at) <= 1.0 + _ROUNDING
+        z, y, x = volume.array.shape
+        inside = np.ones((z, y, x), dtype=bool)
+        for slab, coordinates in voxel_coordinates(np.linalg.inv(self.box_to_ras) @ volume.ijk_to_ras, (z, y, x)):
+            for one in coordinates:
+                inside[slab] &= np.abs(one) <= 1.0 + _ROUNDING
         return inside
 
     @property

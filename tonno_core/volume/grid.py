@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
 from tonno_core.volume.volume import Matrix
+
+Array = npt.NDArray[np.float64]
 
 # Coordinates of one slab in memory: 4 M points are 48 MB of float32.
 SLAB_POINTS = 4_000_000
@@ -42,6 +45,18 @@ def slabs(shape_zyx: tuple[int, int, int], points_each: int = SLAB_POINTS) -> It
     height = max(1, points_each // (y * x))
     for start in range(0, z, height):
         yield slice(start, min(start + height, z))
+
+
+def voxel_coordinates(ijk_to_target: Matrix, shape_zyx: tuple[int, int, int]) -> Iterator[tuple[slice, list[Array]]]:
+    """Each slab of Z planes of a grid, with its voxels' three coordinates by an affine (4 x 4): Z Y X each.
+
+    In float64 those of a large scan would take gigabytes at once.
+    """
+    _, y, x = shape_zyx
+    j, i = np.arange(y, dtype=np.float64)[:, None], np.arange(x, dtype=np.float64)
+    for slab in slabs(shape_zyx):
+        k = np.arange(slab.start, slab.stop, dtype=np.float64)[:, None, None]
+        yield slab, [row[2] * k + row[1] * j + row[0] * i + row[3] for row in ijk_to_target[:3]]
 
 
 def affine_slab(ijk_to_target: Matrix, shape_zyx: tuple[int, int, int], slab: slice) -> Matrix:

@@ -1,0 +1,48 @@
+"""The threshold of a heatmap: given, the model's own, or Otsu's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tonno_core.errors import TonnoError
+from tonno_core.segmentation.binarize import otsu_threshold
+from tonno_core.volume.volume import Volume
+
+OWN = "the model's own"
+
+
+def parse_threshold(text: str) -> float | None:
+    """A number, or None for ``auto`` and ``otsu``."""
+    if text in ("auto", "otsu"):
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        raise TonnoError(f"--threshold '{text}': expected auto, otsu or a number") from None
+    if not np.isfinite(value):
+        raise TonnoError(f"--threshold {text}: expected auto, otsu or a finite number")
+    return value
+
+
+def find_threshold(
+    heatmap: Volume, inside: npt.NDArray[np.bool_], text: str, record: Mapping[str, Any] | None
+) -> tuple[float, str]:
+    """A heatmap's threshold, and how it was found.
+
+    text: ``auto``, ``otsu`` or a number. record: the model's for this method, None where it has none. inside: bool
+    Z Y X, where Otsu looks.
+    """
+    value = parse_threshold(text)
+    if value is not None:
+        return value, "given"
+    if text == "auto" and record is not None:
+        return float(record["threshold"]), OWN
+    shown = heatmap.array[inside]
+    if shown.min() == shown.max():  # nothing to split must not cost the other methods their results
+        return float(np.nextafter(shown.max(), np.float32(np.inf))), "none: the heatmap is constant"
+    source = "otsu" if text == "otsu" else "otsu, as the model brings none for this method"
+    return otsu_threshold(heatmap, inside), source
