@@ -7,8 +7,8 @@ segments of values v and slopes d this is exactly
 
     v[m] + t d[m]  +  max(0, t - 1) k[m]  +  [t > 1] j[m]        k[m] = d[m + 1] - d[m], j[m] = v[m + 1] - v[m] - d[m]
 
-where j, a jump, is zero but at the profile's ends. Seen as tables by R and i, v + alpha d, d, k and j are small and the
-same for all rows, and a row of the result is a sum of their rows.
+Seen as tables by R and i, v + alpha d, d and k are small and the same for all rows, and a row of the result is a sum of
+their rows. j, a jump, is zero but at the profile's ends, and is added to the few nodes there.
 """
 
 from __future__ import annotations
@@ -66,10 +66,13 @@ class RowProfiles:
         where = np.ones((z * y, x), dtype=bool) if wanted is None else wanted.reshape(z * y, x).numpy()
         self._rows = np.flatnonzero(where.any(axis=1))
         chosen = where[self._rows]
-        # Of each row the first and the last wanted node; of all rows the columns that any of them needs.
-        self._ends = np.stack([chosen.argmax(axis=1), x - 1 - chosen[:, ::-1].argmax(axis=1)])
-        low, high = (int(self._ends.min()), int(self._ends.max())) if len(self._rows) else (0, -1)
+        # The columns that any row needs.
+        needed = np.flatnonzero(chosen.any(axis=0))
+        low, high = (int(needed[0]), int(needed[-1])) if len(needed) else (0, -1)
         self._columns, self._middle = np.arange(low, high + 1), (low + high) / 2.0
+        # Indices of the rows' middles: 4 R (i, j, k, 1).
+        k, j = np.divmod(self._rows, y)
+        self._middles = np.stack([np.full(len(k), self._middle), j, k, np.ones(len(k))])
         self._sum = torch.zeros(len(self._rows), len(self._columns), dtype=dtype)
 
     def add(self, profiles: torch.Tensor, normals: npt.NDArray[np.float64]) -> None:
@@ -93,81 +96,91 @@ class RowProfiles:
         return total.flatten().mul_(self._wanted.flatten())
 
     def _add_few(self, profiles: torch.Tensor, steps: npt.NDArray[np.float64]) -> None:
-        k, j = np.divmod(self._rows, self._shape[1])
-        along_i = steps[:, :1]
-        # Positions of the rows' middles (B R), and of the columns from there (B X).
-        middle = along_i * self._middle + steps[:, 1:2] * j + steps[:, 2:3] * k + steps[:, 3:]
-        along = along_i * (self._columns - self._middle)
-        whole, shift = np.floor(middle - _NUDGE), np.floor(along + _NUDGE)
-        rho, alpha = (torch.as_tensor(one, dtype=self._sum.dtype) for one in (middle - whole, along - shift))
-        lowest = whole.min(axis=1, keepdims=True)
-        row = torch.as_tensor((whole - lowest).astype(np.int32))
-        tables = _Tables(profiles, lowest + shift, int(row.max()) + 1)
-        straight, past = tables.straight(row, rho, alpha), _Past(row, rho - 1.0, alpha)
-        for part in _parts(len(self._sum), self._sum.shape[1]):
-            target = self._sum[part]
-            target += straight(part)
-            for direction, table in enumerate(tables.kinks):
-                target.addcmul_(past.of(direction, part).clamp_min_(0.0), past.rows(table, direction, part))
-        reach = middle + along_i[None] * (self._ends[:, None] - self._middle)  # 2 B R
-        margin, last = ROUNDING * (profiles.shape[1] - 1), profiles.shape[1] - 1
-        self._add_jumps(tables.falls, past, reach.max(axis=0) > last, margin)
-        self._add_jumps(tables.rises, past, reach.min(axis=0) < 1.0, -margin)
+        at = _Positions(steps @ self._middles, steps[:, :1] * (self._columns - self._middle))
+        self._add_segments(_Tables(profiles, at), at)
+        last = profiles.shape[1] - 1
+        margin = ROUNDING * last
+        for direction, profile in enumerate(profiles):
+            self._add_jump(at, direction, -1, float(profile[0]), -margin)
+            self._add_jump(at, direction, last - 1, -float(profile[-1]), margin)
 
-    def _add_jumps(self, tables: torch.Tensor, past: _Past, crossing: npt.NDArray[np.bool_], threshold: float) -> None:
-        for direction, (table, which) in enumerate(zip(tables, crossing, strict=True)):
-            found = torch.as_tensor(np.flatnonzero(which))
-            for part in _parts(len(found), self._sum.shape[1]):
-                jump = past.of(direction, found[part]).gt_(threshold).mul_(past.rows(table, direction, found[part]))
-                self._sum.index_add_(0, found[part], jump)
+    def _add_segments(self, tables: _Tables, at: _Positions) -> None:
+        rho = torch.as_tensor(at.rho, dtype=self._sum.dtype)
+        alpha = torch.as_tensor(at.alpha, dtype=self._sum.dtype)
+        straight = tables.straight(rho, alpha)
+        # t - 1, the sum of a column and a row, as a product of matrices: faster than by broadcasting.
+        left = torch.stack([rho - 1.0, torch.ones_like(rho)], dim=2)
+        right = torch.stack([torch.ones_like(alpha), alpha], dim=1)
+        height = max(1, _NUMBERS // self._sum.shape[1])
+        parts = (torch.split(one, height, dim) for one, dim in ((self._sum, 0), (left, 1), (tables.row, 1)))
+        for number, (target, past, row) in enumerate(zip(*parts, strict=True)):
+            target += straight(slice(number * height, (number + 1) * height))
+            for one, matrix, kink, index in zip(past, right, tables.kinks, row, strict=True):
+                target.addcmul_(torch.mm(one, matrix).clamp_min_(0.0), kink.index_select(0, index))
+
+    def _add_jump(self, at: _Positions, direction: int, segment: int, jump: float, threshold: float) -> None:
+        """To the nodes past the end of a segment."""
+        if jump == 0.0:  # as most, outside of the foreground
+            return
+        rows, columns = at.between(direction, segment + 1, segment + 2)
+        past = at.rho[direction].take(rows) + at.alpha[direction].take(columns) > 1.0 + threshold
+        past &= at.whole[direction].take(rows) + at.shift[direction].take(columns) == segment
+        self._sum.numpy()[rows[past], columns[past]] += jump  # no node is twice in it
+
+
+class _Positions:
+    """Of the grid's rows and columns in the profiles of B directions: r = R + rho (B R), i a = A + alpha (B X)."""
+
+    def __init__(self, middle: npt.NDArray[np.float64], along: npt.NDArray[np.float64]) -> None:
+        """middle: B R, where the middles of the rows are. along: B X, how far the columns are from there."""
+        self._middle, self._along = middle, along
+        # A node on a sample of the profile, but for rounding, has t = 1: it is at its segment's end.
+        self.whole, self.shift = np.floor(middle - _NUDGE), np.floor(along + _NUDGE)
+        self.rho, self.alpha = middle - self.whole, along - self.shift
+
+    def between(self, direction: int, low: float, high: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Rows and columns of the nodes from ``low`` to ``high``, and of a few beside them; none is twice in it."""
+        middle, along = self._middle[direction], self._along[direction]
+        count, most = len(along), np.abs(along).max()
+        rows = np.flatnonzero((middle + most >= low) & (middle - most <= high))
+        width, first = count, np.zeros(len(rows))
+        step = float(along[1] - along[0]) if count > 1 else 0.0
+        if abs(step) * (count - 4) > high - low:
+            width = int(np.ceil((high - low) / abs(step))) + 3
+            ends = (np.array([[low], [high]]) - middle[rows] - along[0]) / step
+            first = np.floor(ends.min(axis=0)) - 1
+        columns = first.astype(np.int64)[:, None] + np.arange(width)
+        inside = (columns >= 0) & (columns < count)
+        return np.broadcast_to(rows[:, None], columns.shape)[inside], columns[inside]
 
 
 class _Tables:
-    """Of B profiles, by R and column, each ``B N X``. first: B X, the segment of each column at a table's row 0."""
+    """Of B profiles: what is to be added at each row R and column of the grid. row: B R, which row of the tables."""
 
-    def __init__(self, profiles: torch.Tensor, first: npt.NDArray[np.float64], count: int) -> None:
+    def __init__(self, profiles: torch.Tensor, at: _Positions) -> None:
         last = profiles.shape[1] - 1
-        segment = torch.as_tensor(first, dtype=torch.int64)[:, None] + torch.arange(count + 1)[:, None]  # B N+1 X
-        place = segment.clamp(-1, last).add_(1).flatten(1)
+        lowest = at.whole.min(axis=1, keepdims=True)
+        self.row = torch.as_tensor((at.whole - lowest).astype(np.int32))
+        count = int(self.row.max()) + 1
+        first = torch.as_tensor((lowest + at.shift).astype(np.int64))
+        segment = first[:, None] + torch.arange(count + 1)[:, None]  # B N+1 X
+        place = segment.clamp_(-1, last).add_(1).flatten(1)
 
         def table(numbers: torch.Tensor) -> torch.Tensor:  # B last, zero beyond the profile
             return F.pad(numbers, (1, 1)).gather(1, place).reshape(segment.shape)
 
         values, slopes = table(profiles[:, :-1]), table(profiles.diff(dim=1))
-        self.values, self.slopes = values[:, :-1], slopes[:, :-1]
+        self._values, self._slopes = values[:, :-1], slopes[:, :-1]
         self.kinks = slopes[:, 1:] - slopes[:, :-1]
-        # v[m + 1] - v[m] - d[m] is zero but before the first segment and after the last.
-        self.rises = (segment[:, :-1] == -1) * profiles[:, :1, None]
-        self.falls = (segment[:, :-1] == last - 1) * -profiles[:, -1:, None]
 
-    def straight(self, row: torch.Tensor, rho: torch.Tensor, alpha: torch.Tensor) -> Callable[[slice], torch.Tensor]:
-        """v + (rho + alpha) d, summed over the directions, of some rows of the grid. row, rho: B R. alpha: B X."""
-        directions, count, _ = self.values.shape
-        tables = torch.cat([self.values + alpha[:, None] * self.slopes, self.slopes], dim=1).flatten(0, 1)
-        entry = row + 2 * count * torch.arange(directions, dtype=torch.int32)[:, None]
+    def straight(self, rho: torch.Tensor, alpha: torch.Tensor) -> Callable[[slice], torch.Tensor]:
+        """v + (rho + alpha) d, summed over the directions, of some rows of the grid. rho: B R. alpha: B X."""
+        directions, count, _ = self._values.shape
+        tables = torch.cat([self._values + alpha[:, None] * self._slopes, self._slopes], dim=1).flatten(0, 1)
+        entry = self.row + 2 * count * torch.arange(directions, dtype=torch.int32)[:, None]
         index = torch.cat([entry, entry + count]).T.contiguous()  # R 2B
         weights = torch.cat([torch.ones_like(rho), rho]).T.contiguous()
-        return lambda part: F.embedding_bag(index[part], tables, mode="sum", per_sample_weights=weights[part])
-
-
-class _Past:
-    """How far nodes are past their segment's end, t - 1. row: B R. rho: B R, less 1. alpha: B X."""
-
-    def __init__(self, row: torch.Tensor, rho: torch.Tensor, alpha: torch.Tensor) -> None:
-        self._row, self._rho, self._alpha = row, rho, alpha
-
-    def of(self, direction: int, rows: slice | torch.Tensor) -> torch.Tensor:
-        """R X of some rows of the grid."""
-        return self._rho[direction, rows][:, None] + self._alpha[direction]
-
-    def rows(self, table: torch.Tensor, direction: int, rows: slice | torch.Tensor) -> torch.Tensor:
-        """A table's rows for some rows of the grid: R X."""
-        return table.index_select(0, self._row[direction, rows])
-
-
-def _parts(rows: int, columns: int) -> Iterator[slice]:
-    height = max(1, _NUMBERS // columns)
-    return (slice(start, min(start + height, rows)) for start in range(0, rows, height))
+        return lambda rows: F.embedding_bag(index[rows], tables, mode="sum", per_sample_weights=weights[rows])
 
 
 def interpolate(profile: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
