@@ -36,7 +36,7 @@ def test_the_plain_reference_agrees_with_the_engine(volume: Volume, frame: str, 
     spec = spec_of(classes=("none", "finding"), channels=channels, intensity="zscore")
     bundle = Bundle(spec, network.state_dict(), Path("random"))
     settings = ReconstructionSettings(
-        methods=("tonno",), slices=14, directions=9, lattice="sphere", frame=frame, grid="volume",
+        methods=("tonno",), slices=14, directions=10, lattice="sphere", frame=frame, grid="volume",
         class_name="finding",
     )  # fmt: skip
     plain = plain_reference()(volume, bundle, settings).heatmap().numpy()
