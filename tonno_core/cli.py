@@ -324,6 +324,36 @@ def phantoms(output: Path, count: int, lesions: int | None, seed: int) -> None:
     click.echo(f"{count} heads and manifest.csv written to {output}")
 
 
+@cli.command()
+@click.argument("volume", type=_PATH, required=False)
+@click.option("--model", metavar="BUNDLE|TIMM_NAME", help="A name: with random weights. (The demo's resnet10t, 96 px)")
+@click.option("--method", "methods", multiple=True, metavar="NAME", help="May be repeated (tonno).")
+@click.option("--slices", type=int, metavar="M", help="Offsets along each direction (64).")
+@click.option("--directions", type=int, metavar="L", help="Directions (256).")
+@click.option("--slice-size", type=click.IntRange(min=8), metavar="S", help="Pixels along a slice's side (96).")
+@click.option("--grid", type=click.Choice(["band-limited", "volume"]), help="Backproject on M^3 nodes or all voxels.")
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="Slices, directions and the rest at once.")
+@click.option("--repeats", default=3, show_default=True, type=_COUNT, help="Of all, in turn.")
+@click.option("--compare", is_flag=True, help="With the plain reference, and PyEPRI's inversion, in the same process.")
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
+@click.option("--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16|float16")
+@click.option("--output", type=_PATH, metavar="DIR", help="For bench.json and bench.png.")
+@click.option("--overwrite", is_flag=True)
+def bench(
+    volume: Path | None,
+    methods: tuple[str, ...],
+    slices: int | None,
+    directions: int | None,
+    grid: str | None,
+    **options: Any,
+) -> None:
+    """Where the time of a reconstruction goes on this machine: of VOLUME, or the demo's head."""
+    from tonno_core.benchmark.command import bench as measure
+
+    chosen = {"methods": methods or ("tonno",), "slices": slices, "directions": directions, "grid": grid}
+    click.echo(measure(volume, options=chosen, **options))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: a user's mistake is one line on stderr and exit status 2, an interruption 130."""
     signal.signal(signal.SIGTERM, _terminate)

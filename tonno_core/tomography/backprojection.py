@@ -14,13 +14,12 @@ import torch
 import torch.nn.functional as F
 
 from tonno_core.slicing.plan import SlicePlan
+from tonno_core.tomography.profiles import ROUNDING, PointProfiles, RowProfiles
 from tonno_core.volume.grid import affine_points, affine_slab, slabs
 from tonno_core.volume.volume import Matrix
 
 # Sampled points in memory at once, over directions and voxels: 4 M are 48 MB of coordinates.
 _POINTS = 4_000_000
-# Rounding of coordinates must not cut off the outermost planes themselves.
-_ROUNDING = 1e-5
 
 
 class Backprojector:
@@ -45,7 +44,7 @@ class Backprojector:
         self._frame_to_box = frame_to_box
         self._ijk_to_frame = ijk_to_frame
         self._device, self._dtype, self._radius = device, dtype, radius
-        self._profile_sum: torch.Tensor | None = None
+        self._profile_sum: PointProfiles | RowProfiles | None = None
         self._map_sum: torch.Tensor | None = None
         self._profile_count = self._map_count = 0
         # The nodes of a grid that fits in one slab are computed once.
@@ -58,7 +57,7 @@ class Backprojector:
         """Mean over the directions so far: ``Z Y X``."""
         if self._profile_sum is None:
             raise ValueError("no profiles were added")
-        return self._profile_sum.reshape(self.shape) / self._profile_count
+        return self._profile_sum.total().reshape(self.shape) / self._profile_count
 
     @property
     def map_mean(self) -> torch.Tensor:
@@ -76,14 +75,8 @@ class Backprojector:
     def add_profiles(self, profiles: torch.Tensor, normals: npt.NDArray[np.float64]) -> None:
         """Add q_l(x . n_l) of B directions; profiles ``B M`` at offsets 2 m / (M - 1) - 1, normals B 3."""
         if self._profile_sum is None:
-            self._profile_sum = torch.zeros(math.prod(self.shape), dtype=self._dtype, device=self._device)
-        half = (profiles.shape[1] - 1) / 2.0
-        turns = torch.as_tensor(normals * half, dtype=self._dtype, device=self._device)
-        for index, points in self._parts():
-            total = torch.zeros(len(points), dtype=self._dtype, device=self._device)
-            for profile, normal in zip(profiles.to(self._dtype), turns, strict=True):
-                total += _interpolate(profile, points @ normal + half)
-            self._profile_sum[index] += total
+            self._profile_sum = self._profiles()
+        self._profile_sum.add(profiles.to(self._dtype), normals)
         self._profile_count += len(profiles)
 
     def add_maps(self, maps: torch.Tensor, plan: SlicePlan, which: slice) -> None:
@@ -104,13 +97,28 @@ class Backprojector:
             for start in range(0, len(maps), each):
                 turns = frame_to_slice[start : start + each]
                 at = points @ turns.transpose(1, 2)  # B P 3: (a, b, s)
-                inside = (at.abs() <= 1.0 + _ROUNDING).all(dim=-1)
+                inside = (at.abs() <= 1.0 + ROUNDING).all(dim=-1)
                 at *= shrink.to(at)
                 values = F.grid_sample(
                     maps[start : start + each], at[:, None, None], padding_mode="border", align_corners=False
                 )[:, :, 0, 0]
                 self._map_sum[:, index] += (values * inside[:, None]).sum(dim=0)
         self._map_count += len(maps)
+
+    def _profiles(self) -> PointProfiles | RowProfiles:
+        size = math.prod(self.shape)
+        if torch.device(self._device).type != "cpu":
+            return PointProfiles(self._parts, size, torch.empty(0, dtype=self._dtype, device=self._device))
+        wanted = None
+        if self._limited:
+            wanted = torch.zeros(size, dtype=torch.bool)
+            for index, _ in self._parts():
+                wanted[index] = True
+        return RowProfiles(self.shape, self._ijk_to_frame, wanted, self._dtype)
+
+    @property
+    def _limited(self) -> bool:
+        return not math.isinf(self._radius) or self._frame_to_box is not None
 
     def _parts(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         return iter(self._cached) if self._cached is not None else map(self._nodes, self._slabs)
@@ -122,21 +130,10 @@ class Backprojector:
         theta = torch.as_tensor(matrix, dtype=self._dtype, device=self._device)[None]
         points = affine_points(theta, (slab.stop - slab.start, y, x)).reshape(-1, 3)
         index = torch.arange(slab.start * y * x, slab.stop * y * x, device=self._device)
-        if math.isinf(self._radius) and self._frame_to_box is None:
+        if not self._limited:
             return index, points
         near = (points * points).sum(dim=1) <= self._radius**2
         if self._frame_to_box is not None:
             to_box = torch.as_tensor(self._frame_to_box, dtype=self._dtype, device=self._device)
-            near &= ((points @ to_box[:3, :3].T + to_box[:3, 3]).abs() <= 1.0 + _ROUNDING).all(dim=1)
+            near &= ((points @ to_box[:3, :3].T + to_box[:3, 3]).abs() <= 1.0 + ROUNDING).all(dim=1)
         return index[near], points[near]
-
-
-def _interpolate(profile: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Linear interpolation of ``M`` values at fractional indices; zero outside 0 .. M - 1."""
-    last = len(profile) - 1
-    below = index.floor().clamp_(0.0, last - 1.0)
-    fraction = index - below
-    base = below.int()
-    values = torch.addcmul(profile.index_select(0, base), profile.diff().index_select(0, base), fraction)
-    margin = _ROUNDING * last
-    return values.mul_((index >= -margin) & (index <= last + margin))

@@ -1,0 +1,112 @@
+"""Rows of a grid at once against interpolation at every node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from tonno_core.slicing.directions import hemisphere
+from tonno_core.tomography import profiles as module
+from tonno_core.tomography.profiles import PointProfiles, RowProfiles, interpolate
+from tonno_core.volume.grid import affine_points, grid_to_ijk, ijk_to_grid
+from tonno_core.volume.volume import Matrix
+
+SHAPE = (9, 12, 11)
+
+
+def oblique(scale: float = 1.0, shape: tuple[int, int, int] = SHAPE) -> Matrix:
+    """ijk_to_frame of a grid that is turned and reaches ``scale`` times as far as the cube."""
+    turn = np.eye(4)
+    turn[:3, :3] = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0] * scale
+    turn[:3, 3] = 0.05, -0.1, 0.02
+    return turn @ ijk_to_grid(shape[::-1])
+
+
+def both(
+    profiles: torch.Tensor,
+    normals: np.ndarray,
+    matrix: Matrix,
+    wanted: torch.Tensor | None = None,
+    shape: tuple[int, int, int] = SHAPE,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sums by rows and by points."""
+    unit = torch.as_tensor(matrix @ grid_to_ijk(shape[::-1]), dtype=profiles.dtype)
+    points = affine_points(unit[None], shape).reshape(-1, 3)
+    index = torch.arange(len(points)) if wanted is None else wanted.flatten().nonzero()[:, 0]
+
+    def nodes() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        yield index, points[index]
+
+    by_points = PointProfiles(nodes, len(points), profiles)
+    by_rows = RowProfiles(shape, matrix, wanted, profiles.dtype)
+    for one in (by_points, by_rows):
+        one.add(profiles, normals)
+    return by_rows.total(), by_points.total()
+
+
+def random_profiles(count: int, offsets: int = 13, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(count, offsets, generator=torch.Generator().manual_seed(1), dtype=dtype)
+
+
+@pytest.mark.parametrize("offsets", [2, 3, 8, 40])
+@pytest.mark.parametrize("scale", [0.4, 1.0, 2.5])
+def test_rows_equal_points_inside_and_beyond_the_ends(offsets: int, scale: float) -> None:
+    by_rows, by_points = both(random_profiles(11, offsets), hemisphere(11), oblique(scale))
+    # float64 positions in steps are good to 1e-13, slopes are up to 5.
+    torch.testing.assert_close(by_rows, by_points, rtol=0, atol=1e-11)
+    assert by_points.abs().max() > 1
+
+
+@pytest.mark.parametrize("size", [4, 7, 10])
+def test_nodes_on_samples_and_on_the_very_ends(size: int) -> None:
+    # A grid whose nodes are the samples along its axes: rounding of a position must not move it past an end.
+    shape = (size, size, size)
+    normals = np.vstack([np.eye(3), -np.eye(3)])
+    profiles = random_profiles(6, size)
+    by_rows, by_points = both(profiles, normals, ijk_to_grid(shape), shape=shape)
+    torch.testing.assert_close(by_rows, by_points, rtol=0, atol=1e-11)
+    x, y, z = (profiles[axis] + profiles[axis + 3].flip(0) for axis in range(3))
+    expected = z[:, None, None] + y[:, None] + x
+    torch.testing.assert_close(by_rows.reshape(shape), expected, rtol=0, atol=1e-11)
+
+
+def test_only_wanted_nodes_are_set() -> None:
+    wanted = torch.rand(SHAPE, generator=torch.Generator().manual_seed(2)) < 0.1
+    wanted[:3] = wanted[:, :2] = wanted[..., 8:] = False  # whole planes, rows and columns are not needed
+    by_rows, by_points = both(random_profiles(7), hemisphere(7), oblique(1.5), wanted)
+    torch.testing.assert_close(by_rows, by_points, rtol=0, atol=1e-11)
+    assert (by_rows[~wanted.flatten()] == 0).all()
+
+
+def test_no_node_is_wanted() -> None:
+    by_rows, _ = both(random_profiles(2), hemisphere(2), oblique(), torch.zeros(SHAPE, dtype=torch.bool))
+    assert not by_rows.any()
+
+
+def test_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = both(random_profiles(7), hemisphere(7), oblique(1.5))
+    monkeypatch.setattr(module, "_NUMBERS", 40)
+    monkeypatch.setattr(module, "_DIRECTIONS", 3)
+    parts, _ = both(random_profiles(7), hemisphere(7), oblique(1.5))
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-12)
+
+
+def test_float32_is_as_good_by_rows() -> None:
+    # Smooth profiles that end at zero, as behind the ends float32 positions fall on either side.
+    s = torch.linspace(-1, 1, 96, dtype=torch.float64)
+    exact = torch.stack([torch.cos(s * np.pi / 2) * torch.sin(s * (5 + k)) for k in range(60)])
+    truth, _ = both(exact, hemisphere(60), oblique())
+    by_rows, by_points = both(exact.float(), hemisphere(60), oblique())
+    # Positions of 50 steps have steps of 4e-6; sums of 60 terms.
+    torch.testing.assert_close(by_rows.double(), truth, rtol=0, atol=1e-5 * float(truth.abs().max()))
+    torch.testing.assert_close(by_points.double(), truth, rtol=0, atol=1e-5 * float(truth.abs().max()))
+
+
+def test_interpolation_agrees_with_numpy() -> None:
+    profile = random_profiles(1, 9)[0]
+    at = torch.linspace(-3, 11, 1001, dtype=torch.float64)
+    expected = np.interp(at, np.arange(9), profile, left=0, right=0)
+    np.testing.assert_allclose(interpolate(profile, at), expected, atol=1e-12)

@@ -1,0 +1,194 @@
+"""The sum over directions of profiles laid across a grid's nodes: two ways to the same numbers.
+
+`PointProfiles` interpolates at every node: the plain way, and the one for GPUs. `RowProfiles` takes whole rows of the
+grid, which costs a CPU a tenth. Along a row the position in a profile is r + i a. With r = R + rho, i a = A_i + alpha_i
+(R and A_i whole) and t = rho + alpha_i, a node lies on the segment m = R + A_i where t < 1, else on the next one. For
+segments of values v and slopes d this is exactly
+
+    v[m] + t d[m]  +  max(0, t - 1) k[m]  +  [t > 1] j[m]        k[m] = d[m + 1] - d[m], j[m] = v[m + 1] - v[m] - d[m]
+
+Seen as tables by R and i, v + alpha d, d and k are small and the same for all rows, and a row of the result is a sum of
+their rows. j, a jump, is zero but at the profile's ends, and is added to the few nodes there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from tonno_core.volume.volume import Matrix
+
+# Of coordinates in [-1, 1]: rounding must not cut off the outermost planes themselves.
+ROUNDING = 1e-5
+# Directions whose tables are in use at once, and numbers in a few rows: both stay in a core's cache.
+_DIRECTIONS, _NUMBERS = 4, 1 << 16
+# Of positions in steps, more than their rounding: a node on a sample is at its segment's end, t = 1.
+_NUDGE = 1e-7
+
+# Gives the wanted nodes in parts: flat indices P, and frame coordinates P 3.
+Nodes = Callable[[], Iterator[tuple[torch.Tensor, torch.Tensor]]]
+
+
+class PointProfiles:
+    """At every node. size: of the whole grid."""
+
+    def __init__(self, nodes: Nodes, size: int, like: torch.Tensor) -> None:
+        self._nodes = nodes
+        self._sum = torch.zeros(size, dtype=like.dtype, device=like.device)
+
+    def add(self, profiles: torch.Tensor, normals: npt.NDArray[np.float64]) -> None:
+        """Add q_l(x . n_l): profiles ``B M`` over [-1, 1], normals B 3."""
+        half = (profiles.shape[1] - 1) / 2.0
+        turns = torch.as_tensor(normals * half, dtype=self._sum.dtype, device=self._sum.device)
+        for index, points in self._nodes():
+            total = torch.zeros(len(points), dtype=self._sum.dtype, device=self._sum.device)
+            for profile, normal in zip(profiles, turns, strict=True):
+                total += interpolate(profile, points @ normal + half)
+            self._sum[index] += total
+
+    def total(self) -> torch.Tensor:
+        """The sum at all nodes, flat."""
+        return self._sum
+
+
+class RowProfiles:
+    """By rows of a ``Z Y X`` grid, on the CPU. ijk_to_frame: 4 x 4. wanted: bool Z Y X, None for every node."""
+
+    def __init__(
+        self, shape: tuple[int, int, int], ijk_to_frame: Matrix, wanted: torch.Tensor | None, dtype: torch.dtype
+    ) -> None:
+        z, y, x = shape
+        self._shape, self._ijk_to_frame, self._wanted = shape, ijk_to_frame, wanted
+        where = np.ones((z * y, x), dtype=bool) if wanted is None else wanted.reshape(z * y, x).numpy()
+        self._rows = np.flatnonzero(where.any(axis=1))
+        chosen = where[self._rows]
+        # The columns that any row needs.
+        needed = np.flatnonzero(chosen.any(axis=0))
+        low, high = (int(needed[0]), int(needed[-1])) if len(needed) else (0, -1)
+        self._columns, self._middle = np.arange(low, high + 1), (low + high) / 2.0
+        # Indices of the rows' middles: 4 R (i, j, k, 1).
+        k, j = np.divmod(self._rows, y)
+        self._middles = np.stack([np.full(len(k), self._middle), j, k, np.ones(len(k))])
+        self._sum = torch.zeros(len(self._rows), len(self._columns), dtype=dtype)
+
+    def add(self, profiles: torch.Tensor, normals: npt.NDArray[np.float64]) -> None:
+        """Add q_l(x . n_l): profiles ``B M`` over [-1, 1], normals B 3."""
+        if not self._sum.numel():
+            return
+        half = (profiles.shape[1] - 1) / 2.0
+        steps = half * normals @ self._ijk_to_frame[:3]  # B 4: along i, j, k, and the origin
+        steps[:, 3] += half
+        for start in range(0, len(profiles), _DIRECTIONS):
+            self._add_few(profiles[start : start + _DIRECTIONS], steps[start : start + _DIRECTIONS])
+
+    def total(self) -> torch.Tensor:
+        """The sum at all nodes, flat."""
+        if self._wanted is None:
+            return self._sum.flatten()
+        z, y, x = self._shape
+        total = torch.zeros(z * y, x, dtype=self._sum.dtype)
+        if self._sum.numel():
+            total[torch.as_tensor(self._rows), int(self._columns[0]) : int(self._columns[-1]) + 1] = self._sum
+        return total.flatten().mul_(self._wanted.flatten())
+
+    def _add_few(self, profiles: torch.Tensor, steps: npt.NDArray[np.float64]) -> None:
+        at = _Positions(steps @ self._middles, steps[:, :1] * (self._columns - self._middle))
+        self._add_segments(_Tables(profiles, at), at)
+        last = profiles.shape[1] - 1
+        margin = ROUNDING * last
+        for direction, profile in enumerate(profiles):
+            self._add_jump(at, direction, -1, float(profile[0]), -margin)
+            self._add_jump(at, direction, last - 1, -float(profile[-1]), margin)
+
+    def _add_segments(self, tables: _Tables, at: _Positions) -> None:
+        rho = torch.as_tensor(at.rho, dtype=self._sum.dtype)
+        alpha = torch.as_tensor(at.alpha, dtype=self._sum.dtype)
+        straight = tables.straight(rho, alpha)
+        # t - 1, the sum of a column and a row, as a product of matrices: faster than by broadcasting.
+        left = torch.stack([rho - 1.0, torch.ones_like(rho)], dim=2)
+        right = torch.stack([torch.ones_like(alpha), alpha], dim=1)
+        height = max(1, _NUMBERS // self._sum.shape[1])
+        parts = (torch.split(one, height, dim) for one, dim in ((self._sum, 0), (left, 1), (tables.row, 1)))
+        for number, (target, past, row) in enumerate(zip(*parts, strict=True)):
+            target += straight(slice(number * height, (number + 1) * height))
+            for one, matrix, kink, index in zip(past, right, tables.kinks, row, strict=True):
+                target.addcmul_(torch.mm(one, matrix).clamp_min_(0.0), kink.index_select(0, index))
+
+    def _add_jump(self, at: _Positions, direction: int, segment: int, jump: float, threshold: float) -> None:
+        """To the nodes past the end of a segment."""
+        if jump == 0.0:  # as most, outside of the foreground
+            return
+        rows, columns = at.between(direction, segment + 1, segment + 2)
+        past = at.rho[direction].take(rows) + at.alpha[direction].take(columns) > 1.0 + threshold
+        past &= at.whole[direction].take(rows) + at.shift[direction].take(columns) == segment
+        self._sum.numpy()[rows[past], columns[past]] += jump  # no node is twice in it
+
+
+class _Positions:
+    """Of the grid's rows and columns in the profiles of B directions: r = R + rho (B R), i a = A + alpha (B X)."""
+
+    def __init__(self, middle: npt.NDArray[np.float64], along: npt.NDArray[np.float64]) -> None:
+        """middle: B R, where the middles of the rows are. along: B X, how far the columns are from there."""
+        self._middle, self._along = middle, along
+        # A node on a sample of the profile, but for rounding, has t = 1: it is at its segment's end.
+        self.whole, self.shift = np.floor(middle - _NUDGE), np.floor(along + _NUDGE)
+        self.rho, self.alpha = middle - self.whole, along - self.shift
+
+    def between(self, direction: int, low: float, high: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Rows and columns of the nodes from ``low`` to ``high``, and of a few beside them; none is twice in it."""
+        middle, along = self._middle[direction], self._along[direction]
+        count, most = len(along), np.abs(along).max()
+        rows = np.flatnonzero((middle + most >= low) & (middle - most <= high))
+        width, first = count, np.zeros(len(rows))
+        step = float(along[1] - along[0]) if count > 1 else 0.0
+        if abs(step) * (count - 4) > high - low:
+            width = int(np.ceil((high - low) / abs(step))) + 3
+            ends = (np.array([[low], [high]]) - middle[rows] - along[0]) / step
+            first = np.floor(ends.min(axis=0)) - 1
+        columns = first.astype(np.int64)[:, None] + np.arange(width)
+        inside = (columns >= 0) & (columns < count)
+        return np.broadcast_to(rows[:, None], columns.shape)[inside], columns[inside]
+
+
+class _Tables:
+    """Of B profiles: what is to be added at each row R and column of the grid. row: B R, which row of the tables."""
+
+    def __init__(self, profiles: torch.Tensor, at: _Positions) -> None:
+        last = profiles.shape[1] - 1
+        lowest = at.whole.min(axis=1, keepdims=True)
+        self.row = torch.as_tensor((at.whole - lowest).astype(np.int32))
+        count = int(self.row.max()) + 1
+        first = torch.as_tensor((lowest + at.shift).astype(np.int64))
+        segment = first[:, None] + torch.arange(count + 1)[:, None]  # B N+1 X
+        place = segment.clamp_(-1, last).add_(1).flatten(1)
+
+        def table(numbers: torch.Tensor) -> torch.Tensor:  # B last, zero beyond the profile
+            return F.pad(numbers, (1, 1)).gather(1, place).reshape(segment.shape)
+
+        values, slopes = table(profiles[:, :-1]), table(profiles.diff(dim=1))
+        self._values, self._slopes = values[:, :-1], slopes[:, :-1]
+        self.kinks = slopes[:, 1:] - slopes[:, :-1]
+
+    def straight(self, rho: torch.Tensor, alpha: torch.Tensor) -> Callable[[slice], torch.Tensor]:
+        """v + (rho + alpha) d, summed over the directions, of some rows of the grid. rho: B R. alpha: B X."""
+        directions, count, _ = self._values.shape
+        tables = torch.cat([self._values + alpha[:, None] * self._slopes, self._slopes], dim=1).flatten(0, 1)
+        entry = self.row + 2 * count * torch.arange(directions, dtype=torch.int32)[:, None]
+        index = torch.cat([entry, entry + count]).T.contiguous()  # R 2B
+        weights = torch.cat([torch.ones_like(rho), rho]).T.contiguous()
+        return lambda rows: F.embedding_bag(index[rows], tables, mode="sum", per_sample_weights=weights[rows])
+
+
+def interpolate(profile: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Linear interpolation of ``M`` values at fractional indices; zero outside 0 .. M - 1."""
+    last = len(profile) - 1
+    below = index.floor().clamp_(0.0, last - 1.0)
+    fraction = index - below
+    base = below.int()
+    values = torch.addcmul(profile.index_select(0, base), profile.diff().index_select(0, base), fraction)
+    margin = ROUNDING * last
+    return values.mul_((index >= -margin) & (index <= last + margin))
