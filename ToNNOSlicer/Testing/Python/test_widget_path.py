@@ -6,6 +6,7 @@ One scene, walked through once from top to bottom, as a user would; each test le
 from __future__ import annotations
 
 import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,12 +31,14 @@ def path():
 
     host = QtHost()
     widget = opened(host)
-    seen = SimpleNamespace(percents=[], previews=0, texts=set())
+    seen = SimpleNamespace(percents=[], previews=0, texts=set(), begun=None)
     controller = widget.panel.controller
     tell, preview = controller._onProgress, controller._onPreview
 
     def onProgress(progress):
         seen.percents.append(progress.percent)
+        if seen.begun is None and progress.percent is not None:
+            seen.begun = progress.elapsedS
         seen.texts.add(progress.text)
         tell(progress)
 
@@ -263,13 +266,20 @@ def test_heatmap_is_exported_by_a_click(path, tmp_path, name) -> None:
     np.testing.assert_array_equal(read, slicer.util.arrayFromVolume(path.panel.result.heatmap))
 
 
-def test_second_run_is_faster(path, figure) -> None:
-    from walk import run
+def test_second_run_begins_sooner(path, figure) -> None:
+    """No process to start, no import, no model to load. The planes take as long as the machine lets them."""
+    from walk import RUN_S
 
     path.ui.directionsBox.value = path.ui.directionsBox.value + 1  # so that nothing can be taken from what is kept
-    seconds = run(path.host, path.widget)
-    figure(f"first run {path.seconds:.1f} s, second {seconds:.1f} s")
-    assert seconds < path.seconds  # no start of the process, no import, no model to load
+    start = time.monotonic()
+    path.ui.runButton.click()
+    assert path.host.process(RUN_S, lambda: path.ui.progressBar.maximum == 1000)
+    seconds = time.monotonic() - start
+    assert path.host.process(RUN_S, lambda: path.panel.controller.state == "idle")
+    figure(
+        f"first run {path.seconds:.1f} s; its planes began after {path.seen.begun:.1f} s, the second's {seconds:.1f} s"
+    )
+    assert seconds < path.seen.begun / 2
 
 
 def test_time_label_knows_the_last_run(path) -> None:
