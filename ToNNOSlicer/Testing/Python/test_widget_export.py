@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib import import_module
 from types import SimpleNamespace
 
 import numpy as np
@@ -125,7 +126,8 @@ def test_an_export_without_packages_says_where_to_get_them(qtHost, widget, resul
 
 
 def test_a_fault_of_an_export_ends_it_with_words(qtHost, widget, result, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("ToNNOSlicerLib.slow_files.save", lambda files, folder: 1 / 0)
+    used = import_module(type(widget.panel.export).__module__).elsewhere.slow_files
+    monkeypatch.setattr(used, "save", lambda files, folder: 1 / 0)
     qtHost.answers.append(("save", str(tmp_path / "h.nrrd")))
     widget.ui.exportHeatmapButton.click()
     assert qtHost.process(20, lambda: not widget.panel.export.isBusy)
@@ -169,7 +171,8 @@ def test_dicom_seg_is_exported_by_a_click(qtHost, widget, fromDicom, tmp_path) -
 @pytest.mark.filterwarnings("default")
 def test_dicom_seg_without_an_exporter_says_what_to_install(qtHost, widget, fromDicom, tmp_path, monkeypatch) -> None:
     assert "Quantitative Reporting" in widget.ui.exportSegmentationButton.toolTip
-    monkeypatch.setattr("ToNNOSlicerLib.logic.dicom_seg.find_spec", lambda name: None)
+    # The module that the panel will import, also after a test that has loaded the library again.
+    monkeypatch.setattr(import_module("ToNNOSlicerLib.logic.dicom_seg"), "find_spec", lambda name: None)
     qtHost.answers.append(("save", str(tmp_path / "a.dcm")))
     widget.ui.exportSegmentationButton.click()
     cause, nextStep = widget.ui.messageLabel.text.split("\n")
