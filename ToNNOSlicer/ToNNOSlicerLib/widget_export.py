@@ -8,9 +8,12 @@ import qt
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib import ask, elsewhere
+from ToNNOSlicerLib.background import Background, importAhead
 
 _TICK_MS = 50
 _STEPS = 1000
+# What the event loop leaves to the thread that loads libraries, at each tick.
+_YIELD_S = 0.01
 
 
 class ExportSection:
@@ -20,6 +23,7 @@ class ExportSection:
         self._panel = panel
         self._steps = None  # of the export that goes on
         self._path = ""
+        self._loading = None
         ui = panel.ui
         ui.exportSegmentationButton.connect("clicked(bool)", self._onSegmentation)
         ui.exportHeatmapButton.connect("clicked(bool)", self._onHeatmap)
@@ -97,7 +101,7 @@ class ExportSection:
 
     def _begin(self, path, steps) -> None:
         self._panel.showMessage("", "")
-        self._path, self._steps = path, steps
+        self._path, self._steps, self._loading = path, steps, Background(importAhead)
         self._showBar(True)
         self.enable()
         self._panel.status(_("Writing {path}").format(path=path))
@@ -106,6 +110,9 @@ class ExportSection:
     def _onTick(self) -> None:
         """One step; what goes wrong ends the export with words."""
         if not self.isBusy:
+            return
+        self._loading.join(_YIELD_S)
+        if self._loading.is_alive():
             return
         share, failed = None, True
         try:
