@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import pytest
 from scipy import ndimage
 
 from tonno_core.errors import TonnoError
+from tonno_core.segmentation import binarize as binarize_module
 from tonno_core.segmentation.binarize import binarize, components, otsu_threshold
 from tonno_core.volume.volume import Volume
 
@@ -154,6 +156,19 @@ def test_the_table_agrees_with_scipys_measurements() -> None:
     centroids = np.c_[kji[:, ::-1], np.ones(count)] @ IJK_TO_RAS.T
     # Coordinates up to 100 mm, rounded in float64.
     np.testing.assert_allclose([c.centroid_ras for c in table], centroids[:, :3], rtol=0, atol=1e-9)
+
+
+def test_a_large_mask_is_measured_in_parts_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = ndimage.gaussian_filter(np.random.default_rng(3).random((20, 22, 24)), 1.0)
+    heatmap = volume(np.round(values, 2))  # peaks that are met more than once
+    mask = heatmap.array >= np.float32(0.53)
+    whole = components(mask, heatmap)
+    assert len(whole) >= 8
+    for voxels in (1, 7, 100, 1000):
+        monkeypatch.setattr(binarize_module, "_AT_ONCE", voxels)
+        for one, other in zip(components(mask, heatmap), whole, strict=True):
+            assert replace(one, mean=0, centroid_ras=(0, 0, 0)) == replace(other, mean=0, centroid_ras=(0, 0, 0))
+            assert (one.mean, *one.centroid_ras) == pytest.approx((other.mean, *other.centroid_ras), rel=1e-12)
 
 
 def test_a_mask_of_another_grid_is_a_programming_error() -> None:

@@ -16,6 +16,9 @@ BoolMask = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.integer]
 Point = tuple[float, float, float]
 
+# Voxels of a mask that are measured at once: they take some 100 bytes each, and a body can have a hundred million.
+_AT_ONCE = 4_000_000
+
 
 @dataclass(frozen=True)
 class Component:
@@ -91,18 +94,13 @@ def components(mask: npt.NDArray[np.generic], heatmap: Volume) -> list[Component
     voxels, component, count = connected(_as_mask(mask, heatmap))
     if count == 0:
         return []
-    values = heatmap.array.reshape(-1)[voxels].astype(np.float64)
-    # One sort groups the voxels by component and puts each component's peak first in its group.
-    order = np.lexsort((-values, component))
-    sizes = np.bincount(component, minlength=count)
-    start = np.cumsum(sizes) - sizes
-    k, j, i = np.unravel_index(voxels[order], heatmap.array.shape)
-    ijk = np.stack((i, j, k))  # 3 x voxels, group by group
-    means = np.add.reduceat(values[order], start) / sizes
-    centroids = _to_ras(heatmap, np.add.reduceat(ijk, start, axis=1) / sizes)
-    extents = np.maximum.reduceat(ijk, start, axis=1) - np.minimum.reduceat(ijk, start, axis=1) + 1
-    extents_mm = extents * heatmap.spacing_mm[:, np.newaxis]
-    peaks, peaks_ras = values[order[start]], _to_ras(heatmap, ijk[:, start])
+    found = _Measures(count)
+    for start in range(0, voxels.size, _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        found.add(voxels[part], component[part], heatmap.array)
+    means, centroids = found.sums / found.sizes, _to_ras(heatmap, found.ijk_sums / found.sizes)
+    extents_mm = (found.last - found.first + 1) * heatmap.spacing_mm[:, np.newaxis]
+    sizes, peaks, peaks_ras = found.sizes, found.peaks, _to_ras(heatmap, found.peaks_ijk)
     return [
         Component(
             label=rank,
@@ -116,6 +114,35 @@ def components(mask: npt.NDArray[np.generic], heatmap: Volume) -> list[Component
         )
         for rank, n in enumerate(np.argsort(-peaks, kind="stable"), start=1)
     ]
+
+
+class _Measures:
+    """What is known of each of n components; their voxels come in parts, each component's in Z Y X order."""
+
+    def __init__(self, count: int) -> None:
+        self.sizes, self.sums, self.peaks = np.zeros(count, np.intp), np.zeros(count), np.full(count, -np.inf)
+        self.ijk_sums, self.peaks_ijk = np.zeros((3, count)), np.zeros((3, count), np.intp)
+        self.first, self.last = np.full((3, count), np.iinfo(np.intp).max), np.full((3, count), -1)
+
+    def add(self, voxels: IntArray, component: IntArray, array: npt.NDArray[np.float32]) -> None:
+        """voxels: flat indices of Z Y X. component: of each."""
+        values = array.reshape(-1)[voxels].astype(np.float64)
+        # One sort groups the voxels by component and puts each component's peak first in its group.
+        order = np.lexsort((-values, component))
+        sizes = np.bincount(component, minlength=self.sizes.size)
+        which = np.flatnonzero(sizes)
+        start = (np.cumsum(sizes) - sizes)[which]
+        k, j, i = np.unravel_index(voxels[order], array.shape)
+        ijk = np.stack((i, j, k))  # 3 x voxels, group by group
+        self.sizes += sizes
+        self.sums[which] += np.add.reduceat(values[order], start)
+        self.ijk_sums[:, which] += np.add.reduceat(ijk, start, axis=1)
+        self.first[:, which] = np.minimum(self.first[:, which], np.minimum.reduceat(ijk, start, axis=1))
+        self.last[:, which] = np.maximum(self.last[:, which], np.maximum.reduceat(ijk, start, axis=1))
+        peaks = values[order[start]]
+        higher = peaks > self.peaks[which]
+        self.peaks[which[higher]] = peaks[higher]
+        self.peaks_ijk[:, which[higher]] = ijk[:, start[higher]]
 
 
 def check_options(threshold: float, low: float | None, min_volume_mm3: float) -> None:
