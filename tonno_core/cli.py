@@ -333,6 +333,7 @@ def phantoms(output: Path, count: int, lesions: int | None, seed: int) -> None:
 @click.option("--slice-size", type=click.IntRange(min=8), metavar="S", help="Pixels along a slice's side (96).")
 @click.option("--grid", type=click.Choice(["band-limited", "volume"]), help="Backproject on M^3 nodes or all voxels.")
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="Slices, directions and the rest at once.")
+@click.option("--compile", "compiled", is_flag=True, help="The encoder, by torch.compile.")
 @click.option("--repeats", default=3, show_default=True, type=_COUNT, help="Of all, in turn.")
 @click.option("--compare", is_flag=True, help="With the plain reference, and PyEPRI's inversion, in the same process.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")

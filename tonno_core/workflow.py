@@ -231,7 +231,8 @@ def summary(result: Reconstruction, segmentations: Mapping[str, Segmentation]) -
     ]
     table = tabulate(rows, headers=["method", "threshold", "components", "volume ml", "peak"], disable_numparse=True)
     lines = [table, *(f"warning: {warning}" for warning in result.warnings)]
-    lines.append(f"{result.slices_total} slices in {result.seconds['total']:.1f} s on {result.device}")
+    skipped = f"{100 * result.slices_blank / max(1, result.slices_total):.0f} % blank and skipped"
+    lines.append(f"{result.slices_total} slices ({skipped}) in {result.seconds['total']:.1f} s on {result.device}")
     return "\n".join(lines)
 
 

@@ -80,7 +80,8 @@ def test_a_benchmark_of_a_small_network(volume: Volume, tmp_path: Path) -> None:
     write_volume(volume, scan)
     text = bench(
         scan, model="resnet10t", slice_size=32, options={"methods": ("tonno",), "slices": 10, "directions": 6},
-        preset=None, device="cpu", precision="float32", repeats=2, compare=False, output=output, overwrite=False,
+        preset=None, device="cpu", precision="float32", repeats=2, compare=False, compiled=False,
+        output=output, overwrite=False,
     )  # fmt: skip
     assert (output / "bench.png").stat().st_size > 10_000
     found = json.loads((output / "bench.json").read_text())
@@ -103,7 +104,7 @@ def test_an_output_that_is_there_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(TonnoError, match="exists already"):
         bench(
             None, model=None, slice_size=None, options={}, preset=None, device="cpu", precision="auto", repeats=1,
-            compare=False, output=tmp_path, overwrite=False,
+            compare=False, compiled=False, output=tmp_path, overwrite=False,
         )  # fmt: skip
 
 

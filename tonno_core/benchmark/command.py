@@ -36,6 +36,7 @@ def bench(
     precision: str,
     repeats: int,
     compare: bool,
+    compiled: bool,
     output: Path | None,
     overwrite: bool,
 ) -> str:
@@ -51,7 +52,7 @@ def bench(
     bundle = _bundle(model, slice_size)
     settings = combine(defaults=bundle.spec.defaults, preset=preset, explicit={**options, "slice_size": slice_size})
     image = _demo_head() if volume is None else read_volume(volume)
-    ready = prepare_model(bundle, settings, device, precision)
+    ready = prepare_model(bundle, settings, device, precision, compiled=compiled)
     report = _measure(image, bundle, ready, settings, repeats, plain)
     if output is not None:
         with output_folder(output, overwrite=overwrite) as folder:
@@ -192,7 +193,7 @@ def _task(image: Volume, ready: ReadyModel, settings: ReconstructionSettings) ->
     assert ready.spec is not None
     return {
         "encoder": f"{ready.spec.encoder}, {ready.slice_size} px, {ready.spec.channels} channels",
-        "precision": _precision(ready),
+        "precision": f"{_precision(ready)}, {getattr(ready.encoder, 'layout', '')}",
         "methods": ", ".join(settings.methods),
         "slices": settings.slices,
         "directions": settings.directions,

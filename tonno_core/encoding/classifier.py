@@ -78,11 +78,13 @@ def _is_stem(model: nn.Module, module: str) -> bool:
     return not module or module.startswith("stem") or not kernels
 
 
-def place(model: nn.Module, device: torch.device) -> None:
-    """Move to a device, channels last, which convolutions are fastest in; not models with 3D kernels."""
+def place(model: nn.Module, device: torch.device) -> bool:
+    """Move to a device, channels last, which convolutions are fastest in; not models with 3D kernels (False)."""
     model.to(device=device)
-    if all(weight.ndim < 5 for weight in model.parameters()):
+    images = all(weight.ndim < 5 for weight in model.parameters())
+    if images:
         model.to(memory_format=torch.channels_last)
+    return images
 
 
 def try_slice(encoder: Classifier, size: int, name: str) -> None:
@@ -126,13 +128,57 @@ class Classifier:
         self.model: Any = copy.deepcopy(model).eval().requires_grad_(False)
         if fold:
             fold_batch_norm(self.model)
-        place(self.model, self.device)
+        self.images = place(self.model, self.device)
+        self._layout = torch.channels_last
         self._constant: dict[tuple[int, int, int], torch.Tensor | None] = {}
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the K classes."""
         return self._classes
+
+    @property
+    def channels(self) -> int:
+        """Of the network's input."""
+        return self._channels
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Of the body."""
+        return self._precision
+
+    @property
+    def norms(self) -> str:
+        """The kinds of its normalisation layers, which decide how fast a layout is."""
+        kinds = {type(layer).__name__ for layer in self.model.modules() if "Norm" in type(layer).__name__}
+        return ",".join(sorted(kinds))
+
+    @property
+    def layout(self) -> str:
+        """Name of the memory format."""
+        return "channels last" if self._layout == torch.channels_last else "contiguous"
+
+    def set_layout(self, layout: torch.memory_format) -> None:
+        """Keep weights and slices in another memory format; answers stay the same but for rounding."""
+        self.model.to(memory_format=layout)
+        self._layout = layout
+
+    def compile(self, size: int) -> None:
+        """Compile the body for logits by `torch.compile`; the first batches take half a minute. CAMs stay as they are.
+
+        Raises TonnoError where it does not work, as without a C++ compiler on a CPU or Triton on a GPU.
+        """
+        plain = self.model.forward_features
+        try:
+            self.model.forward_features = torch.compile(plain)
+            self.logits(torch.zeros(2, size, size, device=self.device))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # of the compiler, of the network that cannot be traced
+            self.model.forward_features = plain
+            raise TonnoError(
+                f"--compile: torch.compile does not work for this encoder here ({first_line(error)}); leave it out"
+            ) from error
 
     @property
     def stages(self) -> int:
@@ -268,8 +314,8 @@ class Classifier:
             )
 
     def _input(self, slices: torch.Tensor) -> torch.Tensor:
-        """Repeat the slice for each input channel: ``B C V U``, channels last."""
-        return slices[:, None].expand(-1, self._channels, -1, -1).contiguous(memory_format=torch.channels_last)
+        """Repeat the slice for each input channel: ``B C V U``."""
+        return slices[:, None].expand(-1, self._channels, -1, -1).contiguous(memory_format=self._layout)
 
     def _head(self, features: Features) -> torch.Tensor:
         dtype = next(self.model.parameters()).dtype

@@ -1,4 +1,7 @@
-"""Device and precision by name. Chosen by what the hardware is, never by a timing: results stay repeatable."""
+"""Device and precision by name. Chosen by what the hardware is, never by a timing: results stay repeatable.
+
+The one thing that is timed, once, is the layout in memory (`encoding.layout`).
+"""
 
 from __future__ import annotations
 
@@ -38,13 +41,14 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         if device.type == "cuda":
             return torch.float16
-        return torch.bfloat16 if device.type == "cpu" and _cpu_has_bfloat16_units() else torch.float32
+        return torch.bfloat16 if device.type == "cpu" and cpu_has_bfloat16_units() else torch.float32
     if name not in PRECISIONS:
         raise TonnoError(f"--precision '{name}' is unknown, expected one of {', '.join(PRECISIONS)}")
     dtype: torch.dtype = getattr(torch, name)
     return dtype
 
 
-def _cpu_has_bfloat16_units() -> bool:
+def cpu_has_bfloat16_units() -> bool:
+    """Whether this machine has AMX."""
     supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return bool(supported is not None and supported())

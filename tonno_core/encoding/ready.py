@@ -10,6 +10,7 @@ import torch
 from tonno_core.encoding.bundle import Bundle, BundleSpec
 from tonno_core.encoding.device import choose_device, choose_precision
 from tonno_core.encoding.encoder import Encoder, PixelSum
+from tonno_core.encoding.layout import settle_layout
 from tonno_core.errors import TonnoError
 from tonno_core.settings import ReconstructionSettings, Variant, combine, variant_of
 
@@ -57,14 +58,25 @@ class ReadyModel:
 
 
 def prepare_model(
-    model: Bundle | str, settings: ReconstructionSettings | None, device: str = "auto", precision: str = "auto"
+    model: Bundle | str,
+    settings: ReconstructionSettings | None,
+    device: str = "auto",
+    precision: str = "auto",
+    *,
+    compiled: bool = False,
 ) -> ReadyModel:
-    """Put a bundle's classifier, or ``"pixel-sum"``, on a device. Raises TonnoError where it cannot run there."""
+    """Put a bundle's classifier, or ``"pixel-sum"``, on a device. Raises TonnoError where it cannot run there.
+
+    compiled: by `torch.compile`, for ToNNO's logits; worth it where a run takes minutes.
+    """
     chosen = choose_device(device)
     if isinstance(model, Bundle):
         size = _size(model.spec, settings)
         dtype = choose_precision(precision, chosen)
-        encoder: Encoder = model.classifier(device=chosen, precision=dtype, slice_size=size)
+        encoder = model.classifier(device=chosen, precision=dtype, slice_size=size)
+        settle_layout(encoder, model.spec.encoder, size)
+        if compiled:
+            encoder.compile(size)
         return ReadyModel(encoder, model.spec, size, chosen, dtype)
     if model == PIXEL_SUM:
         return ReadyModel(PixelSum(), None, _size(None, settings), chosen, torch.float32)

@@ -14,6 +14,7 @@ their rows. j, a jump, is zero but at the profile's ends, and is added to the fe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,16 @@ _NUDGE = 1e-7
 
 # Gives the wanted nodes in parts: flat indices P, and frame coordinates P 3.
 Nodes = Callable[[], Iterator[tuple[torch.Tensor, torch.Tensor]]]
+
+
+class Profiles(Protocol):
+    """What lays profiles across a grid."""
+
+    def add(self, profiles: torch.Tensor, normals: npt.NDArray[np.float64]) -> None:
+        """Add q_l(x . n_l): profiles ``B M`` over [-1, 1], normals B 3."""
+
+    def total(self) -> torch.Tensor:
+        """The sum at all nodes, flat."""
 
 
 class PointProfiles:
