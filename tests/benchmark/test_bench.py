@@ -17,6 +17,7 @@ from tonno_core.benchmark.command import bench
 from tonno_core.benchmark.machine import EventTimings
 from tonno_core.benchmark.measure import REST, Spread, WholeRun
 from tonno_core.benchmark.references import InversionTask, own_inversion, plain_reference, pyepri_inversion
+from tonno_core.cli import main
 from tonno_core.volume.io import write_volume
 
 CPU = torch.device("cpu")
@@ -163,3 +164,22 @@ def test_events_measure_the_device() -> None:
                 matrix = matrix @ matrix.T / 2048
     timings.finish()
     assert 0 < timings.seconds["products"] < 10
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("absent.nii.gz", "absent.nii.gz: no such file"),
+        ("--model resnet99t", "encoder 'resnet99t' is not a timm model"),
+        ("--repeats 0", "Invalid value for '--repeats'"),
+        ("--device tpu", "--device 'tpu' is unknown"),
+        ("--directions 0", "--directions is 0, expected a whole number from 1"),
+    ],
+)
+def test_bad_options_are_one_line(options: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["bench", *options.split()])
+    assert exit_.value.code == 2
+    line = capsys.readouterr().err.strip()
+    assert message in line
+    assert len(line.splitlines()) == 1

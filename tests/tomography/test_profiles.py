@@ -60,13 +60,16 @@ def test_rows_equal_points_inside_and_beyond_the_ends(offsets: int, scale: float
     assert by_points.abs().max() > 1
 
 
+@pytest.mark.parametrize("rounding", [0.0, 1e-14, -1e-14])
 @pytest.mark.parametrize("size", [4, 7, 10])
-def test_nodes_on_samples_and_on_the_very_ends(size: int) -> None:
+def test_nodes_on_samples_and_on_the_very_ends(size: int, rounding: float) -> None:
     # A grid whose nodes are the samples along its axes: rounding of a position must not move it past an end.
     shape = (size, size, size)
     normals = np.vstack([np.eye(3), -np.eye(3)])
     profiles = random_profiles(6, size)
-    by_rows, by_points = both(profiles, normals, ijk_to_grid(shape), shape=shape)
+    matrix = ijk_to_grid(shape)
+    matrix[:3, 3] += rounding
+    by_rows, by_points = both(profiles, normals, matrix, shape=shape)
     torch.testing.assert_close(by_rows, by_points, rtol=0, atol=1e-11)
     x, y, z = (profiles[axis] + profiles[axis + 3].flip(0) for axis in range(3))
     expected = z[:, None, None] + y[:, None] + x

@@ -15,7 +15,7 @@ from tonno_core.volume.mosaic import Mosaic
 from tonno_core.volume.volume import Matrix, Volume
 
 # Slices sampled at once, in the rectangle that the content needs there: fewer would fit closer but cost more calls.
-_RUN = 33
+_RUN = 22
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,8 @@ class RowProfiles:
         """To the nodes past the end of a segment."""
         if jump == 0.0:  # as most, outside of the foreground
             return
-        rows, columns = at.between(direction, segment + 1, segment + 2)
+        # Rounding may have put a node of the very end before it.
+        rows, columns = at.between(direction, segment + 1 - _NUDGE, segment + 2)
         past = at.rho[direction].take(rows) + at.alpha[direction].take(columns) > 1.0 + threshold
         past &= at.whole[direction].take(rows) + at.shift[direction].take(columns) == segment
         self._sum.numpy()[rows[past], columns[past]] += jump  # no node is twice in it

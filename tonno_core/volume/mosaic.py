@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
@@ -47,25 +49,33 @@ class Mosaic:
         """Values on an affine block: unit_to_ijk is 4 x 4, from its [-1, 1]^3 to voxel indices. ``T V U``."""
         z, y, x = self._size
         height, width = self._canvas.shape[2:]
-        i, j, k = (self._coordinate(row, shape) for row in unit_to_ijk[:3].tolist())
-        level = k.clamp_(-1.0, z).add_(1.0)
-        below = level.floor().clamp_(max=z)
+        columns = self._columns
+        wide, high = 2.0 / (width - 1), 2.0 / (height - 1)  # of a pixel in grid_sample's coordinates
+        i, j, k = (np.asarray(row) for row in unit_to_ijk[:3])
+        one = np.array([0.0, 0.0, 0.0, 1.0])  # a plane's, row's and column's index -1 is at 0
+        level = self._coordinate(k + one, shape, 0.0, z + 1.0)
+        below = level.floor()
         fraction = level.sub_(below)
-        row = ((below + 0.5) * (1.0 / self._columns)).floor_()
-        column = below.sub_(row * self._columns)
-        row.mul_(y + 1.0).add_(j.clamp_(-1.0, y)).add_(1.0)
-        column.mul_(x + 1.0).add_(i.clamp_(-1.0, x)).add_(1.0)
+        row = below.mul(1.0 / columns).add_(0.5 / columns).floor_()
+        column = below.sub_(row, alpha=columns)
+        # The place in a tile is brought to the picture's coordinates before it is a tensor: fewer passes over memory.
+        across = self._coordinate((i + one) * wide - one, shape, -1.0, (x + 1.0) * wide - 1.0)
+        down = self._coordinate((j + one) * high - one, shape, -1.0, (y + 1.0) * high - 1.0)
         points = torch.empty(*shape, 2, dtype=level.dtype, device=level.device)
-        torch.sub(column.mul_(2.0 / (width - 1)), 1.0, out=points[..., 0])
-        torch.sub(row.mul_(2.0 / (height - 1)), 1.0, out=points[..., 1])
+        torch.add(across, column, alpha=(x + 1.0) * wide, out=points[..., 0])
+        torch.add(down, row, alpha=(y + 1.0) * high, out=points[..., 1])
         # grid_sample runs one thread per batch entry, so the slices are the batch.
         pair = F.grid_sample(self._canvas.expand(shape[0], -1, -1, -1), points, align_corners=True)
         return torch.lerp(pair[:, 0], pair[:, 1], fraction)
 
-    def _coordinate(self, row: list[float], shape: tuple[int, int, int]) -> torch.Tensor:
+    def _coordinate(
+        self, affine: npt.NDArray[np.float64], shape: tuple[int, int, int], low: float, high: float
+    ) -> torch.Tensor:
         t, v, u = (unit_range(n, self._canvas) for n in shape)
+        row = affine.tolist()
         in_plane = v[:, None] * row[1] + u * row[0]
-        return (t * row[2] + row[3])[:, None, None] + in_plane
+        points: torch.Tensor = (t * row[2] + row[3])[:, None, None] + in_plane
+        return points.clamp_(low, high)
 
 
 def _columns(planes: int) -> int:
