@@ -184,6 +184,7 @@ def write_report(
         "python": platform.python_version(),
         "device": result.device,
         "precision": result.precision,
+        "layout": result.layout,
         "threads": torch.get_num_threads(),
         "model": model_identity(model),
         "class": result.class_name,

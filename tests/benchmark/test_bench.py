@@ -80,7 +80,7 @@ def test_a_benchmark_of_a_small_network(volume: Volume, tmp_path: Path) -> None:
     scan, output = tmp_path / "scan.nii.gz", tmp_path / "bench"
     write_volume(volume, scan)
     text = bench(
-        scan, model="resnet10t", slice_size=32, options={"methods": ("tonno",), "slices": 10, "directions": 6},
+        scan, model="resnet10t", slice_size=32, options={"methods": ("tonno",), "slices": 10, "directions": 110},
         preset=None, device="cpu", precision="float32", repeats=2, compare=False, compiled=False,
         output=output, overwrite=False,
     )  # fmt: skip
@@ -94,8 +94,12 @@ def test_a_benchmark_of_a_small_network(volume: Volume, tmp_path: Path) -> None:
         assert sum(one["values"][repeat] for one in found["seconds"].values()) == pytest.approx(total[repeat], rel=1e-3)
     assert sum(one["median"] for one in found["percent"].values()) == pytest.approx(100, abs=20)
     assert set(found["slices_per_second"]["bare_encoder"]) >= {"float32", "bfloat16, channels last"}
-    assert found["slices"]["total"] == (6 + 3) * 12
+    assert found["slices"]["total"] == (110 + 3) * 12
     assert found["comparisons"] == {}
+    # 96 directions of 12 such small slices are a batch; the first preview comes after it.
+    previews, percent = found["previews"], found["previews"]["percent"]["median"]
+    assert previews["directions"] == 96 and ", by 96 directions; all of them:" in text
+    assert 0 < previews["first_seconds"]["median"] < max(total) * 3 and 0 < percent < 50
     ratio = found["whole_over_bare"]["values"][0]
     best = found["slices_per_second"]["bare_encoder"][found["best_bare_encoder"]]["values"][0]
     assert ratio == pytest.approx(found["slices_per_second"]["whole"]["values"][0] / best)

@@ -10,7 +10,15 @@ import numpy as np
 import torch
 
 from tonno_core.benchmark import machine, references
-from tonno_core.benchmark.measure import Spread, WholeRun, bare_encoders, run_whole, seconds
+from tonno_core.benchmark.measure import (
+    PreviewedRun,
+    Spread,
+    WholeRun,
+    bare_encoders,
+    run_previewed,
+    run_whole,
+    seconds,
+)
 from tonno_core.benchmark.report import Comparison, Report, write
 from tonno_core.encoding.bundle import Bundle, BundleSpec, load_bundle
 from tonno_core.encoding.classifier import create_model
@@ -98,6 +106,7 @@ def _measure(
     bare = bare_encoders(bundle, ready.slice_size, ready.device, batch)
     rates: dict[str, list[float]] = {one.name: [] for one in bare}
     runs: list[WholeRun] = []
+    previewed: list[PreviewedRun] = []
     energy = machine.Energy(None, machine.NOT_READABLE)
     memory: float | None = None
     comparisons = _Comparisons(image, bundle, ready, settings, plain) if plain is not None else None
@@ -106,6 +115,7 @@ def _measure(
             rates[one.name].append(one.rate())
         with energy.measured(ready.device):
             runs.append(run_whole(image, ready, settings))
+        previewed.append(run_previewed(image, ready, settings))
         memory = machine.peak_mb(ready.device) if memory is None else memory
         if comparisons is not None:
             comparisons.repeat()
@@ -115,6 +125,7 @@ def _measure(
         machine=machine.describe(ready.device),
         task=_task(image, ready, settings),
         runs=runs,
+        previewed=previewed,
         bare={name: Spread(tuple(values)) for name, values in rates.items()},
         memory_mb=memory,
         energy=energy,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from tonno_core.benchmark.machine import EventTimings
+from tonno_core.control import Control
 from tonno_core.encoding.bundle import Bundle
 from tonno_core.encoding.classifier import create_model
 from tonno_core.encoding.normalization import fold_batch_norm
@@ -113,6 +114,30 @@ def run_whole(volume: Volume, ready: ReadyModel, settings: ReconstructionSetting
     if isinstance(timings, EventTimings):
         timings.finish()
     return WholeRun(replace(found[0], seconds={}), {**timings.seconds, "total": total})
+
+
+@dataclass(frozen=True)
+class PreviewedRun:
+    """A run with previews. first: seconds until the first, by so many directions; None where there was none.
+
+    share: of the time, what all previews took.
+    """
+
+    first: float | None
+    directions: int
+    share: float
+
+
+def run_previewed(volume: Volume, ready: ReadyModel, settings: ReconstructionSettings) -> PreviewedRun:
+    """One reconstruction that is looked into, as 3D Slicer's module does."""
+    shown: list[tuple[float, int]] = []
+    timings, start = Timings(), timer()
+    control = Control(preview=lambda one: shown.append((timer() - start, one.directions)))
+    projected = project(volume, ready, settings, control=control, timings=timings)
+    projected.finish(resolve(None, settings, ready), settings, timings)
+    total = timer() - start
+    first, directions = shown[0] if shown else (None, 0)
+    return PreviewedRun(first, directions, timings.seconds.get("previews", 0.0) / total)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from tonno_core.benchmark.machine import NOT_READABLE, Energy
-from tonno_core.benchmark.measure import Spread, WholeRun
+from tonno_core.benchmark.measure import PreviewedRun, Spread, WholeRun
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Report:
     machine: dict[str, Any]
     task: dict[str, Any]
     runs: list[WholeRun]
+    previewed: list[PreviewedRun]
     bare: dict[str, Spread]
     memory_mb: float | None
     energy: Energy
@@ -105,6 +106,7 @@ class Report:
         parts.append(
             f"whole / best bare encoder ({best}): {self.of_bare(self.rate).text()}; "
             f"encoder within / best bare: {self.of_bare(self.encoder_rate).text()}\n"
+            f"{self._previews()}\n"
             f"blank slices skipped: {100 * self.skipped:.1f} % of {self.runs[0].result.slices_total}\n"
             f"peak memory: {_amount(self.memory_mb, 'MB')}; energy per reconstruction: {self._energy()}"
         )
@@ -133,11 +135,33 @@ class Report:
             "best_bare_encoder": best,
             "whole_over_bare": self.of_bare(self.rate).as_json(),
             "encoder_over_bare": self.of_bare(self.encoder_rate).as_json(),
+            "previews": {
+                "first_seconds": None if self.first_preview is None else self.first_preview.as_json(),
+                "directions": self.previewed[0].directions,
+                "percent": self.preview_percent.as_json(),
+            },
             "slices": {"total": self.runs[0].result.slices_total, "share_blank_and_skipped": self.skipped},
             "peak_memory_mb": self.memory_mb,
             "energy": {"joules_per_reconstruction": self.energy.joules, "source": self.energy.source},
             "comparisons": {one.name: one.as_json() for one in self.comparisons},
         }
+
+    @property
+    def first_preview(self) -> Spread | None:
+        """Seconds from the volume in memory to the first heatmap to look at; None where no run showed one."""
+        found = [one.first for one in self.previewed if one.first is not None]
+        return Spread(tuple(found)) if found else None
+
+    @property
+    def preview_percent(self) -> Spread:
+        """Of the time of a run with previews, what they took."""
+        return Spread(tuple(100.0 * one.share for one in self.previewed))
+
+    def _previews(self) -> str:
+        if self.first_preview is None:
+            return "first preview: none, the run is too short"
+        directions, percent = self.previewed[0].directions, self.preview_percent.text()
+        return f"first preview: {self.first_preview.text()} s, by {directions} directions; all of them: {percent} %"
 
     def _energy(self) -> str:
         return (

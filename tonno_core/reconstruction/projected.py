@@ -117,6 +117,7 @@ class Projected:
             slices_blank=self.slices_blank,
             device=str(self.ready.device),
             precision=str(self.ready.precision).removeprefix("torch."),
+            layout=getattr(self.ready.encoder, "layout", ""),
             warnings=self.warnings,
             directions=self.directions,
             stopped=self.stopped,

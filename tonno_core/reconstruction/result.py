@@ -33,6 +33,7 @@ class Reconstruction:
     logit along R, A and S. score: mean of the highest tenth of all logits, the volume-level score (NaN
     without planes). explained: share of the logits' variance that the ToNNO heatmap's own plane integrals
     explain (None without ``tonno``, of a region alone, and where ``stopped``).
+    layout: of the encoder's numbers in memory ("" where it has none), which decides how sums round.
     seconds: by step; ``total`` is all of it. directions: how many were backprojected (0 without any); fewer than
     the settings' where ``stopped``, that is, where the caller ended the run early.
     """
@@ -52,6 +53,7 @@ class Reconstruction:
     slices_blank: int
     device: str
     precision: str
+    layout: str
     warnings: tuple[str, ...]
     directions: int = 0
     stopped: bool = False
