@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic.heatmap import histogramOf
 from ToNNOSlicerLib.run import Outcome, Run
@@ -54,7 +55,7 @@ class Answers:
         run.preview = None
         into = request.segmentationNode if self.isThere(request.segmentationNode) else None
         segmentationNode, segmentId = self._logic.newSegment(node, threshold, request.minMm3, into)
-        warnings = (*run.input.warnings, *(answer.get("warnings") or ()))
+        warnings = (*run.input.warnings, *(answer.get("warnings") or ()), *_aboutThreshold(run))
         record = {name: value for name, value in answer.items() if name not in _NOT_FOR_THE_RECORD}
         return Outcome(node, segmentationNode, segmentId, threshold, request, record, warnings, run.isRefinement)
 
@@ -77,7 +78,16 @@ class Answers:
             record,
             run.preview if self.isThere(run.preview) else None,
             event,
+            request.zoom,
         )
+
+
+def _aboutThreshold(run: Run) -> tuple[str, ...]:
+    """A model's threshold that was used where it was not calibrated."""
+    record = run.answer["heatmaps"][run.request.method].get("threshold")
+    if not run.request.zoom or _number(record) is None:
+        return ()
+    return (_("The model's threshold was calibrated for the whole volume, not for a finer region: look, and tune it."),)
 
 
 def _load(path: str | None) -> np.ndarray | None:

@@ -181,6 +181,7 @@ class RunController:
             options=request.plainOptions(),
             preset=request.preset,
             roi=run.roi,
+            zoom=request.zoom,
             device=request.device,
             precision="auto",
             preview=True,

@@ -55,10 +55,14 @@ class Filter(enum.Enum):
 
 @parameterNodeWrapper
 class ToNNOSlicerParameterNode:
-    """A number of 0 among slices, directions, stage and sigmaScale: as the model and the quality say."""
+    """A number of 0 among slices, directions, stage and sigmaScale: as the model and the quality say.
+
+    zoom: finer in the region; it means nothing while there is none.
+    """
 
     inputVolume: slicer.vtkMRMLScalarVolumeNode
     roi: slicer.vtkMRMLMarkupsROINode
+    zoom: bool = False
     modelFolder: str
     className: str
     method: Method = Method.MATCHED_CAM

@@ -18,7 +18,8 @@ _OVERLAY_OPACITY = 0.6
 class RunRequest:
     """What is asked for. model: its folder. options: by the names of tonno_core's settings, None: the model's.
 
-    threshold: the model's record for the first method, for the previews' overlay.
+    zoom: whether all planes go into the region, which there has to be. threshold: the model's record for the first
+    method, for the previews' overlay.
     """
 
     volumeNode: Any
@@ -28,6 +29,7 @@ class RunRequest:
     options: dict[str, Any] = field(default_factory=dict)
     preset: str | None = None
     roiNode: Any = None
+    zoom: bool = False
     device: str = "auto"
     threshold: dict[str, Any] | None = None
     opacity: float = _OVERLAY_OPACITY
@@ -48,7 +50,7 @@ class RunRequest:
         others = tuple(sorted((k, str(v)) for k, v in self.plainOptions().items() if k not in _REFINABLE))
         # A transform above it that changes counts as a change of the node.
         place = (node.GetID(), node.GetMTime(), node.GetImageData().GetMTime())
-        return place, self.model, self.preset, self.device, others
+        return place, self.model, self.preset, self.device, self.zoom, others
 
 
 @dataclass(frozen=True)
@@ -109,9 +111,13 @@ class Run:
 
     def canRefine(self, kept: tuple | None) -> bool:
         """Whether it can be taken from kept projections (key, box): of the whole any part; of a region the engine knows
-        itself which parts, but never the whole.
+        itself which parts, but never the whole; of one that was zoomed into, that one alone.
         """
-        return kept is not None and kept[0] == self.key and (kept[1] is None or self.box is not None)
+        if kept is None or kept[0] != self.key:
+            return False
+        if self.request.zoom:
+            return kept[1] == self.box
+        return kept[1] is None or self.box is not None
 
     def join(self) -> None:
         """Wait for what is being read or written: a file of some MB."""

@@ -175,6 +175,7 @@ class InputSection:
         several = model is not None and len(model.classes) > 1
         ui.classLabel.visible = several
         ui.classSelector.visible = several
+        ui.zoomCheck.enabled = parameters.roi is not None
         names = ["auto", *(device["name"] for device in self._devices)]
         ui.deviceSelector.currentIndex = names.index(parameters.device) if parameters.device in names else 0
         self._filling = False
@@ -233,6 +234,7 @@ class InputSection:
             options=optionsOf(parameters),
             preset=parameters.quality.value,
             roiNode=parameters.roi,
+            zoom=parameters.zoom and parameters.roi is not None,
             device=parameters.device or "auto",
             threshold=model.threshold(parameters.method.value, parameters.className),
             opacity=parameters.opacity,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from slicer.i18n import tr as _
+
 from ToNNOSlicerLib import ask, plots
 from ToNNOSlicerLib.logic.errors import EditedByHandError
 
@@ -16,6 +18,7 @@ class ResultSection:
         self._histogram = None
         self._updating = False
         ui = self._ui
+        self._modelTip = ui.modelThresholdButton.toolTip
         ui.heatmapSelector.addAttribute("vtkMRMLScalarVolumeNode", "ToNNO.Record")
         ui.thresholdSlider.connect("valueIsChanging(double)", self.onDragging)
         ui.thresholdSlider.connect("valueChanged(double)", self.onThreshold)
@@ -56,8 +59,15 @@ class ResultSection:
         for widget in (ui.thresholdSlider, ui.otsuButton, ui.smallestBox, ui.newSegmentButton):
             widget.enabled = there
         ui.modelThresholdButton.enabled = there and self._panel.logic.modelThreshold(self.heatmap) is not None
+        ui.modelThresholdButton.toolTip = self._modelTip + self._whatItIsFor()
         ui.undoButton.enabled = self._panel.logic.canUndo
         ui.show3DButton.enabled = there and self.segment is not None
+
+    def _whatItIsFor(self) -> str:
+        """What the model's threshold is not made for."""
+        if self.heatmap is None or not self._panel.logic.isZoomed(self.heatmap):
+            return ""
+        return _("; calibrated for the whole volume, not for a finer region: look, and tune it")
 
     def forget(self) -> None:
         """The scene has closed."""

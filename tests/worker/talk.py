@@ -61,6 +61,23 @@ def fields(client: EngineClient, volume: Volume, model: str | Path, **changes: A
     }  # fmt: skip
 
 
+def heatmap(result: Event, method: str) -> np.ndarray:
+    return np.asarray(np.load(result["heatmaps"][method]["array"]))
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def box_around(centre: list[float], half_mm: list[float], turn: float = 0.0) -> dict[str, Any]:
+    """A region's field: ras_to_box of a box that is turned about S by an angle."""
+    box_to_ras = np.eye(4)
+    cos, sin = np.cos(turn), np.sin(turn)
+    box_to_ras[:3, :3] = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ np.diag(half_mm)
+    box_to_ras[:3, 3] = centre
+    return {"ras_to_box": np.linalg.inv(box_to_ras).tolist()}
+
+
 def processes_of(client_root: Path) -> list[int]:
     """The processes that were started for a client, by its folder on their command lines."""
     found = []

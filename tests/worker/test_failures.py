@@ -64,8 +64,9 @@ def test_a_request_has_defaults(tmp_path: Path) -> None:
     request = ReconstructRequest.of(asked(tmp_path, options={"slices": 20, "filter": None}))
     assert (request.device, request.precision, request.preset, request.preview) == ("auto", "auto", None, False)
     assert request.options == {"slices": 20}
-    assert request.ras_to_box is None
-    assert RefineRequest.of({"folder": str(tmp_path)}).options == {}
+    assert (request.ras_to_box, request.zoom) == (None, False)
+    refinement = RefineRequest.of({"folder": str(tmp_path)})
+    assert (refinement.options, refinement.ras_to_box, refinement.zoom) == ({}, None, None)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +82,8 @@ def test_a_request_has_defaults(tmp_path: Path) -> None:
         ({"options": {"sigma": 2}}, "sigma"),
         ({"preview": 1}, "preview"),
         ({"roi": {}}, "ras_to_box"),
+        ({"zoom": 1}, "zoom"),
+        ({"zoom": True}, "'zoom' is true without a region"),
         ({"folder": "/no/such/folder"}, "folder"),
     ],
 )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.analytic import correlation, slope
-from tests.worker.talk import EngineClient, Event, answer, fields, wait
+from tests.worker.talk import EngineClient, Event, answer, box_around, fields, heatmap, relative_error, wait
 from tonno_core import load_bundle, reconstruct
 from tonno_core.reconstruction import Reconstruction
 from tonno_core.segmentation.binarize import otsu_threshold
@@ -22,28 +22,11 @@ ALL_FOUR = ["tonno", "averaged-cam", "tomographic-cam", "matched-cam"]
 SMALL = {"slices": 14, "directions": 12, "methods": ALL_FOUR}
 
 
-def heatmap(result: Event, method: str) -> np.ndarray:
-    return np.asarray(np.load(result["heatmaps"][method]["array"]))
-
-
 def directly(volume: Volume, model: Path, **options: Any) -> Reconstruction:
     """The same by a call in this process."""
     bundle = load_bundle(model)
     settings = combine(defaults=bundle.spec.defaults, explicit=options)
     return reconstruct(volume, bundle, settings, device="cpu", precision="float32")
-
-
-def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
-
-
-def box_around(centre: list[float], half_mm: list[float], turn: float = 0.0) -> dict[str, Any]:
-    """A region's field: ras_to_box of a box that is turned about S by an angle."""
-    box_to_ras = np.eye(4)
-    cos, sin = np.cos(turn), np.sin(turn)
-    box_to_ras[:3, :3] = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ np.diag(half_mm)
-    box_to_ras[:3, 3] = centre
-    return {"ras_to_box": np.linalg.inv(box_to_ras).tolist()}
 
 
 def test_the_result_is_that_of_a_direct_call(client: EngineClient, volume: Volume, bundle: Path) -> None:

@@ -44,7 +44,7 @@ class Engine:
     def __init__(self) -> None:
         self._models = Models()
         self._kept: Projected | None = None
-        self._name = ""
+        self._name, self._zoom = "", False
 
     def reconstruct(self, request: ReconstructRequest, job: Job) -> None:
         """Answer ``result``, after ``preview`` events where they are wanted."""
@@ -59,13 +59,15 @@ class Engine:
         control = Control(job.progress, job.check, lambda: job.stopped, previews)
         region = _region(request.ras_to_box)
         with timings.measure("total"):
-            projected = project(volume, ready, settings, region=region, control=control, timings=timings, keep=True)
+            projected = project(
+                volume, ready, settings, region=region, zoom=request.zoom, control=control, timings=timings, keep=True
+            )
             job.step("finishing")
             wanted = resolve(None, settings, ready)
             made = {name: one for name, one in wanted.items() if projected.gives(one)}
             missing = tuple(f"ended before {name} could be made" for name in wanted if name not in made)
             result = projected.finish(made, settings, timings, check=job.check)
-        self._kept = projected
+        self._kept, self._zoom = projected, request.zoom
         self._answer(result, timings, missing, request.folder, job)
 
     def refine(self, request: RefineRequest, job: Job) -> None:
@@ -74,9 +76,7 @@ class Engine:
         if kept is None:
             raise NotKept("no reconstruction is kept; the engine was started anew, or the last run was cancelled")
         settings = _refined(kept, request.options)
-        region = _region(request.ras_to_box)
-        if region is not None and not kept.covers(region):
-            raise NotKept("the region reaches beyond that of the last run")
+        region = self._kept_region(kept, request)
         wanted = resolve(None, settings, kept.ready)
         for name, one in wanted.items():
             if not kept.gives(one):
@@ -86,6 +86,17 @@ class Engine:
         with timings.measure("total"):
             result = kept.finish(wanted, settings, timings, region=region, check=job.check)
         self._answer(result, timings, (), request.folder, job)
+
+    def _kept_region(self, kept: Projected, request: RefineRequest) -> Region | None:
+        """The region of a refinement. A zoomed run is of its own region alone: another one has other planes."""
+        if request.zoom not in (None, self._zoom):
+            raise NotKept(f"the last run was made {'with' if self._zoom else 'without'} zoom")
+        region, own = _region(request.ras_to_box), kept.planes.region
+        if region is not None and not kept.covers(region):
+            raise NotKept("the region reaches beyond that of the last run")
+        if region is not None and own is not None and self._zoom and not region.holds(own):
+            raise NotKept("the region is another than the one that the last run zoomed into")
+        return region
 
     def _answer(
         self, result: Reconstruction, timings: Timings, warnings: tuple[str, ...], folder: Path, job: Job
@@ -112,6 +123,7 @@ class Engine:
             slices=result.slices_total,
             directions=result.directions,
             stopped=result.stopped or job.stopped,
+            zoom=self._zoom,
             device=result.device,
             precision=result.precision,
             class_name=result.class_name,

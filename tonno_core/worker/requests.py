@@ -18,7 +18,10 @@ _OPTIONS = {field.name for field in dataclasses.fields(ReconstructionSettings)}
 
 @dataclass(frozen=True)
 class ReconstructRequest:
-    """array: a ``.npy`` of the volume, Z Y X. ras_to_box: 4 x 4, the region's box is [-1, 1]^3 there."""
+    """array: a ``.npy`` of the volume, Z Y X. ras_to_box: 4 x 4, the region's box is [-1, 1]^3 there.
+
+    zoom: whether all offsets and pixels go into the region.
+    """
 
     array: Path
     ijk_to_ras: Matrix
@@ -26,6 +29,7 @@ class ReconstructRequest:
     options: dict[str, Any]
     preset: str | None
     ras_to_box: Matrix | None
+    zoom: bool
     device: str
     precision: str
     preview: bool
@@ -35,13 +39,17 @@ class ReconstructRequest:
     def of(fields: dict[str, Any]) -> ReconstructRequest:
         """Raises ProtocolError, naming the field."""
         volume = _field(fields, "volume", dict)
+        zoom, ras_to_box = _field(fields, "zoom", bool, False), _roi(fields)
+        if zoom and ras_to_box is None:
+            raise ProtocolError("the field 'zoom' is true without a region to zoom into; give the field 'roi'")
         return ReconstructRequest(
             array=Path(_field(volume, "array", str)),
             ijk_to_ras=_matrix(volume, "ijk_to_ras"),
             model=_field(fields, "model", str),
             options=_options(fields),
             preset=_field(fields, "preset", str, None),
-            ras_to_box=_roi(fields),
+            ras_to_box=ras_to_box,
+            zoom=zoom,
             device=_field(fields, "device", str, "auto"),
             precision=_field(fields, "precision", str, "auto"),
             preview=_field(fields, "preview", bool, False),
@@ -51,16 +59,17 @@ class ReconstructRequest:
 
 @dataclass(frozen=True)
 class RefineRequest:
-    """What is to be made anew from the last reconstruction's projections. ras_to_box: None for its own region."""
+    """What is to be made anew from the last reconstruction's projections. ras_to_box, zoom: None for its own."""
 
     options: dict[str, Any]
     ras_to_box: Matrix | None
+    zoom: bool | None
     folder: Path
 
     @staticmethod
     def of(fields: dict[str, Any]) -> RefineRequest:
         """Raises ProtocolError, naming the field."""
-        return RefineRequest(_options(fields), _roi(fields), _folder(fields))
+        return RefineRequest(_options(fields), _roi(fields), _field(fields, "zoom", bool, None), _folder(fields))
 
 
 def target_of(fields: dict[str, Any]) -> int:

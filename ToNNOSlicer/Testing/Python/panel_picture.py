@@ -16,6 +16,9 @@ from qt_host import QtHost  # noqa: E402
 from walk import MODULE, RUN_S  # noqa: E402
 
 WIDTH = 470
+# Planes of quality Fast, and the seconds that they took with two quiet cores: the expected time that is shown. The
+# machine that draws may be busy.
+QUIET = (4800, 23.0)
 
 
 def main(file: str, quality: str = "fast") -> None:
@@ -32,6 +35,7 @@ def main(file: str, quality: str = "fast") -> None:
         raise SystemExit("the run did not end")
     if widget.panel.result.heatmap is None:
         raise SystemExit(widget.ui.messageLabel.text)
+    _expectQuiet(widget.panel)
     widget.ui.findingsTable.selectRow(0)
     widget.ui.whySection.collapsed = False
     widget.panel.logic.jumpTo(widget.panel.findings.findings[0])
@@ -41,6 +45,15 @@ def main(file: str, quality: str = "fast") -> None:
     host.process(0.1)
     host.frame.grab().save(file)
     host.close()
+
+
+def _expectQuiet(panel: Any) -> None:
+    """Forget how long the run took here."""
+    from ToNNOSlicerLib.timing import RunTimes
+
+    panel.times = RunTimes()
+    panel.times.record(panel.input.model.encoder, "cpu", panel.input.model.sliceSize, *QUIET)
+    panel.input.update()
 
 
 def _shrink(host: Any) -> None:

@@ -89,10 +89,11 @@ def test_request_says_what_was_asked(made) -> None:
     assert np.load(fields["volume"]["array"]).shape == (12, 14, 16)
     assert fields["volume"]["ijk_to_ras"] == np.eye(4).tolist()
     assert fields["options"] == {"slices": 8, "methods": ["tonno"], "class_name": "lesion"}  # None is the model's
-    assert (fields["model"], fields["preset"], fields["roi"], fields["device"]) == (
+    assert (fields["model"], fields["preset"], fields["roi"], fields["zoom"], fields["device"]) == (
         "model-folder",
         "fast",
         None,
+        False,
         "auto",
     )
 
@@ -267,6 +268,48 @@ def test_of_a_region_only_its_parts_are_kept(made) -> None:
     made.request = whole
     begin(made)
     assert asked(made) == ("reconstruct", None)
+
+
+def test_of_a_zoomed_run_its_own_region_alone_is_kept(made) -> None:
+    """A part of the region, the whole, or the region without zoom: each is another pass through the network."""
+    from dataclasses import replace
+
+    def run(request) -> tuple[str, bool | None]:
+        made.request = request
+        tick(made, result(made, begin(made)))
+        kind, fields = made.client.requests[-1]
+        return kind, fields.get("zoom")
+
+    whole, box = made.request, region(made, 8.0)
+    plain, zoomed = replace(whole, roiNode=box), replace(whole, roiNode=box, zoom=True)
+    assert run(plain) == ("reconstruct", False)
+    assert run(zoomed) == ("reconstruct", True)
+    assert run(replace(zoomed, options={**whole.options, "filter": "hann"}))[0] == "refine"
+    assert asked(made) == ("refine", None)
+    assert run(replace(zoomed, roiNode=region(made, 4.0))) == ("reconstruct", True)
+    assert run(plain) == ("reconstruct", False)
+    assert run(whole) == ("reconstruct", False)
+    assert run(zoomed) == ("reconstruct", True)  # the whole is kept, but not as fine
+    assert [outcome.isRefinement for outcome in made.told.outcomes].count(True) == 1
+
+
+@pytest.mark.parametrize(("zoom", "record"), [(True, {"threshold": 4.0}), (True, None), (False, {"threshold": 4.0})])
+def test_a_zoomed_result_says_what_the_threshold_was_made_for(made, zoom, record) -> None:
+    from dataclasses import replace
+
+    scale = "slices have pixels of 0.5 mm, the model was trained at 2.0 mm"
+    made.request = replace(made.request, roiNode=region(made, 8.0), zoom=zoom)
+    number = begin(made)
+    tick(made, {"type": "progress", "id": number, "step": "reconstructing", "done": 1, "total": 9})
+    tick(made, {"type": "preview", "id": number, "heatmaps": {"tonno": heatmap_file(made)}})
+    event = result(made, number, warnings=[scale])
+    event["heatmaps"]["tonno"]["threshold"] = record
+    tick(made, event)
+    (outcome,) = made.told.outcomes
+    assert outcome.warnings[0] == scale
+    told = [text for text in outcome.warnings if "calibrated for the whole volume" in text]
+    assert len(told) == (zoom and record is not None)
+    assert names(made) == ["scan", "scan ToNNO finer in region" if zoom else "scan ToNNO"]
 
 
 @pytest.mark.parametrize(

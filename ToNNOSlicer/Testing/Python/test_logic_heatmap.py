@@ -66,6 +66,17 @@ def test_names_say_volume_and_method(logic) -> None:
     assert addHeatmap(logic, volume, method="tonno").GetName() == "T1 ToNNO_1"
 
 
+def test_a_zoomed_heatmap_is_told_by_name_legend_and_segmentation(logic) -> None:
+    volume = addVolume(name="T1")
+    whole, zoomed = addHeatmap(logic, volume), addHeatmap(logic, volume, zoom=True)
+    assert (logic.isZoomed(whole), logic.isZoomed(zoomed)) == (False, True)
+    assert zoomed.GetName() == "T1 ToNNO Matched CAM finer in region"
+    assert logic.writeSegment(zoomed, THRESHOLD)[0].GetName() == f"{zoomed.GetName()} segmentation"
+    logic.setOverlay(zoomed, THRESHOLD)
+    legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(zoomed)
+    assert legend.GetTitleText() == "ToNNO Matched CAM finer in region\nlesion"
+
+
 def test_heatmap_and_segmentation_are_in_the_volumes_study(logic, host) -> None:
     tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(host.scene)
     study = tree.CreateStudyItem(tree.CreateSubjectItem(tree.GetSceneItemID(), "patient"), "study")

@@ -145,6 +145,50 @@ def test_region_of_interest_reaches_the_engine(qtHost, widget) -> None:
     np.testing.assert_allclose(ras_to_box @ [30, 50, 35, 1], [1, 1, 1, 1])  # a corner of the box
 
 
+def test_finer_in_the_region_is_for_a_region_alone(qtHost, widget) -> None:
+    check, box = widget.ui.zoomCheck, qtHost.scene.AddNewNodeByClass("vtkMRMLMarkupsROINode")
+    box.SetSize(40, 60, 80)
+    assert not check.enabled and not check.checked
+    widget.ui.roiSelector.setCurrentNode(box)
+    assert check.enabled and not widget.panel.input.request().zoom
+    check.checked = True
+    assert widget.panel.input.request().zoom
+    assert click(qtHost, widget)["zoom"] is True
+    widget.panel.controller.cancel()
+    qtHost.process(5, lambda: widget.panel.controller.state == "idle")
+    widget.ui.roiSelector.setCurrentNode(None)
+    assert not check.enabled
+    assert not widget.panel.input.request().zoom  # the tick waits for the next region
+    widget.ui.roiSelector.setCurrentNode(box)
+    qtHost.scene.RemoveNode(box)
+    assert not check.enabled and not widget.panel.input.request().zoom
+
+
+def test_finer_in_the_region_is_saved_with_the_scene(qtHost, widget, tmp_path) -> None:
+    from scenes import addHeatmap, addVolume
+
+    box = qtHost.scene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "box")
+    box.SetSize(40, 60, 80)
+    widget.ui.roiSelector.setCurrentNode(box)
+    widget.ui.zoomCheck.checked = True
+    widget.panel.parameters.heatmap = addHeatmap(widget.panel.logic, addVolume(), zoom=True)
+    qtHost.load(qtHost.save(tmp_path / "scene"))
+    assert widget.ui.zoomCheck.enabled and widget.ui.zoomCheck.checked
+    assert widget.panel.input.request().roiNode.GetName() == "box" and widget.panel.input.request().zoom
+    assert widget.ui.heatmapSelector.currentNode().GetName().endswith("finer in region")
+    assert "calibrated for the whole volume" in widget.ui.modelThresholdButton.toolTip
+
+
+def test_the_models_threshold_tells_what_it_is_from(widget) -> None:
+    from scenes import addHeatmap, addVolume
+
+    for zoom in (True, False):
+        widget.panel.parameters.heatmap = addHeatmap(widget.panel.logic, addVolume(), zoom=zoom)
+        tip = widget.ui.modelThresholdButton.toolTip
+        assert tip.startswith("From volumes without the finding")
+        assert ("calibrated for the whole volume" in tip) == zoom
+
+
 def test_out_of_memory_names_cause_and_next_click(qtHost, widget) -> None:
     click(qtHost, widget)
     client = widget.panel.controller.client

@@ -299,16 +299,20 @@ def test_sigma_needs_no_new_pass(path, figure) -> None:
     path.ui.sigmaBox.value = 0.0
 
 
+def boxAround(path, centre, halfMm):
+    box = path.host.scene.AddNewNodeByClass("vtkMRMLMarkupsROINode")
+    box.SetCenter(*centre)
+    box.SetSize(*(2 * half for half in halfMm))
+    return box
+
+
 def test_a_region_needs_no_new_pass(path, figure) -> None:
     """Around one lesion: that one is found, the others are not looked at; without the box all are back."""
     from ToNNOSlicerLib.sample import LESIONS
     from walk import run
 
     centre, radii, _brightness = LESIONS[1]
-    box = path.host.scene.AddNewNodeByClass("vtkMRMLMarkupsROINode")
-    box.SetCenter(*centre)
-    box.SetSize(*(4 * radius for radius in radii))
-    path.ui.roiSelector.setCurrentNode(box)
+    path.ui.roiSelector.setCurrentNode(boxAround(path, centre, [2 * radius for radius in radii]))
     speeds = dict(path.panel.times._speeds)
     figure(f"a region of what is kept: {run(path.host, path.widget):.1f} s")
     assert path.panel.times._speeds == speeds  # no pass through the network
@@ -318,6 +322,37 @@ def test_a_region_needs_no_new_pass(path, figure) -> None:
     run(path.host, path.widget)
     assert path.panel.times._speeds == speeds
     assert len(path.panel.findings.findings) == THREE
+
+
+def test_finer_in_the_region_is_a_pass_of_its_own(path, figure) -> None:
+    """All planes in a box that the sample is much larger than: told by warnings, name and record."""
+    import slicer.util
+    from ToNNOSlicerLib.logic.geometry import ijkToWorld
+    from ToNNOSlicerLib.sample import LESIONS
+    from walk import DIRECTIONS, run
+
+    centre, radii, _brightness = LESIONS[1]
+    half = np.array([2.0 * radius for radius in radii])
+    path.ui.roiSelector.setCurrentNode(boxAround(path, centre, half))
+    path.ui.zoomCheck.checked = True
+    path.ui.directionsBox.value = 8
+    speeds = dict(path.panel.times._speeds)
+    figure(f"finer in a region, eight directions: {run(path.host, path.widget):.1f} s")
+    assert path.panel.times._speeds != speeds  # the network was asked
+    words = path.ui.messageLabel.text
+    assert "the model was trained at 2.19 mm" in words and "calibrated for the whole volume" in words
+    heatmap = path.panel.result.heatmap
+    assert heatmap.GetName().endswith("finer in region")
+    k, j, i = np.nonzero(slicer.util.arrayFromVolume(heatmap))
+    there = ijkToWorld(heatmap)[:3] @ [i, j, k, np.ones(len(i))]
+    assert there.size and (np.abs(there.T - centre) <= half + 1e-4).all()
+    # Offsets of the whole head, 103 mm, in a ball around a box of 26 mm and what the filter reaches beyond it.
+    along = [path.panel.logic.profileAlong(one, (1, 0, 0)) for one in (heatmap, path.panel.logic.heatmaps()[0])]
+    near, far = (np.diff(profile.positionsMm).max() for profile in along)
+    assert near < 0.6 * far
+    path.ui.zoomCheck.checked = False
+    path.ui.roiSelector.setCurrentNode(None)
+    path.ui.directionsBox.value = DIRECTIONS
 
 
 def test_scene_is_saved_and_loaded_with_everything(path, tmp_path) -> None:

@@ -25,8 +25,11 @@ _NAMES = {
 _KEPT = ("score", "explained", "profiles", "model", "warnings", "seconds", "slices", "directions", "stopped", "device")
 
 
-def methodName(method: str) -> str:
-    return _NAMES.get(method, f"ToNNO {method}")
+def madeBy(record: dict[str, Any]) -> str:
+    """Such as `ToNNO Matched CAM`; it tells where all planes were put into a region."""
+    method = record["method"]
+    name = _NAMES.get(method, f"ToNNO {method}")
+    return _("{name} finer in region").format(name=name) if record.get("zoom") else name
 
 
 def showHeatmap(
@@ -40,6 +43,7 @@ def showHeatmap(
     threshold: dict[str, Any] | None,
     heatmapNode=None,
     result: dict[str, Any] | None = None,
+    zoom: bool = False,
 ):
     """Create or update the heatmap's node: float32 voxels (Z Y X) on the volume's own grid.
 
@@ -47,20 +51,20 @@ def showHeatmap(
     is no longer that of the array, ijkToRAS (4 x 4, to the world) places it. inside: bool Z Y X, what the planes
     cover, or None for a preview: without it no histogram is kept. threshold: the model's record for the method,
     or None. result: the worker's answer, of which scores, profiles and the like are kept; its ``histogram`` is
-    taken where somebody has counted already.
+    taken where somebody has counted already. zoom: whether all planes were put into a region.
     """
     array = _finite(array)
     isNew = heatmapNode is None
     if isNew:
         heatmapNode = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
-    if isNew or recordOf(heatmapNode)["method"] != method:
-        heatmapNode.SetName(scene.GenerateUniqueName(f"{volumeNode.GetName()} {methodName(method)}"))
+    record = {"method": method, "className": className, "threshold": threshold, "zoom": zoom}
+    if isNew or madeBy(recordOf(heatmapNode)) != madeBy(record):
+        heatmapNode.SetName(scene.GenerateUniqueName(f"{volumeNode.GetName()} {madeBy(record)}"))
     wasModifying = heatmapNode.StartModify()
     _display(heatmapNode)
     _setVoxels(heatmapNode, array)
     _place(heatmapNode, volumeNode, ijkToRAS)
     heatmapNode.SetNodeReferenceID(INPUT_ROLE, volumeNode.GetID())
-    record = {"method": method, "className": className, "threshold": threshold}
     record |= {name: result[name] for name in _KEPT if result and name in result}
     record["otsu"] = ((result or {}).get("heatmaps", {}).get(method) or {}).get("otsu")
     record["ijkToRAS"] = np.asarray(ijkToRAS, dtype=np.float64).tolist()
@@ -134,6 +138,11 @@ def otsu(heatmapNode) -> float:
 def modelThreshold(heatmapNode) -> float | None:
     """The threshold that the model's calibration found for the method, or None."""
     return _ofModel(heatmapNode, "threshold")
+
+
+def isZoomed(heatmapNode) -> bool:
+    """Whether all planes were put into a region, for which no model's threshold is calibrated."""
+    return bool(recordOf(heatmapNode).get("zoom"))
 
 
 def noiseFloor(heatmapNode) -> float | None:

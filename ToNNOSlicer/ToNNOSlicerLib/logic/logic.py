@@ -67,14 +67,26 @@ class ToNNOLogic:
         threshold=None,
         heatmapNode=None,
         result=None,
+        zoom=False,
     ):
         """The heatmap's volume node, created or updated, beside its volume in the subject hierarchy.
 
         array: float32 Z Y X on the volume's grid. ijkToRAS: as `inputFor` gave it. insideArray: Z Y X, what the planes
         cover; None for a preview. threshold: the model's record for the method, or None. result: the worker's answer.
+        zoom: whether all planes were put into a region.
         """
         node = heatmap.showHeatmap(
-            self.scene, volumeNode, array, ijkToRAS, insideArray, method, className, threshold, heatmapNode, result
+            self.scene,
+            volumeNode,
+            array,
+            ijkToRAS,
+            insideArray,
+            method,
+            className,
+            threshold,
+            heatmapNode,
+            result,
+            zoom,
         )
         putBeside(node, volumeNode)
         return node
@@ -99,6 +111,10 @@ class ToNNOLogic:
     def modelThreshold(self, heatmapNode) -> float | None:
         """The model's own threshold for the method, or None."""
         return heatmap.modelThreshold(heatmapNode)
+
+    def isZoomed(self, heatmapNode) -> bool:
+        """Whether all planes were put into a region; the model's threshold was calibrated for the whole volume."""
+        return heatmap.isZoomed(heatmapNode)
 
     def noiseFloor(self, heatmapNode) -> float | None:
         """What a volume without the finding reaches in its noise, or None."""

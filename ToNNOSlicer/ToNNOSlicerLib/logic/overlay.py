@@ -11,7 +11,7 @@ import numpy as np
 import slicer
 import slicer.util
 
-from ToNNOSlicerLib.logic.heatmap import inputOf, methodName, recordOf
+from ToNNOSlicerLib.logic.heatmap import inputOf, madeBy, recordOf
 
 COLOURS = 256
 _COLOUR_ROLE = "ToNNO.colours"
@@ -95,7 +95,7 @@ def legend(heatmapNode):
     if node is None:
         node = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(heatmapNode)
         record = recordOf(heatmapNode)
-        node.SetTitleText(f"{methodName(record['method'])}\n{record['className']}")
+        node.SetTitleText(f"{madeBy(record)}\n{record['className']}")
         node.GetTitleTextProperty().ShadowOn()
         node.SetLabelFormat("%.3g")
         node.SetNumberOfLabels(5)

@@ -13,7 +13,7 @@ from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.export import SlowWriter, cannotWrite, exportFindings, exportSegmentation, writeHere
 from ToNNOSlicerLib.logic.findings import Finding, findings
 from ToNNOSlicerLib.logic.geometry import ijkToNode, volumeOf
-from ToNNOSlicerLib.logic.heatmap import inputOf, methodName, recordOf
+from ToNNOSlicerLib.logic.heatmap import inputOf, madeBy, recordOf
 from ToNNOSlicerLib.logic.labelmap import onGrid
 from ToNNOSlicerLib.logic.profile import profileAlong
 from ToNNOSlicerLib.logic.segmentation import thresholdOf
@@ -100,7 +100,7 @@ def _profiles(heatmapNode) -> list:
 
 
 def _subtitle(heatmapNode, segmentationNode, segmentId: str, listed: list[Finding], finding: Finding | None) -> str:
-    method = methodName(recordOf(heatmapNode)["method"])
+    method = madeBy(recordOf(heatmapNode))
     threshold = thresholdOf(segmentationNode, segmentId)
     text = method if threshold is None else _("{method}, threshold {value:.4g}").format(method=method, value=threshold)
     if finding is None:

@@ -17,7 +17,7 @@ from slicer.i18n import tr as _
 from tonno_core.segmentation.binarize import binarize
 from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
 from ToNNOSlicerLib.logic.geometry import ijkToWorld, nodeToWorld, volumeOf
-from ToNNOSlicerLib.logic.heatmap import inputOf, methodName, recordOf
+from ToNNOSlicerLib.logic.heatmap import inputOf, madeBy, recordOf
 from ToNNOSlicerLib.logic.hierarchy import putBeside
 from ToNNOSlicerLib.logic.labelmap import (
     GREEN,
@@ -258,7 +258,7 @@ def _editedError(segmentationNode, segmentId: str) -> EditedByHandError:
 def _newNode(heatmapNode):
     scene = heatmapNode.GetScene()
     volumeNode = inputOf(heatmapNode) or heatmapNode
-    method = methodName(recordOf(heatmapNode)["method"])
+    method = madeBy(recordOf(heatmapNode))
     name = scene.GenerateUniqueName(f"{volumeNode.GetName()} {method} segmentation")
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
     node.CreateDefaultDisplayNodes()
