@@ -211,6 +211,18 @@ def test_each_variant_has_its_own_threshold(tonno: Command, tmp_path: Path) -> N
         assert (found["threshold"], found["threshold_source"]) == (threshold, source)
 
 
+def test_the_encoder_is_compiled_where_that_is_asked_for(
+    tonno: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[object] = []
+    monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or function)
+    words = ["reconstruct", "scan.nii.gz", "--model", "model", "--slices", "6", "--directions", "2", "--device", "cpu"]
+    for option in ([], ["--compile"]):
+        status, _, err = tonno(*words, *option, "--output", str(tmp_path / f"o{len(option)}"))
+        assert status == 0, err
+        assert len(compiled) == len(option)
+
+
 def test_nan_voxels_are_refused_or_replaced(tonno: Command, tmp_path: Path) -> None:
     scan, path = toy_scan(0, 1), tmp_path / "nan.nrrd"
     scan.array[3, 4, 5], scan.array[0, 0, 0] = np.nan, np.inf

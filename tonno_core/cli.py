@@ -75,12 +75,11 @@ def cli() -> None:
 @click.option("--min-volume-mm3", type=_VOLUME, default=0.0, metavar="V", help="Smallest component that is kept.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
 @click.option("--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16|float16")
+@click.option("--compile", "compiled", is_flag=True, help="The encoder, by torch.compile; pays on long runs.")
 @click.option("--format", "file_format", default="nii.gz", show_default=True, type=click.Choice(["nii.gz", "nrrd"]))
 @click.option("--replace-nonfinite", is_flag=True, help="Replace NaN and infinite voxels by the lowest value.")
 @click.option("--overwrite", is_flag=True, help="Replace results that are there already.")
-def reconstruct(
-    volume: Path, output: Path, methods: tuple[str, ...], device: str, precision: str, overwrite: bool, **options: Any
-) -> None:
+def reconstruct(volume: Path, methods: tuple[str, ...], **options: Any) -> None:
     """Heatmaps and segmentations of VOLUME (NIfTI, NRRD, MetaImage, or a DICOM folder).
 
     VOLUME may be a CSV with a column `volume`: then each has a folder in DIR/cases, a second run goes on where the
@@ -88,8 +87,8 @@ def reconstruct(
     the volumes of a CSV.
     """
     choices = {name: options.pop(name) for name in _RECIPE}
+    where = {name: options.pop(name) for name in ("output", "device", "precision", "compiled", "overwrite")}
     recipe: dict[str, Any] = {"options": {"methods": methods or None, **options}, **choices}
-    where: dict[str, Any] = {"output": output, "device": device, "precision": precision, "overwrite": overwrite}
     if volume.suffix.lower() in (".csv", ".tsv"):
         from tonno_core.cohort_run import reconstruct_cohort
 
@@ -102,7 +101,7 @@ def reconstruct(
 
     table = reconstruct_files(volume, **where, **recipe)
     if table:  # of the first process alone
-        click.echo(f"{table}\nwritten to {output}. {_NOTICE}")
+        click.echo(f"{table}\nwritten to {where['output']}. {_NOTICE}")
 
 
 @cli.command()

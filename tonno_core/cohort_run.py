@@ -83,6 +83,7 @@ def reconstruct_cohort(
     output: Path,
     device: str = "auto",
     precision: str = "auto",
+    compiled: bool = False,
     overwrite: bool = False,
     progress: bool = True,
     **choices: Any,
@@ -95,8 +96,8 @@ def reconstruct_cohort(
     recipe = make_recipe(**choices)
     tasks = [Task(case_name(n, case.volume), case.volume) for n, case in enumerate(read_volumes(manifest), start=1)]
     rank, world = share_of_cases()
-    ready = prepare_model(recipe.model, recipe.settings, device_of_process(device), precision)
-    content = _content(recipe, ready, tasks)
+    ready = prepare_model(recipe.model, recipe.settings, device_of_process(device), precision, compiled=compiled)
+    content = _content(recipe, ready, tasks, compiled)
     folder = CohortFolder(output, fingerprint(content))
     names, own = [task.name for task in tasks], tasks[rank::world]
     folder.open(content, names, [task.name for task in own], overwrite=overwrite)
@@ -110,7 +111,7 @@ def reconstruct_cohort(
     return _outcome(folder, names, len(own))
 
 
-def _content(recipe: Recipe, ready: ReadyModel, tasks: Sequence[Task]) -> dict[str, Any]:
+def _content(recipe: Recipe, ready: ReadyModel, tasks: Sequence[Task], compiled: bool) -> dict[str, Any]:
     """What this run is, as ``settings.json`` states it."""
     content = {
         "tonno": tonno_core.__version__,
@@ -118,6 +119,7 @@ def _content(recipe: Recipe, ready: ReadyModel, tasks: Sequence[Task]) -> dict[s
         "manifest": {"cases": len(tasks), "sha256": fingerprint([str(task.volume) for task in tasks])},
         "device": ready.device.type,
         "precision": str(ready.precision).removeprefix("torch."),
+        "compiled": compiled,
         **recipe.record(),
     }
     return dict(json.loads(json.dumps(content)))  # as it will be read: tuples are lists

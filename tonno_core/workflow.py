@@ -48,20 +48,21 @@ def reconstruct_files(
     output: Path,
     device: str = "auto",
     precision: str = "auto",
+    compiled: bool = False,
     overwrite: bool = False,
     **choices: Any,
 ) -> str:
     """Reconstruct a volume's heatmaps into a folder and return the table of what was found.
 
-    choices: see `make_recipe`; the files: `reconstruct_into`. Under torchrun all processes call this and share the
-    directions; the first one writes, the others return "".
+    compiled: see `prepare_model`; choices: see `make_recipe`; the files: `reconstruct_into`. Under torchrun all
+    processes call this and share the directions; the first one writes, the others return "".
     """
     check_output(output, overwrite=overwrite)
     recipe = make_recipe(**choices)
     if recipe.stop_when is not None and world_size() > 1:
         raise TonnoError("--stop-when looks into the run, which several processes share; leave it out, or start one")
     with processes(device) as group:
-        ready = prepare_model(recipe.model, recipe.settings, str(group.device), precision)
+        ready = prepare_model(recipe.model, recipe.settings, str(group.device), precision, compiled=compiled)
         with progress_bar(disable=not group.first) as bar:
             return reconstruct_into(
                 output, volume_path, ready, recipe, progress=progress_of(bar), overwrite=overwrite, group=group
