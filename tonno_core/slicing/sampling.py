@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,9 @@ from tonno_core.volume.grid import affine_block, affine_points, ijk_to_grid
 from tonno_core.volume.mosaic import Mosaic
 from tonno_core.volume.volume import Matrix, Volume
 
-# Slices sampled at once, in the rectangle that the content needs there: fewer would fit closer but cost more calls.
-_RUN = 22
+# Samples of the slices that are sampled at once, in the rectangle that the content needs there: fewer slices would fit
+# closer but cost more calls, more would leave the cache. 69 slices of 96 x 96 pixels, 12 of 224 x 224.
+_SAMPLES = 640_000
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class SliceSource:
         """
         values = torch.empty(shape, dtype=self.array.dtype, device=self.array.device) if out is None else out
         values.fill_(self.fill)
-        for block in self.content.blocks(unit_to_ras, shape, _RUN):
+        runs = math.ceil(math.prod(shape) / _SAMPLES)
+        for block in self.content.blocks(unit_to_ras, shape, math.ceil(shape[0] / runs)):
             size = (block[0].stop - block[0].start, block[1].stop - block[1].start, block[2].stop - block[2].start)
             unit_to_ijk = self.ras_to_ijk @ affine_block(unit_to_ras, shape, block)
             sample = self._grid_sample if self.mosaic is None else self.mosaic.sample
