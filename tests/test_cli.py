@@ -163,6 +163,7 @@ def test_the_report_tells_the_run_and_neither_path_nor_patient(tonno: Command, t
     assert report["model"]["sha256"] == load_bundle("model").spec.sha256
     assert report["model"]["about"] == {"finding": "none"}
     assert (report["device"], report["precision"], report["class"]) == ("cpu", "float32", "healthy")
+    assert report["layout"] == "channels last"
     assert report["settings"]["slices"] == 10
     assert report["settings"]["directions"] == 6
     assert report["methods"]["matched-cam"]["settings"]["stage"] == 3  # the last but one, as none was given

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,12 @@ def write_set(folder: Path, *, broken: int | None = None) -> Path:
     return folder / "list.csv"
 
 
-def run(manifest: Path, output: Path, *, overwrite: bool = False, **changes: Any) -> Outcome:
+def run(manifest: Path, output: Path, *, overwrite: bool = False, compiled: bool = False, **changes: Any) -> Outcome:
     options = {**OPTIONS, **changes}
     return reconstruct_cohort(
-        manifest, output=output, model="pixel-sum", options=options, device="cpu", overwrite=overwrite, progress=False
-    )
+        manifest, output=output, model="pixel-sum", options=options, device="cpu", compiled=compiled,
+        overwrite=overwrite, progress=False,
+    )  # fmt: skip
 
 
 def rows(output: Path) -> list[dict[str, str]]:
@@ -129,6 +131,22 @@ def test_another_run_is_refused_until_it_is_to_be_replaced(home: Path, tmp_path:
     after = read_volume(tmp_path / "out/cases/0001-0/heatmap-tonno.nii.gz").array
     assert np.abs(after - before).max() > 0.01 * np.abs(before).max()
     assert (tmp_path / "out/cases/0001-0/notes.txt").read_text() == "mine"
+
+
+def test_a_compiled_network_rounds_otherwise_and_is_another_run(home: Path) -> None:
+    with pytest.raises(TonnoError, match="compiled was false, now true"):
+        run(home / "set" / "list.csv", home / "out", compiled=True)
+
+
+def test_a_report_of_another_run_is_no_finished_case(home: Path, tmp_path: Path) -> None:
+    # Such as another process's, that has not begun anew yet where this one has.
+    shutil.copytree(home / "out", tmp_path / "out")
+    report = tmp_path / "out/cases/0002-1/report.json"
+    report.write_text(json.dumps({**json.loads(report.read_text()), "run": "another"}))
+    before = (tmp_path / "out/cases/0001-0/report.json").read_bytes()
+    run(home / "set" / "list.csv", tmp_path / "out")
+    assert json.loads(report.read_text())["run"] != "another"
+    assert (tmp_path / "out/cases/0001-0/report.json").read_bytes() == before
 
 
 def test_processes_share_the_cases_and_the_last_one_sums_up(

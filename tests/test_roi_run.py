@@ -13,6 +13,9 @@ import pytest
 from tests.analytic import Blobs, correlation, slope
 from tests.networks import write_random_bundle
 from tonno_core import cli
+from tonno_core.reconstruction.planes import zoomed_ball
+from tonno_core.settings import ReconstructionSettings, Variant
+from tonno_core.slicing.roi import read_region
 from tonno_core.volume.io import read_volume, write_volume
 from tonno_core.volume.volume import Volume
 
@@ -96,6 +99,19 @@ def test_zoom_resolves_what_the_offsets_of_the_whole_cannot(run: Run) -> None:
     # without zoom 0.957 and 0.61.
     assert found["zoom"][0] > 0.99, found
     assert abs(found["zoom"][1] - 1.0) < 0.5 * abs(found["plain"][1] - 1.0), found
+
+
+def test_zoom_leaves_room_for_what_smoothing_reaches() -> None:
+    volume, settings = blobs(BODY), ReconstructionSettings(methods=("tonno",), slices=41)
+    region = read_region(CORNERS)
+    plain, smoothed = (
+        zoomed_ball(region, settings, (Variant("tonno", filter="second-difference", smooth_mm=width),), volume)[1]
+        for width in (0.0, 3.0)
+    )
+    # All but (1 + sqrt 3) steps of 1 / 20 hold the region's corner, farther by that of a cube of 4 sigmas and a voxel.
+    left = 1 - (1 + np.sqrt(3)) / 20
+    assert plain == pytest.approx(np.sqrt(3) * HALF / left)
+    assert smoothed == pytest.approx(np.sqrt(3) * (HALF + 4 * 3.0 + 2.5) / left)
 
 
 def test_zoom_says_which_slice_size_keeps_the_trained_scale(run: Run, tmp_path: Path) -> None:
