@@ -31,10 +31,12 @@ class Control:
 
     progress: with (slices done, slices in all). check: raises Cancelled to end it. stopped: whether to end early
     with the directions that are done, at least one batch. preview: gets the heatmaps of the first directions, then
-    of twice as many, and so on; a preview is left out where they would take over a fifth of the time.
+    of twice as many, and so on; a preview is left out where they would take over a fifth of the time, unless
+    every_preview: where they decide about the run, as what it gives must not depend on the machine's speed.
     """
 
     progress: Callable[[int, int], None] = lambda done, total: None
     check: Callable[[], None] = lambda: None
     stopped: Callable[[], bool] = lambda: False
     preview: Callable[[Preview], None] | None = None
+    every_preview: bool = False

@@ -27,7 +27,9 @@ class Watch:
 
     def control(self, progress: Callable[[int, int], None]) -> Control:
         """For `reconstruct`."""
-        return Control(progress=progress, preview=self._look, stopped=lambda: self._stability.reached)
+        return Control(
+            progress=progress, preview=self._look, stopped=lambda: self._stability.reached, every_preview=True
+        )
 
     def record(self, result: Reconstruction) -> dict[str, Any]:
         """For the report. directions: how many were needed, or all."""

@@ -69,6 +69,21 @@ def test_previews_that_take_long_are_left_out(monkeypatch: pytest.MonkeyPatch) -
     assert all(30.0 * (n + 1) <= 0.2 * clock + 30.0 for n in range(len(shown)))
 
 
+def test_previews_that_decide_about_the_run_are_all_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Else the number of directions at which a run ends would depend on how fast the machine is.
+    clock = 0.0
+    monkeypatch.setattr(run_module.time, "perf_counter", lambda: clock)
+    shown: list[int] = []
+
+    def look(preview: Preview) -> None:
+        nonlocal clock
+        clock += 1e6
+        shown.append(preview.directions)
+
+    project(VOLUME, READY, SETTINGS, control=Control(preview=look, every_preview=True), batch_size=44)
+    assert shown == [4, 8, 16, 32]
+
+
 def test_a_cancel_ends_it_between_batches() -> None:
     asked = 0
 

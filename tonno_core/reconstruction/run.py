@@ -173,13 +173,13 @@ class _Run:
         standard = GPU_BATCH if projected.ready.device.type == "cuda" else CPU_BATCH
         self.batch_size = batch_size or max(4, round(standard * (96 / self.planes.pixels) ** 2))
         self.done = self.total = 0
-        self.previews = _Previews()
+        self.previews = _Previews(every=self.control.every_preview)
 
     def execute(self) -> None:
         """Run all passes. Those of a few directions are the first process's alone."""
         settings = self.planes.settings
         groups: dict[int, list[Variant]] = {}
-        for one in dict.fromkeys(one.raw() for one in self.variants.values()):
+        for one in _parts(self.variants.values()):
             if one.method == "tonno" or one.method in CAM_METHODS:
                 groups.setdefault(settings.directions_for(one.method), []).append(one)
         axes = self.planes.axes()
@@ -283,9 +283,10 @@ class _Run:
 
 
 class _Previews:
-    """When the next preview is due."""
+    """When the next preview is due. every: also where previews have cost too much."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, every: bool = False) -> None:
+        self._every = every
         self._started = time.perf_counter()
         self._spent = 0.0
         self._next = self._all = 0
@@ -299,7 +300,7 @@ class _Previews:
         """Whether to show the first ``done``; no longer when all are done, or where previews have cost too much."""
         if done < self._next or done >= self._all:
             return False
-        if self._spent > _PREVIEW_TIME * (time.perf_counter() - self._started):
+        if not self._every and self._spent > _PREVIEW_TIME * (time.perf_counter() - self._started):
             return False
         self._next = 2 * done
         return True
