@@ -115,9 +115,11 @@ def test_zoom_leaves_room_for_what_smoothing_reaches() -> None:
 
 
 def test_zoom_says_which_slice_size_keeps_the_trained_scale(run: Run, tmp_path: Path) -> None:
-    write_random_bundle(tmp_path / "model", pixel_mm=4.0)
+    write_random_bundle(tmp_path / "model", pixel_mm=4.0, thresholds={"tonno": {"threshold": 0.25, "settings": {}}})
     words = ("--model", tmp_path / "model", "--method", "tonno", "--slices", 24, "--directions", 4, "--roi", CORNERS)
     _, report = run(blobs(BODY, *PAIR), "zoom", *words, "--zoom")
+    source = report["methods"]["tonno"]["threshold_source"]
+    assert source == "the model's own, calibrated at other scale"
     radius = np.linalg.norm(np.array(report["frame_to_ras"])[:3, 0])
     assert report["warnings"][0].startswith(
         f"slices have pixels of {2 * radius / 31:.2f} mm, the model was trained at 4.0"

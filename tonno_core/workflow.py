@@ -99,7 +99,7 @@ def reconstruct_into(
     if not group.first:
         return ""
     segmentations = {
-        method: segment(result, method, recipe.model, recipe.threshold, recipe.min_volume_mm3)
+        method: segment(result, method, recipe.model, recipe.threshold, recipe.min_volume_mm3, recipe.zoom)
         for method in result.heatmaps
     }
     with output_folder(output, overwrite=overwrite) as folder:
@@ -149,13 +149,16 @@ def progress_of(bar: tqdm[Any]) -> Any:
 
 
 def segment(
-    result: Reconstruction, method: str, model: Bundle | str, threshold: str, min_volume_mm3: float
+    result: Reconstruction, method: str, model: Bundle | str, threshold: str, min_volume_mm3: float, zoom: bool = False
 ) -> Segmentation:
-    """Binarise one heatmap. ``auto`` is the model's own threshold for the method, Otsu's where it has none."""
+    """Binarise one heatmap. ``auto`` is the model's own threshold for the method, Otsu's where it has none.
+
+    zoom: whether all planes were put into a region, at another scale than the calibration's.
+    """
     heatmap, made = result.heatmaps[method], result.variants[method]
     record = None if isinstance(model, str) else model.spec.record_of(made, result.class_name)
     value, source = find_threshold(heatmap, result.inside, threshold, record)
-    changed = calibrated_otherwise(record or {}, result.settings, made) if source == OWN else []
+    changed = [*calibrated_otherwise(record or {}, result.settings, made), *["scale"] * zoom] if source == OWN else []
     if changed:
         source += f", calibrated at other {', '.join(changed)}"
     mask = binarize(heatmap, value, min_volume_mm3=min_volume_mm3)

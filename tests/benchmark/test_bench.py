@@ -98,6 +98,7 @@ def test_a_benchmark_of_a_small_network(volume: Volume, tmp_path: Path) -> None:
     assert found["comparisons"] == {}
     # 96 directions of 12 such small slices are a batch; the first preview comes after it.
     previews, percent = found["previews"], found["previews"]["percent"]["median"]
+    assert len(set(previews["percent"]["values"])) == 2  # measured: never twice the same
     assert previews["directions"] == 96 and ", by 96 directions; all of them:" in text
     assert 0 < previews["first_seconds"]["median"] < max(total) * 3 and 0 < percent < 50
     ratio = found["whole_over_bare"]["values"][0]

@@ -183,7 +183,7 @@ def _read_rows(path: Path, needed: Sequence[str] = ("volume", "label")) -> tuple
 
 def _read_text(path: Path) -> str:
     if not path.is_file():
-        raise TonnoError(f"{path}: no such manifest, expected a CSV with the columns volume,label")
+        raise TonnoError(f"{path}: no such manifest, expected a CSV with a column volume, and for training label")
     try:
         content = path.read_bytes()
     except OSError as error:
