@@ -2,10 +2,10 @@
 
     python -m benchmarks.additions MANIFEST --model BUNDLE --cache FOLDER
 
-The additions: every slice also seen mirrored; twice as many directions; Averaged CAM of two stages added up, each
-divided by its noise floor; the mask's edges moved to the image's by random walks. Each
-heatmap has a threshold of its own, as `tonno calibrate` finds it: a quantile of the peaks of the negative volumes of
-`val`. Masks are opened for the test split alone. Heatmaps are kept in the cache's folder; a run that ended goes on.
+The additions: every slice also seen mirrored; twice as many directions; the mask's edges moved to the image's by random
+walks. (Stages added up are built in: rows `@3+4` of `tonno evaluate`, compared by `benchmarks/paired.py`.) Each heatmap
+has a threshold of its own, as `tonno calibrate` finds it: a quantile of the peaks of the negative volumes of `val`.
+Masks are opened for the test split alone. Heatmaps are kept in the cache's folder; a run that ended goes on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tonno_core.evaluation.metrics import score
 from tonno_core.evaluation.rows import rows_of
 from tonno_core.reconstruction import reconstruct
 from tonno_core.settings import METHODS, CamKind, Variant, combine
-from tonno_core.training.calibration import FLOOR_QUANTILE, SHARE_OF_VOLUMES
+from tonno_core.training.calibration import SHARE_OF_VOLUMES
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.io import read_mask, read_volume
 from tonno_core.volume.volume import Volume
@@ -121,8 +121,8 @@ class Made:
     walks: bool = False
 
 
-def ways(row: str, passes: tuple[str, ...], added: dict[str, float]) -> Iterator[Made]:
-    """A row without and with each addition. added: rows that can be added up, and their noise floors."""
+def ways(row: str, passes: tuple[str, ...]) -> Iterator[Made]:
+    """A row without and with each addition."""
 
     def plain(one: Seen) -> Array:
         return one.passes["plain"][row]
@@ -133,8 +133,6 @@ def ways(row: str, passes: tuple[str, ...], added: dict[str, float]) -> Iterator
     if "doubled" in passes:
         yield Made(row, "twice the directions", lambda one: one.passes["doubled"][row])
     yield Made(row, "random walker", plain, walks=True)
-    if row in added:
-        yield Made(row, "stages added", lambda one: sum(one.passes["plain"][each] / added[each] for each in added))
 
 
 def results(made: Made, negatives: list[Seen], positives: list[Seen], quantile: float) -> npt.NDArray[np.float64]:
@@ -183,16 +181,9 @@ def main(
     passes = tuple(name for name in PASSES if name in {"plain", *passes})
     seen = see(read_manifest(manifest), ready, variants, cache, passes)
     negatives, positives = [one for one in seen if one.truth is None], [one for one in seen if one.truth is not None]
-    added = {
-        row: float(
-            np.mean([np.quantile(one.passes["plain"][row][one.foreground], FLOOR_QUANTILE) for one in negatives])
-        )
-        for row in variants
-        if row.startswith("averaged-cam@")
-    }
     bootstrap = Bootstrap([one.case.patient for one in positives], seed=seed)
     table, before = [], {}
-    for made in (made for row in variants for made in ways(row, passes, added)):
+    for made in (made for row in variants for made in ways(row, passes)):
         found = results(made, negatives, positives, quantile)
         before.setdefault(made.row, found)
         gain = found - before[made.row]

@@ -415,7 +415,15 @@ def test_bad_volumes(kind: str, tonno: Command, tmp_path: Path, monkeypatch: pyt
         ("--class nothing", "--class 'nothing' is unknown to this model, expected one of healthy, ill"),
         ("--stage 5", "--stage 5 does not exist in this encoder, expected 1 to 4"),
         ("--stage 0", "--stage is 0, expected a whole number from 1"),
-        ("--stage x", "Invalid value for '--stage': 'x' is not a valid integer"),
+        (
+            "--stage x",
+            "--stage is x, expected a whole number from 1 to 1000, or some to add up",
+        ),
+        (
+            "--stage 3+2 --method averaged-cam",
+            "--stage 2+3: how much each of these counts in averaged-cam is not",
+        ),
+        ("--stage 3+5 --method averaged-cam", "--stage 3+5 does not exist in this encoder, expected 1 to 4"),
         ("--slices 1", "--slices is 1, expected a whole number from 2"),
         ("--slices 100000", "--slices is 100000, expected a whole number from 2 to 1024"),
         ("--directions 0", "--directions is 0, expected a whole number from 1"),

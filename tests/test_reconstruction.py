@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -335,6 +336,27 @@ def test_variants_of_all_stages_in_one_pass_are_what_each_is_alone(bundle: Bundl
         assert relative_error(alone[name].array, together.heatmaps[name].array) < 2e-4, name
         for other in set(variants) - {name}:
             assert relative_error(together.heatmaps[other].array, together.heatmaps[name].array) > 0.01
+
+
+def test_stages_are_added_up_by_their_weights_and_then_smoothed(bundle: Bundle) -> None:
+    weights = {2: 0.75, 4: 0.25}
+    made = {
+        method: Variant(method, "2+4", smooth_mm=3.0, weights=tuple(weights.values()))
+        for method in (*CAM_METHODS, "slicewise-cam-3axes")
+    }
+    found = run(oblique_volume(), bundle, SMALL, made)
+    assert found.variants == made
+    single = {
+        f"{method} {stage}": Variant(method, stage, smooth_mm=3.0) for method, stage in itertools.product(made, weights)
+    }
+    heatmaps = run(oblique_volume(), bundle, SMALL, single).heatmaps
+    assert found.slices_total == run(oblique_volume(), bundle, SMALL, single).slices_total
+    for method in made:
+        expected = sum(weight * heatmaps[f"{method} {stage}"].array for stage, weight in weights.items())
+        # float32, and smoothing and interpolation after the sum instead of before it.
+        assert relative_error(found.heatmaps[method].array, expected) < 2e-4, method
+        for stage in weights:
+            assert relative_error(found.heatmaps[method].array, heatmaps[f"{method} {stage}"].array) > 0.01
 
 
 def test_a_variant_is_what_the_settings_make(bundle: Bundle) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from tonno_core.settings import (
     Variant,
     combine,
     model_defaults,
+    stages_of,
     variant_of,
 )
 
@@ -34,6 +37,18 @@ from tonno_core.settings import (
         ({"directions": 0}, "--directions is 0, expected a whole number from 1"),
         ({"cam_directions": 0}, "--directions is 0, expected a whole number from 1"),
         ({"stage": 0}, "--stage is 0, expected a whole number from 1"),
+        (
+            {"stage": "2"},
+            "--stage is 2, expected a whole number from 1 to 1000, or some to add up, finest",
+        ),
+        ({"stage": "4+3"}, "--stage is 4+3, expected"),
+        ({"stage": "3+3"}, "--stage is 3+3, expected"),
+        ({"stage": "3+"}, "--stage is 3+, expected"),
+        ({"stage": "03+4"}, "--stage is 03+4, expected"),
+        ({"stage": "3+1001"}, "--stage is 3+1001, expected"),
+        ({"stage": 2.0}, "--stage is 2.0, expected"),
+        ({"stage": True}, "--stage is True, expected"),
+        ({"stage": (3, 4)}, "--stage is (3, 4), expected"),
         ({"slice_size": 7}, "--slice-size is 7, expected a whole number from 8"),
         ({"sigma_scale": -0.1}, "--sigma-scale is -0.1, expected a number from 0"),
         ({"sigma_scale": math.nan}, "--sigma-scale is nan, expected a number"),
@@ -102,9 +117,26 @@ def test_a_variant_is_checked_as_the_settings_are() -> None:
         ({"stage": 0}, "--stage is 0, expected a whole number from 1"),
         ({"filter": "ramp"}, "--filter is ramp, expected one of second-difference"),
         ({"smooth_mm": math.nan}, "--smooth-mm is nan, expected a number"),
+        ({"stage": "1+2", "weights": [0.5]}, r"--weights is \(0.5,\), expected a positive number for each"),
+        ({"stage": "1+2", "weights": [0.5, 0.0]}, "--weights is"),
+        ({"stage": "1+2", "weights": [0.5, math.inf]}, "--weights is"),
+        ({"stage": "1+2", "weights": "ab"}, "--weights is"),
     ):
         with pytest.raises(TonnoError, match=message):
             Variant(**{"method": "matched-cam", **changes})  # type: ignore[arg-type]
+
+
+def test_a_sum_of_stages_is_made_of_its_raw_parts() -> None:
+    one = Variant("averaged-cam", "2+3+11", "hann", smooth_mm=4.0, weights=(0.5, 0.25, 0.25))
+    assert stages_of(one.stage) == (2, 3, 11)
+    weights = {2: 0.5, 3: 0.25, 11: 0.25}
+    assert one.parts() == {Variant("averaged-cam", stage): weight for stage, weight in weights.items()}
+    assert one.raw() == Variant("averaged-cam", "2+3+11", weights=(0.5, 0.25, 0.25))
+    assert Variant("matched-cam", 2, smooth_mm=4.0).parts() == {Variant("matched-cam", 2): 1.0}
+    # To ToNNO no stage means anything, and so no weight.
+    assert Variant("tonno", "2+3", weights=(0.5, 0.5)).canonical() == Variant("tonno")
+    # As JSON has it.
+    assert Variant(**json.loads(json.dumps(dataclasses.asdict(one)))) == one
 
 
 def test_variants_of_equal_heatmaps_are_equal_in_their_canonical_form() -> None:

@@ -14,7 +14,7 @@ import click
 
 import tonno_core
 from tonno_core.errors import TonnoError
-from tonno_core.settings import METHODS, PRESETS
+from tonno_core.settings import METHODS, PRESETS, Stage
 
 _NOTICE = "For research only; not a medical device, not for diagnosis."
 _ABOUT_HELP = "What a person should know, as finding=..., modality=..., licence=..., data=...; may be repeated."
@@ -41,6 +41,12 @@ _RECIPE = (
 _OUT_OF_MEMORY = re.compile("allocate memory|out of memory")
 
 
+def _stage(text: str) -> Stage:
+    """A stage, or some to add up, the finest first; the settings refuse what is neither."""
+    words = sorted(text.split("+"), key=lambda word: (len(word), word))
+    return int(text) if re.fullmatch(r"-?[0-9]+", text) else "+".join(words)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_NOTICE)
 @click.version_option(tonno_core.__version__, prog_name="tonno")
 def cli() -> None:
@@ -55,7 +61,7 @@ def cli() -> None:
 )
 @click.option("--method", "methods", multiple=True, metavar="NAME", help=f"May be repeated: {', '.join(METHODS)}.")
 @click.option("--cam", type=click.Choice(["layercam", "gradcam"]), help="Kind of class activation map.")
-@click.option("--stage", type=int, metavar="N", help="Feature stage of the CAM, 1 is the finest.")
+@click.option("--stage", type=_stage, metavar="N|N+N", help="Of the CAM, 1 is the finest; 3+4: both, added up.")
 @click.option("--sigma-scale", type=float, metavar="X", help="Factor on Matched CAM's sigma (1: half a cell).")
 @click.option("--smooth-mm", type=float, metavar="G", help="3D Gaussian on the heatmap (off).")
 @click.option("--slices", type=int, metavar="M", help="Offsets along each direction.")
@@ -253,7 +259,7 @@ def calibrate(
 @click.option("--output", required=True, type=_PATH, metavar="DIR", help="Folder for the results; goes on in it.")
 @click.option("--split", default="test", show_default=True, type=click.Choice(["train", "val", "test", "all"]))
 @click.option("--method", "methods", multiple=True, metavar="NAME", help="May be repeated (every method).")
-@click.option("--stage", "stages", multiple=True, type=int, metavar="N", help="Rows of the CAM methods (every stage).")
+@click.option("--stage", "stages", multiple=True, type=_stage, metavar="N|N+N", help="Rows of the CAM methods (all).")
 @click.option("--slices", type=int, metavar="M", help="Offsets along each direction (the model's).")
 @click.option("--directions", type=int, metavar="L", help="Directions (the model's).")
 @click.option("--lattice", type=click.Choice(["hemisphere", "sphere"]), help="Where directions lie (the model's).")

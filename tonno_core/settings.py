@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -12,6 +13,8 @@ from tonno_core.errors import TonnoError
 
 CamKind = Literal["layercam", "gradcam"]
 FilterKind = Literal["second-difference", "hann", "gaussian"]
+# From 1, the finest; or some whose heatmaps are added up, finest first: "3+4".
+Stage = int | str
 
 METHODS = (
     "tonno",
@@ -51,9 +54,9 @@ _WHOLE_NUMBERS = {
     "slices": (2, 1024),
     "directions": (1, 50_000),
     "cam_directions": (1, 50_000),
-    "stage": (1, 1000),
     "slice_size": (8, 2048),
 }
+_STAGES = (1, 1000)
 _NUMBERS = {"sigma_scale": (0, 1000), "smooth_mm": (0, 1000), "radius_mm": (0.01, 10_000)}
 # Each method's own: what a model may have chosen for it. None in the settings: not asked for.
 _OF_A_METHOD = ("stage", "filter", "sigma_scale", "smooth_mm")
@@ -64,15 +67,16 @@ _OPTIONAL = ("cam_directions", "slice_size", "radius_mm", *_OF_A_METHOD)
 class ReconstructionSettings:
     """How heatmaps are made; the names are those of the command line's options.
 
-    slices: M offsets. directions: L; cam_directions: L of the CAM methods where it differs. stage: from 1
-    (finest). sigma_scale: factor on Matched CAM's sigma = w / 2. smooth_mm: standard deviation of a Gaussian on
-    the finished heatmap. Of these and the filter, None is the model's choice for the method (`variant_of`).
-    radius_mm: of the ball, None for the foreground's. slice_size: S pixels, None for the classifier's own.
+    slices: M offsets. directions: L; cam_directions: L of the CAM methods where it differs. stage: from 1 (finest), or
+    some added up (``3+4``), which takes a calibrated model. sigma_scale: factor on Matched CAM's sigma = w / 2.
+    smooth_mm: standard deviation of a Gaussian on the finished heatmap. Of these and the filter, None is the model's
+    choice for the method (`variant_of`). radius_mm: of the ball, None for the foreground's. slice_size: S pixels, None
+    for the classifier's own.
     """
 
     methods: tuple[str, ...] = ("matched-cam",)
     cam: CamKind = "layercam"
-    stage: int | None = None
+    stage: Stage | None = None
     sigma_scale: float | None = None
     smooth_mm: float | None = None
     slices: int = 64
@@ -96,6 +100,7 @@ class ReconstructionSettings:
             _require(method in METHODS, "method", method, f"one of {', '.join(METHODS)}")
         for name in _WHOLE_NUMBERS | _NUMBERS:
             _require_number(name, getattr(self, name))
+        stages_of(self.stage)
         if self.radius_mm is not None and self.frame == "normalized":
             raise TonnoError("--radius-mm has no meaning with --frame normalized; leave one of them out")
 
@@ -106,31 +111,65 @@ class ReconstructionSettings:
         return self.directions
 
 
+def stages_of(stage: object) -> tuple[int, ...]:
+    """The stages of a `Stage`, finest first; none of None. Raises TonnoError for what is neither."""
+    if stage is None:
+        return ()
+    low, high = _STAGES
+    numbers = tuple(int(word) for word in str(stage).split("+") if word.isdecimal())
+    good = "+".join(map(str, numbers)) == str(stage) and list(numbers) == sorted(set(numbers))
+    good = good and all(low <= number <= high for number in numbers) and isinstance(stage, str) == (len(numbers) > 1)
+    _require(good, "stage", stage, f"a whole number from {low} to {high}, or some to add up, finest first, like 3+4")
+    return numbers
+
+
 @dataclass(frozen=True)
 class Variant:
-    """One way to make one heatmap. stage: from 1, None for the model's own; the rest as in the settings."""
+    """One way to make one heatmap.
+
+    stage: None for the model's own; the rest as in the settings. weights: of the heatmaps of the stages that are added
+    up, one for each; none for a single stage.
+    """
 
     method: str
-    stage: int | None = None
+    stage: Stage | None = None
     filter: FilterKind = "second-difference"
     sigma_scale: float = 1.0
     smooth_mm: float = 0.0
+    weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         _require(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
         choices = _CHOICES["filter"]
         _require(self.filter in choices, "filter", self.filter, f"one of {', '.join(choices)}")
-        for name in ("stage", "sigma_scale", "smooth_mm"):
+        for name in ("sigma_scale", "smooth_mm"):
             _require_number(name, getattr(self, name))
+        stages = stages_of(self.stage)
+        object.__setattr__(self, "weights", tuple(self.weights))  # JSON has lists
+        fit = not self.weights or len(self.weights) == len(stages)
+        good = fit and all(_is_number(weight) and 0 < weight < math.inf for weight in self.weights)
+        _require(good, "weights", self.weights, f"a positive number for each of stage {self.stage}")
+
+    def choices(self) -> dict[str, Any]:
+        """All that matters to its method, by name."""
+        own = {name: getattr(self, name) for name in choices_of(self.method)}
+        return own | ({"weights": self.weights} if isinstance(own.get("stage"), str) else {})
 
     def canonical(self) -> Variant:
         """The same heatmap with everything that its method does not use at its standard, so that equals are equal."""
-        kept = {name: getattr(self, name) for name in choices_of(self.method)}
-        return Variant(self.method, **kept)
+        return Variant(self.method, **self.choices())
 
     def raw(self) -> Variant:
         """The canonical variant before its smoothing."""
         return dataclasses.replace(self.canonical(), smooth_mm=0.0)
+
+    def parts(self) -> dict[Variant, float]:
+        """The raw heatmaps of single stages whose weighted sum the raw heatmap is: itself, where nothing is added."""
+        raw = self.raw()
+        if not isinstance(raw.stage, str):
+            return {raw: 1.0}
+        weights = zip(stages_of(raw.stage), raw.weights, strict=True)
+        return {dataclasses.replace(raw, stage=stage, weights=()): weight for stage, weight in weights}
 
 
 def choices_of(method: str) -> tuple[str, ...]:
@@ -217,9 +256,13 @@ def _require_number(name: str, value: Any) -> None:
         return
     low, high = (_WHOLE_NUMBERS | _NUMBERS)[name]
     whole = name in _WHOLE_NUMBERS
-    number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    number = _is_number(value) and (not whole or isinstance(value, Integral))
     text = f"a {'whole ' if whole else ''}number from {low} to {high}"
     _require(number and low <= value <= high, name.removeprefix("cam_"), value, text)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _require(condition: bool, name: str, found: object, expected: str) -> None:

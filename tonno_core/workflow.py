@@ -206,7 +206,7 @@ def write_report(
         ],
         "methods": {
             method: {
-                "settings": {name: getattr(result.variants[method], name) for name in choices_of(method)},
+                "settings": result.variants[method].choices(),
                 "threshold": one.threshold,
                 "threshold_source": one.source,
                 "volume_mm3": float(one.mask.sum() * volume.voxel_mm3),

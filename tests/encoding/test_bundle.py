@@ -143,6 +143,29 @@ def test_the_threshold_of_a_variant_is_its_own_where_it_was_tried() -> None:
     assert spec.record_of(Variant("tonno")) is None
 
 
+def test_added_stages_weigh_as_in_the_most_similar_variant_that_was_tried() -> None:
+    tried = [
+        Variant("matched-cam", "1+2", kind, smooth_mm=width, weights=weights)
+        for kind, width, weights in (
+            ("second-difference", 0.0, (0.1, 0.9)),
+            ("hann", 0.0, (0.2, 0.8)),
+            ("hann", 4.0, (0.3, 0.7)),
+        )
+    ]
+    records = [{"class": "a", "threshold": 0.5, **json.loads(json.dumps(dataclasses.asdict(one)))} for one in tried]
+    chosen = {"threshold": 0.5, "settings": {"stage": "1+2", "filter": "hann", "sigma_scale": 1.0, "smooth_mm": 4.0}}
+    spec = spec_of(classes=("a", "b"), thresholds={"matched-cam": chosen, "matched-cam/b": chosen}, calibration=records)
+    assert spec.variant("matched-cam") == tried[2]
+    assert spec.candidate(tried[2]) == records[2]
+    asked = ReconstructionSettings(filter="second-difference", smooth_mm=5.0)
+    assert spec.variant("matched-cam", asked).weights == (0.1, 0.9)
+    assert spec.variant("matched-cam", ReconstructionSettings(stage=2)) == Variant("matched-cam", 2, "hann", 1.0, 4.0)
+    # Never added up: of another method, other stages, another class.
+    assert spec.variant("averaged-cam", ReconstructionSettings(stage="1+2")).weights == ()
+    assert spec.variant("matched-cam", ReconstructionSettings(stage="2+3")).weights == ()
+    assert spec.variant("matched-cam", ReconstructionSettings(class_name="b")).weights == ()
+
+
 # -------------------- wrong bundles
 
 
@@ -264,6 +287,21 @@ def test_choices_of_a_method_are_checked_when_the_bundle_is_read(folder: Path) -
 def test_defaults_are_checked_when_the_bundle_is_read(defaults: dict[str, Any], message: str, folder: Path) -> None:
     edit(folder, defaults=defaults)
     assert f"model.json: key 'defaults': {message}" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"method": "averaged-cam", "stage": "2+1"}, "--stage is 2+1, expected"),
+        ({"method": "averaged-cam", "stage": "1+2", "weights": [1.0]}, "--weights is (1.0,), expected"),
+        ({"method": "averaged-cam", "stage": "1+2", "weights": 3}, "'int' object is not iterable"),
+    ],
+)
+def test_what_a_calibration_tried_is_checked_when_the_bundle_is_read(
+    record: dict[str, Any], message: str, folder: Path
+) -> None:
+    edit(folder, calibration=[{"method": "of a later version", "threshold": 1.0}, {"threshold": 1.0, **record}])
+    assert f"key 'calibration', record 2: {message}" in refused(folder)
 
 
 def test_an_encoder_that_timm_does_not_have(folder: Path) -> None:

@@ -319,6 +319,7 @@ def test_a_split_without_volumes_is_said(home: Path) -> None:
     ("changes", "message"),
     [
         ({"stages": (9,)}, "--stage 9 does not exist in this encoder, expected 1 to 4"),
+        ({"stages": ("1+2",)}, r"--stage 1\+2: the model's calibration added up none; see `tonno calibrate`"),
         ({"options": {"class_name": "x"}}, "--class 'x' is unknown to this model"),
         ({"options": {"methods": ("cam",)}}, "--method is cam"),
         ({"min_volume_mm3": -1.0}, "--min-volume-mm3 is -1"),

@@ -8,8 +8,6 @@ from tests.networks import spec_of
 from tonno_core.evaluation.rows import Row, describe, rows_of
 from tonno_core.settings import ReconstructionSettings, Variant, combine
 
-# Written for a calibration that chooses stage, filter and smoothing, which is not merged yet.
-
 SHARED = {"slices": 12, "directions": 6}
 
 
@@ -62,6 +60,23 @@ def test_at_its_own_stage_the_models_choice_stands_for_the_method_whatever_ties_
     settings = combine(defaults=spec.defaults, explicit={"methods": ("matched-cam",)})
     found = rows_of(spec, settings, stages=(2,), last_stage=4, all_candidates=False)
     assert found["matched-cam@2"].variant == found["matched-cam"].variant == Variant("matched-cam", 2, "hann", 2.0)
+
+
+def test_stages_that_were_added_up_are_rows_of_the_methods_that_did() -> None:
+    added = [
+        candidate("matched-cam", 8.0, 0.7, stage="2+3", weights=[0.25, 0.75]),
+        candidate("slicewise-cam", 9.0, 0.5, stage="2+3", weights=[0.5, 0.5]),
+        candidate("slicewise-cam", 10.0, 0.6, stage="2+3", smooth_mm=4.0, weights=[0.6, 0.4]),
+    ]
+    spec = spec_of(calibration=[*CALIBRATION, *added], thresholds=CHOSEN, defaults=SHARED)
+    methods = ("matched-cam", "slicewise-cam", "averaged-cam")
+    settings = combine(defaults=spec.defaults, explicit={"methods": methods})
+    found = rows_of(spec, settings, stages=(3, "2+3"), last_stage=4, all_candidates=False)
+    summed = {name: (row.threshold, row.variant.weights) for name, row in found.items() if "2+3" in name}
+    assert summed == {
+        "matched-cam@2+3": (8.0, (0.25, 0.75)), "slicewise-cam@2+3": (9.0, (0.5, 0.5)),
+        "slicewise-cam@2+3 smoothed": (10.0, (0.6, 0.4)),
+    }  # fmt: skip
 
 
 def test_slice_wise_maps_are_compared_raw_and_smoothed() -> None:

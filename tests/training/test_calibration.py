@@ -16,7 +16,8 @@ from tonno_core.encoding.bundle import Bundle
 from tonno_core.reconstruction import Reconstruction, reconstruct
 from tonno_core.settings import ReconstructionSettings, Variant, model_defaults
 from tonno_core.training import calibration
-from tonno_core.training.calibration import FLOOR_QUANTILE, SHARE_OF_VOLUMES, Calibration, calibrate, default_candidates
+from tonno_core.training.calibration import FLOOR_QUANTILE, SHARE_OF_VOLUMES, Calibration, calibrate
+from tonno_core.training.candidates import default_candidates
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.io import write_volume
 
@@ -75,7 +76,7 @@ def test_the_choice_is_stored_with_all_that_moves_the_threshold(bundle: Bundle, 
     found = run(bundle, scans, class_index=1)
     assert set(found.thresholds) == {"tonno/b", "matched-cam/b"}  # not of the bundle's first class
     tried = default_candidates(bundle, SETTINGS)
-    assert [{name: one[name] for name in dataclasses.asdict(tried[0])} for one in found.records] == [
+    assert [{name: one[name] for name in dataclasses.asdict(tried[0])} for one in found.records[: len(tried)]] == [
         dataclasses.asdict(one) for one in tried
     ]
     for method in SETTINGS.methods:
@@ -90,6 +91,50 @@ def test_the_choice_is_stored_with_all_that_moves_the_threshold(bundle: Bundle, 
         assert candidate is not None
         assert candidate["threshold"] == record["threshold"]
         assert candidate["auc"] == record["auc"]
+
+
+def test_neighbouring_stages_are_added_up_each_as_much_as_its_noise_is_weak(
+    bundle: Bundle, scans: list[tuple[Path, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "WEIGHING_VOLUMES", 2)  # of the three negatives
+    methods = ("averaged-cam", "slicewise-cam")
+    settings = dataclasses.replace(SETTINGS, methods=(*methods, "tonno"), smooth_mm=0.0)
+    found = calibrate(
+        bundle, scans, settings, stages=(4, 1, 3), device="cpu", precision="float32", progress=False
+    )  # fmt: skip
+    pairs = [(1, 3), (3, 4)]
+    added = [one for one in found.records if isinstance(one["stage"], str)]
+    assert [(one["method"], one["stage"]) for one in added] == [
+        (method, f"{a}+{b}") for method in methods for a, b in pairs
+    ]
+    assert {one["stage"] for one in found.records if one not in added} == {None, 1, 3, 4}
+    variants = {f"{method} {stage}": Variant(method, stage) for method in methods for stage in (1, 3, 4)}
+    seen = []
+    for row in range(5):
+        scan = toy_scan(row, scans[row][1])
+        asked = dataclasses.replace(settings, class_name="a")
+        result = reconstruct(scan, bundle, asked, variants=variants, device="cpu", precision="float32")
+        where = foreground_mask(scan) & result.inside
+        seen.append({name: one.array[where] for name, one in result.heatmaps.items()})
+    negative = [one for one, (_, label) in zip(seen, scans, strict=True) if not label]
+    for record in added:
+        a, b = (f"{record['method']} {stage}" for stage in record["stage"].split("+"))
+        floors = [np.mean([np.quantile(one[name], FLOOR_QUANTILE) for one in negative[:2]]) for name in (a, b)]
+        first = (1 / floors[0]) / (1 / floors[0] + 1 / floors[1])
+        # float32 through the network in other company, as above.
+        assert record["weights"] == pytest.approx((first, 1 - first), rel=1e-3)
+        one, other = record["weights"]
+        peaks = [(one * values[a] + other * values[b]).max() for values in negative]
+        assert record["threshold"] == pytest.approx(np.quantile(peaks, SHARE_OF_VOLUMES), rel=1e-3)
+
+
+def test_nothing_is_added_up_where_there_is_no_noise_to_weigh_by(
+    bundle: Bundle, peaks: dict[Variant, tuple[float, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peaks.update({A: (0.0, 1.0, 2.0, 3.0), B: (0.0, 1.0, 2.0, 3.0)})  # their floors are - 1
+    monkeypatch.setattr(calibration, "default_candidates", lambda *_, **__: [A, B])
+    found = run(bundle, [(Path(str(index)), label) for index, label in enumerate(LABELS)])
+    assert [one["stage"] for one in found.records] == [1, 2]
 
 
 def test_default_candidates_are_the_default_and_then_the_ladder() -> None:
@@ -156,6 +201,12 @@ def test_the_highest_auc_wins(bundle: Bundle, peaks: dict[Variant, tuple[float, 
     assert (record["settings"]["stage"], record["auc"]) == (2, 1.0)
     assert record["threshold"] == pytest.approx(1.95)  # 95 % of the way from 1 to 2
     assert record["noise_floor"] == -1.0
+
+
+def test_added_stages_win_like_any_other(bundle: Bundle, peaks: dict[Variant, tuple[float, ...]]) -> None:
+    both = Variant("averaged-cam", "1+2", weights=(0.75, 0.25))
+    peaks.update({A: (0.0, 2.0, 1.0, 5.0), both: (0.0, 1.0, 2.0, 3.0), B: (0.0, 2.0, 1.0, 5.0)})
+    assert chosen(bundle, peaks)["settings"]["stage"] == "1+2"
 
 
 def test_of_equal_aucs_the_larger_separation_wins_then_the_first(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from tests.networks import write_random_bundle
 from tests.training.toy import write_toy_set
 from tonno_core.encoding.bundle import load_bundle
 from tonno_core.errors import TonnoError
+from tonno_core.reconstruction import reconstruct
 from tonno_core.settings import METHODS, Variant
 from tonno_core.training.recalibration import recalibrate
+from tonno_core.volume.io import read_volume
+from tonno_core.workflow import segment
 
 PLANES = {"slices": 8, "directions": 4}
 
@@ -62,6 +66,23 @@ def test_what_is_asked_for_is_not_chosen(home: Path, tmp_path: Path) -> None:
     spec = load_bundle(tmp_path / "new").spec
     assert spec.variant("matched-cam") == Variant("matched-cam", 3, "hann", 0.5, 3.0)
     assert len(spec.calibration) == 1
+
+
+def test_a_model_that_adds_up_stages_is_used_like_any_other(home: Path, tmp_path: Path) -> None:
+    asked = {"methods": ("averaged-cam", "slicewise-cam"), "smooth_mm": 3.0, **PLANES}
+    run(home, tmp_path / "new", options=asked, stages=(2, 3))
+    path = tmp_path / "new/model.json"
+    data = json.loads(path.read_text())
+    record = next(one for one in data["calibration"] if (one["method"], one["stage"]) == ("averaged-cam", "2+3"))
+    data["thresholds"]["averaged-cam"]["settings"]["stage"] = "2+3"  # as if it had won
+    path.write_text(json.dumps(data))
+    bundle = load_bundle(tmp_path / "new")
+    made = bundle.spec.variant("averaged-cam")
+    assert made == Variant("averaged-cam", "2+3", smooth_mm=3.0, weights=tuple(record["weights"]))
+    scan = read_volume(home / "0.nii.gz")
+    result = reconstruct(scan, bundle, device="cpu", precision="float32", variants={"it": made})
+    found = segment(result, "it", bundle, "auto", 0.0)
+    assert (found.threshold, found.source) == (record["threshold"], "the model's own")
 
 
 def test_the_threshold_is_the_quantile_of_the_negative_peaks_that_was_asked_for(home: Path, tmp_path: Path) -> None:

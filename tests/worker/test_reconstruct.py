@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import shutil
 from pathlib import Path
@@ -11,15 +12,17 @@ import numpy as np
 import pytest
 
 from tests.analytic import correlation, slope
+from tests.networks import write_random_bundle
 from tests.worker.talk import EngineClient, Event, answer, box_around, fields, heatmap, relative_error, wait
 from tonno_core import load_bundle, reconstruct
 from tonno_core.reconstruction import Reconstruction
 from tonno_core.segmentation.binarize import otsu_threshold
-from tonno_core.settings import combine
+from tonno_core.settings import Variant, combine
 from tonno_core.volume.volume import Volume
 
 ALL_FOUR = ["tonno", "averaged-cam", "tomographic-cam", "matched-cam"]
 SMALL = {"slices": 14, "directions": 12, "methods": ALL_FOUR}
+ADDED = Variant("averaged-cam", "2+3", weights=(0.75, 0.25))
 
 
 def directly(volume: Volume, model: Path, **options: Any) -> Reconstruction:
@@ -204,6 +207,23 @@ def test_refinements_are_what_a_new_run_gives(
         assert relative_error(heatmap(refined, method), expected.heatmaps[method].array) < 3e-4, method
     assert refined["slices"] == first["slices"]  # no further pass through the network
     assert "encoder" not in refined["seconds"]
+
+
+def test_added_stages_are_refined_without_a_new_pass(client: EngineClient, volume: Volume, tmp_path: Path) -> None:
+    tried = {"class": "finding", "threshold": 1.0, "auc": 0.5, **dataclasses.asdict(ADDED)}
+    bundle = write_random_bundle(tmp_path / "model", calibration=[tried])
+    asked = {**SMALL, "methods": ["averaged-cam"], "stage": "2+3"}
+    first = answer(client, client.submit("reconstruct", **fields(client, volume, bundle, options=asked)))
+    assert first["type"] == "result", first
+    expected = directly(volume, bundle, **asked)
+    assert expected.variants["averaged-cam"] == ADDED
+    assert relative_error(heatmap(first, "averaged-cam"), expected.heatmaps["averaged-cam"].array) < 3e-4
+    for changes in ({"smooth_mm": 4.0}, {"stage": 3}, {"methods": ["tomographic-cam"], "stage": 2}):
+        refined = answer(client, client.submit("refine", options=changes, folder=str(client.newFolder())))
+        assert refined["type"] == "result", refined
+        (method,) = refined["heatmaps"]
+        array = directly(volume, bundle, **{**asked, **changes}).heatmaps[method].array
+        assert relative_error(heatmap(refined, method), array) < 3e-4, changes  # as above
 
 
 def test_what_was_not_kept_is_said(client: EngineClient, volume: Volume, bundle: Path) -> None:

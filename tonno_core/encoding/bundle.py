@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,12 +76,30 @@ class BundleSpec:
         """What a reconstruction under some settings (None: the model's own) makes for a method."""
         settings = settings or combine(defaults=self.defaults, explicit={})
         record = self.record(method, settings.class_name) or {}
-        return variant_of(method, settings, calibrated=record.get("settings"), defaults=self.defaults)
+        variant = variant_of(method, settings, calibrated=record.get("settings"), defaults=self.defaults)
+        return self.weighted(variant, settings.class_name)
+
+    def weighted(self, variant: Variant, class_name: str | None = None) -> Variant:
+        """A variant that adds up stages with the weights of the calibration's variant of these stages that is most
+        alike; as it is where there is none, and where it adds nothing up."""
+        if not isinstance(variant.stage, str) or variant.weights:
+            return variant
+        same = [one for one in self.tried(class_name) if (one.method, one.stage) == (variant.method, variant.stage)]
+        if not same:
+            return variant
+        names = choices_of(variant.method)
+        alike = max(same, key=lambda one: sum(getattr(one, name) == getattr(variant, name) for name in names))
+        return dataclasses.replace(variant, weights=alike.weights)
+
+    def tried(self, class_name: str | None = None) -> dict[Variant, dict[str, Any]]:
+        """The calibration's records for a class (None: the first) by what they are about."""
+        first = self.classes[0]
+        records = [one for one in self.calibration if one.get("class", first) == (class_name or first)]
+        return {_variant_in(one): one for one in records if one.get("method") in METHODS}
 
     def candidate(self, variant: Variant, class_name: str | None = None) -> dict[str, Any] | None:
         """The calibration's record of just this variant (its stage given) for a class, None where it has none."""
-        wanted = dataclasses.asdict(variant.canonical()) | {"class": class_name or self.classes[0]}
-        return next((one for one in self.calibration if {name: one.get(name) for name in wanted} == wanted), None)
+        return self.tried(class_name).get(variant.canonical())
 
     def record_of(self, variant: Variant, class_name: str | None = None) -> dict[str, Any] | None:
         """As `record`, with the threshold of just this variant and its settings where the calibration tried it."""
@@ -89,6 +108,11 @@ class BundleSpec:
             return record
         own = {name: tried[name] for name in choices_of(variant.method)}
         return {**record, **tried, "settings": {**record.get("settings", {}), **own}}
+
+
+def _variant_in(record: Mapping[str, Any]) -> Variant:
+    names = [field.name for field in dataclasses.fields(Variant)]
+    return Variant(**{name: record[name] for name in names if name in record}).canonical()
 
 
 def threshold_key(method: str, class_name: str | None, classes: tuple[str, ...]) -> str:
@@ -273,6 +297,12 @@ def _checked(data: dict[str, Any], path: Path) -> BundleSpec:
                 Variant(method, **{name: chosen[name] for name in choices_of(method) if name in chosen})
         except TonnoError as error:
             raise TonnoError(f"{path}: key 'thresholds', {key}: {error}") from error
+    for number, record in enumerate(data["calibration"]):
+        try:
+            if record.get("method") in METHODS:
+                _variant_in(record)
+        except (TonnoError, TypeError) as error:
+            raise TonnoError(f"{path}: key 'calibration', record {number + 1}: {first_line(error)}") from error
     known = {f.name for f in dataclasses.fields(BundleSpec)}
     values: dict[str, Any] = {name: value for name, value in data.items() if name in known}
     values["classes"] = tuple(values["classes"])

@@ -25,7 +25,7 @@ from tonno_core.evaluation.rows import Row, rows_of
 from tonno_core.evaluation.sheet import Entry, write_sheets
 from tonno_core.evaluation.summary import results_csv, summarize, summary_csv
 from tonno_core.segmentation.binarize import check_options
-from tonno_core.settings import METHODS, ReconstructionSettings, combine
+from tonno_core.settings import METHODS, ReconstructionSettings, Stage, combine, stages_of
 
 ALL = "all"
 
@@ -35,7 +35,7 @@ class Choices:
     """What was asked for, beside the settings of the reconstruction; names are those of the command line."""
 
     split: str = "test"
-    stages: Sequence[int] = ()
+    stages: Sequence[Stage] = ()
     min_volume_mm3: float = 0.0
     all_candidates: bool = False
     device: str = "auto"
@@ -165,16 +165,21 @@ def _row(task: Task) -> tuple[object, ...]:
 
 
 def _stages(
-    encoder: Classifier, bundle: Bundle, settings: ReconstructionSettings, class_name: str, asked: Sequence[int]
-) -> list[int]:
-    """Stages that were asked for, else all on which the class's logit depends."""
+    encoder: Classifier, bundle: Bundle, settings: ReconstructionSettings, class_name: str, asked: Sequence[Stage]
+) -> list[Stage]:
+    """Stages that were asked for, else all on which the class's logit depends and those that calibration added up."""
+    added = {one.stage for one in bundle.spec.tried(class_name) if isinstance(one.stage, str)}
     for stage in asked:
-        if not 1 <= stage <= encoder.stages:
+        if max(stages_of(stage)) > encoder.stages:
             raise TonnoError(f"--stage {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
+        if isinstance(stage, str) and stage not in added:
+            known = ", ".join(sorted(added, key=stages_of)) or "none"
+            raise TonnoError(f"--stage {stage}: the model's calibration added up {known}; see `tonno calibrate`")
     if asked:
-        return sorted(set(asked))
+        return sorted(set(asked), key=stages_of)
     size = settings.slice_size or bundle.spec.slice_size
-    return list(encoder.stages_with_maps(bundle.spec.classes.index(class_name), size))
+    single = encoder.stages_with_maps(bundle.spec.classes.index(class_name), size)
+    return [*single, *sorted(added, key=stages_of)]
 
 
 def _write_summary(

@@ -13,6 +13,7 @@ from tonno_core.settings import (
     SETTINGS_THAT_MATTER,
     SLICEWISE_METHODS,
     ReconstructionSettings,
+    Stage,
     Variant,
     choices_of,
 )
@@ -35,7 +36,7 @@ def rows_of(
     spec: BundleSpec,
     settings: ReconstructionSettings,
     *,
-    stages: Sequence[int],
+    stages: Sequence[Stage],
     last_stage: int,
     all_candidates: bool,
 ) -> dict[str, Row]:
@@ -58,7 +59,7 @@ def rows_of(
     return rows
 
 
-def _stage_rows(spec: BundleSpec, settings: ReconstructionSettings, best: Row, stage: int) -> dict[str, Row]:
+def _stage_rows(spec: BundleSpec, settings: ReconstructionSettings, best: Row, stage: Stage) -> dict[str, Row]:
     """A method at one stage; its other choices are those that the calibration found best there, else its own."""
 
     def chosen(variant: Variant, *, smoothed: bool = False) -> Row:
@@ -66,13 +67,18 @@ def _stage_rows(spec: BundleSpec, settings: ReconstructionSettings, best: Row, s
             return dataclasses.replace(best, best=False)
         return _row(spec, settings, _calibrated(spec, settings, variant, smoothed=smoothed))
 
-    method, at_stage = best.variant.method, dataclasses.replace(best.variant, stage=stage)
+    def at_stage(smooth_mm: float) -> Variant:
+        variant = dataclasses.replace(best.variant, stage=stage, smooth_mm=smooth_mm, weights=())
+        return spec.weighted(variant, settings.class_name)
+
+    method, own = best.variant.method, best.variant.smooth_mm
+    if isinstance(stage, str) and not at_stage(own).weights:  # the calibration did not add them up for this method
+        return {}
     if method not in SLICEWISE_METHODS:
-        return {f"{method}@{stage}": chosen(at_stage)}
-    smooth = dataclasses.replace(at_stage, smooth_mm=best.variant.smooth_mm or STANDARD_SMOOTHING_MM)
+        return {f"{method}@{stage}": chosen(at_stage(own))}
     return {
-        f"{method}@{stage}": _row(spec, settings, dataclasses.replace(at_stage, smooth_mm=0.0)),
-        f"{method}@{stage} smoothed": chosen(smooth, smoothed=True),
+        f"{method}@{stage}": _row(spec, settings, at_stage(0.0)),
+        f"{method}@{stage} smoothed": chosen(at_stage(own or STANDARD_SMOOTHING_MM), smoothed=True),
     }
 
 
@@ -95,12 +101,9 @@ def _with_stage(variant: Variant, last_stage: int) -> Variant:
 
 def _candidates(spec: BundleSpec, settings: ReconstructionSettings) -> list[Variant]:
     """What the calibration tried for the wanted class and methods, the best of it first."""
-    of_class = settings.class_name or spec.classes[0]
-    records = [one for one in spec.calibration if one.get("class", spec.classes[0]) == of_class]
-    records = [one for one in records if one["method"] in settings.methods]
-    order = sorted(records, key=lambda one: -(one.get("auc") or 0.0))
-    names = [field.name for field in dataclasses.fields(Variant)]
-    return [Variant(**{name: one[name] for name in names if name in one}) for one in order]
+    tried = spec.tried(settings.class_name)
+    wanted = [one for one in tried if one.method in settings.methods]
+    return sorted(wanted, key=lambda one: -(tried[one].get("auc") or 0.0))
 
 
 def _calibrated(

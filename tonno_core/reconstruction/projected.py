@@ -65,8 +65,10 @@ class Projected:
         """Whether `finish` can make this variant (its stage given)."""
         if variant.smooth_mm > self.planes.smooth_mm:
             return False
-        raw = variant.raw()
-        return raw.method == "center" or raw in self.slicewise or self._inverter(raw) is not None
+        return all(
+            one.method == "center" or one in self.slicewise or self._inverter(one) is not None
+            for one in variant.parts()
+        )
 
     def covers(self, region: Region) -> bool:
         """Whether `finish` can be limited to a region."""
@@ -133,7 +135,7 @@ class Projected:
             if not self.gives(variant):
                 continue
             check()
-            values, grid = self._raw(variant.raw(), timings)
+            values, grid = self._raw(variant, timings)
             if grid is not None and variant.smooth_mm > 0:
                 nodes_mm = np.linalg.norm((self.planes.frame_to_ras @ grid.ijk_to_frame)[:3, :3], axis=0)
                 smooth = ndimage.gaussian_filter(values.float().cpu().numpy(), (variant.smooth_mm / nodes_mm)[::-1])
@@ -157,7 +159,17 @@ class Projected:
             yield name, one, plain, array
 
     def _raw(self, variant: Variant, timings: Timings) -> tuple[torch.Tensor, TargetGrid | None]:
-        """Values and their grid, None for the input's own."""
+        """Values before the smoothing and their grid, None for the input's own; stages added up on the grid."""
+        (first, weight), *others = variant.parts().items()
+        total, grid = self._part(first, timings)
+        if others:
+            total = total * weight
+        for part, weight in others:
+            total += weight * self._part(part, timings)[0]  # a method's stages share their grid
+        return total, grid
+
+    def _part(self, variant: Variant, timings: Timings) -> tuple[torch.Tensor, TargetGrid | None]:
+        """Of a raw variant of a single stage."""
         if variant.method == "center":
             return torch.as_tensor(self.planes.closeness()), None
         if variant in self.slicewise:

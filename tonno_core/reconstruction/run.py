@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -23,6 +23,7 @@ from tonno_core.settings import (
     ReconstructionSettings,
     Variant,
     choices_of,
+    stages_of,
 )
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.slicing.preparation import PreparedVolume, prepare_volume
@@ -241,7 +242,7 @@ class _Run:
 
     def _slicewise(self, plan: SlicePlan, method: str) -> None:
         grid = self.planes.grid(plan)
-        stages = _stages([one for one in self.variants.values() if one.method == method])
+        stages = _stages(_parts(one for one in self.variants.values() if one.method == method))
         projector = self._projector(stages, Timings(), self.control.check)
         means = average(projector.project(plan, advanced=self._advanced(plan)), plan, grid, stages)
         self._count(projector)
@@ -325,14 +326,25 @@ def _with_stage(variant: Variant, encoder: Encoder) -> Variant:
     if "stage" not in choices_of(variant.method):
         return variant
     stage = variant.stage if variant.stage is not None else max(1, encoder.stages - 1)
-    if stage > encoder.stages:
-        raise TonnoError(f"--stage {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
+    for each in stages_of(stage):
+        if each > encoder.stages:
+            raise TonnoError(f"--stage {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
+    if isinstance(stage, str) and not variant.weights:
+        raise TonnoError(
+            f"--stage {stage}: how much each of these counts in {variant.method} is not known; give one stage, or "
+            "those that the model's calibration added up (`tonno calibrate` tries neighbours)"
+        )
     return replace(variant, stage=stage)
 
 
+def _parts(variants: Iterable[Variant]) -> list[Variant]:
+    """The raw variants of single stages of which some are made, each once."""
+    return list(dict.fromkeys(part for one in variants for part in one.parts()))
+
+
 def _stages(variants: list[Variant]) -> tuple[int, ...]:
-    """The stages whose maps some variants need, each once, finest first."""
-    return tuple(sorted({one.stage for one in variants if one.stage is not None}))
+    """The stages whose maps some variants of single stages need, each once, finest first."""
+    return tuple(sorted({stage for one in variants for stage in stages_of(one.stage)}))
 
 
 def _scale_warnings(prepared: PreparedVolume, size: int, pixel_mm: float | None, zoom: bool) -> tuple[str, ...]:

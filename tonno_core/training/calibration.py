@@ -11,7 +11,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from tonno_core.encoding.bundle import (
-    Bundle,
-    BundleSpec,
-    threshold_key,
-)
-from tonno_core.errors import TonnoError
+from tonno_core.encoding.bundle import Bundle, BundleSpec, threshold_key
 from tonno_core.evaluation.metrics import auc
 from tonno_core.reconstruction import Reconstruction, reconstruct
 from tonno_core.settings import (
@@ -32,8 +28,8 @@ from tonno_core.settings import (
     ReconstructionSettings,
     Variant,
     choices_of,
-    variant_of,
 )
+from tonno_core.training.candidates import add_stages, default_candidates, neighbouring_stages
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.io import read_volume
 from tonno_core.volume.volume import Volume
@@ -42,6 +38,8 @@ from tonno_core.volume.volume import Volume
 SHARE_OF_VOLUMES = 0.95
 # The noise floor: one foreground voxel in a thousand of a negative scan reaches it.
 FLOOR_QUANTILE = 0.999
+# So many negative volumes say how much each stage counts where stages are added up, before all volumes are looked at.
+WEIGHING_VOLUMES = 8
 # What is tried for a method where the settings ask for nothing; stages are all that give maps. The same
 # smoothing for every method, so that none wins by a width that the others were not offered.
 _SMOOTHING = {"smooth_mm": (0.0, 4.0, 8.0, 12.0)}
@@ -91,11 +89,16 @@ class _Tried:
             return math.copysign(math.inf, difference) if difference else 0.0
         return difference / math.sqrt(squares / max(1, len(negative) + len(positive) - 2))
 
+    @property
+    def floor(self) -> float:
+        """The mean of the noise floors."""
+        return float(np.mean(self.floors))
+
     def numbers(self, quantile: float) -> dict[str, float | None]:
         """What a record says of it; the threshold is that quantile of the negatives' peaks."""
         return {
             "threshold": float(np.quantile(self.peaks[0], quantile)),
-            "noise_floor": float(np.mean(self.floors)),
+            "noise_floor": self.floor,
             "auc": self.auc,
         }
 
@@ -106,6 +109,7 @@ def calibrate(
     settings: ReconstructionSettings,
     *,
     candidates: Sequence[Variant] | None = None,
+    stages: Sequence[int] = (),
     class_index: int = 0,
     quantile: float = SHARE_OF_VOLUMES,
     device: str = "auto",
@@ -115,57 +119,48 @@ def calibrate(
     """Choose a variant and a threshold for each method of a bundle, from volumes with labels 0 and 1 of a class.
 
     settings: its methods, planes and whatever is not to be chosen. candidates: what to choose from, None for
-    `default_candidates`. The highest AUC wins, then the larger separation, then the first; without positive
-    volumes the first of each method. Without negative volumes there is no noise to measure: nothing is returned.
-    quantile: the share of the negative volumes that stay below the threshold everywhere; lower it where some of them
-    are known to hold the finding after all.
+    `default_candidates` of some stages (none: of all), and their neighbouring stages added up. The highest AUC wins,
+    then the larger separation, then the first; without positive volumes the first of each method. Without negative
+    volumes there is no noise to measure: nothing is returned. quantile: the share of the negative volumes that stay
+    below the threshold everywhere; lower it where some of them are known to hold the finding after all.
     """
     settings = dataclasses.replace(settings, class_name=bundle.spec.classes[class_index])
     if all(label for _, label in cases):
         return Calibration({}, [])
+    look = partial(_try, bundle, settings, device=device, precision=precision, progress=progress)
     if candidates is None:
-        candidates = default_candidates(bundle, settings, class_index=class_index)
+        candidates = default_candidates(bundle, settings, class_index=class_index, stages=stages)
+        if pairs := neighbouring_stages(candidates):
+            negatives = [case for case in cases if not case[1]][:WEIGHING_VOLUMES]
+            weighed = look(negatives, list(dict.fromkeys(chain.from_iterable(pairs))), "weighing stages")
+            floors = {one.variant: one.floor for one in weighed}
+            noisy = [pair for pair in pairs if min(floors[one] for one in pair) > 0]
+            candidates += [add_stages(pair, (floors[pair[0]], floors[pair[1]])) for pair in noisy]
+    return _chosen(look(cases, candidates, "calibrating"), bundle.spec, settings, quantile)
+
+
+def _try(
+    bundle: Bundle,
+    settings: ReconstructionSettings,
+    cases: Sequence[tuple[Path, int]],
+    candidates: Sequence[Variant],
+    description: str,
+    *,
+    device: str,
+    precision: str,
+    progress: bool,
+) -> list[_Tried]:
+    """The candidates' peaks and floors in all cases."""
     variants = {str(index): one for index, one in enumerate(candidates)}
     tried: dict[str, _Tried] = {}
-    for path, label in tqdm(cases, desc="calibrating", unit="volume", disable=not progress):
+    for path, label in tqdm(cases, desc=description, unit="volume", disable=not progress):
         measured, result = _measure(read_volume(path), bundle, settings, variants, device, precision)
         for name, (peak, floor) in measured.items():
             one = tried.setdefault(name, _Tried(result.variants[name]))
             one.peaks[label].append(peak)
             if label == 0:
                 one.floors.append(floor)
-    return _chosen(list(tried.values()), bundle.spec, settings, quantile)
-
-
-def default_candidates(
-    bundle: Bundle, settings: ReconstructionSettings, *, class_index: int = 0, stages: Sequence[int] = ()
-) -> list[Variant]:
-    """For each method of the settings the model's default, then all of its ladder that the settings leave open.
-
-    stages: to choose among (empty: all that give maps).
-    """
-    size = settings.slice_size or bundle.spec.slice_size
-    encoder = bundle.classifier(slice_size=size)
-    for stage in stages:
-        if not 1 <= stage <= encoder.stages:
-            raise TonnoError(f"--stage {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
-    ladder = {"stage": tuple(stages) or encoder.stages_with_maps(class_index, size)}
-    candidates = []
-    for method in settings.methods:
-        default = variant_of(method, settings, defaults=bundle.spec.defaults)
-        if "stage" in choices_of(method) and (
-            default.stage is None or default.stage not in (stages or [default.stage])
-        ):
-            default = dataclasses.replace(default, stage=stages[0] if stages else max(1, encoder.stages - 1))
-        ladders = {**ladder, **LADDERS[method]}
-        steps = [
-            ladders[name] if name in ladders and getattr(settings, name) is None else (getattr(default, name),)
-            for name in choices_of(method)
-        ]
-        candidates.append(default)
-        for chosen in product(*steps):
-            candidates.append(Variant(method, **dict(zip(choices_of(method), chosen, strict=True))))
-    return list(dict.fromkeys(candidates))
+    return list(tried.values())
 
 
 def _measure(

@@ -11,7 +11,7 @@ from tonno_core.cohort.manifest import Manifest, read_manifest
 from tonno_core.encoding.bundle import Bundle, BundleSpec, check_can_write, load_bundle, save_bundle
 from tonno_core.errors import TonnoError
 from tonno_core.settings import METHODS, choices_of, combine
-from tonno_core.training.calibration import SHARE_OF_VOLUMES, calibrate, default_candidates
+from tonno_core.training.calibration import SHARE_OF_VOLUMES, calibrate
 
 
 def recalibrate(
@@ -89,7 +89,7 @@ def calibrate_bundle(
             bundle,
             labelled,
             settings,
-            candidates=default_candidates(bundle, settings, class_index=index, stages=stages),
+            stages=stages,
             class_index=index,
             quantile=quantile,
             device=device,

@@ -18,7 +18,7 @@ from tonno_core.reconstruction.projected import Projected
 from tonno_core.reconstruction.result import PlaneProfile, Reconstruction
 from tonno_core.reconstruction.run import project, resolve
 from tonno_core.segmentation.binarize import otsu_threshold
-from tonno_core.settings import ReconstructionSettings, Variant, choices_of, combine
+from tonno_core.settings import ReconstructionSettings, combine
 from tonno_core.slicing.region import Region
 from tonno_core.timing import Timings
 from tonno_core.volume.volume import Matrix, Volume
@@ -106,7 +106,7 @@ class Engine:
         heatmaps = {
             method: {
                 "array": write_array(folder / f"heatmap-{method}.npy", heatmap.array, job),
-                "variant": _plain(result.variants[method]),
+                "variant": {"method": method, **result.variants[method].choices()},
                 "threshold": ready.record(result.variants[method], result.class_name),
                 "otsu": _otsu(heatmap, result.inside),
             }
@@ -200,10 +200,6 @@ def _otsu(heatmap: Volume, inside: npt.NDArray[np.bool_]) -> float | None:
         return otsu_threshold(Volume(heatmap.array[some], heatmap.ijk_to_ras), inside[some])
     except TonnoError:  # nothing to split
         return None
-
-
-def _plain(variant: Variant) -> dict[str, Any]:
-    return {"method": variant.method} | {name: getattr(variant, name) for name in choices_of(variant.method)}
 
 
 def _profiles(result: Reconstruction) -> int:
