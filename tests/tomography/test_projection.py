@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.analytic import Blobs, grid_around, make_blobs
-from tests.device import ToyStream
+from tests.device import ToyMemory, ToyStream
 from tonno_core.encoding.encoder import PixelSum
 from tonno_core.errors import TonnoError
 from tonno_core.settings import CamKind
@@ -298,9 +298,35 @@ def test_another_failure_ahead_comes_after_what_was_done_before(monkeypatch: pyt
     assert done == [0, 2]
 
 
+@pytest.mark.parametrize(("fit", "spare", "expected"), [(True, 2, 16), (True, -2, 8), (False, 2, 100)])
+def test_the_batch_is_what_memory_holds_where_none_was_asked_for(
+    fit: bool, spare: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = Counting()
+    # Two directions of 16 slices are cut in any case, of 16 x 16 pixels in float32, three times.
+    held = 3 * 32 * 16 * 16 * 4
+    memory = ToyMemory(int((1000 + 16 * 700 + held) / 0.8) + spare, constant=1000, each=700, batches=encoder.batches)
+    monkeypatch.setattr(projection, "memory_of", lambda device: memory)
+    source = SliceSource.from_volume(VOLUME)
+    projector = Projector(encoder, source, 0, CAM, batch_size=100, fit=fit)
+    found = gather(projector)
+    assert (projector.batch_size, memory.peaks) == (expected, 2 * fit)
+    torch.testing.assert_close(found, gather(Projector(Counting(), source, 0, CAM)), rtol=0, atol=1e-6)
+    assert projector.slices_total == 80  # those of the measurement are not counted
+
+
+def test_a_cpu_has_the_batch_that_was_asked_for() -> None:
+    encoder = Counting()
+    projector = Projector(encoder, SliceSource.from_volume(VOLUME), 0, CAM, batch_size=100, fit=True)
+    gather(projector)
+    assert projector.batch_size == 100
+    assert len(encoder.batches) == 2  # the blank slice's, and all others
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_gives_what_a_cpu_gives() -> None:
+@pytest.mark.parametrize("fit", [False, True])
+def test_a_gpu_gives_what_a_cpu_gives(fit: bool) -> None:
     blobs = make_blobs(3, 5, reach=24.0, sigmas=(4.0, 6.0))
     volume = blobs.on_grid((80, 80, 80), grid_around((0, 0, 0), (80, 80, 80), (0.8, 0.8, 0.8)))
     plan = SlicePlan(physical_frame([0, 0, 0], 32.0), sphere(60), slices=40, pixels=48)
@@ -308,7 +334,7 @@ def test_a_gpu_gives_what_a_cpu_gives() -> None:
     expected = gather(Projector(PixelSum(), SliceSource.from_volume(volume), 0, request), plan)
     on_gpu = SliceSource.from_volume(volume, device="cuda:0")
     for _ in range(3):  # memory that is used too early is not so every time
-        logits, maps = gather(Projector(PixelSum(), on_gpu, 0, request, batch_size=256), plan)
+        logits, maps = gather(Projector(PixelSum(), on_gpu, 0, request, batch_size=256, fit=fit), plan)
         # Coordinates in float32 are good to 1e-5 voxels, and the volume's steps are a hundredth of its peak.
         torch.testing.assert_close(logits.cpu(), expected[0], rtol=0, atol=1e-5)
         torch.testing.assert_close({stage: one.cpu() for stage, one in maps.items()}, expected[1], rtol=0, atol=1e-4)

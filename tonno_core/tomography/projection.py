@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from tonno_core.encoding.encoder import Encoder, check_finite
+from tonno_core.encoding.memory import fitting_batch, memory_of
 from tonno_core.errors import TonnoError, is_out_of_memory
 from tonno_core.settings import CamKind
 from tonno_core.slicing.plan import SlicePlan
@@ -63,14 +64,19 @@ class Projector:
         batch_size: int = 128,
         timings: Timings | None = None,
         check: Callable[[], None] | None = None,
+        fit: bool = False,
     ) -> None:
-        """check: called between batches of the encoder; what it raises ends the projection."""
+        """check: called between batches of the encoder; what it raises ends the projection.
+
+        fit: ``batch_size`` is the most, and fewer are taken where a GPU's free memory holds fewer.
+        """
         self._encoder = encoder
         self._source = source
         self._class_index = class_index
         self._cam = cam
         self._timings = timings or Timings()
         self._check = check or (lambda: None)
+        self._fit = fit
         self.batch_size = batch_size
         self.slices_total = 0
         self.slices_blank = 0
@@ -78,6 +84,7 @@ class Projector:
 
     def project(self, plan: SlicePlan, *, advanced: Callable[[int], None] | None = None) -> Iterator[Projections]:
         """All directions of a plan in order, a few at a time; ``advanced`` gets the number just done."""
+        self._fit_batch(plan)
         start, stop = 0, len(plan.directions)
         with Ahead(lambda which: self._cut(plan, which), side_stream(self._source.array.device)) as ahead:
             while start < stop:
@@ -162,6 +169,16 @@ class Projector:
             return self._encoder.logits(slices)[:, self._class_index], {}
         logits, maps = self._encoder.cam(slices, self._class_index, self._cam.stages, self._cam.kind)
         return logits[:, self._class_index], dict(zip(self._cam.stages, maps, strict=True))
+
+    def _fit_batch(self, plan: SlicePlan) -> None:
+        """Before anything is cut: as many slices as the device's free memory holds."""
+        memory = memory_of(self._source.array.device)
+        if not self._fit or memory is None:
+            return
+        blank = self._source.array.new_full((1, plan.pixels, plan.pixels), self._source.fill)
+        least = int(np.sort(plan.counts)[-_AT_LEAST:].sum())
+        with self._timings.measure("batch size"):
+            self.batch_size = fitting_batch(memory, self._encode_chunk, blank, self.batch_size, least)
 
     def _shrink(self, failed: int, error: Exception) -> None:
         """Go on with half the batch; the allocator's cache is emptied first. What is no lack of memory is raised."""
