@@ -88,6 +88,19 @@ def test_only_cuda_is_measured() -> None:
     assert isinstance(memory_of(torch.device("cuda:0")), CudaMemory)
 
 
+def test_what_is_asked_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 900 bytes of the device are free; torch has 300 of it, of which tensors use 200.
+    counters = {"used": 200, "peak": 10_000}  # a peak of what was before
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (900, 2000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 300)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: counters["used"])
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: counters["peak"])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: counters.update(peak=counters["used"]))
+    memory = CudaMemory(torch.device("cuda:0"))
+    assert memory.free() == 900 + 300 - 200
+    assert memory.peak(lambda: counters.update(peak=max(counters["peak"], 750))) == 550
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_tells_its_peak() -> None:

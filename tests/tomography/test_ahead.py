@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
 
 from tests.device import ToyStream
-from tonno_core.tomography.ahead import Ahead, side_stream
+from tonno_core.tomography.ahead import Ahead, CudaStream, side_stream
 
 RANGES = [slice(0, 2), slice(2, 4), slice(4, 5)]
 
@@ -107,6 +109,39 @@ def test_an_early_end_leaves_nothing() -> None:
 def test_only_cuda_has_streams() -> None:
     assert side_stream(torch.device("cpu")) is None
     assert side_stream(torch.device("mps")) is None
+
+
+def test_what_is_asked_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+
+    class Stream:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def wait_stream(self, other: Stream) -> None:
+            log.append(f"{self.name} waits for {other.name}")
+
+    class Tensor:
+        def record_stream(self, stream: Stream) -> None:
+            log.append(f"used in {stream.name}")
+
+    main = Stream("main")
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device, priority: Stream(f"side of priority {priority}"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: main)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext(log.append(f"work in {stream.name}")))
+
+    def make(which: slice) -> Any:
+        return Tensor(), Tensor()
+
+    with Ahead(make, CudaStream(torch.device("cuda:0"))) as ahead:
+        ahead.start(RANGES[0])
+        ahead.take(RANGES[0])
+        log.append("taken")
+    side = "side of priority -1"
+    assert log == [
+        f"{side} waits for main", f"work in {side}",
+        f"main waits for {side}", "used in main", "used in main", "taken", f"main waits for {side}",
+    ]  # fmt: skip
 
 
 @pytest.mark.cuda
