@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.analytic import grid_around, make_blobs, slope
+from tests.device import ToyMemory
 from tonno_core.control import Cancelled, Control, Preview
 from tonno_core.encoding.ready import prepare_model
 from tonno_core.reconstruction import project
@@ -17,6 +18,7 @@ from tonno_core.reconstruction.run import resolve
 from tonno_core.settings import ReconstructionSettings, Variant
 from tonno_core.slicing.frame import physical_frame
 from tonno_core.timing import Timings
+from tonno_core.tomography import projection
 
 SHAPE = (24, 26, 28)
 VOLUME = make_blobs(0, 5, reach=14.0, sigmas=(6.0, 9.0)).on_grid(SHAPE, grid_around((0, 0, 0), SHAPE, (2, 2, 2)))
@@ -109,6 +111,15 @@ def test_an_early_end_is_a_whole_run_of_fewer_directions() -> None:
     # The same as if only these directions had been asked for, which no setting can say: their own mean.
     inverter = projected.inverters[0]
     assert len(inverter.logits) == projected.directions
+
+
+def test_a_batch_that_was_asked_for_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = ToyMemory(10**9, constant=1000, each=0)
+    monkeypatch.setattr(projection, "memory_of", lambda device: memory)
+    project(VOLUME, READY, SETTINGS, batch_size=44)
+    assert memory.peaks == 0
+    project(VOLUME, READY, SETTINGS)
+    assert memory.peaks == 4  # two for the axes' logits, two for the maps
 
 
 def test_methods_whose_turn_did_not_come_are_not_given() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from tests.analytic import Blobs, grid_around, make_blobs
+from tests.device import ToyMemory, ToyStream
 from tonno_core.encoding.encoder import PixelSum
 from tonno_core.errors import TonnoError
 from tonno_core.settings import CamKind
@@ -187,6 +190,166 @@ def test_no_memory_for_one_slice_is_said_plainly() -> None:
     assert "--slice-size" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+
+
+# --- on a GPU, by stand-ins
+
+
+class Watched:
+    """A stream's stand-in in a projection's place, and what is cut, encoded and yielded in turn."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fail: Callable[[bool, int], None] | None = None) -> None:
+        self.stream = ToyStream()
+        self.log: list[str] = []
+        self.slices: list[weakref.ref[torch.Tensor]] = []
+        monkeypatch.setattr(projection, "side_stream", lambda device: self.stream)
+
+        def cut(source: SliceSource, plan: SlicePlan, which: slice) -> torch.Tensor:
+            self.log.append(f"cut {which.start}{' ahead' if self.stream.inside else ''}")
+            if fail is not None:
+                fail(self.stream.inside, int(plan.counts[which].sum()))
+            slices = sample_needed(source, plan, which)
+            self.slices.append(weakref.ref(slices))
+            return slices
+
+        monkeypatch.setattr(projection, "sample_needed", cut)
+
+    def encoder(self) -> Counting:
+        watched = self
+
+        class Encoder(Counting):
+            def logits(self, slices: torch.Tensor) -> torch.Tensor:
+                watched.log.append("encode")
+                return super().logits(slices)
+
+        return Encoder()
+
+
+def test_the_next_directions_are_cut_beside_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = SliceSource.from_volume(VOLUME)
+    expected = gather(Projector(Counting(), source, 0, CAM, batch_size=64))
+    watched = Watched(monkeypatch)
+    parts = []
+    for one in Projector(watched.encoder(), source, 0, CAM, batch_size=40).project(PLAN):
+        watched.log.append(f"yield {one.which.start}")
+        parts.append(one)
+        # Only what is ahead is still in memory.
+        assert [cut() is not None for cut in watched.slices] == [False] * len(parts) + [True] * (len(parts) < 3)
+    assert torch.equal(torch.cat([one.logits for one in parts]), expected[0])
+    assert torch.equal(torch.cat([one.maps[1] for one in parts]), expected[1][1])
+    # The blank slice's answer first; then the encoder has its batch before the next is cut, which no batch waits for.
+    assert watched.log == [
+        "cut 0", "encode", "encode", "cut 2 ahead", "yield 0",
+        "encode", "cut 4 ahead", "yield 2", "encode", "yield 4",
+    ]  # fmt: skip
+
+
+def test_a_cancel_or_an_early_end_leaves_nothing_beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = 0
+
+    def check() -> None:
+        nonlocal checks
+        checks += 1
+        if checks == 4:  # of the second batch, after the first's, its blank slice's and its encoder's
+            raise KeyboardInterrupt
+
+    watched = Watched(monkeypatch)
+    projector = Projector(watched.encoder(), SliceSource.from_volume(VOLUME), 0, None, batch_size=40, check=check)
+    with pytest.raises(KeyboardInterrupt):
+        gather(projector)
+    assert watched.log == ["cut 0", "encode", "encode", "cut 2 ahead"]
+    checks = 10
+    projections = projector.project(PLAN)
+    next(projections)
+    assert watched.slices[-1]() is not None
+    projections.close()
+    assert [one() for one in watched.slices] == [None] * 4
+    assert watched.stream.log[-1] == "join"
+
+
+def test_what_cannot_be_cut_ahead_is_cut_in_its_turn_and_then_in_smaller_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = SliceSource.from_volume(VOLUME)
+    expected = gather(Projector(Counting(), source, 0, CAM))
+
+    def scarce(ahead: bool, count: int) -> None:
+        if ahead or count > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    watched = Watched(monkeypatch, scarce)
+    projector = Projector(Counting(), source, 0, CAM, batch_size=100)
+    torch.testing.assert_close(gather(projector), expected, rtol=0, atol=1e-6)
+    # Five directions of 16 slices in all, at once, in 50, then two by two.
+    assert watched.log == ["cut 0", "cut 0", "cut 0", "cut 2 ahead", "cut 2", "cut 4"]
+    assert projector.batch_size == 25
+
+
+def test_another_failure_ahead_comes_after_what_was_done_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(ahead: bool, count: int) -> None:
+        if count == 16:  # the last direction alone
+            raise RuntimeError("shapes differ")
+
+    Watched(monkeypatch, fail)
+    done = []
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        for one in Projector(Counting(), SliceSource.from_volume(VOLUME), 0, None, batch_size=40).project(PLAN):
+            done.append(one.which.start)
+    assert done == [0, 2]
+
+
+@pytest.mark.parametrize(("fit", "spare", "expected"), [(True, 2, 16), (True, -2, 8), (False, 2, 100)])
+def test_the_batch_is_what_memory_holds_where_none_was_asked_for(
+    fit: bool, spare: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = Counting()
+    # Two directions of 16 slices are cut in any case, of 16 x 16 pixels in float32, three times.
+    held = 3 * 32 * 16 * 16 * 4
+    memory = ToyMemory(int((1000 + 16 * 700 + held) / 0.8) + spare, constant=1000, each=700, batches=encoder.batches)
+    monkeypatch.setattr(projection, "memory_of", lambda device: memory)
+    source = SliceSource.from_volume(VOLUME)
+    projector = Projector(encoder, source, 0, CAM, batch_size=100, fit=fit)
+    found = gather(projector)
+    assert (projector.batch_size, memory.peaks) == (expected, 2 * fit)
+    torch.testing.assert_close(found, gather(Projector(Counting(), source, 0, CAM)), rtol=0, atol=1e-6)
+    assert projector.slices_total == 80  # those of the measurement are not counted
+
+
+def test_a_cpu_has_the_batch_that_was_asked_for() -> None:
+    encoder = Counting()
+    projector = Projector(encoder, SliceSource.from_volume(VOLUME), 0, CAM, batch_size=100, fit=True)
+    gather(projector)
+    assert projector.batch_size == 100
+    assert len(encoder.batches) == 2  # the blank slice's, and all others
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("fit", [False, True])
+def test_a_gpu_gives_what_a_cpu_gives(fit: bool) -> None:
+    blobs = make_blobs(3, 5, reach=24.0, sigmas=(4.0, 6.0))
+    volume = blobs.on_grid((80, 80, 80), grid_around((0, 0, 0), (80, 80, 80), (0.8, 0.8, 0.8)))
+    plan = SlicePlan(physical_frame([0, 0, 0], 32.0), sphere(60), slices=40, pixels=48)
+    request = CamRequest("layercam", (1, 2))
+    expected = gather(Projector(PixelSum(), SliceSource.from_volume(volume), 0, request), plan)
+    on_gpu = SliceSource.from_volume(volume, device="cuda:0")
+    for _ in range(3):  # memory that is used too early is not so every time
+        logits, maps = gather(Projector(PixelSum(), on_gpu, 0, request, batch_size=256, fit=fit), plan)
+        # Coordinates in float32 are good to 1e-5 voxels, and the volume's steps are a hundredth of its peak.
+        torch.testing.assert_close(logits.cpu(), expected[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close({stage: one.cpu() for stage, one in maps.items()}, expected[1], rtol=0, atol=1e-4)
+
+
+def test_answers_that_are_no_numbers_are_not_given() -> None:
+    class Overflowing(Counting):
+        def logits(self, slices: torch.Tensor) -> torch.Tensor:
+            return super().logits(slices) / (slices.amax((1, 2)) < 0.5)[:, None]
+
+    done = []
+    with pytest.raises(TonnoError, match="logits are not finite numbers; try --precision float32"):
+        for one in Projector(Overflowing(), SliceSource.from_volume(VOLUME), 0, CAM, batch_size=32).project(PLAN):
+            done.append(one)
+    assert not done  # the blob, of height 1, is in the first directions' slices
 
 
 def test_directions_come_in_order_and_are_announced() -> None:

@@ -96,7 +96,7 @@ class WholeRun:
         return (self.result.slices_total - axes) * share / self.seconds["encoder"]
 
     def stages(self) -> dict[str, float]:
-        """Seconds by stage; they add up to the total."""
+        """Seconds by stage; they add up to the total, or to more on CUDA, where slicing goes on beside the encoder."""
         found = {stage: sum(self.seconds.get(step, 0.0) for step in steps) for stage, steps in STAGES.items()}
         return {**found, REST: max(0.0, self.seconds["total"] - sum(found.values()))}
 

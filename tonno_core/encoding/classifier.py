@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from tonno_core.encoding.cam import activation_map, gradients_at
+from tonno_core.encoding.encoder import check_finite
 from tonno_core.encoding.normalization import NormKind, fold_batch_norm, to_group_norm
 from tonno_core.errors import TonnoError, first_line
 from tonno_core.settings import CamKind
@@ -90,7 +91,7 @@ def place(model: nn.Module, device: torch.device) -> bool:
 def try_slice(encoder: Classifier, size: int, name: str) -> None:
     """Have one blank slice of ``size`` pixels classified; raises TonnoError where the model refuses that size."""
     try:
-        encoder.logits(torch.zeros(1, size, size, device=encoder.device))
+        check_finite(encoder.logits(torch.zeros(1, size, size, device=encoder.device)))
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # as models refuse
@@ -321,11 +322,6 @@ class Classifier:
         dtype = next(self.model.parameters()).dtype
         exact = features.to(dtype) if isinstance(features, torch.Tensor) else [one.to(dtype) for one in features]
         logits: torch.Tensor = self.model.forward_head(exact)
-        if not logits.isfinite().all():
-            raise TonnoError(
-                f"the classifier's logits are not finite numbers in {str(self._precision).removeprefix('torch.')}; "
-                "try --precision float32, else look at its weights and its intensity normalisation"
-            )
         return logits
 
     def _autocast(self) -> torch.autocast:

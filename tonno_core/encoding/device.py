@@ -1,6 +1,7 @@
 """Device and precision by name. Chosen by what the hardware is, never by a timing: results stay repeatable.
 
-The one thing that is timed, once, is the layout in memory (`encoding.layout`).
+The one thing that is timed, once, is the layout in memory (`encoding.layout`). How many slices a GPU takes at once
+follows from its free memory (`encoding.memory`), in powers of two.
 """
 
 from __future__ import annotations

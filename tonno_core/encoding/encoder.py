@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
+from tonno_core.errors import TonnoError
 from tonno_core.settings import CamKind
 
 
@@ -28,6 +29,13 @@ class Encoder(Protocol):
         self, slices: torch.Tensor, class_index: int, stages: tuple[int, ...], kind: CamKind
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """Logits ``B K`` and one class's activation maps ``B h w`` at each of some stages, in one pass."""
+
+
+def check_finite(logits: torch.Tensor) -> None:
+    """Raise TonnoError for logits that are NaN or infinite. Waits for a GPU to have them, as encoders do not."""
+    if not logits.isfinite().all():
+        precision = "--precision float32, else look at its weights and its intensity normalisation"
+        raise TonnoError(f"the classifier's logits are not finite numbers; try {precision}")
 
 
 class PixelSum:

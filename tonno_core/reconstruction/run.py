@@ -34,7 +34,8 @@ from tonno_core.tomography.inversion import Inverter, average
 from tonno_core.tomography.projection import CamRequest, Projector
 from tonno_core.volume.volume import Volume
 
-# Slices of 96 x 96 pixels in one batch of the encoder; larger slices, fewer of them.
+# Slices of 96 x 96 pixels in one batch of the encoder; larger slices, fewer of them. On a GPU the most: 2048 have work
+# for each of its units many times over, and its free memory may hold fewer (`encoding.memory`).
 CPU_BATCH, GPU_BATCH = 128, 2048
 # The first preview is of so many directions, at least, and of this share of all.
 _FIRST_PREVIEW, _PREVIEW_SHARE = 4, 1 / 32
@@ -172,6 +173,7 @@ class _Run:
         self.planes, self.encoder = projected.planes, projected.ready.encoder
         self.class_index = self.encoder.classes.index(projected.class_name)
         standard = GPU_BATCH if projected.ready.device.type == "cuda" else CPU_BATCH
+        self.fit = batch_size is None
         self.batch_size = batch_size or max(4, round(standard * (96 / self.planes.pixels) ** 2))
         self.done = self.total = 0
         self.previews = _Previews(every=self.control.every_preview)
@@ -264,7 +266,8 @@ class _Run:
 
     def _projector(self, stages: tuple[int, ...], timings: Timings, check: Callable[[], None]) -> Projector:
         request = CamRequest(self.planes.settings.cam, stages) if stages else None
-        return Projector(self.encoder, self.source, self.class_index, request, self.batch_size, timings, check)
+        batch = self.batch_size, timings, check, self.fit
+        return Projector(self.encoder, self.source, self.class_index, request, *batch)
 
     def _advanced(self, plan: SlicePlan) -> Callable[[int], None]:
         position = 0
@@ -280,7 +283,7 @@ class _Run:
     def _count(self, projector: Projector) -> None:
         self.projected.slices_total += projector.slices_total
         self.projected.slices_blank += projector.slices_blank
-        self.batch_size = projector.batch_size  # smaller, where the device's memory ran out
+        self.batch_size = projector.batch_size  # smaller, where the device has memory for fewer
 
 
 class _Previews:

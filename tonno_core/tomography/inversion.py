@@ -79,7 +79,10 @@ class Inverter:
         return torch.cat(self._logits)
 
     def add(self, batch: Projections, timings: Timings) -> None:
-        """Take in the next directions; the CAM methods need the maps of their stages."""
+        """Take in the next directions; the CAM methods need the maps of their stages.
+
+        On a GPU the host goes on before it is done, but for the copies of the directions in `Backprojector`.
+        """
         self._logits.append(batch.logits)
         for values in self._of_values.values():
             values.add(batch.logits, batch.which, timings)
@@ -156,10 +159,13 @@ class _ValueSum:
     def __init__(self, kind: FilterKind, plan: SlicePlan, grid: TargetGrid) -> None:
         self._kind, self._plan, self._grid = kind, plan, grid
         self._sum: Backprojector | None = None
+        self._matrix = torch.empty(0)
 
     def add(self, logits: torch.Tensor, which: slice, timings: Timings) -> None:
         with timings.measure("filter"):
-            profiles = logits @ _second_derivative(self._kind, self._plan, logits).T
+            if self._sum is None:  # once: a copy to a GPU waits for all that was asked of it
+                self._matrix = _second_derivative(self._kind, self._plan, logits)
+            profiles = logits @ self._matrix.T
         with timings.measure("backprojection: values"):
             self._sum = self._sum or self._grid.backprojector(logits)
             self._sum.add_profiles(profiles, self._plan.directions[which])

@@ -1,4 +1,9 @@
-"""The encoder's answer to all planes: p(s, n) and its maps p(s, u, v; n), in batches of directions."""
+"""The encoder's answer to all planes: p(s, n) and its maps p(s, u, v; n), in batches of directions.
+
+On CUDA a batch is handed to the encoder without waiting for it. Meanwhile the next directions are cut on a stream
+beside (`Ahead`), where blank slices are looked for as well; only then the host waits for the encoder, to see that its
+logits are numbers. On other devices one comes after the other.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +12,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from tonno_core.encoding.encoder import Encoder
+from tonno_core.encoding.encoder import Encoder, check_finite
+from tonno_core.encoding.memory import fitting_batch, memory_of
 from tonno_core.errors import TonnoError, is_out_of_memory
 from tonno_core.settings import CamKind
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.slicing.sampling import SliceSource, sample_needed
 from tonno_core.timing import Timings
+from tonno_core.tomography.ahead import Ahead, Tensors, side_stream
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,9 @@ class CamRequest:
     stages: tuple[int, ...]
 
 
+# Directions in a batch, where memory allows.
+_AT_LEAST = 2
+
 # The encoder's answers to a batch: logits ``B`` and, by stage, maps ``B h w``.
 _Answers = tuple[torch.Tensor, dict[int, torch.Tensor]]
 
@@ -55,14 +64,19 @@ class Projector:
         batch_size: int = 128,
         timings: Timings | None = None,
         check: Callable[[], None] | None = None,
+        fit: bool = False,
     ) -> None:
-        """check: called between batches of the encoder; what it raises ends the projection."""
+        """check: called between batches of the encoder; what it raises ends the projection.
+
+        fit: ``batch_size`` is the most, and fewer are taken where a GPU's free memory holds fewer.
+        """
         self._encoder = encoder
         self._source = source
         self._class_index = class_index
         self._cam = cam
         self._timings = timings or Timings()
         self._check = check or (lambda: None)
+        self._fit = fit
         self.batch_size = batch_size
         self.slices_total = 0
         self.slices_blank = 0
@@ -70,35 +84,46 @@ class Projector:
 
     def project(self, plan: SlicePlan, *, advanced: Callable[[int], None] | None = None) -> Iterator[Projections]:
         """All directions of a plan in order, a few at a time; ``advanced`` gets the number just done."""
-        start = 0
-        while start < len(plan.directions):
-            which = self._next(plan, start)
-            try:
-                with self._timings.measure("slicing"):
-                    slices = sample_needed(self._source, plan, which)
-            except (RuntimeError, MemoryError) as error:
-                self._shrink(self.batch_size, error)
-                continue
-            self._check()
-            with self._timings.measure("encoder"):
-                logits, maps = self._answers(slices)
-            del slices
-            spread = _Spread(plan, which)
-            yield Projections(which, spread(logits), {stage: spread(one) for stage, one in maps.items()})
-            start = which.stop
-            if advanced is not None:
-                advanced(which.stop - which.start)
+        self._fit_batch(plan)
+        start, stop = 0, len(plan.directions)
+        with Ahead(lambda which: self._cut(plan, which), side_stream(self._source.array.device)) as ahead:
+            while start < stop:
+                try:
+                    which, (slices, seen) = ahead.take(self._next(plan, start))
+                except (RuntimeError, MemoryError) as error:
+                    self._shrink(self.batch_size, error)
+                    continue
+                self._check()
+                with self._timings.measure("encoder"):
+                    logits, maps = self._answers(slices, seen)
+                del slices, seen
+                start = which.stop
+                if start < stop:
+                    ahead.start(self._next(plan, start))
+                with self._timings.measure("encoder"):
+                    check_finite(logits)
+                spread = _Spread(plan, which, logits.device)
+                yield Projections(which, spread(logits), {stage: spread(one) for stage, one in maps.items()})
+                if advanced is not None:
+                    advanced(which.stop - which.start)
 
     def _next(self, plan: SlicePlan, start: int) -> slice:
         """As many directions as fill a batch; at least two where memory allows, so that threads share the work."""
         filled = int(np.searchsorted(np.cumsum(plan.counts[start:]), self.batch_size, side="right"))
-        least = 2 if self.batch_size > 1 else 1
+        least = _AT_LEAST if self.batch_size > 1 else 1
         return slice(start, min(start + max(least, filled), len(plan.directions)))
 
-    def _answers(self, slices: torch.Tensor) -> _Answers:
-        """``B V U`` to logits ``B`` and maps ``B h w`` by stage. Slices that show only fill share one answer."""
-        low, high = torch.aminmax(slices.flatten(1), dim=1)
-        seen = ((low != self._source.fill) | (high != self._source.fill)).nonzero()[:, 0]
+    def _cut(self, plan: SlicePlan, which: slice) -> Tensors:
+        """Slices ``B V U`` and the indices of those that show more than fill, for which the host waits."""
+        with self._timings.measure("slicing"):
+            slices = sample_needed(self._source, plan, which)
+        with self._timings.measure("encoder"):
+            low, high = torch.aminmax(slices.flatten(1), dim=1)
+            seen = ((low != self._source.fill) | (high != self._source.fill)).nonzero()[:, 0]
+        return slices, seen
+
+    def _answers(self, slices: torch.Tensor, seen: torch.Tensor) -> _Answers:
+        """``B V U`` to logits ``B`` and maps ``B h w`` by stage. The slices that are not seen share one answer."""
         self.slices_total += len(slices)
         self.slices_blank += len(slices) - len(seen)
         if len(seen) == len(slices):
@@ -145,6 +170,16 @@ class Projector:
         logits, maps = self._encoder.cam(slices, self._class_index, self._cam.stages, self._cam.kind)
         return logits[:, self._class_index], dict(zip(self._cam.stages, maps, strict=True))
 
+    def _fit_batch(self, plan: SlicePlan) -> None:
+        """Before anything is cut: as many slices as the device's free memory holds."""
+        memory = memory_of(self._source.array.device)
+        if not self._fit or memory is None:
+            return
+        blank = self._source.array.new_full((1, plan.pixels, plan.pixels), self._source.fill)
+        least = int(np.sort(plan.counts)[-_AT_LEAST:].sum())
+        with self._timings.measure("batch size"):
+            self.batch_size = fitting_batch(memory, self._encode_chunk, blank, self.batch_size, least)
+
     def _shrink(self, failed: int, error: Exception) -> None:
         """Go on with half the batch; the allocator's cache is emptied first. What is no lack of memory is raised."""
         if not is_out_of_memory(error):
@@ -162,15 +197,16 @@ class Projector:
 class _Spread:
     """Puts answers ``N ...`` to the needed slices of some directions in their places among all: ``B T ...``."""
 
-    def __init__(self, plan: SlicePlan, which: slice) -> None:
+    def __init__(self, plan: SlicePlan, which: slice, device: torch.device) -> None:
         self._shape = (which.stop - which.start, plan.slices + 2)
-        self._source: npt.NDArray[np.intp] | None = None
+        self._source: torch.Tensor | None = None
         if plan.needed is not None:
             first, stop = plan.needed[which].T[:, :, None]  # B 1 each
             before = np.cumsum(plan.counts[which])[:, None] - (stop - first)
-            self._source = before + np.clip(np.arange(self._shape[1]), first, stop - 1) - first
+            source = before + np.clip(np.arange(self._shape[1]), first, stop - 1) - first
+            self._source = torch.as_tensor(source.ravel(), device=device)
 
     def __call__(self, answers: torch.Tensor) -> torch.Tensor:
         if self._source is not None:
-            answers = answers[torch.as_tensor(self._source.ravel(), device=answers.device)]
+            answers = answers[self._source]
         return answers.reshape(*self._shape, *answers.shape[1:])
