@@ -26,7 +26,10 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'
 	@touch $@
 
+# OpenGL without a screen too, where root can have it from Debian; else the tests of pictures say what they lack.
 $(VENV)/.test: pyproject.toml | $(BIN)/python
+	@ldconfig -p 2>/dev/null | grep -q libEGL.so.1 || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
+	  { apt-get update -qq && apt-get install -y -qq libegl1 libegl-mesa0 libgl1; } || true
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@ $(VENV)/.demo
 

@@ -392,6 +392,8 @@ BAD_VOLUMES: dict[str, tuple[str, Callable[[Path], Path], str]] = {
     "single slice": ("a.nii.gz", lambda path: write_image(RAMP[:1], path), "a single slice"),
     "vector": ("a.nrrd", lambda path: write_image(RAMP, path, vector=True), "6 values per voxel"),
     "constant": ("a.nrrd", lambda path: write_image(RAMP * 0 + 7, path), "every voxel is 7; expected an image with"),
+    "huge voxel": ("a.nrrd", lambda path: write_image(RAMP * 1e28, path), "expected magnitudes up to 1e+15"),
+    "no contrast": ("a.nrrd", lambda path: write_image(RAMP * 1e-22, path), "and differences from 1e-15"),
     "only NaN": ("a.nrrd", lambda path: write_image(RAMP * np.nan, path), "no finite voxel"),
     "singular affine": ("a.mha", singular, "its affine is singular"),
     "folder without DICOM": ("series", no_dicom, "no DICOM image in this folder"),
@@ -406,6 +408,29 @@ def test_bad_volumes(kind: str, tonno: Command, tmp_path: Path, monkeypatch: pyt
     line = tonno.refused("reconstruct", tmp_path / name, "--model", "pixel-sum", "--output", "deep/out", *COARSE)
     assert line.startswith(f"{tmp_path / name}: ")
     assert message in line
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of bytes that are no text are Linux's")
+def test_a_name_that_is_not_utf8_is_refused(tonno: Command, tmp_path: Path) -> None:
+    good = Path("scan.nii.gz").absolute()
+    bad = tmp_path / os.fsdecode(b"scan-\xe9.nii.gz")
+    bad.write_bytes(good.read_bytes())
+    folder = tmp_path / os.fsdecode(b"out-\xe9")
+    shown = f"{tmp_path}/scan-\\udce9.nii.gz: this name is not UTF-8; rename it"
+    assert tonno.refused("reconstruct", bad, "--model", "pixel-sum", "--output", tmp_path / "out", *COARSE) == shown
+    line = tonno.refused("reconstruct", good, "--model", "pixel-sum", "--output", folder, *COARSE)
+    assert line == f"{tmp_path}/out-\\udce9: this name is not UTF-8; rename it"
+    assert not folder.exists()
+
+
+def test_a_model_that_sees_nothing_of_a_scan_says_so(tonno: Command, tmp_path: Path) -> None:
+    # As a CT's window on an MRI.
+    model = write_random_bundle(tmp_path / "model", intensity="window:1e6:1e7")
+    status, said, _ = tonno("reconstruct", "scan.nii.gz", "--model", model, "--output", tmp_path / "out", *COARSE)
+    assert status == 0
+    assert "warning: every slice was blank: the model's intensities (window:1e6:1e7) leave nothing" in said
+    (warning,) = json.loads((tmp_path / "out/report.json").read_text())["warnings"]
+    assert warning.startswith("every slice was blank")
 
 
 @pytest.mark.parametrize(

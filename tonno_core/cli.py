@@ -63,7 +63,7 @@ def cli() -> None:
 @click.option("--cam", type=click.Choice(["layercam", "gradcam"]), help="Kind of class activation map.")
 @click.option("--stage", type=_stage, metavar="N|N+N", help="Of the CAM, 1 is the finest; 3+4: both, added up.")
 @click.option("--sigma-scale", type=float, metavar="X", help="Factor on Matched CAM's sigma (1: half a cell).")
-@click.option("--smooth-mm", type=float, metavar="G", help="3D Gaussian on the heatmap (off).")
+@click.option("--smooth-mm", type=float, metavar="G", help="3D Gaussian on the heatmap (the model's; off).")
 @click.option("--slices", type=int, metavar="M", help="Offsets along each direction.")
 @click.option("--directions", type=int, metavar="L", help="Directions.")
 @click.option("--lattice", type=click.Choice(["hemisphere", "sphere"]), help="Where directions lie (hemisphere).")
@@ -353,7 +353,7 @@ def bench(
     grid: str | None,
     **options: Any,
 ) -> None:
-    """Where the time of a reconstruction goes on this machine: of VOLUME, or the demo's head."""
+    """Where the time of a reconstruction goes on this machine: of VOLUME, or a head like the demo's."""
     from tonno_core.benchmark.command import bench as measure
 
     chosen = {"methods": methods or ("tonno",), "slices": slices, "directions": directions, "grid": grid}

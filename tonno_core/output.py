@@ -15,8 +15,18 @@ from typing import Any
 from tonno_core.errors import TonnoError
 
 
+def check_name(path: Path) -> None:
+    """Raise TonnoError for a name of bytes that are not UTF-8, which ITK's libraries cannot take."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        shown = os.fspath(path).encode(errors="backslashreplace").decode()
+        raise TonnoError(f"{shown}: this name is not UTF-8; rename it") from None
+
+
 def check_output(folder: Path, *, overwrite: bool) -> None:
     """Raise TonnoError if results cannot go here; asked before any work is done."""
+    check_name(folder)
     if folder.is_symlink() and not folder.exists():
         raise TonnoError(f"--output {folder}: is a link to nothing; choose another name")
     if folder.exists() and not folder.is_dir():

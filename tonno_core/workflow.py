@@ -199,7 +199,7 @@ def write_report(
         "slices": {"total": result.slices_total, "blank_and_skipped": result.slices_blank},
         "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
         "score": _number(result.score),
-        "explained_by_tonno": result.explained,
+        "explained_by_tonno": None if result.explained is None else _number(result.explained),
         "warnings": list(result.warnings),
         "profiles": [
             {"axis": p.axis, "offsets_mm": p.offsets_mm.tolist(), "logits": p.logits.tolist()} for p in result.profiles

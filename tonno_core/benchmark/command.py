@@ -50,8 +50,8 @@ def bench(
 ) -> str:
     """Measure, write ``bench.json`` and ``bench.png`` where an output is given, and return the tables.
 
-    volume: None for the demo's head. model: a bundle's folder, None for the demo's, or the name of a timm model, with
-    random weights: the time does not depend on them, but the logits are then so small that bfloat16 shows.
+    volume: None for a head like the demo's. model: a bundle's folder, None for the demo's, or the name of a timm model,
+    with random weights: the time does not depend on them, but the logits are then so small that bfloat16 shows.
     compare: also with the plain reference and PyEPRI.
     """
     if output is not None:

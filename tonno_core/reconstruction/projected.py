@@ -120,7 +120,7 @@ class Projected:
             device=str(self.ready.device),
             precision=str(self.ready.precision).removeprefix("torch."),
             layout=getattr(self.ready.encoder, "layout", ""),
-            warnings=self.warnings,
+            warnings=(*self.warnings, *self._blank_warning()),
             directions=self.directions,
             stopped=self.stopped,
         )
@@ -143,6 +143,15 @@ class Projected:
             array = self._on_input_grid(values, grid, timings).float().cpu().numpy()
             heatmaps[name] = volume.with_array(np.where(self.inside, array, np.float32(0.0)))
         return Preview(heatmaps, self.inside, self.directions, of)
+
+    def _blank_warning(self) -> tuple[str, ...]:
+        """Where the classifier saw nothing at all."""
+        if self.slices_blank < self.slices_total or not self.slices_total:
+            return ()
+        return (
+            f"every slice was blank: the model's intensities ({self.ready.intensity}) leave nothing of this volume; is "
+            "it the kind of image that the model was trained on?",
+        )
 
     def _arrays(
         self, variants: Mapping[str, Variant], timings: Timings
@@ -243,7 +252,7 @@ class Projected:
             which = slice(0, min(CHECKED_DIRECTIONS, inverter.directions))
             coarse = replace(inverter.plan, pixels=min(inverter.plan.pixels, inverter.plan.slices))
             sums = PixelSum().logits(sample_slices(source, coarse, which).flatten(0, 1))[:, 0]
-            pair = torch.stack([sums, inverter.logits[which].flatten().to(sums)])
+            pair = torch.stack([sums, inverter.logits[which].flatten().to(sums)]).double()  # squares of large sums
             if float(pair.std(dim=1).min()) == 0.0:
                 return 0.0
             return float(torch.corrcoef(pair)[0, 1] ** 2)

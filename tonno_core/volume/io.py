@@ -15,6 +15,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from tonno_core.errors import TonnoError
+from tonno_core.output import check_name
 from tonno_core.volume.header import Header
 from tonno_core.volume.itk import captured_stderr, run_itk
 from tonno_core.volume.volume import FloatArray, Matrix, Volume
@@ -23,6 +24,8 @@ READABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 WRITABLE = (".nii", ".nii.gz", ".nrrd")
 SPACING_LIMITS_MM = (0.001, 100.0)
 ORIGIN_LIMIT_MM = 1e6
+# Voxels up to the one, and contrast down to the other: their squares and a heatmap's sums of them fit into float32.
+LARGEST_VOXEL, SMALLEST_CONTRAST = 1e15, 1e-15
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -52,6 +55,7 @@ def read_mask(path: str | os.PathLike[str]) -> Volume:
 
 
 def _read(path: Path) -> tuple[FloatArray, Matrix]:
+    check_name(path)
     try:
         return _read_series(path) if path.is_dir() else _read_file(path)
     except OSError as error:
@@ -64,6 +68,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     Raises TonnoError for what `read_volume` refuses, except damage and values of the voxels.
     """
     path = Path(path)
+    check_name(path)
     try:
         if path.is_dir():
             files, ijk_to_ras = _find_series(path, whole=False)
@@ -104,6 +109,7 @@ def write_volume(
 def check_writable(ijk_to_ras: Matrix, path: str | os.PathLike[str]) -> None:
     """Raise what ``write_volume`` would for this name and geometry; ask before a long computation."""
     path = Path(path)
+    check_name(path)
     suffix = _suffix(path)
     if suffix not in WRITABLE:
         raise TonnoError(f"{path}: cannot write this format; name it {' or '.join(WRITABLE)}")
@@ -213,6 +219,12 @@ def _check_voxels(path: Path, array: FloatArray, replace_nonfinite: bool) -> Flo
         array[~finite] = array[finite].min()
     if array.min() == array.max():
         raise TonnoError(f"{path}: every voxel is {array.flat[0]:g}; expected an image with contrast")
+    largest, contrast = float(np.abs(array).max()), float(array.max()) - float(array.min())
+    if largest > LARGEST_VOXEL or contrast < SMALLEST_CONTRAST:
+        raise TonnoError(
+            f"{path}: voxels from {array.min():g} to {array.max():g}; expected magnitudes up to {LARGEST_VOXEL:g} and "
+            f"differences from {SMALLEST_CONTRAST:g}: repair the image, or its rescaling"
+        )
     return array
 
 
