@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -427,6 +428,15 @@ def test_positions_rounded_to_a_tenth_of_a_millimetre(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", [round(0.625 * k, 1) for k in range(12)])
     # The ends are rounded by up to 0.05 mm each, over 11 steps.
     assert read_volume(tmp_path / "ct").ijk_to_ras[2, 2] == pytest.approx(0.625, abs=0.1 / 11)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of bytes that are no text are Linux's")
+def test_a_slice_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    write_series(tmp_path, [0, 1, 2])
+    one = sorted(tmp_path.iterdir())[0]
+    one.rename(tmp_path / os.fsdecode(b"\xe9.dcm"))
+    with pytest.raises(TonnoError, match=r"\\udce9.dcm: this name is not UTF-8; rename it"):
+        read_volume(tmp_path)
 
 
 def test_folder_without_one_series(tmp_path: Path) -> None:

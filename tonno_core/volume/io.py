@@ -241,6 +241,8 @@ def _read_series(folder: Path) -> tuple[FloatArray, Matrix]:
 
 def _find_series(folder: Path, *, whole: bool) -> tuple[list[str], Matrix]:
     """Files of the folder's only series, in order, and its affine; ``whole``: no file may be truncated."""
+    for file in folder.iterdir():
+        check_name(file)
     series = sitk.ImageSeriesReader
     names = [
         series.GetGDCMSeriesFileNames(str(folder), uid)
