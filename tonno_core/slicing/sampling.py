@@ -34,13 +34,13 @@ class SliceSource:
     """A preprocessed volume on the device, ready to be sliced.
 
     array: 1 Z Y X, voxel values less ``fill``, so that the zeros outside the volume are the fill value.
-    ras_to_ijk: 4 x 4 from RAS mm to its voxel indices. content: where there is more than fill. mosaic: the
-    same voxels for the CPU, where they fit. kernel: for CUDA, where it runs; only with it may the array be float16.
+    ras_to_ijk: 4 x 4 from RAS mm to its voxel indices. kernel: for CUDA, where it runs; only with it may the array
+    be float16. Without it, content: where there is more than fill; mosaic: the same voxels for the CPU, where they fit.
     """
 
     array: torch.Tensor
     ras_to_ijk: Matrix
-    content: Content
+    content: Content | None
     fill: float = 0.0
     mosaic: Mosaic | None = None
     kernel: SamplePlanes | None = None
@@ -65,7 +65,7 @@ class SliceSource:
         stored = torch.float16 if half and kernel is not None and half_will_do(inner.array) else dtype
         on_device = torch.as_tensor(inner.array).to(stored).to(device)[None]
         mosaic = Mosaic(on_device[0]) if device.type == "cpu" and Mosaic.fits(inner.array.shape) else None
-        content = Content.of(inner.array, inner.ijk_to_ras)
+        content = Content.of(inner.array, inner.ijk_to_ras) if kernel is None else None
         ras_to_ijk = np.asarray(np.linalg.inv(inner.ijk_to_ras), dtype=np.float64)
         return SliceSource(on_device, ras_to_ijk, content, fill, mosaic, kernel)
 
@@ -75,6 +75,8 @@ class SliceSource:
         unit_to_ras: 4 x 4, from (x, y, z, 1) in [-1, 1]^3 over a ``T V U`` block to RAS mm.
         Returns T V U. Only samples that can meet the content are computed; the others are fill.
         """
+        if self.content is None:
+            raise ValueError("this source is for the kernel")
         values = torch.empty(shape, dtype=self.array.dtype, device=self.array.device) if out is None else out
         values.fill_(self.fill)
         runs = math.ceil(math.prod(shape) / _SAMPLES)
