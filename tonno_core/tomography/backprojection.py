@@ -15,7 +15,7 @@ import torch
 
 from tonno_core import kernels
 from tonno_core.slicing.plan import SlicePlan
-from tonno_core.tomography.maps import Maps, PointMaps
+from tonno_core.tomography.maps import Maps, PointMaps, TileMaps
 from tonno_core.tomography.profiles import ROUNDING, PointProfiles, Profiles, RowProfiles
 from tonno_core.volume.grid import affine_points, affine_slab, slabs
 from tonno_core.volume.volume import Matrix
@@ -48,7 +48,7 @@ class Backprojector:
         self._device, self._dtype, self._radius = device, dtype, radius
         self._profile_sum: Profiles | None = None
         self._map_sum: Maps | None = None
-        self._profile_count = self._map_count = 0
+        self._profile_count = self._map_count = self._channels = 0
         # The nodes of a grid that fits in one slab are computed once.
         parts = list(slabs(shape, _POINTS))
         self._slabs = parts
@@ -66,13 +66,13 @@ class Backprojector:
         """Mean over the directions so far: ``C Z Y X``."""
         if self._map_sum is None:
             raise ValueError("no maps were added")
-        return self._map_sum.total().reshape(-1, *self.shape) / self._map_count
+        return torch.stack([self.channel_mean(channel) for channel in range(self._channels)])
 
     def channel_mean(self, channel: int) -> torch.Tensor:
         """One channel of `map_mean`: ``Z Y X``."""
         if self._map_sum is None:
             raise ValueError("no maps were added")
-        return self._map_sum.total()[channel].reshape(self.shape) / self._map_count
+        return self._map_sum.total(channel).reshape(self.shape) / self._map_count
 
     def add_profiles(self, profiles: torch.Tensor, normals: npt.NDArray[np.float64]) -> None:
         """Add q_l(x . n_l) of B directions; profiles ``B M`` at offsets 2 m / (M - 1) - 1, normals B 3."""
@@ -88,7 +88,8 @@ class Backprojector:
         centre and the window's edge the outermost value goes on.
         """
         if self._map_sum is None:
-            self._map_sum = self._maps(maps.shape[1])
+            self._channels = maps.shape[1]
+            self._map_sum = self._maps(self._channels)
         self._map_sum.add(maps.to(self._dtype), plan, which)
         self._map_count += len(maps)
 
@@ -104,6 +105,8 @@ class Backprojector:
 
     def _maps(self, channels: int) -> Maps:
         like = torch.empty(0, dtype=self._dtype, device=self._device)
+        if like.device.type == "cpu":
+            return TileMaps(self._parts, channels, math.prod(self.shape), like)
         kernel = _kernel(like)
         if kernel is not None:
             maps: Maps = kernel.KernelMaps(self.shape, self._ijk_to_frame, self._wanted(), channels, like)
