@@ -1,7 +1,7 @@
 """Slices in one Triton kernel: a slice is an affine, and no coordinate is ever in memory.
 
 For CUDA, where Triton is (not on Windows); imported only there. Never run on a GPU yet: tests run it in Triton's
-interpreter, against float64 and ``grid_sample``.
+interpreter, against ``grid_sample`` in float64, and compile it for a GPU.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`PointProfiles` and `PointMaps` in a Triton kernel each: all directions of a batch, every node read and written once.
 
-For CUDA, where Triton is (not on Windows); imported only there. Never run on a GPU yet: tests run it in Triton's
-interpreter, against the plain way.
+For CUDA, where Triton is (not on Windows); imported only there. Never run on a GPU yet: tests run them in Triton's
+interpreter, against the plain ways, and compile them for a GPU.
 """
 
 from __future__ import annotations
