@@ -1,34 +1,48 @@
-"""The Triton kernel, in Triton's interpreter (on the CPU), against the plain way."""
+"""The Triton kernels, in Triton's interpreter (on the CPU), against the plain ways."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from importlib.util import find_spec
+import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests.triton_kernels import interpreted, machine_code, needs_triton
+from tonno_core import kernels
 from tonno_core.slicing.directions import hemisphere
+from tonno_core.slicing.plan import SlicePlan
 from tonno_core.tomography.backprojection import Backprojector
 from tonno_core.volume.grid import ijk_to_grid
 
-pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton, which torch for Linux brings")
+pytestmark = needs_triton
 
-# In a process of its own: the interpreter is chosen when Triton is imported.
-INTERPRETED = """
-import sys, numpy as np, torch
+PROFILES = """
 from tonno_core.tomography.kernel import KernelProfiles
-given = np.load(sys.argv[1])
-shape = tuple(int(n) for n in given["shape"])
-wanted = torch.as_tensor(given["wanted"])
-sums = KernelProfiles(shape, given["matrix"], wanted, torch.zeros(()))
+shape = tuple(given["shape"].tolist())
+sums = KernelProfiles(shape, given["matrix"], torch.as_tensor(given["wanted"]), torch.zeros(()))
 profiles = torch.as_tensor(given["profiles"])
 for part in (slice(0, 5), slice(5, None)):
     sums.add(profiles[part], given["normals"][part])
-np.save(sys.argv[2], sums.total().numpy())
+found["total"] = sums.total().numpy()
+
+from tonno_core import kernels
+found["works"] = kernels.proven("tonno_core.tomography.kernel", torch.device("cpu")) is not None
+"""
+
+MAPS = """
+from tonno_core.slicing.plan import SlicePlan
+from tonno_core.tomography.kernel import KernelMaps
+shape = tuple(given["shape"].tolist())
+for case, pixels in enumerate(given["pixels"].tolist()):
+    maps = torch.as_tensor(given[f"maps{case}"])
+    plan = SlicePlan(np.eye(4), given["normals"], maps.shape[2], pixels)
+    wanted = torch.as_tensor(given[f"wanted{case}"]) if f"wanted{case}" in given else None
+    sums = KernelMaps(shape, given["matrix"], wanted, maps.shape[1], torch.zeros(()))
+    for which in (slice(0, 2), slice(2, len(maps))):
+        sums.add(maps[which], plan, which)
+    found[f"total{case}"] = np.stack([sums.total(channel).numpy() for channel in range(maps.shape[1])])
 """
 
 
@@ -38,35 +52,139 @@ def smooth(count: int, offsets: int) -> torch.Tensor:
     return torch.as_tensor(np.stack([np.cos(s * np.pi / 2) * np.sin(s * (3 + k)) for k in range(count)])).float()
 
 
-def test_the_kernel_equals_the_plain_way(tmp_path: object) -> None:
-    shape, count, radius = (13, 11, 12), 17, 1.2
-    matrix = ijk_to_grid(shape[::-1])
+def turned(matrix: np.ndarray, seed: int = 0) -> np.ndarray:
+    """A grid's matrix after an oblique rotation."""
     turn = np.eye(4)
-    turn[:3, :3] = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
-    matrix = turn @ matrix
+    turn[:3, :3] = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))[0]
+    return np.asarray(turn @ matrix)
+
+
+def within(shape: tuple[int, int, int], matrix: np.ndarray, radius: float) -> np.ndarray:
+    """Z Y X: which nodes of a grid lie within a radius."""
+    k, j, i = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
+    points = np.stack([i, j, k], axis=-1) @ matrix[:3, :3].T + matrix[:3, 3]
+    return np.asarray((points**2).sum(-1) <= radius**2)
+
+
+def random_maps(directions: int, channels: int, slices: int, height: int, width: int) -> torch.Tensor:
+    shape = (directions, channels, slices, height, width)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def plain_sum(maps: torch.Tensor, plan: SlicePlan, target: Backprojector) -> np.ndarray:
+    """C and the nodes, flat, in float64."""
+    target.add_maps(maps.double(), plan, slice(0, len(maps)))
+    return (target.map_mean * len(maps)).flatten(1).numpy()
+
+
+def test_profiles_equal_the_plain_way(tmp_path: Path) -> None:
+    shape, count, radius = (13, 11, 12), 17, 1.2
+    matrix = turned(ijk_to_grid(shape[::-1]))
     normals, profiles = hemisphere(count), smooth(count, 33)
     plain = Backprojector(shape, matrix, "cpu", torch.float64, radius=radius)
     plain.add_profiles(profiles.double(), normals)
-    k, j, i = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
-    points = np.stack([i, j, k], axis=-1) @ matrix[:3, :3].T + matrix[:3, 3]
-    given, found = f"{tmp_path}/given.npz", f"{tmp_path}/found.npy"
-    np.savez(
-        given, shape=shape, matrix=matrix, normals=normals, profiles=profiles.numpy(),
-        wanted=(points**2).sum(-1) <= radius**2,
-    )  # fmt: skip
-    subprocess.run(
-        [sys.executable, "-c", INTERPRETED, given, found],
-        check=True, env={**os.environ, "TRITON_INTERPRET": "1"}, timeout=300,
+    found = interpreted(
+        PROFILES, tmp_path, shape=shape, matrix=matrix, normals=normals, profiles=profiles.numpy(),
+        wanted=within(shape, matrix, radius),
     )  # fmt: skip
     expected = plain.profile_mean.flatten().numpy() * count
     # float32 positions of 33 offsets are good to 4e-6 steps, as are sums of 17 terms.
-    np.testing.assert_allclose(np.load(found), expected, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(found["total"], expected, atol=1e-5 * np.abs(expected).max())
     assert np.abs(expected).max() > 1
+    assert found["works"]
+
+
+def test_maps_equal_the_plain_way(tmp_path: Path) -> None:
+    # The grid's corners lie at 1.7, far beyond the windows of all directions.
+    shape, slices, normals = (10, 13, 8), 6, hemisphere(5)
+    matrix = turned(ijk_to_grid(shape[::-1]))
+    given, expected, pixels = {}, [], []
+    # Channels, cells, pixels, radius.
+    for case, (channels, cells, size, radius) in enumerate(
+        [(1, (4, 4), 16, 0.98), (3, (5, 7), 24, 1.3), (1, (1, 1), 16, math.inf), (2, (9, 9), 9, math.inf)]
+    ):
+        given[f"maps{case}"] = random_maps(5, channels, slices, *cells).numpy()
+        if math.isfinite(radius):
+            given[f"wanted{case}"] = within(shape, matrix, radius)
+        plain = Backprojector(shape, matrix, "cpu", torch.float64, radius=radius)
+        plan = SlicePlan(np.eye(4), normals, slices, size)
+        expected.append(plain_sum(torch.as_tensor(given[f"maps{case}"]), plan, plain))
+        pixels.append(size)
+    found = interpreted(MAPS, tmp_path, shape=shape, matrix=matrix, normals=normals, pixels=pixels, **given)
+    for case, one in enumerate(expected):
+        # float32 positions among 9 cells or fewer are good to 1e-6 of a cell, between values that differ by up to 6.
+        np.testing.assert_allclose(found[f"total{case}"], one, rtol=0, atol=1e-5)
+        assert (found[f"total{case}"][one == 0] == 0).all()
+        assert np.abs(one).max() > 1
+    assert (expected[0] == 0).mean() > 0.3  # most of a cube is beyond the ball
+
+
+def test_maps_reach_their_outermost_planes_and_no_farther(tmp_path: Path) -> None:
+    # Along the axes of the grid its faces are the windows' very edges, and half the nodes lie beyond the other ones.
+    shape = (9, 9, 9)
+    matrix = ijk_to_grid(shape) @ np.diag([1.0, 1.0, 2.0, 1.0])  # z runs from -1 to 3
+    maps, normals = torch.ones(3, 1, 7, 4, 4), np.eye(3)
+    found = interpreted(MAPS, tmp_path, shape=shape, matrix=matrix, normals=normals, maps0=maps.numpy(), pixels=[16])
+    total = found["total0"].reshape(shape)
+    np.testing.assert_allclose(total[:5], 3.0, atol=1e-6)  # sums of three ones, weights of 1 - 6e-8
+    assert (total[5:] == 0.0).all()
+
+
+def test_a_linear_map_is_that_function_of_space(tmp_path: Path) -> None:
+    # As tests/tomography/test_backprojection.py: 4 cells of 4 pixels of 16, their centres at (2 t - 15) / 15.
+    shape = (6, 7, 8)
+    plan = SlicePlan(np.eye(4), hemisphere(12)[4:6], 9, 16)
+    centres, offsets = torch.tensor([-12.0, -4.0, 4.0, 12.0]) / 15, torch.linspace(-1, 1, 9)
+    one = offsets[:, None, None] + 10 * centres[:, None] + 100 * centres  # s + 10 b + 100 a; rows run along v
+    maps = one.expand(2, 1, 9, 4, 4).contiguous()
+    matrix = ijk_to_grid(shape[::-1])
+    found = interpreted(
+        MAPS, tmp_path, shape=shape, matrix=matrix, normals=plan.directions, maps0=maps.numpy(), pixels=[16]
+    )
+    k, j, i = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    expected = np.zeros(shape)
+    for turn in plan.frame_to_slice(slice(None)):
+        a, b, s = np.moveaxis(np.stack([i, j, k], axis=-1) @ turn.T, -1, 0)
+        value = s + 10 * np.clip(b, -0.8, 0.8) + 100 * np.clip(a, -0.8, 0.8)
+        expected += np.where(np.max(np.abs([a, b, s]), axis=0) <= 1, value, 0)
+    np.testing.assert_allclose(found["total0"].reshape(shape), expected, atol=2e-4)  # float32 of values up to 178
+    assert np.abs(expected).max() > 100
+
+
+@pytest.mark.parametrize("one", [False, True])
+def test_they_compile_for_a_gpu(one: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tonno_core.tomography import kernel
+
+    # Triton makes a constant of every number that is 1: one direction, or a single cell.
+    count: str | int = 1 if one else "i32"
+    assert machine_code(
+        kernel._add_profiles, tmp_path, monkeypatch, total="*fp32", profiles="*fp32", steps="*fp32",
+        directions=count, offsets="i32", nodes="i32", y="i32", x="i32", margin="fp32", block=kernel._BLOCK,
+    )  # fmt: skip
+    assert machine_code(
+        kernel._add_maps, tmp_path, monkeypatch, total="*fp32", wanted="*u8", maps="*fp32", turns="*fp32",
+        directions=count, offsets="i32", height=count, width=count, nodes="i32", y="i32", x="i32",
+        cells_high="fp32", cells_wide="fp32", steps="fp32", most="fp32", block=kernel._MAPS_BLOCK,
+    )  # fmt: skip
+
+
+def test_where_the_kernels_cannot_run_the_plain_way_remains() -> None:
+    # Triton has no compiler for CPUs, and this process no interpreter: what a GPU that it does not know looks like.
+    assert kernels.proven("tonno_core.tomography.kernel", torch.device("cpu")) is None
+
+
+def test_memory_that_is_short_is_not_taken_for_a_gpu_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(name: str) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(kernels, "import_module", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        kernels.proven("tonno_core.tomography.another", torch.device("cpu"))
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_kernel_on_a_gpu() -> None:
+def test_profiles_on_a_gpu() -> None:
     from tonno_core.tomography.kernel import KernelProfiles
 
     shape, normals, profiles = (24, 20, 22), hemisphere(50), smooth(50, 96)
@@ -78,8 +196,15 @@ def test_the_kernel_on_a_gpu() -> None:
     torch.testing.assert_close(kernel.total().cpu().double(), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
-def test_where_the_kernel_cannot_run_the_plain_way_remains() -> None:
-    # Triton has no compiler for CPUs, and this process no interpreter: what a GPU that it does not know looks like.
-    from tonno_core.tomography.backprojection import _kernel
-
-    assert _kernel(torch.device("cpu")) is None
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_maps_on_a_gpu() -> None:
+    shape, maps = (24, 20, 22), random_maps(30, 3, 32, 12, 12)
+    matrix = turned(ijk_to_grid(shape[::-1]))
+    plan = SlicePlan(np.eye(4), hemisphere(30), 32, 96)
+    assert kernels.proven("tonno_core.tomography.kernel", torch.device("cuda")) is not None
+    found = Backprojector(shape, matrix, "cuda", torch.float32, radius=1.1)
+    found.add_maps(maps.cuda(), plan, slice(0, 30))
+    expected = plain_sum(maps, plan, Backprojector(shape, matrix, "cpu", torch.float64, radius=1.1))
+    # float32 positions among 32 offsets are good to 4e-6 of a cell, in each of 30 terms that differ by up to 6.
+    np.testing.assert_allclose(found.map_mean.flatten(1).cpu() * 30, expected, rtol=0, atol=2e-4)

@@ -129,7 +129,8 @@ def project(
     classes = ready.encoder.classes
     projected = Projected(planes, ready, classes[_class_index(classes, settings.class_name)])
     projected.warnings = _scale_warnings(prepared, ready.slice_size, ready.pixel_mm, zoom)
-    source = SliceSource.from_volume(prepared.volume, fill=prepared.fill, device=ready.device)
+    half = ready.precision.itemsize == 2  # float16 or bfloat16: the encoder rounds its slices likewise
+    source = SliceSource.from_volume(prepared.volume, fill=prepared.fill, device=ready.device, half=half)
     run = _Run(projected, source, wanted, batch_size, control or Control(), timings or Timings(), keep, processes)
     run.execute()
     return projected

@@ -57,6 +57,20 @@ class SlicePlan:
         matrix[:, 3, 3] = 1.0
         return matrix
 
+    def plane_to_frame(self, which: slice) -> npt.NDArray[np.float64]:
+        """N 4 3: from (column, row, 1) of some directions' planes that matter to frame coordinates (x, y, z, 1).
+
+        Columns and rows are pixels, counted from the middle of the slice; one direction comes after the other.
+        """
+        counts = self.counts[which]
+        first = np.zeros(len(counts), dtype=np.intp) if self.needed is None else self.needed[which, 0]
+        number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - first, counts)
+        offset = 2.0 * number / (self.slices + 1) - 1.0
+        turns = np.repeat(self.slice_to_frame(which), counts, axis=0)
+        pixel = 2.0 / max(self.pixels - 1, 1)
+        turns[:, :, 2] = turns[:, :, 2] * offset[:, None] + turns[:, :, 3]
+        return turns[:, :, :3] * [pixel, pixel, 1.0]
+
     def frame_to_slice(self, which: slice) -> npt.NDArray[np.float64]:
         """B 3 3: frame coordinates to (a, b, s), the coordinates along u, v and n of some directions."""
         return np.swapaxes(plane_basis(self.directions[which]), 1, 2)

@@ -6,15 +6,16 @@ Streaming: a grid holds one sum per channel, whatever the number of directions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
+from tonno_core import kernels
 from tonno_core.slicing.plan import SlicePlan
+from tonno_core.tomography.maps import Maps, PointMaps, TileMaps
 from tonno_core.tomography.profiles import ROUNDING, PointProfiles, Profiles, RowProfiles
 from tonno_core.volume.grid import affine_points, affine_slab, slabs
 from tonno_core.volume.volume import Matrix
@@ -46,8 +47,8 @@ class Backprojector:
         self._ijk_to_frame = ijk_to_frame
         self._device, self._dtype, self._radius = device, dtype, radius
         self._profile_sum: Profiles | None = None
-        self._map_sum: torch.Tensor | None = None
-        self._profile_count = self._map_count = 0
+        self._map_sum: Maps | None = None
+        self._profile_count = self._map_count = self._channels = 0
         # The nodes of a grid that fits in one slab are computed once.
         parts = list(slabs(shape, _POINTS))
         self._slabs = parts
@@ -65,13 +66,13 @@ class Backprojector:
         """Mean over the directions so far: ``C Z Y X``."""
         if self._map_sum is None:
             raise ValueError("no maps were added")
-        return self._map_sum.reshape(-1, *self.shape) / self._map_count
+        return torch.stack([self.channel_mean(channel) for channel in range(self._channels)])
 
     def channel_mean(self, channel: int) -> torch.Tensor:
         """One channel of `map_mean`: ``Z Y X``."""
         if self._map_sum is None:
             raise ValueError("no maps were added")
-        return self._map_sum[channel].reshape(self.shape) / self._map_count
+        return self._map_sum.total(channel).reshape(self.shape) / self._map_count
 
     def add_profiles(self, profiles: torch.Tensor, normals: npt.NDArray[np.float64]) -> None:
         """Add q_l(x . n_l) of B directions; profiles ``B M`` at offsets 2 m / (M - 1) - 1, normals B 3."""
@@ -87,34 +88,30 @@ class Backprojector:
         centre and the window's edge the outermost value goes on.
         """
         if self._map_sum is None:
-            self._map_sum = torch.zeros(maps.shape[1], math.prod(self.shape), dtype=self._dtype, device=self._device)
-        maps = maps.to(self._dtype)
-        frame_to_slice = torch.as_tensor(plan.frame_to_slice(which), dtype=self._dtype, device=self._device)
-        # With align_corners=False cell c of h is at (2 c + 1) / h - 1. Its centre, pixel (c + 1/2) S / h - 1/2
-        # of those at 2 t / (S - 1) - 1, is at that times S / (S - 1); offset m of M likewise.
-        shrink = torch.tensor([(n - 1.0) / n for n in (plan.pixels, plan.pixels, plan.slices)])
-        each = max(1, _POINTS // max(len(points) for _, points in self._parts()))
-        for index, points in self._parts():
-            for start in range(0, len(maps), each):
-                turns = frame_to_slice[start : start + each]
-                at = points @ turns.transpose(1, 2)  # B P 3: (a, b, s)
-                inside = (at.abs() <= 1.0 + ROUNDING).all(dim=-1)
-                at *= shrink.to(at)
-                values = F.grid_sample(
-                    maps[start : start + each], at[:, None, None], padding_mode="border", align_corners=False
-                )[:, :, 0, 0]
-                self._map_sum[:, index] += (values * inside[:, None]).sum(dim=0)
+            self._channels = maps.shape[1]
+            self._map_sum = self._maps(self._channels)
+        self._map_sum.add(maps.to(self._dtype), plan, which)
         self._map_count += len(maps)
 
     def _profiles(self) -> Profiles:
-        device = torch.device(self._device)
-        like = torch.empty(0, dtype=self._dtype, device=device)
-        if device.type == "cpu":
+        like = torch.empty(0, dtype=self._dtype, device=self._device)
+        if like.device.type == "cpu":
             return RowProfiles(self.shape, self._ijk_to_frame, self._wanted(), self._dtype)
-        kernel = _kernel(device) if device.type == "cuda" and self._dtype == torch.float32 else None
+        kernel = _kernel(like)
         if kernel is not None:
-            return kernel(self.shape, self._ijk_to_frame, self._wanted(), like)
+            profiles: Profiles = kernel.KernelProfiles(self.shape, self._ijk_to_frame, self._wanted(), like)
+            return profiles
         return PointProfiles(self._parts, math.prod(self.shape), like)
+
+    def _maps(self, channels: int) -> Maps:
+        like = torch.empty(0, dtype=self._dtype, device=self._device)
+        if like.device.type == "cpu":
+            return TileMaps(self._parts, channels, math.prod(self.shape), like)
+        kernel = _kernel(like)
+        if kernel is not None:
+            maps: Maps = kernel.KernelMaps(self.shape, self._ijk_to_frame, self._wanted(), channels, like)
+            return maps
+        return PointMaps(self._parts, channels, math.prod(self.shape), _POINTS, like)
 
     def _wanted(self) -> torch.Tensor | None:
         """Bool Z Y X, None for every node."""
@@ -148,17 +145,8 @@ class Backprojector:
         return index[near], points[near]
 
 
-@lru_cache(maxsize=8)
-def _kernel(device: torch.device) -> Callable[..., Profiles] | None:
-    """The Triton kernel, where Triton is and the kernel runs on this device and gives what it should."""
-    try:
-        from tonno_core.tomography.kernel import KernelProfiles
-
-        found = KernelProfiles((2, 2, 2), np.eye(4), None, torch.empty(0, device=device))
-        found.add(torch.tensor([[1.0, 3.0, 5.0]], device=device), np.array([[1.0, 0.0, 0.0]]))
-        right = torch.tensor([3.0, 5.0], device=device).repeat(4)  # at the profile's middle and its end
-        return KernelProfiles if torch.allclose(found.total(), right) else None
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # no Triton, no compiler for its launcher, a GPU that it does not know: the plain way remains
+def _kernel(like: torch.Tensor) -> Any | None:
+    """`tomography.kernel`, where it runs."""
+    if like.device.type != "cuda" or like.dtype != torch.float32:
         return None
+    return kernels.proven("tonno_core.tomography.kernel", like.device)

@@ -145,7 +145,7 @@ def average(
             targets[stage].add_maps(maps[:, None, 1:-1], plan, batch.which)
     if not targets:
         raise ValueError("no projections")
-    return {stage: target.map_mean[0] for stage, target in targets.items()}
+    return {stage: target.channel_mean(0) for stage, target in targets.items()}
 
 
 def cell_pitch(plan: SlicePlan, cells: int) -> float:

@@ -175,7 +175,8 @@ class Projector:
         memory = memory_of(self._source.array.device)
         if not self._fit or memory is None:
             return
-        blank = self._source.array.new_full((1, plan.pixels, plan.pixels), self._source.fill)
+        device = self._source.array.device  # slices are float32, whatever the voxels are
+        blank = torch.full((1, plan.pixels, plan.pixels), self._source.fill, dtype=torch.float32, device=device)
         least = int(np.sort(plan.counts)[-_AT_LEAST:].sum())
         with self._timings.measure("batch size"):
             self.batch_size = fitting_batch(memory, self._encode_chunk, blank, self.batch_size, least)
