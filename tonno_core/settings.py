@@ -163,6 +163,12 @@ class Variant:
         """The canonical variant before its smoothing."""
         return dataclasses.replace(self.canonical(), smooth_mm=0.0)
 
+    def made_alike(self) -> set[Variant]:
+        """Those of a single stage, else the same, that it adds up; none where it adds nothing up."""
+        if not self.weights:
+            return set()
+        return {dataclasses.replace(self, stage=stage, weights=()) for stage in stages_of(self.stage)}
+
     def parts(self) -> dict[Variant, float]:
         """The raw heatmaps of single stages whose weighted sum the raw heatmap is: itself, where nothing is added."""
         raw = self.raw()

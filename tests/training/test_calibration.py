@@ -203,10 +203,44 @@ def test_the_highest_auc_wins(bundle: Bundle, peaks: dict[Variant, tuple[float, 
     assert record["noise_floor"] == -1.0
 
 
-def test_added_stages_win_like_any_other(bundle: Bundle, peaks: dict[Variant, tuple[float, ...]]) -> None:
-    both = Variant("averaged-cam", "1+2", weights=(0.75, 0.25))
-    peaks.update({A: (0.0, 2.0, 1.0, 5.0), both: (0.0, 1.0, 2.0, 3.0), B: (0.0, 2.0, 1.0, 5.0)})
-    assert chosen(bundle, peaks)["settings"]["stage"] == "1+2"
+WELL, FAIRLY, BADLY = (0.0, 1.0, 2.0, 3.0), (0.0, 2.0, 1.0, 3.0), (2.0, 3.0, 0.0, 1.0)  # AUC 1, 3/4, 0
+
+
+@pytest.mark.parametrize(
+    ("single", "both", "found"),
+    [
+        (WELL, WELL, "1+2"),
+        (WELL, FAIRLY, 1),  # an AUC of 1 has no error
+        (FAIRLY, WELL, "1+2"),
+        (FAIRLY, (0.0, 2.0, 1.0, 1.5), "1+2"),  # 1/2, within the 0.26 of four volumes
+        (FAIRLY, BADLY, 1),
+    ],
+)
+def test_the_best_stage_and_its_neighbour_are_added_up_unless_that_is_clearly_worse(
+    bundle: Bundle,
+    peaks: dict[Variant, tuple[float, ...]],
+    single: tuple[float, ...],
+    both: tuple[float, ...],
+    found: int | str,
+) -> None:
+    peaks.update({A: single, B: BADLY, Variant("averaged-cam", "1+2", weights=(0.75, 0.25)): both})
+    assert chosen(bundle, peaks)["settings"]["stage"] == found
+
+
+def test_only_sums_of_the_best_stage_made_alike_go_before_it(
+    bundle: Bundle, peaks: dict[Variant, tuple[float, ...]]
+) -> None:
+    smooth = Variant("averaged-cam", "1+2", smooth_mm=4.0, weights=(0.5, 0.5))
+    others = Variant("averaged-cam", "2+3", weights=(0.5, 0.5))
+    peaks.update({A: FAIRLY, B: BADLY, smooth: WELL, others: WELL})
+    assert chosen(bundle, peaks)["settings"]["stage"] == 1
+
+
+def test_the_error_of_an_auc_is_that_of_hanley_and_mcneil(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration._Tried, "auc", 0.893)
+    # Their example: 58 normal and 51 abnormal images, an area of 0.893 with an error of 0.032.
+    tried = calibration._Tried(A, ([0.0] * 58, [1.0] * 51))
+    assert tried.auc_error == pytest.approx(0.0325, abs=1e-4)
 
 
 def test_of_equal_aucs_the_larger_separation_wins_then_the_first(

@@ -80,6 +80,14 @@ class _Tried:
         return auc(np.array(negative + positive), np.repeat([0, 1], [len(negative), len(positive)]))
 
     @property
+    def auc_error(self) -> float:
+        """Its standard error (J. A. Hanley, B. J. McNeil, Radiology 143(1), 1982, 29-36)."""
+        area, negative, positive = self.auc or 0.0, len(self.peaks[0]), len(self.peaks[1])
+        of_positives = (positive - 1) * (area / (2.0 - area) - area**2)
+        of_negatives = (negative - 1) * (2.0 * area**2 / (1.0 + area) - area**2)
+        return math.sqrt((area * (1.0 - area) + of_positives + of_negatives) / (positive * negative))
+
+    @property
     def separation(self) -> float:
         """Difference of the mean peaks of positives and negatives, in pooled standard deviations."""
         negative, positive = (np.array(values) for values in self.peaks)
@@ -119,8 +127,9 @@ def calibrate(
     """Choose a variant and a threshold for each method of a bundle, from volumes with labels 0 and 1 of a class.
 
     settings: its methods, planes and whatever is not to be chosen. candidates: what to choose from, None for
-    `default_candidates` of some stages (none: of all), and their neighbouring stages added up. The highest AUC wins,
-    then the larger separation, then the first; without positive volumes the first of each method. Without negative
+    `default_candidates` of some stages (none: of all), and their neighbouring stages added up. Of single stages the
+    highest AUC wins, then the larger separation, then the first; a sum of that stage and a neighbour goes before it
+    where its AUC is not clearly lower. Without positive volumes it is the first of each method; without negative
     volumes there is no noise to measure: nothing is returned. quantile: the share of the negative volumes that stay
     below the threshold everywhere; lower it where some of them are known to hold the finding after all.
     """
@@ -185,13 +194,28 @@ def _measure(
     return measured, result
 
 
+def _best(tried: list[_Tried]) -> _Tried:
+    """Of one method's: by AUC and separation the best of a single stage, or that stage and its neighbour added up.
+
+    A few dozen volumes cannot tell which stage is right. Where the sum, else made alike, is not clearly worse (by more
+    than a standard error of the AUC), it is taken: it was measured to cost less than a stage that is wrong.
+    """
+    if tried[0].auc is None:
+        return tried[0]
+
+    def merit(one: _Tried) -> tuple[float, float]:
+        return one.auc or 0.0, one.separation
+
+    single = max([one for one in tried if not one.variant.weights] or tried, key=merit)  # the first of equals
+    least = merit(single)[0] - single.auc_error
+    sums = [one for one in tried if single.variant in one.variant.made_alike() and merit(one)[0] >= least]
+    return max(sums, key=merit, default=single)
+
+
 def _chosen(tried: list[_Tried], spec: BundleSpec, settings: ReconstructionSettings, quantile: float) -> Calibration:
     thresholds: dict[str, dict[str, Any]] = {}
     for method in dict.fromkeys(one.variant.method for one in tried):
-        of_method = [one for one in tried if one.variant.method == method]
-        best = of_method[0]
-        if best.auc is not None:
-            best = max(of_method, key=lambda one: (one.auc, one.separation))  # the first of equals
+        best = _best([one for one in tried if one.variant.method == method])
         own = choices_of(method)
         thresholds[threshold_key(method, settings.class_name, spec.classes)] = {
             **best.numbers(quantile),
