@@ -126,13 +126,14 @@ def test_a_variant_is_checked_as_the_settings_are() -> None:
             Variant(**{"method": "matched-cam", **changes})  # type: ignore[arg-type]
 
 
-def test_a_sum_of_stages_is_made_of_its_raw_parts() -> None:
+def test_a_sum_of_stages_is_made_of_its_parts() -> None:
     one = Variant("averaged-cam", "2+3+11", "hann", smooth_mm=4.0, weights=(0.5, 0.25, 0.25))
     assert stages_of(one.stage) == (2, 3, 11)
     weights = {2: 0.5, 3: 0.25, 11: 0.25}
-    assert one.parts() == {Variant("averaged-cam", stage): weight for stage, weight in weights.items()}
+    assert one.parts() == {Variant("averaged-cam", k, smooth_mm=4.0): weight for k, weight in weights.items()}
     assert one.raw() == Variant("averaged-cam", "2+3+11", weights=(0.5, 0.25, 0.25))
-    assert Variant("matched-cam", 2, smooth_mm=4.0).parts() == {Variant("matched-cam", 2): 1.0}
+    assert one.raw().parts() == {Variant("averaged-cam", stage): weight for stage, weight in weights.items()}
+    assert Variant("matched-cam", 2, smooth_mm=4.0).parts() == {Variant("matched-cam", 2, smooth_mm=4.0): 1.0}
     # To ToNNO no stage means anything, and so no weight.
     assert Variant("tonno", "2+3", weights=(0.5, 0.5)).canonical() == Variant("tonno")
     # As JSON has it.

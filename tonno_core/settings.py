@@ -163,19 +163,13 @@ class Variant:
         """The canonical variant before its smoothing."""
         return dataclasses.replace(self.canonical(), smooth_mm=0.0)
 
-    def made_alike(self) -> set[Variant]:
-        """Those of a single stage, else the same, that it adds up; none where it adds nothing up."""
-        if not self.weights:
-            return set()
-        return {dataclasses.replace(self, stage=stage, weights=()) for stage in stages_of(self.stage)}
-
     def parts(self) -> dict[Variant, float]:
-        """The raw heatmaps of single stages whose weighted sum the raw heatmap is: itself, where nothing is added."""
-        raw = self.raw()
-        if not isinstance(raw.stage, str):
-            return {raw: 1.0}
-        weights = zip(stages_of(raw.stage), raw.weights, strict=True)
-        return {dataclasses.replace(raw, stage=stage, weights=()): weight for stage, weight in weights}
+        """The canonical heatmaps of single stages whose weighted sum it is: itself, where nothing is added up."""
+        whole = self.canonical()
+        if not isinstance(whole.stage, str):
+            return {whole: 1.0}
+        weights = zip(stages_of(whole.stage), whole.weights, strict=True)
+        return {dataclasses.replace(whole, stage=stage, weights=()): weight for stage, weight in weights}
 
 
 def choices_of(method: str) -> tuple[str, ...]:

@@ -227,7 +227,7 @@ def test_the_best_stage_and_its_neighbour_are_added_up_unless_that_is_clearly_wo
     assert chosen(bundle, peaks)["settings"]["stage"] == found
 
 
-def test_only_sums_of_the_best_stage_made_alike_go_before_it(
+def test_only_sums_of_the_best_stage_single_stages_go_before_it(
     bundle: Bundle, peaks: dict[Variant, tuple[float, ...]]
 ) -> None:
     smooth = Variant("averaged-cam", "1+2", smooth_mm=4.0, weights=(0.5, 0.5))

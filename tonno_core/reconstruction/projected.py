@@ -67,7 +67,7 @@ class Projected:
             return False
         return all(
             one.method == "center" or one in self.slicewise or self._inverter(one) is not None
-            for one in variant.parts()
+            for one in variant.raw().parts()
         )
 
     def covers(self, region: Region) -> bool:
@@ -169,7 +169,7 @@ class Projected:
 
     def _raw(self, variant: Variant, timings: Timings) -> tuple[torch.Tensor, TargetGrid | None]:
         """Values before the smoothing and their grid, None for the input's own; stages added up on the grid."""
-        (first, weight), *others = variant.parts().items()
+        (first, weight), *others = variant.raw().parts().items()
         total, grid = self._part(first, timings)
         if others:
             total = total * weight

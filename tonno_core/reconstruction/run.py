@@ -343,7 +343,7 @@ def _with_stage(variant: Variant, encoder: Encoder) -> Variant:
 
 def _parts(variants: Iterable[Variant]) -> list[Variant]:
     """The raw variants of single stages of which some are made, each once."""
-    return list(dict.fromkeys(part for one in variants for part in one.parts()))
+    return list(dict.fromkeys(part for one in variants for part in one.raw().parts()))
 
 
 def _stages(variants: list[Variant]) -> tuple[int, ...]:

@@ -208,7 +208,8 @@ def _best(tried: list[_Tried]) -> _Tried:
 
     single = max([one for one in tried if not one.variant.weights] or tried, key=merit)  # the first of equals
     least = merit(single)[0] - single.auc_error
-    sums = [one for one in tried if single.variant in one.variant.made_alike() and merit(one)[0] >= least]
+    added = [one for one in tried if one.variant.weights and single.variant in one.variant.parts()]
+    sums = [one for one in added if merit(one)[0] >= least]
     return max(sums, key=merit, default=single)
 
 
