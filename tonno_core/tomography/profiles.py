@@ -25,8 +25,9 @@ from tonno_core.volume.volume import Matrix
 
 # Of coordinates in [-1, 1]: rounding must not cut off the outermost planes themselves.
 ROUNDING = 1e-5
-# Directions whose tables are in use at once, and numbers in a few rows: both stay in a core's cache.
-_DIRECTIONS, _NUMBERS = 4, 1 << 16
+# Directions whose tables are in use at once, and numbers in a few rows: both stay in a core's cache, and are enough for
+# two cores not to wait for each other after every step.
+_DIRECTIONS, _NUMBERS = 8, 1 << 17
 # Of positions in steps, more than their rounding: a node on a sample is at its segment's end, t = 1.
 _NUDGE = 1e-7
 
