@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,9 @@ def test_two_processes_give_what_one_gives(home: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "child ended with 0" in done.stdout
     assert done.stdout.count("written to") == 1  # by the first process alone
-    assert done.stderr.count("reconstructing: 100%") == 1
+    assert "reconstructing: 100%" in done.stderr
+    # One bar, of the first process's planes: the other's are fewer. Its end may be drawn twice.
+    assert len(set(re.findall(r"/(\d+) \[", done.stderr))) == 1
     for method in METHODS:
         two, one = (
             read_volume(folder / f"heatmap-{method}.nii.gz").array for folder in (tmp_path / "two", home / "alone")
