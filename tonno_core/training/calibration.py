@@ -40,19 +40,6 @@ SHARE_OF_VOLUMES = 0.95
 FLOOR_QUANTILE = 0.999
 # So many negative volumes say how much each stage counts where stages are added up, before all volumes are looked at.
 WEIGHING_VOLUMES = 8
-# What is tried for a method where the settings ask for nothing; stages are all that give maps. The same
-# smoothing for every method, so that none wins by a width that the others were not offered.
-_SMOOTHING = {"smooth_mm": (0.0, 4.0, 8.0, 12.0)}
-_FILTERS = {"filter": ("second-difference", "hann")}
-LADDERS: dict[str, dict[str, tuple[Any, ...]]] = {
-    "tonno": {**_FILTERS, **_SMOOTHING},
-    "averaged-cam": _SMOOTHING,
-    "tomographic-cam": {**_FILTERS, **_SMOOTHING},
-    "matched-cam": {**_FILTERS, "sigma_scale": (1.0, 0.5, 2.0), **_SMOOTHING},
-    "slicewise-cam": _SMOOTHING,
-    "slicewise-cam-3axes": _SMOOTHING,
-    "center": {},
-}
 
 
 @dataclass(frozen=True)
