@@ -25,6 +25,7 @@ PLANES = {"slices": 16, "directions": 300, "slice_size": 12}
 def scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three smooth blobs. Slices this small would be taken hundreds of directions at once."""
     monkeypatch.setattr(run, "CPU_BATCH", 2)
+    monkeypatch.setattr(run, "_PREVIEW_TIME", 0.0)  # on the slowest machine; previews that decide are made all the same
     grid = grid_around([0, 0, 0], (24, 26, 28), (4.0, 4.0, 4.0))
     blobs = make_blobs(1, 3, reach=12.0, sigmas=(12.0, 16.0))
     write_volume(blobs.on_grid((24, 26, 28), grid), tmp_path / "scan.nii.gz")
