@@ -526,7 +526,7 @@ def test_a_stage_without_gradient(tonno: Command) -> None:
         ({"channels": None}, "key 'channels' is None, expected a whole number from 1"),
         ({"channels": 3}, "tensor conv1.0.weight has shape (24, 1, 3, 3), this encoder expects (24, 3, 3, 3)"),
         ({"encoder": "convnext_atto"}, "weights are of another model"),
-        ({"defaults": {"slices": "many"}}, "key 'defaults': --slices is many"),
+        ({"defaults": {"slices": "many"}}, "key 'defaults': slices is many"),
     ],
 )
 def test_bad_bundles(change: dict[str, Any], message: str, tonno: Command, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_methods_of_different_numbers_of_directions_share_one_pass() -> None:
 
 def test_several_processes_are_refused(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(TonnoError, match=r"^--stop-when looks into the run, which several processes share;"):
+    with pytest.raises(TonnoError, match=r"^`stop_when` looks into the run, which several processes share;"):
         reconstruct_files(scan, output=tmp_path / "out", model="pixel-sum", options=PLANES, stop_when="stable")
 
 

@@ -21,6 +21,7 @@ from tonno_core.encoding.bundle import Bundle
 from tonno_core.encoding.ready import ReadyModel, prepare_model
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation.overview import write_overview
+from tonno_core.options import as_options
 from tonno_core.output import check_output, output_folder
 from tonno_core.recipe import Recipe, make_recipe, model_identity
 from tonno_core.reconstruction import Reconstruction, reconstruct
@@ -60,7 +61,7 @@ def reconstruct_files(
     check_output(output, overwrite=overwrite)
     recipe = make_recipe(**choices)
     if recipe.stop_when is not None and world_size() > 1:
-        raise TonnoError("--stop-when looks into the run, which several processes share; leave it out, or start one")
+        raise TonnoError("`stop_when` looks into the run, which several processes share; leave it out, or start one")
     with processes(device) as group:
         ready = prepare_model(recipe.model, recipe.settings, str(group.device), precision, compiled=compiled)
         with progress_bar(disable=not group.first) as bar:
@@ -98,6 +99,7 @@ def reconstruct_into(
     )
     if not group.first:
         return ""
+    result = dataclasses.replace(result, warnings=tuple(map(as_options, result.warnings)))
     segmentations = {
         method: segment(result, method, recipe.model, recipe.threshold, recipe.min_volume_mm3, recipe.zoom)
         for method in result.heatmaps

@@ -268,19 +268,19 @@ def test_a_bundle_of_an_earlier_version_has_no_calibration_and_loads(folder: Pat
 
 def test_choices_of_a_method_are_checked_when_the_bundle_is_read(folder: Path) -> None:
     edit(folder, thresholds={"averaged-cam/b": {"threshold": 1.0, "settings": {"stage": 0, "sigma_scale": "unused"}}})
-    message = "key 'thresholds', averaged-cam/b: --stage is 0, expected a whole number from 1"
+    message = "key 'thresholds', averaged-cam/b: stage is 0, expected a whole number from 1"
     assert message in refused(folder)
 
 
 @pytest.mark.parametrize(
     ("defaults", "message"),
     [
-        ({"slices": 1}, "--slices is 1, expected a whole number from 2 to 1024"),
-        ({"slices": "many"}, "--slices is many, expected a whole number"),
-        ({"directions": 2.5}, "--directions is 2.5, expected a whole number"),
-        ({"methods": ["tonno", "magic"]}, "--method is magic, expected one of tonno"),
-        ({"methods": "tonno"}, "--method is tonno, expected a list of names"),
-        ({"filter": "boxcar"}, "--filter is boxcar, expected one of second-difference"),
+        ({"slices": 1}, "slices is 1, expected a whole number from 2 to 1024"),
+        ({"slices": "many"}, "slices is many, expected a whole number"),
+        ({"directions": 2.5}, "directions is 2.5, expected a whole number"),
+        ({"methods": ["tonno", "magic"]}, "methods is magic, expected one of tonno"),
+        ({"methods": "tonno"}, "methods is tonno, expected a list of names"),
+        ({"filter": "boxcar"}, "filter is boxcar, expected one of second-difference"),
         ({"magic": 1}, "the model's default 'magic' is unknown; it needs a newer version"),
     ],
 )
@@ -292,8 +292,8 @@ def test_defaults_are_checked_when_the_bundle_is_read(defaults: dict[str, Any], 
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"method": "averaged-cam", "stage": "2+1"}, "--stage is 2+1, expected"),
-        ({"method": "averaged-cam", "stage": "1+2", "weights": [1.0]}, "--weights is (1.0,), expected"),
+        ({"method": "averaged-cam", "stage": "2+1"}, "stage is 2+1, expected"),
+        ({"method": "averaged-cam", "stage": "1+2", "weights": [1.0]}, "weights is (1.0,), expected"),
         ({"method": "averaged-cam", "stage": "1+2", "weights": 3}, "'int' object is not iterable"),
     ],
 )
@@ -322,7 +322,7 @@ def test_an_existing_bundle_is_replaced_only_on_request(folder: Path) -> None:
     before = content(folder)
     (folder / "notes.txt").write_text("mine")
     model = random_network("resnet10t", seed=1)
-    with pytest.raises(TonnoError, match=r"--output .*model: exists already; choose another name or give --overwrite"):
+    with pytest.raises(TonnoError, match=r"`output` .*model: exists already; choose another name or give `overwrite`"):
         save_bundle(folder, spec_of(), model.state_dict())
     assert content(folder) == {**before, "notes.txt": b"mine"}
     save_bundle(folder, spec_of(), model.state_dict(), overwrite=True)
@@ -336,7 +336,7 @@ def test_a_folder_of_something_else_is_never_touched(overwrite: bool, tmp_path: 
     other = tmp_path / "photos"
     other.mkdir()
     (other / "a.jpg").write_bytes(b"cat")
-    with pytest.raises(TonnoError, match=r"--output .*photos: (exists already|is a folder of something else)"):
+    with pytest.raises(TonnoError, match=r"`output` .*photos: (exists already|is a folder of something else)"):
         save_bundle(other, spec_of(), {"a": torch.ones(1)}, overwrite=overwrite)
     assert content(other) == {"a.jpg": b"cat"}
 
@@ -427,9 +427,9 @@ def test_a_classifier_of_ones_own(suffix: str, tmp_path: Path) -> None:
         ({"encoder": "vit_tiny_patch16_224", "slice_size": 8}, "cannot .* slices of 8"),
         ({"encoder": "inception_v3"}, "inception_v3 cannot take slices of 32 x 32 pixels"),
         ({"weights": "absent.pth"}, "absent.pth: no such file"),
-        ({"classes": ("a", "a")}, "--classes 'a,a': expected different names"),
-        ({"classes": ("",)}, "--classes '': expected different names"),
-        ({"intensity": "log"}, "--intensity 'log': expected none, zscore or window:LO:HI"),
+        ({"classes": ("a", "a")}, "`classes` 'a,a': expected different names"),
+        ({"classes": ("",)}, "`classes` '': expected different names"),
+        ({"intensity": "log"}, "`intensity` 'log': expected none, zscore or window:LO:HI"),
     ],
 )
 def test_bad_options_are_named_and_nothing_is_written(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -440,5 +440,5 @@ def test_bad_options_are_named_and_nothing_is_written(changes: dict[str, Any], m
 
 def test_weights_of_other_classes_are_named(tmp_path: Path) -> None:
     torch.save(random_network("resnet10t", classes=1000).state_dict(), tmp_path / "w.pth")
-    with pytest.raises(TonnoError, match=r"--weights .*w\.pth: tensor fc.weight has shape \(1000, 512\).*classes"):
+    with pytest.raises(TonnoError, match=r"`weights` .*w\.pth: tensor fc.weight has shape \(1000, 512\).*classes"):
         make(tmp_path / "b", weights=str(tmp_path / "w.pth"))

@@ -325,7 +325,7 @@ def test_bfloat16_is_close_to_float32_and_its_logits_are_not_rounded() -> None:
 @pytest.mark.parametrize("kind", ["layercam", "gradcam"])
 def test_cells_after_the_last_block_of_a_class_token_transformer(kind: CamKind) -> None:
     encoder = classifier(random_network("vit_tiny_patch16_224", size=32))
-    with pytest.raises(TonnoError, match=r"--stage 12: .* does not depend .* choose a --stage from 1 to 11"):
+    with pytest.raises(TonnoError, match=r"`stage` 12: .* does not depend .* choose a `stage` from 1 to 11"):
         encoder.cam(slices(32), 0, (12,), kind)
     encoder.cam(slices(32), 0, (11,), kind)
 
@@ -339,7 +339,7 @@ def test_the_stages_that_give_maps() -> None:
 def test_an_untrained_head_of_zeros_is_named() -> None:
     model = random_network("resnet10t")
     nn.init.zeros_(model.fc.weight)  # type: ignore[arg-type, union-attr]
-    with pytest.raises(TonnoError, match="--stage 1: the logit of class 'a' does not depend"):
+    with pytest.raises(TonnoError, match="`stage` 1: the logit of class 'a' does not depend"):
         classifier(model).cam(slices(32), 0, (1,), "layercam")
 
 
@@ -351,7 +351,7 @@ def test_logits_that_are_not_numbers(precision: torch.dtype) -> None:
     logits = classifier(model, precision=precision).logits(
         slices(32, scale=1e30 if precision == torch.float32 else 1.0)
     )
-    with pytest.raises(TonnoError, match="not finite numbers; try --precision float32"):
+    with pytest.raises(TonnoError, match="not finite numbers; try `precision` float32"):
         check_finite(logits)
 
 
@@ -373,5 +373,5 @@ def test_weights_that_no_hub_gives(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("no route to host\nand a long story")
 
     monkeypatch.setattr(classifier_module.timm, "create_model", no_network)
-    with pytest.raises(TonnoError, match=r"--weights imagenet: .*\(no route to host\).*give --weights FILE$"):
+    with pytest.raises(TonnoError, match=r"`weights` imagenet: .*\(no route to host\).*give `weights` FILE$"):
         create_model("resnet10t", channels=1, classes=1, norm="batch", slice_size=32, imagenet=True)

@@ -98,7 +98,7 @@ def test_a_compiler_that_is_absent(encoder: Classifier, monkeypatch: pytest.Monk
     slices = torch.zeros(1, 32, 32)
     expected = encoder.logits(slices)
     monkeypatch.setattr(torch, "compile", lambda function: refuses)
-    with pytest.raises(TonnoError, match=r"--compile: torch.compile does not work .* \(no compiler\); leave it out"):
+    with pytest.raises(TonnoError, match=r"`compiled`: torch.compile does not work .* \(no compiler\); leave it out"):
         encoder.compile(32)
     assert torch.equal(encoder.logits(slices), expected)
 

@@ -99,8 +99,8 @@ def test_nothing_above_the_threshold_gives_an_empty_mask(options: dict[str, floa
         (1.0, {"low": 2.0}, "low threshold: 2.0 found"),
         (1.0, {"low": -math.inf}, "low threshold: -inf found"),
         (1.0, {"low": math.nan}, "low threshold: nan found"),
-        (1.0, {"min_volume_mm3": -1.0}, "--min-volume-mm3 is -1.0"),
-        (1.0, {"min_volume_mm3": math.nan}, "--min-volume-mm3 is nan"),
+        (1.0, {"min_volume_mm3": -1.0}, "`min_volume_mm3` is -1.0"),
+        (1.0, {"min_volume_mm3": math.nan}, "`min_volume_mm3` is nan"),
     ],
 )
 def test_impossible_options_say_what_was_found(threshold: float, options: dict[str, float], found: str) -> None:

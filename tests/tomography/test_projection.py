@@ -187,7 +187,7 @@ def test_no_memory_for_one_slice_is_said_plainly() -> None:
     projector = Projector(Counting(limit=0), SliceSource.from_volume(VOLUME), 0, CAM, batch_size=8)
     with pytest.raises(TonnoError, match="no memory left for a single slice") as caught:
         gather(projector)
-    assert "--slice-size" in str(caught.value)
+    assert "`slice_size`" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
 
@@ -346,7 +346,7 @@ def test_answers_that_are_no_numbers_are_not_given() -> None:
             return super().logits(slices) / (slices.amax((1, 2)) < 0.5)[:, None]
 
     done = []
-    with pytest.raises(TonnoError, match="logits are not finite numbers; try --precision float32"):
+    with pytest.raises(TonnoError, match="logits are not finite numbers; try `precision` float32"):
         for one in Projector(Overflowing(), SliceSource.from_volume(VOLUME), 0, CAM, batch_size=32).project(PLAN):
             done.append(one)
     assert not done  # the blob, of height 1, is in the first directions' slices

@@ -152,7 +152,7 @@ def test_an_interruption_while_writing_leaves_no_file(
 
 
 def test_an_unreadable_volume_and_an_empty_one_are_named(case: Case, tmp_path: Path) -> None:
-    with pytest.raises(TonnoError, match=r"scan\.nii\.gz: after --intensity all of it equals"):
+    with pytest.raises(TonnoError, match=r"scan\.nii\.gz: after `intensity` all of it equals"):
         cache_of(tmp_path, intensity="window:5000:6000").prepare(case, 0)
     case.volume.write_bytes(case.volume.read_bytes()[:500])
     with pytest.raises(TonnoError, match=r"scan\.nii\.gz: truncated"):

@@ -224,7 +224,7 @@ def test_a_loss_that_is_no_number_names_the_batchs_files(manifest: Path, tmp_pat
     files = message.partition("slices of ")[2].partition(";")[0].split(", ")
     assert set(files) <= {f"{i}.nii.gz" for i in range(4)}
     assert files
-    assert message.endswith("; lower --learning-rate, or look at these volumes")
+    assert message.endswith("; lower `learning_rate`, or look at these volumes")
 
 
 def test_the_checkpoint_before_a_loss_that_is_no_number_is_sound(
@@ -247,5 +247,5 @@ def test_the_checkpoint_before_a_loss_that_is_no_number_is_sound(
 
 
 def test_a_volume_that_the_window_leaves_empty_is_named(manifest: Path, tmp_path: Path) -> None:
-    with pytest.raises(TonnoError, match=r"[0-3]\.nii\.gz: after --intensity all of it equals"):
+    with pytest.raises(TonnoError, match=r"[0-3]\.nii\.gz: after `intensity` all of it equals"):
         train_toy(manifest, tmp_path / "run", intensity="window:5000:6000")

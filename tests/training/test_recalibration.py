@@ -121,7 +121,7 @@ def test_mistakes_are_told_before_anything_is_computed(home: Path, tmp_path: Pat
     (tmp_path / "there").mkdir()
     with pytest.raises(TonnoError, match="there"):
         run(home, tmp_path / "there")
-    with pytest.raises(TonnoError, match="--stage 9 does not exist in this encoder, expected 1 to"):
+    with pytest.raises(TonnoError, match="`stage` 9 does not exist in this encoder, expected 1 to"):
         run(home, tmp_path / "new", stages=(9,))
     lines = (home / "manifest.csv").read_text(encoding="utf-8").splitlines()
     (home / "positive.csv").write_text("\n".join(line for line in lines if ",0," not in line), encoding="utf-8")

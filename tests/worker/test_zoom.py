@@ -102,9 +102,9 @@ def test_zoom_and_its_region_belong_to_what_is_kept(client: EngineClient, volume
     ("more", "kind", "words"),
     [
         ({}, "protocol", "'zoom' is true without a region"),
-        ({"roi": BOX, "options": {"radius_mm": 50.0}}, "user", "--zoom and --radius-mm both determine the ball"),
-        ({"roi": BOX, "options": {"frame": "normalized"}}, "user", "--zoom has no meaning with --frame normalized"),
-        ({"roi": BOX, "options": {"slices": 8, "filter": "hann"}}, "user", "too few for --zoom by this filter"),
+        ({"roi": BOX, "options": {"radius_mm": 50.0}}, "user", "`zoom` and `radius_mm` both determine the ball"),
+        ({"roi": BOX, "options": {"frame": "normalized"}}, "user", "`zoom` has no meaning with `frame` normalized"),
+        ({"roi": BOX, "options": {"slices": 8, "filter": "hann"}}, "user", "too few for `zoom` by this filter"),
     ],
 )
 def test_a_zoom_that_cannot_be_is_refused(

@@ -174,7 +174,7 @@ class _Comparisons:
         spread = {name: Spread(tuple(values)) for name, values in self._seconds.items()}
         settings, task = self._settings, self._task
         what = (
-            "one grid_sample per direction, float32, nothing folded or skipped, every voxel; ToNNO with --grid volume, "
+            "one grid_sample per direction, float32, nothing folded or skipped, every voxel; ToNNO with grid volume, "
             f"M = {settings.slices}, L = {settings.directions}, {self._ready.slice_size} px, "
             f"engine in {_precision(self._ready)}"
         )

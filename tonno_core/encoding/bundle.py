@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from tonno_core.encoding.classifier import Classifier, create_model, try_slice
 from tonno_core.encoding.normalization import NORM_KINDS, NormKind
 from tonno_core.encoding.weights import StateDict, load_exactly, read_weights
-from tonno_core.errors import TonnoError, first_line
+from tonno_core.errors import TonnoError, first_line, plain
 from tonno_core.output import check_output, output_folder
 from tonno_core.settings import (
     METHODS,
@@ -219,7 +219,7 @@ def check_can_write(folder: Path, *, overwrite: bool) -> None:
     """Raise TonnoError if a bundle may not be written here (asked before hours of training)."""
     check_output(folder, overwrite=overwrite)
     if folder.exists() and not (folder / SPEC_NAME).is_file() and any(folder.iterdir()):
-        raise TonnoError(f"--output {folder}: is a folder of something else (no {SPEC_NAME}); choose another name")
+        raise TonnoError(f"`output` {folder}: is a folder of something else (no {SPEC_NAME}); choose another name")
 
 
 def _sha256(path: Path) -> str:
@@ -256,7 +256,7 @@ _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
     "classes": ((list,), "a list of different names"),
     "norm": ((str,), f"one of {', '.join(NORM_KINDS)}"),
     "slice_size": ((int,), "a number of pixels from 8"),
-    "pixel_mm": ((float, int, type(None)), "millimetres between 0 and 100, or null"),
+    "pixel_mm": ((float, int, type(None)), "millimeters between 0 and 100, or null"),
     "intensity": ((str,), "none, zscore or window:LO:HI"),
     "frame": ((str,), "physical or normalized"),
     "defaults": ((dict,), "an object"),
@@ -289,20 +289,20 @@ def _checked(data: dict[str, Any], path: Path) -> BundleSpec:
     try:
         combine(defaults=data["defaults"], explicit={})
     except TonnoError as error:
-        raise TonnoError(f"{path}: key 'defaults': {error}") from error
+        raise TonnoError(f"{path}: key 'defaults': {plain(error)}") from error
     for key, record in data["thresholds"].items():
         method, chosen = key.partition("/")[0], record.get("settings", {})
         try:
             if method in METHODS:
                 Variant(method, **{name: chosen[name] for name in choices_of(method) if name in chosen})
         except TonnoError as error:
-            raise TonnoError(f"{path}: key 'thresholds', {key}: {error}") from error
+            raise TonnoError(f"{path}: key 'thresholds', {key}: {plain(error)}") from error
     for number, record in enumerate(data["calibration"]):
         try:
             if record.get("method") in METHODS:
                 _variant_in(record)
         except (TonnoError, TypeError) as error:
-            raise TonnoError(f"{path}: key 'calibration', record {number + 1}: {first_line(error)}") from error
+            raise TonnoError(f"{path}: key 'calibration', record {number + 1}: {plain(first_line(error))}") from error
     known = {f.name for f in dataclasses.fields(BundleSpec)}
     values: dict[str, Any] = {name: value for name, value in data.items() if name in known}
     values["classes"] = tuple(values["classes"])
@@ -334,11 +334,11 @@ def make_bundle(
     check_can_write(output, overwrite=overwrite)
     parse_intensity(intensity)
     if not all(classes) or len(set(classes)) != len(classes):
-        raise TonnoError(f"--classes '{','.join(classes)}': expected different names separated by commas")
+        raise TonnoError(f"`classes` '{','.join(classes)}': expected different names separated by commas")
     torch.manual_seed(seed)
     model = create_model(encoder, channels=channels, classes=len(classes), norm=norm, slice_size=slice_size)
     if weights != "none":
-        load_exactly(model, read_weights(Path(weights)), f"--weights {weights}")
+        load_exactly(model, read_weights(Path(weights)), f"`weights` {weights}")
     spec = BundleSpec(
         encoder=encoder,
         channels=channels,

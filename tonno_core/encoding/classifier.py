@@ -44,8 +44,8 @@ def create_model(
                 f"encoder {name} cannot be made for {channels} channels and slices of {slice_size} pixels ({reason})"
             ) from error
         raise TonnoError(
-            f"--weights imagenet: the weights of {name} could not be fetched ({reason}); "
-            "on a machine without internet give --weights FILE"
+            f"`weights` imagenet: the weights of {name} could not be fetched ({reason}); "
+            "on a machine without internet give `weights` FILE"
         ) from error
     if norm == "group":
         to_group_norm(model)
@@ -97,7 +97,7 @@ def try_slice(encoder: Classifier, size: int, name: str) -> None:
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # as models refuse
         raise TonnoError(
             f"encoder {name} cannot take slices of {size} x {size} pixels ({first_line(error)}); "
-            "choose another --slice-size"
+            "choose another `slice_size`"
         ) from error
 
 
@@ -178,7 +178,7 @@ class Classifier:
         except Exception as error:  # of the compiler, of the network that cannot be traced
             self.model.forward_features = plain
             raise TonnoError(
-                f"--compile: torch.compile does not work for this encoder here ({first_line(error)}); leave it out"
+                f"`compiled`: torch.compile does not work for this encoder here ({first_line(error)}); leave it out"
             ) from error
 
     @property
@@ -304,14 +304,14 @@ class Classifier:
             raise
         except (RuntimeError, ValueError) as error:
             raise TonnoError(
-                f"--stage {stage}: this encoder gives no map there ({first_line(error)}); "
+                f"`stage` {stage}: this encoder gives no map there ({first_line(error)}); "
                 f"choose another of 1 to {self.stages}"
             ) from error
         if not gradients[stage].any():
             raise TonnoError(
-                f"--stage {stage}: the logit of class '{self._classes[class_index]}' does not depend on this stage's "
+                f"`stage` {stage}: the logit of class '{self._classes[class_index]}' does not depend on this stage's "
                 "cells, so its map would be empty (after a transformer's last block only the class token counts); "
-                f"choose {f'a --stage from 1 to {stage - 1}' if stage > 1 else 'a classifier that was trained'}"
+                f"choose {f'a `stage` from 1 to {stage - 1}' if stage > 1 else 'a classifier that was trained'}"
             )
 
     def _input(self, slices: torch.Tensor) -> torch.Tensor:

@@ -35,8 +35,8 @@ def check_finite(logits: torch.Tensor) -> None:
     """Raise TonnoError for logits that are NaN or infinite. Waits for a GPU to have them, as encoders do not."""
     if not logits.isfinite().all():
         raise TonnoError(
-            "the classifier's logits are not finite numbers; try --precision float32, else look at its weights and its "
-            "intensity normalisation"
+            "the classifier's logits are not finite numbers; try `precision` float32, else look at its weights and its "
+            "intensity normalization"
         )
 
 

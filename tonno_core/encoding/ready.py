@@ -45,7 +45,7 @@ class ReadyModel:
         """Those asked for, None for the model's own. Raises TonnoError for another slice size than the encoder's."""
         settings = asked or combine(defaults=default_settings(self.spec), explicit={})
         if _size(self.spec, settings) != self.slice_size:
-            raise TonnoError(f"--slice-size is {settings.slice_size}, the model was made ready for {self.slice_size}")
+            raise TonnoError(f"`slice_size` is {settings.slice_size}, the model was made ready for {self.slice_size}")
         return settings
 
     def variant(self, method: str, settings: ReconstructionSettings) -> Variant:
@@ -80,7 +80,7 @@ def prepare_model(
         return ReadyModel(encoder, model.spec, size, chosen, dtype)
     if model == PIXEL_SUM:
         return ReadyModel(PixelSum(), None, _size(None, settings), chosen, torch.float32)
-    raise TonnoError(f"--model {model}: expected a bundle's folder or {PIXEL_SUM}")
+    raise TonnoError(f"`model` {model}: expected a bundle's folder or {PIXEL_SUM}")
 
 
 def default_settings(spec: BundleSpec | None) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def zoomed_ball(
     step = 2.0 / (settings.slices - 1)
     left = 1.0 - (filter_offsets(variants) + math.sqrt(3.0)) * step
     if left < 0.25:
-        raise TonnoError(f"--slices is {settings.slices}, too few for --zoom by this filter; expected more of them")
+        raise TonnoError(f"`slices` is {settings.slices}, too few for `zoom` by this filter; expected more of them")
     return centre, (half_diagonal + math.sqrt(3.0) * smoothing_reach_mm(variants, volume)) / left
 
 

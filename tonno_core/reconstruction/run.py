@@ -139,11 +139,11 @@ def project(
 def check_zoom(region: Region | None, settings: ReconstructionSettings) -> Region:
     """The region to zoom into. Raises TonnoError where there is none, or the ball is determined otherwise."""
     if region is None:
-        raise TonnoError("--zoom needs a region to zoom into; give --roi")
+        raise TonnoError("`zoom` needs a region to zoom into; give `region`")
     if settings.frame != "physical":
-        raise TonnoError(f"--zoom has no meaning with --frame {settings.frame}; leave one of them out")
+        raise TonnoError(f"`zoom` has no meaning with `frame` {settings.frame}; leave one of them out")
     if settings.radius_mm is not None:
-        raise TonnoError("--zoom and --radius-mm both determine the ball; leave one of them out")
+        raise TonnoError("`zoom` and `radius_mm` both determine the ball; leave one of them out")
     return region
 
 
@@ -322,7 +322,7 @@ def _class_index(classes: tuple[str, ...], name: str | None) -> int:
     if name is None:
         return 0
     if name not in classes:
-        raise TonnoError(f"--class '{name}' is unknown to this model, expected one of {', '.join(classes)}")
+        raise TonnoError(f"`class_name` '{name}' is unknown to this model, expected one of {', '.join(classes)}")
     return classes.index(name)
 
 
@@ -332,11 +332,11 @@ def _with_stage(variant: Variant, encoder: Encoder) -> Variant:
     stage = variant.stage if variant.stage is not None else max(1, encoder.stages - 1)
     for each in stages_of(stage):
         if each > encoder.stages:
-            raise TonnoError(f"--stage {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
+            raise TonnoError(f"`stage` {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
     if isinstance(stage, str) and not variant.weights:
         raise TonnoError(
-            f"--stage {stage}: how much each of these counts in {variant.method} is not known; give one stage, or "
-            "those that the model's calibration added up (`tonno calibrate` tries neighbours)"
+            f"`stage` {stage}: how much each of these counts in {variant.method} is not known; give one stage, or "
+            "those that the model's calibration added up (`tonno calibrate` tries neighbors)"
         )
     return replace(variant, stage=stage)
 
@@ -358,7 +358,7 @@ def _scale_warnings(prepared: PreparedVolume, size: int, pixel_mm: float | None,
     found = 2.0 * prepared.radius_mm / (size - 1)
     if abs(found / pixel_mm - 1.0) <= 0.25:
         return ()
-    advice = "--radius-mm or --slice-size for a similar scale"
+    advice = "`radius_mm` or `slice_size` for a similar scale"
     if zoom:
-        advice = f"--slice-size {max(8, round(2.0 * prepared.radius_mm / pixel_mm) + 1)} for that scale"
+        advice = f"`slice_size` {max(8, round(2.0 * prepared.radius_mm / pixel_mm) + 1)} for that scale"
     return (f"slices have pixels of {found:.2f} mm, the model was trained at {pixel_mm:.2f} mm; give {advice}",)

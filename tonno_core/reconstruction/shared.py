@@ -23,7 +23,7 @@ def share_of(plan: SlicePlan, processes: Processes) -> SlicePlan:
     count = len(plan.directions)
     if count < processes.world:
         raise TonnoError(
-            f"--directions is {count}, expected at least one for each of the {processes.world} processes; "
+            f"`directions` is {count}, expected at least one for each of the {processes.world} processes; "
             "start fewer of them"
         )
     own = slice(processes.rank, None, processes.world)

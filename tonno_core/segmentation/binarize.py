@@ -151,7 +151,7 @@ def check_options(threshold: float, low: float | None, min_volume_mm3: float) ->
     if low is not None and not (math.isfinite(low) and low <= threshold):
         raise TonnoError(f"low threshold: {low} found, a number up to the threshold {threshold} is expected")
     if not (math.isfinite(min_volume_mm3) and min_volume_mm3 >= 0):
-        raise TonnoError(f"--min-volume-mm3 is {min_volume_mm3}, expected 0 or more")
+        raise TonnoError(f"`min_volume_mm3` is {min_volume_mm3}, expected 0 or more")
 
 
 def _as_mask(mask: npt.NDArray[np.generic], heatmap: Volume) -> BoolMask:

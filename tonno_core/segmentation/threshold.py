@@ -22,9 +22,9 @@ def parse_threshold(text: str) -> float | None:
     try:
         value = float(text)
     except ValueError:
-        raise TonnoError(f"--threshold '{text}': expected auto, otsu or a number") from None
+        raise TonnoError(f"`threshold` '{text}': expected auto, otsu or a number") from None
     if not np.isfinite(value):
-        raise TonnoError(f"--threshold {text}: expected auto, otsu or a finite number")
+        raise TonnoError(f"`threshold` {text}: expected auto, otsu or a finite number")
     return value
 
 

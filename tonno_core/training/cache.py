@@ -49,7 +49,7 @@ class TrainingVolume:
         strength = np.abs(volume.array - prepared.fill)
         kji = np.argwhere(strength > 0.1 * np.quantile(strength, 0.999))
         if not len(kji):
-            raise TonnoError("after --intensity all of it equals the space outside; expected contrast in the window")
+            raise TonnoError("after `intensity` all of it equals the space outside; expected contrast in the window")
         chosen = kji[rng.permutation(len(kji))[:_FOREGROUND_POINTS]]
         ijk_to_frame = np.linalg.inv(frame_to_ijk)
         points = chosen[:, ::-1] @ ijk_to_frame[:3, :3].T + ijk_to_frame[:3, 3]

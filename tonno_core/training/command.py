@@ -65,9 +65,9 @@ def train_bundle(
     """
     place = run or output.with_name(f"{output.name}-run")
     if resume and overwrite:
-        raise TonnoError("--resume and --overwrite: expected one of them, to go on or to begin again")
+        raise TonnoError("`resume` and `overwrite`: expected one of them, to go on or to begin again")
     if place.resolve().is_relative_to(output.resolve()):
-        raise TonnoError(f"--run {place}: lies in --output {output}, which holds the model alone; choose another place")
+        raise TonnoError(f"`run` {place}: lies in `output` {output}, which holds the model alone; choose another place")
     check_can_write(output, overwrite=overwrite or resume)
     manifest = read_manifest(manifest_path, class_name=class_name)
     settings = _settings(options, manifest.classes)
@@ -159,7 +159,7 @@ def _check(settings: TrainingSettings, stage: int | None) -> None:
     encoder = Classifier(model, settings.classes, channels=settings.channels)
     try_slice(encoder, settings.slice_size, settings.encoder)
     if stage is not None and stage > encoder.stages:
-        raise TonnoError(f"--stage {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
+        raise TonnoError(f"`stage` {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
 
 
 def _pixel_mm(

@@ -109,4 +109,4 @@ def summary_of(spec: BundleSpec) -> list[str]:
         chosen = ", ".join(f"{name} {value}" for name, value in own.items())
         volumes = "no positive volume" if record["auc"] is None else f"AUC {record['auc']:.3f}"
         lines.append(f"{key}: threshold {record['threshold']:.4g}, {volumes}; {chosen}")
-    return lines or ["no negative volume in split val: nothing calibrated, --threshold auto will be Otsu's"]
+    return lines or ["no negative volume in split val: nothing calibrated, `threshold` auto will be Otsu's"]

@@ -59,7 +59,7 @@ def failure_of(error: BaseException) -> Failure:
         return Failure(
             "out-of-memory",
             "the device has not enough memory, even for the smallest batch",
-            "Close other programs that use it, choose quality Fast or a smaller slice size, or device cpu",
+            "Close other programs that use it; choose `preset` fast, or `device` cpu",
         )
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
         return Failure("disk-full", f"a result could not be written ({error.strerror})", "Free space, then start again")
@@ -67,7 +67,7 @@ def failure_of(error: BaseException) -> Failure:
         return Failure(
             "gpu-architecture",
             f"this PyTorch has no code for the graphics card ({text})",
-            "Choose device cpu, or install a PyTorch build for this card",
+            "Choose `device` cpu, or install a PyTorch build for this card",
         )
     if isinstance(error, TonnoError):
         return Failure("user", str(error), "Change what the message names, then start again")
