@@ -7,6 +7,8 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
+from ToNNOSlicerLib.labels import forPanel
+
 _LOG_LINES = 10
 
 
@@ -21,9 +23,10 @@ class Failure:
 
 
 def ofError(event: dict[str, Any], log: list[str]) -> Failure:
-    """The engine refused, with its own words."""
-    words = str(event.get("message", "")), str(event.get("next", ""))
-    return Failure(*words, str(event.get("kind", "internal")), tuple(log[-_LOG_LINES:]))
+    """The engine refused. What the user can mend is said in the panel's words, the rest in the engine's own."""
+    message, kind = str(event.get("message", "")), str(event.get("kind", "internal"))
+    said, step = forPanel(message) if kind == "user" else message, forPanel(str(event.get("next", "")))
+    return Failure(said, step, kind, tuple(log[-_LOG_LINES:]))
 
 
 def ofLostEngine(event: dict[str, Any]) -> Failure:

@@ -20,6 +20,7 @@ from slicer.i18n import tr as _
 
 from tonno_core.errors import TonnoError
 from ToNNOSlicerLib import slow_files
+from ToNNOSlicerLib.labels import forPanel
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.findings import Finding
 from ToNNOSlicerLib.logic.geometry import ijkToNode, toVTK, volumeOf, vtkImageOf
@@ -121,7 +122,7 @@ def wholeFile(path: Path) -> Iterator[Path]:
 def cannotWrite(error: TonnoError) -> tuple[str, str]:
     """Cause and next click where the engine's own writing failed."""
     return (
-        _("The files cannot be written: {reason}.").format(reason=str(error).rstrip(".")),
+        _("The files cannot be written: {reason}.").format(reason=forPanel(str(error)).rstrip(".")),
         _("Check the folder and the space on the disk, or choose another place."),
     )
 

@@ -15,6 +15,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from tonno_core.segmentation.binarize import binarize
+from ToNNOSlicerLib.labels import forPanel
 from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
 from ToNNOSlicerLib.logic.geometry import ijkToWorld, nodeToWorld, volumeOf
 from ToNNOSlicerLib.logic.heatmap import inputOf, madeBy, recordOf
@@ -163,7 +164,7 @@ def maskOf(heatmapNode, threshold, smallestMm3, segmentationNode) -> Crop:
     try:
         mask = binarize(volume, float(threshold), min_volume_mm3=float(smallestMm3))
     except TonnoError as error:
-        raise ToNNOUserError(str(error), _("Set the threshold and the smallest volume to numbers.")) from None
+        raise ToNNOUserError(forPanel(str(error)), _("Set the threshold and the smallest volume to numbers.")) from None
     _size, gridToNode = referenceGrid(segmentationNode)
     # A file may have given the heatmap back with an axis reversed; the segment keeps its own grid.
     ijkToGrid = np.linalg.inv(nodeToWorld(segmentationNode) @ gridToNode) @ volume.ijk_to_ras
