@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,8 @@ from scenes import GRIDS, RIGID, SHAPE_ZYX, THRESHOLD, addHeatmap, addVolume, bl
 from test_logic_findings import RESULT
 from test_logic_heatmap import WORLD_MM
 from test_logic_segmentation import voxelCentres
-from ToNNOSlicerLib.logic import ToNNOLogic, ToNNOUserError
+from ToNNOSlicerLib.logic import ToNNOLogic, ToNNOUserError, summary, verdicts
+from ToNNOSlicerLib.logic.export import exportFindings
 from ToNNOSlicerLib.logic.geometry import ijkToNode
 
 # What a NIfTI header (float32) keeps of a place some 100 mm from the origin.
@@ -142,36 +142,36 @@ def test_findings_csv(logic, results, tmp_path) -> None:
         assert tuple(float(row[f"extent_{axis}_mm"]) for axis in "ijk") == finding.extentMm
         assert tuple(float(row[f"peak_{axis}_mm"]) for axis in "ras") == finding.peakRAS
         assert tuple(float(row[f"centroid_{axis}_mm"]) for axis in "ras") == finding.centroidRAS
+        assert float(row["ml"]) == finding.volumeMm3 / 1000
+        assert float(row["longest_mm"]) == finding.longestMm
+        assert float(row["perpendicular_mm"]) == finding.perpendicularMm
+        assert (row["side"], row["confidence"]) == (finding.side, finding.confidence)
 
 
-def test_report_folder(logic, tmp_path) -> None:
-    from PIL import Image
+# What a program reads that was written for the files of before.
+FIRST_COLUMNS = (
+    "label,volume_mm3,peak,mean,extent_i_mm,extent_j_mm,extent_k_mm,"
+    "centroid_r_mm,centroid_a_mm,centroid_s_mm,peak_r_mm,peak_a_mm,peak_s_mm"
+)
 
-    heatmap = addHeatmap(logic, addVolume(), result=RESULT)
+
+def test_findings_csv_names_its_result_and_the_verdicts(logic, tmp_path) -> None:
+    heatmap = addHeatmap(logic, addVolume(name='CT; "first", axial'), result=RESULT)
     segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
-    folder = tmp_path / "report"
-    logic.exportReport(folder, heatmap, segmentation, segmentId)
-    files = ["finding-2.png", "findings.csv", "heatmap.nrrd", "overview.png", "report.json", "segmentation.seg.nrrd"]
-    assert only(folder) == files
-    for name in ("overview.png", "finding-2.png"):
-        with Image.open(folder / name) as picture:
-            picture.load()
-            assert picture.width == 1760 and len(picture.convert("RGB").getcolors(1 << 24)) > 100
-    facts = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    assert facts["findings"] == 2 and facts["segmentation_threshold"] == THRESHOLD
-    assert facts["reconstruction"]["score"] == RESULT["score"]
-    assert "Research use only" in facts["note"]
-    assert np.array_equal(np.sort(readImage(folder / "heatmap.nrrd")[0], axis=None), np.sort(blobs(), axis=None))
-    (folder / "mine.txt").write_text("stays")
-    logic.exportReport(folder, heatmap, segmentation, segmentId)  # again, over the first
-    assert (folder / "mine.txt").read_text() == "stays"
-
-
-def test_report_of_nothing_found(logic, tmp_path) -> None:
-    heatmap = addHeatmap(logic, addVolume())
-    segmentation, segmentId = logic.writeSegment(heatmap, 100.0)
-    logic.exportReport(tmp_path / "report", heatmap, segmentation, segmentId)
-    assert only(tmp_path / "report") == ["findings.csv", "heatmap.nrrd", "overview.png", "report.json"]
+    verdicts.setVerdict(heatmap, logic.findings(segmentation, segmentId, heatmap)[1], verdicts.REJECT)
+    listed = logic.findings(segmentation, segmentId, heatmap)
+    identity = summary.identityOf(heatmap, segmentation, segmentId) | {"stopped": "stopped at 38 of 96"}
+    exportFindings(listed, tmp_path / "f.csv", identity)
+    text = (tmp_path / "f.csv").read_text(encoding="utf-8")
+    assert text.startswith(f"{FIRST_COLUMNS},ml,longest_mm,perpendicular_mm,side,confidence,verdict,volume,")
+    rows = list(csv.DictReader(text.splitlines()))
+    assert [row["verdict"] for row in rows] == ["", "reject"]
+    for row in rows:
+        assert row["volume"] == 'CT; "first", axial' and row["method"] == "ToNNO Matched CAM"
+        assert (row["threshold"], row["stopped"]) == ("3", "stopped at 38 of 96")
+    exportFindings(listed, tmp_path / "g.csv")  # of nothing that is known
+    rows = list(csv.DictReader((tmp_path / "g.csv").read_text(encoding="utf-8").splitlines()))
+    assert [row["volume"] for row in rows] == ["", ""]
 
 
 # Whole or not at all
@@ -213,7 +213,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY))
 for name in {names!r}:
     try:
         path = {folder!r} + "/" + name
-        if name == "report":
+        if name == "report.html":
             logic.exportReport(path, heatmap, segmentation, segmentId)
         elif name.startswith("h"):
             logic.exportHeatmap(heatmap, path)
@@ -228,7 +228,7 @@ host.close()
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on a file's size there")
 def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path) -> None:
-    names = ["h.nrrd", "h.nii.gz", "a.seg.nrrd", "a.nii", "a.stl", "report"]
+    names = ["h.nrrd", "h.nii.gz", "a.seg.nrrd", "a.nii", "a.stl", "report.html"]
     for name in names[:-1]:
         (tmp_path / name).write_text("old")
     paths = [str(ROOT), str(ROOT / "ToNNOSlicer"), str(Path(__file__).parent)]

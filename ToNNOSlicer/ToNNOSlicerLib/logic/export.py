@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,7 +32,9 @@ SlowWriter = Callable[[SlowFiles, Path], Iterator[float]]
 _COLUMNS = (
     "label", "volume_mm3", "peak", "mean", "extent_i_mm", "extent_j_mm", "extent_k_mm",
     "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "peak_r_mm", "peak_a_mm", "peak_s_mm",
+    "ml", "longest_mm", "perpendicular_mm", "side", "confidence", "verdict",
 )  # fmt: skip
+_IDENTITY = ("volume", "model", "method", "quality", "threshold", "stopped")
 
 
 def exportSegmentation(segmentationNode, path, dicomFile: Callable[[str], str | None] | None = None) -> None:
@@ -85,13 +87,27 @@ def writeHere(files: SlowFiles, place: Path) -> Iterator[float]:
         yield count / len(files.names)
 
 
-def exportFindings(findings: list[Finding], path) -> None:
-    """One row for each finding, numbers as exact as they are known; points in RAS mm of the scene's world."""
+def exportFindings(findings: list[Finding], path, identity: Mapping[str, str] | None = None) -> None:
+    """Write one row for each finding, rejected ones too, and in each of what result it is.
+
+    Numbers are as exact as they are known; points in RAS mm of the scene's world.
+
+    Args:
+        path: Of the CSV file, which appears whole or not at all.
+        identity: What the result is (`summary.identityOf`); columns of which nothing is known stay empty.
+
+    Raises:
+        ToNNOUserError: Where the file cannot be written.
+    """
+    result = [(identity or {}).get(name, "") for name in _IDENTITY]
     with wholeFile(Path(path)) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(_COLUMNS)
+        writer.writerow(_COLUMNS + _IDENTITY)
         for f in findings:
-            writer.writerow([f.label, f.volumeMm3, f.peak, f.mean, *f.extentMm, *f.centroidRAS, *f.peakRAS])
+            writer.writerow([
+                f.label, f.volumeMm3, f.peak, f.mean, *f.extentMm, *f.centroidRAS, *f.peakRAS,
+                f.ml, f.longestMm, f.perpendicularMm, f.side, f.confidence, f.verdict, *result,
+            ])  # fmt: skip
 
 
 @contextmanager
