@@ -123,9 +123,9 @@ def export(widget):
             logic.exportHeatmap(result.heatmap, Path(folder) / name)
         logic.exportFindings(widget.panel.findings.findings, Path(folder) / "f.csv")
         assert len(list(Path(folder).iterdir())) >= 6
-        widget.panel.export.startReport(Path(folder) / "report")
+        widget.panel.export.startReport(Path(folder) / "report.html")
         wait(widget, lambda: not widget.panel.export.isBusy)
-        assert (Path(folder) / "report" / "overview.png").exists(), widget.ui.messageLabel.text
+        assert (Path(folder) / "report.html").exists(), widget.ui.messageLabel.text
 
 
 def load_from_sample_data(widget):

@@ -36,7 +36,7 @@ def test_report_is_written_without_holding_the_window(qtHost, widget, onSample, 
     """Progress rises to the end; the longest block is some node's work and not that of the pictures."""
     from walk import Gaps
 
-    qtHost.answers.append(("save", str(tmp_path / "report")))
+    qtHost.answers.append(("save", str(tmp_path / "report.html")))
     gaps, seen = Gaps(), []
     widget.ui.exportReportButton.click()
     assert widget.ui.exportCancelButton.isVisibleTo(widget.ui.exportSection)
@@ -51,9 +51,9 @@ def test_report_is_written_without_holding_the_window(qtHost, widget, onSample, 
     figure(f"longest block of the GUI's thread while a report is written: {longest:.0f} ms")
     # The aim is 100 ms on a quiet machine; drawn in this process, the pictures would hold the window for seconds.
     assert longest < 500
-    assert widget.ui.statusLabel.text == f"Written: {tmp_path / 'report'}", widget.ui.messageLabel.text
-    names = ["finding-2.png", "finding-3.png", "findings.csv", "heatmap.nrrd", "overview.png", "report.json"]
-    assert sorted(file.name for file in (tmp_path / "report").iterdir()) == [*names, "segmentation.seg.nrrd"]
+    assert widget.ui.statusLabel.text == f"Written: {tmp_path / 'report.html'}", widget.ui.messageLabel.text
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").count("<figure>") == 3
     assert len(set(seen[:-1])) > 2 and seen[:-1] == sorted(seen[:-1])
     assert widget.ui.exportReportButton.enabled
     assert not widget.ui.exportCancelButton.isVisibleTo(widget.ui.exportSection)
@@ -64,7 +64,7 @@ def test_report_is_cancelled_and_leaves_nothing(qtHost, widget, onSample, tmp_pa
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    qtHost.answers.append(("save", str(tmp_path / "report")))
+    qtHost.answers.append(("save", str(tmp_path / "report.html")))
     widget.ui.exportReportButton.click()
     assert qtHost.process(60, lambda: widget.ui.exportProgressBar.value > 0)  # the process has begun to write
     assert any((tmp_path / "temporary").iterdir())
@@ -90,7 +90,7 @@ def test_export_that_cannot_be_written_says_so(qtHost, widget, onSample, tmp_pat
 def test_an_export_ends_with_the_scene(qtHost, widget, result, tmp_path) -> None:
     folder = tmp_path / "exports"
     folder.mkdir()
-    qtHost.answers.append(("save", str(folder / "report")))
+    qtHost.answers.append(("save", str(folder / "report.html")))
     widget.ui.exportReportButton.click()
     qtHost.process(0.3)
     assert widget.panel.export.isBusy and any(folder.iterdir())
@@ -103,7 +103,7 @@ def test_an_export_ends_with_the_scene(qtHost, widget, result, tmp_path) -> None
 def test_an_export_ends_with_the_module(qtHost, widget, result, tmp_path) -> None:
     folder = tmp_path / "exports"
     folder.mkdir()
-    qtHost.answers.append(("save", str(folder / "report")))
+    qtHost.answers.append(("save", str(folder / "report.html")))
     widget.ui.exportReportButton.click()
     qtHost.process(0.3)
     assert any(folder.iterdir())
