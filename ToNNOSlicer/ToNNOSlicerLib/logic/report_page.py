@@ -291,8 +291,10 @@ img { display: block; width: 100%; height: auto; }
 footer { margin-top: 2.5rem; padding-top: .7rem; border-top: 1px solid #c4c9d0; color: #59626d; font-size: .85rem; }
 @page { margin: 14mm; }
 @media print {
-  body { max-width: none; padding: 0; font-size: 10.5pt; }
+  body { max-width: none; padding: 0; font-size: 10pt; }
   h2, .legend { break-after: avoid; }
+  p, .legend { break-inside: avoid; }
+  footer { break-before: avoid; margin-top: 1rem; }
   img { width: auto; max-width: 100%; max-height: 98mm; }
 }
 """
