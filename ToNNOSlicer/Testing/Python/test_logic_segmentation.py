@@ -91,7 +91,7 @@ def test_the_segment_is_an_ordinary_one(written) -> None:
     assert segment.GetName() == "lesion"
     terminology = vtk.reference("")
     assert segment.GetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), terminology)
-    assert "SCT^52988006^Lesion" in terminology
+    assert "SCT^4147007^Mass" in terminology
     role = segmentation.GetReferenceImageGeometryReferenceRole()
     assert segmentation.GetNodeReferenceID(role) == slicer.util.getNode("CT").GetID()
     assert segmentation.GetSegmentation().GetConversionParameter("Reference image geometry")

@@ -141,8 +141,8 @@ def fromDicom(widget, tmp_path, monkeypatch):
     """A result on a volume of a DICOM series that Slicer's database knows; clicks then write to the path given."""
     import pydicom
     import slicer
+    from dicom_series import writeSeries
     from scenes import THRESHOLD, addHeatmap, addVolume
-    from test_logic_export import writeSeries
 
     files = {pydicom.dcmread(path).SOPInstanceUID: str(path) for path in writeSeries(tmp_path, reverse=False)}
     monkeypatch.setattr(slicer, "dicomDatabase", SimpleNamespace(fileForInstance=files.get), raising=False)

@@ -11,12 +11,17 @@ import slicer
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from ToNNOSlicerLib.logic.geometry import fromVTK, ijkToWorld, nodeToWorld, toVTK, transformPoint
+from ToNNOSlicerLib.logic.surface import SLICERS_DEFAULT, SMOOTHING, smoothingFor, thinnest
 
 LABELMAP = "Binary labelmap"
 SURFACE = "Closed surface"
 GREEN = (0x3D / 255, 1.0, 0x9E / 255)  # of the first segment, and of its preview
 # Two places are the same within this: a file keeps fewer digits than memory.
 SAME_PLACE_MM = 0.01
+# Cosine of two axes of a grid, as the engine's: below it, the far corner of 500 voxels is off by .05 voxel.
+_TILTED = 1e-4
+WRITTEN = "ToNNO.Written"  # tag of a segment: the fingerprint of the voxels that were written last
+_FITTED = "ToNNO.Smoothing"  # attribute of a segmentation: the smoothing that was chosen here
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,11 @@ class Crop:
     mask: np.ndarray
     first: tuple[int, int, int]
     gridToNode: np.ndarray
+
+    @property
+    def volumeMm3(self) -> float:
+        """The volume of its voxels."""
+        return int(np.count_nonzero(self.mask)) * float(abs(np.linalg.det(self.gridToNode[:3, :3])))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -86,8 +96,9 @@ def setCrop(segmentationNode, segmentId: str, crop: Crop) -> None:
         segment.AddRepresentation(LABELMAP, imageOf(crop))
     else:
         image.DeepCopy(imageOf(crop, shared=True))
+    hasChanged = fitSurface(segmentationNode, segmentId)
     if hadSurface:
-        segmentation.CreateRepresentation(SURFACE)
+        segmentation.CreateRepresentation(SURFACE, hasChanged)
 
 
 def addSegment(segmentationNode, name: str, colour: tuple[float, float, float], crop: Crop) -> str:
@@ -100,7 +111,28 @@ def addSegment(segmentationNode, name: str, colour: tuple[float, float, float], 
     segmentation = segmentationNode.GetSegmentation()
     segmentId = segmentation.GenerateUniqueSegmentID("ToNNO")
     segmentation.AddSegment(segment, segmentId)
+    hasChanged = fitSurface(segmentationNode, segmentId)
+    if hasChanged and segmentation.ContainsRepresentation(SURFACE):
+        segmentation.CreateRepresentation(SURFACE, True)
     return segmentId
+
+
+def fitSurface(segmentationNode, segmentId: str | None = None) -> bool:
+    """Choose how smooth a node's surfaces will be, by its thinnest finding. Returns whether that is another choice.
+
+    The findings are those of the segments that were written by us, and of `segmentId`. A choice that the user has made
+    in Slicer (neither its default nor the last one made here) is left alone.
+    """
+    segmentation = segmentationNode.GetSegmentation()
+    chosen = float(segmentation.GetConversionParameter(SMOOTHING) or SLICERS_DEFAULT)
+    if chosen not in (SLICERS_DEFAULT, float(segmentationNode.GetAttribute(_FITTED) or SLICERS_DEFAULT)):
+        return False
+    ours = [n for n in segmentation.GetSegmentIDs() if n == segmentId or segmentation.GetSegment(n).HasTag(WRITTEN)]
+    crops = [crop for crop in (cropOf(segmentationNode, n) for n in ours) if crop is not None]
+    fitted = smoothingFor(min((thinnest(crop.mask) for crop in crops), default=np.inf))
+    segmentation.SetConversionParameter(SMOOTHING, str(fitted))
+    segmentationNode.SetAttribute(_FITTED, str(fitted))
+    return fitted != chosen
 
 
 def imageOf(crop: Crop, shared: bool = False):
@@ -127,6 +159,11 @@ def onReference(segmentationNode, segmentId: str) -> np.ndarray:
     return _onto(cropOf(segmentationNode, segmentId), np.eye(4), gridToNode, size)
 
 
+def onReferences(segmentationNode) -> dict[str, np.ndarray]:
+    """The same for each segment, by its ID."""
+    return {n: onReference(segmentationNode, n) for n in segmentationNode.GetSegmentation().GetSegmentIDs()}
+
+
 def referenceGrid(segmentationNode) -> tuple[tuple[int, int, int], np.ndarray] | None:
     """Size (i, j, k) of a segmentation's reference geometry, and 4 x 4 from its voxels to the node's frame, or None."""
     parameter = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
@@ -138,6 +175,13 @@ def referenceGrid(segmentationNode) -> tuple[tuple[int, int, int], np.ndarray] |
     shift = np.eye(4)
     shift[:3, 3] = image.GetExtent()[::2]
     return image.GetDimensions(), _gridToNode(image) @ shift
+
+
+def tiltDegrees(ijkToRAS: np.ndarray) -> float:
+    """How far a grid's axes (4 x 4) are from perpendicular, as after a tilted gantry; 0 where no file format minds."""
+    axes = ijkToRAS[:3, :3] / np.linalg.norm(ijkToRAS[:3, :3], axis=0)
+    cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())
+    return float(np.degrees(np.arcsin(min(cosine, 1.0)))) if cosine > _TILTED else 0.0
 
 
 def _onto(crop: Crop | None, nodeToRAS: np.ndarray, gridToRAS: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:

@@ -24,21 +24,25 @@ from ToNNOSlicerLib.logic.labelmap import (
     LABELMAP,
     SAME_PLACE_MM,
     SURFACE,
+    WRITTEN,
     Crop,
     addSegment,
     cropOf,
     cropped,
+    fitSurface,
     referenceGrid,
     setCrop,
 )
+from ToNNOSlicerLib.logic.provenance import TAGS, editedProvenance, provenanceOf
 
 SEGMENTATION_ROLE = "ToNNO.segmentation"  # of a heatmap, the node of its segment; the attribute has the segment's ID
-WRITTEN, THRESHOLD, SMALLEST, METHOD = "ToNNO.Written", "ToNNO.Threshold", "ToNNO.SmallestMm3", "ToNNO.Method"
-_TAGS = (WRITTEN, THRESHOLD, SMALLEST, METHOD)
+THRESHOLD, SMALLEST, METHOD = "ToNNO.Threshold", "ToNNO.SmallestMm3", "ToNNO.Method"
+_TAGS = (WRITTEN, THRESHOLD, SMALLEST, METHOD, *TAGS)
 _COLOURS = (GREEN, (1.0, 0x5C / 255, 0xF4 / 255), (0x5C / 255, 0.84, 1.0), (1.0, 0.84, 0.29))
+# Of Slicer's own list, where "Lesion" (52988006) is missing; the user may choose another in the Segment Editor.
 TERMINOLOGY = (
     "Segmentation category and type - 3D Slicer General Anatomy list"
-    "~SCT^49755003^Morphologically Altered Structure~SCT^52988006^Lesion~^^~Anatomic codes - DICOM master list~^^~^^"
+    "~SCT^49755003^Morphologically Altered Structure~SCT^4147007^Mass~^^~Anatomic codes - DICOM master list~^^~^^"
 )
 UNDO_STEPS = 20
 
@@ -107,6 +111,7 @@ class Segments:
         """Another content for a segment, by the user's own decision: it counts as work by hand."""
         before, tags = cropOf(segmentationNode, segmentId), _tagsOf(segmentationNode, segmentId)
         setCrop(segmentationNode, segmentId, crop)
+        noteEditing(segmentationNode)
         self._remember(segmentationNode, segmentId, before, tags, crop)
 
     @property
@@ -144,8 +149,14 @@ class Segments:
         return node if node is not None and _hasSegment(node, step.segmentId) else None
 
     def _finish(self, heatmapNode, threshold, smallestMm3, segmentationNode, segmentId: str, crop: Crop) -> None:
-        tags = (crop.fingerprint, repr(float(threshold)), repr(float(smallestMm3)), recordOf(heatmapNode)["method"])
-        _setTags(segmentationNode, segmentId, dict(zip(_TAGS, tags, strict=True)))
+        tags = {
+            WRITTEN: crop.fingerprint,
+            THRESHOLD: repr(float(threshold)),
+            SMALLEST: repr(float(smallestMm3)),
+            METHOD: recordOf(heatmapNode)["method"],
+            **provenanceOf(heatmapNode, float(threshold)),
+        }
+        _setTags(segmentationNode, segmentId, tags)
         heatmapNode.SetNodeReferenceID(SEGMENTATION_ROLE, segmentationNode.GetID())
         heatmapNode.SetAttribute(SEGMENTATION_ROLE, segmentId)
 
@@ -183,6 +194,14 @@ def isEditedByHand(segmentationNode, segmentId: str) -> bool:
     return _isEdited(cropOf(segmentationNode, segmentId), _tagsOf(segmentationNode, segmentId))
 
 
+def noteEditing(segmentationNode) -> None:
+    """Tell in a node's tags which of our segments hold other voxels than written last; the exports read them."""
+    for segmentId in segmentationNode.GetSegmentation().GetSegmentIDs():
+        tags = _tagsOf(segmentationNode, segmentId)
+        if WRITTEN in tags and _isEdited(cropOf(segmentationNode, segmentId), tags):
+            _setTags(segmentationNode, segmentId, editedProvenance(tags))
+
+
 def thresholdOf(segmentationNode, segmentId: str) -> float | None:
     """The threshold that a segment was written with, or None."""
     value = _tagsOf(segmentationNode, segmentId).get(THRESHOLD)
@@ -190,8 +209,12 @@ def thresholdOf(segmentationNode, segmentId: str) -> float | None:
 
 
 def show3D(segmentationNode, on: bool) -> None:
-    """Show a segmentation's surfaces in the 3D views, or hide them."""
-    if on and not segmentationNode.CreateClosedSurfaceRepresentation():
+    """Show a segmentation's surfaces in the 3D views, smoothed no more than its smallest finding bears, or hide them.
+
+    Raises ToNNOUserError where there is no surface.
+    """
+    segmentation = segmentationNode.GetSegmentation()
+    if on and not segmentation.CreateRepresentation(SURFACE, fitSurface(segmentationNode)):
         raise ToNNOUserError(_("The segmentation has no surface."), _("Lower the threshold until it holds voxels."))
     display = segmentationNode.GetDisplayNode()
     if on:
