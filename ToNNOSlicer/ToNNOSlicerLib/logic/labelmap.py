@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 import slicer
@@ -21,6 +23,8 @@ SAME_PLACE_MM = 0.01
 # Cosine of two axes of a grid, as the engine's: below it, the far corner of 500 voxels is off by .05 voxel.
 _TILTED = 1e-4
 WRITTEN = "ToNNO.Written"  # tag of a segment: the fingerprint of the voxels that were written last
+# Voxels that are measured while no surface is shown: within a tenth of a second, at each release of the slider.
+_QUICK = 100_000
 _FITTED = "ToNNO.Smoothing"  # attribute of a segmentation: the smoothing that was chosen here
 
 
@@ -96,7 +100,7 @@ def setCrop(segmentationNode, segmentId: str, crop: Crop) -> None:
         segment.AddRepresentation(LABELMAP, imageOf(crop))
     else:
         image.DeepCopy(imageOf(crop, shared=True))
-    hasChanged = fitSurface(segmentationNode, segmentId)
+    hasChanged = fitSurface(segmentationNode, {segmentId: crop}, np.inf if hadSurface else _QUICK)
     if hadSurface:
         segmentation.CreateRepresentation(SURFACE, hasChanged)
 
@@ -111,25 +115,37 @@ def addSegment(segmentationNode, name: str, colour: tuple[float, float, float], 
     segmentation = segmentationNode.GetSegmentation()
     segmentId = segmentation.GenerateUniqueSegmentID("ToNNO")
     segmentation.AddSegment(segment, segmentId)
-    hasChanged = fitSurface(segmentationNode, segmentId)
-    if hasChanged and segmentation.ContainsRepresentation(SURFACE):
+    hasSurface = segmentation.ContainsRepresentation(SURFACE)
+    if fitSurface(segmentationNode, {segmentId: crop}, np.inf if hasSurface else _QUICK) and hasSurface:
         segmentation.CreateRepresentation(SURFACE, True)
     return segmentId
 
 
-def fitSurface(segmentationNode, segmentId: str | None = None) -> bool:
-    """Choose how smooth a node's surfaces will be, by its thinnest finding. Returns whether that is another choice.
+def fitSurface(segmentationNode, written: Mapping[str, Crop] = MappingProxyType({}), limit: float = np.inf) -> bool:
+    """Choose how smooth a node's surfaces will be, by the thinnest finding of the segments that we have written.
 
-    The findings are those of the segments that were written by us, and of `segmentId`. A choice that the user has made
-    in Slicer (neither its default nor the last one made here) is left alone.
+    A choice that the user has made in Slicer (neither its default nor the last one made here) is left alone.
+
+    Args:
+        segmentationNode: gets the choice as a parameter of its conversion; nothing is converted.
+        written: the segments that were written just now, by ID.
+        limit: for so many voxels and no more a choice is made.
+
+    Returns:
+        Whether it is another choice than before.
     """
     segmentation = segmentationNode.GetSegmentation()
     chosen = float(segmentation.GetConversionParameter(SMOOTHING) or SLICERS_DEFAULT)
     if chosen not in (SLICERS_DEFAULT, float(segmentationNode.GetAttribute(_FITTED) or SLICERS_DEFAULT)):
         return False
-    ours = [n for n in segmentation.GetSegmentIDs() if n == segmentId or segmentation.GetSegment(n).HasTag(WRITTEN)]
-    crops = [crop for crop in (cropOf(segmentationNode, n) for n in ours) if crop is not None]
-    fitted = smoothingFor(min((thinnest(crop.mask) for crop in crops), default=np.inf))
+    others = [
+        n for n in segmentation.GetSegmentIDs() if n not in written and segmentation.GetSegment(n).HasTag(WRITTEN)
+    ]
+    crops = [*written.values(), *(cropOf(segmentationNode, n) for n in others)]
+    masks = [crop.mask for crop in crops if crop is not None]
+    if sum(map(np.count_nonzero, masks)) > limit:
+        return False
+    fitted = smoothingFor(min(map(thinnest, masks), default=np.inf))
     segmentation.SetConversionParameter(SMOOTHING, str(fitted))
     segmentationNode.SetAttribute(_FITTED, str(fitted))
     return fitted != chosen

@@ -12,9 +12,9 @@ import numpy as np
 
 SMOOTHING = "Smoothing factor"  # Slicer's name of the conversion's parameter
 SLICERS_DEFAULT = 0.5
-# Least thickness, and the strongest smoothing that costs whatever is as thick at most a twentieth of its volume more
-# than no smoothing does, or leaves it 90 % (122 shapes were tried, from a voxel to a ball of 2,109).
-_LADDER = ((6.5, SLICERS_DEFAULT), (5.0, 0.4), (3.8, 0.3), (2.1, 0.2), (0.0, 0.0))
+# Least thickness, and the strongest smoothing that leaves whatever is as thick 95 % of what no smoothing leaves it, or
+# 90 % of its voxels' volume: of 374 shapes, from a voxel to a ball of 2,109.
+_LADDER = ((6.5, SLICERS_DEFAULT), (5.0, 0.4), (3.8, 0.3), (2.4, 0.2), (2.0, 0.1), (0.0, 0.0))
 
 
 def smoothingFor(thickness: float) -> float:
@@ -23,17 +23,13 @@ def smoothingFor(thickness: float) -> float:
 
 
 def thinnest(mask: np.ndarray) -> float:
-    """The thickness, in voxels, of the thinnest component (26 neighbors) of a mask (Z Y X); infinite for an empty one.
-
-    It takes about as long as the table of findings.
-    """
+    """The thickness, in voxels, of a mask's (Z Y X) thinnest component (26 neighbors); infinite for an empty one."""
     from tonno_core.segmentation.binarize import connected
 
-    mask = mask.astype(bool)
-    voxels, component, count = connected(mask)
+    voxels, component, count = connected(np.asarray(mask, dtype=np.bool_))
     if not count:
         return math.inf
-    faces = np.bincount(component, weights=_outwardFaces(mask).reshape(-1)[voxels], minlength=count)
+    faces = np.bincount(component, weights=_outwardFaces(mask, voxels), minlength=count)
     return float((6 * np.bincount(component, minlength=count) / faces).min())
 
 
@@ -54,13 +50,14 @@ def volumeMm3(surface) -> float:
     return float(np.einsum("ij,ij->", a, np.cross(b, c)) / 6)
 
 
-def _outwardFaces(mask: np.ndarray) -> np.ndarray:
-    """For each voxel (bool Z Y X), how many of its six neighbors are outside of the mask."""
-    padded = np.pad(mask, 1)
-    faces = np.zeros(mask.shape, dtype=np.uint8)
-    for axis in range(3):
-        for shift in (slice(None, -2), slice(2, None)):
-            neighbor = [slice(1, -1)] * 3
-            neighbor[axis] = shift
-            faces += ~padded[tuple(neighbor)]
+def _outwardFaces(mask: np.ndarray, voxels: np.ndarray) -> np.ndarray:
+    """For each voxel (flat indices into Z Y X), how many of its six neighbors are outside of the mask."""
+    flat = np.ascontiguousarray(mask).reshape(-1)
+    faces = np.zeros(voxels.size, dtype=np.uint8)
+    step = 1
+    for n in mask.shape[::-1]:
+        place = voxels // step % n
+        for isAtEdge, shift in ((place == 0, -step), (place == n - 1, step)):
+            faces += isAtEdge | (flat[np.where(isAtEdge, 0, voxels + shift)] == 0)
+        step *= n
     return faces
