@@ -240,15 +240,15 @@ def test_a_segment_is_tracked_from_export_to_export_and_through_a_saved_scene(se
 def test_a_segment_of_another_hand_is_manual(series) -> None:
     made = series()
     segmentation, _id = made.logic.writeSegment(made.heatmap, THRESHOLD)
-    own = segmentation.GetSegmentation().AddEmptySegment("", "Läsion")
-    segmentation.GetSegmentation().GetSegment(own).RemoveTag(slicer.vtkSegment.GetTerminologyEntryTagName())
-    paint(segmentation, own, mask(), made.heatmap)
+    theirs = segmentation.GetSegmentation().AddEmptySegment("", "Läsion")
+    segmentation.GetSegmentation().GetSegment(theirs).RemoveTag(slicer.vtkSegment.GetTerminologyEntryTagName())
+    paint(segmentation, theirs, mask(), made.heatmap)
     data, _notes = written(made, segmentation)
     item = data.SegmentSequence[1]
     assert item.SegmentLabel == "Läsion" and item.SegmentAlgorithmType == "MANUAL"
     assert "SegmentAlgorithmName" not in item
     assert codes(item.SegmentedPropertyTypeCodeSequence) == ("85756007", "SCT", "Tissue")  # as Slicer has it by default
-    segment = segmentation.GetSegmentation().GetSegment(own)
+    segment = segmentation.GetSegmentation().GetSegment(theirs)
     segment.SetTag(ALGORITHM_TYPE, "AUTOMATIC")
     segment.SetTag(ALGORITHM_NAME, "somebody's")
     item = written(made, segmentation)[0].SegmentSequence[1]

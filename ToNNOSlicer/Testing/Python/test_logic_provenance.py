@@ -80,10 +80,10 @@ def test_a_finding_that_was_removed_is_work_by_hand(logic) -> None:
 def test_a_users_own_segment_is_left_alone(logic) -> None:
     heatmap = addHeatmap(logic, addVolume())
     segmentation, _id = logic.writeSegment(heatmap, THRESHOLD)
-    own = segmentation.GetSegmentation().AddEmptySegment("", "organ")
-    replace(segmentation, own, mask(), heatmap)
+    theirs = segmentation.GetSegmentation().AddEmptySegment("", "organ")
+    replace(segmentation, theirs, mask(), heatmap)
     noteEditing(segmentation)
-    assert tags(segmentation, own) == ("", "", "")
+    assert tags(segmentation, theirs) == ("", "", "")
 
 
 def test_a_long_or_odd_name_fits_into_dicom(logic) -> None:

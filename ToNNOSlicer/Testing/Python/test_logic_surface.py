@@ -179,8 +179,8 @@ def test_the_users_own_smoothing_stays(logic) -> None:
 def test_the_users_own_segments_do_not_decide(logic) -> None:
     """A whole body's organs in the same node would take seconds to measure, and a speck in one would make all rough."""
     segmentation, _id = logic.writeSegment(heatmapOf(logic, (8, 9.0)), THRESHOLD)
-    own = segmentation.GetSegmentation().AddEmptySegment("", "organ")
+    theirs = segmentation.GetSegmentation().AddEmptySegment("", "organ")
     speck = np.zeros(SHAPE_ZYX, np.uint8)
     speck[12, 12, 12] = 1
-    paint(segmentation, own, speck, slicer.util.getNode("CT"))
+    paint(segmentation, theirs, speck, slicer.util.getNode("CT"))
     assert not fitSurface(segmentation) and smoothing(segmentation) == 0.5
