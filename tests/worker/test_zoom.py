@@ -68,7 +68,7 @@ def test_a_zoomed_run_is_refined_on_its_own_planes(
     settings = combine(defaults=bundle.spec.defaults, explicit=asked["options"])
     ready = prepare_model(bundle, settings, "cpu", "float32")
     # The planes are those of the first filter, so the oracle is a projection by it.
-    projected = project(volume, ready, settings, region=REGION, zoom=True, keep=True)
+    (projected,) = project(volume, ready, settings, region=REGION, zoom=True, keep=True)
     settings = replace(settings, **{**changes, "methods": tuple(changes["methods"])})
     expected = projected.finish(resolve(None, settings, ready), settings, Timings())
     for method in changes["methods"]:

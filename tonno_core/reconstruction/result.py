@@ -34,8 +34,8 @@ class Reconstruction:
     without planes). explained: share of the logits' variance that the ToNNO heatmap's own plane integrals
     explain (None without ``tonno``, of a region alone, and where ``stopped``).
     layout: of the encoder's numbers in memory ("" where it has none), which decides how sums round.
-    seconds: by step; ``total`` is all of it. directions: how many were backprojected (0 without any); fewer than
-    the settings' where ``stopped``, that is, where the caller ended the run early.
+    seconds: by step; ``total`` is all of it. directions, planned: how many were backprojected, and how many a whole run
+    has (0 without any); where ``stopped``, that is, where the caller ended the run early, of the pass that it was in.
     """
 
     heatmaps: dict[str, Volume]
@@ -56,4 +56,5 @@ class Reconstruction:
     layout: str
     warnings: tuple[str, ...]
     directions: int = 0
+    planned: int = 0
     stopped: bool = False

@@ -59,7 +59,7 @@ class Engine:
         control = Control(job.progress, job.check, lambda: job.stopped, previews)
         region = _region(request.ras_to_box)
         with timings.measure("total"):
-            projected = project(
+            (projected,) = project(
                 volume, ready, settings, region=region, zoom=request.zoom, control=control, timings=timings, keep=True
             )
             job.step("finishing")
