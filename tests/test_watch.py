@@ -13,7 +13,7 @@ from tonno_core import cli
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation.metrics import dice
 from tonno_core.recipe import make_recipe, one_pass
-from tonno_core.reconstruction import run
+from tonno_core.reconstruction import passes
 from tonno_core.settings import ReconstructionSettings
 from tonno_core.volume.io import read_volume, write_volume
 from tonno_core.workflow import reconstruct_files
@@ -24,8 +24,9 @@ PLANES = {"slices": 16, "directions": 300, "slice_size": 12}
 @pytest.fixture
 def scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three smooth blobs. Slices this small would be taken hundreds of directions at once."""
-    monkeypatch.setattr(run, "CPU_BATCH", 2)
-    monkeypatch.setattr(run, "_PREVIEW_TIME", 0.0)  # on the slowest machine; previews that decide are made all the same
+    monkeypatch.setattr(passes, "CPU_BATCH", 2)
+    # On the slowest machine; previews that decide are made all the same.
+    monkeypatch.setattr(passes, "_PREVIEW_TIME", 0.0)
     grid = grid_around([0, 0, 0], (24, 26, 28), (4.0, 4.0, 4.0))
     blobs = make_blobs(1, 3, reach=12.0, sigmas=(12.0, 16.0))
     write_volume(blobs.on_grid((24, 26, 28), grid), tmp_path / "scan.nii.gz")
