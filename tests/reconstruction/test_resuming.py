@@ -137,6 +137,16 @@ def test_a_stop_in_either_of_two_passes(
     same(finished(classes, SEVERAL), whole(ready, SEVERAL, classes=names))
 
 
+def test_tonno_is_made_of_the_directions_of_the_cam_methods_until_it_has_its_own(ready: ReadyModel) -> None:
+    settings = replace(SEVERAL, methods=("matched-cam", "tonno"))
+    (projected,) = project(VOLUME, ready, settings, control=Ending(3).control(), keep=True, batch_size=PAIR)
+    assert (projected.directions, projected.planned) == (6, 16)
+    assert {name: projected.reach(variant) for name, variant in projected.variants.items()} == {
+        "matched-cam": (6, 16),
+        "tonno": (6, 24),
+    }
+
+
 @pytest.mark.parametrize(
     "choices",
     [
