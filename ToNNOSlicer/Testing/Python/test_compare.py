@@ -27,7 +27,6 @@ from ToNNOSlicerLib.logic.compare import (
     match,
     sentence,
 )
-from ToNNOSlicerLib.logic.findings import Finding
 from ToNNOSlicerLib.logic.geometry import toVTK
 from ToNNOSlicerLib.logic.heatmap import recordOf, writeRecord
 from ToNNOSlicerLib.logic.timepoint import TimePoint, timePoint, timePointOf
@@ -35,6 +34,16 @@ from ToNNOSlicerLib.logic.timepoint import TimePoint, timePoint, timePointOf
 ROOT = Path(__file__).parents[3]
 SHAPE = (30, 32, 34)  # Z Y X
 MM = np.eye(4)
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """As much of a finding as matters here."""
+
+    label: int
+    volumeMm3: float
+    peakRAS: tuple[float, float, float]
+    longestMm: float | None = None
 
 
 def labelled(mask: np.ndarray) -> tuple[np.ndarray, int]:
@@ -50,9 +59,8 @@ def at(mask: np.ndarray, ijkToRAS: np.ndarray = MM) -> TimePoint:
     listed = []
     for n in range(1, count + 1):
         voxels = np.argwhere(labels == n)[:, ::-1]
-        points = voxels @ ijkToRAS[:3, :3].T + ijkToRAS[:3, 3]
         mm3 = len(voxels) * abs(np.linalg.det(ijkToRAS[:3, :3]))
-        listed.append(Finding(n, mm3, 9.0, 9.0, (0, 0, 0), tuple(points.mean(axis=0)), tuple(points[0])))
+        listed.append(Lesion(n, mm3, tuple(ijkToRAS[:3, :3] @ voxels[0] + ijkToRAS[:3, 3])))
     return timePoint(listed, mask, ijkToRAS)
 
 
@@ -203,11 +211,6 @@ def test_a_volume_must_change_by_a_quarter_and_by_a_layer() -> None:
         assert kinds(match(at(boxes((5, 5, 5, 40, 40, 40 + planes), shape=large)), big)) == [kind]
 
 
-@dataclass(frozen=True)
-class Measured(Finding):
-    longestMm: float = 0.0
-
-
 @pytest.mark.parametrize(
     ("now", "before", "kind"),
     [
@@ -223,7 +226,7 @@ def test_a_diameter_must_change_by_a_fifth_and_by_5_mm(now: float, before: float
 
     def measured(mm: float) -> TimePoint:
         time = at(boxes((5, 5, 5, 10, 10, 10)))
-        return replace(time, findings=(Measured(**vars(time.findings[0]), longestMm=mm),))
+        return replace(time, findings=(replace(time.findings[0], longestMm=mm),))
 
     (change,) = match(measured(now), measured(before))
     assert change.kind == kind
@@ -306,13 +309,13 @@ import sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "ToNNOSlicer")!r}, {str(Path(__file__).parent)!r}]
 from slicer_host import provide_i18n
 provide_i18n()
+from types import SimpleNamespace
 import numpy as np
 from ToNNOSlicerLib.logic.compare import match
-from ToNNOSlicerLib.logic.findings import Finding
 from ToNNOSlicerLib.logic.timepoint import timePoint
 mask = np.zeros((9, 9, 9), np.uint8)
 mask[2:5, 2:5, 2:5] = 1
-time = timePoint([Finding(1, 27.0, 1.0, 1.0, (3, 3, 3), (3, 3, 3), (3, 3, 3))], mask, np.eye(4))
+time = timePoint([SimpleNamespace(peakRAS=(3, 3, 3))], mask, np.eye(4))
 assert [change.kind for change in match(time, time)] == ["unchanged"]
 print(sorted(set("scipy SimpleITK torch".split()) & set(sys.modules)))
 """
