@@ -166,6 +166,10 @@ def test_a_volume_whose_file_has_changed_is_done_again(tmp_path: Path) -> None:
     again = read_volume(tmp_path / "out/cases/0002-1/heatmap-tonno.nii.gz").array
     np.testing.assert_array_equal(again, read_volume(tmp_path / "one/heatmap-tonno.nii.gz").array)
 
+    (tmp_path / "set" / "1.nii.gz").write_bytes(b"no image")
+    assert run(manifest, tmp_path / "out").failed.startswith("1 of 3 cases failed: 0002-1: ")
+    assert [bool(row["failed"]) for row in rows(tmp_path / "out")] == [False, True, False]
+
 
 def test_what_is_told_by_the_files_of_a_volume(tmp_path: Path) -> None:
     write_set(tmp_path)

@@ -119,6 +119,7 @@ def reconstruct_cohort(
     def work(task: Task, advanced: Progress) -> None:
         run = {"run": folder.fingerprint, "source": source_of(task.volume)}  # before it is read
         place = folder.cases / task.name
+        (place / REPORT).unlink(missing_ok=True)  # of what the file was before; should it fail now, nothing is reported
         reconstruct_into(place, task.volume, ready, recipe, progress=advanced, overwrite=place.exists(), extra=run)
 
     run_cases(own, folder, work, label="reconstructing", progress=progress and rank == 0)
