@@ -79,7 +79,7 @@ def _modelName(fact) -> str:
 
 def _aboutSegments(now: tuple, before: tuple) -> list[str]:
     lines = []
-    facts = ((_("thresholds"), thresholdOf), (_("smallest volumes"), _smallestMm3))
+    facts = ((_("thresholds"), thresholdOf), (_("smallest volumes"), smallestMm3))
     for what, read in facts:
         a, b = read(*now), read(*before)
         # A file keeps all digits; two runs of one model have the same number, two sliders hardly ever.
@@ -91,7 +91,8 @@ def _aboutSegments(now: tuple, before: tuple) -> list[str]:
     return lines
 
 
-def _smallestMm3(segmentationNode, segmentId: str) -> float | None:
+def smallestMm3(segmentationNode, segmentId: str) -> float | None:
+    """The smallest volume of a component that a segment was written with, or None."""
     value = vtk.reference("")
     known = segmentationNode.GetSegmentation().GetSegment(segmentId).GetTag(SMALLEST, value)
     return float(str(value)) if known else None
