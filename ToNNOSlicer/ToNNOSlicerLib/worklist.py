@@ -219,10 +219,9 @@ class Worklist:
         # NRRD holds every grid as it is, a sheared one too.
         words += ("--output", str(run.folder / worklist_files.RESULTS), "--format", "nrrd", *self.arguments)
         self._process = self._spawn(("run", *words), run.folder / worklist_files.LOG)
-        for volume in volumes:
-            self._put(volume, Result())
-        self._put(volumes[0], Result(RUNNING))
-        self._state = replace(self._state, step=WORKING, share=0.0)
+        now = dict.fromkeys(volumes, Result()) | {volumes[0]: Result(RUNNING)}
+        cases = tuple(c.having(now[c.volume]) if c.volume in now else c for c in self._state.cases)
+        self._state = replace(self._state, step=WORKING, share=0.0, cases=cases)
 
     def _takeResults(self) -> None:
         """The cases are done in their order: only the first that is open can have changed."""
@@ -260,8 +259,7 @@ class Worklist:
             process.kill()
         cases = tuple(c.having(Result()) if c.state == RUNNING else c for c in self._state.cases)
         self._state = replace(self._state, step=step, error=error, share=None, cases=cases)
-        with suppress(OSError):
-            self._remember()
+        self._remember()
 
     # --- cases
 
@@ -296,8 +294,9 @@ class Worklist:
 
     def _remember(self) -> None:
         cases = [asdict(case.having(Result()) if case.state == RUNNING else case) for case in self._state.cases]
-        content = {"source": str(self.source), "key": self._key, "cases": cases}
-        worklist_files.writeJson(self.output / _WORKLIST, content)
+        with suppress(OSError):  # it only saves a look at all results
+            content = {"source": str(self.source), "key": self._key, "cases": cases}
+            worklist_files.writeJson(self.output / _WORKLIST, content)
 
     def _spawn(self, task: Sequence[str], log: Path) -> _Process:
         search = os.pathsep.join(filter(None, (str(_LIBRARY), self.changes.get("PYTHONPATH") or "")))
