@@ -53,6 +53,11 @@ def test_the_record_says_what_was_done(trained: TrainedModel) -> None:
     assert record["settings"]["seed"] == 0
     counts = {"train": {"positive": 2, "negative": 2}, "val": {"positive": 1, "negative": 1}}
     assert record["volumes"] == {split: {"finding": one} for split, one in counts.items()}
+    images = record["images"]  # of the four training scans: 16 voxels of 4 mm, a head of 7 voxels' radius
+    assert (images["volumes"], images["intensity"], images["pixel_mm"]) == (4, "zscore", spec.pixel_mm)
+    assert images["coarsest_spacing_mm"] == [4.0, 4.0]
+    assert images["extent_mm"] == [64.0, 64.0]
+    assert images["foreground_mm"] == pytest.approx([52.0, 52.0])  # between the outermost voxels' centres
     assert record["seconds"] >= record["seconds_in_steps"] > 0
     assert (record["processes"], record["threads"]) == (1, torch.get_num_threads())
     assert not any("/" in str(value) for value in record["settings"].values())  # no path, no name of a patient

@@ -27,6 +27,7 @@ from tonno_core.training.model import initial_model, parameter_groups
 from tonno_core.training.recalibration import calibrate_bundle, summary_of
 from tonno_core.training.run_folder import RunFolder
 from tonno_core.training.settings import TrainingSettings, check_shares
+from tonno_core.volume.appearance import record_of_images
 from tonno_core.volume.foreground import foreground_ball
 from tonno_core.volume.io import read_volume
 
@@ -131,6 +132,7 @@ def train(
         training={
             "settings": settings.record(),
             "volumes": {split: _counts(manifest, split) for split in ("train", "val")},
+            "images": _images(manifest, cache, settings.intensity, pixel_mm),
             "processes": group.world,
             "threads": torch.get_num_threads(),
             "seconds": round(time.monotonic() - started, 1),
@@ -200,6 +202,13 @@ def _load(
     for number, case in wanted:
         volumes[case.split].append(cache.load(case, number))
     return volumes
+
+
+def _images(manifest: Manifest, cache: VolumeCache, intensity: str, pixel_mm: float | None) -> dict[str, Any]:
+    """What the volumes of split train look like."""
+    numbers = [number for number, case in enumerate(manifest.cases) if case.split == "train"]
+    seen = [one for one in map(cache.appearance, numbers) if one is not None]
+    return record_of_images(seen, intensity, pixel_mm) if seen else {}
 
 
 def _counts(manifest: Manifest, split: str) -> dict[str, dict[str, int]]:
