@@ -65,6 +65,16 @@ def test_the_threshold_that_will_be_used_decides(scan: Path, tmp_path: Path) -> 
     assert found["checks"][-1] == first
 
 
+def test_a_threshold_for_all_directions_says_so_after_an_early_end(scan: Path, tmp_path: Path) -> None:
+    record = {"threshold": 1e9, "settings": {"slices": 16, "directions": 300}}
+    model = write_random_bundle(tmp_path / "model", thresholds={"tonno": record})
+    choices = {"model": str(model), "device": "cpu", "options": {**PLANES, "slice_size": 32, "methods": ("tonno",)}}
+    reconstruct_files(scan, output=tmp_path / "stop", stop_when="stable", **choices)
+    report = json.loads((tmp_path / "stop/report.json").read_text())
+    assert report["stop_when"]["stable"]
+    assert report["methods"]["tonno"]["threshold_source"] == "the model's own, calibrated at other directions"
+
+
 def test_what_does_not_become_stable_runs_to_its_end(scan: Path, tmp_path: Path) -> None:
     # A network of random weights, six directions.
     model = write_random_bundle(tmp_path / "model")

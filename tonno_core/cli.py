@@ -228,6 +228,7 @@ def train(
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
 @click.option("--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16|float16")
 @click.option("--overwrite", is_flag=True, help="Replace a model that is there.")
+@click.option("--complete", is_flag=True, help="Choose nothing anew; add what earlier versions did not measure.")
 def calibrate(
     model: Path,
     manifest: Path,
@@ -238,19 +239,26 @@ def calibrate(
     device: str,
     precision: str,
     overwrite: bool,
+    complete: bool,
     **options: Any,
 ) -> None:
     """Choose MODEL's stage, filter, sigma, smoothing and thresholds anew, from the labels of MANIFEST's split val.
 
-    Needed for other planes than the model's own: a threshold holds for one number of slices and directions.
+    Needed for other planes than the model's own: a threshold holds for one number of slices and directions. Those of
+    the presets fast and balanced are measured too.
     """
-    from tonno_core.training.recalibration import recalibrate
+    from tonno_core.training import recalibration
 
-    summary = recalibrate(
-        model, manifest, output, options={"methods": methods or None, **options}, stages=stages, quantile=quantile,
-        device=device, precision=precision, overwrite=overwrite,
-    )  # fmt: skip
-    click.echo(summary)
+    run: dict[str, Any] = {"device": device, "precision": precision, "overwrite": overwrite}
+    if complete:
+        if methods or stages or any(value is not None for value in options.values()):
+            raise TonnoError("--complete keeps the model's choices and planes; leave out what would change them")
+        click.echo(recalibration.complete(model, manifest, output, **run))
+        return
+    options = {"methods": methods or None, **options}
+    click.echo(
+        recalibration.recalibrate(model, manifest, output, options=options, stages=stages, quantile=quantile, **run)
+    )
 
 
 @cli.command()

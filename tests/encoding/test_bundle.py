@@ -14,7 +14,14 @@ from safetensors.torch import load_file, save_file
 
 from tests.networks import random_network, spec_of, write_random_bundle
 from tonno_core.encoding import bundle as bundle_module
-from tonno_core.encoding.bundle import BundleSpec, check_can_write, load_bundle, make_bundle, save_bundle
+from tonno_core.encoding.bundle import (
+    BundleSpec,
+    check_can_write,
+    load_bundle,
+    make_bundle,
+    save_bundle,
+    save_description,
+)
 from tonno_core.errors import TonnoError
 from tonno_core.settings import ReconstructionSettings, Variant, model_defaults
 
@@ -136,11 +143,24 @@ def test_the_threshold_of_a_variant_is_its_own_where_it_was_tried() -> None:
     assert spec.candidate(Variant("averaged-cam", 2, "hann", smooth_mm=4.0)) == tried[1]
     assert spec.candidate(Variant("averaged-cam", 2, smooth_mm=4.0), "b") == tried[2]
     assert spec.candidate(Variant("averaged-cam", 2)) is None
-    own, near = (spec.record_of(Variant("averaged-cam", 2, smooth_mm=width)) for width in (4.0, 5.0))
+    settings = ReconstructionSettings(slices=9)
+    own, near = (spec.threshold_for(Variant("averaged-cam", 2, smooth_mm=width), settings) for width in (4.0, 5.0))
     assert own is not None
-    assert (own["threshold"], own["settings"]["stage"], own["settings"]["slices"]) == (0.75, 2, 9)
-    assert near == CHOSEN
-    assert spec.record_of(Variant("tonno")) is None
+    assert near is not None
+    assert (own.value, own.source, own.record["settings"]["stage"]) == (0.75, "calibrated", 2)
+    assert (near.value, near.source, near.changed) == (0.5, "unscaled", ("stage", "smooth_mm"))
+    assert spec.threshold_for(Variant("tonno"), settings) is None
+    other = spec.threshold_for(
+        Variant("averaged-cam", 2, smooth_mm=4.0), dataclasses.replace(settings, class_name="b")
+    )
+    assert other is None  # nothing was chosen for it
+
+
+def test_the_models_own_slice_size_is_no_other_when_it_is_asked_for() -> None:
+    spec = spec_of(thresholds={"averaged-cam": CHOSEN})
+    variant = Variant("averaged-cam", 1, smooth_mm=4.0)
+    found = [spec.threshold_for(variant, ReconstructionSettings(slices=9, slice_size=size)) for size in (None, 32, 48)]
+    assert [one and one.source for one in found] == ["calibrated", "calibrated", "unscaled"]
 
 
 def test_added_stages_weigh_as_in_the_most_similar_variant_that_was_tried() -> None:
@@ -164,6 +184,23 @@ def test_added_stages_weigh_as_in_the_most_similar_variant_that_was_tried() -> N
     assert spec.variant("averaged-cam", ReconstructionSettings(stage="1+2")).weights == ()
     assert spec.variant("matched-cam", ReconstructionSettings(stage="2+3")).weights == ()
     assert spec.variant("matched-cam", ReconstructionSettings(class_name="b")).weights == ()
+
+
+def test_thresholds_for_other_planes_come_back_as_they_were_written(tmp_path: Path) -> None:
+    other = {"threshold": 0.25, "noise_floor": 0.125, "settings": {"slices": 48, "directions": 96}}
+    record = {"threshold": 0.5, "settings": {"slices": 12, "directions": 6}, "other_planes": [other]}
+    spec = spec_of(thresholds={"tonno": record})
+    save_bundle(tmp_path / "model", spec, random_network("resnet10t").state_dict())
+    found = load_bundle(tmp_path / "model").spec
+    assert found.thresholds == {"tonno": record}
+    assert found.schema == 1
+    # What an earlier version reads, which knows nothing of other planes, is the threshold for the model's own.
+    assert found.thresholds["tonno"]["threshold"] == 0.5
+    values = [
+        found.threshold_for(Variant("tonno"), ReconstructionSettings(slices=slices, directions=directions))
+        for slices, directions in ((12, 6), (48, 96))
+    ]
+    assert [one and one.value for one in values] == [0.5, 0.25]
 
 
 # -------------------- wrong bundles
@@ -245,7 +282,8 @@ def test_each_key_that_is_missing_is_named(key: str, folder: Path) -> None:
         ("frame", ["cube", None]),
         ("defaults", [[], None]),
         ("thresholds", [[], {"tonno": 0.5}, {"tonno": {}}, {"tonno": {"threshold": "high"}},
-                        {"tonno": {"threshold": math.nan}}, {"tonno": {"threshold": 1, "settings": []}}]),
+                        {"tonno": {"threshold": math.nan}}, {"tonno": {"threshold": 1, "settings": []}},
+                        {"tonno": {"threshold": 1, "other_planes": [{"settings": {"slices": 48}}]}}]),
         ("calibration", [{}, [3], [{"method": "tonno"}], [{"threshold": math.inf}]]),
         ("training", ["yes"]),
         ("about", [3]),
@@ -316,6 +354,19 @@ def test_keys_of_later_versions_are_ignored(folder: Path) -> None:
 
 
 # -------------------- writing
+
+
+def test_a_new_description_leaves_the_weights_file_as_it_is(tmp_path: Path) -> None:
+    save_bundle(tmp_path / "model", spec_of(), random_network("resnet10t").state_dict(), half=True)
+    bundle = load_bundle(tmp_path / "model")
+    spec = dataclasses.replace(bundle.spec, about={"finding": "other"})
+    save_description(tmp_path / "new", spec, bundle)
+    assert content(tmp_path / "new")["model.safetensors"] == content(tmp_path / "model")["model.safetensors"]
+    assert load_bundle(tmp_path / "new").spec == spec
+    with pytest.raises(TonnoError, match="exists already"):
+        save_description(tmp_path / "new", spec, bundle)
+    save_description(tmp_path / "model", spec, bundle, overwrite=True)  # in place
+    assert load_bundle(tmp_path / "model").spec == spec
 
 
 def test_an_existing_bundle_is_replaced_only_on_request(folder: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from tonno_core.calibration import ModelThreshold
 from tonno_core.encoding.bundle import Bundle, BundleSpec
 from tonno_core.encoding.device import choose_device, choose_precision
 from tonno_core.encoding.encoder import Encoder, PixelSum
@@ -52,9 +53,11 @@ class ReadyModel:
         """What these settings make for a method."""
         return variant_of(method, settings) if self.spec is None else self.spec.variant(method, settings)
 
-    def record(self, variant: Variant, class_name: str) -> dict[str, Any] | None:
-        """The calibration's record of a variant for a class, None where it has none."""
-        return None if self.spec is None else self.spec.record_of(variant, class_name)
+    def threshold(
+        self, variant: Variant, settings: ReconstructionSettings, *, zoom: bool = False
+    ) -> ModelThreshold | None:
+        """The model's threshold of a heatmap under some settings, None where it brings none."""
+        return None if self.spec is None else self.spec.threshold_for(variant, settings, zoom=zoom)
 
 
 def prepare_model(

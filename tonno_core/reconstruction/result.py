@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -57,3 +57,15 @@ class Reconstruction:
     warnings: tuple[str, ...]
     directions: int = 0
     stopped: bool = False
+
+    @property
+    def backprojected(self) -> ReconstructionSettings:
+        """The settings with as many directions as were backprojected, fewer where the run ended early."""
+        if not self.stopped or not self.directions:
+            return self.settings
+        cam = self.settings.cam_directions
+        return replace(
+            self.settings,
+            directions=min(self.settings.directions, self.directions),
+            cam_directions=None if cam is None else min(cam, self.directions),
+        )

@@ -107,7 +107,7 @@ class Engine:
             method: {
                 "array": write_array(folder / f"heatmap-{method}.npy", heatmap.array, job),
                 "variant": {"method": method, **result.variants[method].choices()},
-                "threshold": ready.record(result.variants[method], result.class_name),
+                "threshold": _threshold(ready, result, method, self._zoom),
                 "otsu": _otsu(heatmap, result.inside),
             }
             for method, heatmap in result.heatmaps.items()
@@ -212,6 +212,11 @@ def _profile(profile: PlaneProfile) -> dict[str, Any]:
         "positions_mm": [round(one, 3) for one in profile.positions_mm.tolist()],
         "logits": [round(one, 5) for one in profile.logits.tolist()],
     }
+
+
+def _threshold(ready: ReadyModel, result: Reconstruction, method: str, zoom: bool) -> dict[str, Any] | None:
+    known = ready.threshold(result.variants[method], result.backprojected, zoom=zoom)
+    return None if known is None else known.message()
 
 
 def _model(ready: ReadyModel, name: str) -> dict[str, Any]:
