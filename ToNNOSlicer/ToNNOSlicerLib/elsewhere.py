@@ -20,14 +20,18 @@ _YIELD_S = 0.01
 _LIBRARY = Path(__file__).resolve().parent.parent
 
 
-def writer(command: list[str], changes: dict[str, str | None]) -> Callable:
-    """What `logic.reportSteps` and `logic.heatmapSteps` take: writes by a process of a Python that has the packages.
+def writer(command: list[str], changes: dict[str, str | None], temporaryPath: str | Path | None = None) -> Callable:
+    """Make what `logic.reportSteps` and `logic.heatmapSteps` take: it writes in a Python that has the packages.
 
-    command: the interpreter and ``-m``. changes: to this process' variables.
+    Args:
+        command: The interpreter and ``-m``.
+        changes: Changes to this process' variables; None removes one.
+        temporaryPath: Where the arrays wait for that process, in a folder that nobody else may read; None for the
+            system's place for such.
     """
 
     def write(files: slow_files.SlowFiles, place: Path) -> Iterator[float]:
-        with tempfile.TemporaryDirectory(prefix="tonno-export-") as name:
+        with tempfile.TemporaryDirectory(prefix="tonno-export-", dir=temporaryPath, ignore_cleanup_errors=True) as name:
             yield from _save(files, Path(name))
             yield from _run(command, changes, files, Path(name), place)
 

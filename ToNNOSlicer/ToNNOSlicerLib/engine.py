@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tonno_core.protocol import FINAL, FOLDER_PREFIX, VERSION, ProtocolError, decode, encode
 from tonno_core.worker.processes import is_alive
-from ToNNOSlicerLib.processes import changedEnvironment, killTree, ownGroup
+from ToNNOSlicerLib.processes import changedEnvironment, killTree, ownGroup, temporaryVariables
 
 _LOG_LINES = 500
 # An engine that loads (the first import of torch from a cold disk) may be silent for this long.
@@ -43,14 +43,16 @@ class EngineClient:
     ``--folder`` are added, and it starts in that folder.
     environment: variables added to this process' own; a value of None removes one.
     heartbeatTimeout: silence, in seconds, after which the process counts as hung and is ended.
+    temporaryPath: where the folders are made, which nobody else may read; None for the system's place for such.
 
     A process that died, hung, spoke garbage or another version is replaced at the next `submit`.
     """
 
-    def __init__(self, command, environment=None, heartbeatTimeout=10.0):
+    def __init__(self, command, environment=None, heartbeatTimeout=10.0, temporaryPath=None):
         self._command = list(command)
         self._environment = dict(environment or {})
         self._heartbeatTimeout = heartbeatTimeout
+        self._temporaryPath = None if temporaryPath is None else Path(temporaryPath)
         self._process = None
         self._nextId = 0
         self._root = None
@@ -85,7 +87,8 @@ class EngineClient:
             self._process.kill()
         folder = self._rootFolder()
         command = [*self._command, "--parent", str(os.getpid()), "--folder", str(folder)]
-        self._process = _Process(command, self._environment, folder, self._log)
+        places = {} if self._temporaryPath is None else temporaryVariables(folder)
+        self._process = _Process(command, self._environment | places, folder, self._log)
 
     def submit(self, type, /, **fields):
         """Send a request, to a new process where none is running, and return its id."""
@@ -150,8 +153,10 @@ class EngineClient:
 
     def _rootFolder(self):
         if self._root is None or not self._root.is_dir():
-            _sweep()
-            self._root = Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-"))
+            place = self._temporaryPath or Path(tempfile.gettempdir())
+            place.mkdir(parents=True, exist_ok=True)  # the user's choice may have been cleaned away meanwhile
+            _sweep(place)
+            self._root = Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-", dir=place.absolute()))
             # Also at the interpreter's end, or when the client is forgotten without `close`.
             self._removeRoot = weakref.finalize(self, shutil.rmtree, self._root, ignore_errors=True)
         return self._root
@@ -295,9 +300,9 @@ class _Process:
                 self._log.append(line.decode("utf-8", errors="replace").rstrip())
 
 
-def _sweep():
+def _sweep(place):
     """Remove what a client left that was killed together with its engine."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*-*"):
+    for folder in place.glob(f"{FOLDER_PREFIX}*-*"):
         pid = folder.name[len(FOLDER_PREFIX) :].partition("-")[0]
         if pid.isdigit() and not is_alive(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)

@@ -20,6 +20,11 @@ def changedEnvironment(changes):
     return {name: value for name, value in {**os.environ, **changes}.items() if value is not None}
 
 
+def temporaryVariables(folder):
+    """The variables that tell a process, and the libraries in it, where to put temporary files."""
+    return dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
+
+
 def killTree(popen, pid=None):
     """End a process of `ownGroup` and all of its children. pid: of the child, where it is known."""
     if os.name == "nt":

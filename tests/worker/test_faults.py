@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -386,3 +387,33 @@ def test_another_missing_package_is_named(
     error = answer(client, client.submit("reconstruct", **fields(client, volume, "pixel-sum", options=SHORT)))
     assert (error["kind"], "timm" in error["message"]) == ("missing-package", True)
     client.close()
+
+
+# --- where the files lie
+
+
+def test_files_lie_where_the_user_wants_them(temporary: Path) -> None:
+    """In the application the user chooses the place of temporary files; nobody else may read a patient's voxels."""
+    chosen = temporary / "chosen by the user"  # made where it is missing
+    client = make_client(temporaryPath=chosen)
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    stale = chosen / f"{FOLDER_PREFIX}{ended.pid}-x"
+    stale.mkdir(parents=True)
+    request = client.newFolder()
+    assert not stale.exists()
+    assert request.parent.parent == chosen
+    assert request.parent.stat().st_mode & 0o077 == 0
+    assert starts(client)
+    variables = Path(f"/proc/{client.pid}/environ").read_bytes().split(b"\0")
+    assert f"TMPDIR={request.parent}".encode() in variables
+    client.close()
+    chosen.rmdir()  # empty
+
+
+def test_another_place_is_taken_when_the_first_is_gone(temporary: Path) -> None:
+    client = make_client(temporaryPath=temporary / "chosen")
+    shutil.rmtree(client.newFolder().parents[1])
+    assert client.newFolder().is_dir()
+    client.close()
+    (temporary / "chosen").rmdir()

@@ -76,6 +76,18 @@ def test_the_process_writes_what_would_be_written_here(files, tmp_path, temporar
     assert not any(temporary.iterdir())
 
 
+def test_what_waits_for_the_process_lies_where_the_user_wants_it(files, tmp_path, temporary) -> None:
+    chosen, place = tmp_path / "chosen by the user", tmp_path / "place"
+    chosen.mkdir()
+    place.mkdir()
+    steps = elsewhere.writer([sys.executable, "-m"], ENVIRONMENT, chosen)(files, place)
+    next(steps)
+    (folder,) = chosen.iterdir()
+    assert os.name == "nt" or folder.stat().st_mode & 0o077 == 0  # pixels of a patient are nobody else's
+    drain(steps)
+    assert not any(chosen.iterdir()) and not any(temporary.iterdir())
+
+
 def test_a_refusal_is_told_in_the_engines_words(files, tmp_path, temporary) -> None:
     with pytest.raises(ToNNOUserError, match="cannot be written") as error:
         drain(elsewhere.writer([sys.executable, "-m"], ENVIRONMENT)(files, tmp_path / "missing"))
