@@ -1,77 +1,320 @@
-"""What the engine needs, what of it is missing, and how it is installed; nothing happens before somebody asks.
+"""How what the engine lacks is installed into Slicer's Python, and how the engine is started there.
 
-No Qt: the panel asks the question, this module knows its text and does what was answered.
+No Qt: the panel asks the question and polls an `Installation`; this module knows what pip has to do, and tells why it
+failed. Nothing happens before somebody asks.
+
+PyTorch comes by way of the extension PyTorch, as everywhere in Slicer: its light-the-torch picks the build for the
+graphics card. Its own `installTorch` would stop the window while gigabytes arrive, and import torch into Slicer's
+process. Slicer's own `pip_install` would stop the window in 5.10, and cannot be canceled in 5.12; of all three the
+exception does not say what pip said. So pip runs in a process of ours, alike in every version.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
 import re
 import shutil
 import sys
-from dataclasses import dataclass
-from importlib import metadata
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-# What the download of a package takes in MB, rounded up; packages not named here take less than 1.
-_SIZES_MB = {"numpy": 20, "scipy": 40, "SimpleITK": 60, "timm": 3, "safetensors": 1, "matplotlib": 10}
-_TORCH_MB = (200, 3000)  # for the CPU, and with all that CUDA needs
-_TORCH_MINIMUM = ">=2.5"
-_MODULE_OF = {"SimpleITK": "SimpleITK"}
+from ToNNOSlicerLib.packages import TORCH_MINIMUM, Missing, missing, moduleOf, nameOf, torchState, versionOf
+from ToNNOSlicerLib.pip_process import PipProcess, causeOf
+
+# What pip may not replace behind the user's back: Slicer has it loaded, or another extension has chosen its build.
+_KEPT = ("numpy", "SimpleITK", "torch", "torchvision")
+# A version that pip takes as a requirement; what is built from source may call itself otherwise.
+_PLAIN_VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[A-Za-z0-9.]+)?")
+_LOG_LINES = 500
+_TURN_S = 0.02
 
 
-@dataclass(frozen=True)
-class Missing:
-    """torch: "", "missing" or "broken". packages: requirements, e.g. ``timm>=1.0.15``."""
+class InstallError(Exception):
+    """An installation that was refused, canceled, or failed.
 
-    torch: str
-    packages: tuple[str, ...]
-
-    def __bool__(self) -> bool:
-        return bool(self.torch or self.packages)
-
-    def rows(self) -> list[tuple[str, str]]:
-        """What will be installed, and how large it is."""
-        rows = []
-        if self.torch:
-            rows.append(("PyTorch", f"{_TORCH_MB[0]} MB for the CPU, up to {_TORCH_MB[1] / 1000:.0f} GB for NVIDIA"))
-        for requirement in self.packages:
-            name = _nameOf(requirement)
-            rows.append((requirement, f"{_SIZES_MB.get(name, 1)} MB"))
-        return rows
-
-
-def missing(requirementsFile: str | Path) -> Missing:
-    """What this Python lacks. Imports none of it, so that a broken package can do no harm here."""
-    torch = _torchState()
-    return Missing(torch, tuple(one for one in requirementsOf(requirementsFile) if not _isInstalled(one)))
-
-
-def requirementsOf(path: str | Path) -> list[str]:
-    """The lines of a requirements file."""
-    lines = (line.partition("#")[0].strip() for line in Path(path).read_text(encoding="utf-8").splitlines())
-    return [line for line in lines if line]
-
-
-def install(found: Missing, requirementsFile: str | Path, wheels: str | Path | None = None) -> None:
-    """Install what is missing into Slicer's Python; the question was asked before.
-
-    wheels: a folder of wheel files; then nothing is downloaded. Raises RuntimeError with what went wrong.
+    Args:
+        cause: What went wrong, in a line; of a failure pip's own words.
+        nextStep: What the user can do about it, in a line.
     """
-    if wheels is not None:
-        _installFrom(Path(wheels), found)
-    else:
-        if found.torch:
-            _installTorch(found.torch)
-        if found.packages:
-            _installPackages(found.packages, requirementsFile)
-    importlib.invalidate_caches()
-    left = missing(requirementsFile)
-    if left:
-        names = ", ".join(name for name, _size in left.rows())
-        raise RuntimeError(f"still missing after the installation: {names}")
+
+    def __init__(self, cause: str, nextStep: str) -> None:
+        super().__init__(cause)
+        self.cause, self.nextStep = cause, nextStep
+
+
+class Installation:
+    """Missing packages on their way into Slicer's Python, one command of pip after another.
+
+    Nothing blocks, but for some seconds the extension PyTorch while it gets its light-the-torch. ::
+
+        installation = Installation(lacking, requirementsFile, wheels, onLine)
+        installation.start()
+        installation.poll()  # from a timer, until it returns False
+
+    The scene plays no part in it: it can be closed meanwhile, and whoever waits must look at it anew afterwards.
+
+    Args:
+        lacking: What `missing` has returned.
+        requirementsFile: The file that `missing` was asked about; it is asked again at the end.
+        wheels: A folder of wheel files, from which everything is taken; None for the network.
+        onLine: Called with each line that pip writes, inside of `start` and `poll`.
+        command: What runs a module whose name is to follow; by default PythonSlicer.
+        temporaryPath: Where pip may unpack; by default the application's temporary folder.
+    """
+
+    def __init__(
+        self,
+        lacking: Missing,
+        requirementsFile: str | Path,
+        wheels: str | Path | None = None,
+        onLine: Callable[[str], None] = print,
+        command: list[str] | None = None,
+        temporaryPath: str | Path | None = None,
+    ) -> None:
+        self._lacking, self._requirementsFile, self._onLine = lacking, requirementsFile, onLine
+        self._wheels = None if wheels is None else str(wheels)
+        self._command, self._temporaryPath = command, temporaryPath
+        self._process: PipProcess | None = None
+        self._folder: Path | None = None
+        self._said: list[str] = []
+        self._isPolling = self._isCanceled = False
+        # A module that Slicer has loaded keeps its old version until Slicer starts again.
+        self.restartFor = tuple(name for name in map(nameOf, lacking.packages) if moduleOf(name) in sys.modules)
+
+    def start(self) -> None:
+        """Begin; `isRunning` from here.
+
+        Raises:
+            InstallError: Where an installation is under way, or this one cannot begin.
+        """
+        global _running
+        from slicer.i18n import tr as _
+
+        if _running is not None or _isSlicerInstalling():
+            raise InstallError(_("An installation is under way."), _("Wait until it has ended."))
+        self._refuse()
+        self._commands = self._steps()
+        place = self._temporaryPath or _applicationPath("temporaryPath")
+        try:
+            self._folder = Path(tempfile.mkdtemp(prefix="tonno-pip-", dir=place))
+        except OSError as error:
+            raise InstallError(
+                _("The temporary folder {folder} cannot be used ({error}).").format(folder=place, error=error.strerror),
+                _("Choose another in Edit > Application Settings > Modules."),
+            ) from None
+        _running = self
+
+    def poll(self) -> bool:
+        """Hand new lines on, and start the next command when the last has ended.
+
+        Returns:
+            Whether the installation goes on. False once, at its end; everything is there then.
+
+        Raises:
+            InstallError: Where a command failed, `cancel` was called, or something is still missing at the end.
+        """
+        if self._isPolling:  # a callback handles events, and a timer is one of them
+            return True
+        self._isPolling, goesOn = True, False
+        try:
+            goesOn = self._turn()
+        finally:
+            self._isPolling = False
+            if not goesOn:
+                self._end()
+        return goesOn
+
+    @property
+    def canCancel(self) -> bool:
+        """Whether `cancel` acts at once: while pip downloads, not while it places files."""
+        return self._process is None or self._process.canBreak
+
+    def cancel(self) -> None:
+        """Give up: `poll` raises InstallError, at once or when the files that are being placed are whole."""
+        self._isCanceled = True
+
+    def close(self) -> None:
+        """End now, because the module or the application ends. Files that are being placed are placed to the end."""
+        self._isCanceled = True
+        self._end()
+
+    # --- what pip has to do
+
+    def _steps(self) -> Iterator[list[str]]:
+        """Yield the commands one by one, each when the one before has succeeded."""
+        torch, packages = self._lacking.torch, self._lacking.packages
+        asked = [f"torch{TORCH_MINIMUM}", "torchvision"] if torch else []  # timm needs torchvision of the same build
+        if torch == "broken":
+            yield ["pip", "uninstall", "--yes", "torch", "torchvision"]
+        if self._wheels is not None:
+            offline = ["--no-index", "--find-links", self._wheels]
+            yield ["pip", "install", *offline, *asked, *packages, *self._kept(*asked)]
+            return
+        if torch:
+            self._getLightTheTorch()
+        if torch and torchState():
+            yield ["light_the_torch", "install", *asked, *self._kept(*asked)]
+        if packages:
+            yield ["pip", "install", *packages, *self._kept()]
+
+    def _kept(self, *asked: str) -> list[str]:
+        """Pin the versions that are there and are not asked to change."""
+        changing = {nameOf(requirement) for requirement in (*self._lacking.packages, *asked)}
+        versions = {name: versionOf(name) for name in _KEPT if name not in changing}
+        return [f"{name}=={text}" for name, text in versions.items() if text and _PLAIN_VERSION.fullmatch(text)]
+
+    def _refuse(self) -> None:
+        """Raise InstallError where the first command would fail anyway."""
+        from slicer.i18n import tr as _
+
+        if self._wheels is not None and not any(Path(self._wheels).glob("*.whl")):
+            raise InstallError(
+                _("{folder} holds no wheel files (*.whl).").format(folder=self._wheels),
+                _("Choose the folder that holds them; docs/slicer.md says how to fill one."),
+            )
+        if self._wheels is None and self._lacking.torch and not _hasLightTheTorch() and _extension() is None:
+            raise InstallError(
+                _("The extension PyTorch is not installed."),
+                _("Install it in the Extensions Manager, restart Slicer, and click Reconstruct again."),
+            )
+
+    def _getLightTheTorch(self) -> None:
+        """Let the extension PyTorch install its tool, as it alone knows from where.
+
+        Takes some seconds, in which Slicer handles events.
+        """
+        if _hasLightTheTorch():
+            return
+        logic = _extension().PyTorchUtilsLogic()
+        try:
+            with contextlib.redirect_stdout(_Lines(self._tell)):
+                if hasattr(logic, "_installLightTheTorch"):
+                    logic._installLightTheTorch()
+                else:  # an extension to come: then all of it by its own way
+                    logic.installTorch(askConfirmation=False, torchVersionRequirement=TORCH_MINIMUM)
+        except Exception as error:  # pip, the network, the disk; its text is only that a process has failed
+            raise self._failure(str(error)) from error
+        importlib.invalidate_caches()
+
+    # --- turns
+
+    def _turn(self) -> bool:
+        process = self._process
+        if process is not None:
+            code = process.code
+            for line in process.lines():
+                self._tell(line)
+            if code is None and not (self._isCanceled and process.canBreak):
+                return True
+            if code and not self._isCanceled:
+                raise self._failure(f"exit code {code}")
+            self._drop()
+        if self._isCanceled:
+            raise _canceled()
+        arguments = next(self._commands, None)
+        if self._isCanceled:  # or closed, in the events that the step before has handled
+            raise _canceled()
+        if arguments is None:
+            self._check()
+            return False
+        self._begin(arguments)
+        return True
+
+    def _begin(self, arguments: list[str]) -> None:
+        from slicer.i18n import tr as _
+
+        self._said.clear()
+        command = [*(self._command or moduleCommand(None, _applicationPath("slicerHome"))), *arguments]
+        try:
+            self._process = PipProcess(command, self._folder)
+        except OSError as error:
+            raise InstallError(
+                _("Slicer's Python cannot be started ({error}).").format(error=error),
+                _("Install Slicer again, or choose another Python under Advanced."),
+            ) from None
+
+    def _drop(self) -> bool:
+        """End the command, unless it places files: then it goes on without us. Returns whether it has ended."""
+        process, self._process = self._process, None
+        if process is None:
+            return True
+        if not process.canBreak:
+            process.close()
+            return False
+        process.kill()
+        importlib.invalidate_caches()
+        return True
+
+    def _tell(self, line: str) -> None:
+        self._said.append(line)
+        del self._said[:-_LOG_LINES]
+        self._onLine(line)
+
+    def _check(self) -> None:
+        from slicer.i18n import tr as _
+
+        left = missing(self._requirementsFile)
+        if left:
+            names = ", ".join(name for name, _size in left.rows())
+            raise InstallError(
+                _("Still missing after the installation: {names}.").format(names=names),
+                _("Restart Slicer and click Reconstruct again, or choose another Python under Advanced."),
+            )
+
+    def _failure(self, otherwise: str) -> InstallError:
+        cause = causeOf(self._said) or otherwise
+        return InstallError(cause, _nextStep("\n".join((*self._said, otherwise)), self._wheels is not None))
+
+    def _end(self) -> None:
+        global _running
+        if _running is self:
+            _running = None
+        folder, self._folder = self._folder, None
+        if self._drop() and folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+_running: Installation | None = None
+
+
+def isRunning() -> bool:
+    """Whether an installation is under way: then say so in place of starting another."""
+    return _running is not None
+
+
+def run(
+    lacking: Missing,
+    requirementsFile: str | Path,
+    wheels: str | Path | None = None,
+    onLine: Callable[[str], None] = print,
+    **more,
+) -> None:
+    """Install what is missing and return when it is there; the application's events are handled meanwhile.
+
+    For scripts. A panel turns an `Installation` from a timer instead, so that no click's handler is still
+    open when the scene has become another. The arguments are those of `Installation`.
+
+    Raises:
+        InstallError: With pip's own words and what to do.
+    """
+    import slicer
+
+    installation = Installation(lacking, requirementsFile, wheels, onLine, **more)
+    installation.start()
+    while installation.poll():
+        slicer.app.processEvents()
+        time.sleep(_TURN_S)
+
+
+def install(lacking: Missing, requirementsFile: str | Path, wheels: str | Path | None = None) -> None:
+    """Install as `run` does, for a panel that does not turn an `Installation` yet."""
+    run(lacking, requirementsFile, wheels)
 
 
 def enginePackageFolder() -> Path:
@@ -109,70 +352,74 @@ def engineEnvironment(isOther: bool, startup: dict[str, str] | None = None) -> d
     return changes
 
 
-def _torchState() -> str:
-    """Both, the package's record and its folder, or it is half an installation."""
-    there = find_spec("torch") is not None
-    try:
-        version = metadata.version("torch")
-    except metadata.PackageNotFoundError:
-        return "broken" if there else "missing"
-    if not there:
-        return "broken"
-    return "" if _isAtLeast(version, _TORCH_MINIMUM.removeprefix(">=")) else "missing"
-
-
-def _isInstalled(requirement: str) -> bool:
-    name, _sign, least = requirement.partition(">=")
-    try:
-        version = metadata.version(name.strip())
-    except metadata.PackageNotFoundError:
-        return False
-    return _isAtLeast(version, least) and find_spec(_MODULE_OF.get(name, name).replace("-", "_")) is not None
-
-
-def _isAtLeast(version: str, least: str) -> bool:
-    numbers = [[int(n) for n in re.findall(r"\d+", text.split("+")[0])[:3]] for text in (version, least)]
-    return numbers[0] >= numbers[1]
-
-
-def _nameOf(requirement: str) -> str:
-    return re.split(r"[<>=!~\[ ]", requirement, maxsplit=1)[0]
-
-
-def _installTorch(state: str) -> None:
+def _extension():
+    """The extension PyTorch's module, or None."""
     try:
         import PyTorchUtils
     except ImportError:
-        raise RuntimeError(
-            "the extension PyTorch is not installed: install it in the Extensions Manager and restart Slicer"
-        ) from None
-    logic = PyTorchUtils.PyTorchUtilsLogic()
-    if state == "broken":
-        logic.uninstallTorch()
-    if logic.installTorch(askConfirmation=False, torchVersionRequirement=_TORCH_MINIMUM) is None:
-        raise RuntimeError("PyTorch was not installed: open the module PyTorch Util to see why")
+        return None
+    return PyTorchUtils
 
 
-def _installPackages(packages: tuple[str, ...], requirementsFile: str | Path) -> None:
+def _hasLightTheTorch() -> bool:
+    return find_spec("light_the_torch") is not None
+
+
+def _applicationPath(name: str) -> str:
+    import slicer
+
+    return getattr(slicer.app, name)
+
+
+def _isSlicerInstalling() -> bool:
+    """Whether another module has asked Slicer (5.12 and newer) for packages that are still on their way."""
     try:
         import slicer.packaging
-    except ImportError:  # Slicer 5.10
-        import slicer.util
+    except ImportError:
+        return False
+    return slicer.packaging.isPipInstallInProgress()
 
-        slicer.util.pip_install(" ".join(f'"{one}"' for one in packages))
-        return
-    # The panel has asked already.
-    slicer.packaging.pip_ensure(
-        slicer.packaging.load_requirements(str(requirementsFile)), requester="ToNNO", prompt_install=False
+
+def _canceled() -> InstallError:
+    from slicer.i18n import tr as _
+
+    return InstallError(_("The installation was canceled."), _("Click Reconstruct when you want to be asked again."))
+
+
+def _nextStep(said: str, isOffline: bool) -> str:
+    """What helps against the usual causes, by the words in which pip and Python report them."""
+    from slicer.i18n import tr as _
+
+    steps = (
+        (r"No space left|\[Errno 28\]|not enough space", _("Free space on the disk; PyTorch needs up to 8 GB.")),
+        (
+            r"Permission denied|Access is denied|\[WinError (5|32)\]|\[Errno 13\]|Read-only",
+            _("Close other Slicer windows, restart Slicer, and try again; Slicer's folder must be writable."),
+        ),
+        (
+            r"connection broken|NewConnectionError|NameResolution|ProxyError|SSLError|timed out|Max retries exceeded",
+            _("No package index answers: check network and proxy, or choose a folder of wheels, or another Python."),
+        ),
     )
+    for words, step in steps:
+        if re.search(words, said):
+            return step
+    if isOffline and "No matching distribution" in said:
+        return _("Add that wheel, for this system and for Python {version}, to the folder.").format(
+            version=".".join(map(str, sys.version_info[:2]))
+        )
+    return _("See the log below; then click Reconstruct to try again, or choose another Python under Advanced.")
 
 
-def _installFrom(wheels: Path, found: Missing) -> None:
-    import slicer.util
+class _Lines(io.TextIOBase):
+    """A standard output that hands whole lines on."""
 
-    if not any(wheels.glob("*.whl")):
-        raise RuntimeError(f"{wheels} holds no wheel files (*.whl)")
-    wanted = [f"torch{_TORCH_MINIMUM}"] if found.torch else []
-    names = " ".join(f'"{one}"' for one in (*wanted, *found.packages))
-    again = "--force-reinstall " if found.torch == "broken" else ""
-    slicer.util.pip_install(f'--no-index --find-links "{wheels}" {again}{names}')
+    def __init__(self, onLine: Callable[[str], None]) -> None:
+        self._onLine, self._rest = onLine, ""
+
+    def write(self, text: str) -> int:
+        *whole, self._rest = (self._rest + text).split("\n")
+        for line in whole:
+            if line.strip():
+                self._onLine(line.rstrip())
+        return len(text)
