@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,8 +27,10 @@ _MODALITIES = {
 class Model:
     """What is known about a model without loading it.
 
-    about: finding, modality, data, licence, use. thresholds: by method, or ``method/class`` for a class other than
-    the first. defaults, training: as the file has them.
+    Attributes:
+        about: finding, modality, data, licence (so spelled in the file), use.
+        thresholds: By method, or ``method/class`` for a class other than the first.
+        defaults, training: As the file has them.
     """
 
     folder: Path
@@ -40,9 +44,14 @@ class Model:
     training: dict[str, Any] = field(default_factory=dict)
 
     def threshold(self, method: str, className: str | None = None) -> dict[str, Any] | None:
-        """The calibration's record of a method, or None."""
+        """Return the calibration's record of a method, or None."""
         key = method if className in (None, "", self.classes[0]) else f"{method}/{className}"
         return self.thresholds.get(key)
+
+    @property
+    def isDemonstration(self) -> bool:
+        """Whether the model is there to show the software, not to find anything in a patient."""
+        return "demonstration" in str(self.about.get("use", "")).lower()
 
 
 class ModelError(Exception):
@@ -50,63 +59,107 @@ class ModelError(Exception):
 
 
 def readModel(folder: str | Path) -> Model:
-    """Raises ModelError with what is missing or wrong in the folder. The weights are checked by the engine."""
+    """Read a model's description. A run reads it anew: the folder may be gone or hold another model since.
+
+    The weights are checked by the engine.
+
+    Raises:
+        ModelError: With what is missing or wrong in the folder.
+    """
     folder = Path(folder)
     spec = folder / SPEC_NAME
-    for name in (SPEC_NAME, WEIGHTS_NAME):
-        if not (folder / name).is_file():
-            raise ModelError(f"{folder}: {name} is missing")
     try:
+        if not folder.is_dir():
+            raise ModelError(f"{folder}: the folder is gone")
+        for name in (SPEC_NAME, WEIGHTS_NAME):
+            if not (folder / name).is_file():
+                raise ModelError(f"{folder}: {name} is missing")
         data = json.loads(spec.read_text(encoding="utf-8"))
         if data["schema"] != SCHEMA:
             raise ModelError(f"{spec}: schema {data['schema']} is unknown; it needs another version of ToNNO")
-        classes = tuple(str(name) for name in data["classes"])
-        if not classes:
-            raise ModelError(f"{spec}: it names no class")
         parts = {name: dict(data.get(name) or {}) for name in ("about", "defaults", "thresholds", "training")}
-        return Model(folder, folder.name, str(data["encoder"]), classes, int(data["slice_size"]), **parts)
+        return Model(folder, folder.name, str(data["encoder"]), _classes(data), int(data["slice_size"]), **parts)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{spec}: not a model's description ({type(error).__name__}: {error})") from None
 
 
+def _classes(data: dict[str, Any]) -> tuple[str, ...]:
+    names = data["classes"]
+    if not isinstance(names, list) or not names:
+        raise ValueError(f"classes is {names!r}, not a list of names")
+    return tuple(map(str, names))
+
+
 def findModels(*folders: str | Path) -> list[Model]:
-    """The models that ship with the engine, then those in the given folders; what is no model is passed over."""
-    found: dict[Path, Model] = {}
+    """List the models that ship with the engine, then those in the given folders; pass over what is no model."""
+    models: dict[Path, Model] = {}
     for place in (*shippedFolders(), *map(Path, folders)):
-        if not place.is_dir():
-            continue
-        for folder in sorted(place.iterdir()):
+        for folder in _inside(place):
             try:
-                found.setdefault(folder.resolve(), readModel(folder))
-            except ModelError:
+                models.setdefault(folder.resolve(), readModel(folder))
+            except (ModelError, OSError):
                 continue
-    return list(found.values())
+    return list(models.values())
+
+
+def _inside(place: Path) -> Iterator[Path]:
+    """What lies in a folder, by name; nothing where it is no folder, or not to be read, as a share that is away."""
+    try:
+        yield from sorted(place.iterdir())
+    except OSError:
+        return
+
+
+def labels(models: Sequence[Model]) -> list[str]:
+    """Name models for a list, those of one name by the folders that they lie in too: ``brain (Models)``."""
+    names = [model.name for model in models]
+    for depth in range(2, max((len(model.folder.parts) for model in models), default=0) + 1):
+        counts = Counter(names)
+        for n, model in enumerate(models):
+            if counts[names[n]] > 1:
+                names[n] = f"{model.name} ({Path(*model.folder.parts[-depth:-1])})"
+    return names
+
+
+def notice(model: Model) -> str:
+    """Say what a person must know before looking at a result of the model, in a sentence; "" where there is nothing."""
+    from slicer.i18n import tr as _
+
+    if not model.isDemonstration:
+        return ""
+    if re.search(r"implanted|drawn|synthetic", str(model.about.get("data", "")), re.IGNORECASE):
+        return _("Demonstration model, trained on drawn lesions: do not read patients with it.")
+    return _("Demonstration model: do not read patients with it.")
 
 
 def shippedFolders() -> list[Path]:
-    """Where the engine's package keeps its models."""
+    """Say where the engine's package keeps its models."""
     spec = find_spec("tonno_core")
     return [Path(place) / "models" for place in (spec.submodule_search_locations if spec else ())]
 
 
 def otherModality(model: Model, dicomModality: str | None) -> str | None:
-    """What the model was made for, where the volume's DICOM modality is plainly another; else None."""
+    """Say what the model was made for, where the volume's DICOM modality is plainly another; else None."""
     text = str(model.about.get("modality", ""))
     made = {kind for kind, words in _MODALITIES.items() if re.search(words, text, re.IGNORECASE)}
     return text if dicomModality in _MODALITIES and made and dicomModality not in made else None
 
 
 def description(model: Model) -> list[tuple[str, str]]:
-    """What a person should know, as (topic, text): for the text that is shown on hovering."""
-    about = model.about
-    rows = [(topic, str(about[topic])) for topic in ("finding", "modality", "data", "use", "licence") if topic in about]
+    """List what a person should know, as (topic, text): for the text that is shown on hovering."""
+    about = {("license" if topic == "licence" else topic): str(text) for topic, text in model.about.items()}
+    rows = [(topic, about[topic]) for topic in ("finding", "modality", "data", "use", "license") if topic in about]
     rows.append(("classes", ", ".join(model.classes)))
     rows.append(("network", f"{model.encoder}, {model.sliceSize} x {model.sliceSize} pixels"))
-    calibrated = [record for record in model.thresholds.values() if isinstance(record, dict)]
-    if calibrated:
-        count = calibrated[0].get("negative_volumes")
-        methods = ", ".join(model.thresholds)
-        rows.append(("calibration", f"on {count} volumes without the finding: {methods}"))
-    else:
-        rows.append(("calibration", "none: the threshold starts at Otsu's"))
+    rows.append(("calibration", _calibration(model)))
     return rows
+
+
+def _calibration(model: Model) -> str:
+    records = {key: record for key, record in model.thresholds.items() if isinstance(record, dict)}
+    if not records:
+        return "none: the threshold starts at Otsu's"
+    methods = ", ".join(dict.fromkeys(key.partition("/")[0] for key in records))
+    counts = {record.get("negative_volumes") for record in records.values()} - {None}
+    volumes = f"{min(counts)} volumes" if counts else "volumes"
+    return f"on {volumes} without the finding: {methods}"

@@ -16,8 +16,8 @@ def test_shipped_model_is_found_and_described() -> None:
     model = next(one for one in models.findModels() if one.name == "brain-lesions")
     said = dict(models.description(model))
     assert said["finding"] == "bright round lesions, like enhancing metastases"
-    assert said["licence"] == "Apache-2.0"
-    assert said["calibration"].startswith("on 12 volumes without the finding")
+    assert said["license"] == "Apache-2.0"
+    assert said["calibration"].startswith("on 12 volumes without the finding: matched-cam, tonno")
     assert said["network"] == "resnet10t, 96 x 96 pixels"
     record = json.loads((model.folder / "model.json").read_text(encoding="utf-8"))["thresholds"]["tonno"]
     assert model.threshold("tonno", "lesion") == record
@@ -26,6 +26,8 @@ def test_shipped_model_is_found_and_described() -> None:
 
 def test_what_is_no_model_says_why(tmp_path: Path) -> None:
     folder = tmp_path / "broken"
+    with pytest.raises(models.ModelError, match="the folder is gone"):
+        models.readModel(folder)
     folder.mkdir()
     with pytest.raises(models.ModelError, match=r"model\.json is missing"):
         models.readModel(folder)
@@ -38,7 +40,75 @@ def test_what_is_no_model_says_why(tmp_path: Path) -> None:
     (folder / "model.json").write_text('{"schema": 7}')
     with pytest.raises(models.ModelError, match="schema 7 is unknown"):
         models.readModel(folder)
+    for classes in ('"lesion"', "[]", "{}"):  # a name alone would be a class for each of its letters
+        (folder / "model.json").write_text(f'{{"schema": 1, "encoder": "net", "slice_size": 96, "classes": {classes}}}')
+        with pytest.raises(models.ModelError, match="not a list of names"):
+            models.readModel(folder)
     assert models.findModels(tmp_path) == models.findModels()  # passed over
+
+
+def test_folders_that_cannot_be_read_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share of a server that is away, or another user's folder: Windows and POSIX raise, and the panel must open."""
+
+    def refuse(path: Path, *_arguments: object) -> None:
+        if tmp_path in (path, *path.parents):
+            raise PermissionError(13, "Permission denied", str(path))
+
+    expected = models.findModels()
+    inside, listed = _model(tmp_path / "a"), Path.iterdir
+    for name in ("is_dir", "is_file", "stat", "iterdir"):
+        real = getattr(Path, name)
+        monkeypatch.setattr(Path, name, lambda path, *more, real=real: refuse(path) or real(path, *more))
+    assert models.findModels(tmp_path) == expected
+    with pytest.raises(models.ModelError, match="Permission denied"):
+        models.readModel(inside)
+    monkeypatch.setattr(Path, "iterdir", listed)
+    assert models.findModels(tmp_path) == expected
+
+
+def test_a_model_that_is_gone_since_is_told(tmp_path: Path) -> None:
+    model = models.readModel(_model(tmp_path / "a"))
+    model.folder.rename(tmp_path / "b")
+    with pytest.raises(models.ModelError, match=r"a: the folder is gone"):
+        models.readModel(model.folder)
+
+
+def test_the_shipped_model_says_that_it_is_a_demonstration(tmp_path: Path) -> None:
+    shipped = next(model for model in models.findModels() if model.name == "brain-lesions")
+    assert shipped.isDemonstration
+    assert models.notice(shipped) == "Demonstration model, trained on drawn lesions: do not read patients with it."
+    about = {"use": "Demonstration of software", "data": "scans"}
+    other = models.readModel(_model(tmp_path / "b", about=about))
+    assert models.notice(other) == "Demonstration model: do not read patients with it."
+    ours = models.readModel(_model(tmp_path / "c", about={"use": "research"}))
+    assert not ours.isDemonstration and models.notice(ours) == ""
+    assert not models.readModel(_model(tmp_path / "d")).isDemonstration
+
+
+def test_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("x/one/brain", "x/two/brain", "y/two/brain", "x/one/liver")]
+    read = [models.readModel(_model(folder)) for folder in folders]
+    assert models.labels(read) == ["brain (one)", f"brain ({Path('x/two')})", f"brain ({Path('y/two')})", "liver"]
+    assert models.labels(read[::3]) == ["brain", "liver"]
+    assert models.labels([read[0], read[0]])  # one folder twice: nothing to tell apart, and no end to look for
+    assert models.labels([]) == []
+
+
+def test_a_model_without_figures_is_described_all_the_same(tmp_path: Path) -> None:
+    none = models.readModel(_model(tmp_path / "none"))
+    assert dict(models.description(none))["calibration"] == "none: the threshold starts at Otsu's"
+    record = {"threshold": 1.0}
+    some = models.readModel(_model(tmp_path / "some", thresholds={"tonno": record, "tonno/b": record}))
+    assert dict(models.description(some))["calibration"] == "on volumes without the finding: tonno"
+
+
+def _model(folder: Path, **parts: object) -> Path:
+    """A folder with a description of schema 1."""
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").touch()
+    spec = {"schema": 1, "encoder": "net", "slice_size": 96, "classes": ["a", "b"], **parts}
+    (folder / "model.json").write_text(json.dumps(spec))
+    return folder
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_hovering_tells_what_the_model_is(widget) -> None:
     for topic in (
         "finding: bright round lesions",
         "modality: T1",
-        "licence: Apache-2.0",
+        "license: Apache-2.0",
         "data: ",
         "calibration: on 12",
     ):
