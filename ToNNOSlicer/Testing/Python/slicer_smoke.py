@@ -133,9 +133,9 @@ def load_from_sample_data(widget):
 
     source = SampleData.SampleDataLogic().sourceForSampleName("ToNNO sample")
     assert source is not None, "the sample is not listed"
-    node = source.customDownloader(source)
-    assert node.GetName().startswith("ToNNO sample")
-    slicer.mrmlScene.RemoveNode(node)
+    for node in (source.customDownloader(source), SampleData.downloadSample("ToNNO sample")):  # its button, a script
+        assert node.GetName().startswith("ToNNO sample")
+        slicer.mrmlScene.RemoveNode(node)
 
 
 def save_and_load(widget):
