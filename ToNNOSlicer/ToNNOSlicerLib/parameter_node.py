@@ -57,6 +57,8 @@ class Filter(enum.Enum):
 class ToNNOSlicerParameterNode:
     """A number of 0 among slices, directions, stage and sigmaScale: as the model and the quality say.
 
+    The ranges are those of the .ui file: Slicer sets a number's range, or none at all, on its widget.
+
     zoom: finer in the region; it means nothing while there is none.
     """
 
@@ -67,17 +69,17 @@ class ToNNOSlicerParameterNode:
     className: str
     method: Method = Method.MATCHED_CAM
     quality: Quality = Quality.FAST
-    slices: int
-    directions: int
-    stage: int
-    sigmaScale: float
+    slices: Annotated[int, WithinRange(0, 1024)]
+    directions: Annotated[int, WithinRange(0, 50000)]
+    stage: Annotated[int, WithinRange(0, 20)]
+    sigmaScale: Annotated[float, WithinRange(0.0, 100.0)]
     filter: Filter = Filter.MODEL
     device: str = "auto"
     heatmap: slicer.vtkMRMLScalarVolumeNode
     overlayVisible: bool = True
     opacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.6
     threshold: float
-    minMm3: float = 50.0
+    minMm3: Annotated[float, WithinRange(0.0, 1e6)] = 50.0
     segmentation: slicer.vtkMRMLSegmentationNode
     segmentId: str
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 import types
+from pathlib import Path
 from typing import Annotated, Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -129,3 +131,21 @@ def test_a_wrapper_that_was_connected_observes_for_ever(node, qt) -> None:
         parameters = kind(node)
         parameters.disconnectGui(parameters.connectGui(gui(spin=(qt.QSpinBox(), "count"))))
     assert observers(parameters) == 3
+
+
+def test_the_panels_numbers_keep_the_ranges_of_the_ui_file(widget) -> None:
+    """Without them "as the quality" is never shown, and -5 slices reach the engine."""
+    file = Path(__file__).resolve().parents[2] / "Resources" / "UI" / "ToNNOSlicer.ui"
+    compared = 0
+    for element in ElementTree.parse(file).iter("widget"):
+        values = {item.get("name"): "".join(item.itertext()).strip() for item in element.findall("property")}
+        if element.get("class") in ("QSpinBox", "QDoubleSpinBox") and "SlicerParameterName" in values:
+            box = getattr(widget.ui, element.get("name"))
+            assert (box.minimum, box.maximum) == (float(values["minimum"]), float(values["maximum"]))
+            box.value = box.minimum
+            if values.get("specialValueText"):
+                assert box.text == values["specialValueText"]
+                compared += 1
+            with pytest.raises(ValueError, match="within range"):
+                setattr(widget.panel.parameters, values["SlicerParameterName"], -5)
+    assert compared == 4  # slices, directions, stage, sigma
