@@ -50,7 +50,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         self._quiet = False
         self._observations, self._of_nodes = Observations(), Observations()
         self._box = QtWidgets.QComboBox()
-        self._box.currentTextChanged.connect(self._on_current)
+        self._box.currentIndexChanged.connect(self._on_current)
         self._box.activated.connect(self._on_activated)
         layout = QtWidgets.QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -111,6 +111,8 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             self._box.removeItem(row)
         elif self._box.itemText(row) != node.GetName():
             self._box.setItemText(row, node.GetName())
+            if row == self._box.currentIndex():
+                self._on_current()
 
     def _list(self, node: Any) -> None:
         """Insert a node that has come, where it stands in the scene."""
@@ -204,7 +206,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     def setCurrentNodeIndex(self, index: int) -> None:
         self._box.setCurrentIndex(self._first() + (index if index < self.nodeCount() else -1))
 
-    def _on_current(self, _text: str = "") -> None:
+    def _on_current(self, _row: int = -1) -> None:
         if self._quiet:
             return
         node, row = self.currentNode(), self._box.currentIndex()

@@ -128,9 +128,14 @@ class QtHost(Host):
 
     def _set_up(self) -> None:
         name = f"{self._source.stem}Widget"
-        self.widget = getattr(sys.modules[self._source.stem], name)(wrap(self.frame))
+        self.widget = getattr(self._module, name)(wrap(self.frame))
         setattr(slicer.modules, name, self.widget)
         self.widget.setup()
+
+    @property
+    def _module(self) -> Any:
+        """The module's file, as it was executed last."""
+        return sys.modules[self._source.stem]
 
     # --- the application
 

@@ -84,6 +84,13 @@ def test_a_selected_node_that_is_renamed_is_told_again(selector) -> None:
     assert selector.said == [node, node]
 
 
+def test_nodes_of_one_name_are_told_apart(selector) -> None:
+    first, second = selector.add(VOLUME, "scan"), selector.add(VOLUME, "scan")
+    selector.box.setCurrentNode(first)
+    selector.box.setCurrentNode(second)
+    assert selector.said == [first, second]
+
+
 def test_attributes_and_child_types_filter(selector) -> None:
     plain, marked = selector.add(VOLUME), selector.add(VOLUME)
     labels = selector.add("vtkMRMLLabelMapVolumeNode")

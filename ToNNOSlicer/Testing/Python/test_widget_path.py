@@ -178,16 +178,15 @@ def test_why_draws_the_profile_of_the_view(path) -> None:
 
 
 def test_editor_gets_the_segment(path) -> None:
-    from pythonqt import unwrap
-
     path.ui.editorSection.collapsed = False
-    given = unwrap(path.panel.editor._editor).given
+    (editor,) = path.host.segmentEditors()
     node, segment = path.panel.result.segment
-    assert given["segmentation"] is node
-    assert given["source"] is path.panel.parameters.inputVolume
-    assert given["node"].GetSelectedSegmentID() == segment
+    assert editor.segmentationNode() is node
+    assert editor.sourceVolumeNode() is path.panel.parameters.inputVolume
+    assert editor.currentSegmentID() == segment
+    editor.setActiveEffectByName("Paint")
     path.ui.editorSection.collapsed = True
-    assert given["effect"] is None
+    assert editor.activeEffect() is None
 
 
 def test_show_3d(path) -> None:

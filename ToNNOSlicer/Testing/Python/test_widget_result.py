@@ -77,14 +77,12 @@ def test_remove_without_a_choice_says_what_to_do(widget, result) -> None:
     assert len(widget.panel.findings.findings) == 2
 
 
-def test_no_effect_of_the_editor_stays_active_in_another_module(widget, result) -> None:
-    from pythonqt import unwrap
-
+def test_no_effect_of_the_editor_stays_active_in_another_module(qtHost, widget, result) -> None:
     widget.ui.editorSection.collapsed = False
-    given = unwrap(widget.panel.editor._editor).given
-    given["effect"] = "Paint"
-    widget.exit()
-    assert given["effect"] is None
+    (editor,) = qtHost.segmentEditors()
+    editor.setActiveEffectByName("Paint")
+    qtHost.exitModule()
+    assert editor.activeEffect() is None
 
 
 def test_copy_takes_the_log_and_the_engines_words(qtHost, widget) -> None:
