@@ -88,14 +88,20 @@ class ScriptedLoadableModuleLogic:
 
 
 class ScriptedLoadableModuleTest(unittest.TestCase):
+    """Without a method `runTest` of its own a module's test runs all that have "test" in their names."""
+
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*(arguments or ("runTest",)))
+        self.moduleTestNames = [name for name in dir(self) if "test" in name and callable(getattr(self, name))]
 
     def runTest(self) -> None:
-        raise NotImplementedError
+        for name in self.moduleTestNames:
+            self.setUp()
+            getattr(self, name)()
+            self.tearDown()
 
     def delayDisplay(self, message: str, requestedDelay: int | None = None, msec: int | None = None) -> None:
-        """The application shows the message for a while."""
+        """The application shows the message for a while; the reload-and-test buttons say for how long."""
         slicer.util.delayDisplay(message, min(100, getattr(self, "messageDelay", msec or requestedDelay or 100)))
 
 
