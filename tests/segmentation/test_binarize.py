@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from tonno_core.errors import TonnoError
 from tonno_core.segmentation import binarize as binarize_module
@@ -138,6 +140,31 @@ def test_the_mask_need_not_come_from_the_heatmap() -> None:
     assert component.mean == pytest.approx(-5 / 3, rel=1e-12)  # one division in float64
 
 
+def graphs() -> dict[str, tuple[int, np.ndarray]]:
+    """Name to (how many nodes, pairs: 2 x n); numbered so that little is to be had in a round."""
+    rng, n = np.random.default_rng(5), 3000
+    path, nodes = rng.permutation(n), np.arange(n)
+    tree = (rng.random(n - 1) * nodes[1:]).astype(int)
+    return {
+        "no pair": (4, np.empty((2, 0), dtype=int)),
+        "a path": (n, np.stack((path[:-1], path[1:]))),
+        "a star around the last": (n, np.stack((np.full(n - 1, n - 1), nodes[:-1]))),
+        "a tree": (n, np.stack((path[1:], path[tree]))),
+        "many small": (n, rng.integers(0, n, (2, n // 3))),
+        "a ring, each pair twice": (n, np.stack((np.tile(path, 2), np.tile(np.roll(path, 1), 2)))),
+    }
+
+
+@pytest.mark.parametrize("name", graphs())
+def test_runs_that_touch_are_joined_as_scipy_joins_them(name: str) -> None:
+    count, (left, right) = graphs()[name]
+    pairs = coo_array((np.ones(left.size), (left, right)), shape=(count, count))
+    expected_count, expected = connected_components(pairs, directed=False)
+    component, joined = binarize_module._joined(count, left, right)
+    assert joined == expected_count
+    assert np.array_equal(component, expected)  # numbered by their first, too
+
+
 def test_the_table_agrees_with_scipys_measurements() -> None:
     heatmap = blobs()
     mask = binarize(heatmap, 1.0)
@@ -211,6 +238,19 @@ def test_otsu_says_why_there_is_nothing_to_split(
 ) -> None:
     with pytest.raises(TonnoError, match=found):
         otsu_threshold(row(*values), np.array([[inside]], dtype=np.bool_))
+
+
+def test_masks_and_their_components_need_numpy_alone() -> None:
+    """In Slicer's process: there the first import of SciPy would hold the window."""
+    code = (
+        "import sys, numpy as np; from tonno_core.segmentation.binarize import binarize, components;"
+        "from tonno_core.volume.volume import Volume;"
+        "heatmap = Volume(np.random.default_rng(0).normal(size=(9, 9, 9)).astype(np.float32), np.eye(4));"
+        "components(binarize(heatmap, 1.0, low=0.5, min_volume_mm3=2.0), heatmap);"
+        "print(*({'scipy', 'SimpleITK'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 @pytest.mark.parametrize("module", ["segmentation.binarize", "evaluation.metrics", "evaluation.overview"])

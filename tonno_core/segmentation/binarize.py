@@ -47,8 +47,6 @@ def otsu_threshold(heatmap: Volume, inside: BoolMask | None = None) -> float:
     SimpleITK's filter with its 128 histogram bins; N. Otsu, IEEE Trans. SMC 9(1), 1979, 62-66.
     Raises TonnoError where there is nothing to split: no voxel, a constant, or NaN and infinite values.
     """
-    import SimpleITK as sitk
-
     values = heatmap.array.reshape(-1) if inside is None else heatmap.array[_as_mask(inside, heatmap)]
     if not values.size:
         raise TonnoError("threshold otsu: the mask holds no voxel, at least two are expected; use a number")
@@ -57,6 +55,8 @@ def otsu_threshold(heatmap: Volume, inside: BoolMask | None = None) -> float:
         raise TonnoError("threshold otsu: the heatmap holds NaN or infinite voxels, finite ones are expected")
     if low == high:
         raise TonnoError(f"threshold otsu: the heatmap is constant ({low:g}), nothing to split; use a number")
+    import SimpleITK as sitk
+
     otsu = sitk.OtsuThresholdImageFilter()
     otsu.Execute(sitk.GetImageFromArray(values[np.newaxis]))
     return float(otsu.GetThreshold())
@@ -164,19 +164,15 @@ def connected(mask: BoolMask) -> tuple[IntArray, IntArray, int]:
     """Flat indices of a mask's voxels (bool Z Y X) in that order, the 26-connected component 0..n-1 of each, and n.
 
     Components are numbered by their first voxels. Works on the runs of voxels along x alone, so the time goes
-    with the mask's size, not with the volume's.
+    with the mask's size, not with the volume's. NumPy alone: Slicer follows a slider with it, and the first import of
+    SciPy would hold its window.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     voxels = np.flatnonzero(mask)
     if not voxels.size:
         return voxels, voxels, 0
     starts, ends = _runs(voxels, mask.shape[2])
-    one, other = _touching(voxels[starts], voxels[ends - 1], mask.shape)
-    edges = coo_array((np.ones(one.size, dtype=np.uint8), (one, other)), shape=(starts.size, starts.size))
-    count, component = connected_components(edges, directed=False)
-    return voxels, np.repeat(component, ends - starts), int(count)
+    component, count = _joined(starts.size, *_touching(voxels[starts], voxels[ends - 1], mask.shape))
+    return voxels, np.repeat(component, ends - starts), count
 
 
 def _runs(voxels: IntArray, width: int) -> tuple[IntArray, IntArray]:
@@ -205,6 +201,37 @@ def _touching(first: IntArray, last: IntArray, shape: tuple[int, ...]) -> tuple[
         before = np.cumsum(many) - many
         others.append(np.arange(many.sum()) + np.repeat(low - before, many))
     return np.concatenate(ones), np.concatenate(others)
+
+
+def _joined(count: int, left: IntArray, right: IntArray) -> tuple[IntArray, int]:
+    """The component 0..n-1 of each of `count` runs, of which those of each pair touch, and n; in the runs' order.
+
+    In each round every group hooks on to a touching group of a lower number, all become one with the last that they so
+    reach, and the pairs between the new groups go on (Y. Shiloach and U. Vishkin, J. Algorithms 3(1), 1982, 57-67).
+    """
+    rounds: list[IntArray] = []
+    while True:
+        root = np.arange(count)
+        lower, higher = np.minimum(left, right), np.maximum(left, right)
+        if rounds:
+            np.minimum.at(root, higher, lower)  # the lowest, or a star of groups would take a round for each ray
+        else:
+            root[higher] = lower  # any of them: quicker, and few pairs are left
+        while not np.array_equal(further := root[root], root):
+            root = further
+        first = root == np.arange(count)
+        number = (np.cumsum(first) - 1)[root]
+        count = int(np.count_nonzero(first))
+        rounds.append(number)
+        left, right = number[left], number[right]
+        apart = left != right
+        if not apart.any():
+            break
+        left, right = left[apart], right[apart]
+    component = rounds.pop()
+    while rounds:
+        component = component[rounds.pop()]
+    return component, count
 
 
 def _to_ras(volume: Volume, ijk: npt.NDArray[np.number]) -> npt.NDArray[np.float64]:
