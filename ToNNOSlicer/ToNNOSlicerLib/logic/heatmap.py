@@ -70,8 +70,6 @@ def showHeatmap(
     record["ijkToRAS"] = np.asarray(ijkToRAS, dtype=np.float64).tolist()
     record["limit"] = float(np.abs(_range(array)).max())
     if inside is not None:
-        import scipy.sparse.csgraph  # noqa: F401  half a second, now rather than when the slider first moves
-
         record["histogram"] = (result or {}).get("histogram") or histogramOf(array, inside)
     writeRecord(heatmapNode, record)
     heatmapNode.EndModify(wasModifying)
