@@ -240,7 +240,7 @@ class _Link:
         """The parameter's range; where it has none, all that there is."""
         widget, low, high = self.widget, self.parameter.limit("minimum"), self.parameter.limit("maximum")
         if type(widget) is kindOf(ctkSliderWidget) and None in (low, high):
-            raise RuntimeError(f"{self.parameter.name}: no connection to a ctkSliderWidget without a range")
+            raise RuntimeError(f"Cannot have a connection to ctkSliderWidget: {self.parameter.name} is unbounded")
         if type(widget) is not _qt.QSpinBox and self.parameter.kind is int:
             widget.decimals = 0
         isWhole = type(widget) is _qt.QSpinBox

@@ -10,8 +10,8 @@ from typing import Any
 
 import slicer
 import slicer.util
-from PySide6 import QtCore, QtWidgets
-from pythonqt import QtObject
+from PySide6 import QtCore, QtGui, QtWidgets
+from pythonqt import QtObject, kindOf
 
 
 class ScriptedLoadableModule:
@@ -21,6 +21,7 @@ class ScriptedLoadableModule:
         self.parent, self.moduleName = parent, type(self).__name__
         parent.title, parent.categories, parent.dependencies = "", [], []
         parent.contributors, parent.helpText, parent.acknowledgementText = [], "", ""
+        parent.icon = kindOf(QtGui.QIcon)(self.resourcePath(f"Icons/{self.moduleName}.svg"))
         slicer.selfTests[self.moduleName] = self.runTest
 
     def resourcePath(self, name: str) -> str:

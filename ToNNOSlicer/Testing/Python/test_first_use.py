@@ -55,7 +55,7 @@ def test_the_modules_face_names_its_makers_and_links_its_documentation(qtHost) -
     from walk import MODULE
 
     qtHost.loadModule(MODULE)
-    face = types.SimpleNamespace()
+    face = types.SimpleNamespace(path=str(MODULE))
     module = sys.modules["ToNNOSlicer"]
     module.ToNNOSlicer(face)
     links = re.findall(r'<a href="([^"]+)">[^<]+</a>', face.helpText + face.acknowledgementText)
