@@ -135,7 +135,7 @@ class ctkCollapsibleGroupBox(_Folding, QtWidgets.QGroupBox):
 
 
 class ctkDoubleSpinBox(QtWidgets.QWidget):
-    """A QDoubleSpinBox in a widget of its own; it has no text for a special value."""
+    """A number that is shown with some decimals and kept with all; it has no text for a special value."""
 
     valueChanged = QtCore.Signal(float)
     decimalsChanged = QtCore.Signal(int)
@@ -143,19 +143,32 @@ class ctkDoubleSpinBox(QtWidgets.QWidget):
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
+        self._value, self._limits = 0.0, (0.0, 99.99)
         self._box = QtWidgets.QDoubleSpinBox()
         layout = QtWidgets.QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._box)
-        self._box.valueChanged.connect(self.valueChanged)
+        self._box.valueChanged.connect(self._on_box)
         self._box.editingFinished.connect(self.editingFinished)
+
+    def setValue(self, value: float) -> None:
+        value = min(max(value, self._limits[0]), self._limits[1])
+        if value != self._value:
+            self._value = value
+            self._box.setValue(value)
+            self.valueChanged.emit(value)
+
+    def _on_box(self, shown: float) -> None:
+        """Somebody typed, or the range moved the number; rounding does not count."""
+        isShown = lambda value: round(value, self._box.decimals()) == shown  # noqa: E731
+        if not isShown(self._value):
+            self._value = next((limit for limit in self._limits if isShown(limit)), shown)
+            self.valueChanged.emit(self._value)
 
     def setDecimals(self, count: int) -> None:
         self._box.setDecimals(count)
+        self._box.setValue(self._value)
         self.decimalsChanged.emit(count)
-
-    def setValue(self, value: float) -> None:
-        self._box.setValue(value)
 
     def setReadOnly(self, on: bool) -> None:
         self._box.setReadOnly(on)
@@ -166,18 +179,26 @@ class ctkDoubleSpinBox(QtWidgets.QWidget):
     def stepDown(self) -> None:
         self._box.stepDown()
 
-    value = QtCore.Property(float, lambda self: self._box.value(), setValue)
+    def _set_minimum(self, value: float) -> None:
+        self._limits = (value, max(value, self._limits[1]))
+        self._box.setRange(*self._limits)
+
+    def _set_maximum(self, value: float) -> None:
+        self._limits = (min(value, self._limits[0]), value)
+        self._box.setRange(*self._limits)
+
+    value = QtCore.Property(float, lambda self: self._value, setValue)
     decimals = QtCore.Property(int, lambda self: self._box.decimals(), setDecimals)
     readOnly = QtCore.Property(bool, lambda self: self._box.isReadOnly(), setReadOnly)
-    minimum = QtCore.Property(float, lambda self: self._box.minimum(), lambda self, v: self._box.setMinimum(v))
-    maximum = QtCore.Property(float, lambda self: self._box.maximum(), lambda self, v: self._box.setMaximum(v))
+    minimum = QtCore.Property(float, lambda self: self._limits[0], _set_minimum)
+    maximum = QtCore.Property(float, lambda self: self._limits[1], _set_maximum)
     singleStep = QtCore.Property(float, lambda self: self._box.singleStep(), lambda self, v: self._box.setSingleStep(v))
     prefix = QtCore.Property(str, lambda self: self._box.prefix(), lambda self, v: self._box.setPrefix(v))
     suffix = QtCore.Property(str, lambda self: self._box.suffix(), lambda self, v: self._box.setSuffix(v))
 
 
 class ctkSliderWidget(QtWidgets.QWidget):
-    """A slider and a number, which rounds to its decimals what is set.
+    """A slider and a number.
 
     With tracking off, each change tells valueIsChanging; valueChanged follows at once where the value was set, and
     when the slider is let go where a hand moves it. Until then `value` is what it was.
@@ -193,17 +214,16 @@ class ctkSliderWidget(QtWidgets.QWidget):
         super().__init__(parent)
         self._at = self._before = 0.0
         self._tracking, self._dragged, self._blocked = True, False, False
-        self._slider, self._box = QtWidgets.QSlider(QtCore.Qt.Horizontal), QtWidgets.QDoubleSpinBox()
+        self._slider, self._number = QtWidgets.QSlider(QtCore.Qt.Horizontal), ctkDoubleSpinBox()
         self._slider.setObjectName("Slider")
-        self._box.setObjectName("SpinBox")
+        self._number.setObjectName("SpinBox")
         self._slider.setMaximum(self._STEPS)
-        self._box.setRange(0.0, 99.0)
-        self._box.valueChanged.connect(self._on_box)
+        self._number.valueChanged.connect(self._on_number)
         layout = QtWidgets.QHBoxLayout(self)
         layout.setObjectName("horizontalLayout")
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._slider)
-        layout.addWidget(self._box)
+        layout.addWidget(self._number)
 
     def drag(self, values: list[float]) -> None:
         """What a hand does with the mouse: through the values, then let go."""
@@ -211,73 +231,69 @@ class ctkSliderWidget(QtWidgets.QWidget):
         for value in values:
             self._slide(value)
         self._dragged = False
-        if not self._tracking and abs(self._at - self._before) > 1e-9 * self._box.singleStep():
+        if not self._tracking and abs(self._at - self._before) > 1e-9 * self._number.singleStep:
             self.valueChanged.emit(self._at)
 
     def setValue(self, value: float) -> None:
-        self._box.setValue(value)
+        self._number.setValue(value)
 
     def reset(self) -> None:
         self.setValue(0.0)
 
     def setSpinBoxVisible(self, on: bool) -> None:
-        self._box.setVisible(on)
+        self._number.setVisible(on)
 
     def setDecimals(self, count: int) -> None:
-        self._box.setDecimals(count)
+        self._number.setDecimals(count)
         self._moved()
         self.decimalsChanged.emit(count)
 
-    def _on_box(self, value: float) -> None:
+    def _on_number(self, value: float) -> None:
         if not self._blocked:
             self._slide(value)
 
     def _slide(self, value: float) -> None:
-        value = min(max(value, self._box.minimum()), self._box.maximum())
+        value = min(max(value, self._number.minimum), self._number.maximum)
         if value != self._at:
             self._at = value
             self._moved()
 
     def _moved(self) -> None:
         with QtCore.QSignalBlocker(self._slider):
-            low, span = self._box.minimum(), (self._box.maximum() - self._box.minimum()) or 1.0
+            low, span = self._number.minimum, (self._number.maximum - self._number.minimum) or 1.0
             self._slider.setValue(round(self._STEPS * (self._at - low) / span))
         self._blocked, blocked = True, self._blocked
-        self._box.setValue(self._at)
+        self._number.setValue(self._at)
         self._blocked = blocked
         if not self._tracking:
             self.valueIsChanging.emit(self._at)
         if not self._dragged:
             self.valueChanged.emit(self._at)
 
-    def _limit(self, set_limit: Any, value: float) -> None:
+    def _limit(self, side: str, value: float) -> None:
         self._blocked, blocked = True, self._blocked
-        set_limit(value)
+        setattr(self._number, side, value)
         self._blocked = blocked
         self._slide(self._at)
 
     def _set_step(self, step: float) -> None:
-        span = self._box.maximum() - self._box.minimum()
+        span = self._number.maximum - self._number.minimum
         if span and not 0 < step <= span:
             raise ValueError(f"a step of {step} is outside of the range {span}, and CTK would leave the old one")
-        self._box.setSingleStep(step)
+        self._number.singleStep = step
 
     def _set_tracking(self, on: bool) -> None:
         self._tracking = on
 
     value = QtCore.Property(float, lambda self: self._before if self._dragged else self._at, setValue)
-    minimum = QtCore.Property(
-        float, lambda self: self._box.minimum(), lambda self, v: self._limit(self._box.setMinimum, v)
-    )
-    maximum = QtCore.Property(
-        float, lambda self: self._box.maximum(), lambda self, v: self._limit(self._box.setMaximum, v)
-    )
-    singleStep = QtCore.Property(float, lambda self: self._box.singleStep(), _set_step)
-    decimals = QtCore.Property(int, lambda self: self._box.decimals(), setDecimals)
-    prefix = QtCore.Property(str, lambda self: self._box.prefix(), lambda self, v: self._box.setPrefix(v))
-    suffix = QtCore.Property(str, lambda self: self._box.suffix(), lambda self, v: self._box.setSuffix(v))
+    minimum = QtCore.Property(float, lambda self: self._number.minimum, lambda self, v: self._limit("minimum", v))
+    maximum = QtCore.Property(float, lambda self: self._number.maximum, lambda self, v: self._limit("maximum", v))
+    singleStep = QtCore.Property(float, lambda self: self._number.singleStep, _set_step)
+    decimals = QtCore.Property(int, lambda self: self._number.decimals, setDecimals)
+    prefix = QtCore.Property(str, lambda self: self._number.prefix, lambda self, v: setattr(self._number, "prefix", v))
+    suffix = QtCore.Property(str, lambda self: self._number.suffix, lambda self, v: setattr(self._number, "suffix", v))
     tracking = QtCore.Property(bool, lambda self: self._tracking, _set_tracking)
-    spinBoxVisible = QtCore.Property(bool, lambda self: not self._box.isHidden(), setSpinBoxVisible)
+    spinBoxVisible = QtCore.Property(bool, lambda self: not self._number.isHidden(), setSpinBoxVisible)
 
 
 CTK = {

@@ -185,9 +185,14 @@ def test_slider_without_tracking_tells_twice_where_the_value_is_set(slider) -> N
     assert len(slider.said) == 2
 
 
-def test_slider_rounds_what_is_set_and_tells_when_its_range_moves_it(slider) -> None:
+def test_slider_keeps_what_is_set_and_tells_when_its_range_moves_it(slider) -> None:
+    from pythonqt import unwrap
+
     slider.slider.value = 6.6049
-    assert slider.slider.value == 6.6
+    assert slider.slider.value == 6.6049  # two decimals are shown, all are kept
+    assert unwrap(slider.slider)._number._box.value() == 6.6
+    slider.slider.value = 6.6
+    assert slider.said == [("moving", 6.6049), ("done", 6.6049), ("moving", 6.6), ("done", 6.6)]
     slider.slider.maximum = 5.0
     assert slider.said[-2:] == [("moving", 5.0), ("done", 5.0)]
     with pytest.raises(ValueError, match="a step of 6"):
