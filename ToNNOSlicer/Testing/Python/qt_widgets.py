@@ -75,13 +75,14 @@ class ctkCollapsibleButton(_Folding, QtWidgets.QAbstractButton):
         self.toggled.connect(self._on_toggled)
 
     def sizeHint(self) -> QtCore.QSize:
-        title = QtCore.QSize(self.fontMetrics().horizontalAdvance(self.text()) + 40, self._title_height())
-        low = title + QtCore.QSize(0, _COLLAPSED_HEIGHT)
-        return low if self._is_folded() or self.layout() is None else self.layout().sizeHint().expandedTo(low)
+        low = self._title_hint() + QtCore.QSize(0, _COLLAPSED_HEIGHT)
+        return low if self._is_folded() else super().sizeHint().expandedTo(low)
 
     def minimumSizeHint(self) -> QtCore.QSize:
-        hint = self.sizeHint()
-        return hint if self._is_folded() or self.layout() is None else self.layout().minimumSize()
+        return self.sizeHint() if self._is_folded() else super().minimumSizeHint().expandedTo(self._title_hint())
+
+    def _title_hint(self) -> QtCore.QSize:
+        return QtCore.QSize(self.fontMetrics().horizontalAdvance(self.text()) + 40, self._title_height())
 
     def hitButton(self, place: QtCore.QPoint) -> bool:
         return place.y() < self._title_height()

@@ -53,8 +53,9 @@ def step(name, act):
 
 def open_module():
     before = set(sys.modules)
-    slicer.modules.tonnoslicer.widgetRepresentation()
-    assert "torch" not in set(sys.modules) - before, "opening the module imported torch"
+    slicer.modules.tonnoslicer.widgetRepresentation().enter()
+    heavy = {"torch", "scipy", "SimpleITK", "matplotlib"} & (set(sys.modules) - before)
+    assert not heavy, f"opening the module imported {heavy}"
 
 
 def load_sample(widget):
@@ -161,8 +162,10 @@ def cancel(widget):
 
 
 def reload_module():
-    slicer.modules.tonnoslicer.widgetRepresentation().self().onReload()
+    place = slicer.modules.tonnoslicer.widgetRepresentation()
+    place.self().onReload()  # nobody enters it then: the module is shown all the time
     slicer.app.processEvents()
+    assert place.self().panel is not None
 
 
 def own_test():
