@@ -1,25 +1,28 @@
 # make demo   the main job on a real brain, into demo-output/
-# make slicer-demo   the pictures of 3D Slicer's views (of demo-output/, if it is there), into slicer-demo/
+# make slicer-demo   the Slicer module at work: pictures of its panel and of Slicer's views, into slicer-demo/
 # make test   style, types and all tests
+# make test-nightly   what takes hours: 300 random sequences of a user's actions in the Slicer module
 # make clean  what these made
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo slicer-demo test clean
+.PHONY: demo slicer-demo test test-nightly clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tonno demo --output demo-output --overwrite
 
 slicer-demo: $(VENV)/.test
-	$(BIN)/python ToNNOSlicer/Testing/Python/pictures.py --output slicer-demo \
-	  $(if $(wildcard demo-output/report.json),--demo demo-output)
-	$(BIN)/python ToNNOSlicer/Testing/Python/panel_picture.py slicer-demo/panel.png
+	$(BIN)/python ToNNOSlicer/Testing/Python/pictures.py --output slicer-demo
 
 test: $(VENV)/.test
 	$(BIN)/ruff check tonno_core tests benchmarks ToNNOSlicer
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 --numprocesses auto --maxprocesses 8 --dist loadfile
+
+test-nightly: $(VENV)/.test
+	OMP_NUM_THREADS=1 TONNO_SEQUENCES=300 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 8 \
+	  ToNNOSlicer/Testing/Python/test_sequences.py
 
 # One environment: the engine (editable) with what its demo needs, and for the tests more.
 $(VENV)/.demo: pyproject.toml | $(BIN)/python

@@ -57,19 +57,20 @@ def registerSampleData():
 
 
 class ToNNOSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """The shell that Slicer knows; the panel is ToNNOSlicerLib.widget.Panel."""
+    """The shell that Slicer knows; the panel is ToNNOSlicerLib.panel.Panel."""
 
     def __init__(self, parent=None):
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
         self.logic = None
         self.panel = None
-        self._parameterNode = None
+        self._parameters = None
         self._connection = None
+        self._isEntered = False
 
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
-        from ToNNOSlicerLib.widget import Panel
+        from ToNNOSlicerLib.panel import Panel
 
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/ToNNOSlicer.ui"))
         self.layout.addWidget(uiWidget)
@@ -78,57 +79,72 @@ class ToNNOSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = ToNNOSlicerLogic()
         self.panel = Panel(self.ui, self.logic.mrml, self.resourcePath)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport)
+        for event in (slicer.mrmlScene.EndCloseEvent, slicer.mrmlScene.EndImportEvent):
+            self.addObserver(slicer.mrmlScene, event, self.onSceneReady)
         self._watchViews()
-        self.setParameterNode(self.logic.getParameterNode())
 
     def cleanup(self):
         """The application closes, or the module is loaded again."""
+        if self.panel is not None:
+            self._follow(None)
+            self.panel.cleanUp()
+            self.panel = None
         self.removeObservers()
-        if self.panel is None:
-            return
-        self.setParameterNode(None)
-        self.panel.cleanUp()
-        self.panel = None
 
     def enter(self):
-        """The module is shown."""
-        self.setParameterNode(self.logic.getParameterNode())
+        """The module is shown. The scene gets a parameter node now, not before."""
+        self._isEntered = True
+        self._follow(self.logic.getParameterNode())
+        self.panel.enter()
 
     def exit(self):
         """Another module is shown. A run goes on; no effect of the editor stays active."""
+        self._isEntered = False
         if self.panel is not None:
-            self.panel.editor.rest()
+            self.panel.exit()
 
     def onReload(self):
         """Forget the library's modules, so that they are read again with this file."""
         for name in [name for name in sys.modules if name.partition(".")[0] == "ToNNOSlicerLib"]:
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
+        slicer.modules.ToNNOSlicerWidget.enter()  # it is shown already: nobody else tells the new widget
 
     def onSceneStartClose(self, caller, event):
-        self.setParameterNode(None)
+        self._follow(None)
         self.panel.onSceneClosing()
 
-    def onSceneEndClose(self, caller, event):
+    def onSceneStartImport(self, caller, event):
+        """While a scene is read in, the selectors lose what they have selected: that is nobody's choice."""
+        self._follow(None)
+
+    def onSceneReady(self, caller, event):
+        """A scene is empty again, or another one is there."""
         self._watchViews()
-        self.setParameterNode(self.logic.getParameterNode())
+        if self._isEntered:
+            self._follow(self.logic.getParameterNode())
 
-    def setParameterNode(self, parameterNode):
-        """Connect the panel with a parameter node, or with none."""
-        if self._parameterNode is not None:
-            self._parameterNode.disconnectGui(self._connection)
-            if self.hasObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameterNodeModified):
-                self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameterNodeModified)
-        self._parameterNode = parameterNode
-        if parameterNode is not None:
-            self._connection = parameterNode.connectGui(self.ui)
-            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameterNodeModified)
-        self.panel.setParameters(parameterNode)
+    def _follow(self, parameters):
+        """Let the panel follow a parameter node, or none; what is in it may have changed, also where it is the same."""
+        if parameters is not self._parameters:
+            self._disconnect()
+        self.panel.setParameters(parameters)
+        if parameters is not None and self._parameters is None:
+            self._connection = parameters.connectGui(self.ui)
+            self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self._onParameters)
+        self._parameters = parameters
+        if parameters is None:
+            self.logic.releaseParameterNode()
 
-    def _onParameterNodeModified(self, caller=None, event=None):
-        self.panel.onParameters()
+    def _disconnect(self):
+        if self._parameters is not None:
+            self._parameters.disconnectGui(self._connection)
+            self.removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._onParameters)
+        self._parameters = None
+
+    def _onParameters(self, caller=None, event=None):
+        self.panel.session.onParameters()
 
     def _watchViews(self):
         for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
@@ -136,8 +152,8 @@ class ToNNOSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onViewMoved)
 
     def _onViewMoved(self, caller, event):
-        if self.panel is not None and caller is self.panel.why.view:
-            self.panel.why.update()
+        if self.panel is not None:
+            self.panel.onViewMoved(caller)
 
 
 class ToNNOSlicerLogic(ScriptedLoadableModuleLogic):
@@ -148,11 +164,20 @@ class ToNNOSlicerLogic(ScriptedLoadableModuleLogic):
         from ToNNOSlicerLib.logic import ToNNOLogic
 
         self.mrml = ToNNOLogic(slicer.mrmlScene, slicer.app.applicationLogic())
+        self._parameters = None
 
     def getParameterNode(self):
-        from ToNNOSlicerLib.parameter_node import ToNNOSlicerParameterNode
+        """The scene's choices. The wrapper is kept while its node is the same: each one made observes for ever."""
+        from ToNNOSlicerLib.parameter_node import wrapped
 
-        return ToNNOSlicerParameterNode(super().getParameterNode())
+        node = super().getParameterNode()
+        if self._parameters is None or self._parameters.parameterNode is not node:
+            self._parameters = wrapped(node)
+        return self._parameters
+
+    def releaseParameterNode(self):
+        """Let go of the choices: a closing scene empties the node, and the wrapper would read what is no value."""
+        self._parameters = None
 
 
 class ToNNOSlicerTest(ScriptedLoadableModuleTest):
@@ -181,42 +206,43 @@ class ToNNOSlicerTest(ScriptedLoadableModuleTest):
             self.delayDisplay(f"Skipped: {reason}")
 
     def test_sampleToSegmentation(self):
+        from ToNNOSlicerLib import sample_data
+        from ToNNOSlicerLib.parameter_node import Quality
         from ToNNOSlicerLib.sample import LESIONS
 
         self.delayDisplay("The sample is drawn and reconstructed")
         widget = slicer.modules.tonnoslicer.widgetRepresentation().self()
-        panel = widget.panel
-        panel.input.onSample()
-        panel.parameters.quality = type(panel.parameters.quality)("fast")
-        for name, value in self.OPTIONS.items():
-            setattr(panel.parameters, name, value)
+        widget.enter()  # shown or not: without it there are no choices
+        session = widget.panel.session
+        session.set(inputVolume=sample_data.load(), quality=Quality.FAST, **self.OPTIONS)
         widget.ui.runButton.click()
-        self.assertNotEqual(panel.controller.state, "idle", widget.ui.messageLabel.text)
+        self.assertTrue(session.running.isRunning, widget.ui.messageLabel.text)
         end = time.monotonic() + self.TIMEOUT_S
-        while panel.controller.state != "idle" and time.monotonic() < end:
+        while session.running.isRunning and time.monotonic() < end:
             slicer.app.processEvents()
             time.sleep(0.01)
-        self.assertEqual(panel.controller.state, "idle", "the run did not end")
-        self.assertIsNotNone(panel.result.heatmap, widget.ui.messageLabel.text)
-        self.assertIsNotNone(panel.result.segment)
-        self.assertEqual(len(panel.findings.findings), len(LESIONS))
+        self.assertFalse(session.running.isRunning, "the run did not end")
+        result = session.result
+        self.assertIsNotNone(result, widget.ui.messageLabel.text)
+        self.assertIsNotNone(result.segment)
+        self.assertEqual(len(result.findings), len(LESIONS))
         for centre, radii, _brightness in LESIONS:
-            nearest = min(_distance(finding.centroidRAS, centre) for finding in panel.findings.findings)
+            nearest = min(_distance(finding.centroidRAS, centre) for finding in result.findings)
             self.assertLess(nearest, max(radii))
-        before = sum(finding.volumeMm3 for finding in panel.findings.findings)
+        before = sum(finding.volumeMm3 for finding in result.findings)
         widget.ui.thresholdSlider.value = widget.ui.thresholdSlider.value * 1.2
-        self.assertLess(sum(finding.volumeMm3 for finding in panel.findings.findings), before)
+        self.assertLess(sum(finding.volumeMm3 for finding in session.result.findings), before)
         self.delayDisplay("Passed")
 
 
 def _reasonToSkip(widget):
     from ToNNOSlicerLib import install
 
-    if widget.panel.input.python is not None:  # an interpreter that the user has chosen is trusted
+    if widget.panel.session.choices.python is not None:  # an interpreter that the user has chosen is trusted
         return ""
     rows = install.missing(widget.resourcePath("requirements.txt")).rows()
     names = ", ".join(name for name, _size in rows)
-    return f"the engine's packages are missing ({names}); click Reconstruct once to install them" if names else ""
+    return f"the engine's packages are missing ({names}); click Apply once to install them" if names else ""
 
 
 def _distance(a, b):

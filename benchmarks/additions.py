@@ -11,7 +11,7 @@ Masks are opened for the test split alone. Heatmaps are kept in the cache's fold
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import click
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from benchmarks.random_walker import refine
 from tonno_core.cohort.manifest import Case, Manifest, read_manifest
 from tonno_core.encoding.bundle import load_bundle
-from tonno_core.encoding.encoder import Encoder
+from tonno_core.encoding.encoder import ClassMaps, Encoder
 from tonno_core.encoding.ready import ReadyModel, prepare_model
 from tonno_core.evaluation.bootstrap import Bootstrap, Estimate
 from tonno_core.evaluation.metrics import score
@@ -53,11 +53,11 @@ class Mirrored:
         return self._encoder.logits(slices.flip(-1))
 
     def cam(
-        self, slices: torch.Tensor, class_index: int, stages: tuple[int, ...], kind: CamKind
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        self, slices: torch.Tensor, asked: Collection[tuple[int, int]], kind: CamKind
+    ) -> tuple[torch.Tensor, ClassMaps]:
         """Logits ``B K`` and maps ``B h w``."""
-        logits, maps = self._encoder.cam(slices.flip(-1), class_index, stages, kind)
-        return logits, tuple(one.flip(-1) for one in maps)
+        logits, maps = self._encoder.cam(slices.flip(-1), asked, kind)
+        return logits, {key: each.flip(-1) for key, each in maps.items()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -107,7 +107,7 @@ def plain_tonno(
         fill=prepared.fill,
         frame_to_grid=torch.as_tensor(_frame_to_grid(prepared.volume, prepared.frame_to_ras)).float().to(device),
         points=points.float().to(device),
-        inside=torch.as_tensor(planes.inside()).reshape(-1).to(device),
+        inside=torch.as_tensor(planes.inside).reshape(-1).to(device),
         shape=(z, y, x),
         directions=torch.as_tensor(directions).float().to(device),
         slices=settings.slices,

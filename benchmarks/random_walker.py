@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tonno_core.segmentation.binarize import connected
+from tonno_core.segmentation.connected import connected
 from tonno_core.volume.volume import Volume
 
 # Of the threshold: below the one is background, above the other the finding.

@@ -97,7 +97,7 @@ def main(size: int, repeats: int) -> None:
         measure("   and without components below 50 mm3", lambda: logic.writeSegment(heatmap, next(steps), 50.0))  # noqa: B023
     for _ in range(repeats):
         segmentation, segmentId = logic.writeSegment(heatmap, 3.0, 50.0)
-    measure("undo", lambda: logic.undo())
+    measure("undo", lambda: logic.undo(heatmap))
     logic.writeSegment(heatmap, 3.0, 50.0)
     found = measure("findings", lambda: logic.findings(segmentation, segmentId, heatmap))
     measure("histogram", lambda: logic.histogram(heatmap))

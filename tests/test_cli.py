@@ -25,9 +25,9 @@ from torch import nn
 
 from tests.networks import random_network, spec_of, write_random_bundle
 from tests.training.toy import toy_scan, write_toy_set
-from tonno_core import cli, workflow
+from tonno_core import calibration, cli, workflow
 from tonno_core.encoding.bundle import load_bundle, save_bundle
-from tonno_core.settings import METHODS, Variant
+from tonno_core.settings import METHODS, PRESETS, Variant
 from tonno_core.volume.io import read_volume, write_volume
 
 COARSE = ("--slices", "10", "--directions", "6", "--device", "cpu", "--precision", "float32")
@@ -279,7 +279,11 @@ def test_training_from_the_command_line(tonno: Command, tmp_path: Path) -> None:
     assert tonno(*run, "--resume")[0] == tonno(*run, "--overwrite")[0] == 0
 
 
-def test_training_calibrates_for_the_planes_asked_for_and_calibrate_for_others(tonno: Command, tmp_path: Path) -> None:
+def test_training_calibrates_for_the_planes_asked_for_and_calibrate_for_others(
+    tonno: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "CALIBRATED_PRESETS", ("fast",))
+    monkeypatch.setitem(PRESETS, "fast", {"slices": 6, "directions": 4})
     manifest = write_toy_set(tmp_path / "set", train=2, val=2)
     options = ("--encoder", "test_resnet", "--slice-size", 32, "--steps", 2, "--epochs", 1, "--device", "cpu")
     first, second = tmp_path / "model", tmp_path / "second"
@@ -287,11 +291,30 @@ def test_training_calibrates_for_the_planes_asked_for_and_calibrate_for_others(t
     assert status == 0
     status, out, _ = tonno("calibrate", first, manifest, "--output", second, *COARSE, "--stage", 1, "--method", "tonno")
     assert status == 0
-    assert re.search(r"tonno: threshold \S+, AUC \S+; filter \S+, smooth_mm \S+\nwritten to ", out)
+    line = r"tonno: threshold \S+, AUC \S+; filter \S+, smooth_mm \S+\n"
+    assert re.search(line + r"  6 slices in each of 4 directions: threshold \S+\nwritten to ", out)
     planes = [load_bundle(path).spec.defaults for path in (first, second)]
     assert [(one["slices"], one["directions"]) for one in planes] == [(8, 3), (10, 6)]
     assert tuple(load_bundle(first).spec.thresholds) == METHODS
     assert tuple(load_bundle(second).spec.thresholds) == ("tonno",)
+    # A run with the planes of the preset has the threshold that was measured for them.
+    found = load_bundle(second).spec.thresholds["tonno"]["other_planes"]
+    assert [one["settings"]["slices"] for one in found] == [6]
+    words = ("--model", second, "--preset", "fast", "--device", "cpu", "--output", tmp_path / "out")
+    assert tonno("reconstruct", "scan.nii.gz", "--method", "tonno", *words)[0] == 0
+    report = json.loads((tmp_path / "out/report.json").read_text())["methods"]["tonno"]
+    assert (report["threshold"], report["threshold_source"]) == (found[0]["threshold"], "the model's own")
+    # The same can be added to a model that was calibrated without.
+    path = second / "model.json"
+    data = json.loads(path.read_text())
+    del data["thresholds"]["tonno"]["other_planes"], data["training"]["images"]
+    path.write_text(json.dumps(data))
+    complete = ("calibrate", second, manifest, "--output", tmp_path / "third", "--complete", "--device", "cpu")
+    assert tonno(*complete)[0] == 0
+    again = load_bundle(tmp_path / "third").spec
+    assert again.thresholds["tonno"]["other_planes"][0]["threshold"] == pytest.approx(found[0]["threshold"], rel=1e-3)
+    assert again.training["images"]["volumes"] == 2
+    assert "--complete keeps the model's choices" in tonno.refused(*complete, "--slices", 9)
     assert "exists already" in tonno.refused("calibrate", first, manifest, "--output", second, *COARSE)
     assert "--slices is 1, expected" in tonno.refused("calibrate", first, manifest, "--output", "o", "--slices", 1)
     assert "no such manifest" in tonno.refused("calibrate", first, tmp_path / "no.csv", "--output", "o")
@@ -526,7 +549,7 @@ def test_a_stage_without_gradient(tonno: Command) -> None:
         ({"channels": None}, "key 'channels' is None, expected a whole number from 1"),
         ({"channels": 3}, "tensor conv1.0.weight has shape (24, 1, 3, 3), this encoder expects (24, 3, 3, 3)"),
         ({"encoder": "convnext_atto"}, "weights are of another model"),
-        ({"defaults": {"slices": "many"}}, "key 'defaults': --slices is many"),
+        ({"defaults": {"slices": "many"}}, "key 'defaults': slices is many"),
     ],
 )
 def test_bad_bundles(change: dict[str, Any], message: str, tonno: Command, tmp_path: Path) -> None:

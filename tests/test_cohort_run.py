@@ -14,6 +14,7 @@ import pytest
 from tests.training.toy import toy_scan
 from tonno_core import cli, cohort_run, workflow
 from tonno_core.cohort.manifest import read_volumes
+from tonno_core.cohort.source import source_of
 from tonno_core.cohort_run import Outcome, reconstruct_cohort
 from tonno_core.errors import TonnoError
 from tonno_core.volume.io import read_volume, write_volume
@@ -147,6 +148,46 @@ def test_a_report_of_another_run_is_no_finished_case(home: Path, tmp_path: Path)
     run(home / "set" / "list.csv", tmp_path / "out")
     assert json.loads(report.read_text())["run"] != "another"
     assert (tmp_path / "out/cases/0001-0/report.json").read_bytes() == before
+
+
+def test_a_volume_whose_file_has_changed_is_done_again(tmp_path: Path) -> None:
+    """Another patient's scan at the same place must not get the first one's heatmap."""
+    manifest = write_set(tmp_path / "set")
+    run(manifest, tmp_path / "out")
+    reports = [tmp_path / "out/cases" / case / "report.json" for case in CASES]
+    before = [report.read_bytes() for report in reports]
+    write_volume(toy_scan(7, 1), tmp_path / "set" / "1.nii.gz")
+    assert run(manifest, tmp_path / "out").failed == ""
+    after = [report.read_bytes() for report in reports]
+    assert [a == b for a, b in zip(after, before, strict=True)] == [True, False, True]
+    workflow.reconstruct_files(
+        tmp_path / "set/1.nii.gz", output=tmp_path / "one", model="pixel-sum", options=OPTIONS, device="cpu"
+    )
+    again = read_volume(tmp_path / "out/cases/0002-1/heatmap-tonno.nii.gz").array
+    np.testing.assert_array_equal(again, read_volume(tmp_path / "one/heatmap-tonno.nii.gz").array)
+
+    (tmp_path / "set" / "1.nii.gz").write_bytes(b"no image")
+    assert run(manifest, tmp_path / "out").failed.startswith("1 of 3 cases failed: 0002-1: ")
+    assert [bool(row["failed"]) for row in rows(tmp_path / "out")] == [False, True, False]
+
+
+def test_what_is_told_by_the_files_of_a_volume(tmp_path: Path) -> None:
+    write_set(tmp_path)
+    one, other = source_of(tmp_path / "0.nii.gz"), source_of(tmp_path / "1.nii.gz")
+    assert one == source_of(tmp_path / "0.nii.gz") and one != other
+    moved = tmp_path / "9.nii.gz"
+    (tmp_path / "0.nii.gz").rename(moved)
+    assert source_of(moved) != one  # the place belongs to it
+    with pytest.raises(FileNotFoundError):
+        source_of(tmp_path / "0.nii.gz")
+    for name in ("a.nhdr", "a.raw.gz", "b.nhdr"):
+        (tmp_path / name).write_bytes(b"1")
+    header, apart = source_of(tmp_path / "a.nhdr"), source_of(tmp_path / "b.nhdr")
+    series = source_of(tmp_path)
+    (tmp_path / "a.raw.gz").write_bytes(b"22")
+    assert source_of(tmp_path / "a.nhdr") != header
+    assert source_of(tmp_path / "b.nhdr") == apart
+    assert source_of(tmp_path) != series
 
 
 def test_processes_share_the_cases_and_the_last_one_sums_up(

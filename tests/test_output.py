@@ -76,7 +76,7 @@ def test_overwriting_replaces_files_of_the_same_name_only(existing: Path) -> Non
 
 def test_an_existing_folder_is_kept_without_overwrite(existing: Path) -> None:
     before = tree(existing)
-    with pytest.raises(TonnoError, match=r"^--output .*out: exists already; choose another name or give --overwrite$"):
+    with pytest.raises(TonnoError, match=r"^`output` .*out: exists already; choose another name or give `overwrite`$"):
         run(existing)
     assert tree(existing) == before
 
@@ -98,9 +98,9 @@ def test_a_folder_with_the_name_of_a_file_stops_all_of_them(existing: Path) -> N
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_file_in_the_way(overwrite: bool, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(TonnoError, match=r"--output .*out: is a file, expected the name of a folder"):
+    with pytest.raises(TonnoError, match=r"`output` .*out: is a file, expected the name of a folder"):
         check_output(tmp_path / "out", overwrite=overwrite)
-    with pytest.raises(TonnoError, match=r"--output .*deep: .*out is a file, expected a folder"):
+    with pytest.raises(TonnoError, match=r"`output` .*deep: .*out is a file, expected a folder"):
         check_output(tmp_path / "out" / "very" / "deep", overwrite=overwrite)
 
 
@@ -120,7 +120,7 @@ def test_a_link_to_a_folder_is_followed(existing: Path, tmp_path: Path) -> None:
 def test_a_read_only_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Told by the system rather than by permissions, which bind not everybody (root).
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(TonnoError, match=rf"--output .*out: {tmp_path} is not writable; choose another place"):
+    with pytest.raises(TonnoError, match=rf"`output` .*out: {tmp_path} is not writable; choose another place"):
         check_output(tmp_path / "out", overwrite=False)
 
 
@@ -135,7 +135,7 @@ def test_a_read_only_folder(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_named_by_the_option(tmp_path: Path) -> None:
-    with pytest.raises(TonnoError, match=r"^--output .*out: cannot be written \(No space left on device\)$"):
+    with pytest.raises(TonnoError, match=r"^`output` .*out: cannot be written \(No space left on device\)$"):
         run(tmp_path / "out", failure=OSError(28, "No space left on device"))
 
 

@@ -474,8 +474,11 @@ def test_progress_counts_every_slice(bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (replace(SMALL, class_name="cyst"), "--class 'cyst' is unknown to this model, expected one of healthy, lesion"),
-        (replace(SMALL, stage=5), "--stage 5 does not exist in this encoder, expected 1 to 4"),
+        (
+            replace(SMALL, class_name="cyst"),
+            "`class_name` 'cyst' is unknown to this model, expected one of healthy, lesion",
+        ),
+        (replace(SMALL, stage=5), "`stage` 5 does not exist in this encoder, expected 1 to 4"),
     ],
 )
 def test_what_the_model_cannot_serve_is_refused(bundle: Bundle, settings: ReconstructionSettings, message: str) -> None:

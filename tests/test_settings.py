@@ -30,43 +30,43 @@ from tonno_core.settings import (
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"slices": 1}, "--slices is 1, expected a whole number from 2 to 1024"),
-        ({"slices": 2.0}, "--slices is 2.0, expected a whole number"),
-        ({"slices": True}, "--slices is True, expected a whole number"),
-        ({"slices": None}, "--slices is None, expected a whole number"),
-        ({"directions": 0}, "--directions is 0, expected a whole number from 1"),
-        ({"cam_directions": 0}, "--directions is 0, expected a whole number from 1"),
-        ({"stage": 0}, "--stage is 0, expected a whole number from 1"),
+        ({"slices": 1}, "`slices` is 1, expected a whole number from 2 to 1024"),
+        ({"slices": 2.0}, "`slices` is 2.0, expected a whole number"),
+        ({"slices": True}, "`slices` is True, expected a whole number"),
+        ({"slices": None}, "`slices` is None, expected a whole number"),
+        ({"directions": 0}, "`directions` is 0, expected a whole number from 1"),
+        ({"cam_directions": 0}, "`directions` is 0, expected a whole number from 1"),
+        ({"stage": 0}, "`stage` is 0, expected a whole number from 1"),
         (
             {"stage": "2"},
-            "--stage is 2, expected a whole number from 1 to 1000, or some to add up, finest",
+            "`stage` is 2, expected a whole number from 1 to 1000, or some to add up, finest",
         ),
-        ({"stage": "4+3"}, "--stage is 4+3, expected"),
-        ({"stage": "3+3"}, "--stage is 3+3, expected"),
-        ({"stage": "3+"}, "--stage is 3+, expected"),
-        ({"stage": "03+4"}, "--stage is 03+4, expected"),
-        ({"stage": "3+1001"}, "--stage is 3+1001, expected"),
-        ({"stage": 2.0}, "--stage is 2.0, expected"),
-        ({"stage": True}, "--stage is True, expected"),
-        ({"stage": (3, 4)}, "--stage is (3, 4), expected"),
-        ({"slice_size": 7}, "--slice-size is 7, expected a whole number from 8"),
-        ({"sigma_scale": -0.1}, "--sigma-scale is -0.1, expected a number from 0"),
-        ({"sigma_scale": math.nan}, "--sigma-scale is nan, expected a number"),
-        ({"smooth_mm": math.inf}, "--smooth-mm is inf, expected a number"),
-        ({"smooth_mm": "much"}, "--smooth-mm is much, expected a number"),
-        ({"radius_mm": 0}, "--radius-mm is 0, expected a number from 0.01"),
-        ({"radius_mm": 1e9}, "--radius-mm is 1000000000.0, expected a number"),
-        ({"methods": ()}, "--method is empty, expected at least one"),
-        ({"methods": ("tonno", "magic")}, "--method is magic, expected one of tonno, averaged-cam"),
-        ({"cam": "scorecam"}, "--cam is scorecam, expected one of layercam, gradcam"),
-        ({"lattice": "cube"}, "--lattice is cube, expected one of hemisphere, sphere"),
-        ({"filter": "ramp"}, "--filter is ramp, expected one of second-difference, hann, gaussian"),
-        ({"frame": "voxel"}, "--frame is voxel, expected one of physical, normalized"),
-        ({"grid": "fine"}, "--grid is fine, expected one of band-limited, volume"),
-        ({"frame": "normalized", "radius_mm": 50.0}, "--radius-mm has no meaning with --frame normalized"),
+        ({"stage": "4+3"}, "`stage` is 4+3, expected"),
+        ({"stage": "3+3"}, "`stage` is 3+3, expected"),
+        ({"stage": "3+"}, "`stage` is 3+, expected"),
+        ({"stage": "03+4"}, "`stage` is 03+4, expected"),
+        ({"stage": "3+1001"}, "`stage` is 3+1001, expected"),
+        ({"stage": 2.0}, "`stage` is 2.0, expected"),
+        ({"stage": True}, "`stage` is True, expected"),
+        ({"stage": (3, 4)}, "`stage` is (3, 4), expected"),
+        ({"slice_size": 7}, "`slice_size` is 7, expected a whole number from 8"),
+        ({"sigma_scale": -0.1}, "`sigma_scale` is -0.1, expected a number from 0"),
+        ({"sigma_scale": math.nan}, "`sigma_scale` is nan, expected a number"),
+        ({"smooth_mm": math.inf}, "`smooth_mm` is inf, expected a number"),
+        ({"smooth_mm": "much"}, "`smooth_mm` is much, expected a number"),
+        ({"radius_mm": 0}, "`radius_mm` is 0, expected a number from 0.01"),
+        ({"radius_mm": 1e9}, "`radius_mm` is 1000000000.0, expected a number"),
+        ({"methods": ()}, "`methods` is empty, expected at least one"),
+        ({"methods": ("tonno", "magic")}, "`methods` is magic, expected one of tonno, averaged-cam"),
+        ({"cam": "scorecam"}, "`cam` is scorecam, expected one of layercam, gradcam"),
+        ({"lattice": "cube"}, "`lattice` is cube, expected one of hemisphere, sphere"),
+        ({"filter": "ramp"}, "`filter` is ramp, expected one of second-difference, hann, gaussian"),
+        ({"frame": "voxel"}, "`frame` is voxel, expected one of physical, normalized"),
+        ({"grid": "fine"}, "`grid` is fine, expected one of band-limited, volume"),
+        ({"frame": "normalized", "radius_mm": 50.0}, "`radius_mm` has no meaning with `frame` normalized"),
     ],
 )
-def test_what_cannot_be_is_named_as_on_the_command_line(changes: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_is_named_by_its_argument(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(TonnoError) as caught:
         ReconstructionSettings(**changes)
     assert str(caught.value).startswith(message)
@@ -113,14 +113,14 @@ def test_the_papers_preset_leaves_no_choice_of_the_model_but_the_stage() -> None
 
 def test_a_variant_is_checked_as_the_settings_are() -> None:
     for changes, message in (
-        ({"method": "magic"}, "--method is magic, expected one of tonno"),
-        ({"stage": 0}, "--stage is 0, expected a whole number from 1"),
-        ({"filter": "ramp"}, "--filter is ramp, expected one of second-difference"),
-        ({"smooth_mm": math.nan}, "--smooth-mm is nan, expected a number"),
-        ({"stage": "1+2", "weights": [0.5]}, r"--weights is \(0.5,\), expected a positive number for each"),
-        ({"stage": "1+2", "weights": [0.5, 0.0]}, "--weights is"),
-        ({"stage": "1+2", "weights": [0.5, math.inf]}, "--weights is"),
-        ({"stage": "1+2", "weights": "ab"}, "--weights is"),
+        ({"method": "magic"}, "`method` is magic, expected one of tonno"),
+        ({"stage": 0}, "`stage` is 0, expected a whole number from 1"),
+        ({"filter": "ramp"}, "`filter` is ramp, expected one of second-difference"),
+        ({"smooth_mm": math.nan}, "`smooth_mm` is nan, expected a number"),
+        ({"stage": "1+2", "weights": [0.5]}, r"`weights` is \(0.5,\), expected a positive number for each"),
+        ({"stage": "1+2", "weights": [0.5, 0.0]}, "`weights` is"),
+        ({"stage": "1+2", "weights": [0.5, math.inf]}, "`weights` is"),
+        ({"stage": "1+2", "weights": "ab"}, "`weights` is"),
     ):
         with pytest.raises(TonnoError, match=message):
             Variant(**{"method": "matched-cam", **changes})  # type: ignore[arg-type]
@@ -173,7 +173,7 @@ def test_a_method_named_twice_runs_once_in_the_order_of_naming() -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(TonnoError, match=r"--preset 'fats' is unknown, expected one of fast, balanced, paper"):
+    with pytest.raises(TonnoError, match=r"`preset` 'fats' is unknown, expected one of fast, balanced, paper"):
         combine(defaults={}, preset="fats", explicit={})
     with pytest.raises(TonnoError, match=r"the model's default 'magic' is unknown; it needs a newer version"):
         combine(defaults={"magic": 1}, explicit={})

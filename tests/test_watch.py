@@ -13,7 +13,7 @@ from tonno_core import cli
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation.metrics import dice
 from tonno_core.recipe import make_recipe, one_pass
-from tonno_core.reconstruction import run
+from tonno_core.reconstruction import passes
 from tonno_core.settings import ReconstructionSettings
 from tonno_core.volume.io import read_volume, write_volume
 from tonno_core.workflow import reconstruct_files
@@ -24,8 +24,9 @@ PLANES = {"slices": 16, "directions": 300, "slice_size": 12}
 @pytest.fixture
 def scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three smooth blobs. Slices this small would be taken hundreds of directions at once."""
-    monkeypatch.setattr(run, "CPU_BATCH", 2)
-    monkeypatch.setattr(run, "_PREVIEW_TIME", 0.0)  # on the slowest machine; previews that decide are made all the same
+    monkeypatch.setattr(passes, "CPU_BATCH", 2)
+    # On the slowest machine; previews that decide are made all the same.
+    monkeypatch.setattr(passes, "_PREVIEW_TIME", 0.0)
     grid = grid_around([0, 0, 0], (24, 26, 28), (4.0, 4.0, 4.0))
     blobs = make_blobs(1, 3, reach=12.0, sigmas=(12.0, 16.0))
     write_volume(blobs.on_grid((24, 26, 28), grid), tmp_path / "scan.nii.gz")
@@ -65,6 +66,16 @@ def test_the_threshold_that_will_be_used_decides(scan: Path, tmp_path: Path) -> 
     assert found["checks"][-1] == first
 
 
+def test_a_threshold_for_all_directions_says_so_after_an_early_end(scan: Path, tmp_path: Path) -> None:
+    record = {"threshold": 1e9, "settings": {"slices": 16, "directions": 300}}
+    model = write_random_bundle(tmp_path / "model", thresholds={"tonno": record})
+    choices = {"model": str(model), "device": "cpu", "options": {**PLANES, "slice_size": 32, "methods": ("tonno",)}}
+    reconstruct_files(scan, output=tmp_path / "stop", stop_when="stable", **choices)
+    report = json.loads((tmp_path / "stop/report.json").read_text())
+    assert report["stop_when"]["stable"]
+    assert report["methods"]["tonno"]["threshold_source"] == "the model's own, calibrated at other directions"
+
+
 def test_what_does_not_become_stable_runs_to_its_end(scan: Path, tmp_path: Path) -> None:
     # A network of random weights, six directions.
     model = write_random_bundle(tmp_path / "model")
@@ -88,7 +99,7 @@ def test_methods_of_different_numbers_of_directions_share_one_pass() -> None:
 
 def test_several_processes_are_refused(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(TonnoError, match=r"^--stop-when looks into the run, which several processes share;"):
+    with pytest.raises(TonnoError, match=r"^`stop_when` looks into the run, which several processes share;"):
         reconstruct_files(scan, output=tmp_path / "out", model="pixel-sum", options=PLANES, stop_when="stable")
 
 

@@ -14,6 +14,7 @@ import click
 
 import tonno_core
 from tonno_core.errors import TonnoError
+from tonno_core.options import as_options
 from tonno_core.settings import METHODS, PRESETS, Stage
 
 _NOTICE = "For research only; not a medical device, not for diagnosis."
@@ -33,7 +34,7 @@ _RECIPE = (
     "min_volume_mm3",
     "file_format",
     "replace_nonfinite",
-    "roi",
+    "region",
     "zoom",
     "stop_when",
 )
@@ -47,7 +48,26 @@ def _stage(text: str) -> Stage:
     return int(text) if re.fullmatch(r"-?[0-9]+", text) else "+".join(words)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_NOTICE)
+class _Command(click.Command):
+    """A command whose errors name its options."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TonnoError as error:
+            error.args = (as_options(str(error)),)
+            raise
+
+
+class _Commands(click.Group):
+    command_class = _Command
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_NOTICE,
+)
 @click.version_option(tonno_core.__version__, prog_name="tonno")
 def cli() -> None:
     """Where in a 3D scan does a 2D classifier see its finding? Heatmaps and segmentations without masks."""
@@ -70,7 +90,7 @@ def cli() -> None:
 @click.option("--filter", "filter", type=click.Choice(["second-difference", "hann", "gaussian"]))
 @click.option("--frame", type=click.Choice(["physical", "normalized"]), help="mm, or the paper's cube (physical).")
 @click.option("--radius-mm", type=float, metavar="R", help="Radius of the ball (that of the foreground).")
-@click.option("--roi", metavar="R,A,S:R,A,S|FILE", help=_ROI_HELP)
+@click.option("--roi", "region", metavar="R,A,S:R,A,S|FILE", help=_ROI_HELP)
 @click.option("--zoom", is_flag=True, help="Put all offsets and pixels into the ROI; see docs/method.md.")
 @click.option("--grid", type=click.Choice(["band-limited", "volume"]), help="Backproject on M^3 nodes or all voxels.")
 @click.option("--slice-size", type=int, metavar="S", help="Pixels along a slice's side (the model's).")
@@ -207,9 +227,9 @@ def train(
             about=_pairs(about), half=half, calibration=planes, options=options,
         )  # fmt: skip
     except TrainingInterrupted as interruption:
-        _fail(str(interruption), 130)
+        _fail(as_options(str(interruption)), 130)
     if summary:  # of the first process alone
-        click.echo(summary)
+        click.echo(as_options(summary))
 
 
 @cli.command()
@@ -228,6 +248,7 @@ def train(
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
 @click.option("--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16|float16")
 @click.option("--overwrite", is_flag=True, help="Replace a model that is there.")
+@click.option("--complete", is_flag=True, help="Choose nothing anew; add what earlier versions did not measure.")
 def calibrate(
     model: Path,
     manifest: Path,
@@ -238,19 +259,27 @@ def calibrate(
     device: str,
     precision: str,
     overwrite: bool,
+    complete: bool,
     **options: Any,
 ) -> None:
     """Choose MODEL's stage, filter, sigma, smoothing and thresholds anew, from the labels of MANIFEST's split val.
 
-    Needed for other planes than the model's own: a threshold holds for one number of slices and directions.
+    Needed for other planes than the model's own: a threshold holds for one number of slices and directions. Those of
+    the presets fast and balanced are measured too.
     """
-    from tonno_core.training.recalibration import recalibrate
+    from tonno_core.training import recalibration
 
-    summary = recalibrate(
-        model, manifest, output, options={"methods": methods or None, **options}, stages=stages, quantile=quantile,
-        device=device, precision=precision, overwrite=overwrite,
-    )  # fmt: skip
-    click.echo(summary)
+    run: dict[str, Any] = {"device": device, "precision": precision, "overwrite": overwrite}
+    if complete:
+        if methods or stages or any(value is not None for value in options.values()):
+            raise TonnoError("--complete keeps the model's choices and planes; leave out what would change them")
+        summary = recalibration.complete(model, manifest, output, **run)
+    else:
+        options = {"methods": methods or None, **options}
+        summary = recalibration.recalibrate(
+            model, manifest, output, options=options, stages=stages, quantile=quantile, **run
+        )
+    click.echo(as_options(summary))
 
 
 @cli.command()

@@ -17,6 +17,7 @@ from tabulate import tabulate
 import tonno_core
 from tonno_core.cohort.cases import CasesFolder, Progress, case_name, failed_line, fingerprint, run_cases
 from tonno_core.cohort.manifest import read_volumes
+from tonno_core.cohort.source import source_of
 from tonno_core.distributed import device_of_process, share_of_cases
 from tonno_core.encoding.ready import ReadyModel, prepare_model
 from tonno_core.errors import TonnoError
@@ -48,13 +49,29 @@ class Outcome:
 
 
 class CohortFolder(CasesFolder):
-    """``cases/NAME/`` holds what a run of one volume writes; its report says of which cohort it is."""
+    """``cases/NAME/`` holds what a run of one volume writes; its report says of which cohort, and which file, it is.
+
+    volumes: by the names of all cases.
+    """
 
     kind = "cohort"
     summary_names = (SUMMARY,)
 
+    def __init__(self, path: Path, fingerprint: str, volumes: Mapping[str, Path]) -> None:
+        super().__init__(path, fingerprint)
+        self._volumes = volumes
+
     def has(self, name: str) -> bool:
-        return self.report(name) is not None
+        """Whether a case is done, and its volume is still the one that was read."""
+        report = self.report(name)
+        if report is None:
+            return False
+        volume = self._volumes[name]
+        with suppress(OSError):
+            if "source" not in report:  # written by an earlier build: the times tell
+                return _newest(volume) <= (self.cases / name / REPORT).stat().st_mtime
+            return bool(report["source"] == source_of(volume))
+        return False
 
     def clear(self, keep: set[str]) -> None:
         for folder in self.cases.iterdir():
@@ -90,21 +107,22 @@ def reconstruct_cohort(
 ) -> Outcome:
     """Reconstruct every volume of a manifest, by one model that is loaded once; choices: see `make_recipe`.
 
-    Goes on in a folder whose settings are the same. Several processes with RANK and WORLD_SIZE set share the
-    cases; the last one writes the summary.
+    Goes on in a folder whose settings are the same; a volume whose file has changed since is done again. Several
+    processes with RANK and WORLD_SIZE set share the cases; the last one writes the summary.
     """
     recipe = make_recipe(**choices)
     tasks = [Task(case_name(n, case.volume), case.volume) for n, case in enumerate(read_volumes(manifest), start=1)]
     rank, world = share_of_cases()
     ready = prepare_model(recipe.model, recipe.settings, device_of_process(device), precision, compiled=compiled)
     content = _content(recipe, ready, tasks, compiled)
-    folder = CohortFolder(output, fingerprint(content))
+    folder = CohortFolder(output, fingerprint(content), {task.name: task.volume for task in tasks})
     names, own = [task.name for task in tasks], tasks[rank::world]
     folder.open(content, names, [task.name for task in own], overwrite=overwrite)
 
     def work(task: Task, advanced: Progress) -> None:
-        run = {"run": folder.fingerprint}
+        run = {"run": folder.fingerprint, "source": source_of(task.volume)}  # before it is read
         place = folder.cases / task.name
+        (place / REPORT).unlink(missing_ok=True)  # of what the file was before; should it fail now, nothing is reported
         reconstruct_into(place, task.volume, ready, recipe, progress=advanced, overwrite=place.exists(), extra=run)
 
     run_cases(own, folder, work, label="reconstructing", progress=progress and rank == 0)
@@ -189,3 +207,9 @@ def _table(reports: Mapping[str, Mapping[str, Any]], failures: Mapping[str, str]
         more = [["...", f"{len(failures) - len(shown)} more in {SUMMARY}"]] if len(shown) < len(failures) else []
         parts.append(tabulate([*shown, *more], headers=["failed", "why"], disable_numparse=True))
     return "\n\n".join(parts)
+
+
+def _newest(volume: Path) -> float:
+    """When a file, or the newest of a folder's, was written last."""
+    files = [file for file in volume.iterdir() if file.is_file()] if volume.is_dir() else [volume]
+    return max(file.stat().st_mtime for file in files)

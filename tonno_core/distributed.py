@@ -147,6 +147,6 @@ def _whole(name: str, default: int) -> int:
 def _own_device(local_rank: int) -> torch.device:
     count = torch.cuda.device_count()
     if local_rank >= count:
-        raise TonnoError(f"--device cuda: more processes than this machine's {count} devices; start one for each")
+        raise TonnoError(f"`device` cuda: more processes than this machine's {count} devices; start one for each")
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)

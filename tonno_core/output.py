@@ -28,16 +28,16 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
     """Raise TonnoError if results cannot go here; asked before any work is done."""
     check_name(folder)
     if folder.is_symlink() and not folder.exists():
-        raise TonnoError(f"--output {folder}: is a link to nothing; choose another name")
+        raise TonnoError(f"`output` {folder}: is a link to nothing; choose another name")
     if folder.exists() and not folder.is_dir():
-        raise TonnoError(f"--output {folder}: is a file, expected the name of a folder")
+        raise TonnoError(f"`output` {folder}: is a file, expected the name of a folder")
     if folder.exists() and not overwrite:
-        raise TonnoError(f"--output {folder}: exists already; choose another name or give --overwrite")
+        raise TonnoError(f"`output` {folder}: exists already; choose another name or give `overwrite`")
     parent = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     if not parent.is_dir():
-        raise TonnoError(f"--output {folder}: {parent} is a file, expected a folder")
+        raise TonnoError(f"`output` {folder}: {parent} is a file, expected a folder")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise TonnoError(f"--output {folder}: {parent} is not writable; choose another place")
+        raise TonnoError(f"`output` {folder}: {parent} is not writable; choose another place")
 
 
 @contextmanager
@@ -83,7 +83,7 @@ def output_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
             temporary.rename(folder)
         finished = True
     except OSError as error:
-        raise TonnoError(f"--output {folder}: cannot be written ({error.strerror or error})") from error
+        raise TonnoError(f"`output` {folder}: cannot be written ({error.strerror or error})") from error
     except TonnoError as error:  # the name of a file that could not be written, where the user knows it
         raise TonnoError(str(error).replace(f"{temporary}{os.sep}", f"{folder}{os.sep}")) from error
     finally:
@@ -123,6 +123,6 @@ def _move_files(source: Path, folder: Path) -> None:
     files = sorted(source.iterdir())
     for file in files:
         if (folder / file.name).is_dir():
-            raise TonnoError(f"--output {folder}: {file.name} in it is a folder, expected a file; remove it")
+            raise TonnoError(f"`output` {folder}: {file.name} in it is a folder, expected a file; remove it")
     for file in files:
         file.replace(folder / file.name)

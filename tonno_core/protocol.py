@@ -16,9 +16,10 @@ VERSION = 1
 # A request has a few hundred bytes, a result's profiles up to half a million; what is longer is no message.
 MAX_LINE = 1 << 22
 
-REQUESTS = ("reconstruct", "refine", "stop", "cancel", "describe", "shutdown")
+# Each of these is answered by exactly one of FINAL.
+ANSWERED = ("reconstruct", "refine", "resume", "describe")
+REQUESTS = (*ANSWERED, "stop", "cancel", "shutdown")
 EVENTS = ("ready", "heartbeat", "progress", "preview", "result", "description", "cancelled", "error")
-# Each request but `stop`, `cancel` and `shutdown` is answered by exactly one of these.
 FINAL = ("result", "description", "cancelled", "error")
 
 # Names of the client's temporary folders begin so; the process removes no others.

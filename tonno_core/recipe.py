@@ -57,25 +57,25 @@ def make_recipe(
     min_volume_mm3: float = 0.0,
     file_format: str = "nii.gz",
     replace_nonfinite: bool = False,
-    roi: str | None = None,
+    region: str | None = None,
     zoom: bool = False,
     stop_when: str | None = None,
 ) -> Recipe:
     """Load the model and check all choices, before any volume is read.
 
-    options: settings that were asked for, by the names of `ReconstructionSettings`. roi: see `read_region`.
+    options: settings that were asked for, by the names of `ReconstructionSettings`. region: see `read_region`.
     """
     check_options(parse_threshold(threshold) or 0.0, None, min_volume_mm3)
     loaded = load_model(model)
     defaults: Mapping[str, Any] = {"methods": ("tonno",)} if isinstance(loaded, str) else loaded.spec.defaults
     settings = combine(defaults=defaults, preset=preset, explicit=options)
-    region = None if roi is None else read_region(roi)
+    box = None if region is None else read_region(region)
     if zoom:
-        check_zoom(region, settings)
+        check_zoom(box, settings)
     if stop_when is not None:
         settings = one_pass(settings)
     return Recipe(
-        loaded, settings, threshold, min_volume_mm3, file_format, replace_nonfinite, region, zoom, stop_when
+        loaded, settings, threshold, min_volume_mm3, file_format, replace_nonfinite, box, zoom, stop_when
     )  # fmt: skip
 
 

@@ -65,7 +65,7 @@ _OPTIONAL = ("cam_directions", "slice_size", "radius_mm", *_OF_A_METHOD)
 
 @dataclass(frozen=True)
 class ReconstructionSettings:
-    """How heatmaps are made; the names are those of the command line's options.
+    """How heatmaps are made; the command line has an option for each.
 
     slices: M offsets. directions: L; cam_directions: L of the CAM methods where it differs. stage: from 1 (finest), or
     some added up (``3+4``), which takes a calibrated model. sigma_scale: factor on Matched CAM's sigma = w / 2.
@@ -95,14 +95,14 @@ class ReconstructionSettings:
             if name in _OPTIONAL and getattr(self, name) is None:
                 continue
             _require(getattr(self, name) in choices, name, getattr(self, name), f"one of {', '.join(choices)}")
-        _require(len(self.methods) > 0, "method", "empty", "at least one")
+        _require(len(self.methods) > 0, "methods", "empty", "at least one")
         for method in self.methods:
-            _require(method in METHODS, "method", method, f"one of {', '.join(METHODS)}")
+            _require(method in METHODS, "methods", method, f"one of {', '.join(METHODS)}")
         for name in _WHOLE_NUMBERS | _NUMBERS:
             _require_number(name, getattr(self, name))
         stages_of(self.stage)
         if self.radius_mm is not None and self.frame == "normalized":
-            raise TonnoError("--radius-mm has no meaning with --frame normalized; leave one of them out")
+            raise TonnoError("`radius_mm` has no meaning with `frame` normalized; leave one of them out")
 
     def directions_for(self, method: str) -> int:
         """L of a method."""
@@ -237,7 +237,7 @@ def combine(
     if unknown:
         raise TonnoError(f"the model's default '{unknown[0]}' is unknown; it needs a newer version of tonno")
     if preset is not None and preset not in PRESETS:
-        raise TonnoError(f"--preset '{preset}' is unknown, expected one of {', '.join(PRESETS)}")
+        raise TonnoError(f"`preset` '{preset}' is unknown, expected one of {', '.join(PRESETS)}")
     asked = {name: value for name, value in explicit.items() if value is not None}
     if "directions" in asked:
         asked.setdefault("cam_directions", asked["directions"])
@@ -246,7 +246,7 @@ def combine(
     merged = {**of_all, **PRESETS.get(preset or "", {}), **asked}
     if "methods" in merged:
         named = isinstance(merged["methods"], (list, tuple)) and all(isinstance(m, str) for m in merged["methods"])
-        _require(named, "method", merged["methods"], "a list of names")
+        _require(named, "methods", merged["methods"], "a list of names")
         merged["methods"] = tuple(dict.fromkeys(merged["methods"]))
     return ReconstructionSettings(**merged)
 
@@ -267,4 +267,4 @@ def _is_number(value: Any) -> bool:
 
 def _require(condition: bool, name: str, found: object, expected: str) -> None:
     if not condition:
-        raise TonnoError(f"--{name.replace('_', '-')} is {found}, expected {expected}")
+        raise TonnoError(f"`{name}` is {found}, expected {expected}")

@@ -21,9 +21,7 @@ class Watch:
 
     def __init__(self, ready: ReadyModel, recipe: Recipe) -> None:
         self._recipe, self._stability = recipe, Stability()
-        class_name = recipe.settings.class_name or ready.encoder.classes[0]
-        variants = resolve(None, recipe.settings, ready)
-        self._records = {name: ready.record(variant, class_name) for name, variant in variants.items()}
+        self._ready, self._variants = ready, resolve(None, recipe.settings, ready)
 
     def control(self, progress: Callable[[int, int], None]) -> Control:
         """For `reconstruct`."""
@@ -52,7 +50,9 @@ class Watch:
 
     def _look(self, preview: Preview) -> None:
         masks = {}
+        settings = dataclasses.replace(self._recipe.settings, directions=preview.directions)
         for name, heatmap in preview.heatmaps.items():
-            threshold, _ = find_threshold(heatmap, preview.inside, self._recipe.threshold, self._records[name])
+            known = self._ready.threshold(self._variants[name], settings)
+            threshold, _ = find_threshold(heatmap, preview.inside, self._recipe.threshold, known)
             masks[name] = binarize(heatmap, threshold, min_volume_mm3=self._recipe.min_volume_mm3)
         self._stability.add(preview.directions, masks)

@@ -21,12 +21,12 @@ from tonno_core.encoding.bundle import Bundle
 from tonno_core.encoding.ready import ReadyModel, prepare_model
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation.overview import write_overview
+from tonno_core.options import as_options
 from tonno_core.output import check_output, output_folder
 from tonno_core.recipe import Recipe, make_recipe, model_identity
 from tonno_core.reconstruction import Reconstruction, reconstruct
 from tonno_core.segmentation.binarize import Component, binarize, components
-from tonno_core.segmentation.threshold import OWN, find_threshold
-from tonno_core.settings import SETTINGS_THAT_MATTER, ReconstructionSettings, Variant, choices_of
+from tonno_core.segmentation.threshold import find_threshold
 from tonno_core.volume.io import check_writable, read_volume, write_volume
 from tonno_core.volume.volume import Volume
 from tonno_core.watch import Watch
@@ -60,7 +60,7 @@ def reconstruct_files(
     check_output(output, overwrite=overwrite)
     recipe = make_recipe(**choices)
     if recipe.stop_when is not None and world_size() > 1:
-        raise TonnoError("--stop-when looks into the run, which several processes share; leave it out, or start one")
+        raise TonnoError("`stop_when` looks into the run, which several processes share; leave it out, or start one")
     with processes(device) as group:
         ready = prepare_model(recipe.model, recipe.settings, str(group.device), precision, compiled=compiled)
         with progress_bar(disable=not group.first) as bar:
@@ -98,6 +98,7 @@ def reconstruct_into(
     )
     if not group.first:
         return ""
+    result = dataclasses.replace(result, warnings=tuple(map(as_options, result.warnings)))
     segmentations = {
         method: segment(result, method, recipe.model, recipe.threshold, recipe.min_volume_mm3, recipe.zoom)
         for method in result.heatmaps
@@ -155,22 +156,13 @@ def segment(
 
     zoom: whether all planes were put into a region, at another scale than the calibration's.
     """
-    heatmap, made = result.heatmaps[method], result.variants[method]
-    record = None if isinstance(model, str) else model.spec.record_of(made, result.class_name)
-    value, source = find_threshold(heatmap, result.inside, threshold, record)
-    changed = [*calibrated_otherwise(record or {}, result.settings, made), *["scale"] * zoom] if source == OWN else []
-    if changed:
-        source += f", calibrated at other {', '.join(changed)}"
+    heatmap = result.heatmaps[method]
+    known = None
+    if not isinstance(model, str):
+        known = model.spec.threshold_for(result.variants[method], result.backprojected, zoom=zoom)
+    value, source = find_threshold(heatmap, result.inside, threshold, known)
     mask = binarize(heatmap, value, min_volume_mm3=min_volume_mm3)
     return Segmentation(value, source, mask, components(mask, heatmap))
-
-
-def calibrated_otherwise(record: Mapping[str, Any], settings: ReconstructionSettings, made: Variant) -> list[str]:
-    """Names of the settings that move a method's noise floor and differ from those of its calibration."""
-    then = record.get("settings", {})
-    own = choices_of(made.method)
-    now = {name: getattr(made if name in own else settings, name) for name in SETTINGS_THAT_MATTER[made.method]}
-    return [name for name, value in now.items() if name in then and then[name] != value]
 
 
 def write_report(

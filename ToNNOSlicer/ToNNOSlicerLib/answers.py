@@ -1,22 +1,40 @@
-"""What the engine's answers become in the scene: a preview that sharpens, the heatmap, its overlay and its segment."""
+"""What the engine's answers become in the scene: a preview that sharpens, a heatmap for each class, their segments."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from slicer.i18n import tr as _
 
+from ToNNOSlicerLib.labels import forPanel
+from ToNNOSlicerLib.logic import results
 from ToNNOSlicerLib.logic.heatmap import histogramOf
+from ToNNOSlicerLib.logic.segmentation import isEditedByHand, segmentOf
 from ToNNOSlicerLib.run import Outcome, Run
 
-_NOT_FOR_THE_RECORD = ("heatmaps", "inside", "profiles")
+_NOT_FOR_THE_RECORD = ("heatmaps", "inside", "profiles", "classes")
 
 
-def read(found: dict[str, Any], inside: str) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """The heatmap, what the planes cover, and its histogram. On any thread."""
-    array, covered = np.load(found["array"]), np.load(inside)
-    return array, covered, histogramOf(np.nan_to_num(array, copy=False), covered)
+@dataclass(frozen=True)
+class Part:
+    """One class of an answer. answer: the event with this class's values. array: float32 Z Y X. inside: its like."""
+
+    className: str
+    answer: dict[str, Any]
+    array: np.ndarray
+    inside: np.ndarray
+
+
+def read(event: dict[str, Any], method: str) -> list[Part]:
+    """Read the heatmaps of an answer, the first class first, and count their histograms. On any thread."""
+    inside = np.load(event["inside"])
+    parts = []
+    for className, ofClass in (event.get("classes") or {event.get("class_name"): {}}).items():
+        answer = {**event, **ofClass, "class_name": className}
+        array = np.nan_to_num(np.load(answer["heatmaps"][method]["array"]), copy=False)
+        parts.append(Part(className, {**answer, "histogram": histogramOf(array, inside)}, array, inside))
+    return parts
 
 
 class Answers:
@@ -30,64 +48,78 @@ class Answers:
         return node is not None and node.GetScene() is self._logic.scene
 
     def showPreview(self, run: Run, event: dict[str, Any]):
-        """The run's heatmap with the preview's voxels, and its overlay; None where the file is gone."""
+        """The run's heatmap with the preview's voxels; None where the file is gone."""
         array = _load(event["heatmaps"].get(run.request.method))
         if array is None:
             return None
-        run.preview = self._show(run, array, None, None)
-        self.overlay(run, _number(run.request.threshold))
-        return run.preview
+        known = run.nodes[0] if run.nodes and self.isThere(run.nodes[0]) else None
+        remembered = {"directions": event.get("directions"), "planned": event.get("of"), "preview": True}
+        run.nodes[:1] = [self._show(run, run.request.className, array, None, None, known, remembered)]
+        return run.nodes[0]
 
-    def showResult(self, run: Run, result: tuple) -> float:
-        """The run's heatmap with the final voxels. result: as `read` gave it. Returns the first threshold."""
-        array, inside, histogram = result
-        run.preview = self._show(run, array, inside, {**run.answer, "histogram": histogram})
-        found = run.answer["heatmaps"][run.request.method]
-        chosen = (_number(found.get("threshold")), found.get("otsu"), max(histogram["high"] / 2, 1e-6))
-        return float(next(value for value in chosen if value is not None))
+    def showPart(self, run: Run, part: Part) -> None:
+        """The heatmap of a class with its final voxels; the first takes the preview's place."""
+        isFirst = run.answer.get("shown", 0) == 0
+        known = run.nodes[0] if isFirst and run.nodes and self.isThere(run.nodes[0]) else None
+        node = self._show(run, part.className, part.array, part.inside, part.answer, known, run.remembered())
+        run.nodes[run.answer.get("shown", 0) :] = [node]
+        run.answer["shown"] = len(run.nodes)
 
-    def overlay(self, run: Run, threshold: float | None) -> None:
-        self._logic.setOverlay(run.preview, 0.0 if threshold is None else threshold, run.request.opacity, True)
+    def writeSegments(self, run: Run) -> Outcome:
+        """Each heatmap's segment; the heatmaps are whole and stay from here on, also where this raises ToNNOUserError.
 
-    def writeSegment(self, run: Run, threshold: float) -> Outcome:
-        """The segment; the heatmap is whole and stays from here on, also where this raises ToNNOUserError."""
-        request, node, answer = run.request, run.preview, run.answer
-        run.preview = None
+        A result of the same settings that nobody has worked on makes room; what was decided on it is taken over.
+        """
+        request, answer = run.request, run.answer
+        nodes, run.nodes = run.nodes, []
         into = request.segmentationNode if self.isThere(request.segmentationNode) else None
-        segmentationNode, segmentId = self._logic.newSegment(node, threshold, request.minMm3, into)
-        warnings = (*run.input.warnings, *(answer.get("warnings") or ()), *_aboutThreshold(run))
+        for node in nodes:
+            threshold, smallest = self._replaceEarlier(node)
+            first = results.firstThreshold(results.recordOf(node)) if threshold is None else threshold
+            smallest = request.minMm3 if smallest is None else smallest
+            into, _segmentId = self._logic.newSegment(node, first, smallest, into)
+        warnings = (*run.input.warnings, *(forPanel(text) for text in answer.get("warnings") or ()))
         record = {name: value for name, value in answer.items() if name not in _NOT_FOR_THE_RECORD}
-        return Outcome(node, segmentationNode, segmentId, threshold, request, record, warnings, run.isRefinement)
+        return Outcome(tuple(nodes), request, record, tuple(text for text in warnings if text), run.kind)
 
     def dropPreview(self, run: Run) -> None:
         """A run that has not succeeded leaves no heatmap."""
-        node, run.preview = run.preview, None
-        if self.isThere(node):
-            self._logic.scene.RemoveNode(node)
+        nodes, run.nodes = run.nodes, []
+        for node in nodes:
+            if self.isThere(node):
+                self._logic.scene.RemoveNode(node)
 
-    def _show(self, run: Run, array: np.ndarray, inside, event: dict[str, Any] | None):
-        request, event_ = run.request, event or {}
-        record = event_.get("heatmaps", {}).get(request.method, {}).get("threshold") or request.threshold
+    def _replaceEarlier(self, node) -> tuple[float | None, float | None]:
+        """Remove results of the same settings without work by hand; returns the reader's threshold, smallest part."""
+        threshold = smallest = None
+        for earlier in results.predecessorsOf(node):
+            known = segmentOf(earlier)
+            if known is not None and isEditedByHand(*known):
+                continue
+            threshold, smallest = results.inherit(node, earlier)
+            self._logic.removeResult(earlier)
+        return threshold, smallest
+
+    def _show(self, run: Run, className: str, array, inside, answer, node, remembered: dict[str, Any]):
+        request = run.request
+        event = answer or {}
+        record = event.get("heatmaps", {}).get(request.method, {}).get("threshold") or request.threshold
+        warnings = [forPanel(text) for text in (*run.input.warnings, *(event.get("warnings") or ()))]
+        if answer is not None:
+            event = {**answer, "warnings": [text for text in warnings if text]}
         return self._logic.showHeatmap(
             request.volumeNode,
             array,
             run.input.ijkToRAS,
             inside,
             request.method,
-            event_.get("class_name") or request.className,
+            className or event.get("class_name") or "",
             record,
-            run.preview if self.isThere(run.preview) else None,
+            node,
             event,
             request.zoom,
+            remembered,
         )
-
-
-def _aboutThreshold(run: Run) -> tuple[str, ...]:
-    """A model's threshold that was used where it was not calibrated."""
-    record = run.answer["heatmaps"][run.request.method].get("threshold")
-    if not run.request.zoom or _number(record) is None:
-        return ()
-    return (_("The model's threshold was calibrated for the whole volume, not for a finer region: look, and tune it."),)
 
 
 def _load(path: str | None) -> np.ndarray | None:
@@ -96,8 +128,3 @@ def _load(path: str | None) -> np.ndarray | None:
         return None if path is None else np.load(path)
     except (OSError, ValueError):
         return None
-
-
-def _number(record: dict[str, Any] | None) -> float | None:
-    value = (record or {}).get("threshold")
-    return None if value is None else float(value)

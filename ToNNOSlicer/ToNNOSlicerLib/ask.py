@@ -49,12 +49,23 @@ def howToInstall(rows) -> str:
     )
 
 
-def aboutHandWork(error) -> str:
-    """Ask before something painted is overwritten: "new", "overwrite" or CANCEL."""
+def aboutHandWork(error, canBeNew: bool = True) -> str:
+    """Ask before something painted is overwritten: "new" (where that makes sense), "overwrite" or CANCEL."""
+    choices = {"new": _("Write a new segment")} if canBeNew else {}
     return choose(
         _("ToNNO: the segment was changed by hand"),
         error.message,
-        {"new": _("Write a new segment"), "overwrite": _("Overwrite")},
+        {**choices, "overwrite": _("Overwrite")},
+        error.nextStep,
+    )
+
+
+def aboutUnsavedCase(error) -> str:
+    """Ask before a case of the worklist is closed with work that is in no file: "save", "discard" or CANCEL."""
+    return choose(
+        _("ToNNO: not saved"),
+        error.message,
+        {"save": _("Save it"), "discard": _("Close it without")},
         error.nextStep,
     )
 
@@ -68,6 +79,22 @@ def otherModality(expected, found) -> bool:
         _("The heatmap may mean nothing. Choose another model or volume."),
     )
     return answer == "go"
+
+
+def otherImage(concerns: list[str]) -> bool:
+    """Ask whether to go on with an image that is unlike those that the model was trained on."""
+    answer = choose(
+        _("ToNNO: unlike the model's images"),
+        "\n".join(concerns),
+        {"go": _("Go on all the same")},
+        _("The heatmap may mean nothing. Choose another model or volume, or go on and look twice."),
+    )
+    return answer == "go"
+
+
+def toClipboard(text: str) -> None:
+    """Put a text into the clipboard."""
+    qt.QApplication.clipboard().setText(text)
 
 
 def folder(title) -> str:

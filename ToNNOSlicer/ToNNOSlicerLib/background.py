@@ -1,14 +1,14 @@
-"""Work that would hold the window for a tenth of a second, on a thread of its own. No nodes in there."""
+"""Work that would hold the window for a tenth of a second, on a thread of its own.
+
+Files and arrays only: no nodes, and no import of a library. The application's event loop holds the interpreter's lock,
+and so does a library while it is loaded (SimpleITK for 0.1 to 0.2 s at a stretch): the window would wait for both.
+"""
 
 from __future__ import annotations
 
-import importlib
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
-
-_SLOW_IMPORTS = ("scipy.ndimage", "scipy.sparse.csgraph", "SimpleITK")
 
 
 class Background(threading.Thread):
@@ -26,10 +26,3 @@ class Background(threading.Thread):
             self.result = self._work()
         except Exception as error:  # told by whoever asks for the result
             self.error = error
-
-
-def importAhead() -> None:
-    """While the engine works: the first use of these would hold the window."""
-    for name in _SLOW_IMPORTS:
-        with suppress(ImportError):
-            importlib.import_module(name)

@@ -11,11 +11,11 @@ import numpy as np
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib import failures
-from ToNNOSlicerLib.answers import Answers, read
-from ToNNOSlicerLib.background import Background, importAhead
+from ToNNOSlicerLib.answers import Answers, Part, read
+from ToNNOSlicerLib.background import Background
 from ToNNOSlicerLib.failures import Failure
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
-from ToNNOSlicerLib.run import IDLE, RUNNING, STARTING, STOPPING, Outcome, Progress, Run, RunRequest
+from ToNNOSlicerLib.run import IDLE, RUNNING, STARTING, STOPPING, Kept, Outcome, Progress, Run, RunRequest
 
 # An engine that has not answered Cancel by then is ended.
 _CANCEL_S = 3.0
@@ -47,7 +47,7 @@ class RunController:
         self._clock = clock
         self._run: Run | None = None
         self._describing: int | None = None
-        self._kept: tuple | None = None  # key and box of the run whose projections the engine keeps
+        self._kept: Kept | None = None
         self._steps: deque[Callable[[], None]] = deque()
 
     # --- what the user does
@@ -75,15 +75,25 @@ class RunController:
         except OSError as error:
             raise ToNNOUserError(
                 _("There is no room for temporary files ({error}).").format(error=error.strerror),
-                _("Free space on the disk, then click Reconstruct."),
+                _("Free space on the disk, then click Apply."),
             ) from None
         self._run = run
         if self.client.isRunning and run.canRefine(self._kept):
-            roi = None if run.box == self._kept[1] else run.roi  # without one, all that is kept
-            self._submit("refine", options=request.plainOptions(), roi=roi, folder=str(run.folder))
+            self._fromKept(run, self._kept)
         else:
             run.writer = self._writer(run)
         self._tell(_("Preparing"))
+
+    def _fromKept(self, run: Run, kept: Kept) -> None:
+        """Without a new pass through the network; a run that was stopped goes on to its end first."""
+        roi = None if run.box == kept.box else run.roi  # without one, all that is kept
+        fields = {"options": run.request.plainOptions(), "roi": roi, "folder": str(run.folder)}
+        if kept.number is not None:
+            fields["run"] = kept.number  # never the planes of another volume
+        if kept.isStopped:
+            self._submit("resume", preview=True, **fields)
+        else:
+            self._submit("refine", **fields)
 
     def describe(self) -> None:
         """Ask the engine for its devices and versions; `onDescription` tells, or `onFailure`."""
@@ -104,7 +114,7 @@ class RunController:
         if run.state != STOPPING:
             run.state, run.cancelledAt = STOPPING, self._clock()
             self.client.cancel(run.id)
-            self._tell(_("Cancelling"))
+            self._tell(_("Canceling"))
 
     def stop(self) -> None:
         """End the run early and keep what is there."""
@@ -130,7 +140,7 @@ class RunController:
         self._steps.clear()
         if run is None:
             return
-        run.preview = None
+        run.nodes.clear()  # the scene takes them away itself
         if run.id is not None:
             self.client.cancel(run.id)
         self._end()
@@ -174,8 +184,10 @@ class RunController:
             self._fail(failures.ofWriting(error))
             return
         request = run.request
+        every = {} if request.className else {"classes": "all"}
         self._submit(
             "reconstruct",
+            **every,
             volume={"array": str(run.folder / "volume.npy"), "ijk_to_ras": run.input.ijkToRAS.tolist()},
             model=request.model,
             options=request.plainOptions(),
@@ -190,7 +202,7 @@ class RunController:
 
     def _submit(self, kind: str, **fields: Any) -> None:
         run = self._run
-        run.isRefinement = kind == "refine"
+        run.kind = kind
         try:
             if not self.client.isRunning:
                 self._kept = None
@@ -198,8 +210,8 @@ class RunController:
         except OSError as error:
             self._fail(failures.ofStart(error))
             return
-        Background(importAhead)
-        self._tell(_("Starting the engine") if not run.isRefinement else _("Calculating from what is kept"))
+        words = {"refine": _("Calculating from what is kept"), "resume": _("Going on")}
+        self._tell(words.get(kind, _("Starting the engine")))
 
     def _writer(self, run: Run) -> Background:
         return Background(lambda: np.save(run.folder / "volume.npy", run.input.array))
@@ -226,9 +238,8 @@ class RunController:
         elif kind == "result" and run.cancelledAt is not None:
             self._end()  # it was on its way when the user cancelled
         elif kind == "result":
-            found = event["heatmaps"][run.request.method]
             run.answer = event
-            run.reader = Background(lambda: read(found, event["inside"]))
+            run.reader = Background(lambda: read(event, run.request.method))
         elif kind == "cancelled":
             self._end()
         elif kind == "error":
@@ -249,7 +260,7 @@ class RunController:
         self._tell(names.get(step, str(step)))
 
     def _refused(self, run: Run, event: dict[str, Any]) -> None:
-        if event.get("kind") == "not-kept" and run.isRefinement:
+        if event.get("kind") == "not-kept" and run.kind != "reconstruct":
             run.id, run.writer = None, self._writer(run)
             self._kept = None
             return
@@ -279,24 +290,25 @@ class RunController:
         if reader.error is not None:
             self._fail(failures.ofReading(reader.error))
             return
-        threshold = self._answers.showResult(run, reader.result)
-        self._steps.append(lambda: self._overlay(run, threshold))
-        self._steps.append(lambda: self._writeSegment(run, threshold))
+        for part in reader.result:
+            self._steps.append(lambda part=part: self._showPart(run, part))
+        self._steps.append(lambda: self._writeSegments(run))
 
-    def _overlay(self, run: Run, threshold: float) -> None:
+    def _showPart(self, run: Run, part: Part) -> None:
         if run is self._run:
-            self._answers.overlay(run, threshold)
+            self._answers.showPart(run, part)
 
-    def _writeSegment(self, run: Run, threshold: float) -> None:
+    def _writeSegments(self, run: Run) -> None:
         if run is not self._run:
             return
         try:
-            outcome = self._answers.writeSegment(run, threshold)
+            outcome = self._answers.writeSegments(run)
         except ToNNOUserError as error:
             self._fail(Failure(error.message, error.nextStep))
             return
-        if not run.isRefinement:
-            self._kept = run.key, run.box
+        if run.kind != "refine":
+            box = self._kept.box if run.kind == "resume" else run.box
+            self._kept = Kept(run.key, box, bool(run.answer.get("stopped")), run.answer.get("run"))
         # The panel reads the segment's findings then.
         self._steps.append(lambda: self._finish(run, outcome))
 

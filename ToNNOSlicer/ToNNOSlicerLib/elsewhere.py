@@ -82,5 +82,5 @@ def _failure(code: int, text: str) -> ToNNOUserError:
         )
     return ToNNOUserError(
         _("The process that writes the files has failed (exit code {code}: {last}).").format(code=code, last=last),
-        _("Packages may be missing: click Reconstruct once, or choose another Python under Advanced."),
+        _("Packages may be missing: click Apply once, or choose another Python under Advanced."),
     )

@@ -17,7 +17,7 @@ import time
 import weakref
 from pathlib import Path
 
-from tonno_core.protocol import FINAL, FOLDER_PREFIX, VERSION, ProtocolError, decode, encode
+from tonno_core.protocol import ANSWERED, FINAL, FOLDER_PREFIX, VERSION, ProtocolError, decode, encode
 from tonno_core.worker.processes import is_alive
 from ToNNOSlicerLib.processes import changedEnvironment, killTree, ownGroup, temporaryVariables
 
@@ -205,7 +205,7 @@ class _Process:
         return self._popen.poll() is None and self._garbage is None
 
     def send(self, type, id, fields):
-        if type in ("reconstruct", "refine", "describe"):
+        if type in ANSWERED:
             self._waiting.add(id)
         self._outgoing.put(encode(type, id, **fields))
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
+from ToNNOSlicerLib.labels import forPanel
+
 _LOG_LINES = 10
 
 
@@ -21,9 +23,10 @@ class Failure:
 
 
 def ofError(event: dict[str, Any], log: list[str]) -> Failure:
-    """The engine refused, with its own words."""
-    words = str(event.get("message", "")), str(event.get("next", ""))
-    return Failure(*words, str(event.get("kind", "internal")), tuple(log[-_LOG_LINES:]))
+    """The engine refused. What the user can mend is said in the panel's words, the rest in the engine's own."""
+    message, kind = str(event.get("message", "")), str(event.get("kind", "internal"))
+    said, step = forPanel(message) if kind == "user" else message, forPanel(str(event.get("next", "")))
+    return Failure(said, step, kind, tuple(log[-_LOG_LINES:]))
 
 
 def ofLostEngine(event: dict[str, Any]) -> Failure:
@@ -36,7 +39,7 @@ def ofLostEngine(event: dict[str, Any]) -> Failure:
         ),
     }[event["type"]]
     log = tuple(event.get("log") or ())[-_LOG_LINES:]
-    return Failure(message, _("Click Reconstruct: it starts a new engine."), event["type"], log)
+    return Failure(message, _("Click Apply: it starts a new engine."), event["type"], log)
 
 
 def ofStart(error: OSError) -> Failure:
@@ -50,14 +53,14 @@ def ofStart(error: OSError) -> Failure:
 def ofWriting(error: Exception) -> Failure:
     return Failure(
         _("The volume could not be handed to the engine ({error}).").format(error=error),
-        _("Free space on the disk, then click Reconstruct."),
+        _("Free space on the disk, then click Apply."),
         "disk-full",
     )
 
 
 def ofReading(error: Exception) -> Failure:
     message = _("The result cannot be read ({error}).").format(error=error)
-    return Failure(message, _("Click Reconstruct to try again."), "no-result")
+    return Failure(message, _("Click Apply to try again."), "no-result")
 
 
 def ofRemovedVolume(name: str) -> Failure:

@@ -181,7 +181,7 @@ class Installation:
         if self._wheels is None and self._lacking.torch and not _hasLightTheTorch() and _extension() is None:
             raise InstallError(
                 _("The extension PyTorch is not installed."),
-                _("Install it in the Extensions Manager, restart Slicer, and click Reconstruct again."),
+                _("Install it in the Extensions Manager, restart Slicer, and click Apply again."),
             )
 
     def _getLightTheTorch(self) -> None:
@@ -264,7 +264,7 @@ class Installation:
             names = ", ".join(name for name, _size in left.rows())
             raise InstallError(
                 _("Still missing after the installation: {names}.").format(names=names),
-                _("Restart Slicer and click Reconstruct again, or choose another Python under Advanced."),
+                _("Restart Slicer and click Apply again, or choose another Python under Advanced."),
             )
 
     def _failure(self, otherwise: str) -> InstallError:
@@ -310,11 +310,6 @@ def run(
     while installation.poll():
         slicer.app.processEvents()
         time.sleep(_TURN_S)
-
-
-def install(lacking: Missing, requirementsFile: str | Path, wheels: str | Path | None = None) -> None:
-    """Install as `run` does, for a panel that does not turn an `Installation` yet."""
-    run(lacking, requirementsFile, wheels)
 
 
 def enginePackageFolder() -> Path:
@@ -383,7 +378,7 @@ def _isSlicerInstalling() -> bool:
 def _canceled() -> InstallError:
     from slicer.i18n import tr as _
 
-    return InstallError(_("The installation was canceled."), _("Click Reconstruct when you want to be asked again."))
+    return InstallError(_("The installation was canceled."), _("Click Apply when you want to be asked again."))
 
 
 def _nextStep(said: str, isOffline: bool) -> str:
@@ -408,7 +403,7 @@ def _nextStep(said: str, isOffline: bool) -> str:
         return _("Add that wheel, for this system and for Python {version}, to the folder.").format(
             version=".".join(map(str, sys.version_info[:2]))
         )
-    return _("See the log below; then click Reconstruct to try again, or choose another Python under Advanced.")
+    return _("See the log below; then click Apply to try again, or choose another Python under Advanced.")
 
 
 class _Lines(io.TextIOBase):

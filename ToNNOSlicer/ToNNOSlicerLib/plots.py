@@ -1,4 +1,7 @@
-"""Two small drawings for the panel: the heatmap's histogram and the logits along a normal."""
+"""Two small drawings for the panel: the heatmap's histogram and the classifier's answers along a normal.
+
+Paper and letters have the theme's colors; the colors of the marks are readable on light and dark.
+"""
 
 from __future__ import annotations
 
@@ -8,73 +11,140 @@ import math
 import qt
 from slicer.i18n import tr as _
 
-_BACK, _BARS, _ABOVE, _LINE = "#ffffff", "#b9c4d0", "#e0562d", "#2f62a8"
-_MODEL, _FLOOR, _NOW, _TEXT = "#1d7a3c", "#888888", "#e0562d", "#444444"
-_MARGIN = 6
+from ToNNOSlicerLib.words import shortNumber
+
+_BARS, _ABOVE, _CURVE = "#8a97a6", "#e0562d", "#3f7fd0"
+_MODEL, _FLOOR, _NOW = "#2a9d55", "#9a8f00", "#e0562d"
+_GAP = 4
 
 
-def histogramPixmap(edges, counts, threshold, modelThreshold, noiseFloor, width, height):
-    """Bars on a logarithmic scale; those from the threshold on are coloured, marks show the model's and the noise."""
-    pixmap, painter = _canvas(width, height)
+def histogramPixmap(edges, counts, threshold, modelThreshold, noiseFloor, width, height, palette):
+    """Draw voxels by value on a logarithmic scale; those from the threshold on in color; the model's threshold and the
+    noise floor are marked. palette: of the widget that shows it.
+    """
+    drawing = _Drawing(width, height, palette)
     try:
-        low, high = float(edges[0]), float(edges[-1])
-        span = (high - low) or 1.0
-        left, right, base = _MARGIN, width - _MARGIN, height - 16
-        place = lambda value: int(left + (right - left) * min(max((value - low) / span, 0.0), 1.0))  # noqa: E731
-        most = math.log1p(max(1.0, float(max(counts))))
-        for n, count in enumerate(counts):
+        low, high = float(edges[0]), max(float(edges[-1]), threshold)
+        drawing.frame(left=_GAP, right=_GAP, top=drawing.line + 2, bottom=drawing.line + 2)
+        drawing.scale(low, high, 0.0, math.log1p(max(1.0, float(max(counts)))))
+        for start, end, count in zip(edges[:-1], edges[1:], counts, strict=True):
             if count:
-                x, end = place(edges[n]), max(place(edges[n + 1]), place(edges[n]) + 1)
-                tall = max(1, int((base - 14) * math.log1p(float(count)) / most))
-                painter.fillRect(x, base - tall, end - x, tall, qt.QColor(_ABOVE if edges[n] >= threshold else _BARS))
-        for value, colour, name in ((noiseFloor, _FLOOR, _("noise")), (modelThreshold, _MODEL, _("model"))):
+                drawing.bar(float(start), float(end), math.log1p(float(count)), _ABOVE if start >= threshold else _BARS)
+        drawing.axis(shortNumber(low), _("value of the heatmap"), shortNumber(high))
+        taken: list[tuple[int, int]] = []
+        drawing.mark(threshold, _NOW, _("threshold {value}").format(value=shortNumber(threshold)), taken)
+        for value, color, name in ((modelThreshold, _MODEL, _("model's")), (noiseFloor, _FLOOR, _("noise"))):
             if value is not None and low <= value <= high:
-                _mark(painter, place(value), base, colour, name, width)
-        _mark(painter, place(threshold), base, _NOW, "", width)
-        painter.setPen(qt.QColor(_TEXT))
-        painter.drawText(left, height - 4, f"{low:.3g}")
-        painter.drawText(right - 40, height - 4, f"{high:.3g}")
+                drawing.mark(value, color, name, taken)
     finally:
-        painter.end()
-    return pixmap
+        drawing.end()
+    return drawing.pixmap
 
 
-def profilePixmap(positionsMm, logits, currentMm, width, height):
-    """The logits against the planes' positions in mm, zero dashed, the current plane marked."""
-    pixmap, painter = _canvas(width, height)
+def profilePixmap(positionsMm, logits, currentMm, width, height, palette):
+    """Draw the classifier's answers against the planes' positions; zero is dashed, the current plane marked."""
+    drawing = _Drawing(width, height, palette)
     try:
         points = [(float(x), float(y)) for x, y in zip(positionsMm, logits, strict=True) if math.isfinite(y)]
-        left, right, top, base = 38, width - _MARGIN, 8, height - 18
-        lowX, highX = points[0][0], points[-1][0]
         lowY, highY = min(0.0, *(y for _x, y in points)), max(0.0, *(y for _x, y in points))
-        px = lambda x: int(left + (right - left) * (x - lowX) / ((highX - lowX) or 1.0))  # noqa: E731
-        py = lambda y: int(base - (base - top) * (y - lowY) / ((highY - lowY) or 1.0))  # noqa: E731
-        painter.setPen(qt.QColor(_FLOOR))
-        painter.drawLine(left, py(0.0), right, py(0.0))
-        painter.setPen(qt.QColor(_LINE))
+        labels = [shortNumber(value) for value in (highY, 0.0, lowY)]
+        left = max(drawing.widthOf(text) for text in labels) + 2 * _GAP
+        drawing.frame(left=left, right=_GAP, top=drawing.line * 3 // 2, bottom=drawing.line + 2)
+        drawing.scale(points[0][0], points[-1][0], lowY, highY)
+        rows: list[int] = []
+        for value, text in dict(zip((highY, 0.0, lowY), labels, strict=True)).items():
+            drawing.tick(value, text, rows)
+        drawing.caption(_("answer (logit)"))
         for (x0, y0), (x1, y1) in itertools.pairwise(points):
-            painter.drawLine(px(x0), py(y0), px(x1), py(y1))
-        if currentMm is not None and lowX <= currentMm <= highX:
-            painter.setPen(qt.QColor(_NOW))
-            painter.drawLine(px(currentMm), top, px(currentMm), base)
-        painter.setPen(qt.QColor(_TEXT))
-        painter.drawText(2, top + 8, f"{highY:.3g}")
-        painter.drawText(2, base, f"{lowY:.3g}")
-        painter.drawText(left, height - 4, f"{lowX:.0f} mm")
-        painter.drawText(right - 50, height - 4, f"{highX:.0f} mm")
+            drawing.segment(x0, y0, x1, y1, _CURVE)
+        drawing.axis(f"{points[0][0]:.0f} mm", _("position of the plane"), f"{points[-1][0]:.0f} mm")
+        if currentMm is not None and points[0][0] <= currentMm <= points[-1][0]:
+            drawing.mark(currentMm, _NOW, "", [])
     finally:
-        painter.end()
-    return pixmap
+        drawing.end()
+    return drawing.pixmap
 
 
-def _canvas(width, height):
-    pixmap = qt.QPixmap(width, height)
-    pixmap.fill(qt.QColor(_BACK))
-    return pixmap, qt.QPainter(pixmap)
+class _Drawing:
+    """A pixmap with a painter, a frame for the data, and the theme's letters."""
 
+    def __init__(self, width: int, height: int, palette) -> None:
+        self.width, self.height = width, height
+        self.pixmap = qt.QPixmap(width, height)
+        self.pixmap.fill(palette.color(qt.QPalette.Base))
+        self._text = palette.color(qt.QPalette.Text)
+        self._painter = qt.QPainter(self.pixmap)
+        self._metrics = self._painter.fontMetrics()
+        self.line = self._metrics.height()
 
-def _mark(painter, x, base, colour, name, width):
-    painter.setPen(qt.QColor(colour))
-    painter.drawLine(x, 2, x, base)
-    if name:
-        painter.drawText(min(x + 3, width - 40), 11, name)
+    def end(self) -> None:
+        self._painter.end()
+
+    def widthOf(self, text: str) -> int:
+        return self._metrics.boundingRect(text).width() + 2
+
+    def frame(self, left: int, right: int, top: int, bottom: int) -> None:
+        """Where the data go, as margins."""
+        self._left, self._right = left, self.width - right
+        self._top, self._base = top, self.height - bottom
+
+    def scale(self, lowX: float, highX: float, lowY: float, highY: float) -> None:
+        """Which values lie at the frame's sides."""
+        self._lowX, self._spanX = lowX, (highX - lowX) or 1.0
+        self._lowY, self._spanY = lowY, (highY - lowY) or 1.0
+
+    def bar(self, start: float, end: float, tall: float, color: str) -> None:
+        x, y = self._x(start), self._y(tall)
+        self._painter.fillRect(x, y, max(self._x(end) - x, 1), max(self._base - y, 1), qt.QColor(color))
+
+    def segment(self, x0: float, y0: float, x1: float, y1: float, color: str) -> None:
+        self._painter.setPen(qt.QColor(color))
+        self._painter.drawLine(self._x(x0), self._y(y0), self._x(x1), self._y(y1))
+
+    def tick(self, value: float, text: str, taken: list[int]) -> None:
+        """A dotted line, and a number left of it where there is room below and above those that are there."""
+        y = self._y(value)
+        pen = qt.QPen(qt.QColor(_BARS))
+        pen.setStyle(qt.Qt.DotLine)
+        self._painter.setPen(pen)
+        self._painter.drawLine(self._left, y, self._right, y)
+        row = min(max(y + self.line // 3, self._top + self.line // 3), self._base)
+        if all(abs(row - other) >= self.line for other in taken):
+            self._painter.setPen(self._text)
+            self._painter.drawText(_GAP, row, text)
+            taken.append(row)
+
+    def caption(self, text: str) -> None:
+        """What the vertical axis counts, above it."""
+        self._painter.setPen(self._text)
+        self._painter.drawText(_GAP, self.line - 2, text)
+
+    def axis(self, low: str, name: str, high: str) -> None:
+        """The horizontal axis: its ends, and what it counts."""
+        self._painter.setPen(self._text)
+        self._painter.drawLine(self._left, self._base, self._right, self._base)
+        y = self.height - 4
+        self._painter.drawText(self._left, y, low)
+        self._painter.drawText((self._left + self._right - self.widthOf(name)) // 2, y, name)
+        self._painter.drawText(self._right - self.widthOf(high), y, high)
+
+    def mark(self, value: float, color: str, name: str, taken: list[tuple[int, int]]) -> None:
+        """A vertical line with a name above it, where there is room among the names that are there."""
+        x = self._x(value)
+        self._painter.setPen(qt.QColor(color))
+        self._painter.drawLine(x, self._top, x, self._base)
+        self._painter.drawLine(x + 1, self._top, x + 1, self._base)
+        wide = self.widthOf(name)
+        for start in (x - wide // 2, x + _GAP, x - wide - _GAP):
+            start = min(max(start, 0), self.width - wide)
+            if name and all(start + wide < low or start > high for low, high in taken):
+                self._painter.drawText(start, self.line - 2, name)
+                taken.append((start, start + wide))
+                return
+
+    def _x(self, value: float) -> int:
+        share = min(max((value - self._lowX) / self._spanX, 0.0), 1.0)
+        return int(self._left + (self._right - self._left) * share)
+
+    def _y(self, value: float) -> int:
+        return int(self._base - (self._base - self._top) * (value - self._lowY) / self._spanY)

@@ -26,60 +26,73 @@ REFUSED = 2  # the exit code where the last line on stderr is for the user
 
 @dataclass(frozen=True)
 class Picture:
-    """Three planes through a point (RAS mm in the world; None: the heatmap's peak)."""
+    """Three planes through a point (RAS mm in the world), with lines in the axial one by their ends."""
 
     file: str
-    title: str
-    subtitle: str
-    centreRAS: tuple[float, float, float] | None
+    centerRAS: tuple[float, float, float]
+    lines: tuple = ()
 
 
 @dataclass(frozen=True)
 class SlowFiles:
-    """A heatmap's file, and pictures with image and mask.
+    """A heatmap's file, or pictures with image and mask.
 
     heatmap, image: Z Y X float32. mask: Z Y X uint8 on the heatmap's grid. heatmapToFile, heatmapToWorld, imageToWorld:
-    4 x 4 from voxel (i, j, k) to RAS mm, in the file and in the world. Without pictures the rest may be missing.
+    4 x 4 from voxel (i, j, k) to RAS mm, in the file and in the world. heatmapFile: "" for none. threshold: to be
+    marked in the pictures. window: the image's values that are black and white, None: nearly all. profiles, marks: of
+    the picture profilesFile ("" for none), the classifier's answers, and the findings' names and places. What no file
+    needs may be missing.
     """
 
     heatmap: np.ndarray
     heatmapToFile: np.ndarray
-    heatmapFile: str
+    heatmapFile: str = ""
     pictures: tuple[Picture, ...] = ()
     heatmapToWorld: np.ndarray | None = None
     image: np.ndarray | None = None
     imageToWorld: np.ndarray | None = None
     mask: np.ndarray | None = None
+    threshold: float | None = None
+    window: tuple[float, float] | None = None
+    profilesFile: str = ""
     profiles: tuple[Profile, ...] = ()
+    marks: tuple = ()
 
     @property
     def names(self) -> list[str]:
-        return [self.heatmapFile, *(picture.file for picture in self.pictures)]
+        files = [self.heatmapFile, *(picture.file for picture in self.pictures), self.profilesFile]
+        return [file for file in files if file]
 
 
 def write(files: SlowFiles, place: Path) -> Iterator[str]:
     """Write into the folder, and yield each file's name when it is whole. Raises TonnoError where that fails."""
-    from tonno_core.volume.io import write_volume
+    if files.heatmapFile:
+        from tonno_core.volume.io import write_volume
 
-    write_volume(Volume(files.heatmap, files.heatmapToFile), place / files.heatmapFile)
-    yield files.heatmapFile
+        write_volume(Volume(files.heatmap, files.heatmapToFile), place / files.heatmapFile)
+        yield files.heatmapFile
     for picture in files.pictures:
         _draw(files, picture, place)
         yield picture.file
+    if files.profilesFile:
+        from ToNNOSlicerLib.report_pictures import drawProfiles
+
+        drawProfiles(place / files.profilesFile, files.profiles, files.marks)
+        yield files.profilesFile
 
 
 def _draw(files: SlowFiles, picture: Picture, place: Path) -> None:
-    from tonno_core.evaluation.overview import write_overview
+    from ToNNOSlicerLib.report_pictures import drawFinding
 
-    write_overview(
+    drawFinding(
         place / picture.file,
         Volume(files.image, files.imageToWorld),
         Volume(files.heatmap, files.heatmapToWorld),
         files.mask,
-        profiles=files.profiles,
-        title=picture.title,
-        subtitle=picture.subtitle,
-        centre_ras=picture.centreRAS,
+        picture.centerRAS,
+        picture.lines,
+        files.threshold,
+        files.window,
     )
 
 
@@ -97,9 +110,11 @@ def load(folder: Path) -> SlowFiles:
     rest = json.loads((folder / _JOB).read_text(encoding="utf-8"))
     rest |= {name: np.load(folder / f"{name}.npy") for name in _ARRAYS if (folder / f"{name}.npy").exists()}
     rest |= {name: np.array(rest[name]) for name in _MATRICES if rest[name] is not None}
-    rest["pictures"] = tuple(Picture(**one) for one in rest["pictures"])
-    profiles = ((one["axis"], np.array(one["offsets_mm"]), np.array(one["logits"])) for one in rest["profiles"])
-    rest["profiles"] = tuple(Profile(*one) for one in profiles)
+    rest["pictures"] = tuple(Picture(**picture) for picture in rest["pictures"])
+    rest["profiles"] = tuple(
+        Profile(profile["axis"], np.array(profile["offsets_mm"]), np.array(profile["logits"]))
+        for profile in rest["profiles"]
+    )
     return SlowFiles(**rest)
 
 

@@ -14,7 +14,14 @@ from safetensors.torch import load_file, save_file
 
 from tests.networks import random_network, spec_of, write_random_bundle
 from tonno_core.encoding import bundle as bundle_module
-from tonno_core.encoding.bundle import BundleSpec, check_can_write, load_bundle, make_bundle, save_bundle
+from tonno_core.encoding.bundle import (
+    BundleSpec,
+    check_can_write,
+    load_bundle,
+    make_bundle,
+    save_bundle,
+    save_description,
+)
 from tonno_core.errors import TonnoError
 from tonno_core.settings import ReconstructionSettings, Variant, model_defaults
 
@@ -136,11 +143,24 @@ def test_the_threshold_of_a_variant_is_its_own_where_it_was_tried() -> None:
     assert spec.candidate(Variant("averaged-cam", 2, "hann", smooth_mm=4.0)) == tried[1]
     assert spec.candidate(Variant("averaged-cam", 2, smooth_mm=4.0), "b") == tried[2]
     assert spec.candidate(Variant("averaged-cam", 2)) is None
-    own, near = (spec.record_of(Variant("averaged-cam", 2, smooth_mm=width)) for width in (4.0, 5.0))
+    settings = ReconstructionSettings(slices=9)
+    own, near = (spec.threshold_for(Variant("averaged-cam", 2, smooth_mm=width), settings) for width in (4.0, 5.0))
     assert own is not None
-    assert (own["threshold"], own["settings"]["stage"], own["settings"]["slices"]) == (0.75, 2, 9)
-    assert near == CHOSEN
-    assert spec.record_of(Variant("tonno")) is None
+    assert near is not None
+    assert (own.value, own.source, own.record["settings"]["stage"]) == (0.75, "calibrated", 2)
+    assert (near.value, near.source, near.changed) == (0.5, "unscaled", ("stage", "smooth_mm"))
+    assert spec.threshold_for(Variant("tonno"), settings) is None
+    other = spec.threshold_for(
+        Variant("averaged-cam", 2, smooth_mm=4.0), dataclasses.replace(settings, class_name="b")
+    )
+    assert other is None  # nothing was chosen for it
+
+
+def test_the_models_own_slice_size_is_no_other_when_it_is_asked_for() -> None:
+    spec = spec_of(thresholds={"averaged-cam": CHOSEN})
+    variant = Variant("averaged-cam", 1, smooth_mm=4.0)
+    found = [spec.threshold_for(variant, ReconstructionSettings(slices=9, slice_size=size)) for size in (None, 32, 48)]
+    assert [one and one.source for one in found] == ["calibrated", "calibrated", "unscaled"]
 
 
 def test_added_stages_weigh_as_in_the_most_similar_variant_that_was_tried() -> None:
@@ -164,6 +184,23 @@ def test_added_stages_weigh_as_in_the_most_similar_variant_that_was_tried() -> N
     assert spec.variant("averaged-cam", ReconstructionSettings(stage="1+2")).weights == ()
     assert spec.variant("matched-cam", ReconstructionSettings(stage="2+3")).weights == ()
     assert spec.variant("matched-cam", ReconstructionSettings(class_name="b")).weights == ()
+
+
+def test_thresholds_for_other_planes_come_back_as_they_were_written(tmp_path: Path) -> None:
+    other = {"threshold": 0.25, "noise_floor": 0.125, "settings": {"slices": 48, "directions": 96}}
+    record = {"threshold": 0.5, "settings": {"slices": 12, "directions": 6}, "other_planes": [other]}
+    spec = spec_of(thresholds={"tonno": record})
+    save_bundle(tmp_path / "model", spec, random_network("resnet10t").state_dict())
+    found = load_bundle(tmp_path / "model").spec
+    assert found.thresholds == {"tonno": record}
+    assert found.schema == 1
+    # What an earlier version reads, which knows nothing of other planes, is the threshold for the model's own.
+    assert found.thresholds["tonno"]["threshold"] == 0.5
+    values = [
+        found.threshold_for(Variant("tonno"), ReconstructionSettings(slices=slices, directions=directions))
+        for slices, directions in ((12, 6), (48, 96))
+    ]
+    assert [one and one.value for one in values] == [0.5, 0.25]
 
 
 # -------------------- wrong bundles
@@ -245,7 +282,8 @@ def test_each_key_that_is_missing_is_named(key: str, folder: Path) -> None:
         ("frame", ["cube", None]),
         ("defaults", [[], None]),
         ("thresholds", [[], {"tonno": 0.5}, {"tonno": {}}, {"tonno": {"threshold": "high"}},
-                        {"tonno": {"threshold": math.nan}}, {"tonno": {"threshold": 1, "settings": []}}]),
+                        {"tonno": {"threshold": math.nan}}, {"tonno": {"threshold": 1, "settings": []}},
+                        {"tonno": {"threshold": 1, "other_planes": [{"settings": {"slices": 48}}]}}]),
         ("calibration", [{}, [3], [{"method": "tonno"}], [{"threshold": math.inf}]]),
         ("training", ["yes"]),
         ("about", [3]),
@@ -268,19 +306,19 @@ def test_a_bundle_of_an_earlier_version_has_no_calibration_and_loads(folder: Pat
 
 def test_choices_of_a_method_are_checked_when_the_bundle_is_read(folder: Path) -> None:
     edit(folder, thresholds={"averaged-cam/b": {"threshold": 1.0, "settings": {"stage": 0, "sigma_scale": "unused"}}})
-    message = "key 'thresholds', averaged-cam/b: --stage is 0, expected a whole number from 1"
+    message = "key 'thresholds', averaged-cam/b: stage is 0, expected a whole number from 1"
     assert message in refused(folder)
 
 
 @pytest.mark.parametrize(
     ("defaults", "message"),
     [
-        ({"slices": 1}, "--slices is 1, expected a whole number from 2 to 1024"),
-        ({"slices": "many"}, "--slices is many, expected a whole number"),
-        ({"directions": 2.5}, "--directions is 2.5, expected a whole number"),
-        ({"methods": ["tonno", "magic"]}, "--method is magic, expected one of tonno"),
-        ({"methods": "tonno"}, "--method is tonno, expected a list of names"),
-        ({"filter": "boxcar"}, "--filter is boxcar, expected one of second-difference"),
+        ({"slices": 1}, "slices is 1, expected a whole number from 2 to 1024"),
+        ({"slices": "many"}, "slices is many, expected a whole number"),
+        ({"directions": 2.5}, "directions is 2.5, expected a whole number"),
+        ({"methods": ["tonno", "magic"]}, "methods is magic, expected one of tonno"),
+        ({"methods": "tonno"}, "methods is tonno, expected a list of names"),
+        ({"filter": "boxcar"}, "filter is boxcar, expected one of second-difference"),
         ({"magic": 1}, "the model's default 'magic' is unknown; it needs a newer version"),
     ],
 )
@@ -292,8 +330,8 @@ def test_defaults_are_checked_when_the_bundle_is_read(defaults: dict[str, Any], 
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"method": "averaged-cam", "stage": "2+1"}, "--stage is 2+1, expected"),
-        ({"method": "averaged-cam", "stage": "1+2", "weights": [1.0]}, "--weights is (1.0,), expected"),
+        ({"method": "averaged-cam", "stage": "2+1"}, "stage is 2+1, expected"),
+        ({"method": "averaged-cam", "stage": "1+2", "weights": [1.0]}, "weights is (1.0,), expected"),
         ({"method": "averaged-cam", "stage": "1+2", "weights": 3}, "'int' object is not iterable"),
     ],
 )
@@ -318,11 +356,24 @@ def test_keys_of_later_versions_are_ignored(folder: Path) -> None:
 # -------------------- writing
 
 
+def test_a_new_description_leaves_the_weights_file_as_it_is(tmp_path: Path) -> None:
+    save_bundle(tmp_path / "model", spec_of(), random_network("resnet10t").state_dict(), half=True)
+    bundle = load_bundle(tmp_path / "model")
+    spec = dataclasses.replace(bundle.spec, about={"finding": "other"})
+    save_description(tmp_path / "new", spec, bundle)
+    assert content(tmp_path / "new")["model.safetensors"] == content(tmp_path / "model")["model.safetensors"]
+    assert load_bundle(tmp_path / "new").spec == spec
+    with pytest.raises(TonnoError, match="exists already"):
+        save_description(tmp_path / "new", spec, bundle)
+    save_description(tmp_path / "model", spec, bundle, overwrite=True)  # in place
+    assert load_bundle(tmp_path / "model").spec == spec
+
+
 def test_an_existing_bundle_is_replaced_only_on_request(folder: Path) -> None:
     before = content(folder)
     (folder / "notes.txt").write_text("mine")
     model = random_network("resnet10t", seed=1)
-    with pytest.raises(TonnoError, match=r"--output .*model: exists already; choose another name or give --overwrite"):
+    with pytest.raises(TonnoError, match=r"`output` .*model: exists already; choose another name or give `overwrite`"):
         save_bundle(folder, spec_of(), model.state_dict())
     assert content(folder) == {**before, "notes.txt": b"mine"}
     save_bundle(folder, spec_of(), model.state_dict(), overwrite=True)
@@ -336,7 +387,7 @@ def test_a_folder_of_something_else_is_never_touched(overwrite: bool, tmp_path: 
     other = tmp_path / "photos"
     other.mkdir()
     (other / "a.jpg").write_bytes(b"cat")
-    with pytest.raises(TonnoError, match=r"--output .*photos: (exists already|is a folder of something else)"):
+    with pytest.raises(TonnoError, match=r"`output` .*photos: (exists already|is a folder of something else)"):
         save_bundle(other, spec_of(), {"a": torch.ones(1)}, overwrite=overwrite)
     assert content(other) == {"a.jpg": b"cat"}
 
@@ -427,9 +478,9 @@ def test_a_classifier_of_ones_own(suffix: str, tmp_path: Path) -> None:
         ({"encoder": "vit_tiny_patch16_224", "slice_size": 8}, "cannot .* slices of 8"),
         ({"encoder": "inception_v3"}, "inception_v3 cannot take slices of 32 x 32 pixels"),
         ({"weights": "absent.pth"}, "absent.pth: no such file"),
-        ({"classes": ("a", "a")}, "--classes 'a,a': expected different names"),
-        ({"classes": ("",)}, "--classes '': expected different names"),
-        ({"intensity": "log"}, "--intensity 'log': expected none, zscore or window:LO:HI"),
+        ({"classes": ("a", "a")}, "`classes` 'a,a': expected different names"),
+        ({"classes": ("",)}, "`classes` '': expected different names"),
+        ({"intensity": "log"}, "`intensity` 'log': expected none, zscore or window:LO:HI"),
     ],
 )
 def test_bad_options_are_named_and_nothing_is_written(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -440,5 +491,5 @@ def test_bad_options_are_named_and_nothing_is_written(changes: dict[str, Any], m
 
 def test_weights_of_other_classes_are_named(tmp_path: Path) -> None:
     torch.save(random_network("resnet10t", classes=1000).state_dict(), tmp_path / "w.pth")
-    with pytest.raises(TonnoError, match=r"--weights .*w\.pth: tensor fc.weight has shape \(1000, 512\).*classes"):
+    with pytest.raises(TonnoError, match=r"`weights` .*w\.pth: tensor fc.weight has shape \(1000, 512\).*classes"):
         make(tmp_path / "b", weights=str(tmp_path / "w.pth"))

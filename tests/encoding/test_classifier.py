@@ -66,13 +66,14 @@ def check_logits_and_maps(name: str, channels: int, classes: int, size: int, cel
     assert encoder.stages == len(cells)
     usable = len(cells) - ("vit" in name)  # after a vision transformer's last block only the class token counts
     for stage, side in enumerate(cells[:usable], start=1):
-        found, (maps,) = encoder.cam(batch, classes - 1, (stage,), "gradcam")
+        found, by_key = encoder.cam(batch, [(classes - 1, stage)], "gradcam")
+        maps = by_key[classes - 1, stage]
         assert relative(found, expected) < 1e-5
         assert maps.shape == (2, side, side)
         assert maps.isfinite().all()
         assert (maps != 0).any()
         # LayerCAM keeps the evidence for the class only.
-        assert (encoder.cam(batch, classes - 1, (stage,), "layercam")[1][0] >= 0).all()
+        assert (encoder.cam(batch, [(classes - 1, stage)], "layercam")[1][classes - 1, stage] >= 0).all()
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,8 @@ def test_stages_are_counted_after_the_stem_whatever_they_are_called(name: str, f
     assert len(modules) == stages
     encoder = classifier(model)
     for stage in (1, stages):
-        _, (maps,) = encoder.cam(slices(64, 2), 0, (stage,), "gradcam")
+        _, by_key = encoder.cam(slices(64, 2), [(0, stage)], "gradcam")
+        maps = by_key[0, stage]
         assert maps.shape == (2, 32 >> stage, 32 >> stage)
         assert (maps != 0).any()
 
@@ -119,7 +121,7 @@ def test_layercam_is_that_of_torch_cam(name: str) -> None:
             (expected,) = extractor(class_idx=2, scores=scores, normalized=False)
         assert expected.max() > 0
         # float32 through the whole network, folded norms on our side only.
-        assert relative(encoder.cam(batch, 2, (stage,), "layercam")[1][0], expected) < 1e-4
+        assert relative(encoder.cam(batch, [(2, stage)], "layercam")[1][2, stage], expected) < 1e-4
 
 
 def test_layercam_of_a_transformer_is_that_of_torch_cam() -> None:
@@ -135,7 +137,7 @@ def test_layercam_of_a_transformer_is_that_of_torch_cam() -> None:
         with torchcam.LayerCAM(model, f"blocks.{stage - 1}", (1, 48, 48), reshape_transform=to_image) as extractor:
             (expected,) = extractor(class_idx=1, scores=model(batch[:, None]), normalized=False)
         # float32 through the layers between the stage and the logit, in another order.
-        assert relative(encoder.cam(batch, 1, (stage,), "layercam")[1][0], expected) < 1e-4
+        assert relative(encoder.cam(batch, [(1, stage)], "layercam")[1][1, stage], expected) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "tf_efficientnet_lite0", "swin_tiny_patch4_window7_224"])
@@ -151,7 +153,7 @@ def test_gradcam_is_the_signed_sum_that_plain_autograd_gives(name: str) -> None:
         weights = gradient.permute(channels_first).mean(dim=(2, 3), keepdim=True)
         expected = (weights * activation.permute(channels_first)).sum(1)
         signs |= set(expected.sign().unique().tolist())
-        assert relative(encoder.cam(batch, 1, (stage,), "gradcam")[1][0], expected) < 1e-4  # float32, as above
+        assert relative(encoder.cam(batch, [(1, stage)], "gradcam")[1][1, stage], expected) < 1e-4  # float32, as above
     assert {-1.0, 1.0} <= signs  # evidence against the class is not cut off
 
 
@@ -169,23 +171,39 @@ def autograd(model: nn.Module, module: str, batch: torch.Tensor, index: int) -> 
 
 @pytest.mark.parametrize("name", [*ENCODERS, "hrnet_w18_small"])
 @pytest.mark.parametrize("kind", ["layercam", "gradcam"])
-def test_stages_in_one_pass_are_what_each_is_alone(name: str, kind: CamKind, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maps_of_one_pass_are_what_each_is_alone(name: str, kind: CamKind, monkeypatch: pytest.MonkeyPatch) -> None:
     size, cells = ENCODERS.get(name, (64, [16, 8, 4, 2]))
     encoder = classifier(random_network(name, classes=2, size=size), classes=2)
     count = len(cells) - (name == "vit_tiny_patch16_224")  # the last block's patch tokens do not reach the logit
-    stages = (*range(2, count + 1), 1)  # in the order of asking, whatever the network's
+    # All stages of a class and one of another, in the order of asking, whatever the network's.
+    asked = [*((1, stage) for stage in (*range(2, count + 1), 1)), (0, 2)]
     batch = slices(size, 2)
-    alone = [encoder.cam(batch, 1, (stage,), kind) for stage in stages]
+    alone = [encoder.cam(batch, [key], kind) for key in asked]
     passes = count_backward_passes(monkeypatch)
-    logits, maps = encoder.cam(batch, 1, stages, kind)
-    assert len(passes) == 1
-    for (own_logits, (own,)), found in zip(alone, maps, strict=True):
+    forward = count_forward_passes(encoder, monkeypatch)
+    logits, maps = encoder.cam(batch, asked, kind)
+    assert (len(forward), len(passes)) == (1, 2)  # back, once for each class
+    assert list(maps) == asked
+    for key, (logits_alone, maps_alone) in zip(asked, alone, strict=True):
         # The same operations; where the graph begins earlier, some kernels add in another order: float32.
-        assert relative(logits, own_logits) < 1e-5
-        assert relative(found, own) < 1e-4
+        assert relative(logits, logits_alone) < 1e-5
+        assert relative(maps[key], maps_alone[key]) < 1e-4
 
 
 # -------------------- shortcuts
+
+
+def count_forward_passes(encoder: Classifier, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """The inputs of each forward pass from now on."""
+    passes: list[torch.Tensor] = []
+    original = encoder.model.forward_intermediates
+
+    def counting(inputs: torch.Tensor, **options: object) -> object:
+        passes.append(inputs)
+        return original(inputs, **options)
+
+    monkeypatch.setattr(encoder.model, "forward_intermediates", counting)
+    return passes
 
 
 def count_backward_passes(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
@@ -204,10 +222,11 @@ def count_backward_passes(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]
 def test_the_last_stage_of_a_resnet_needs_no_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_network("resnet10t", classes=2)
     encoder = classifier(model, classes=2)
-    encoder.cam(slices(32), 1, (4,), "layercam")
+    encoder.cam(slices(32), [(1, 4)], "layercam")
     passes = count_backward_passes(monkeypatch)
     for kind in ("layercam", "gradcam"):
-        _, (maps,) = encoder.cam(slices(32), 1, (4,), kind)
+        _, by_key = encoder.cam(slices(32), [(1, 4)], kind)
+        maps = by_key[1, 4]
         activation, gradient = autograd(model, "layer4", slices(32), 1)
         positive = gradient.clamp_min(0) if kind == "layercam" else gradient
         assert relative(maps, (positive * activation).sum(1)) < 1e-5  # float32
@@ -227,9 +246,9 @@ def test_where_the_gradient_varies_each_batch_has_its_backward_pass(
     name: str, stage: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = classifier(random_network(name))
-    encoder.cam(slices(32), 0, (stage,), "layercam")
+    encoder.cam(slices(32), [(0, stage)], "layercam")
     passes = count_backward_passes(monkeypatch)
-    encoder.cam(slices(32), 0, (stage,), "layercam")
+    encoder.cam(slices(32), [(0, stage)], "layercam")
     assert len(passes) == 1
 
 
@@ -243,7 +262,7 @@ def test_a_network_for_large_intensities_is_not_taken_for_a_linear_one() -> None
     activation, gradient = autograd(model, "layer3", batch, 0)
     assert not torch.allclose(gradient[0], gradient[1])
     expected = (gradient.clamp_min(0) * activation).sum(1)
-    assert relative(encoder.cam(batch, 0, (3,), "layercam")[1][0], expected) < 1e-4  # float32, folded norms
+    assert relative(encoder.cam(batch, [(0, 3)], "layercam")[1][0, 3], expected) < 1e-4  # float32, folded norms
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -252,7 +271,7 @@ def test_the_backward_pass_ends_at_the_stage(name: str, monkeypatch: pytest.Monk
     encoder = classifier(random_network(name, size=size))
     passes = count_backward_passes(monkeypatch)
     stage = len(cells) // 2
-    encoder.cam(slices(size, 2), 0, (stage,), "layercam")
+    encoder.cam(slices(size, 2), [(0, stage)], "layercam")
     within = encoder.model.get_submodule(stage_modules(encoder.model)[stage - 1][1])
     last = list(within.parameters())[-1]
     assert leaves(passes[-1]) == {id(last)}
@@ -279,7 +298,7 @@ def test_the_users_model_and_slices_stay_as_they_are() -> None:
     model = random_network("resnet10t")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     batch = slices(32)
-    classifier(model).cam(batch, 0, (2,), "layercam")
+    classifier(model).cam(batch, [(0, 2)], "layercam")
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(weight.requires_grad for weight in model.parameters())
     assert torch.equal(batch, slices(32))
@@ -289,9 +308,11 @@ def test_the_users_model_and_slices_stay_as_they_are() -> None:
 def test_a_batch_gives_what_its_slices_give_alone() -> None:
     encoder = classifier(random_network("resnet10t"))
     batch = slices(32)
-    logits, (maps,) = encoder.cam(batch, 0, (2,), "layercam")
+    logits, by_key = encoder.cam(batch, [(0, 2)], "layercam")
+    maps = by_key[0, 2]
     for i in range(3):
-        alone, (own,) = encoder.cam(batch[i : i + 1], 0, (2,), "layercam")
+        alone, by_key = encoder.cam(batch[i : i + 1], [(0, 2)], "layercam")
+        own = by_key[0, 2]
         # Convolutions of one and of three slices add in another order: float32.
         assert relative(alone, logits[i : i + 1]) < 1e-5
         assert relative(own, maps[i : i + 1]) < 1e-4
@@ -313,10 +334,10 @@ def test_bfloat16_is_close_to_float32_and_its_logits_are_not_rounded() -> None:
     # The pool and the last layer run in float32, so that the second derivative sees no steps.
     assert not torch.equal(logits, logits.bfloat16().float())
     for stage in range(1, 5):
-        maps = reduced.cam(batch, 0, (stage,), "layercam")[1][0]
+        maps = reduced.cam(batch, [(0, stage)], "layercam")[1][0, stage]
         assert maps.dtype == torch.float32
         # Forward and backward through ten layers and ReLUs that fall the other way: measured 4.5 % at stage 1.
-        assert relative(maps, exact.cam(batch, 0, (stage,), "layercam")[1][0]) < 0.08
+        assert relative(maps, exact.cam(batch, [(0, stage)], "layercam")[1][0, stage]) < 0.08
 
 
 # -------------------- what cannot be done is said
@@ -325,9 +346,9 @@ def test_bfloat16_is_close_to_float32_and_its_logits_are_not_rounded() -> None:
 @pytest.mark.parametrize("kind", ["layercam", "gradcam"])
 def test_cells_after_the_last_block_of_a_class_token_transformer(kind: CamKind) -> None:
     encoder = classifier(random_network("vit_tiny_patch16_224", size=32))
-    with pytest.raises(TonnoError, match=r"--stage 12: .* does not depend .* choose a --stage from 1 to 11"):
-        encoder.cam(slices(32), 0, (12,), kind)
-    encoder.cam(slices(32), 0, (11,), kind)
+    with pytest.raises(TonnoError, match=r"`stage` 12: .* does not depend .* choose a `stage` from 1 to 11"):
+        encoder.cam(slices(32), [(0, 12)], kind)
+    encoder.cam(slices(32), [(0, 11)], kind)
 
 
 def test_the_stages_that_give_maps() -> None:
@@ -339,8 +360,8 @@ def test_the_stages_that_give_maps() -> None:
 def test_an_untrained_head_of_zeros_is_named() -> None:
     model = random_network("resnet10t")
     nn.init.zeros_(model.fc.weight)  # type: ignore[arg-type, union-attr]
-    with pytest.raises(TonnoError, match="--stage 1: the logit of class 'a' does not depend"):
-        classifier(model).cam(slices(32), 0, (1,), "layercam")
+    with pytest.raises(TonnoError, match="`stage` 1: the logit of class 'a' does not depend"):
+        classifier(model).cam(slices(32), [(0, 1)], "layercam")
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.float16])
@@ -351,7 +372,7 @@ def test_logits_that_are_not_numbers(precision: torch.dtype) -> None:
     logits = classifier(model, precision=precision).logits(
         slices(32, scale=1e30 if precision == torch.float32 else 1.0)
     )
-    with pytest.raises(TonnoError, match="not finite numbers; try --precision float32"):
+    with pytest.raises(TonnoError, match="not finite numbers; try `precision` float32"):
         check_finite(logits)
 
 
@@ -373,5 +394,5 @@ def test_weights_that_no_hub_gives(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("no route to host\nand a long story")
 
     monkeypatch.setattr(classifier_module.timm, "create_model", no_network)
-    with pytest.raises(TonnoError, match=r"--weights imagenet: .*\(no route to host\).*give --weights FILE$"):
+    with pytest.raises(TonnoError, match=r"`weights` imagenet: .*\(no route to host\).*give `weights` FILE$"):
         create_model("resnet10t", channels=1, classes=1, norm="batch", slice_size=32, imagenet=True)

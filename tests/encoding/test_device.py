@@ -27,13 +27,13 @@ def test_auto_takes_the_best_there_is(cuda: bool, mps: bool, best: str, monkeypa
 @pytest.mark.parametrize("name", ["cuda", "cuda:1", "mps"])
 def test_a_device_that_is_absent(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     available(monkeypatch)
-    with pytest.raises(TonnoError, match=rf"--device {name} was asked for, but this torch .* finds only cpu; use"):
+    with pytest.raises(TonnoError, match=rf"`device` {name} was asked for, but this torch .* finds only cpu; use"):
         choose_device(name)
 
 
 @pytest.mark.parametrize("name", ["tpu", "", "cpu:x", "CPU"])
 def test_a_device_that_does_not_exist(name: str) -> None:
-    with pytest.raises(TonnoError, match=f"--device '{name}' is unknown, expected"):
+    with pytest.raises(TonnoError, match=f"`device` '{name}' is unknown, expected"):
         choose_device(name)
 
 
@@ -45,5 +45,5 @@ def test_precision_by_name_and_by_hardware(monkeypatch: pytest.MonkeyPatch) -> N
     assert choose_precision("auto", CPU) == torch.bfloat16
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert choose_precision("auto", CPU) == torch.float32
-    with pytest.raises(TonnoError, match="--precision 'int8' is unknown, expected one of auto, float32"):
+    with pytest.raises(TonnoError, match="`precision` 'int8' is unknown, expected one of auto, float32"):
         choose_precision("int8", CPU)

@@ -83,12 +83,12 @@ def test_nothing_is_measured_where_it_is_turned_off_or_cannot_be_remembered(
 
 def test_answers_do_not_depend_on_the_layout(encoder: Classifier) -> None:
     slices = torch.randn(5, 32, 32, generator=torch.Generator().manual_seed(0))
-    expected, maps = encoder.cam(slices, 0, (2, 3), "layercam")
+    expected, maps = encoder.cam(slices, [(0, 2), (0, 3)], "layercam")
     encoder.set_layout(torch.contiguous_format)
-    found, found_maps = encoder.cam(slices, 0, (2, 3), "layercam")
+    found, found_maps = encoder.cam(slices, [(0, 2), (0, 3)], "layercam")
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)  # float32, another order of the sums
-    for one, other in zip(found_maps, maps, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
+    for key, other in maps.items():
+        torch.testing.assert_close(found_maps[key], other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
 
 
 def test_a_compiler_that_is_absent(encoder: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ def test_a_compiler_that_is_absent(encoder: Classifier, monkeypatch: pytest.Monk
     slices = torch.zeros(1, 32, 32)
     expected = encoder.logits(slices)
     monkeypatch.setattr(torch, "compile", lambda function: refuses)
-    with pytest.raises(TonnoError, match=r"--compile: torch.compile does not work .* \(no compiler\); leave it out"):
+    with pytest.raises(TonnoError, match=r"`compiled`: torch.compile does not work .* \(no compiler\); leave it out"):
         encoder.compile(32)
     assert torch.equal(encoder.logits(slices), expected)
 

@@ -120,7 +120,7 @@ def test_a_gpu_needs_what_two_small_batches_foretell(maps: bool) -> None:
     memory = CudaMemory(torch.device("cuda:0"))
 
     def encode(slices: torch.Tensor) -> object:
-        return encoder.cam(slices, 0, (1,), "layercam") if maps else encoder.logits(slices)
+        return encoder.cam(slices, [(0, 1)], "layercam") if maps else encoder.logits(slices)
 
     need = measure(memory, encode, torch.zeros(1, 96, 96, device="cuda:0"))
     assert need is not None

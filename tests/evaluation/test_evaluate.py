@@ -181,7 +181,7 @@ def test_another_evaluation_in_the_folder_is_refused_with_the_difference(
     home: Path, changes: dict[str, Any], difference: str
 ) -> None:
     before = names(home / "out")
-    with pytest.raises(TonnoError, match=f"--output .* holds another evaluation: {difference}.*--overwrite"):
+    with pytest.raises(TonnoError, match=f"`output` .* holds another evaluation: {difference}.*`overwrite`"):
         evaluate(home / "manifest.csv", home / "out", **changes)
     assert names(home / "out") == before
 
@@ -318,12 +318,12 @@ def test_a_split_without_volumes_is_said(home: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stages": (9,)}, "--stage 9 does not exist in this encoder, expected 1 to 4"),
-        ({"stages": ("1+2",)}, r"--stage 1\+2: the model's calibration added up none; see `tonno calibrate`"),
-        ({"options": {"class_name": "x"}}, "--class 'x' is unknown to this model"),
-        ({"options": {"methods": ("cam",)}}, "--method is cam"),
-        ({"min_volume_mm3": -1.0}, "--min-volume-mm3 is -1"),
-        ({"device": "tpu"}, "--device 'tpu' is unknown"),
+        ({"stages": (9,)}, "`stage` 9 does not exist in this encoder, expected 1 to 4"),
+        ({"stages": ("1+2",)}, r"`stage` 1\+2: the model's calibration added up none; see `tonno calibrate`"),
+        ({"options": {"class_name": "x"}}, "`class_name` 'x' is unknown to this model"),
+        ({"options": {"methods": ("cam",)}}, "`methods` is cam"),
+        ({"min_volume_mm3": -1.0}, "`min_volume_mm3` is -1"),
+        ({"device": "tpu"}, "`device` 'tpu' is unknown"),
     ],
 )
 def test_bad_options_are_said_before_anything_is_written(home: Path, changes: dict[str, Any], message: str) -> None:

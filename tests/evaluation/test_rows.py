@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+import pytest
 
 from tests.networks import spec_of
 from tonno_core.evaluation.rows import Row, describe, rows_of
@@ -111,6 +114,27 @@ def test_other_numbers_of_planes_are_said() -> None:
     found = rows("matched-cam", "slicewise-cam", directions=99)
     assert found["matched-cam@3"].source == "the model's own, calibrated at other directions"
     assert found["slicewise-cam"].source == "the model's own"
+
+
+def test_planes_that_were_calibrated_too_have_their_own_threshold_and_others_follow_their_trend() -> None:
+    other = {"threshold": 1.5, "noise_floor": 0.1, "settings": {"slices": 9, "directions": 6}}
+    chosen = {**CHOSEN, "matched-cam": {**CHOSEN["matched-cam"], "other_planes": [other]}}
+    spec = spec_of(calibration=CALIBRATION, thresholds=chosen, defaults=SHARED)
+    for slices, threshold, source in (
+        (9, 1.5, "the model's own"),
+        (
+            10,
+            1.5 * (2.0 / 1.5) ** (math.log(9 / 8) / math.log(11 / 8)),
+            "the model's own, scaled from that for 9 slices",
+        ),
+    ):
+        settings = combine(defaults=SHARED, explicit={"methods": ("matched-cam",), "slices": slices})
+        found = rows_of(spec, settings, stages=(3,), last_stage=4, all_candidates=False)
+        assert found["matched-cam"].threshold == pytest.approx(threshold)
+        assert found["matched-cam"].source.startswith(source)
+        # Other planes were measured for the model's choice alone.
+        assert found["matched-cam@3"].threshold == 3.0
+        assert found["matched-cam@3"].source == "the model's own, calibrated at other slices"
 
 
 def test_all_candidates_are_rows_of_their_own_if_asked() -> None:

@@ -106,6 +106,6 @@ def test_the_shares_are_all_directions_once(needed: bool) -> None:
 
 def test_more_processes_than_directions_are_refused() -> None:
     with pytest.raises(
-        TonnoError, match=r"^--directions is 2, expected at least one for each of the 3 processes; start"
+        TonnoError, match=r"^`directions` is 2, expected at least one for each of the 3 processes; start"
     ):
         share_of(plan_of(2), Processes(0, 3, torch.device("cpu")))

@@ -11,6 +11,7 @@ from tests.analytic import grid_around, make_blobs, slope
 from tests.device import ToyMemory
 from tonno_core.control import Cancelled, Control, Preview
 from tonno_core.encoding.ready import prepare_model
+from tonno_core.reconstruction import passes as passes_module
 from tonno_core.reconstruction import project
 from tonno_core.reconstruction import run as run_module
 from tonno_core.reconstruction.planes import Planes
@@ -55,8 +56,8 @@ def test_previews_share_a_run_and_cost_little_of_it() -> None:
 
 def test_previews_that_take_long_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = 0.0
-    monkeypatch.setattr(run_module.time, "perf_counter", lambda: clock)
-    previews = run_module._Previews()
+    monkeypatch.setattr(passes_module.time, "perf_counter", lambda: clock)
+    previews = passes_module.Previews()
     previews.begin(1000)
     shown = []
     for done in range(2, 1002, 2):
@@ -74,7 +75,7 @@ def test_previews_that_take_long_are_left_out(monkeypatch: pytest.MonkeyPatch) -
 def test_previews_that_decide_about_the_run_are_all_made(monkeypatch: pytest.MonkeyPatch) -> None:
     # Else the number of directions at which a run ends would depend on how fast the machine is.
     clock = 0.0
-    monkeypatch.setattr(run_module.time, "perf_counter", lambda: clock)
+    monkeypatch.setattr(passes_module.time, "perf_counter", lambda: clock)
     shown: list[int] = []
 
     def look(preview: Preview) -> None:
@@ -103,7 +104,7 @@ def test_a_cancel_ends_it_between_batches() -> None:
 def test_an_early_end_is_a_whole_run_of_fewer_directions() -> None:
     done: list[int] = []
     control = Control(progress=lambda so_far, _: done.append(so_far), stopped=lambda: len(done) > 8)
-    projected = project(VOLUME, READY, SETTINGS, control=control, batch_size=44)
+    (projected,) = project(VOLUME, READY, SETTINGS, control=control, batch_size=44)
     assert projected.stopped
     assert 2 <= projected.directions < 64
     result = projected.finish(resolve(None, SETTINGS, READY), SETTINGS, Timings())
@@ -128,7 +129,7 @@ def test_methods_whose_turn_did_not_come_are_not_given() -> None:
     )
     done: list[int] = []
     control = Control(progress=lambda so_far, _: done.append(so_far), stopped=lambda: len(done) > 8)
-    projected = project(VOLUME, READY, settings, control=control, batch_size=44)
+    (projected,) = project(VOLUME, READY, settings, control=control, batch_size=44)
     wanted = resolve(None, settings, READY)
     assert {name: projected.gives(one) for name, one in wanted.items()} == {"tonno": True, "matched-cam": False}
 
@@ -139,7 +140,7 @@ def test_large_sums_are_kept_only_as_far_as_they_were_asked_for(monkeypatch: pyt
               "sigma": Variant("matched-cam", 1, sigma_scale=2.0)}  # fmt: skip
     for limit, kept in ((1 << 28, True), (1000, False)):
         monkeypatch.setattr(run_module, "_KEPT_NUMBERS", limit)
-        projected = project(VOLUME, READY, SETTINGS, variants={"one": asked}, keep=True)
+        (projected,) = project(VOLUME, READY, SETTINGS, variants={"asked": asked}, keep=True)
         assert projected.gives(asked)
         assert projected.gives(Variant("tonno", filter="hann"))  # from the logits, always
         assert {name: projected.gives(one) for name, one in others.items()} == dict.fromkeys(others, kept)

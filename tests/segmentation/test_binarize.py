@@ -14,7 +14,8 @@ from scipy import ndimage
 
 from tonno_core.errors import TonnoError
 from tonno_core.segmentation import binarize as binarize_module
-from tonno_core.segmentation.binarize import binarize, components, otsu_threshold
+from tonno_core.segmentation.binarize import binarize, components, measure, otsu_threshold
+from tonno_core.segmentation.connected import runs_of
 from tonno_core.volume.volume import Volume
 
 # i runs to the patient's left, j down, k back: left-handed, voxels of 1 x 2 x 3 mm.
@@ -99,8 +100,8 @@ def test_nothing_above_the_threshold_gives_an_empty_mask(options: dict[str, floa
         (1.0, {"low": 2.0}, "low threshold: 2.0 found"),
         (1.0, {"low": -math.inf}, "low threshold: -inf found"),
         (1.0, {"low": math.nan}, "low threshold: nan found"),
-        (1.0, {"min_volume_mm3": -1.0}, "--min-volume-mm3 is -1.0"),
-        (1.0, {"min_volume_mm3": math.nan}, "--min-volume-mm3 is nan"),
+        (1.0, {"min_volume_mm3": -1.0}, "`min_volume_mm3` is -1.0"),
+        (1.0, {"min_volume_mm3": math.nan}, "`min_volume_mm3` is nan"),
     ],
 )
 def test_impossible_options_say_what_was_found(threshold: float, options: dict[str, float], found: str) -> None:
@@ -171,6 +172,21 @@ def test_a_large_mask_is_measured_in_parts_with_the_same_result(monkeypatch: pyt
             assert (one.mean, *one.centroid_ras) == pytest.approx((other.mean, *other.centroid_ras), rel=1e-12)
 
 
+def test_the_highest_components_alone_are_the_first_of_all() -> None:
+    heatmap = blobs()
+    mask = binarize(heatmap, 1.0)
+    whole = components(mask, heatmap)
+    runs = runs_of(mask.view(np.bool_))
+    assert len(whole) > 10
+    assert measure(runs, heatmap, 4) == whole[:4]
+    assert measure(runs, heatmap, 1000) == whole
+
+
+def test_nan_within_the_mask_is_refused() -> None:
+    with pytest.raises(TonnoError, match="NaN in the mask"):
+        components(np.ones((1, 1, 3)), row(0, np.nan, 2))
+
+
 def test_a_mask_of_another_grid_is_a_programming_error() -> None:
     with pytest.raises(ValueError, match="shape"):
         components(np.ones((1, 1, 2)), row(0, 1, 2))
@@ -186,6 +202,33 @@ def test_otsu_parts_two_well_separated_groups() -> None:
 def test_otsu_of_a_binary_image_finds_the_ones() -> None:
     heatmap = row(0, 0, 0, 0, 1, 1)
     assert binarize(heatmap, otsu_threshold(heatmap)).ravel().tolist() == [0, 0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_otsu_is_simpleitks_to_the_last_bit(seed: int) -> None:
+    """Values in every spread, repeated ones and ones on a bin's edge among them."""
+    import SimpleITK as sitk
+
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(2, 3000))
+    kinds = (
+        rng.normal(size=count),
+        rng.random(count) * 10 ** rng.uniform(-3, 6),
+        rng.integers(0, 7, count),
+        np.r_[rng.normal(0, 0.2, count), rng.normal(5, 0.2, count // 3 + 1)],
+        np.round(rng.normal(size=count), 1) + 100 * rng.normal(),
+    )
+    for values in kinds:
+        heatmap = volume(values.reshape(1, 1, -1))
+        oracle = sitk.OtsuThresholdImageFilter()
+        oracle.Execute(sitk.GetImageFromArray(heatmap.array))
+        assert otsu_threshold(heatmap) == oracle.GetThreshold()
+
+
+def test_otsu_of_two_neighboring_numbers_still_parts_them() -> None:
+    high = float(np.nextafter(np.float32(1000), np.float32(2000)))
+    heatmap = row(1000, 1000, high)
+    assert binarize(heatmap, otsu_threshold(heatmap)).ravel().tolist() == [0, 0, 1]
 
 
 def test_otsu_looks_inside_the_mask_alone() -> None:

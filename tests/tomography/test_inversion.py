@@ -233,8 +233,8 @@ def test_the_papers_figure_4() -> None:
     for start in range(0, 96, 16):
         which = slice(start, start + 16)
         slices = sample_slices(source, plan, which)
-        logits, maps = encoder.cam(slices.flatten(0, 1), 0, stages, "layercam")
-        by_stage = {s: one.reshape(16, 42, *one.shape[1:]) for s, one in zip(stages, maps, strict=True)}
+        logits, maps = encoder.cam(slices.flatten(0, 1), [(0, stage) for stage in stages], "layercam")
+        by_stage = {stage: each.reshape(16, 42, *each.shape[1:]) for (_, stage), each in maps.items()}
         batches.append(Projections(which, logits.reshape(16, 42), by_stage))
     grid = cube(40)
     truth, ball = blobs.at(frame_points(grid)), inside(grid)

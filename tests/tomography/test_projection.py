@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 
 from tests.analytic import Blobs, grid_around, make_blobs
 from tests.device import ToyMemory, ToyStream
-from tonno_core.encoding.encoder import PixelSum
+from tonno_core.encoding.encoder import ClassMaps, PixelSum
 from tonno_core.errors import TonnoError
 from tonno_core.settings import CamKind
 from tonno_core.slicing.directions import sphere
@@ -20,9 +20,9 @@ from tonno_core.slicing.frame import physical_frame
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.slicing.sampling import SliceSource, sample_needed, sample_slices
 from tonno_core.tomography import projection
-from tonno_core.tomography.projection import CamRequest, Projections, Projector
+from tonno_core.tomography.projection import Projections, Projector
 
-CAM = CamRequest("layercam", (1,))
+CAM = {0: (1,)}
 # A blob in the middle of a ball of 32 mm, in a volume of 20 mm: the outer slices are blank.
 BLOB = Blobs(np.array([[1.0, 2.0, -1.0]]), np.array([4.0]), np.array([1.0]))
 VOLUME = BLOB.on_grid((20, 20, 20), grid_around((0, 0, 0), (20, 20, 20), (1, 1, 1), turn_degrees=(10, 20, 30)))
@@ -46,15 +46,26 @@ class Counting:
         return torch.stack([slices.mean((1, 2)) + 5.0, (slices**2).mean((1, 2)) - 3.0], dim=1)
 
     def cam(
-        self, slices: torch.Tensor, class_index: int, stages: tuple[int, ...], kind: CamKind
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        powers = slices[:, None] ** (class_index + 1)
-        maps = tuple(torch.nn.functional.avg_pool2d(powers, 2 << stage)[:, 0] + 7.0 for stage in stages)
-        return self.logits(slices), maps
+        self, slices: torch.Tensor, asked: Collection[tuple[int, int]], kind: CamKind
+    ) -> tuple[torch.Tensor, ClassMaps]:
+        def of(index: int, stage: int) -> torch.Tensor:
+            return torch.nn.functional.avg_pool2d(slices[:, None] ** (index + 1), 2 << stage)[:, 0] + 7.0
+
+        return self.logits(slices), {key: of(*key) for key in asked}
+
+
+def only(batch: dict[int, Projections]) -> Projections:
+    """The answers about the one class that was asked about."""
+    (answers,) = batch.values()
+    return answers
 
 
 def gather(projector: Projector, plan: SlicePlan = PLAN) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
-    parts: list[Projections] = list(projector.project(plan))
+    return joined([only(batch) for batch in projector.project(plan)])
+
+
+def joined(parts: list[Projections]) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+    """Logits and maps of all directions."""
     maps = {stage: torch.cat([one.maps[stage] for one in parts]) for stage in parts[0].maps}
     return torch.cat([one.logits for one in parts]), maps
 
@@ -64,14 +75,15 @@ def gather(projector: Projector, plan: SlicePlan = PLAN) -> tuple[torch.Tensor, 
 def test_blank_slices_get_the_answer_they_would_have_got(fill: float, class_index: int) -> None:
     source = SliceSource.from_volume(VOLUME, fill=fill)
     encoder = Counting()
-    projector = Projector(encoder, source, class_index, CamRequest("layercam", (1, 2)))
+    projector = Projector(encoder, source, {class_index: (1, 2)})
     logits, maps = gather(projector)
     slices = sample_slices(source, PLAN, slice(None))
-    expected_logits, expected_maps = Counting().cam(slices.flatten(0, 1), class_index, (1, 2), "layercam")
+    asked = [(class_index, 1), (class_index, 2)]
+    expected_logits, expected_maps = Counting().cam(slices.flatten(0, 1), asked, "layercam")
     torch.testing.assert_close(logits, expected_logits[:, class_index].reshape(5, 16), rtol=0, atol=1e-6)
     assert list(maps) == [1, 2]
-    torch.testing.assert_close(maps[1], expected_maps[0].reshape(5, 16, 4, 4), rtol=0, atol=1e-6)
-    torch.testing.assert_close(maps[2], expected_maps[1].reshape(5, 16, 2, 2), rtol=0, atol=1e-6)
+    torch.testing.assert_close(maps[1], expected_maps[class_index, 1].reshape(5, 16, 4, 4), rtol=0, atol=1e-6)
+    torch.testing.assert_close(maps[2], expected_maps[class_index, 2].reshape(5, 16, 2, 2), rtol=0, atol=1e-6)
     # The volume's corner is 17 mm from the centre; of offsets every 4.9 mm from -37 to 37 mm at most 8 meet it.
     blank = int((slices == fill).flatten(2).all(dim=2).sum())
     assert blank >= 5 * 8
@@ -82,24 +94,60 @@ def test_blank_slices_get_the_answer_they_would_have_got(fill: float, class_inde
 def test_a_wholly_blank_batch_is_answered_too() -> None:
     empty = SliceSource.from_volume(VOLUME.with_array(np.zeros_like(VOLUME.array)))
     encoder = Counting()
-    logits, maps = gather(Projector(encoder, empty, 0, CAM))
+    logits, maps = gather(Projector(encoder, empty, CAM))
     assert (logits == 5.0).all()
     assert (maps[1] == 7.0).all()
     assert encoder.batches == [1]
 
 
 def test_without_a_request_there_are_no_maps() -> None:
-    logits, maps = gather(Projector(Counting(), SliceSource.from_volume(VOLUME), 1, None))
+    logits, maps = gather(Projector(Counting(), SliceSource.from_volume(VOLUME), {1: ()}))
     assert maps == {}
     assert logits.shape == (5, 16)
+
+
+def test_two_classes_share_each_pass_of_the_encoder() -> None:
+    source = SliceSource.from_volume(VOLUME)
+    alone, together = Counting(), Counting()
+    expected = [gather(Projector(alone, source, stages)) for stages in ({1: (1, 2)}, {0: ()})]
+    batches = list(Projector(together, source, {1: (1, 2), 0: ()}).project(PLAN))
+    for index, one_class in zip((1, 0), expected, strict=True):  # the order asked for, maps where they are asked for
+        torch.testing.assert_close(joined([batch[index] for batch in batches]), one_class, rtol=0, atol=0)
+    assert len(together.batches) * 2 == len(alone.batches)
+
+
+@pytest.mark.parametrize("batch_size", [16, 40])
+def test_it_goes_on_where_it_was_ended(batch_size: int) -> None:
+    source = SliceSource.from_volume(VOLUME)
+    whole = [only(batch) for batch in Projector(Counting(), source, CAM, batch_size=batch_size).project(PLAN)]
+    checks = 0
+
+    def check() -> None:
+        nonlocal checks
+        checks += 1
+        if checks == 6:  # in the middle of a batch: it is cut, and its slices are on their way to the encoder
+            raise KeyboardInterrupt
+
+    first = Projector(Counting(), source, CAM, batch_size=batch_size, check=check)
+    parts: list[Projections] = []
+    with pytest.raises(KeyboardInterrupt):
+        for batch in first.project(PLAN):
+            parts.append(only(batch))
+    done = parts[-1].which.stop
+    assert 0 < done < 5
+    rest = Projector(Counting(), source, CAM, batch_size=batch_size)
+    parts += [only(batch) for batch in rest.project(PLAN, start=done)]
+    assert [each.which for each in parts] == [each.which for each in whole]
+    torch.testing.assert_close(joined(parts), joined(whole), rtol=0, atol=0)  # the same batches
+    assert (first.slices_total, first.slices_total + rest.slices_total) == (16 * done, 80)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 16, 64, 1000])
 def test_batches_do_not_change_the_answers(batch_size: int) -> None:
     source = SliceSource.from_volume(VOLUME)
-    expected = gather(Projector(Counting(), source, 0, CAM))
+    expected = gather(Projector(Counting(), source, CAM))
     encoder = Counting()
-    found = gather(Projector(encoder, source, 0, CAM, batch_size=batch_size))
+    found = gather(Projector(encoder, source, CAM, batch_size=batch_size))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     assert max(encoder.batches) <= batch_size
 
@@ -107,9 +155,9 @@ def test_batches_do_not_change_the_answers(batch_size: int) -> None:
 @pytest.mark.parametrize("limit", [1, 3, 10])
 def test_out_of_memory_halves_the_batch_and_goes_on(limit: int) -> None:
     source = SliceSource.from_volume(VOLUME)
-    expected = gather(Projector(Counting(), source, 0, CAM))
+    expected = gather(Projector(Counting(), source, CAM))
     encoder = Counting(limit=limit)
-    projector = Projector(encoder, source, 0, CAM, batch_size=32)
+    projector = Projector(encoder, source, CAM, batch_size=32)
     found = gather(projector)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     # Halved until it fits, and not tried again at a size that failed.
@@ -123,21 +171,21 @@ def test_out_of_memory_halves_the_batch_and_goes_on(limit: int) -> None:
 )
 def test_a_cpu_without_memory_goes_on_with_less_too(failure: Exception) -> None:
     source = SliceSource.from_volume(VOLUME)
-    found = gather(Projector(Counting(limit=5, failure=failure), source, 0, CAM, batch_size=32))
-    torch.testing.assert_close(found, gather(Projector(Counting(), source, 0, CAM)), rtol=0, atol=1e-6)
+    found = gather(Projector(Counting(limit=5, failure=failure), source, CAM, batch_size=32))
+    torch.testing.assert_close(found, gather(Projector(Counting(), source, CAM)), rtol=0, atol=1e-6)
 
 
 def test_another_failure_is_not_taken_for_a_lack_of_memory() -> None:
     encoder = Counting(limit=5, failure=RuntimeError("shapes differ"))
     with pytest.raises(RuntimeError, match="shapes differ"):
-        gather(Projector(encoder, SliceSource.from_volume(VOLUME), 0, CAM, batch_size=32))
+        gather(Projector(encoder, SliceSource.from_volume(VOLUME), CAM, batch_size=32))
     assert len([size for size in encoder.batches if size > 5]) == 1  # not tried again
 
 
 def test_slices_that_do_not_fit_are_cut_in_smaller_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     most = 40
     source = SliceSource.from_volume(VOLUME)
-    expected = gather(Projector(Counting(), source, 0, CAM))
+    expected = gather(Projector(Counting(), source, CAM))
 
     def scarce(source: SliceSource, plan: SlicePlan, which: slice) -> torch.Tensor:
         if plan.counts[which].sum() > most:
@@ -145,10 +193,10 @@ def test_slices_that_do_not_fit_are_cut_in_smaller_numbers(monkeypatch: pytest.M
         return sample_needed(source, plan, which)
 
     monkeypatch.setattr(projection, "sample_needed", scarce)
-    torch.testing.assert_close(gather(Projector(Counting(), source, 0, CAM, batch_size=500)), expected)
+    torch.testing.assert_close(gather(Projector(Counting(), source, CAM, batch_size=500)), expected)
     most = 15  # not even one direction's 16
     with pytest.raises(TonnoError, match="no memory left"):
-        gather(Projector(Counting(), source, 0, CAM, batch_size=500))
+        gather(Projector(Counting(), source, CAM, batch_size=500))
 
 
 def test_a_check_is_made_before_every_batch_and_may_end_it_all() -> None:
@@ -160,7 +208,7 @@ def test_a_check_is_made_before_every_batch_and_may_end_it_all() -> None:
         if checks == 4:
             raise KeyboardInterrupt
 
-    projector = Projector(encoder, SliceSource.from_volume(VOLUME), 0, None, batch_size=4, check=check)
+    projector = Projector(encoder, SliceSource.from_volume(VOLUME), {0: ()}, batch_size=4, check=check)
     with pytest.raises(KeyboardInterrupt):
         gather(projector)
     # One is made after slicing; then come the blank slice's, and the batches'.
@@ -171,9 +219,9 @@ def test_where_planes_are_not_needed_stands_the_nearest_answer() -> None:
     source = SliceSource.from_volume(VOLUME)
     needed = np.array([[0, 16], [4, 9], [15, 16], [0, 1], [2, 13]])
     limited = SlicePlan(PLAN.frame_to_ras, PLAN.directions, PLAN.slices, PLAN.pixels, needed)
-    logits, maps = gather(Projector(Counting(), source, 0, CAM))
+    logits, maps = gather(Projector(Counting(), source, CAM))
     encoder = Counting()
-    projector = Projector(encoder, source, 0, CAM, batch_size=12)
+    projector = Projector(encoder, source, CAM, batch_size=12)
     found, found_maps = gather(projector, limited)
     assert projector.slices_total == 16 + 5 + 1 + 1 + 11
     for row, (first, stop) in enumerate(needed):
@@ -184,10 +232,10 @@ def test_where_planes_are_not_needed_stands_the_nearest_answer() -> None:
 
 
 def test_no_memory_for_one_slice_is_said_plainly() -> None:
-    projector = Projector(Counting(limit=0), SliceSource.from_volume(VOLUME), 0, CAM, batch_size=8)
+    projector = Projector(Counting(limit=0), SliceSource.from_volume(VOLUME), CAM, batch_size=8)
     with pytest.raises(TonnoError, match="no memory left for a single slice") as caught:
         gather(projector)
-    assert "--slice-size" in str(caught.value)
+    assert "`slice_size`" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
 
@@ -227,10 +275,11 @@ class Watched:
 
 def test_the_next_directions_are_cut_beside_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     source = SliceSource.from_volume(VOLUME)
-    expected = gather(Projector(Counting(), source, 0, CAM, batch_size=64))
+    expected = gather(Projector(Counting(), source, CAM, batch_size=64))
     watched = Watched(monkeypatch)
     parts = []
-    for one in Projector(watched.encoder(), source, 0, CAM, batch_size=40).project(PLAN):
+    for batch in Projector(watched.encoder(), source, CAM, batch_size=40).project(PLAN):
+        one = only(batch)
         watched.log.append(f"yield {one.which.start}")
         parts.append(one)
         # Only what is ahead is still in memory.
@@ -254,7 +303,7 @@ def test_a_cancel_or_an_early_end_leaves_nothing_beside(monkeypatch: pytest.Monk
             raise KeyboardInterrupt
 
     watched = Watched(monkeypatch)
-    projector = Projector(watched.encoder(), SliceSource.from_volume(VOLUME), 0, None, batch_size=40, check=check)
+    projector = Projector(watched.encoder(), SliceSource.from_volume(VOLUME), {0: ()}, batch_size=40, check=check)
     with pytest.raises(KeyboardInterrupt):
         gather(projector)
     assert watched.log == ["cut 0", "encode", "encode", "cut 2 ahead"]
@@ -271,14 +320,14 @@ def test_what_cannot_be_cut_ahead_is_cut_in_its_turn_and_then_in_smaller_numbers
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source = SliceSource.from_volume(VOLUME)
-    expected = gather(Projector(Counting(), source, 0, CAM))
+    expected = gather(Projector(Counting(), source, CAM))
 
     def scarce(ahead: bool, count: int) -> None:
         if ahead or count > 40:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     watched = Watched(monkeypatch, scarce)
-    projector = Projector(Counting(), source, 0, CAM, batch_size=100)
+    projector = Projector(Counting(), source, CAM, batch_size=100)
     torch.testing.assert_close(gather(projector), expected, rtol=0, atol=1e-6)
     # Five directions of 16 slices in all, at once, in 50, then two by two.
     assert watched.log == ["cut 0", "cut 0", "cut 0", "cut 2 ahead", "cut 2", "cut 4"]
@@ -293,8 +342,8 @@ def test_another_failure_ahead_comes_after_what_was_done_before(monkeypatch: pyt
     Watched(monkeypatch, fail)
     done = []
     with pytest.raises(RuntimeError, match="shapes differ"):
-        for one in Projector(Counting(), SliceSource.from_volume(VOLUME), 0, None, batch_size=40).project(PLAN):
-            done.append(one.which.start)
+        for batch in Projector(Counting(), SliceSource.from_volume(VOLUME), {0: ()}, batch_size=40).project(PLAN):
+            done.append(only(batch).which.start)
     assert done == [0, 2]
 
 
@@ -308,16 +357,16 @@ def test_the_batch_is_what_memory_holds_where_none_was_asked_for(
     memory = ToyMemory(int((1000 + 16 * 700 + held) / 0.8) + spare, constant=1000, each=700, batches=encoder.batches)
     monkeypatch.setattr(projection, "memory_of", lambda device: memory)
     source = SliceSource.from_volume(VOLUME)
-    projector = Projector(encoder, source, 0, CAM, batch_size=100, fit=fit)
+    projector = Projector(encoder, source, CAM, batch_size=100, fit=fit)
     found = gather(projector)
     assert (projector.batch_size, memory.peaks) == (expected, 2 * fit)
-    torch.testing.assert_close(found, gather(Projector(Counting(), source, 0, CAM)), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, gather(Projector(Counting(), source, CAM)), rtol=0, atol=1e-6)
     assert projector.slices_total == 80  # those of the measurement are not counted
 
 
 def test_a_cpu_has_the_batch_that_was_asked_for() -> None:
     encoder = Counting()
-    projector = Projector(encoder, SliceSource.from_volume(VOLUME), 0, CAM, batch_size=100, fit=True)
+    projector = Projector(encoder, SliceSource.from_volume(VOLUME), CAM, batch_size=100, fit=True)
     gather(projector)
     assert projector.batch_size == 100
     assert len(encoder.batches) == 2  # the blank slice's, and all others
@@ -330,11 +379,11 @@ def test_a_gpu_gives_what_a_cpu_gives(fit: bool) -> None:
     blobs = make_blobs(3, 5, reach=24.0, sigmas=(4.0, 6.0))
     volume = blobs.on_grid((80, 80, 80), grid_around((0, 0, 0), (80, 80, 80), (0.8, 0.8, 0.8)))
     plan = SlicePlan(physical_frame([0, 0, 0], 32.0), sphere(60), slices=40, pixels=48)
-    request = CamRequest("layercam", (1, 2))
-    expected = gather(Projector(PixelSum(), SliceSource.from_volume(volume), 0, request), plan)
+    request = {0: (1, 2)}
+    expected = gather(Projector(PixelSum(), SliceSource.from_volume(volume), request), plan)
     on_gpu = SliceSource.from_volume(volume, device="cuda:0")
     for _ in range(3):  # memory that is used too early is not so every time
-        logits, maps = gather(Projector(PixelSum(), on_gpu, 0, request, batch_size=256, fit=fit), plan)
+        logits, maps = gather(Projector(PixelSum(), on_gpu, request, batch_size=256, fit=fit), plan)
         # Coordinates in float32 are good to 1e-5 voxels, and the volume's steps are a hundredth of its peak.
         torch.testing.assert_close(logits.cpu(), expected[0], rtol=0, atol=1e-5)
         torch.testing.assert_close({stage: one.cpu() for stage, one in maps.items()}, expected[1], rtol=0, atol=1e-4)
@@ -346,16 +395,16 @@ def test_answers_that_are_no_numbers_are_not_given() -> None:
             return super().logits(slices) / (slices.amax((1, 2)) < 0.5)[:, None]
 
     done = []
-    with pytest.raises(TonnoError, match="logits are not finite numbers; try --precision float32"):
-        for one in Projector(Overflowing(), SliceSource.from_volume(VOLUME), 0, CAM, batch_size=32).project(PLAN):
+    with pytest.raises(TonnoError, match="logits are not finite numbers; try `precision` float32"):
+        for one in Projector(Overflowing(), SliceSource.from_volume(VOLUME), CAM, batch_size=32).project(PLAN):
             done.append(one)
     assert not done  # the blob, of height 1, is in the first directions' slices
 
 
 def test_directions_come_in_order_and_are_announced() -> None:
     announced: list[int] = []
-    projector = Projector(Counting(), SliceSource.from_volume(VOLUME), 0, None, batch_size=40)
-    ranges = [one.which for one in projector.project(PLAN, advanced=announced.append)]
+    projector = Projector(Counting(), SliceSource.from_volume(VOLUME), {0: ()}, batch_size=40)
+    ranges = [only(batch).which for batch in projector.project(PLAN, advanced=announced.append)]
     assert ranges == [slice(0, 2), slice(2, 4), slice(4, 5)]  # two stacks of 16 slices fit in 40
     assert announced == [2, 2, 1]
 
@@ -365,13 +414,14 @@ def test_pixel_sum_is_the_plane_integral() -> None:
     blobs = make_blobs(3, 5, reach=8.0, sigmas=(4.0, 6.0))
     volume = blobs.on_grid((80, 80, 80), grid_around((0, 0, 0), (80, 80, 80), (0.8, 0.8, 0.8)))
     plan = SlicePlan(physical_frame([0, 0, 0], 32.0), sphere(6), slices=9, pixels=40)
-    logits, _ = gather(Projector(PixelSum(), SliceSource.from_volume(volume), 0, None), plan)
+    logits, _ = gather(Projector(PixelSum(), SliceSource.from_volume(volume), {0: ()}), plan)
     expected = blobs.plane_integrals(plan.directions, plan.offsets * 32.0) / (2 * 32.0 * 40 / 39) ** 2
     # Trilinear interpolation widens a Gaussian's variance by at most h^2 / 4 (h = 0.8 mm): 1 % at std 4 mm;
     # and the tails beyond the window's edge, 4 std away, are lost.
     np.testing.assert_allclose(logits, expected, atol=0.01 * expected.max())
     # Stages 1 to 4 are pooled to S / 4 ... S / 32 cells, whose mean is the logit.
     for stage, cells in ((1, 8), (2, 4), (3, 2), (4, 1)):
-        values, (maps,) = PixelSum().cam(torch.rand(3, 32, 32), 0, (stage,), "layercam")
+        values, by_key = PixelSum().cam(torch.rand(3, 32, 32), [(0, stage)], "layercam")
+        maps = by_key[0, stage]
         assert maps.shape == (3, cells, cells)
         torch.testing.assert_close(maps.mean((1, 2)), values[:, 0])

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tonno_core import calibration
 from tonno_core.training import history
+
+
+@pytest.fixture(autouse=True)
+def no_presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibrate for the model's own planes alone: those of presets take the longest, and have tests of their own."""
+    monkeypatch.setattr(calibration, "CALIBRATED_PRESETS", ())
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.slicing.preparation import prepare_volume
 from tonno_core.training import cache as module
 from tonno_core.training.cache import Preparation, TrainingVolume, VolumeCache
+from tonno_core.volume.appearance import appearance
 from tonno_core.volume.io import read_volume, write_volume
 
 PREPARATION = Preparation(frame="physical", intensity="zscore", slice_size=32, pixel_mm=2.0, seed=0)
@@ -51,6 +52,22 @@ def test_what_comes_back_is_what_was_prepared_in_half_precision(case: Case, tmp_
     assert np.array_equal(found.frame_to_ijk, expected.frame_to_ijk)
     assert np.array_equal(found.foreground, expected.foreground)
     assert (found.fill, found.labels, found.name) == (expected.fill, (1, 0), "scan.nii.gz")
+
+
+def test_what_a_scan_looks_like_is_kept_and_measured_where_it_was_not(
+    case: Case, tmp_path: Path, reads: list[Path]
+) -> None:
+    cache = cache_of(tmp_path)
+    cache.prepare(case, 0)
+    scan = toy_scan(0, 1)
+    assert cache.appearance(0) == appearance(scan.array, scan.ijk_to_ras, "zscore")
+    path = next((tmp_path / "cache").iterdir())
+    facts = torch.load(path, weights_only=True)
+    del facts["appearance"]  # as an earlier version wrote it
+    torch.save(facts, path)
+    cache.prepare(case, 0)
+    assert cache.appearance(0) is not None
+    assert len(reads) == 2
 
 
 def test_voxels_are_mapped_and_not_in_memory(tmp_path: Path) -> None:
@@ -152,7 +169,7 @@ def test_an_interruption_while_writing_leaves_no_file(
 
 
 def test_an_unreadable_volume_and_an_empty_one_are_named(case: Case, tmp_path: Path) -> None:
-    with pytest.raises(TonnoError, match=r"scan\.nii\.gz: after --intensity all of it equals"):
+    with pytest.raises(TonnoError, match=r"scan\.nii\.gz: after `intensity` all of it equals"):
         cache_of(tmp_path, intensity="window:5000:6000").prepare(case, 0)
     case.volume.write_bytes(case.volume.read_bytes()[:500])
     with pytest.raises(TonnoError, match=r"scan\.nii\.gz: truncated"):

@@ -76,7 +76,7 @@ def test_a_bundle_that_finds_the_lesion(manifest: Path, tmp_path: Path) -> None:
 def test_without_negative_validation_scans_there_is_a_bundle_without_thresholds(tmp_path: Path) -> None:
     summary = run(write_toy_set(tmp_path / "toy", train=2, val=0), tmp_path / "model", options={"steps": 3})
     assert load_bundle(tmp_path / "model").spec.thresholds == {}
-    assert "nothing calibrated, --threshold auto will be Otsu's" in summary
+    assert "nothing calibrated, `threshold` auto will be Otsu's" in summary
 
 
 @pytest.mark.usefixtures("uncalibrated")
@@ -161,9 +161,9 @@ def test_an_interrupted_run_goes_on_by_resume_alone(
         with pytest.raises(TrainingInterrupted):
             run(manifest, tmp_path / "model", resume=True)  # there is nothing yet to resume
     assert not (tmp_path / "model").exists()
-    with pytest.raises(TonnoError, match="holds the checkpoint of such a run; give --resume to go on"):
+    with pytest.raises(TonnoError, match="holds the checkpoint of such a run; give `resume` to go on"):
         run(manifest, tmp_path / "model")
-    with pytest.raises(TonnoError, match=r"is of another run, with seed 0, now 1; choose another --run"):
+    with pytest.raises(TonnoError, match=r"is of another run, with seed 0, now 1; choose another `run`"):
         run(manifest, tmp_path / "model", resume=True, options={"seed": 1})
     run(manifest, tmp_path / "model", resume=True)
     assert same_weights(load_bundle(tmp_path / "model").weights, load_bundle(tmp_path / "whole").weights)
@@ -189,7 +189,7 @@ def test_a_failing_calibration_loses_no_training(
 @pytest.mark.usefixtures("uncalibrated")
 def test_overwriting_begins_again(manifest: Path, tmp_path: Path) -> None:
     run(manifest, tmp_path / "model")
-    with pytest.raises(TonnoError, match="exists already; choose another name or give --overwrite"):
+    with pytest.raises(TonnoError, match="exists already; choose another name or give `overwrite`"):
         run(manifest, tmp_path / "model")
     run(manifest, tmp_path / "model", overwrite=True, options={"steps": 3})
     assert load_bundle(tmp_path / "model").spec.training["settings"]["steps"] == 3
@@ -204,16 +204,16 @@ def test_overwriting_begins_again(manifest: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stage": 9}, "--stage 9 does not exist in this encoder, expected 1 to 4"),
+        ({"stage": 9}, "`stage` 9 does not exist in this encoder, expected 1 to 4"),
         ({"options": {"encoder": "resnet10x"}}, "'resnet10x' is not a timm model"),
         ({"options": {"encoder": "inception_v3"}}, "inception_v3 cannot take slices of 32 x 32 pixels"),
-        ({"options": {"intensity": "log"}}, "--intensity 'log'"),
-        ({"options": {"learning_rate": float("nan")}}, "--learning-rate is nan, expected a number between 0 and 10"),
-        ({"options": {"device": "tpu"}}, "--device 'tpu' is unknown"),
-        ({"options": {"precision": "int8"}}, "--precision 'int8' is unknown"),
+        ({"options": {"intensity": "log"}}, "`intensity` 'log'"),
+        ({"options": {"learning_rate": float("nan")}}, "`learning_rate` is nan, expected a number between 0 and 10"),
+        ({"options": {"device": "tpu"}}, "`device` 'tpu' is unknown"),
+        ({"options": {"precision": "int8"}}, "`precision` 'int8' is unknown"),
         ({"options": {"weights": "absent.pth"}}, r"absent\.pth: no such file"),
-        ({"options": {"freeze": 6}}, "--freeze 6: test_resnet has 6 stages with its last layer"),
-        ({"resume": True, "overwrite": True}, "--resume and --overwrite: expected one of them"),
+        ({"options": {"freeze": 6}}, "`freeze` 6: test_resnet has 6 stages with its last layer"),
+        ({"resume": True, "overwrite": True}, "`resume` and `overwrite`: expected one of them"),
     ],
 )
 def test_what_needs_no_volume_is_said_before_any_is_read(
@@ -229,12 +229,12 @@ def test_an_output_or_a_run_that_is_something_else_is_said_before_training(manif
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     for overwrite in (False, True):
-        with pytest.raises(TonnoError, match="--output"):
+        with pytest.raises(TonnoError, match="`output`"):
             run(manifest, tmp_path / "mine", overwrite=overwrite)
-        with pytest.raises(TonnoError, match=r"--run .*mine: is a folder of something else \(no run.json\)"):
+        with pytest.raises(TonnoError, match=r"`run` .*mine: is a folder of something else \(no run.json\)"):
             run(manifest, tmp_path / "model", run=tmp_path / "mine", overwrite=overwrite)
     for place in (tmp_path / "model", tmp_path / "model" / "run"):
-        with pytest.raises(TonnoError, match=r"lies in --output .*model, which holds the model alone"):
+        with pytest.raises(TonnoError, match=r"lies in `output` .*model, which holds the model alone"):
             run(manifest, tmp_path / "model", run=place)
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "notes.txt"]
 

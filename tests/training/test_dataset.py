@@ -105,7 +105,7 @@ def test_intensities_beyond_half_precision_stay_finite() -> None:
 
 def test_a_window_that_shows_nothing_is_refused() -> None:
     prepared = prepare_volume(toy_scan(0, 1), frame="physical", intensity="window:5000:6000", slice_size=16)
-    with pytest.raises(TonnoError, match="after --intensity all of it equals the space outside"):
+    with pytest.raises(TonnoError, match="after `intensity` all of it equals the space outside"):
         volume_of(prepared)
 
 

@@ -89,9 +89,9 @@ def test_an_unreadable_volume_ends_all_processes_and_is_named(tmp_path: Path) ->
 def test_a_batch_that_cannot_be_shared_alike_is_refused() -> None:
     check_shares(1, 4, "batch")
     check_shares(2, 4, "frozen-batch")
-    with pytest.raises(TonnoError, match=r"^--volumes-per-batch is 4, expected a multiple of the 3 processes$"):
+    with pytest.raises(TonnoError, match=r"^`volumes_per_batch` is 4, expected a multiple of the 3 processes$"):
         check_shares(3, 4, "group")
-    with pytest.raises(TonnoError, match=r"^--norm batch takes its statistics from a whole batch, which several"):
+    with pytest.raises(TonnoError, match=r"^`norm` batch takes its statistics from a whole batch, which several"):
         check_shares(2, 4, "batch")
 
 

@@ -53,6 +53,11 @@ def test_the_record_says_what_was_done(trained: TrainedModel) -> None:
     assert record["settings"]["seed"] == 0
     counts = {"train": {"positive": 2, "negative": 2}, "val": {"positive": 1, "negative": 1}}
     assert record["volumes"] == {split: {"finding": one} for split, one in counts.items()}
+    images = record["images"]  # of the four training scans: 16 voxels of 4 mm, a head of 7 voxels' radius
+    assert (images["volumes"], images["intensity"], images["pixel_mm"]) == (4, "zscore", spec.pixel_mm)
+    assert images["coarsest_spacing_mm"] == [4.0, 4.0]
+    assert images["extent_mm"] == [64.0, 64.0]
+    assert images["foreground_mm"] == pytest.approx([52.0, 52.0])  # between the outermost voxels' centres
     assert record["seconds"] >= record["seconds_in_steps"] > 0
     assert (record["processes"], record["threads"]) == (1, torch.get_num_threads())
     assert not any("/" in str(value) for value in record["settings"].values())  # no path, no name of a patient
@@ -224,7 +229,7 @@ def test_a_loss_that_is_no_number_names_the_batchs_files(manifest: Path, tmp_pat
     files = message.partition("slices of ")[2].partition(";")[0].split(", ")
     assert set(files) <= {f"{i}.nii.gz" for i in range(4)}
     assert files
-    assert message.endswith("; lower --learning-rate, or look at these volumes")
+    assert message.endswith("; lower `learning_rate`, or look at these volumes")
 
 
 def test_the_checkpoint_before_a_loss_that_is_no_number_is_sound(
@@ -247,5 +252,5 @@ def test_the_checkpoint_before_a_loss_that_is_no_number_is_sound(
 
 
 def test_a_volume_that_the_window_leaves_empty_is_named(manifest: Path, tmp_path: Path) -> None:
-    with pytest.raises(TonnoError, match=r"[0-3]\.nii\.gz: after --intensity all of it equals"):
+    with pytest.raises(TonnoError, match=r"[0-3]\.nii\.gz: after `intensity` all of it equals"):
         train_toy(manifest, tmp_path / "run", intensity="window:5000:6000")

@@ -125,7 +125,7 @@ def test_frozen_stages_and_batch_norms_need_no_gradient() -> None:
 
 
 def test_more_frozen_stages_than_there_are() -> None:
-    with pytest.raises(TonnoError, match="--freeze 6: test_resnet has 6 stages with its last layer"):
+    with pytest.raises(TonnoError, match="`freeze` 6: test_resnet has 6 stages with its last layer"):
         parameter_groups(*model_of(freeze=6))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import torch
 
 from tests.networks import write_random_bundle
 from tests.training.toy import write_toy_set
+from tonno_core import calibration
 from tonno_core.encoding.bundle import load_bundle
 from tonno_core.errors import TonnoError
 from tonno_core.reconstruction import reconstruct
-from tonno_core.settings import METHODS, Variant
-from tonno_core.training.recalibration import recalibrate
+from tonno_core.settings import METHODS, PRESETS, Variant
+from tonno_core.training.recalibration import complete, recalibrate
 from tonno_core.volume.io import read_volume
 from tonno_core.workflow import segment
 
@@ -117,11 +119,34 @@ def test_several_classes_have_thresholds_of_their_own(home: Path, tmp_path: Path
     assert thresholds["matched-cam"]["threshold"] != thresholds["matched-cam/b"]["threshold"]
 
 
+def test_what_an_earlier_version_did_not_measure_is_added_and_nothing_else_changes(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"methods": ("matched-cam", "slicewise-cam"), "filter": "hann", "smooth_mm": 3.0, **PLANES}
+    run(home, tmp_path / "old", options=asked, stages=(3,))
+    before = load_bundle(tmp_path / "old").spec
+    assert "images" not in before.training
+    monkeypatch.setattr(calibration, "CALIBRATED_PRESETS", ("fast", "balanced"))
+    monkeypatch.setitem(PRESETS, "fast", {"slices": 6, "directions": 3})
+    monkeypatch.setitem(PRESETS, "balanced", {**PLANES, "directions": 5})
+    options = {"device": "cpu", "precision": "float32", "progress": False}
+    summary = complete(tmp_path / "old", home / "manifest.csv", tmp_path / "new", **options)
+    after = load_bundle(tmp_path / "new").spec
+    assert "  6 slices in each of 3 directions: threshold " in summary
+    counts = {method: len(record.pop("other_planes", [])) for method, record in after.thresholds.items()}
+    assert counts == {"matched-cam": 2, "slicewise-cam": 1}  # which has no directions
+    images = after.training.pop("images")
+    assert images["volumes"] == 2  # of split train
+    assert json.loads(json.dumps(dataclasses.asdict(after))) == json.loads(json.dumps(dataclasses.asdict(before)))
+    with pytest.raises(TonnoError, match=r"model: has no thresholds to complete"):
+        complete(home / "model", home / "manifest.csv", tmp_path / "none", **options)
+
+
 def test_mistakes_are_told_before_anything_is_computed(home: Path, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(TonnoError, match="there"):
         run(home, tmp_path / "there")
-    with pytest.raises(TonnoError, match="--stage 9 does not exist in this encoder, expected 1 to"):
+    with pytest.raises(TonnoError, match="`stage` 9 does not exist in this encoder, expected 1 to"):
         run(home, tmp_path / "new", stages=(9,))
     lines = (home / "manifest.csv").read_text(encoding="utf-8").splitlines()
     (home / "positive.csv").write_text("\n".join(line for line in lines if ",0," not in line), encoding="utf-8")

@@ -87,7 +87,7 @@ def test_ctrl_c_in_any_step(
         train_toy(manifest, run, **whole[0])
     assert str(caught.value) == (
         f"interrupted after step {step + 1} of {STEPS}; {run / 'checkpoint.pt'} holds it, "
-        "the same command with --resume goes on"
+        "the same command with `resume` goes on"
     )
     assert torch.load(run / "checkpoint.pt", weights_only=True)["step"] == step + 1
     check(manifest, run, whole)
@@ -199,7 +199,7 @@ def test_a_checkpoint_is_a_weights_file_of_the_averaged_weights(whole: Whole, ma
 def test_a_checkpoint_that_does_not_fit_is_said(manifest: Path, tmp_path: Path) -> None:
     folder = run_folder(manifest, tmp_path / "run")
     folder.save({"model": {"w": torch.ones(1)}, "step": 1})
-    with pytest.raises(TonnoError, match=r"checkpoint\.pt: does not fit this run \(.*\); give --overwrite") as caught:
+    with pytest.raises(TonnoError, match=r"checkpoint\.pt: does not fit this run \(.*\); give `overwrite`") as caught:
         train_toy(manifest, tmp_path / "run")
     assert "\n" not in str(caught.value)
 

@@ -17,7 +17,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.training.run_folder import RunFolder
 
 STATE = {"model": {"w": torch.ones(2)}, "step": 3}
-ADVICE = "choose another --run, or give --overwrite to begin again"
+ADVICE = "choose another `run`, or give `overwrite` to begin again"
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_checkpoint_comes_back(run: Path, manifest: Path) -> None:
 def test_a_run_that_was_begun_is_not_begun_again_unasked(run: Path, manifest: Path) -> None:
     message = refused(folder_of(run, manifest))
     assert message == (
-        f"--run {run}: holds the checkpoint of such a run; give --resume to go on, or --overwrite to begin again"
+        f"`run` {run}: holds the checkpoint of such a run; give `resume` to go on, or `overwrite` to begin again"
     )
 
 
@@ -166,7 +166,7 @@ def test_a_checkpoint_that_is_none_of_this_run_is_said(kind: str, run: Path, man
         shutil.copy(other.checkpoint, checkpoint)
     message = refused(folder_of(run, manifest), resume=True)
     assert message.startswith(f"{checkpoint}: ")
-    assert "give --overwrite to begin again" in message
+    assert "give `overwrite` to begin again" in message
     if kind == "of another run":
         assert "with learning-rate 0.5, now 0.001" in message
 

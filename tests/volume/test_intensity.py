@@ -39,7 +39,7 @@ def test_specs_are_parsed() -> None:
 def test_wrong_specs_name_the_option(spec: str) -> None:
     with pytest.raises(TonnoError) as caught:
         parse_intensity(spec)
-    assert str(caught.value).startswith(f"--intensity {spec!r}: expected none, zscore or window:LO:HI")
+    assert str(caught.value).startswith(f"`intensity` {spec!r}: expected none, zscore or window:LO:HI")
     assert "\n" not in str(caught.value)
     with pytest.raises(TonnoError):
         normalise(ARRAY, EVERYWHERE, spec)
@@ -78,7 +78,7 @@ def test_zscore_of_a_ct_stays_precise() -> None:
 @pytest.mark.parametrize("threshold", [1, 5])
 def test_zscore_without_contrast(threshold: float) -> None:
     array = np.array([[[0, 2, 2]]], dtype=np.float32)
-    with pytest.raises(TonnoError, match=r"--intensity zscore: the [02] foreground voxels have no contrast"):
+    with pytest.raises(TonnoError, match=r"`intensity` zscore: the [02] foreground voxels have no contrast"):
         normalise(array, array > threshold, "zscore")
 
 

@@ -250,7 +250,7 @@ def test_nonfinite_voxels_are_counted_and_replaced_only_on_request(tmp_path: Pat
     write_volume(Volume(array, OBLIQUE), tmp_path / "a.nrrd")
     message = one_line(tmp_path / "a.nrrd")
     assert "3 of 210 voxels are NaN or infinite" in message
-    assert "--replace-nonfinite" in message
+    assert "`replace_nonfinite`" in message
 
     found = read_volume(tmp_path / "a.nrrd", replace_nonfinite=True).array
     assert (found[0, 0, :3] == array.flat[3:].min()).all()

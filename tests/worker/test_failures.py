@@ -29,7 +29,7 @@ def caused(cause: Exception) -> TonnoError:
         (MissingPackage("No module named 'timm'"), "missing-package", "timm"),
         (NotKept("another stage needs a new run"), "not-kept", "stage"),
         (ProtocolError("the field 'model' is missing"), "protocol", "model"),
-        (TonnoError("--stage 9 does not exist"), "user", "--stage 9"),
+        (TonnoError("`stage` 9 does not exist"), "user", "`stage` 9"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), "out-of-memory", "memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: no"), "out-of-memory", "memory"),
         (RuntimeError("MPS backend out of memory"), "out-of-memory", "memory"),

@@ -102,3 +102,15 @@ def test_a_cancel_ends_a_long_write_and_leaves_nothing(tmp_path: Path) -> None:
     thread.join()
     assert recorder.kinds == ["cancelled"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_an_earlier_request_did_does_not_count_for_the_time_that_is_left() -> None:
+    recorder = Recorder()
+    job = Job(5, {}, recorder)
+    job.step("reconstructing", 900, 1000)
+    assert recorder.events[-1][1] == {**recorder.events[-1][1], "done": 900, "total": 1000, "remaining_s": None}
+    time.sleep(0.2)
+    job.progress(950, 1000)
+    fields = recorder.events[-1][1]
+    # As many are left as were done since: not a nineteenth of the time.
+    assert fields["remaining_s"] == pytest.approx(fields["elapsed_s"], rel=0.05)

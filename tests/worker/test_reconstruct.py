@@ -56,6 +56,29 @@ def test_the_result_is_that_of_a_direct_call(client: EngineClient, volume: Volum
     assert found["model"]["sha256"] == load_bundle(bundle).spec.sha256
 
 
+def test_a_threshold_says_for_which_planes_it_is(client: EngineClient, volume: Volume, tmp_path: Path) -> None:
+    other = {"threshold": 0.5, "noise_floor": 0.1, "settings": {"slices": 16, "directions": 4}}
+    record = {
+        "threshold": 0.25, "noise_floor": 0.05, "settings": {"slices": 24, "directions": 6}, "other_planes": [other],
+    }  # fmt: skip
+    model = write_random_bundle(tmp_path / "model", thresholds={"tonno": record})
+
+    def threshold(slices: int, directions: int, **more: Any) -> Event:
+        options = {"slices": slices, "directions": directions, "methods": ["tonno"]}
+        found = answer(client, client.submit("reconstruct", **fields(client, volume, model, options=options, **more)))
+        return found["heatmaps"]["tonno"]["threshold"]
+
+    own, small, between = threshold(24, 6), threshold(16, 4), threshold(20, 4)
+    assert (own["threshold"], own["source"], own["note"]) == (0.25, "calibrated", "")
+    assert (small["threshold"], small["noise_floor"], small["source"]) == (0.5, 0.1, "calibrated")
+    assert (small["planes"]["slices"], small["planes"]["directions"]) == (16, 4)
+    assert between["source"] == "scaled"
+    assert 0.25 < between["threshold"] < 0.5
+    assert between["calibrated_planes"]["slices"] in (16, 24)
+    zoomed = threshold(16, 4, roi=box_around([5, -4, 3], [15, 15, 15]), zoom=True)
+    assert (zoomed["threshold"], zoomed["source"], zoomed["changed"]) == (0.5, "unscaled", ["scale"])
+
+
 def test_profiles_lie_where_their_planes_do(client: EngineClient, volume: Volume) -> None:
     """Pixel-sum of one bright voxel: each profile has its peak at the voxel's distance along the normal."""
     array = np.zeros_like(volume.array)

@@ -68,7 +68,7 @@ def test_a_zoomed_run_is_refined_on_its_own_planes(
     settings = combine(defaults=bundle.spec.defaults, explicit=asked["options"])
     ready = prepare_model(bundle, settings, "cpu", "float32")
     # The planes are those of the first filter, so the oracle is a projection by it.
-    projected = project(volume, ready, settings, region=REGION, zoom=True, keep=True)
+    (projected,) = project(volume, ready, settings, region=REGION, zoom=True, keep=True)
     settings = replace(settings, **{**changes, "methods": tuple(changes["methods"])})
     expected = projected.finish(resolve(None, settings, ready), settings, Timings())
     for method in changes["methods"]:
@@ -102,9 +102,9 @@ def test_zoom_and_its_region_belong_to_what_is_kept(client: EngineClient, volume
     ("more", "kind", "words"),
     [
         ({}, "protocol", "'zoom' is true without a region"),
-        ({"roi": BOX, "options": {"radius_mm": 50.0}}, "user", "--zoom and --radius-mm both determine the ball"),
-        ({"roi": BOX, "options": {"frame": "normalized"}}, "user", "--zoom has no meaning with --frame normalized"),
-        ({"roi": BOX, "options": {"slices": 8, "filter": "hann"}}, "user", "too few for --zoom by this filter"),
+        ({"roi": BOX, "options": {"radius_mm": 50.0}}, "user", "`zoom` and `radius_mm` both determine the ball"),
+        ({"roi": BOX, "options": {"frame": "normalized"}}, "user", "`zoom` has no meaning with `frame` normalized"),
+        ({"roi": BOX, "options": {"slices": 8, "filter": "hann"}}, "user", "too few for `zoom` by this filter"),
     ],
 )
 def test_a_zoom_that_cannot_be_is_refused(

@@ -24,7 +24,7 @@ from tonno_core.encoding.bundle import Bundle, BundleSpec, load_bundle
 from tonno_core.encoding.classifier import create_model
 from tonno_core.encoding.ready import ReadyModel, prepare_model
 from tonno_core.output import check_output, output_folder
-from tonno_core.reconstruction.run import CPU_BATCH, GPU_BATCH
+from tonno_core.reconstruction.passes import CPU_BATCH, GPU_BATCH
 from tonno_core.settings import ReconstructionSettings, combine
 from tonno_core.volume.io import read_volume
 from tonno_core.volume.volume import Volume
@@ -174,7 +174,7 @@ class _Comparisons:
         spread = {name: Spread(tuple(values)) for name, values in self._seconds.items()}
         settings, task = self._settings, self._task
         what = (
-            "one grid_sample per direction, float32, nothing folded or skipped, every voxel; ToNNO with --grid volume, "
+            "one grid_sample per direction, float32, nothing folded or skipped, every voxel; ToNNO with grid volume, "
             f"M = {settings.slices}, L = {settings.directions}, {self._ready.slice_size} px, "
             f"engine in {_precision(self._ready)}"
         )

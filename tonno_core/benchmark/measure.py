@@ -107,7 +107,7 @@ def run_whole(volume: Volume, ready: ReadyModel, settings: ReconstructionSetting
     found: list[Reconstruction] = []
 
     def action() -> None:
-        projected = project(volume, ready, settings, timings=timings)
+        (projected,) = project(volume, ready, settings, timings=timings)
         found.append(projected.finish(resolve(None, settings, ready), settings, timings))
 
     total = seconds(action)
@@ -133,7 +133,7 @@ def run_previewed(volume: Volume, ready: ReadyModel, settings: ReconstructionSet
     shown: list[tuple[float, int]] = []
     timings, start = Timings(), timer()
     control = Control(preview=lambda one: shown.append((timer() - start, one.directions)))
-    projected = project(volume, ready, settings, control=control, timings=timings)
+    (projected,) = project(volume, ready, settings, control=control, timings=timings)
     projected.finish(resolve(None, settings, ready), settings, timings)
     total = timer() - start
     first, directions = shown[0] if shown else (None, 0)

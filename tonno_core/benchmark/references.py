@@ -30,8 +30,8 @@ def plain_reference(path: Path = PLAIN) -> Any:
     """The function `plain_tonno`. It is no part of the package: TonnoError where there is no source checkout."""
     if not path.is_file():
         raise TonnoError(
-            f"--compare: {path} is missing; the plain reference is in the repository, not in the package: "
-            "run tonno from a clone (pip install --editable .)"
+            f"`compare`: {path} is missing; the plain reference is in the repository, not in the package: "
+            "run tonno from a clone (pip install -e .)"
         )
     name = "tonno_benchmarks_plain"
     if name not in sys.modules:
@@ -120,7 +120,7 @@ def pyepri_inversion(task: InversionTask) -> Callable[[], _Array]:
         from pyepri import backends, processing
     except ImportError:
         raise TonnoError(
-            "--compare: the package pyepri is not installed; it is in the extra 'test': pip install pyepri"
+            "`compare`: the package pyepri is not installed; it is in the extra 'test': pip install pyepri"
         ) from None
     step = 2.0 / (task.slices - 1)
     line = 1.5 * step

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from tqdm import tqdm
 
 from tonno_core.errors import TonnoError, is_out_of_memory
+from tonno_core.options import as_options
 from tonno_core.output import check_output, write_json
 
 SETTINGS_NAME = "settings.json"
@@ -81,7 +82,7 @@ class CasesFolder(ABC):
             for name in own:  # what failed is tried again
                 self._failure(name).unlink(missing_ok=True)
         except OSError as error:
-            raise TonnoError(f"--output {self.path}: cannot be written ({error.strerror or error})") from error
+            raise TonnoError(f"`output` {self.path}: cannot be written ({error.strerror or error})") from error
 
     def fail(self, name: str, reason: str) -> None:
         """Keep why a case could not be done."""
@@ -111,11 +112,11 @@ class CasesFolder(ABC):
     def _require_same(self, content: Mapping[str, Any]) -> None:
         """Raise TonnoError if the folder holds another run, or something else."""
         path = self.path / SETTINGS_NAME
-        advice = "choose another folder, or give --overwrite"
+        advice = "choose another folder, or give `overwrite`"
         if not path.is_file():
             # Hidden files are no results: such as what another process is writing.
             if self.path.is_dir() and any(not file.name.startswith(".") for file in self.path.iterdir()):
-                raise TonnoError(f"--output {self.path}: holds other files and no {self.kind}; {advice}")
+                raise TonnoError(f"`output` {self.path}: holds other files and no {self.kind}; {advice}")
             return
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
@@ -123,7 +124,7 @@ class CasesFolder(ABC):
             raise TonnoError(f"{path}: not readable as JSON ({error}); {advice}") from error
         different = _difference(found, content)
         if different:
-            raise TonnoError(f"--output {self.path}: holds another {self.kind}: {different}; {advice}")
+            raise TonnoError(f"`output` {self.path}: holds another {self.kind}: {different}; {advice}")
 
 
 def run_cases(
@@ -142,7 +143,7 @@ def run_cases(
             except Exception as error:
                 if not isinstance(error, (TonnoError, OSError)) and not is_out_of_memory(error):
                     raise
-                folder.fail(task.name, " ".join(str(error).split()) or type(error).__name__)
+                folder.fail(task.name, as_options(" ".join(str(error).split())) or type(error).__name__)
             bar.update(done - bar.n)
 
 

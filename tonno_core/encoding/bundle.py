@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +16,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from tonno_core.calibration import ModelThreshold, is_threshold, threshold_for, threshold_key
 from tonno_core.encoding.classifier import Classifier, create_model, try_slice
 from tonno_core.encoding.normalization import NORM_KINDS, NormKind
 from tonno_core.encoding.weights import StateDict, load_exactly, read_weights
-from tonno_core.errors import TonnoError, first_line
+from tonno_core.errors import TonnoError, first_line, plain
 from tonno_core.output import check_output, output_folder
 from tonno_core.settings import (
     METHODS,
@@ -45,8 +46,9 @@ class BundleSpec:
     of the training slices, None where the classifier saw no physical scale. intensity: ``none``,
     ``zscore`` or ``window:LO:HI``. frame: ``physical`` or ``normalized``. defaults: settings of a
     reconstruction by name (slices, directions, stage, ...). thresholds: method (for a class other than the
-    first: ``method/class``) to a record whose ``threshold`` is the default for ``--threshold auto``, and
-    whose ``settings`` hold the stage, filter, sigma_scale and smooth_mm that suit the method. calibration:
+    first: ``method/class``) to a record whose ``threshold`` is the default for ``--threshold auto``, whose
+    ``settings`` hold the stage, filter, sigma_scale and smooth_mm that suit the method and the planes that the
+    threshold is for, and whose ``other_planes`` are records for others. calibration:
     a record of each variant that was tried: class, the fields of a `Variant`, its own threshold. training:
     how the weights came about. about: what a person should know (finding, modality, licence, data).
     sha256: of the weights.
@@ -101,23 +103,26 @@ class BundleSpec:
         """The calibration's record of just this variant (its stage given) for a class, None where it has none."""
         return self.tried(class_name).get(variant.canonical())
 
-    def record_of(self, variant: Variant, class_name: str | None = None) -> dict[str, Any] | None:
-        """As `record`, with the threshold of just this variant and its settings where the calibration tried it."""
-        record, tried = self.record(variant.method, class_name), self.candidate(variant, class_name)
-        if record is None or tried is None:
-            return record
-        own = {name: tried[name] for name in choices_of(variant.method)}
-        return {**record, **tried, "settings": {**record.get("settings", {}), **own}}
+    def threshold_for(
+        self, variant: Variant, settings: ReconstructionSettings, *, zoom: bool = False
+    ) -> ModelThreshold | None:
+        """The threshold of a heatmap that is made by a variant (its stage given), see `calibration.threshold_for`."""
+        if settings.slice_size == self.slice_size:
+            settings = dataclasses.replace(settings, slice_size=None)
+        return threshold_for(
+            self.thresholds,
+            variant.method,
+            settings,
+            classes=self.classes,
+            variant=variant,
+            tried=self.candidate(variant, settings.class_name),
+            zoom=zoom,
+        )
 
 
 def _variant_in(record: Mapping[str, Any]) -> Variant:
     names = [field.name for field in dataclasses.fields(Variant)]
     return Variant(**{name: record[name] for name in names if name in record}).canonical()
-
-
-def threshold_key(method: str, class_name: str | None, classes: tuple[str, ...]) -> str:
-    """Where ``thresholds`` holds a method's record: ``method`` for the first class, ``method/class`` for others."""
-    return method if class_name in (None, classes[0]) else f"{method}/{class_name}"
 
 
 @dataclass(frozen=True)
@@ -199,6 +204,19 @@ def save_bundle(
     return spec
 
 
+def save_description(
+    path: str | os.PathLike[str], spec: BundleSpec, bundle: Bundle, *, overwrite: bool = False
+) -> BundleSpec:
+    """Write a bundle with the weights of another, to the last bit; else as `save_bundle`."""
+    folder = Path(path)
+    check_can_write(folder, overwrite=overwrite)
+    spec = dataclasses.replace(spec, sha256=bundle.spec.sha256)
+    with output_folder(folder, overwrite=overwrite) as temporary:
+        shutil.copyfile(bundle.path / WEIGHTS_NAME, temporary / WEIGHTS_NAME)
+        (temporary / SPEC_NAME).write_text(_as_json(spec), encoding="utf-8")
+    return spec
+
+
 def _as_json(spec: BundleSpec) -> str:
     """For people: one line for each of the hundreds of variants that a calibration tries, at the end."""
     data = dataclasses.asdict(spec)
@@ -219,7 +237,7 @@ def check_can_write(folder: Path, *, overwrite: bool) -> None:
     """Raise TonnoError if a bundle may not be written here (asked before hours of training)."""
     check_output(folder, overwrite=overwrite)
     if folder.exists() and not (folder / SPEC_NAME).is_file() and any(folder.iterdir()):
-        raise TonnoError(f"--output {folder}: is a folder of something else (no {SPEC_NAME}); choose another name")
+        raise TonnoError(f"`output` {folder}: is a folder of something else (no {SPEC_NAME}); choose another name")
 
 
 def _sha256(path: Path) -> str:
@@ -256,7 +274,7 @@ _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
     "classes": ((list,), "a list of different names"),
     "norm": ((str,), f"one of {', '.join(NORM_KINDS)}"),
     "slice_size": ((int,), "a number of pixels from 8"),
-    "pixel_mm": ((float, int, type(None)), "millimetres between 0 and 100, or null"),
+    "pixel_mm": ((float, int, type(None)), "millimeters between 0 and 100, or null"),
     "intensity": ((str,), "none, zscore or window:LO:HI"),
     "frame": ((str,), "physical or normalized"),
     "defaults": ((dict,), "an object"),
@@ -279,8 +297,8 @@ def _checked(data: dict[str, Any], path: Path) -> BundleSpec:
     require(data["norm"] in NORM_KINDS, "norm")
     require(data["slice_size"] >= 8, "slice_size")
     require(data["pixel_mm"] is None or 0 < data["pixel_mm"] < 100, "pixel_mm")
-    require(all(_is_threshold(record) for record in data["thresholds"].values()), "thresholds")
-    require(all(_is_threshold(record) for record in data["calibration"]), "calibration")
+    require(all(is_threshold(record) for record in data["thresholds"].values()), "thresholds")
+    require(all(is_threshold(record) for record in data["calibration"]), "calibration")
     require(data["frame"] in ("physical", "normalized"), "frame")
     try:
         parse_intensity(data["intensity"])
@@ -289,31 +307,24 @@ def _checked(data: dict[str, Any], path: Path) -> BundleSpec:
     try:
         combine(defaults=data["defaults"], explicit={})
     except TonnoError as error:
-        raise TonnoError(f"{path}: key 'defaults': {error}") from error
+        raise TonnoError(f"{path}: key 'defaults': {plain(error)}") from error
     for key, record in data["thresholds"].items():
         method, chosen = key.partition("/")[0], record.get("settings", {})
         try:
             if method in METHODS:
                 Variant(method, **{name: chosen[name] for name in choices_of(method) if name in chosen})
         except TonnoError as error:
-            raise TonnoError(f"{path}: key 'thresholds', {key}: {error}") from error
+            raise TonnoError(f"{path}: key 'thresholds', {key}: {plain(error)}") from error
     for number, record in enumerate(data["calibration"]):
         try:
             if record.get("method") in METHODS:
                 _variant_in(record)
         except (TonnoError, TypeError) as error:
-            raise TonnoError(f"{path}: key 'calibration', record {number + 1}: {first_line(error)}") from error
+            raise TonnoError(f"{path}: key 'calibration', record {number + 1}: {plain(first_line(error))}") from error
     known = {f.name for f in dataclasses.fields(BundleSpec)}
     values: dict[str, Any] = {name: value for name, value in data.items() if name in known}
     values["classes"] = tuple(values["classes"])
     return BundleSpec(**values)
-
-
-def _is_threshold(record: object) -> bool:
-    if not isinstance(record, dict) or not isinstance(record.get("settings", {}), dict):
-        return False
-    value = record.get("threshold")
-    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def make_bundle(
@@ -334,11 +345,11 @@ def make_bundle(
     check_can_write(output, overwrite=overwrite)
     parse_intensity(intensity)
     if not all(classes) or len(set(classes)) != len(classes):
-        raise TonnoError(f"--classes '{','.join(classes)}': expected different names separated by commas")
+        raise TonnoError(f"`classes` '{','.join(classes)}': expected different names separated by commas")
     torch.manual_seed(seed)
     model = create_model(encoder, channels=channels, classes=len(classes), norm=norm, slice_size=slice_size)
     if weights != "none":
-        load_exactly(model, read_weights(Path(weights)), f"--weights {weights}")
+        load_exactly(model, read_weights(Path(weights)), f"`weights` {weights}")
     spec = BundleSpec(
         encoder=encoder,
         channels=channels,

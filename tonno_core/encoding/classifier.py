@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tonno_core.encoding.cam import activation_map, gradients_at
-from tonno_core.encoding.encoder import check_finite
+from tonno_core.encoding.encoder import ClassMaps, check_finite
 from tonno_core.encoding.normalization import NormKind, fold_batch_norm, to_group_norm
 from tonno_core.errors import TonnoError, first_line
 from tonno_core.settings import CamKind
@@ -44,8 +44,8 @@ def create_model(
                 f"encoder {name} cannot be made for {channels} channels and slices of {slice_size} pixels ({reason})"
             ) from error
         raise TonnoError(
-            f"--weights imagenet: the weights of {name} could not be fetched ({reason}); "
-            "on a machine without internet give --weights FILE"
+            f"`weights` imagenet: the weights of {name} could not be fetched ({reason}); "
+            "on a machine without internet give `weights` FILE"
         ) from error
     if norm == "group":
         to_group_norm(model)
@@ -97,7 +97,7 @@ def try_slice(encoder: Classifier, size: int, name: str) -> None:
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # as models refuse
         raise TonnoError(
             f"encoder {name} cannot take slices of {size} x {size} pixels ({first_line(error)}); "
-            "choose another --slice-size"
+            "choose another `slice_size`"
         ) from error
 
 
@@ -178,7 +178,7 @@ class Classifier:
         except Exception as error:  # of the compiler, of the network that cannot be traced
             self.model.forward_features = plain
             raise TonnoError(
-                f"--compile: torch.compile does not work for this encoder here ({first_line(error)}); leave it out"
+                f"`compiled`: torch.compile does not work for this encoder here ({first_line(error)}); leave it out"
             ) from error
 
     @property
@@ -205,25 +205,26 @@ class Classifier:
         return self._head(features)
 
     def cam(
-        self, slices: torch.Tensor, class_index: int, stages: tuple[int, ...], kind: CamKind
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """``B V U`` to logits ``B K`` and maps ``B h w`` of one class at some stages (1 is the finest).
+        self, slices: torch.Tensor, asked: Collection[tuple[int, int]], kind: CamKind
+    ) -> tuple[torch.Tensor, ClassMaps]:
+        """``B V U`` to logits ``B K``, and maps ``B h w`` by class index and stage (1 is the finest).
 
-        One forward pass, and one backward pass to the finest stage whose gradient is not constant. Raises
-        TonnoError at a stage on which the logit does not depend.
+        One forward pass, and for each class one backward pass to the finest stage whose gradient is not constant.
+        Raises TonnoError at a stage on which the logit does not depend.
         """
-        constant = {stage: self._known_gradient(slices.shape[-1], class_index, stage) for stage in stages}
-        varying = [stage for stage in stages if constant[stage] is None]
+        constant = {key: self._known_gradient(slices.shape[-1], *key) for key in asked}
+        varying = [key for key in asked if constant[key] is None]
+        stages = {stage for _, stage in asked}
         if varying:
-            logits, activations, gradients = self._forward_backward(slices, class_index, stages, varying)
+            logits, activations, gradients = self._forward_backward(slices, varying, stages)
         else:
             gradients = {}
             with torch.no_grad():
                 features, activations = self._forward(self._input(slices), stages)
                 logits = self._head(features)
-        known = {stage: gradient for stage, gradient in constant.items() if gradient is not None} | gradients
-        maps = [activation_map(activations[s].to(logits.dtype), known[s].to(logits.dtype), kind) for s in stages]
-        return logits, tuple(maps)
+        known = {key: gradient for key, gradient in constant.items() if gradient is not None} | gradients
+        exact = {stage: activation.to(logits.dtype) for stage, activation in activations.items()}
+        return logits, {key: activation_map(exact[key[1]], known[key].to(logits.dtype), kind) for key in asked}
 
     def _forward(self, inputs: torch.Tensor, stages: Collection[int]) -> tuple[Features, dict[int, torch.Tensor]]:
         """What the head gets, and some stages' activations ``B C h w``."""
@@ -235,15 +236,16 @@ class Classifier:
         return features, dict(zip(wanted, activations, strict=True))
 
     def _forward_backward(
-        self, slices: torch.Tensor, class_index: int, stages: Collection[int], varying: Collection[int]
-    ) -> tuple[torch.Tensor, dict[int, torch.Tensor], dict[int, torch.Tensor]]:
-        """Logits ``B K``, activations of the stages, and the gradient of one logit at the varying ones, ``B C h w``.
+        self, slices: torch.Tensor, varying: Collection[tuple[int, int]], stages: Collection[int]
+    ) -> tuple[torch.Tensor, dict[int, torch.Tensor], dict[tuple[int, int], torch.Tensor]]:
+        """Logits ``B K``, activations of the stages, and gradients ``B C h w`` by class index and varying stage.
 
         The graph is recorded from the finest varying stage's last weight on, so that nothing before it is kept
         or retraced; from the input on in the few models whose stage has no weight on the way to its output.
         """
         inputs = self._input(slices)
-        _, module = self._stages[min(varying) - 1]
+        finest = min(stage for _, stage in varying)
+        _, module = self._stages[finest - 1]
         found = dict(self.model.named_modules()).get(module)
         weights = [] if found is None else list(found.parameters())
         for anchor in (*weights[-1:], inputs):
@@ -254,11 +256,15 @@ class Classifier:
                     logits = self._head(features)
             finally:
                 anchor.requires_grad_(False)
-            if all(activations[stage].requires_grad for stage in varying):
+            if all(activations[stage].requires_grad for _, stage in varying):
                 break
-        gradients = gradients_at(logits[:, class_index], [activations[stage] for stage in varying])
+        gradients: dict[tuple[int, int], torch.Tensor] = {}
+        for index in dict.fromkeys(index for index, _ in varying):
+            keys = [key for key in varying if key[0] == index]
+            of_class = gradients_at(logits[:, index], [activations[stage] for _, stage in keys])
+            gradients.update(zip(keys, of_class, strict=True))
         detached = {stage: activation.detach() for stage, activation in activations.items()}
-        return logits.detach(), detached, dict(zip(varying, gradients, strict=True))
+        return logits.detach(), detached, gradients
 
     def _known_gradient(self, size: int, class_index: int, stage: int) -> torch.Tensor | None:
         """The gradient (1 C h w) where it is the same for every input, else None; looked for once."""
@@ -299,19 +305,19 @@ class Classifier:
 
     def _check_gradient(self, slices: torch.Tensor, class_index: int, stage: int) -> None:
         try:
-            _, _, gradients = self._forward_backward(slices, class_index, [stage], [stage])
+            _, _, gradients = self._forward_backward(slices, [(class_index, stage)], [stage])
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError) as error:
             raise TonnoError(
-                f"--stage {stage}: this encoder gives no map there ({first_line(error)}); "
+                f"`stage` {stage}: this encoder gives no map there ({first_line(error)}); "
                 f"choose another of 1 to {self.stages}"
             ) from error
-        if not gradients[stage].any():
+        if not gradients[class_index, stage].any():
             raise TonnoError(
-                f"--stage {stage}: the logit of class '{self._classes[class_index]}' does not depend on this stage's "
+                f"`stage` {stage}: the logit of class '{self._classes[class_index]}' does not depend on this stage's "
                 "cells, so its map would be empty (after a transformer's last block only the class token counts); "
-                f"choose {f'a --stage from 1 to {stage - 1}' if stage > 1 else 'a classifier that was trained'}"
+                f"choose {f'a `stage` from 1 to {stage - 1}' if stage > 1 else 'a classifier that was trained'}"
             )
 
     def _input(self, slices: torch.Tensor) -> torch.Tensor:

@@ -24,17 +24,17 @@ def choose_device(name: str) -> torch.device:
         return torch.device(next(kind for kind, there in available.items() if there))
     kind = name.split(":")[0]
     if kind not in available:
-        raise TonnoError(f"--device '{name}' is unknown, expected one of {', '.join(DEVICES)}")
+        raise TonnoError(f"`device` '{name}' is unknown, expected one of {', '.join(DEVICES)}")
     if not available[kind]:
         found = [k for k, there in available.items() if there]
         raise TonnoError(
-            f"--device {name} was asked for, but this torch ({torch.__version__}) finds only {', '.join(found)}; "
-            "use --device cpu, or install a torch build and driver that support it"
+            f"`device` {name} was asked for, but this torch ({torch.__version__}) finds only {', '.join(found)}; "
+            "use `device` cpu, or install a torch build and driver that support it"
         )
     try:
         return torch.device(name)
     except RuntimeError:
-        raise TonnoError(f"--device '{name}' is unknown, expected a number after '{kind}:' or '{kind}' alone") from None
+        raise TonnoError(f"`device` '{name}' is unknown, expected a number after '{kind}:' or '{kind}' alone") from None
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
@@ -44,7 +44,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
             return torch.float16
         return torch.bfloat16 if device.type == "cpu" and cpu_has_bfloat16_units() else torch.float32
     if name not in PRECISIONS:
-        raise TonnoError(f"--precision '{name}' is unknown, expected one of {', '.join(PRECISIONS)}")
+        raise TonnoError(f"`precision` '{name}' is unknown, expected one of {', '.join(PRECISIONS)}")
     dtype: torch.dtype = getattr(torch, name)
     return dtype
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol
 
 import torch
@@ -9,6 +10,9 @@ import torch.nn.functional as F
 
 from tonno_core.errors import TonnoError
 from tonno_core.settings import CamKind
+
+# Activation maps ``B h w`` by class index and stage.
+ClassMaps = dict[tuple[int, int], torch.Tensor]
 
 
 class Encoder(Protocol):
@@ -26,17 +30,17 @@ class Encoder(Protocol):
         """One logit per slice and class: ``B K`` float32 (or the slices' own precision if finer)."""
 
     def cam(
-        self, slices: torch.Tensor, class_index: int, stages: tuple[int, ...], kind: CamKind
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """Logits ``B K`` and one class's activation maps ``B h w`` at each of some stages, in one pass."""
+        self, slices: torch.Tensor, asked: Collection[tuple[int, int]], kind: CamKind
+    ) -> tuple[torch.Tensor, ClassMaps]:
+        """Logits ``B K``, and the activation maps asked for, each by its class index and stage, in one pass."""
 
 
 def check_finite(logits: torch.Tensor) -> None:
     """Raise TonnoError for logits that are NaN or infinite. Waits for a GPU to have them, as encoders do not."""
     if not logits.isfinite().all():
         raise TonnoError(
-            "the classifier's logits are not finite numbers; try --precision float32, else look at its weights and its "
-            "intensity normalisation"
+            "the classifier's logits are not finite numbers; try `precision` float32, else look at its weights and its "
+            "intensity normalization"
         )
 
 
@@ -55,9 +59,9 @@ class PixelSum:
         return slices.mean(dim=(1, 2))[:, None]
 
     def cam(
-        self, slices: torch.Tensor, class_index: int, stages: tuple[int, ...], kind: CamKind
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        self, slices: torch.Tensor, asked: Collection[tuple[int, int]], kind: CamKind
+    ) -> tuple[torch.Tensor, ClassMaps]:
         """``B V U`` to ``B 1`` and ``B h w`` of each stage, the mean of the pixels that each cell covers."""
-        cells = [max(1, round(slices.shape[-1] / 2 ** (stage + 1))) for stage in stages]
-        maps = tuple(F.adaptive_avg_pool2d(slices[:, None], count)[:, 0] for count in cells)
+        cells = {stage: max(1, round(slices.shape[-1] / 2 ** (stage + 1))) for _, stage in asked}
+        maps = {(0, stage): F.adaptive_avg_pool2d(slices[:, None], count)[:, 0] for stage, count in cells.items()}
         return self.logits(slices), maps

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from tonno_core.calibration import ModelThreshold
 from tonno_core.encoding.bundle import Bundle, BundleSpec
 from tonno_core.encoding.device import choose_device, choose_precision
 from tonno_core.encoding.encoder import Encoder, PixelSum
@@ -45,16 +46,18 @@ class ReadyModel:
         """Those asked for, None for the model's own. Raises TonnoError for another slice size than the encoder's."""
         settings = asked or combine(defaults=default_settings(self.spec), explicit={})
         if _size(self.spec, settings) != self.slice_size:
-            raise TonnoError(f"--slice-size is {settings.slice_size}, the model was made ready for {self.slice_size}")
+            raise TonnoError(f"`slice_size` is {settings.slice_size}, the model was made ready for {self.slice_size}")
         return settings
 
     def variant(self, method: str, settings: ReconstructionSettings) -> Variant:
         """What these settings make for a method."""
         return variant_of(method, settings) if self.spec is None else self.spec.variant(method, settings)
 
-    def record(self, variant: Variant, class_name: str) -> dict[str, Any] | None:
-        """The calibration's record of a variant for a class, None where it has none."""
-        return None if self.spec is None else self.spec.record_of(variant, class_name)
+    def threshold(
+        self, variant: Variant, settings: ReconstructionSettings, *, zoom: bool = False
+    ) -> ModelThreshold | None:
+        """The model's threshold of a heatmap under some settings, None where it brings none."""
+        return None if self.spec is None else self.spec.threshold_for(variant, settings, zoom=zoom)
 
 
 def prepare_model(
@@ -80,7 +83,7 @@ def prepare_model(
         return ReadyModel(encoder, model.spec, size, chosen, dtype)
     if model == PIXEL_SUM:
         return ReadyModel(PixelSum(), None, _size(None, settings), chosen, torch.float32)
-    raise TonnoError(f"--model {model}: expected a bundle's folder or {PIXEL_SUM}")
+    raise TonnoError(f"`model` {model}: expected a bundle's folder or {PIXEL_SUM}")
 
 
 def default_settings(spec: BundleSpec | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from tonno_core.evaluation.metrics import Components
 from tonno_core.evaluation.record import CaseRecord, Finding, Overlap, measure
 from tonno_core.evaluation.rows import Row
 from tonno_core.evaluation.tile import Tile, make_tile
+from tonno_core.options import as_options
 from tonno_core.reconstruction import Reconstruction, reconstruct
 from tonno_core.segmentation.binarize import otsu_threshold
 from tonno_core.settings import ReconstructionSettings, Variant
@@ -83,7 +84,8 @@ def evaluate_case(
     heatmaps = {name: judge.heatmaps[name] for name in setup.shown}
     masks = {name: judge.masks[name] for name in setup.shown}
     tile = make_tile(volume, heatmaps, masks, truth, judge.foreground)
-    return _record(task, setup, judge, result, (*_contradictions(task, truth), *result.warnings), seconds), tile
+    warnings = (*_contradictions(task, truth), *map(as_options, result.warnings))
+    return _record(task, setup, judge, result, warnings, seconds), tile
 
 
 def _record(

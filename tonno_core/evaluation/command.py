@@ -102,13 +102,13 @@ def tasks_of(manifest: Manifest, split: str, class_name: str) -> list[Task]:
     else:
         raise TonnoError(
             f"{manifest.path}: has the classes {', '.join(manifest.classes)}, the model's is '{class_name}'; "
-            "rename one of them, or choose another by --class"
+            "rename one of them, or choose another by `class_name`"
         )
     used = not manifest.has_split or split == ALL
     numbered = [(n, case) for n, case in enumerate(manifest.cases, start=1) if used or case.split == split]
     if not numbered:
         counts = ", ".join(f"{len(manifest.split(name))} in {name}" for name in ("train", "val", "test"))
-        raise TonnoError(f"{manifest.path}: no volume in split {split} ({counts}); choose another by --split")
+        raise TonnoError(f"{manifest.path}: no volume in split {split} ({counts}); choose another by `split`")
     return [
         Task(case_name(number, case.volume), case.volume, case.labels[index], case.masks[index], case.patient)
         for number, case in numbered
@@ -119,7 +119,7 @@ def _class_of(bundle: Bundle, settings: ReconstructionSettings) -> str:
     name = settings.class_name or bundle.spec.classes[0]
     if name not in bundle.spec.classes:
         classes = ", ".join(bundle.spec.classes)
-        raise TonnoError(f"--class '{name}' is unknown to this model, expected one of {classes}")
+        raise TonnoError(f"`class_name` '{name}' is unknown to this model, expected one of {classes}")
     return name
 
 
@@ -171,10 +171,10 @@ def _stages(
     added = {one.stage for one in bundle.spec.tried(class_name) if isinstance(one.stage, str)}
     for stage in asked:
         if max(stages_of(stage)) > encoder.stages:
-            raise TonnoError(f"--stage {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
+            raise TonnoError(f"`stage` {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
         if isinstance(stage, str) and stage not in added:
             known = ", ".join(sorted(added, key=stages_of)) or "none"
-            raise TonnoError(f"--stage {stage}: the model's calibration added up {known}; see `tonno calibrate`")
+            raise TonnoError(f"`stage` {stage}: the model's calibration added up {known}; see `tonno calibrate`")
     if asked:
         return sorted(set(asked), key=stages_of)
     size = settings.slice_size or bundle.spec.slice_size

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tonno_core.segmentation.binarize import connected
+from tonno_core.segmentation.connected import connected
 
 BoolArray = npt.NDArray[np.bool_]
 Array = npt.NDArray[np.generic]

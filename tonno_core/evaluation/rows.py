@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tonno_core.encoding.bundle import BundleSpec
 from tonno_core.settings import (
     CAM_METHODS,
-    SETTINGS_THAT_MATTER,
     SLICEWISE_METHODS,
     ReconstructionSettings,
     Stage,
@@ -122,27 +120,7 @@ def _calibrated(
 
 def _row(spec: BundleSpec, settings: ReconstructionSettings, variant: Variant, *, best: bool = False) -> Row:
     """A row with the threshold that the model brings for just this variant."""
-    chosen = spec.record(variant.method, settings.class_name)
-    record: Mapping[str, Any] | None = spec.candidate(variant, settings.class_name)
-    if record is None and chosen is not None and _is_of(chosen, variant):
-        record = chosen
-    if record is None:
+    known = spec.threshold_for(variant, settings)
+    if known is None or set(known.changed) & set(choices_of(variant.method)):
         return Row(variant, best, None, "otsu, as the model brings none")
-    source = "the model's own"
-    changed = _changed(chosen or {}, settings, variant.method)
-    if changed:
-        source += f", calibrated at other {', '.join(changed)}"
-    return Row(variant, best, float(record["threshold"]), source)
-
-
-def _is_of(record: Mapping[str, Any], variant: Variant) -> bool:
-    """Whether a method's record was made for this variant."""
-    then = record.get("settings", {})
-    return all(then.get(name, getattr(variant, name)) == getattr(variant, name) for name in choices_of(variant.method))
-
-
-def _changed(record: Mapping[str, Any], settings: ReconstructionSettings, method: str) -> list[str]:
-    """Settings that all variants share, that move the noise floor, and that differ from the calibration's."""
-    then = record.get("settings", {})
-    shared = [name for name in SETTINGS_THAT_MATTER[method] if name not in choices_of(method)]
-    return [name for name in shared if name in then and then[name] != getattr(settings, name)]
+    return Row(variant, best, known.value, known.origin)

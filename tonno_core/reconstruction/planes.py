@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +42,7 @@ def zoomed_ball(
     step = 2.0 / (settings.slices - 1)
     left = 1.0 - (filter_offsets(variants) + math.sqrt(3.0)) * step
     if left < 0.25:
-        raise TonnoError(f"--slices is {settings.slices}, too few for --zoom by this filter; expected more of them")
+        raise TonnoError(f"`slices` is {settings.slices}, too few for `zoom` by this filter; expected more of them")
     return centre, (half_diagonal + math.sqrt(3.0) * smoothing_reach_mm(variants, volume)) / left
 
 
@@ -61,7 +62,8 @@ class Planes:
     """The geometry of one reconstruction.
 
     frame_to_ras: 4 x 4. pixels: S. region: where alone heatmaps are wanted, None for everywhere. variants: those
-    wanted; their filters and smoothing say how far beyond the region planes matter.
+    wanted; their filters and smoothing say how far beyond the region planes matter. zoom: whether all offsets and
+    pixels were put into the region.
     """
 
     volume: Volume
@@ -70,6 +72,7 @@ class Planes:
     pixels: int
     region: Region | None
     variants: tuple[Variant, ...]
+    zoom: bool = False
 
     @property
     def filters(self) -> tuple[FilterKind, ...]:
@@ -87,6 +90,7 @@ class Planes:
         """1 less each voxel's distance from the frame's centre, in frame units: Z Y X."""
         return closeness(self.volume, self.frame_to_ras)
 
+    @cached_property
     def inside(self) -> npt.NDArray[np.bool_]:
         """The voxels that the planes cover and that are wanted: Z Y X. Raises TonnoError where there is none."""
         # The normalized frame shows all of the volume, as the paper does, though only the ball is exact.

@@ -1,4 +1,4 @@
-"""What the encoder said to all planes of a volume, and the heatmaps that this gives."""
+"""What the encoder said about a class to all planes of a volume, and the heatmaps that this gives."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tonno_core.evaluation.profile import Profile
 from tonno_core.reconstruction.planes import NOTHING_INSIDE, Planes
 from tonno_core.reconstruction.result import PlaneProfile, Reconstruction
 from tonno_core.reconstruction.shared import Joined
-from tonno_core.settings import ReconstructionSettings, Variant
+from tonno_core.settings import SLICEWISE_METHODS, ReconstructionSettings, Variant
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.slicing.region import Region
 from tonno_core.slicing.sampling import SliceSource, sample_slices
@@ -35,40 +35,96 @@ Receive = Callable[[str, Volume, npt.NDArray[np.bool_]], None]
 
 @dataclass
 class Projected:
-    """The state of a reconstruction whose planes have been looked at; it grows while they are.
+    """A class's state of a reconstruction whose planes are looked at; `Passes` make it grow.
 
     Heatmaps come from it without another pass through the network, also by other filters, sigmas and smoothing
-    than were first asked for; `gives` says which. axes: the plan along R, A and S, and its logits 3 T. inverters:
-    one for each number of directions. slicewise: means of maps, and their grids.
+    than were first asked for; `gives` says which. variants: those first asked for, by name. inverters: one for each
+    number of directions, from the start; their own `directions` are those that have been looked at. axes: the plan
+    along R, A and S, and its logits 3 T. slicewise: means of maps, and their grids.
     """
 
     planes: Planes
     ready: ReadyModel
     class_name: str
+    variants: Mapping[str, Variant]
+    inverters: list[Inverter | Joined]
     axes: tuple[SlicePlan, torch.Tensor] | None = None
-    inverters: list[Inverter | Joined] = field(default_factory=list)
     slicewise: dict[Variant, tuple[torch.Tensor, TargetGrid]] = field(default_factory=dict)
     slices_total: int = 0
     slices_blank: int = 0
-    stopped: bool = False
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        self.inside = self.planes.inside()
+        self.inside = self.planes.inside
+
+    # --- how far it is
+
+    @property
+    def begun(self) -> bool:
+        """Whether any directions have been backprojected."""
+        return any(each.directions > 0 for each in self.inverters)
+
+    @property
+    def left(self) -> list[Inverter]:
+        """Those of which directions have not been looked at, in the order of their passes."""
+        return [each for each in self.inverters if isinstance(each, Inverter) and each.directions < _planned(each)]
+
+    @property
+    def slicewise_left(self) -> list[str]:
+        """The slicewise methods whose planes have not been looked at."""
+        done = {variant.method for variant in self.slicewise}
+        return [method for method in self._slicewise_methods if method not in done]
+
+    @property
+    def stopped(self) -> bool:
+        """Whether fewer directions have been looked at than a whole run has."""
+        return bool(self.left)
 
     @property
     def directions(self) -> int:
-        """How many have been backprojected."""
-        return max((one.directions for one in self.inverters), default=0)
+        """How many have been backprojected: of the pass under way; of the longest one when all are done."""
+        return self._current.directions if self.inverters else 0
 
-    def gives(self, variant: Variant) -> bool:
-        """Whether `finish` can make this variant (its stage given)."""
+    @property
+    def planned(self) -> int:
+        """How many there are of these in a whole run."""
+        return _planned(self._current) if self.inverters else 0
+
+    @property
+    def planes_done(self) -> tuple[int, int]:
+        """How many planes have been looked at, and how many there are in all."""
+        plans = [(self.planes.axes(), self.axes is not None)]
+        plans += [(self.planes.slicewise(name), name not in self.slicewise_left) for name in self._slicewise_methods]
+        counts = [(plan.counts, len(plan.directions) * done) for plan, done in plans]
+        counts += [(each.plan.counts, each.directions) for each in self.inverters]
+        return sum(int(some[:done].sum()) for some, done in counts), sum(int(some.sum()) for some, _ in counts)
+
+    @property
+    def _current(self) -> Inverter | Joined:
+        return self.left[0] if self.left else max(self.inverters, key=_planned)
+
+    @property
+    def _slicewise_methods(self) -> list[str]:
+        methods = dict.fromkeys(variant.method for variant in self.variants.values())
+        return [method for method in methods if method in SLICEWISE_METHODS]
+
+    # --- what it gives
+
+    def gives(self, variant: Variant, *, at_its_end: bool = False) -> bool:
+        """Whether `finish` can make this variant (its stage given): now, or when no directions are left."""
         if variant.smooth_mm > self.planes.smooth_mm:
             return False
         return all(
-            one.method == "center" or one in self.slicewise or self._inverter(one) is not None
-            for one in variant.raw().parts()
+            part.method == "center" or part in self.slicewise or self._inverter(part, at_its_end) is not None
+            for part in variant.raw().parts()
         )
+
+    def reach(self, variant: Variant) -> tuple[int, int]:
+        """How many directions a variant that it gives is made of, and how many in a whole run; 0, 0 without any."""
+        inverter = self._inverter(next(iter(variant.raw().parts())))  # a method's stages share their directions
+        if inverter is None:
+            return 0, 0
+        return inverter.directions, self.planes.settings.directions_for(variant.method)
 
     def covers(self, region: Region) -> bool:
         """Whether `finish` can be limited to a region."""
@@ -122,11 +178,12 @@ class Projected:
             layout=getattr(self.ready.encoder, "layout", ""),
             warnings=(*self.warnings, *self._blank_warning()),
             directions=self.directions,
+            planned=self.planned,
             stopped=self.stopped,
         )
 
     def preview(
-        self, variants: Mapping[str, Variant], of: int, timings: Timings, check: Callable[[], None] = lambda: None
+        self, variants: Mapping[str, Variant], timings: Timings, check: Callable[[], None] = lambda: None
     ) -> Preview:
         """Those variants that it gives by now. Smoothed on the grid of the nodes, which is quick but for the rim."""
         volume = self.planes.volume
@@ -142,7 +199,7 @@ class Projected:
                 values = torch.as_tensor(smooth)
             array = self._on_input_grid(values, grid, timings).float().cpu().numpy()
             heatmaps[name] = volume.with_array(np.where(self.inside, array, np.float32(0.0)))
-        return Preview(heatmaps, self.inside, self.directions, of)
+        return Preview(heatmaps, self.inside, self.directions, self.planned)
 
     def _blank_warning(self) -> tuple[str, ...]:
         """Where the classifier saw nothing at all."""
@@ -188,13 +245,13 @@ class Projected:
             raise ValueError(f"{variant} was not projected")
         return inverter.heatmap(variant, timings), inverter.grid
 
-    def _inverter(self, variant: Variant) -> Inverter | Joined | None:
+    def _inverter(self, variant: Variant, at_its_end: bool = False) -> Inverter | Joined | None:
         """That of the method's own number of directions, or any that can give it."""
         if variant.filter not in self.planes.filters:
             return None
-        able = [one for one in self.inverters if one.directions > 0 and one.gives(variant)]
-        own = self.planes.settings.directions_for(variant.method)
-        return next((one for one in able if len(one.plan.directions) == own), able[0] if able else None)
+        able = [each for each in self.inverters if (at_its_end or each.directions > 0) and each.gives(variant)]
+        count = self.planes.settings.directions_for(variant.method)
+        return next((each for each in able if _planned(each) == count), able[0] if able else None)
 
     def _on_input_grid(self, values: torch.Tensor, grid: TargetGrid | None, timings: Timings) -> torch.Tensor:
         if grid is None or self.planes.settings.grid == "volume":
@@ -256,6 +313,10 @@ class Projected:
             if float(pair.std(dim=1).min()) == 0.0:
                 return 0.0
             return float(torch.corrcoef(pair)[0, 1] ** 2)
+
+
+def _planned(inverter: Inverter | Joined) -> int:
+    return len(inverter.plan.directions)
 
 
 def _needed(plan: SlicePlan, logits: torch.Tensor) -> torch.Tensor:

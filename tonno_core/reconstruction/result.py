@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +34,8 @@ class Reconstruction:
     without planes). explained: share of the logits' variance that the ToNNO heatmap's own plane integrals
     explain (None without ``tonno``, of a region alone, and where ``stopped``).
     layout: of the encoder's numbers in memory ("" where it has none), which decides how sums round.
-    seconds: by step; ``total`` is all of it. directions: how many were backprojected (0 without any); fewer than
-    the settings' where ``stopped``, that is, where the caller ended the run early.
+    seconds: by step; ``total`` is all of it. directions, planned: how many were backprojected, and how many a whole run
+    has (0 without any); where ``stopped``, that is, where the caller ended the run early, of the pass that it was in.
     """
 
     heatmaps: dict[str, Volume]
@@ -56,4 +56,17 @@ class Reconstruction:
     layout: str
     warnings: tuple[str, ...]
     directions: int = 0
+    planned: int = 0
     stopped: bool = False
+
+    @property
+    def backprojected(self) -> ReconstructionSettings:
+        """The settings with as many directions as were backprojected, fewer where the run ended early."""
+        if not self.stopped or not self.directions:
+            return self.settings
+        cam = self.settings.cam_directions
+        return replace(
+            self.settings,
+            directions=min(self.settings.directions, self.directions),
+            cam_directions=None if cam is None else min(cam, self.directions),
+        )

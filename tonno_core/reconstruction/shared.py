@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
 
 import torch
 
@@ -23,7 +22,7 @@ def share_of(plan: SlicePlan, processes: Processes) -> SlicePlan:
     count = len(plan.directions)
     if count < processes.world:
         raise TonnoError(
-            f"--directions is {count}, expected at least one for each of the {processes.world} processes; "
+            f"`directions` is {count}, expected at least one for each of the {processes.world} processes; "
             "start fewer of them"
         )
     own = slice(processes.rank, None, processes.world)
@@ -57,18 +56,19 @@ class Joined:
         return self.heatmaps[variant]
 
 
-def join(own: Inverter, whole: SlicePlan, variants: Collection[Variant], processes: Processes) -> Joined | None:
+def join(own: Inverter, plan: SlicePlan, processes: Processes) -> Joined | None:
     """Put the processes' inverters together; all of them call it. The result is the first process's, else None.
 
+    plan: the whole of which each has its share.
     A heatmap is a mean over directions: that over all is the sum of the processes' own, each by its share.
     """
-    share = own.directions / len(whole.directions)
+    share = own.directions / len(plan.directions)
     heatmaps = {}
-    for variant in variants:
+    for variant in own.variants:
         total = processes.sum(own.heatmap(variant) * share)
         if processes.first:
             heatmaps[variant] = total
     logits = processes.gather(list(own.logits.cpu().unbind()))
     if not processes.first:
         return None
-    return Joined(whole, own.grid, torch.stack(logits).to(own.logits), heatmaps)
+    return Joined(plan, own.grid, torch.stack(logits).to(own.logits), heatmaps)

@@ -9,15 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tonno_core.errors import TonnoError
+from tonno_core.segmentation.connected import BoolMask, IntArray, Runs, connect, connected, find_runs, runs_of
 from tonno_core.volume.volume import Volume
 
 Mask = npt.NDArray[np.uint8]
-BoolMask = npt.NDArray[np.bool_]
-IntArray = npt.NDArray[np.integer]
 Point = tuple[float, float, float]
 
 # Voxels of a mask that are measured at once: they take some 100 bytes each, and a body can have a hundred million.
 _AT_ONCE = 4_000_000
+_BINS = 128  # of Otsu's histogram
+_COUNTED_AT_ONCE = 1 << 18  # stays in a core's cache
 
 
 @dataclass(frozen=True)
@@ -44,22 +45,50 @@ class Component:
 def otsu_threshold(heatmap: Volume, inside: BoolMask | None = None) -> float:
     """Otsu's threshold of the heatmap over the voxels of `inside` (bool Z Y X; all voxels by default).
 
-    SimpleITK's filter with its 128 histogram bins; N. Otsu, IEEE Trans. SMC 9(1), 1979, 62-66.
+    N. Otsu, IEEE Trans. SMC 9(1), 1979, 62-66, with 128 bins as SimpleITK's OtsuThresholdImageFilter has them; the
+    same number, unless all values lie within some 1e-6, where that takes splits that differ for equal.
     Raises TonnoError where there is nothing to split: no voxel, a constant, or NaN and infinite values.
     """
-    import SimpleITK as sitk
-
     values = heatmap.array.reshape(-1) if inside is None else heatmap.array[_as_mask(inside, heatmap)]
     if not values.size:
         raise TonnoError("threshold otsu: the mask holds no voxel, at least two are expected; use a number")
-    low, high = float(values.min()), float(values.max())
-    if not math.isfinite(high - low):
+    low, high = values.min(), values.max()
+    if not math.isfinite(float(high) - float(low)):
         raise TonnoError("threshold otsu: the heatmap holds NaN or infinite voxels, finite ones are expected")
-    if low == high:
+    if not float(high) - float(low) > _BINS * np.finfo(np.float32).tiny:
         raise TonnoError(f"threshold otsu: the heatmap is constant ({low:g}), nothing to split; use a number")
-    otsu = sitk.OtsuThresholdImageFilter()
-    otsu.Execute(sitk.GetImageFromArray(values[np.newaxis]))
-    return float(otsu.GetThreshold())
+    edges = _bin_edges(low, high)
+    return float(edges[1 + _best_split(_histogram(values, edges), edges.astype(np.float64))])
+
+
+def _bin_edges(low: np.float32, high: np.float32) -> npt.NDArray[np.float32]:
+    """129 edges in float32, as ITK has them: the last bin ends a hundredth of a bin above the highest value."""
+    top = high + (high - low) / np.float32(_BINS) / np.float32(100)
+    return np.append(low + np.arange(_BINS, dtype=np.float32) * ((top - low) / np.float32(_BINS)), top)
+
+
+def _histogram(values: npt.NDArray[np.float32], edges: npt.NDArray[np.float32]) -> IntArray:
+    """How many values there are from each edge on to the next one."""
+    counts, per_bin = np.zeros(_BINS, np.intp), np.float32(_BINS) / (edges[-1] - edges[0])
+    for start in range(0, values.size, _COUNTED_AT_ONCE):
+        part = values[start : start + _COUNTED_AT_ONCE]
+        place = (part - edges[0]) * per_bin
+        bins = place.astype(np.int32)
+        # Rounded (by 1e-5 at most, 128 times 2^-24 and a little), a value may come into a neighbor's bin.
+        near = np.flatnonzero(np.abs(place - np.rint(place)) < 1e-4)
+        bins[near] = np.minimum(np.searchsorted(edges, part[near], side="right"), _BINS) - 1
+        counts += np.bincount(bins, minlength=_BINS)
+    return counts
+
+
+def _best_split(counts: IntArray, edges: npt.NDArray[np.float64]) -> int:
+    """The last bin of the lower class, by the greatest variance between the two classes' means; of equals the first."""
+    middles = (edges[:-1] + edges[1:]) / 2
+    below, total = np.cumsum(counts)[:-1], counts.sum()
+    sums, whole = np.cumsum(counts * middles)[:-1], (counts * middles).sum()
+    with np.errstate(divide="ignore", invalid="ignore"):  # edges may coincide, and the lowest bins be empty
+        between = sums**2 / below + (whole - sums) ** 2 / (total - below)
+    return int(np.nanargmax(between))
 
 
 def binarize(heatmap: Volume, threshold: float, *, low: float | None = None, min_volume_mm3: float = 0.0) -> Mask:
@@ -81,68 +110,106 @@ def binarize(heatmap: Volume, threshold: float, *, low: float | None = None, min
     return mask.view(np.uint8)
 
 
-def clear_small(mask: BoolMask, voxel_mm3: float, min_volume_mm3: float) -> None:
-    """Clear the 26-connected components below a volume, in place (bool Z Y X, contiguous)."""
-    voxels, component, count = connected(mask)
+def clear_small(mask: BoolMask, voxel_mm3: float, min_volume_mm3: float, most_runs: int | None = None) -> bool:
+    """Clear the 26-connected components below a volume, in place (bool Z Y X, contiguous).
+
+    Returns whether it was done: a mask of more than `most_runs` runs of voxels along x is left as it is, for whoever
+    must not wait (half a second for a million runs).
+    """
+    first, last = find_runs(mask)
+    if most_runs is not None and first.size > most_runs:
+        return False
+    runs = connect(first, last, mask.shape)
     # A hair below the quotient: 8 voxels of 0.1 mm are 0.008 mm3, whatever the last bit of the product says.
-    small = np.bincount(component, minlength=count) < min_volume_mm3 / voxel_mm3 * (1 - 1e-9)
-    mask.reshape(-1)[voxels[small[component]]] = False
+    small = runs.sizes < min_volume_mm3 / voxel_mm3 * (1 - 1e-9)
+    mask.reshape(-1)[runs.voxels(small[runs.component])] = False
+    return True
 
 
 def components(mask: npt.NDArray[np.generic], heatmap: Volume) -> list[Component]:
     """The 26-connected components of the mask's nonzero voxels (Z Y X), highest peak first."""
-    voxels, component, count = connected(_as_mask(mask, heatmap))
-    if count == 0:
+    return measure(runs_of(_as_mask(mask, heatmap)), heatmap)
+
+
+def measure(runs: Runs, heatmap: Volume, most: int | None = None) -> list[Component]:
+    """Measure the components of a mask that were found before, highest peak first.
+
+    Args:
+        runs: of a mask on the heatmap's grid.
+        most: only so many, those with the highest peaks; None for all.
+
+    Raises:
+        TonnoError: the heatmap holds NaN within the mask.
+    """
+    if not runs.count:
         return []
-    found = _Measures(count)
-    for start in range(0, voxels.size, _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
-        found.add(voxels[part], component[part], heatmap.array)
-    means, centroids = found.sums / found.sizes, _to_ras(heatmap, found.ijk_sums / found.sizes)
-    extents_mm = (found.last - found.first + 1) * heatmap.spacing_mm[:, np.newaxis]
-    sizes, peaks, peaks_ras = found.sizes, found.peaks, _to_ras(heatmap, found.peaks_ijk)
+    sums, tops = _of_runs(runs, heatmap.array)
+    if np.isnan(sums).any():
+        raise TonnoError("the heatmap holds NaN in the mask, finite values are expected")
+    peaks = np.full(runs.count, -np.inf)
+    np.maximum.at(peaks, runs.component, tops)
+    listed = np.argsort(-peaks, kind="stable")[:most]
+    runs, kept = runs.only(listed)
+    sums, tops, peaks = sums[kept], tops[kept], peaks[listed]
+    means = np.bincount(runs.component, sums) / runs.sizes
+    centroids, extents = _shapes(runs)
+    places = np.unravel_index(_peak_voxels(runs, heatmap.array, tops, peaks), runs.shape)
+    centroids_ras, peaks_ras = _to_ras(heatmap, centroids), _to_ras(heatmap, np.stack(places[::-1]))
+    extents_mm = extents * heatmap.spacing_mm[:, np.newaxis]
     return [
         Component(
-            label=rank,
-            voxels=int(sizes[n]),
-            volume_mm3=float(sizes[n] * heatmap.voxel_mm3),
-            centroid_ras=_point(centroids[:, n]),
+            label=n + 1,
+            voxels=int(runs.sizes[n]),
+            volume_mm3=float(runs.sizes[n] * heatmap.voxel_mm3),
+            centroid_ras=_point(centroids_ras[:, n]),
             peak=float(peaks[n]),
             peak_ras=_point(peaks_ras[:, n]),
             mean=float(means[n]),
             extent_mm=_point(extents_mm[:, n]),
         )
-        for rank, n in enumerate(np.argsort(-peaks, kind="stable"), start=1)
+        for n in range(runs.count)
     ]
 
 
-class _Measures:
-    """What is known of each of n components; their voxels come in parts, each component's in Z Y X order."""
+def _of_runs(runs: Runs, array: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The sum and the highest of the values (Z Y X) of each run."""
+    flat, ends = array.reshape(-1), np.cumsum(runs.length)
+    sums, tops = np.empty(ends.size), np.empty(ends.size)
+    cuts = np.unique(np.searchsorted(ends, np.arange(0, ends[-1], _AT_ONCE), side="right"))
+    for low, high in zip(cuts, [*cuts[1:], ends.size], strict=True):
+        part = slice(low, high)
+        values, starts = flat[runs.voxels(part)], ends[part] - runs.length[part]
+        starts -= starts[0]
+        sums[part] = np.add.reduceat(values, starts, dtype=np.float64)
+        tops[part] = np.maximum.reduceat(values, starts)
+    return sums, tops
 
-    def __init__(self, count: int) -> None:
-        self.sizes, self.sums, self.peaks = np.zeros(count, np.intp), np.zeros(count), np.full(count, -np.inf)
-        self.ijk_sums, self.peaks_ijk = np.zeros((3, count)), np.zeros((3, count), np.intp)
-        self.first, self.last = np.full((3, count), np.iinfo(np.intp).max), np.full((3, count), -1)
 
-    def add(self, voxels: IntArray, component: IntArray, array: npt.NDArray[np.float32]) -> None:
-        """voxels: flat indices of Z Y X. component: of each."""
-        values = array.reshape(-1)[voxels].astype(np.float64)
-        # One sort groups the voxels by component and puts each component's peak first in its group.
-        order = np.lexsort((-values, component))
-        sizes = np.bincount(component, minlength=self.sizes.size)
-        which = np.flatnonzero(sizes)
-        start = (np.cumsum(sizes) - sizes)[which]
-        k, j, i = np.unravel_index(voxels[order], array.shape)
-        ijk = np.stack((i, j, k))  # 3 x voxels, group by group
-        self.sizes += sizes
-        self.sums[which] += np.add.reduceat(values[order], start)
-        self.ijk_sums[:, which] += np.add.reduceat(ijk, start, axis=1)
-        self.first[:, which] = np.minimum(self.first[:, which], np.minimum.reduceat(ijk, start, axis=1))
-        self.last[:, which] = np.maximum(self.last[:, which], np.maximum.reduceat(ijk, start, axis=1))
-        peaks = values[order[start]]
-        higher = peaks > self.peaks[which]
-        self.peaks[which[higher]] = peaks[higher]
-        self.peaks_ijk[:, which[higher]] = ijk[:, start[higher]]
+def _shapes(runs: Runs) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
+    """The mean place (i, j, k) of each component's voxels, and its size in voxels along i, j, k: 3 x N each."""
+    k, j, i = np.unravel_index(runs.first, runs.shape)
+    ends = ((i, i + runs.length - 1), (j, j), (k, k))
+    means = [np.bincount(runs.component, (a + b) / 2 * runs.length) / runs.sizes for a, b in ends]
+    extents = []
+    for a, b in ends:
+        low, high = np.full(runs.count, max(runs.shape)), np.full(runs.count, -1)
+        np.minimum.at(low, runs.component, a)
+        np.maximum.at(high, runs.component, b)
+        extents.append(high - low + 1)
+    return np.stack(means), np.stack(extents)
+
+
+def _peak_voxels(
+    runs: Runs, array: npt.NDArray[np.float32], tops: npt.NDArray[np.float64], peaks: npt.NDArray[np.float64]
+) -> IntArray:
+    """The first voxel (flat index) of each component that has the component's peak; tops: the runs' peaks."""
+    holders = np.flatnonzero(tops == peaks[runs.component])
+    run = np.full(runs.count, tops.size)
+    np.minimum.at(run, runs.component[holders], holders)
+    voxels, length = runs.voxels(run), runs.length[run]
+    hits = np.flatnonzero(array.reshape(-1)[voxels] == np.repeat(peaks, length))
+    first: IntArray = voxels[hits[np.searchsorted(hits, np.cumsum(length) - length)]]
+    return first
 
 
 def check_options(threshold: float, low: float | None, min_volume_mm3: float) -> None:
@@ -151,60 +218,13 @@ def check_options(threshold: float, low: float | None, min_volume_mm3: float) ->
     if low is not None and not (math.isfinite(low) and low <= threshold):
         raise TonnoError(f"low threshold: {low} found, a number up to the threshold {threshold} is expected")
     if not (math.isfinite(min_volume_mm3) and min_volume_mm3 >= 0):
-        raise TonnoError(f"--min-volume-mm3 is {min_volume_mm3}, expected 0 or more")
+        raise TonnoError(f"`min_volume_mm3` is {min_volume_mm3}, expected 0 or more")
 
 
 def _as_mask(mask: npt.NDArray[np.generic], heatmap: Volume) -> BoolMask:
     if mask.shape != heatmap.array.shape:
         raise ValueError(f"mask of shape {mask.shape} on a heatmap of shape {heatmap.array.shape}")
     return mask.astype(np.bool_)
-
-
-def connected(mask: BoolMask) -> tuple[IntArray, IntArray, int]:
-    """Flat indices of a mask's voxels (bool Z Y X) in that order, the 26-connected component 0..n-1 of each, and n.
-
-    Components are numbered by their first voxels. Works on the runs of voxels along x alone, so the time goes
-    with the mask's size, not with the volume's.
-    """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    voxels = np.flatnonzero(mask)
-    if not voxels.size:
-        return voxels, voxels, 0
-    starts, ends = _runs(voxels, mask.shape[2])
-    one, other = _touching(voxels[starts], voxels[ends - 1], mask.shape)
-    edges = coo_array((np.ones(one.size, dtype=np.uint8), (one, other)), shape=(starts.size, starts.size))
-    count, component = connected_components(edges, directed=False)
-    return voxels, np.repeat(component, ends - starts), int(count)
-
-
-def _runs(voxels: IntArray, width: int) -> tuple[IntArray, IntArray]:
-    """Where in `voxels` (sorted flat indices, rows of `width`) each run of neighbours starts, and one past its end."""
-    new = np.empty(voxels.size, dtype=np.bool_)
-    new[0] = True
-    new[1:] = (np.diff(voxels) != 1) | (voxels[1:] % width == 0)
-    starts = np.flatnonzero(new)
-    return starts, np.append(starts[1:], voxels.size)
-
-
-def _touching(first: IntArray, last: IntArray, shape: tuple[int, ...]) -> tuple[IntArray, IntArray]:
-    """Pairs of runs, by number, that share a face, an edge or a corner; runs by their first and last flat index."""
-    _, y, x = shape
-    row = first // x
-    # In a volume with a border of one empty voxel, no window of three rows by width + 2 wraps around an edge.
-    step_y, step_z = x + 2, (x + 2) * (y + 2)
-    shift = (row // y) * step_z + (row % y) * step_y - row * x
-    first, last = first + shift, last + shift
-    ones, others = [], []
-    for back in (step_y, step_z - step_y, step_z, step_z + step_y):  # the other four neighbours see this run as theirs
-        low = np.searchsorted(last, first - back - 1, side="left")
-        high = np.searchsorted(first, last - back + 1, side="right")
-        many = np.maximum(high - low, 0)
-        ones.append(np.repeat(np.arange(first.size), many))
-        before = np.cumsum(many) - many
-        others.append(np.arange(many.sum()) + np.repeat(low - before, many))
-    return np.concatenate(ones), np.concatenate(others)
 
 
 def _to_ras(volume: Volume, ijk: npt.NDArray[np.number]) -> npt.NDArray[np.float64]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
+from tonno_core.calibration import ModelThreshold
 from tonno_core.errors import TonnoError
 from tonno_core.segmentation.binarize import otsu_threshold
 from tonno_core.volume.volume import Volume
-
-OWN = "the model's own"
 
 
 def parse_threshold(text: str) -> float | None:
@@ -22,25 +18,25 @@ def parse_threshold(text: str) -> float | None:
     try:
         value = float(text)
     except ValueError:
-        raise TonnoError(f"--threshold '{text}': expected auto, otsu or a number") from None
+        raise TonnoError(f"`threshold` '{text}': expected auto, otsu or a number") from None
     if not np.isfinite(value):
-        raise TonnoError(f"--threshold {text}: expected auto, otsu or a finite number")
+        raise TonnoError(f"`threshold` {text}: expected auto, otsu or a finite number")
     return value
 
 
 def find_threshold(
-    heatmap: Volume, inside: npt.NDArray[np.bool_], text: str, record: Mapping[str, Any] | None
+    heatmap: Volume, inside: npt.NDArray[np.bool_], text: str, known: ModelThreshold | None
 ) -> tuple[float, str]:
     """A heatmap's threshold, and how it was found.
 
-    text: ``auto``, ``otsu`` or a number. record: the model's for this method, None where it has none. inside: bool
+    text: ``auto``, ``otsu`` or a number. known: the model's for this heatmap, None where it has none. inside: bool
     Z Y X, where Otsu looks.
     """
     value = parse_threshold(text)
     if value is not None:
         return value, "given"
-    if text == "auto" and record is not None:
-        return float(record["threshold"]), OWN
+    if text == "auto" and known is not None:
+        return known.value, known.origin
     shown = heatmap.array[inside]
     if shown.min() == shown.max():  # nothing to split must not cost the other methods their results
         return float(np.nextafter(shown.max(), np.float32(np.inf))), "none: the heatmap is constant"

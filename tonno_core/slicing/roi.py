@@ -24,24 +24,24 @@ def read_region(text: str) -> Region:
     except ValueError:  # no number, or corners of different lengths
         corners = np.zeros(0)
     if corners.shape != (2, 3):
-        raise TonnoError(f"--roi '{text}': expected {_EXPECTED}")
-    return _region(f"--roi {text}", corners.mean(axis=0), np.eye(3), np.abs(np.diff(corners, axis=0)[0]))
+        raise TonnoError(f"`region` '{text}': expected {_EXPECTED}")
+    return _region(f"`region` {text}", corners.mean(axis=0), np.eye(3), np.abs(np.diff(corners, axis=0)[0]))
 
 
 def _read_markups(path: Path) -> Region:
     """The one box of a Markups file, turned as it is. Points are LPS where the file does not say otherwise."""
     if not path.is_file():
-        raise TonnoError(f"--roi {path}: no such file, expected {_EXPECTED}")
+        raise TonnoError(f"`region` {path}: no such file, expected {_EXPECTED}")
     try:
         boxes = [one for one in json.loads(path.read_text(encoding="utf-8"))["markups"] if one.get("type") == "ROI"]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise TonnoError(f"--roi {path}: not readable as markups of 3D Slicer ({error!r})") from error
+        raise TonnoError(f"`region` {path}: not readable as markups of 3D Slicer ({error!r})") from error
     if len(boxes) != 1:
-        raise TonnoError(f"--roi {path}: holds {len(boxes)} ROIs, expected one; save each to a file of its own")
+        raise TonnoError(f"`region` {path}: holds {len(boxes)} ROIs, expected one; save each to a file of its own")
     box: dict[str, Any] = boxes[0]
     for name, expected in (("roiType", ("Box", "BoundingBox")), ("coordinateUnits", ("mm",)), ("insideOut", (False,))):
         if box.get(name, expected[0]) not in expected:
-            raise TonnoError(f"--roi {path}: its {name} is {box[name]!r}, expected {expected[0]!r}")
+            raise TonnoError(f"`region` {path}: its {name} is {box[name]!r}, expected {expected[0]!r}")
     points: list[dict[str, Any]] = box.get("controlPoints", [])
     centre = box.get("center", points[0].get("position") if points else None)
     try:
@@ -50,10 +50,10 @@ def _read_markups(path: Path) -> Region:
         flip = {"LPS": [-1.0, -1.0, 1.0], "RAS": [1.0, 1.0, 1.0]}[box.get("coordinateSystem", "LPS")]
     except (ValueError, TypeError, KeyError) as error:
         raise TonnoError(
-            f"--roi {path}: expected a center and size of 3 numbers, an orientation of 9, and coordinateSystem LPS or "
-            "RAS; draw the box again and save it"
+            f"`region` {path}: expected a center and size of 3 numbers, an orientation of 9, and coordinateSystem LPS "
+            "or RAS; draw the box again and save it"
         ) from error
-    return _region(f"--roi {path}", middle * flip, np.diag(flip) @ axes, size)
+    return _region(f"`region` {path}", middle * flip, np.diag(flip) @ axes, size)
 
 
 def _region(

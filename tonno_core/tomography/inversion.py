@@ -62,7 +62,7 @@ class Inverter:
     def __init__(
         self, plan: SlicePlan, grid: TargetGrid, variants: Collection[Variant], *, filters: Collection[FilterKind] = ()
     ) -> None:
-        self.plan, self.grid = plan, grid
+        self.plan, self.grid, self.variants = plan, grid, tuple(variants)
         self.directions = 0
         self._logits: list[torch.Tensor] = []
         self._of_values = {one.filter: _ValueSum(one.filter, plan, grid) for one in variants if one.method == "tonno"}

@@ -8,13 +8,13 @@ logits are numbers. On other devices one comes after the other.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from tonno_core.encoding.encoder import Encoder, check_finite
+from tonno_core.encoding.encoder import ClassMaps, Encoder, check_finite
 from tonno_core.encoding.memory import fitting_batch, memory_of
 from tonno_core.errors import TonnoError, is_out_of_memory
 from tonno_core.settings import CamKind
@@ -26,7 +26,7 @@ from tonno_core.tomography.ahead import Ahead, Tensors, side_stream
 
 @dataclass(frozen=True)
 class Projections:
-    """The answers to some directions.
+    """A class's answers to some directions.
 
     which: range of the plan's directions, B of them. logits: ``B T``. maps: ``B T h w`` by stage. At offsets that
     the plan does not need stand the answers at the nearest that it does.
@@ -37,19 +37,11 @@ class Projections:
     maps: dict[int, torch.Tensor]
 
 
-@dataclass(frozen=True)
-class CamRequest:
-    """Which activation maps are wanted beside the logits: of different stages."""
-
-    kind: CamKind
-    stages: tuple[int, ...]
-
-
 # Directions in a batch, where memory allows.
 _AT_LEAST = 2
 
-# The encoder's answers to a batch: logits ``B`` and, by stage, maps ``B h w``.
-_Answers = tuple[torch.Tensor, dict[int, torch.Tensor]]
+# The encoder's answers to a batch: logits ``C B`` of the classes asked about, and maps ``B h w``.
+_Answers = tuple[torch.Tensor, ClassMaps]
 
 
 class Projector:
@@ -59,21 +51,23 @@ class Projector:
         self,
         encoder: Encoder,
         source: SliceSource,
-        class_index: int,
-        cam: CamRequest | None,
+        stages: Mapping[int, tuple[int, ...]],
+        cam: CamKind = "layercam",
+        *,
         batch_size: int = 128,
         timings: Timings | None = None,
         check: Callable[[], None] | None = None,
         fit: bool = False,
     ) -> None:
-        """check: called between batches of the encoder; what it raises ends the projection.
+        """stages: by the index of each class asked about, those of which maps are needed beside its logits.
 
+        check: called between batches of the encoder; what it raises ends the projection.
         fit: ``batch_size`` is the most, and fewer are taken where a GPU's free memory holds fewer.
         """
         self._encoder = encoder
         self._source = source
-        self._class_index = class_index
-        self._cam = cam
+        self._stages, self._cam = dict(stages), cam
+        self._maps = [(index, stage) for index, some in stages.items() for stage in some]
         self._timings = timings or Timings()
         self._check = check or (lambda: None)
         self._fit = fit
@@ -82,10 +76,15 @@ class Projector:
         self.slices_blank = 0
         self._blank: dict[int, _Answers] = {}
 
-    def project(self, plan: SlicePlan, *, advanced: Callable[[int], None] | None = None) -> Iterator[Projections]:
-        """All directions of a plan in order, a few at a time; ``advanced`` gets the number just done."""
+    def project(
+        self, plan: SlicePlan, *, start: int = 0, advanced: Callable[[int], None] | None = None
+    ) -> Iterator[dict[int, Projections]]:
+        """The answers by class index to a plan's directions in order, a few at a time.
+
+        start: the first direction to look at. advanced: gets the number just done.
+        """
         self._fit_batch(plan)
-        start, stop = 0, len(plan.directions)
+        stop = len(plan.directions)
         with Ahead(lambda which: self._cut(plan, which), side_stream(self._source.array.device)) as ahead:
             while start < stop:
                 try:
@@ -96,14 +95,15 @@ class Projector:
                 self._check()
                 with self._timings.measure("encoder"):
                     logits, maps = self._answers(slices, seen)
+                self.slices_total += len(slices)
+                self.slices_blank += len(slices) - len(seen)
                 del slices, seen
                 start = which.stop
                 if start < stop:
                     ahead.start(self._next(plan, start))
                 with self._timings.measure("encoder"):
                     check_finite(logits)
-                spread = _Spread(plan, which, logits.device)
-                yield Projections(which, spread(logits), {stage: spread(one) for stage, one in maps.items()})
+                yield self._by_class(plan, which, logits, maps)
                 if advanced is not None:
                     advanced(which.stop - which.start)
 
@@ -123,20 +123,25 @@ class Projector:
         return slices, seen
 
     def _answers(self, slices: torch.Tensor, seen: torch.Tensor) -> _Answers:
-        """``B V U`` to logits ``B`` and maps ``B h w`` by stage. The slices that are not seen share one answer."""
-        self.slices_total += len(slices)
-        self.slices_blank += len(slices) - len(seen)
+        """``B V U`` to their answers. The slices that are not seen share one."""
         if len(seen) == len(slices):
             return self._encode(slices)
-        blank_logit, blank_maps = self._blank_answer(slices)
-        logits = blank_logit.expand(len(slices)).clone()
-        maps = {stage: one.expand(len(slices), -1, -1).clone() for stage, one in blank_maps.items()}
+        blank_logits, blank_maps = self._blank_answer(slices)
+        logits = blank_logits.expand(-1, len(slices)).clone()
+        maps = {key: each.expand(len(slices), -1, -1).clone() for key, each in blank_maps.items()}
         if len(seen):
             seen_logits, seen_maps = self._encode(slices[seen])
-            logits[seen] = seen_logits
-            for stage, one in seen_maps.items():
-                maps[stage][seen] = one
+            logits[:, seen] = seen_logits
+            for key, each in seen_maps.items():
+                maps[key][seen] = each
         return logits, maps
+
+    def _by_class(self, plan: SlicePlan, which: slice, logits: torch.Tensor, maps: ClassMaps) -> dict[int, Projections]:
+        spread = _Spread(plan, which, logits.device)
+        return {
+            index: Projections(which, spread(row), {stage: spread(maps[index, stage]) for stage in stages})
+            for (index, stages), row in zip(self._stages.items(), logits, strict=True)
+        }
 
     def _blank_answer(self, slices: torch.Tensor) -> _Answers:
         size = slices.shape[-1]
@@ -145,8 +150,7 @@ class Projector:
         return self._blank[size]
 
     def _encode(self, slices: torch.Tensor) -> _Answers:
-        logits: list[torch.Tensor] = []
-        maps: dict[int, list[torch.Tensor]] = {}
+        answers: list[_Answers] = []
         start = 0
         while start < len(slices):
             # Even parts: a full batch and a remainder of a few slices would waste the remainder's turn.
@@ -154,21 +158,20 @@ class Projector:
             chunk = slices[start : start + math.ceil(left / math.ceil(left / self.batch_size))]
             self._check()
             try:
-                one, one_maps = self._encode_chunk(chunk)
+                answers.append(self._encode_chunk(chunk))
             except (RuntimeError, MemoryError) as error:
                 self._shrink(len(chunk), error)
                 continue
-            logits.append(one)
-            for stage, one_map in one_maps.items():
-                maps.setdefault(stage, []).append(one_map)
             start += len(chunk)
-        return torch.cat(logits), {stage: torch.cat(parts) for stage, parts in maps.items()}
+        logits = torch.cat([each for each, _ in answers], dim=1)
+        return logits, {key: torch.cat([maps[key] for _, maps in answers]) for key in self._maps}
 
     def _encode_chunk(self, slices: torch.Tensor) -> _Answers:
-        if self._cam is None:
-            return self._encoder.logits(slices)[:, self._class_index], {}
-        logits, maps = self._encoder.cam(slices, self._class_index, self._cam.stages, self._cam.kind)
-        return logits[:, self._class_index], dict(zip(self._cam.stages, maps, strict=True))
+        if self._maps:
+            logits, maps = self._encoder.cam(slices, self._maps, self._cam)
+        else:
+            logits, maps = self._encoder.logits(slices), {}
+        return torch.stack([logits[:, index] for index in self._stages]), maps  # a list as index would wait for a GPU
 
     def _fit_batch(self, plan: SlicePlan) -> None:
         """Before anything is cut: as many slices as the device's free memory holds."""
@@ -188,7 +191,7 @@ class Projector:
         if failed <= 1:
             raise TonnoError(
                 "the device has no memory left for a single slice; close other programs that use it, "
-                "choose a smaller --slice-size, or --device cpu"
+                "choose a smaller `slice_size`, or `device` cpu"
             ) from error
         self.batch_size = max(1, failed // 2)
         if torch.cuda.is_available():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from tonno_core.cohort.manifest import Case
 from tonno_core.errors import TonnoError
 from tonno_core.slicing.preparation import PreparedVolume, prepare_volume
 from tonno_core.training.tensor_file import load_tensors, save_tensors
+from tonno_core.volume.appearance import Appearance, appearance
 from tonno_core.volume.io import read_volume
 from tonno_core.volume.volume import Matrix
 
@@ -49,7 +51,7 @@ class TrainingVolume:
         strength = np.abs(volume.array - prepared.fill)
         kji = np.argwhere(strength > 0.1 * np.quantile(strength, 0.999))
         if not len(kji):
-            raise TonnoError("after --intensity all of it equals the space outside; expected contrast in the window")
+            raise TonnoError("after `intensity` all of it equals the space outside; expected contrast in the window")
         chosen = kji[rng.permutation(len(kji))[:_FOREGROUND_POINTS]]
         ijk_to_frame = np.linalg.inv(frame_to_ijk)
         points = chosen[:, ::-1] @ ijk_to_frame[:3, :3].T + ijk_to_frame[:3, 3]
@@ -91,8 +93,10 @@ class VolumeCache:
             one = TrainingVolume.from_prepared(prepared, case.labels, rng)
         except TonnoError as error:
             raise TonnoError(f"{case.volume}: {error}") from error
+        seen = appearance(volume.array, volume.ijk_to_ras, self._preparation.intensity)
         save_tensors(self._path(number), {
             "key": key,
+            "appearance": None if seen is None else dataclasses.asdict(seen),
             "array": one.array,
             "fill": one.fill,
             "frame_to_ijk": torch.from_numpy(one.frame_to_ijk),
@@ -108,6 +112,11 @@ class VolumeCache:
             facts["array"], float(facts["fill"]), frame_to_ijk, foreground, case.labels, case.volume.name
         )
 
+    def appearance(self, number: int) -> Appearance | None:
+        """What a prepared volume's scan looks like."""
+        seen = load_tensors(self._path(number), mapped=True)["appearance"]
+        return None if seen is None else Appearance(**seen)
+
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:05d}.pt"
 
@@ -118,9 +127,10 @@ class VolumeCache:
         if not self._path(number).is_file():
             return False
         try:
-            return bool(load_tensors(self._path(number), mapped=True).get("key") == self._key(case))
+            facts = load_tensors(self._path(number), mapped=True)
         except TonnoError:
             return False
+        return bool(facts.get("key") == self._key(case)) and "appearance" in facts
 
 
 def _identity(path: Path) -> list[tuple[int, int]]:

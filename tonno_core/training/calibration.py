@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from tonno_core.encoding.bundle import Bundle, BundleSpec, threshold_key
+from tonno_core.calibration import threshold_key
+from tonno_core.encoding.bundle import Bundle, BundleSpec
 from tonno_core.evaluation.metrics import auc
 from tonno_core.reconstruction import Reconstruction, reconstruct
 from tonno_core.settings import (

@@ -39,7 +39,7 @@ def default_candidates(
     encoder = bundle.classifier(slice_size=size)
     for stage in stages:
         if not 1 <= stage <= encoder.stages:
-            raise TonnoError(f"--stage {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
+            raise TonnoError(f"`stage` {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
     ladder = {"stage": tuple(stages) or encoder.stages_with_maps(class_index, size)}
     candidates = []
     for method in settings.methods:

@@ -27,6 +27,7 @@ from tonno_core.training.model import initial_model, parameter_groups
 from tonno_core.training.recalibration import calibrate_bundle, summary_of
 from tonno_core.training.run_folder import RunFolder
 from tonno_core.training.settings import TrainingSettings, check_shares
+from tonno_core.volume.appearance import record_of_images
 from tonno_core.volume.foreground import foreground_ball
 from tonno_core.volume.io import read_volume
 
@@ -65,9 +66,9 @@ def train_bundle(
     """
     place = run or output.with_name(f"{output.name}-run")
     if resume and overwrite:
-        raise TonnoError("--resume and --overwrite: expected one of them, to go on or to begin again")
+        raise TonnoError("`resume` and `overwrite`: expected one of them, to go on or to begin again")
     if place.resolve().is_relative_to(output.resolve()):
-        raise TonnoError(f"--run {place}: lies in --output {output}, which holds the model alone; choose another place")
+        raise TonnoError(f"`run` {place}: lies in `output` {output}, which holds the model alone; choose another place")
     check_can_write(output, overwrite=overwrite or resume)
     manifest = read_manifest(manifest_path, class_name=class_name)
     settings = _settings(options, manifest.classes)
@@ -131,6 +132,7 @@ def train(
         training={
             "settings": settings.record(),
             "volumes": {split: _counts(manifest, split) for split in ("train", "val")},
+            "images": _images(manifest, cache, settings.intensity, pixel_mm),
             "processes": group.world,
             "threads": torch.get_num_threads(),
             "seconds": round(time.monotonic() - started, 1),
@@ -159,7 +161,7 @@ def _check(settings: TrainingSettings, stage: int | None) -> None:
     encoder = Classifier(model, settings.classes, channels=settings.channels)
     try_slice(encoder, settings.slice_size, settings.encoder)
     if stage is not None and stage > encoder.stages:
-        raise TonnoError(f"--stage {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
+        raise TonnoError(f"`stage` {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
 
 
 def _pixel_mm(
@@ -200,6 +202,13 @@ def _load(
     for number, case in wanted:
         volumes[case.split].append(cache.load(case, number))
     return volumes
+
+
+def _images(manifest: Manifest, cache: VolumeCache, intensity: str, pixel_mm: float | None) -> dict[str, Any]:
+    """What the volumes of split train look like."""
+    numbers = [number for number, case in enumerate(manifest.cases) if case.split == "train"]
+    seen = [one for one in map(cache.appearance, numbers) if one is not None]
+    return record_of_images(seen, intensity, pixel_mm) if seen else {}
 
 
 def _counts(manifest: Manifest, split: str) -> dict[str, dict[str, int]]:

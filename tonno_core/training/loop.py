@@ -136,7 +136,7 @@ class Trainer:
     def _interrupted(self) -> TrainingInterrupted:
         return TrainingInterrupted(
             f"interrupted after step {self._at.step} of {self.settings.steps}; {self.folder.checkpoint} holds it, "
-            "the same command with --resume goes on"
+            "the same command with `resume` goes on"
         )
 
     def _step(self, step: int, batch: Batch, stop: threading.Event) -> tuple[float, bool]:
@@ -153,7 +153,7 @@ class Trainer:
         if not math.isfinite(mean_loss):
             raise TonnoError(
                 f"the loss is {mean_loss} at step {step}, on slices of {', '.join(batch.names)}; "
-                "lower --learning-rate, or look at these volumes"
+                "lower `learning_rate`, or look at these volumes"
             )
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -230,7 +230,7 @@ class Trainer:
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise TonnoError(
                 f"{self.folder.checkpoint}: does not fit this run ({first_line(error)}); "
-                "give --overwrite to begin again, or choose another --run"
+                "give `overwrite` to begin again, or choose another `run`"
             ) from error
 
 

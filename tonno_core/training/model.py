@@ -33,7 +33,7 @@ def initial_model(settings: TrainingSettings) -> Any:
     new_head = True
     if settings.weights not in ("none", "imagenet"):
         path = Path(settings.weights)
-        new_head = load_pretrained(model, read_weights(path), channels=settings.channels, source=f"--weights {path}")
+        new_head = load_pretrained(model, read_weights(path), channels=settings.channels, source=f"`weights` {path}")
     if settings.pretrained and new_head:
         _start_head(model)
     if settings.pretrained and settings.norm == "group":
@@ -59,7 +59,7 @@ def parameter_groups(model: Any, settings: TrainingSettings) -> list[dict[str, A
         freeze_batch_norm(model)
     stages = list(group_parameters(model, model.group_matcher(coarse=True)).values())
     if settings.freeze >= len(stages):
-        raise TonnoError(f"--freeze {settings.freeze}: {settings.encoder} has {len(stages)} stages with its last layer")
+        raise TonnoError(f"`freeze` {settings.freeze}: {settings.encoder} has {len(stages)} stages with its last layer")
     named = dict(model.named_parameters())
     for name in (name for stage in stages[: settings.freeze] for name in stage):
         named[name].requires_grad_(False)

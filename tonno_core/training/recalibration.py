@@ -7,11 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
+from tonno_core.calibration import OTHER_PLANES, planes_text
 from tonno_core.cohort.manifest import Manifest, read_manifest
-from tonno_core.encoding.bundle import Bundle, BundleSpec, check_can_write, load_bundle, save_bundle
+from tonno_core.encoding.bundle import Bundle, BundleSpec, check_can_write, load_bundle, save_description
 from tonno_core.errors import TonnoError
-from tonno_core.settings import METHODS, choices_of, combine
+from tonno_core.settings import METHODS, ReconstructionSettings, choices_of, combine
 from tonno_core.training.calibration import SHARE_OF_VOLUMES, calibrate
+from tonno_core.training.other_planes import measure_other_planes
+from tonno_core.volume.appearance import appearance, record_of_images
+from tonno_core.volume.io import read_volume
 
 
 def recalibrate(
@@ -49,8 +55,46 @@ def recalibrate(
     planes = {name: value for name, value in options.items() if name in spec.defaults and value is not None}
     planes.pop("methods", None)
     spec = dataclasses.replace(spec, defaults={**spec.defaults, **planes})
-    save_bundle(output, spec, bundle.weights, overwrite=overwrite)
+    save_description(output, spec, bundle, overwrite=overwrite)
     return "\n".join([*summary_of(spec), f"written to {output}"])
+
+
+def complete(
+    model: Path,
+    manifest_path: Path,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: bool = True,
+) -> str:
+    """`tonno calibrate --complete`: what an earlier version of tonno did not measure; a summary.
+
+    That is thresholds for the planes of presets, from the manifest's split ``val``, and what the images of its split
+    ``train`` look like. The model's choices and its own thresholds stay as they are.
+    """
+    bundle = load_bundle(model)
+    check_can_write(output, overwrite=overwrite)
+    manifest = read_manifest(manifest_path, class_name=bundle.spec.classes[0])
+    _require_classes(manifest, bundle.spec)
+    if not bundle.spec.thresholds:
+        raise TonnoError(f"{model}: has no thresholds to complete; a whole calibration finds them")
+    settings = combine(defaults=bundle.spec.defaults, explicit={})
+    thresholds = _with_other_planes(bundle, manifest, settings, device, precision, progress)
+    training = {**bundle.spec.training, "images": _images(manifest, bundle.spec, progress)}
+    spec = dataclasses.replace(bundle.spec, thresholds=thresholds, training=training)
+    save_description(output, spec, bundle, overwrite=overwrite)
+    return "\n".join([*summary_of(spec), f"written to {output}"])
+
+
+def _images(manifest: Manifest, spec: BundleSpec, progress: bool) -> dict[str, Any]:
+    """What the manifest's training images look like, for ``training``; as the model has it where there are none."""
+    cases = tqdm(manifest.split("train"), desc="looking at images", unit="volume", disable=not progress)
+    volumes = (read_volume(case.volume) for case in cases)
+    seen = [appearance(volume.array, volume.ijk_to_ras, spec.intensity) for volume in volumes]
+    images = [one for one in seen if one is not None]
+    return record_of_images(images, spec.intensity, spec.pixel_mm) if images else spec.training.get("images", {})
 
 
 def _require_classes(manifest: Manifest, spec: BundleSpec) -> None:
@@ -98,7 +142,28 @@ def calibrate_bundle(
         )
         thresholds |= found.thresholds
         records += found.records
-    return dataclasses.replace(bundle.spec, thresholds=thresholds, calibration=records)
+    spec = dataclasses.replace(bundle.spec, thresholds=thresholds, calibration=records)
+    calibrated = dataclasses.replace(bundle, spec=spec)
+    thresholds = _with_other_planes(calibrated, manifest, settings, device, precision, progress)
+    return dataclasses.replace(spec, thresholds=thresholds)
+
+
+def _with_other_planes(
+    bundle: Bundle,
+    manifest: Manifest,
+    settings: ReconstructionSettings,
+    device: str,
+    precision: str,
+    progress: bool,
+) -> dict[str, dict[str, Any]]:
+    """The bundle's thresholds, with those for the planes of presets."""
+    thresholds = dict(bundle.spec.thresholds)
+    for index in range(len(bundle.spec.classes)):
+        cases = [(case.volume, case.labels[index]) for case in manifest.split("val")]
+        thresholds |= measure_other_planes(
+            bundle, cases, settings, class_index=index, device=device, precision=precision, progress=progress
+        )
+    return thresholds
 
 
 def summary_of(spec: BundleSpec) -> list[str]:
@@ -107,6 +172,9 @@ def summary_of(spec: BundleSpec) -> list[str]:
     for key, record in spec.thresholds.items():
         own = {name: record["settings"][name] for name in choices_of(key.partition("/")[0])}
         chosen = ", ".join(f"{name} {value}" for name, value in own.items())
-        volumes = "no positive volume" if record["auc"] is None else f"AUC {record['auc']:.3f}"
+        area = record.get("auc")
+        volumes = "no AUC" if area is None else f"AUC {area:.3f}"
         lines.append(f"{key}: threshold {record['threshold']:.4g}, {volumes}; {chosen}")
-    return lines or ["no negative volume in split val: nothing calibrated, --threshold auto will be Otsu's"]
+        for other in record.get(OTHER_PLANES, ()):
+            lines.append(f"  {planes_text(other['settings'])}: threshold {other['threshold']:.4g}")
+    return lines or ["no negative volume in split val: nothing calibrated, `threshold` auto will be Otsu's"]

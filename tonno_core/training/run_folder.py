@@ -54,24 +54,24 @@ class RunFolder:
     def check(self, *, resume: bool = False, overwrite: bool = False) -> None:
         """Raise TonnoError unless this run may begin or go on here; changes nothing."""
         if self.path.exists() and not self.path.is_dir():
-            raise TonnoError(f"--run {self.path}: is a file, expected a folder of a training run")
+            raise TonnoError(f"`run` {self.path}: is a file, expected a folder of a training run")
         if not self.path.is_dir() or not any(self.path.iterdir()):
             return
         if not (self.path / _WHAT).is_file():
-            raise TonnoError(f"--run {self.path}: is a folder of something else (no {_WHAT}); choose another name")
+            raise TonnoError(f"`run` {self.path}: is a folder of something else (no {_WHAT}); choose another name")
         if overwrite:
             return
         try:
             found = json.loads((self.path / _WHAT).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise TonnoError(f"{self.path / _WHAT}: unreadable ({first_line(error)}); choose another --run") from error
+            raise TonnoError(f"{self.path / _WHAT}: unreadable ({first_line(error)}); choose another `run`") from error
         self._check_same(found, self.path / _WHAT)
         if resume:
             self.load()
         elif self.checkpoint.exists():
             raise TonnoError(
-                f"--run {self.path}: holds the checkpoint of such a run; give --resume to go on, "
-                "or --overwrite to begin again"
+                f"`run` {self.path}: holds the checkpoint of such a run; give `resume` to go on, "
+                "or `overwrite` to begin again"
             )
 
     def open(self, *, overwrite: bool = False) -> None:
@@ -83,7 +83,7 @@ class RunFolder:
             for name in _OF_EARLIER if overwrite else ():
                 (self.path / name).unlink(missing_ok=True)
         except OSError as error:
-            raise TonnoError(f"--run {self.path}: cannot be written ({error.strerror or error})") from error
+            raise TonnoError(f"`run` {self.path}: cannot be written ({error.strerror or error})") from error
         _write_json(self.path / _WHAT, self._what)
 
     def save(self, state: dict[str, Any]) -> None:
@@ -97,7 +97,7 @@ class RunFolder:
         try:
             state = load_tensors(self.checkpoint)
         except TonnoError as error:
-            raise TonnoError(f"{error}; give --overwrite to begin again, or choose another --run") from error
+            raise TonnoError(f"{error}; give `overwrite` to begin again, or choose another `run`") from error
         self._check_same(state.get("run"), self.checkpoint)
         return state
 
@@ -116,7 +116,7 @@ class RunFolder:
 
     def _check_same(self, found: object, path: Path) -> None:
         """Raise TonnoError that names what a file of the folder says otherwise than this run."""
-        advice = "choose another --run, or give --overwrite to begin again"
+        advice = "choose another `run`, or give `overwrite` to begin again"
         if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
             raise TonnoError(f"{path}: is of no training run; {advice}")
         for name, value in self._what["settings"].items():

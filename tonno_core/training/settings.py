@@ -61,16 +61,16 @@ class TrainingSettings:
         """Raise TonnoError for values that cannot be meant, before hours of training."""
         parse_intensity(self.intensity)
         if self.pixel_mm is not None:
-            _require(0 < self.pixel_mm < 100, "pixel-mm", self.pixel_mm, "millimetres between 0 and 100")
-        _require(0 < self.learning_rate < 10, "learning-rate", self.learning_rate, "a number between 0 and 10")
-        _require(0 < self.stage_decay <= 1, "stage-decay", self.stage_decay, "a number above 0, at most 1")
+            _require(0 < self.pixel_mm < 100, "pixel_mm", self.pixel_mm, "millimeters between 0 and 100")
+        _require(0 < self.learning_rate < 10, "learning_rate", self.learning_rate, "a number between 0 and 10")
+        _require(0 < self.stage_decay <= 1, "stage_decay", self.stage_decay, "a number above 0, at most 1")
         _require(0 <= self.ema < 1, "ema", self.ema, "a number from 0 to below 1, as 0.99")
         _require(0 <= self.warmup < 1, "warmup", self.warmup, "a share from 0 to below 1")
         for name in ("steps", "epochs", "slices_per_volume"):
-            _require(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "a whole number from 1")
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number from 1")
         _require(self.epochs <= self.steps, "epochs", self.epochs, f"at most one per step, {self.steps}")
         even = self.volumes_per_batch >= 2 and self.volumes_per_batch % 2 == 0
-        _require(even, "volumes-per-batch", self.volumes_per_batch, "an even number: half without a finding")
+        _require(even, "volumes_per_batch", self.volumes_per_batch, "an even number: half without a finding")
         _require(self.freeze >= 0, "freeze", self.freeze, "a whole number from 0")
 
     def record(self) -> dict[str, Any]:
@@ -84,14 +84,14 @@ class TrainingSettings:
 def check_shares(world: int, volumes_per_batch: int, norm: str) -> None:
     """Raise TonnoError for a batch that ``world`` processes cannot share alike."""
     if volumes_per_batch % world:
-        raise TonnoError(f"--volumes-per-batch is {volumes_per_batch}, expected a multiple of the {world} processes")
+        raise TonnoError(f"`volumes_per_batch` is {volumes_per_batch}, expected a multiple of the {world} processes")
     if world > 1 and norm == "batch":
         raise TonnoError(
-            "--norm batch takes its statistics from a whole batch, which several processes share; "
-            "choose --norm frozen-batch or group, or a single process"
+            "`norm` batch takes its statistics from a whole batch, which several processes share; "
+            "choose `norm` frozen-batch or group, or a single process"
         )
 
 
-def _require(condition: bool, option: str, found: object, expected: str) -> None:
+def _require(condition: bool, name: str, found: object, expected: str) -> None:
     if not condition:
-        raise TonnoError(f"--{option} is {found}, expected {expected}")
+        raise TonnoError(f"`{name}` is {found}, expected {expected}")

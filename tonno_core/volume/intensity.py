@@ -13,7 +13,7 @@ from tonno_core.volume.volume import FloatArray
 
 
 class Intensity(NamedTuple):
-    """A parsed ``--intensity``; ``low`` and ``high`` bound the window (in the volume's own units)."""
+    """How intensities are normalized; ``low`` and ``high`` bound the window (in the volume's own units)."""
 
     kind: Literal["none", "zscore", "window"]
     low: float = 0.0
@@ -21,12 +21,12 @@ class Intensity(NamedTuple):
 
 
 def parse_intensity(spec: str) -> Intensity:
-    """``none``, ``zscore`` or ``window:LO:HI``; anything else is a TonnoError that names --intensity."""
+    """``none``, ``zscore`` or ``window:LO:HI``; anything else is a TonnoError that names `intensity`."""
     if spec == "none":
         return Intensity("none")
     if spec == "zscore":
         return Intensity("zscore")
-    wrong = f"--intensity {spec!r}: expected none, zscore or window:LO:HI with LO < HI, as window:-100:300"
+    wrong = f"`intensity` {spec!r}: expected none, zscore or window:LO:HI with LO < HI, as window:-100:300"
     match spec.split(":"):
         case ["window", low_text, high_text]:
             try:
@@ -57,8 +57,8 @@ def normalise(array: FloatArray, mask: npt.NDArray[np.bool_], spec: str) -> tupl
     std = float(foreground.std()) if foreground.size else 0.0
     if std == 0:
         raise TonnoError(
-            f"--intensity zscore: the {foreground.size} foreground voxels have no contrast; "
-            "expected different values: use --intensity none or window:LO:HI"
+            f"`intensity` zscore: the {foreground.size} foreground voxels have no contrast; "
+            "expected different values: use `intensity` none or window:LO:HI"
         )
     scaled = (array - np.float32(foreground.mean())) / np.float32(std)
     return scaled, float(scaled.min())

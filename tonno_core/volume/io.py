@@ -165,7 +165,7 @@ def _check_header(path: Path, reader: sitk.ImageFileReader, size: tuple[int, ...
         raise TonnoError(f"{path}: voxels are complex numbers; expected real ones: take the magnitude first")
     if reader.GetNumberOfComponents() != 1:
         raise TonnoError(
-            f"{path}: {reader.GetNumberOfComponents()} values per voxel (colour or vector image); "
+            f"{path}: {reader.GetNumberOfComponents()} values per voxel (color or vector image); "
             "expected one: extract a channel first"
         )
     if 0 in size:
@@ -213,7 +213,7 @@ def _check_voxels(path: Path, array: FloatArray, replace_nonfinite: bool) -> Flo
     if bad and not replace_nonfinite:
         raise TonnoError(
             f"{path}: {bad} of {array.size} voxels are NaN or infinite; clean the file, "
-            "or use --replace-nonfinite to give them the lowest finite value"
+            "or use `replace_nonfinite` to give them the lowest finite value"
         )
     if bad:
         array[~finite] = array[finite].min()

@@ -6,7 +6,7 @@ import errno
 import platform
 import sys
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tonno_core.errors import TonnoError, first_line, is_out_of_memory
 from tonno_core.protocol import ProtocolError
@@ -31,13 +31,26 @@ class NotKept(Exception):
     """A refinement that the kept projections cannot give."""
 
 
+class StoppedEarly(NotKept):
+    """A refinement of a run that was stopped; it can be resumed."""
+
+    def __init__(self, directions: int, planned: int) -> None:
+        super().__init__(f"the last run was stopped at {directions} of {planned} directions")
+        self.extent = {"directions": directions, "planned": planned}
+
+
 @dataclass(frozen=True)
 class Failure:
-    """What an ``error`` event says."""
+    """What an ``error`` event says. extent: how far the run came that can be resumed, where it is about one."""
 
     kind: str
     message: str
     next: str
+    extent: dict[str, int] = field(default_factory=dict)
+
+    def fields(self) -> dict[str, str | int]:
+        """The event's."""
+        return {"kind": self.kind, "message": self.message, "next": self.next, **self.extent}
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -51,6 +64,8 @@ def failure_of(error: BaseException) -> Failure:
         )
     if isinstance(error, MissingPackage):
         return Failure("missing-package", f"a package is missing or broken ({text})", "Install it, then start again")
+    if isinstance(error, StoppedEarly):
+        return Failure("not-kept", text, "Resume it, or run Reconstruct", error.extent)
     if isinstance(error, NotKept):
         return Failure("not-kept", text, "Run Reconstruct with these settings")
     if isinstance(error, ProtocolError):
@@ -59,7 +74,7 @@ def failure_of(error: BaseException) -> Failure:
         return Failure(
             "out-of-memory",
             "the device has not enough memory, even for the smallest batch",
-            "Close other programs that use it, choose quality Fast or a smaller slice size, or device cpu",
+            "Close other programs that use it; choose `preset` fast, or `device` cpu",
         )
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
         return Failure("disk-full", f"a result could not be written ({error.strerror})", "Free space, then start again")
@@ -67,7 +82,7 @@ def failure_of(error: BaseException) -> Failure:
         return Failure(
             "gpu-architecture",
             f"this PyTorch has no code for the graphics card ({text})",
-            "Choose device cpu, or install a PyTorch build for this card",
+            "Choose `device` cpu, or install a PyTorch build for this card",
         )
     if isinstance(error, TonnoError):
         return Failure("user", str(error), "Change what the message names, then start again")

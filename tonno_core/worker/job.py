@@ -31,7 +31,7 @@ class Job:
         self._cancelled = threading.Event()
         self._stopped = threading.Event()
         self._started = self._step_started = time.monotonic()
-        self._step, self._reported = "", 0.0
+        self._step, self._step_done, self._reported = "", 0, 0.0
 
     # --- for the thread that reads requests
 
@@ -70,11 +70,12 @@ class Job:
         """The computation begins; elapsed time counts from here."""
         self._started = time.monotonic()
 
-    def step(self, name: str) -> None:
-        """A new step (loading, reconstructing, finishing) begins."""
+    def step(self, name: str, done: int = 0, total: int = 1) -> None:
+        """A new step (loading, reconstructing, finishing) begins. done: what an earlier request did of it."""
         self.check()
-        self._step, self._step_started, self._reported = name, time.monotonic(), 0.0
-        self.progress(0, 1)
+        self._step, self._step_done = name, done
+        self._step_started, self._reported = time.monotonic(), 0.0
+        self.progress(done, total)
 
     def progress(self, done: int, total: int) -> None:
         """Report progress in the step's own units, at most ten times a second."""
@@ -82,7 +83,8 @@ class Job:
         if now - self._reported < _PROGRESS_INTERVAL_S and done < total:
             return
         self._reported = now
-        remaining = (now - self._step_started) * (total - done) / done if done > 0 else None
+        since = done - self._step_done
+        remaining = (now - self._step_started) * (total - done) / since if since > 0 else None
         self.emit(
             "progress", step=self._step, done=done, total=total, elapsed_s=now - self._started, remaining_s=remaining
         )
@@ -93,13 +95,15 @@ class Job:
             if not self.finished:
                 self._send(kind, self.identifier, **fields)
 
-    def finish(self, kind: str, /, **fields: Any) -> None:
-        """Send the final event, unless it is out."""
+    def finish(self, kind: str, /, **fields: Any) -> bool:
+        """Send the final event, unless it is out already: then False."""
         assert kind in FINAL
         with self._lock:
-            if not self.finished:
-                self._finished.set()
-                self._send(kind, self.identifier, **fields)
+            if self.finished:
+                return False
+            self._finished.set()
+            self._send(kind, self.identifier, **fields)
+            return True
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,13 +20,15 @@ _OPTIONS = {field.name for field in dataclasses.fields(ReconstructionSettings)}
 class ReconstructRequest:
     """array: a ``.npy`` of the volume, Z Y X. ras_to_box: 4 x 4, the region's box is [-1, 1]^3 there.
 
-    zoom: whether all offsets and pixels go into the region.
+    classes: of the model, in one run; None for the one of the options alone. zoom: whether all offsets and pixels go
+    into the region.
     """
 
     array: Path
     ijk_to_ras: Matrix
     model: str
     options: dict[str, Any]
+    classes: tuple[str, ...] | Literal["all"] | None
     preset: str | None
     ras_to_box: Matrix | None
     zoom: bool
@@ -40,13 +42,17 @@ class ReconstructRequest:
         """Raises ProtocolError, naming the field."""
         volume = _field(fields, "volume", dict)
         zoom, ras_to_box = _field(fields, "zoom", bool, False), _roi(fields)
+        options, classes = _options(fields), _classes(fields)
+        if classes is not None and "class_name" in options:
+            raise ProtocolError("the field 'classes' and the option 'class_name' both name classes; leave one out")
         if zoom and ras_to_box is None:
             raise ProtocolError("the field 'zoom' is true without a region to zoom into; give the field 'roi'")
         return ReconstructRequest(
             array=Path(_field(volume, "array", str)),
             ijk_to_ras=_matrix(volume, "ijk_to_ras"),
             model=_field(fields, "model", str),
-            options=_options(fields),
+            options=options,
+            classes=classes,
             preset=_field(fields, "preset", str, None),
             ras_to_box=ras_to_box,
             zoom=zoom,
@@ -59,17 +65,30 @@ class ReconstructRequest:
 
 @dataclass(frozen=True)
 class RefineRequest:
-    """What is to be made anew from the last reconstruction's projections. ras_to_box, zoom: None for its own."""
+    """What is to be made of the last reconstruction's projections, as they are or when it has gone on to its end.
+
+    ras_to_box, zoom: None for its own. run: the id of the reconstruction that is meant, None for whichever is the
+    last. preview: while it goes on.
+    """
 
     options: dict[str, Any]
     ras_to_box: Matrix | None
     zoom: bool | None
+    run: int | None
+    preview: bool
     folder: Path
 
     @staticmethod
     def of(fields: dict[str, Any]) -> RefineRequest:
         """Raises ProtocolError, naming the field."""
-        return RefineRequest(_options(fields), _roi(fields), _field(fields, "zoom", bool, None), _folder(fields))
+        return RefineRequest(
+            options=_options(fields),
+            ras_to_box=_roi(fields),
+            zoom=_field(fields, "zoom", bool, None),
+            run=_field(fields, "run", int, None),
+            preview=_field(fields, "preview", bool, False),
+            folder=_folder(fields),
+        )
 
 
 def target_of(fields: dict[str, Any]) -> int:
@@ -98,6 +117,17 @@ def _options(fields: dict[str, Any]) -> dict[str, Any]:
     if unknown:
         raise ProtocolError(f"the option '{unknown[0]}' is unknown")
     return options
+
+
+def _classes(fields: dict[str, Any]) -> tuple[str, ...] | Literal["all"] | None:
+    names = fields.get("classes")
+    if names is None:
+        return None
+    if names == "all":
+        return "all"
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ProtocolError("the field 'classes' is neither a list of names nor 'all'")
+    return tuple(dict.fromkeys(names))
 
 
 def _roi(fields: dict[str, Any]) -> Matrix | None:

@@ -71,13 +71,10 @@ class Server:
         try:
             job.check()
             job.start()
-            if job.fields["type"] == "reconstruct":
-                self._session.reconstruct(job)
-            else:
-                self._session.refine(job)
+            self._session.compute(job)
         except BaseException as error:  # nothing that a request causes ends the process
             if not job.finished:
-                job.finish("error", **vars(failure_of(error)))
+                job.finish("error", **failure_of(error).fields())
         finally:
             with self._lock:
                 self._jobs.pop(job.identifier, None)
@@ -120,10 +117,10 @@ class Server:
         try:
             job.finish("description", **self._session.describe())
         except BaseException as error:
-            job.finish("error", **vars(failure_of(error)))
+            job.finish("error", **failure_of(error).fields())
 
     def _refuse(self, identifier: int | None, error: TonnoError | ProtocolError) -> None:
-        self._channel.send("error", identifier, **vars(failure_of(error)))
+        self._channel.send("error", identifier, **failure_of(error).fields())
 
     # --- the end
 

@@ -19,17 +19,18 @@ class Session:
     def __init__(self) -> None:
         self._engine: Engine | None = None
 
-    def reconstruct(self, job: Job) -> None:
-        """Answer ``result``. Raises what `failure_of` knows."""
-        request = ReconstructRequest.of(job.fields)
+    def compute(self, job: Job) -> None:
+        """Answer ``result`` to a ``reconstruct``, ``refine`` or ``resume``. Raises what `failure_of` knows."""
+        kind, fields = job.fields["type"], job.fields
+        request = ReconstructRequest.of(fields) if kind == "reconstruct" else RefineRequest.of(fields)
         job.step("loading")
-        self._loaded().reconstruct(request, job)
-
-    def refine(self, job: Job) -> None:
-        """Answer ``result`` from the last projections."""
-        request = RefineRequest.of(job.fields)
-        job.step("loading")
-        self._loaded().refine(request, job)
+        engine = self._loaded()
+        if isinstance(request, ReconstructRequest):
+            engine.reconstruct(request, job)
+        elif kind == "refine":
+            engine.refine(request, job)
+        else:
+            engine.resume(request, job)
 
     def describe(self) -> dict[str, Any]:
         """The fields of ``description``."""

@@ -1,11 +1,16 @@
 # What an extension must state about itself, installed as its description file.
 set(description "")
-foreach(name HOMEPAGE CATEGORY CONTRIBUTORS DESCRIPTION ICONURL SCREENSHOTURLS DEPENDS)
+foreach(name HOMEPAGE CATEGORY CONTRIBUTORS DESCRIPTION ICONURL SCREENSHOTURLS DEPENDS KEYWORDS)
   if(NOT EXTENSION_${name})
     message(FATAL_ERROR "EXTENSION_${name} is not set before find_package(Slicer)")
   endif()
+  # Slicer hands these on unquoted, and keeps the first element of what CMake then takes for a list.
+  if(name MATCHES "^(HOMEPAGE|CATEGORY|DESCRIPTION|ICONURL)$" AND EXTENSION_${name} MATCHES ";")
+    message(FATAL_ERROR "EXTENSION_${name} holds a semicolon: Slicer would cut it there")
+  endif()
   string(TOLOWER ${name} key)
-  string(APPEND description "${key} ${EXTENSION_${name}}\n")
+  string(REPLACE ";" " " value "${EXTENSION_${name}}")
+  string(APPEND description "${key} ${value}\n")
 endforeach()
 file(WRITE "${CMAKE_BINARY_DIR}/${PROJECT_NAME}.s4ext" "${description}")
 install(FILES "${CMAKE_BINARY_DIR}/${PROJECT_NAME}.s4ext" DESTINATION share/Slicer-5.10)

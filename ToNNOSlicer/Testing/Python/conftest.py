@@ -82,11 +82,11 @@ def widget(qtHost: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module with the sample loaded, and an engine that only listens."""
     from listening import Answering
     from ToNNOSlicerLib import install
-    from ToNNOSlicerLib.widget import Panel
+    from ToNNOSlicerLib.panel import Panel
     from walk import opened
 
     monkeypatch.setattr(install, "missing", lambda path: install.Missing("", ()))
-    monkeypatch.setattr(Panel, "_client", lambda panel: Answering(tmp_path))
+    monkeypatch.setattr(Panel, "_client", staticmethod(lambda choices: Answering(tmp_path)))
     return opened(qtHost)
 
 
@@ -95,9 +95,9 @@ def result(widget: Any) -> Any:
     """A heatmap with two findings of 27 voxels (3.04 mm3 each) in the widget, as a run would have left it."""
     from scenes import THRESHOLD, addHeatmap, addVolume
 
-    widget.panel.parameters.minMm3 = 0.0
+    session = widget.panel.session
+    session.set(minMm3=0.0)
     heatmap = addHeatmap(widget.panel.logic, addVolume())
     widget.panel.logic.writeSegment(heatmap, THRESHOLD)
-    widget.panel.parameters.heatmap = heatmap
-    widget.panel.onSegment()
+    session.set(heatmap=heatmap)
     return heatmap

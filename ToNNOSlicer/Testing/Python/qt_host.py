@@ -5,8 +5,9 @@
     host.close()
 
 On PySide6, off screen, with the real MRML libraries of slicer_host; pythonqt.py has the manners of Qt's objects,
-qt_widgets.py the widgets of CTK and Slicer, parameter_nodes.py the parameter node. Written from the documentation
-of Slicer, CTK and PythonQt; what is not modelled raises, so a test that passes has used nothing else. It proves the
+qt_widgets.py, mrml_widgets.py and node_selector.py the widgets of CTK and Slicer, parameter_nodes.py the parameter
+node, event_loop.py the event loop. `slicer.util` is Slicer's own. Written from the documentation and the behavior of
+Slicer, CTK and PythonQt; what is not modelled raises, so a test that passes has used nothing else. It proves the
 module's own logic. Whether PythonQt and the application play along, only ``slicer_smoke.py`` in the application shows.
 """
 
@@ -17,91 +18,46 @@ import os
 import sys
 import tempfile
 import types
-import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import event_loop
 import parameter_nodes
 import pythonqt
+import sample_data_module
 import slicer
 import slicer.util
 import vtk
-from PySide6 import QtCore, QtWidgets
-from pythonqt import QtModule, QtObject
-from qt_widgets import childWidgetVariables, loadUI, qMRMLNodeComboBox, qMRMLSegmentEditorWidget
+from mrml_widgets import MRML, qMRMLSegmentEditorWidget
+from observations import forgetScene
+from PySide6 import QtCore, QtGui, QtWidgets
+from pythonqt import QtModule, kindOf, wrap
+from qt_widgets import CTK, loadUI
+from scripted_modules import (
+    ModuleManager,
+    ModuleWidget,
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
 from slicer_host import Host
-
-
-class ScriptedLoadableModule:
-    def __init__(self, parent: Any) -> None:
-        self.parent = parent
-
-
-class ScriptedLoadableModuleWidget:
-    """Made with a parent widget; `layout` is the parent's."""
-
-    moduleName = ""
-    _path = ""
-
-    def __init__(self, parent: QtObject | None = None) -> None:
-        self.parent = parent
-        self.layout = parent.layout()
-
-    def setup(self) -> None:
-        """Buttons for developers are the application's."""
-
-    def resourcePath(self, name: str) -> str:
-        return str(Path(self._path).parent / "Resources" / name)
-
-    def onReload(self) -> None:
-        """The file is executed again, and a new widget takes the place of this one."""
-        QtHost.current.reload()
-
-
-class ScriptedLoadableModuleLogic:
-    moduleName = "ToNNOSlicer"
-
-    def __init__(self, parent: Any = None) -> None:
-        self.isSingletonParameterNode = True
-
-    def getParameterNode(self) -> Any:
-        """The scene's node of this module; made where it is missing."""
-        scene = slicer.mrmlScene
-        node = scene.GetSingletonNode(self.moduleName, "vtkMRMLScriptedModuleNode")
-        if node is None:
-            node = slicer.vtkMRMLScriptedModuleNode()
-            node.SetSingletonTag(self.moduleName)
-            node.SetModuleName(self.moduleName)
-            node.SetName(self.moduleName)
-            node = scene.AddNode(node)
-        return node
-
-
-class ScriptedLoadableModuleTest(__import__("unittest").TestCase):
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*(arguments or ("runTest",)))
-
-    def runTest(self) -> None:
-        """The base class has no tests; a runner collects it all the same, as the module's file names it."""
-        assert type(self) is ScriptedLoadableModuleTest, "not modelled"
-
-    def delayDisplay(self, message: str, milliseconds: int = 0) -> None:
-        """The application shows the message for a while."""
 
 
 class QtHost(Host):
     """The scene of `slicer_host.Host`, and an application around it.
 
     answers: what a test says to the next questions, first in first out: ("message", text of a button),
-    ("folder", path), ("open", path), ("save", path). A question without an answer raises. asked: the questions.
-    errors: exceptions that escaped from slots.
+    ("folder", path), ("open", path), ("save", path), ("text", what is typed). A question without an answer raises, as
+    nobody would answer it on a build machine either. asked: the questions. errors: exceptions that escaped from slots.
+    opened: addresses that a browser was to show. testing: whether the application was started for its own tests.
     """
 
     answers = pythonqt.answers
     asked = pythonqt.asked
     errors = pythonqt.errors
-    current: typing.ClassVar[Any] = None
+    opened = pythonqt.opened
 
     def __init__(self) -> None:
         self.application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["host"])
@@ -111,12 +67,14 @@ class QtHost(Host):
         QtCore.QSettings.setPath(QtCore.QSettings.IniFormat, QtCore.QSettings.UserScope, self._settings.name)
         self.application.setOrganizationName("host")
         self.application.setApplicationName("host")
-        for kept in (self.answers, self.asked, self.errors):
+        for kept in (self.answers, self.asked, self.errors, self.opened):
             kept.clear()
-        type(self).current = self
-        self.widget = self._module = self.frame = self._source = None
+        self.testing = False
+        self.widget = self.frame = self._source = None
         self._startup: list[Callable[[], None]] = []
+        self._modules = ModuleManager()
         self._library_before = {name: sys.modules[name] for name in _library()}
+        self._path_before = list(sys.path)
         leaving = slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent
         self._leaving = self.scene.AddObserver(leaving, self._forget_item)
         self._provide()
@@ -130,69 +88,93 @@ class QtHost(Host):
         if item:
             hierarchy.RemoveItem(item, False, False)
 
-    def loadModule(self, path: str | Path) -> Any:
-        """Execute a module's file and set its widget up, as the application does when a module is opened."""
-        self._source = Path(path)
-        parent = types.SimpleNamespace(title="", categories=[], dependencies=[], contributors=[])
-        name = self._source.stem
-        spec = importlib.util.spec_from_file_location(name, self._source)
-        self._module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = self._module
-        spec.loader.exec_module(self._module)
-        getattr(self._module, name)(parent)
+    # --- the module
+
+    def loadModule(self, path: str | Path, enter: bool = True) -> Any:
+        """Execute a module's file and set its widget up, as the application does when a module is opened.
+
+        enter: whether it is then shown too; without it, somebody only asked for its widget.
+        """
+        self._source, name = Path(path), Path(path).stem
+        spec = importlib.util.spec_from_file_location(name, path)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+        parent = types.SimpleNamespace(path=str(path))
+        getattr(sys.modules[name], name)(parent)
         if not parent.title:
             raise AssertionError("the module has no title")
-        self.frame = QtWidgets.QWidget()
-        QtWidgets.QVBoxLayout(self.frame)
-        widget_class = getattr(self._module, f"{name}Widget")
-        widget_class._path, widget_class.moduleName = str(self._source), name
-        self.widget = widget_class(QtObject(self.frame))
-        self.widget.setup()
-        module = types.SimpleNamespace(widgetRepresentation=lambda: types.SimpleNamespace(self=lambda: self.widget))
+        self.frame = ModuleWidget(lambda: self.widget, self._set_up)
+        place = wrap(self.frame)
+        module = types.SimpleNamespace(path=str(path), widgetRepresentation=lambda: place)
         setattr(slicer.modules, name.lower(), module)
+        self._set_up()
+        if enter:
+            self.enterModule()
         return self.widget
+
+    def enterModule(self) -> None:
+        self.frame.enter()
+
+    def exitModule(self) -> None:
+        self.frame.exit()
+
+    def reload(self) -> None:
+        """As Slicer's button does it: the old widget stays hidden in its place, and nobody enters the new one."""
+        slicer.util.reloadScriptedModule(self._source.stem)
+
+    def segmentEditors(self) -> list[qMRMLSegmentEditorWidget]:
+        """Those that are in the module's panel, whether somebody remembers them or not."""
+        return self.frame.findChildren(qMRMLSegmentEditorWidget)
+
+    def _set_up(self) -> None:
+        name = f"{self._source.stem}Widget"
+        self.widget = getattr(self._module, name)(wrap(self.frame))
+        setattr(slicer.modules, name, self.widget)
+        self.widget.setup()
+
+    @property
+    def _module(self) -> Any:
+        """The module's file, as it was executed last."""
+        return sys.modules[self._source.stem]
+
+    # --- the application
 
     def completeStartup(self) -> None:
         """The application has started."""
         for receiver in self._startup:
             receiver()
 
-    def _connect(self, signal: str, receiver: Callable[[], None]) -> bool:
-        if signal != "startupCompleted()":
-            raise NotImplementedError(f"the application's signal {signal} is not modelled")
-        self._startup.append(receiver)
-        return True
-
-    def reload(self) -> None:
-        self.widget.cleanup()
-        self._drop_frame()
-        self.loadModule(self._source)
-
     def process(self, seconds: float = 0.0, until: Callable[[], bool] = lambda: False) -> bool:
         """Run the event loop until `until` holds or the time is over; a slot's exception is raised here."""
-        clock = QtCore.QElapsedTimer()
-        clock.start()
-        while True:
-            self.application.processEvents(QtCore.QEventLoop.AllEvents, 20)
-            if self.errors:
-                raise self.errors.pop(0)
-            if until():
-                return True
-            if clock.elapsed() >= 1000 * seconds:
-                return False
-            QtCore.QThread.msleep(2)
+        event_loop.turn()
+        held = bool(self.errors) or until()
+        if not held and seconds > 0:
+            held = event_loop.run(1000 * seconds, lambda: bool(self.errors) or until())
+        if self.errors:
+            raise self.errors.pop(0)
+        return held
 
     def close(self) -> None:
         if self.widget is not None:
             self.widget.cleanup()
             self.widget = None
+        forgetScene()
         self._drop_frame()
         if self._source is not None:
             sys.modules.pop(self._source.stem, None)
         for name in _library():  # as before a Reload, so that other tests meet the classes that they imported
+            package, _dot, module = name.rpartition(".")
+            if package in sys.modules and hasattr(sys.modules[package], module):
+                delattr(sys.modules[package], module)
+        for name in _library():
             del sys.modules[name]
         sys.modules.update(self._library_before)
-        parameter_nodes.connections.clear()
+        for name, module in self._library_before.items():
+            package, _dot, last = name.rpartition(".")
+            if package:
+                setattr(sys.modules[package], last, module)
+        sys.modules.pop("SampleData", None)
+        sys.path[:] = self._path_before
         if self.logics:
             self.scene.RemoveObserver(self._leaving)
             super().close()
@@ -200,14 +182,20 @@ class QtHost(Host):
 
     def _drop_frame(self) -> None:
         if self.frame is not None:
-            for box in self.frame.findChildren(qMRMLNodeComboBox):
-                box.setMRMLScene(None)
             self.frame.deleteLater()
             self.frame = None
             self.application.sendPostedEvents(None, QtCore.QEvent.DeferredDelete)
 
+    def _connect(self, signal: str, receiver: Callable[[], None]) -> bool:
+        if signal != "startupCompleted()":
+            raise NotImplementedError(f"the application's signal {signal} is not modelled")
+        self._startup.append(receiver)
+        return True
+
     def _provide(self) -> None:
         sys.modules["qt"] = QtModule("qt")
+        sys.modules["ctk"] = _module_of("ctk", *map(kindOf, CTK.values()))
+        sys.modules["SampleData"] = sample_data_module.module()
         sys.modules["slicer.ScriptedLoadableModule"] = slicer.ScriptedLoadableModule = _module_of(
             "slicer.ScriptedLoadableModule",
             ScriptedLoadableModule,
@@ -216,33 +204,69 @@ class QtHost(Host):
             ScriptedLoadableModuleTest,
         )
         sys.modules["slicer.parameterNodeWrapper"] = slicer.parameterNodeWrapper = _module_of(
-            "slicer.parameterNodeWrapper", parameter_nodes.WithinRange, parameter_nodes.parameterNodeWrapper
+            "slicer.parameterNodeWrapper",
+            parameter_nodes.WithinRange,
+            parameter_nodes.Minimum,
+            parameter_nodes.Maximum,
+            parameter_nodes.parameterNodeWrapper,
         )
-        slicer.util.loadUI, slicer.util.childWidgetVariables = loadUI, childWidgetVariables
-        slicer.util.mainWindow = lambda verbose=True: None
-        slicer.util.startupEnvironment = lambda: dict(os.environ)
-        slicer.util.setSliceViewerLayers = self._set_layers
-        slicer.qMRMLSegmentEditorWidget = lambda: QtObject(qMRMLSegmentEditorWidget())
-        slicer.app.slicerUserSettingsFilePath = str(Path(self._settings.name) / "Slicer.ini")
-        slicer.app.slicerHome = self._settings.name
-        slicer.app.testingEnabled = lambda: False
-        slicer.app.processEvents = self.application.processEvents
-        slicer.app.connect = self._connect
+        for kind in MRML.values():
+            setattr(slicer, kind.__name__, kindOf(kind))
+        slicer.selfTests = {}
+        slicer.util.loadUI = loadUI  # its other functions are Slicer's own
+        for name, value in self._application().items():
+            setattr(slicer.app, name, value)
         dialogs = {"getExistingDirectory": "folder", "getOpenFileName": "open", "getSaveFileName": "save"}
         for name, kind in dialogs.items():
             pythonqt.statics["QFileDialog", name] = self._dialog(kind)
-        pythonqt.statics["QApplication", "clipboard"] = lambda: QtObject(self.application.clipboard())
+        pythonqt.statics["QApplication", "clipboard"] = lambda: wrap(self.application.clipboard())
+
+    def _application(self) -> dict[str, Any]:
+        views = types.SimpleNamespace(
+            mrmlSliceLogics=self.applicationLogic.GetSliceLogics, sliceViewNames=lambda: tuple(self.sliceLogics)
+        )
+        environment = types.SimpleNamespace(keys=lambda: list(os.environ), value=os.environ.get)
+        return {
+            "slicerUserSettingsFilePath": str(Path(self._settings.name) / "Slicer.ini"),
+            "slicerHome": self._settings.name,
+            "applicationName": "host",
+            "documentationBaseUrl": "https://slicer.readthedocs.io/en/latest/",
+            "moduleDocumentationUrl": lambda name: (
+                f"https://slicer.readthedocs.io/en/latest/modules/{name.lower()}.html"
+            ),
+            "processEvents": self.application.processEvents,
+            "connect": self._connect,
+            "testingEnabled": lambda: self.testing,
+            "moduleManager": lambda: self._modules,
+            "layoutManager": lambda: views,
+            "startupEnvironment": lambda: environment,
+            "topLevelWidgets": lambda: (),  # there is no main window
+            "palette": lambda: wrap(self.application.palette()),
+            "clipboard": lambda: wrap(self.application.clipboard()),
+            "settings": sys.modules["qt"].QSettings,
+            "userSettings": sys.modules["qt"].QSettings,
+        }
 
     def _dialog(self, kind: str) -> Callable[..., str]:
         return lambda _parent, title, *_more: pythonqt.answer(kind, title)
 
-    def _set_layers(self, background: Any = None, fit: bool = False, **unknown: Any) -> None:
-        if unknown:
-            raise NotImplementedError(f"setSliceViewerLayers: {sorted(unknown)} is not modelled")
-        for logic in self.sliceLogics.values():
-            logic.GetSliceCompositeNode().SetBackgroundVolumeID(background.GetID())
-            if fit:
-                logic.FitSliceToAll()
+
+def setDark(application: QtWidgets.QApplication, on: bool = True) -> None:
+    """The application's dark theme, or the light one again, for all that takes its colors from the palette."""
+    application.setStyle("Fusion")
+    palette, role = QtGui.QPalette("#353535" if on else "#efefef"), QtGui.QPalette.ColorRole
+    if on:
+        for kind in (role.WindowText, role.Text, role.ButtonText, role.ToolTipText):
+            palette.setColor(kind, QtGui.QColor("#f0f0f0"))
+            palette.setColor(QtGui.QPalette.Disabled, kind, QtGui.QColor("#808080"))
+        palette.setColor(role.Base, QtGui.QColor("#232323"))
+        palette.setColor(role.AlternateBase, QtGui.QColor("#303030"))
+        palette.setColor(role.ToolTipBase, QtGui.QColor("#303030"))
+        palette.setColor(role.PlaceholderText, QtGui.QColor("#909090"))
+        palette.setColor(role.Highlight, QtGui.QColor("#2a82da"))
+        palette.setColor(role.Link, QtGui.QColor("#6cb2ff"))
+    application.setPalette(palette)
+    application.processEvents()  # then the widgets that are there follow
 
 
 def _library() -> list[str]:

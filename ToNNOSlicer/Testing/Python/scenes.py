@@ -41,6 +41,15 @@ GRIDS = {
     "left-handed": affine(OBLIQUE @ np.diag([1, -1, 1]), (-40, 3, 8)),
     "as DICOM has it": affine(np.diag([-0.9, -1.3, 2.6]), (110, 120, -300)),
 }
+
+
+def tilted(degrees: float) -> np.ndarray:
+    """As DICOM has it, of a gantry that is tilted about the patient's axis from left to right; ijkToRAS (4 x 4)."""
+    matrix = GRIDS["as DICOM has it"].copy()
+    matrix[1, 2] = np.tan(np.radians(degrees)) * matrix[2, 2]
+    return matrix
+
+
 RIGID = affine(rotation((3, -1, 2), 71), (7, -8, 9))
 SCALED = affine(rotation((0, 1, 1), 20) @ np.diag([1.1, 0.8, 1.5]), (-5, 0, 4))
 

@@ -84,6 +84,7 @@ class Host:
             applicationLogic=lambda: self.applicationLogic,
             mrmlScene=lambda: self.scene,
             temporaryPath=self.temporaryPath,
+            testingEnabled=lambda: False,
         )
         atexit.register(self.close)  # a scene that outlives the interpreter ends in a crash
 

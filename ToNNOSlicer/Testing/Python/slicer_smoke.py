@@ -53,8 +53,9 @@ def step(name, act):
 
 def open_module():
     before = set(sys.modules)
-    slicer.modules.tonnoslicer.widgetRepresentation()
-    assert "torch" not in set(sys.modules) - before, "opening the module imported torch"
+    slicer.modules.tonnoslicer.widgetRepresentation().enter()
+    heavy = {"torch", "scipy", "SimpleITK", "matplotlib"} & (set(sys.modules) - before)
+    assert not heavy, f"opening the module imported {heavy}"
 
 
 def load_sample(widget):
@@ -86,16 +87,16 @@ def reconstruct(widget):
     timer.connect("timeout()", measure)
     timer.start()
     widget.ui.runButton.click()
-    wait(widget, lambda: widget.panel.controller.state == "idle")
+    wait(widget, lambda: widget.panel.session.running.controller.state == "idle")
     timer.stop()
     print(f"ToNNO smoke: longest block of the GUI's thread {1000 * longest:.0f} ms")
-    assert widget.panel.result.heatmap is not None, widget.ui.messageLabel.text
+    assert widget.panel.session.result.heatmapNode is not None, widget.ui.messageLabel.text
 
 
 def check_findings(widget):
     from ToNNOSlicerLib.sample import LESIONS
 
-    found = widget.panel.findings.findings
+    found = widget.panel.session.result.findings
     assert len(found) == len(LESIONS), f"{len(found)} findings"
     for centre, radii, _brightness in LESIONS:
         nearest = min(vtk.vtkMath.Distance2BetweenPoints(one.centroidRAS, centre) ** 0.5 for one in found)
@@ -103,29 +104,29 @@ def check_findings(widget):
 
 
 def move_threshold(widget):
-    before = sum(one.volumeMm3 for one in widget.panel.findings.findings)
+    before = sum(one.volumeMm3 for one in widget.panel.session.result.findings)
     widget.ui.thresholdSlider.value = 1.2 * widget.ui.thresholdSlider.value
-    assert sum(one.volumeMm3 for one in widget.panel.findings.findings) < before
+    assert sum(one.volumeMm3 for one in widget.panel.session.result.findings) < before
 
 
 def undo(widget):
-    before = sum(one.volumeMm3 for one in widget.panel.findings.findings)
+    before = sum(one.volumeMm3 for one in widget.panel.session.result.findings)
     widget.ui.undoButton.click()
-    assert sum(one.volumeMm3 for one in widget.panel.findings.findings) > before
+    assert sum(one.volumeMm3 for one in widget.panel.session.result.findings) > before
 
 
 def export(widget):
-    logic, result = widget.panel.logic, widget.panel.result
+    logic, result = widget.panel.logic, widget.panel.session.result
     with tempfile.TemporaryDirectory() as folder:
         for name in ("s.seg.nrrd", "s.nii.gz", "s.stl"):
             logic.exportSegmentation(result.segment[0], Path(folder) / name)
         for name in ("h.nrrd", "h.nii.gz"):
-            logic.exportHeatmap(result.heatmap, Path(folder) / name)
-        logic.exportFindings(widget.panel.findings.findings, Path(folder) / "f.csv")
+            logic.exportHeatmap(result.heatmapNode, Path(folder) / name)
+        logic.exportFindings(widget.panel.session.result.findings, Path(folder) / "f.csv")
         assert len(list(Path(folder).iterdir())) >= 6
-        widget.panel.export.startReport(Path(folder) / "report")
-        wait(widget, lambda: not widget.panel.export.isBusy)
-        assert (Path(folder) / "report" / "overview.png").exists(), widget.ui.messageLabel.text
+        widget.panel.session.exports.write("report", widget.panel.session.result, str(Path(folder) / "report.html"))
+        wait(widget, lambda: not widget.panel.session.exports.isBusy)
+        assert (Path(folder) / "report.html").exists(), widget.ui.messageLabel.text
 
 
 def load_from_sample_data(widget):
@@ -139,30 +140,32 @@ def load_from_sample_data(widget):
 
 
 def save_and_load(widget):
-    count = len(widget.panel.findings.findings)
+    count = len(widget.panel.session.result.findings)
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "scene.mrb")
         assert slicer.util.saveScene(path)
         slicer.mrmlScene.Clear(0)
         slicer.util.loadScene(path)
     slicer.app.processEvents()
-    assert widget.panel.result.heatmap is not None
-    assert len(widget.panel.findings.findings) == count
+    assert widget.panel.session.result.heatmapNode is not None
+    assert len(widget.panel.session.result.findings) == count
 
 
 def cancel(widget):
     widget.ui.directionsBox.value = 97  # nothing to take from what is kept
     widget.ui.runButton.click()
-    wait(widget, lambda: widget.ui.progressBar.value > 0 or widget.panel.controller.state == "idle")
+    wait(widget, lambda: widget.ui.progressBar.value > 0 or widget.panel.session.running.controller.state == "idle")
     start = time.monotonic()
     widget.ui.cancelButton.click()
-    wait(widget, lambda: widget.panel.controller.state == "idle")
+    wait(widget, lambda: widget.panel.session.running.controller.state == "idle")
     assert time.monotonic() - start < 1.0
 
 
 def reload_module():
-    slicer.modules.tonnoslicer.widgetRepresentation().self().onReload()
+    place = slicer.modules.tonnoslicer.widgetRepresentation()
+    place.self().onReload()  # nobody enters it then: the module is shown all the time
     slicer.app.processEvents()
+    assert place.self().panel is not None
 
 
 def own_test():

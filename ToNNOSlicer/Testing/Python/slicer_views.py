@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
+import numpy as np
 import slicer
 import vtk
 from slicer_host import Messages
+from vtk.util.numpy_support import vtk_to_numpy
 
 PACKAGES = "libegl1 libegl-mesa0 libgl1"
 _SLICE_MANAGERS = (
     "vtkMRMLSegmentationsDisplayableManager2D",
     "vtkMRMLColorLegendDisplayableManager",
     "vtkMRMLModelSliceDisplayableManager",
+    "vtkMRMLCrosshairDisplayableManager",
+    "vtkMRMLMarkupsDisplayableManager",
     "vtkMRMLRulerDisplayableManager",
     "vtkMRMLOrientationMarkerDisplayableManager",
 )
@@ -26,6 +29,7 @@ _VOLUME_MANAGERS = (
     "vtkMRMLCameraDisplayableManager",
     "vtkMRMLModelDisplayableManager",
     "vtkMRMLSegmentationsDisplayableManager3D",
+    "vtkMRMLMarkupsDisplayableManager",
     "vtkMRMLOrientationMarkerDisplayableManager",
 )
 _PROBE = """
@@ -84,11 +88,11 @@ class View:
         image.DeepCopy(grab.GetOutput())
         return image
 
-    def write(self, path: Path) -> None:
-        writer = vtk.vtkPNGWriter()
-        writer.SetFileName(str(path))
-        writer.SetInputData(self.render())
-        writer.Write()
+    def pixels(self) -> np.ndarray:
+        """Rows from the top, columns, RGB: uint8."""
+        image = self.render()
+        width, height, _ = image.GetDimensions()
+        return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, 3)[::-1]
 
     def close(self) -> None:
         self._group.SetMRMLDisplayableNode(None)
@@ -118,12 +122,6 @@ class SliceView(View):
         x, y, z = self.node.GetFieldOfView()
         self.node.SetFieldOfView(x * margin, y * margin, z)
 
-    def mark(self) -> None:
-        """The patient's directions in a corner, and a ruler."""
-        self.node.SetOrientationMarkerType(slicer.vtkMRMLAbstractViewNode.OrientationMarkerTypeAxes)
-        self.node.SetOrientationMarkerSize(slicer.vtkMRMLAbstractViewNode.OrientationMarkerSizeMedium)
-        self.node.SetRulerType(slicer.vtkMRMLAbstractViewNode.RulerTypeThin)
-
     def render(self) -> vtk.vtkImageData:
         # The application does this in its event loop, before the view's next frame.
         self.logic.UpdatePipeline()
@@ -135,29 +133,35 @@ class SliceView(View):
 
 
 class ThreeDView(View):
+    """A 3D view as the application opens it."""
+
     def __init__(self, host, size: tuple[int, int] = (480, 480)) -> None:
         logic = slicer.vtkMRMLViewLogic()
         logic.SetMRMLApplicationLogic(host.applicationLogic)
         logic.SetMRMLScene(host.scene)
-        node = logic.AddViewNode("1")
-        node.SetBoxVisible(False)
-        node.SetAxisLabelsVisible(False)
         self._logic = logic
         factory = slicer.vtkMRMLThreeDViewDisplayableManagerFactory.GetInstance()
-        super().__init__(host, factory, _VOLUME_MANAGERS, node, size)
+        super().__init__(host, factory, _VOLUME_MANAGERS, logic.AddViewNode("1"), size)
         self.renderer.SetUseDepthPeeling(True)
         self.window.SetAlphaBitPlanes(True)
-        node.SetBackgroundColor(0.0, 0.0, 0.0)
-        node.SetBackgroundColor2(0.0, 0.0, 0.0)
-        node.SetOrientationMarkerType(slicer.vtkMRMLAbstractViewNode.OrientationMarkerTypeCube)
-        node.SetOrientationMarkerSize(slicer.vtkMRMLAbstractViewNode.OrientationMarkerSizeMedium)
 
-    def look(self) -> None:
-        """At everything, from the patient's front, left and a little above."""
+    def plain(self) -> None:
+        """Black, with nothing but what is in the scene."""
+        self.node.SetBoxVisible(False)
+        self.node.SetAxisLabelsVisible(False)
+        self.node.SetBackgroundColor(0.0, 0.0, 0.0)
+        self.node.SetBackgroundColor2(0.0, 0.0, 0.0)
+
+    def turn(self, azimuth: float, elevation: float) -> None:
+        """Drag the view around its middle, by angles in degrees."""
         camera = self.renderer.GetActiveCamera()
-        camera.SetFocalPoint(0, 0, 0)
-        camera.SetPosition(-220, 320, 140)
-        camera.SetViewUp(0, 0, 1)
-        self.renderer.ResetCamera()
-        camera.Zoom(1.35)
+        camera.Azimuth(azimuth)
+        camera.Elevation(elevation)
         self.renderer.ResetCameraClippingRange()
+
+
+def addCrosshair(host) -> None:
+    """The crosshair that the application's scene begins with."""
+    node = slicer.vtkMRMLCrosshairNode()
+    node.SetCrosshairName("default")
+    host.scene.AddNode(node)

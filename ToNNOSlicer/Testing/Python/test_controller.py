@@ -57,7 +57,7 @@ def begin(made) -> int:
 def tick(made, *events: dict[str, Any]) -> None:
     """The events come, and everything that they put off is done."""
     made.client.events = list(events)
-    for _n in range(6):
+    for _n in range(8):
         made.controller.tick()
         if made.controller._run is not None and made.controller._run.reader is not None:
             made.controller._run.reader.join()
@@ -74,6 +74,11 @@ def result(made, number: int, **more: Any) -> dict[str, Any]:
     np.save(inside, np.ones((12, 14, 16), dtype=np.uint8))
     found = {"array": heatmap_file(made, "result"), "variant": {}, "threshold": {"threshold": 4.0}, "otsu": 2.0}
     return {"type": "result", "id": number, "heatmaps": {"tonno": found}, "inside": str(inside), "slices": 10, **more}
+
+
+def threshold(made, outcome) -> float:
+    """Of the segment that an outcome's first heatmap has."""
+    return made.controller.logic.thresholdOf(*made.controller.logic.segmentOf(outcome.heatmapNodes[0]))
 
 
 def names(made) -> list[str]:
@@ -118,19 +123,20 @@ def test_preview_and_result_are_one_heatmap_and_a_segment(made) -> None:
     assert names(made) == ["scan", "scan ToNNO"]
     tick(made, result(made, number))
     (outcome,) = made.told.outcomes
-    assert outcome.heatmapNode is made.told.previews[0]
+    assert outcome.heatmapNodes == (made.told.previews[0],)
     assert names(made) == ["scan", "scan ToNNO"]
-    assert outcome.threshold == 4.0
-    assert outcome.segmentationNode.GetSegmentation().GetNumberOfSegments() == 1
+    assert threshold(made, outcome) == 4.0
+    segmentation, _segmentId = made.controller.logic.segmentOf(outcome.heatmapNodes[0])
+    assert segmentation.GetSegmentation().GetNumberOfSegments() == 1
     assert made.controller.state == "idle" and len(made.client.released) == 1
 
 
-@pytest.mark.parametrize(("found", "threshold"), [({"threshold": None}, 2.0), ({"threshold": None, "otsu": None}, 4.5)])
-def test_without_a_models_threshold_otsus_or_half_of_the_maximum(made, found, threshold) -> None:
+@pytest.mark.parametrize(("record", "value"), [({"threshold": None}, 2.0), ({"threshold": None, "otsu": None}, 4.5)])
+def test_without_a_models_threshold_otsus_or_half_of_the_maximum(made, record, value) -> None:
     event = result(made, begin(made))
-    event["heatmaps"]["tonno"] |= found
+    event["heatmaps"]["tonno"] |= record
     tick(made, event)
-    assert made.told.outcomes[0].threshold == threshold
+    assert threshold(made, made.told.outcomes[0]) == value
 
 
 def test_cancel_leaves_nothing_of_the_run(made) -> None:
@@ -214,6 +220,7 @@ def test_what_changes_the_projections_needs_a_new_pass(made, change) -> None:
     elif change == "image":  # a filter has written into it, and nobody told the node
         made.volume.GetImageData().Modified()
     elif change == "transform":
+        slicer.util.updateTransformMatrixFromArray(parent, np.diag([1.0, 1.0, 2.0, 1.0]))
         made.volume.SetAndObserveTransformNodeID(parent.GetID())
     elif change == "motion":
         slicer.util.updateTransformMatrixFromArray(outer, np.diag([1.0, 1.0, 2.0, 1.0]))
@@ -223,6 +230,16 @@ def test_what_changes_the_projections_needs_a_new_pass(made, change) -> None:
         made.client.isRunning = False  # it has ended meanwhile, and with it what it kept
     begin(made)
     assert made.client.requests[-1][0] == "reconstruct"
+
+
+def test_what_is_shown_of_a_volume_and_its_name_need_no_new_pass(made) -> None:
+    """The surface of the patient, say, which is made when the first result is there."""
+    tick(made, result(made, begin(made)))
+    made.controller.logic.showSurface(made.volume, True)
+    made.volume.SetName("renamed")
+    made.volume.CreateDefaultDisplayNodes()
+    begin(made)
+    assert made.client.requests[-1][0] == "refine"
 
 
 def region(made, size: float):
@@ -250,7 +267,7 @@ def test_a_region_is_taken_from_what_is_kept_of_the_whole(made) -> None:
         assert asked(made) == ("refine", None if size is None else pytest.approx([size / 2] * 3))
         tick(made, result(made, number))
     assert len(made.told.outcomes) == 4
-    assert [outcome.isRefinement for outcome in made.told.outcomes] == [False, True, True, True]
+    assert [outcome.kind for outcome in made.told.outcomes] == ["reconstruct", "refine", "refine", "refine"]
 
 
 def test_of_a_region_only_its_parts_are_kept(made) -> None:
@@ -290,26 +307,89 @@ def test_of_a_zoomed_run_its_own_region_alone_is_kept(made) -> None:
     assert run(plain) == ("reconstruct", False)
     assert run(whole) == ("reconstruct", False)
     assert run(zoomed) == ("reconstruct", True)  # the whole is kept, but not as fine
-    assert [outcome.isRefinement for outcome in made.told.outcomes].count(True) == 1
+    assert [outcome.kind for outcome in made.told.outcomes].count("refine") == 1
 
 
-@pytest.mark.parametrize(("zoom", "record"), [(True, {"threshold": 4.0}), (True, None), (False, {"threshold": 4.0})])
-def test_a_zoomed_result_says_what_the_threshold_was_made_for(made, zoom, record) -> None:
+def test_a_zoomed_result_is_told_by_its_name(made) -> None:
     from dataclasses import replace
 
-    scale = "slices have pixels of 0.5 mm, the model was trained at 2.0 mm"
-    made.request = replace(made.request, roiNode=region(made, 8.0), zoom=zoom)
+    made.request = replace(made.request, roiNode=region(made, 8.0), zoom=True)
     number = begin(made)
     tick(made, {"type": "progress", "id": number, "step": "reconstructing", "done": 1, "total": 9})
     tick(made, {"type": "preview", "id": number, "heatmaps": {"tonno": heatmap_file(made)}})
-    event = result(made, number, warnings=[scale])
-    event["heatmaps"]["tonno"]["threshold"] = record
+    tick(made, result(made, number, warnings=["a line of the engine's"]))
+    (outcome,) = made.told.outcomes
+    assert outcome.warnings == ("A line of the engine's.",)
+    assert names(made) == ["scan", "scan ToNNO finer in region"]
+
+
+def test_a_stopped_run_goes_on_and_is_never_taken_for_a_whole_one(made) -> None:
+    """Also with another filter: the directions that are missing come first."""
+    from dataclasses import replace
+
+    number = begin(made)
+    tick(made, {"type": "progress", "id": number, "step": "reconstructing", "done": 1, "total": 9})
+    made.controller.stop()
+    tick(made, result(made, number, stopped=True, directions=15, planned=48))
+    made.request = replace(made.request, options={**made.request.options, "filter": "hann"})
+    number = begin(made)
+    kind, fields = made.client.requests[-1]
+    assert kind == "resume" and fields["options"]["filter"] == "hann" and fields["preview"] is True
+    tick(made, result(made, number, stopped=False, directions=48, planned=48))
+    begin(made)
+    assert made.client.requests[-1][0] == "refine"  # now it is whole
+    assert [outcome.kind for outcome in made.told.outcomes] == ["reconstruct", "resume"]
+
+
+def test_a_resumed_run_that_was_stopped_again_goes_on_again(made) -> None:
+    for kind in ("reconstruct", "resume", "resume"):
+        number = begin(made)
+        assert made.client.requests[-1][0] == kind
+        tick(made, {"type": "progress", "id": number, "step": "reconstructing", "done": 1, "total": 9})
+        made.controller.stop()
+        tick(made, result(made, number, stopped=True, directions=5, planned=48))
+
+
+def test_a_run_by_the_same_settings_takes_its_predecessors_place(made) -> None:
+    """With what the reader decided on it; work by hand stays beside the new result."""
+    import scenes
+
+    logic = made.controller.logic
+    tick(made, result(made, begin(made)))
+    (first,) = made.told.outcomes[0].heatmapNodes
+    logic.writeSegment(first, 5.0, 10.0)
+    made.volume.Modified()  # nothing to refine
+    tick(made, result(made, begin(made)))
+    (second,) = made.told.outcomes[1].heatmapNodes
+    assert names(made) == ["scan", "scan ToNNO_1"] and first.GetScene() is None
+    assert logic.thresholdOf(*logic.segmentOf(second)) == 5.0
+    voxels = np.zeros((12, 14, 16), dtype=np.uint8)
+    voxels[3, 3, 3] = 1
+    scenes.paint(*logic.segmentOf(second), voxels, second)
+    made.volume.Modified()
+    tick(made, result(made, begin(made)))
+    assert len(names(made)) == 3 and logic.isEditedByHand(*logic.segmentOf(second))
+
+
+def test_all_classes_have_a_heatmap_and_a_segment_each(made) -> None:
+    from dataclasses import replace
+
+    made.request = replace(made.request, className="")
+    number = begin(made)
+    assert made.client.requests[-1][1]["classes"] == "all"
+    event = result(made, number)
+    event["classes"] = {
+        name: {"heatmaps": {"tonno": {**event["heatmaps"]["tonno"], "threshold": {"threshold": value}}}, "score": value}
+        for name, value in (("bleeding", 2.0), ("fracture", 6.0))
+    }
     tick(made, event)
     (outcome,) = made.told.outcomes
-    assert outcome.warnings[0] == scale
-    told = [text for text in outcome.warnings if "calibrated for the whole volume" in text]
-    assert len(told) == (zoom and record is not None)
-    assert names(made) == ["scan", "scan ToNNO finer in region" if zoom else "scan ToNNO"]
+    logic = made.controller.logic
+    segments = [logic.segmentOf(node) for node in outcome.heatmapNodes]
+    assert [logic.thresholdOf(*segment) for segment in segments] == [2.0, 6.0]
+    assert segments[0][0] is segments[1][0] and segments[0][1] != segments[1][1]  # one node, a segment each
+    names = [segments[0][0].GetSegmentation().GetSegment(name).GetName() for _node, name in segments]
+    assert names == ["bleeding", "fracture"]
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,22 @@ def files() -> slow_files.SlowFiles:
 
     heatmap = np.random.default_rng(0).normal(size=(6, 7, 8)).astype(np.float32)
     matrix = np.diag([1.0, 2.0, 3.0, 1.0])
-    picture = slow_files.Picture("a.png", "title", "subtitle", (3.0, 4.0, 6.0))
-    profile = Profile("R", np.arange(5.0), np.arange(5.0) ** 2)
-    mask = (heatmap > 1).astype(np.uint8)
-    return slow_files.SlowFiles(heatmap, matrix, "h.nrrd", (picture,), matrix, 100 * heatmap, matrix, mask, (profile,))
+    lines = (((2.0, 4.0, 6.0), (5.0, 4.0, 6.0)),)
+    return slow_files.SlowFiles(
+        heatmap,
+        heatmapToFile=matrix,
+        heatmapFile="h.nrrd",
+        pictures=(slow_files.Picture("a.png", (3.0, 4.0, 6.0), lines),),
+        heatmapToWorld=matrix,
+        image=100 * heatmap,
+        imageToWorld=matrix,
+        mask=(heatmap > 1).astype(np.uint8),
+        threshold=1.0,
+        window=(-150.0, 200.0),
+        profilesFile="p.png",
+        profiles=(Profile("R", np.arange(5.0), np.arange(5.0) ** 2),),
+        marks=(("1", (3.0, 4.0, 6.0)),),
+    )
 
 
 @pytest.fixture
@@ -58,7 +70,10 @@ def test_what_is_saved_for_the_process_is_what_it_loads(files, tmp_path) -> None
         np.testing.assert_array_equal(getattr(read, name), getattr(files, name))
         assert getattr(read, name).dtype == getattr(files, name).dtype
     assert read.heatmapFile == files.heatmapFile
-    assert read.pictures[0].title == "title" and list(read.pictures[0].centreRAS) == [3.0, 4.0, 6.0]
+    assert (read.threshold, list(read.window), read.profilesFile) == (1.0, [-150.0, 200.0], "p.png")
+    assert read.pictures[0].file == "a.png" and list(read.pictures[0].centerRAS) == [3.0, 4.0, 6.0]
+    np.testing.assert_array_equal(read.pictures[0].lines, files.pictures[0].lines)
+    assert [(name, list(place)) for name, place in read.marks] == [("1", [3.0, 4.0, 6.0])]
     assert read.profiles[0].axis == "R"
     np.testing.assert_array_equal(read.profiles[0].logits, files.profiles[0].logits)
 
@@ -67,10 +82,10 @@ def test_the_process_writes_what_would_be_written_here(files, tmp_path, temporar
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()
-    assert list(writeHere(files, here)) == [0.5, 1.0]
+    assert list(writeHere(files, here)) == pytest.approx([1 / 3, 2 / 3, 1.0])
     shares = drain(elsewhere.writer([sys.executable, "-m"], ENVIRONMENT)(files, there))
     assert shares[0] == 0.0 and shares == sorted(shares)
-    assert sorted(file.name for file in there.iterdir()) == ["a.png", "h.nrrd"]
+    assert sorted(file.name for file in there.iterdir()) == ["a.png", "h.nrrd", "p.png"]
     for name in files.names:
         assert (there / name).read_bytes() == (here / name).read_bytes()
     assert not any(temporary.iterdir())
@@ -152,8 +167,8 @@ def test_no_node_is_read_after_the_first_steps(host, logic, tmp_path) -> None:
         np.testing.assert_array_equal(files.image, before[1])
         yield from writeHere(files, place)
 
-    shares = list(logic.reportSteps(tmp_path / "report", heatmap, segmentation, segmentId, write))
-    assert shares[-1] == 1.0 and (tmp_path / "report" / "finding-2.png").exists()
+    shares = list(logic.reportSteps(tmp_path / "report.html", heatmap, segmentation, segmentId, write))
+    assert shares[-1] == 1.0 and (tmp_path / "report.html").exists()
     assert len(given[0].pictures) == 2
 
 
@@ -161,7 +176,7 @@ def test_a_report_that_is_closed_leaves_nothing(logic, tmp_path) -> None:
     heatmap = addHeatmap(logic, addVolume(), result=RESULT)
     segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
     for stop in range(1, 7):
-        steps = logic.reportSteps(tmp_path / "report", heatmap, segmentation, segmentId, writeHere)
+        steps = logic.reportSteps(tmp_path / "report.html", heatmap, segmentation, segmentId, writeHere)
         for _n in range(stop):
             next(steps)
         steps.close()

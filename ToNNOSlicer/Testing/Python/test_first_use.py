@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ToNNOSlicerLib import install, packages
@@ -37,7 +38,7 @@ widget = host.loadModule(MODULE)
 host.process(0.2)
 widget.ui.sampleButton.click()
 host.process(0.2)
-assert widget.panel.parameters.inputVolume is not None
+assert widget.panel.session.parameters.inputVolume is not None
 assert not host.asked, host.asked
 host.close()
 print("opened")
@@ -55,7 +56,7 @@ def test_the_modules_face_names_its_makers_and_links_its_documentation(qtHost) -
     from walk import MODULE
 
     qtHost.loadModule(MODULE)
-    face = types.SimpleNamespace()
+    face = types.SimpleNamespace(path=str(MODULE))
     module = sys.modules["ToNNOSlicer"]
     module.ToNNOSlicer(face)
     links = re.findall(r'<a href="([^"]+)">[^<]+</a>', face.helpText + face.acknowledgementText)
@@ -151,43 +152,96 @@ def panel(qtHost, monkeypatch):
     return widget.panel
 
 
-def test_one_question_lists_everything_and_cancel_installs_nothing(qtHost, panel, monkeypatch) -> None:
-    monkeypatch.setattr(install, "install", lambda *_arguments: pytest.fail("nobody agreed"))
+@pytest.fixture
+def installation(monkeypatch, panel):
+    """An installation that the test leads: `lines` come with the next turns, `error` ends it, `done` too."""
+    made = SimpleNamespace(lines=[], error=None, done=False, canceled=False, wheels=None, count=0)
+
+    class Led:
+        restartFor = ()
+
+        def __init__(self, lacking, requirements, wheels, onLine, temporaryPath=None):
+            made.wheels, made.count, self._onLine = wheels, made.count + 1, onLine
+
+        def start(self):
+            """Nothing of it is known yet."""
+
+        def poll(self):
+            while made.lines:
+                self._onLine(made.lines.pop(0))
+            if made.error is not None:
+                raise made.error
+            return not made.done
+
+        def cancel(self):
+            made.canceled = True
+            made.error = install.InstallError("The installation was canceled.", "Click Apply to try again.")
+
+        def close(self):
+            """The module ends."""
+
+    monkeypatch.setattr(install, "Installation", Led)
+    return made
+
+
+def test_one_question_lists_everything_and_cancel_installs_nothing(qtHost, panel, installation) -> None:
     qtHost.answers.append(("message", "Cancel"))
     panel.ui.runButton.click()
     ((_kind, question),) = qtHost.asked
     assert "PyTorch: 200 MB for the CPU" in question and "timm>=1.0.15: 3 MB" in question
-    assert panel.controller.state == "idle" and "Nothing was installed" in panel.ui.messageLabel.text
+    assert not panel.session.running.isRunning and "Nothing was installed" in panel.ui.messageLabel.text
+    assert installation.count == 0
 
 
-def test_a_failed_installation_shows_the_last_line_and_the_way_out(qtHost, panel, monkeypatch) -> None:
-    def fail(found, requirements, wheels):
-        raise RuntimeError("a long story\nCould not find a version of timm")
-
-    monkeypatch.setattr(install, "install", fail)
+def test_while_it_installs_the_panel_is_busy_and_shows_pips_lines(qtHost, panel, installation) -> None:
     qtHost.answers.append(("message", "Download and install"))
     panel.ui.runButton.click()
-    assert "Could not find a version of timm" in panel.ui.messageLabel.text
-    assert "[" not in panel.ui.messageLabel.text  # text, no list of Python's
-    assert "a long story" in panel.ui.logText.plainText
+    installation.lines.append("Downloading timm")
+    assert qtHost.process(5, lambda: "Downloading timm" in panel.ui.logText.plainText)
+    ui = panel.ui
+    assert ui.progressBar.isVisibleTo(ui.ToNNOSlicer) and ui.cancelButton.enabled and not ui.runButton.enabled
+    assert "Installing packages" in ui.statusLabel.text
+    panel.session.start()  # a script, or a shortcut: the button is off
+    assert "An installation is under way" in ui.messageLabel.text and installation.count == 1
+    qtHost.scene.Clear(0)  # nothing of it is in the scene
+    installation.done = True
+    assert qtHost.process(5, lambda: ui.runButton.enabled)
+    assert "The packages are installed" in ui.messageLabel.text
     panel.ui.copyLogButton.click()
     import qt
 
-    assert "a long story" in qt.QApplication.clipboard().text()
+    assert "Downloading timm" in qt.QApplication.clipboard().text()
 
 
-def test_a_folder_of_wheels_is_handed_on(qtHost, panel, monkeypatch, tmp_path) -> None:
-    seen = []
-    monkeypatch.setattr(install, "install", lambda found, requirements, wheels: seen.append(wheels))
+def test_a_failed_installation_tells_pips_cause_and_the_way_out(qtHost, panel, installation) -> None:
+    qtHost.answers.append(("message", "Download and install"))
+    panel.ui.runButton.click()
+    installation.error = install.InstallError("Could not find a version of timm", "See the log.")
+    assert qtHost.process(5, lambda: panel.session.state.isIdle)
+    assert panel.ui.messageLabel.text == "Could not find a version of timm\nSee the log."
+
+
+def test_an_installation_is_canceled_by_the_button(qtHost, panel, installation) -> None:
+    qtHost.answers.append(("message", "Download and install"))
+    panel.ui.runButton.click()
+    panel.ui.cancelButton.click()
+    assert installation.canceled
+    assert qtHost.process(5, lambda: panel.session.state.isIdle)
+    assert "canceled" in panel.ui.messageLabel.text
+
+
+def test_a_folder_of_wheels_is_handed_on(qtHost, panel, installation, tmp_path) -> None:
     qtHost.answers.extend([("message", "From a folder of wheels..."), ("folder", str(tmp_path))])
-    assert panel._hasPackages()
-    assert seen == [str(tmp_path)]
+    panel.ui.runButton.click()
+    assert installation.wheels == str(tmp_path)
 
 
 def test_another_python_is_remembered_and_trusted(qtHost, panel) -> None:
+    session = panel.session
     qtHost.answers.extend([("message", "Use another Python..."), ("open", sys.executable)])
-    assert panel._hasPackages()
-    assert panel.input.python == sys.executable == panel.ui.pythonPathLabel.text
-    assert panel.controller.client._command[0] == sys.executable
-    assert panel._hasPackages()  # no second question
+    assert session.hasPackages()
+    session.refresh()
+    assert session.choices.python == sys.executable == panel.ui.pythonPathLabel.text
+    assert session.running.controller.client._command[0] == sys.executable
+    assert session.hasPackages()  # no second question
     assert len(qtHost.asked) == 2

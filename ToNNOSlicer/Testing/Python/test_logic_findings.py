@@ -15,15 +15,21 @@ from scenes import (
     THRESHOLD,
     addHeatmap,
     addVolume,
+    affine,
     blobs,
     image,
     mask,
     paint,
+    record,
     segmentArray,
 )
 from test_logic_heatmap import WORLD_MM
 from test_logic_inputs import world
 from ToNNOSlicerLib.logic import EditedByHandError, ToNNOUserError
+from ToNNOSlicerLib.logic.findings import midlineOf, sideOf
+from ToNNOSlicerLib.logic.geometry import ijkToWorld, volumeOf
+
+from tonno_core.segmentation.binarize import components
 
 VOXEL_MM3 = 0.9 * 1.3 * 2.6
 
@@ -77,7 +83,7 @@ def test_a_segment_on_another_grid_is_measured_too(logic) -> None:
     found = logic.findings(segmentation, segmentId, heatmap)
     assert [f.peak for f in found] == list(BLOBS.values())
     assert [f.volumeMm3 for f in found] == [27, 27]
-    logic.removeFinding(segmentation, segmentId, found[0])
+    logic.removeFinding(other, logic.findings(segmentation, segmentId, other)[0])
     assert [f.peak for f in logic.findings(segmentation, segmentId, heatmap)] == [6.0]
 
 
@@ -90,15 +96,15 @@ def test_a_finding_is_removed_and_comes_back(logic) -> None:
     heatmap = addHeatmap(logic, addVolume(transforms=(RIGID,)))
     segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
     first, second = logic.findings(segmentation, segmentId, heatmap)
-    logic.removeFinding(segmentation, segmentId, first)
+    logic.removeFinding(heatmap, first)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), only((15, 12, 9)))
     assert [f.peak for f in logic.findings(segmentation, segmentId, heatmap)] == [second.peak]
     # The user's decision: the slider asks before it brings the finding back.
     with pytest.raises(EditedByHandError):
         logic.writeSegment(heatmap, 2.9)
     with pytest.raises(ToNNOUserError, match="no longer in the segment"):
-        logic.removeFinding(segmentation, segmentId, first)
-    logic.undo()
+        logic.removeFinding(heatmap, first)
+    logic.undo(heatmap)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), mask())
     assert not logic.isEditedByHand(segmentation, segmentId)
 
@@ -107,8 +113,97 @@ def test_all_findings_removed_leave_an_empty_segment(logic) -> None:
     heatmap = addHeatmap(logic, addVolume())
     segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
     for finding in logic.findings(segmentation, segmentId, heatmap):
-        logic.removeFinding(segmentation, segmentId, finding)
+        logic.removeFinding(heatmap, finding)
     assert not segmentArray(segmentation, segmentId, heatmap).any()
+
+
+@pytest.mark.parametrize("transforms", [(), (RIGID,), (SCALED,)], ids=["bare", "rigid", "scaled"])
+def test_diameters_are_of_the_findings_own_plane(logic, transforms) -> None:
+    """A cube of 27 voxels: longer than its thinnest side, shorter than its diagonal, in a plane of constant S."""
+    heatmap = addHeatmap(logic, addVolume(transforms=transforms))
+    edges = np.linalg.norm(3 * ijkToWorld(heatmap)[:3, :3], axis=0)
+    for finding in logic.findings(*logic.writeSegment(heatmap, THRESHOLD), heatmap):
+        assert edges.min() < finding.longestMm < np.linalg.norm(edges)
+        assert finding.perpendicularMm <= finding.longestMm
+        ends = np.array([*finding.longestRAS, *finding.perpendicularRAS])
+        assert np.ptp(ends[:, 2]) == pytest.approx(0, abs=1e-9)
+        assert (np.linalg.norm(ends - finding.centroidRAS, axis=1) < np.linalg.norm(edges)).all()
+        assert finding.ml == finding.volumeMm3 / 1000
+
+
+def test_measures_of_a_part_are_those_of_the_whole(logic) -> None:
+    """Only the mask's box is measured: numbers are those of all of the heatmap, by the engine itself."""
+    heatmap = addHeatmap(logic, addVolume())
+    measured = logic.findings(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
+    for finding, component in zip(measured, components(mask(), volumeOf(heatmap)), strict=True):
+        assert (finding.label, finding.peak, finding.mean) == (component.label, component.peak, component.mean)
+        assert finding.peakRAS == pytest.approx(component.peak_ras) and finding.extentMm == component.extent_mm
+        assert finding.centroidRAS == pytest.approx(component.centroid_ras)
+
+
+def test_findings_know_their_own_voxels(logic) -> None:
+    heatmap = addHeatmap(logic, addVolume(GRIDS["left-handed"], transforms=(RIGID,)))
+    first, second = logic.findings(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
+    for finding in (first, second):
+        assert finding.pieces.labelOf(finding.place, 0.0) == finding.label
+        # From the middle of 3 x 3 x 3 voxels of 0.9, 1.3 and 2.6 mm the nearest one outside is two voxels away.
+        assert finding.pieces.reachAt(finding.place, finding.label, 10.0) == pytest.approx(1.8)
+    between = np.add(first.place, second.place) / 2
+    assert first.pieces.labelOf(between, 1.0) == 0 and first.pieces.labelOf(between, 100.0) in (1, 2)
+
+
+# Side
+
+# Planes along three axes and five more directions through a ball around (20, -30, 40), 64 mm in radius.
+CENTER = np.array([20.0, -30.0, 40.0])
+NORMALS = np.array([*np.eye(3), (1, 1, 0), (0, 1, 1), (1, 0, -1), (1, 2, 3), (-2, 1, 1)], float)
+
+
+def ball(lengths=(33,) * 8) -> dict:
+    normals = NORMALS / np.linalg.norm(NORMALS, axis=1, keepdims=True)
+    return {"profiles": [
+        {"normal_ras": n.tolist(), "positions_mm": (n @ CENTER + np.linspace(-64, 64, m)).tolist(), "logits": [0.0] * m}
+        for n, m in zip(normals, lengths, strict=True)
+    ]}  # fmt: skip
+
+
+def test_the_midline_is_that_of_what_the_planes_cover(logic, host) -> None:
+    heatmap = addHeatmap(logic, volume := addVolume(), result=ball())
+    assert midlineOf(heatmap) == pytest.approx(20)
+    transform = host.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    for node in (volume, heatmap):
+        node.SetAndObserveTransformNodeID(transform.GetID())
+    slicer.util.updateTransformMatrixFromArray(transform, RIGID)
+    assert midlineOf(heatmap) == pytest.approx((RIGID[:3, :3] @ CENTER + RIGID[:3, 3])[0])
+
+
+@pytest.mark.parametrize("kept", [None, ball((33,) * 7 + (20,)), {"profiles": ball()["profiles"][:3]}])
+def test_without_a_ball_the_midline_is_the_volumes(logic, kept) -> None:
+    """An old scene; a region of interest, whose profiles are of different lengths; too few to tell."""
+    heatmap = addHeatmap(logic, addVolume(), result=kept)
+    assert midlineOf(heatmap) == pytest.approx(world(heatmap, (10.5, 8.5, 6.5))[0])
+
+
+def test_a_region_that_was_zoomed_into_is_not_the_patient(logic) -> None:
+    heatmap = addHeatmap(logic, addVolume(), result=ball(), zoom=True)
+    assert midlineOf(heatmap) == pytest.approx(world(heatmap, (10.5, 8.5, 6.5))[0])
+
+
+def test_sides_are_the_patients_also_of_a_scan_off_the_middle(logic) -> None:
+    """On a grid of 4 mm that ends far to the patient's left; the blobs are at i = 5 and 15 of 22."""
+    heatmap = addHeatmap(logic, addVolume(affine(np.diag([4.0, 4.0, 4.0]), (-300, 0, 0))))
+    assert [f.side for f in logic.findings(*logic.writeSegment(heatmap, THRESHOLD), heatmap)] == ["left", "right"]
+    heatmap = addHeatmap(logic, addVolume(affine(np.diag([-4.0, -4.0, 4.0]), (300, 0, 0)), name="b"))
+    assert [f.side for f in logic.findings(*logic.writeSegment(heatmap, THRESHOLD), heatmap)] == ["right", "left"]
+    assert [sideOf((r, 0, 0), 10.0) for r in (4.9, 5.1, 14.9, 15.1)] == ["left", "midline", "midline", "right"]
+
+
+def test_confidence_is_in_the_table(logic) -> None:
+    heatmap = addHeatmap(logic, addVolume(), threshold=record(7.0) | {"negative_volumes": 12})
+    listed = logic.findings(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
+    assert [f.confidence for f in listed] == [
+        "above at least 11 of 12 negative scans", "between noise floor and threshold",
+    ]  # fmt: skip
 
 
 def test_all_slice_views_jump_to_the_peak(logic, host) -> None:
@@ -118,8 +213,8 @@ def test_all_slice_views_jump_to_the_peak(logic, host) -> None:
     logic.jumpTo(finding)
     for name in ("Red", "Yellow", "Green"):
         sliceToRAS = slicer.util.arrayFromVTKMatrix(slicer.util.getNode(name).GetSliceToRAS())
-        # In the plane of the view, and in its middle.
-        assert np.linalg.inv(sliceToRAS)[:3] @ (*finding.peakRAS, 1) == pytest.approx([0, 0, 0], abs=1e-9)
+        # In the plane of the view; the image stays where it was in it.
+        assert np.linalg.inv(sliceToRAS)[2] @ (*finding.peakRAS, 1) == pytest.approx(0, abs=1e-9)
     assert crosshair.GetCrosshairRAS() == pytest.approx(finding.peakRAS)
 
 

@@ -178,14 +178,17 @@ def test_evidence_for_is_warm_and_evidence_against_is_cold(logic) -> None:
 
 @pytest.mark.parametrize("limit", [0.0, 1e-3, 1.0, 9.0, 700.0])
 @pytest.mark.parametrize("share", [0.0, 1e-4, 0.003, 0.01, 0.3, 0.99, 1.0, 3.0])
-def test_the_window_is_near_the_limit_and_the_threshold_between_two_colours(limit: float, share: float) -> None:
+@pytest.mark.parametrize("lowest", [-1.0, -1e-6], ids=["evidence against", "none against"])
+def test_the_window_fits_the_data_and_the_threshold_is_between_two_colors(limit, share, lowest) -> None:
     threshold = share * limit
-    half, first = window(limit, threshold)
-    assert half > 0 and 128 <= first <= 255
-    if share > 0.002 and limit:  # below that the threshold is inside of the middle colour
-        assert -half + first * 2 * half / 255 == pytest.approx(threshold, rel=2e-6)  # the millionth of `window`
+    low, high, first = window({"limit": limit, "low": lowest * limit, "high": limit}, threshold)
+    isCentered = lowest * limit <= -threshold or threshold == 0
+    assert low == (-high if isCentered else 0) and high > 0 and 1 <= first <= 255
+    if share > 0.002 and limit:  # below that the threshold is inside of the middle color
+        width = (high - low) / 255
+        assert low + first * width == pytest.approx(threshold, rel=2e-6)  # the millionth of `window`
     if 0.01 <= share <= 1 and limit:
-        assert half == pytest.approx(limit, rel=0.6 / (255 * share) + 1e-6 if share < 1 else 0.25)
+        assert high == pytest.approx(limit, rel=0.6 / (255 * share) + 1e-6 if share < 1 else 0.26)
 
 
 def views() -> list:

@@ -189,3 +189,10 @@ def test_a_box_beside_the_volume_is_refused_and_one_that_touches_it_is_not(logic
     with pytest.raises(ToNNOUserError):
         logic.roiFor(addBox(host, (2, 2, 2), (-0.5 - 1.5, 5, 5), tip), volume)
     assert logic.roiFor(addBox(host, (2, 2, 2), (-0.5 - 1.4, 5, 5), tip), volume) is not None
+
+
+def test_a_name_that_slicer_cannot_save_is_told(logic) -> None:
+    """A saved scene with an ampersand in a name is no XML, and is refused as a whole: findings/ has the script."""
+    assert logic.inputFor(addVolume(name="T1 and T2")).warnings == ()
+    (warning,) = logic.inputFor(addVolume(name="T1 & T2")).warnings
+    assert "ampersand" in warning and "Rename it" in warning

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import slicer
 import slicer.util
-from scenes import GRIDS, RIGID, SHAPE_ZYX, THRESHOLD, addHeatmap, addVolume, blobs, mask, paint, segmentArray
+from scenes import GRIDS, RIGID, SHAPE_ZYX, THRESHOLD, addHeatmap, addVolume, blobs, mask, paint, record, segmentArray
 from test_logic_findings import RESULT
 from test_logic_heatmap import WORLD_MM, shown
 from test_logic_inputs import world
@@ -31,18 +31,19 @@ def saved(host, folder: Path, ending: str) -> Path:
 @pytest.mark.parametrize("ending", [".mrml", ".mrb"])
 @pytest.mark.parametrize("grid", ["oblique", "left-handed"])
 def test_after_loading_the_slider_works_without_a_new_run(logic, host, tmp_path, ending: str, grid: str) -> None:
-    heatmap = addHeatmap(logic, addVolume(GRIDS[grid], transforms=(RIGID,)), result=RESULT)
+    volume = addVolume(GRIDS[grid], transforms=(RIGID,))
+    heatmap = addHeatmap(logic, volume, result=RESULT, threshold=record(floor=0.0))  # Otsu's is not refused
     logic.setOverlay(heatmap, THRESHOLD, 0.6)
     segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
     before = logic.findings(segmentation, segmentId, heatmap)
     histogram, otsu = logic.histogram(heatmap), logic.otsu(heatmap)
-    del heatmap, segmentation
+    del heatmap, segmentation, volume
     host.load(saved(host, tmp_path, ending))
 
     (heatmap,) = logic.heatmaps()
     segmentation, segmentId = logic.segmentOf(heatmap)
     assert not logic.isEditedByHand(segmentation, segmentId)
-    assert not logic.canUndo  # the steps were of the other scene, though its nodes had the same IDs
+    assert not logic.canUndo(heatmap)  # the steps were of the other scene, though its nodes had the same IDs
     assert logic.thresholdOf(segmentation, segmentId) == THRESHOLD
     after = logic.findings(segmentation, segmentId, heatmap)
     assert [f.peak for f in after] == [f.peak for f in before]
@@ -51,7 +52,7 @@ def test_after_loading_the_slider_works_without_a_new_run(logic, host, tmp_path,
         assert other.volumeMm3 == pytest.approx(one.volumeMm3, rel=1e-6)  # the text of a file's header
     assert [a.tolist() for a in logic.histogram(heatmap)] == [a.tolist() for a in histogram]
     assert logic.otsu(heatmap) == otsu
-    assert (logic.modelThreshold(heatmap), logic.noiseFloor(heatmap)) == (THRESHOLD, 1.0)
+    assert (logic.modelThreshold(heatmap), logic.noiseFloor(heatmap)) == (THRESHOLD, 0.0)
     assert logic.why(heatmap).score == RESULT["score"]
     assert logic.profileAlong(heatmap, (0, 0, 1)).logits.tolist() == [1, 5, 2]
     # The colours are those that were saved, also before the module has touched them.
@@ -97,8 +98,8 @@ def test_a_closed_scene_leaves_nothing_to_undo(logic, host) -> None:
     logic.previewMask(heatmap, 5.0)
     logic.setOverlay(heatmap, 5.0)
     host.scene.Clear(0)
-    assert not logic.canUndo and logic.undo() is None
     again = addHeatmap(logic, addVolume())
+    assert not logic.canUndo(again) and not logic.undo(again)
     logic.previewMask(again, THRESHOLD)
     assert logic.writeSegment(again, THRESHOLD)[0] is not None
 

@@ -91,7 +91,7 @@ def test_the_segment_is_an_ordinary_one(written) -> None:
     assert segment.GetName() == "lesion"
     terminology = vtk.reference("")
     assert segment.GetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), terminology)
-    assert "SCT^52988006^Lesion" in terminology
+    assert "SCT^4147007^Mass" in terminology
     role = segmentation.GetReferenceImageGeometryReferenceRole()
     assert segmentation.GetNodeReferenceID(role) == slicer.util.getNode("CT").GetID()
     assert segmentation.GetSegmentation().GetConversionParameter("Reference image geometry")
@@ -202,9 +202,9 @@ def test_other_segments_are_never_touched(logic, host, shared: bool) -> None:
         logic.writeSegment(heatmap, threshold, 0.0, segmentation, segmentId)
         assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), blobs() >= threshold)
         assert np.array_equal(segmentArray(segmentation, other, heatmap), voxels)
-    logic.undo()
+    logic.undo(heatmap)
     logic.newSegment(heatmap, 0.0, segmentationNode=segmentation)
-    logic.undo()
+    logic.undo(heatmap)
     assert np.array_equal(segmentArray(segmentation, other, heatmap), voxels)
 
 
@@ -230,48 +230,88 @@ def test_a_segmentation_on_another_grid_is_refused(logic, host) -> None:
 # Undo
 
 
-def test_undo_goes_back_step_by_step(logic, written) -> None:
+def test_undo_goes_back_step_by_step_and_redo_forward(logic, written) -> None:
     heatmap, segmentation, segmentId = written
-    for threshold in (4.0, 5.0, 8.0):
+    thresholds = (THRESHOLD, 4.0, 5.0, 8.0)
+    for threshold in thresholds[1:]:
         logic.writeSegment(heatmap, threshold)
-    for threshold in (5.0, 4.0, THRESHOLD):
-        assert logic.canUndo
-        assert logic.undo() == (segmentation, segmentId)
-        assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), blobs() >= threshold)
+
+    def isWritten(threshold: float) -> bool:
         assert logic.thresholdOf(segmentation, segmentId) == threshold
         assert not logic.isEditedByHand(segmentation, segmentId)
-    assert logic.undo() == (segmentation, None)  # the segment was new
+        return np.array_equal(segmentArray(segmentation, segmentId, heatmap), blobs() >= threshold)
+
+    for threshold in thresholds[2::-1]:
+        assert logic.canUndo(heatmap) and logic.undo(heatmap)
+        assert isWritten(threshold)
+    assert logic.undo(heatmap)  # the segment was new
     assert segmentation.GetSegmentation().GetNumberOfSegments() == 0
-    assert not logic.canUndo and logic.undo() is None
+    assert not logic.canUndo(heatmap) and not logic.undo(heatmap)
     assert logic.segmentOf(heatmap) is None
+    for threshold in thresholds:
+        assert logic.canRedo(heatmap) and logic.redo(heatmap)
+        assert logic.segmentOf(heatmap) == (segmentation, segmentId) and isWritten(threshold)
+    assert not logic.canRedo(heatmap) and not logic.redo(heatmap)
+
+
+def test_a_new_step_ends_what_could_be_done_again(logic, written) -> None:
+    heatmap, _segmentation, _id = written
+    logic.writeSegment(heatmap, 5.0)
+    logic.undo(heatmap)
+    logic.writeSegment(heatmap, 6.5)
+    assert not logic.canRedo(heatmap)
+
+
+def test_each_heatmap_has_steps_of_its_own(logic, written) -> None:
+    """What is taken back belongs to the result that is looked at, whatever was done last elsewhere."""
+    heatmap, segmentation, segmentId = written
+    logic.writeSegment(heatmap, 5.0)
+    other = addHeatmap(logic, addVolume(name="MR"))
+    logic.writeSegment(other, THRESHOLD)
+    logic.writeSegment(other, 6.5)
+    logic.undo(heatmap)
+    assert logic.thresholdOf(segmentation, segmentId) == THRESHOLD
+    assert logic.thresholdOf(*logic.segmentOf(other)) == 6.5
+
+
+def test_undo_of_a_new_segment_makes_the_old_one_the_heatmaps_again(logic, written) -> None:
+    heatmap, segmentation, segmentId = written
+    logic.newSegment(heatmap, 5.0, segmentationNode=segmentation)
+    assert logic.segmentOf(heatmap)[1] != segmentId
+    logic.undo(heatmap)
+    assert logic.segmentOf(heatmap) == (segmentation, segmentId)
 
 
 def test_undo_brings_overwritten_paint_back(logic, written) -> None:
     heatmap, segmentation, segmentId = written
     paint(segmentation, segmentId, speck(), heatmap)
     logic.writeSegment(heatmap, 5.0, overwrite=True)
-    logic.undo()
+    logic.undo(heatmap)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), mask() | speck())
     assert logic.isEditedByHand(segmentation, segmentId)
 
 
-def test_undo_asks_before_it_takes_paint_away(logic, written) -> None:
+def test_undo_and_redo_ask_before_they_take_paint_away(logic, written) -> None:
     heatmap, segmentation, segmentId = written
     logic.writeSegment(heatmap, 5.0)
     paint(segmentation, segmentId, speck(), heatmap)
     with pytest.raises(EditedByHandError):
-        logic.undo()
+        logic.undo(heatmap)
     assert segmentArray(segmentation, segmentId, heatmap)[12, 2, 3] == 1
-    assert logic.undo(overwrite=True) == (segmentation, segmentId)
+    assert logic.undo(heatmap, overwrite=True)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), mask())
+    paint(segmentation, segmentId, speck(), heatmap)
+    with pytest.raises(EditedByHandError):
+        logic.redo(heatmap)
+    assert segmentArray(segmentation, segmentId, heatmap)[12, 2, 3] == 1
 
 
 def test_undo_passes_over_what_is_gone(logic, host, written) -> None:
-    _heatmap, segmentation, _id = written
-    other = addHeatmap(logic, addVolume(name="MR"))
-    gone, _gone_id = logic.writeSegment(other, THRESHOLD)
+    heatmap, segmentation, _id = written
+    logic.newSegment(heatmap, 5.0)
+    gone, _gone_id = logic.segmentOf(heatmap)
     host.scene.RemoveNode(gone)
-    assert logic.undo() == (segmentation, None)
+    assert logic.undo(heatmap) and segmentation.GetSegmentation().GetNumberOfSegments() == 0
 
 
 # Preview

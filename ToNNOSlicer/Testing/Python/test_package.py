@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,15 +18,15 @@ ROOT = Path(__file__).resolve().parents[3]
 STAND_IN = ROOT / "ToNNOSlicer" / "Testing" / "CMake"
 MODULES = Path("lib/Slicer-5.10/qt-scripted-modules")
 DESCRIPTION = Path("share/Slicer-5.10/ToNNO.s4ext")
+CONFIGURE = ("-G", "Unix Makefiles", f"-DSlicer_DIR={STAND_IN}")
 
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the build tree, ``installed`` and the archive of ``make package``."""
-    if find_spec("cmake") is None:
-        pytest.skip("the package cmake (CMake from PyPI) is not installed here")
+    _needs_cmake()
     folder = tmp_path_factory.mktemp("build")
-    _cmake("-S", ROOT, "-B", folder, "-G", "Unix Makefiles", f"-DSlicer_DIR={STAND_IN}")
+    _cmake("-S", ROOT, "-B", folder, *CONFIGURE)
     _cmake("--build", folder)
     _cmake("--install", folder, "--prefix", folder / "installed")
     _cmake("--build", folder, "--target", "package")
@@ -56,10 +57,41 @@ def test_description_names_the_extension_it_needs(build: Path) -> None:
     assert "category Segmentation\n" in text
 
 
+def test_description_is_whole(build: Path) -> None:
+    text = (build / "installed" / DESCRIPTION).read_text(encoding="utf-8")
+    assert re.search(r"^description .*For research only\.$", text, re.M)
+    assert re.search(r"^contributors [^(]+ \([^)]+\)$", text, re.M)  # name (organization)
+    assert re.search(r"^keywords \S+( \S+)+$", text, re.M)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        pytest.param("project(ToNNO)", "project(ToNNO LANGUAGES NONE)", "Mismatch between bitness", id="no-language"),
+        pytest.param(
+            "segmentation, without", "segmentation; without", "EXTENSION_DESCRIPTION holds a semicolon", id="semicolon"
+        ),
+        pytest.param("set(EXTENSION_KEYWORDS", "set(KEYWORDS", "EXTENSION_KEYWORDS is not set", id="no-keywords"),
+    ],
+)
+def test_what_slicer_refuses_or_cuts_is_refused(tmp_path: Path, right: str, wrong: str, message: str) -> None:
+    _needs_cmake()
+    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    assert right in text
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "CMakeLists.txt").write_text(text.replace(right, wrong), encoding="utf-8")
+    for name in ("ToNNOSlicer", "tonno_core"):
+        (source / name).symlink_to(ROOT / name)
+    result = _run_cmake("-S", source, "-B", tmp_path / "build", *CONFIGURE)
+    assert result.returncode != 0
+    assert message in " ".join(result.stderr.split())
+
+
 def test_index_entry_is_of_the_same_extension() -> None:
     entry = json.loads((ROOT / "ToNNO.json").read_text(encoding="utf-8"))
     text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
-    assert "project(ToNNO " in text  # the index takes the name from the file ToNNO.json
+    assert "project(ToNNO)" in text  # the index takes the name from the file ToNNO.json
     assert entry["category"] == "Segmentation" and f'EXTENSION_CATEGORY "{entry["category"]}"' in text
     assert entry["build_dependencies"] == ["PyTorch"]
     repository = entry["scm_url"].rsplit("/", 1)[-1]
@@ -98,9 +130,20 @@ def test_worker_starts_from_the_installed_layout(build: Path) -> None:
     assert events[0]["protocol"] == 1
 
 
-def _cmake(*arguments: object) -> None:
+def _needs_cmake() -> None:
+    if find_spec("cmake") is None:
+        pytest.skip("the package cmake (CMake from PyPI) is not installed here")
+    if not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        pytest.skip("no C compiler here: CMake, and so Slicer's macros, want it even where nothing is compiled")
+
+
+def _run_cmake(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cmake", *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def _cmake(*arguments: object) -> None:
+    result = _run_cmake(*arguments)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
 
 

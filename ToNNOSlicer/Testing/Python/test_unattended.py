@@ -55,21 +55,21 @@ def test_a_skipped_test_leaves_the_scene_alone(unattended: Any, monkeypatch: Any
 
 def test_a_python_of_the_users_own_is_trusted_by_the_test(unattended: Any, monkeypatch: Any) -> None:
     import qt
-    from ToNNOSlicerLib.widget_input import PYTHON
+    from ToNNOSlicerLib.choices import Choices
 
     monkeypatch.setattr(install, "missing", lambda file: MISSING)
-    qt.QSettings().setValue(PYTHON, sys.executable)
+    qt.QSettings().setValue(Choices.PYTHON, sys.executable)
     widget = unattended.loadModule(MODULE)
     assert sys.modules["ToNNOSlicer"]._reasonToSkip(widget) == ""
 
 
 def test_reconstruct_asks_nobody_and_installs_nothing(unattended: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(install, "missing", lambda file: MISSING)
-    for name in ("run", "install"):
-        monkeypatch.setattr(install, name, lambda *_arguments: pytest.fail("nobody agreed"))
+    for name in ("run", "Installation"):
+        monkeypatch.setattr(install, name, lambda *_arguments, **_more: pytest.fail("nobody agreed"))
     widget = opened(unattended)
     widget.ui.runButton.click()
-    assert widget.panel.controller.state == "idle"
+    assert not widget.panel.session.running.isRunning
 
 
 def test_every_question_answers_itself(unattended: Any) -> None:

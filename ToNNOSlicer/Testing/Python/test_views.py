@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import slicer
 import slicer.util
-from scenes import GRIDS, RIGID, SHAPE_ZYX, THRESHOLD, addHeatmap, addVolume, image, record
+from scenes import GRIDS, RIGID, SHAPE_ZYX, THRESHOLD, addHeatmap, addVolume, blobs, image
 from slicer_views import SliceView, ThreeDView, whyNot
 from vtk.util.numpy_support import vtk_to_numpy
 
@@ -127,7 +127,9 @@ def nearest(heatmap, ras: np.ndarray) -> np.ndarray:
 
 
 def test_the_legend_is_shown_and_dark_where_nothing_is(logic, red) -> None:
-    heatmap = addHeatmap(logic, addVolume())
+    array = blobs()
+    array[2, 2, 2] = -9.0  # evidence against too: without it the legend begins at zero
+    heatmap = addHeatmap(logic, addVolume(), array)
     red.fit()
     logic.setOverlay(heatmap, THRESHOLD, 0.0)  # nothing of the overlay itself
     shown = picture(red)
@@ -144,29 +146,86 @@ def test_the_legend_is_shown_and_dark_where_nothing_is(logic, red) -> None:
     assert not tinted(picture(red)).any()
 
 
+@pytest.mark.parametrize("size", [(300, 300), (480, 480), (725, 475), (900, 420)])
+def test_all_of_the_legend_is_in_the_view(logic, host, size) -> None:
+    """Square, and as wide as a view of the usual layout on a screen of 1920 x 1080."""
+    view = SliceView(host, "Red", size)
+    heatmap = addHeatmap(logic, addVolume(), blobs())
+    view.fit()
+    logic.setOverlay(heatmap, THRESHOLD, 0.0)
+    drawn = view.pixels().max(axis=-1) > 200
+    view.close()
+    drawn[:, : size[0] // 2] = False
+    rows, columns = np.nonzero(drawn)
+    assert rows.size and rows.min() > 1 and columns.max() < size[0] - 2  # a title that is cut begins at the border
+
+
+def test_outlines_have_none_of_the_heatmaps_colors() -> None:
+    from ToNNOSlicerLib.logic import overlay, segmentation
+
+    hot = overlay._colours(False)
+    for color in segmentation._COLOURS:
+        assert np.linalg.norm(hot - color, axis=1).min() > 0.5  # of 1.7, from black to white
+
+
+def test_diameters_leave_the_views(logic, host, red) -> None:
+    heatmap = addHeatmap(logic, addVolume(GRIDS["plain"]), smooth())
+    listed = logic.findings(*logic.writeSegment(heatmap, 2.0), heatmap)
+    logic.jumpToPoint(tuple(np.mean(listed[0].longestRAS, axis=0)))
+    red.fit()
+    without = picture(red)
+    logic.showDiameters(heatmap, listed)
+    assert (picture(red) != without).any()
+    logic.showDiameters(heatmap, ())
+    np.testing.assert_array_equal(picture(red), without)
+
+
 def test_the_surface_is_in_the_3d_view(logic, host) -> None:
     view = ThreeDView(host, (200, 200))
+    view.plain()
     heatmap = addHeatmap(logic, addVolume(GRIDS["plain"]), smooth())
     segmentation, _id = logic.writeSegment(heatmap, 2.0)
-    assert not tinted(picture(view)[80:, :120]).any()  # the marker is in the lower right corner
+    assert not tinted(picture(view)).any()
     logic.show3D(segmentation, True)
-    view.look()
+    view.renderer.ResetCamera()
+    view.turn(-30, 20)
     green = picture(view)
     assert (green[..., 1] > green[..., 0] + 24).sum() > 200
     logic.show3D(segmentation, False)
-    assert not tinted(picture(view)[80:, :120]).any()
+    assert not tinted(picture(view)).any()
     view.close()
 
 
-def test_pictures_of_the_docs(tmp_path) -> None:
-    """The script from end to end on a small volume; the real pictures are looked at by people."""
-    from pictures import draw
+@pytest.mark.slow
+def test_pictures_of_the_docs(qtHost, tmp_path, monkeypatch) -> None:
+    """The script from end to end on small volumes, with an engine that answers at once. People look at the pictures.
+
+    The worklist is left out: only the real engine runs it.
+    """
+    import pictures
+    from computing import Computing
     from PIL import Image
+    from ToNNOSlicerLib import install
+    from ToNNOSlicerLib.logic import ToNNOLogic
+    from ToNNOSlicerLib.panel import Panel
 
     from tonno_core.volume.volume import Volume
 
-    grid = np.diag([4.0, 4.0, 4.0, 1.0])
-    written = draw(Volume(image(), grid), Volume(smooth(), grid), record(), tmp_path)
-    for path, size in zip(written, [(720, 720), (1080, 360)], strict=True):
+    engine, written = tmp_path / "engine", tmp_path / "pictures"
+    engine.mkdir()
+    written.mkdir()
+    grid = np.diag([8.0, 8.0, 8.0, 1.0])
+    monkeypatch.setattr(install, "missing", lambda path: install.Missing("", ()))
+    monkeypatch.setattr(Panel, "_client", staticmethod(lambda choices: Computing(engine)))
+    monkeypatch.setattr(pictures, "head", lambda seed, lesions: Volume(image(seed=seed + lesions), grid))
+    monkeypatch.setattr(pictures, "SIDE", 120)
+    monkeypatch.setattr(ToNNOLogic, "concerns", lambda *_arguments: [])  # small noise is no head
+    monkeypatch.setattr(pictures.shutil, "which", lambda name: None)  # no browser
+    stage = pictures.Stage(qtHost, written)
+    for scene in (pictures.sample, pictures.reading, pictures.twoPatients, pictures.twoTimePoints, pictures.nothing):
+        scene(stage)
+    stage.close()
+    assert len(list(written.glob("*.png"))) == 11 and (written / "report.html").exists()
+    for path in written.glob("*.png"):
         with Image.open(path) as picture_:
-            assert picture_.size == size
+            assert picture_.width > pictures.PANEL_WIDTH + 2 * pictures.SIDE - 1 and picture_.height > 2 * pictures.SIDE

@@ -18,7 +18,7 @@ def onSample(widget):
     """A heatmap of the sample's size, whose three findings are its lesions."""
     from ToNNOSlicerLib.sample import LESIONS
 
-    volume, logic = widget.panel.parameters.inputVolume, widget.panel.logic
+    volume, logic = widget.panel.session.parameters.inputVolume, widget.panel.logic
     given = logic.inputFor(volume)
     k, j, i = np.indices(given.array.shape)
     ras = np.stack([i, j, k], axis=-1) @ given.ijkToRAS[:3, :3].T + given.ijkToRAS[:3, 3]
@@ -27,8 +27,7 @@ def onSample(widget):
     inside = np.ones(array.shape, dtype=bool)
     heatmap = logic.showHeatmap(volume, array, given.ijkToRAS, inside, "matched-cam", "lesion", {"threshold": 4.0})
     logic.writeSegment(heatmap, 4.0)
-    widget.panel.parameters.heatmap = heatmap
-    widget.panel.onSegment()
+    widget.panel.session.set(heatmap=heatmap)
     return heatmap
 
 
@@ -36,7 +35,7 @@ def test_report_is_written_without_holding_the_window(qtHost, widget, onSample, 
     """Progress rises to the end; the longest block is some node's work and not that of the pictures."""
     from walk import Gaps
 
-    qtHost.answers.append(("save", str(tmp_path / "report")))
+    qtHost.answers.append(("save", str(tmp_path / "report.html")))
     gaps, seen = Gaps(), []
     widget.ui.exportReportButton.click()
     assert widget.ui.exportCancelButton.isVisibleTo(widget.ui.exportSection)
@@ -44,34 +43,32 @@ def test_report_is_written_without_holding_the_window(qtHost, widget, onSample, 
 
     def ended() -> bool:
         seen.append(widget.ui.exportProgressBar.value)
-        return not widget.panel.export.isBusy
+        return not widget.panel.session.exports.isBusy
 
     assert qtHost.process(60, ended)
     longest = gaps.stop()
     figure(f"longest block of the GUI's thread while a report is written: {longest:.0f} ms")
     # The aim is 100 ms on a quiet machine; drawn in this process, the pictures would hold the window for seconds.
     assert longest < 500
-    assert widget.ui.statusLabel.text == f"Written: {tmp_path / 'report'}", widget.ui.messageLabel.text
-    names = ["finding-2.png", "finding-3.png", "findings.csv", "heatmap.nrrd", "overview.png", "report.json"]
-    assert sorted(file.name for file in (tmp_path / "report").iterdir()) == [*names, "segmentation.seg.nrrd"]
+    assert widget.ui.messageLabel.text == f"Written: {tmp_path / 'report.html'}"
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").count("<figure>") == 3
     assert len(set(seen[:-1])) > 2 and seen[:-1] == sorted(seen[:-1])
     assert widget.ui.exportReportButton.enabled
     assert not widget.ui.exportCancelButton.isVisibleTo(widget.ui.exportSection)
 
 
 def test_report_is_cancelled_and_leaves_nothing(qtHost, widget, onSample, tmp_path, monkeypatch) -> None:
-    import tempfile
-
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(widget.panel.session.choices, "temporaryPath", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    qtHost.answers.append(("save", str(tmp_path / "report")))
+    qtHost.answers.append(("save", str(tmp_path / "report.html")))
     widget.ui.exportReportButton.click()
     assert qtHost.process(60, lambda: widget.ui.exportProgressBar.value > 0)  # the process has begun to write
     assert any((tmp_path / "temporary").iterdir())
     start = time.monotonic()
     widget.ui.exportCancelButton.click()
     assert time.monotonic() - start < 1.0
-    assert widget.ui.statusLabel.text == "The export was cancelled"
+    assert widget.ui.statusLabel.text == "The export was canceled"
     assert not any((tmp_path / "temporary").iterdir())
     assert [file.name for file in tmp_path.iterdir()] == ["temporary"]
 
@@ -80,9 +77,9 @@ def test_export_that_cannot_be_written_says_so(qtHost, widget, onSample, tmp_pat
 
     qtHost.answers.append(("save", str(tmp_path / "no such folder" / "h.nrrd")))
     widget.ui.exportHeatmapButton.click()
-    assert qtHost.process(60, lambda: not widget.panel.export.isBusy)
+    assert qtHost.process(60, lambda: not widget.panel.session.exports.isBusy)
     assert widget.ui.messageLabel.text.count("\n") == 1  # the cause, and the next click
-    assert not widget.ui.statusLabel.text.startswith("Written")
+    assert not widget.ui.messageLabel.text.startswith("Written")
     qtHost.answers.append(("save", ""))  # changed their mind
     widget.ui.exportHeatmapButton.click()
 
@@ -90,20 +87,20 @@ def test_export_that_cannot_be_written_says_so(qtHost, widget, onSample, tmp_pat
 def test_an_export_ends_with_the_scene(qtHost, widget, result, tmp_path) -> None:
     folder = tmp_path / "exports"
     folder.mkdir()
-    qtHost.answers.append(("save", str(folder / "report")))
+    qtHost.answers.append(("save", str(folder / "report.html")))
     widget.ui.exportReportButton.click()
     qtHost.process(0.3)
-    assert widget.panel.export.isBusy and any(folder.iterdir())
+    assert widget.panel.session.exports.isBusy and any(folder.iterdir())
     assert not widget.ui.exportReportButton.enabled and not widget.ui.exportHeatmapButton.enabled  # one at a time
     qtHost.scene.Clear(0)
-    assert not widget.panel.export.isBusy and not any(folder.iterdir())
+    assert not widget.panel.session.exports.isBusy and not any(folder.iterdir())
     assert not widget.ui.exportCancelButton.isVisibleTo(widget.ui.exportSection)
 
 
 def test_an_export_ends_with_the_module(qtHost, widget, result, tmp_path) -> None:
     folder = tmp_path / "exports"
     folder.mkdir()
-    qtHost.answers.append(("save", str(folder / "report")))
+    qtHost.answers.append(("save", str(folder / "report.html")))
     widget.ui.exportReportButton.click()
     qtHost.process(0.3)
     assert any(folder.iterdir())
@@ -114,25 +111,24 @@ def test_an_export_ends_with_the_module(qtHost, widget, result, tmp_path) -> Non
 def test_an_export_without_packages_says_where_to_get_them(qtHost, widget, result, tmp_path, monkeypatch) -> None:
     import sys
 
-    monkeypatch.setattr(
-        widget.panel, "python", lambda: ([sys.executable, "-c", "import no_such_package"], {"PYTHONPATH": ""})
-    )
+    command = [sys.executable, "-c", "import no_such_package"], {"PYTHONPATH": ""}
+    monkeypatch.setattr(widget.panel.session.choices, "command", lambda: command)
     qtHost.answers.append(("save", str(tmp_path / "h.nrrd")))
     widget.ui.exportHeatmapButton.click()
-    assert qtHost.process(20, lambda: not widget.panel.export.isBusy)
+    assert qtHost.process(20, lambda: not widget.panel.session.exports.isBusy)
     assert "No module named 'no_such_package'" in widget.ui.messageLabel.text
-    assert "click Reconstruct once" in widget.ui.messageLabel.text
+    assert "click Apply once" in widget.ui.messageLabel.text
     assert widget.ui.exportHeatmapButton.enabled and not (tmp_path / "h.nrrd").exists()
 
 
 def test_a_fault_of_an_export_ends_it_with_words(qtHost, widget, result, tmp_path, monkeypatch) -> None:
-    used = import_module(type(widget.panel.export).__module__).elsewhere.slow_files
+    used = import_module(type(widget.panel.session.exports).__module__).elsewhere.slow_files
     monkeypatch.setattr(used, "save", lambda files, folder: 1 / 0)
     qtHost.answers.append(("save", str(tmp_path / "h.nrrd")))
     widget.ui.exportHeatmapButton.click()
-    assert qtHost.process(20, lambda: not widget.panel.export.isBusy)
+    assert qtHost.process(20, lambda: not widget.panel.session.exports.isBusy)
     assert "ZeroDivisionError" in widget.ui.messageLabel.text
-    assert not widget.ui.statusLabel.text.startswith("Written")
+    assert not widget.ui.messageLabel.text.startswith("Written")
     assert "Traceback" in widget.ui.logText.plainText
 
 
@@ -141,8 +137,8 @@ def fromDicom(widget, tmp_path, monkeypatch):
     """A result on a volume of a DICOM series that Slicer's database knows; clicks then write to the path given."""
     import pydicom
     import slicer
+    from dicom_series import writeSeries
     from scenes import THRESHOLD, addHeatmap, addVolume
-    from test_logic_export import writeSeries
 
     files = {pydicom.dcmread(path).SOPInstanceUID: str(path) for path in writeSeries(tmp_path, reverse=False)}
     monkeypatch.setattr(slicer, "dicomDatabase", SimpleNamespace(fileForInstance=files.get), raising=False)
@@ -150,8 +146,7 @@ def fromDicom(widget, tmp_path, monkeypatch):
     volume.SetAttribute("DICOM.instanceUIDs", " ".join(files))
     heatmap = addHeatmap(widget.panel.logic, volume)
     widget.panel.logic.writeSegment(heatmap, THRESHOLD)
-    widget.panel.parameters.heatmap = heatmap
-    widget.panel.onSegment()
+    widget.panel.session.set(heatmap=heatmap)
     return files
 
 
@@ -162,7 +157,7 @@ def test_dicom_seg_is_exported_by_a_click(qtHost, widget, fromDicom, tmp_path) -
 
     qtHost.answers.append(("save", str(tmp_path / "a.dcm")))
     widget.ui.exportSegmentationButton.click()
-    assert widget.ui.statusLabel.text == f"Written: {tmp_path / 'a.dcm'}", widget.ui.messageLabel.text
+    assert widget.ui.messageLabel.text == f"Written: {tmp_path / 'a.dcm'}"
     read = highdicom.seg.segread(tmp_path / "a.dcm")
     pixels = read.get_pixels_by_source_instance(list(fromDicom), assert_missing_frames_are_empty=True)
     np.testing.assert_array_equal(pixels[..., 0], mask())
@@ -170,7 +165,6 @@ def test_dicom_seg_is_exported_by_a_click(qtHost, widget, fromDicom, tmp_path) -
 
 @pytest.mark.filterwarnings("default")
 def test_dicom_seg_without_an_exporter_says_what_to_install(qtHost, widget, fromDicom, tmp_path, monkeypatch) -> None:
-    assert "Quantitative Reporting" in widget.ui.exportSegmentationButton.toolTip
     # The module that the panel will import, also after a test that has loaded the library again.
     monkeypatch.setattr(import_module("ToNNOSlicerLib.logic.dicom_seg"), "find_spec", lambda name: None)
     qtHost.answers.append(("save", str(tmp_path / "a.dcm")))

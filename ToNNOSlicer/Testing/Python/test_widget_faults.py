@@ -52,8 +52,8 @@ def test_killed_engine_is_told_and_replaced(path) -> None:
     begin(path.host, path.widget)
     (pid,) = enginePids(path.widget)
     os.kill(pid, signal.SIGKILL)
-    assert path.host.process(5, lambda: path.panel.controller.state == "idle")
-    assert "exit code -9" in path.ui.messageLabel.text and "Click Reconstruct" in path.ui.messageLabel.text
+    assert path.host.process(5, lambda: path.panel.session.running.controller.state == "idle")
+    assert "exit code -9" in path.ui.messageLabel.text and "Click Apply" in path.ui.messageLabel.text
     assert not isAlive(pid)
     assert volumes() == ["ToNNO sample"]  # no half heatmap
     assert path.ui.runButton.enabled and not path.ui.progressBar.visible
@@ -69,7 +69,7 @@ def test_cancel_answers_within_a_second(path, figure) -> None:
         assert not path.ui.messageLabel.text  # the last failure is forgotten
         start = time.monotonic()
         path.ui.cancelButton.click()
-        assert path.host.process(5, lambda: path.panel.controller.state == "idle")
+        assert path.host.process(5, lambda: path.panel.session.running.controller.state == "idle")
         longest = max(longest, time.monotonic() - start)
         assert volumes() == ["ToNNO sample"]
     figure(f"longest answer to Cancel: {longest:.2f} s")
@@ -82,11 +82,11 @@ def test_stop_keeps_what_is_there(path) -> None:
     begin(path.host, path.widget, percent=40)
     start = time.monotonic()
     path.ui.stopButton.click()
-    assert path.host.process(10, lambda: path.panel.controller.state == "idle")
+    assert path.host.process(10, lambda: path.panel.session.running.controller.state == "idle")
     assert time.monotonic() - start < 3
-    assert path.panel.result.heatmap is not None and path.panel.result.segment is not None
-    path.host.scene.RemoveNode(path.panel.result.segment[0])
-    path.host.scene.RemoveNode(path.panel.result.heatmap)
+    assert path.panel.session.result.heatmapNode is not None and path.panel.session.result.segment is not None
+    path.host.scene.RemoveNode(path.panel.session.result.segment[0])
+    path.host.scene.RemoveNode(path.panel.session.result.heatmapNode)
     path.host.process()
 
 
@@ -94,29 +94,30 @@ def test_volume_deleted_in_the_middle(path) -> None:
     from walk import begin
 
     begin(path.host, path.widget)
-    path.host.scene.RemoveNode(path.panel.parameters.inputVolume)
-    assert path.host.process(2, lambda: path.panel.controller.state == "idle")
+    path.host.scene.RemoveNode(path.panel.session.parameters.inputVolume)
+    assert path.host.process(2, lambda: path.panel.session.running.controller.state == "idle")
     assert "removed from the scene" in path.ui.messageLabel.text
-    assert path.panel.parameters.inputVolume is None and volumes() == []
+    assert path.panel.session.parameters.inputVolume is None and volumes() == []
     path.ui.runButton.click()
     assert path.ui.messageLabel.text == "No volume is selected.\nSelect one, or click Load sample."
 
 
 def test_two_volumes_in_a_row(path) -> None:
-    """The second is selected while the first still runs; each gets its own heatmap."""
+    """The second is selected while the first still runs; each gets its own heatmap, and none is shown on the other."""
     from walk import run
 
     path.ui.sampleButton.click()
-    first = path.panel.parameters.inputVolume
+    first = path.panel.session.parameters.inputVolume
     first.SetName("first")
     path.ui.runButton.click()
     path.ui.sampleButton.click()
-    second = path.panel.parameters.inputVolume
+    second = path.panel.session.parameters.inputVolume
     second.SetName("second")
-    assert path.host.process(100, lambda: path.panel.controller.state == "idle")
-    assert path.panel.result.heatmap.GetNodeReference("ToNNO.input") is first
+    assert path.host.process(100, lambda: path.panel.session.running.controller.state == "idle")
+    assert path.panel.session.parameters.inputVolume is second and path.panel.session.result is None
+    assert "The result of first is ready" in path.ui.messageLabel.text
     run(path.host, path.widget)
-    assert path.panel.result.heatmap.GetNodeReference("ToNNO.input") is second
+    assert path.panel.session.result.heatmapNode.GetNodeReference("ToNNO.input") is second
     assert volumes() == ["first", "second", "first ToNNO Matched CAM", "second ToNNO Matched CAM"]
 
 
@@ -128,14 +129,14 @@ def test_scene_closed_in_the_middle(path) -> None:
     (pid,) = enginePids(path.widget)
     path.host.scene.Clear(0)
     path.host.process(1.0)
-    assert path.panel.controller.state == "idle" and volumes() == []
+    assert path.panel.session.running.controller.state == "idle" and volumes() == []
     assert not path.ui.messageLabel.text
     assert path.ui.findingsTable.rowCount == 0
     coarse(path.widget)  # the choices went with the scene
     path.ui.sampleButton.click()
     run(path.host, path.widget)
     assert enginePids(path.widget) == [pid]  # still warm
-    assert len(path.panel.findings.findings) == 3
+    assert len(path.panel.session.result.findings) == 3
 
 
 def test_quit_in_the_middle_leaves_nothing(path) -> None:

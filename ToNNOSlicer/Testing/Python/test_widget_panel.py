@@ -14,19 +14,24 @@ pytest.importorskip("PySide6", reason="the package PySide6-Essentials is not ins
 
 
 def click(qtHost, widget, kind: str = "reconstruct") -> dict[str, Any]:
-    """Click Reconstruct; the request that reached the engine."""
+    """Click Apply; the request that reached the engine."""
     widget.ui.runButton.click()
-    requests = widget.panel.controller.client.requests
+    requests = widget.panel.session.running.controller.client.requests
     qtHost.process(5, lambda: any(one == kind for one, _fields in requests))
     return next(fields for one, fields in requests if one == kind)
 
 
+def request(widget) -> Any:
+    """The run that the panel would ask for."""
+    return widget.panel.session.choices.request(widget.panel.session.parameters)
+
+
 def describe(qtHost, widget, *devices: dict[str, Any]) -> None:
     widget.ui.deviceButton.click()
-    client = widget.panel.controller.client
+    client = widget.panel.session.running.controller.client
     number = max(n for n, (kind, _fields) in enumerate(client.requests, start=1) if kind == "describe")
     client.events.append({"type": "description", "id": number, "devices": list(devices), "torch": "2.9"})
-    qtHost.process(5, lambda: not widget.panel.controller.isBusy)
+    qtHost.process(5, lambda: not widget.panel.session.running.controller.isBusy)
 
 
 CPU = {"name": "cpu", "kind": "cpu", "title": "CPU, 8 threads", "free_bytes": 16e9, "usable": True, "problem": None}
@@ -66,12 +71,13 @@ def test_opened_folder_is_selected_and_remembered(qtHost, widget, second_model, 
     widget.ui.openModelButton.click()
     assert widget.ui.modelSelector.currentText == "two-classes"
     assert widget.ui.modelInfoLabel.text == "Looks for trauma. CT of the head."
-    assert [widget.ui.classSelector.itemText(n) for n in range(2)] == ["bleeding", "fracture"]
+    assert [widget.ui.classSelector.itemText(n) for n in range(3)] == ["bleeding", "fracture", "all of them"]
     assert widget.ui.classSelector.isVisibleTo(widget.ui.inputSection)
     widget.ui.classSelector.currentIndex = 1
     assert click(qtHost, widget)["options"]["class_name"] == "fracture"
-    widget.panel.controller.cancel()
-    widget.panel.input.findModels()
+    widget.panel.session.running.controller.cancel()
+    widget.exit()
+    widget.enter()  # the list is read again
     assert widget.ui.modelSelector.count == 2
     qtHost.answers.append(("folder", str(tmp_path)))
     widget.ui.openModelButton.click()
@@ -83,18 +89,18 @@ def test_another_kind_of_image_is_asked_about(qtHost, widget, second_model) -> N
     import slicer
 
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(qtHost.scene)
-    volume = widget.panel.parameters.inputVolume
+    volume = widget.panel.session.parameters.inputVolume
     item = hierarchy.GetItemByDataNode(volume) or hierarchy.CreateItem(hierarchy.GetSceneItemID(), volume)
     hierarchy.SetItemAttribute(item, "DICOM.Modality", "CT")
     qtHost.answers.append(("message", "Cancel"))
     widget.ui.runButton.click()
     assert qtHost.asked[-1][1].startswith("The model was made for T1-weighted MRI of the brain")
-    assert not widget.panel.controller.client.requests
+    assert not widget.panel.session.running.controller.client.requests
     qtHost.answers.append(("message", "Reconstruct all the same"))
     click(qtHost, widget)
     hierarchy.SetItemAttribute(item, "DICOM.Modality", "MR")
-    widget.panel.controller.cancel()
-    qtHost.process(5, lambda: widget.panel.controller.state == "idle")
+    widget.panel.session.running.controller.cancel()
+    qtHost.process(5, lambda: widget.panel.session.running.controller.state == "idle")
     click(qtHost, widget)  # no question
 
 
@@ -111,7 +117,7 @@ def test_devices_have_names_memory_and_problems(qtHost, widget) -> None:
     box.currentIndex = 2
     widget.ui.runButton.click()
     assert "sm_37" in widget.ui.messageLabel.text and "another device" in widget.ui.messageLabel.text
-    assert widget.panel.controller.state == "idle"
+    assert widget.panel.session.running.controller.state == "idle"
     box.currentIndex = 1
     assert click(qtHost, widget)["device"] == "cuda:0"
 
@@ -129,7 +135,7 @@ def test_expected_time_follows_the_choices(widget) -> None:
     assert widget.ui.timeLabel.text == "about 12 s"
     widget.ui.directionsBox.value = 960
     assert widget.ui.timeLabel.text == "about 2 min 0 s"
-    widget.panel.times.record("resnet10t", "cpu", 96, 1000, 10.0)
+    widget.panel.session.choices.times.record("resnet10t", "cpu", 96, 1000, 10.0)
     widget.ui.directionsBox.value = 96
     assert widget.ui.timeLabel.text == "about 48 s"
 
@@ -150,18 +156,18 @@ def test_finer_in_the_region_is_for_a_region_alone(qtHost, widget) -> None:
     box.SetSize(40, 60, 80)
     assert not check.enabled and not check.checked
     widget.ui.roiSelector.setCurrentNode(box)
-    assert check.enabled and not widget.panel.input.request().zoom
+    assert check.enabled and not request(widget).zoom
     check.checked = True
-    assert widget.panel.input.request().zoom
+    assert request(widget).zoom
     assert click(qtHost, widget)["zoom"] is True
-    widget.panel.controller.cancel()
-    qtHost.process(5, lambda: widget.panel.controller.state == "idle")
+    widget.panel.session.running.controller.cancel()
+    qtHost.process(5, lambda: widget.panel.session.running.controller.state == "idle")
     widget.ui.roiSelector.setCurrentNode(None)
     assert not check.enabled
-    assert not widget.panel.input.request().zoom  # the tick waits for the next region
+    assert not request(widget).zoom  # the tick waits for the next region
     widget.ui.roiSelector.setCurrentNode(box)
     qtHost.scene.RemoveNode(box)
-    assert not check.enabled and not widget.panel.input.request().zoom
+    assert not check.enabled and not request(widget).zoom
 
 
 def test_finer_in_the_region_is_saved_with_the_scene(qtHost, widget, tmp_path) -> None:
@@ -171,32 +177,33 @@ def test_finer_in_the_region_is_saved_with_the_scene(qtHost, widget, tmp_path) -
     box.SetSize(40, 60, 80)
     widget.ui.roiSelector.setCurrentNode(box)
     widget.ui.zoomCheck.checked = True
-    widget.panel.parameters.heatmap = addHeatmap(widget.panel.logic, addVolume(), zoom=True)
+    widget.panel.session.parameters.heatmap = addHeatmap(widget.panel.logic, addVolume(), zoom=True)
     qtHost.load(qtHost.save(tmp_path / "scene"))
     assert widget.ui.zoomCheck.enabled and widget.ui.zoomCheck.checked
-    assert widget.panel.input.request().roiNode.GetName() == "box" and widget.panel.input.request().zoom
+    assert request(widget).roiNode.GetName() == "box" and request(widget).zoom
     assert widget.ui.heatmapSelector.currentNode().GetName().endswith("finer in region")
-    assert "calibrated for the whole volume" in widget.ui.modelThresholdButton.toolTip
+    assert "calibrated for the whole volume" in widget.ui.notesLabel.text
 
 
-def test_the_models_threshold_tells_what_it_is_from(widget) -> None:
+def test_a_result_says_where_its_threshold_is_from(widget) -> None:
     from scenes import addHeatmap, addVolume
 
     for zoom in (True, False):
-        widget.panel.parameters.heatmap = addHeatmap(widget.panel.logic, addVolume(), zoom=zoom)
-        tip = widget.ui.modelThresholdButton.toolTip
-        assert tip.startswith("From volumes without the finding")
-        assert ("calibrated for the whole volume" in tip) == zoom
+        widget.panel.session.set(heatmap=addHeatmap(widget.panel.logic, addVolume(), zoom=zoom))
+        assert ("calibrated for the whole volume" in widget.ui.notesLabel.text) == zoom
+    widget.panel.session.set(heatmap=addHeatmap(widget.panel.logic, addVolume(), threshold=None))
+    assert "no threshold for this method" in widget.ui.notesLabel.text
+    assert not widget.ui.modelThresholdButton.enabled
 
 
 def test_out_of_memory_names_cause_and_next_click(qtHost, widget) -> None:
     click(qtHost, widget)
-    client = widget.panel.controller.client
+    client = widget.panel.session.running.controller.client
     number = 1 + [kind for kind, _fields in client.requests].index("reconstruct")
     client.events.append(
         {"type": "error", "id": number, "kind": "out-of-memory", "message": "No memory.", "next": "Choose Fast."}
     )
-    qtHost.process(5, lambda: widget.panel.controller.state == "idle")
+    qtHost.process(5, lambda: widget.panel.session.running.controller.state == "idle")
     assert widget.ui.messageLabel.text == "No memory.\nChoose Fast."
     assert "a line of the log" in widget.ui.logText.plainText
     assert widget.ui.runButton.enabled
@@ -207,24 +214,24 @@ def test_out_of_memory_names_cause_and_next_click(qtHost, widget) -> None:
 def test_volume_that_cannot_be_used_is_refused_with_the_way_out(qtHost, widget) -> None:
     node = qtHost.scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "colours")
     with pytest.raises(TypeError):  # it cannot even be selected... by hand
-        widget.panel.parameters.inputVolume = qtHost.scene.AddNewNodeByClass("vtkMRMLModelNode")
+        widget.panel.session.parameters.inputVolume = qtHost.scene.AddNewNodeByClass("vtkMRMLModelNode")
     widget.ui.inputSelector.setCurrentNode(node)
     widget.ui.runButton.click()
     assert widget.ui.messageLabel.text.count("\n") == 1
-    assert widget.panel.controller.state == "idle"
+    assert widget.panel.session.running.controller.state == "idle"
 
 
 def test_an_error_in_the_timer_ends_the_run_with_words(qtHost, widget, monkeypatch) -> None:
     click(qtHost, widget)
-    monkeypatch.setattr(widget.panel.controller.client, "poll", lambda: 1 / 0)
-    qtHost.process(5, lambda: widget.panel.controller.state == "idle")
+    monkeypatch.setattr(widget.panel.session.running.controller.client, "poll", lambda: 1 / 0)
+    qtHost.process(5, lambda: widget.panel.session.running.controller.state == "idle")
     assert "ZeroDivisionError" in widget.ui.messageLabel.text
     assert "Traceback" in widget.ui.logText.plainText
 
 
 def test_a_volume_that_is_there_is_selected_on_entering(qtHost, widget) -> None:
-    volume = widget.panel.parameters.inputVolume
-    widget.panel.parameters.inputVolume = None
+    volume = widget.panel.session.parameters.inputVolume
+    widget.panel.session.parameters.inputVolume = None
     widget.exit()
     widget.enter()
     assert widget.ui.inputSelector.currentNode() is volume
@@ -237,7 +244,7 @@ def test_choices_are_kept_in_the_scene(qtHost, widget, tmp_path) -> None:
     widget.ui.filterSelector.currentIndex = 2
     path = qtHost.save(tmp_path / "scene")
     qtHost.load(path)
-    assert widget.ui.methodSelector.currentText == "ToNNO"
+    assert widget.ui.methodSelector.currentText == "From the score alone"
     assert (widget.ui.stageBox.value, widget.ui.filterSelector.currentText) == (3, "Hann")
     assert widget.ui.inputSelector.currentNode().GetName() == "ToNNO sample"
 
@@ -255,22 +262,22 @@ def test_why_tells_the_self_check_or_why_there_is_none(qtHost, widget, method, e
     from scenes import addHeatmap, addVolume
 
     result = {"score": 2.5, "explained": explained}
-    widget.panel.parameters.heatmap = addHeatmap(widget.panel.logic, addVolume(), method=method, result=result)
+    widget.panel.session.parameters.heatmap = addHeatmap(widget.panel.logic, addVolume(), method=method, result=result)
     widget.ui.whySection.collapsed = False
     score, check, profile = widget.ui.whyLabel.text.split("\n")
     assert score == "Score of the volume: 2.5"
     assert words in check
-    assert profile == "No logits were kept along this direction"
+    assert profile == "No answers were kept along this direction"
 
 
 def test_reload_in_the_middle_of_a_run_ends_its_engine(qtHost, widget) -> None:
     click(qtHost, widget)
-    client = widget.panel.controller.client
+    client = widget.panel.session.running.controller.client
     widget.onReload()
     assert client.closed == 1 and not client.isRunning
-    assert qtHost.widget is not widget and qtHost.widget.panel.controller.state == "idle"
+    assert qtHost.widget is not widget and qtHost.widget.panel.session.running.controller.state == "idle"
     assert qtHost.widget.ui.runButton.enabled
-    assert qtHost.widget.panel.parameters.inputVolume.GetName() == "ToNNO sample"
+    assert qtHost.widget.panel.session.parameters.inputVolume.GetName() == "ToNNO sample"
 
 
 # An engine that starts as it should and then goes wrong as soon as it is asked for something.
@@ -311,13 +318,14 @@ def test_an_engine_that_goes_wrong_is_told_and_replaced(qtHost, widget, monkeypa
                 pids.append(self.pid)
 
     command = [sys.executable, "-c", WRONG % does]
-    monkeypatch.setattr(widget.panel, "_makeClient", lambda: Remembering(command, heartbeatTimeout=0.3))
-    widget.panel.newEngine()
+    running = widget.panel.session.running
+    monkeypatch.setattr(running, "_makeClient", lambda choices: Remembering(command, heartbeatTimeout=0.3))
+    running.newEngine()
     for _click in range(2):
         started = len(pids)
         widget.ui.runButton.click()
-        assert qtHost.process(20, lambda n=started: len(pids) > n and widget.panel.controller.state == "idle")
-        assert words in widget.ui.messageLabel.text and "Click Reconstruct" in widget.ui.messageLabel.text
+        assert qtHost.process(20, lambda n=started: len(pids) > n and not running.isRunning)
+        assert words in widget.ui.messageLabel.text and "Click Apply" in widget.ui.messageLabel.text
         assert qtHost.process(5, lambda: not any(isAlive(pid) for pid in pids))
         assert not any(engineFolder(widget).iterdir())
         assert widget.ui.runButton.enabled
@@ -330,8 +338,8 @@ def test_no_room_for_a_runs_files_is_told(qtHost, widget, monkeypatch) -> None:
     def full() -> Path:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(widget.panel.controller.client, "newFolder", full)
+    monkeypatch.setattr(widget.panel.session.running.controller.client, "newFolder", full)
     widget.ui.runButton.click()
     assert "No space left on device" in widget.ui.messageLabel.text
     assert "Free space" in widget.ui.messageLabel.text
-    assert widget.panel.controller.state == "idle" and widget.ui.runButton.enabled
+    assert widget.panel.session.running.controller.state == "idle" and widget.ui.runButton.enabled

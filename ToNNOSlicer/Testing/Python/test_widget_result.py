@@ -12,17 +12,17 @@ def test_request_is_what_the_panel_shows(widget) -> None:
     ui = widget.ui
     ui.methodSelector.currentIndex, ui.qualitySelector.currentIndex, ui.filterSelector.currentIndex = 1, 2, 2
     ui.slicesBox.value, ui.directionsBox.value, ui.stageBox.value, ui.sigmaBox.value = 40, 50, 3, 1.5
-    ui.smallestBox.value, ui.opacitySlider.value = 70.0, 0.3
-    request = widget.panel.input.request()
+    ui.smallestBox.value = 70.0
+    request = widget.panel.session.choices.request(widget.panel.session.parameters)
     assert (request.method, request.preset) == ("tonno", "paper")
     assert request.options == {"slices": 40, "directions": 50, "stage": 3, "sigma_scale": 1.5, "filter": "hann"}
-    assert (request.minMm3, request.opacity) == (70.0, 0.3)
-    assert request.threshold == widget.panel.input.model.threshold("tonno", request.className)
+    assert request.minMm3 == 70.0
+    assert request.threshold == widget.panel.session.state.model.threshold("tonno", request.className)
     assert request.threshold["threshold"] > 0  # the preview shows what the model holds for a finding
 
 
 def test_buttons_follow_the_run(qtHost, widget) -> None:
-    ui, controller = widget.ui, widget.panel.controller
+    ui, controller = widget.ui, widget.panel.session.running.controller
     assert ui.runButton.enabled and not ui.cancelButton.isVisibleTo(ui.ToNNOSlicer)
     ui.runButton.click()
     qtHost.process(5, lambda: any(kind == "reconstruct" for kind, _fields in controller.client.requests))
@@ -52,52 +52,52 @@ def test_overlay_has_its_opacity_and_goes_away(widget, result) -> None:
 
 
 def test_smallest_component_by_the_number_box(widget, result) -> None:
-    first, _second = widget.panel.findings.findings
+    first, _second = widget.panel.session.result.findings
     widget.ui.thresholdSlider.value = 6.5  # between the two peaks: the higher cube is whole, the other is gone
-    volumes = [one.volumeMm3 for one in widget.panel.findings.findings]
+    volumes = [one.volumeMm3 for one in widget.panel.session.result.findings]
     assert volumes[0] == pytest.approx(first.volumeMm3)
     widget.ui.smallestBox.value = first.volumeMm3 + 1
-    assert widget.panel.findings.findings == []
+    assert widget.panel.session.result.findings == ()
     widget.ui.undoButton.click()
-    assert [one.volumeMm3 for one in widget.panel.findings.findings] == volumes
+    assert [one.volumeMm3 for one in widget.panel.session.result.findings] == volumes
 
 
 def test_new_segment_by_the_button_leaves_the_old_one(widget, result) -> None:
-    node, first = widget.panel.result.segment
+    node, first = widget.panel.session.result.segment
     widget.ui.newSegmentButton.click()
-    again, second = widget.panel.result.segment
+    again, second = widget.panel.session.result.segment
     assert again is node and second != first
     assert list(node.GetSegmentation().GetSegmentIDs()) == [first, second]
-    assert widget.panel.parameters.segmentId == second
+    display = node.GetDisplayNode()
+    assert (display.GetSegmentVisibility(first), display.GetSegmentVisibility(second)) == (False, True)
 
 
 def test_remove_without_a_choice_says_what_to_do(widget, result) -> None:
-    widget.ui.removeFindingButton.click()
+    assert not widget.ui.removeFindingButton.enabled
+    widget.panel.session.removeFinding()
     assert widget.ui.messageLabel.text == "No finding is selected.\nClick one in the table."
-    assert len(widget.panel.findings.findings) == 2
+    assert len(widget.panel.session.result.findings) == 2
 
 
-def test_no_effect_of_the_editor_stays_active_in_another_module(widget, result) -> None:
-    from pythonqt import unwrap
-
+def test_no_effect_of_the_editor_stays_active_in_another_module(qtHost, widget, result) -> None:
     widget.ui.editorSection.collapsed = False
-    given = unwrap(widget.panel.editor._editor).given
-    given["effect"] = "Paint"
-    widget.exit()
-    assert given["effect"] is None
+    (editor,) = qtHost.segmentEditors()
+    editor.setActiveEffectByName("Paint")
+    qtHost.exitModule()
+    assert editor.activeEffect() is None
 
 
 def test_copy_takes_the_log_and_the_engines_words(qtHost, widget) -> None:
     import qt
 
-    widget.panel.log("said by the panel")
+    widget.panel.session.log("said by the panel")
     widget.ui.copyLogButton.click()
     assert qt.QApplication.clipboard().text() == "said by the panel\na line of the log"
 
 
 def test_a_heatmap_is_no_volume_to_start_with(widget, result) -> None:
     """Entering the module selects an image, never what was made of one."""
-    parameters, scene = widget.panel.parameters, result.GetScene()
+    parameters, scene = widget.panel.session.parameters, result.GetScene()
     for node in widget.panel.logic.scene.GetNodesByClass("vtkMRMLScalarVolumeNode"):
         if node is not result:
             scene.RemoveNode(node)
@@ -110,9 +110,72 @@ def test_a_heatmap_is_no_volume_to_start_with(widget, result) -> None:
 def test_another_python_starts_another_engine(qtHost, widget, tmp_path) -> None:
     python = tmp_path / "python3"
     python.touch()
-    before = widget.panel.controller
+    before = widget.panel.session.running.controller
     qtHost.answers.append(("open", str(python)))
     widget.ui.pythonButton.click()
-    assert before.client.closed == 1 and widget.panel.controller is not before
+    assert before.client.closed == 1 and widget.panel.session.running.controller is not before
     assert widget.ui.pythonPathLabel.text == str(python)
-    assert widget.panel.python()[0] == [str(python), "-m"]
+    assert widget.panel.session.choices.command()[0] == [str(python), "-m"]
+
+
+def drawnLines() -> list[tuple[str, bool]]:
+    """Name and visibility of the diameters in the scene."""
+    import slicer.util
+
+    nodes = slicer.util.getNodesByClass("vtkMRMLMarkupsLineNode")
+    return [(node.GetName(), bool(node.GetDisplayNode().GetVisibility())) for node in nodes]
+
+
+def test_diameters_are_those_of_the_findings_as_they_are(widget, result) -> None:
+    """Two findings by the first threshold, one by the second; the lines of the other would be of no finding."""
+    import slicer.util
+
+    widget.ui.diametersCheck.checked = True
+    assert len(drawnLines()) == 4
+    widget.ui.thresholdSlider.value = 6.5
+    widget.panel.session.tick()
+    (finding,) = widget.panel.session.result.findings
+    assert [name for name, _visible in drawnLines()] == ["Finding 1 longest", "Finding 1 perpendicular"]
+    line = slicer.util.getNode("Finding 1 longest")
+    assert line.GetLineLengthWorld() == pytest.approx(finding.longestMm)
+    widget.ui.undoButton.click()
+    widget.panel.session.tick()
+    assert len(drawnLines()) == 4
+
+
+def test_diameters_are_not_shown_over_another_patient(widget, result) -> None:
+    from scenes import addVolume
+
+    widget.ui.diametersCheck.checked = True
+    first = widget.panel.session.parameters.inputVolume
+    widget.panel.session.set(inputVolume=addVolume())
+    assert len(drawnLines()) == 4 and not any(visible for _name, visible in drawnLines())
+    widget.panel.session.set(inputVolume=first)
+    assert all(visible for _name, visible in drawnLines()) and widget.ui.diametersCheck.checked
+
+
+def test_with_diameters_the_views_show_the_plane_in_which_they_are(widget, result) -> None:
+    import slicer.util
+
+    widget.ui.findingsTable.selectRow(0)
+    widget.panel.session.select(0)
+    widget.ui.diametersCheck.checked = True
+    finding = widget.panel.session.result.findings[0]
+    axial = slicer.util.getNode("vtkMRMLSliceNodeRed")
+    assert axial.GetSliceToRAS().GetElement(2, 3) == pytest.approx(finding.longestRAS[0][2])
+
+
+def test_the_patients_surface_comes_back_with_the_patient(widget, result) -> None:
+    from scenes import addVolume
+    from ToNNOSlicerLib.logic.patient import ROLE
+
+    first = widget.panel.session.parameters.inputVolume
+    widget.panel.session.show3D(True)
+    surface = first.GetNodeReference(ROLE)
+    assert surface.GetDisplayNode().GetVisibility()
+    widget.panel.session.set(inputVolume=addVolume())
+    assert not surface.GetDisplayNode().GetVisibility()
+    widget.panel.session.set(inputVolume=first)
+    assert surface.GetDisplayNode().GetVisibility()
+    widget.ui.surfaceCheck.checked = False
+    assert not surface.GetDisplayNode().GetVisibility()

@@ -32,17 +32,17 @@ def coarse(widget: Any) -> None:
 
 
 def run(host: QtHost, widget: Any) -> float:
-    """Click Reconstruct and wait for the end; returns seconds. A failure's words are an assertion's."""
+    """Click Apply and wait for the end; returns seconds. A failure's words are an assertion's."""
     start = time.monotonic()
     widget.ui.runButton.click()
-    assert widget.panel.controller.state != "idle", widget.ui.messageLabel.text
-    assert host.process(RUN_S, lambda: widget.panel.controller.state == "idle"), "the run did not end"
-    assert widget.panel.result.heatmap is not None, widget.ui.messageLabel.text
+    assert widget.panel.session.running.controller.state != "idle", widget.ui.messageLabel.text
+    assert host.process(RUN_S, lambda: widget.panel.session.running.controller.state == "idle"), "the run did not end"
+    assert widget.panel.session.result.heatmapNode is not None, widget.ui.messageLabel.text
     return time.monotonic() - start
 
 
 def begin(host: QtHost, widget: Any, percent: float = 5.0) -> None:
-    """Click Reconstruct and wait until the bar shows so many per cent."""
+    """Click Apply and wait until the bar shows so many per cent."""
     widget.ui.runButton.click()
     bar = widget.ui.progressBar
     moving = lambda: bar.maximum == 1000 and bar.value >= 10 * percent  # noqa: E731
@@ -51,7 +51,7 @@ def begin(host: QtHost, widget: Any, percent: float = 5.0) -> None:
 
 def enginePids(widget: Any) -> list[int]:
     """The processes of the widget's engine."""
-    process = widget.panel.controller.client._process
+    process = widget.panel.session.running.controller.client._process
     return [] if process is None else [process._popen.pid]
 
 
@@ -64,7 +64,7 @@ def isAlive(pid: int) -> bool:
 
 def engineFolder(widget: Any) -> Path:
     """The temporary folder of the widget's engine."""
-    return widget.panel.controller.client._root
+    return widget.panel.session.running.controller.client._root
 
 
 class Gaps:

@@ -1,4 +1,8 @@
-"""A DICOM Segmentation object: by Slicer's own exporter where it is installed, else by the package highdicom."""
+"""A DICOM Segmentation object: by Slicer's own exporter where it is there, else by the package highdicom.
+
+Slicer has the exporter since 5.12; in 5.10 the extension Quantitative Reporting brings it. docs/interchange.md has
+which reader gives back what.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +16,57 @@ from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.geometry import ijkToNode
-from ToNNOSlicerLib.logic.labelmap import onGrid
+from ToNNOSlicerLib.logic.labelmap import cropOf, onGrid, tiltDegrees
+from ToNNOSlicerLib.logic.notes import lossNotes, volumesMm3
 
 INSTANCES = "DICOM.instanceUIDs"  # a volume's attribute: the UIDs of its slices
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# What readers that stack frames at right angles may be off at the last slice, in pixels.
+_STRAIGHT = 0.5
+# Nearer than this to a voxel's center, a pixel's center can be no other voxel's: in voxels, a little below half.
+_SAME_VOXEL = 0.45
 
 
-def writeDicomSeg(segmentationNode, path: Path, dicomFile: Callable[[str], str | None] | None = None) -> None:
-    """Write all segments as one DICOM SEG file that refers to the slices of the input's DICOM series.
+def writeDicomSeg(segmentationNode, path: Path, dicomFile: Callable[[str], str | None] | None = None) -> list[str]:
+    """Write the segments that are not empty as one DICOM SEG that refers to the slices of the input's DICOM series.
 
-    Raises ToNNOUserError where the input is no DICOM series, its files are gone, or neither exporter is there.
+    Args:
+        segmentationNode: its reference volume is the input.
+        path: of the file, whose folder must be there.
+        dicomFile: from the UID of an instance to its file's path; by default Slicer's DICOM database.
+
+    Returns:
+        What to know about the file, in sentences.
+
+    Raises:
+        ToNNOUserError: the input is no DICOM series, its files are gone, its slices are tilted, it lies elsewhere
+            than they do, or no exporter is there.
     """
+    volumeNode, uids = _series(segmentationNode)
+    isSlicers = _hasSlicersExporter()
+    sources = _sources(uids, dicomFile or _inDatabase)
+    if not _isEnhanced(sources):
+        _checkTilt(volumeNode)
+        _checkPlaces(volumeNode, sources)
+    elif not isSlicers:
+        raise ToNNOUserError(
+            _("The series has several slices in a file (enhanced DICOM), or slices without a position."),
+            _("Export .seg.nrrd or NIfTI: they hold the same voxels."),
+        )
+    ids, notes = _filled(segmentationNode)
+    masks = {n: onGrid(segmentationNode, n, volumeNode) for n in ids}
+    notes += lossNotes(segmentationNode, volumesMm3(masks, ijkToNode(volumeNode)))
+    if isSlicers:
+        return notes + _bySlicer(segmentationNode, ids, path)
+    from ToNNOSlicerLib.logic.highdicom_seg import write
+
+    onSlices = np.stack([_onSlices(mask, volumeNode, sources) for mask in masks.values()], axis=-1)
+    write(segmentationNode, ids, onSlices, sources, path)
+    return notes
+
+
+def _series(segmentationNode) -> tuple:
+    """The input's volume node, and the UIDs of its slices."""
     volumeNode = segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
     uids = ((volumeNode.GetAttribute(INSTANCES) if volumeNode is not None else None) or "").split()
     if not uids:
@@ -30,33 +74,42 @@ def writeDicomSeg(segmentationNode, path: Path, dicomFile: Callable[[str], str |
             _("DICOM SEG refers to the slices of a DICOM series, and the input was not loaded from one."),
             _("Export .seg.nrrd or NIfTI, or load the series through the DICOM module and reconstruct again."),
         )
+    return volumeNode, uids
+
+
+def _hasSlicersExporter() -> bool:
+    """Whether it is Slicer's exporter that writes. Raises ToNNOUserError where neither can."""
     if find_spec("DICOMSegmentationPlugin"):
-        _bySlicer(segmentationNode, path)
-    elif find_spec("highdicom"):
-        _byHighdicom(segmentationNode, volumeNode, _sources(uids, dicomFile or _inDatabase), path)
-    else:
+        return True
+    if find_spec("highdicom"):
+        return False
+    raise ToNNOUserError(
+        _("Slicer's exporter for DICOM SEG is not installed."),
+        _(
+            "Slicer 5.12 and newer bring it; in Slicer 5.10 install the extension Quantitative Reporting (Extensions"
+            " Manager). Or export .seg.nrrd."
+        ),
+    )
+
+
+def _bySlicer(segmentationNode, ids: list[str], path: Path) -> list[str]:
+    """By the exporter itself: the plug-in around it asks about empty segments while everything waits."""
+    from DICOMSegmentationPlugin import DICOMSegmentationExporter
+
+    exporter = DICOMSegmentationExporter(segmentationNode)
+    try:
+        exporter.export(str(path.parent), path.name, {"SeriesDescription": segmentationNode.GetName()[:64]}, ids)
+        if not path.is_file():
+            raise ValueError(_("it wrote no file"))
+        slicer.dicomDatabase.insert(str(path))  # as the plug-in does; the database keeps a copy
+    except Exception as error:  # whatever another's code raises
         raise ToNNOUserError(
-            _("Slicer's exporter for DICOM SEG is not installed."),
-            _("Install the extension Quantitative Reporting (Extensions Manager), or export .seg.nrrd."),
-        )
-
-
-def _bySlicer(segmentationNode, path: Path) -> None:
-    from DICOMSegmentationPlugin import DICOMSegmentationPluginClass
-
-    plugin = DICOMSegmentationPluginClass()
-    tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(segmentationNode.GetScene())
-    exportables = plugin.examineForExport(tree.GetItemByDataNode(segmentationNode))
-    for exportable in exportables:
-        exportable.directory = str(path.parent)
-    problem = plugin.export(exportables) if exportables else _("no exportable was offered")
-    written = [file for file in path.parent.rglob("*") if file.is_file()]
-    if problem or len(written) != 1:
-        raise ToNNOUserError(
-            _("Slicer's DICOM SEG exporter failed: {problem}.").format(problem=problem or _("it wrote no file")),
+            _("Slicer's DICOM SEG exporter failed: {problem}.").format(problem=str(error).strip().rstrip(".")),
             _("Look at the application's log, or export .seg.nrrd."),
-        )
-    written[0].replace(path)
+        ) from error
+    finally:
+        exporter.cleanup()
+    return [_("Slicer's DICOM database holds a copy of the file.")]
 
 
 def _inDatabase(uid: str) -> str | None:
@@ -80,57 +133,66 @@ def _sources(uids: list[str], dicomFile: Callable[[str], str | None]) -> list:
     return [pydicom.dcmread(path, stop_before_pixels=True) for path in paths]
 
 
-def _byHighdicom(segmentationNode, volumeNode, sources: list, path: Path) -> None:
-    import highdicom
-
-    segmentation = segmentationNode.GetSegmentation()
-    ids = list(segmentation.GetSegmentIDs())
-    masks = np.stack([_onSlices(onGrid(segmentationNode, n, volumeNode), volumeNode, sources) for n in ids], axis=-1)
-    written = highdicom.seg.Segmentation(
-        source_images=sources,
-        pixel_array=masks,
-        segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[_description(segmentation.GetSegment(n), k) for k, n in enumerate(ids, start=1)],
-        series_instance_uid=highdicom.UID(),
-        series_number=1000,
-        sop_instance_uid=highdicom.UID(),
-        instance_number=1,
-        manufacturer="ToNNO",
-        manufacturer_model_name="ToNNO for 3D Slicer",
-        software_versions="1",
-        device_serial_number="none",
-        series_description=segmentationNode.GetName()[:64],
-    )
-    written.save_as(path)
+def _isEnhanced(sources: list) -> bool:
+    """Whether places of slices are where only Slicer's exporter looks for them."""
+    return not all("ImagePositionPatient" in source and "PixelSpacing" in source for source in sources)
 
 
-def _description(segment, number: int):
-    """Coded as every segment of the module: a lesion, found by an algorithm that a user steers."""
-    import highdicom
-    from pydicom.sr.codedict import codes
-    from pydicom.sr.coding import Code
+def _checkTilt(volumeNode) -> None:
+    """Refuse a tilted gantry's series: each frame would lie right, but most readers stack frames at right angles."""
+    ijkToRAS, size = ijkToNode(volumeNode), volumeNode.GetImageData().GetDimensions()
+    degrees, spacing = tiltDegrees(ijkToRAS), np.linalg.norm(ijkToRAS[:3, :3], axis=0)
+    shift = float(np.sin(np.radians(degrees)) * spacing[2] * (size[2] - 1))
+    if shift > _STRAIGHT * spacing[:2].min():
+        raise ToNNOUserError(
+            _(
+                "The slices are tilted by {degrees:.2g} degrees (gantry). Slicer and others that stack the frames of a"
+                " DICOM SEG would show it up to {shift:.1f} mm off, or not at all."
+            ).format(degrees=degrees, shift=shift),
+            _("Export .seg.nrrd, which keeps every voxel where it is."),
+        )
 
-    return highdicom.seg.SegmentDescription(
-        segment_number=number,
-        segment_label=segment.GetName()[:64],
-        segmented_property_category=Code("49755003", "SCT", "Morphologically Altered Structure"),
-        segmented_property_type=Code("52988006", "SCT", "Lesion"),
-        algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC,
-        algorithm_identification=highdicom.AlgorithmIdentificationSequence(
-            name="ToNNO", family=codes.DCM.ArtificialIntelligence, version="1"
+
+def _checkPlaces(volumeNode, sources: list) -> None:
+    """Refuse a volume that does not lie on its slices: moved since, resampled, or spaced evenly where they are not.
+
+    Its mask would be written to pixels from which it was not made.
+    """
+    corners = [np.array([[x, y] for x in (0, s.Columns - 1) for y in (0, s.Rows - 1)]) for s in sources]
+    ijk = np.stack([_onVoxels(_pixelToIJK(volumeNode, s), c) for s, c in zip(sources, corners, strict=True)])
+    nearest = np.rint(ijk)
+    last = np.array(volumeNode.GetImageData().GetDimensions()) - 1
+    onVoxels = np.abs(ijk - nearest).max() <= _SAME_VOXEL and not np.ptp(nearest[..., 2], axis=1).any()
+    # The volume may be a part of the series, but every voxel of it has a pixel.
+    isCovered = (nearest.min(axis=(0, 1)) <= 0).all() and (nearest.max(axis=(0, 1)) >= last).all()
+    if onVoxels and isCovered and set(nearest[:, 0, 2]) >= set(range(last[2] + 1)):
+        return
+    raise ToNNOUserError(
+        _("{name} does not lie on the slices of its DICOM series.").format(name=volumeNode.GetName()),
+        _(
+            "It was moved or resampled since, or slices are missing. Export .seg.nrrd or NIfTI, which fit the volume as"
+            " it lies, or load the series again and reconstruct."
         ),
     )
 
 
+def _filled(segmentationNode) -> tuple[list[str], list[str]]:
+    """The IDs of the segments that hold voxels, and a sentence about the others: readers stumble over empty ones."""
+    segmentation = segmentationNode.GetSegmentation()
+    ids = list(segmentation.GetSegmentIDs())
+    filled = [n for n in ids if cropOf(segmentationNode, n).mask.size]
+    empty = [segmentation.GetSegment(n).GetName() for n in ids if n not in filled]
+    return filled, [_("Left out, being empty: {names}.").format(names=", ".join(empty))] if empty else []
+
+
 def _onSlices(mask: np.ndarray, volumeNode, sources: list) -> np.ndarray:
     """A mask (Z Y X on the volume's grid) on the slices of its series: N rows columns, in their order."""
-    rasToIJK = np.linalg.inv(ijkToNode(volumeNode))
-    return np.stack([_slice(mask, rasToIJK @ _LPS_TO_RAS @ _pixelToLPS(source), source) for source in sources])
+    return np.stack([_slice(mask, _pixelToIJK(volumeNode, source), source) for source in sources])
 
 
 def _slice(mask: np.ndarray, pixelToIJK: np.ndarray, source) -> np.ndarray:
     rows, columns = np.mgrid[: source.Rows, : source.Columns]
-    ijk = np.stack([columns, rows], axis=-1) @ pixelToIJK[:3, :2].T + pixelToIJK[:3, 3]
+    ijk = _onVoxels(pixelToIJK, np.stack([columns, rows], axis=-1))
     i, j, k = np.moveaxis(np.rint(ijk).astype(int), -1, 0)
     z, y, x = mask.shape
     inside = (0 <= i) & (i < x) & (0 <= j) & (j < y) & (0 <= k) & (k < z)
@@ -139,12 +201,21 @@ def _slice(mask: np.ndarray, pixelToIJK: np.ndarray, source) -> np.ndarray:
     return pixels
 
 
+def _onVoxels(pixelToIJK: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Pixels (..., column and row) to voxels (..., i j k), both counted from centers."""
+    return pixels @ pixelToIJK[:3, :2].T + pixelToIJK[:3, 3]
+
+
+def _pixelToIJK(volumeNode, source) -> np.ndarray:
+    return np.linalg.inv(ijkToNode(volumeNode)) @ _LPS_TO_RAS @ _pixelToLPS(source)
+
+
 def _pixelToLPS(source) -> np.ndarray:
     """From (column, row, 0, 1) of a slice to LPS mm (DICOM PS3.3, C.7.6.2.1.1)."""
     orientation = np.array(source.ImageOrientationPatient, dtype=np.float64).reshape(2, 3)
-    between_rows, between_columns = (float(mm) for mm in source.PixelSpacing)
+    betweenRows, betweenColumns = (float(mm) for mm in source.PixelSpacing)
     matrix = np.eye(4)
-    matrix[:3, 0] = orientation[0] * between_columns
-    matrix[:3, 1] = orientation[1] * between_rows
+    matrix[:3, 0] = orientation[0] * betweenColumns
+    matrix[:3, 1] = orientation[1] * betweenRows
     matrix[:3, 3] = source.ImagePositionPatient
     return matrix

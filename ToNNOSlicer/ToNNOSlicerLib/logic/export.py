@@ -9,21 +9,26 @@ from __future__ import annotations
 import csv
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import slicer
-import slicer.util
 from slicer.i18n import tr as _
 
 from tonno_core.errors import TonnoError
 from ToNNOSlicerLib import slow_files
+from ToNNOSlicerLib.labels import forPanel
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.findings import Finding
-from ToNNOSlicerLib.logic.geometry import ijkToNode, toVTK, volumeOf, vtkImageOf
-from ToNNOSlicerLib.logic.labelmap import SURFACE, cropOf, onReference, referenceGrid
+from ToNNOSlicerLib.logic.geometry import ijkToNode, volumeOf
+from ToNNOSlicerLib.logic.hierarchy import takeOut
+from ToNNOSlicerLib.logic.labelmap import cropOf
+from ToNNOSlicerLib.logic.nifti import checkTilt, writeLabelmap
+from ToNNOSlicerLib.logic.seg_nrrd import writeSegNrrd
+from ToNNOSlicerLib.logic.segmentation import noteEditing, visibleSegments
+from ToNNOSlicerLib.logic.stl import writeSurface
 from ToNNOSlicerLib.slow_files import SlowFiles
 
 SEGMENTATION_ENDINGS = (".seg.nrrd", ".nii.gz", ".nii", ".stl", ".dcm")
@@ -32,31 +37,73 @@ SlowWriter = Callable[[SlowFiles, Path], Iterator[float]]
 _COLUMNS = (
     "label", "volume_mm3", "peak", "mean", "extent_i_mm", "extent_j_mm", "extent_k_mm",
     "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "peak_r_mm", "peak_a_mm", "peak_s_mm",
+    "ml", "longest_mm", "perpendicular_mm", "side", "confidence", "verdict",
 )  # fmt: skip
+_IDENTITY = ("volume", "model", "method", "quality", "threshold", "stopped")
 
 
-def exportSegmentation(segmentationNode, path, dicomFile: Callable[[str], str | None] | None = None) -> None:
-    """All segments of a node, by the ending: .seg.nrrd, .nii.gz, .nii (labels 1, 2, ... on the reference grid; of
-    segments that overlap the later one wins), .stl (one surface), .dcm (DICOM SEG).
+def exportSegmentation(segmentationNode, path, dicomFile: Callable[[str], str | None] | None = None) -> list[str]:
+    """Write all segments of a node, by the ending, and say of which result they are where the format has room for that.
 
-    Raises ToNNOUserError for another ending, an empty segmentation, or where the file cannot be written.
+    .seg.nrrd: Slicer's own. .nii.gz, .nii: labels 1, 2, ... on the reference grid; of segments that overlap the later
+    one wins. .stl: one surface. .dcm: DICOM SEG.
+
+    Args:
+        segmentationNode: its segments may be anybody's.
+        path: of the file, which is there as a whole or not at all; an old one stays until then.
+        dicomFile: see `writeDicomSeg`.
+
+    Returns:
+        What to know about the file, in sentences: what it holds otherwise than the scene.
+
+    Raises:
+        ToNNOUserError: another ending, an empty segmentation, what the format cannot hold, or a disk that fails.
     """
     path = Path(path)
     _checkContents(segmentationNode)
+    noteEditing(segmentationNode)
     name = path.name.lower()
     with wholeFile(path) as partial:
         if name.endswith(".seg.nrrd"):
-            _write(slicer.vtkMRMLSegmentationStorageNode(), segmentationNode, partial)
-        elif name.endswith((".nii.gz", ".nii")):
-            _writeLabelmap(segmentationNode, partial)
-        elif name.endswith(".stl"):
-            _writeSurface(segmentationNode, partial)
-        elif name.endswith(".dcm"):
+            return writeSegNrrd(segmentationNode, partial)
+        if name.endswith((".nii.gz", ".nii")):
+            return writeLabelmap(segmentationNode, partial)
+        if name.endswith(".stl"):
+            return writeSurface(segmentationNode, partial)
+        if name.endswith(".dcm"):
             from ToNNOSlicerLib.logic.dicom_seg import writeDicomSeg
 
-            writeDicomSeg(segmentationNode, partial, dicomFile)
-        else:
-            raise _wrongEnding(path, SEGMENTATION_ENDINGS)
+            return writeDicomSeg(segmentationNode, partial, dicomFile)
+        raise _wrongEnding(path, SEGMENTATION_ENDINGS)
+
+
+@contextmanager
+def shownAlone(segmentationNode) -> Iterator[Any]:
+    """Yield the node, or a copy without its hidden segments: what is seen is what is written.
+
+    Raises ToNNOUserError where no segment is shown.
+    """
+    segmentation, shown = segmentationNode.GetSegmentation(), visibleSegments(segmentationNode)
+    if len(shown) == segmentation.GetNumberOfSegments():
+        yield segmentationNode
+        return
+    if not shown:
+        raise ToNNOUserError(
+            _("All segments of {name} are hidden.").format(name=segmentationNode.GetName()),
+            _("Show what is to be written."),
+        )
+    scene = segmentationNode.GetScene()
+    copy = scene.AddNode(slicer.vtkMRMLSegmentationNode())
+    try:
+        copy.Copy(segmentationNode)
+        copy.SetSaveWithScene(False)
+        for segmentId in segmentation.GetSegmentIDs():
+            if segmentId not in shown:
+                copy.GetSegmentation().RemoveSegment(segmentId)
+        yield copy
+    finally:
+        takeOut(copy)
+        scene.RemoveNode(copy)
 
 
 def heatmapSteps(heatmapNode, path, write: SlowWriter) -> Iterator[float]:
@@ -68,6 +115,7 @@ def heatmapSteps(heatmapNode, path, write: SlowWriter) -> Iterator[float]:
     path = Path(path)
     if not path.name.lower().endswith(HEATMAP_ENDINGS):
         raise _wrongEnding(path, HEATMAP_ENDINGS)
+    checkTilt(path, ijkToNode(heatmapNode), ".nrrd")
     heatmap = volumeOf(heatmapNode).array.copy()  # the node may change meanwhile
     with wholeFile(path) as partial:
         yield from write(SlowFiles(heatmap, ijkToNode(heatmapNode), partial.name), partial.parent)
@@ -85,13 +133,27 @@ def writeHere(files: SlowFiles, place: Path) -> Iterator[float]:
         yield count / len(files.names)
 
 
-def exportFindings(findings: list[Finding], path) -> None:
-    """One row for each finding, numbers as exact as they are known; points in RAS mm of the scene's world."""
+def exportFindings(findings: list[Finding], path, identity: Mapping[str, str] | None = None) -> None:
+    """Write one row for each finding, rejected ones too, and in each of what result it is.
+
+    Numbers are as exact as they are known; points in RAS mm of the scene's world.
+
+    Args:
+        path: Of the CSV file, which appears whole or not at all.
+        identity: What the result is (`summary.identityOf`); columns of which nothing is known stay empty.
+
+    Raises:
+        ToNNOUserError: Where the file cannot be written.
+    """
+    result = [(identity or {}).get(name, "") for name in _IDENTITY]
     with wholeFile(Path(path)) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(_COLUMNS)
+        writer.writerow(_COLUMNS + _IDENTITY)
         for f in findings:
-            writer.writerow([f.label, f.volumeMm3, f.peak, f.mean, *f.extentMm, *f.centroidRAS, *f.peakRAS])
+            writer.writerow([
+                f.label, f.volumeMm3, f.peak, f.mean, *f.extentMm, *f.centroidRAS, *f.peakRAS,
+                f.ml, f.longestMm, f.perpendicularMm, f.side, f.confidence, f.verdict, *result,
+            ])  # fmt: skip
 
 
 @contextmanager
@@ -119,11 +181,10 @@ def wholeFile(path: Path) -> Iterator[Path]:
 
 
 def cannotWrite(error: TonnoError) -> tuple[str, str]:
-    """Cause and next click where the engine's own writing failed."""
-    return (
-        _("The files cannot be written: {reason}.").format(reason=str(error).rstrip(".")),
-        _("Check the folder and the space on the disk, or choose another place."),
-    )
+    """Cause and next click where the engine's writing failed: its messages end with what to do, after a semicolon."""
+    cause, _semicolon, advice = str(error).rstrip(".").partition("; ")
+    advice = forPanel(advice) if advice else _("Check the folder and the space on the disk, or choose another place.")
+    return _("The files cannot be written: {reason}.").format(reason=forPanel(cause).rstrip(".")), advice
 
 
 def _checkContents(segmentationNode) -> None:
@@ -138,84 +199,6 @@ def _checkContents(segmentationNode) -> None:
         raise ToNNOUserError(
             _("The segmentation {name} is empty.").format(name=name), _("Lower the threshold until it holds voxels.")
         )
-
-
-def _write(storage, node, path: Path) -> None:
-    """By a storage node of its own: the node's, which knows where the scene is saved, stays as it is.
-
-    On a full disk some of the writers below cut the file off and report success, so it is read back.
-    """
-    storage.SetFileName(str(path))
-    storage.SetUseCompression(1)
-    if not (storage.WriteData(node) and path.exists() and _isWhole(path, node)):
-        raise OSError(None, _("what was written cannot be read again; the disk may be full"))
-
-
-def _isWhole(path: Path, node) -> bool:
-    import SimpleITK as sitk
-
-    try:
-        read = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-    except RuntimeError:
-        return False
-    if node.IsA("vtkMRMLVolumeNode"):
-        return np.array_equal(read, slicer.util.arrayFromVolume(node))
-    return bool(read.any())  # ITK refuses an NRRD file that was cut off; Slicer may have resampled some segment
-
-
-def _writeLabelmap(segmentationNode, path: Path) -> None:
-    reference = referenceGrid(segmentationNode)
-    if reference is None:
-        raise ToNNOUserError(
-            _("The segmentation {name} has no reference geometry.").format(name=segmentationNode.GetName()),
-            _("Set it in the Segment Editor (Source volume geometry), or export .seg.nrrd."),
-        )
-    size, gridToNode = reference
-    ids = segmentationNode.GetSegmentation().GetSegmentIDs()
-    labels = np.zeros(size[::-1], dtype=np.int16)
-    for label, segmentId in enumerate(ids, start=1):
-        labels[onReference(segmentationNode, segmentId) != 0] = label
-    labelmap = slicer.vtkMRMLLabelMapVolumeNode()
-    labelmap.SetAndObserveImageData(vtkImageOf(labels))
-    labelmap.SetIJKToRASMatrix(toVTK(gridToNode))
-    _write(slicer.vtkMRMLVolumeArchetypeStorageNode(), labelmap, path)
-
-
-def _writeSurface(segmentationNode, path: Path) -> None:
-    """All segments in one STL file, mm, LPS as medical STL files are, and said so in its header."""
-    from vtk import vtkAppendPolyData, vtkSTLWriter, vtkTransform, vtkTransformPolyDataFilter, vtkTriangleFilter
-
-    append = vtkAppendPolyData()
-    for segmentId in segmentationNode.GetSegmentation().GetSegmentIDs():
-        append.AddInputData(_surfaceOf(segmentationNode, segmentId))
-    lps = vtkTransform()
-    lps.Scale(-1.0, -1.0, 1.0)  # a half turn about S: triangles keep their outer side
-    turn = vtkTransformPolyDataFilter()
-    turn.SetInputConnection(append.GetOutputPort())
-    turn.SetTransform(lps)
-    triangles = vtkTriangleFilter()
-    triangles.SetInputConnection(turn.GetOutputPort())
-    writer = vtkSTLWriter()
-    writer.SetFileName(str(path))
-    writer.SetFileTypeToBinary()
-    writer.SetHeader("ToNNO. SPACE=LPS")
-    writer.SetInputConnection(triangles.GetOutputPort())
-    if not writer.Write() or writer.GetErrorCode() or not path.exists():
-        raise OSError(None, _("the surface could not be written"))
-
-
-def _surfaceOf(segmentationNode, segmentId: str):
-    """A segment's closed surface in the node's frame; made for this, if it is not shown in 3D."""
-    segmentation = segmentationNode.GetSegmentation()
-    shown = segmentation.GetSegment(segmentId).GetRepresentation(SURFACE)
-    if shown is not None:
-        return shown
-    alone = slicer.vtkSegmentation()
-    alone.SetSourceRepresentationName(segmentation.GetSourceRepresentationName())
-    alone.CopySegmentFromSegmentation(segmentation, segmentId)
-    if not alone.CreateRepresentation(SURFACE):
-        raise OSError(None, _("the surface could not be made"))
-    return alone.GetSegment(segmentId).GetRepresentation(SURFACE)
 
 
 def _wrongEnding(path: Path, endings: tuple[str, ...]) -> ToNNOUserError:

@@ -1,30 +1,45 @@
-"""The components of a segment, by their peaks in the heatmap."""
+"""The components of a segment, by their peaks in the heatmap: where they are, how large, and what to make of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
-from tonno_core.segmentation.binarize import components, connected
+from tonno_core.segmentation.binarize import Component, measure
+from tonno_core.segmentation.connected import Runs, connect, find_runs, runs_of
+from ToNNOSlicerLib.logic import diameters, verdicts
+from ToNNOSlicerLib.logic.confidence import confidence
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
-from ToNNOSlicerLib.logic.geometry import nodeToWorld, volumeOf
+from ToNNOSlicerLib.logic.geometry import ijkToNode, ijkToWorld, nodeToWorld, transformPoint, volumeOf
 from ToNNOSlicerLib.logic.heatmap import recordOf
 from ToNNOSlicerLib.logic.labelmap import Crop, cropOf, cropped, onGrid
+from ToNNOSlicerLib.logic.limits import FEWER, MOST_LISTED, MOST_RUNS
+from ToNNOSlicerLib.logic.pieces import NOTHING, Pieces
+from ToNNOSlicerLib.logic.profile import ballCenter
+from ToNNOSlicerLib.logic.scene import nodesByClass
 
 Point = tuple[float, float, float]
+Line = tuple[Point, Point]
+
+# What is nearer to the midline has no side: heads are tilted, and the midline is estimated to some millimeters.
+MIDLINE_MM = 5.0
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One component (26 neighbours) of a segment. Points are RAS mm in the world.
+    """One component (26 neighbors) of a segment. Points are RAS mm in the world.
 
     label: 1 for the highest peak, then 2, ... volumeMm3: its voxels'. peak, mean: in the heatmap's units.
-    extentMm: of its bounding box along the heatmap's axes i, j, k. centroidRAS: mean of its voxels' centres.
-    peakRAS: its highest voxel.
+    extentMm: of its bounding box along the heatmap's axes i, j, k. centroidRAS: mean of its voxels' centers.
+    peakRAS: its highest voxel. longestRAS, perpendicularRAS: the ends of its longest diameter in an axial plane, and of
+    the longest line at a right angle to it there (diameters.py). side: "left", "right" or "midline" (`sideOf`).
+    confidence: in words of the model's calibration (confidence.py). place: the peak, RAS mm in the frame of the
+    heatmap's node, which transforms leave as it is. pieces: the voxels of this and all other findings. verdict:
+    "accept", "reject", "unsure" or "" (verdicts.py); isDivided: it is unsure as its parts were judged differently.
     """
 
     label: int
@@ -34,15 +49,126 @@ class Finding:
     extentMm: Point
     centroidRAS: Point
     peakRAS: Point
+    longestRAS: Line
+    perpendicularRAS: Line
+    side: str
+    confidence: str
+    place: Point
+    pieces: Pieces = field(repr=False, compare=False)
+    verdict: str = ""
+    isDivided: bool = False
+
+    @property
+    def ml(self) -> float:
+        """Its volume in milliliters."""
+        return self.volumeMm3 / 1000
+
+    @property
+    def longestMm(self) -> float:
+        """The length of its longest axial diameter."""
+        return _length(self.longestRAS)
+
+    @property
+    def perpendicularMm(self) -> float:
+        """The length of the longest perpendicular to that diameter, in the same plane."""
+        return _length(self.perpendicularRAS)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The findings of a segment, the highest peak first.
+
+    parts: how many it has, of which only the first are listed where there are more than MOST_LISTED; None where they
+    are so many that nobody has counted them, and none is listed.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    parts: int | None = 0
+
+    @property
+    def gap(self) -> str:
+        """What is not listed, in words; "" where everything is."""
+        if self.parts is None:
+            return _("The segment is scattered over too many parts to list them.")
+        if self.parts == len(self.findings):
+            return ""
+        text = _("The segment has {parts:,} parts; listed are the {number} with the highest peaks.")
+        return text.format(parts=self.parts, number=len(self.findings))
+
+    def checkWhole(self) -> None:
+        """Before the findings are counted, compared or written. Raises ToNNOUserError where some are not listed."""
+        if self.gap:
+            raise ToNNOUserError(self.gap, FEWER)
+
+
+def listing(segmentationNode, segmentId: str, heatmapNode) -> Listing:
+    """Measure the segment's components on the heatmap's grid, work by hand included, in the time that a click has.
+
+    That is 0.2 s or so for any mask: what is scattered over more parts than a person reads is a threshold in the noise.
+    """
+    runs = partsOf(onGrid(segmentationNode, segmentId, heatmapNode))
+    if runs is None:
+        return Listing((), None)
+    volume = volumeOf(heatmapNode)
+    components = measure(runs, volume, MOST_LISTED)
+    pieces = _pieces(runs, components, volume.ijk_to_ras, ijkToNode(heatmapNode))
+    longest, perpendicular = diameters.measure(pieces.listed(), volume.ijk_to_ras)
+    record, midline = recordOf(heatmapNode), midlineOf(heatmapNode)
+    worldToNode = np.linalg.inv(nodeToWorld(heatmapNode))
+    made = [
+        Finding(
+            c.label,
+            c.volume_mm3,
+            c.peak,
+            c.mean,
+            c.extent_mm,
+            c.centroid_ras,
+            c.peak_ras,
+            _line(longest[c.label - 1]),
+            _line(perpendicular[c.label - 1]),
+            sideOf(c.centroid_ras, midline),
+            confidence(c, record),
+            _point(transformPoint(worldToNode, c.peak_ras)),
+            pieces,
+        )
+        for c in components
+    ]
+    return Listing(tuple(verdicts.judged(heatmapNode, made)), runs.count)
+
+
+def partsOf(mask: np.ndarray) -> Runs | None:
+    """The components of a mask (uint8 or bool of 0 and 1, Z Y X); None for one that is scattered over MOST_RUNS."""
+    first, last = find_runs(mask.view(np.bool_))
+    return connect(first, last, mask.shape) if first.size <= MOST_RUNS else None
 
 
 def findings(segmentationNode, segmentId: str, heatmapNode) -> list[Finding]:
-    """The segment's components on the heatmap's grid, highest peak first; work by hand included."""
-    recordOf(heatmapNode)
-    return [
-        Finding(c.label, c.volume_mm3, c.peak, c.mean, c.extent_mm, c.centroid_ras, c.peak_ras)
-        for c in components(onGrid(segmentationNode, segmentId, heatmapNode), volumeOf(heatmapNode))
-    ]
+    """All findings of a segment. Raises ToNNOUserError where they are more than are listed."""
+    listed = listing(segmentationNode, segmentId, heatmapNode)
+    listed.checkWhole()
+    return list(listed.findings)
+
+
+def sideOf(pointRAS: Point, midlineR: float) -> str:
+    """Return "left" or "right" (the patient's) of a midline at R mm, or "midline" within MIDLINE_MM of it."""
+    if abs(pointRAS[0] - midlineR) <= MIDLINE_MM:
+        return "midline"
+    return "right" if pointRAS[0] > midlineR else "left"
+
+
+def midlineOf(heatmapNode) -> float:
+    """Estimate where the patient's midline cuts the R axis of the world, in mm.
+
+    R = 0 is the scanner's middle, not the patient's. Taken is the center of the ball that the planes cover, which is
+    that of the foreground's bounding box; where the record does not tell it (nothing kept, a region of interest), the
+    volume's center. Neither looks at the anatomy: a patient who is tilted, or a volume of which one side is cut off or
+    one limb is shown, has another midline.
+    """
+    center = ballCenter(heatmapNode)
+    if center is None:
+        size = np.array(heatmapNode.GetImageData().GetDimensions())
+        center = transformPoint(ijkToWorld(heatmapNode), (size - 1) / 2)
+    return float(center[0])
 
 
 def without(segmentationNode, segmentId: str, finding: Finding) -> Crop:
@@ -51,23 +177,48 @@ def without(segmentationNode, segmentId: str, finding: Finding) -> Crop:
     gone = ToNNOUserError(_("This finding is no longer in the segment."), _("Look at the table again: it is updated."))
     if crop is None or not crop.mask.size:
         raise gone
-    ijkToRAS = nodeToWorld(segmentationNode) @ crop.gridToNode
-    voxels, component, _count = connected(crop.mask.astype(bool))
-    kji = np.stack(np.unravel_index(voxels, crop.mask.shape))
-    ijk = kji[::-1] + np.array(crop.first)[:, np.newaxis]
-    ras = ijkToRAS[:3, :3] @ ijk + ijkToRAS[:3, 3:]
-    distance = np.linalg.norm(ras - np.array(finding.peakRAS)[:, np.newaxis], axis=0)
-    nearest = int(distance.argmin())
+    runs, ijkToRAS = runs_of(crop.mask.view(np.bool_)), nodeToWorld(segmentationNode) @ crop.gridToNode
+    partToRAS = ijkToRAS.copy()
+    partToRAS[:3, 3] = transformPoint(ijkToRAS, crop.first)
+    pieces = Pieces(runs.first, runs.last, runs.component + 1, crop.mask.shape[::-1], partToRAS)
     # On a grid of its own, the segment's nearest voxel is within half a voxel's diagonal of the heatmap's.
-    if distance[nearest] > np.linalg.norm(ijkToRAS[:3, :3].sum(axis=1)):
+    label = pieces.labelOf(finding.peakRAS, np.linalg.norm(ijkToRAS[:3, :3].sum(axis=1)))
+    if label == NOTHING:
         raise gone
     mask = crop.mask.copy()
-    mask.reshape(-1)[voxels[component == component[nearest]]] = 0
+    mask.reshape(-1)[runs.voxels(runs.component + 1 == label)] = 0
     return cropped(mask, crop.gridToNode, crop.first)
 
 
-def jumpTo(scene, finding: Finding) -> None:
-    """Move all slice views to a finding's peak, and the crosshair with them."""
-    slicer.vtkMRMLSliceNode.JumpAllSlices(scene, *finding.peakRAS, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
-    for crosshair in slicer.util.getNodesByClass("vtkMRMLCrosshairNode", scene):
-        crosshair.SetCrosshairRAS(finding.peakRAS)
+def jumpTo(scene, ras) -> None:
+    """Move all slice views and the crosshair to a point (RAS mm in the world). The image stays where it is in them."""
+    slicer.vtkMRMLSliceNode.JumpAllSlices(scene, *ras, slicer.vtkMRMLSliceNode.OffsetJumpSlice)
+    for crosshair in nodesByClass(scene, "vtkMRMLCrosshairNode"):
+        crosshair.SetCrosshairRAS(ras)
+        if crosshair.GetCrosshairMode() == slicer.vtkMRMLCrosshairNode.NoCrosshair:
+            crosshair.SetCrosshairMode(slicer.vtkMRMLCrosshairNode.ShowSmallBasic)
+
+
+def _pieces(runs: Runs, components: list[Component], ijkToRAS: np.ndarray, ijkToNode: np.ndarray) -> Pieces:
+    """The runs under the labels of the components that were measured; those of others under NOTHING."""
+    labels = np.full(runs.count, NOTHING)
+    if components:
+        rasToIJK = np.linalg.inv(ijkToRAS)
+        ijk = np.array([transformPoint(rasToIJK, c.peak_ras) for c in components]).round().astype(np.intp)
+        peaks = np.ravel_multi_index(ijk[:, ::-1].T, runs.shape)
+        holders = np.searchsorted(runs.first, peaks, side="right") - 1
+        labels[runs.component[holders]] = [c.label for c in components]
+    return Pieces(runs.first, runs.last, labels[runs.component], runs.shape[::-1], ijkToNode)
+
+
+def _line(ends: np.ndarray) -> Line:
+    return _point(ends[0]), _point(ends[1])
+
+
+def _point(xyz: np.ndarray) -> Point:
+    x, y, z = xyz.tolist()
+    return x, y, z
+
+
+def _length(line: Line) -> float:
+    return float(np.linalg.norm(np.subtract(*line)))

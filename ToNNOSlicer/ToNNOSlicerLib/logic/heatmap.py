@@ -22,7 +22,10 @@ _NAMES = {
     "tomographic-cam": "ToNNO Tomographic CAM",
 }
 # Of the worker's answer, what is kept.
-_KEPT = ("score", "explained", "profiles", "model", "warnings", "seconds", "slices", "directions", "stopped", "device")
+_KEPT = (
+    "score", "explained", "profiles", "model", "warnings", "seconds", "slices", "directions", "planned", "stopped",
+    "device", "settings",
+)  # fmt: skip
 
 
 def madeBy(record: dict[str, Any]) -> str:
@@ -44,6 +47,7 @@ def showHeatmap(
     heatmapNode=None,
     result: dict[str, Any] | None = None,
     zoom: bool = False,
+    run: dict[str, Any] | None = None,
 ):
     """Create or update the heatmap's node: float32 voxels (Z Y X) on the volume's own grid.
 
@@ -51,7 +55,8 @@ def showHeatmap(
     is no longer that of the array, ijkToRAS (4 x 4, to the world) places it. inside: bool Z Y X, what the planes
     cover, or None for a preview: without it no histogram is kept. threshold: the model's record for the method,
     or None. result: the worker's answer, of which scores, profiles and the like are kept; its ``histogram`` is
-    taken where somebody has counted already. zoom: whether all planes were put into a region.
+    taken where somebody has counted already. zoom: whether all planes were put into a region. run: what else is to be
+    remembered of the run (quality, key, identifier, time; see `results`).
     """
     array = _finite(array)
     isNew = heatmapNode is None
@@ -68,10 +73,10 @@ def showHeatmap(
     record |= {name: result[name] for name in _KEPT if result and name in result}
     record["otsu"] = ((result or {}).get("heatmaps", {}).get(method) or {}).get("otsu")
     record["ijkToRAS"] = np.asarray(ijkToRAS, dtype=np.float64).tolist()
-    record["limit"] = float(np.abs(_range(array)).max())
+    record["low"], record["high"] = _range(array)
+    record["limit"] = max(abs(record["low"]), abs(record["high"]))
+    record |= run or {}
     if inside is not None:
-        import scipy.sparse.csgraph  # noqa: F401  half a second, now rather than when the slider first moves
-
         record["histogram"] = (result or {}).get("histogram") or histogramOf(array, inside)
     writeRecord(heatmapNode, record)
     heatmapNode.EndModify(wasModifying)
@@ -117,7 +122,10 @@ def histogramOf(array: np.ndarray, inside: np.ndarray) -> dict[str, Any]:
 
 
 def otsu(heatmapNode) -> float:
-    """Otsu's threshold over the voxels that the planes cover. Raises ToNNOUserError where there is nothing to split."""
+    """Otsu's threshold over the voxels that the planes cover.
+
+    Raises ToNNOUserError where there is nothing to split, and where it splits noise: below the noise floor.
+    """
     from tonno_core.errors import TonnoError
     from tonno_core.segmentation.binarize import otsu_threshold
 
@@ -132,7 +140,15 @@ def otsu(heatmapNode) -> float:
                 _("Set the threshold by hand."),
             ) from None
         writeRecord(heatmapNode, record)
-    return float(record["otsu"])
+    value, floor = float(record["otsu"]), noiseFloor(heatmapNode)
+    if floor is not None and value < floor and not record.get("zoom"):
+        text = _(
+            "Otsu's threshold {value:.3g} is below the noise floor {floor:.3g}: scans without the finding reach it."
+        )
+        raise ToNNOUserError(
+            text.format(value=value, floor=floor), _("Use the model's own threshold, or set one by hand.")
+        )
+    return value
 
 
 def modelThreshold(heatmapNode) -> float | None:

@@ -14,6 +14,17 @@ def putBeside(node, volumeNode) -> None:
     tree.SetItemParent(_itemOf(tree, node), parent)
 
 
+def takeOut(node) -> None:
+    """Take a node's item out of the subject hierarchy, before the node leaves the scene.
+
+    In the application a plug-in does so; the hierarchy alone would keep an item of nothing.
+    """
+    tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
+    item = tree.GetItemByDataNode(node) if tree is not None else 0
+    if item:
+        tree.RemoveItem(item, False, False)
+
+
 def _itemOf(tree, node) -> int:
     """The application makes items by itself; a bare scene does not."""
     return tree.GetItemByDataNode(node) or tree.CreateItem(tree.GetSceneItemID(), node)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.geometry import fromVTK, ijkToNode, nodeToWorld
+from ToNNOSlicerLib.logic.heatmap import isHeatmap
+from ToNNOSlicerLib.logic.scene import nodesByClass
 
 # The engine's own limits for files.
 SPACING_LIMITS_MM = (0.001, 100.0)
@@ -30,10 +33,10 @@ def inputFor(volumeNode) -> Input:
 
     Raises ToNNOUserError for what is no single 3D image with contrast in a sane place.
     """
-    _checkKind(volumeNode)
+    checkKind(volumeNode)
     ijkToRAS = _checkedGeometry(volumeNode)
     array, warnings = _checkedVoxels(volumeNode)
-    return Input(array, ijkToRAS, (*_frameWarnings(volumeNode), *warnings))
+    return Input(array, ijkToRAS, (*_frameWarnings(volumeNode), *_nameWarnings(volumeNode), *warnings))
 
 
 def roiFor(roiNode, volumeNode=None) -> np.ndarray:
@@ -66,7 +69,45 @@ def roiFor(roiNode, volumeNode=None) -> np.ndarray:
     return rasToBox
 
 
-def _checkKind(volumeNode) -> None:
+def fitRegion(roiNode, volumeNode) -> None:
+    """Lay a Markups ROI around a whole volume: the box of its bounds in the world."""
+    bounds = [0.0] * 6
+    volumeNode.GetRASBounds(bounds)
+    low, high = np.array(bounds[::2]), np.array(bounds[1::2])
+    roiNode.SetXYZ(*((low + high) / 2).tolist())
+    roiNode.SetRadiusXYZ(*((high - low) / 2).tolist())
+
+
+def firstVolume(scene):
+    """The image to begin with: what the first slice view shows, else the first of the scene; None without one."""
+    for view in nodesByClass(scene, "vtkMRMLSliceCompositeNode"):
+        node = scene.GetNodeByID(view.GetBackgroundVolumeID()) if view.GetBackgroundVolumeID() else None
+        if _isImage(node):
+            return node
+    return next((node for node in nodesByClass(scene, "vtkMRMLScalarVolumeNode") if _isImage(node)), None)
+
+
+def dicomModalityOf(volumeNode) -> str | None:
+    """What the subject hierarchy keeps of a volume that came from DICOM."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(volumeNode.GetScene())
+    item = hierarchy.GetItemByDataNode(volumeNode) if hierarchy is not None else 0
+    return hierarchy.GetItemAttribute(item, "DICOM.Modality") or None if item else None
+
+
+def concerns(volumeNode, training: dict) -> list[str]:
+    """In which ways an image differs from those that a model was trained on: sentences, none where it is alike."""
+    from tonno_core.volume.appearance import image_concerns
+
+    return image_concerns(training, slicer.util.arrayFromVolume(volumeNode), ijkToNode(volumeNode))
+
+
+def _isImage(node) -> bool:
+    isScalar = node is not None and node.GetClassName() == "vtkMRMLScalarVolumeNode"
+    return isScalar and not isHeatmap(node) and node.GetImageData() is not None
+
+
+def checkKind(volumeNode) -> None:
+    """Raise ToNNOUserError for what is no single 3D image."""
     select = _("Select a scalar volume.")
     if volumeNode is None:
         raise ToNNOUserError(_("No volume is selected."), select)
@@ -86,7 +127,7 @@ def _checkKind(volumeNode) -> None:
     components = image.GetNumberOfScalarComponents()
     if components != 1:
         raise ToNNOUserError(
-            _("{name} has {number} values in each voxel (colour, vector or 4D image).").format(
+            _("{name} has {number} values in each voxel (color, vector or 4D image).").format(
                 name=name, number=components
             ),
             _("Extract one with the module Vector to Scalar Volume and select the result."),
@@ -148,11 +189,19 @@ def _checkedVoxels(volumeNode) -> tuple[np.ndarray, tuple[str, ...]]:
 def _frameWarnings(volumeNode) -> tuple[str, ...]:
     """A volume that a sequence browser drives is one time point of several."""
     scene = volumeNode.GetScene()
-    for browser in slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode", scene) if scene else ():
+    for browser in nodesByClass(scene, "vtkMRMLSequenceBrowserNode") if scene else ():
         if browser.IsProxyNodeID(volumeNode.GetID()):
             number = browser.GetSelectedItemNumber() + 1
             return (_("{name} is time point {number} of a sequence.").format(name=volumeNode.GetName(), number=number),)
     return ()
+
+
+def _nameWarnings(volumeNode) -> tuple[str, ...]:
+    """Slicer saves a scene with such a name without a word, and cannot open it again (slicer-core 5.13)."""
+    if "&" not in (volumeNode.GetName() or ""):
+        return ()
+    text = _("The volume's name holds an ampersand: Slicer cannot open a scene that is saved with it. Rename it first.")
+    return (text,)
 
 
 def _meets(rasToBox: np.ndarray, volumeNode) -> bool:

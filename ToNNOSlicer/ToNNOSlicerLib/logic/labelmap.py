@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 import slicer
+from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
+from tonno_core.segmentation.connected import find_runs
+from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.geometry import fromVTK, ijkToWorld, nodeToWorld, toVTK, transformPoint
+from ToNNOSlicerLib.logic.limits import FEWER, MOST_SURFACE_RUNS
+from ToNNOSlicerLib.logic.surface import SLICERS_DEFAULT, SMOOTHING, smoothingFor, thinnest
 
 LABELMAP = "Binary labelmap"
 SURFACE = "Closed surface"
 GREEN = (0x3D / 255, 1.0, 0x9E / 255)  # of the first segment, and of its preview
 # Two places are the same within this: a file keeps fewer digits than memory.
 SAME_PLACE_MM = 0.01
+# Cosine of two axes of a grid, as the engine's: below it, the far corner of 500 voxels is off by .05 voxel.
+_TILTED = 1e-4
+WRITTEN = "ToNNO.Written"  # tag of a segment: the fingerprint of the voxels that were written last
+# Voxels that are measured while no surface is shown: within a tenth of a second, at each release of the slider.
+_QUICK = 100_000
+_FITTED = "ToNNO.Smoothing"  # attribute of a segmentation: the smoothing that was chosen here
 
 
 @dataclass(frozen=True)
@@ -30,6 +43,11 @@ class Crop:
     mask: np.ndarray
     first: tuple[int, int, int]
     gridToNode: np.ndarray
+
+    @property
+    def volumeMm3(self) -> float:
+        """The volume of its voxels."""
+        return int(np.count_nonzero(self.mask)) * float(abs(np.linalg.det(self.gridToNode[:3, :3])))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -79,28 +97,90 @@ def setCrop(segmentationNode, segmentId: str, crop: Crop) -> None:
     segment = segmentation.GetSegment(segmentId)
     if _isShared(segmentation, segmentId):
         segmentation.SeparateSegmentLabelmap(segmentId)
-    hadSurface = segmentation.ContainsRepresentation(SURFACE)
+    hadSurface = _keepsSurface(segmentation, crop)
     segment.SetLabelValue(1)
     image = segment.GetRepresentation(LABELMAP)
     if image is None:
         segment.AddRepresentation(LABELMAP, imageOf(crop))
     else:
         image.DeepCopy(imageOf(crop, shared=True))
+    hasChanged = fitSurface(segmentationNode, {segmentId: crop}, np.inf if hadSurface else _QUICK)
     if hadSurface:
-        segmentation.CreateRepresentation(SURFACE)
+        segmentation.CreateRepresentation(SURFACE, hasChanged)
 
 
-def addSegment(segmentationNode, name: str, colour: tuple[float, float, float], crop: Crop) -> str:
-    """A new segment in a labelmap of its own. Returns its ID."""
+def addSegment(
+    segmentationNode, name: str, colour: tuple[float, float, float], crop: Crop, segmentId: str | None = None
+) -> str:
+    """Add a segment in a labelmap of its own. segmentId: None for a new one. Returns the ID."""
     segment = slicer.vtkSegment()
     segment.SetName(name)
     segment.SetColor(*colour)
     segment.SetLabelValue(1)
     segment.AddRepresentation(LABELMAP, imageOf(crop))
     segmentation = segmentationNode.GetSegmentation()
-    segmentId = segmentation.GenerateUniqueSegmentID("ToNNO")
+    _keepsSurface(segmentation, crop)
+    segmentId = segmentId or segmentation.GenerateUniqueSegmentID("ToNNO")
     segmentation.AddSegment(segment, segmentId)
+    hasSurface = segmentation.ContainsRepresentation(SURFACE)
+    if fitSurface(segmentationNode, {segmentId: crop}, np.inf if hasSurface else _QUICK) and hasSurface:
+        segmentation.CreateRepresentation(SURFACE, True)
     return segmentId
+
+
+def checkSurface(segmentationNode) -> None:
+    """Raise ToNNOUserError where the surfaces of a node would hold the window for more than a second."""
+    crops = [cropOf(segmentationNode, n) for n in segmentationNode.GetSegmentation().GetSegmentIDs()]
+    if not all(crop is None or _hasQuickSurface(crop) for crop in crops):
+        raise ToNNOUserError(
+            _("{name} is too large, or scattered over too many parts, for 3D views.").format(
+                name=segmentationNode.GetName()
+            ),
+            FEWER,
+        )
+
+
+def _hasQuickSurface(crop: Crop) -> bool:
+    return find_runs(crop.mask.view(np.bool_))[0].size <= MOST_SURFACE_RUNS
+
+
+def _keepsSurface(segmentation, crop: Crop) -> bool:
+    """Whether a segmentation has surfaces when it gets a crop; where that takes too long they are given up."""
+    if not segmentation.ContainsRepresentation(SURFACE):
+        return False
+    if not _hasQuickSurface(crop):
+        segmentation.RemoveRepresentation(SURFACE)
+    return bool(segmentation.ContainsRepresentation(SURFACE))
+
+
+def fitSurface(segmentationNode, written: Mapping[str, Crop] = MappingProxyType({}), limit: float = np.inf) -> bool:
+    """Choose how smooth a node's surfaces will be, by the thinnest finding of the segments that we have written.
+
+    A choice that the user has made in Slicer (neither its default nor the last one made here) is left alone.
+
+    Args:
+        segmentationNode: gets the choice as a parameter of its conversion; nothing is converted.
+        written: the segments that were written just now, by ID.
+        limit: for so many voxels and no more a choice is made.
+
+    Returns:
+        Whether it is another choice than before.
+    """
+    segmentation = segmentationNode.GetSegmentation()
+    chosen = float(segmentation.GetConversionParameter(SMOOTHING) or SLICERS_DEFAULT)
+    if chosen not in (SLICERS_DEFAULT, float(segmentationNode.GetAttribute(_FITTED) or SLICERS_DEFAULT)):
+        return False
+    others = [
+        n for n in segmentation.GetSegmentIDs() if n not in written and segmentation.GetSegment(n).HasTag(WRITTEN)
+    ]
+    crops = [*written.values(), *(cropOf(segmentationNode, n) for n in others)]
+    masks = [crop.mask for crop in crops if crop is not None]
+    if sum(map(np.count_nonzero, masks)) > limit:
+        return False
+    fitted = smoothingFor(min(map(thinnest, masks), default=np.inf))
+    segmentation.SetConversionParameter(SMOOTHING, str(fitted))
+    segmentationNode.SetAttribute(_FITTED, str(fitted))
+    return fitted != chosen
 
 
 def imageOf(crop: Crop, shared: bool = False):
@@ -127,6 +207,11 @@ def onReference(segmentationNode, segmentId: str) -> np.ndarray:
     return _onto(cropOf(segmentationNode, segmentId), np.eye(4), gridToNode, size)
 
 
+def onReferences(segmentationNode) -> dict[str, np.ndarray]:
+    """The same for each segment, by its ID."""
+    return {n: onReference(segmentationNode, n) for n in segmentationNode.GetSegmentation().GetSegmentIDs()}
+
+
 def referenceGrid(segmentationNode) -> tuple[tuple[int, int, int], np.ndarray] | None:
     """Size (i, j, k) of a segmentation's reference geometry, and 4 x 4 from its voxels to the node's frame, or None."""
     parameter = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
@@ -138,6 +223,13 @@ def referenceGrid(segmentationNode) -> tuple[tuple[int, int, int], np.ndarray] |
     shift = np.eye(4)
     shift[:3, 3] = image.GetExtent()[::2]
     return image.GetDimensions(), _gridToNode(image) @ shift
+
+
+def tiltDegrees(ijkToRAS: np.ndarray) -> float:
+    """How far a grid's axes (4 x 4) are from perpendicular, as after a tilted gantry; 0 where no file format minds."""
+    axes = ijkToRAS[:3, :3] / np.linalg.norm(ijkToRAS[:3, :3], axis=0)
+    cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())
+    return float(np.degrees(np.arcsin(min(cosine, 1.0)))) if cosine > _TILTED else 0.0
 
 
 def _onto(crop: Crop | None, nodeToRAS: np.ndarray, gridToRAS: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:

@@ -6,10 +6,24 @@ Everything that the slider, the table and the plots need is in the heatmap's nod
 from __future__ import annotations
 
 import slicer
-import slicer.util
 import vtk
+from slicer.i18n import tr as _
 
-from ToNNOSlicerLib.logic import export, findings, heatmap, inputs, overlay, preview, profile, report, segmentation
+from ToNNOSlicerLib.logic import (
+    diameters,
+    export,
+    findings,
+    heatmap,
+    inputs,
+    overlay,
+    patient,
+    preview,
+    profile,
+    report,
+    results,
+    segmentation,
+)
+from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.findings import Finding
 from ToNNOSlicerLib.logic.hierarchy import putBeside
 from ToNNOSlicerLib.logic.inputs import Input
@@ -54,6 +68,22 @@ class ToNNOLogic:
         """
         return inputs.roiFor(roiNode, volumeNode)
 
+    def fitRegion(self, roiNode, volumeNode) -> None:
+        """Lay a Markups ROI around a whole volume, in the world."""
+        inputs.fitRegion(roiNode, volumeNode)
+
+    def firstVolume(self):
+        """The image to begin with: what the first slice view shows, else the first of the scene; None without one."""
+        return inputs.firstVolume(self.scene)
+
+    def concerns(self, volumeNode, training) -> list[str]:
+        """List in which ways an image differs from those that a model was trained on; none where it is alike.
+
+        Raises ToNNOUserError for what is no single 3D image.
+        """
+        inputs.checkKind(volumeNode)
+        return inputs.concerns(volumeNode, training)
+
     # Heatmap
 
     def showHeatmap(
@@ -68,12 +98,13 @@ class ToNNOLogic:
         heatmapNode=None,
         result=None,
         zoom=False,
+        run=None,
     ):
         """The heatmap's volume node, created or updated, beside its volume in the subject hierarchy.
 
         array: float32 Z Y X on the volume's grid. ijkToRAS: as `inputFor` gave it. insideArray: Z Y X, what the planes
         cover; None for a preview. threshold: the model's record for the method, or None. result: the worker's answer.
-        zoom: whether all planes were put into a region.
+        zoom: whether all planes were put into a region. run: what else is remembered of the run.
         """
         node = heatmap.showHeatmap(
             self.scene,
@@ -87,25 +118,65 @@ class ToNNOLogic:
             heatmapNode,
             result,
             zoom,
+            run,
         )
         putBeside(node, volumeNode)
         return node
 
     def heatmaps(self) -> list:
         """All heatmaps in the scene, also those of a scene that was loaded."""
-        nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", self.scene)
-        return [node for node in nodes if heatmap.isHeatmap(node)]
+        return results.heatmapsOf(self.scene)
+
+    def peakOf(self, heatmapNode) -> float:
+        """The heatmap's highest value."""
+        record = heatmap.recordOf(heatmapNode)
+        return float(record.get("high", record["limit"]))
 
     def setOverlay(self, heatmapNode, threshold: float, opacity: float = 0.6, visible: bool = True) -> None:
-        """Show a heatmap in all slice views where |value| >= threshold, with its legend, or take it away."""
+        """Show a heatmap over its image where |value| >= threshold, with its legend, or take it away."""
         overlay.setOverlay(heatmapNode, threshold, opacity, visible)
+
+    def showLayers(self, layers: overlay.Layers) -> None:
+        """Make all slice views show an image, and over it a heatmap or none. Views of another image are fitted anew."""
+        if overlay.show(self.scene, layers) and self.applicationLogic is not None:
+            sliceLogics = self.applicationLogic.GetSliceLogics()
+            for n in range(sliceLogics.GetNumberOfItems()):
+                sliceLogics.GetItemAsObject(n).FitSliceToAll()
+
+    def shownImage(self):
+        """The one image that all slice views have in the background, or None."""
+        return overlay.shownImage(self.scene)
+
+    def keepApart(self, inputNode) -> None:
+        """Take heatmaps out of the views that show another image."""
+        overlay.keepApart(self.scene, inputNode)
+
+    def showOnly(self, heatmapNode, inputNode=None) -> None:
+        """Show the segments of a heatmap's run (None: of no run), hide those of others; diameters and surfaces too."""
+        segmentation.showOnly(self.scene, [] if heatmapNode is None else results.siblingsOf(heatmapNode))
+        diameters.showOnly(results.heatmapsOf(self.scene), heatmapNode)
+        patient.hideOthers(self.scene, inputNode)
+
+    def showSurface(self, volumeNode, on: bool) -> None:
+        """Show an image's translucent outer surface in the 3D views, or hide it."""
+        patient.showSurface(volumeNode, on)
+
+    # Results
+
+    def resultOf(self, heatmapNode, smallestMm3: float = 0.0) -> results.Result:
+        """A heatmap with its image, settings, segment and findings, as one value. Raises ToNNOUserError."""
+        return results.resultOf(heatmapNode, smallestMm3)
+
+    def removeResult(self, heatmapNode) -> None:
+        """Take a heatmap and its segment out of the scene."""
+        results.remove(heatmapNode, self._segments)
 
     def histogram(self, heatmapNode):
         """Edges (257, the heatmap's units) and counts (256) over the voxels that the planes cover."""
         return heatmap.histogram(heatmapNode)
 
     def otsu(self, heatmapNode) -> float:
-        """Otsu's threshold. Raises ToNNOUserError where the heatmap is constant."""
+        """Otsu's threshold. Raises ToNNOUserError where the heatmap is constant, and below the noise floor."""
         return heatmap.otsu(heatmapNode)
 
     def modelThreshold(self, heatmapNode) -> float | None:
@@ -166,21 +237,32 @@ class ToNNOLogic:
         """The threshold that a segment was written with, or None."""
         return segmentation.thresholdOf(segmentationNode, segmentId)
 
-    @property
-    def canUndo(self) -> bool:
-        """Whether `undo` has something to take back."""
-        return self._segments.canUndo
+    def canUndo(self, heatmapNode) -> bool:
+        """Whether `undo` has something of this heatmap to take back."""
+        return self._segments.canUndo(heatmapNode)
 
-    def undo(self, overwrite: bool = False) -> tuple | None:
-        """Take the last writing or removal back: (segmentationNode, segmentId; None if it was new), or None.
+    def canRedo(self, heatmapNode) -> bool:
+        """Whether `redo` has something of this heatmap to do again."""
+        return self._segments.canRedo(heatmapNode)
+
+    def undo(self, heatmapNode, overwrite: bool = False) -> bool:
+        """Take the heatmap's last writing or removal back; returns whether there was one.
 
         Raises EditedByHandError where the segment was changed by hand since, unless `overwrite`.
         """
-        return self._segments.undo(overwrite)
+        return self._segments.undo(heatmapNode, overwrite)
+
+    def redo(self, heatmapNode, overwrite: bool = False) -> bool:
+        """Do what was taken back again. Raises as `undo`."""
+        return self._segments.redo(heatmapNode, overwrite)
 
     def show3D(self, segmentationNode, on: bool) -> None:
         """Show a segmentation's surfaces in the 3D views, or hide them."""
         segmentation.show3D(segmentationNode, on)
+
+    def isShown3D(self, segmentationNode) -> bool:
+        """Whether a segmentation's surfaces are shown in the 3D views."""
+        return segmentation.isShown3D(segmentationNode)
 
     # Findings
 
@@ -190,12 +272,35 @@ class ToNNOLogic:
 
     def jumpTo(self, finding: Finding) -> None:
         """Move all slice views and the crosshair to a finding's peak."""
-        findings.jumpTo(self.scene, finding)
+        findings.jumpTo(self.scene, finding.peakRAS)
 
-    def removeFinding(self, segmentationNode, segmentId: str, finding: Finding) -> None:
-        """Remove a finding from its segment; that counts as work by hand. Raises ToNNOUserError where it is gone."""
-        crop = findings.without(segmentationNode, segmentId, finding)
-        self._segments.replace(segmentationNode, segmentId, crop)
+    def jumpToPoint(self, ras) -> None:
+        """Move all slice views and the crosshair to a point (RAS mm in the world)."""
+        findings.jumpTo(self.scene, ras)
+
+    def showDiameters(self, heatmapNode, listed) -> None:
+        """Draw the diameters of findings as lines in the views; of none: take the lines away."""
+        diameters.remove(self.scene, heatmapNode)
+        if listed:
+            diameters.draw(self.scene, heatmapNode, listed)
+
+    def hasDiameters(self, heatmapNode) -> bool:
+        """Whether diameters of a heatmap are drawn."""
+        return diameters.isDrawn(heatmapNode)
+
+    def hasDiametersOf(self, heatmapNode, listed) -> bool:
+        """Whether the diameters that are drawn are as many as those of these findings."""
+        return diameters.number(heatmapNode) == 2 * len(listed)
+
+    def removeFinding(self, heatmapNode, finding: Finding) -> None:
+        """Remove a finding from the heatmap's segment; that counts as work by hand. Raises ToNNOUserError."""
+        known = segmentation.segmentOf(heatmapNode)
+        if known is None:
+            raise ToNNOUserError(
+                _("The segment is no longer in the scene."), _("Move the threshold to write it again.")
+            )
+        crop = findings.without(*known, finding)
+        self._segments.replace(heatmapNode, *known, crop)
 
     # Why
 
@@ -213,9 +318,13 @@ class ToNNOLogic:
 
     # Export
 
-    def exportSegmentation(self, segmentationNode, path) -> None:
-        """By the ending: .seg.nrrd, .nii.gz, .nii, .stl, .dcm (DICOM SEG). Whole or not; raises ToNNOUserError."""
-        export.exportSegmentation(segmentationNode, path, self._dicomFile)
+    def exportSegmentation(self, segmentationNode, path) -> list[str]:
+        """The segments that are shown, by the ending: .seg.nrrd, .nii.gz, .nii, .stl, .dcm (DICOM SEG). Whole or not.
+
+        Returns what the user should know of the file. Raises ToNNOUserError.
+        """
+        with export.shownAlone(segmentationNode) as shown:
+            return export.exportSegmentation(shown, path, self._dicomFile)
 
     def exportHeatmap(self, heatmapNode, path) -> None:
         """By the ending: .nrrd, .nii.gz, .nii. Whole or not; raises ToNNOUserError."""
@@ -225,9 +334,9 @@ class ToNNOLogic:
         """The same a little at each step of the iterator, for whoever must not wait; `write`: see export.py."""
         return export.heatmapSteps(heatmapNode, path, write)
 
-    def exportFindings(self, listed: list[Finding], path) -> None:
-        """A table as CSV. Whole or not; raises ToNNOUserError."""
-        export.exportFindings(listed, path)
+    def exportFindings(self, listed: list[Finding], path, identity=None) -> None:
+        """A table as CSV, each row with whose it is. Whole or not; raises ToNNOUserError."""
+        export.exportFindings(listed, path, identity)
 
     def exportReport(self, folder, heatmapNode, segmentationNode, segmentId: str) -> None:
         """A folder with pictures, table, heatmap, segmentation and facts. Whole or not; raises ToNNOUserError."""
@@ -245,6 +354,11 @@ class ToNNOLogic:
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _onNodeLeaving(self, _scene, _event, node) -> None:
-        if heatmap.isHeatmap(node) and not self.scene.IsClosing():
+        if self.scene.IsClosing():
+            return
+        if heatmap.isHeatmap(node):
             self._preview.hide()
+            diameters.remove(self.scene, node)
             overlay.removeTraces(node)
+        elif node.IsA("vtkMRMLScalarVolumeNode"):
+            patient.removeSurface(node)

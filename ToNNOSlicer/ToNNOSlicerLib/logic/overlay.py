@@ -1,17 +1,20 @@
-"""The heatmap over the slices: diverging colours centred on zero, nothing where it is below the threshold, a legend.
+"""What the slice views show of a result: its image, the heatmap over it where it reaches the threshold, one legend.
 
-A slice view maps a volume's window to 256 colours, and takes a colour's opacity as "none" or "all" (times the
-opacity of the foreground). So every colour below the threshold gets the opacity 0, and the window is chosen so
-that the threshold falls between two colours: the overlay ends where the segmentation does.
+A slice view maps a volume's window to 256 colors, and takes a color's opacity as "none" or "all" (times the
+opacity of the layer). So every color below the threshold gets the opacity 0, and the window is chosen so
+that the threshold falls between two colors: the overlay ends where the segmentation does.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import slicer
-import slicer.util
 
-from ToNNOSlicerLib.logic.heatmap import inputOf, madeBy, recordOf
+from ToNNOSlicerLib.logic.heatmap import inputOf, isHeatmap, madeBy, recordOf
+from ToNNOSlicerLib.logic.scene import nodesByClass
 
 COLOURS = 256
 _COLOUR_ROLE = "ToNNO.colours"
@@ -19,67 +22,116 @@ _PREVIOUS = "ToNNO.PreviousForeground"  # attribute of a slice view: what it sho
 _STOPS = (0.0, 0.25, 0.49, 0.51, 0.75, 1.0)
 _DARK = (0.17, 0.17, 0.17)
 _COLD_HOT = ("c8f6ff", "35a5ff", "2f62ff", "ff3526", "ff7f1a", "ffe070")
+_HEATMAP_LAYER = 3  # above background, foreground and labels
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What all slice views are to show.
+
+    inputNode: the background. heatmapNode: over it where |value| >= threshold, with this opacity (0 to 1), or None.
+    secondNode: another image of the patient between the two, or None; fade: its opacity, 0 to 1.
+    """
+
+    inputNode: Any
+    heatmapNode: Any = None
+    threshold: float = 0.0
+    opacity: float = 0.6
+    secondNode: Any = None
+    fade: float = 0.5
+
+
+def show(scene, layers: Layers) -> bool:
+    """Make all slice views show the layers, and no heatmap but that of the layers. Returns whether an image changed.
+
+    Without a heatmap, the views show the foreground again that they showed before there was one.
+    """
+    if layers.heatmapNode is not None:
+        low, high = setColours(layers.heatmapNode, layers.threshold)
+        layers.heatmapNode.GetDisplayNode().SetWindowLevelMinMax(low, high)
+    changed = False
+    for view in nodesByClass(scene, "vtkMRMLSliceCompositeNode"):
+        changed |= _showIn(view, layers)
+    _showLegends(scene, layers.heatmapNode)
+    return changed
 
 
 def setOverlay(heatmapNode, threshold: float, opacity: float = 0.6, visible: bool = True) -> None:
-    """Show a heatmap in all slice views where |value| >= threshold (heatmap's units), or take it away.
+    """Show a heatmap over its image in all slice views where |value| >= threshold, or take it away."""
+    shown = heatmapNode if visible else None
+    show(heatmapNode.GetScene(), Layers(inputOf(heatmapNode), shown, threshold, opacity))
 
-    Taken away, the views show the foreground that they showed before. The legend comes and goes with it; hidden by
-    the user meanwhile, it stays hidden.
+
+def shownImage(scene):
+    """The one image that is the background of all slice views; None where they differ, or it is none or a heatmap."""
+    shown = {view.GetBackgroundVolumeID() for view in nodesByClass(scene, "vtkMRMLSliceCompositeNode")}
+    node = scene.GetNodeByID(shown.pop() or "") if len(shown) == 1 else None
+    isImage = node is not None and node.GetClassName() == "vtkMRMLScalarVolumeNode" and not isHeatmap(node)
+    return node if isImage else None
+
+
+def keepApart(scene, inputNode) -> None:
+    """Take heatmaps out of the views whose background is another image than theirs."""
+    for view in nodesByClass(scene, "vtkMRMLSliceCompositeNode"):
+        if view.GetBackgroundVolumeID() == inputNode.GetID():
+            continue
+        if isHeatmap(scene.GetNodeByID(view.GetForegroundVolumeID() or "")):
+            _restoreForeground(view)
+        if isHeatmap(scene.GetNodeByID(view.GetNthLayerVolumeID(_HEATMAP_LAYER) or "")):
+            view.SetNthLayerVolumeID(_HEATMAP_LAYER, None)
+
+
+def window(record: dict[str, Any], threshold: float) -> tuple[float, float, int]:
+    """The window's ends, and the first of the 256 colors that is not below the threshold.
+
+    Color k is given to the values from low + k w to low + (k + 1) w, with w = (high - low) / 255. Where no value is at
+    or below -threshold, the window begins at 0 and ends at about the heatmap's maximum; else it is centered on 0.
     """
-    limit = setColours(heatmapNode, threshold)
-    heatmapNode.GetDisplayNode().SetWindowLevelMinMax(-limit, limit)
-    views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode", heatmapNode.GetScene())
-    wasVisible = any(view.GetForegroundVolumeID() == heatmapNode.GetID() for view in views)
-    for view in views:
-        if visible:
-            _showIn(view, heatmapNode, opacity)
-        else:
-            _removeFrom(view, heatmapNode)
-    if visible != wasVisible:
-        legend(heatmapNode).SetVisibility(visible)
-
-
-def window(limit: float, threshold: float) -> tuple[float, int]:
-    """Half a window near `limit` (> 0), and the first of the 256 colours that is not below the threshold.
-
-    Colour k is given to the values from -half + k w to -half + (k + 1) w, with w = 2 half / 255. The threshold is
-    at k w - half for the colour returned, so the half is threshold * 255 / (2 k - 255).
-    """
-    threshold = max(float(threshold), 0.0)
+    limit, threshold = record["limit"], max(float(threshold), 0.0)
     if threshold >= limit:
         limit = 1.25 * threshold or 1.0
-    if 255 * threshold < limit / 2:  # within a quarter of a colour of zero
-        return limit, 128
+    if record.get("low", -limit) <= -threshold or threshold == 0:
+        return _centered(limit, threshold)
+    high = min(limit, max(record["high"], 1.25 * threshold))
+    first = max(1, round(255 * threshold / high))
+    # A millionth less: the threshold itself belongs to the color, whatever the last bit of float32 says.
+    return 0.0, threshold * 255 / first * (1 - 1e-6), first
+
+
+def _centered(limit: float, threshold: float) -> tuple[float, float, int]:
+    """The threshold is at k w - half for the color returned, so the half is threshold * 255 / (2 k - 255)."""
+    if 255 * threshold < limit / 2:  # within a quarter of a color of zero
+        return -limit, limit, 128
     odd = 2 * round((255 * threshold / limit - 1) / 2) + 1  # 2 k - 255
-    # A millionth less: the threshold itself belongs to the colour, whatever the last bit of float32 says.
-    return threshold * 255 / odd * (1 - 1e-6), (255 + odd) // 2
+    half = threshold * 255 / odd * (1 - 1e-6)
+    return -half, half, (255 + odd) // 2
 
 
-def setColours(heatmapNode, threshold: float) -> float:
-    """Hide the colours below a threshold, and return half of the window for which they are made."""
-    limit, first = window(recordOf(heatmapNode)["limit"], threshold)
+def setColours(heatmapNode, threshold: float) -> tuple[float, float]:
+    """Hide the colors below a threshold, and return the ends of the window for which they are made."""
+    low, high, first = window(recordOf(heatmapNode), threshold)
     node = colourNode(heatmapNode)
-    hidden = np.arange(COLOURS)
-    hidden = (hidden >= 255 - first) & (hidden < first)
+    index = np.arange(COLOURS)
+    hidden = (index < first) if low == 0 else (index >= 255 - first) & (index < first)
+    # The legend knows no opacity: there, what is not shown is dark.
+    colors = np.where(hidden[:, np.newaxis], _DARK, _colours(low < 0))
+    table = np.column_stack([colors, np.where(hidden, 0.0, 1.0)])
     wasModifying = node.StartModify()
-    colours = _colours()
-    for index in np.flatnonzero(hidden != _hiddenIn(node)).tolist():
-        # The legend knows no opacity: there, what is not shown is dark.
-        node.SetColor(index, *(_DARK if hidden[index] else colours[index]), 0.0 if hidden[index] else 1.0)
+    for k in np.flatnonzero((np.round(255 * table) != _tableOf(node)).any(axis=1)).tolist():
+        node.SetColor(k, *table[k].tolist())
     node.EndModify(wasModifying)
-    return limit
+    return low, high
 
 
 def colourNode(heatmapNode):
-    """The heatmap's own colour table; made, and given to its display node, where it is missing."""
+    """The heatmap's own color table; made, and given to its display node, where it is missing."""
     node = heatmapNode.GetNodeReference(_COLOUR_ROLE)
     if node is None:
-        node = heatmapNode.GetScene().AddNewNodeByClass("vtkMRMLColorTableNode", f"{heatmapNode.GetName()} colours")
+        node = heatmapNode.GetScene().AddNewNodeByClass("vtkMRMLColorTableNode", f"{heatmapNode.GetName()} colors")
         node.SetTypeToUser()
         node.SetHideFromEditors(True)
         node.SetNumberOfColors(COLOURS)
-        for index, (red, green, blue) in enumerate(_colours().tolist()):
+        for index, (red, green, blue) in enumerate(_colours(True).tolist()):
             node.SetColor(index, f"{index}", red, green, blue, 1.0)
         node.GetLookupTable().SetRange(0, COLOURS - 1)
         heatmapNode.SetNodeReferenceID(_COLOUR_ROLE, node.GetID())
@@ -90,60 +142,110 @@ def colourNode(heatmapNode):
 
 
 def legend(heatmapNode):
-    """The colour legend's display node; made where it is missing."""
+    """The color legend's display node; made, for the first slice view alone, where it is missing."""
     node = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(heatmapNode)
     if node is None:
         node = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(heatmapNode)
-        record = recordOf(heatmapNode)
-        node.SetTitleText(f"{madeBy(record)}\n{record['className']}")
-        node.GetTitleTextProperty().ShadowOn()
         node.SetLabelFormat("%.3g")
-        node.SetNumberOfLabels(5)
-        node.SetSize(0.12, 0.45)
-        node.SetPosition(0.98, 0.5)
+        node.SetNumberOfLabels(3)
+        node.SetSize(0.07, 0.3)
+        # A corner, since heads and bodies are round; the title above the bar grows with the view's width.
+        node.SetPosition(0.98, 0.8)
+        for text, size in ((node.GetTitleTextProperty(), 12), (node.GetLabelTextProperty(), 11)):
+            text.ShadowOn()
+            text.SetFontSize(size)
+        views = nodesByClass(heatmapNode.GetScene(), "vtkMRMLSliceNode")
+        node.SetViewNodeIDs([view.GetID() for view in views[:1]])
+    record = recordOf(heatmapNode)
+    node.SetTitleText(f"{madeBy(record)}\n{record['className']}")
     return node
 
 
 def removeTraces(heatmapNode) -> None:
-    """Before a heatmap leaves the scene: the views show what they showed before; colours and display nodes go too."""
+    """Before a heatmap leaves the scene: the views show what they showed before; colors and display nodes go too."""
     scene = heatmapNode.GetScene()
-    for view in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode", scene):
-        _removeFrom(view, heatmapNode)
+    for view in nodesByClass(scene, "vtkMRMLSliceCompositeNode"):
+        if view.GetForegroundVolumeID() == heatmapNode.GetID():
+            _restoreForeground(view)
+        if view.GetNthLayerVolumeID(_HEATMAP_LAYER) == heatmapNode.GetID():
+            view.SetNthLayerVolumeID(_HEATMAP_LAYER, None)
     display = [heatmapNode.GetNthDisplayNode(n) for n in range(heatmapNode.GetNumberOfDisplayNodes())]
-    for node in (*display, heatmapNode.GetNodeReference(_COLOUR_ROLE)):
+    # The legend before the image's own display node, without which its displayable manager complains.
+    for node in (*reversed(display), heatmapNode.GetNodeReference(_COLOUR_ROLE)):
         if node is not None:
             scene.RemoveNode(node)
 
 
-def _showIn(view, heatmapNode, opacity: float) -> None:
-    shown = view.GetForegroundVolumeID()
-    if shown != heatmapNode.GetID():
-        before = slicer.util.getNode(shown) if shown else None
-        if before is None or before.GetAttribute("ToNNO.Record") is None:
-            view.SetAttribute(_PREVIOUS, f"{view.GetForegroundOpacity()} {shown or ''}")
-        view.SetForegroundVolumeID(heatmapNode.GetID())
+def _showIn(view, layers: Layers) -> bool:
+    """Set one view's layers; returns whether its image became another."""
+    changed = False
+    if layers.inputNode is not None and view.GetBackgroundVolumeID() != layers.inputNode.GetID():
+        view.SetBackgroundVolumeID(layers.inputNode.GetID())
+        changed = True
+    above = layers.heatmapNode if layers.secondNode is not None else None
+    between = layers.secondNode if layers.secondNode is not None else layers.heatmapNode
+    if between is None:
+        _restoreForeground(view)
+    else:
+        _setForeground(view, between, layers.fade if layers.secondNode is not None else layers.opacity)
+    shown = view.GetNthLayerVolumeID(_HEATMAP_LAYER)
+    if above is not None:
+        view.SetNthLayerVolumeID(_HEATMAP_LAYER, above.GetID())
+        view.SetNthLayerOpacity(_HEATMAP_LAYER, layers.opacity)
+    elif shown and isHeatmap(view.GetScene().GetNodeByID(shown)):
+        view.SetNthLayerVolumeID(_HEATMAP_LAYER, None)
+    return changed
+
+
+def _setForeground(view, node, opacity: float) -> None:
+    """Show a node in the foreground, and remember what the user had there before."""
+    if view.GetAttribute(_PREVIOUS) is None:
+        view.SetAttribute(_PREVIOUS, f"{view.GetForegroundOpacity()} {view.GetForegroundVolumeID() or ''}")
+    if view.GetForegroundVolumeID() != node.GetID():
+        view.SetForegroundVolumeID(node.GetID())
     view.SetForegroundOpacity(opacity)
-    background = inputOf(heatmapNode)
-    if background is not None and view.GetBackgroundVolumeID() in (None, "", heatmapNode.GetID()):
-        view.SetBackgroundVolumeID(background.GetID())
 
 
-def _removeFrom(view, heatmapNode) -> None:
-    if view.GetForegroundVolumeID() != heatmapNode.GetID():
+def _restoreForeground(view) -> None:
+    before = view.GetAttribute(_PREVIOUS)
+    if before is None:
         return
-    opacity, _space, before = (view.GetAttribute(_PREVIOUS) or "0 ").partition(" ")
-    view.SetForegroundVolumeID(before if before and view.GetScene().GetNodeByID(before) else None)
+    opacity, _space, identifier = before.partition(" ")
+    view.SetForegroundVolumeID(identifier if identifier and view.GetScene().GetNodeByID(identifier) else None)
     view.SetForegroundOpacity(float(opacity))
     view.RemoveAttribute(_PREVIOUS)
 
 
-def _colours() -> np.ndarray:
-    """256 x 3, from cold to hot."""
+def _showLegends(scene, heatmapNode) -> None:
+    """The legend of this heatmap and of no other; hidden by the user meanwhile, it stays hidden."""
+    for node in nodesByClass(scene, "vtkMRMLScalarVolumeNode"):
+        if not isHeatmap(node):
+            continue
+        display = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
+        wasShown = node.GetAttribute(_SHOWN) is not None
+        if node is heatmapNode and not wasShown:
+            legend(node).SetVisibility(True)
+            node.SetAttribute(_SHOWN, "1")
+        elif node is heatmapNode:
+            legend(node)  # its words follow the record
+        else:
+            node.RemoveAttribute(_SHOWN)
+            if display is not None and display.GetVisibility():  # also where an earlier version has left it on
+                display.SetVisibility(False)
+
+
+_SHOWN = "ToNNO.Shown"  # attribute of the heatmap that the views show
+
+
+def _colours(isCentered: bool) -> np.ndarray:
+    """256 x 3: from cold to hot, or the hot half alone."""
     rgb = np.array([[int(colour[n : n + 2], 16) for n in (0, 2, 4)] for colour in _COLD_HOT]) / 255
-    return np.stack([np.interp(np.linspace(0, 1, COLOURS), _STOPS, channel) for channel in rgb.T], axis=1)
+    places = np.linspace(0 if isCentered else _STOPS[3], 1, COLOURS)
+    return np.stack([np.interp(places, _STOPS, channel) for channel in rgb.T], axis=1)
 
 
-def _hiddenIn(node) -> np.ndarray:
+def _tableOf(node) -> np.ndarray:
+    """256 x 4, 0 to 255, as the color table is now."""
     from vtk.util.numpy_support import vtk_to_numpy
 
-    return vtk_to_numpy(node.GetLookupTable().GetTable())[:, 3] == 0
+    return vtk_to_numpy(node.GetLookupTable().GetTable())

@@ -10,13 +10,11 @@ from tonno_core.segmentation.binarize import clear_small
 from ToNNOSlicerLib.logic.geometry import ijkToWorld, toVTK, volumeOf
 from ToNNOSlicerLib.logic.heatmap import recordOf
 from ToNNOSlicerLib.logic.labelmap import GREEN, LABELMAP
+from ToNNOSlicerLib.logic.limits import MOST_PREVIEW_RUNS
 
 
 class Preview:
     """The outline of heatmap >= threshold in the slice views, in a node of its own that nobody saves or selects."""
-
-    # Above so many voxels the small components stay in the outline: to find them would take longer than a frame.
-    LARGEST_FILTERED = 250_000
 
     def __init__(self, scene) -> None:
         self._scene = scene
@@ -31,8 +29,8 @@ class Preview:
         volume = volumeOf(heatmapNode)
         mask = self._mask.view(np.bool_)
         np.greater_equal(volume.array, np.float32(threshold), out=mask)
-        if smallestMm3 > 0 and np.count_nonzero(mask) <= self.LARGEST_FILTERED:
-            clear_small(mask, volume.voxel_mm3, float(smallestMm3))
+        if smallestMm3 > 0:
+            clear_small(mask, volume.voxel_mm3, float(smallestMm3), MOST_PREVIEW_RUNS)
         self._scalars.Modified()
         self._image.Modified()
         node.SetDisplayVisibility(True)

@@ -9,6 +9,9 @@ import numpy as np
 from ToNNOSlicerLib.logic.geometry import fromVTK, ijkToWorld
 from ToNNOSlicerLib.logic.heatmap import recordOf
 
+# Of so many directions at least two see a region of interest at different lengths; of three a cube might look the same.
+_MANY = 8
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -68,6 +71,24 @@ def profileFor(heatmapNode, sliceNode) -> Profile | None:
     """The profile along the normal of a slice view, with the view's own plane as the current position."""
     sliceToRAS = fromVTK(sliceNode.GetSliceToRAS())
     return profileAlong(heatmapNode, sliceToRAS[:3, 2], sliceToRAS[:3, 3])
+
+
+def ballCenter(heatmapNode) -> np.ndarray | None:
+    """Return the center of the ball that the planes cover (RAS mm in the world), or None where it is not known.
+
+    All profiles of a whole run go from one side of the ball to the other, so that the planes midway meet in its center.
+    Those of a region of interest cover the region alone: they are of different lengths.
+    """
+    record = recordOf(heatmapNode)
+    kept = record.get("profiles") or ()
+    if len(kept) < _MANY or record.get("zoom") or len({len(profile["positions_mm"]) for profile in kept}) > 1:
+        return None
+    motion = _motion(heatmapNode, np.array(record["ijkToRAS"]))
+    moved = [_moved(profile, motion)[:2] for profile in kept]
+    normals = np.array([normal for normal, _positions in moved])
+    middles = [(positions.min() + positions.max()) / 2 for _normal, positions in moved]
+    center, _residuals, rank, _singular = np.linalg.lstsq(normals, middles, rcond=None)
+    return center if rank == 3 else None
 
 
 def _motion(heatmapNode, ijkToRAS: np.ndarray) -> np.ndarray:

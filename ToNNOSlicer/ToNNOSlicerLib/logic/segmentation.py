@@ -14,7 +14,10 @@ import slicer.util
 import vtk
 from slicer.i18n import tr as _
 
-from tonno_core.segmentation.binarize import binarize
+from tonno_core.errors import TonnoError
+from tonno_core.segmentation.binarize import binarize, check_options, clear_small
+from tonno_core.volume.volume import Volume
+from ToNNOSlicerLib.labels import forPanel
 from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
 from ToNNOSlicerLib.logic.geometry import ijkToWorld, nodeToWorld, volumeOf
 from ToNNOSlicerLib.logic.heatmap import inputOf, madeBy, recordOf
@@ -24,42 +27,67 @@ from ToNNOSlicerLib.logic.labelmap import (
     LABELMAP,
     SAME_PLACE_MM,
     SURFACE,
+    WRITTEN,
     Crop,
     addSegment,
+    checkSurface,
     cropOf,
     cropped,
+    fitSurface,
     referenceGrid,
     setCrop,
 )
+from ToNNOSlicerLib.logic.limits import MOST_FILTERED_RUNS
+from ToNNOSlicerLib.logic.provenance import TAGS, editedProvenance, provenanceOf
+from ToNNOSlicerLib.logic.scene import nodesByClass
 
 SEGMENTATION_ROLE = "ToNNO.segmentation"  # of a heatmap, the node of its segment; the attribute has the segment's ID
-WRITTEN, THRESHOLD, SMALLEST, METHOD = "ToNNO.Written", "ToNNO.Threshold", "ToNNO.SmallestMm3", "ToNNO.Method"
-_TAGS = (WRITTEN, THRESHOLD, SMALLEST, METHOD)
-_COLOURS = (GREEN, (1.0, 0x5C / 255, 0xF4 / 255), (0x5C / 255, 0.84, 1.0), (1.0, 0.84, 0.29))
+THRESHOLD, SMALLEST, METHOD = "ToNNO.Threshold", "ToNNO.SmallestMm3", "ToNNO.Method"
+_TAGS = (WRITTEN, THRESHOLD, SMALLEST, METHOD, *TAGS)
+_COLOURS = (GREEN, (1.0, 0x5C / 255, 0xF4 / 255), (0x5C / 255, 0.84, 1.0), (0.72, 0.6, 1.0))  # none of the heatmap's
+# Of Slicer's own list, where "Lesion" (52988006) is missing; the user may choose another in the Segment Editor.
 TERMINOLOGY = (
     "Segmentation category and type - 3D Slicer General Anatomy list"
-    "~SCT^49755003^Morphologically Altered Structure~SCT^52988006^Lesion~^^~Anatomic codes - DICOM master list~^^~^^"
+    "~SCT^49755003^Morphologically Altered Structure~SCT^4147007^Mass~^^~Anatomic codes - DICOM master list~^^~^^"
 )
 UNDO_STEPS = 20
 
 
-@dataclass(frozen=True)
-class _Step:
-    """What a segment was before one of our steps (None: it did not exist), and what the step made of it."""
+@dataclass(frozen=True, eq=False)
+class _Content:
+    """What a segment was at one moment: voxels, our tags, name and color."""
 
+    crop: Crop
+    tags: dict[str, str]
+    name: str
+    color: tuple[float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """One writing or removal: a segment before it (None: it did not exist) and after it, and whose result it is.
+
+    previous: (segmentation node's ID, segment ID) that were the heatmap's before, or None.
+    """
+
+    heatmapId: str | None
     segmentationId: str
     segmentId: str
-    before: Crop | None
-    tags: dict[str, str]
-    after: str
+    before: _Content | None
+    after: _Content
+    previous: tuple[str, str] | None
 
 
 class Segments:
-    """Writes segments into segmentation nodes of one scene, and takes that back. Other segments are never touched."""
+    """Writes segments into segmentation nodes of one scene, and takes that back. Other segments are never touched.
+
+    Each heatmap has steps of its own: what is taken back belongs to the result that is looked at.
+    """
 
     def __init__(self, scene) -> None:
         self._scene = scene
-        self._steps: list[_Step] = []
+        self._done: list[_Step] = []
+        self._undone: list[_Step] = []
 
     def write(
         self, heatmapNode, threshold, smallestMm3=0.0, segmentationNode=None, segmentId=None, overwrite=False
@@ -77,98 +105,184 @@ class Segments:
         if segmentationNode is None or not _hasSegment(segmentationNode, segmentId):
             return self.writeNew(heatmapNode, threshold, smallestMm3, segmentationNode)
         _prepare(segmentationNode, heatmapNode)
-        before, tags = cropOf(segmentationNode, segmentId), _tagsOf(segmentationNode, segmentId)
-        if not overwrite and _isEdited(before, tags):
+        before = _contentOf(segmentationNode, segmentId)
+        if not overwrite and _isEdited(None if before is None else before.crop, _tagsOf(segmentationNode, segmentId)):
             raise _editedError(segmentationNode, segmentId)
         crop = maskOf(heatmapNode, threshold, smallestMm3, segmentationNode)
         setCrop(segmentationNode, segmentId, crop)
         self._finish(heatmapNode, threshold, smallestMm3, segmentationNode, segmentId, crop)
-        self._remember(segmentationNode, segmentId, before, tags, crop)
+        self._remember(heatmapNode, segmentationNode, segmentId, before, _named(known))
         return segmentationNode, segmentId
 
     def writeNew(self, heatmapNode, threshold, smallestMm3=0.0, segmentationNode=None) -> tuple:
         """The same into a new segment; of a new node where none is given. It becomes the heatmap's own."""
         recordOf(heatmapNode)
+        known = segmentOf(heatmapNode)
+        wasShown3D = segmentationNode is not None and isShown3D(segmentationNode)
         if segmentationNode is None:
             segmentationNode = _newNode(heatmapNode)
         _prepare(segmentationNode, heatmapNode)
         crop = maskOf(heatmapNode, threshold, smallestMm3, segmentationNode)
-        segmentation = segmentationNode.GetSegmentation()
-        name = _freeName(segmentation, recordOf(heatmapNode)["className"] or _("finding"))
-        colour = _COLOURS[segmentation.GetNumberOfSegments() % len(_COLOURS)]
-        segmentId = addSegment(segmentationNode, name, colour, crop)
-        segment = segmentation.GetSegment(segmentId)
+        name = _freeName(segmentationNode.GetSegmentation(), recordOf(heatmapNode)["className"] or _("finding"))
+        segmentId = addSegment(segmentationNode, name, _freeColor(self._scene), crop)
+        segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
         segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), TERMINOLOGY)
         self._finish(heatmapNode, threshold, smallestMm3, segmentationNode, segmentId, crop)
-        self._remember(segmentationNode, segmentId, None, {}, crop)
+        self._remember(heatmapNode, segmentationNode, segmentId, None, _named(known))
+        if wasShown3D and segmentationNode.GetSegmentation().ContainsRepresentation(SURFACE):
+            show3D(segmentationNode, True)
         return segmentationNode, segmentId
 
-    def replace(self, segmentationNode, segmentId: str, crop: Crop) -> None:
+    def replace(self, heatmapNode, segmentationNode, segmentId: str, crop: Crop) -> None:
         """Another content for a segment, by the user's own decision: it counts as work by hand."""
-        before, tags = cropOf(segmentationNode, segmentId), _tagsOf(segmentationNode, segmentId)
+        before = _contentOf(segmentationNode, segmentId)
         setCrop(segmentationNode, segmentId, crop)
-        self._remember(segmentationNode, segmentId, before, tags, crop)
+        noteEditing(segmentationNode)
+        self._remember(heatmapNode, segmentationNode, segmentId, before, _named(segmentOf(heatmapNode)))
 
-    @property
-    def canUndo(self) -> bool:
-        return any(self._find(step) is not None for step in self._steps)
+    def canUndo(self, heatmapNode) -> bool:
+        """Whether there is a step of this heatmap to take back."""
+        return self._last(self._done, heatmapNode) is not None
 
-    def undo(self, overwrite: bool = False) -> tuple | None:
-        """Take the last step back. Returns (segmentationNode, segmentId), the ID None where the segment was new.
+    def canRedo(self, heatmapNode) -> bool:
+        """Whether there is a step of this heatmap that was taken back."""
+        return self._last(self._undone, heatmapNode) is not None
 
-        None if there is nothing to take back. Raises EditedByHandError where the segment has been changed since.
+    def undo(self, heatmapNode, overwrite: bool = False) -> bool:
+        """Take the heatmap's last step back; returns whether there was one.
+
+        Raises EditedByHandError where the segment has been changed by hand since, unless `overwrite`.
         """
-        while self._steps:
-            step = self._steps[-1]
-            node = self._find(step)
-            if node is None:  # removed meanwhile
-                self._steps.pop()
-                continue
-            crop = cropOf(node, step.segmentId)
-            if not overwrite and (crop is None or not crop.has(step.after)):
-                raise _editedError(node, step.segmentId)
-            self._steps.pop()
-            if step.before is None:
-                node.GetSegmentation().RemoveSegment(step.segmentId)
-                return node, None
-            setCrop(node, step.segmentId, step.before)
-            _setTags(node, step.segmentId, step.tags)
-            return node, step.segmentId
+        step = self._last(self._done, heatmapNode)
+        if step is None:
+            return False
+        node = self._scene.GetNodeByID(step.segmentationId)
+        self._checkUntouched(node, step.segmentId, step.after, overwrite)
+        self._done.remove(step)
+        self._undone.append(step)
+        if step.before is None:
+            node.GetSegmentation().RemoveSegment(step.segmentId)
+        else:
+            _restore(node, step.segmentId, step.before)
+        if step.heatmapId is not None:
+            _point(heatmapNode, *(step.previous or (None, None)))
+        return True
+
+    def redo(self, heatmapNode, overwrite: bool = False) -> bool:
+        """Do the heatmap's last undone step again; returns whether there was one. Raises as `undo`."""
+        step = self._last(self._undone, heatmapNode)
+        if step is None:
+            return False
+        node = self._scene.GetNodeByID(step.segmentationId)
+        if step.before is not None:
+            self._checkUntouched(node, step.segmentId, step.before, overwrite)
+        self._undone.remove(step)
+        self._done.append(step)
+        _restore(node, step.segmentId, step.after)
+        _point(heatmapNode, step.segmentationId, step.segmentId)
+        return True
+
+    def forget(self, heatmapNode=None) -> None:
+        """Forget the steps of a heatmap, or all."""
+        for steps in (self._done, self._undone):
+            steps[:] = [] if heatmapNode is None else [s for s in steps if s.heatmapId != heatmapNode.GetID()]
+
+    def _last(self, steps: list[_Step], heatmapNode) -> _Step | None:
+        """The heatmap's last step that can be taken; those whose segment was removed meanwhile are dropped."""
+        identifier = heatmapNode.GetID() if heatmapNode is not None else None
+        for step in [step for step in reversed(steps) if step.heatmapId == identifier]:
+            node = self._scene.GetNodeByID(step.segmentationId)
+            removed = steps is self._done or step.before is not None
+            if node is not None and (not removed or _hasSegment(node, step.segmentId)):
+                return step
+            steps.remove(step)
         return None
 
-    def forget(self) -> None:
-        self._steps.clear()
-
-    def _find(self, step: _Step):
-        node = self._scene.GetNodeByID(step.segmentationId)
-        return node if node is not None and _hasSegment(node, step.segmentId) else None
+    @staticmethod
+    def _checkUntouched(node, segmentId: str, content: _Content, overwrite: bool) -> None:
+        crop = cropOf(node, segmentId)
+        if not overwrite and (crop is None or not crop.has(content.crop.fingerprint)):
+            raise _editedError(node, segmentId)
 
     def _finish(self, heatmapNode, threshold, smallestMm3, segmentationNode, segmentId: str, crop: Crop) -> None:
-        tags = (crop.fingerprint, repr(float(threshold)), repr(float(smallestMm3)), recordOf(heatmapNode)["method"])
-        _setTags(segmentationNode, segmentId, dict(zip(_TAGS, tags, strict=True)))
-        heatmapNode.SetNodeReferenceID(SEGMENTATION_ROLE, segmentationNode.GetID())
-        heatmapNode.SetAttribute(SEGMENTATION_ROLE, segmentId)
+        tags = {
+            WRITTEN: crop.fingerprint,
+            THRESHOLD: repr(float(threshold)),
+            SMALLEST: repr(float(smallestMm3)),
+            METHOD: recordOf(heatmapNode)["method"],
+            **provenanceOf(heatmapNode, float(threshold)),
+        }
+        _setTags(segmentationNode, segmentId, tags)
+        _point(heatmapNode, segmentationNode.GetID(), segmentId)
 
-    def _remember(self, segmentationNode, segmentId: str, before: Crop | None, tags: dict, after: Crop) -> None:
-        self._steps.append(_Step(segmentationNode.GetID(), segmentId, before, tags, after.fingerprint))
-        del self._steps[:-UNDO_STEPS]
+    def _remember(self, heatmapNode, segmentationNode, segmentId: str, before: _Content | None, previous) -> None:
+        identifiers = heatmapNode.GetID(), segmentationNode.GetID(), segmentId
+        after = _contentOf(segmentationNode, segmentId)
+        self._done.append(_Step(*identifiers, before, after, previous))
+        del self._done[:-UNDO_STEPS]
+        self._undone[:] = [step for step in self._undone if step.heatmapId != heatmapNode.GetID()]
 
 
 def maskOf(heatmapNode, threshold, smallestMm3, segmentationNode) -> Crop:
-    """heatmap >= threshold without components below a volume, on the reference grid of a segmentation node."""
-    from tonno_core.errors import TonnoError
+    """heatmap >= threshold without components below a volume, on the reference grid of a segmentation node.
 
+    Raises ToNNOUserError where the small components are too many to be left out while somebody waits.
+    """
     recordOf(heatmapNode)
     volume = volumeOf(heatmapNode)
-    try:
-        mask = binarize(volume, float(threshold), min_volume_mm3=float(smallestMm3))
-    except TonnoError as error:
-        raise ToNNOUserError(str(error), _("Set the threshold and the smallest volume to numbers.")) from None
+    mask = _mask(volume, float(threshold), float(smallestMm3))
     _size, gridToNode = referenceGrid(segmentationNode)
     # A file may have given the heatmap back with an axis reversed; the segment keeps its own grid.
     ijkToGrid = np.linalg.inv(nodeToWorld(segmentationNode) @ gridToNode) @ volume.ijk_to_ras
     reverse = [2 - axis for axis in range(3) if ijkToGrid[axis, axis] < 0]
     return cropped(np.flip(mask, reverse), gridToNode)
+
+
+def _mask(volume: Volume, threshold: float, smallestMm3: float) -> np.ndarray:
+    """uint8 Z Y X on the heatmap's own grid."""
+    try:
+        check_options(threshold, None, smallestMm3)
+    except TonnoError as error:
+        raise ToNNOUserError(forPanel(str(error)), _("Set the threshold and the smallest volume to numbers.")) from None
+    mask = binarize(volume, threshold)
+    if smallestMm3 > 0 and not clear_small(mask.view(np.bool_), volume.voxel_mm3, smallestMm3, MOST_FILTERED_RUNS):
+        text = _("The mask at {threshold:.3g} is scattered over too many parts to leave out small ones.")
+        raise ToNNOUserError(text.format(threshold=threshold), _("Raise the threshold, or set the smallest part to 0."))
+    return mask
+
+
+def _named(known) -> tuple[str, str] | None:
+    """A (segmentationNode, segmentId) by IDs, as a step keeps it."""
+    return None if known is None else (known[0].GetID(), known[1])
+
+
+def _point(heatmapNode, segmentationId: str | None, segmentId: str | None) -> None:
+    """Make a segment the heatmap's own, or none."""
+    heatmapNode.SetNodeReferenceID(SEGMENTATION_ROLE, segmentationId)
+    if segmentId:
+        heatmapNode.SetAttribute(SEGMENTATION_ROLE, segmentId)
+    else:
+        heatmapNode.RemoveAttribute(SEGMENTATION_ROLE)
+
+
+def _contentOf(segmentationNode, segmentId: str) -> _Content | None:
+    """A segment's content now; None where it has no voxels of its own (it is made of surfaces)."""
+    crop = cropOf(segmentationNode, segmentId)
+    if crop is None:
+        return None
+    segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
+    return _Content(crop, _tagsOf(segmentationNode, segmentId), segment.GetName(), segment.GetColor())
+
+
+def _restore(segmentationNode, segmentId: str, content: _Content) -> None:
+    """Give a segment a content back; made again under its ID where it was removed."""
+    if not _hasSegment(segmentationNode, segmentId):
+        addSegment(segmentationNode, content.name, content.color, content.crop, segmentId)
+        segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
+        segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), TERMINOLOGY)
+    else:
+        setCrop(segmentationNode, segmentId, content.crop)
+    _setTags(segmentationNode, segmentId, content.tags)
 
 
 def segmentOf(heatmapNode) -> tuple | None:
@@ -183,20 +297,69 @@ def isEditedByHand(segmentationNode, segmentId: str) -> bool:
     return _isEdited(cropOf(segmentationNode, segmentId), _tagsOf(segmentationNode, segmentId))
 
 
+def noteEditing(segmentationNode) -> None:
+    """Tell in a node's tags which of our segments hold other voxels than written last; the exports read them."""
+    for segmentId in segmentationNode.GetSegmentation().GetSegmentIDs():
+        tags = _tagsOf(segmentationNode, segmentId)
+        if WRITTEN in tags and _isEdited(cropOf(segmentationNode, segmentId), tags):
+            _setTags(segmentationNode, segmentId, editedProvenance(tags))
+
+
 def thresholdOf(segmentationNode, segmentId: str) -> float | None:
     """The threshold that a segment was written with, or None."""
     value = _tagsOf(segmentationNode, segmentId).get(THRESHOLD)
     return None if value is None else float(value)
 
 
+def smallestOf(segmentationNode, segmentId: str) -> float | None:
+    """The smallest part (mm3) that a segment was written with, or None."""
+    value = _tagsOf(segmentationNode, segmentId).get(SMALLEST)
+    return None if value is None else float(value)
+
+
+def showOnly(scene, heatmapNodes) -> None:
+    """Show the segments of some heatmaps (none: of no heatmap), and hide what was written from others.
+
+    Segments that the module has not written are the user's: they stay as they are.
+    """
+    shown = {_named(segmentOf(node)) for node in heatmapNodes} - {None}
+    for node in nodesByClass(scene, "vtkMRMLSegmentationNode"):
+        display = node.GetDisplayNode()
+        for segmentId in node.GetSegmentation().GetSegmentIDs() if display is not None else ():
+            isOurs = WRITTEN in _tagsOf(node, segmentId)
+            visible = (node.GetID(), segmentId) in shown
+            if isOurs and display.GetSegmentVisibility(segmentId) != visible:
+                display.SetSegmentVisibility(segmentId, visible)
+
+
+def visibleSegments(segmentationNode) -> list[str]:
+    """The IDs of the segments that are shown: those that an export writes."""
+    display = segmentationNode.GetDisplayNode()
+    identifiers = segmentationNode.GetSegmentation().GetSegmentIDs()
+    return [name for name in identifiers if display is None or display.GetSegmentVisibility(name)]
+
+
 def show3D(segmentationNode, on: bool) -> None:
-    """Show a segmentation's surfaces in the 3D views, or hide them."""
-    if on and not segmentationNode.CreateClosedSurfaceRepresentation():
+    """Show a segmentation's surfaces in the 3D views, smoothed no more than its smallest finding bears, or hide them.
+
+    Raises ToNNOUserError where there is no surface, or one that is too large.
+    """
+    segmentation = segmentationNode.GetSegmentation()
+    if on:
+        checkSurface(segmentationNode)
+    if on and not segmentation.CreateRepresentation(SURFACE, fitSurface(segmentationNode)):
         raise ToNNOUserError(_("The segmentation has no surface."), _("Lower the threshold until it holds voxels."))
     display = segmentationNode.GetDisplayNode()
     if on:
         display.SetPreferredDisplayRepresentationName3D(SURFACE)
     display.SetVisibility3D(on)
+
+
+def isShown3D(segmentationNode) -> bool:
+    """Whether a segmentation's surfaces are shown in the 3D views."""
+    display = segmentationNode.GetDisplayNode()
+    hasSurface = segmentationNode.GetSegmentation().ContainsRepresentation(SURFACE)
+    return display is not None and hasSurface and bool(display.GetVisibility() and display.GetVisibility3D())
 
 
 def _prepare(segmentationNode, heatmapNode) -> None:
@@ -267,6 +430,18 @@ def _newNode(heatmapNode):
     node.SetAndObserveTransformNodeID(heatmapNode.GetTransformNodeID())
     putBeside(node, volumeNode)
     return node
+
+
+def _freeColor(scene) -> tuple[float, float, float]:
+    """The first of our colors that no segment of ours in the scene has; then they come round again."""
+    segments = [
+        node.GetSegmentation().GetSegment(segmentId)
+        for node in nodesByClass(scene, "vtkMRMLSegmentationNode")
+        for segmentId in node.GetSegmentation().GetSegmentIDs()
+        if WRITTEN in _tagsOf(node, segmentId)
+    ]
+    taken = [min(_COLOURS, key=lambda color: np.abs(np.subtract(color, s.GetColor())).sum()) for s in segments]
+    return min(_COLOURS, key=taken.count)
 
 
 def _freeName(segmentation, name: str) -> str:

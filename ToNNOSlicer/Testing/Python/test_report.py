@@ -1,0 +1,300 @@
+"""The report: one file with everything in it, whatever a volume is called, whole or not at all."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slicer.util
+from scenes import RIGID, THRESHOLD, addHeatmap, addVolume
+from test_logic_findings import RESULT
+from ToNNOSlicerLib import report_pictures
+from ToNNOSlicerLib.logic import ToNNOUserError, verdicts
+from ToNNOSlicerLib.logic.heatmap import recordOf, writeRecord
+
+from tonno_core.evaluation.planes import PLANES, cut_plane
+from tonno_core.evaluation.profile import Profile
+from tonno_core.volume.volume import Volume
+
+VOID = {"meta", "img", "br"}
+FETCHED = {"src", "href", "srcset", "data", "action", "poster", "background"}
+
+
+class Page(HTMLParser):
+    """What a browser sees: texts, pictures, and what it would fetch; every element that is opened is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.tags: list[str] = []
+        self.images: list[dict[str, str]] = []
+        self.fetched: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        assert not self._open
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.append(tag)
+        if tag not in VOID:
+            self._open.append(tag)
+        values = dict(attrs)
+        assert not any(name.startswith("on") for name in values)
+        self.fetched += [value for name, value in attrs if name in FETCHED]
+        if tag == "img":
+            self.images.append(values)
+
+    def handle_endtag(self, tag) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def picturesOf(page: Page) -> list:
+    from PIL import Image
+
+    return [Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))) for image in page.images]
+
+
+@pytest.fixture
+def result(logic):
+    heatmap = addHeatmap(logic, addVolume(name="FLAIR"), result=RESULT)
+    return heatmap, *logic.writeSegment(heatmap, THRESHOLD)
+
+
+def written(logic, result, tmp_path: Path) -> Page:
+    logic.exportReport(tmp_path / "report.html", *result)
+    return Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+
+
+def test_one_file_has_everything_and_fetches_nothing(logic, result, tmp_path) -> None:
+    page = written(logic, result, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+    assert all(source.startswith("data:image/png;base64,") for source in page.fetched)
+    assert not {"script", "link", "iframe", "object", "base"} & set(page.tags)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "url(" not in text and "@import" not in text and "prefers-color-scheme" not in text
+    assert len(page.images) == 3  # two findings, and the profiles
+    assert all(len(image["alt"]) > 20 for image in page.images)
+    for picture in picturesOf(page):
+        assert picture.width == 1210 and len(picture.convert("RGB").getcolors(1 << 24)) > 50
+
+
+def test_what_the_report_says(logic, result, tmp_path) -> None:
+    heatmap, segmentation, segmentId = result
+    calibration = {"threshold": THRESHOLD, "noise_floor": 1.0, "volume_quantile": 0.95, "negative_volumes": 12}
+    writeRecord(heatmap, recordOf(heatmap) | {
+        "threshold": calibration, "quality": "Fast", "made": "2026-11-02T14:03:11", "stopped": True,
+        "directions": 38, "planned": 96, "slices": 2432, "warnings": ["The series has a gap."],
+        "seconds": {"total": 75.4}, "device": "cpu",
+        "model": {"name": "brain-lesions", "encoder": "resnet10t", "sha256": "ee79", "about": {"use": "demonstration"}},
+    })  # fmt: skip
+    first, second = logic.findings(segmentation, segmentId, heatmap)
+    verdicts.setVerdict(heatmap, second, verdicts.REJECT)
+    text = written(logic, result, tmp_path).text
+    for expected in (
+        "FLAIR", "Research use only, not for diagnosis.", "1 finding, 0.08 ml; largest", "1 rejected (0.08 ml)",
+        "Looked for lesion", "Model brain-lesions", "quality Fast", "2432 planes along 38 directions",
+        "stopped at 38 of 96", "Threshold 3 (the model's)", "Noise floor 1", "Made 2026-11-02 14:03",
+        "Report written 20",
+        "The run was stopped at 38 of 96 directions", "The series has a gap.", "Score of the volume: 4.25",
+        "explains 75 %", "Network resnet10t", "Use demonstration", "12 scans without the finding", "75 s",
+        "All but rejected: 1 finding, 0.08 ml. Accepted only: no finding.", "rejected", "not judged",
+        f"{first.longestMm:.1f} \N{MULTIPLICATION SIGN} {first.perpendicularMm:.1f}",
+        "Rejected findings have no picture.",
+    ):  # fmt: skip
+        assert expected in text
+
+
+def test_texts_are_texts_whatever_they_hold(logic, tmp_path) -> None:
+    volume = addVolume(name='<b>x</b> & "y" {0} <script>alert(1)</script>')
+    heatmap = addHeatmap(logic, volume, className="<i>lesion</i>", result=RESULT)
+    writeRecord(heatmap, recordOf(heatmap) | {
+        "warnings": ["a < b"], "quality": "'><img src=x>", "model": {"name": "<u>m</u>", "about": {"data": "</dd>"}},
+    })  # fmt: skip
+    page = written(logic, (heatmap, *logic.writeSegment(heatmap, THRESHOLD)), tmp_path)
+    assert not {"script", "b", "i", "u"} & set(page.tags) and len(page.images) == 3
+    for expected in (volume.GetName(), "<i>lesion</i>", "a < b", "'><img src=x>", "<u>m</u>", "</dd>"):
+        assert expected in page.text
+
+
+def test_nothing_found_is_a_report_too(logic, tmp_path) -> None:
+    heatmap = addHeatmap(logic, addVolume())
+    page = written(logic, (heatmap, *logic.writeSegment(heatmap, 10.0)), tmp_path)
+    assert "Nothing above the threshold 10. Highest: 9 (90 % of it) at" in page.text
+    assert len(page.images) == 1 and "table" not in page.tags
+
+
+def test_many_findings_have_a_row_each_and_some_a_picture(logic, tmp_path, monkeypatch) -> None:
+    from importlib import import_module
+
+    monkeypatch.setattr(import_module("ToNNOSlicerLib.logic.report"), "LARGEST_NUMBER_OF_PICTURES", 1)
+    heatmap = addHeatmap(logic, addVolume())
+    page = written(logic, (heatmap, *logic.writeSegment(heatmap, THRESHOLD)), tmp_path)
+    assert page.tags.count("tr") == 3 and len(page.images) == 1
+    assert "1 more finding is in the table alone." in page.text
+
+
+def test_another_ending_and_a_missing_volume_are_refused(logic, host, result, tmp_path) -> None:
+    with pytest.raises(ToNNOUserError, match=r"End the name with \.html"):
+        logic.exportReport(tmp_path / "report.pdf", *result)
+    host.scene.RemoveNode(slicer.util.getNode("FLAIR"))
+    with pytest.raises(ToNNOUserError, match="no longer in the scene"):
+        logic.exportReport(tmp_path / "report.html", *result)
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_old_report_stays_until_the_new_one_is_whole(logic, result, tmp_path) -> None:
+    (tmp_path / "report.html").write_text("old")
+
+    def breaks(_files, _place):
+        yield 0.5
+        raise ToNNOUserError("the process has died")
+
+    with pytest.raises(ToNNOUserError, match="died"):
+        list(logic.reportSteps(tmp_path / "report.html", *result, breaks))
+    assert (tmp_path / "report.html").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+    written(logic, result, tmp_path)
+
+
+def test_the_report_shows_the_image_as_the_views_do(logic, result) -> None:
+    given = []
+
+    def keep(files, _place):
+        given.append(files)
+        yield 1.0
+
+    slicer.util.getNode("FLAIR").GetDisplayNode().SetAutoWindowLevel(False)
+    slicer.util.getNode("FLAIR").GetDisplayNode().SetWindowLevelMinMax(80.0, 130.0)
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        list(logic.reportSteps(Path(folder) / "report.html", *result, keep))
+    (files,) = given
+    assert files.window == (80.0, 130.0) and files.threshold == THRESHOLD
+    listed = logic.findings(result[1], result[2], result[0])
+    assert [picture.lines for picture in files.pictures] == [(f.longestRAS, f.perpendicularRAS) for f in listed]
+    assert [picture.centerRAS[2] for picture in files.pictures] == [f.longestRAS[0][2] for f in listed]
+
+
+# The pictures
+
+
+@pytest.fixture
+def figures(monkeypatch) -> list:
+    """The figures that are drawn."""
+    kept: list = []
+    save = report_pictures.save_figure
+    monkeypatch.setattr(report_pictures, "save_figure", lambda figure, path: (kept.append(figure), save(figure, path)))
+    return kept
+
+
+# Left-handed and anisotropic: i to the patient's left, j to the front, k to the head.
+GRID = np.array([[-2.0, 0, 0, 30], [0, 2, 0, -40], [0, 0, 5, -20], [0, 0, 0, 1]])
+
+
+def drawn(tmp_path, lines=(), window=None, grid=GRID):
+    k, j, i = np.indices((9, 41, 31))
+    heat = (9 * np.exp(-((i - 7) ** 2 + (j - 25) ** 2 + 6 * (k - 6) ** 2) / 20)).astype(np.float32)
+    image, heatmap = Volume((i + 100.0).astype(np.float32), grid), Volume(heat, grid)
+    center = (grid @ (7, 25, 6, 1))[:3]
+    report_pictures.drawFinding(
+        tmp_path / "f.png", image, heatmap, (heat >= 5).astype(np.uint8), center, lines, 5.0, window
+    )
+    return center
+
+
+def test_letters_stand_where_the_patient_is(tmp_path, figures) -> None:
+    drawn(tmp_path)
+    for row in (figures[0].axes[:3], figures[0].axes[3:6]):
+        for axes, (left, right, top, bottom) in zip(row, ("RLAP", "RLSI", "APSI"), strict=True):
+            places = {text.get_text(): text.xy for text in axes.texts if len(text.get_text()) == 1}
+            assert places == {left: (0, 0.5), right: (1, 0.5), top: (0.5, 1), bottom: (0.5, 0)}
+    assert [axes.get_title() for axes in figures[0].axes[:3]] == [
+        "Axial, S 10 mm",
+        "Coronal, A 10 mm",
+        "Sagittal, R 16 mm",
+    ]
+
+
+def test_scale_bars_are_as_long_as_they_say(tmp_path, figures) -> None:
+    drawn(tmp_path)
+    for axes in figures[0].axes[:6]:
+        (text,) = [text.get_text() for text in axes.texts if text.get_text().endswith(" mm")]
+        bars = [line for line in axes.lines if line.get_color() == "white" and line.get_linewidth() == 2.2]
+        assert np.ptp(bars[0].get_xdata()) == pytest.approx(float(text.removesuffix(" mm")))
+
+
+def test_diameters_are_drawn_in_the_axial_close_up_alone(tmp_path, figures) -> None:
+    diameter = ((11.0, 10.0, 10.0), (21.0, 12.0, 10.0))
+    drawn(tmp_path, (diameter,))
+    yellow = [[line for line in axes.lines if line.get_color() == "#ffd54a"] for axes in figures[0].axes]
+    assert [len(lines) for lines in yellow[:6]] == [0, 0, 0, 1, 0, 0]
+    # The picture's right is the patient's left, its top the front.
+    assert yellow[3][0].get_xydata() == pytest.approx(np.array([[-11, 10], [-21, 12]]))
+    left, right, bottom, top = figures[0].axes[3].images[0].get_extent()
+    assert (right - left, top - bottom) == pytest.approx((40, 40)) and left + right == pytest.approx(2 * -16)
+
+
+def test_close_ups_show_what_the_whole_planes_show(tmp_path) -> None:
+    """The image is a ramp along R; a close-up's pixels lie where the plane's do."""
+    _k, _j, i = np.indices((9, 41, 31))
+    image = Volume(i.astype(np.float32), GRID)
+    for plane in PLANES:
+        cut = cut_plane(plane, image, (16, 10, 10))
+        close = report_pictures._closeUp(cut, 30.0)
+        middle = close.points_ras.mean(axis=(0, 1))
+        assert middle == pytest.approx([16, 10, 10])
+        u, v = report_pictures._uv(cut, close.points_ras[0, 0])
+        assert (u, v) == pytest.approx((close.u[0], close.v[0]))
+
+
+def test_the_window_is_the_one_that_was_asked_for(tmp_path, figures) -> None:
+    drawn(tmp_path, window=(90.0, 120.0))
+    assert {axes.images[0].get_clim() for axes in figures[0].axes[:6]} == {(90.0, 120.0)}
+    drawn(tmp_path)
+    (limits,) = {axes.images[0].get_clim() for axes in figures[1].axes[:6]}
+    assert 100 <= limits[0] < limits[1] <= 130
+
+
+def test_an_oblique_grid_is_drawn_upright(tmp_path, figures) -> None:
+    drawn(tmp_path, grid=RIGID @ GRID)
+    assert (tmp_path / "f.png").exists() and len(figures[0].axes) == 7
+
+
+def test_profiles_are_drawn_with_the_findings_places(tmp_path, figures) -> None:
+    profiles = [Profile(axis, np.linspace(-50, 50, 11), np.arange(11.0)) for axis in "RAS"]
+    marks = (("1", (10.0, 20.0, 30.0)), ("2", (11.0, -20.0, 31.0)))
+    report_pictures.drawProfiles(tmp_path / "p.png", profiles, marks)
+    for number, axes in enumerate(figures[0].axes):
+        dashed = sorted(line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--")
+        assert dashed == sorted(point[number] for _name, point in marks)
+        assert axes.get_xlabel().split()[0] == "LPI"[number] and axes.get_xlabel().split()[-1] == "RAS"[number]
+        heights = {text.get_text(): text.xyann[1] for text in axes.texts}
+        assert (heights["1"] == heights["2"]) == (number == 1)  # names that would lie over each other are stacked
+    assert re.match("logit", figures[0].axes[0].get_ylabel())
+
+
+def test_a_plane_that_lies_on_the_volumes_edge_is_drawn(tmp_path, figures) -> None:
+    image = Volume(np.ones((3, 4, 5), np.float32), np.eye(4))
+    heatmap = replace(image, array=np.zeros((3, 4, 5), np.float32))
+    report_pictures.drawFinding(tmp_path / "f.png", image, heatmap, np.zeros((3, 4, 5), np.uint8), (0.0, 0.0, 0.0))
+    assert (tmp_path / "f.png").exists()
+
+
+def test_a_point_beside_the_image_leaves_it_black(tmp_path) -> None:
+    """Somebody has moved the heatmap alone."""
+    image = Volume(np.ones((3, 4, 5), np.float32), np.eye(4))
+    empty = np.zeros((3, 4, 5), np.uint8)
+    report_pictures.drawFinding(tmp_path / "f.png", image, image, empty, (500.0, 500.0, 500.0))
+    assert (tmp_path / "f.png").exists()

@@ -1,0 +1,222 @@
+"""The files of a worklist's case as nodes and arrays; nothing is shown, and what does not fit together is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+import slicer.util
+import vtk
+from slicer.i18n import tr as _
+
+from tonno_core.calibration import OTHER_PLANES, OWN
+from tonno_core.cohort.source import source_of
+from tonno_core.settings import CAM_METHODS
+from ToNNOSlicerLib import worklist_files
+from ToNNOSlicerLib.logic.errors import ToNNOUserError
+from ToNNOSlicerLib.logic.geometry import ijkToNode
+from ToNNOSlicerLib.models import SPEC_NAME, ModelError, readModel
+
+_SINGLE_FILE = 4  # a bit of the Volumes module's loading options: numbers in a name do not make a series
+_NORMALS = {"R": (1.0, 0.0, 0.0), "A": (0.0, 1.0, 0.0), "S": (0.0, 0.0, 1.0)}
+# Grids are the same where no corner is farther away: of a voxel, as a file's header rounds and a series is averaged.
+_SAME_GRID = 0.1
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the engine says about a case. content: its ``report.json``. settings: ``settings.json`` of the run. run:
+    ``run.json`` of the worklist.
+    """
+
+    folder: Path
+    content: dict[str, Any]
+    settings: dict[str, Any]
+    run: dict[str, Any]
+
+    @property
+    def methods(self) -> list[str]:
+        return list(self.content["methods"])
+
+    def threshold(self, method: str) -> float:
+        return float(self.content["methods"][method]["threshold"])
+
+    @property
+    def smallestMm3(self) -> float:
+        return float(self.settings.get("min_volume_mm3") or 0.0)
+
+    @property
+    def identity(self) -> str:
+        """What tells these results from all others: which file, by which run."""
+        return f"{self.content.get('source', '')[:24]}-{self.content.get('run', '')[:16]}"
+
+
+def readReport(case) -> Report:
+    """Raises ToNNOUserError where a case has no results, or its volume's file is another than when they were made."""
+    folder = Path(case.folder or "none")
+    content = worklist_files.readJson(folder / worklist_files.REPORT)
+    again = _("Start the list again: it makes what is missing.")
+    if not case.folder or not content.get("methods"):
+        raise ToNNOUserError(_("{name} has no results.").format(name=case.name), again)
+    try:
+        source = source_of(Path(case.volume))
+    except OSError as error:
+        raise ToNNOUserError(
+            _("{path} cannot be opened: {reason}.").format(path=case.volume, reason=error.strerror or error),
+            _("Bring the file back to its place, or start the list again without it."),
+        ) from None
+    if source != content.get("source"):
+        raise ToNNOUserError(
+            _("The file of {name} is another than when its results were made.").format(name=case.name), again
+        )
+    results = folder.parent.parent
+    run = worklist_files.readJson(results.parent / worklist_files.RUN)
+    return Report(folder, content, worklist_files.readJson(results / "settings.json"), run)
+
+
+def loadVolume(applicationLogic, case):
+    """The case's volume as a node in the scene, loaded as the Volumes module does. Raises ToNNOUserError."""
+    path = Path(case.volume)
+    files, options = vtk.vtkStringArray(), 0 if path.is_dir() else _SINGLE_FILE
+    for file in _slices(path) if path.is_dir() else []:
+        files.InsertNextValue(str(file))
+    first = files.GetValue(0) if files.GetNumberOfValues() else str(path)
+    volumes = applicationLogic.GetModuleLogic("Volumes")
+    scene = volumes.GetMRMLScene()
+    isFree = scene.GetFirstNodeByName(case.name) is None
+    node = volumes.AddArchetypeScalarVolume(first, case.name, options, files)
+    if node is None or node.GetImageData() is None:
+        raise ToNNOUserError(
+            _("{path} cannot be loaded.").format(path=path),
+            _("Look into Slicer's error log (Window menu) for the cause."),
+        )
+    if isFree:  # the scene remembers the names of nodes that have gone
+        node.SetName(case.name)
+    return node
+
+
+def readHeatmap(report: Report, method: str, volumeNode) -> np.ndarray:
+    """The heatmap's voxels (Z Y X float32) in the order of the volume's. Raises ToNNOUserError where grids differ."""
+    path = report.folder / f"heatmap-{method}.nrrd"
+    node = slicer.vtkMRMLScalarVolumeNode()
+    storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
+    storage.SetFileName(str(path))
+    storage.SetSingleFile(True)
+    again = _("Remove the folder {folder} and start the list again.").format(folder=report.folder)
+    if not path.is_file() or not storage.ReadData(node) or node.GetImageData() is None:
+        raise ToNNOUserError(_("{path} cannot be read.").format(path=path), again)
+    array = ordered(slicer.util.arrayFromVolume(node), ijkToNode(node), volumeNode)
+    if array is None:
+        raise ToNNOUserError(
+            _("The heatmap {path} has another grid than {name}.").format(path=path.name, name=volumeNode.GetName()),
+            again,
+        )
+    peak = report.content["methods"][method]["peak"]
+    # Both are the same float32.
+    if not np.isclose(float(array.max()), peak, rtol=1e-6, atol=1e-12):
+        raise ToNNOUserError(_("{path} is not the heatmap of its report.").format(path=path), again)
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def ordered(array: np.ndarray, ijkToRAS: np.ndarray, volumeNode) -> np.ndarray | None:
+    """An array (Z Y X) with its axes in the direction of a volume's; None where that is not the same grid."""
+    size = volumeNode.GetImageData().GetDimensions()
+    if array.shape[::-1] != size:
+        return None
+    volumeToRAS = ijkToNode(volumeNode)
+    between = np.linalg.inv(ijkToRAS) @ volumeToRAS  # from the volume's voxels to the array's
+    signs = np.sign(np.diag(between)[:3])
+    expected = np.diag([*signs, 1.0])
+    expected[:3, 3] = np.where(signs < 0, np.array(size) - 1, 0)
+    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in size])).reshape(3, -1)
+    apart = (between - expected)[:3, :3] @ corners + (between - expected)[:3, 3:]
+    if not signs.all() or np.abs(apart).max() > _SAME_GRID:
+        return None
+    return np.flip(array, [2 - axis for axis in range(3) if signs[axis] < 0])
+
+
+def inside(report: Report, volumeNode) -> np.ndarray:
+    """Bool Z Y X: what the planes cover, as the engine has it: the frame's ball, and the region."""
+    size, ijkToRAS = volumeNode.GetImageData().GetDimensions(), ijkToNode(volumeNode)
+    covered = np.ones(size[::-1], dtype=bool)
+    if report.content["settings"]["frame"] == "physical":
+        rasToFrame = np.linalg.inv(np.array(report.content["frame_to_ras"]))
+        _cut(covered, rasToFrame @ ijkToRAS, lambda x: (x * x).sum(axis=0) <= 1)
+    if report.content.get("region"):
+        rasToBox = np.linalg.inv(np.array(report.content["region"]["box_to_ras"]))
+        _cut(covered, rasToBox @ ijkToRAS, lambda x: (np.abs(x) <= 1 + 1e-6).all(axis=0))
+    return covered
+
+
+def resultOf(report: Report, method: str) -> dict[str, Any]:
+    """What `showHeatmap` keeps, as the worker would have answered."""
+    content = report.content
+    settings = content["settings"]
+    directions = settings.get("cam_directions") if method in CAM_METHODS else None
+    profiles = [
+        {"normal_ras": _NORMALS[one["axis"]], "positions_mm": one["offsets_mm"], "logits": one["logits"]}
+        for one in content.get("profiles", ())
+    ]
+    return {
+        "score": content.get("score"),
+        "explained": content.get("explained_by_tonno"),
+        "profiles": profiles,
+        "model": _model(report),
+        "warnings": content.get("warnings", []),
+        "seconds": content.get("seconds", {}),
+        "slices": content.get("slices", {}).get("total"),
+        "directions": directions or settings.get("directions"),
+        "stopped": False,
+        "device": content.get("device"),
+    }
+
+
+def thresholdRecord(report: Report, method: str) -> dict[str, Any] | None:
+    """The model's calibration for the method with the threshold that the report has of it; None where that is not the
+    model's, or the model is gone or another.
+    """
+    facts, folder = report.content["methods"][method], Path(str(report.run.get("model", "")))
+    if worklist_files.readJson(folder / SPEC_NAME).get("sha256") != _model(report)["sha256"]:
+        return None
+    try:
+        record = readModel(folder).threshold(method, report.content.get("class"))
+    except ModelError:
+        return None
+    if not record or not str(facts.get("threshold_source", "")).startswith(OWN):
+        return None
+    known = {name: value for name, value in record.items() if name != OTHER_PLANES}
+    value = report.threshold(method)
+    for other in (known, *record.get(OTHER_PLANES, ())):
+        if other["threshold"] == value:
+            return {**known, **other}
+    # Scaled for these planes: its noise floor is in no file.
+    return {**known, "threshold": value, "noise_floor": None, "source": "scaled"}
+
+
+def _model(report: Report) -> dict[str, Any]:
+    model, name = report.content.get("model"), Path(str(report.run.get("model", ""))).name
+    known = model if isinstance(model, dict) else {}
+    return {"name": name, **{key: known.get(key) for key in ("encoder", "sha256")}, "about": known.get("about") or {}}
+
+
+def _slices(folder: Path) -> list[Path]:
+    """The DICOM files of a folder, which may hold others."""
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    return [file for file in files if _isDicom(file)] or files
+
+
+def _isDicom(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
+def _cut(covered: np.ndarray, ijkToSpace: np.ndarray, holds: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Clear the voxels whose coordinates in a space (3 x ...) do not hold, plane by plane."""
+    j, i = np.indices(covered.shape[1:])
+    first = np.tensordot(ijkToSpace[:3, :2], np.stack((i, j)), 1) + ijkToSpace[:3, 3, np.newaxis, np.newaxis]
+    for k, plane in enumerate(covered):
+        plane &= holds(first + k * ijkToSpace[:3, 2, np.newaxis, np.newaxis])

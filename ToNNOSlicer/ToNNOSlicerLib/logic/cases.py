@@ -1,0 +1,347 @@
+"""A worklist's case in the scene: opened as a run would have left it, saved with the reader's verdicts, and closed.
+
+Each node of a case carries the case's identity, that is, which file by which run, so that no two are ever mixed.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import slicer
+import slicer.util
+from slicer.i18n import tr as _
+
+from ToNNOSlicerLib import worklist_files
+from ToNNOSlicerLib.logic.case_files import (
+    Report,
+    inside,
+    loadVolume,
+    readHeatmap,
+    readReport,
+    resultOf,
+    thresholdRecord,
+)
+from ToNNOSlicerLib.logic.comparable import smallestMm3
+from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
+from ToNNOSlicerLib.logic.export import exportSegmentation
+from ToNNOSlicerLib.logic.geometry import ijkToNode
+from ToNNOSlicerLib.logic.heatmap import inputOf, recordOf, writeRecord
+from ToNNOSlicerLib.logic.labelmap import LABELMAP, Crop, cropOf, imageOf, setCrop
+from ToNNOSlicerLib.logic.segmentation import SEGMENTATION_ROLE, isEditedByHand, thresholdOf
+
+CASE = "ToNNO.Case"  # the attribute of a case's nodes
+SAVED = "ToNNO.CaseSaved"  # of its heatmap: what was opened or saved last
+VERDICTS = "ToNNO.Verdicts"  # of a heatmap: the reader's verdicts on its findings, as JSON
+_READING = "reading-"
+
+
+def openCase(logic, case, method: str | None = None):
+    """Put a finished case into the scene, as a run would have left it, and return the heatmap's node.
+
+    Where a reader has saved the case, it is as it was saved. A case that is open already stays as it is.
+
+    Args:
+        case: a `worklist.Case`.
+        method: whose heatmap; by default the first of the run.
+
+    Raises:
+        ToNNOUserError: where there are no results, where the volume's file is not the one that they were made of, or
+            where heatmap and volume do not have the same grid. Nothing is left in the scene then.
+    """
+    report = readReport(case)
+    known = heatmapOf(logic, case)
+    if known is not None:
+        return known
+    method = method or report.methods[0]
+    nodes: list = []
+    try:
+        return _open(logic, case, report, method, nodes)
+    except BaseException:
+        _remove(logic.scene, nodes)
+        raise
+
+
+def heatmapOf(logic, case):
+    """The heatmap of a case that is open, or None."""
+    identity = _identityOf(case)
+    return next((node for node in logic.heatmaps() if identity and node.GetAttribute(CASE) == identity), None)
+
+
+def save(logic, case, heatmapNode, verdicts: Any = None, findings: Sequence = ()) -> None:
+    """Keep the reader's segment and verdicts in the case's folder: all of it, or what was saved before stays.
+
+    Args:
+        heatmapNode: of `openCase`. Its own segment is kept.
+        verdicts: anything that JSON can hold; what the heatmap's node knows of them is kept beside it.
+        findings: of the segment, for whoever reads the file.
+
+    Raises:
+        ToNNOUserError: where the node is not this case's, has no segment, or the files cannot be written.
+    """
+    report = readReport(case)
+    if heatmapNode.GetAttribute(CASE) != report.identity:
+        raise ToNNOUserError(
+            _("{node} is not the result of {case}.").format(node=heatmapNode.GetName(), case=case.name),
+            _("Open the case from the list and save it from there."),
+        )
+    written = logic.segmentOf(heatmapNode)
+    if written is None:
+        raise ToNNOUserError(
+            _("{node} has no segment to save.").format(node=heatmapNode.GetName()), _("Move the threshold once.")
+        )
+    crop = cropOf(*written)
+    file = f"{_READING}{uuid.uuid4().hex[:12]}.seg.nrrd" if crop is not None and crop.mask.size else None
+    content = _reading(report, heatmapNode, written, file, verdicts, findings)
+    try:
+        if file is not None:
+            _writeSegment(written, report.folder / file)
+        worklist_files.writeJson(report.folder / worklist_files.VERDICTS, content)
+    except BaseException as error:
+        if file is not None:
+            (report.folder / file).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise ToNNOUserError(
+                _("The verdicts cannot be saved: {reason}.").format(reason=error.strerror or error),
+                _("Check the folder {folder} and the space on the disk.").format(folder=report.folder),
+            ) from error
+        raise
+    for old in report.folder.glob(f"{_READING}*.seg.nrrd"):
+        if old.name != file:
+            with suppress(OSError):
+                old.unlink()
+    _markSaved(logic, heatmapNode)
+
+
+def readingOf(case) -> dict[str, Any]:
+    """What a reader has saved (``verdicts.json``); empty where nothing was, or not of these results."""
+    folder = Path(case.folder or "none")
+    content = worklist_files.readJson(folder / worklist_files.VERDICTS)
+    report = worklist_files.readJson(folder / worklist_files.REPORT)
+    same = all(content.get(key) == report.get(key) for key in ("source", "run"))
+    return content if content and same and worklist_files.isRead(folder) else {}
+
+
+def isUnsaved(logic, case) -> bool:
+    """Whether an open case holds work that is in no file: another segment, other verdicts, or another result."""
+    heatmapNode = heatmapOf(logic, case)
+    if heatmapNode is None:
+        return False
+    if heatmapNode.GetAttribute(SAVED) != _state(logic, heatmapNode):
+        return True
+    others = [node for node in _heatmapsOf(logic, heatmapNode) if node is not heatmapNode]
+    return bool(others) or any(isEditedByHand(*segment) for segment in _otherSegments(logic, heatmapNode))
+
+
+def closeCase(logic, case, discard: bool = False) -> None:
+    """Take a case out of the scene: its volume, all results of that, and nothing else.
+
+    Raises:
+        EditedByHandError: where it holds work that was not saved, unless `discard`.
+    """
+    heatmapNode = heatmapOf(logic, case)
+    if heatmapNode is None:
+        return
+    if not discard and isUnsaved(logic, case):
+        raise EditedByHandError(
+            _("{name} holds work that is not saved.").format(name=case.name), _("Save it, or close it without.")
+        )
+    heatmaps = _heatmapsOf(logic, heatmapNode)
+    segmentations = []
+    for node in _segmentationsOf(logic, heatmaps):
+        if _isUsedElsewhere(logic, node, heatmaps):
+            _removeSegments(logic, node, heatmaps)
+        else:
+            segmentations.append(node)
+    volume = inputOf(heatmapNode)
+    _remove(logic.scene, [*segmentations, *heatmaps, *([volume] if volume is not None else [])])
+
+
+# --- opening
+
+
+def _open(logic, case, report: Report, method: str, nodes: list):
+    volume = loadVolume(logic.applicationLogic, case)
+    nodes.append(volume)
+    array = readHeatmap(report, method, volume)
+    heatmapNode = logic.showHeatmap(
+        volume,
+        array,
+        ijkToNode(volume),
+        inside(report, volume),
+        method,
+        report.content["class"],
+        thresholdRecord(report, method),
+        None,
+        resultOf(report, method),
+        bool((report.content.get("region") or {}).get("zoom")),
+    )
+    nodes.insert(0, heatmapNode)
+    if report.content.get("region"):
+        writeRecord(heatmapNode, recordOf(heatmapNode) | {"region": report.content["region"]})
+    reading = readingOf(case)
+    if reading.get("method") != method:
+        reading = {}
+    threshold = reading.get("threshold")
+    threshold = report.threshold(method) if threshold is None else float(threshold)
+    segmentation, segmentId = logic.writeSegment(heatmapNode, threshold, reading.get("smallestMm3", report.smallestMm3))
+    nodes.insert(0, segmentation)
+    for node in (volume, heatmapNode, segmentation):
+        node.SetAttribute(CASE, report.identity)
+    _restore(report, reading, heatmapNode, segmentation, segmentId)
+    _markSaved(logic, heatmapNode)
+    return heatmapNode
+
+
+def _restore(report: Report, reading: dict[str, Any], heatmapNode, segmentation, segmentId: str) -> None:
+    """The reader's segment and verdicts in place of the model's."""
+    if not reading:
+        return
+    if reading.get("nodeVerdicts"):
+        heatmapNode.SetAttribute(VERDICTS, reading["nodeVerdicts"])
+    current = cropOf(segmentation, segmentId)
+    if reading["segmentation"] is None:
+        saved = Crop(current.mask[:0, :0, :0], current.first, current.gridToNode)
+    else:
+        saved = _readSegment(report.folder / reading["segmentation"])
+    if not saved.has(current.fingerprint):
+        setCrop(segmentation, segmentId, saved)
+
+
+# --- files
+
+
+def _reading(report: Report, heatmapNode, written: tuple, file: str | None, verdicts, findings) -> dict[str, Any]:
+    record = recordOf(heatmapNode)
+    return {
+        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "source": report.content.get("source"),
+        "run": report.content.get("run"),
+        "method": record["method"],
+        "class": record["className"],
+        "threshold": thresholdOf(*written),
+        "smallestMm3": smallestMm3(*written) or 0.0,
+        "editedByHand": isEditedByHand(*written),
+        "segmentation": file,
+        "findings": [_plain(finding) for finding in findings],
+        "verdicts": verdicts,
+        "nodeVerdicts": heatmapNode.GetAttribute(VERDICTS),
+    }
+
+
+def _plain(finding) -> dict[str, Any]:
+    """Numbers and words of a finding; its voxels are in the segmentation."""
+    known = asdict(finding) if is_dataclass(finding) else dict(finding)
+    return {name: value for name, value in known.items() if isinstance(value, (str, int, float, bool, tuple, list))}
+
+
+def _writeSegment(written: tuple, path: Path) -> None:
+    """By a copy that is not in the scene: the storage node merges layers and resamples to the reference grid."""
+    segmentationNode, segmentId = written
+    copy = slicer.vtkMRMLSegmentationNode()
+    copy.SetName(segmentationNode.GetName())
+    segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
+    alone = slicer.vtkSegment()
+    alone.DeepCopy(segment)
+    alone.RemoveAllRepresentations()
+    alone.SetLabelValue(1)
+    crop = cropOf(*written)
+    alone.AddRepresentation(LABELMAP, imageOf(crop))
+    copy.GetSegmentation().SetSourceRepresentationName(LABELMAP)
+    copy.GetSegmentation().AddSegment(alone, segmentId)
+    exportSegmentation(copy, path)
+
+
+def _readSegment(path: Path) -> Crop:
+    scene = slicer.vtkMRMLScene()  # apart from the user's
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    storage = slicer.vtkMRMLSegmentationStorageNode()
+    storage.SetFileName(str(path))
+    crop = None
+    if storage.ReadData(node) and node.GetSegmentation().GetNumberOfSegments():
+        crop = cropOf(node, node.GetSegmentation().GetNthSegmentID(0))
+    if crop is None:
+        raise ToNNOUserError(
+            _("{path} cannot be read.").format(path=path),
+            _("Remove verdicts.json beside it to see the model's own segment."),
+        )
+    return crop
+
+
+# --- what is whose
+
+
+def _identityOf(case) -> str | None:
+    """Without asking whether the file is still the same: an open case may have lost it."""
+    folder = Path(case.folder or "none")
+    content = worklist_files.readJson(folder / worklist_files.REPORT)
+    return Report(folder, content, {}, {}).identity if content else None
+
+
+def _state(logic, heatmapNode) -> str:
+    """What a reader can change: the own segment and the verdicts."""
+    written = logic.segmentOf(heatmapNode)
+    crop = cropOf(*written) if written is not None else None
+    return json.dumps([crop.fingerprint if crop is not None else None, heatmapNode.GetAttribute(VERDICTS) or ""])
+
+
+def _markSaved(logic, heatmapNode) -> None:
+    heatmapNode.SetAttribute(SAVED, _state(logic, heatmapNode))
+
+
+def _heatmapsOf(logic, heatmapNode) -> list:
+    """All results of the volume of a heatmap, that one among them."""
+    volume = inputOf(heatmapNode)
+    return [
+        node for node in logic.heatmaps() if node is heatmapNode or (volume is not None and inputOf(node) is volume)
+    ]
+
+
+def _segmentationsOf(logic, heatmaps: list) -> list:
+    identities = {node.GetAttribute(CASE) for node in heatmaps} - {None}
+    nodes = slicer.util.getNodesByClass("vtkMRMLSegmentationNode", logic.scene)
+    own = [node.GetNodeReference(SEGMENTATION_ROLE) for node in heatmaps]
+    return [node for node in nodes if node in own or node.GetAttribute(CASE) in identities]
+
+
+def _isUsedElsewhere(logic, segmentationNode, heatmaps: list) -> bool:
+    """Whether a result of another volume has its segment in the same node."""
+    others = (node for node in logic.heatmaps() if node not in heatmaps)
+    return any(node.GetNodeReference(SEGMENTATION_ROLE) is segmentationNode for node in others)
+
+
+def _otherSegments(logic, heatmapNode) -> list[tuple]:
+    own = logic.segmentOf(heatmapNode)
+    nodes = _segmentationsOf(logic, [heatmapNode])
+    segments = ((node, segmentId) for node in nodes for segmentId in node.GetSegmentation().GetSegmentIDs())
+    return [segment for segment in segments if segment != own]
+
+
+def _removeSegments(logic, segmentationNode, heatmaps: list) -> None:
+    for heatmapNode in heatmaps:
+        written = logic.segmentOf(heatmapNode)
+        if written is not None and written[0] is segmentationNode:
+            segmentationNode.GetSegmentation().RemoveSegment(written[1])
+
+
+def _remove(scene, nodes: list) -> None:
+    """Take nodes out of the scene, with their display and storage nodes and their places in the subject hierarchy."""
+    tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    for node in nodes:
+        if node is None or node.GetScene() is not scene:
+            continue
+        helpers = [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
+        helpers += [node.GetNthStorageNode(n) for n in range(node.GetNumberOfStorageNodes())]
+        item = tree.GetItemByDataNode(node) if tree is not None else 0
+        if item:  # the application does so by itself; what the user has put below it stays
+            tree.RemoveItem(item, False, False)
+        scene.RemoveNode(node)
+        for helper in helpers:
+            if helper is not None and helper.GetScene() is scene:
+                scene.RemoveNode(helper)

@@ -1,0 +1,73 @@
+"""What to know about a file that was written: sentences for the panel."""
+
+from __future__ import annotations
+
+import numpy as np
+from slicer.i18n import tr as _
+
+from ToNNOSlicerLib.logic.errors import ToNNOUserError
+from ToNNOSlicerLib.logic.labelmap import cropOf
+
+# Voxels that go from grid to grid unchanged keep their volume; a surface may differ more, and always does a little.
+_OF_VOXELS, _OF_SURFACES = 0.01, 0.1
+
+
+def lossNotes(segmentationNode, heldMm3: dict[str, float]) -> list[str]:
+    """A sentence for each segment of which a file holds less, or more, than the scene: resampled, or cut off.
+
+    heldMm3: by segment ID. Raises ToNNOUserError where the file holds nothing.
+    """
+    if not any(heldMm3.values()):
+        raise ToNNOUserError(
+            _("The file would be empty: the voxels of {name} lie between or beyond those of its source volume.").format(
+                name=segmentationNode.GetName()
+            ),
+            _("Choose a finer geometry in the Segment Editor (Specify geometry)."),
+        )
+    notes = []
+    for segmentId, held in heldMm3.items():
+        inScene = cropOf(segmentationNode, segmentId).volumeMm3
+        if abs(held - inScene) > _OF_VOXELS * inScene:
+            text = _("{name}: {file} in the file, {scene} in the scene: its voxels lie on another grid, or beyond it.")
+            notes.append(text.format(name=nameOf(segmentationNode, segmentId), file=ml(held), scene=ml(inScene)))
+    return notes
+
+
+def volumesMm3(masks: dict[str, np.ndarray], gridToNode: np.ndarray) -> dict[str, float]:
+    """The volume of each mask (Z Y X) on a grid (4 x 4)."""
+    voxelMm3 = float(abs(np.linalg.det(gridToNode[:3, :3])))
+    return {segmentId: int(np.count_nonzero(mask)) * voxelMm3 for segmentId, mask in masks.items()}
+
+
+def overlapNotes(segmentationNode, masks: dict[str, np.ndarray]) -> list[str]:
+    """A sentence for each segment that later ones cover in a label map, where a voxel has one label."""
+    notes = []
+    later = np.zeros(next(iter(masks.values())).shape, dtype=bool)
+    for segmentId, mask in reversed(masks.items()):
+        covered = np.count_nonzero(later & (mask != 0))
+        if covered:
+            text = _("{name}: {covered} of its {number} voxels are also a later segment's, and have its label.")
+            name = nameOf(segmentationNode, segmentId)
+            notes.append(text.format(name=name, covered=covered, number=np.count_nonzero(mask)))
+        later |= mask != 0
+    return notes[::-1]
+
+
+def surfaceNotes(segmentationNode, surfacesMm3: dict[str, float]) -> list[str]:
+    """A sentence for each segment whose surface encloses another volume than its voxels."""
+    notes = []
+    for segmentId, surfaceMm3 in surfacesMm3.items():
+        voxelsMm3 = cropOf(segmentationNode, segmentId).volumeMm3
+        if abs(surfaceMm3 - voxelsMm3) > _OF_SURFACES * voxelsMm3:
+            text = _("{name}: the surface encloses {surface}, its voxels are {voxels}.")
+            name = nameOf(segmentationNode, segmentId)
+            notes.append(text.format(name=name, surface=ml(surfaceMm3), voxels=ml(voxelsMm3)))
+    return notes
+
+
+def nameOf(segmentationNode, segmentId: str) -> str:
+    return segmentationNode.GetSegmentation().GetSegment(segmentId).GetName()
+
+
+def ml(mm3: float) -> str:
+    return _("{volume:.3g} ml").format(volume=mm3 / 1000)

@@ -1,0 +1,95 @@
+"""What the reader thinks of each finding: accept, reject or unsure. It is saved with the heatmap's node.
+
+A verdict is kept by its place, the finding's peak in the heatmap's own frame, and not by a number that changes with the
+threshold: it belongs to the component that holds the place. So it stays when the finding grows, goes along when two
+findings merge, and comes back with a finding that was gone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from ToNNOSlicerLib.logic.labelmap import SAME_PLACE_MM
+
+ACCEPT, REJECT, UNSURE, NONE = "accept", "reject", "unsure", ""
+ATTRIBUTE = "ToNNO.Verdicts"  # of the heatmap's node; restoring it undoes a verdict
+# A peak that is this far away, in another filter's heatmap or after work by hand, is that of another finding.
+_FARTHEST_MM = 10.0
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """place: RAS mm in the heatmap's own frame. reach: how far around it there was nothing but the finding, mm."""
+
+    place: tuple[float, float, float]
+    reach: float
+    verdict: str
+
+
+def setVerdict(heatmapNode, finding, verdict: str) -> None:
+    """Keep a verdict about a finding, also about all parts of it that were judged while they were findings themselves.
+
+    Args:
+        verdict: ACCEPT, REJECT, UNSURE, or NONE to take it back.
+
+    Raises:
+        ValueError: For another word.
+    """
+    if verdict not in (ACCEPT, REJECT, UNSURE, NONE):
+        raise ValueError(f"verdict is {verdict!r}, expected 'accept', 'reject', 'unsure' or ''")
+    before = _read(heatmapNode)
+    parts = [kept for kept in before if _labelOf(finding.pieces, kept) == finding.label]
+    after = [kept for kept in before if kept not in parts]
+    if verdict != NONE:
+        after += [replace(part, verdict=verdict) for part in parts if not _isAt(part, finding.place)]
+        reach = finding.pieces.reachAt(finding.place, finding.label, _FARTHEST_MM)
+        after.append(_Kept(finding.place, reach, verdict))
+    heatmapNode.SetAttribute(ATTRIBUTE, json.dumps([asdict(kept) for kept in after]) if after else None)
+
+
+def verdictsOf(heatmapNode, findings: Sequence) -> tuple[str, ...]:
+    """Return the verdict about each finding; UNSURE where parts of it were judged differently, NONE where none was."""
+    return tuple(_common(verdicts) for verdicts in _all(heatmapNode, findings))
+
+
+def judged(heatmapNode, findings: Sequence) -> list:
+    """Return the findings with the verdicts that are kept now; no component is looked for again."""
+    return [
+        replace(finding, verdict=_common(verdicts), isDivided=len(verdicts) > 1)
+        for finding, verdicts in zip(findings, _all(heatmapNode, findings), strict=True)
+    ]
+
+
+def _all(heatmapNode, findings: Sequence) -> list[set[str]]:
+    """Of each finding the verdicts about its parts."""
+    if not findings:
+        return []
+    pieces = findings[0].pieces
+    byLabel: dict[int, set[str]] = {}
+    for kept in _read(heatmapNode):
+        byLabel.setdefault(_labelOf(pieces, kept), set()).add(kept.verdict)
+    return [byLabel.get(finding.label, set()) for finding in findings]
+
+
+def _common(verdicts: set[str]) -> str:
+    if not verdicts:
+        return NONE
+    return next(iter(verdicts)) if len(verdicts) == 1 else UNSURE
+
+
+def _labelOf(pieces, kept: _Kept) -> int:
+    """Of the component that holds the place, or comes nearest to it where once there was nothing but the finding."""
+    return pieces.labelOf(kept.place, kept.reach)
+
+
+def _isAt(kept: _Kept, place) -> bool:
+    return float(np.linalg.norm(np.subtract(kept.place, place))) < SAME_PLACE_MM
+
+
+def _read(heatmapNode) -> list[_Kept]:
+    text = heatmapNode.GetAttribute(ATTRIBUTE)
+    return [_Kept(tuple(kept["place"]), kept["reach"], kept["verdict"]) for kept in json.loads(text or "[]")]

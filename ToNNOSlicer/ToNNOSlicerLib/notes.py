@@ -1,0 +1,37 @@
+"""What to mind about a result: they belong to it, come and go with it, and stand in every export."""
+
+from __future__ import annotations
+
+from slicer.i18n import tr as _
+
+from ToNNOSlicerLib.logic.results import Result, stoppedText
+from ToNNOSlicerLib.words import shortNumber
+
+
+def notesOf(result: Result, logic) -> tuple[str, ...]:
+    """Sentences: an early end, a threshold away from its calibration, nothing found, the engine's warnings."""
+    notes = []
+    if result.isStopped:
+        text = _("The run was {stopped} directions. Click Apply to go on to the end.")
+        notes.append(text.format(stopped=stoppedText(result.record)))
+    notes += _aboutThreshold(result)
+    notes += result.record.get("warnings") or ()
+    return tuple(dict.fromkeys(text for text in notes if text))
+
+
+def _aboutThreshold(result: Result) -> list[str]:
+    record = result.record.get("threshold") or {}
+    value = record.get("threshold")
+    if value is None:
+        return [_("The model has no threshold for this method: it was set by Otsu's rule. Look, and tune it.")]
+    if result.record.get("zoom"):
+        text = _(
+            "The model's threshold was calibrated for the whole volume, not for a finer region: look, and tune it."
+        )
+        return [text]
+    notes = [str(record["note"])] if record.get("note") else []
+    floor = record.get("noise_floor")
+    if floor is not None and result.threshold < floor:
+        text = _("The threshold is below the noise floor ({floor}): scans without the finding reach it too.")
+        notes.append(text.format(floor=shortNumber(floor)))
+    return notes

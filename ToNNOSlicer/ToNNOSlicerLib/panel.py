@@ -1,0 +1,122 @@
+"""The panel: makes the session and the sections, passes the state from one to the others, and keeps the clock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import qt
+import slicer
+
+from ToNNOSlicerLib import ask
+from ToNNOSlicerLib.choices import Choices, Preferences
+from ToNNOSlicerLib.engine import EngineClient
+from ToNNOSlicerLib.sections.compare import CompareSection
+from ToNNOSlicerLib.sections.editor import EditorSection
+from ToNNOSlicerLib.sections.export import ExportSection
+from ToNNOSlicerLib.sections.findings import FindingsSection
+from ToNNOSlicerLib.sections.input import InputSection
+from ToNNOSlicerLib.sections.log import LogSection
+from ToNNOSlicerLib.sections.method import MethodSection
+from ToNNOSlicerLib.sections.result import ResultSection
+from ToNNOSlicerLib.sections.run import RunSection
+from ToNNOSlicerLib.sections.why import WhySection
+from ToNNOSlicerLib.sections.worklist import WorklistSection
+from ToNNOSlicerLib.session import Session
+from ToNNOSlicerLib.shortcuts import Shortcuts
+
+_TICK_MS = 50
+_SECTIONS = (
+    InputSection,
+    MethodSection,
+    RunSection,
+    ResultSection,
+    FindingsSection,
+    EditorSection,
+    CompareSection,
+    WorklistSection,
+    WhySection,
+    ExportSection,
+    LogSection,
+)
+
+
+class Panel:
+    """ui: the widgets by name. logic: a ToNNOLogic. resourcePath: from a resource's name to its path.
+
+    makeClient: from the Choices to the engine's client; by default an EngineClient with the chosen Python.
+    """
+
+    def __init__(self, ui, logic, resourcePath, makeClient=None) -> None:
+        self.ui, self.logic = ui, logic
+        choices = Choices(
+            _preferences(),
+            resources=resourcePath(""),
+            userFolder=Path(slicer.app.slicerUserSettingsFilePath).parent / "ToNNO",
+            slicerHome=slicer.app.slicerHome,
+            temporaryPath=slicer.app.temporaryPath,
+            startupEnvironment=slicer.util.startupEnvironment,
+        )
+        self._timer = qt.QTimer()
+        self._timer.setInterval(_TICK_MS)
+        self._timer.connect("timeout()", self._onTick)
+        self._sections = ()
+        self.session = Session(logic, ask, choices, makeClient or self._client, self._show, self._timer.start)
+        self._sections = tuple(make(ui, self.session) for make in _SECTIONS)
+        self.shortcuts = Shortcuts(self.session)
+        self._show(self.session.state)
+
+    def setParameters(self, parameters) -> None:
+        """Follow a parameter node, or none."""
+        self.session.setParameters(parameters)
+
+    def enter(self) -> None:
+        """The module is shown."""
+        self.shortcuts.enable(True)
+
+    def exit(self) -> None:
+        """Another module is shown. A run goes on; no effect of the editor stays active, no key is taken."""
+        self.shortcuts.enable(False)
+        self.section(EditorSection).rest()
+
+    def onSceneClosing(self) -> None:
+        self.section(EditorSection).release()
+        self.session.onSceneClosing()
+
+    def onViewMoved(self, sliceNode) -> None:
+        """A slice view shows another plane."""
+        self.section(WhySection).onViewMoved(sliceNode)
+
+    def cleanUp(self) -> None:
+        """The module or the application ends: the engine too."""
+        self._timer.stop()
+        self.shortcuts.enable(False)
+        self.section(EditorSection).release()
+        self.session.close()
+
+    def section(self, kind: type):
+        """The section of a class."""
+        return next(section for section in self._sections if type(section) is kind)
+
+    def _show(self, state) -> None:
+        for section in self._sections:
+            section.render(state)
+
+    def _onTick(self) -> None:
+        self.session.tick()
+        if not self.session.isAwake:
+            self._timer.stop()
+
+    @staticmethod
+    def _client(choices: Choices) -> EngineClient:
+        command, changes = choices.command()
+        return EngineClient([*command, "tonno_core.worker"], changes, temporaryPath=choices.temporaryPath)
+
+
+def _preferences() -> Preferences:
+    def read(key: str) -> str:
+        return str(qt.QSettings().value(key, "") or "")
+
+    def write(key: str, value: str) -> None:
+        qt.QSettings().setValue(key, value)
+
+    return Preferences(read, write)

@@ -1,0 +1,178 @@
+"""The run as the session sees it: questions before it, progress and preview while it goes on, the result at its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from slicer.i18n import tr as _
+
+from ToNNOSlicerLib import models
+from ToNNOSlicerLib.controller import RunController
+from ToNNOSlicerLib.failures import Failure
+from ToNNOSlicerLib.logic.errors import ToNNOUserError
+from ToNNOSlicerLib.logic.inputs import dicomModalityOf
+from ToNNOSlicerLib.run import IDLE, Outcome, Progress, RunRequest
+from ToNNOSlicerLib.state import ERROR, NOTE, Message
+from ToNNOSlicerLib.words import timeText
+
+
+class Running:
+    """session: the Session. makeClient: from (command, changed variables) to the engine's client."""
+
+    def __init__(self, session, makeClient) -> None:
+        self._session, self._makeClient = session, makeClient
+        self.progress = Progress()
+        self._previewNode: Any = None
+        self._isWatched = False
+        self._volume: Any = None
+        self._askedForDevices = False
+        self.controller = self._newController()
+
+    # --- what is so
+
+    @property
+    def isRunning(self) -> bool:
+        return self.controller.state != IDLE
+
+    @property
+    def isBusy(self) -> bool:
+        return self.controller.isBusy
+
+    @property
+    def preview(self):
+        """The heatmap that is being made, where the user looks at its volume and waits; else None."""
+        return self._previewNode if self._isWatched else None
+
+    def owns(self, node) -> bool:
+        """Whether a node is of a run that has not ended."""
+        return node is not None and node is self._previewNode
+
+    def watch(self, volume) -> None:
+        """The user looks at a volume (None: at an earlier result) while a run may go on."""
+        self._isWatched = self.isRunning and volume is not None and volume is self._volume
+
+    # --- what the user does
+
+    def start(self, request: RunRequest) -> None:
+        """Begin, after the questions that must be asked. Raises ToNNOUserError."""
+        session = self._session
+        model = session.choices.modelOf(session.parameters)
+        problem = session.choices.problemOf(request.device)
+        if problem:
+            raise ToNNOUserError(problem, _("Choose another device under Advanced."))
+        if not (self._confirmed(request, model) and session.hasPackages()):
+            return
+        if request.volumeNode.GetScene() is not session.logic.scene:
+            return  # closed while packages were installed
+        self._volume, self._isWatched = request.volumeNode, True
+        self.controller.start(request)
+        if not self._askedForDevices:
+            self._askedForDevices = True
+            self.controller.describe()
+        session.wake()
+
+    def _confirmed(self, request: RunRequest, model) -> bool:
+        """Ask where the image is plainly of another kind than the model's."""
+        modality = dicomModalityOf(request.volumeNode)
+        expected = models.otherModality(model, modality)
+        if expected and not self._session.ask.otherModality(expected, modality):
+            return False
+        concerns = self._session.logic.concerns(request.volumeNode, model.training) if not expected else []
+        return not concerns or self._session.ask.otherImage(concerns)
+
+    def cancel(self) -> None:
+        self.controller.cancel()
+
+    def stop(self) -> None:
+        self.controller.stop()
+
+    def forget(self) -> None:
+        """The scene closes."""
+        self.controller.forget()
+        self._previewNode, self._isWatched, self._volume = None, False, None
+
+    def close(self) -> None:
+        self.controller.close()
+        self._previewNode, self._isWatched = None, False
+
+    def newEngine(self) -> None:
+        """End the engine; the next click starts one with the present choice of Python."""
+        self.close()
+        self.controller = self._newController()
+        self.progress = Progress()
+        self._askedForDevices = False
+
+    def describe(self) -> None:
+        """Ask the engine for its devices."""
+        self._askedForDevices = True
+        self.controller.describe()
+        self._session.wake()
+
+    def tick(self) -> None:
+        try:
+            self.controller.tick()
+        except Exception as error:  # the run ends with words instead of a timer that throws for ever
+            self.close()
+            self.progress = Progress()
+            self._session.fail(error)
+            self._session.onRunShown()
+
+    def _newController(self) -> RunController:
+        return RunController(
+            self._makeClient(self._session.choices),
+            self._session.logic,
+            self._onProgress,
+            self._onPreview,
+            self._onOutcome,
+            self._onFailure,
+            self._onDevices,
+        )
+
+    # --- what the run says
+
+    def _onProgress(self, progress: Progress) -> None:
+        wasShown = self.preview is not None
+        self.progress = progress
+        if progress.state == IDLE:
+            self._previewNode = None
+            if wasShown:
+                self._session.onRunShown()
+                return
+        self._session.renderOnly()
+
+    def _onPreview(self, node) -> None:
+        self._previewNode = node
+        if self._isWatched:
+            self._session.onRunShown()
+
+    def _onOutcome(self, outcome: Outcome) -> None:
+        session, isWatched = self._session, self._isWatched
+        self._previewNode, self._isWatched = None, False
+        if outcome.kind == "reconstruct":
+            session.choices.remember(outcome.request, outcome.record)
+        session.log(
+            _("Done: {slices} planes on {device}.").format(
+                slices=outcome.record.get("slices", "?"), device=outcome.record.get("device", "?")
+            )
+        )
+        session.onOutcome(outcome.heatmapNodes[0], isWatched)
+
+    def _onFailure(self, failure: Failure) -> None:
+        session = self._session
+        self._previewNode, self._isWatched = None, False
+        session.message = Message(ERROR, failure.message, failure.nextStep)
+        session.log("\n".join((failure.message, *failure.log)))
+        session.onRunShown()
+
+    def _onDevices(self, description: dict[str, Any]) -> None:
+        session = self._session
+        session.choices.setDevices(description)
+        versions = (f"{name} {description[name]}" for name in ("python", "torch", "timm") if name in description)
+        session.log(", ".join(versions))
+        parameters = session.parameters
+        if parameters is not None and session.choices.hasNoGPU and parameters.quality.value != "fast":
+            seconds = session.choices.expectedSeconds(parameters, "fast")
+            about = "" if seconds is None else _(" (about {time})").format(time=timeText(seconds))
+            text = _("No graphics card can be used: the run computes on the CPU.")
+            session.message = Message(NOTE, text, _("Quality Fast is made for this{about}.").format(about=about))
+        session.renderOnly()

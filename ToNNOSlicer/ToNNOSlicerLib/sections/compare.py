@@ -1,0 +1,63 @@
+"""The shown result beside that of an earlier scan."""
+
+from __future__ import annotations
+
+import qt
+from slicer.i18n import tr as _
+
+from ToNNOSlicerLib.sections.look import setText
+from ToNNOSlicerLib.state import Comparison, State
+
+_COLUMNS = ("Change", "Now", "ml", "Before", "ml", "Change in ml")
+
+
+class CompareSection:
+    """ui: the widgets by name. session: the Session."""
+
+    def __init__(self, ui, session) -> None:
+        self._ui, self._session = ui, session
+        self._filled: Comparison | None = None
+        table = ui.compareTable
+        table.setColumnCount(len(_COLUMNS))
+        table.setHorizontalHeaderLabels([_(name) for name in _COLUMNS])
+        table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
+        table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
+        table.verticalHeader().visible = False
+        table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        table.horizontalHeader().stretchLastSection = True
+        table.connect("cellClicked(int,int)", lambda row, _column: session.goToChange(row))
+
+    def render(self, state: State) -> None:
+        """Show the changes, or what is missing for them."""
+        comparison = state.comparison
+        setText(self._ui.compareLabel, _words(comparison, state))
+        if comparison is not self._filled:
+            self._filled = comparison
+            self._fill(() if comparison is None else comparison.changes)
+
+    def _fill(self, changes: tuple) -> None:
+        table = self._ui.compareTable
+        table.setRowCount(len(changes))
+        for row, change in enumerate(changes):
+            now, before = change.present, change.prior
+            mlNow = 0.0 if now is None else now.volumeMm3 / 1000
+            mlBefore = sum(finding.volumeMm3 for finding in before) / 1000
+            texts = (
+                _(change.kind),
+                "" if now is None else str(now.label),
+                "" if now is None else f"{mlNow:.2f}",
+                ", ".join(str(finding.label) for finding in before),
+                f"{mlBefore:.2f}" if before else "",
+                f"{mlNow - mlBefore:+.2f}",
+            )
+            for column, text in enumerate(texts):
+                table.setItem(row, column, qt.QTableWidgetItem(text))
+
+
+def _words(comparison: Comparison | None, state: State) -> str:
+    if comparison is not None:
+        title = _("{sentence} since {prior}.").format(sentence=comparison.sentence, prior=comparison.priorName)
+        return "\n".join((title, *comparison.notes))
+    if state.result is None:
+        return _("Select a result first.")
+    return _("Choose the result of an earlier scan.")

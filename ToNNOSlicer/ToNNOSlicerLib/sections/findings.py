@@ -1,0 +1,100 @@
+"""The parts of the segment, and what the reader says of them."""
+
+from __future__ import annotations
+
+import qt
+from slicer.i18n import tr as _
+
+from ToNNOSlicerLib.logic import summary, verdicts
+from ToNNOSlicerLib.state import State
+from ToNNOSlicerLib.words import shortNumber
+
+_COLUMNS = ("#", "Volume", "Size", "Side", "Peak", "Confidence", "Verdict")
+_TIPS = (
+    "By the highest value of the heatmap",
+    "Volume",
+    "Longest diameter in an axial plane, and the longest across it",
+    "Of the patient",
+    "Highest value of the heatmap",
+    "By the calibration of the model: what scans without the finding reach",
+    "Yours",
+)
+
+
+class FindingsSection:
+    """ui: the widgets by name. session: the Session."""
+
+    def __init__(self, ui, session) -> None:
+        self._ui, self._session = ui, session
+        self._filled: tuple = ()
+        self._isFilling = False
+        table = ui.findingsTable
+        table.setColumnCount(len(_COLUMNS))
+        table.setHorizontalHeaderLabels([_(name) for name in _COLUMNS])
+        for column, tip in enumerate(_TIPS):
+            table.horizontalHeaderItem(column).setToolTip(_(tip))
+        table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
+        table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
+        table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
+        table.verticalHeader().visible = False
+        table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        table.horizontalHeader().setSectionResizeMode(_COLUMNS.index("Confidence"), qt.QHeaderView.Stretch)
+        table.horizontalHeader().highlightSections = False
+        table.connect("cellClicked(int,int)", lambda row, _column: session.select(row))
+        for button, intention in (
+            (ui.nextButton, lambda _on: session.step(1)),
+            (ui.previousButton, lambda _on: session.step(-1)),
+            (ui.acceptButton, lambda _on: session.judge(verdicts.ACCEPT)),
+            (ui.rejectButton, lambda _on: session.judge(verdicts.REJECT)),
+            (ui.unsureButton, lambda _on: session.judge(verdicts.UNSURE)),
+            (ui.removeFindingButton, session.removeFinding),
+            (ui.diametersCheck, self._onDiameters),
+        ):
+            button.connect("toggled(bool)" if button is ui.diametersCheck else "clicked(bool)", intention)
+
+    def render(self, state: State) -> None:
+        """Show the findings of the result."""
+        ui, result = self._ui, state.result
+        listed = () if result is None else result.findings
+        key = () if result is None else (result.identity, listed)
+        if key != self._filled:
+            self._filled = key
+            self._fill(listed)
+        self._select(state.selected)
+        selected = 0 <= state.selected < len(listed)
+        for button in (ui.acceptButton, ui.rejectButton, ui.unsureButton, ui.removeFindingButton):
+            button.enabled = selected
+        ui.nextButton.enabled = ui.previousButton.enabled = ui.diametersCheck.enabled = bool(listed)
+        ui.findingsSection.text = _("Findings ({count})").format(count=len(listed)) if result else _("Findings")
+        self._isFilling = True
+        ui.diametersCheck.checked = result is not None and self._session.logic.hasDiameters(result.heatmapNode)
+        self._isFilling = False
+
+    def _fill(self, listed: tuple) -> None:
+        table = self._ui.findingsTable
+        table.setRowCount(len(listed))
+        for row, finding in enumerate(listed):
+            texts = (
+                str(finding.label),
+                summary.ml(finding.ml),
+                summary.size(finding),
+                summary.side(finding),
+                shortNumber(finding.peak),
+                finding.confidence,
+                summary.verdict(finding),
+            )
+            for column, text in enumerate(texts):
+                item = qt.QTableWidgetItem(text)
+                item.setToolTip(text)  # what the column is too narrow for
+                table.setItem(row, column, item)
+
+    def _select(self, row: int) -> None:
+        table = self._ui.findingsTable
+        if row < 0:
+            table.clearSelection()
+        elif table.currentRow() != row or not table.selectedItems():
+            table.selectRow(row)
+
+    def _onDiameters(self, on) -> None:
+        if not self._isFilling:
+            self._session.showDiameters(on)

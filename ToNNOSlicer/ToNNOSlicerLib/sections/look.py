@@ -1,0 +1,41 @@
+"""How texts look: the application's own colors, so that a dark theme stays readable."""
+
+from __future__ import annotations
+
+import qt
+import slicer
+
+from ToNNOSlicerLib.state import DONE, ERROR, NOTE
+
+# Hue of a kind of message; how light it is follows the theme.
+_HUES = {ERROR: (200, 40, 40), NOTE: (200, 140, 0), DONE: (30, 140, 60)}
+
+
+def setText(label, text: str, hideIfEmpty: bool = True) -> None:
+    """Set a label's text, and hide it while it has none."""
+    if label.text != text:
+        label.text = text
+    if hideIfEmpty:
+        label.visible = bool(text)
+
+
+def setKind(label, kind: str) -> None:
+    """Frame a label as an error, a note or good news; its letters have the theme's color."""
+    red, green, blue = _HUES[kind]
+    tint = f"rgba({red}, {green}, {blue}"
+    # Said here: with a style sheet a label keeps the letters' color of the theme before, when the theme changes.
+    text = slicer.app.palette().color(qt.QPalette.WindowText).name()
+    style = f"QLabel {{ color: {text}; background: {tint}, 40); border: 1px solid {tint}, 160); padding: 5px; }}"
+    if label.styleSheet != style:
+        label.styleSheet = style
+
+
+def color(widget, role: str) -> qt.QColor:
+    """A color of the theme: "text", "base", "mid", "highlight"."""
+    roles = {
+        "text": qt.QPalette.Text,
+        "base": qt.QPalette.Base,
+        "mid": qt.QPalette.Mid,
+        "highlight": qt.QPalette.Highlight,
+    }
+    return widget.palette.color(roles[role])

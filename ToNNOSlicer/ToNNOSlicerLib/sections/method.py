@@ -1,0 +1,59 @@
+"""How it is done: heatmap, region, numbers of planes, device, which Python computes."""
+
+from __future__ import annotations
+
+import qt
+from slicer.i18n import tr as _
+
+from ToNNOSlicerLib.parameter_node import Method
+from ToNNOSlicerLib.sections.look import setText
+from ToNNOSlicerLib.state import State
+
+
+class MethodSection:
+    """ui: the widgets by name. session: the Session."""
+
+    def __init__(self, ui, session) -> None:
+        self._ui, self._session = ui, session
+        self._isFilling = False
+        self._listed: tuple | None = None
+        ui.deviceSelector.connect("currentIndexChanged(int)", self._onDevice)
+        ui.deviceButton.connect("clicked(bool)", session.describe)
+        ui.pythonButton.connect("clicked(bool)", session.choosePython)
+        ui.roiSelector.connect("nodeAddedByUser(vtkMRMLNode*)", session.fitRegion)
+
+    def render(self, state: State) -> None:
+        """Show devices and the interpreter; the rest is connected with the parameter node."""
+        ui, parameters = self._ui, state.parameters
+        if parameters is None:
+            return
+        self._isFilling = True
+        self._fillDevices(state.devices)
+        names = ["auto", *(device["name"] for device in state.devices)]
+        ui.deviceSelector.currentIndex = names.index(parameters.device) if parameters.device in names else 0
+        self._isFilling = False
+        setText(ui.pythonPathLabel, state.python or _("Slicer's Python"), hideIfEmpty=False)
+        ui.zoomCheck.enabled = parameters.roi is not None
+        for n, method in enumerate(Method):
+            if n < ui.methodSelector.count:
+                ui.methodSelector.setItemData(n, method.tip(), qt.Qt.ToolTipRole)
+        for widget in (ui.deviceButton, ui.pythonButton):
+            widget.enabled = state.isIdle
+
+    def _fillDevices(self, devices: tuple) -> None:
+        if devices == self._listed:
+            return
+        self._listed = devices
+        box = self._ui.deviceSelector
+        box.clear()
+        box.addItem(_("automatic"), "auto")
+        for n, device in enumerate(devices, start=1):
+            free = device.get("free_bytes")
+            memory = "" if free is None else _(", {free:.1f} GB free").format(free=free / 1e9)
+            trouble = "" if device.get("usable") else _(" (not usable)")
+            box.addItem(f"{device.get('title') or device['name']}{memory}{trouble}", device["name"])
+            box.setItemData(n, device.get("problem") or device["name"], qt.Qt.ToolTipRole)
+
+    def _onDevice(self, index) -> None:
+        if not self._isFilling and index >= 0:
+            self._session.set(device=self._ui.deviceSelector.itemData(index))

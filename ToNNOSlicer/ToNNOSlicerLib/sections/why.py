@@ -1,0 +1,94 @@
+"""Why: the classifier's answers along the normal of a slice view, and what is known of the whole volume."""
+
+from __future__ import annotations
+
+from slicer.i18n import tr as _
+
+from ToNNOSlicerLib import plots
+from ToNNOSlicerLib.logic.scene import nodesByClass
+from ToNNOSlicerLib.sections.look import setText
+from ToNNOSlicerLib.state import State
+from ToNNOSlicerLib.words import shortNumber
+
+_PLOT_HEIGHT = 140
+
+
+class WhySection:
+    """ui: the widgets by name. session: the Session."""
+
+    def __init__(self, ui, session) -> None:
+        self._ui, self._session = ui, session
+        self._heatmapNode = None
+        ui.whySection.connect("contentsCollapsed(bool)", lambda _collapsed: self._draw())
+        ui.viewSelector.connect("currentIndexChanged(int)", lambda _index: self._draw())
+
+    def render(self, state: State) -> None:
+        """Follow the result, if the section is open."""
+        self._heatmapNode = None if state.result is None else state.result.heatmapNode
+        if state.parameters is not None:
+            self._listViews()
+        self._draw()
+
+    @property
+    def view(self):
+        """The slice node of the chosen view, or None."""
+        chosen = self._ui.viewSelector.currentText
+        return next((node for node in self._views() if node.GetLayoutName() == chosen), None)
+
+    def onViewMoved(self, sliceNode) -> None:
+        """The mark of the current plane moves."""
+        if not self._ui.whySection.collapsed and sliceNode is self.view:
+            self._draw()
+
+    def _listViews(self) -> None:
+        box = self._ui.viewSelector
+        names = [node.GetLayoutName() for node in self._views()]
+        if [box.itemText(n) for n in range(box.count)] != names:
+            box.clear()
+            box.addItems(names)
+
+    def _views(self) -> list:
+        return [node for node in nodesByClass(self._session.logic.scene, "vtkMRMLSliceNode") if node.GetLayoutName()]
+
+    def _draw(self) -> None:
+        ui, heatmap = self._ui, self._heatmapNode
+        if ui.whySection.collapsed:
+            return
+        if heatmap is None or heatmap.GetScene() is None:
+            setText(ui.whyLabel, _("Click Apply first, or select a result."))
+            ui.profilePlotLabel.clear()
+            return
+        logic = self._session.logic
+        why = logic.why(heatmap)
+        lines = [] if why.score is None else [_("Score of the volume: {score}").format(score=shortNumber(why.score))]
+        lines.append(_selfCheck(why))
+        view = self.view
+        profile = None if view is None else logic.profileFor(heatmap, view)
+        if profile is None or len(profile.logits) < 2:
+            lines.append(_("No answers were kept along this direction"))
+            ui.profilePlotLabel.clear()
+        else:
+            self._drawProfile(profile, lines)
+        setText(ui.whyLabel, "\n".join(lines))
+
+    def _drawProfile(self, profile, lines: list[str]) -> None:
+        if profile.angleDeg > 1:
+            text = _("The nearest direction that was kept is {angle:.0f} degrees away")
+            lines.append(text.format(angle=profile.angleDeg))
+        label = self._ui.profilePlotLabel
+        size = max(label.width, 240), _PLOT_HEIGHT
+        label.setPixmap(
+            plots.profilePixmap(profile.positionsMm, profile.logits, profile.currentMm, *size, label.palette)
+        )
+
+
+def _selfCheck(why) -> str:
+    """How much the heatmap explains, or why nobody can say."""
+    if why.explained is not None:
+        return _("The heatmap explains {share:.0f} % of the classifier's output").format(share=100 * why.explained)
+    if why.isSum:
+        return _("No self-check: it needs the whole heatmap (a run that was not stopped, no region of interest)")
+    return _(
+        "No self-check: only the heatmap of the method ToNNO can be added up to the classifier's output again. "
+        "Class activation maps say where it looks and do not reconstruct its logit"
+    )

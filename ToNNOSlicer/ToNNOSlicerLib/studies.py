@@ -1,0 +1,183 @@
+"""The volumes of a folder or a list: image files, and DICOM series by their headers. No Qt, no MRML.
+
+SimpleITK reads the headers, so this runs in the worklist's own process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tonno_core.cohort.manifest import read_volumes
+from tonno_core.cohort.source import source_of
+from tonno_core.errors import TonnoError
+
+LIST_ENDINGS = (".csv", ".tsv")
+WORKLIST_NAME = "worklist.json"  # a folder with it holds results, not studies
+SERIES_NAME = "series"  # in the worklist's folder, series that share their own folder with others
+_MODALITY, _DESCRIPTION = "0008|0060", "0008|103e"
+_RESULTS = ("heatmap-", "segmentation-")
+
+
+@dataclass(frozen=True)
+class Study:
+    """One volume. name: for a person. volume: the path. source: see `source_of`. The rest as DICOM has it, or empty."""
+
+    name: str
+    volume: str
+    source: str
+    modality: str = ""
+    description: str = ""
+
+
+def findStudies(place: Path, output: Path) -> tuple[list[Study], list[str]]:
+    """Find the volumes of a list (CSV with a column ``volume``) or below a folder, and lines about what was left out.
+
+    Segmentations, hidden files and results are passed over. output: the worklist's folder, where series that share a
+    folder get one of their own, of links to their files (copies, where the file system has no links).
+    Raises TonnoError for a list that is not as it should be, or a place that is not there.
+    """
+    if place.is_file():
+        if place.suffix.lower() not in LIST_ENDINGS:
+            raise TonnoError(f"{place}: expected a folder of studies, or a list (.csv) with a column volume")
+        return [_ofList(case) for case in read_volumes(place)], []
+    if not place.is_dir():
+        raise TonnoError(f"{place}: no such folder or list; check the path")
+    studies: list[Study] = []
+    notes: list[str] = []
+    for folder in _folders(place, output):
+        try:
+            studies += _inFolder(folder, place, output, notes)
+        except OSError as error:
+            notes.append(f"{folder}: cannot be read ({error.strerror or error})")
+    return _different(studies, notes), notes
+
+
+def _different(studies: list[Study], notes: list[str]) -> list[Study]:
+    """Without links to what is there already: the engine refuses a list that has a volume twice."""
+    first: dict[str, Study] = {}
+    for study in studies:
+        known = first.setdefault(os.path.realpath(study.volume), study)
+        if known is not study:
+            notes.append(f"{study.volume}: the same as {known.volume}, left out")
+    return list(first.values())
+
+
+def _ofList(case) -> Study:
+    stem = _stem(case.volume)
+    given = case.patient if not str(case.volume).endswith(case.patient) else ""
+    return Study(f"{given} {stem}".strip(), str(case.volume), source_of(case.volume))
+
+
+def _folders(place: Path, output: Path) -> Iterator[Path]:
+    """The folder and all below it, by name, but for hidden ones and those of results."""
+    for name, below, files in os.walk(place):
+        folder = Path(name)
+        if WORKLIST_NAME in files or folder.resolve() == output.resolve():
+            below.clear()
+            continue
+        below[:] = sorted(child for child in below if not child.startswith("."))
+        yield folder
+
+
+def _inFolder(folder: Path, place: Path, output: Path, notes: list[str]) -> Iterator[Study]:
+    from tonno_core.volume.io import READABLE
+
+    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    images = [file for file in files if file.name.lower().endswith(READABLE)]
+    for file in images:
+        if not _isResult(file.name.lower()):
+            yield from _readable(file, place, notes)
+    if any(_isDicom(file) for file in files if file not in images):
+        yield from _series(folder, place, output, notes)
+
+
+def _readable(file: Path, place: Path, notes: list[str]) -> Iterator[Study]:
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        notes.append(f"{os.fsencode(file).decode(errors='backslashreplace')}: this name is not UTF-8; rename it")
+        return
+    yield Study(_below(file.parent / _stem(file), place), str(file), source_of(file))
+
+
+def _isResult(name: str) -> bool:
+    return ".seg." in name or name.startswith(_RESULTS)
+
+
+def _isDicom(file: Path) -> bool:
+    with suppress(OSError), file.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+    return False
+
+
+def _series(folder: Path, place: Path, output: Path, notes: list[str]) -> Iterator[Study]:
+    """The series of a folder that have two files or more."""
+    import SimpleITK as sitk
+
+    from tonno_core.volume.itk import run_itk
+
+    reader = sitk.ImageSeriesReader
+    uids = run_itk(folder, lambda: reader.GetGDCMSeriesIDs(str(folder)))
+    names = {uid: run_itk(folder, lambda uid=uid: reader.GetGDCMSeriesFileNames(str(folder), uid)) for uid in uids}
+    single = sum(len(files) < 2 for files in names.values())
+    if single:
+        notes.append(f"{folder}: {single} DICOM series of a single file left out")
+    for uid, files in names.items():
+        if len(files) < 2:
+            continue
+        modality, description = _described(folder, files[0])
+        volume = folder if len(names) == 1 else _ownFolder(output, folder, uid, description, [Path(f) for f in files])
+        name = f"{_below(folder, place)} {description}".strip()
+        yield Study(name, str(volume), source_of(volume), modality, description)
+
+
+def _described(folder: Path, file: str) -> tuple[str, str]:
+    import SimpleITK as sitk
+
+    from tonno_core.volume.itk import run_itk
+
+    header = sitk.ImageFileReader()
+    header.SetFileName(file)
+    with suppress(TonnoError):
+        run_itk(folder, header.ReadImageInformation)
+    values = (header.GetMetaData(tag) if tag in header.GetMetaDataKeys() else "" for tag in (_MODALITY, _DESCRIPTION))
+    modality, description = (value.encode(errors="replace").decode().strip() for value in values)
+    return modality, description
+
+
+def _ownFolder(output: Path, folder: Path, uid: str, description: str, files: list[Path]) -> Path:
+    """A folder with the files of one series, made anew where it does not have them as they are now."""
+    label = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{folder.name}-{description}").strip("_-")[:60]
+    own = output / SERIES_NAME / f"{label}-{hashlib.sha256(f'{folder.absolute()} {uid}'.encode()).hexdigest()[:12]}"
+    files = [file.absolute() for file in files]
+    if own.is_dir() and _facts(own.iterdir()) == _facts(files):
+        return own
+    shutil.rmtree(own, ignore_errors=True)
+    own.mkdir(parents=True)
+    for file in files:
+        try:
+            (own / file.name).symlink_to(file)
+        except OSError:
+            shutil.copy2(file, own / file.name)
+    return own
+
+
+def _facts(files) -> list[tuple]:
+    """Names, sizes and times; a copy keeps the time to the second at least."""
+    return sorted((file.name, file.stat().st_size, int(file.stat().st_mtime)) for file in files)
+
+
+def _stem(file: Path) -> str:
+    return re.sub(r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)$", "", file.name, flags=re.IGNORECASE)
+
+
+def _below(path: Path, place: Path) -> str:
+    """What tells a person which one it is."""
+    return path.relative_to(place).as_posix() if path != place else place.name

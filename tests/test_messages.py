@@ -1,0 +1,119 @@
+"""In whose words the library's messages are: Python's arguments in it, options in the command line."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import click
+import pytest
+
+import tonno_core
+from tonno_core.cli import cli
+from tonno_core.cohort.cases import CasesFolder, run_cases
+from tonno_core.errors import TonnoError, plain, rename
+from tonno_core.options import as_options
+from tonno_core.reconstruction import reconstruct
+from tonno_core.settings import ReconstructionSettings, Variant
+from tonno_core.training.settings import TrainingSettings
+
+PACKAGE = Path(tonno_core.__file__).parent
+COMMANDS = dict(cli.commands)
+
+
+def library_texts() -> Iterator[tuple[str, str]]:
+    """Where each text of the library is, and the text, with `{}` for what is put into it; but for docstrings."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if path.name in ("cli.py", "__main__.py"):
+            continue
+        for node in ast.walk(_without_docstrings(ast.parse(path.read_text(encoding="utf-8")))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values]
+                yield f"{path.relative_to(PACKAGE)}:{node.lineno}", "".join(parts)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield f"{path.relative_to(PACKAGE)}:{node.lineno}", node.value
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            node.body[0] = ast.Pass()
+    return tree
+
+
+def known_arguments() -> set[str]:
+    fields = {f.name for kind in (ReconstructionSettings, Variant, TrainingSettings) for f in dataclasses.fields(kind)}
+    options = {str(parameter.name) for command in COMMANDS.values() for parameter in command.params}
+    return fields | options | set(inspect.signature(reconstruct).parameters)
+
+
+def test_no_text_of_the_library_names_an_option() -> None:
+    assert [(place, text) for place, text in library_texts() if re.search(r"(?<![\w-])--[a-z]", text)] == []
+
+
+def test_what_a_message_names_in_backquotes_is_an_argument() -> None:
+    texts = list(library_texts())
+    named = {(place, name) for place, text in texts for name in re.findall(r"`(\w+)`", text)}
+    assert {(place, name) for place, name in named if name not in known_arguments()} == set()
+    assert len(named) > 60  # those that raise, some of them several
+
+
+def test_arguments_are_renamed_and_nothing_else() -> None:
+    message = "a`b.nii: `slices` is 1, too few for `zoom`; see `tonno calibrate`, `Zoom` or `batch_size`"
+    names = {"slices": "--slices", "zoom": "Finer", "tonno": "x", "b": "y"}
+    assert rename(message, names) == (
+        "a`b.nii: --slices is 1, too few for Finer; see `tonno calibrate`, `Zoom` or `batch_size`"
+    )
+    assert rename(message, {}) == message
+    assert plain(TonnoError("`slices` is 1; see `tonno calibrate`")) == "slices is 1; see `tonno calibrate`"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_command_line_says_each_argument_as_its_option(name: str) -> None:
+    with click.Context(cli) as root, click.Context(COMMANDS[name], parent=root):
+        for option in COMMANDS[name].params:
+            if isinstance(option, click.Option):
+                assert as_options(f"give `{option.name}` 3") == f"give {option.opts[-1]} 3"
+        # Of a command that has no such option, too: a model's training, a threshold of a run to come.
+        assert as_options("`region`, `class_name`, `methods`, `file_format`, `compiled`, `freeze`") == (
+            "--roi, --class, --method, --format, --compile, --freeze"
+        )
+        assert as_options("`warmup`") == "`warmup`"  # has none
+    assert as_options("give `slice_size` 3") == "give `slice_size` 3"
+
+
+class _Folder(CasesFolder):
+    kind, summary_names = "cohort", ()
+
+    def has(self, name: str) -> bool:
+        return False
+
+    def clear(self, keep: set[str]) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("command", "words"), [(None, "`replace_nonfinite`"), ("reconstruct", "--replace-nonfinite")])
+def test_why_a_case_failed_is_kept_in_the_words_of_who_started(command: str | None, words: str, tmp_path: Path) -> None:
+    folder = _Folder(tmp_path, "")
+    folder.open({}, ["a"], ["a"], overwrite=False)
+
+    def work(task: Any, advanced: Any) -> None:
+        raise TonnoError("scan.nii: 1 of 8 voxels are NaN or infinite; use `replace_nonfinite`")
+
+    def run() -> None:
+        run_cases([SimpleNamespace(name="a")], folder, work, label="", progress=False)
+
+    if command is None:
+        run()
+    else:
+        with click.Context(COMMANDS[command]):
+            run()
+    kept = json.loads((tmp_path / "cases" / "a.failed").read_text(encoding="utf-8"))
+    assert kept["failed"].endswith(f"infinite; use {words}")

@@ -1,0 +1,26 @@
+"""The library's messages in the words of the command line."""
+
+from __future__ import annotations
+
+import click
+
+from tonno_core.errors import rename
+
+
+def as_options(message: str) -> str:
+    """Name the arguments in a message as the running command's options: `slice_size` becomes ``--slice-size``.
+
+    An argument that this command has no option for is named as another command's. Outside of a command the message
+    stays as it is.
+    """
+    context = click.get_current_context(silent=True)
+    return message if context is None else rename(message, _options(context))
+
+
+def _options(context: click.Context) -> dict[str, str]:
+    """Each option by its argument's name; where commands differ, the running one decides."""
+    root = context.find_root().command
+    others = list(root.commands.values()) if isinstance(root, click.Group) else []
+    parameters = [parameter for command in (*others, context.command) for parameter in command.params]
+    options = [parameter for parameter in parameters if isinstance(parameter, click.Option)]
+    return {str(option.name): max(option.opts, key=len) for option in options}

@@ -1,0 +1,221 @@
+"""What a model's training images looked like, and whether an image looks like them. numpy alone, some milliseconds.
+
+The histogram of a skull-stripped brain is nearly the same in T1 and in FLAIR; what differs is where its bright voxels
+lie. So intensities are compared by depth, from the surface of the foreground to its core (docs/method.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tonno_core.errors import TonnoError
+from tonno_core.volume.intensity import normalise
+from tonno_core.volume.volume import Matrix
+
+# Groups of foreground voxels from the surface to the core, as many in each.
+_DEPTHS = 5
+# Voxels that are looked at: those of a brain at 4 mm.
+_SAMPLES = 50_000
+_LOWEST_HU = -1024.0
+
+# In standard deviations of the training images' foreground. A cartoon of the same contrast is 0.31 from the training
+# images of the shipped model, FLAIR 0.72 and 0.88, a T2-like contrast 1.08 (docs/demo-model.md).
+LEAST_DISTANCE = 0.45
+# Where training images differ more among themselves: so many times the distance that 95 % of them keep from their mean.
+TIMES_TRAINING = 1.5
+# Lengths beyond the range of the training images by this factor are worth a question.
+FACTOR_MM = 1.5
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """An image in a few numbers.
+
+    spacing_mm: along its finest and its coarsest axis. extent_mm: the image's longest side. foreground_mm: the longest
+    side of its foreground's box along R, A and S. depths: medians of the normalized foreground by depth, the surface
+    first. spread: the standard deviation of the normalized foreground.
+    """
+
+    spacing_mm: tuple[float, float]
+    extent_mm: float
+    foreground_mm: float
+    depths: tuple[float, ...]
+    spread: float
+
+
+def record_of_images(images: Sequence[Appearance], intensity: str, pixel_mm: float | None) -> dict[str, Any]:
+    """Summarize training images for ``training["images"]`` of a model's description, in millimetres.
+
+    Args:
+        images: at least one.
+        intensity: how they were normalized.
+        pixel_mm: pixel size of the training slices, None where they had no physical scale.
+    """
+    depths = np.array([image.depths for image in images])
+    mean, spread = depths.mean(axis=0), float(np.mean([image.spread for image in images]))
+    distances = np.abs(depths - mean).max(axis=1) / (spread or 1.0)
+    finest, coarsest = zip(*(image.spacing_mm for image in images), strict=True)
+    return {
+        "volumes": len(images),
+        "intensity": intensity,
+        "pixel_mm": pixel_mm,
+        "finest_spacing_mm": _range(finest),
+        "coarsest_spacing_mm": _range(coarsest),
+        "extent_mm": _range([image.extent_mm for image in images]),
+        "foreground_mm": _range([image.foreground_mm for image in images]),
+        "depths": [round(value, 4) for value in mean.tolist()],
+        "spread": round(spread, 4),
+        "distance": round(float(np.quantile(distances, 0.95)), 4),
+    }
+
+
+def image_concerns(training: Mapping[str, Any], array: npt.NDArray[Any], ijk_to_ras: Matrix) -> list[str]:
+    """Tell in what an image differs from a model's training images; [] where it does not, or nothing was recorded.
+
+    Args:
+        training: of the model's description, with the record of `record_of_images` under ``images``.
+        array: Z Y X.
+        ijk_to_ras: 4 x 4.
+
+    Returns:
+        Short sentences for a person.
+    """
+    known = training.get("images") or {}
+    try:
+        seen = appearance(array, ijk_to_ras, known["intensity"])
+        return [] if seen is None else [*_lengths(known, seen), *_contrast(known, seen)]
+    except (KeyError, TypeError, ValueError, TonnoError):  # no record, or one of another version
+        return []
+
+
+def _lengths(known: Mapping[str, Any], seen: Appearance) -> list[str]:
+    concerns = []
+    for name, value in zip(("coarsest_spacing_mm", "finest_spacing_mm"), seen.spacing_mm[::-1], strict=True):
+        # Finer detail than a slice's pixels never reaches the network.
+        least = known["pixel_mm"] or 0.0
+        if _beyond(max(value, least), [max(bound, least) for bound in known[name]]):
+            concerns.append(f"Voxels of {value:.1f} mm; the model was trained on {_to(known[name], 1)}.")
+            break
+    if _beyond(seen.foreground_mm, known["foreground_mm"]):
+        trained = _to(known["foreground_mm"], 0)
+        concerns.append(f"What the image shows covers {seen.foreground_mm:.0f} mm; in the training images {trained}.")
+    elif _beyond(seen.extent_mm, known["extent_mm"]):
+        trained = _to(known["extent_mm"], 0)
+        concerns.append(f"The image covers {seen.extent_mm:.0f} mm; the training images {trained}.")
+    return concerns
+
+
+def _contrast(known: Mapping[str, Any], seen: Appearance) -> list[str]:
+    differences = (np.array(seen.depths) - known["depths"]) / (known["spread"] or 1.0)
+    if np.abs(differences).max() <= max(LEAST_DISTANCE, TIMES_TRAINING * known["distance"]):
+        return []
+    places = {"at the surface": differences[0], "in the core": differences[-1]}
+    how = [f"{'brighter' if value > 0 else 'darker'} {place}" for place, value in places.items() if abs(value) > 0.3]
+    return [
+        "The image's intensities are distributed unlike those of the model's training images"
+        f"{' (' + ', '.join(how) + ')' if how else ''}; is it the same kind of image?"
+    ]
+
+
+def _beyond(value: float, bounds: Sequence[float]) -> bool:
+    return not bounds[0] / FACTOR_MM <= value <= bounds[1] * FACTOR_MM
+
+
+def _to(bounds: Sequence[float], digits: int) -> str:
+    low, high = (f"{bound:.{digits}f}" for bound in bounds)
+    return f"{low} mm" if low == high else f"{low} to {high} mm"
+
+
+def _range(values: Sequence[float]) -> list[float]:
+    return [round(min(values), 3), round(max(values), 3)]
+
+
+def appearance(array: npt.NDArray[Any], ijk_to_ras: Matrix, intensity: str) -> Appearance | None:
+    """Measure an image; None where it has no foreground, or that no contrast.
+
+    Args:
+        array: Z Y X, numbers of any kind; looked at in part and never copied as a whole.
+        ijk_to_ras: 4 x 4.
+        intensity: how the model's images are normalized, as `normalise` takes it.
+    """
+    spacing = np.linalg.norm(ijk_to_ras[:3, :3], axis=0)[::-1]  # Z Y X
+    values, inside, steps = _foreground(array, spacing)
+    if np.count_nonzero(inside) < _DEPTHS:
+        return None
+    try:
+        foreground = normalise(values, inside, intensity)[0][inside]
+    except TonnoError:
+        return None
+    inwards = np.argsort(_depth(inside, spacing * steps)[inside], kind="stable")
+    points = ijk_to_ras[:3, :3] @ (np.argwhere(inside) * steps)[:, ::-1].T
+    low, high = np.percentile(points, [0.1, 99.9], axis=1)
+    return Appearance(
+        spacing_mm=(float(spacing.min()), float(spacing.max())),
+        extent_mm=float((spacing * array.shape).max()),
+        foreground_mm=float((high - low).max()),
+        depths=tuple(float(np.median(shell)) for shell in np.array_split(foreground[inwards], _DEPTHS)),
+        spread=float(foreground.std()),
+    )
+
+
+def _foreground(
+    array: npt.NDArray[Any], spacing: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.int_]]:
+    """Voxels of the foreground's box, which of them are foreground, and every how many were taken (Z Y X)."""
+    steps = _steps(array.shape, spacing)
+    values = _every(array, steps)
+    level = _level(values)
+    kji = np.argwhere(values > level) * steps
+    if not len(kji):
+        return values, values > level, steps
+    first, stop = np.maximum(kji.min(axis=0) - steps, 0), kji.max(axis=0) + 2 * steps
+    box = array[first[0] : stop[0], first[1] : stop[1], first[2] : stop[2]]
+    steps = _steps(box.shape, spacing)
+    values = _every(box, steps)
+    return values, values > level, steps
+
+
+def _steps(shape: tuple[int, ...], spacing: npt.NDArray[np.float64]) -> npt.NDArray[np.int_]:
+    """Along Z, Y and X, for about `_SAMPLES` voxels that lie as far apart along each."""
+    apart_mm = (np.prod(shape * spacing) / _SAMPLES) ** (1 / 3)
+    return np.maximum(np.rint(apart_mm / spacing), 1.0).astype(np.int_)
+
+
+def _every(array: npt.NDArray[Any], steps: npt.NDArray[np.int_]) -> npt.NDArray[np.float32]:
+    values = array[:: steps[0], :: steps[1], :: steps[2]].astype(np.float32)
+    finite = np.isfinite(values)
+    return values if finite.all() else np.where(finite, values, values[finite].min(initial=0.0))
+
+
+def _level(values: npt.NDArray[np.float32]) -> float:
+    """What the foreground is above, as `foreground_mask` decides."""
+    low, high = (float(value) for value in np.percentile(values, [1, 99]))
+    if -5000 < low < _LOWEST_HU < high:
+        low = _LOWEST_HU
+    if low == high:
+        return low
+    counts, edges = np.histogram(np.sqrt(np.clip(values, low, high) - low), bins=256)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)[:-1]
+    above = values.size - below
+    sums = np.cumsum(counts * centres)
+    # Otsu: the largest variance between the two classes.
+    difference = sums[:-1] / np.maximum(below, 1) - (sums[-1] - sums[:-1]) / np.maximum(above, 1)
+    return low + float(edges[1 + np.argmax(below * above * difference**2)]) ** 2
+
+
+def _depth(inside: npt.NDArray[np.bool_], spacing: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Squared distance in mm to the nearest voxel outside, one axis after the other (Z Y X)."""
+    padded = np.pad(inside, 1)
+    squared = np.where(padded, np.float32(np.inf), np.float32(0.0))
+    for axis, step in enumerate(spacing):
+        places = np.arange(padded.shape[axis], dtype=np.float32) * np.float32(step)
+        apart = (places[:, None] - places) ** 2
+        lines = np.moveaxis(squared, axis, -1)
+        squared = np.moveaxis(np.stack([(lines + row).min(axis=-1) for row in apart], axis=-1), -1, axis)
+    return squared[1:-1, 1:-1, 1:-1]

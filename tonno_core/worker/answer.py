@@ -1,0 +1,106 @@
+"""From heatmaps to messages: arrays as files, the rest as numbers."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tonno_core.control import Preview
+from tonno_core.encoding.ready import ReadyModel
+from tonno_core.errors import TonnoError
+from tonno_core.reconstruction.projected import Projected
+from tonno_core.reconstruction.result import PlaneProfile, Reconstruction
+from tonno_core.segmentation.binarize import otsu_threshold
+from tonno_core.volume.volume import Volume
+from tonno_core.worker.files import write_array
+from tonno_core.worker.job import Job
+
+# Profiles of a result: along R, A and S, and of directions of which the nearest is within 15 degrees of any other.
+_PROFILES = 64
+# Planes of all profiles of all classes; their numbers are the one thing that travels in a message.
+_PROFILE_PLANES = 32_768
+# Enough for a histogram of 128 bins.
+_OTSU_VOXELS = 2_000_000
+
+
+def class_fields(
+    projected: Projected, result: Reconstruction, folder: Path, job: Job, *, number: int, of: int
+) -> dict[str, Any]:
+    """A class's fields of a ``result`` event; writes its heatmaps. number: of ``of`` classes, from 1."""
+    suffix = "" if number == 1 else f"-{number}"
+    heatmaps = {}
+    for method, heatmap in result.heatmaps.items():
+        variant = result.variants[method]
+        directions, planned = projected.reach(variant)
+        known = projected.ready.threshold(variant, result.backprojected, zoom=projected.planes.zoom)
+        heatmaps[method] = {
+            "array": write_array(folder / f"heatmap-{method}{suffix}.npy", heatmap.array, job),
+            "variant": {"method": method, **variant.choices()},
+            "threshold": None if known is None else known.message(),
+            "otsu": _otsu(heatmap, result.inside),
+            "directions": directions,
+            "planned": planned,
+        }
+    most = max(3, min(_PROFILES, _PROFILE_PLANES // of // result.settings.slices))
+    return {
+        "heatmaps": heatmaps,
+        "profiles": [_profile(each) for each in projected.plane_profiles(most)],
+        "score": result.score,
+        "explained": result.explained,
+    }
+
+
+def model_fields(ready: ReadyModel, name: str) -> dict[str, Any]:
+    """What identifies a model."""
+    if ready.spec is None:
+        return {"name": name, "encoder": None, "sha256": None, "about": {}}
+    return {"name": name, "encoder": ready.spec.encoder, "sha256": ready.spec.sha256, "about": ready.spec.about}
+
+
+class Previews:
+    """Writes each preview, and removes the one before the last: a client that is late still finds the last but one."""
+
+    def __init__(self, folder: Path, job: Job) -> None:
+        self._folder, self._job = folder, job
+        self._count = 0
+
+    def __call__(self, preview: Preview) -> None:
+        self._count += 1
+        paths = {
+            method: write_array(self._path(self._count, method), heatmap.array, self._job)
+            for method, heatmap in preview.heatmaps.items()
+        }
+        for method in preview.heatmaps:
+            with suppress(OSError):
+                self._path(self._count - 2, method).unlink()
+        inside = self._folder / "inside.npy"
+        if self._count == 1:
+            write_array(inside, preview.inside.view(np.uint8), self._job)
+        self._job.emit(
+            "preview", heatmaps=paths, inside=str(inside), directions=preview.directions, of=preview.of
+        )  # fmt: skip
+
+    def _path(self, count: int, method: str) -> Path:
+        return self._folder / f"preview-{count}-{method}.npy"
+
+
+def _otsu(heatmap: Volume, inside: npt.NDArray[np.bool_]) -> float | None:
+    """Otsu's threshold, of every n-th voxel along each axis where there are many: all would take a second."""
+    step = max(1, round((heatmap.array.size / _OTSU_VOXELS) ** (1 / 3)))
+    some = (slice(None, None, step),) * 3
+    try:
+        return otsu_threshold(Volume(heatmap.array[some], heatmap.ijk_to_ras), inside[some])
+    except TonnoError:  # nothing to split
+        return None
+
+
+def _profile(profile: PlaneProfile) -> dict[str, Any]:
+    return {
+        "normal_ras": [round(value, 6) for value in profile.normal_ras.tolist()],
+        "positions_mm": [round(value, 3) for value in profile.positions_mm.tolist()],
+        "logits": [round(value, 5) for value in profile.logits.tolist()],
+    }
