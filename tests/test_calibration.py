@@ -205,3 +205,12 @@ def test_settings_are_not_changed() -> None:
     before = dataclasses.asdict(settings)
     threshold_for(THRESHOLDS, "matched-cam", settings)
     assert dataclasses.asdict(settings) == before
+
+
+def test_what_is_said_of_a_calibration_for_other_planes_is_of_these_planes() -> None:
+    other = {**RECORD["other_planes"][0], "negatives_threshold": 4.5, "negative_volumes": 7}
+    record = {**RECORD, "negatives_threshold": 5.5, "negative_volumes": 12, "other_planes": [other]}
+    said = look(thresholds={"matched-cam": record}, **PRESETS["fast"]).message()
+    assert (said["source"], said["negatives_threshold"], said["negative_volumes"]) == ("calibrated", 4.5, 7)
+    assert said["settings"] == {**SETTINGS, **other["settings"]}
+    assert "other_planes" not in said

@@ -38,7 +38,7 @@ class ModelThreshold:
     other numbers of slices or directions; ``unscaled``: as calibrated, though for other planes or settings. planes,
     calibrated_planes: of the heatmap and of the calibration, by the settings' names. changed: names of what differs,
     "scale" for a zoomed run. note: the difference in a sentence for a person, "" where there is none. record: what
-    ``model.json`` holds.
+    ``model.json`` holds of the nearest calibration.
     """
 
     value: float
@@ -61,7 +61,7 @@ class ModelThreshold:
 
     def message(self) -> dict[str, Any]:
         """The record with this threshold and where it is from, as JSON holds it."""
-        return {name: value for name, value in self.record.items() if name != OTHER_PLANES} | {
+        return dict(self.record) | {
             "threshold": self.value,
             "noise_floor": self.noise_floor,
             "source": self.source,
@@ -79,6 +79,7 @@ class _Known:
     settings: dict[str, Any]
     value: float
     noise_floor: float | None
+    record: Mapping[str, Any]
 
     def changed(self, now: Mapping[str, Any]) -> tuple[str, ...]:
         """Names of what is now otherwise. A setting that it does not state is taken to be the same."""
@@ -133,7 +134,7 @@ def threshold_for(
         calibrated_planes=_planes_in(then),
         changed=changed,
         note=_note(planes, _planes_in(then), changed, scaled=scaled is not None),
-        record=record,
+        record={name: value for name, value in known[0].record.items() if name != OTHER_PLANES},
     )
 
 
@@ -194,10 +195,13 @@ def _calibrations(record: Mapping[str, Any]) -> list[_Known]:
     """Of one variant, for the model's own planes and for others."""
     settings = record.get("settings", {})
     records = [record, *record.get(OTHER_PLANES, ())]
-    return [
-        _Known({**settings, **one.get("settings", {})}, float(one["threshold"]), one.get("noise_floor"))
-        for one in records
-    ]
+    known = []
+    for one in records:
+        its = {**settings, **one.get("settings", {})}
+        # Of how many scans, and what else a calibration for other planes says, is of these planes.
+        whole = {**record, **one, "settings": its}
+        known.append(_Known(its, float(one["threshold"]), one.get("noise_floor"), whole))
+    return known
 
 
 def _scaled(known: Sequence[_Known], now: Mapping[str, Any]) -> tuple[float, float | None] | None:
