@@ -264,6 +264,7 @@ class Session:
         parameters = self.parameters
         with self._changing():
             if _id(volume) != self._seen[0] and self._seen[0]:
+                self.logic.hideCrosshair()
                 parameters.secondVolume = parameters.priorHeatmap = None  # they were of another patient
             parameters.inputVolume, parameters.heatmap = volume, heatmap
             if parameters.segmentation is not None:
@@ -553,7 +554,7 @@ class Session:
 
     @intention
     def judge(self, verdict: str) -> None:
-        """Accept, reject or doubt the selected finding, and go to the next."""
+        """Accept, reject or doubt the selected finding; the same verdict again takes it back."""
         finding = self._needSelected()
         result = self._needResult()
         verdicts.setVerdict(result.heatmapNode, finding, "" if finding.verdict == verdict else verdict)

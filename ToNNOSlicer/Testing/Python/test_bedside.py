@@ -290,6 +290,17 @@ def test_02_another_volume_shows_nothing_of_the_one_before(desk: Desk) -> None:
     assert not desk.canExport()
 
 
+def test_02_the_crosshair_marks_no_place_of_the_patient_before(desk: Desk) -> None:
+    crosshair = desk.scene.AddNewNodeByClass("vtkMRMLCrosshairNode")
+    a, b = desk.load("A"), desk.load("B", seed=1)
+    desk.pick(a)
+    desk.run()
+    assert crosshair.GetCrosshairMode() != slicer.vtkMRMLCrosshairNode.NoCrosshair
+    desk.pick(b)
+    assert crosshair.GetCrosshairMode() == slicer.vtkMRMLCrosshairNode.NoCrosshair
+
+
+
 def test_02_a_volume_comes_back_with_its_own_result(desk: Desk) -> None:
     a, b = desk.load("A"), desk.load("B", seed=1)
     desk.pick(a)

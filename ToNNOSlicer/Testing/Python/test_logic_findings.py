@@ -218,6 +218,21 @@ def test_all_slice_views_jump_to_the_peak(logic, host) -> None:
     assert crosshair.GetCrosshairRAS() == pytest.approx(finding.peakRAS)
 
 
+def test_the_crosshair_of_a_jump_goes_with_its_patient(logic, host) -> None:
+    heatmap = addHeatmap(logic, addVolume())
+    finding = logic.findings(*logic.writeSegment(heatmap, THRESHOLD), heatmap)[0]
+    crosshair = host.scene.AddNewNodeByClass("vtkMRMLCrosshairNode")
+    logic.jumpTo(finding)
+    assert crosshair.GetCrosshairMode() == slicer.vtkMRMLCrosshairNode.ShowBasic
+    logic.hideCrosshair()
+    assert crosshair.GetCrosshairMode() == slicer.vtkMRMLCrosshairNode.NoCrosshair
+    crosshair.SetCrosshairMode(slicer.vtkMRMLCrosshairNode.ShowIntersection)  # one's own
+    logic.jumpTo(finding)
+    logic.hideCrosshair()
+    assert crosshair.GetCrosshairMode() == slicer.vtkMRMLCrosshairNode.ShowIntersection
+
+
+
 # Why
 
 PROFILES = [

@@ -27,6 +27,7 @@ Line = tuple[Point, Point]
 
 # What is nearer to the midline has no side: heads are tilted, and the midline is estimated to some millimeters.
 MIDLINE_MM = 5.0
+_SWITCHED_ON = "ToNNO.SwitchedOn"
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,16 @@ def jumpTo(scene, ras) -> None:
     for crosshair in nodesByClass(scene, "vtkMRMLCrosshairNode"):
         crosshair.SetCrosshairRAS(ras)
         if crosshair.GetCrosshairMode() == slicer.vtkMRMLCrosshairNode.NoCrosshair:
-            crosshair.SetCrosshairMode(slicer.vtkMRMLCrosshairNode.ShowSmallBasic)
+            crosshair.SetCrosshairMode(slicer.vtkMRMLCrosshairNode.ShowBasic)  # the small one is lost on the overlay
+            crosshair.SetAttribute(_SWITCHED_ON, "1")
+
+
+def hideCrosshair(scene) -> None:
+    """Switch off the crosshair that `jumpTo` switched on: it marks a place in one patient. One's own stays."""
+    for crosshair in nodesByClass(scene, "vtkMRMLCrosshairNode"):
+        if crosshair.GetAttribute(_SWITCHED_ON):
+            crosshair.RemoveAttribute(_SWITCHED_ON)
+            crosshair.SetCrosshairMode(slicer.vtkMRMLCrosshairNode.NoCrosshair)
 
 
 def _pieces(runs: Runs, components: list[Component], ijkToRAS: np.ndarray, ijkToNode: np.ndarray) -> Pieces:

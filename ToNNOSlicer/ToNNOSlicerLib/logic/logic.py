@@ -278,6 +278,10 @@ class ToNNOLogic:
         """Move all slice views and the crosshair to a point (RAS mm in the world)."""
         findings.jumpTo(self.scene, ras)
 
+    def hideCrosshair(self) -> None:
+        """Switch off the crosshair that a jump switched on."""
+        findings.hideCrosshair(self.scene)
+
     def showDiameters(self, heatmapNode, listed) -> None:
         """Draw the diameters of findings as lines in the views; of none: take the lines away."""
         diameters.remove(self.scene, heatmapNode)
