@@ -17,6 +17,7 @@ from test_logic_findings import RESULT
 from ToNNOSlicerLib import report_pictures
 from ToNNOSlicerLib.logic import ToNNOUserError, verdicts
 from ToNNOSlicerLib.logic.heatmap import recordOf, writeRecord
+from ToNNOSlicerLib.logic.summary import identityOf, reportText
 
 from tonno_core.evaluation.planes import PLANES, cut_plane
 from tonno_core.evaluation.profile import Profile
@@ -114,6 +115,16 @@ def test_what_the_report_says(logic, result, tmp_path) -> None:
         "Rejected findings have no picture.",
     ):  # fmt: skip
         assert expected in text
+
+
+def test_what_is_said_of_the_threshold_is_in_both_reports(logic, result, tmp_path) -> None:
+    heatmap = result[0]
+    note = "The model's threshold was calibrated for 64 slices; the heatmap has 48 slices: look, and tune it."
+    writeRecord(heatmap, recordOf(heatmap) | {"threshold": recordOf(heatmap)["threshold"] | {"note": note}})
+    assert note in written(logic, result, tmp_path).text
+    listed = logic.findings(*result[1:], heatmap)
+    assert f"\n{note}\n" in reportText(identityOf(*result), listed, recordOf(heatmap))
+
 
 
 def test_texts_are_texts_whatever_they_hold(logic, tmp_path) -> None:

@@ -84,7 +84,7 @@ def _warnings(contents: Contents) -> str:
         )
     if record.get("zoom"):
         texts.append(_("All planes were put into a region. The model's threshold was calibrated for whole volumes."))
-    texts += [str(warning) for warning in record.get("warnings") or ()]
+    texts += [str(text) for text in (_calibration(contents).get("note"), *(record.get("warnings") or ())) if text]
     if not texts:
         return ""
     items = "".join(f"<li>{escape(text)}</li>" for text in texts)

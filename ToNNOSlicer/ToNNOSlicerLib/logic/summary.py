@@ -144,7 +144,8 @@ def reportText(identity: Mapping[str, str], findings: Sequence, record: Mapping[
         identity: As `identityOf` gave it.
     """
     rows = [(_("Volume"), identity["volume"]), *facts(identity)]
-    lines = [*(f"{topic}: {text}" for topic, text in rows), "", sentence(findings, record) + "."]
+    notes = [text for text in ((record.get("threshold") or {}).get("note"), *(record.get("warnings") or ())) if text]
+    lines = [*(f"{topic}: {text}" for topic, text in rows), *notes, "", sentence(findings, record) + "."]
     lines += [f"{finding.label}. {described(finding)}" for finding in findings]
     lines += [totals(findings), "", RESEARCH_USE]
     return "\n".join(lines) + "\n"
