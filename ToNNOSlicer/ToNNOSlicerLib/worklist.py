@@ -214,7 +214,7 @@ class Worklist:
         if not volumes:
             self._end(ENDED)
             return
-        self._run = run = worklist_files.newRun(self.output, self._key, self.model, volumes)
+        self._run = run = worklist_files.newRun(self.output, self._key, self.model, volumes, self.arguments)
         words = ("reconstruct", str(run.folder / worklist_files.LIST), "--model", self.model)
         # NRRD holds every grid as it is, a sheared one too.
         words += ("--output", str(run.folder / worklist_files.RESULTS), "--format", "nrrd", *self.arguments)

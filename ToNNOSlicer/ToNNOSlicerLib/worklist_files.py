@@ -73,7 +73,7 @@ def runsOf(output: Path, key: str) -> list[Run]:
     return runs
 
 
-def newRun(output: Path, key: str, model: str, volumes: Sequence[str]) -> Run:
+def newRun(output: Path, key: str, model: str, volumes: Sequence[str], arguments: Sequence[str] = ()) -> Run:
     """Make the folder of another run. Raises OSError."""
     numbers = [int(folder.name) for folder in (output / RUNS).glob("[0-9]*") if folder.name.isdigit()]
     folder = output / RUNS / f"{max(numbers, default=0) + 1:04d}"
@@ -82,7 +82,7 @@ def newRun(output: Path, key: str, model: str, volumes: Sequence[str]) -> Run:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["volume"])
         writer.writerows([volume] for volume in volumes)
-    writeJson(folder / RUN, {"key": key, "model": model, "volumes": list(volumes)})
+    writeJson(folder / RUN, {"key": key, "model": model, "arguments": list(arguments), "volumes": list(volumes)})
     return Run(folder, tuple(volumes))
 
 

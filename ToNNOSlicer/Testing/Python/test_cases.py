@@ -426,7 +426,7 @@ def test_the_models_calibration_goes_along(logic, finished, tmp_path) -> None:
     shutil.copy(finished / "set/f.nii.gz", tmp_path / "set")
     (model,) = shippedFolders()
     planes = {"slices": 16, "directions": 24}
-    words = arguments("matched-cam", device="cpu", minMm3=1.5, options=planes)
+    words = arguments("matched-cam", preset="fast", device="cpu", minMm3=1.5, options=planes)
     listed = Worklist(tmp_path / "set", tmp_path / "out", COMMAND, CHANGES, str(model / "brain-lesions"), words)
     listed.start()
     (case,) = until(listed, ended).cases
@@ -439,7 +439,7 @@ def test_the_models_calibration_goes_along(logic, finished, tmp_path) -> None:
     assert record["threshold"]["threshold"] == case_files.readReport(case).threshold("matched-cam")
     assert record["threshold"]["threshold"] < known["threshold"]  # scaled: fewer planes see less
     assert record["model"]["sha256"] == spec["sha256"] and record["model"]["name"] == "brain-lesions"
-    assert (record["className"], record["directions"]) == ("lesion", 24)
+    assert (record["className"], record["directions"], record["quality"]) == ("lesion", 24, "fast")
     segmentation, segmentId = logic.segmentOf(heatmap)
     assert logic.thresholdOf(segmentation, segmentId) == logic.modelThreshold(heatmap)
     assert case_files.readReport(case).smallestMm3 == 1.5

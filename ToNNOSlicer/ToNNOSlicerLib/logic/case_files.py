@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,12 @@ class Report:
     @property
     def smallestMm3(self) -> float:
         return float(self.settings.get("min_volume_mm3") or 0.0)
+
+    @property
+    def quality(self) -> str:
+        """The preset that was asked for, as the panel has it; "" where none was."""
+        words = [str(word) for word in self.run.get("arguments", ())]
+        return dict(pairwise(words)).get("--preset", "")
 
     @property
     def identity(self) -> str:

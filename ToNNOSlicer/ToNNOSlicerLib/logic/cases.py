@@ -183,8 +183,8 @@ def _open(logic, case, report: Report, method: str, nodes: list):
         bool((report.content.get("region") or {}).get("zoom")),
     )
     nodes.insert(0, heatmapNode)
-    if report.content.get("region"):
-        writeRecord(heatmapNode, recordOf(heatmapNode) | {"region": report.content["region"]})
+    known = {"quality": report.quality, "region": report.content.get("region")}
+    writeRecord(heatmapNode, recordOf(heatmapNode) | {name: value for name, value in known.items() if value})
     reading = readingOf(case)
     if reading.get("method") != method:
         reading = {}
