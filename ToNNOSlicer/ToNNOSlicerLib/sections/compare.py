@@ -8,7 +8,7 @@ from slicer.i18n import tr as _
 from ToNNOSlicerLib.sections.look import setText
 from ToNNOSlicerLib.state import Comparison, State
 
-_COLUMNS = ("Change", "Now", "ml", "Before", "ml", "Change in ml")
+_COLUMNS = ("Change", "Now", "ml now", "mm now", "Before", "ml before", "mm before", "Change in ml")
 
 
 class CompareSection:
@@ -46,12 +46,19 @@ class CompareSection:
                 _(change.kind),
                 "" if now is None else str(now.label),
                 "" if now is None else f"{mlNow:.2f}",
+                "" if now is None else _mm([now]),
                 ", ".join(str(finding.label) for finding in before),
                 f"{mlBefore:.2f}" if before else "",
+                _mm(before),
                 f"{mlNow - mlBefore:+.2f}",
             )
             for column, text in enumerate(texts):
                 table.setItem(row, column, qt.QTableWidgetItem(text))
+
+
+def _mm(findings) -> str:
+    """The longest axial diameters: a change may be told from them alone."""
+    return ", ".join(f"{finding.longestMm:.3g}" for finding in findings)
 
 
 def _words(comparison: Comparison | None, state: State) -> str:
