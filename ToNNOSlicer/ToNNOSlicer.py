@@ -37,7 +37,7 @@ class ToNNOSlicer(ScriptedLoadableModule):
         parent.contributors = ["ToNNO contributors (ToNNO project)"]
         parent.helpText = _(
             "<p>Shows in 3D where a 2D classifier sees its finding, and turns that into a segmentation. "
-            "Select a volume and a model, click Reconstruct, move the threshold, correct, export.</p>"
+            "Select a volume and a model, click Apply, move the threshold, correct, export.</p>"
             "<p><b>Research use only. Not a medical device, not for diagnosis.</b></p>"
             "<p>For more information, see the {start}documentation{end}.</p>"
         ).format(start=f'<a href="{DOCUMENTATION}">', end="</a>")
@@ -184,7 +184,7 @@ class ToNNOSlicerTest(ScriptedLoadableModuleTest):
     """The whole path on the sample, in the application, with the shipped model.
 
     Run by Reload and Test, and by the extension's build machines. Skipped where the engine's packages are missing,
-    as they are on those machines; a click on Reconstruct installs them.
+    as they are on those machines; a click on Apply installs them.
     """
 
     TIMEOUT_S = 600

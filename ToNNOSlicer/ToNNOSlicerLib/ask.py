@@ -75,7 +75,7 @@ def otherModality(expected, found) -> bool:
     answer = choose(
         _("ToNNO: another kind of image"),
         _("The model was made for {expected}; this volume is {found}.").format(expected=expected, found=found),
-        {"go": _("Reconstruct all the same")},
+        {"go": _("Go on all the same")},
         _("The heatmap may mean nothing. Choose another model or volume."),
     )
     return answer == "go"

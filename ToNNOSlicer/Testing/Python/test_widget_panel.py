@@ -96,7 +96,7 @@ def test_another_kind_of_image_is_asked_about(qtHost, widget, second_model) -> N
     widget.ui.runButton.click()
     assert qtHost.asked[-1][1].startswith("The model was made for T1-weighted MRI of the brain")
     assert not widget.panel.session.running.controller.client.requests
-    qtHost.answers.append(("message", "Reconstruct all the same"))
+    qtHost.answers.append(("message", "Go on all the same"))
     click(qtHost, widget)
     hierarchy.SetItemAttribute(item, "DICOM.Modality", "MR")
     widget.panel.session.running.controller.cancel()

@@ -92,7 +92,7 @@ def recordOf(heatmapNode) -> dict[str, Any]:
     if not isHeatmap(heatmapNode):
         name = heatmapNode.GetName() if heatmapNode is not None else _("Nothing")
         raise ToNNOUserError(
-            _("{name} is no heatmap of ToNNO.").format(name=name), _("Reconstruct first, or select a heatmap.")
+            _("{name} is no heatmap of ToNNO.").format(name=name), _("Click Apply first, or select a heatmap.")
         )
     return json.loads(heatmapNode.GetAttribute(RECORD))
 
