@@ -8,7 +8,7 @@ import sys
 import time
 import types
 import zipfile
-from importlib.util import find_spec
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -494,7 +494,7 @@ def test_wheels_need_neither_network_nor_extension(
     ]  # fmt: skip
 
 
-@pytest.mark.skipif(not find_spec("pip"), reason="pip is not installed here")
+@pytest.mark.skipif(not any(metadata.distributions(name="pip")), reason="pip is not installed here")
 def test_real_pip_finds_wheels_in_any_folder_and_says_what_it_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
