@@ -8,7 +8,7 @@ from slicer.i18n import tr as _
 from ToNNOSlicerLib.sections.look import setText
 from ToNNOSlicerLib.state import Comparison, State
 
-_COLUMNS = ("Change", "Now", "ml now", "mm now", "Before", "ml before", "mm before", "Change in ml")
+_COLUMNS = ("Change", "Now", "ml now", "mm now", "Then", "ml then", "mm then", "+/- ml")
 
 
 class CompareSection:
