@@ -762,8 +762,9 @@ class Session:
         with self.telling():
             if isThere and self.running.preview is None:
                 self._result = self.logic.resultOf(heatmap, parameters.minMm3)
-                self._comparison = self._compare()
             self._followWithDiameters(before)
+        with self.telling():  # what cannot be compared is no reason to show old diameters
+            self._comparison = self._compare() if self._result is not None else None
         self._keepSelection(before)
         self._watch(self._nodesToWatch())
 
@@ -772,8 +773,7 @@ class Session:
         result = self._result
         if result is None or not self.logic.hasDiameters(result.heatmapNode):
             return
-        isOther = before is None or before.heatmapNode is not result.heatmapNode or before.findings != result.findings
-        if isOther or not self.logic.hasDiametersOf(result.heatmapNode, result.findings):
+        if before is None or before.heatmapNode is not result.heatmapNode or before.findings != result.findings:
             self.logic.showDiameters(result.heatmapNode, result.findings)
 
     def _keepSelection(self, before: Result | None) -> None:

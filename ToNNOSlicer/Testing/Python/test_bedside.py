@@ -342,6 +342,25 @@ def test_03_another_result_brings_its_own_numbers(desk: Desk) -> None:
         assert ("Matched CAM" in rows[0]["method"]) == (recordOf(heatmap)["method"] == "matched-cam")
 
 
+def test_03_diameters_follow_beside_a_scan_that_cannot_be_compared(desk: Desk) -> None:
+    """The comparison's error is said; what is drawn is of the findings that are listed all the same."""
+    a, b = desk.load("A"), desk.load("B", seed=1)
+    far = desk.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    slicer.util.updateTransformMatrixFromArray(far, np.array([
+        [1.0, 0, 0, 1e4], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1],
+    ]))  # fmt: skip
+    b.SetAndObserveTransformNodeID(far.GetID())
+    desk.pick(b)
+    prior = desk.run()
+    desk.pick(a)
+    heatmap = desk.run()
+    desk.ui.diametersCheck.checked = True
+    desk.ui.priorSelector.setCurrentNode(prior)
+    assert "share no space" in desk.ui.messageLabel.text
+    desk.ui.thresholdSlider.value = 1.01 * max(peaksOf(heatmap))
+    assert desk.ui.findingsTable.rowCount == len(nodes(desk.scene, "vtkMRMLMarkupsLineNode")) == 0
+
+
 def test_03_a_finding_is_removed_from_the_result_that_is_shown(desk: Desk) -> None:
     from pythonqt import unwrap
 

@@ -305,11 +305,6 @@ def isDrawn(heatmapNode) -> bool:
     return bool(_linesOf(heatmapNode))
 
 
-def number(heatmapNode) -> int:
-    """Return how many lines a heatmap has in the scene, two for each finding that was drawn."""
-    return len(_linesOf(heatmapNode))
-
-
 def _linesOf(heatmapNode) -> list:
     nodes = (heatmapNode.GetNthNodeReference(ROLE, n) for n in range(heatmapNode.GetNumberOfNodeReferences(ROLE)))
     return [node for node in nodes if node is not None]

@@ -292,10 +292,6 @@ class ToNNOLogic:
         """Whether diameters of a heatmap are drawn."""
         return diameters.isDrawn(heatmapNode)
 
-    def hasDiametersOf(self, heatmapNode, listed) -> bool:
-        """Whether the diameters that are drawn are as many as those of these findings."""
-        return diameters.number(heatmapNode) == 2 * len(listed)
-
     def removeFinding(self, heatmapNode, finding: Finding) -> None:
         """Remove a finding from the heatmap's segment; that counts as work by hand. Raises ToNNOUserError."""
         known = segmentation.segmentOf(heatmapNode)
