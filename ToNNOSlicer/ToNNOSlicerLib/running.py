@@ -41,7 +41,9 @@ class Running:
     @property
     def preview(self):
         """The heatmap that is being made, where the user looks at its volume and waits; else None."""
-        return self._previewNode if self._isWatched else None
+        node = self._previewNode
+        # Whoever removes it from the scene gets the next one.
+        return node if self._isWatched and node is not None and node.GetScene() is not None else None
 
     def owns(self, node) -> bool:
         """Whether a node is of a run that has not ended."""

@@ -290,6 +290,19 @@ def test_02_another_volume_shows_nothing_of_the_one_before(desk: Desk) -> None:
     assert not desk.canExport()
 
 
+def test_01_a_preview_that_somebody_removes_is_shown_no_more(desk: Desk) -> None:
+    """In the module Data, while the run goes on; the result comes all the same."""
+    desk.pick(desk.load("A"))
+    desk.begin()
+    assert desk.host.process(RUN_S, lambda: "(preview)" in desk.ui.statusLabel.text)
+    (preview,) = (node for node in nodes(desk.scene, "vtkMRMLScalarVolumeNode") if node.GetAttribute("ToNNO.Record"))
+    desk.scene.RemoveNode(preview)
+    desk.widget.panel.session.refresh()
+    assert not shownHeatmaps(desk.scene) and not legends(desk.scene)
+    assert desk.host.process(RUN_S, desk.isIdle)
+    assert shownHeatmaps(desk.scene) == {desk.ui.heatmapSelector.currentNode().GetID()}
+
+
 def test_02_the_crosshair_marks_no_place_of_the_patient_before(desk: Desk) -> None:
     crosshair = desk.scene.AddNewNodeByClass("vtkMRMLCrosshairNode")
     a, b = desk.load("A"), desk.load("B", seed=1)
