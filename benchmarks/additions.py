@@ -22,14 +22,14 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from benchmarks.random_walker import refine
+from tonno_core.bundle.file import load_bundle
+from tonno_core.bundle.ready import ReadyModel, prepare_model
 from tonno_core.cohort.manifest import Case, Manifest, read_manifest
-from tonno_core.encoding.bundle import load_bundle
 from tonno_core.encoding.encoder import ClassMaps, Encoder
-from tonno_core.encoding.ready import ReadyModel, prepare_model
 from tonno_core.evaluation.bootstrap import Bootstrap, Estimate
-from tonno_core.evaluation.metrics import score
 from tonno_core.evaluation.rows import rows_of
 from tonno_core.reconstruction import reconstruct
+from tonno_core.segmentation.metrics import score
 from tonno_core.settings import METHODS, CamKind, Variant, combine
 from tonno_core.training.calibration import SHARE_OF_VOLUMES
 from tonno_core.volume.foreground import foreground_mask

@@ -40,12 +40,12 @@ def write_body(path: Path, size: tuple[int, int, int]) -> None:
 
 def run(stage: str, scan: Path, options: argparse.Namespace) -> None:
     """One stage, and all before it, in this process."""
-    from tonno_core.encoding.ready import prepare_model
-    from tonno_core.recipe import make_recipe
+    from tonno_core.bundle.ready import prepare_model
+    from tonno_core.commands.recipe import make_recipe
+    from tonno_core.commands.reconstruct import reconstruct_files
     from tonno_core.reconstruction import reconstruct
     from tonno_core.slicing.preparation import prepare_volume
     from tonno_core.volume.io import read_volume
-    from tonno_core.workflow import reconstruct_files
 
     planes = {"directions": options.directions, "methods": (options.method,)}
     choices = {"model": options.model, "preset": options.preset, "options": planes}

@@ -10,10 +10,11 @@ import os
 import sys
 from pathlib import Path
 
-from tonno_core import workflow
 from tonno_core.cli import main
+from tonno_core.commands import reconstruct as workflow
+from tonno_core.commands import train as command
 from tonno_core.errors import TonnoError
-from tonno_core.training import command, history
+from tonno_core.training import history
 from tonno_core.volume.volume import Volume
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tonno_core.encoding.bundle import BundleSpec, save_bundle
+from tonno_core.bundle.file import BundleSpec, save_bundle
 from tonno_core.encoding.classifier import create_model
 from tonno_core.encoding.normalization import NormKind
 from tonno_core.settings import model_defaults

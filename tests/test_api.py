@@ -39,8 +39,8 @@ def test_help_loads_nothing_heavy_but_its_parser() -> None:
 @pytest.mark.parametrize(
     "module",
     ["volume.volume", "volume.io", "volume.intensity", "volume.foreground", "segmentation.binarize",
-     "evaluation.metrics", "evaluation.overview", "evaluation.record", "evaluation.summary", "evaluation.report",
-     "evaluation.tile", "evaluation.sheet", "settings", "output", "cli", "cohort.check", "cohort.split"],
+     "segmentation.metrics", "pictures.overview", "evaluation.record", "evaluation.summary", "evaluation.report",
+     "pictures.tile", "evaluation.sheet", "settings", "output", "cli", "cohort.check", "cohort.split"],
 )  # fmt: skip
 def test_parts_that_need_no_torch_do_not_load_it(module: str) -> None:
     assert "torch" not in modules_after(f"import tonno_core.{module}")

@@ -18,8 +18,8 @@ import pytest
 import tonno_core
 from tonno_core.cli import cli
 from tonno_core.cohort.cases import CasesFolder, run_cases
+from tonno_core.commands.options import as_options
 from tonno_core.errors import TonnoError, plain, rename
-from tonno_core.options import as_options
 from tonno_core.reconstruction import reconstruct
 from tonno_core.settings import ReconstructionSettings, Variant
 from tonno_core.training.settings import TrainingSettings

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from benchmarks import random_walker
 from benchmarks.random_walker import BACKGROUND, FINDING, refine
-from tonno_core.evaluation.metrics import component_scores, dice
+from tonno_core.segmentation.metrics import component_scores, dice
 from tonno_core.volume.volume import Volume
 
 SHAPE = (30, 32, 34)

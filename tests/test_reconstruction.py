@@ -22,8 +22,8 @@ from tests.reference import (
     sphere_lattice,
 )
 from tonno_core import Bundle, Reconstruction, ReconstructionSettings, TonnoError, Volume, reconstruct
+from tonno_core.bundle.file import BundleSpec
 from tonno_core.demo.phantom import brain
-from tonno_core.encoding.bundle import BundleSpec
 from tonno_core.settings import CAM_METHODS, CamKind, Variant
 
 CHANNELS, CLASSES = 3, ("healthy", "lesion")

@@ -50,7 +50,7 @@ OF_A_MACHINE = {
 
 def threshold_of(model: Path, name: str, method: str, asked: dict[str, Any]) -> list[Any]:
     """What is made for a class and a method, its threshold, and the settings that were others at its calibration."""
-    from tonno_core.encoding.bundle import load_bundle
+    from tonno_core.bundle.file import load_bundle
     from tonno_core.settings import combine
 
     if model not in _SPECS:

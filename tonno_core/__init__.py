@@ -19,7 +19,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tonno_core.encoding.bundle import Bundle, load_bundle
+    from tonno_core.bundle.file import Bundle, load_bundle
     from tonno_core.errors import TonnoError
     from tonno_core.reconstruction import Reconstruction, reconstruct
     from tonno_core.segmentation.binarize import binarize, components, otsu_threshold
@@ -34,14 +34,14 @@ __version__ = "0.1.0"
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 _HOME = {
-    "Bundle": "encoding.bundle",
+    "Bundle": "bundle.file",
     "Reconstruction": "reconstruction",
     "ReconstructionSettings": "settings",
     "TonnoError": "errors",
     "Volume": "volume.volume",
     "binarize": "segmentation.binarize",
     "components": "segmentation.binarize",
-    "load_bundle": "encoding.bundle",
+    "load_bundle": "bundle.file",
     "otsu_threshold": "segmentation.binarize",
     "read_volume": "volume.io",
     "reconstruct": "reconstruction",

@@ -13,8 +13,8 @@ from typing import Any
 import click
 
 import tonno_core
+from tonno_core.commands.options import as_options
 from tonno_core.errors import TonnoError
-from tonno_core.options import as_options
 from tonno_core.settings import METHODS, PRESETS, Stage
 
 _NOTICE = "For research only; not a medical device, not for diagnosis."
@@ -116,14 +116,14 @@ def reconstruct(volume: Path, methods: tuple[str, ...], **options: Any) -> None:
     where = {name: options.pop(name) for name in ("output", "device", "precision", "compiled", "overwrite")}
     recipe: dict[str, Any] = {"options": {"methods": methods or None, **options}, **choices}
     if volume.suffix.lower() in (".csv", ".tsv"):
-        from tonno_core.cohort_run import reconstruct_cohort
+        from tonno_core.commands.cohort import reconstruct_cohort
 
         outcome = reconstruct_cohort(volume, **where, **recipe)
         click.echo(f"{outcome.text}\n{_NOTICE}")
         if outcome.failed:
             raise TonnoError(outcome.failed)
         return
-    from tonno_core.workflow import reconstruct_files
+    from tonno_core.commands.reconstruct import reconstruct_files
 
     table = reconstruct_files(volume, **where, **recipe)
     if table:  # of the first process alone
@@ -144,7 +144,7 @@ def reconstruct(volume: Path, methods: tuple[str, ...], **options: Any) -> None:
 @click.option("--overwrite", is_flag=True)
 def bundle(**options: Any) -> None:
     """Make a bundle of a classifier of your own, to explain it."""
-    from tonno_core.encoding.bundle import make_bundle
+    from tonno_core.bundle.file import make_bundle
 
     classes = tuple(name.strip() for name in str(options.pop("classes")).split(","))
     about = _pairs(options.pop("about"))
@@ -217,7 +217,7 @@ def train(
 
     Ctrl-C keeps a checkpoint; --resume goes on from it. Under torchrun the processes share every batch.
     """
-    from tonno_core.training.command import train_bundle
+    from tonno_core.commands.train import train_bundle
     from tonno_core.training.loop import TrainingInterrupted
 
     planes = {name: value for name, value in (("slices", slices), ("directions", directions)) if value is not None}
@@ -267,7 +267,7 @@ def calibrate(
     Needed for other planes than the model's own: a threshold holds for one number of slices and directions. Those of
     the presets fast and balanced are measured too.
     """
-    from tonno_core.training import recalibration
+    from tonno_core.commands import calibrate as recalibration
 
     run: dict[str, Any] = {"device": device, "precision": precision, "overwrite": overwrite}
     if complete:
@@ -317,7 +317,7 @@ def evaluate(
 
     A second run goes on where the first was stopped; so do several at once, under torchrun.
     """
-    from tonno_core.evaluation.command import Choices, evaluate_manifest
+    from tonno_core.commands.evaluate import Choices, evaluate_manifest
 
     options = {
         "methods": methods or None, "slices": slices, "directions": directions, "lattice": lattice,
@@ -338,7 +338,7 @@ def evaluate(
 @click.option("--overwrite", is_flag=True)
 def demo(output: Path, seed: int, directions: int | None, overwrite: bool) -> None:
     """Find lesions implanted in a real brain with the model that ships, and measure how well."""
-    from tonno_core.demo.run import run_demo
+    from tonno_core.commands.demo import run_demo
 
     click.echo(run_demo(output, seed=seed, directions=directions, overwrite=overwrite))
 
@@ -383,7 +383,7 @@ def bench(
     **options: Any,
 ) -> None:
     """Where the time of a reconstruction goes on this machine: of VOLUME, or a head like the demo's."""
-    from tonno_core.benchmark.command import bench as measure
+    from tonno_core.commands.bench import bench as measure
 
     chosen = {"methods": methods or ("tonno",), "slices": slices, "directions": directions, "grid": grid}
     click.echo(measure(volume, options=chosen, **options))

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from tonno_core.evaluation.drawing import CONTOURS, cold_hot, finite, outlined, save_figure
-from tonno_core.evaluation.planes import OPPOSITE, PLANES, Cut, cut_plane, sample
-from tonno_core.evaluation.profile import Profile
+from tonno_core.pictures.cuts import OPPOSITE, PLANES, Cut, cut_plane, sample
+from tonno_core.pictures.drawing import CONTOURS, cold_hot, finite, outlined, save_figure
+from tonno_core.slicing.profile import Profile
 from tonno_core.volume.volume import Volume
 
 Point = Sequence[float]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from tonno_core.errors import TonnoError
-from tonno_core.evaluation.profile import Profile
+from tonno_core.slicing.profile import Profile
 from tonno_core.volume.volume import Volume
 
 _ARRAYS = ("heatmap", "image", "mask")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from tonno_core.commands.demo import MODEL
 from tonno_core.demo.phantom import make_phantom
-from tonno_core.demo.run import MODEL
 from tonno_core.volume.appearance import image_concerns
 from tonno_core.volume.volume import FloatArray, Volume
 

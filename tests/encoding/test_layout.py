@@ -13,12 +13,12 @@ import torch
 from tests.analytic import correlation
 from tests.networks import random_network
 from tonno_core import Bundle, ReconstructionSettings, TonnoError, Volume, load_bundle, reconstruct
+from tonno_core.bundle.ready import ReadyModel, prepare_model
+from tonno_core.commands.demo import MODEL, SMALLEST_MM3
 from tonno_core.demo.phantom import make_phantom
-from tonno_core.demo.run import MODEL, SMALLEST_MM3
 from tonno_core.encoding import layout as module
 from tonno_core.encoding.classifier import Classifier
 from tonno_core.encoding.layout import CHANNELS_LAST, CONTIGUOUS, faster, settle_layout
-from tonno_core.encoding.ready import ReadyModel, prepare_model
 from tonno_core.segmentation.binarize import binarize, components
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tonno_core.evaluation.bootstrap import RESAMPLES, Bootstrap
-from tonno_core.evaluation.metrics import auc
+from tonno_core.segmentation.metrics import auc
 
 
 def test_the_mean_is_that_of_the_cases_and_its_interval_that_of_theory() -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from tests.evaluation.records import finding, record
 from tonno_core.errors import TonnoError
-from tonno_core.evaluation.metrics import Components, best_dice, component_scores, dice
 from tonno_core.evaluation.record import LADDER, load_record, measure, save_record
 from tonno_core.output import write_text
+from tonno_core.segmentation.metrics import Components, best_dice, component_scores, dice
 
 
 def blobs() -> tuple[np.ndarray, np.ndarray]:

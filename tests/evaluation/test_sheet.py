@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from tests.evaluation.records import finding, record
 from tonno_core.evaluation.sheet import CASES_PER_PAGE, Entry, write_sheets
-from tonno_core.evaluation.tile import Tile
+from tonno_core.pictures.tile import Tile
 
 METHODS = ("matched-cam", "slicewise-cam-3axes")
 

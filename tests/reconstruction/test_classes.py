@@ -10,8 +10,8 @@ import torch
 
 from tests.analytic import grid_around, make_blobs
 from tests.networks import write_random_bundle
-from tonno_core.encoding.bundle import load_bundle
-from tonno_core.encoding.ready import ReadyModel, prepare_model
+from tonno_core.bundle.file import load_bundle
+from tonno_core.bundle.ready import ReadyModel, prepare_model
 from tonno_core.errors import TonnoError
 from tonno_core.reconstruction import project
 from tonno_core.reconstruction import run as run_module

@@ -12,9 +12,9 @@ import torch
 
 from tests.analytic import grid_around, make_blobs
 from tests.networks import write_random_bundle
+from tonno_core.bundle.file import load_bundle
+from tonno_core.bundle.ready import ReadyModel, prepare_model
 from tonno_core.control import Cancelled, Control, Preview
-from tonno_core.encoding.bundle import load_bundle
-from tonno_core.encoding.ready import ReadyModel, prepare_model
 from tonno_core.reconstruction import Reconstruction, project, resume
 from tonno_core.reconstruction.projected import Projected
 from tonno_core.settings import ReconstructionSettings, Variant

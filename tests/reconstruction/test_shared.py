@@ -14,18 +14,18 @@ import torch
 from tests.networks import write_random_bundle
 from tests.processes import two_processes
 from tests.training.toy import toy_scan
+from tonno_core.bundle.file import load_bundle
+from tonno_core.bundle.ready import prepare_model
+from tonno_core.commands.recipe import Recipe
+from tonno_core.commands.reconstruct import reconstruct_into
 from tonno_core.distributed import Processes
-from tonno_core.encoding.bundle import load_bundle
-from tonno_core.encoding.ready import prepare_model
 from tonno_core.errors import TonnoError
-from tonno_core.recipe import Recipe
 from tonno_core.reconstruction.shared import share_of
 from tonno_core.settings import combine
 from tonno_core.slicing.directions import hemisphere
 from tonno_core.slicing.frame import physical_frame
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.volume.io import read_volume, write_volume
-from tonno_core.workflow import reconstruct_into
 
 METHODS = ("tonno", "matched-cam", "slicewise-cam")
 # Odd, so that the shares differ, and CAM methods of a number of their own.

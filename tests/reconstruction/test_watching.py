@@ -9,8 +9,8 @@ import pytest
 
 from tests.analytic import grid_around, make_blobs, slope
 from tests.device import ToyMemory
+from tonno_core.bundle.ready import prepare_model
 from tonno_core.control import Cancelled, Control, Preview
-from tonno_core.encoding.ready import prepare_model
 from tonno_core.reconstruction import passes as passes_module
 from tonno_core.reconstruction import project
 from tonno_core.reconstruction import run as run_module

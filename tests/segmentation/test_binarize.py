@@ -256,7 +256,7 @@ def test_otsu_says_why_there_is_nothing_to_split(
         otsu_threshold(row(*values), np.array([[inside]], dtype=np.bool_))
 
 
-@pytest.mark.parametrize("module", ["segmentation.binarize", "evaluation.metrics", "evaluation.overview"])
+@pytest.mark.parametrize("module", ["segmentation.binarize", "segmentation.metrics", "pictures.overview"])
 def test_the_import_is_light(module: str) -> None:
     """The slider's module loads inside another application: no torch, the heavy rest only when it is used."""
     heavy = "{'torch', 'scipy', 'SimpleITK', 'matplotlib'}"

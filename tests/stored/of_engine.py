@@ -136,8 +136,9 @@ ASKED = {
 def thresholds(model: Path) -> list[list[Any]]:
     """For each class, method and choice: these, what is made, its threshold, and what it was calibrated otherwise."""
     from tonno_core.encoding.bundle import load_bundle
-    from tonno_core.settings import METHODS, choices_of, combine
     from tonno_core.workflow import calibrated_otherwise
+
+    from tonno_core.settings import METHODS, choices_of, combine
 
     spec = load_bundle(model).spec
     rows = []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tonno_core import calibration
+from tonno_core.bundle import calibration
 from tonno_core.training import history
 
 

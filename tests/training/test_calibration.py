@@ -12,7 +12,7 @@ import pytest
 
 from tests.networks import random_network, spec_of
 from tests.training.toy import toy_scan
-from tonno_core.encoding.bundle import Bundle
+from tonno_core.bundle.file import Bundle
 from tonno_core.reconstruction import Reconstruction, reconstruct
 from tonno_core.settings import ReconstructionSettings, Variant, model_defaults
 from tonno_core.training import calibration

@@ -16,7 +16,7 @@ import torch
 from tests.processes import WORKER, free_port, two_processes
 from tests.training.toy import environment, train_toy, write_toy_set
 from tonno_core import cli
-from tonno_core.encoding.bundle import load_bundle
+from tonno_core.bundle.file import load_bundle
 from tonno_core.errors import TonnoError
 from tonno_core.training.settings import check_shares
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tests.networks import efficientnet_as_lukemelas, random_network
+from tonno_core.bundle.file import load_bundle
+from tonno_core.commands import train as command
+from tonno_core.commands.train import train_bundle
 from tonno_core.demo.phantom import write_phantoms
-from tonno_core.encoding.bundle import load_bundle
-from tonno_core.training import command
-from tonno_core.training.command import train_bundle
 
 
 def test_phantoms_and_an_efficientnet_of_other_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

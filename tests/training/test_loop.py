@@ -13,9 +13,10 @@ import torch
 
 from tests.networks import random_network
 from tests.training.toy import SPACING_MM, same_weights, train_toy, write_rows, write_toy_set
+from tonno_core.commands import train as command
+from tonno_core.commands.train import TrainedModel
 from tonno_core.errors import TonnoError
-from tonno_core.training import cache, command, loop
-from tonno_core.training.command import TrainedModel
+from tonno_core.training import cache, loop
 from tonno_core.training.loop import schedule
 
 pytestmark = pytest.mark.usefixtures("no_curves")

@@ -10,8 +10,8 @@ import pytest
 
 from tests.networks import random_network, spec_of
 from tests.training.toy import toy_scan
-from tonno_core import calibration
-from tonno_core.encoding.bundle import Bundle
+from tonno_core.bundle import calibration
+from tonno_core.bundle.file import Bundle
 from tonno_core.reconstruction import reconstruct
 from tonno_core.settings import PRESETS, ReconstructionSettings, Variant, model_defaults
 from tonno_core.training import other_planes as module

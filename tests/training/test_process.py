@@ -18,7 +18,7 @@ from matplotlib.image import imread
 
 from tests.training.toy import environment, write_toy_set
 from tonno_core import cli
-from tonno_core.encoding.bundle import load_bundle
+from tonno_core.bundle.file import load_bundle
 
 OPTIONS = [
     "--encoder", "test_resnet", "--slice-size", "32", "--volumes-per-batch", "4", "--slices-per-volume", "4",

@@ -192,7 +192,7 @@ def test_the_model_stays(client: EngineClient, volume: Volume, bundle: Path, tmp
 
 def test_a_changed_model_is_loaded_anew(client: EngineClient, volume: Volume, tmp_path: Path) -> None:
     from tests.networks import random_network, spec_of
-    from tonno_core.encoding.bundle import save_bundle
+    from tonno_core.bundle.file import save_bundle
 
     results = []
     for seed in (0, 1):

@@ -12,7 +12,7 @@ import pytest
 from tests.networks import write_random_bundle
 from tests.worker.talk import EngineClient, Event, answer, box_around, fields, heatmap, relative_error
 from tonno_core import load_bundle, reconstruct
-from tonno_core.encoding.ready import prepare_model
+from tonno_core.bundle.ready import prepare_model
 from tonno_core.reconstruction.run import project, resolve
 from tonno_core.settings import combine
 from tonno_core.slicing.region import Region

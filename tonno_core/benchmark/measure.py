@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from tonno_core.benchmark.machine import EventTimings
+from tonno_core.bundle.file import Bundle
+from tonno_core.bundle.ready import ReadyModel
 from tonno_core.control import Control
-from tonno_core.encoding.bundle import Bundle
 from tonno_core.encoding.classifier import create_model
 from tonno_core.encoding.normalization import fold_batch_norm
-from tonno_core.encoding.ready import ReadyModel
 from tonno_core.encoding.weights import load_exactly
 from tonno_core.reconstruction import Reconstruction
 from tonno_core.reconstruction.run import project, resolve

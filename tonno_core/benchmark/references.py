@@ -1,14 +1,10 @@
-"""What the engine is measured against: the plain reference of `benchmarks/`, and PyEPRI's inversion."""
+"""What the engine is measured against: PyEPRI's inversion; the plain reference is `plain.py`."""
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,25 +18,7 @@ from tonno_core.tomography.inversion import TargetGrid, invert
 from tonno_core.tomography.projection import Projections
 from tonno_core.volume.grid import ijk_to_grid
 
-PLAIN = Path(__file__).parents[2] / "benchmarks" / "plain.py"
 _Array = npt.NDArray[np.float64]
-
-
-def plain_reference(path: Path = PLAIN) -> Any:
-    """The function `plain_tonno`. It is no part of the package: TonnoError where there is no source checkout."""
-    if not path.is_file():
-        raise TonnoError(
-            f"`compare`: {path} is missing; the plain reference is in the repository, not in the package: "
-            "run tonno from a clone (pip install -e .)"
-        )
-    name = "tonno_benchmarks_plain"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules[name].plain_tonno
 
 
 @dataclass(frozen=True)

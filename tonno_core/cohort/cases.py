@@ -14,7 +14,6 @@ from typing import Any, Protocol, TypeVar
 from tqdm import tqdm
 
 from tonno_core.errors import TonnoError, is_out_of_memory
-from tonno_core.options import as_options
 from tonno_core.output import check_output, write_json
 
 SETTINGS_NAME = "settings.json"
@@ -128,9 +127,21 @@ class CasesFolder(ABC):
 
 
 def run_cases(
-    tasks: Sequence[Task], folder: CasesFolder, work: Callable[[Task, Progress], None], *, label: str, progress: bool
+    tasks: Sequence[Task],
+    folder: CasesFolder,
+    work: Callable[[Task, Progress], None],
+    *,
+    label: str,
+    progress: bool,
+    reworded: Callable[[str], str] = str,
 ) -> None:
-    """All cases that are not done yet. work: does one and keeps its results; a failure leaves its reason."""
+    """Do all cases that are not done yet.
+
+    Args:
+        work: Does a case and keeps its results; a failure leaves its reason in the folder.
+        label: Of the progress bar.
+        reworded: Says a reason in the words of whoever reads it, such as the command line's options.
+    """
     waiting = [task for task in tasks if not folder.has(task.name)]
     with _bar(len(tasks), len(tasks) - len(waiting), label, disable=not progress) as bar:
         for done, task in enumerate(waiting, start=1 + len(tasks) - len(waiting)):
@@ -143,7 +154,7 @@ def run_cases(
             except Exception as error:
                 if not isinstance(error, (TonnoError, OSError)) and not is_out_of_memory(error):
                     raise
-                folder.fail(task.name, as_options(" ".join(str(error).split())) or type(error).__name__)
+                folder.fail(task.name, reworded(" ".join(str(error).split())) or type(error).__name__)
             bar.update(done - bar.n)
 
 

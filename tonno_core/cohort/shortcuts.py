@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from tonno_core.evaluation.metrics import auc
+from tonno_core.segmentation.metrics import auc
 
 # Strong enough to spoil a training, and hardly by chance among all that is looked at (Bonferroni).
 SHORTCUT_AUC = 0.75

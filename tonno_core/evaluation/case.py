@@ -10,15 +10,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tonno_core.encoding.bundle import Bundle
+from tonno_core.bundle.file import Bundle
 from tonno_core.errors import TonnoError
-from tonno_core.evaluation.metrics import Components
 from tonno_core.evaluation.record import CaseRecord, Finding, Overlap, measure
 from tonno_core.evaluation.rows import Row
-from tonno_core.evaluation.tile import Tile, make_tile
-from tonno_core.options import as_options
+from tonno_core.pictures.tile import Tile, make_tile
 from tonno_core.reconstruction import Reconstruction, reconstruct
 from tonno_core.segmentation.binarize import otsu_threshold
+from tonno_core.segmentation.metrics import Components
 from tonno_core.settings import ReconstructionSettings, Variant
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.io import read_mask, read_volume
@@ -84,7 +83,7 @@ def evaluate_case(
     heatmaps = {name: judge.heatmaps[name] for name in setup.shown}
     masks = {name: judge.masks[name] for name in setup.shown}
     tile = make_tile(volume, heatmaps, masks, truth, judge.foreground)
-    warnings = (*_contradictions(task, truth), *map(as_options, result.warnings))
+    warnings = (*_contradictions(task, truth), *result.warnings)
     return _record(task, setup, judge, result, warnings, seconds), tile
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from tonno_core.cohort.cases import CasesFolder
 from tonno_core.evaluation.record import CaseRecord, load_record, save_record
-from tonno_core.evaluation.tile import Tile, load_tile, save_tile
 from tonno_core.output import write_json, write_text
+from tonno_core.pictures.tile import Tile, load_tile, save_tile
 
 
 class ResultsFolder(CasesFolder):

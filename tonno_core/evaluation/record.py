@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tonno_core.errors import TonnoError
-from tonno_core.evaluation.metrics import Components, best_dice, dice_of, match
 from tonno_core.output import write_json
+from tonno_core.segmentation.metrics import Components, best_dice, dice_of, match
 
 # Factors on a row's own threshold at which Dice and F1 are measured too: thirds of an octave, 1/8 to 4.
 LADDER = tuple(2.0 ** (k / 3) for k in range(-9, 7))

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tonno_core.encoding.bundle import BundleSpec
+from tonno_core.bundle.file import BundleSpec
 from tonno_core.settings import (
     CAM_METHODS,
     SLICEWISE_METHODS,

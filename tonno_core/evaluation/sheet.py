@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tonno_core.evaluation.drawing import CONTOURS, QUIET, STYLE, cold_hot, finite, outlined, save_figure, shorten
-from tonno_core.evaluation.planes import Float
 from tonno_core.evaluation.record import CaseRecord, Finding
-from tonno_core.evaluation.tile import Tile
+from tonno_core.pictures.cuts import Float
+from tonno_core.pictures.drawing import CONTOURS, QUIET, STYLE, cold_hot, finite, outlined, save_figure, shorten
+from tonno_core.pictures.tile import Tile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,16 +10,16 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
+from tonno_core.bundle.ready import ReadyModel
 from tonno_core.control import Preview
 from tonno_core.encoding.encoder import PixelSum
-from tonno_core.encoding.ready import ReadyModel
 from tonno_core.errors import TonnoError
-from tonno_core.evaluation.profile import Profile
 from tonno_core.reconstruction.planes import NOTHING_INSIDE, Planes
 from tonno_core.reconstruction.result import PlaneProfile, Reconstruction
 from tonno_core.reconstruction.shared import Joined
 from tonno_core.settings import SLICEWISE_METHODS, ReconstructionSettings, Variant
 from tonno_core.slicing.plan import SlicePlan
+from tonno_core.slicing.profile import Profile
 from tonno_core.slicing.region import Region
 from tonno_core.slicing.sampling import SliceSource, sample_slices
 from tonno_core.timing import Timings

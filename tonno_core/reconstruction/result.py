@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from tonno_core.evaluation.profile import Profile
 from tonno_core.settings import ReconstructionSettings, Variant
+from tonno_core.slicing.profile import Profile
 from tonno_core.volume.volume import Matrix, Volume
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from tonno_core.bundle.file import Bundle
+from tonno_core.bundle.ready import ReadyModel, prepare_model
 from tonno_core.control import Control
 from tonno_core.distributed import ALONE, Processes
-from tonno_core.encoding.bundle import Bundle
 from tonno_core.encoding.encoder import Encoder
-from tonno_core.encoding.ready import ReadyModel, prepare_model
 from tonno_core.errors import TonnoError
 from tonno_core.reconstruction.passes import Passes, parts_of
 from tonno_core.reconstruction.planes import Planes, zoomed_ball

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tonno_core.evaluation.metrics import dice
+from tonno_core.segmentation.metrics import dice
 
 # Of the segmentations by all directions so far and by the first half of them.
 STABLE_DICE = 0.98

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tonno_core.calibration import ModelThreshold
+from tonno_core.bundle.calibration import ModelThreshold
 from tonno_core.errors import TonnoError
 from tonno_core.segmentation.binarize import otsu_threshold
 from tonno_core.volume.volume import Volume

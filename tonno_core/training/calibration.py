@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from tonno_core.calibration import threshold_key
-from tonno_core.encoding.bundle import Bundle, BundleSpec
-from tonno_core.evaluation.metrics import auc
+from tonno_core.bundle.calibration import threshold_key
+from tonno_core.bundle.file import Bundle, BundleSpec
 from tonno_core.reconstruction import Reconstruction, reconstruct
+from tonno_core.segmentation.metrics import auc
 from tonno_core.settings import (
     SETTINGS_THAT_MATTER,
     ReconstructionSettings,

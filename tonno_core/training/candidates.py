@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tonno_core.encoding.bundle import Bundle
+from tonno_core.bundle.file import Bundle
 from tonno_core.errors import TonnoError
 from tonno_core.settings import ReconstructionSettings, Variant, choices_of, variant_of
 

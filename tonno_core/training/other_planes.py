@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from tonno_core import calibration
-from tonno_core.calibration import OTHER_PLANES, planes_of, threshold_key
-from tonno_core.encoding.bundle import Bundle, BundleSpec
-from tonno_core.encoding.ready import ReadyModel, prepare_model
+from tonno_core.bundle import calibration
+from tonno_core.bundle.calibration import OTHER_PLANES, planes_of, threshold_key
+from tonno_core.bundle.file import Bundle, BundleSpec
+from tonno_core.bundle.ready import ReadyModel, prepare_model
 from tonno_core.reconstruction import reconstruct
 from tonno_core.settings import METHODS, PRESETS, ReconstructionSettings, Variant
 from tonno_core.training.calibration import FLOOR_QUANTILE, SHARE_OF_VOLUMES

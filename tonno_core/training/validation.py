@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tonno_core.distributed import Processes
-from tonno_core.evaluation.metrics import auc
+from tonno_core.segmentation.metrics import auc
 from tonno_core.training.cache import TrainingVolume
 from tonno_core.training.dataset import SliceSampler
 

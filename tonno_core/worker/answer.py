@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tonno_core.bundle.ready import ReadyModel
 from tonno_core.control import Preview
-from tonno_core.encoding.ready import ReadyModel
 from tonno_core.errors import TonnoError
 from tonno_core.reconstruction.projected import Projected
 from tonno_core.reconstruction.result import PlaneProfile, Reconstruction

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from tonno_core.bundle.ready import ReadyModel
 from tonno_core.control import Cancelled, Control
-from tonno_core.encoding.ready import ReadyModel
 from tonno_core.errors import TonnoError
 from tonno_core.reconstruction import Reconstruction, project, resume
 from tonno_core.reconstruction.projected import Projected

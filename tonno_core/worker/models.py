@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tonno_core.encoding.bundle import SPEC_NAME, WEIGHTS_NAME, Bundle, load_bundle
-from tonno_core.encoding.ready import PIXEL_SUM, ReadyModel, default_settings, prepare_model
+from tonno_core.bundle.file import SPEC_NAME, WEIGHTS_NAME, Bundle, load_bundle
+from tonno_core.bundle.ready import PIXEL_SUM, ReadyModel, default_settings, prepare_model
 from tonno_core.settings import ReconstructionSettings, combine
 from tonno_core.worker.requests import ReconstructRequest
 

@@ -577,7 +577,7 @@ def test_09_a_threshold_for_just_these_planes_says_what_it_is_worth(desk: Desk) 
 
 @pytest.mark.parametrize("quality", ["fast", "balanced", "paper"])
 def test_09_the_shipped_model_has_a_threshold_for_each_quality_or_says_that_it_has_none(quality: str) -> None:
-    from tonno_core.calibration import threshold_for
+    from tonno_core.bundle.calibration import threshold_for
     from tonno_core.settings import combine
 
     root = Path(__file__).parents[3]

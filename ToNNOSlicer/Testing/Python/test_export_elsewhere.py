@@ -22,7 +22,7 @@ ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
 
 @pytest.fixture
 def files() -> slow_files.SlowFiles:
-    from tonno_core.evaluation.profile import Profile
+    from tonno_core.slicing.profile import Profile
 
     heatmap = np.random.default_rng(0).normal(size=(6, 7, 8)).astype(np.float32)
     matrix = np.diag([1.0, 2.0, 3.0, 1.0])

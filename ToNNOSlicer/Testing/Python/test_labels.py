@@ -17,7 +17,7 @@ from ToNNOSlicerLib import failures, labels
 from ToNNOSlicerLib.labels import forPanel
 
 import tonno_core
-from tonno_core.encoding.bundle import load_bundle
+from tonno_core.bundle.file import load_bundle
 from tonno_core.encoding.classifier import try_slice
 from tonno_core.encoding.device import choose_device
 from tonno_core.encoding.encoder import check_finite

@@ -19,8 +19,8 @@ from ToNNOSlicerLib.logic import ToNNOUserError, verdicts
 from ToNNOSlicerLib.logic.heatmap import recordOf, writeRecord
 from ToNNOSlicerLib.logic.summary import identityOf, reportText
 
-from tonno_core.evaluation.planes import PLANES, cut_plane
-from tonno_core.evaluation.profile import Profile
+from tonno_core.pictures.cuts import PLANES, cut_plane
+from tonno_core.slicing.profile import Profile
 from tonno_core.volume.volume import Volume
 
 VOID = {"meta", "img", "br"}

@@ -140,7 +140,7 @@ def test_cancelled_in_the_middle_it_goes_on_where_it_was(tmp_path) -> None:
 
 CRASHING = """
 import os, runpy, sys
-import tonno_core.workflow as workflow
+import tonno_core.commands.reconstruct as workflow
 read = workflow.read_volume
 def crashing(path, **options):
     if "crash" in str(path):

@@ -14,7 +14,7 @@ import slicer.util
 import vtk
 from slicer.i18n import tr as _
 
-from tonno_core.calibration import OTHER_PLANES, OWN
+from tonno_core.bundle.calibration import OTHER_PLANES, OWN
 from tonno_core.cohort.source import source_of
 from tonno_core.settings import CAM_METHODS
 from ToNNOSlicerLib import worklist_files

@@ -145,7 +145,7 @@ def _pictures(heatmapNode, listed: list[Finding]) -> tuple[Picture, ...]:
 
 def _profiles(heatmapNode) -> list:
     """Those along the patient's axes, where they were kept."""
-    from tonno_core.evaluation.profile import Profile
+    from tonno_core.slicing.profile import Profile
 
     kept = {axis: profileAlong(heatmapNode, normal) for axis, normal in zip("RAS", np.eye(3), strict=True)}
     return [Profile(axis, p.positionsMm, p.logits) for axis, p in kept.items() if p is not None and p.angleDeg < 1]

@@ -1,0 +1,158 @@
+"""`tonno calibrate`: a model in, the same network with choices and thresholds of other planes out."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.networks import write_random_bundle
+from tests.training.toy import write_toy_set
+from tonno_core.bundle import calibration
+from tonno_core.bundle.file import load_bundle
+from tonno_core.commands.calibrate import complete, recalibrate
+from tonno_core.commands.reconstruct import segment
+from tonno_core.errors import TonnoError
+from tonno_core.reconstruction import reconstruct
+from tonno_core.settings import METHODS, PRESETS, Variant
+from tonno_core.volume.io import read_volume
+
+PLANES = {"slices": 8, "directions": 4}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scans with a manifest, and a model that was never calibrated."""
+    folder = tmp_path_factory.mktemp("home")
+    write_toy_set(folder, train=2, val=3)
+    write_random_bundle(folder / "model", intensity="zscore")
+    return folder
+
+
+def run(home: Path, output: Path, *, model: str = "model", manifest: str = "manifest.csv", **options: Any) -> str:
+    options.setdefault("options", PLANES)
+    return recalibrate(
+        home / model, home / manifest, output, device="cpu", precision="float32", progress=False, **options
+    )
+
+
+def test_every_method_gets_a_choice_and_the_planes_become_the_defaults(home: Path, tmp_path: Path) -> None:
+    summary = run(home, tmp_path / "new")
+    before, after = load_bundle(home / "model"), load_bundle(tmp_path / "new")
+    assert tuple(after.spec.thresholds) == METHODS
+    assert {record["settings"]["slices"] for key, record in after.spec.thresholds.items() if key != "center"} == {8}
+    assert after.spec.defaults == {**before.spec.defaults, **PLANES}
+    assert all(torch.equal(tensor, after.weights[name]) for name, tensor in before.weights.items())
+    assert not before.spec.thresholds
+    assert all(f"{method}: threshold" in summary for method in METHODS)
+
+
+def test_options_that_are_not_given_change_nothing(home: Path, tmp_path: Path) -> None:
+    run(home, tmp_path / "new", options={"methods": None, "filter": None, **PLANES}, stages=(2,))
+    spec = load_bundle(tmp_path / "new").spec
+    assert tuple(spec.thresholds) == METHODS
+    assert {one["stage"] for one in spec.calibration} == {None, 2}
+    assert {one["filter"] for one in spec.calibration if one["method"] == "tomographic-cam"} == {
+        "second-difference", "hann",
+    }  # fmt: skip
+
+
+def test_what_is_asked_for_is_not_chosen(home: Path, tmp_path: Path) -> None:
+    asked = {"methods": ("matched-cam",), "filter": "hann", "sigma_scale": 0.5, "smooth_mm": 3.0, **PLANES}
+    run(home, tmp_path / "new", options=asked, stages=(3,))
+    spec = load_bundle(tmp_path / "new").spec
+    assert spec.variant("matched-cam") == Variant("matched-cam", 3, "hann", 0.5, 3.0)
+    assert len(spec.calibration) == 1
+
+
+def test_a_model_that_adds_up_stages_is_used_like_any_other(home: Path, tmp_path: Path) -> None:
+    asked = {"methods": ("averaged-cam", "slicewise-cam"), "smooth_mm": 3.0, **PLANES}
+    run(home, tmp_path / "new", options=asked, stages=(2, 3))
+    path = tmp_path / "new/model.json"
+    data = json.loads(path.read_text())
+    record = next(one for one in data["calibration"] if (one["method"], one["stage"]) == ("averaged-cam", "2+3"))
+    data["thresholds"]["averaged-cam"]["settings"]["stage"] = "2+3"  # as if it had won
+    path.write_text(json.dumps(data))
+    bundle = load_bundle(tmp_path / "new")
+    made = bundle.spec.variant("averaged-cam")
+    assert made == Variant("averaged-cam", "2+3", smooth_mm=3.0, weights=tuple(record["weights"]))
+    scan = read_volume(home / "0.nii.gz")
+    result = reconstruct(scan, bundle, device="cpu", precision="float32", variants={"it": made})
+    found = segment(result, "it", bundle, "auto", 0.0)
+    assert (found.threshold, found.source) == (record["threshold"], "the model's own")
+
+
+def test_the_threshold_is_the_quantile_of_the_negative_peaks_that_was_asked_for(home: Path, tmp_path: Path) -> None:
+    asked = {"methods": ("matched-cam",), "filter": "hann", "sigma_scale": 0.5, "smooth_mm": 3.0, **PLANES}
+    thresholds = []
+    for number, quantile in enumerate((0.0, 0.5, 1.0)):
+        run(home, tmp_path / str(number), options=asked, stages=(3,), quantile=quantile)
+        record = load_bundle(tmp_path / str(number)).spec.thresholds["matched-cam"]
+        assert (record["volume_quantile"], record["negative_volumes"]) == (quantile, 2)
+        thresholds.append(record["threshold"])
+    low, middle, high = thresholds
+    # Of two peaks the median is their mean; float64 sums round at 1e-16 of it.
+    assert low < high
+    assert middle == pytest.approx((low + high) / 2, rel=1e-12)
+
+
+def test_several_classes_have_thresholds_of_their_own(home: Path, tmp_path: Path) -> None:
+    write_random_bundle(tmp_path / "model", classes=("a", "b"), intensity="zscore")
+    with (tmp_path / "manifest.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["volume", "label:a", "label:b", "patient", "split"])
+        for index, (a, b) in enumerate(((0, 1), (1, 0), (0, 0))):
+            rows.writerow([home / f"{index}.nii.gz", a, b, f"p{index}", "val"])
+    options = {"methods": ("matched-cam",), **PLANES}
+    recalibrate(
+        tmp_path / "model", tmp_path / "manifest.csv", tmp_path / "new", options=options, stages=(4,),
+        device="cpu", precision="float32", progress=False,
+    )  # fmt: skip
+    thresholds = load_bundle(tmp_path / "new").spec.thresholds
+    assert set(thresholds) == {"matched-cam", "matched-cam/b"}
+    assert [thresholds[key]["positive_volumes"] for key in ("matched-cam", "matched-cam/b")] == [1, 1]
+    assert thresholds["matched-cam"]["threshold"] != thresholds["matched-cam/b"]["threshold"]
+
+
+def test_what_an_earlier_version_did_not_measure_is_added_and_nothing_else_changes(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"methods": ("matched-cam", "slicewise-cam"), "filter": "hann", "smooth_mm": 3.0, **PLANES}
+    run(home, tmp_path / "old", options=asked, stages=(3,))
+    before = load_bundle(tmp_path / "old").spec
+    assert "images" not in before.training
+    monkeypatch.setattr(calibration, "CALIBRATED_PRESETS", ("fast", "balanced"))
+    monkeypatch.setitem(PRESETS, "fast", {"slices": 6, "directions": 3})
+    monkeypatch.setitem(PRESETS, "balanced", {**PLANES, "directions": 5})
+    options = {"device": "cpu", "precision": "float32", "progress": False}
+    summary = complete(tmp_path / "old", home / "manifest.csv", tmp_path / "new", **options)
+    after = load_bundle(tmp_path / "new").spec
+    assert "  6 slices in each of 3 directions: threshold " in summary
+    counts = {method: len(record.pop("other_planes", [])) for method, record in after.thresholds.items()}
+    assert counts == {"matched-cam": 2, "slicewise-cam": 1}  # which has no directions
+    images = after.training.pop("images")
+    assert images["volumes"] == 2  # of split train
+    assert json.loads(json.dumps(dataclasses.asdict(after))) == json.loads(json.dumps(dataclasses.asdict(before)))
+    with pytest.raises(TonnoError, match=r"model: has no thresholds to complete"):
+        complete(home / "model", home / "manifest.csv", tmp_path / "none", **options)
+
+
+def test_mistakes_are_told_before_anything_is_computed(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(TonnoError, match="there"):
+        run(home, tmp_path / "there")
+    with pytest.raises(TonnoError, match="`stage` 9 does not exist in this encoder, expected 1 to"):
+        run(home, tmp_path / "new", stages=(9,))
+    lines = (home / "manifest.csv").read_text(encoding="utf-8").splitlines()
+    (home / "positive.csv").write_text("\n".join(line for line in lines if ",0," not in line), encoding="utf-8")
+    with pytest.raises(TonnoError, match=r"positive.csv: no volume with label 0 has split val"):
+        run(home, tmp_path / "new", manifest="positive.csv")
+    (home / "other.csv").write_text("\n".join(lines).replace("label", "label:edema", 1), encoding="utf-8")
+    with pytest.raises(TonnoError, match="labels are of edema, the model tells finding"):
+        run(home, tmp_path / "new", manifest="other.csv")
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,216 @@
+"""`tonno reconstruct MANIFEST.csv`: a folder for each volume of a cohort, and one summary."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+import tonno_core
+from tonno_core.bundle.ready import ReadyModel, prepare_model
+from tonno_core.cohort.cases import CasesFolder, Progress, case_name, failed_line, fingerprint, run_cases
+from tonno_core.cohort.manifest import read_volumes
+from tonno_core.cohort.source import source_of
+from tonno_core.commands.options import as_options
+from tonno_core.commands.recipe import Recipe, make_recipe, model_identity
+from tonno_core.commands.reconstruct import reconstruct_into
+from tonno_core.distributed import device_of_process, share_of_cases
+from tonno_core.errors import TonnoError
+from tonno_core.output import write_text
+
+REPORT, SUMMARY = "report.json", "summary.csv"
+_FILES = ("heatmap-*", "segmentation-*", "overview.png", REPORT)
+# Of a method in the summary; beside them stand those of the case.
+_OF_A_METHOD = ("threshold", "threshold_source", "components", "volume_mm3", "peak")
+_SHOWN_FAILURES = 20
+
+
+@dataclass(frozen=True)
+class Task:
+    """One volume of the cohort."""
+
+    name: str
+    volume: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What to print, and the one line about cases that failed ("" where none did)."""
+
+    text: str
+    failed: str
+
+
+class CohortFolder(CasesFolder):
+    """``cases/NAME/`` holds what a run of one volume writes; its report says of which cohort, and which file, it is.
+
+    volumes: by the names of all cases.
+    """
+
+    kind = "cohort"
+    summary_names = (SUMMARY,)
+
+    def __init__(self, path: Path, fingerprint: str, volumes: Mapping[str, Path]) -> None:
+        super().__init__(path, fingerprint)
+        self._volumes = volumes
+
+    def has(self, name: str) -> bool:
+        """Whether a case is done, and its volume is still the one that was read."""
+        report = self.report(name)
+        if report is None:
+            return False
+        volume = self._volumes[name]
+        with suppress(OSError):
+            if "source" not in report:  # written by an earlier build: the times tell
+                return _newest(volume) <= (self.cases / name / REPORT).stat().st_mtime
+            return bool(report["source"] == source_of(volume))
+        return False
+
+    def clear(self, keep: set[str]) -> None:
+        for folder in self.cases.iterdir():
+            if folder.is_dir() and folder.name not in keep:
+                for pattern in _FILES:
+                    for file in folder.glob(pattern):
+                        file.unlink(missing_ok=True)
+                with suppress(OSError):  # holds other files
+                    folder.rmdir()
+
+    def report(self, name: str) -> dict[str, Any] | None:
+        """``report.json`` of a case that is done, else None."""
+        path = self.cases / name / REPORT
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise TonnoError(f"{path}: not readable as a case's report ({error}); delete its folder") from error
+        return data if isinstance(data, dict) and data.get("run") == self.fingerprint else None
+
+
+def reconstruct_cohort(
+    manifest: Path,
+    *,
+    output: Path,
+    device: str = "auto",
+    precision: str = "auto",
+    compiled: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+    **choices: Any,
+) -> Outcome:
+    """Reconstruct every volume of a manifest, by one model that is loaded once; choices: see `make_recipe`.
+
+    Goes on in a folder whose settings are the same; a volume whose file has changed since is done again. Several
+    processes with RANK and WORLD_SIZE set share the cases; the last one writes the summary.
+    """
+    recipe = make_recipe(**choices)
+    tasks = [Task(case_name(n, case.volume), case.volume) for n, case in enumerate(read_volumes(manifest), start=1)]
+    rank, world = share_of_cases()
+    ready = prepare_model(recipe.model, recipe.settings, device_of_process(device), precision, compiled=compiled)
+    content = _content(recipe, ready, tasks, compiled)
+    folder = CohortFolder(output, fingerprint(content), {task.name: task.volume for task in tasks})
+    names, own = [task.name for task in tasks], tasks[rank::world]
+    folder.open(content, names, [task.name for task in own], overwrite=overwrite)
+
+    def work(task: Task, advanced: Progress) -> None:
+        run = {"run": folder.fingerprint, "source": source_of(task.volume)}  # before it is read
+        place = folder.cases / task.name
+        (place / REPORT).unlink(missing_ok=True)  # of what the file was before; should it fail now, nothing is reported
+        reconstruct_into(place, task.volume, ready, recipe, progress=advanced, overwrite=place.exists(), extra=run)
+
+    run_cases(own, folder, work, label="reconstructing", progress=progress and rank == 0, reworded=as_options)
+    return _outcome(folder, names, len(own))
+
+
+def _content(recipe: Recipe, ready: ReadyModel, tasks: Sequence[Task], compiled: bool) -> dict[str, Any]:
+    """What this run is, as ``settings.json`` states it."""
+    content = {
+        "tonno": tonno_core.__version__,
+        "model": model_identity(recipe.model),
+        "manifest": {"cases": len(tasks), "sha256": fingerprint([str(task.volume) for task in tasks])},
+        "device": ready.device.type,
+        "precision": str(ready.precision).removeprefix("torch."),
+        "compiled": compiled,
+        **recipe.record(),
+    }
+    return dict(json.loads(json.dumps(content)))  # as it will be read: tuples are lists
+
+
+# --- the summary
+
+
+def _outcome(folder: CohortFolder, names: Sequence[str], here: int) -> Outcome:
+    reports, failures = {}, {}
+    for name in names:
+        report = folder.report(name)
+        reason = None if report is not None else folder.reason(name)
+        if report is not None:
+            reports[name] = report
+        elif reason is not None:
+            failures[name] = reason
+    missing = len(names) - len(reports) - len(failures)
+    if missing:
+        return Outcome(f"{here} of {len(names)} cases done here, {missing} are not done elsewhere yet", "")
+    write_text(folder.path / SUMMARY, _csv(names, reports, failures))
+    failed = failed_line(failures, len(names), SUMMARY) if failures else ""
+    return Outcome(f"{_table(reports, failures)}\n{len(reports)} of {len(names)} cases in {folder.path}", failed)
+
+
+def _rows(name: str, report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row for each method of a case."""
+    of_case = {"case": name, "score": report["score"], "warnings": "; ".join(report["warnings"])}
+    for method, found in report["methods"].items():
+        of_method = {**{key: found[key] for key in _OF_A_METHOD}, "components": len(found["components"])}
+        yield {**of_case, "method": method, **of_method, "seconds": report["seconds"]["total"]}
+
+
+def _csv(names: Sequence[str], reports: Mapping[str, Mapping[str, Any]], failures: Mapping[str, str]) -> str:
+    text = io.StringIO()
+    columns = ["case", "method", "score", *_OF_A_METHOD, "seconds", "warnings", "failed"]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for name in names:
+        if name in failures:
+            writer.writerow({"case": name, "failed": failures[name]})
+        else:
+            writer.writerows(_rows(name, reports[name]))
+    return text.getvalue()
+
+
+def _table(reports: Mapping[str, Mapping[str, Any]], failures: Mapping[str, str]) -> str:
+    """What was found by each method, and which cases failed."""
+    by_method: dict[str, list[dict[str, Any]]] = {}
+    for name, report in reports.items():
+        for row in _rows(name, report):
+            by_method.setdefault(row["method"], []).append(row)
+    rows = [
+        [
+            method,
+            len(found),
+            sum(one["components"] > 0 for one in found),
+            f"{statistics.median(one['volume_mm3'] for one in found) / 1000:.2f}",
+            f"{statistics.median(one['peak'] for one in found):.4g}",
+        ]
+        for method, found in by_method.items()
+    ]
+    headers = ["method", "cases", "with components", "median volume ml", "median peak"]
+    parts = [tabulate(rows, headers=headers, disable_numparse=True)] if rows else []
+    if failures:
+        shown = list(failures.items())[:_SHOWN_FAILURES]
+        more = [["...", f"{len(failures) - len(shown)} more in {SUMMARY}"]] if len(shown) < len(failures) else []
+        parts.append(tabulate([*shown, *more], headers=["failed", "why"], disable_numparse=True))
+    return "\n\n".join(parts)
+
+
+def _newest(volume: Path) -> float:
+    """When a file, or the newest of a folder's, was written last."""
+    files = [file for file in volume.iterdir() if file.is_file()] if volume.is_dir() else [volume]
+    return max(file.stat().st_mtime for file in files)

@@ -1,0 +1,224 @@
+"""`tonno evaluate`: a manifest with masks in, tables and contact sheets out; it goes on where it was stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tonno_core
+from tonno_core.bundle.file import Bundle, load_bundle
+from tonno_core.cohort.cases import Progress, case_name, failed_line, fingerprint, run_cases
+from tonno_core.cohort.manifest import Manifest, read_manifest
+from tonno_core.commands.options import as_options
+from tonno_core.distributed import device_of_process, share_of_cases
+from tonno_core.encoding.classifier import Classifier
+from tonno_core.encoding.device import choose_device, choose_precision
+from tonno_core.errors import TonnoError
+from tonno_core.evaluation.case import Setup, Task, evaluate_case
+from tonno_core.evaluation.folder import ResultsFolder
+from tonno_core.evaluation.record import CaseRecord
+from tonno_core.evaluation.report import markdown, terminal_table
+from tonno_core.evaluation.rows import Row, rows_of
+from tonno_core.evaluation.sheet import Entry, write_sheets
+from tonno_core.evaluation.summary import results_csv, summarize, summary_csv
+from tonno_core.segmentation.binarize import check_options
+from tonno_core.settings import METHODS, ReconstructionSettings, Stage, combine, stages_of
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What was asked for, beside the settings of the reconstruction; names are those of the command line."""
+
+    split: str = "test"
+    stages: Sequence[Stage] = ()
+    min_volume_mm3: float = 0.0
+    all_candidates: bool = False
+    device: str = "auto"
+    precision: str = "auto"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What to print, and the one line about cases that failed ("" where none did)."""
+
+    text: str
+    failed: str
+
+
+def evaluate_manifest(
+    manifest_path: Path,
+    *,
+    model: str,
+    output: Path,
+    choices: Choices,
+    options: Mapping[str, Any],
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Outcome:
+    """Evaluate a model on a split of a manifest, into a folder; `report.DEFINITIONS` says what is measured.
+
+    options: ``methods``, ``directions``, ``slices``, ``lattice``, ``filter`` and ``class_name`` of
+    `ReconstructionSettings`.
+    Several processes with RANK and WORLD_SIZE set share the cases; the last one writes the summary.
+    """
+    check_options(0.0, None, choices.min_volume_mm3)
+    bundle = load_bundle(model)
+    asked = {**options, "methods": options.get("methods") or METHODS}
+    settings = combine(defaults=bundle.spec.defaults, explicit=asked)
+    class_name = _class_of(bundle, settings)
+    tasks = tasks_of(read_manifest(manifest_path, class_name=class_name), choices.split, class_name)
+    content, setup = _prepare(bundle, settings, tasks, choices, class_name)
+    names = [task.name for task in tasks]
+    rank, world = share_of_cases()
+    folder = ResultsFolder(output, setup.fingerprint)
+    folder.open(content, names, names[rank::world], overwrite=overwrite)
+
+    def work(task: Task, advanced: Progress) -> None:
+        record, tile = evaluate_case(task, setup, advanced)
+        folder.save(dataclasses.replace(record, warnings=tuple(map(as_options, record.warnings))), tile)
+
+    shown = progress and rank == 0
+    run_cases(tasks[rank::world], folder, work, label="evaluating", progress=shown, reworded=as_options)
+    records, failures, missing = folder.gather(names)
+    if missing:
+        here = len(names[rank::world])
+        return Outcome(f"{here} of {len(tasks)} cases done here, {missing} are not done elsewhere yet", "")
+    failed = failed_line(failures, len(tasks), "summary.md") if failures else ""
+    if not records:
+        raise TonnoError(failed)
+    return Outcome(_write_summary(folder, records, failures, setup, content, choices.seed), failed)
+
+
+def tasks_of(manifest: Manifest, split: str, class_name: str) -> list[Task]:
+    """The volumes of a split (all where the manifest has none, or with ``all``) with one class's labels and masks."""
+    if class_name in manifest.classes:
+        index = manifest.classes.index(class_name)
+    elif len(manifest.classes) == 1:
+        index = 0
+    else:
+        raise TonnoError(
+            f"{manifest.path}: has the classes {', '.join(manifest.classes)}, the model's is '{class_name}'; "
+            "rename one of them, or choose another by `class_name`"
+        )
+    used = not manifest.has_split or split == ALL
+    numbered = [(n, case) for n, case in enumerate(manifest.cases, start=1) if used or case.split == split]
+    if not numbered:
+        counts = ", ".join(f"{len(manifest.split(name))} in {name}" for name in ("train", "val", "test"))
+        raise TonnoError(f"{manifest.path}: no volume in split {split} ({counts}); choose another by `split`")
+    return [
+        Task(case_name(number, case.volume), case.volume, case.labels[index], case.masks[index], case.patient)
+        for number, case in numbered
+    ]
+
+
+def _class_of(bundle: Bundle, settings: ReconstructionSettings) -> str:
+    name = settings.class_name or bundle.spec.classes[0]
+    if name not in bundle.spec.classes:
+        classes = ", ".join(bundle.spec.classes)
+        raise TonnoError(f"`class_name` '{name}' is unknown to this model, expected one of {classes}")
+    return name
+
+
+def _prepare(
+    bundle: Bundle, settings: ReconstructionSettings, tasks: Sequence[Task], choices: Choices, class_name: str
+) -> tuple[dict[str, Any], Setup]:
+    """What this evaluation is, as ``settings.json`` states it, and what its cases share."""
+    device = choose_device(choices.device)
+    encoder = bundle.classifier(slice_size=settings.slice_size)
+    rows = rows_of(
+        bundle.spec,
+        settings,
+        stages=_stages(encoder, bundle, settings, class_name, choices.stages),
+        last_stage=encoder.stages,
+        all_candidates=choices.all_candidates,
+    )
+    listed = [[str(part) for part in _row(task)] for task in tasks]
+    content = {
+        "tonno": tonno_core.__version__,
+        "model": {"encoder": bundle.spec.encoder, "sha256": bundle.spec.sha256},
+        "manifest": {
+            "cases": len(tasks),
+            "sha256": fingerprint(listed),
+        },
+        "split": choices.split,
+        "class": class_name,
+        "min_volume_mm3": choices.min_volume_mm3,
+        "device": device.type,
+        "precision": str(choose_precision(choices.precision, device)).removeprefix("torch."),
+        "settings": dataclasses.asdict(settings),
+        "rows": {name: dataclasses.asdict(row) for name, row in rows.items()},
+    }
+    content = json.loads(json.dumps(content))  # as it will be read: tuples are lists
+    best = tuple(name for name, row in rows.items() if row.best)
+    shown = tuple(name for name in best if name != "center") or best  # which is blind to the image
+    asked = (choices.min_volume_mm3, device_of_process(choices.device), choices.precision)
+    hashed = fingerprint(content)
+    return content, Setup(bundle, settings, rows, shown, *asked, hashed)
+
+
+def _row(task: Task) -> tuple[object, ...]:
+    return task.volume, task.label, task.mask or "", task.patient
+
+
+def _stages(
+    encoder: Classifier, bundle: Bundle, settings: ReconstructionSettings, class_name: str, asked: Sequence[Stage]
+) -> list[Stage]:
+    """Stages that were asked for, else all on which the class's logit depends and those that calibration added up."""
+    added = {one.stage for one in bundle.spec.tried(class_name) if isinstance(one.stage, str)}
+    for stage in asked:
+        if max(stages_of(stage)) > encoder.stages:
+            raise TonnoError(f"`stage` {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
+        if isinstance(stage, str) and stage not in added:
+            known = ", ".join(sorted(added, key=stages_of)) or "none"
+            raise TonnoError(f"`stage` {stage}: the model's calibration added up {known}; see `tonno calibrate`")
+    if asked:
+        return sorted(set(asked), key=stages_of)
+    size = settings.slice_size or bundle.spec.slice_size
+    single = encoder.stages_with_maps(bundle.spec.classes.index(class_name), size)
+    return [*single, *sorted(added, key=stages_of)]
+
+
+def _write_summary(
+    folder: ResultsFolder,
+    records: Sequence[CaseRecord],
+    failures: Mapping[str, str],
+    setup: Setup,
+    content: Mapping[str, Any],
+    seed: int,
+) -> str:
+    """All files about all cases; returns the table for the terminal."""
+    variants = {name: (row.variant, row.best) for name, row in setup.rows.items()}
+    summary = summarize(records, variants, seed=seed, failures=failures)
+    facts = _facts(content, setup.rows, seed)
+    title = f"Evaluation of class {content['class']}"
+    folder.write("results.csv", results_csv(records, variants))
+    folder.write("summary.csv", summary_csv(summary))
+    folder.write_json("summary.json", {"seed": seed, **dataclasses.asdict(summary), "evaluation": dict(content)})
+    folder.write("summary.md", markdown(summary, title=title, facts=facts))
+    entries = [Entry(record, folder.tile(record.case)) for record in records]
+    write_sheets(folder.path, entries, title=title, subtitle=f"{facts['model']}; {facts['planes']}. Not for diagnosis.")
+    return f"{terminal_table(summary)}\nwritten to {folder.path}"
+
+
+def _facts(content: Mapping[str, Any], rows: Mapping[str, Row], seed: int) -> dict[str, str]:
+    settings, model = content["settings"], content["model"]
+    directions = {settings["directions"], settings["cam_directions"] or settings["directions"]}
+    many = " and ".join(str(count) for count in sorted(directions))
+    facts = {
+        "model": f"{model['encoder']}, weights {model['sha256'][:12]}",
+        "planes": f"{many} directions, {settings['slices']} slices each, {settings['lattice']}, {settings['frame']}",
+        "cases": f"split {content['split']}, manifest rows {content['manifest']['sha256'][:12]}",
+        "smallest component": f"{content['min_volume_mm3']:g} mm3",
+        "computed": f"tonno {content['tonno']}, {content['device']}, {content['precision']}, bootstrap seed {seed}",
+    }
+    without = sum(row.threshold is None for row in rows.values())
+    if without:
+        facts["thresholds"] = f"{without} of {len(rows)} rows have none from the model and use Otsu's: last table"
+    return facts

@@ -1,0 +1,1 @@
+"""Pictures of slices, heatmaps and findings."""
