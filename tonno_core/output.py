@@ -14,6 +14,9 @@ from typing import Any
 
 from tonno_core.errors import TonnoError
 
+# A JSON object, where one is read or written; elsewhere values have types of their own.
+Json = dict[str, Any]
+
 
 def check_name(path: Path) -> None:
     """Raise TonnoError for a name of bytes that are not UTF-8, which ITK's libraries cannot take."""
