@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import locale
-import os
 from collections.abc import Iterator
 
 import pytest
-
-# No timing decides what a test computes, and none writes into the cache of who runs it.
-os.environ["TONNO_PROBE"] = "off"
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,6 @@ from tonno_core.bundle.calibration import ModelThreshold
 from tonno_core.bundle.file import Bundle, BundleSpec
 from tonno_core.encoding.device import choose_device, choose_precision
 from tonno_core.encoding.encoder import Encoder, PixelSum
-from tonno_core.encoding.layout import settle_layout
 from tonno_core.errors import TonnoError
 from tonno_core.settings import ReconstructionSettings, Variant, combine, variant_of
 
@@ -77,7 +76,6 @@ def prepare_model(
         size = _size(model.spec, settings)
         dtype = choose_precision(precision, chosen)
         encoder = model.classifier(device=chosen, precision=dtype, slice_size=size)
-        settle_layout(encoder, model.spec.encoder, size)
         if compiled:
             encoder.compile(size)
         return ReadyModel(encoder, model.spec, size, chosen, dtype)

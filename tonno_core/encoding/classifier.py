@@ -16,17 +16,28 @@ from tonno_core.encoding.normalization import NormKind, fold_batch_norm, to_grou
 from tonno_core.errors import TonnoError, first_line
 from tonno_core.settings import CamKind
 
-# What a model's body hands to its head; those of several branches hand over a list.
+# What a model's body hands to its head; models of several branches hand over a list.
 Features = torch.Tensor | list[torch.Tensor]
 
 
 def create_model(
     name: str, *, channels: int, classes: int, norm: NormKind, slice_size: int, imagenet: bool = False
 ) -> nn.Module:
-    """A timm model with random weights, or the ImageNet weights that timm fetches from its hub.
+    """Create a timm model with random weights, or with the ImageNet weights that timm fetches from its hub.
 
-    Raises TonnoError for a name that timm does not know, a slice size that the model cannot have, or where
-    the hub cannot be reached.
+    Args:
+        name: timm's name of the model.
+        channels: input channels.
+        classes: outputs of the last layer.
+        norm: ``group`` replaces every batch norm by a group norm; the others leave the model as it is.
+        slice_size: pixels along a side, which models of a fixed input size are made for.
+        imagenet: start from ImageNet weights.
+
+    Returns:
+        The model on the CPU, in training mode.
+
+    Raises:
+        TonnoError: timm does not know the name, the model cannot have this slice size, or the hub is out of reach.
     """
     if not timm.is_model(name):
         import difflib
@@ -53,14 +64,32 @@ def create_model(
 
 
 def size_options(name: str, slice_size: int) -> dict[str, Any]:
-    """The keyword that models of a fixed input size (vision transformers) need; others take any size."""
+    """Return the keyword that models of a fixed input size (vision transformers) need.
+
+    Args:
+        name: timm's name of the model.
+        slice_size: pixels along a side.
+
+    Returns:
+        Options of `timm.create_model`; empty for models that take any size.
+    """
     config = timm.get_pretrained_cfg(name)
     fixed = config is not None and config.fixed_input_size
     return {"img_size": slice_size} if fixed else {}
 
 
 def stage_modules(model: nn.Module) -> list[tuple[int, str]]:
-    """The feature stages after the stem, finest first: (timm's feature index, module name)."""
+    """List the feature stages after the stem, finest first.
+
+    Args:
+        model: a timm model.
+
+    Returns:
+        For each stage timm's feature index and the module's name.
+
+    Raises:
+        TonnoError: timm knows no feature stages of this model.
+    """
     entries = getattr(model, "feature_info", None)
     if entries is None or not hasattr(model, "forward_intermediates"):
         raise TonnoError(
@@ -73,28 +102,60 @@ def stage_modules(model: nn.Module) -> list[tuple[int, str]]:
 
 
 def _is_stem(model: nn.Module, module: str) -> bool:
-    """A stem is called so or has no name, or ends in an activation or a norm, which have no kernels (act1, bn1)."""
-    found = dict(model.named_modules()).get(module)  # None: timm's names are not always those of modules
-    kernels = found is None or any(weight.ndim > 1 for weight in found.parameters())
+    """Tell whether a module is the stem: named so, nameless, or an activation or norm without kernels (act1, bn1)."""
+    layer = dict(model.named_modules()).get(module)  # None: timm's names are not always those of modules
+    kernels = layer is None or any(weight.ndim > 1 for weight in layer.parameters())
     return not module or module.startswith("stem") or not kernels
 
 
-def place(model: nn.Module, device: torch.device) -> bool:
-    """Move to a device, channels last, which convolutions are fastest in; not models with 3D kernels (False)."""
+def fastest_memory_format(model: nn.Module, device: torch.device, precision: torch.dtype) -> torch.memory_format:
+    """Choose the memory format in which a network runs fastest.
+
+    Channels last is as fast or faster for most networks. Group norm in bfloat16 on a CPU is the exception: there
+    contiguous tensors were up to 1.6 times as fast (docs/benchmarks.md).
+
+    Args:
+        model: the network.
+        device: on which it runs.
+        precision: of its body.
+
+    Returns:
+        ``torch.channels_last`` or ``torch.contiguous_format``.
+    """
+    grouped = any(isinstance(layer, nn.GroupNorm) for layer in model.modules())
+    slower = grouped and device.type == "cpu" and precision != torch.float32
+    return torch.contiguous_format if slower else torch.channels_last
+
+
+def place(model: nn.Module, device: torch.device, memory_format: torch.memory_format = torch.channels_last) -> None:
+    """Move a model to a device and its weights to a memory format, in place.
+
+    Args:
+        model: a model of images; one with 3D kernels, for which channels last does not exist, is only moved.
+        device: where to.
+        memory_format: of its weights.
+    """
     model.to(device=device)
-    images = all(weight.ndim < 5 for weight in model.parameters())
-    if images:
-        model.to(memory_format=torch.channels_last)
-    return images
+    if all(weight.ndim < 5 for weight in model.parameters()):
+        model.to(memory_format=memory_format)
 
 
 def try_slice(encoder: Classifier, size: int, name: str) -> None:
-    """Have one blank slice of ``size`` pixels classified; raises TonnoError where the model refuses that size."""
+    """Classify one blank slice, to see early that the model takes slices of this size.
+
+    Args:
+        encoder: the classifier.
+        size: pixels along a side.
+        name: of the model, for the message.
+
+    Raises:
+        TonnoError: the model refuses this size, or its logits are not finite.
+    """
     try:
         check_finite(encoder.logits(torch.zeros(1, size, size, device=encoder.device)))
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # as models refuse
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # the ways in which models refuse
         raise TonnoError(
             f"encoder {name} cannot take slices of {size} x {size} pixels ({first_line(error)}); "
             "choose another `slice_size`"
@@ -102,12 +163,16 @@ def try_slice(encoder: Classifier, size: int, name: str) -> None:
 
 
 class Classifier:
-    """A trained timm model, in evaluation mode, batch norm folded, on a device at a precision.
+    """A trained timm model in evaluation mode on a device at a precision, its batch norms folded.
 
     The body runs in ``precision``; pooling and the last layer in float32, because a logit of 4 in
     bfloat16 has steps of 0.03, which the second derivative would magnify. The gradient of a CAM is taken
     back to its stage only, and not at all where it is the same for every input (last stage, average
     pooling, linear layer).
+
+    Attributes:
+        device: on which the model runs.
+        model: the network.
     """
 
     def __init__(
@@ -120,6 +185,16 @@ class Classifier:
         precision: torch.dtype = torch.float32,
         fold: bool = True,
     ) -> None:
+        """Copy a model and make it ready.
+
+        Args:
+            model: a timm model with one output per class.
+            classes: names of the K classes.
+            channels: of the model's input; a slice is repeated for each.
+            device: where it runs.
+            precision: of the body.
+            fold: fold batch norms into the convolutions before them.
+        """
         self._classes = classes
         self._channels = channels
         self.device = torch.device(device)
@@ -129,8 +204,7 @@ class Classifier:
         self.model: Any = copy.deepcopy(model).eval().requires_grad_(False)
         if fold:
             fold_batch_norm(self.model)
-        self.images = place(self.model, self.device)
-        self._layout = torch.channels_last
+        self.set_memory_format(fastest_memory_format(self.model, self.device, precision))
         self._constant: dict[tuple[int, int, int], torch.Tensor | None] = {}
 
     @property
@@ -140,34 +214,38 @@ class Classifier:
 
     @property
     def channels(self) -> int:
-        """Of the network's input."""
+        """Number of channels of the network's input."""
         return self._channels
 
     @property
     def precision(self) -> torch.dtype:
-        """Of the body."""
+        """Number type in which the body runs."""
         return self._precision
 
     @property
-    def norms(self) -> str:
-        """The kinds of its normalisation layers, which decide how fast a layout is."""
-        kinds = {type(layer).__name__ for layer in self.model.modules() if "Norm" in type(layer).__name__}
-        return ",".join(sorted(kinds))
-
-    @property
     def layout(self) -> str:
-        """Name of the memory format."""
-        return "channels last" if self._layout == torch.channels_last else "contiguous"
+        """Name of the memory format of weights and slices, as reports give it."""
+        return "channels last" if self._memory_format == torch.channels_last else "contiguous"
 
-    def set_layout(self, layout: torch.memory_format) -> None:
-        """Keep weights and slices in another memory format; answers stay the same but for rounding."""
-        self.model.to(memory_format=layout)
-        self._layout = layout
+    def set_memory_format(self, memory_format: torch.memory_format) -> None:
+        """Keep weights and slices in another memory format; outputs change by rounding alone.
+
+        Args:
+            memory_format: ``torch.channels_last`` or ``torch.contiguous_format``.
+        """
+        place(self.model, self.device, memory_format)
+        self._memory_format = memory_format
 
     def compile(self, size: int) -> None:
-        """Compile the body for logits by `torch.compile`; the first batches take half a minute. CAMs stay as they are.
+        """Compile the body for logits with `torch.compile`; CAMs keep using the plain body.
 
-        Raises TonnoError where it does not work, as without a C++ compiler on a CPU or Triton on a GPU.
+        The first batches then take half a minute.
+
+        Args:
+            size: S, pixels along a slice's side.
+
+        Raises:
+            TonnoError: it does not work here, e.g. without a C++ compiler on a CPU or Triton on a GPU.
         """
         plain = self.model.forward_features
         try:
@@ -175,7 +253,7 @@ class Classifier:
             self.logits(torch.zeros(2, size, size, device=self.device))
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # of the compiler, of the network that cannot be traced
+        except Exception as error:  # raised by the compiler, or by a network that cannot be traced
             self.model.forward_features = plain
             raise TonnoError(
                 f"`compiled`: torch.compile does not work for this encoder here ({first_line(error)}); leave it out"
@@ -187,19 +265,34 @@ class Classifier:
         return len(self._stages)
 
     def stages_with_maps(self, class_index: int, size: int) -> tuple[int, ...]:
-        """The stages on whose cells a class's logit depends, for slices of ``size`` pixels (`cam` refuses others)."""
-        found = []
+        """List the stages on whose cells a class's logit depends; `cam` refuses the others.
+
+        Args:
+            class_index: the class's number, from 0.
+            size: S, pixels along a slice's side.
+
+        Returns:
+            Numbers of the stages, 1 is the finest.
+        """
+        stages = []
         for stage in range(1, self.stages + 1):
             try:
                 self._known_gradient(size, class_index, stage)
             except TonnoError:
                 continue
-            found.append(stage)
-        return tuple(found)
+            stages.append(stage)
+        return tuple(stages)
 
     @torch.no_grad()
     def logits(self, slices: torch.Tensor) -> torch.Tensor:
-        """``B V U`` to ``B K``."""
+        """Classify slices.
+
+        Args:
+            slices: ``B V U``, square.
+
+        Returns:
+            Logits ``B K`` in float32.
+        """
         with self._autocast():
             features = self.model.forward_features(self._input(slices))
         return self._head(features)
@@ -207,10 +300,20 @@ class Classifier:
     def cam(
         self, slices: torch.Tensor, asked: Collection[tuple[int, int]], kind: CamKind
     ) -> tuple[torch.Tensor, ClassMaps]:
-        """``B V U`` to logits ``B K``, and maps ``B h w`` by class index and stage (1 is the finest).
+        """Classify slices and compute class activation maps.
 
         One forward pass, and for each class one backward pass to the finest stage whose gradient is not constant.
-        Raises TonnoError at a stage on which the logit does not depend.
+
+        Args:
+            slices: ``B V U``, square.
+            asked: pairs of class index and stage (1 is the finest).
+            kind: how activations and gradients are combined.
+
+        Returns:
+            Logits ``B K``, and maps ``B h w`` by class index and stage, in float32.
+
+        Raises:
+            TonnoError: the logit does not depend on a stage.
         """
         constant = {key: self._known_gradient(slices.shape[-1], *key) for key in asked}
         varying = [key for key in asked if constant[key] is None]
@@ -227,18 +330,18 @@ class Classifier:
         return logits, {key: activation_map(exact[key[1]], known[key].to(logits.dtype), kind) for key in asked}
 
     def _forward(self, inputs: torch.Tensor, stages: Collection[int]) -> tuple[Features, dict[int, torch.Tensor]]:
-        """What the head gets, and some stages' activations ``B C h w``."""
-        wanted = sorted(set(stages))  # timm returns them in the order of the network
+        """Run the body; return the head's input and some stages' activations ``B C h w``."""
+        ordered = sorted(set(stages))  # timm returns them in the order of the network
         with self._autocast():
             features, activations = self.model.forward_intermediates(
-                inputs, indices=[self._stages[stage - 1][0] for stage in wanted]
+                inputs, indices=[self._stages[stage - 1][0] for stage in ordered]
             )
-        return features, dict(zip(wanted, activations, strict=True))
+        return features, dict(zip(ordered, activations, strict=True))
 
     def _forward_backward(
         self, slices: torch.Tensor, varying: Collection[tuple[int, int]], stages: Collection[int]
     ) -> tuple[torch.Tensor, dict[int, torch.Tensor], dict[tuple[int, int], torch.Tensor]]:
-        """Logits ``B K``, activations of the stages, and gradients ``B C h w`` by class index and varying stage.
+        """Compute logits ``B K``, activations by stage, and gradients ``B C h w`` by class index and varying stage.
 
         The graph is recorded from the finest varying stage's last weight on, so that nothing before it is kept
         or retraced; from the input on in the few models whose stage has no weight on the way to its output.
@@ -246,8 +349,8 @@ class Classifier:
         inputs = self._input(slices)
         finest = min(stage for _, stage in varying)
         _, module = self._stages[finest - 1]
-        found = dict(self.model.named_modules()).get(module)
-        weights = [] if found is None else list(found.parameters())
+        layer = dict(self.model.named_modules()).get(module)
+        weights = [] if layer is None else list(layer.parameters())
         for anchor in (*weights[-1:], inputs):
             anchor.requires_grad_(True)
             try:
@@ -267,18 +370,18 @@ class Classifier:
         return logits.detach(), detached, gradients
 
     def _known_gradient(self, size: int, class_index: int, stage: int) -> torch.Tensor | None:
-        """The gradient (1 C h w) where it is the same for every input, else None; looked for once."""
+        """Return the gradient (1 C h w) where it is the same for every input, else None; computed once."""
         key = (class_index, stage, size)
         if key not in self._constant:
             self._constant[key] = self._constant_gradient(size, class_index, stage)
         return self._constant[key]
 
     def _constant_gradient(self, size: int, class_index: int, stage: int) -> torch.Tensor | None:
-        """The gradient (1 C h w) where it is the same for every input, else None.
+        """Compute the gradient (1 C h w) where it is the same for every input, else return None.
 
-        It is where the head gets this stage's very output and is linear; random features of three magnitudes
-        show whether. (Random slices would not: a network that expects intensities of thousands answers
-        nearly alike to all small ones.) Raises TonnoError where the gradient is zero or does not exist.
+        The gradient is constant where the head takes this stage's output and is linear, which random features of
+        three magnitudes show. Random slices would not: a network that expects intensities of thousands gives
+        nearly the same output for all small ones. Raises TonnoError where the gradient is zero or does not exist.
         """
         generator = torch.Generator().manual_seed(0)
         dtype = next(self.model.parameters()).dtype
@@ -304,6 +407,7 @@ class Classifier:
         return gradients[:1].clone() if constant else None
 
     def _check_gradient(self, slices: torch.Tensor, class_index: int, stage: int) -> None:
+        """Raise TonnoError where a class's logit has no gradient at a stage, or one that is zero."""
         try:
             _, _, gradients = self._forward_backward(slices, [(class_index, stage)], [stage])
         except torch.OutOfMemoryError:
@@ -321,15 +425,17 @@ class Classifier:
             )
 
     def _input(self, slices: torch.Tensor) -> torch.Tensor:
-        """Repeat the slice for each input channel: ``B C V U``."""
-        return slices[:, None].expand(-1, self._channels, -1, -1).contiguous(memory_format=self._layout)
+        """Repeat each slice for every input channel: ``B C V U``."""
+        return slices[:, None].expand(-1, self._channels, -1, -1).contiguous(memory_format=self._memory_format)
 
     def _head(self, features: Features) -> torch.Tensor:
+        """Run pooling and the last layer in the weights' own precision: ``B K``."""
         dtype = next(self.model.parameters()).dtype
-        exact = features.to(dtype) if isinstance(features, torch.Tensor) else [one.to(dtype) for one in features]
+        exact = features.to(dtype) if isinstance(features, torch.Tensor) else [each.to(dtype) for each in features]
         logits: torch.Tensor = self.model.forward_head(exact)
         return logits
 
     def _autocast(self) -> torch.autocast:
+        """Return the context in which the body runs at its precision."""
         reduced = self._precision != torch.float32
         return torch.autocast(self.device.type, dtype=self._precision, enabled=reduced)

@@ -1,7 +1,6 @@
 """Device and precision by name. Chosen by what the hardware is, never by a timing: results stay repeatable.
 
-The one thing that is timed, once, is the layout in memory (`encoding.layout`). How many slices a GPU takes at once
-follows from its free memory (`encoding.memory`), in powers of two.
+The batch on a GPU follows from its free memory (`encoding.memory`), in powers of two.
 """
 
 from __future__ import annotations

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-# No engine that a test starts measures its network's layouts, or leaves the answer in the user's cache.
-os.environ["TONNO_PROBE"] = "off"
 
 if find_spec("slicer_core"):
     from slicer_host import provide_i18n
