@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +12,10 @@ import torch
 
 from tests.analytic import correlation, grid_around, make_blobs
 from tests.networks import random_network, spec_of
-from tonno_core import Bundle, ReconstructionSettings, Volume, reconstruct
+from tonno_core import Bundle, ReconstructionSettings, Volume, kernels, reconstruct
 from tonno_core.settings import CAM_METHODS
-from tonno_core.slicing import sampling
 from tonno_core.slicing.sampling import SliceSource, half_will_do
-from tonno_core.volume.mosaic import Mosaic
+from tonno_core.volume.atlas import VolumeAtlas
 
 SETTINGS = ReconstructionSettings(methods=("tonno", *CAM_METHODS), slices=20, directions=16, stage=2, slice_size=32)
 
@@ -39,7 +39,7 @@ def test_a_network_does_not_see_that_voxels_are_float16(monkeypatch: pytest.Monk
         source = original(volume, **options)  # type: ignore[arg-type]
         array = source.array.half().float()
         assert not torch.equal(array, source.array)
-        return replace(source, array=array, mosaic=Mosaic(array[0]))
+        return replace(source, array=array, atlas=VolumeAtlas(array[0]))
 
     expected = reconstruct(head(), bundle(), SETTINGS, device="cpu", precision="float32").heatmaps
     monkeypatch.setattr(SliceSource, "from_volume", rounded)
@@ -96,10 +96,11 @@ def test_only_the_kernel_takes_float16(
 ) -> None:
     # As on CUDA, but the array stays where it is: "meta" has no memory at all.
     kernel = object()
-    monkeypatch.setattr(sampling, "_kernel", lambda device, dtype: kernel)
+    module = SimpleNamespace(sample_planes=kernel)
+    monkeypatch.setattr(kernels, "load", lambda name, device, dtype: module)
     volume = head().with_array(head().array * np.float32(scale))
     source = SliceSource.from_volume(volume, device="meta", half=half)
     assert source.array.dtype == expected
     assert source.kernel is kernel
-    monkeypatch.setattr(sampling, "_kernel", lambda device, dtype: None)
+    monkeypatch.setattr(kernels, "load", lambda name, device, dtype: None)
     assert SliceSource.from_volume(volume, device="meta", half=half).array.dtype == torch.float32

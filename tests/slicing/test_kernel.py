@@ -40,12 +40,12 @@ from tonno_core.volume.volume import Volume
 needed = given["needed"]
 plan = SlicePlan(given["frame"], given["normals"], 7, 13, needed)
 source = SliceSource.from_volume(Volume(given["array"], given["matrix"]), fill=float(given["fill"]))
-source = replace(source, mosaic=None, kernel=sample_planes)
+source = replace(source, atlas=None, kernel=sample_planes)
 found["slices"] = sample_slices(source, plan, slice(1, 4)).numpy()
 found["needed"] = sample_needed(source, plan, slice(1, 4)).numpy()
 
 from tonno_core import kernels
-found["works"] = kernels.proven("tonno_core.slicing.kernel", torch.device("cpu")) is not None
+found["works"] = kernels.import_tested("slicing", torch.device("cpu"))[1] == "triton"
 """
 
 
@@ -161,7 +161,10 @@ def test_it_compiles_for_a_gpu(voxels: str, tmp_path: Path, monkeypatch: pytest.
 @needs_triton
 def test_where_the_kernel_cannot_run_the_plain_way_remains() -> None:
     # Triton has no compiler for CPUs, and this process no interpreter: what a GPU that it does not know looks like.
-    assert kernels.proven("tonno_core.slicing.kernel", torch.device("cpu")) is None
+    kernel, status = kernels.import_tested("slicing", torch.device("cpu"))
+    assert kernel is None
+    assert status.startswith("torch (")
+    assert kernels.load("slicing", torch.device("cpu"), torch.float32) is None
 
 
 @pytest.mark.parametrize("some", [False, True])
@@ -179,7 +182,7 @@ def test_one_launch_serves_all_directions_of_a_batch(some: bool) -> None:
         return torch.as_tensor(values + fill)
 
     source = SliceSource.from_volume(volume, fill=0.25, dtype=torch.float64)
-    launched = replace(source, mosaic=None, kernel=reference)
+    launched = replace(source, atlas=None, kernel=reference)
     for which in (slice(0, 5), slice(2, 4)):
         for sample, count in (
             (sample_needed, int(plan.counts[which].sum())),
@@ -198,7 +201,7 @@ def test_slices_on_a_gpu() -> None:
     shape, pixels = (60, 90, 70), 100
     volume = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     affines = planes_through(shape, 40, pixels)
-    module = kernels.proven("tonno_core.slicing.kernel", torch.device("cuda"))
+    module = kernels.load("slicing", torch.device("cuda"), torch.float32)
     assert module is not None
     expected = by_grid_sample(volume, affines, pixels) - 1.5
     on_device = torch.as_tensor(volume, device="cuda")
@@ -224,6 +227,6 @@ def test_a_source_on_a_gpu_is_one_copy_in_half_precision() -> None:
     assert torch.cuda.memory_allocated() - before <= 2 * source.array.numel() + 512  # blocks of 512 bytes
     found = sample_slices(source, plan, slice(0, 8))
     assert found.dtype == torch.float32
-    # Voxels less fill of up to 8, rounded by 2^-11 of them, and the mosaic's positions: 4e-3 + 1e-3.
+    # Voxels less fill of up to 8, rounded by 2^-11 of them, and the atlas's positions: 4e-3 + 1e-3.
     torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=5e-3)
     assert SliceSource.from_volume(volume, device="cuda").array.dtype == torch.float32

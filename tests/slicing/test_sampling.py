@@ -137,16 +137,16 @@ def test_the_diagonal_slice_of_a_cube_is_a_rectangle() -> None:
 @pytest.mark.parametrize("fill", [0.0, -0.75])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_large_volumes_and_gpus_see_the_same_slices(dtype: torch.dtype, fill: float) -> None:
-    # The CPU's mosaic is left out where the volume is too large for it, and on every other device.
+    # The CPU's atlas is left out where the volume is too large for it, and on every other device.
     shape = (13, 9, 11)
     array = np.random.default_rng(4).random(shape, dtype=np.float32)
     volume = Volume(array, grid_around((1, 2, 3), shape, (1, 2, 1.5)))
     plan = SlicePlan(physical_frame([2, 1, 3], 9.0), sphere(12), slices=7, pixels=13)
     source = SliceSource.from_volume(volume, fill=fill, dtype=dtype)
-    assert source.mosaic is not None
+    assert source.atlas is not None
     usual = sample_slices(source, plan, EVERY)
-    plain = sample_slices(replace(source, mosaic=None), plan, EVERY)
-    # float32 coordinates in the mosaic's picture of some 60 pixels: 60 * 6e-8 of a voxel, several roundings.
+    plain = sample_slices(replace(source, atlas=None), plan, EVERY)
+    # float32 coordinates in an atlas of some 60 pixels: 60 * 6e-8 of a voxel, several roundings.
     torch.testing.assert_close(plain, usual, rtol=0, atol=1e-4 if dtype == torch.float32 else 1e-12)
     assert plain.std() > 0.1
 

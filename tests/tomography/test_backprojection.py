@@ -9,8 +9,9 @@ import torch
 from tests.reference import in_map
 from tonno_core.slicing.directions import hemisphere, sphere
 from tonno_core.slicing.plan import SlicePlan
-from tonno_core.tomography import backprojection
+from tonno_core.tomography import grid
 from tonno_core.tomography.backprojection import Backprojector
+from tonno_core.tomography.grid import TargetGrid
 from tonno_core.volume.grid import ijk_to_grid
 
 SHAPE = (6, 7, 8)
@@ -25,7 +26,7 @@ def nodes(shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def backprojector(shape: tuple[int, int, int] = SHAPE, **options: float) -> Backprojector:
-    return Backprojector(shape, ijk_to_grid(shape[::-1]), "cpu", torch.float64, **options)
+    return Backprojector(TargetGrid(shape, ijk_to_grid(shape[::-1]), **options), torch.zeros((), dtype=torch.float64))
 
 
 def plan_of(normals: np.ndarray, slices: int = 9, pixels: int = 16) -> SlicePlan:
@@ -76,7 +77,7 @@ def test_beyond_the_ball_a_share_of_1_by_r_contributes() -> None:
 
 
 def test_the_outermost_planes_are_not_lost_to_rounding() -> None:
-    target = Backprojector((9, 9, 9), ijk_to_grid((9, 9, 9)), "cpu", torch.float32)
+    target = Backprojector(TargetGrid((9, 9, 9), ijk_to_grid((9, 9, 9))), torch.zeros(()))
     normals = np.array([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]])
     target.add_profiles(torch.ones(3, 7), normals)
     target.add_maps(torch.ones(3, 1, 7, 4, 4), plan_of(normals, slices=7), EVERY)
@@ -132,9 +133,9 @@ def test_channels_do_not_mix() -> None:
 
 def test_it_is_linear() -> None:
     plan = plan_of(sphere(5))
-    one, other = random_maps(5), random_maps(5).flip(0)
+    first, second = random_maps(5), random_maps(5).flip(0)
     results = []
-    for maps in (one, other, 2 * one + 3 * other):
+    for maps in (first, second, 2 * first + 3 * second):
         target = backprojector()
         target.add_maps(maps, plan, EVERY)
         target.add_profiles(maps[:, 0, :, 0, 0], plan.directions)
@@ -160,8 +161,8 @@ def test_a_grid_too_large_for_memory_is_done_in_slabs(points: int, monkeypatch: 
     plan = plan_of(sphere(7))
     maps = random_maps(7)
     results = []
-    for limit in (backprojection._POINTS, points):
-        monkeypatch.setattr(backprojection, "_POINTS", limit)
+    for limit in (grid.POINTS, points):
+        monkeypatch.setattr(grid, "POINTS", limit)
         target = backprojector(radius=1.1)
         target.add_maps(maps, plan, EVERY)
         target.add_profiles(maps[:, 0, :, 1, 2], plan.directions)

@@ -17,7 +17,8 @@ from tonno_core.slicing.frame import physical_frame
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.slicing.sampling import SliceSource, sample_slices
 from tonno_core.tomography.backprojection import Backprojector
-from tonno_core.tomography.inversion import TargetGrid, average, cell_pitch, invert
+from tonno_core.tomography.grid import TargetGrid
+from tonno_core.tomography.inversion import average, cell_pitch, invert
 from tonno_core.tomography.projection import Projections
 from tonno_core.volume.grid import ijk_to_grid
 

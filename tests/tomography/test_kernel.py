@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,32 +15,37 @@ from tonno_core import kernels
 from tonno_core.slicing.directions import hemisphere
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.tomography.backprojection import Backprojector
+from tonno_core.tomography.grid import Nodes, TargetGrid
 from tonno_core.volume.grid import ijk_to_grid
 
 pytestmark = needs_triton
 
 PROFILES = """
+from tests.masked_nodes import MaskedNodes
+from tonno_core.tomography.grid import TargetGrid
 from tonno_core.tomography.kernel import KernelProfiles
-shape = tuple(given["shape"].tolist())
-sums = KernelProfiles(shape, given["matrix"], torch.as_tensor(given["wanted"]), torch.zeros(()))
+grid = TargetGrid(tuple(given["shape"].tolist()), given["matrix"])
+sums = KernelProfiles(MaskedNodes(grid, torch.zeros(()), torch.as_tensor(given["mask"])))
 profiles = torch.as_tensor(given["profiles"])
 for part in (slice(0, 5), slice(5, None)):
     sums.add(profiles[part], given["normals"][part])
 found["total"] = sums.total().numpy()
 
 from tonno_core import kernels
-found["works"] = kernels.proven("tonno_core.tomography.kernel", torch.device("cpu")) is not None
+found["works"] = kernels.import_tested("backprojection", torch.device("cpu"))[1] == "triton"
 """
 
 MAPS = """
+from tests.masked_nodes import MaskedNodes
 from tonno_core.slicing.plan import SlicePlan
+from tonno_core.tomography.grid import TargetGrid
 from tonno_core.tomography.kernel import KernelMaps
-shape = tuple(given["shape"].tolist())
+grid = TargetGrid(tuple(given["shape"].tolist()), given["matrix"])
 for case, pixels in enumerate(given["pixels"].tolist()):
     maps = torch.as_tensor(given[f"maps{case}"])
     plan = SlicePlan(np.eye(4), given["normals"], maps.shape[2], pixels)
-    wanted = torch.as_tensor(given[f"wanted{case}"]) if f"wanted{case}" in given else None
-    sums = KernelMaps(shape, given["matrix"], wanted, maps.shape[1], torch.zeros(()))
+    mask = torch.as_tensor(given[f"mask{case}"]) if f"mask{case}" in given else None
+    sums = KernelMaps(MaskedNodes(grid, torch.zeros(()), mask), maps.shape[1])
     for which in (slice(0, 2), slice(2, len(maps))):
         sums.add(maps[which], plan, which)
     found[f"total{case}"] = np.stack([sums.total(channel).numpy() for channel in range(maps.shape[1])])
@@ -71,6 +77,11 @@ def random_maps(directions: int, channels: int, slices: int, height: int, width:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
+def backprojector(shape: tuple[int, int, int], matrix: np.ndarray, radius: float = math.inf) -> Backprojector:
+    """The CPU's, in float64."""
+    return Backprojector(TargetGrid(shape, matrix, radius), torch.zeros((), dtype=torch.float64))
+
+
 def plain_sum(maps: torch.Tensor, plan: SlicePlan, target: Backprojector) -> np.ndarray:
     """C and the nodes, flat, in float64."""
     target.add_maps(maps.double(), plan, slice(0, len(maps)))
@@ -81,11 +92,11 @@ def test_profiles_equal_the_plain_way(tmp_path: Path) -> None:
     shape, count, radius = (13, 11, 12), 17, 1.2
     matrix = turned(ijk_to_grid(shape[::-1]))
     normals, profiles = hemisphere(count), smooth(count, 33)
-    plain = Backprojector(shape, matrix, "cpu", torch.float64, radius=radius)
+    plain = backprojector(shape, matrix, radius)
     plain.add_profiles(profiles.double(), normals)
     found = interpreted(
         PROFILES, tmp_path, shape=shape, matrix=matrix, normals=normals, profiles=profiles.numpy(),
-        wanted=within(shape, matrix, radius),
+        mask=within(shape, matrix, radius),
     )  # fmt: skip
     expected = plain.profile_mean.flatten().numpy() * count
     # float32 positions of 33 offsets are good to 4e-6 steps, as are sums of 17 terms.
@@ -105,17 +116,17 @@ def test_maps_equal_the_plain_way(tmp_path: Path) -> None:
     ):
         given[f"maps{case}"] = random_maps(5, channels, slices, *cells).numpy()
         if math.isfinite(radius):
-            given[f"wanted{case}"] = within(shape, matrix, radius)
-        plain = Backprojector(shape, matrix, "cpu", torch.float64, radius=radius)
+            given[f"mask{case}"] = within(shape, matrix, radius)
+        plain = backprojector(shape, matrix, radius)
         plan = SlicePlan(np.eye(4), normals, slices, size)
         expected.append(plain_sum(torch.as_tensor(given[f"maps{case}"]), plan, plain))
         pixels.append(size)
     found = interpreted(MAPS, tmp_path, shape=shape, matrix=matrix, normals=normals, pixels=pixels, **given)
-    for case, one in enumerate(expected):
+    for case, sums in enumerate(expected):
         # float32 positions among 9 cells or fewer are good to 1e-6 of a cell, between values that differ by up to 6.
-        np.testing.assert_allclose(found[f"total{case}"], one, rtol=0, atol=1e-5)
-        assert (found[f"total{case}"][one == 0] == 0).all()
-        assert np.abs(one).max() > 1
+        np.testing.assert_allclose(found[f"total{case}"], sums, rtol=0, atol=1e-5)
+        assert (found[f"total{case}"][sums == 0] == 0).all()
+        assert np.abs(sums).max() > 1
     assert (expected[0] == 0).mean() > 0.3  # most of a cube is beyond the ball
 
 
@@ -135,8 +146,8 @@ def test_a_linear_map_is_that_function_of_space(tmp_path: Path) -> None:
     shape = (6, 7, 8)
     plan = SlicePlan(np.eye(4), hemisphere(12)[4:6], 9, 16)
     centres, offsets = torch.tensor([-12.0, -4.0, 4.0, 12.0]) / 15, torch.linspace(-1, 1, 9)
-    one = offsets[:, None, None] + 10 * centres[:, None] + 100 * centres  # s + 10 b + 100 a; rows run along v
-    maps = one.expand(2, 1, 9, 4, 4).contiguous()
+    stack = offsets[:, None, None] + 10 * centres[:, None] + 100 * centres  # s + 10 b + 100 a; rows run along v
+    maps = stack.expand(2, 1, 9, 4, 4).contiguous()
     matrix = ijk_to_grid(shape[::-1])
     found = interpreted(
         MAPS, tmp_path, shape=shape, matrix=matrix, normals=plan.directions, maps0=maps.numpy(), pixels=[16]
@@ -151,18 +162,18 @@ def test_a_linear_map_is_that_function_of_space(tmp_path: Path) -> None:
     assert np.abs(expected).max() > 100
 
 
-@pytest.mark.parametrize("one", [False, True])
-def test_they_compile_for_a_gpu(one: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("single", [False, True])
+def test_they_compile_for_a_gpu(single: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tonno_core.tomography import kernel
 
     # Triton makes a constant of every number that is 1: one direction, or a single cell.
-    count: str | int = 1 if one else "i32"
+    count: str | int = 1 if single else "i32"
     assert machine_code(
         kernel._add_profiles, tmp_path, monkeypatch, total="*fp32", profiles="*fp32", steps="*fp32",
         directions=count, offsets="i32", nodes="i32", y="i32", x="i32", margin="fp32", block=kernel._BLOCK,
     )  # fmt: skip
     assert machine_code(
-        kernel._add_maps, tmp_path, monkeypatch, total="*fp32", wanted="*u8", maps="*fp32", turns="*fp32",
+        kernel._add_maps, tmp_path, monkeypatch, total="*fp32", mask="*u8", maps="*fp32", rotations="*fp32",
         directions=count, offsets="i32", height=count, width=count, nodes="i32", y="i32", x="i32",
         cells_high="fp32", cells_wide="fp32", steps="fp32", most="fp32", block=kernel._MAPS_BLOCK,
     )  # fmt: skip
@@ -170,7 +181,24 @@ def test_they_compile_for_a_gpu(one: bool, tmp_path: Path, monkeypatch: pytest.M
 
 def test_where_the_kernels_cannot_run_the_plain_way_remains() -> None:
     # Triton has no compiler for CPUs, and this process no interpreter: what a GPU that it does not know looks like.
-    assert kernels.proven("tonno_core.tomography.kernel", torch.device("cpu")) is None
+    assert kernels.import_tested("backprojection", torch.device("cpu"))[0] is None
+
+
+def test_a_report_says_which_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kernels.status(torch.device("cpu")) == {"slicing": "torch", "backprojection": "torch"}
+    outcomes = {"slicing": (object(), "triton"), "backprojection": (None, "torch (no compiler)")}
+    monkeypatch.setattr(kernels, "import_tested", lambda name, device: outcomes[name])
+    cuda = torch.device("cuda")
+    assert kernels.status(cuda) == {"slicing": "triton", "backprojection": "torch (no compiler)"}
+    assert kernels.load("slicing", cuda, torch.float32) is outcomes["slicing"][0]
+    assert kernels.load("slicing", cuda, torch.float64) is None
+
+
+def test_a_kernel_that_gives_wrong_numbers_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "import_module", lambda name: SimpleNamespace(works=lambda device: False))
+    kernel, status = kernels.import_tested("slicing", torch.device("cpu", 3))
+    assert kernel is None
+    assert status == "torch (the kernel's self-test gave wrong numbers)"
 
 
 def test_memory_that_is_short_is_not_taken_for_a_gpu_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +207,7 @@ def test_memory_that_is_short_is_not_taken_for_a_gpu_without_triton(monkeypatch:
 
     monkeypatch.setattr(kernels, "import_module", full)
     with pytest.raises(torch.OutOfMemoryError):
-        kernels.proven("tonno_core.tomography.another", torch.device("cpu"))
+        kernels.import_tested("backprojection", torch.device("cpu", 3))
 
 
 @pytest.mark.cuda
@@ -188,9 +216,9 @@ def test_profiles_on_a_gpu() -> None:
     from tonno_core.tomography.kernel import KernelProfiles
 
     shape, normals, profiles = (24, 20, 22), hemisphere(50), smooth(50, 96)
-    plain = Backprojector(shape, ijk_to_grid(shape[::-1]), "cpu", torch.float64)
+    plain = backprojector(shape, ijk_to_grid(shape[::-1]))
     plain.add_profiles(profiles.double(), normals)
-    kernel = KernelProfiles(shape, ijk_to_grid(shape[::-1]), None, torch.zeros((), device="cuda"))
+    kernel = KernelProfiles(Nodes(TargetGrid(shape, ijk_to_grid(shape[::-1])), torch.zeros((), device="cuda")))
     kernel.add(profiles.cuda(), normals)
     expected = plain.profile_mean.flatten() * 50
     torch.testing.assert_close(kernel.total().cpu().double(), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
@@ -202,9 +230,9 @@ def test_maps_on_a_gpu() -> None:
     shape, maps = (24, 20, 22), random_maps(30, 3, 32, 12, 12)
     matrix = turned(ijk_to_grid(shape[::-1]))
     plan = SlicePlan(np.eye(4), hemisphere(30), 32, 96)
-    assert kernels.proven("tonno_core.tomography.kernel", torch.device("cuda")) is not None
-    found = Backprojector(shape, matrix, "cuda", torch.float32, radius=1.1)
+    assert kernels.status(torch.device("cuda"))["backprojection"] == "triton"
+    found = Backprojector(TargetGrid(shape, matrix, 1.1), torch.zeros((), device="cuda"))
     found.add_maps(maps.cuda(), plan, slice(0, 30))
-    expected = plain_sum(maps, plan, Backprojector(shape, matrix, "cpu", torch.float64, radius=1.1))
+    expected = plain_sum(maps, plan, backprojector(shape, matrix, 1.1))
     # float32 positions among 32 offsets are good to 4e-6 of a cell, in each of 30 terms that differ by up to 6.
     np.testing.assert_allclose(found.map_mean.flatten(1).cpu() * 30, expected, rtol=0, atol=2e-4)

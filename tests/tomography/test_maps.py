@@ -1,4 +1,4 @@
-"""Maps by tiles of a picture, the CPU's way, against the plain one."""
+"""Maps by an atlas, the CPU's way, against the reference."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from tonno_core.slicing.directions import hemisphere
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.tomography import maps as module
-from tonno_core.tomography.backprojection import Backprojector
-from tonno_core.tomography.maps import PointMaps, TileMaps
+from tonno_core.tomography.grid import Nodes, TargetGrid
+from tonno_core.tomography.maps import AtlasMaps, ReferenceMaps
 from tonno_core.volume.grid import ijk_to_grid
 
 SHAPE, DIRECTIONS = (11, 14, 9), 7
@@ -21,12 +21,11 @@ SHAPE, DIRECTIONS = (11, 14, 9), 7
 def both_ways(
     dtype: torch.dtype, channels: int, slices: int, cells: tuple[int, int], pixels: int, radius: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The sums by tiles and at every node: C and the nodes of an oblique grid, whose corners lie at 1.7."""
+    """The sums by an atlas and at every node: C and the nodes of an oblique grid, whose corners lie at 1.7."""
     turn = np.eye(4)
     turn[:3, :3] = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
-    target = Backprojector(SHAPE, turn @ ijk_to_grid(SHAPE[::-1]), "cpu", dtype, radius=radius)
-    like, size = torch.empty(0, dtype=dtype), math.prod(SHAPE)
-    ways = TileMaps(target._parts, channels, size, like), PointMaps(target._parts, channels, size, 1000, like)
+    nodes = Nodes(TargetGrid(SHAPE, turn @ ijk_to_grid(SHAPE[::-1]), radius), torch.empty(0, dtype=dtype))
+    ways = AtlasMaps(nodes, channels), ReferenceMaps(nodes, channels)
     plan = SlicePlan(np.eye(4), hemisphere(DIRECTIONS), slices, pixels)
     generator = torch.Generator().manual_seed(0)
     for which in (slice(0, 2), slice(2, DIRECTIONS)):
@@ -34,8 +33,8 @@ def both_ways(
         maps = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
         for way in ways:
             way.add(maps, plan, which)
-    tiles, points = (torch.stack([way.total(channel) for channel in range(channels)]) for way in ways)
-    return tiles, points
+    atlas, reference = (torch.stack([way.total(channel) for channel in range(channels)]) for way in ways)
+    return atlas, reference
 
 
 @pytest.mark.parametrize("radius", [0.95, 1.4, math.inf])
@@ -43,19 +42,20 @@ def both_ways(
     ("channels", "slices", "cells", "pixels"),
     [(1, 9, (4, 4), 16), (3, 10, (5, 7), 24), (1, 16, (1, 1), 16), (2, 2, (9, 9), 9), (2, 3, (6, 2), 8)],
 )
-def test_tiles_give_what_the_plain_way_gives(
+def test_an_atlas_gives_what_the_reference_gives(
     channels: int, slices: int, cells: tuple[int, int], pixels: int, radius: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_SAMPLES", 1000)  # several parts, the last one shorter
-    tiles, points = both_ways(torch.float64, channels, slices, cells, pixels, radius)
-    torch.testing.assert_close(tiles, points, rtol=0, atol=1e-11)  # float64 positions among some 50 pixels
-    assert points.abs().max() > 1
+    monkeypatch.setattr(module, "POINTS", 1000)
+    atlas, reference = both_ways(torch.float64, channels, slices, cells, pixels, radius)
+    torch.testing.assert_close(atlas, reference, rtol=0, atol=1e-11)  # float64 positions among some 50 pixels
+    assert reference.abs().max() > 1
 
 
-def test_tiles_in_float32_are_as_good_as_the_picture_is_large() -> None:
-    tiles, _ = both_ways(torch.float32, 1, 64, (12, 12), 96, 0.95)
+def test_float32_is_as_good_as_the_atlas_is_large() -> None:
+    atlas, _ = both_ways(torch.float32, 1, 64, (12, 12), 96, 0.95)
     _, exact = both_ways(torch.float64, 1, 64, (12, 12), 96, 0.95)
-    assert tiles.dtype == torch.float32
+    assert atlas.dtype == torch.float32
     # 8 x 8 tiles of 14 cells: positions are good to 112 * 6e-8 of a cell, twice rounded; in each of 7 directions the
     # cells differ by up to 6.
-    torch.testing.assert_close(tiles.double(), exact, rtol=0, atol=2e-4)
+    torch.testing.assert_close(atlas.double(), exact, rtol=0, atol=2e-4)

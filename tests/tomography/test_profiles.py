@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
 
+from tests.masked_nodes import MaskedNodes
 from tonno_core.slicing.directions import hemisphere
 from tonno_core.tomography import profiles as module
-from tonno_core.tomography.profiles import PointProfiles, RowProfiles, interpolate
-from tonno_core.volume.grid import affine_points, grid_to_ijk, ijk_to_grid
+from tonno_core.tomography.grid import TargetGrid
+from tonno_core.tomography.profiles import ReferenceProfiles, RowProfiles, interpolate
+from tonno_core.volume.grid import ijk_to_grid
 from tonno_core.volume.volume import Matrix
 
 SHAPE = (9, 12, 11)
@@ -29,21 +29,14 @@ def both(
     profiles: torch.Tensor,
     normals: np.ndarray,
     matrix: Matrix,
-    wanted: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
     shape: tuple[int, int, int] = SHAPE,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The sums by rows and by points."""
-    unit = torch.as_tensor(matrix @ grid_to_ijk(shape[::-1]), dtype=profiles.dtype)
-    points = affine_points(unit[None], shape).reshape(-1, 3)
-    index = torch.arange(len(points)) if wanted is None else wanted.flatten().nonzero()[:, 0]
-
-    def nodes() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        yield index, points[index]
-
-    by_points = PointProfiles(nodes, len(points), profiles)
-    by_rows = RowProfiles(shape, matrix, wanted, profiles.dtype)
-    for one in (by_points, by_rows):
-        one.add(profiles, normals)
+    nodes = MaskedNodes(TargetGrid(shape, matrix), profiles, mask)
+    by_points, by_rows = ReferenceProfiles(nodes), RowProfiles(nodes)
+    for way in (by_points, by_rows):
+        way.add(profiles, normals)
     return by_rows.total(), by_points.total()
 
 
@@ -76,15 +69,15 @@ def test_nodes_on_samples_and_on_the_very_ends(size: int, rounding: float) -> No
     torch.testing.assert_close(by_rows.reshape(shape), expected, rtol=0, atol=1e-11)
 
 
-def test_only_wanted_nodes_are_set() -> None:
-    wanted = torch.rand(SHAPE, generator=torch.Generator().manual_seed(2)) < 0.1
-    wanted[:3] = wanted[:, :2] = wanted[..., 8:] = False  # whole planes, rows and columns are not needed
-    by_rows, by_points = both(random_profiles(7), hemisphere(7), oblique(1.5), wanted)
+def test_only_nodes_of_the_mask_are_set() -> None:
+    mask = torch.rand(SHAPE, generator=torch.Generator().manual_seed(2)) < 0.1
+    mask[:3] = mask[:, :2] = mask[..., 8:] = False  # whole planes, rows and columns are not needed
+    by_rows, by_points = both(random_profiles(7), hemisphere(7), oblique(1.5), mask)
     torch.testing.assert_close(by_rows, by_points, rtol=0, atol=1e-11)
-    assert (by_rows[~wanted.flatten()] == 0).all()
+    assert (by_rows[~mask.flatten()] == 0).all()
 
 
-def test_no_node_is_wanted() -> None:
+def test_an_empty_mask() -> None:
     by_rows, _ = both(random_profiles(2), hemisphere(2), oblique(), torch.zeros(SHAPE, dtype=torch.bool))
     assert not by_rows.any()
 

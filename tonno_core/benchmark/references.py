@@ -14,7 +14,8 @@ from tonno_core.errors import TonnoError
 from tonno_core.settings import Variant
 from tonno_core.slicing.directions import hemisphere
 from tonno_core.slicing.plan import SlicePlan
-from tonno_core.tomography.inversion import TargetGrid, invert
+from tonno_core.tomography.grid import TargetGrid
+from tonno_core.tomography.inversion import invert
 from tonno_core.tomography.projection import Projections
 from tonno_core.volume.grid import ijk_to_grid
 

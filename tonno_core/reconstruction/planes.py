@@ -16,7 +16,7 @@ from tonno_core.slicing import directions as lattices
 from tonno_core.slicing.frame import closeness, patient_axes, within_ball
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.slicing.region import Region
-from tonno_core.tomography.inversion import TargetGrid
+from tonno_core.tomography.grid import TargetGrid
 from tonno_core.volume.grid import ijk_to_grid
 from tonno_core.volume.volume import Matrix, Volume
 

@@ -23,7 +23,8 @@ from tonno_core.slicing.profile import Profile
 from tonno_core.slicing.region import Region
 from tonno_core.slicing.sampling import SliceSource, sample_slices
 from tonno_core.timing import Timings
-from tonno_core.tomography.inversion import Inverter, TargetGrid
+from tonno_core.tomography.grid import TargetGrid
+from tonno_core.tomography.inversion import Inverter
 from tonno_core.volume.grid import resample
 from tonno_core.volume.volume import Volume
 

@@ -11,7 +11,8 @@ from tonno_core.errors import TonnoError
 from tonno_core.settings import Variant
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.timing import Timings
-from tonno_core.tomography.inversion import Inverter, TargetGrid
+from tonno_core.tomography.grid import TargetGrid
+from tonno_core.tomography.inversion import Inverter
 
 
 def share_of(plan: SlicePlan, processes: Processes) -> SlicePlan:

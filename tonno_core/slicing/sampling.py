@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from tonno_core import kernels
 from tonno_core.slicing.content import Content, bounding_box
 from tonno_core.slicing.plan import SlicePlan
+from tonno_core.volume.atlas import VolumeAtlas
 from tonno_core.volume.grid import affine_block, affine_points, ijk_to_grid
-from tonno_core.volume.mosaic import Mosaic
 from tonno_core.volume.volume import Matrix, Volume
 
 # Samples of the slices that are sampled at once, in the rectangle that the content needs there: fewer slices would fit
@@ -25,7 +25,7 @@ _SAMPLES = 640_000
 # (below 2^-14 by 2^-25, which is 2^-21 of a largest of 2^-4).
 _LEAST_OF_HALF, _MOST_OF_HALF = 2.0**-4, 2.0**11
 
-# `slicing.kernel.sample_planes`.
+# The signature of `slicing.kernel.sample_planes`.
 SamplePlanes = Callable[[torch.Tensor, npt.NDArray[np.float64], int, float], torch.Tensor]
 
 
@@ -33,16 +33,21 @@ SamplePlanes = Callable[[torch.Tensor, npt.NDArray[np.float64], int, float], tor
 class SliceSource:
     """A preprocessed volume on the device, ready to be sliced.
 
-    array: 1 Z Y X, voxel values less ``fill``, so that the zeros outside the volume are the fill value.
-    ras_to_ijk: 4 x 4 from RAS mm to its voxel indices. kernel: for CUDA, where it runs; only with it may the array
-    be float16. Without it, content: where there is more than fill; mosaic: the same voxels for the CPU, where they fit.
+    Attributes:
+        array: ``1 Z Y X``, voxel values less ``fill``, so that the zeros outside the volume are the fill value; float16
+            only with a kernel.
+        ras_to_ijk: 4 x 4, from RAS mm to voxel indices.
+        content: where there is more than fill; None with a kernel, which does without.
+        fill: value of the space outside the volume.
+        atlas: the same voxels for the CPU; None on other devices and for volumes too large for it.
+        kernel: samples planes on CUDA; None where it does not run.
     """
 
     array: torch.Tensor
     ras_to_ijk: Matrix
     content: Content | None
     fill: float = 0.0
-    mosaic: Mosaic | None = None
+    atlas: VolumeAtlas | None = None
     kernel: SamplePlanes | None = None
 
     @staticmethod
@@ -54,26 +59,43 @@ class SliceSource:
         dtype: torch.dtype = torch.float32,
         half: bool = False,
     ) -> SliceSource:
-        """Put a volume (already intensity-normalised) on the device.
+        """Put a volume on a device.
 
-        half: its voxels may be float16, as the encoder rounds what it sees likewise. They are where the kernel runs
-        and the intensities are neither too large nor too small for that; slices are sampled in ``dtype`` all the same.
+        Args:
+            volume: its intensities normalised.
+            fill: value of the space outside the volume.
+            device: where to.
+            dtype: of the slices.
+            half: allow voxels in float16, because the encoder rounds to it anyway. They are float16 where the kernel
+                runs and intensities are neither too large nor too small for it; slices stay in ``dtype``.
+
+        Returns:
+            The source of slices.
         """
         inner = bounding_box(Volume(volume.array - np.float32(fill), volume.ijk_to_ras))
         device = torch.device(device)
-        kernel = _kernel(device, dtype)
+        module = kernels.load("slicing", device, dtype)
+        kernel: SamplePlanes | None = None if module is None else module.sample_planes
         stored = torch.float16 if half and kernel is not None and half_will_do(inner.array) else dtype
         on_device = torch.as_tensor(inner.array).to(stored).to(device)[None]
-        mosaic = Mosaic(on_device[0]) if device.type == "cpu" and Mosaic.fits(inner.array.shape) else None
+        atlas = VolumeAtlas(on_device[0]) if device.type == "cpu" and VolumeAtlas.fits(inner.array.shape) else None
         content = Content.of(inner.array, inner.ijk_to_ras) if kernel is None else None
         ras_to_ijk = np.asarray(np.linalg.inv(inner.ijk_to_ras), dtype=np.float64)
-        return SliceSource(on_device, ras_to_ijk, content, fill, mosaic, kernel)
+        return SliceSource(on_device, ras_to_ijk, content, fill, atlas, kernel)
 
     def sample(self, unit_to_ras: Matrix, shape: tuple[int, int, int], out: torch.Tensor | None = None) -> torch.Tensor:
-        """Trilinear values on one affine block of slices.
+        """Interpolate trilinearly on one affine block of slices, where it can meet the content; the rest is fill.
 
-        unit_to_ras: 4 x 4, from (x, y, z, 1) in [-1, 1]^3 over a ``T V U`` block to RAS mm.
-        Returns T V U. Only samples that can meet the content are computed; the others are fill.
+        Args:
+            unit_to_ras: 4 x 4, from (x, y, z, 1) in [-1, 1]^3 over the block to RAS mm.
+            shape: T V U.
+            out: ``T V U`` to write into, None for a new tensor.
+
+        Returns:
+            Values ``T V U``.
+
+        Raises:
+            ValueError: this source is to be sliced by its kernel.
         """
         if self.content is None:
             raise ValueError("this source is for the kernel")
@@ -83,11 +105,12 @@ class SliceSource:
         for block in self.content.blocks(unit_to_ras, shape, math.ceil(shape[0] / runs)):
             size = (block[0].stop - block[0].start, block[1].stop - block[1].start, block[2].stop - block[2].start)
             unit_to_ijk = self.ras_to_ijk @ affine_block(unit_to_ras, shape, block)
-            sample = self._grid_sample if self.mosaic is None else self.mosaic.sample
+            sample = self._grid_sample if self.atlas is None else self.atlas.sample
             torch.add(sample(unit_to_ijk, size), self.fill, out=values[block])
         return values
 
     def _grid_sample(self, unit_to_ijk: Matrix, size: tuple[int, int, int]) -> torch.Tensor:
+        """Interpolate with torch's 3D grid_sample: ``T V U``."""
         _, z, y, x = self.array.shape
         matrix = ijk_to_grid((x, y, z)) @ unit_to_ijk
         theta = torch.as_tensor(matrix, dtype=self.array.dtype, device=self.array.device)[None]
@@ -96,19 +119,37 @@ class SliceSource:
 
 
 def sample_slices(source: SliceSource, plan: SlicePlan, which: slice) -> torch.Tensor:
-    """All M + 2 slices of some of a plan's directions: B T V U, rows along u, columns along v."""
+    """Sample all M + 2 slices of some of a plan's directions.
+
+    Args:
+        source: the volume.
+        plan: the planes.
+        which: range of the plan's directions, B of them.
+
+    Returns:
+        ``B T V U``, T = M + 2; rows run along u, columns along v.
+    """
     shape = (plan.slices + 2, plan.pixels, plan.pixels)
     if source.kernel is not None:
         return _launch(source, source.kernel, replace(plan, needed=None), which).reshape(-1, *shape)
     matrices = plan.frame_to_ras @ plan.slice_to_frame(which)
     slices = torch.empty(len(matrices), *shape, dtype=source.array.dtype, device=source.array.device)
-    for one, matrix in zip(slices, matrices, strict=True):
-        source.sample(matrix, shape, out=one)
+    for stack, matrix in zip(slices, matrices, strict=True):
+        source.sample(matrix, shape, out=stack)
     return slices
 
 
 def sample_needed(source: SliceSource, plan: SlicePlan, which: slice) -> torch.Tensor:
-    """Only the slices that matter of some of a plan's directions, one direction after the other: N V U."""
+    """Sample only the slices that matter of some of a plan's directions.
+
+    Args:
+        source: the volume.
+        plan: the planes, and which of them are needed.
+        which: range of the plan's directions.
+
+    Returns:
+        ``N V U``, one direction after the other.
+    """
     if plan.needed is None:
         return sample_slices(source, plan, which).flatten(0, 1)
     if source.kernel is not None:
@@ -127,20 +168,19 @@ def sample_needed(source: SliceSource, plan: SlicePlan, which: slice) -> torch.T
 
 
 def half_will_do(array: npt.NDArray[np.float32]) -> bool:
-    """Whether float16 holds voxels (less fill) as well as an encoder in half precision could tell them apart."""
+    """Tell whether float16 holds voxels as well as an encoder in half precision can tell them apart.
+
+    Args:
+        array: ``Z Y X``, less fill.
+
+    Returns:
+        Whether the largest magnitude is within float16's good range.
+    """
     largest = max(float(array.max()), -float(array.min()))
     return _LEAST_OF_HALF <= largest <= _MOST_OF_HALF
 
 
 def _launch(source: SliceSource, kernel: SamplePlanes, plan: SlicePlan, which: slice) -> torch.Tensor:
-    """The slices that matter of some directions, all at once: N V U."""
+    """Sample the slices that matter of some directions in one launch: ``N V U``."""
     plane_to_ijk = source.ras_to_ijk @ plan.frame_to_ras @ plan.plane_to_frame(which)
     return kernel(source.array[0], plane_to_ijk[:, :3], plan.pixels, source.fill)
-
-
-def _kernel(device: torch.device, dtype: torch.dtype) -> SamplePlanes | None:
-    """`slicing.kernel.sample_planes`, where it runs."""
-    if device.type != "cuda" or dtype != torch.float32:
-        return None
-    found = kernels.proven("tonno_core.slicing.kernel", device)
-    return None if found is None else found.sample_planes

@@ -22,26 +22,8 @@ from tonno_core.slicing.plan import SlicePlan
 from tonno_core.timing import Timings
 from tonno_core.tomography.backprojection import Backprojector
 from tonno_core.tomography.filtering import second_derivative
+from tonno_core.tomography.grid import TargetGrid
 from tonno_core.tomography.projection import Projections
-from tonno_core.volume.volume import Matrix
-
-
-@dataclass(frozen=True)
-class TargetGrid:
-    """Where to backproject.
-
-    shape: Z Y X. ijk_to_frame: 4 x 4, its voxel indices to frame coordinates. radius: nodes farther from
-    the frame's centre are not wanted. frame_to_box: 4 x 4, nodes outside [-1, 1]^3 there are not wanted.
-    """
-
-    shape: tuple[int, int, int]
-    ijk_to_frame: Matrix
-    radius: float = math.inf
-    frame_to_box: Matrix | None = None
-
-    def backprojector(self, like: torch.Tensor) -> Backprojector:
-        """An empty sum on this grid, on the device and in the precision of ``like``."""
-        return Backprojector(self.shape, self.ijk_to_frame, like.device, like.dtype, self.radius, self.frame_to_box)
 
 
 @dataclass(frozen=True)
@@ -141,7 +123,7 @@ def average(
                 raise ValueError("slice-wise CAM needs projections with maps")
             maps = batch.maps[stage]
             if stage not in targets:
-                targets[stage] = grid.backprojector(maps)
+                targets[stage] = Backprojector(grid, maps)
             targets[stage].add_maps(maps[:, None, 1:-1], plan, batch.which)
     if not targets:
         raise ValueError("no projections")
@@ -167,7 +149,7 @@ class _ValueSum:
                 self._matrix = _second_derivative(self._kind, self._plan, logits)
             profiles = logits @ self._matrix.T
         with timings.measure("backprojection: values"):
-            self._sum = self._sum or self._grid.backprojector(logits)
+            self._sum = self._sum or Backprojector(self._grid, logits)
             self._sum.add_profiles(profiles, self._plan.directions[which])
 
     def heatmap(self) -> torch.Tensor:
@@ -203,7 +185,7 @@ class _MapSum:
                 self._channels = self._matrices(maps)
             channels = torch.einsum("cmt,bthw->bcmhw", self._channels, maps)
         with timings.measure("backprojection: maps"):
-            self._sum = self._sum or self._grid.backprojector(maps)
+            self._sum = self._sum or Backprojector(self._grid, maps)
             self._sum.add_maps(channels, self._plan, which)
 
     def gives(self, variant: Variant) -> bool:

@@ -1,7 +1,7 @@
-"""`PointProfiles` and `PointMaps` in a Triton kernel each: all directions of a batch, every node read and written once.
+"""Triton kernels for sums of profiles and maps: all directions of a batch, every node read and written once.
 
-For CUDA, where Triton is (not on Windows); imported only there. Never run on a GPU yet: tests run them in Triton's
-interpreter, against the plain ways, and compile them for a GPU.
+For CUDA, where Triton is (not on Windows); imported only there. Tests run the kernels in Triton's interpreter, against
+the references, and compile them for a GPU; those marked ``cuda`` run them on one.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import triton
 import triton.language as tl
 
 from tonno_core.slicing.plan import SlicePlan
-from tonno_core.tomography.profiles import ROUNDING
-from tonno_core.volume.volume import Matrix
+from tonno_core.tomography.grid import ROUNDING, Nodes, TargetGrid
 
 # Nodes of a program: fewer where eight values per node are gathered, which takes registers.
 _BLOCK, _MAPS_BLOCK = 1024, 256
@@ -35,18 +34,18 @@ def _add_profiles(
     margin: tl.tensor,
     block: tl.constexpr,
 ) -> None:
-    """total += sum over l of q_l(steps_l . (i, j, k, 1)). profiles: L M. steps: L 4, to positions in a profile."""
+    """Add to total: sum over l of q_l(steps_l . (i, j, k, 1)). profiles: L M. steps: L 4, to positions in a profile."""
     index = tl.program_id(0) * block + tl.arange(0, block)
     there = index < nodes
     i = (index % x).to(tl.float32)
     j = ((index // x) % y).to(tl.float32)
     k = (index // (x * y)).to(tl.float32)
     value = tl.load(total + index, mask=there, other=0.0)
-    for one in range(directions):
-        step = steps + one * 4
+    for direction in range(directions):
+        step = steps + direction * 4
         at = tl.load(step) * i + tl.load(step + 1) * j + tl.load(step + 2) * k + tl.load(step + 3)
         below = tl.minimum(tl.maximum(tl.floor(at), 0.0), offsets - 2.0)
-        place = profiles + one * offsets + below.to(tl.int32)
+        place = profiles + direction * offsets + below.to(tl.int32)
         low = tl.load(place, mask=there, other=0.0)
         high = tl.load(place + 1, mask=there, other=0.0)
         inside = (at >= -margin) & (at <= offsets - 1 + margin)
@@ -57,9 +56,9 @@ def _add_profiles(
 @triton.jit  # type: ignore[untyped-decorator]
 def _add_maps(
     total: tl.tensor,
-    wanted: tl.tensor,
+    mask: tl.tensor,
     maps: tl.tensor,
-    turns: tl.tensor,
+    rotations: tl.tensor,
     directions: tl.tensor,
     offsets: tl.tensor,
     height: tl.tensor,
@@ -73,31 +72,33 @@ def _add_maps(
     most: tl.tensor,
     block: tl.constexpr,
 ) -> None:
-    """total[c] += sum over l of maps[l, c] at (a, b, s) = turns_l (i, j, k, 1). maps: L C M h w. turns: L 3 4.
+    """Add to total[c]: sum over l of maps[l, c] at (a, b, s) = rotations_l (i, j, k, 1).
 
+    mask: uint8, 0 where nothing is added. maps: L C M h w. rotations: L 3 4, scaled to the voxels' steps.
     cells_wide, cells_high, steps: cells and offsets per unit of a, b and s, whose middle is at 0. Outside of -most to
     most a map is zero.
     """
     channel, channels = tl.program_id(1), tl.num_programs(1)
     index = tl.program_id(0) * block + tl.arange(0, block)
-    there = tl.load(wanted + index, mask=index < nodes, other=0) != 0
+    there = tl.load(mask + index, mask=index < nodes, other=0) != 0
     i = (index % x).to(tl.float32)
     j = ((index // x) % y).to(tl.float32)
     k = (index // (x * y)).to(tl.float32)
     place = total + channel.to(tl.int64) * nodes + index
     value = tl.load(place, mask=there, other=0.0)
-    for one in range(directions):
-        turn = turns + one * 12
-        a = tl.load(turn) * i + tl.load(turn + 1) * j + tl.load(turn + 2) * k + tl.load(turn + 3)
-        b = tl.load(turn + 4) * i + tl.load(turn + 5) * j + tl.load(turn + 6) * k + tl.load(turn + 7)
-        s = tl.load(turn + 8) * i + tl.load(turn + 9) * j + tl.load(turn + 10) * k + tl.load(turn + 11)
+    for direction in range(directions):
+        row_a = rotations + direction * 12
+        row_b, row_s = row_a + 4, row_a + 8
+        a = tl.load(row_a) * i + tl.load(row_a + 1) * j + tl.load(row_a + 2) * k + tl.load(row_a + 3)
+        b = tl.load(row_b) * i + tl.load(row_b + 1) * j + tl.load(row_b + 2) * k + tl.load(row_b + 3)
+        s = tl.load(row_s) * i + tl.load(row_s + 1) * j + tl.load(row_s + 2) * k + tl.load(row_s + 3)
         inside = there & (tl.abs(a) <= most) & (tl.abs(b) <= most) & (tl.abs(s) <= most)
         # Between the outermost centre and the window's edge the outermost value goes on.
         column = tl.minimum(tl.maximum(a * cells_wide + (width - 1) * 0.5, 0.0), width - 1.0)
         row = tl.minimum(tl.maximum(b * cells_high + (height - 1) * 0.5, 0.0), height - 1.0)
         offset = tl.minimum(tl.maximum(s * steps + (offsets - 1) * 0.5, 0.0), offsets - 1.0)
         first_column, first_row, first_offset = tl.floor(column), tl.floor(row), tl.floor(offset)
-        stack = maps + (one * channels + channel).to(tl.int64) * offsets * height * width
+        stack = maps + (direction * channels + channel).to(tl.int64) * offsets * height * width
         sample = tl.zeros([block], dtype=tl.float32)
         for corner in tl.static_range(8):
             next_column, next_row, next_offset = corner % 2, (corner // 2) % 2, corner // 4
@@ -115,21 +116,25 @@ def _add_maps(
 
 
 class KernelProfiles:
-    """As `RowProfiles`, on the device of ``like``, in float32. wanted: bool Z Y X, None for every node."""
+    """A sum of `tomography.profiles.Profiles` on CUDA, in float32."""
 
-    def __init__(
-        self, shape: tuple[int, int, int], ijk_to_frame: Matrix, wanted: torch.Tensor | None, like: torch.Tensor
-    ) -> None:
-        self._shape, self._ijk_to_frame, self._wanted = shape, ijk_to_frame, wanted
-        self._sum = torch.zeros(shape, dtype=torch.float32, device=like.device)
+    def __init__(self, nodes: Nodes) -> None:
+        """Start with zero; see `tomography.profiles.Profiles`."""
+        self._grid, self._mask = nodes.grid, nodes.mask()
+        self._sum = torch.zeros(nodes.grid.shape, dtype=torch.float32, device=nodes.like.device)
 
     def add(self, profiles: torch.Tensor, normals: npt.NDArray[np.float64]) -> None:
-        """Add q_l(x . n_l): profiles ``B M`` over [-1, 1], normals B 3."""
+        """Add q_l(x . n_l).
+
+        Args:
+            profiles: ``B M``, values at M even offsets over [-1, 1].
+            normals: B 3, unit vectors in frame coordinates.
+        """
         count, offsets = profiles.shape
         half = (offsets - 1) / 2.0
-        steps = half * normals @ self._ijk_to_frame[:3]
+        steps = half * normals @ self._grid.ijk_to_frame[:3]
         steps[:, 3] += half
-        _, y, x = self._shape
+        _, y, x = self._grid.shape
         nodes = self._sum.numel()
         on_device = torch.as_tensor(steps, dtype=torch.float32).contiguous().to(self._sum.device)
         with torch.cuda.device_of(self._sum):  # type: ignore[no-untyped-call]
@@ -139,53 +144,74 @@ class KernelProfiles:
             )  # fmt: skip
 
     def total(self) -> torch.Tensor:
-        """The sum at all nodes, flat."""
-        return (self._sum if self._wanted is None else self._sum * self._wanted).flatten()
+        """Return the sum.
+
+        Returns:
+            Values at all nodes of the grid, flat; zero where none are computed.
+        """
+        return (self._sum if self._mask is None else self._sum * self._mask).flatten()
 
 
 class KernelMaps:
-    """As `PointMaps`, on the device of ``like``, in float32. wanted: bool Z Y X, None for every node."""
+    """A sum of `tomography.maps.Maps` on CUDA, in float32."""
 
-    def __init__(
-        self,
-        shape: tuple[int, int, int],
-        ijk_to_frame: Matrix,
-        wanted: torch.Tensor | None,
-        channels: int,
-        like: torch.Tensor,
-    ) -> None:
-        self._shape, self._ijk_to_frame = shape, ijk_to_frame
-        self._sum = torch.zeros(channels, math.prod(shape), dtype=torch.float32, device=like.device)
-        every = torch.ones(shape, dtype=torch.bool, device=like.device)
-        self._wanted = (every if wanted is None else wanted.to(every)).flatten().view(torch.uint8)
+    def __init__(self, nodes: Nodes, channels: int) -> None:
+        """Start with zero; see `tomography.maps.Maps`."""
+        self._grid = nodes.grid
+        shape, device, mask = nodes.grid.shape, nodes.like.device, nodes.mask()
+        self._sum = torch.zeros(channels, math.prod(shape), dtype=torch.float32, device=device)
+        every = torch.ones(shape, dtype=torch.bool, device=device) if mask is None else mask
+        self._mask = every.flatten().view(torch.uint8)
 
     def add(self, maps: torch.Tensor, plan: SlicePlan, which: slice) -> None:
-        """Add maps ``B C M h w`` of some directions of a plan, whose slices they tile."""
+        """Add the maps of some directions of a plan, whose slices they tile.
+
+        Args:
+            maps: ``B C M h w``.
+            plan: the planes.
+            which: range of the plan's directions, B of them.
+        """
         count, channels, offsets, height, width = maps.shape
-        turns = plan.frame_to_slice(which) @ self._ijk_to_frame[:3]
-        on_device = torch.as_tensor(turns, dtype=torch.float32).contiguous().to(self._sum.device)
-        _, y, x = self._shape
+        rotations = plan.frame_to_slice(which) @ self._grid.ijk_to_frame[:3]
+        on_device = torch.as_tensor(rotations, dtype=torch.float32).contiguous().to(self._sum.device)
+        _, y, x = self._grid.shape
         nodes = self._sum.shape[1]
-        window = (plan.pixels - 1) / plan.pixels / 2.0  # of the window between the outermost pixels' centres, per unit
+        # The share of the window between the outermost pixels' centres, per unit of a and b.
+        window = (plan.pixels - 1) / plan.pixels / 2.0
         with torch.cuda.device_of(self._sum):  # type: ignore[no-untyped-call]
             _add_maps[(triton.cdiv(nodes, _MAPS_BLOCK), channels)](
-                self._sum, self._wanted, maps.float().contiguous(), on_device, count, offsets, height, width,
+                self._sum, self._mask, maps.float().contiguous(), on_device, count, offsets, height, width,
                 nodes, y, x, window * height, window * width, (offsets - 1) / 2.0, 1.0 + ROUNDING,
                 block=_MAPS_BLOCK, enable_fp_fusion=True,
             )  # fmt: skip
 
     def total(self, channel: int) -> torch.Tensor:
-        """The sum at all nodes, flat."""
+        """Return the sum of a channel.
+
+        Args:
+            channel: from 0.
+
+        Returns:
+            Values at all nodes of the grid, flat; zero where none are computed.
+        """
         return self._sum[channel]
 
 
 def works(device: torch.device) -> bool:
-    """Whether both kernels give on this device what they should."""
-    like, normal, shape = torch.empty(0, device=device), np.array([[1.0, 0.0, 0.0]]), (2, 2, 2)
+    """Test both kernels on a few nodes whose sums are known.
+
+    Args:
+        device: where they are to run.
+
+    Returns:
+        Whether the numbers are right.
+    """
+    normal = np.array([[1.0, 0.0, 0.0]])
     ramp = torch.tensor([1.0, 3.0, 5.0], device=device)
-    profiles = KernelProfiles(shape, np.eye(4), None, like)
+    nodes = Nodes(TargetGrid((2, 2, 2), np.eye(4)), ramp)
+    profiles = KernelProfiles(nodes)
     profiles.add(ramp[None], normal)
-    maps = KernelMaps(shape, np.eye(4), None, 2, like)
+    maps = KernelMaps(nodes, 2)
     maps.add(torch.stack([-ramp, ramp])[None, :, :, None, None], SlicePlan(np.eye(4), normal, 3, 2), slice(0, 1))
     right = ramp[1:].repeat(4)  # at the middle and the end along x; y and z are 0 or 1, within the window
     return torch.allclose(profiles.total(), right) and torch.allclose(maps.total(1), right)

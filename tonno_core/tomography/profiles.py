@@ -1,9 +1,11 @@
-"""The sum over directions of profiles laid across a grid's nodes: two ways to the same numbers.
+"""Sums over directions of profiles at a grid's nodes: a reference, and the same numbers faster on the CPU.
 
-`PointProfiles` interpolates at every node: the plain way, and the one for GPUs. `RowProfiles` takes whole rows of the
-grid, which costs a CPU a tenth. Along a row the position in a profile is r + i a. With r = R + rho, i a = A_i + alpha_i
-(R and A_i whole) and t = rho + alpha_i, a node lies on the segment m = R + A_i where t < 1, else on the next one. For
-segments of values v and slopes d this is exactly
+`ReferenceProfiles` interpolates at every node; it runs everywhere. `RowProfiles` takes whole rows of the grid, which
+costs a CPU a tenth. On CUDA there is a kernel (`tomography.kernel`).
+
+Along a row the position in a profile is r + i a. With r = R + rho, i a = A_i + alpha_i (R and A_i whole) and
+t = rho + alpha_i, a node lies on the segment m = R + A_i where t < 1, else on the next one. For segments of values v
+and slopes d this is exactly
 
     v[m] + t d[m]  +  max(0, t - 1) k[m]  +  [t > 1] j[m]        k[m] = d[m + 1] - d[m], j[m] = v[m + 1] - v[m] - d[m]
 
@@ -13,7 +15,8 @@ their rows. j, a jump, is zero but at the profile's ends, and is added to the fe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -21,93 +24,122 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from tonno_core.volume.volume import Matrix
+from tonno_core.tomography.grid import ROUNDING, Nodes
 
-# Of coordinates in [-1, 1]: rounding must not cut off the outermost planes themselves.
-ROUNDING = 1e-5
-# Directions whose tables are in use at once, and numbers in a few rows: both stay in a core's cache, and are enough for
-# two cores not to wait for each other after every step.
+# Directions whose tables are in use at once, and numbers in a few rows: both stay in a core's cache, and are enough
+# that two cores do not wait for each other after every step.
 _DIRECTIONS, _NUMBERS = 8, 1 << 17
-# Of positions in steps, more than their rounding: a node on a sample is at its segment's end, t = 1.
+# Shift of positions in steps, more than their rounding: a node on a sample is at its segment's end, t = 1.
 _NUDGE = 1e-7
-
-# Gives the wanted nodes in parts: flat indices P, and frame coordinates P 3.
-Nodes = Callable[[], Iterator[tuple[torch.Tensor, torch.Tensor]]]
 
 
 class Profiles(Protocol):
-    """What lays profiles across a grid."""
+    """A sum of profiles at the nodes of a grid."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        """Start with zero.
+
+        Args:
+            nodes: where to sum.
+        """
 
     def add(self, profiles: torch.Tensor, normals: npt.NDArray[np.float64]) -> None:
-        """Add q_l(x . n_l): profiles ``B M`` over [-1, 1], normals B 3."""
+        """Add q_l(x . n_l).
+
+        Args:
+            profiles: ``B M``, values at M even offsets over [-1, 1].
+            normals: B 3, unit vectors in frame coordinates.
+        """
 
     def total(self) -> torch.Tensor:
-        """The sum at all nodes, flat."""
+        """Return the sum.
+
+        Returns:
+            Values at all nodes of the grid, flat; zero where none are computed.
+        """
 
 
-class PointProfiles:
-    """At every node. size: of the whole grid."""
+class ReferenceProfiles:
+    """A sum of `Profiles` by interpolation at every node."""
 
-    def __init__(self, nodes: Nodes, size: int, like: torch.Tensor) -> None:
+    def __init__(self, nodes: Nodes) -> None:
+        """Start with zero; see `Profiles`."""
         self._nodes = nodes
-        self._sum = torch.zeros(size, dtype=like.dtype, device=like.device)
+        self._sum = nodes.like.new_zeros(math.prod(nodes.grid.shape))
 
     def add(self, profiles: torch.Tensor, normals: npt.NDArray[np.float64]) -> None:
-        """Add q_l(x . n_l): profiles ``B M`` over [-1, 1], normals B 3."""
+        """Add q_l(x . n_l).
+
+        Args:
+            profiles: ``B M``, values at M even offsets over [-1, 1].
+            normals: B 3, unit vectors in frame coordinates.
+        """
         half = (profiles.shape[1] - 1) / 2.0
-        turns = torch.as_tensor(normals * half, dtype=self._sum.dtype, device=self._sum.device)
-        for index, points in self._nodes():
-            total = torch.zeros(len(points), dtype=self._sum.dtype, device=self._sum.device)
-            for profile, normal in zip(profiles, turns, strict=True):
+        scaled = torch.as_tensor(normals * half, dtype=self._sum.dtype, device=self._sum.device)
+        for index, points in self._nodes.parts():
+            total = self._sum.new_zeros(len(points))
+            for profile, normal in zip(profiles, scaled, strict=True):
                 total += interpolate(profile, points @ normal + half)
             self._sum[index] += total
 
     def total(self) -> torch.Tensor:
-        """The sum at all nodes, flat."""
+        """Return the sum.
+
+        Returns:
+            Values at all nodes of the grid, flat.
+        """
         return self._sum
 
 
 class RowProfiles:
-    """By rows of a ``Z Y X`` grid, on the CPU. ijk_to_frame: 4 x 4. wanted: bool Z Y X, None for every node."""
+    """A sum of `Profiles` on the CPU, by rows of the grid."""
 
-    def __init__(
-        self, shape: tuple[int, int, int], ijk_to_frame: Matrix, wanted: torch.Tensor | None, dtype: torch.dtype
-    ) -> None:
-        z, y, x = shape
-        self._shape, self._ijk_to_frame, self._wanted = shape, ijk_to_frame, wanted
-        where = np.ones((z * y, x), dtype=bool) if wanted is None else wanted.reshape(z * y, x).numpy()
-        self._rows = np.flatnonzero(where.any(axis=1))
-        chosen = where[self._rows]
+    def __init__(self, nodes: Nodes) -> None:
+        """Start with zero; see `Profiles`."""
+        z, y, x = nodes.grid.shape
+        self._grid, self._mask = nodes.grid, nodes.mask()
+        mask = np.ones((z * y, x), dtype=bool) if self._mask is None else self._mask.reshape(z * y, x).numpy()
+        self._rows = np.flatnonzero(mask.any(axis=1))
         # The columns that any row needs.
-        needed = np.flatnonzero(chosen.any(axis=0))
+        needed = np.flatnonzero(mask[self._rows].any(axis=0))
         low, high = (int(needed[0]), int(needed[-1])) if len(needed) else (0, -1)
         self._columns, self._middle = np.arange(low, high + 1), (low + high) / 2.0
         # Indices of the rows' middles: 4 R (i, j, k, 1).
         k, j = np.divmod(self._rows, y)
         self._middles = np.stack([np.full(len(k), self._middle), j, k, np.ones(len(k))])
-        self._sum = torch.zeros(len(self._rows), len(self._columns), dtype=dtype)
+        self._sum = nodes.like.new_zeros(len(self._rows), len(self._columns))
 
     def add(self, profiles: torch.Tensor, normals: npt.NDArray[np.float64]) -> None:
-        """Add q_l(x . n_l): profiles ``B M`` over [-1, 1], normals B 3."""
+        """Add q_l(x . n_l).
+
+        Args:
+            profiles: ``B M``, values at M even offsets over [-1, 1].
+            normals: B 3, unit vectors in frame coordinates.
+        """
         if not self._sum.numel():
             return
         half = (profiles.shape[1] - 1) / 2.0
-        steps = half * normals @ self._ijk_to_frame[:3]  # B 4: along i, j, k, and the origin
+        steps = half * normals @ self._grid.ijk_to_frame[:3]  # B 4: along i, j, k, and the origin
         steps[:, 3] += half
         for start in range(0, len(profiles), _DIRECTIONS):
             self._add_few(profiles[start : start + _DIRECTIONS], steps[start : start + _DIRECTIONS])
 
     def total(self) -> torch.Tensor:
-        """The sum at all nodes, flat."""
-        if self._wanted is None:
+        """Return the sum.
+
+        Returns:
+            Values at all nodes of the grid, flat; zero where none are computed.
+        """
+        if self._mask is None:
             return self._sum.flatten()
-        z, y, x = self._shape
-        total = torch.zeros(z * y, x, dtype=self._sum.dtype)
+        z, y, x = self._grid.shape
+        total = self._sum.new_zeros(z * y, x)
         if self._sum.numel():
             total[torch.as_tensor(self._rows), int(self._columns[0]) : int(self._columns[-1]) + 1] = self._sum
-        return total.flatten().mul_(self._wanted.flatten())
+        return total.flatten().mul_(self._mask.flatten())
 
     def _add_few(self, profiles: torch.Tensor, steps: npt.NDArray[np.float64]) -> None:
+        """Add a few directions; steps: B 4, change of the position in a profile by voxel index, and its origin."""
         at = _Positions(steps @ self._middles, steps[:, :1] * (self._columns - self._middle))
         self._add_segments(_Tables(profiles, at), at)
         last = profiles.shape[1] - 1
@@ -117,6 +149,7 @@ class RowProfiles:
             self._add_jump(at, direction, last - 1, -float(profile[-1]), margin)
 
     def _add_segments(self, tables: _Tables, at: _Positions) -> None:
+        """Add all but the jumps, a few rows of the grid at a time."""
         rho = torch.as_tensor(at.rho, dtype=self._sum.dtype)
         alpha = torch.as_tensor(at.alpha, dtype=self._sum.dtype)
         straight = tables.straight(rho, alpha)
@@ -124,15 +157,15 @@ class RowProfiles:
         left = torch.stack([rho - 1.0, torch.ones_like(rho)], dim=2)
         right = torch.stack([torch.ones_like(alpha), alpha], dim=1)
         height = max(1, _NUMBERS // self._sum.shape[1])
-        parts = (torch.split(one, height, dim) for one, dim in ((self._sum, 0), (left, 1), (tables.row, 1)))
+        parts = (torch.split(array, height, dim) for array, dim in ((self._sum, 0), (left, 1), (tables.row, 1)))
         for number, (target, past, row) in enumerate(zip(*parts, strict=True)):
             target += straight(slice(number * height, (number + 1) * height))
-            for one, matrix, kink, index in zip(past, right, tables.kinks, row, strict=True):
-                target.addcmul_(torch.mm(one, matrix).clamp_min_(0.0), kink.index_select(0, index))
+            for columns, matrix, kink, index in zip(past, right, tables.kinks, row, strict=True):
+                target.addcmul_(torch.mm(columns, matrix).clamp_min_(0.0), kink.index_select(0, index))
 
     def _add_jump(self, at: _Positions, direction: int, segment: int, jump: float, threshold: float) -> None:
-        """To the nodes past the end of a segment."""
-        if jump == 0.0:  # as most, outside of the foreground
+        """Add a jump to the nodes past the end of a segment."""
+        if jump == 0.0:  # most profiles end outside of the foreground
             return
         # Rounding may have put a node of the very end before it.
         rows, columns = at.between(direction, segment + 1 - _NUDGE, segment + 2)
@@ -142,17 +175,17 @@ class RowProfiles:
 
 
 class _Positions:
-    """Of the grid's rows and columns in the profiles of B directions: r = R + rho (B R), i a = A + alpha (B X)."""
+    """Positions of the grid's rows and columns in B profiles: r = R + rho (B R), i a = A + alpha (B X)."""
 
     def __init__(self, middle: npt.NDArray[np.float64], along: npt.NDArray[np.float64]) -> None:
-        """middle: B R, where the middles of the rows are. along: B X, how far the columns are from there."""
+        """Split positions; middle: B R, of the rows' middles; along: B X, of the columns from there."""
         self._middle, self._along = middle, along
         # A node on a sample of the profile, but for rounding, has t = 1: it is at its segment's end.
         self.whole, self.shift = np.floor(middle - _NUDGE), np.floor(along + _NUDGE)
         self.rho, self.alpha = middle - self.whole, along - self.shift
 
     def between(self, direction: int, low: float, high: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Rows and columns of the nodes from ``low`` to ``high``, and of a few beside them; none is twice in it."""
+        """List rows and columns of the nodes from ``low`` to ``high``, and of a few beside them, each once."""
         middle, along = self._middle[direction], self._along[direction]
         count, most = len(along), np.abs(along).max()
         rows = np.flatnonzero((middle + most >= low) & (middle - most <= high))
@@ -168,7 +201,10 @@ class _Positions:
 
 
 class _Tables:
-    """Of B profiles: what is to be added at each row R and column of the grid. row: B R, which row of the tables."""
+    """Tables of B profiles: what is to be added at each row R and column of the grid.
+
+    row: B R, which row of the tables belongs to a row of the grid. kinks: B N X, the changes of slope k.
+    """
 
     def __init__(self, profiles: torch.Tensor, at: _Positions) -> None:
         last = profiles.shape[1] - 1
@@ -187,7 +223,7 @@ class _Tables:
         self.kinks = slopes[:, 1:] - slopes[:, :-1]
 
     def straight(self, rho: torch.Tensor, alpha: torch.Tensor) -> Callable[[slice], torch.Tensor]:
-        """v + (rho + alpha) d, summed over the directions, of some rows of the grid. rho: B R. alpha: B X."""
+        """Return what gives v + (rho + alpha) d of some rows, summed over the directions. rho: B R. alpha: B X."""
         directions, count, _ = self._values.shape
         tables = torch.cat([self._values + alpha[:, None] * self._slopes, self._slopes], dim=1).flatten(0, 1)
         entry = self.row + 2 * count * torch.arange(directions, dtype=torch.int32)[:, None]
@@ -197,7 +233,15 @@ class _Tables:
 
 
 def interpolate(profile: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Linear interpolation of ``M`` values at fractional indices; zero outside 0 .. M - 1."""
+    """Interpolate linearly; zero outside 0 .. M - 1.
+
+    Args:
+        profile: M values.
+        index: P fractional indices.
+
+    Returns:
+        P values.
+    """
     last = len(profile) - 1
     below = index.floor().clamp_(0.0, last - 1.0)
     fraction = index - below
