@@ -1,7 +1,7 @@
 """The encoder's answer to all planes: p(s, n) and its maps p(s, u, v; n), in batches of directions.
 
 On CUDA a batch is handed to the encoder without waiting for it. Meanwhile the next directions are cut on a stream
-beside (`Ahead`), where blank slices are looked for as well; only then the host waits for the encoder, to see that its
+beside (`Prefetch`), where blank slices are looked for too; only then the host waits for the encoder, to see that its
 logits are numbers. On other devices one comes after the other.
 """
 
@@ -21,7 +21,7 @@ from tonno_core.settings import CamKind
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.slicing.sampling import SliceSource, sample_needed
 from tonno_core.timing import Timings
-from tonno_core.tomography.ahead import Ahead, Tensors, side_stream
+from tonno_core.tomography.prefetch import Prefetch, Tensors, side_stream
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Projector:
         """
         self._fit_batch(plan)
         stop = len(plan.directions)
-        with Ahead(lambda which: self._cut(plan, which), side_stream(self._source.array.device)) as ahead:
+        with Prefetch(lambda which: self._cut(plan, which), side_stream(self._source.array.device)) as ahead:
             while start < stop:
                 try:
                     which, (slices, seen) = ahead.take(self._next(plan, start))

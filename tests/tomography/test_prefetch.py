@@ -1,4 +1,4 @@
-"""One ahead: order, number, failures and the end of it, with a stand-in for a stream; on a GPU where there is one."""
+"""One batch early: order, number, failures and the end, with a stand-in for a stream; on a GPU where there is one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.device import ToyStream
-from tonno_core.tomography.ahead import Ahead, CudaStream, side_stream
+from tonno_core.tomography.prefetch import CudaStream, Prefetch, side_stream
 
 RANGES = [slice(0, 2), slice(2, 4), slice(4, 5)]
 
@@ -37,7 +37,7 @@ class Maker:
 def test_ranges_come_in_order_and_at_most_one_is_ahead() -> None:
     stream = ToyStream()
     maker = Maker(stream)
-    with Ahead(maker, stream) as ahead:
+    with Prefetch(maker, stream) as ahead:
         assert stream.log == ["follow"]
         for number, which in enumerate(RANGES):
             taken, (tensor,) = ahead.take(which)
@@ -53,7 +53,7 @@ def test_ranges_come_in_order_and_at_most_one_is_ahead() -> None:
 
 def test_what_was_begun_comes_whatever_is_asked_for_by_then() -> None:
     stream = ToyStream()
-    with Ahead(Maker(stream), stream) as ahead:
+    with Prefetch(Maker(stream), stream) as ahead:
         ahead.start(slice(3, 9))
         assert ahead.take(slice(3, 5))[0] == slice(3, 9)  # of the batch before it was halved
         assert ahead.take(slice(9, 11))[0] == slice(9, 11)
@@ -61,7 +61,7 @@ def test_what_was_begun_comes_whatever_is_asked_for_by_then() -> None:
 
 def test_without_a_stream_nothing_is_made_before_its_time() -> None:
     maker = Maker()
-    with Ahead(maker, None) as ahead:
+    with Prefetch(maker, None) as ahead:
         ahead.start(RANGES[0])
         assert maker.made == []
         assert ahead.take(RANGES[0])[0] == RANGES[0]
@@ -73,7 +73,7 @@ def test_a_failure_comes_when_its_turn_comes() -> None:
             raise ValueError("broken")
 
     stream = ToyStream()
-    with Ahead(Maker(stream, fail), stream) as ahead:
+    with Prefetch(Maker(stream, fail), stream) as ahead:
         ahead.take(RANGES[0])
         ahead.start(RANGES[1])
         with pytest.raises(ValueError, match="broken"):
@@ -87,7 +87,7 @@ def test_without_memory_for_two_it_goes_on_with_one() -> None:
 
     stream = ToyStream()
     maker = Maker(stream, fail)
-    with Ahead(maker, stream) as ahead:
+    with Prefetch(maker, stream) as ahead:
         for which, after in zip(RANGES, [*RANGES[1:], None], strict=True):
             assert ahead.take(which)[0] == which
             if after is not None:
@@ -98,12 +98,12 @@ def test_without_memory_for_two_it_goes_on_with_one() -> None:
 def test_an_early_end_leaves_nothing() -> None:
     stream = ToyStream()
     maker = Maker(stream)
-    with pytest.raises(KeyboardInterrupt), Ahead(maker, stream) as ahead:
+    with pytest.raises(KeyboardInterrupt), Prefetch(maker, stream) as ahead:
         ahead.take(RANGES[0])
         ahead.start(RANGES[1])
         raise KeyboardInterrupt
     assert stream.log == ["follow", "join"]  # what comes now, as giving memory back, waits for it
-    assert [one() for one in maker.living] == [None, None]
+    assert [reference() for reference in maker.living] == [None, None]
 
 
 def test_only_cuda_has_streams() -> None:
@@ -133,7 +133,7 @@ def test_what_is_asked_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     def make(which: slice) -> Any:
         return Tensor(), Tensor()
 
-    with Ahead(make, CudaStream(torch.device("cuda:0"))) as ahead:
+    with Prefetch(make, CudaStream(torch.device("cuda:0"))) as ahead:
         ahead.start(RANGES[0])
         ahead.take(RANGES[0])
         log.append("taken")
@@ -157,7 +157,7 @@ def test_on_a_gpu_no_memory_is_used_too_early() -> None:
 
     found = []
     busy = torch.randn(4096, 4096, device=device)
-    with Ahead(make, stream) as ahead:
+    with Prefetch(make, stream) as ahead:
         for number in range(20):
             _, (values,) = ahead.take(slice(number, number + 1))
             for _ in range(4):  # so that the device is behind the host
