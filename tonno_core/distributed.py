@@ -1,4 +1,4 @@
-"""Several processes, as ``torchrun`` starts them, that share one piece of work. One process needs nothing of it."""
+"""Several processes, started by ``torchrun``, that share one piece of work. A single process works without them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from tonno_core.errors import TonnoError, first_line
 
 @dataclass(frozen=True)
 class Processes:
-    """This process' number ``rank`` of ``world``, and its device."""
+    """This process among those that share the work.
+
+    Attributes:
+        rank: number of this process, from 0.
+        world: how many processes there are.
+        device: of this process.
+    """
 
     rank: int
     world: int
@@ -26,86 +32,139 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes and shows progress."""
+        """Whether this is the process that writes files and shows progress."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes are here."""
         if self.world > 1:
-            with _others():
+            with _together():
                 dist.barrier()
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum of a tensor over the processes, on all of them, in place."""
+        """Add up a tensor over the processes, in place.
+
+        Args:
+            values: of the same shape on all processes.
+
+        Returns:
+            ``values``, the sum on every process.
+        """
         if self.world > 1:
-            with _others():
+            with _together():
                 dist.all_reduce(values)
         return values
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """The mean of a tensor over the processes, on all of them, in place."""
+        """Average a tensor over the processes, in place.
+
+        Args:
+            values: of the same shape on all processes.
+
+        Returns:
+            ``values``, the mean on every process.
+        """
         self.sum(values)
         if self.world > 1:
             values /= self.world
         return values
 
     def gather(self, part: list[Any]) -> list[Any]:
-        """The parts ``rank, rank + world, ...`` of a list put together, on all processes."""
+        """Put a list together of which each process holds the items ``rank, rank + world, ...``.
+
+        Args:
+            part: this process's items.
+
+        Returns:
+            The whole list, on every process.
+        """
         if self.world == 1:
             return part
         parts: list[list[Any]] = [[] for _ in range(self.world)]
-        with _others():
+        with _together():
             dist.all_gather_object(parts, part)
         whole: list[Any] = [None] * sum(map(len, parts))
-        for rank, one in enumerate(parts):
-            whole[rank :: self.world] = one
+        for rank, items in enumerate(parts):
+            whole[rank :: self.world] = items
         return whole
 
     def share(self, model: nn.Module) -> nn.Module:
-        """The model with gradients averaged over the processes."""
+        """Wrap a model so that its gradients are averaged over the processes.
+
+        Args:
+            model: on this process's device.
+
+        Returns:
+            The wrapped model; the model itself where this process is alone.
+        """
         if self.world == 1:
             return model
         devices = [self.device.index] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(model, device_ids=devices)
 
 
-# Where there is no launcher: this process alone, on the CPU.
+# This process without others, on the CPU.
 ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 def world_size() -> int:
-    """How many processes the launcher started."""
-    return _whole("WORLD_SIZE", 1)
+    """Read how many processes the launcher started.
+
+    Returns:
+        The environment's WORLD_SIZE, 1 where it is not set.
+    """
+    return _whole_number("WORLD_SIZE", 1)
 
 
 def share_of_cases() -> tuple[int, int]:
-    """Number of this process and how many there are, for work that needs no talk among them.
+    """Read which share of some cases is this process's, for work in which processes need not communicate.
 
     Any launcher, or array of jobs, may set RANK and WORLD_SIZE.
+
+    Returns:
+        Number of this process, from 0, and how many there are.
+
+    Raises:
+        TonnoError: the number is not one of that many.
     """
-    rank, world = (_whole(name, default) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    rank, world = (_whole_number(name, default) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     if not 0 <= rank < world:
         raise TonnoError(f"the environment's RANK is {rank} of WORLD_SIZE {world}, expected 0 to {world - 1}")
     return rank, world
 
 
 def device_of_process(name: str) -> str:
-    """The name of the device that is this process's own, where the launcher started several on a machine.
+    """Choose this process's device where the launcher started several processes on a machine.
 
-    Raises TonnoError for a device that is not there, and for more processes than devices.
+    Args:
+        name: as `choose_device` takes it.
+
+    Returns:
+        The device's name, with its number where processes share the machine's CUDA devices out.
+
+    Raises:
+        TonnoError: the device does not exist, or there are more processes than devices.
     """
     chosen = choose_device(name)
     if chosen.type == "cuda" and ":" not in name and "LOCAL_RANK" in os.environ:
-        chosen = _own_device(_whole("LOCAL_RANK", 0))
+        chosen = _local_device(_whole_number("LOCAL_RANK", 0))
     return str(chosen)
 
 
 @contextmanager
 def processes(device: str) -> Iterator[Processes]:
-    """The processes that torchrun started, joined while the block runs; else this one alone.
+    """Join the processes that torchrun started while a block runs; without a launcher there is this one alone.
 
-    NCCL between CUDA devices, one per process of a machine; gloo otherwise. Raises TonnoError where the launcher
-    says too little, or more processes than devices are on a machine.
+    NCCL connects CUDA devices, one per process of a machine; gloo all others.
+
+    Args:
+        device: as `choose_device` takes it.
+
+    Yields:
+        The processes.
+
+    Raises:
+        TonnoError: the launcher sets too few variables, or a machine has more processes than devices.
     """
     world, chosen = world_size(), choose_device(device)
     if world == 1:
@@ -118,7 +177,7 @@ def processes(device: str) -> Iterator[Processes]:
             "or unset WORLD_SIZE"
         )
     if chosen.type == "cuda":
-        chosen = _own_device(_whole("LOCAL_RANK", 0))
+        chosen = _local_device(_whole_number("LOCAL_RANK", 0))
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Processes(dist.get_rank(), world, chosen)
@@ -127,8 +186,8 @@ def processes(device: str) -> Iterator[Processes]:
 
 
 @contextmanager
-def _others() -> Iterator[None]:
-    """Around what all processes do together: where one of them ended, the others end with one line."""
+def _together() -> Iterator[None]:
+    """Run what all processes do together; raises TonnoError, one line, where another process has ended."""
     try:
         yield
     except RuntimeError as error:
@@ -136,7 +195,8 @@ def _others() -> Iterator[None]:
         raise TonnoError(f"another process of this run ended, its own message says why ({reason})") from error
 
 
-def _whole(name: str, default: int) -> int:
+def _whole_number(name: str, default: int) -> int:
+    """Read a variable of the environment; raises TonnoError where it is no whole number."""
     text = os.environ.get(name, str(default))
     try:
         return int(text)
@@ -144,7 +204,8 @@ def _whole(name: str, default: int) -> int:
         raise TonnoError(f"the environment's {name} is '{text}', expected a whole number") from None
 
 
-def _own_device(local_rank: int) -> torch.device:
+def _local_device(local_rank: int) -> torch.device:
+    """Make the CUDA device with a process's number on its machine the current one."""
     count = torch.cuda.device_count()
     if local_rank >= count:
         raise TonnoError(f"`device` cuda: more processes than this machine's {count} devices; start one for each")

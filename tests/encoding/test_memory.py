@@ -29,7 +29,7 @@ def test_the_batch_is_the_greatest_power_of_two_that_fits() -> None:
     seen = set()
     for _ in range(300):
         constant, each, free = (float(10.0**power) for power in rng.uniform((3, 3, 5), (8, 7, 11)))
-        most, least = (int(one) for one in rng.integers((1, 1), (3000, 200)))
+        most, least = (int(number) for number in rng.integers((1, 1), (3000, 200)))
         need, slice_bytes = Need(constant, each), int(rng.integers(100, 1_000_000))
         batch = largest_batch(need, slice_bytes, int(free), most, least)
         assert batch & (batch - 1) == 0

@@ -26,7 +26,7 @@ def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> b
 
 
 def refused(path: Path) -> str:
-    """With what a file is refused, after its name."""
+    """Return the message with which a file is refused, after its name."""
     with pytest.raises(TonnoError) as caught:
         read_weights(path)
     message = str(caught.value)
@@ -239,7 +239,7 @@ def test_names_of_another_library_stand_for_the_same_tensors_in_the_same_order(c
     theirs = efficientnet_as_lukemelas(source)
     assert theirs.keys().isdisjoint(source.state_dict())
     assert {"_blocks.0._project_conv.weight", "_blocks.15._se_expand.bias", "_fc.weight"} < theirs.keys()
-    given = {name: one for name, one in theirs.items() if counters or not name.endswith("num_batches_tracked")}
+    given = {name: tensor for name, tensor in theirs.items() if counters or not name.endswith("num_batches_tracked")}
     target = random_network("efficientnet_b0", seed=1)
     assert load_pretrained(target, given, channels=1, source="w.pth")
     found = target.state_dict()

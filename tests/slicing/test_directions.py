@@ -12,7 +12,7 @@ COUNTS = [1, 2, 3, 10, 101]
 
 
 def angles_to_nearest(normals: np.ndarray) -> np.ndarray:
-    """For each plane the angle in degrees to the one most like it; n and -n are the same plane."""
+    """Return for each plane the angle in degrees to the nearest other; n and -n are the same plane."""
     cosines = np.abs(normals @ normals.T)
     np.fill_diagonal(cosines, 0.0)
     return np.degrees(np.arccos(np.minimum(cosines.max(axis=1), 1.0)))
@@ -86,7 +86,9 @@ def test_every_prefix_is_spread_like_a_lattice_of_its_size(count: int) -> None:
 
 def test_the_lattices_own_order_would_not_be_progressive() -> None:
     # The control: its first 64 of 256 planes all lie near the equator.
-    crowded, spread = (angles_to_nearest(one[:64]).mean() for one in (fibonacci_hemisphere(256), hemisphere(256)))
+    crowded, spread = (
+        angles_to_nearest(lattice[:64]).mean() for lattice in (fibonacci_hemisphere(256), hemisphere(256))
+    )
     assert crowded < 0.7 * spread
 
 

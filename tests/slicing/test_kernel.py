@@ -94,8 +94,8 @@ def test_oblique_slices_are_those_of_grid_sample(tmp_path: Path) -> None:
     fills, shapes = (0.0, -0.75, 2.0), ((2, 2, 2), (2, 9, 5), (11, 13, 17))
     volumes = [np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32) for shape in shapes]
     affines = [planes_through(shape, 5, pixels) for shape in shapes]
-    given = {f"volume{case}": one for case, one in enumerate(volumes)}
-    given |= {f"affines{case}": one for case, one in enumerate(affines)}
+    given = {f"volume{case}": volume for case, volume in enumerate(volumes)}
+    given |= {f"affines{case}": matrices for case, matrices in enumerate(affines)}
     found = interpreted(SAMPLE, tmp_path, fills=fills, pixels=pixels, **given)
     for case, fill in enumerate(fills):
         planes, half = found[f"planes{case}"], found[f"half{case}"]

@@ -153,10 +153,10 @@ def test_large_volumes_and_gpus_see_the_same_slices(dtype: torch.dtype, fill: fl
 
 def test_slices_are_linear_in_the_volume() -> None:
     rng = np.random.default_rng(1)
-    one, other = rng.random((2, 6, 7, 8), dtype=np.float32)
+    first, second = rng.random((2, 6, 7, 8), dtype=np.float32)
     plan = SlicePlan(physical_frame([3, 3, 3], 4.0), sphere(7), slices=4, pixels=10)
-    both = slices_of(Volume(2 * one + other, np.eye(4)), plan)
-    parts = 2 * slices_of(Volume(one, np.eye(4)), plan) + slices_of(Volume(other, np.eye(4)), plan)
+    both = slices_of(Volume(2 * first + second, np.eye(4)), plan)
+    parts = 2 * slices_of(Volume(first, np.eye(4)), plan) + slices_of(Volume(second, np.eye(4)), plan)
     np.testing.assert_allclose(both, parts, atol=1e-6)  # the sum of voxels is rounded to float32
 
 

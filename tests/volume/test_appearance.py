@@ -36,7 +36,7 @@ def look(volume: Volume, intensity: str = "zscore") -> Appearance:
 
 
 def concerns(images: list[Volume], volume: Volume, *, intensity: str = "zscore", **changes: Any) -> list[str]:
-    record = record_of_images([look(one, intensity) for one in images], intensity, 2.5) | changes
+    record = record_of_images([look(image, intensity) for image in images], intensity, 2.5) | changes
     return image_concerns({"images": record}, volume.array, volume.ijk_to_ras)
 
 
@@ -121,7 +121,7 @@ def test_what_differs_is_told_in_a_sentence(volume: Volume, sentence: str) -> No
     assert sentence.split(";")[0].split("covers")[0] in " ".join(found)
     if "covers" in sentence:
         number = float(sentence.split("covers ")[1].split(" mm")[0])
-        told = float(next(one for one in found if "covers" in one).split("covers ")[1].split(" mm")[0])
+        told = float(next(line for line in found if "covers" in line).split("covers ")[1].split(" mm")[0])
         assert told == pytest.approx(number, rel=0.05)  # a voxel
     else:
         assert sentence in found
@@ -131,7 +131,7 @@ def test_voxels_finer_than_the_slices_pixels_are_no_difference() -> None:
     # Training slices had pixels of 2.5 mm, for which finer voxels are smoothed away.
     assert concerns([ball((2.0, 2.0, 2.0))], ball((0.8, 0.8, 0.8))) == []
     # The network of thick slices has seen blurred planes, though.
-    assert any("Voxels of 2.0 mm" in one for one in concerns([ball((2.0, 2.0, 8.0))], ball()))
+    assert any("Voxels of 2.0 mm" in line for line in concerns([ball((2.0, 2.0, 8.0))], ball()))
 
 
 def test_training_images_that_differ_among_themselves_allow_more() -> None:

@@ -54,7 +54,7 @@ def meta_image(path: Path, size: str = "7 6 5", **fields: str) -> Path:
 
 
 def one_line(path: Path, *, replace_nonfinite: bool = False) -> str:
-    """With what a file is refused, after its name."""
+    """Return the message with which a file is refused, after its name."""
     with pytest.raises(TonnoError) as caught:
         read_volume(path, replace_nonfinite=replace_nonfinite)
     message = str(caught.value)
@@ -433,8 +433,8 @@ def test_positions_rounded_to_a_tenth_of_a_millimetre(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="names of bytes that are no text are Linux's")
 def test_a_slice_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
     write_series(tmp_path, [0, 1, 2])
-    one = sorted(tmp_path.iterdir())[0]
-    one.rename(tmp_path / os.fsdecode(b"\xe9.dcm"))
+    first = sorted(tmp_path.iterdir())[0]
+    first.rename(tmp_path / os.fsdecode(b"\xe9.dcm"))
     with pytest.raises(TonnoError, match=r"\\udce9.dcm: this name is not UTF-8; rename it"):
         read_volume(tmp_path)
 

@@ -17,11 +17,18 @@ _NO_GRADIENT = "the logit does not depend on this stage's activations"
 
 
 def activation_map(activation: torch.Tensor, gradient: torch.Tensor, kind: CamKind) -> torch.Tensor:
-    """Combine channels.
+    """Combine the channels of a stage to a class activation map.
 
-    activation: B C h w. gradient of the class's logit there: B C h w (or 1 C h w). Returns B h w.
     LayerCAM, ReLU(sum_k ReLU(g_k) A_k), weighs every cell by its own gradient. GradCAM,
     sum_k mean(g_k) A_k, stays signed: the ReLU of its paper would cut the evidence against the class.
+
+    Args:
+        activation: ``B C h w``.
+        gradient: of the class's logit with respect to the activation, ``B C h w`` or ``1 C h w``.
+        kind: how they are combined.
+
+    Returns:
+        ``B h w``.
     """
     if kind == "layercam":
         return (gradient.clamp_min(0) * activation).sum(1).clamp_min_(0)
@@ -29,16 +36,25 @@ def activation_map(activation: torch.Tensor, gradient: torch.Tensor, kind: CamKi
 
 
 def gradients_at(logits: torch.Tensor, activations: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Gradients of the sum of ``logits`` with respect to some stages' activations, in one pass back.
+    """Compute the gradients of the sum of logits with respect to some stages' activations in one backward pass.
 
-    logits: B. activations: B C h w each, as timm's ``forward_intermediates`` gives them. Returns B C h w each. The
-    pass ends at the finest of the stages and takes up the others' gradients on its way.
+    The pass ends at the finest of the stages and collects the others' gradients on its way.
 
-    In transformers such a tensor is a rearranged copy that lies beside the path to the logit (tokens to a
-    B C h w image), so its own gradient does not exist. The rearrangement's source, a few steps up its
-    graph, is on the path: its gradient is taken and rearranged alike.
+    In transformers timm's activation is a rearranged copy that lies beside the path to the logit (tokens to a
+    ``B C h w`` image) and has no gradient. The rearrangement's source, a few steps up its graph, is on the path: its
+    gradient is taken and rearranged alike.
+
+    Args:
+        logits: B.
+        activations: ``B C h w`` each, from timm's ``forward_intermediates``.
+
+    Returns:
+        ``B C h w`` each, in the order of the activations.
+
+    Raises:
+        ValueError: the logits do not depend on a stage's activations.
     """
-    found: dict[int, torch.Tensor] = {}
+    images: dict[int, torch.Tensor] = {}
     edges = {index: get_gradient_edge(activation) for index, activation in enumerate(activations)}
     for _ in range(8):  # permute, contiguous, reshape, slice: at most a handful
         gradients: Sequence[torch.Tensor | None] = torch.autograd.grad(
@@ -48,15 +64,15 @@ def gradients_at(logits: torch.Tensor, activations: Sequence[torch.Tensor]) -> l
             if gradient is None:
                 edges[index] = _source(edges[index])
             else:
-                found[index] = _to_image(gradient, activations[index])
+                images[index] = _to_image(gradient, activations[index])
                 del edges[index]
         if not edges:
-            return [found[index] for index in range(len(activations))]
+            return [images[index] for index in range(len(activations))]
     raise ValueError(_NO_GRADIENT)
 
 
 def _source(edge: GradientEdge) -> GradientEdge:
-    """One step up the graph, where it does not branch."""
+    """Go one step up the graph, where it does not branch."""
     sources = [GradientEdge(node, output) for node, output in edge.node.next_functions if node is not None]
     if len(sources) != 1:
         raise ValueError(_NO_GRADIENT)
@@ -64,7 +80,7 @@ def _source(edge: GradientEdge) -> GradientEdge:
 
 
 def _to_image(gradient: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Bring a gradient in B C h w, B h w C, or B tokens C (prefix tokens first) into B C h w."""
+    """Bring a gradient in ``B C h w``, ``B h w C`` or ``B tokens C`` (prefix tokens first) into ``B C h w``."""
     batch, channels, height, width = like.shape
     if gradient.shape == like.shape:
         return gradient

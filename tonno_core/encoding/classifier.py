@@ -63,7 +63,7 @@ def create_model(
     return model
 
 
-def size_options(name: str, slice_size: int) -> dict[str, Any]:
+def size_options(name: str, slice_size: int) -> dict[str, int]:
     """Return the keyword that models of a fixed input size (vision transformers) need.
 
     Args:

@@ -17,7 +17,17 @@ PRECISIONS: tuple[PrecisionName, ...] = ("auto", "float32", "bfloat16", "float16
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` (CUDA, else Apple's MPS, else the CPU) or a named one, which must be there (TonnoError)."""
+    """Choose a device by name.
+
+    Args:
+        name: ``auto`` (CUDA, else Apple's MPS, else the CPU), or a device, such as ``cpu`` or ``cuda:1``.
+
+    Returns:
+        The device.
+
+    Raises:
+        TonnoError: the name is unknown, or this torch does not find such a device.
+    """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, there in available.items() if there))
@@ -25,9 +35,9 @@ def choose_device(name: str) -> torch.device:
     if kind not in available:
         raise TonnoError(f"`device` '{name}' is unknown, expected one of {', '.join(DEVICES)}")
     if not available[kind]:
-        found = [k for k, there in available.items() if there]
+        present = [k for k, there in available.items() if there]
         raise TonnoError(
-            f"`device` {name} was asked for, but this torch ({torch.__version__}) finds only {', '.join(found)}; "
+            f"`device` {name} was asked for, but this torch ({torch.__version__}) finds only {', '.join(present)}; "
             "use `device` cpu, or install a torch build and driver that support it"
         )
     try:
@@ -37,7 +47,19 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """``auto`` is float16 on CUDA, bfloat16 on a CPU with matrix units for it (AMX), else float32."""
+    """Choose a precision by name.
+
+    Args:
+        name: ``auto`` (float16 on CUDA, bfloat16 on a CPU with matrix units for it (AMX), else float32), or one of
+            `PRECISIONS`.
+        device: where the encoder runs.
+
+    Returns:
+        The type of the body's numbers.
+
+    Raises:
+        TonnoError: the name is unknown.
+    """
     if name == "auto":
         if device.type == "cuda":
             return torch.float16
@@ -49,6 +71,10 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def cpu_has_bfloat16_units() -> bool:
-    """Whether this machine has AMX."""
+    """Tell whether this machine's CPU multiplies matrices in bfloat16.
+
+    Returns:
+        Whether it has AMX.
+    """
     supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return bool(supported is not None and supported())

@@ -1,4 +1,4 @@
-"""What tomography asks of an encoder, and the encoder whose answer is known: the sum of pixels."""
+"""What tomography asks of an encoder, and the encoder whose output is known: the mean of a slice's pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ClassMaps = dict[tuple[int, int], torch.Tensor]
 
 
 class Encoder(Protocol):
-    """Slices to numbers. Slices are ``B V U``; K classes."""
+    """A function of slices ``B V U``: a logit for each of K classes, and activation maps."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -27,16 +27,39 @@ class Encoder(Protocol):
         """Number of feature stages after the stem; stage 1 is the finest."""
 
     def logits(self, slices: torch.Tensor) -> torch.Tensor:
-        """One logit per slice and class: ``B K`` float32 (or the slices' own precision if finer)."""
+        """Compute one logit per slice and class.
+
+        Args:
+            slices: ``B V U``.
+
+        Returns:
+            ``B K`` in float32, or in the slices' own precision if finer.
+        """
 
     def cam(
         self, slices: torch.Tensor, asked: Collection[tuple[int, int]], kind: CamKind
     ) -> tuple[torch.Tensor, ClassMaps]:
-        """Logits ``B K``, and the activation maps asked for, each by its class index and stage, in one pass."""
+        """Compute logits and activation maps in one pass.
+
+        Args:
+            slices: ``B V U``.
+            asked: pairs of class index and stage.
+            kind: how activations and gradients are combined.
+
+        Returns:
+            Logits ``B K``, and maps ``B h w`` by class index and stage.
+        """
 
 
 def check_finite(logits: torch.Tensor) -> None:
-    """Raise TonnoError for logits that are NaN or infinite. Waits for a GPU to have them, as encoders do not."""
+    """Check that logits are numbers. Waits until a GPU has computed them, which encoders do not.
+
+    Args:
+        logits: of any shape.
+
+    Raises:
+        TonnoError: some are NaN or infinite.
+    """
     if not logits.isfinite().all():
         raise TonnoError(
             "the classifier's logits are not finite numbers; try `precision` float32, else look at its weights and its "
@@ -45,23 +68,43 @@ def check_finite(logits: torch.Tensor) -> None:
 
 
 class PixelSum:
-    """The mean of a slice's pixels: with it the chain is the Radon transform, and the heatmap the input.
+    """An encoder that returns the mean of a slice's pixels: planes become the Radon transform, the heatmap the input.
 
     Its "activation maps" are the slice average-pooled to S / 4, S / 8, S / 16 and S / 32 cells, the
     resolutions of a ResNet's stages (the paper's Fig. 4).
+
+    Attributes:
+        classes: its only class.
+        stages: number of resolutions.
     """
 
     classes: tuple[str, ...] = ("pixel-sum",)
     stages: int = 4
 
     def logits(self, slices: torch.Tensor) -> torch.Tensor:
-        """``B V U`` to ``B 1``."""
+        """Average the pixels of each slice.
+
+        Args:
+            slices: ``B V U``.
+
+        Returns:
+            ``B 1``.
+        """
         return slices.mean(dim=(1, 2))[:, None]
 
     def cam(
         self, slices: torch.Tensor, asked: Collection[tuple[int, int]], kind: CamKind
     ) -> tuple[torch.Tensor, ClassMaps]:
-        """``B V U`` to ``B 1`` and ``B h w`` of each stage, the mean of the pixels that each cell covers."""
+        """Average the pixels of each slice, and those that each cell of a stage covers.
+
+        Args:
+            slices: ``B V U``.
+            asked: pairs of class index (0) and stage.
+            kind: of no effect.
+
+        Returns:
+            ``B 1``, and ``B h w`` by class index and stage.
+        """
         cells = {stage: max(1, round(slices.shape[-1] / 2 ** (stage + 1))) for _, stage in asked}
         maps = {(0, stage): F.adaptive_avg_pool2d(slices[:, None], count)[:, 0] for stage, count in cells.items()}
         return self.logits(slices), maps

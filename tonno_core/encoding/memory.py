@@ -1,7 +1,7 @@
-"""How many slices an encoder takes at once on a GPU: as many as there is memory for, found by measuring.
+"""How many slices an encoder takes at once on a GPU: as many as fit in its memory, by a measurement.
 
-What an encoder needs is a constant (a library's workspace) and so much for each slice (its activations): two small
-batches tell both. The batch is a power of two, so that other programs' memory rarely changes it: answers to batches of
+An encoder needs a constant amount (a library's workspace) and an amount per slice (its activations); two small
+batches tell both. The batch is a power of two, so that other programs' memory rarely changes it: outputs of batches of
 other sizes differ in rounding. Only CUDA tells a peak; on Apple's GPUs the standard batch stays, and is halved when
 memory runs out.
 """
@@ -16,38 +16,67 @@ import torch
 
 from tonno_core.errors import is_out_of_memory
 
-# Of the free memory; the rest is for the sums of the backprojection, its coordinates, and fragmentation.
+# Share of the free memory to use; the rest is for the backprojection's sums and coordinates, and fragmentation.
 SHARE = 0.8
-# Slices in memory for each one of the batch: itself, its copy without the blank ones, and the batch that is cut ahead.
+# Copies of each input slice alive at once: the slice, the batch without blank ones, the prefetched batch.
 HELD = 3
 # Slices of the smaller of the two batches; the other has twice as many.
 _TRIAL = 16
 
 
 class Memory(Protocol):
-    """Of a device, in bytes."""
+    """The memory of a device, in bytes."""
 
     def free(self) -> int:
-        """What can still be had."""
+        """Measure what can still be allocated.
+
+        Returns:
+            Bytes.
+        """
 
     def peak(self, action: Callable[[], object]) -> int:
-        """The most in use during an action, beyond what was in use before it."""
+        """Measure the most in use during an action, beyond what was in use before it.
+
+        Args:
+            action: called once.
+
+        Returns:
+            Bytes.
+        """
 
 
 class CudaMemory:
-    """By torch's allocator. Its peak, which others may read, is measured anew."""
+    """The memory of a CUDA device as torch's allocator counts it. Measuring resets the allocator's peak."""
 
     def __init__(self, device: torch.device) -> None:
+        """Choose a device.
+
+        Args:
+            device: a CUDA device.
+        """
         self._device = device
 
     def free(self) -> int:
-        """Of the device, and what torch keeps of it without using it."""
+        """Measure the device's free memory, with what torch keeps of it without using it.
+
+        Returns:
+            Bytes.
+        """
         on_device, _ = torch.cuda.mem_get_info(self._device)
         kept = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
         return int(on_device + kept)
 
     def peak(self, action: Callable[[], object]) -> int:
-        """The allocator works as the host goes, so nothing needs to be waited for."""
+        """Measure the most in use during an action, beyond what was in use before it.
+
+        The allocator works at the host's pace, so there is nothing to wait for.
+
+        Args:
+            action: called once.
+
+        Returns:
+            Bytes.
+        """
         before = torch.cuda.memory_allocated(self._device)
         torch.cuda.reset_peak_memory_stats(self._device)
         action()
@@ -55,34 +84,72 @@ class CudaMemory:
 
 
 def memory_of(device: torch.device) -> Memory | None:
-    """None where a peak cannot be measured."""
+    """Return how to measure a device's memory.
+
+    Args:
+        device: any device.
+
+    Returns:
+        Its memory, None where a peak cannot be measured.
+    """
     return CudaMemory(device) if device.type == "cuda" else None
 
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes for a batch: ``constant``, and ``each`` for every slice."""
+    """The memory that a batch needs.
+
+    Attributes:
+        constant: bytes for a batch of any size.
+        each: bytes per slice.
+    """
 
     constant: float
     each: float
 
     @staticmethod
     def between(count: int, peak: int, twice: int) -> Need:
-        """By the peaks of ``count`` and of twice as many slices."""
+        """Solve for both amounts.
+
+        Args:
+            count: number of slices.
+            peak: bytes that they took.
+            twice: bytes that twice as many took.
+
+        Returns:
+            The need.
+        """
         if twice <= peak:  # a library took less workspace for the larger batch: all of it counts as activations
             return Need(0.0, peak / count)
         each = (twice - peak) / count
         return Need(max(0.0, peak - count * each), each)
 
     def of(self, batch: int) -> float:
-        """Of so many slices."""
+        """Add up what a batch needs.
+
+        Args:
+            batch: number of slices.
+
+        Returns:
+            Bytes.
+        """
         return self.constant + self.each * batch
 
 
 def measure(
     memory: Memory, encode: Callable[[torch.Tensor], object], blank: torch.Tensor, trial: int = _TRIAL
 ) -> Need | None:
-    """What ``encode`` needs. blank: a slice, ``1 V U``. None where memory does not suffice for two of them."""
+    """Measure what an encoder needs.
+
+    Args:
+        memory: of its device.
+        encode: the encoder.
+        blank: a slice, ``1 V U``.
+        trial: slices of the smaller of two batches; halved while memory does not suffice.
+
+    Returns:
+        The need, None where memory does not suffice for two slices.
+    """
     try:
         slices = blank.expand(2 * trial, -1, -1).contiguous()
         encode(slices)  # what is kept from the first time on does not count
@@ -95,9 +162,17 @@ def measure(
 
 
 def largest_batch(need: Need, slice_bytes: int, free: int, most: int, least: int) -> int:
-    """The greatest power of two up to ``most`` for which a share of the free bytes suffices; at least 1.
+    """Find the greatest power of two for which a share of the free memory suffices.
 
-    least: slices that are cut at once even where fewer are encoded.
+    Args:
+        need: of the encoder.
+        slice_bytes: of one input slice.
+        free: bytes.
+        most: the largest batch.
+        least: slices that are sampled at once even where fewer are encoded.
+
+    Returns:
+        Number of slices, at least 1.
     """
     batch = 1 << (max(1, most).bit_length() - 1)
     while batch > 1 and need.of(batch) + HELD * slice_bytes * max(batch, least) > SHARE * free:
@@ -108,6 +183,17 @@ def largest_batch(need: Need, slice_bytes: int, free: int, most: int, least: int
 def fitting_batch(
     memory: Memory, encode: Callable[[torch.Tensor], object], blank: torch.Tensor, most: int, least: int
 ) -> int:
-    """`largest_batch` by what `measure` finds; 1 where it finds nothing."""
+    """Measure an encoder and find its largest batch.
+
+    Args:
+        memory: of its device.
+        encode: the encoder.
+        blank: a slice, ``1 V U``.
+        most: the largest batch.
+        least: slices that are sampled at once even where fewer are encoded.
+
+    Returns:
+        A power of two; 1 where memory did not suffice to measure.
+    """
     need = measure(memory, encode, blank, max(1, min(_TRIAL, most // 2)))
     return 1 if need is None else largest_batch(need, blank.nbytes, memory.free(), most, least)

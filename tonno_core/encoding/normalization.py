@@ -18,18 +18,24 @@ _FOLDABLE = (nn.Conv2d, Conv2dSame)
 
 
 def to_group_norm(model: nn.Module) -> int:
-    """Replace every batch norm by a group norm with the same scale and shift, in place.
+    """Replace every batch norm by a group norm with the same scale and shift, in place (paper, Table 1).
 
-    All other weights stay. 32 groups, or the greatest common divisor with the channels. Returns how many
-    layers were replaced (paper, Table 1: group norm).
+    All other weights stay. A norm has 32 groups, or as many as their greatest common divisor with the channels.
+
+    Args:
+        model: any model.
+
+    Returns:
+        How many layers were replaced.
     """
-    found = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.BatchNorm2d)]
-    for name, layer in found:
+    norms = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.BatchNorm2d)]
+    for name, layer in norms:
         model.set_submodule(name, _group_norm_like(layer))
-    return len(found)
+    return len(norms)
 
 
 def _group_norm_like(layer: nn.BatchNorm2d) -> nn.Module:
+    """Make a group norm with a batch norm's scale, shift and activation."""
     groups = math.gcd(_GROUPS, layer.num_features)
     norm: nn.GroupNorm
     if isinstance(layer, BatchNormAct2d):
@@ -42,7 +48,11 @@ def _group_norm_like(layer: nn.BatchNorm2d) -> nn.Module:
 
 
 def freeze_batch_norm(model: nn.Module) -> None:
-    """Keep batch norms in evaluation mode and their scale and shift fixed; call after ``model.train()``."""
+    """Keep batch norms in evaluation mode and their scale and shift fixed; call after ``model.train()``.
+
+    Args:
+        model: any model, changed in place.
+    """
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.eval()
@@ -51,7 +61,7 @@ def freeze_batch_norm(model: nn.Module) -> None:
 
 
 class _Tracer(torch.fx.Tracer):
-    """Stops at convolutions and batch norms, timm's own subclasses included."""
+    """A tracer that stops at convolutions and batch norms, timm's own subclasses included."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, (nn.Conv2d, nn.BatchNorm2d)) or super().is_leaf_module(m, module_qualified_name)
@@ -60,9 +70,13 @@ class _Tracer(torch.fx.Tracer):
 def fold_batch_norm(model: nn.Module) -> int:
     """Fold each batch norm that follows a convolution into it, in place; exact up to rounding.
 
-    ``model`` must be in evaluation mode. Which norm follows which convolution is read from the traced
-    data flow. Returns how many were folded: 0 for models that cannot be traced (vision transformers,
-    which have none).
+    Which norm follows which convolution is read from the traced data flow.
+
+    Args:
+        model: in evaluation mode.
+
+    Returns:
+        How many norms were folded; 0 for models that cannot be traced (vision transformers, which have none).
     """
     try:
         graph = _Tracer().trace(model)

@@ -1,4 +1,4 @@
-"""Where in a volume there is something to sample: skipping what is known to be fill, exactly."""
+"""Where in a volume there is something to sample, so that samples known to be fill can be skipped exactly."""
 
 from __future__ import annotations
 
@@ -11,18 +11,25 @@ from tonno_core.volume.volume import Matrix, Volume
 
 Block = tuple[slice, slice, slice]
 
-# Of sample indices, in samples.
+# Error of sample indices, in samples.
 _ROUNDING = 1e-6
 
 
 def bounding_box(volume: Volume) -> Volume:
-    """The part of a volume that holds its non-zero voxels (at least two along each axis); zero lies around it."""
+    """Crop a volume to its non-zero voxels.
+
+    Args:
+        volume: zero outside.
+
+    Returns:
+        The cropped volume, with at least two voxels along each axis.
+    """
     content = volume.array != 0
     ranges = []
     for axis in range(3):
-        found = np.flatnonzero(content.any(axis=tuple({0, 1, 2} - {axis})))
-        first = min(int(found[0]), content.shape[axis] - 2) if len(found) else 0
-        ranges.append(slice(first, max(int(found[-1]) + 1, first + 2) if len(found) else 2))
+        planes = np.flatnonzero(content.any(axis=tuple({0, 1, 2} - {axis})))
+        first = min(int(planes[0]), content.shape[axis] - 2) if len(planes) else 0
+        ranges.append(slice(first, max(int(planes[-1]) + 1, first + 2) if len(planes) else 2))
     k, j, i = ranges
     shift = np.eye(4)
     shift[:3, 3] = i.start, j.start, k.start
@@ -33,7 +40,9 @@ def bounding_box(volume: Volume) -> Volume:
 class Content:
     """A convex body that holds every voxel that is not fill, and a voxel around (the trilinear reach).
 
-    corners_ras: P 3. edges: E 2, pairs of corners.
+    Attributes:
+        corners_ras: P 3, in RAS mm.
+        edges: E 2, pairs of corners.
     """
 
     corners_ras: npt.NDArray[np.float64]
@@ -41,7 +50,15 @@ class Content:
 
     @staticmethod
     def of(array: npt.NDArray[np.float32], ijk_to_ras: Matrix) -> Content:
-        """The convex hull of the non-zero voxels of ``Z Y X``, grown by a voxel."""
+        """Build the convex hull of the non-zero voxels, grown by a voxel.
+
+        Args:
+            array: ``Z Y X``.
+            ijk_to_ras: 4 x 4.
+
+        Returns:
+            The hull; without corners where all voxels are zero.
+        """
         from scipy.spatial import ConvexHull
 
         ijk = _row_ends(array != 0)
@@ -59,10 +76,15 @@ class Content:
         return Content(corners @ ijk_to_ras[:3, :3].T + ijk_to_ras[:3, 3], np.unique(edges, axis=0))
 
     def blocks(self, unit_to_ras: Matrix, shape: tuple[int, int, int], height: int) -> list[Block]:
-        """Parts of a ``T V U`` block of slices that hold every sample within the body.
+        """List parts of a block of slices that together hold every sample within the body.
 
-        unit_to_ras: 4 x 4, from the block's (x, y, z) in [-1, 1]^3. The offsets are cut into runs of
-        ``height``, each with the rectangle of rows and columns that the body needs there.
+        Args:
+            unit_to_ras: 4 x 4, from (x, y, z, 1) in [-1, 1]^3 over the block to RAS mm.
+            shape: T V U of the block.
+            height: offsets are cut into runs of so many slices.
+
+        Returns:
+            For each run that the body meets, its offsets and the rectangle of rows and columns that the body needs.
         """
         if not len(self.corners_ras):
             return []
@@ -88,7 +110,7 @@ class Content:
     def _extents(
         self, corners: npt.NDArray[np.float64], bottom: npt.NDArray[np.float64], top: npt.NDArray[np.float64]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Bounds (K 3 each) of the body between K pairs of planes z = bottom and z = top; infinite if empty.
+        """Compute bounds (K 3 each) of the body between K pairs of planes z = bottom and z = top; infinite if empty.
 
         Extremes of a convex body cut by planes are at its corners or where the planes cut its edges.
         """
@@ -111,8 +133,8 @@ class Content:
 
 
 def _row_ends(content: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """(i, j, k) of the first and last voxel of each row (along X) with content: R 3."""
+    """List (i, j, k) of the first and last voxel of each row (along X) with content: R 3."""
     rows = np.argwhere(content.any(axis=2))
-    found = content[rows[:, 0], rows[:, 1]]
-    first, last = found.argmax(axis=1), found.shape[1] - 1 - found[:, ::-1].argmax(axis=1)
+    voxels = content[rows[:, 0], rows[:, 1]]
+    first, last = voxels.argmax(axis=1), voxels.shape[1] - 1 - voxels[:, ::-1].argmax(axis=1)
     return np.column_stack([np.concatenate([first, last]), np.tile(rows[:, ::-1], (2, 1))]).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Which planes are looked at: the geometry of a reconstruction in one object."""
+"""The planes of a reconstruction: its geometry in one object."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from tonno_core.volume.volume import Matrix
 
 @dataclass(frozen=True)
 class SlicePlan:
-    """Planes {x : x . n = s} of L directions and M + 2 offsets, each a square of S x S pixels.
+    """Planes {x : x . n = s} of L directions and T = M + 2 offsets, each a square of S x S pixels.
 
-    frame_to_ras: 4 x 4. directions: L 3 unit normals in frame coordinates. slices: M, the offsets
-    s_m = 2 m / (M - 1) - 1 of m = -1 .. M (one more at each end for the second derivative).
-    pixels: S, pixel centres at 2 t / (S - 1) - 1 along u and v. needed: first and one past the last of the T = M + 2
-    offsets that matter, of each direction, L 2; None: all.
+    Attributes:
+        frame_to_ras: 4 x 4.
+        directions: L 3, unit normals in frame coordinates.
+        slices: M, for the offsets s_m = 2 m / (M - 1) - 1 of m = -1 .. M (one more at each end for the second
+            derivative).
+        pixels: S, with centres at 2 t / (S - 1) - 1 along u and v.
+        needed: L 2, first and one past the last offset that matters of each direction; None: all T.
     """
 
     frame_to_ras: Matrix
@@ -29,7 +32,7 @@ class SlicePlan:
 
     @property
     def counts(self) -> npt.NDArray[np.intp]:
-        """How many planes of each direction matter: L."""
+        """Number of planes that matter of each direction: L."""
         if self.needed is None:
             return np.full(len(self.directions), self.slices + 2, dtype=np.intp)
         return np.asarray(self.needed[:, 1] - self.needed[:, 0])
@@ -45,10 +48,16 @@ class SlicePlan:
         return np.asarray(np.arange(-1, self.slices + 1) * self.step - 1.0, dtype=np.float64)
 
     def slice_to_frame(self, which: slice) -> npt.NDArray[np.float64]:
-        """B 4 4: from (column, row, offset, 1) of some directions' stacks of slices to frame coordinates.
+        """Place some directions' stacks of slices.
 
-        Each of the three runs over [-1, 1] from the stack's first sample to its last, so that one affine
-        of 12 numbers places all M + 2 slices of a direction (`volume.grid.affine_points`).
+        One affine of 12 numbers places all M + 2 slices of a direction (`volume.grid.affine_points`).
+
+        Args:
+            which: range of the directions, B of them.
+
+        Returns:
+            B 4 4, from (column, row, offset, 1) to frame coordinates. Each of the three runs over [-1, 1] from the
+            stack's first sample to its last.
         """
         basis = plane_basis(self.directions[which])
         basis[:, :, 2] *= 1.0 + self.step
@@ -58,19 +67,31 @@ class SlicePlan:
         return matrix
 
     def plane_to_frame(self, which: slice) -> npt.NDArray[np.float64]:
-        """N 4 3: from (column, row, 1) of some directions' planes that matter to frame coordinates (x, y, z, 1).
+        """Place those planes that matter of some directions.
 
-        Columns and rows are pixels, counted from the middle of the slice; one direction comes after the other.
+        Args:
+            which: range of the directions.
+
+        Returns:
+            N 4 3, from (column, row, 1), in pixels from the middle of the slice, to frame coordinates (x, y, z, 1); one
+            direction after the other.
         """
         counts = self.counts[which]
         first = np.zeros(len(counts), dtype=np.intp) if self.needed is None else self.needed[which, 0]
         number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - first, counts)
         offset = 2.0 * number / (self.slices + 1) - 1.0
-        turns = np.repeat(self.slice_to_frame(which), counts, axis=0)
+        matrices = np.repeat(self.slice_to_frame(which), counts, axis=0)
         pixel = 2.0 / max(self.pixels - 1, 1)
-        turns[:, :, 2] = turns[:, :, 2] * offset[:, None] + turns[:, :, 3]
-        return turns[:, :, :3] * [pixel, pixel, 1.0]
+        matrices[:, :, 2] = matrices[:, :, 2] * offset[:, None] + matrices[:, :, 3]
+        return matrices[:, :, :3] * [pixel, pixel, 1.0]
 
     def frame_to_slice(self, which: slice) -> npt.NDArray[np.float64]:
-        """B 3 3: frame coordinates to (a, b, s), the coordinates along u, v and n of some directions."""
+        """Return the rotations into some directions' own coordinates.
+
+        Args:
+            which: range of the directions, B of them.
+
+        Returns:
+            B 3 3, from frame coordinates to (a, b, s) along u, v and n.
+        """
         return np.swapaxes(plane_basis(self.directions[which]), 1, 2)

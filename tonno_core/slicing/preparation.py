@@ -1,4 +1,4 @@
-"""From a scan to the volume that is sliced: intensities, smoothing against aliasing, the ball to look at.
+"""From a scan to the volume that is sliced: intensities, smoothing against aliasing, the frame.
 
 Training and reconstruction both come through here, so a classifier sees in use what it saw in training.
 """
@@ -19,9 +19,13 @@ from tonno_core.volume.volume import Matrix, Volume
 
 @dataclass(frozen=True)
 class PreparedVolume:
-    """volume: intensity-normalised. fill: the value of space outside it. frame_to_ras: 4 x 4.
+    """A volume ready to be sliced, and its frame.
 
-    radius_mm: of the frame's ball in a physical frame, None in the normalized one.
+    Attributes:
+        volume: its intensities normalised, smoothed to the slices' resolution.
+        fill: value of the space outside it.
+        frame_to_ras: 4 x 4.
+        radius_mm: of the ball of a physical frame, None in the normalized one.
     """
 
     volume: Volume
@@ -42,10 +46,21 @@ def prepare_volume(
 ) -> PreparedVolume:
     """Normalise intensities, lay the frame, and smooth away what the slices' pixels cannot hold.
 
-    In a ``physical`` frame the ball's radius is ``radius_mm`` if given; else that of the foreground, and
-    at least the window of the classifier's training (slice_size pixels of ``pixel_mm``), so that anatomy
-    appears at the trained scale wherever it fits. Its centre is the foreground's too, unless given.
-    The ``normalized`` frame is the paper's: plain trilinear slices of the volume's own voxels.
+    Without ``radius_mm`` the ball of a physical frame holds the foreground, and at least the window of the
+    classifier's training (``slice_size`` pixels of ``pixel_mm``), so that anatomy appears at the trained scale
+    wherever it fits.
+
+    Args:
+        volume: the scan.
+        frame: ``physical``, or ``normalized`` for the paper's plain slices of the volume's own voxels.
+        intensity: how intensities are normalised, see `volume.intensity.parse_intensity`.
+        slice_size: S, pixels along a slice's side.
+        pixel_mm: pixel size of the training slices, None where they had no physical scale.
+        radius_mm: of the physical frame's ball, None for the default.
+        centre_ras: 3, of the physical frame's ball in mm, None for the foreground's.
+
+    Returns:
+        The volume and its frame.
     """
     array, fill = normalise(volume.array, foreground_mask(volume), intensity)
     normalised = volume.with_array(array)
@@ -65,8 +80,15 @@ def limit_resolution(volume: Volume, pixel_mm: float) -> Volume:
     """Smooth the axes whose voxels are smaller than a slice's pixel, then keep every f-th voxel.
 
     Trilinear samples ``pixel_mm`` apart would alias finer detail. The Gaussian has sigma = sqrt(r^2 - 1) / 2
-    voxels, r pixels per voxel, which brings a voxel-sized blur to a pixel-sized one; f = floor(r) then
+    voxels, r = pixel size / voxel size, which brings a voxel-sized blur to a pixel-sized one; f = floor(r) then
     loses nothing and makes slicing of large scans several times cheaper.
+
+    Args:
+        volume: the scan.
+        pixel_mm: distance of the slices' samples.
+
+    Returns:
+        The smoothed volume; the volume itself where no voxel is clearly smaller than a pixel.
     """
     ratio = np.maximum(pixel_mm / volume.spacing_mm, 1.0)  # along i, j, k
     if (ratio < 1.2).all():  # a blur of under a third of a voxel

@@ -1,22 +1,32 @@
-"""A region as a person gives it: two corners, or the file of a box drawn in 3D Slicer."""
+"""Regions that a person gives: two corners, or the file of a box drawn in 3D Slicer."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tonno_core.errors import TonnoError
+from tonno_core.output import Json
 from tonno_core.slicing.region import Region
 
 _EXPECTED = "two opposite corners in RAS mm as -10,20,5:30,60,45, or a Markups ROI of 3D Slicer (.mrk.json)"
 
 
 def read_region(text: str) -> Region:
-    """``R,A,S:R,A,S`` or the name of a ``.mrk.json``. Raises TonnoError for anything else, and an empty box."""
+    """Read a region.
+
+    Args:
+        text: ``R,A,S:R,A,S``, two opposite corners in mm, or the name of a ``.mrk.json``.
+
+    Returns:
+        The region.
+
+    Raises:
+        TonnoError: it is anything else, or the box is empty.
+    """
     if text.lower().endswith(".json"):
         return _read_markups(Path(text))
     try:
@@ -29,20 +39,20 @@ def read_region(text: str) -> Region:
 
 
 def _read_markups(path: Path) -> Region:
-    """The one box of a Markups file, turned as it is. Points are LPS where the file does not say otherwise."""
+    """Read the only box of a Markups file with its orientation. Points are LPS unless the file says otherwise."""
     if not path.is_file():
         raise TonnoError(f"`region` {path}: no such file, expected {_EXPECTED}")
     try:
-        boxes = [one for one in json.loads(path.read_text(encoding="utf-8"))["markups"] if one.get("type") == "ROI"]
+        boxes = [mark for mark in json.loads(path.read_text(encoding="utf-8"))["markups"] if mark.get("type") == "ROI"]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise TonnoError(f"`region` {path}: not readable as markups of 3D Slicer ({error!r})") from error
     if len(boxes) != 1:
         raise TonnoError(f"`region` {path}: holds {len(boxes)} ROIs, expected one; save each to a file of its own")
-    box: dict[str, Any] = boxes[0]
+    box: Json = boxes[0]
     for name, expected in (("roiType", ("Box", "BoundingBox")), ("coordinateUnits", ("mm",)), ("insideOut", (False,))):
         if box.get(name, expected[0]) not in expected:
             raise TonnoError(f"`region` {path}: its {name} is {box[name]!r}, expected {expected[0]!r}")
-    points: list[dict[str, Any]] = box.get("controlPoints", [])
+    points: list[Json] = box.get("controlPoints", [])
     centre = box.get("center", points[0].get("position") if points else None)
     try:
         middle, size = (np.array(values, dtype=np.float64).reshape(3) for values in (centre, box.get("size")))
@@ -59,7 +69,7 @@ def _read_markups(path: Path) -> Region:
 def _region(
     where: str, centre: npt.NDArray[np.float64], axes: npt.NDArray[np.float64], size: npt.NDArray[np.float64]
 ) -> Region:
-    """centre: RAS mm. axes: the box's own, in columns. size: mm along each."""
+    """Make a region and check it. centre: RAS mm. axes: the box's own, in columns. size: mm along each."""
     numbers = np.concatenate([centre, size, axes.ravel()])
     if not np.isfinite(numbers).all() or not (size > 0).all() or abs(np.linalg.det(axes)) < 0.5:
         raise TonnoError(f"{where}: the box has no extent, expected one of more than 0 mm along each axis")

@@ -39,14 +39,22 @@ class Backprojector:
 
     @property
     def profile_mean(self) -> torch.Tensor:
-        """Mean of the profiles over the directions so far, ``Z Y X``; a ValueError where none were added."""
+        """Mean of the profiles over the directions so far: ``Z Y X``.
+
+        Raises:
+            ValueError: no profiles were added.
+        """
         if self._profile_sum is None:
             raise ValueError("no profiles were added")
         return self._profile_sum.total().reshape(self.shape) / self._profile_count
 
     @property
     def map_mean(self) -> torch.Tensor:
-        """Mean of the maps over the directions so far, ``C Z Y X``; a ValueError where none were added."""
+        """Mean of the maps over the directions so far: ``C Z Y X``.
+
+        Raises:
+            ValueError: no maps were added.
+        """
         if self._map_sum is None:
             raise ValueError("no maps were added")
         return torch.stack([self.channel_mean(channel) for channel in range(self._channels)])

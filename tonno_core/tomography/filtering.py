@@ -28,10 +28,17 @@ _RESPONSES: dict[FilterKind, _Response] = {
 
 @lru_cache(maxsize=8)
 def second_derivative(kind: FilterKind, slices: int) -> npt.NDArray[np.float64]:
-    """M x (M + 2): values at m = -1 .. M to their second derivative by index at m = 0 .. M - 1.
+    """Build the matrix that takes values at m = -1 .. M to their second derivative by index at m = 0 .. M - 1.
 
     Beyond the ends the outermost value goes on: outside the foreground a classifier's logit is constant
-    but not 0. So constants are mapped to exactly 0, and with ``second-difference`` no end is ever needed.
+    but not 0. Constants are mapped to exactly 0, and with ``second-difference`` no end is ever needed.
+
+    Args:
+        kind: the filter.
+        slices: M.
+
+    Returns:
+        M x (M + 2), read-only: all callers share it.
     """
     taps = impulse_response(kind, slices + 1)
     matrix = np.zeros((slices, slices + 2))
@@ -41,13 +48,21 @@ def second_derivative(kind: FilterKind, slices: int) -> npt.NDArray[np.float64]:
     np.add.at(matrix, (np.broadcast_to(rows, columns.shape), columns), taps[np.abs(reach)])
     # The truncated tail (below 1e-4) would otherwise leave a constant a small value.
     matrix[np.arange(slices), np.arange(slices) + 1] -= matrix.sum(axis=1)
-    matrix.setflags(write=False)  # shared by all callers
+    matrix.setflags(write=False)
     return matrix
 
 
 def impulse_response(kind: FilterKind, reach: int) -> npt.NDArray[np.float64]:
-    """Taps k_0 .. k_reach of the even filter: (1 / pi) int_0^pi R(theta) cos(j theta) d theta."""
-    # The midpoint rule in so many points is exact for the cosine polynomial and to 1e-9 for the others.
+    """Compute the taps of an even filter, k_j = (1 / pi) int_0^pi R(theta) cos(j theta) d theta.
+
+    Args:
+        kind: the filter.
+        reach: index of the last tap.
+
+    Returns:
+        k_0 .. k_reach.
+    """
+    # The midpoint rule in 2^14 points is exact for the cosine polynomial and to 1e-9 for the others.
     count = 1 << 14
     theta = (np.arange(count) + 0.5) * np.pi / count
     response = _RESPONSES[kind](theta)

@@ -6,7 +6,7 @@ lie. So intensities are compared by depth, from the surface of the foreground to
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,19 +14,21 @@ import numpy as np
 import numpy.typing as npt
 
 from tonno_core.errors import TonnoError
+from tonno_core.output import Json
 from tonno_core.volume.intensity import normalise
 from tonno_core.volume.volume import Matrix
 
 # Groups of foreground voxels from the surface to the core, as many in each.
 _DEPTHS = 5
-# Voxels that are looked at: those of a brain at 4 mm.
+# Number of voxels that are sampled: those of a brain at 4 mm.
 _SAMPLES = 50_000
 _LOWEST_HU = -1024.0
 
-# In standard deviations of the training images' foreground. A cartoon of the same contrast is 0.31 from the training
-# images of the shipped model, FLAIR 0.72 and 0.88, a T2-like contrast 1.08 (docs/demo-model.md).
+# Least distance that counts, in standard deviations of the training images' foreground. From the training images of the
+# shipped model a cartoon of the same contrast is 0.31, FLAIR 0.72 and 0.88, a T2-like contrast 1.08
+# (docs/demo-model.md).
 LEAST_DISTANCE = 0.45
-# Where training images differ more among themselves: so many times the distance that 95 % of them keep from their mean.
+# Or, where training images differ more among themselves, a multiple of the distance within which 95 % of them lie.
 TIMES_TRAINING = 1.5
 # Lengths beyond the range of the training images by this factor are worth a question.
 FACTOR_MM = 1.5
@@ -36,9 +38,12 @@ FACTOR_MM = 1.5
 class Appearance:
     """An image in a few numbers.
 
-    spacing_mm: along its finest and its coarsest axis. extent_mm: the image's longest side. foreground_mm: the longest
-    side of its foreground's box along R, A and S. depths: medians of the normalized foreground by depth, the surface
-    first. spread: the standard deviation of the normalized foreground.
+    Attributes:
+        spacing_mm: along its finest and its coarsest axis.
+        extent_mm: the image's longest side.
+        foreground_mm: the longest side of its foreground's box along R, A and S.
+        depths: medians of the normalized foreground by depth, the surface first.
+        spread: the standard deviation of the normalized foreground.
     """
 
     spacing_mm: tuple[float, float]
@@ -48,13 +53,16 @@ class Appearance:
     spread: float
 
 
-def record_of_images(images: Sequence[Appearance], intensity: str, pixel_mm: float | None) -> dict[str, Any]:
+def record_of_images(images: Sequence[Appearance], intensity: str, pixel_mm: float | None) -> Json:
     """Summarize training images for ``training["images"]`` of a model's description, in millimetres.
 
     Args:
         images: at least one.
         intensity: how they were normalized.
         pixel_mm: pixel size of the training slices, None where they had no physical scale.
+
+    Returns:
+        The record.
     """
     depths = np.array([image.depths for image in images])
     mean, spread = depths.mean(axis=0), float(np.mean([image.spread for image in images]))
@@ -74,8 +82,8 @@ def record_of_images(images: Sequence[Appearance], intensity: str, pixel_mm: flo
     }
 
 
-def image_concerns(training: Mapping[str, Any], array: npt.NDArray[Any], ijk_to_ras: Matrix) -> list[str]:
-    """Tell in what an image differs from a model's training images; [] where it does not, or nothing was recorded.
+def image_concerns(training: Json, array: npt.NDArray[Any], ijk_to_ras: Matrix) -> list[str]:
+    """Tell how an image differs from a model's training images.
 
     Args:
         training: of the model's description, with the record of `record_of_images` under ``images``.
@@ -83,7 +91,7 @@ def image_concerns(training: Mapping[str, Any], array: npt.NDArray[Any], ijk_to_
         ijk_to_ras: 4 x 4.
 
     Returns:
-        Short sentences for a person.
+        Short sentences for a person; none where it does not differ, or nothing was recorded.
     """
     known = training.get("images") or {}
     try:
@@ -93,7 +101,8 @@ def image_concerns(training: Mapping[str, Any], array: npt.NDArray[Any], ijk_to_
         return []
 
 
-def _lengths(known: Mapping[str, Any], seen: Appearance) -> list[str]:
+def _lengths(known: Json, seen: Appearance) -> list[str]:
+    """Compare spacing and extents with the record of the training images."""
     concerns = []
     for name, value in zip(("coarsest_spacing_mm", "finest_spacing_mm"), seen.spacing_mm[::-1], strict=True):
         # Finer detail than a slice's pixels never reaches the network.
@@ -110,7 +119,8 @@ def _lengths(known: Mapping[str, Any], seen: Appearance) -> list[str]:
     return concerns
 
 
-def _contrast(known: Mapping[str, Any], seen: Appearance) -> list[str]:
+def _contrast(known: Json, seen: Appearance) -> list[str]:
+    """Compare intensities by depth with the record of the training images."""
     differences = (np.array(seen.depths) - known["depths"]) / (known["spread"] or 1.0)
     if np.abs(differences).max() <= max(LEAST_DISTANCE, TIMES_TRAINING * known["distance"]):
         return []
@@ -136,12 +146,15 @@ def _range(values: Sequence[float]) -> list[float]:
 
 
 def appearance(array: npt.NDArray[Any], ijk_to_ras: Matrix, intensity: str) -> Appearance | None:
-    """Measure an image; None where it has no foreground, or that no contrast.
+    """Measure an image.
 
     Args:
-        array: Z Y X, numbers of any kind; looked at in part and never copied as a whole.
+        array: Z Y X, numbers of any kind; sampled, never copied as a whole.
         ijk_to_ras: 4 x 4.
-        intensity: how the model's images are normalized, as `normalise` takes it.
+        intensity: how the model's images are normalized, see `normalise`.
+
+    Returns:
+        The measures, None where there is no foreground or it has no contrast.
     """
     spacing = np.linalg.norm(ijk_to_ras[:3, :3], axis=0)[::-1]  # Z Y X
     values, inside, steps = _foreground(array, spacing)
@@ -166,7 +179,7 @@ def appearance(array: npt.NDArray[Any], ijk_to_ras: Matrix, intensity: str) -> A
 def _foreground(
     array: npt.NDArray[Any], spacing: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.int_]]:
-    """Voxels of the foreground's box, which of them are foreground, and every how many were taken (Z Y X)."""
+    """Sample the foreground's box: voxels, which of them are foreground, and the sampling steps (Z Y X)."""
     steps = _steps(array.shape, spacing)
     values = _every(array, steps)
     level = _level(values)
@@ -181,19 +194,20 @@ def _foreground(
 
 
 def _steps(shape: tuple[int, ...], spacing: npt.NDArray[np.float64]) -> npt.NDArray[np.int_]:
-    """Along Z, Y and X, for about `_SAMPLES` voxels that lie as far apart along each."""
+    """Choose sampling steps along Z, Y and X for about `_SAMPLES` voxels at even distances in mm."""
     apart_mm = (np.prod(shape * spacing) / _SAMPLES) ** (1 / 3)
     return np.maximum(np.rint(apart_mm / spacing), 1.0).astype(np.int_)
 
 
 def _every(array: npt.NDArray[Any], steps: npt.NDArray[np.int_]) -> npt.NDArray[np.float32]:
+    """Take every n-th voxel along each axis; the lowest finite value stands for NaN and infinities."""
     values = array[:: steps[0], :: steps[1], :: steps[2]].astype(np.float32)
     finite = np.isfinite(values)
     return values if finite.all() else np.where(finite, values, values[finite].min(initial=0.0))
 
 
 def _level(values: npt.NDArray[np.float32]) -> float:
-    """What the foreground is above, as `foreground_mask` decides."""
+    """Compute the threshold between background and foreground by the rule of `foreground_mask`."""
     low, high = (float(value) for value in np.percentile(values, [1, 99]))
     if -5000 < low < _LOWEST_HU < high:
         low = _LOWEST_HU
@@ -210,7 +224,7 @@ def _level(values: npt.NDArray[np.float32]) -> float:
 
 
 def _depth(inside: npt.NDArray[np.bool_], spacing: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """Squared distance in mm to the nearest voxel outside, one axis after the other (Z Y X)."""
+    """Compute squared distances in mm² to the nearest voxel outside, one axis after the other (Z Y X)."""
     padded = np.pad(inside, 1)
     squared = np.where(padded, np.float32(np.inf), np.float32(0.0))
     for axis, step in enumerate(spacing):

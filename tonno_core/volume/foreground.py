@@ -14,10 +14,16 @@ _LOWEST_HU = -1024.0
 
 
 def foreground_mask(volume: Volume) -> npt.NDArray[np.bool_]:
-    """Voxels (Z Y X) above Otsu's threshold on the square roots of the intensities, clipped to 1..99 %.
+    """Find the voxels above Otsu's threshold on the square roots of the intensities, clipped to 1..99 %.
 
     The root keeps the threshold between air and tissue, where a few very bright voxels (tumour, contrast, PET
     uptake) would draw it into the tissue.
+
+    Args:
+        volume: the scan.
+
+    Returns:
+        Bool ``Z Y X``.
     """
     voxels = volume.array.ravel()[:: volume.array.size // _SAMPLES | 1]  # odd: not in step with a grid of 2^n
     low, high = (float(value) for value in np.percentile(voxels, [1, 99]))
@@ -29,10 +35,18 @@ def foreground_mask(volume: Volume) -> npt.NDArray[np.bool_]:
 
 
 def foreground_ball(volume: Volume) -> tuple[npt.NDArray[np.float64], float]:
-    """Centre (RAS mm) of the foreground's bounding box along the RAS axes, and the radius in mm around it.
+    """Find the ball around the foreground's bounding box along the RAS axes.
 
     99.9 % of the foreground's voxels lie inside: a few stray voxels neither move nor inflate the ball.
-    Raises TonnoError where no foreground is found.
+
+    Args:
+        volume: the scan.
+
+    Returns:
+        Centre in RAS mm (3), and radius in mm.
+
+    Raises:
+        TonnoError: there is no foreground.
     """
     indices = np.flatnonzero(foreground_mask(volume))
     if indices.size == 0:
@@ -48,6 +62,7 @@ def foreground_ball(volume: Volume) -> tuple[npt.NDArray[np.float64], float]:
 
 
 def _otsu(values: FloatArray) -> float:
+    """Compute Otsu's threshold."""
     otsu = sitk.OtsuThresholdImageFilter()
     otsu.SetNumberOfHistogramBins(256)
     otsu.Execute(sitk.GetImageFromArray(values[np.newaxis]))

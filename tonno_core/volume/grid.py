@@ -1,4 +1,4 @@
-"""Voxel indices to the coordinates of ``torch.nn.functional.grid_sample``, and resampling between grids.
+"""From voxel indices to the coordinates of ``torch.nn.functional.grid_sample``, and resampling between grids.
 
 The only place that knows grid_sample's conventions: coordinates (x, y, z) address the axes (X, Y, Z) of
 a ``Z Y X`` array, and with ``align_corners=True`` the centres of the first and last voxel are -1 and 1.
@@ -22,9 +22,16 @@ SLAB_POINTS = 4_000_000
 
 
 def ijk_to_grid(size_ijk: tuple[int, int, int]) -> Matrix:
-    """Voxel indices (i, j, k, 1) to grid_sample coordinates: ``2 i / (n - 1) - 1`` on each axis.
+    """Return the affine from voxel indices to grid_sample coordinates: ``2 i / (n - 1) - 1`` on each axis.
 
-    An axis of one voxel has no extent, so it is refused (ValueError).
+    Args:
+        size_ijk: numbers of voxels along i, j, k.
+
+    Returns:
+        4 x 4, from (i, j, k, 1).
+
+    Raises:
+        ValueError: an axis of one voxel has no extent.
     """
     size = np.asarray(size_ijk, dtype=np.float64)
     if (size < 2).any():
@@ -35,12 +42,27 @@ def ijk_to_grid(size_ijk: tuple[int, int, int]) -> Matrix:
 
 
 def grid_to_ijk(size_ijk: tuple[int, int, int]) -> Matrix:
-    """The inverse of `ijk_to_grid`."""
+    """Return the inverse of `ijk_to_grid`.
+
+    Args:
+        size_ijk: numbers of voxels along i, j, k.
+
+    Returns:
+        4 x 4, from grid_sample coordinates (x, y, z, 1) to voxel indices.
+    """
     return np.asarray(np.linalg.inv(ijk_to_grid(size_ijk)), dtype=np.float64)
 
 
 def slabs(shape_zyx: tuple[int, int, int], points_each: int = SLAB_POINTS) -> Iterator[slice]:
-    """Ranges of Z planes that hold at most about ``points_each`` voxels, in order."""
+    """Cut a grid into ranges of Z planes.
+
+    Args:
+        shape_zyx: Z Y X.
+        points_each: about the most voxels in a range, which holds one plane at least.
+
+    Yields:
+        The ranges in order.
+    """
     z, y, x = shape_zyx
     height = max(1, points_each // (y * x))
     for start in range(0, z, height):
@@ -48,9 +70,16 @@ def slabs(shape_zyx: tuple[int, int, int], points_each: int = SLAB_POINTS) -> It
 
 
 def voxel_coordinates(ijk_to_target: Matrix, shape_zyx: tuple[int, int, int]) -> Iterator[tuple[slice, list[Array]]]:
-    """Each slab of Z planes of a grid, with its voxels' three coordinates by an affine (4 x 4): Z Y X each.
+    """Compute the coordinates of a grid's voxels, a slab of Z planes at a time.
 
     In float64 those of a large scan would take gigabytes at once.
+
+    Args:
+        ijk_to_target: 4 x 4, from voxel indices to the coordinates.
+        shape_zyx: Z Y X.
+
+    Yields:
+        Each slab, and three coordinates ``Z Y X`` of its voxels.
     """
     _, y, x = shape_zyx
     j, i = np.arange(y, dtype=np.float64)[:, None], np.arange(x, dtype=np.float64)
@@ -62,21 +91,35 @@ def voxel_coordinates(ijk_to_target: Matrix, shape_zyx: tuple[int, int, int]) ->
 def affine_slab(ijk_to_target: Matrix, shape_zyx: tuple[int, int, int], slab: slice) -> Matrix:
     """Rewrite an affine of voxel indices for `affine_points` over some Z planes of a grid.
 
-    ijk_to_target: 4 x 4 (or a stack of them). Returns as many, from the slab's own [-1, 1]^3 (corner
-    voxels at -1 and 1) to the target.
+    Args:
+        ijk_to_target: 4 x 4, or a stack of them.
+        shape_zyx: Z Y X of the grid.
+        slab: range of its Z planes.
+
+    Returns:
+        4 x 4, or a stack, from the slab's own [-1, 1]^3 (corner voxels at -1 and 1) to the target.
     """
     _, y, x = shape_zyx
     return np.asarray(ijk_to_target @ _unit_to_ijk((slab, slice(0, y), slice(0, x))), dtype=np.float64)
 
 
 def affine_block(unit_to_target: Matrix, shape_zyx: tuple[int, int, int], block: tuple[slice, slice, slice]) -> Matrix:
-    """Rewrite an affine of a grid's [-1, 1]^3 (4 x 4) for a block of it (index ranges along Z, Y, X)."""
+    """Rewrite an affine of a grid's [-1, 1]^3 for a block of the grid.
+
+    Args:
+        unit_to_target: 4 x 4.
+        shape_zyx: Z Y X of the grid.
+        block: index ranges along Z, Y, X.
+
+    Returns:
+        4 x 4, from the block's own [-1, 1]^3 to the target.
+    """
     ijk_to_unit = np.linalg.inv(_unit_to_ijk(tuple(slice(0, n) for n in shape_zyx)))
     return np.asarray(unit_to_target @ ijk_to_unit @ _unit_to_ijk(block), dtype=np.float64)
 
 
 def _unit_to_ijk(block: tuple[slice, ...]) -> Matrix:
-    """From a block's [-1, 1]^3 to voxel indices. A single voxel along an axis is at 0 there."""
+    """Return the affine from a block's [-1, 1]^3 to voxel indices. A single voxel along an axis is at 0 there."""
     first = np.array([part.start for part in block[::-1]], dtype=np.float64)
     last = np.array([part.stop - 1 for part in block[::-1]], dtype=np.float64)
     half = (last - first) / 2.0
@@ -86,10 +129,14 @@ def _unit_to_ijk(block: tuple[slice, ...]) -> Matrix:
 
 
 def affine_points(theta: torch.Tensor, shape_zyx: tuple[int, int, int]) -> torch.Tensor:
-    """Evaluate B affine maps on the unit grid of a Z Y X array.
+    """Evaluate B affine maps on the unit grid of an array. An axis of one sample sits at 0, in the middle of the range.
 
-    theta: B 4 4 (or B 3 4), from (x, y, z, 1) in [-1, 1]^3 to any three coordinates. Returns B Z Y X 3.
-    An axis of one sample sits at 0, in the middle of the range.
+    Args:
+        theta: ``B 4 4`` (or ``B 3 4``), from (x, y, z, 1) in [-1, 1]^3 to any three coordinates.
+        shape_zyx: Z Y X of the array.
+
+    Returns:
+        ``B Z Y X 3``.
     """
     # The sum of three vectors: a third of the time of torch's affine_grid, which multiplies matrices.
     z, y, x = (unit_range(n, theta)[:, None] for n in shape_zyx)
@@ -99,7 +146,15 @@ def affine_points(theta: torch.Tensor, shape_zyx: tuple[int, int, int]) -> torch
 
 
 def unit_range(count: int, like: torch.Tensor) -> torch.Tensor:
-    """``count`` samples from -1 to 1, as ``like`` in type and device; a single one is at 0."""
+    """Space samples evenly from -1 to 1; a single one is at 0.
+
+    Args:
+        count: number of samples.
+        like: a tensor of the same type on the same device.
+
+    Returns:
+        The samples, ``count`` of them.
+    """
     if count == 1:
         return torch.zeros(1, dtype=like.dtype, device=like.device)
     return torch.linspace(-1.0, 1.0, count, dtype=like.dtype, device=like.device)
@@ -108,10 +163,18 @@ def unit_range(count: int, like: torch.Tensor) -> torch.Tensor:
 def resample(
     array: torch.Tensor, ijk_to_source: Matrix, shape_zyx: tuple[int, int, int], padding: str = "zeros"
 ) -> torch.Tensor:
-    """Trilinear values of an image at the voxels of another grid.
+    """Interpolate an image trilinearly at the voxels of another grid.
 
-    array: C Z Y X. ijk_to_source: from the target's voxel indices to the source's. Returns C Z Y X of
-    ``shape_zyx``, computed in slabs so that the coordinates of a large target never lie in memory at once.
+    Slab by slab, so that the coordinates of a large target never lie in memory at once.
+
+    Args:
+        array: ``C Z Y X`` of the source.
+        ijk_to_source: 4 x 4, from the target's voxel indices to the source's.
+        shape_zyx: Z Y X of the target.
+        padding: grid_sample's mode beyond the source.
+
+    Returns:
+        ``C Z Y X`` of the target.
     """
     axes = _parallel_axes(ijk_to_source)
     if axes is not None and padding == "zeros":
@@ -128,10 +191,10 @@ def resample(
 
 
 def _parallel_axes(ijk_to_source: Matrix) -> tuple[int, int, int] | None:
-    """For each axis (i, j, k) of the source the target's axis along it, None where the grids are oblique."""
+    """Find the target's axis along each axis (i, j, k) of the source, None where the grids are oblique."""
     steps = np.abs(ijk_to_source[:3, :3])
     axes = steps.argmax(axis=1)
-    # A turn that moves no voxel of a thousand by more than a millionth of a step.
+    # A rotation that moves no voxel of a thousand by more than a millionth of a step.
     oblique = np.delete(steps.ravel(), np.arange(3) * 3 + axes).max() > 1e-9 * steps.max()
     return None if oblique or len(set(axes.tolist())) < 3 else (int(axes[0]), int(axes[1]), int(axes[2]))
 
@@ -139,13 +202,13 @@ def _parallel_axes(ijk_to_source: Matrix) -> tuple[int, int, int] | None:
 def _resample_parallel(
     array: torch.Tensor, ijk_to_source: Matrix, shape_zyx: tuple[int, int, int], axes: tuple[int, int, int]
 ) -> torch.Tensor:
-    """`resample` between grids with parallel axes: along one axis after another, eight times as fast."""
+    """Do what `resample` does between grids with parallel axes: along each axis in turn, eight times as fast."""
     values = array
     for source in (2, 1, 0):  # the last and largest product is along the rows in memory
         target, dimension = axes[source], 3 - source
         count = shape_zyx[2 - target]
         at = ijk_to_source[source, target] * np.arange(count) + ijk_to_source[source, 3]
-        # Each sample's weights on the source's: linear, and zero beyond one step outside.
+        # Weights of the source's samples: linear, and zero beyond one step outside.
         weights = np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(array.shape[dimension])))
         matrix = torch.as_tensor(weights, dtype=array.dtype, device=array.device)
         values = (values.movedim(dimension, -1) @ matrix.T).movedim(-1, dimension)

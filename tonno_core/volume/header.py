@@ -1,4 +1,4 @@
-"""What a file says of its volume before any voxel is read."""
+"""What a file's header says about its volume."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from tonno_core.volume.volume import Matrix
 
 @dataclass(frozen=True)
 class Header:
-    """The grid of a volume (as in `Volume`) and the kind of its voxels as they are stored."""
+    """The grid of a volume, and the type of its stored voxels.
+
+    Attributes:
+        size_ijk: numbers of voxels along i, j, k.
+        ijk_to_ras: 4 x 4, from the centre of voxel (i, j, k, 1) to RAS mm.
+        voxels: ITK's name of the type.
+    """
 
     size_ijk: tuple[int, int, int]
     ijk_to_ras: Matrix
@@ -26,27 +32,34 @@ class Header:
 
     @property
     def axes_ras(self) -> tuple[int, int, int]:
-        """Which of i, j, k (0, 1, 2) runs nearest to the patient's R, A and S; each runs along one."""
+        """Which of i, j, k (0, 1, 2) runs nearest to the patient's R, A and S: a permutation."""
         cosines = np.abs(self.ijk_to_ras[:3, :3] / self.spacing_mm)
         r, a, s = max(permutations(range(3)), key=lambda axes: float(cosines[range(3), axes].sum()))
         return r, a, s
 
     @property
     def orientation(self) -> str:
-        """Where i, j, k go to, as ``LPS``: the letters of nibabel's ``aff2axcodes``."""
+        """Directions of i, j, k in the letters of nibabel's ``aff2axcodes``, such as ``LPS``."""
         letters = [""] * 3
         for row, axis in enumerate(self.axes_ras):
             letters[axis] = ("LR", "PA", "IS")[row][int(self.ijk_to_ras[row, axis] > 0)]
         return "".join(letters)
 
 
-def same_grid(one: Header, other: Header) -> bool:
-    """Whether voxels coincide: the same size, and no corner farther away than a tenth of the smallest spacing.
+def same_grid(first: Header, second: Header) -> bool:
+    """Tell whether the voxels of two volumes coincide: their sizes agree, and their corners to a tenth of a voxel.
 
     Formats round an affine (NIfTI to float32, DICOM to 16 characters); that moves a voxel far less.
+
+    Args:
+        first: of a volume, whose smallest spacing is the scale.
+        second: of another.
+
+    Returns:
+        Whether they coincide.
     """
-    if one.size_ijk != other.size_ijk:
+    if first.size_ijk != second.size_ijk:
         return False
-    corners = np.array([[*ijk, 1] for ijk in product(*((0, n - 1) for n in one.size_ijk))])
-    moved = corners @ (one.ijk_to_ras - other.ijk_to_ras).T
-    return float(np.linalg.norm(moved, axis=1).max()) < 0.1 * float(one.spacing_mm.min())
+    corners = np.array([[*ijk, 1] for ijk in product(*((0, n - 1) for n in first.size_ijk))])
+    moved = corners @ (first.ijk_to_ras - second.ijk_to_ras).T
+    return float(np.linalg.norm(moved, axis=1).max()) < 0.1 * float(first.spacing_mm.min())

@@ -1,4 +1,4 @@
-"""Voxel intensities to the numbers that an encoder sees."""
+"""Normalisation of voxel intensities to the numbers that an encoder sees."""
 
 from __future__ import annotations
 
@@ -21,7 +21,17 @@ class Intensity(NamedTuple):
 
 
 def parse_intensity(spec: str) -> Intensity:
-    """``none``, ``zscore`` or ``window:LO:HI``; anything else is a TonnoError that names `intensity`."""
+    """Read how intensities are normalised.
+
+    Args:
+        spec: ``none``, ``zscore`` or ``window:LO:HI`` with LO < HI in the volume's own units.
+
+    Returns:
+        The kind, and the window's bounds.
+
+    Raises:
+        TonnoError: it is anything else.
+    """
     if spec == "none":
         return Intensity("none")
     if spec == "zscore":
@@ -39,13 +49,22 @@ def parse_intensity(spec: str) -> Intensity:
 
 
 def normalise(array: FloatArray, mask: npt.NDArray[np.bool_], spec: str) -> tuple[FloatArray, float]:
-    """Normalised voxels (Z Y X) and the value of the space outside of the volume.
+    """Normalise voxels.
 
-    - ``none``: the array itself; 0 outside, as in the paper.
-    - ``zscore``: mean 0, standard deviation 1 over ``mask`` (Z Y X, the foreground); the minimum outside.
+    - ``none``: the array itself; 0 outside the volume, following the paper.
+    - ``zscore``: mean 0 and standard deviation 1 over the foreground; the minimum outside.
     - ``window:LO:HI``: LO..HI to 0..1, clipped; 0 outside.
 
-    Raises TonnoError for a bad ``spec``, or where the mask holds no contrast to divide by.
+    Args:
+        array: ``Z Y X``.
+        mask: ``Z Y X``, the foreground.
+        spec: one of the three above.
+
+    Returns:
+        Voxels ``Z Y X``, and the value of the space outside of the volume.
+
+    Raises:
+        TonnoError: a bad ``spec``, or a foreground without contrast to divide by.
     """
     kind, low, high = parse_intensity(spec)
     if kind == "none":

@@ -1,4 +1,4 @@
-"""Volumes from and to files, through SimpleITK; its LPS millimetres are known in this file only."""
+"""Reading and writing volumes with SimpleITK, whose LPS millimetres are known in this file only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ READABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 WRITABLE = (".nii", ".nii.gz", ".nrrd")
 SPACING_LIMITS_MM = (0.001, 100.0)
 ORIGIN_LIMIT_MM = 1e6
-# Voxels up to the one, and contrast down to the other: their squares and a heatmap's sums of them fit into float32.
+# Accepted magnitudes of voxels, and least contrast; beyond these, sums of squares leave float32.
 LARGEST_VOXEL, SMALLEST_CONTRAST = 1e15, 1e-15
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -33,11 +33,18 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 def read_volume(path: str | os.PathLike[str], *, replace_nonfinite: bool = False) -> Volume:
     """Read NIfTI, NRRD, MetaImage, or a folder that holds one DICOM series.
 
-    Where a NIfTI file's qform and sform disagree, ITK's choice is taken (as in 3D Slicer): the sform if its
+    Where a NIfTI file's qform and sform disagree, ITK's choice holds, the same as in 3D Slicer: the sform if its
     code is 1 or the qform's is 0, else the qform. A tilted gantry gives a sheared ``ijk_to_ras``.
-    ``replace_nonfinite`` puts the lowest finite value where voxels are NaN or infinite.
 
-    Raises TonnoError for everything that is not a 3D volume of finite, varying numbers in a sane position.
+    Args:
+        path: a file or folder.
+        replace_nonfinite: put the lowest finite value where voxels are NaN or infinite.
+
+    Returns:
+        The volume.
+
+    Raises:
+        TonnoError: it is anything else than a 3D volume of finite, varying numbers in a sane position.
     """
     path = Path(path)
     array, ijk_to_ras = _read(path)
@@ -45,16 +52,27 @@ def read_volume(path: str | os.PathLike[str], *, replace_nonfinite: bool = False
 
 
 def read_mask(path: str | os.PathLike[str]) -> Volume:
-    """Read a mask or label map as `read_volume` does; it may be empty. Raises TonnoError if it is no label map."""
+    """Read a mask or label map, which may be empty, from any format of `read_volume`.
+
+    Args:
+        path: a file or folder.
+
+    Returns:
+        The mask.
+
+    Raises:
+        TonnoError: it cannot be read, or holds other values than whole numbers.
+    """
     path = Path(path)
     array, ijk_to_ras = _read(path)
-    odd = array[array != np.rint(array)]  # NaN among them
+    odd = array[array != np.rint(array)]  # includes NaN
     if odd.size:
         raise TonnoError(f"{path}: {odd.size} voxels are no whole numbers, such as {odd[0]:g}; expected a mask")
     return Volume(array, ijk_to_ras)
 
 
 def _read(path: Path) -> tuple[FloatArray, Matrix]:
+    """Read voxels and ijk_to_ras of a file or folder."""
     check_name(path)
     try:
         return _read_series(path) if path.is_dir() else _read_file(path)
@@ -63,9 +81,16 @@ def _read(path: Path) -> tuple[FloatArray, Matrix]:
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
-    """Grid and kind of voxels of what `read_volume` reads, in milliseconds: no voxel is read.
+    """Read grid and type of voxels of a volume in milliseconds: no voxel is read.
 
-    Raises TonnoError for what `read_volume` refuses, except damage and values of the voxels.
+    Args:
+        path: a file or folder, see `read_volume`.
+
+    Returns:
+        The header.
+
+    Raises:
+        TonnoError: `read_volume` would refuse it, damage and values of the voxels aside.
     """
     path = Path(path)
     check_name(path)
@@ -86,10 +111,16 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 def write_volume(
     volume: Volume, path: str | os.PathLike[str], *, dtype: Literal["float32", "uint8"] = "float32"
 ) -> None:
-    """Write compressed NIfTI or NRRD with the volume's geometry; ``path`` holds all of it or is untouched.
+    """Write compressed NIfTI or NRRD with the volume's geometry; ``path`` then holds all of it or is untouched.
 
-    ``uint8`` is for masks and label maps: other values than 0..255 are a ValueError.
-    Raises TonnoError where ``check_writable`` does, and when the disk is full, read-only and so on.
+    Args:
+        volume: the volume.
+        path: the file.
+        dtype: of the stored voxels; ``uint8`` for masks and label maps.
+
+    Raises:
+        TonnoError: `check_writable` refuses it, or the disk is full, read-only and so on.
+        ValueError: ``uint8`` cannot hold the values.
     """
     path = Path(path)
     check_writable(volume.ijk_to_ras, path)
@@ -107,7 +138,15 @@ def write_volume(
 
 
 def check_writable(ijk_to_ras: Matrix, path: str | os.PathLike[str]) -> None:
-    """Raise what ``write_volume`` would for this name and geometry; ask before a long computation."""
+    """Check before a long computation that `write_volume` can write this name and geometry.
+
+    Args:
+        ijk_to_ras: 4 x 4, of the volume.
+        path: the file.
+
+    Raises:
+        TonnoError: the format is unknown, or cannot hold the geometry.
+    """
     path = Path(path)
     check_name(path)
     suffix = _suffix(path)
@@ -128,6 +167,7 @@ def check_writable(ijk_to_ras: Matrix, path: str | os.PathLike[str]) -> None:
 
 
 def _read_file(path: Path) -> tuple[FloatArray, Matrix]:
+    """Read voxels, NaN and infinities as NaN, and ijk_to_ras of a file."""
     reader = _open_file(path)
     reader.SetOutputPixelType(sitk.sitkFloat32)
     nonfinite = _nifti_nonfinite(path, reader) if _suffix(path) in (".nii", ".nii.gz") else None
@@ -138,7 +178,7 @@ def _read_file(path: Path) -> tuple[FloatArray, Matrix]:
 
 
 def _open_file(path: Path) -> sitk.ImageFileReader:
-    """A reader that knows the header, which is that of a 3D volume in a sane position."""
+    """Return a reader that has read the header and found a 3D volume in a sane position."""
     suffix = _suffix(path)
     if not path.exists():
         raise TonnoError(f"{path}: no such file or folder; check the path")
@@ -158,7 +198,7 @@ def _open_file(path: Path) -> sitk.ImageFileReader:
 
 
 def _check_header(path: Path, reader: sitk.ImageFileReader, size: tuple[int, ...]) -> None:
-    """Refuse what is not one real number per voxel on a 3D grid, before any voxel is read."""
+    """Refuse anything but one real number per voxel on a 3D grid, before any voxel is read."""
     kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
     shape = " x ".join(str(n) for n in size)
     if "complex" in kind:
@@ -181,7 +221,7 @@ def _check_header(path: Path, reader: sitk.ImageFileReader, size: tuple[int, ...
 
 
 def _nifti_nonfinite(path: Path, reader: sitk.ImageFileReader) -> npt.NDArray[np.bool_] | None:
-    """Which voxels of a file of floats are NaN or infinite: ITK would silently give 0 for them.
+    """Find the voxels of a file of floats that are NaN or infinite: ITK would silently give 0 for them.
 
     Refuses a truncated file: ITK would fill what is missing with zeros, too.
     """
@@ -206,6 +246,7 @@ def _nifti_nonfinite(path: Path, reader: sitk.ImageFileReader) -> npt.NDArray[np
 
 
 def _check_voxels(path: Path, array: FloatArray, replace_nonfinite: bool) -> FloatArray:
+    """Refuse voxels that are not finite, do not vary or are too large for float32; returns the voxels."""
     finite = np.isfinite(array)
     bad = array.size - int(np.count_nonzero(finite))
     if bad == array.size:
@@ -232,6 +273,7 @@ def _check_voxels(path: Path, array: FloatArray, replace_nonfinite: bool) -> Flo
 
 
 def _read_series(folder: Path) -> tuple[FloatArray, Matrix]:
+    """Read voxels and ijk_to_ras of a folder's DICOM series."""
     files, ijk_to_ras = _find_series(folder, whole=True)
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(files)
@@ -240,7 +282,7 @@ def _read_series(folder: Path) -> tuple[FloatArray, Matrix]:
 
 
 def _find_series(folder: Path, *, whole: bool) -> tuple[list[str], Matrix]:
-    """Files of the folder's only series, in order, and its affine; ``whole``: no file may be truncated."""
+    """Find files of the folder's only series, in order, and its affine; ``whole``: no file may be truncated."""
     for file in folder.iterdir():
         check_name(file)
     series = sitk.ImageSeriesReader
@@ -265,7 +307,7 @@ def _find_series(folder: Path, *, whole: bool) -> tuple[list[str], Matrix]:
 
 
 def _is_truncated(content: bytes) -> bool:
-    """Whether a DICOM file ends before its pixels do; ITK skips it or adds zeros, without a word."""
+    """Tell whether a DICOM file ends before its pixels do; ITK skips it or adds zeros without a word."""
     start = content.find(b"\xe0\x7f\x10\x00")  # the tag (7FE0, 0010); reports and indices have none
     if content[128:132] != b"DICM" or start < 0:
         return False
@@ -278,7 +320,7 @@ def _is_truncated(content: bytes) -> bool:
 
 
 def _sort_slices(folder: Path, files: tuple[str, ...]) -> tuple[list[str], Matrix]:
-    """Files along the slice normal, and the affine through their positions, which must be evenly spaced."""
+    """Sort files along the slice normal and fit the affine to their positions, which must be evenly spaced."""
     headers = [_slice_header(folder, name) for name in files]
     first = headers[0]
     width, height, frames = first.GetSize()
@@ -300,6 +342,7 @@ def _sort_slices(folder: Path, files: tuple[str, ...]) -> tuple[list[str], Matri
 
 
 def _slice_header(folder: Path, name: str) -> sitk.ImageFileReader:
+    """Return a reader that has read the header of one file of a series."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(name)
     run_itk(folder, reader.ReadImageInformation)
@@ -307,7 +350,7 @@ def _slice_header(folder: Path, name: str) -> sitk.ImageFileReader:
 
 
 def _even_step(folder: Path, positions: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The vector (3) in mm from each slice to the next; positions: slices x 3, in order."""
+    """Compute the vector (3) in mm from each slice to the next; positions: slices x 3, in order."""
     steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
     typical = float(np.median(steps))
     if steps.min() < 0.01 * typical or typical < SPACING_LIMITS_MM[0]:
@@ -330,7 +373,7 @@ def _even_step(folder: Path, positions: npt.NDArray[np.float64]) -> npt.NDArray[
 
 
 def _ijk_to_ras(image: sitk.Image | sitk.ImageFileReader) -> Matrix:
-    """[direction * spacing | origin], from LPS to RAS."""
+    """Return [direction * spacing | origin], converted from LPS to RAS."""
     ijk_to_lps = np.eye(4)
     ijk_to_lps[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     ijk_to_lps[:3, 3] = image.GetOrigin()
@@ -338,21 +381,23 @@ def _ijk_to_ras(image: sitk.Image | sitk.ImageFileReader) -> Matrix:
 
 
 def _check_affine(path: Path, ijk_to_ras: Matrix) -> None:
+    """Refuse affines that are not finite, singular, or of absurd spacing or origin."""
     if not np.isfinite(ijk_to_ras).all():
         raise TonnoError(f"{path}: its affine has numbers that are not finite; repair the header")
     low, high = SPACING_LIMITS_MM
     spacing = np.linalg.norm(ijk_to_ras[:3, :3], axis=0)
     if spacing.min() < low or spacing.max() > high:
-        found = " x ".join(f"{mm:.4g}" for mm in spacing)
-        raise TonnoError(f"{path}: voxels of {found} mm; expected {low:g} to {high:g} mm: repair the header")
+        size = " x ".join(f"{mm:.4g}" for mm in spacing)
+        raise TonnoError(f"{path}: voxels of {size} mm; expected {low:g} to {high:g} mm: repair the header")
     if abs(np.linalg.det(ijk_to_ras[:3, :3] / spacing)) < 1e-3:
         raise TonnoError(f"{path}: its affine is singular, the axes lie in one plane; repair the header")
     if np.abs(ijk_to_ras[:3, 3]).max() > ORIGIN_LIMIT_MM:
-        found = ", ".join(f"{mm:.7g}" for mm in ijk_to_ras[:3, 3])
-        raise TonnoError(f"{path}: origin ({found}) mm; expected within {ORIGIN_LIMIT_MM:g}: repair the header")
+        origin = ", ".join(f"{mm:.7g}" for mm in ijk_to_ras[:3, 3])
+        raise TonnoError(f"{path}: origin ({origin}) mm; expected within {ORIGIN_LIMIT_MM:g}: repair the header")
 
 
 def _suffix(path: Path) -> str:
+    """Return the suffix in lower case, ``.nii.gz`` as one."""
     name = path.name.lower()
     return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
 
@@ -361,7 +406,7 @@ def _suffix(path: Path) -> str:
 
 
 def _write_and_verify(array: npt.NDArray[np.generic], ijk_to_ras: Matrix, temporary: Path, path: Path) -> None:
-    """Write, read back, compare: niftilib reports success on a full disk."""
+    """Write, read back and compare: niftilib reports success on a full disk."""
     image = sitk.GetImageFromArray(array)
     ijk_to_lps = _LPS_TO_RAS @ ijk_to_ras
     spacing = np.linalg.norm(ijk_to_lps[:3, :3], axis=0)
@@ -386,7 +431,7 @@ def _write_and_verify(array: npt.NDArray[np.generic], ijk_to_ras: Matrix, tempor
 
 
 def _why_writing_failed(temporary: Path, size: int) -> str:
-    """ITK hides the cause, so let the operating system name it: write as many plain bytes there."""
+    """Let the operating system name the cause, which ITK hides: write as many plain bytes there."""
     try:
         temporary.write_bytes(bytes(size))
     except OSError as error:
@@ -395,4 +440,5 @@ def _why_writing_failed(temporary: Path, size: int) -> str:
 
 
 def _fail_to_write(path: Path, cause: str) -> NoReturn:
+    """Raise the one error of writing."""
     raise TonnoError(f"{path}: cannot be written: {cause}; check the folder, or choose another") from None

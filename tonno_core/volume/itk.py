@@ -1,4 +1,4 @@
-"""Calls into ITK whose failures are one clean line, whatever its libraries print and throw."""
+"""Calls into ITK whose failures become one clean line, whatever its libraries print and throw."""
 
 from __future__ import annotations
 
@@ -18,7 +18,18 @@ _T = TypeVar("_T")
 
 
 def run_itk(path: Path, action: Callable[[], _T]) -> _T:
-    """What ``action`` returns; ITK's multi-line exceptions become one TonnoError."""
+    """Call ITK; its multi-line exceptions become one TonnoError.
+
+    Args:
+        path: the file that it is about, for messages.
+        action: what to call.
+
+    Returns:
+        What ``action`` returns.
+
+    Raises:
+        TonnoError: ITK failed, or printed that the file is damaged.
+    """
     failed = False
     with captured_stderr() as printed:
         try:
@@ -41,7 +52,11 @@ def run_itk(path: Path, action: Callable[[], _T]) -> _T:
 
 @contextmanager
 def captured_stderr() -> Iterator[list[str]]:
-    """Lines that C++ libraries print to file descriptor 2, past ITK's switches; filled after the block."""
+    """Capture what C++ libraries print to file descriptor 2, past ITK's switches, while a block runs.
+
+    Yields:
+        A list that holds the lines after the block.
+    """
     lines: list[str] = []
     if sys.stderr is not None:
         sys.stderr.flush()

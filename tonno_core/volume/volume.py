@@ -1,4 +1,4 @@
-"""A 3D image and where it lies in the patient."""
+"""A 3D image and its place in the patient."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ Matrix = npt.NDArray[np.float64]
 class Volume:
     """A scalar image on a regular grid.
 
-    array: ``Z Y X`` float32, voxel (i, j, k) is ``array[k, j, i]``.
-    ijk_to_ras: 4 x 4 float64, from the centre of voxel (i, j, k, 1) to RAS mm.
+    Attributes:
+        array: ``Z Y X`` float32; voxel (i, j, k) is ``array[k, j, i]``.
+        ijk_to_ras: 4 x 4 float64, from the centre of voxel (i, j, k, 1) to RAS mm.
     """
 
     array: FloatArray
@@ -29,7 +30,7 @@ class Volume:
 
     @property
     def voxel_mm3(self) -> float:
-        """Volume of one voxel."""
+        """Volume of one voxel in mm³."""
         return float(abs(np.linalg.det(self.ijk_to_ras[:3, :3])))
 
     @property
@@ -39,7 +40,17 @@ class Volume:
         return x, y, z
 
     def with_array(self, array: npt.NDArray[np.generic]) -> Volume:
-        """The same grid with other voxel values (Z Y X, kept in their own dtype only if float32)."""
+        """Return other voxel values on the same grid.
+
+        Args:
+            array: ``Z Y X``, converted to float32.
+
+        Returns:
+            The new volume.
+
+        Raises:
+            ValueError: the array has another shape.
+        """
         if array.shape != self.array.shape:
             raise ValueError(f"array of shape {array.shape} on a grid of shape {self.array.shape}")
         return Volume(np.ascontiguousarray(array, dtype=np.float32), self.ijk_to_ras)
