@@ -76,6 +76,7 @@ def prepare_model(
         size = _size(model.spec, settings)
         dtype = choose_precision(precision, chosen)
         encoder = model.classifier(device=chosen, precision=dtype, slice_size=size)
+        encoder.fit_memory_format(size)
         if compiled:
             encoder.compile(size)
         return ReadyModel(encoder, model.spec, size, chosen, dtype)

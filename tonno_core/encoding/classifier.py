@@ -16,6 +16,8 @@ from tonno_core.encoding.normalization import NormKind, fold_batch_norm, to_grou
 from tonno_core.errors import TonnoError, first_line
 from tonno_core.settings import CamKind
 
+# Behind a stride of 4, slices of fewer pixels have no map of 1024 cells or more.
+_SMALL_SLICE = 128
 # What a model's body hands to its head; models of several branches hand over a list.
 Features = torch.Tensor | list[torch.Tensor]
 
@@ -108,25 +110,6 @@ def _is_stem(model: nn.Module, module: str) -> bool:
     return not module or module.startswith("stem") or not kernels
 
 
-def fastest_memory_format(model: nn.Module, device: torch.device, precision: torch.dtype) -> torch.memory_format:
-    """Choose the memory format in which a network runs fastest.
-
-    Channels last is as fast or faster for most networks. Group norm in bfloat16 on a CPU is the exception: there
-    contiguous tensors were up to 1.6 times as fast (docs/benchmarks.md).
-
-    Args:
-        model: the network.
-        device: on which it runs.
-        precision: of its body.
-
-    Returns:
-        ``torch.channels_last`` or ``torch.contiguous_format``.
-    """
-    grouped = any(isinstance(layer, nn.GroupNorm) for layer in model.modules())
-    slower = grouped and device.type == "cpu" and precision != torch.float32
-    return torch.contiguous_format if slower else torch.channels_last
-
-
 def place(model: nn.Module, device: torch.device, memory_format: torch.memory_format = torch.channels_last) -> None:
     """Move a model to a device and its weights to a memory format, in place.
 
@@ -204,7 +187,7 @@ class Classifier:
         self.model: Any = copy.deepcopy(model).eval().requires_grad_(False)
         if fold:
             fold_batch_norm(self.model)
-        self.set_memory_format(fastest_memory_format(self.model, self.device, precision))
+        self.set_memory_format(torch.channels_last)
         self._constant: dict[tuple[int, int, int], torch.Tensor | None] = {}
 
     @property
@@ -235,6 +218,19 @@ class Classifier:
         """
         place(self.model, self.device, memory_format)
         self._memory_format = memory_format
+
+    def fit_memory_format(self, size: int) -> None:
+        """Choose the memory format in which the network runs fastest on slices of a size.
+
+        Channels last is as fast or faster nearly everywhere. The exception is group norm below float32 on a CPU, where
+        torch's kernel for channels last is slow on maps of fewer than 1024 cells (docs/benchmarks.md).
+
+        Args:
+            size: S, pixels along a slice's side.
+        """
+        grouped = any(isinstance(layer, nn.GroupNorm) for layer in self.model.modules())
+        slow = grouped and self.device.type == "cpu" and self._precision != torch.float32 and size < _SMALL_SLICE
+        self.set_memory_format(torch.contiguous_format if slow else torch.channels_last)
 
     def compile(self, size: int) -> None:
         """Compile the body for logits with `torch.compile`; CAMs keep using the plain body.
