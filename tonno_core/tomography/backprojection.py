@@ -12,8 +12,8 @@ import torch
 from tonno_core import kernels
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.tomography.grid import Nodes, TargetGrid
-from tonno_core.tomography.maps import AtlasMaps, Maps, ReferenceMaps
-from tonno_core.tomography.profiles import Profiles, ReferenceProfiles, RowProfiles
+from tonno_core.tomography.maps import AtlasMaps, MapBackprojection, ReferenceMaps
+from tonno_core.tomography.profiles import ProfileBackprojection, ReferenceProfiles, RowProfiles
 
 
 class Backprojector:
@@ -33,8 +33,8 @@ class Backprojector:
         self.shape = grid.shape
         self._nodes = Nodes(grid, like)
         self._new_profiles, self._new_maps = _implementations(like)
-        self._profile_sum: Profiles | None = None
-        self._map_sum: Maps | None = None
+        self._profile_sum: ProfileBackprojection | None = None
+        self._map_sum: MapBackprojection | None = None
         self._profile_count = self._map_count = self._channels = 0
 
     @property
@@ -105,7 +105,7 @@ class Backprojector:
         self._map_count += len(maps)
 
 
-def _implementations(like: torch.Tensor) -> tuple[type[Profiles], type[Maps]]:
+def _implementations(like: torch.Tensor) -> tuple[type[ProfileBackprojection], type[MapBackprojection]]:
     """Choose the fastest classes for a device and precision; the references run everywhere."""
     if like.device.type == "cpu":
         return RowProfiles, AtlasMaps

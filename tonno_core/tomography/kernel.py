@@ -116,10 +116,10 @@ def _add_maps(
 
 
 class KernelProfiles:
-    """A sum of `tomography.profiles.Profiles` on CUDA, in float32."""
+    """A `tomography.profiles.ProfileBackprojection` on CUDA, in float32."""
 
     def __init__(self, nodes: Nodes) -> None:
-        """Start with zero; see `tomography.profiles.Profiles`."""
+        """Start with zero; see `tomography.profiles.ProfileBackprojection`."""
         self._grid, self._mask = nodes.grid, nodes.mask()
         self._sum = torch.zeros(nodes.grid.shape, dtype=torch.float32, device=nodes.like.device)
 
@@ -153,10 +153,10 @@ class KernelProfiles:
 
 
 class KernelMaps:
-    """A sum of `tomography.maps.Maps` on CUDA, in float32."""
+    """A `tomography.maps.MapBackprojection` on CUDA, in float32."""
 
     def __init__(self, nodes: Nodes, channels: int) -> None:
-        """Start with zero; see `tomography.maps.Maps`."""
+        """Start with zero; see `tomography.maps.MapBackprojection`."""
         self._grid = nodes.grid
         shape, device, mask = nodes.grid.shape, nodes.like.device, nodes.mask()
         self._sum = torch.zeros(channels, math.prod(shape), dtype=torch.float32, device=device)

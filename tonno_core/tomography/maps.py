@@ -22,7 +22,7 @@ from tonno_core.volume.atlas import Atlas
 _SAMPLES = 1 << 17
 
 
-class Maps(Protocol):
+class MapBackprojection(Protocol):
     """A sum of maps at the nodes of a grid, one per channel."""
 
     def __init__(self, nodes: Nodes, channels: int) -> None:
@@ -54,10 +54,10 @@ class Maps(Protocol):
 
 
 class ReferenceMaps:
-    """A sum of `Maps` by interpolation at every node."""
+    """A `MapBackprojection` by interpolation at every node."""
 
     def __init__(self, nodes: Nodes, channels: int) -> None:
-        """Start with zero; see `Maps`."""
+        """Start with zero; see `MapBackprojection`."""
         self._nodes = nodes
         self._sum = nodes.like.new_zeros(channels, math.prod(nodes.grid.shape))
 
@@ -98,10 +98,10 @@ class ReferenceMaps:
 
 
 class AtlasMaps:
-    """A sum of `Maps` on the CPU, which samples an atlas of each direction's offsets."""
+    """A `MapBackprojection` on the CPU, which samples an atlas of each direction's offsets."""
 
     def __init__(self, nodes: Nodes, channels: int) -> None:
-        """Start with zero; see `Maps`."""
+        """Start with zero; see `MapBackprojection`."""
         self._nodes = nodes
         self._sums: list[torch.Tensor] = []
         self._within: list[bool] = []

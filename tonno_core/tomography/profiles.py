@@ -33,7 +33,7 @@ _DIRECTIONS, _NUMBERS = 8, 1 << 17
 _NUDGE = 1e-7
 
 
-class Profiles(Protocol):
+class ProfileBackprojection(Protocol):
     """A sum of profiles at the nodes of a grid."""
 
     def __init__(self, nodes: Nodes) -> None:
@@ -60,10 +60,10 @@ class Profiles(Protocol):
 
 
 class ReferenceProfiles:
-    """A sum of `Profiles` by interpolation at every node."""
+    """A `ProfileBackprojection` by interpolation at every node."""
 
     def __init__(self, nodes: Nodes) -> None:
-        """Start with zero; see `Profiles`."""
+        """Start with zero; see `ProfileBackprojection`."""
         self._nodes = nodes
         self._sum = nodes.like.new_zeros(math.prod(nodes.grid.shape))
 
@@ -92,10 +92,10 @@ class ReferenceProfiles:
 
 
 class RowProfiles:
-    """A sum of `Profiles` on the CPU, by rows of the grid."""
+    """A `ProfileBackprojection` on the CPU, by rows of the grid."""
 
     def __init__(self, nodes: Nodes) -> None:
-        """Start with zero; see `Profiles`."""
+        """Start with zero; see `ProfileBackprojection`."""
         z, y, x = nodes.grid.shape
         self._grid, self._mask = nodes.grid, nodes.mask()
         mask = np.ones((z * y, x), dtype=bool) if self._mask is None else self._mask.reshape(z * y, x).numpy()
