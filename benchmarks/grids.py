@@ -35,7 +35,7 @@ def main(step: int, slices: int, directions: int) -> None:
         grid: reconstruct(
             volume,
             "pixel-sum",
-            ReconstructionSettings(methods=methods, slices=slices, directions=directions, grid=grid, stage=2),
+            ReconstructionSettings(methods=methods, slices=slices, directions=directions, grid=grid, stages=(2,)),
         )
         for grid in ("band-limited", "volume")
     }

@@ -67,7 +67,7 @@ def test_a_bundle_that_finds_the_lesion(manifest: Path, tmp_path: Path) -> None:
     found = sorted(path.name for path in (tmp_path / "model-run").iterdir())
     assert found == ["checkpoint.pt", "curves.png", "measured.json", "metrics.csv", "run.json"]  # no prepared volumes
 
-    settings = ReconstructionSettings(methods=("averaged-cam",), slices=16, directions=24, stage=2)
+    settings = ReconstructionSettings(methods=("averaged-cam",), slices=16, directions=24, stages=(2,))
     lesion = toy_scan(7, 1)  # a head that it never saw
     array = reconstruct(lesion, bundle, settings, device="cpu", precision="float32").heatmaps["averaged-cam"].array
     inside, around = lesion.array > 200, (lesion.array > 50) & (lesion.array < 200)

@@ -15,7 +15,7 @@ import timm
 import torch
 
 import tonno_core
-from tonno_core.timing import Timings
+from tonno_core.reporting import Timings
 
 NOT_READABLE = "not readable"
 _RAPL = Path("/sys/class/powercap")

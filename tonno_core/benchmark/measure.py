@@ -13,16 +13,15 @@ from typing import Any
 import torch
 
 from tonno_core.benchmark.machine import EventTimings
+from tonno_core.bundle.decide import decide
 from tonno_core.bundle.file import Bundle
 from tonno_core.bundle.ready import ReadyModel
-from tonno_core.control import Control
 from tonno_core.encoding.classifier import create_model
 from tonno_core.encoding.normalization import fold_batch_norm
 from tonno_core.encoding.weights import load_exactly
-from tonno_core.reconstruction import Reconstruction
-from tonno_core.reconstruction.run import project, resolve
+from tonno_core.reconstruction import Reconstruction, execute
+from tonno_core.reporting import Reporter, Timings
 from tonno_core.settings import ReconstructionSettings
-from tonno_core.timing import Timings
 from tonno_core.volume.volume import Volume
 
 # Before torch's timer: it looks for a compiler, and warns where there is no GPU.
@@ -107,8 +106,7 @@ def run_whole(volume: Volume, ready: ReadyModel, settings: ReconstructionSetting
     found: list[Reconstruction] = []
 
     def action() -> None:
-        (projected,) = project(volume, ready, settings, timings=timings)
-        found.append(projected.finish(resolve(None, settings, ready), settings, timings))
+        found.append(execute(volume, ready.encoder, decide(settings, ready), Reporter(timings=timings)))
 
     total = seconds(action)
     if isinstance(timings, EventTimings):
@@ -131,13 +129,12 @@ class PreviewedRun:
 def run_previewed(volume: Volume, ready: ReadyModel, settings: ReconstructionSettings) -> PreviewedRun:
     """One reconstruction that is looked into, as 3D Slicer's module does."""
     shown: list[tuple[float, int]] = []
-    timings, start = Timings(), timer()
-    control = Control(preview=lambda one: shown.append((timer() - start, one.directions)))
-    (projected,) = project(volume, ready, settings, control=control, timings=timings)
-    projected.finish(resolve(None, settings, ready), settings, timings)
+    start = timer()
+    reporter = Reporter(preview=lambda preview: shown.append((timer() - start, preview.directions)))
+    execute(volume, ready.encoder, decide(settings, ready), reporter)
     total = timer() - start
     first, directions = shown[0] if shown else (None, 0)
-    return PreviewedRun(first, directions, timings.seconds.get("previews", 0.0) / total)
+    return PreviewedRun(first, directions, reporter.timings.seconds.get("previews", 0.0) / total)
 
 
 @dataclass(frozen=True)

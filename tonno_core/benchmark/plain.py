@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tonno_core.bundle.decide import decide
 from tonno_core.bundle.file import Bundle
+from tonno_core.bundle.ready import prepare_model
 from tonno_core.encoding.classifier import create_model
 from tonno_core.reconstruction.planes import Planes
 from tonno_core.settings import ReconstructionSettings
@@ -89,7 +91,7 @@ def plain_tonno(
         volume, frame=settings.frame, intensity=spec.intensity, slice_size=size,
         pixel_mm=spec.pixel_mm if settings.slice_size is None else None, radius_mm=settings.radius_mm,
     )  # fmt: skip
-    planes = Planes(volume, settings, prepared.frame_to_ras, size, None, ())
+    planes = Planes(volume, decide(settings, prepare_model(bundle, settings, "cpu", "float32")), prepared.frame_to_ras)
     directions = planes.tomographic(settings.directions_for("tonno")).directions
     model = create_model(
         spec.encoder, channels=spec.channels, classes=len(spec.classes), norm=spec.norm, slice_size=size

@@ -219,4 +219,4 @@ def _precision(ready: ReadyModel) -> str:
 
 
 def _as_options(settings: ReconstructionSettings) -> dict[str, Any]:
-    return {name: value for name, value in vars(settings).items() if value is not None}
+    return {name: value for name, value in settings.record().items() if value is not None}

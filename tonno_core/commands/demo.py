@@ -7,14 +7,16 @@ from typing import Any
 
 from tabulate import tabulate
 
+from tonno_core.bundle.decide import decide
 from tonno_core.bundle.file import load_bundle
+from tonno_core.bundle.ready import prepare_model
 from tonno_core.commands.reconstruct import Segmentation, progress_bar, progress_of, segment, write_images, write_report
 from tonno_core.demo.phantom import Phantom, make_phantom
 from tonno_core.output import check_output, output_folder
 from tonno_core.pictures.overview import write_overview
-from tonno_core.reconstruction import Reconstruction, reconstruct
+from tonno_core.reconstruction import Reconstruction, execute
+from tonno_core.reporting import Reporter
 from tonno_core.segmentation.metrics import Scores, best_dice, score
-from tonno_core.settings import combine
 from tonno_core.volume.io import write_volume
 
 MODEL = Path(__file__).resolve().parent.parent / "models" / "brain-lesions"
@@ -38,14 +40,13 @@ def run_demo(output: Path, *, seed: int, directions: int | None = None, overwrit
     """
     check_output(output, overwrite=overwrite)
     model = load_bundle(MODEL)
-    settings = combine(
-        defaults=model.spec.defaults,
-        explicit={"methods": METHODS, "directions": directions},
-    )
+    settings = model.spec.choices.settings({"methods": METHODS, "directions": directions})
+    ready = prepare_model(model, settings)
+    run = decide(settings, ready)
     phantom = make_phantom(seed=seed, lesions=LESIONS)
     with progress_bar() as bar:
-        result = reconstruct(phantom.image, model, settings, progress=progress_of(bar))
-    segmentations = {method: segment(result, method, model, "auto", SMALLEST_MM3) for method in METHODS}
+        result = execute(phantom.image, ready.encoder, run, Reporter(progress=progress_of(bar)))
+    segmentations = segment(result, run, min_volume_mm3=SMALLEST_MM3)
     measured = {method: _measure(phantom, result, segmentations[method], method) for method in METHODS}
     shown = "matched-cam"
     with output_folder(output, overwrite=overwrite) as folder:

@@ -22,6 +22,7 @@ from tonno_core.encoding.device import choose_device, choose_precision
 from tonno_core.errors import TonnoError
 from tonno_core.settings import model_defaults
 from tonno_core.training.cache import Preparation, TrainingVolume, VolumeCache
+from tonno_core.training.calibration import Look, Search
 from tonno_core.training.history import Epoch
 from tonno_core.training.loop import Trainer
 from tonno_core.training.model import initial_model, parameter_groups
@@ -92,14 +93,8 @@ def train_bundle(
     bundle = Bundle(spec, model.weights, output)
     # Before the calibration, so that nothing which happens there loses the training.
     save_bundle(output, spec, model.weights, half=half, overwrite=overwrite or resume)
-    spec = calibrate_bundle(
-        bundle,
-        divided,
-        options={"stage": stage, **(calibration or {})},
-        device=settings.device,
-        precision=settings.precision,
-        progress=progress,
-    )
+    look = Look(settings.device, settings.precision, progress)
+    spec = calibrate_bundle(bundle, divided, {"stage": stage, **(calibration or {})}, Search(), look)
     save_bundle(output, spec, model.weights, half=half, overwrite=True)
     folder.finish()
     return _summary(spec, output, folder, split_made=not manifest.has_split)
