@@ -143,7 +143,7 @@ def partsOf(mask: np.ndarray) -> Runs | None:
     return connect(first, last, mask.shape) if first.size <= MOST_RUNS else None
 
 
-def findings(segmentationNode, segmentId: str, heatmapNode) -> list[Finding]:
+def findingsOf(segmentationNode, segmentId: str, heatmapNode) -> list[Finding]:
     """All findings of a segment. Raises ToNNOUserError where they are more than are listed."""
     listed = listing(segmentationNode, segmentId, heatmapNode)
     listed.checkWhole()

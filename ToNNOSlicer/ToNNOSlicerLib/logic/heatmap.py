@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.geometry import ijkToNode, toVTK, volumeOf, vtkImageOf
+from ToNNOSlicerLib.logic.hierarchy import putBeside
 
 RECORD = "ToNNO.Record"  # the attribute that holds the record, as JSON
 INPUT_ROLE = "ToNNO.input"  # the reference to the volume that the heatmap explains
@@ -28,66 +30,109 @@ _KEPT = (
 )  # fmt: skip
 
 
-def madeBy(record: dict[str, Any]) -> str:
-    """Such as `ToNNO Matched CAM`; it tells where all planes were put into a region."""
+Record = dict[str, Any]  # what a heatmap's node remembers, as JSON
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """A heatmap as a run gives it, before it is a node of the scene.
+
+    Attributes:
+        array: Float32 voxels, Z Y X, on the volume's grid.
+        ijkToRAS: 4 x 4, from the volume's voxels to the world when the run began.
+        method: The engine's word for it, such as "matched-cam".
+        className: The finding's name; "" where the model gives none.
+        threshold: The model's record for the method; None: it has none.
+        inside: Bool, Z Y X, the voxels that the planes cover. None for a preview, of which no histogram is kept.
+        answer: The worker's answer: scores, profiles and the like are kept, and its "histogram" where it has one.
+        isZoomed: Whether all planes were put into a region.
+        run: What else is to be remembered of the run: quality, key, identifier, time (see `results`).
+    """
+
+    array: np.ndarray
+    ijkToRAS: np.ndarray
+    method: str
+    className: str
+    threshold: Record | None = None
+    inside: np.ndarray | None = None
+    answer: Record | None = None
+    isZoomed: bool = False
+    run: Record | None = None
+
+
+def madeBy(record: Record) -> str:
+    """Name the method for a reader, and say where all planes were put into a region.
+
+    Args:
+        record: A heatmap's record.
+
+    Returns:
+        Words such as `ToNNO Matched CAM`.
+    """
     method = record["method"]
     name = _NAMES.get(method, f"ToNNO {method}")
     return _("{name} finer in region").format(name=name) if record.get("zoom") else name
 
 
-def showHeatmap(
-    scene,
-    volumeNode,
-    array: np.ndarray,
-    ijkToRAS: np.ndarray,
-    inside: np.ndarray | None,
-    method: str,
-    className: str,
-    threshold: dict[str, Any] | None,
-    heatmapNode=None,
-    result: dict[str, Any] | None = None,
-    zoom: bool = False,
-    run: dict[str, Any] | None = None,
-):
-    """Create or update the heatmap's node: float32 voxels (Z Y X) on the volume's own grid.
+def showHeatmap(volumeNode, heatmap: Heatmap, heatmapNode=None):
+    """Create or update a heatmap's node beside its volume.
 
-    The node lies under the volume's parent transform, so it goes where the volume goes. Where the volume's grid
-    is no longer that of the array, ijkToRAS (4 x 4, to the world) places it. inside: bool Z Y X, what the planes
-    cover, or None for a preview: without it no histogram is kept. threshold: the model's record for the method,
-    or None. result: the worker's answer, of which scores, profiles and the like are kept; its ``histogram`` is
-    taken where somebody has counted already. zoom: whether all planes were put into a region. run: what else is to be
-    remembered of the run (quality, key, identifier, time; see `results`).
+    The node lies under the volume's parent transform, so that it goes where the volume goes. Where the volume's grid is
+    no longer that of the voxels, `ijkToRAS` places them.
+
+    Args:
+        volumeNode: The volume that was reconstructed; it is in the scene.
+        heatmap: Voxels, and what the node remembers.
+        heatmapNode: Gets the voxels; None: a new node.
+
+    Returns:
+        The vtkMRMLScalarVolumeNode.
     """
-    array = _finite(array)
+    scene, array = volumeNode.GetScene(), _finite(heatmap.array)
     isNew = heatmapNode is None
     if isNew:
         heatmapNode = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
-    record = {"method": method, "className": className, "threshold": threshold, "zoom": zoom}
+    record = _recordFor(heatmap, array)
     if isNew or madeBy(recordOf(heatmapNode)) != madeBy(record):
         heatmapNode.SetName(scene.GenerateUniqueName(f"{volumeNode.GetName()} {madeBy(record)}"))
     wasModifying = heatmapNode.StartModify()
     _display(heatmapNode)
     _setVoxels(heatmapNode, array)
-    _place(heatmapNode, volumeNode, ijkToRAS)
+    _place(heatmapNode, volumeNode, heatmap.ijkToRAS)
     heatmapNode.SetNodeReferenceID(INPUT_ROLE, volumeNode.GetID())
-    record |= {name: result[name] for name in _KEPT if result and name in result}
-    record["otsu"] = ((result or {}).get("heatmaps", {}).get(method) or {}).get("otsu")
-    record["ijkToRAS"] = np.asarray(ijkToRAS, dtype=np.float64).tolist()
-    record["low"], record["high"] = _range(array)
-    record["limit"] = max(abs(record["low"]), abs(record["high"]))
-    record |= run or {}
-    if inside is not None:
-        record["histogram"] = (result or {}).get("histogram") or histogramOf(array, inside)
     writeRecord(heatmapNode, record)
     heatmapNode.EndModify(wasModifying)
+    putBeside(heatmapNode, volumeNode)
     return heatmapNode
+
+
+def _recordFor(heatmap: Heatmap, array: np.ndarray) -> Record:
+    """Put together what the node of a heatmap with these voxels remembers."""
+    answer = heatmap.answer or {}
+    low, high = _range(array)
+    record = {
+        "method": heatmap.method,
+        "className": heatmap.className,
+        "threshold": heatmap.threshold,
+        "zoom": heatmap.isZoomed,
+        **{name: answer[name] for name in _KEPT if name in answer},
+        "otsu": (answer.get("heatmaps", {}).get(heatmap.method) or {}).get("otsu"),
+        "ijkToRAS": np.asarray(heatmap.ijkToRAS, dtype=np.float64).tolist(),
+        "low": low,
+        "high": high,
+        "limit": max(abs(low), abs(high)),
+        **(heatmap.run or {}),
+    }
+    if heatmap.inside is not None:
+        record["histogram"] = answer.get("histogram") or histogramOf(array, heatmap.inside)
+    return record
 
 
 def isHeatmap(node) -> bool:
     return node is not None and node.GetAttribute(RECORD) is not None
 
 
-def recordOf(heatmapNode) -> dict[str, Any]:
+def recordOf(heatmapNode) -> Record:
     """What is known about a heatmap. Raises ToNNOUserError for a node that is none."""
     if not isHeatmap(heatmapNode):
         name = heatmapNode.GetName() if heatmapNode is not None else _("Nothing")
@@ -97,7 +142,7 @@ def recordOf(heatmapNode) -> dict[str, Any]:
     return json.loads(heatmapNode.GetAttribute(RECORD))
 
 
-def writeRecord(heatmapNode, record: dict[str, Any]) -> None:
+def writeRecord(heatmapNode, record: Record) -> None:
     heatmapNode.SetAttribute(RECORD, json.dumps(record))
 
 
@@ -116,12 +161,12 @@ def histogram(heatmapNode) -> tuple[np.ndarray, np.ndarray]:
     return np.linspace(kept["low"], kept["high"], counts.size + 1), counts
 
 
-def histogramOf(array: np.ndarray, inside: np.ndarray) -> dict[str, Any]:
+def histogramOf(array: np.ndarray, inside: np.ndarray) -> Record:
     """What a record keeps of the voxels that the planes cover. A third of a second at 256^3, on any thread."""
     return _histogram(array[np.asarray(inside, dtype=bool)])
 
 
-def otsu(heatmapNode) -> float:
+def otsuThreshold(heatmapNode) -> float:
     """Otsu's threshold over the voxels that the planes cover.
 
     Raises ToNNOUserError where there is nothing to split, and where it splits noise: below the noise floor.
@@ -149,6 +194,12 @@ def otsu(heatmapNode) -> float:
             text.format(value=value, floor=floor), _("Use the model's own threshold, or set one by hand.")
         )
     return value
+
+
+def peakOf(heatmapNode) -> float:
+    """Return the heatmap's highest value."""
+    record = recordOf(heatmapNode)
+    return float(record.get("high", record["limit"]))
 
 
 def modelThreshold(heatmapNode) -> float | None:
@@ -203,7 +254,7 @@ def _place(heatmapNode, volumeNode, ijkToRAS: np.ndarray) -> None:
     heatmapNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID() if sameGrid else None)
 
 
-def _histogram(values: np.ndarray) -> dict[str, Any]:
+def _histogram(values: np.ndarray) -> Record:
     if not values.size:
         values = np.zeros(1, dtype=np.float32)
     counts, edges = np.histogram(values, HISTOGRAM_BINS)

@@ -98,6 +98,7 @@ def concerns(volumeNode, training: dict) -> list[str]:
     """In which ways an image differs from those that a model was trained on: sentences, none where it is alike."""
     from tonno_core.volume.appearance import image_concerns
 
+    checkKind(volumeNode)
     return image_concerns(training, slicer.util.arrayFromVolume(volumeNode), ijkToNode(volumeNode))
 
 

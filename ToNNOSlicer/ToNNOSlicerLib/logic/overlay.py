@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import slicer
 
-from ToNNOSlicerLib.logic.heatmap import inputOf, isHeatmap, madeBy, recordOf
+from ToNNOSlicerLib.logic.heatmap import Record, inputOf, isHeatmap, madeBy, recordOf
 from ToNNOSlicerLib.logic.scene import nodesByClass
 
 COLOURS = 256
@@ -81,7 +81,7 @@ def keepApart(scene, inputNode) -> None:
             view.SetNthLayerVolumeID(_HEATMAP_LAYER, None)
 
 
-def window(record: dict[str, Any], threshold: float) -> tuple[float, float, int]:
+def window(record: Record, threshold: float) -> tuple[float, float, int]:
     """The window's ends, and the first of the 256 colors that is not below the threshold.
 
     Color k is given to the values from low + k w to low + (k + 1) w, with w = (high - low) / 255. Where no value is at

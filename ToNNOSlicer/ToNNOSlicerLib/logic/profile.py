@@ -41,7 +41,7 @@ class Why:
     isSum: bool
 
 
-def why(heatmapNode) -> Why:
+def whyOf(heatmapNode) -> Why:
     record = recordOf(heatmapNode)
     return Why(record.get("score"), record.get("explained"), record["method"] == "tonno")
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from ToNNOSlicerLib.logic import segmentation, verdicts
+from ToNNOSlicerLib.logic import diameters, patient, segmentation, verdicts
 from ToNNOSlicerLib.logic.findings import Finding, Listing, listing
-from ToNNOSlicerLib.logic.heatmap import inputOf, isHeatmap, modelThreshold, recordOf
+from ToNNOSlicerLib.logic.heatmap import Record, inputOf, isHeatmap, modelThreshold, recordOf
 from ToNNOSlicerLib.logic.hierarchy import takeOut
 from ToNNOSlicerLib.logic.scene import nodesByClass
 
@@ -39,7 +39,7 @@ class Result:
     inputNode: Any
     segmentationNode: Any
     segmentId: str
-    record: dict[str, Any]
+    record: Record
     threshold: float
     smallestMm3: float
     listing: Listing
@@ -101,14 +101,14 @@ def resultOf(heatmapNode, smallestMm3: float = 0.0) -> Result:
     )
 
 
-def firstThreshold(record: dict[str, Any]) -> float:
+def firstThreshold(record: Record) -> float:
     """The threshold that a heatmap begins with: its model's, else Otsu's, else half of its peak."""
     ofModel = (record.get("threshold") or {}).get("threshold")
     peak = record.get("high", record.get("limit", 0.0))
     return float(next(value for value in (ofModel, record.get("otsu"), max(peak / 2, 1e-6)) if value is not None))
 
 
-def settingsText(record: dict[str, Any]) -> str:
+def settingsText(record: Record) -> str:
     """Model, class where it is no matter of course, method, quality, region, and whether it was stopped."""
     model = record.get("model") or {}
     parts = [model.get("name") or "", record.get("className") or "", methodName(record["method"])]
@@ -121,7 +121,7 @@ def settingsText(record: dict[str, Any]) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def stoppedText(record: dict[str, Any]) -> str:
+def stoppedText(record: Record) -> str:
     """Such as `stopped at 38 of 96`; empty for a whole run."""
     if not record.get("stopped"):
         return ""
@@ -167,6 +167,19 @@ def inherit(heatmapNode, earlierNode) -> tuple[float | None, float | None]:
     threshold = segmentation.thresholdOf(*known)
     isFirst = threshold is None or abs(threshold - firstThreshold(recordOf(earlierNode))) <= 1e-9 * abs(threshold)
     return (None if isFirst else threshold), segmentation.smallestOf(*known)
+
+
+def showOnly(scene, heatmapNode, inputNode=None) -> None:
+    """Show segments, diameters and surface of a heatmap's run, and hide those of all others.
+
+    Args:
+        scene: The vtkMRMLScene.
+        heatmapNode: The heatmap; None: nothing is shown.
+        inputNode: The image whose surface may stay; None: none.
+    """
+    segmentation.showOnly(scene, [] if heatmapNode is None else siblingsOf(heatmapNode))
+    diameters.showOnly(heatmapsOf(scene), heatmapNode)
+    patient.hideOthers(scene, inputNode)
 
 
 def remove(heatmapNode, segments: segmentation.Segments) -> None:
