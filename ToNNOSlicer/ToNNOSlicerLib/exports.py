@@ -11,8 +11,9 @@ from slicer.i18n import tr as _
 from ToNNOSlicerLib import elsewhere
 from ToNNOSlicerLib.logic import summary
 from ToNNOSlicerLib.logic.export import exportFindings, heatmapSteps
+from ToNNOSlicerLib.logic.heatmap import methodName
 from ToNNOSlicerLib.logic.report import reportSteps
-from ToNNOSlicerLib.logic.results import Result, methodName
+from ToNNOSlicerLib.logic.results import Result
 from ToNNOSlicerLib.state import DONE, ERROR, Message
 
 SEGMENTATION, HEATMAP, FINDINGS, REPORT = "segmentation", "heatmap", "findings", "report"

@@ -46,7 +46,7 @@ GRIDS = {
 
 
 def tilted(degrees: float) -> np.ndarray:
-    """As DICOM has it, of a gantry that is tilted about the patient's axis from left to right; ijkToRAS (4 x 4)."""
+    """Return ijkToRAS (4 x 4) of a gantry that is tilted about the patient's axis from left to right."""
     matrix = GRIDS["as DICOM has it"].copy()
     matrix[1, 2] = np.tan(np.radians(degrees)) * matrix[2, 2]
     return matrix

@@ -158,14 +158,14 @@ def test_files_fit_the_volumes_file_also_under_a_transform(logic, tmp_path) -> N
     volume = addVolume(transforms=(RIGID,))
     heatmap = addHeatmap(logic, volume)
     segmentation, _id = logic.writeSegment(heatmap, THRESHOLD)
-    own = places(mask(), ijkToNode(volume))
+    expected = places(mask(), ijkToNode(volume))
     logic.exportSegmentation(segmentation, tmp_path / "a.nii.gz")
-    assert places(*readImage(tmp_path / "a.nii.gz")) == pytest.approx(own, abs=NIFTI_MM)
+    assert places(*readImage(tmp_path / "a.nii.gz")) == pytest.approx(expected, abs=NIFTI_MM)
     logic.exportSegmentation(segmentation, tmp_path / "a.seg.nrrd")
-    assert places(*readImage(tmp_path / "a.seg.nrrd")) == pytest.approx(own, abs=WORLD_MM)
+    assert places(*readImage(tmp_path / "a.seg.nrrd")) == pytest.approx(expected, abs=WORLD_MM)
     exportHeatmap(heatmap, tmp_path / "h.nrrd")
     array, ijkToRAS = readImage(tmp_path / "h.nrrd")
-    assert places(array >= THRESHOLD, ijkToRAS) == pytest.approx(own, abs=WORLD_MM)
+    assert places(array >= THRESHOLD, ijkToRAS) == pytest.approx(expected, abs=WORLD_MM)
 
 
 def test_findings_csv(logic, results, tmp_path) -> None:

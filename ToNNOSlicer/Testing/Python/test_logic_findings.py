@@ -49,9 +49,9 @@ def only(centre) -> np.ndarray:
 def test_findings_by_hand(logic, grid: str, transforms) -> None:
     heatmap = addHeatmap(logic, addVolume(GRIDS[grid], transforms=transforms))
     segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
-    found = findingsOf(segmentation, segmentId, heatmap)
-    assert [f.label for f in found] == [1, 2]
-    for finding, (centre, peak) in zip(found, BLOBS.items(), strict=True):
+    listed = findingsOf(segmentation, segmentId, heatmap)
+    assert [f.label for f in listed] == [1, 2]
+    for finding, (centre, peak) in zip(listed, BLOBS.items(), strict=True):
         assert finding.peak == peak
         assert finding.mean == pytest.approx((26 * (peak - 2) + peak) / 27)
         assert finding.volumeMm3 == pytest.approx(27 * VOXEL_MM3)
@@ -62,8 +62,8 @@ def test_findings_by_hand(logic, grid: str, transforms) -> None:
 
 def test_millimetres_are_the_worlds(logic) -> None:
     heatmap = addHeatmap(logic, addVolume(transforms=(SCALED,)))
-    found = findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
-    assert found[0].volumeMm3 == pytest.approx(27 * VOXEL_MM3 * 1.1 * 0.8 * 1.5)
+    listed = findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
+    assert listed[0].volumeMm3 == pytest.approx(27 * VOXEL_MM3 * 1.1 * 0.8 * 1.5)
 
 
 def test_work_by_hand_is_in_the_table(logic) -> None:
@@ -72,9 +72,9 @@ def test_work_by_hand_is_in_the_table(logic) -> None:
     voxels = np.zeros(SHAPE_ZYX, np.uint8)
     voxels[12, 2, 3] = 1
     paint(segmentation, segmentId, voxels, heatmap)
-    found = findingsOf(segmentation, segmentId, heatmap)
-    assert len(found) == 3 and found[2].peak == blobs()[12, 2, 3]
-    assert found[2].volumeMm3 == pytest.approx(VOXEL_MM3)
+    listed = findingsOf(segmentation, segmentId, heatmap)
+    assert len(listed) == 3 and listed[2].peak == blobs()[12, 2, 3]
+    assert listed[2].volumeMm3 == pytest.approx(VOXEL_MM3)
 
 
 def test_a_segment_on_another_grid_is_measured_too(logic) -> None:
@@ -82,9 +82,9 @@ def test_a_segment_on_another_grid_is_measured_too(logic) -> None:
     fine = addVolume(np.diag([0.5, 0.5, 0.5, 1]), array=image((28, 36, 44)), name="fine")
     other = addHeatmap(logic, fine, np.kron(blobs(), np.ones((2, 2, 2), np.float32)))
     segmentation, segmentId = logic.writeSegment(other, THRESHOLD)
-    found = findingsOf(segmentation, segmentId, heatmap)
-    assert [f.peak for f in found] == list(BLOBS.values())
-    assert [f.volumeMm3 for f in found] == [27, 27]
+    listed = findingsOf(segmentation, segmentId, heatmap)
+    assert [f.peak for f in listed] == list(BLOBS.values())
+    assert [f.volumeMm3 for f in listed] == [27, 27]
     logic.removeFinding(other, findingsOf(segmentation, segmentId, other)[0])
     assert [f.peak for f in findingsOf(segmentation, segmentId, heatmap)] == [6.0]
 

@@ -53,9 +53,9 @@ def test_after_loading_the_slider_works_without_a_new_run(logic, host, tmp_path,
     assert thresholdOf(segmentation, segmentId) == THRESHOLD
     after = findingsOf(segmentation, segmentId, heatmap)
     assert [f.peak for f in after] == [f.peak for f in before]
-    for one, other in zip(before, after, strict=True):
-        assert other.peakRAS == pytest.approx(one.peakRAS, abs=WORLD_MM)
-        assert other.volumeMm3 == pytest.approx(one.volumeMm3, rel=1e-6)  # the text of a file's header
+    for finding, loaded in zip(before, after, strict=True):
+        assert loaded.peakRAS == pytest.approx(finding.peakRAS, abs=WORLD_MM)
+        assert loaded.volumeMm3 == pytest.approx(finding.volumeMm3, rel=1e-6)  # the text of a file's header
     assert [a.tolist() for a in histogram(heatmap)] == [a.tolist() for a in counted]
     assert otsuThreshold(heatmap) == otsu
     assert (modelThreshold(heatmap), noiseFloor(heatmap)) == (THRESHOLD, 0.0)

@@ -69,9 +69,9 @@ def test_the_segment_lies_on_its_volume(logic, grid: str, transforms) -> None:
     volume = addVolume(GRIDS[grid], transforms=transforms)
     heatmap = addHeatmap(logic, volume)
     segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
-    found = voxelCentres(segmentation, segmentId)
+    centres = voxelCentres(segmentation, segmentId)
     expected = np.array([world(volume, (i, j, k)) for k, j, i in np.argwhere(mask())])
-    assert found == pytest.approx(expected, abs=WORLD_MM)
+    assert centres == pytest.approx(expected, abs=WORLD_MM)
     assert np.array_equal(segmentArray(segmentation, segmentId, volume), mask())
 
 
@@ -181,10 +181,10 @@ def test_a_users_own_segment_counts_as_work_by_hand(logic, host) -> None:
     heatmap = addHeatmap(logic, addVolume())
     segmentation = host.scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
     segmentation.SetReferenceImageGeometryParameterFromVolumeNode(heatmap)
-    own = segmentation.GetSegmentation().AddEmptySegment("", "tumour")
-    paint(segmentation, own, speck(), heatmap)
+    tumour = segmentation.GetSegmentation().AddEmptySegment("", "tumour")
+    paint(segmentation, tumour, speck(), heatmap)
     with pytest.raises(EditedByHandError, match="tumour"):
-        logic.writeSegment(heatmap, THRESHOLD, segmentationNode=segmentation, segmentId=own)
+        logic.writeSegment(heatmap, THRESHOLD, segmentationNode=segmentation, segmentId=tumour)
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["own layers", "a shared layer"])

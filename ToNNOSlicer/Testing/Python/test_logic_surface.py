@@ -43,7 +43,7 @@ SHAPES = {
 
 
 def surfaceOf(mask: np.ndarray, factor: float):
-    """As Slicer's libraries make it of a mask (Z Y X) of voxels of 1 mm."""
+    """Make a surface as Slicer's libraries do, of a mask (Z Y X) of voxels of 1 mm."""
     segmentation, segment = slicer.vtkSegmentation(), slicer.vtkSegment()
     segmentation.SetSourceRepresentationName("Binary labelmap")
     segment.AddRepresentation("Binary labelmap", imageOf(Crop(mask, (0, 0, 0), np.eye(4))))

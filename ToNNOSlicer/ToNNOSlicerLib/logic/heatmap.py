@@ -17,13 +17,13 @@ from ToNNOSlicerLib.logic.hierarchy import putBeside
 RECORD = "ToNNO.Record"  # the attribute that holds the record, as JSON
 INPUT_ROLE = "ToNNO.input"  # the reference to the volume that the heatmap explains
 HISTOGRAM_BINS = 256
-_NAMES = {
+_METHODS = {
     "tonno": "ToNNO",
-    "matched-cam": "ToNNO Matched CAM",
-    "averaged-cam": "ToNNO Averaged CAM",
-    "tomographic-cam": "ToNNO Tomographic CAM",
+    "matched-cam": "Matched CAM",
+    "averaged-cam": "Averaged CAM",
+    "tomographic-cam": "Tomographic CAM",
 }
-# Of the worker's answer, what is kept.
+# What is kept of the worker's answer.
 _KEPT = (
     "score", "explained", "profiles", "model", "warnings", "seconds", "slices", "directions", "planned", "stopped",
     "device", "settings",
@@ -60,6 +60,18 @@ class Heatmap:
     run: Record | None = None
 
 
+def methodName(method: str) -> str:
+    """Name a method for a reader.
+
+    Args:
+        method: The engine's word, such as "matched-cam".
+
+    Returns:
+        The name, such as `Matched CAM`; the word itself where it has no name.
+    """
+    return _METHODS.get(method, method)
+
+
 def madeBy(record: Record) -> str:
     """Name the method for a reader, and say where all planes were put into a region.
 
@@ -69,8 +81,8 @@ def madeBy(record: Record) -> str:
     Returns:
         Words such as `ToNNO Matched CAM`.
     """
-    method = record["method"]
-    name = _NAMES.get(method, f"ToNNO {method}")
+    name = methodName(record["method"])
+    name = name if name == "ToNNO" else f"ToNNO {name}"
     return _("{name} finer in region").format(name=name) if record.get("zoom") else name
 
 
@@ -129,11 +141,29 @@ def _recordFor(heatmap: Heatmap, array: np.ndarray) -> Record:
 
 
 def isHeatmap(node) -> bool:
+    """Tell whether a node is a heatmap of this module.
+
+    Args:
+        node: Any node, or None.
+
+    Returns:
+        True for a volume node that holds a record.
+    """
     return node is not None and node.GetAttribute(RECORD) is not None
 
 
 def recordOf(heatmapNode) -> Record:
-    """What is known about a heatmap. Raises ToNNOUserError for a node that is none."""
+    """Read what a heatmap's node remembers of its making.
+
+    Args:
+        heatmapNode: The heatmap.
+
+    Returns:
+        The record.
+
+    Raises:
+        ToNNOUserError: If the node is none of ours.
+    """
     if not isHeatmap(heatmapNode):
         name = heatmapNode.GetName() if heatmapNode is not None else _("Nothing")
         raise ToNNOUserError(
@@ -143,16 +173,39 @@ def recordOf(heatmapNode) -> Record:
 
 
 def writeRecord(heatmapNode, record: Record) -> None:
+    """Replace what a heatmap's node remembers.
+
+    Args:
+        heatmapNode: The heatmap; it need not have a record yet.
+        record: The whole record.
+    """
     heatmapNode.SetAttribute(RECORD, json.dumps(record))
 
 
 def inputOf(heatmapNode):
-    """The volume that a heatmap explains, or None where it is gone."""
+    """Return the volume that a heatmap explains.
+
+    Args:
+        heatmapNode: The heatmap.
+
+    Returns:
+        The vtkMRMLScalarVolumeNode, or None where it is gone.
+    """
     return heatmapNode.GetNodeReference(INPUT_ROLE)
 
 
 def histogram(heatmapNode) -> tuple[np.ndarray, np.ndarray]:
-    """Edges (N + 1, the heatmap's units) and counts (N) over the voxels that the planes cover."""
+    """Return the histogram of the voxels that the planes cover.
+
+    Args:
+        heatmapNode: The heatmap.
+
+    Returns:
+        Edges (N + 1, in the heatmap's units) and counts (N).
+
+    Raises:
+        ToNNOUserError: If the node is no heatmap.
+    """
     kept = recordOf(heatmapNode).get("histogram")
     if kept is None:  # a preview; outside of the planes its voxels are exactly 0
         array = slicer.util.arrayFromVolume(heatmapNode)
@@ -162,14 +215,29 @@ def histogram(heatmapNode) -> tuple[np.ndarray, np.ndarray]:
 
 
 def histogramOf(array: np.ndarray, inside: np.ndarray) -> Record:
-    """What a record keeps of the voxels that the planes cover. A third of a second at 256^3, on any thread."""
+    """Count the voxels that the planes cover, as a record keeps it. A third of a second at 256^3, on any thread.
+
+    Args:
+        array: Float32 voxels, Z Y X.
+        inside: Bool, Z Y X, the voxels that the planes cover.
+
+    Returns:
+        The ends "low" and "high", and "counts" of HISTOGRAM_BINS.
+    """
     return _histogram(array[np.asarray(inside, dtype=bool)])
 
 
 def otsuThreshold(heatmapNode) -> float:
-    """Otsu's threshold over the voxels that the planes cover.
+    """Return Otsu's threshold over the voxels that the planes cover; it is computed once and remembered.
 
-    Raises ToNNOUserError where there is nothing to split, and where it splits noise: below the noise floor.
+    Args:
+        heatmapNode: The heatmap.
+
+    Returns:
+        The threshold, in the heatmap's units.
+
+    Raises:
+        ToNNOUserError: If the heatmap is constant, or if its threshold splits noise: it is below the noise floor.
     """
     from tonno_core.errors import TonnoError
     from tonno_core.segmentation.binarize import otsu_threshold
@@ -197,23 +265,51 @@ def otsuThreshold(heatmapNode) -> float:
 
 
 def peakOf(heatmapNode) -> float:
-    """Return the heatmap's highest value."""
+    """Return the heatmap's highest value.
+
+    Args:
+        heatmapNode: The heatmap.
+
+    Returns:
+        The value, in the heatmap's units.
+    """
     record = recordOf(heatmapNode)
     return float(record.get("high", record["limit"]))
 
 
 def modelThreshold(heatmapNode) -> float | None:
-    """The threshold that the model's calibration found for the method, or None."""
+    """Return the threshold that the model was calibrated to for the method.
+
+    Args:
+        heatmapNode: The heatmap.
+
+    Returns:
+        The threshold, in the heatmap's units, or None where the model has none.
+    """
     return _ofModel(heatmapNode, "threshold")
 
 
 def isZoomed(heatmapNode) -> bool:
-    """Whether all planes were put into a region, for which no model's threshold is calibrated."""
+    """Tell whether all planes were put into a region. No model's threshold is calibrated for that.
+
+    Args:
+        heatmapNode: The heatmap.
+
+    Returns:
+        True where they were.
+    """
     return bool(recordOf(heatmapNode).get("zoom"))
 
 
 def noiseFloor(heatmapNode) -> float | None:
-    """What a volume without the finding reaches in its noise, by the model's calibration, or None."""
+    """Return the value that a volume without the finding reaches, by the model's calibration.
+
+    Args:
+        heatmapNode: The heatmap.
+
+    Returns:
+        The value, in the heatmap's units, or None where the model has none.
+    """
     return _ofModel(heatmapNode, "noise_floor")
 
 
@@ -232,7 +328,7 @@ def _range(array: np.ndarray) -> tuple[float, float]:
 
 
 def _display(heatmapNode) -> None:
-    """Before there are voxels: else the display node would search them for a window of its own."""
+    """Make the display node before there are voxels: later it would search them for a window."""
     if heatmapNode.GetDisplayNode() is None:
         heatmapNode.CreateDefaultDisplayNodes()
     heatmapNode.GetDisplayNode().SetAutoWindowLevel(False)

@@ -1,8 +1,8 @@
 """What the slice views show of a result: its image, the heatmap over it where it reaches the threshold, one legend.
 
-A slice view maps a volume's window to 256 colors, and takes a color's opacity as "none" or "all" (times the
-opacity of the layer). So every color below the threshold gets the opacity 0, and the window is chosen so
-that the threshold falls between two colors: the overlay ends where the segmentation does.
+A slice view maps a volume's window to 256 colors, and a color is either shown or not (times the opacity of the layer).
+Therefore every color below the threshold gets the opacity 0, and the window is chosen so that the threshold falls
+between two colors: the overlay ends where the segmentation does.
 """
 
 from __future__ import annotations
@@ -27,10 +27,15 @@ _HEATMAP_LAYER = 3  # above background, foreground and labels
 
 @dataclass(frozen=True)
 class Layers:
-    """What all slice views are to show.
+    """The layers that all slice views are to show.
 
-    inputNode: the background. heatmapNode: over it where |value| >= threshold, with this opacity (0 to 1), or None.
-    secondNode: another image of the patient between the two, or None; fade: its opacity, 0 to 1.
+    Attributes:
+        inputNode: The image in the background.
+        heatmapNode: Lies over it where |value| >= threshold; None: no heatmap.
+        threshold: In the heatmap's units.
+        opacity: Opacity of the heatmap, 0 to 1.
+        secondNode: Another image of the patient between the two, or None.
+        fade: Opacity of that image, 0 to 1.
     """
 
     inputNode: Any
@@ -42,9 +47,16 @@ class Layers:
 
 
 def show(scene, layers: Layers) -> bool:
-    """Make all slice views show the layers, and no heatmap but that of the layers. Returns whether an image changed.
+    """Make all slice views show the layers, and no other heatmap.
 
     Without a heatmap, the views show the foreground again that they showed before there was one.
+
+    Args:
+        scene: The vtkMRMLScene.
+        layers: What to show.
+
+    Returns:
+        Whether the background of a view has changed.
     """
     if layers.heatmapNode is not None:
         low, high = setColours(layers.heatmapNode, layers.threshold)
@@ -57,13 +69,27 @@ def show(scene, layers: Layers) -> bool:
 
 
 def setOverlay(heatmapNode, threshold: float, opacity: float = 0.6, visible: bool = True) -> None:
-    """Show a heatmap over its image in all slice views where |value| >= threshold, or take it away."""
+    """Show a heatmap over its image in all slice views where |value| >= threshold, with its legend, or take it away.
+
+    Args:
+        heatmapNode: The heatmap.
+        threshold: In the heatmap's units.
+        opacity: 0 to 1.
+        visible: False takes it away.
+    """
     shown = heatmapNode if visible else None
     show(heatmapNode.GetScene(), Layers(inputOf(heatmapNode), shown, threshold, opacity))
 
 
 def shownImage(scene):
-    """The one image that is the background of all slice views; None where they differ, or it is none or a heatmap."""
+    """Return the image that all slice views have in the background.
+
+    Args:
+        scene: The vtkMRMLScene.
+
+    Returns:
+        The vtkMRMLScalarVolumeNode; None where the views differ, show nothing or a heatmap.
+    """
     shown = {view.GetBackgroundVolumeID() for view in nodesByClass(scene, "vtkMRMLSliceCompositeNode")}
     node = scene.GetNodeByID(shown.pop() or "") if len(shown) == 1 else None
     isImage = node is not None and node.GetClassName() == "vtkMRMLScalarVolumeNode" and not isHeatmap(node)
@@ -71,7 +97,12 @@ def shownImage(scene):
 
 
 def keepApart(scene, inputNode) -> None:
-    """Take heatmaps out of the views whose background is another image than theirs."""
+    """Take heatmaps out of the views that show another image than theirs.
+
+    Args:
+        scene: The vtkMRMLScene.
+        inputNode: The image of the heatmap that is shown.
+    """
     for view in nodesByClass(scene, "vtkMRMLSliceCompositeNode"):
         if view.GetBackgroundVolumeID() == inputNode.GetID():
             continue
@@ -82,10 +113,17 @@ def keepApart(scene, inputNode) -> None:
 
 
 def window(record: Record, threshold: float) -> tuple[float, float, int]:
-    """The window's ends, and the first of the 256 colors that is not below the threshold.
+    """Choose the window in which a threshold falls between two colors.
 
-    Color k is given to the values from low + k w to low + (k + 1) w, with w = (high - low) / 255. Where no value is at
-    or below -threshold, the window begins at 0 and ends at about the heatmap's maximum; else it is centered on 0.
+    Where no value is at or below -threshold, the window begins at 0 and ends at about the heatmap's maximum; else it is
+    centered on 0. Color k is given to the values from low + k w to low + (k + 1) w, with w = (high - low) / 255.
+
+    Args:
+        record: The heatmap's record: "low", "high", "limit".
+        threshold: In the heatmap's units; below 0 it counts as 0.
+
+    Returns:
+        The window's ends low and high, and the number of the first color that is not below the threshold.
     """
     limit, threshold = record["limit"], max(float(threshold), 0.0)
     if threshold >= limit:
@@ -99,7 +137,10 @@ def window(record: Record, threshold: float) -> tuple[float, float, int]:
 
 
 def _centered(limit: float, threshold: float) -> tuple[float, float, int]:
-    """The threshold is at k w - half for the color returned, so the half is threshold * 255 / (2 k - 255)."""
+    """Choose a window around 0.
+
+    The threshold is at k w - half for the color k that is returned, hence half = threshold * 255 / (2 k - 255).
+    """
     if 255 * threshold < limit / 2:  # within a quarter of a color of zero
         return -limit, limit, 128
     odd = 2 * round((255 * threshold / limit - 1) / 2) + 1  # 2 k - 255
@@ -108,7 +149,15 @@ def _centered(limit: float, threshold: float) -> tuple[float, float, int]:
 
 
 def setColours(heatmapNode, threshold: float) -> tuple[float, float]:
-    """Hide the colors below a threshold, and return the ends of the window for which they are made."""
+    """Hide the colors below a threshold.
+
+    Args:
+        heatmapNode: The heatmap.
+        threshold: In the heatmap's units.
+
+    Returns:
+        The ends of the window for which the colors are made.
+    """
     low, high, first = window(recordOf(heatmapNode), threshold)
     node = colourNode(heatmapNode)
     index = np.arange(COLOURS)
@@ -124,7 +173,14 @@ def setColours(heatmapNode, threshold: float) -> tuple[float, float]:
 
 
 def colourNode(heatmapNode):
-    """The heatmap's own color table; made, and given to its display node, where it is missing."""
+    """Return the heatmap's color table; it is made, and given to the display node, where it is missing.
+
+    Args:
+        heatmapNode: The heatmap.
+
+    Returns:
+        The vtkMRMLColorTableNode.
+    """
     node = heatmapNode.GetNodeReference(_COLOUR_ROLE)
     if node is None:
         node = heatmapNode.GetScene().AddNewNodeByClass("vtkMRMLColorTableNode", f"{heatmapNode.GetName()} colors")
@@ -142,7 +198,14 @@ def colourNode(heatmapNode):
 
 
 def legend(heatmapNode):
-    """The color legend's display node; made, for the first slice view alone, where it is missing."""
+    """Return the heatmap's color legend; it is made, for the first slice view alone, where it is missing.
+
+    Args:
+        heatmapNode: The heatmap.
+
+    Returns:
+        The vtkMRMLColorLegendDisplayNode.
+    """
     node = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(heatmapNode)
     if node is None:
         node = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(heatmapNode)
@@ -162,7 +225,11 @@ def legend(heatmapNode):
 
 
 def removeTraces(heatmapNode) -> None:
-    """Before a heatmap leaves the scene: the views show what they showed before; colors and display nodes go too."""
+    """Give the views back what they showed before a heatmap, and remove its colors and display nodes.
+
+    Args:
+        heatmapNode: The heatmap, which is about to leave the scene.
+    """
     scene = heatmapNode.GetScene()
     for view in nodesByClass(scene, "vtkMRMLSliceCompositeNode"):
         if view.GetForegroundVolumeID() == heatmapNode.GetID():
@@ -177,7 +244,7 @@ def removeTraces(heatmapNode) -> None:
 
 
 def _showIn(view, layers: Layers) -> bool:
-    """Set one view's layers; returns whether its image became another."""
+    """Set one view's layers; returns whether its background has changed."""
     changed = False
     if layers.inputNode is not None and view.GetBackgroundVolumeID() != layers.inputNode.GetID():
         view.SetBackgroundVolumeID(layers.inputNode.GetID())
@@ -217,7 +284,7 @@ def _restoreForeground(view) -> None:
 
 
 def _showLegends(scene, heatmapNode) -> None:
-    """The legend of this heatmap and of no other; hidden by the user meanwhile, it stays hidden."""
+    """Show the legend of this heatmap and of no other; where the user has hidden it meanwhile, it stays hidden."""
     for node in nodesByClass(scene, "vtkMRMLScalarVolumeNode"):
         if not isHeatmap(node):
             continue
@@ -238,14 +305,14 @@ _SHOWN = "ToNNO.Shown"  # attribute of the heatmap that the views show
 
 
 def _colours(isCentered: bool) -> np.ndarray:
-    """256 x 3: from cold to hot, or the hot half alone."""
+    """Return 256 x 3 colors, 0 to 1: from cold to hot, or the hot half alone."""
     rgb = np.array([[int(colour[n : n + 2], 16) for n in (0, 2, 4)] for colour in _COLD_HOT]) / 255
     places = np.linspace(0 if isCentered else _STOPS[3], 1, COLOURS)
     return np.stack([np.interp(places, _STOPS, channel) for channel in rgb.T], axis=1)
 
 
 def _tableOf(node) -> np.ndarray:
-    """256 x 4, 0 to 255, as the color table is now."""
+    """Return the color table as it is now: 256 x 4, 0 to 255."""
     from vtk.util.numpy_support import vtk_to_numpy
 
     return vtk_to_numpy(node.GetLookupTable().GetTable())
