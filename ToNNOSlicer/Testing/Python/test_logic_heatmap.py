@@ -15,10 +15,10 @@ from ToNNOSlicerLib.logic import ToNNOUserError
 from ToNNOSlicerLib.logic.heatmap import (
     Heatmap,
     histogram,
-    isZoomed,
     modelThreshold,
     noiseFloor,
     otsuThreshold,
+    recordOf,
     showHeatmap,
 )
 from ToNNOSlicerLib.logic.inputs import inputFor
@@ -81,7 +81,7 @@ def test_names_say_volume_and_method(logic) -> None:
 def test_a_zoomed_heatmap_is_told_by_name_legend_and_segmentation(logic) -> None:
     volume = addVolume(name="T1")
     whole, zoomed = addHeatmap(logic, volume), addHeatmap(logic, volume, zoom=True)
-    assert (isZoomed(whole), isZoomed(zoomed)) == (False, True)
+    assert [recordOf(node)["zoom"] for node in (whole, zoomed)] == [False, True]
     assert zoomed.GetName() == "T1 ToNNO Matched CAM finer in region"
     assert logic.writeSegment(zoomed, THRESHOLD)[0].GetName() == f"{zoomed.GetName()} segmentation"
     setOverlay(zoomed, THRESHOLD)

@@ -167,8 +167,8 @@ def test_all_of_the_legend_is_in_the_view(logic, host, size) -> None:
 def test_outlines_have_none_of_the_heatmaps_colors() -> None:
     from ToNNOSlicerLib.logic import overlay, segmentation
 
-    hot = overlay._colours(False)
-    for color in segmentation._COLOURS:
+    hot = overlay._palette(False)
+    for color in segmentation._COLORS:
         assert np.linalg.norm(hot - color, axis=1).min() > 0.5  # of 1.7, from black to white
 
 

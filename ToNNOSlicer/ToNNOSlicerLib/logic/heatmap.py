@@ -28,8 +28,6 @@ _KEPT = (
     "score", "explained", "profiles", "model", "warnings", "seconds", "slices", "directions", "planned", "stopped",
     "device", "settings",
 )  # fmt: skip
-
-
 Record = dict[str, Any]  # what a heatmap's node remembers, as JSON
 
 
@@ -40,7 +38,7 @@ class Heatmap:
     Attributes:
         array: Float32 voxels, Z Y X, on the volume's grid.
         ijkToRAS: 4 x 4, from the volume's voxels to the world when the run began.
-        method: The engine's word for it, such as "matched-cam".
+        method: The engine's name of the method, such as "matched-cam".
         className: The finding's name; "" where the model gives none.
         threshold: The model's record for the method; None: it has none.
         inside: Bool, Z Y X, the voxels that the planes cover. None for a preview, of which no histogram is kept.
@@ -64,10 +62,10 @@ def methodName(method: str) -> str:
     """Name a method for a reader.
 
     Args:
-        method: The engine's word, such as "matched-cam".
+        method: The engine's name, such as "matched-cam".
 
     Returns:
-        The name, such as `Matched CAM`; the word itself where it has no name.
+        The name, such as `Matched CAM`; the engine's where there is none.
     """
     return _METHODS.get(method, method)
 
@@ -162,7 +160,7 @@ def recordOf(heatmapNode) -> Record:
         The record.
 
     Raises:
-        ToNNOUserError: If the node is none of ours.
+        ToNNOUserError: If the node is no heatmap of this module.
     """
     if not isHeatmap(heatmapNode):
         name = heatmapNode.GetName() if heatmapNode is not None else _("Nothing")
@@ -287,18 +285,6 @@ def modelThreshold(heatmapNode) -> float | None:
         The threshold, in the heatmap's units, or None where the model has none.
     """
     return _ofModel(heatmapNode, "threshold")
-
-
-def isZoomed(heatmapNode) -> bool:
-    """Tell whether all planes were put into a region. No model's threshold is calibrated for that.
-
-    Args:
-        heatmapNode: The heatmap.
-
-    Returns:
-        True where they were.
-    """
-    return bool(recordOf(heatmapNode).get("zoom"))
 
 
 def noiseFloor(heatmapNode) -> float | None:

@@ -270,7 +270,7 @@ def _meets(rasToBox: np.ndarray, volumeNode) -> bool:
     """
     ijkToBox = rasToBox @ nodeToWorld(volumeNode) @ ijkToNode(volumeNode)
     size = np.array(volumeNode.GetImageData().GetDimensions())
-    centre = ijkToBox[:3, :3] @ ((size - 1) / 2) + ijkToBox[:3, 3]
+    center = ijkToBox[:3, :3] @ ((size - 1) / 2) + ijkToBox[:3, 3]
     edges = ijkToBox[:3, :3] * (size / 2)  # half edges as columns
     axes = [*np.eye(3), *np.linalg.inv(edges), *(np.cross(a, b) for a in np.eye(3) for b in edges.T)]
-    return all(abs(axis @ centre) <= np.abs(axis).sum() + np.abs(axis @ edges).sum() for axis in axes)
+    return all(abs(axis @ center) <= np.abs(axis).sum() + np.abs(axis @ edges).sum() for axis in axes)

@@ -139,14 +139,14 @@ def setCrop(segmentationNode, segmentId: str, crop: Crop) -> None:
 
 
 def addSegment(
-    segmentationNode, name: str, colour: tuple[float, float, float], crop: Crop, segmentId: str | None = None
+    segmentationNode, name: str, color: tuple[float, float, float], crop: Crop, segmentId: str | None = None
 ) -> str:
     """Add a segment in a labelmap of its own.
 
     Args:
         segmentationNode: Gets the segment.
         name: The segment's name.
-        colour: Red, green, blue, 0 to 1.
+        color: Red, green, blue, 0 to 1.
         crop: The voxels.
         segmentId: The segment's ID; None: a new one.
 
@@ -155,7 +155,7 @@ def addSegment(
     """
     segment = slicer.vtkSegment()
     segment.SetName(name)
-    segment.SetColor(*colour)
+    segment.SetColor(*color)
     segment.SetLabelValue(1)
     segment.AddRepresentation(LABELMAP, imageOf(crop))
     segmentation = segmentationNode.GetSegmentation()
@@ -266,20 +266,6 @@ def onGrid(segmentationNode, segmentId: str, volumeNode) -> np.ndarray:
     return _onto(cropOf(segmentationNode, segmentId), nodeToWorld(segmentationNode), ijkToWorld(volumeNode), size)
 
 
-def onReference(segmentationNode, segmentId: str) -> np.ndarray:
-    """Return a segment on the segmentation's reference grid, which must be there.
-
-    Args:
-        segmentationNode: Holds the segment.
-        segmentId: The segment's ID.
-
-    Returns:
-        uint8, Z Y X, of 0 and 1.
-    """
-    size, gridToNode = referenceGrid(segmentationNode)
-    return _onto(cropOf(segmentationNode, segmentId), np.eye(4), gridToNode, size)
-
-
 def onReferences(segmentationNode) -> dict[str, np.ndarray]:
     """Return all segments on the segmentation's reference grid, which must be there.
 
@@ -289,7 +275,9 @@ def onReferences(segmentationNode) -> dict[str, np.ndarray]:
     Returns:
         Each segment's voxels, uint8, Z Y X, of 0 and 1, by its ID.
     """
-    return {n: onReference(segmentationNode, n) for n in segmentationNode.GetSegmentation().GetSegmentIDs()}
+    size, gridToNode = referenceGrid(segmentationNode)
+    identifiers = segmentationNode.GetSegmentation().GetSegmentIDs()
+    return {n: _onto(cropOf(segmentationNode, n), np.eye(4), gridToNode, size) for n in identifiers}
 
 
 def referenceGrid(segmentationNode) -> tuple[tuple[int, int, int], np.ndarray] | None:

@@ -7,6 +7,7 @@ between two colors: the overlay ends where the segmentation does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,10 @@ import slicer
 from ToNNOSlicerLib.logic.heatmap import Record, inputOf, isHeatmap, madeBy, recordOf
 from ToNNOSlicerLib.logic.scene import nodesByClass
 
-COLOURS = 256
-_COLOUR_ROLE = "ToNNO.colours"
+_COLORS = 256
+_COLOR_ROLE = "ToNNO.colours"
 _PREVIOUS = "ToNNO.PreviousForeground"  # attribute of a slice view: what it showed before, as "opacity id"
+_SHOWN = "ToNNO.Shown"  # attribute of the heatmap that the views show
 _STOPS = (0.0, 0.25, 0.49, 0.51, 0.75, 1.0)
 _DARK = (0.17, 0.17, 0.17)
 _COLD_HOT = ("c8f6ff", "35a5ff", "2f62ff", "ff3526", "ff7f1a", "ffe070")
@@ -59,7 +61,7 @@ def show(scene, layers: Layers) -> bool:
         Whether the background of a view has changed.
     """
     if layers.heatmapNode is not None:
-        low, high = setColours(layers.heatmapNode, layers.threshold)
+        low, high = _hideColors(layers.heatmapNode, layers.threshold)
         layers.heatmapNode.GetDisplayNode().SetWindowLevelMinMax(low, high)
     changed = False
     for view in nodesByClass(scene, "vtkMRMLSliceCompositeNode"):
@@ -104,12 +106,8 @@ def keepApart(scene, inputNode) -> None:
         inputNode: The image of the heatmap that is shown.
     """
     for view in nodesByClass(scene, "vtkMRMLSliceCompositeNode"):
-        if view.GetBackgroundVolumeID() == inputNode.GetID():
-            continue
-        if isHeatmap(scene.GetNodeByID(view.GetForegroundVolumeID() or "")):
-            _restoreForeground(view)
-        if isHeatmap(scene.GetNodeByID(view.GetNthLayerVolumeID(_HEATMAP_LAYER) or "")):
-            view.SetNthLayerVolumeID(_HEATMAP_LAYER, None)
+        if view.GetBackgroundVolumeID() != inputNode.GetID():
+            _withdraw(view, isHeatmap)
 
 
 def window(record: Record, threshold: float) -> tuple[float, float, int]:
@@ -148,22 +146,14 @@ def _centered(limit: float, threshold: float) -> tuple[float, float, int]:
     return -half, half, (255 + odd) // 2
 
 
-def setColours(heatmapNode, threshold: float) -> tuple[float, float]:
-    """Hide the colors below a threshold.
-
-    Args:
-        heatmapNode: The heatmap.
-        threshold: In the heatmap's units.
-
-    Returns:
-        The ends of the window for which the colors are made.
-    """
+def _hideColors(heatmapNode, threshold: float) -> tuple[float, float]:
+    """Hide the colors below a threshold; returns the ends of the window for which they are made."""
     low, high, first = window(recordOf(heatmapNode), threshold)
-    node = colourNode(heatmapNode)
-    index = np.arange(COLOURS)
+    node = _colorNode(heatmapNode)
+    index = np.arange(_COLORS)
     hidden = (index < first) if low == 0 else (index >= 255 - first) & (index < first)
     # The legend knows no opacity: there, what is not shown is dark.
-    colors = np.where(hidden[:, np.newaxis], _DARK, _colours(low < 0))
+    colors = np.where(hidden[:, np.newaxis], _DARK, _palette(low < 0))
     table = np.column_stack([colors, np.where(hidden, 0.0, 1.0)])
     wasModifying = node.StartModify()
     for k in np.flatnonzero((np.round(255 * table) != _tableOf(node)).any(axis=1)).tolist():
@@ -172,40 +162,26 @@ def setColours(heatmapNode, threshold: float) -> tuple[float, float]:
     return low, high
 
 
-def colourNode(heatmapNode):
-    """Return the heatmap's color table; it is made, and given to the display node, where it is missing.
-
-    Args:
-        heatmapNode: The heatmap.
-
-    Returns:
-        The vtkMRMLColorTableNode.
-    """
-    node = heatmapNode.GetNodeReference(_COLOUR_ROLE)
+def _colorNode(heatmapNode):
+    """Return the heatmap's color table; it is made, and given to the display node, where it is missing."""
+    node = heatmapNode.GetNodeReference(_COLOR_ROLE)
     if node is None:
         node = heatmapNode.GetScene().AddNewNodeByClass("vtkMRMLColorTableNode", f"{heatmapNode.GetName()} colors")
         node.SetTypeToUser()
         node.SetHideFromEditors(True)
-        node.SetNumberOfColors(COLOURS)
-        for index, (red, green, blue) in enumerate(_colours(True).tolist()):
+        node.SetNumberOfColors(_COLORS)
+        for index, (red, green, blue) in enumerate(_palette(True).tolist()):
             node.SetColor(index, f"{index}", red, green, blue, 1.0)
-        node.GetLookupTable().SetRange(0, COLOURS - 1)
-        heatmapNode.SetNodeReferenceID(_COLOUR_ROLE, node.GetID())
+        node.GetLookupTable().SetRange(0, _COLORS - 1)
+        heatmapNode.SetNodeReferenceID(_COLOR_ROLE, node.GetID())
     display = heatmapNode.GetDisplayNode()
     if display.GetColorNodeID() != node.GetID():
         display.SetAndObserveColorNodeID(node.GetID())
     return node
 
 
-def legend(heatmapNode):
-    """Return the heatmap's color legend; it is made, for the first slice view alone, where it is missing.
-
-    Args:
-        heatmapNode: The heatmap.
-
-    Returns:
-        The vtkMRMLColorLegendDisplayNode.
-    """
+def _legend(heatmapNode):
+    """Return the heatmap's color legend; it is made, for the first slice view alone, where it is missing."""
     node = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(heatmapNode)
     if node is None:
         node = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(heatmapNode)
@@ -232,13 +208,10 @@ def removeTraces(heatmapNode) -> None:
     """
     scene = heatmapNode.GetScene()
     for view in nodesByClass(scene, "vtkMRMLSliceCompositeNode"):
-        if view.GetForegroundVolumeID() == heatmapNode.GetID():
-            _restoreForeground(view)
-        if view.GetNthLayerVolumeID(_HEATMAP_LAYER) == heatmapNode.GetID():
-            view.SetNthLayerVolumeID(_HEATMAP_LAYER, None)
+        _withdraw(view, lambda node: node is heatmapNode)
     display = [heatmapNode.GetNthDisplayNode(n) for n in range(heatmapNode.GetNumberOfDisplayNodes())]
     # The legend before the image's own display node, without which its displayable manager complains.
-    for node in (*reversed(display), heatmapNode.GetNodeReference(_COLOUR_ROLE)):
+    for node in (*reversed(display), heatmapNode.GetNodeReference(_COLOR_ROLE)):
         if node is not None:
             scene.RemoveNode(node)
 
@@ -273,7 +246,17 @@ def _setForeground(view, node, opacity: float) -> None:
     view.SetForegroundOpacity(opacity)
 
 
+def _withdraw(view, isMeant: Callable[[Any], bool]) -> None:
+    """Take the heatmaps that are meant out of a view."""
+    nodeByID = view.GetScene().GetNodeByID
+    if isMeant(nodeByID(view.GetForegroundVolumeID() or "")):
+        _restoreForeground(view)
+    if isMeant(nodeByID(view.GetNthLayerVolumeID(_HEATMAP_LAYER) or "")):
+        view.SetNthLayerVolumeID(_HEATMAP_LAYER, None)
+
+
 def _restoreForeground(view) -> None:
+    """Show in the foreground what was there before a heatmap."""
     before = view.GetAttribute(_PREVIOUS)
     if before is None:
         return
@@ -291,23 +274,20 @@ def _showLegends(scene, heatmapNode) -> None:
         display = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
         wasShown = node.GetAttribute(_SHOWN) is not None
         if node is heatmapNode and not wasShown:
-            legend(node).SetVisibility(True)
+            _legend(node).SetVisibility(True)
             node.SetAttribute(_SHOWN, "1")
         elif node is heatmapNode:
-            legend(node)  # its words follow the record
+            _legend(node)  # its words follow the record
         else:
             node.RemoveAttribute(_SHOWN)
             if display is not None and display.GetVisibility():  # also where an earlier version has left it on
                 display.SetVisibility(False)
 
 
-_SHOWN = "ToNNO.Shown"  # attribute of the heatmap that the views show
-
-
-def _colours(isCentered: bool) -> np.ndarray:
+def _palette(isCentered: bool) -> np.ndarray:
     """Return 256 x 3 colors, 0 to 1: from cold to hot, or the hot half alone."""
-    rgb = np.array([[int(colour[n : n + 2], 16) for n in (0, 2, 4)] for colour in _COLD_HOT]) / 255
-    places = np.linspace(0 if isCentered else _STOPS[3], 1, COLOURS)
+    rgb = np.array([[int(color[n : n + 2], 16) for n in (0, 2, 4)] for color in _COLD_HOT]) / 255
+    places = np.linspace(0 if isCentered else _STOPS[3], 1, _COLORS)
     return np.stack([np.interp(places, _STOPS, channel) for channel in rgb.T], axis=1)
 
 

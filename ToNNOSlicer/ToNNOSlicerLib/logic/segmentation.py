@@ -44,7 +44,7 @@ from ToNNOSlicerLib.logic.scene import nodesByClass
 SEGMENTATION_ROLE = "ToNNO.segmentation"  # of a heatmap, the node of its segment; the attribute has the segment's ID
 THRESHOLD, SMALLEST, METHOD = "ToNNO.Threshold", "ToNNO.SmallestMm3", "ToNNO.Method"
 _TAGS = (WRITTEN, THRESHOLD, SMALLEST, METHOD, *TAGS)
-_COLOURS = (GREEN, (1.0, 0x5C / 255, 0xF4 / 255), (0x5C / 255, 0.84, 1.0), (0.72, 0.6, 1.0))  # none of the heatmap's
+_COLORS = (GREEN, (1.0, 0x5C / 255, 0xF4 / 255), (0x5C / 255, 0.84, 1.0), (0.72, 0.6, 1.0))  # none of the heatmap's
 # From Slicer's own list, where "Lesion" (52988006) is missing; the user may choose another in the Segment Editor.
 TERMINOLOGY = (
     "Segmentation category and type - 3D Slicer General Anatomy list"
@@ -76,7 +76,7 @@ class _Step:
         previous: IDs of the segmentation node and the segment that were the heatmap's before, or None.
     """
 
-    heatmapId: str | None
+    heatmapId: str
     segmentationId: str
     segmentId: str
     before: _Content | None
@@ -224,8 +224,7 @@ class Segments:
             node.GetSegmentation().RemoveSegment(step.segmentId)
         else:
             _restore(node, step.segmentId, step.before)
-        if step.heatmapId is not None:
-            _point(heatmapNode, *(step.previous or (None, None)))
+        _point(heatmapNode, *(step.previous or (None, None)))
         return True
 
     def redo(self, heatmapNode, overwrite: bool = False) -> bool:
@@ -311,8 +310,8 @@ def maskOf(heatmapNode, threshold, smallestMm3, segmentationNode) -> Crop:
         The voxels.
 
     Raises:
-        ToNNOUserError: If there are too many small components to leave them out while somebody waits, or if a number is
-            none.
+        ToNNOUserError: If threshold or volume is no sane number, or if there are too many small components to leave
+            them out while somebody waits.
     """
     recordOf(heatmapNode)
     volume = volumeOf(heatmapNode)
@@ -584,8 +583,8 @@ def _freeColor(scene) -> tuple[float, float, float]:
         for segmentId in node.GetSegmentation().GetSegmentIDs()
         if WRITTEN in _tagsOf(node, segmentId)
     ]
-    taken = [min(_COLOURS, key=lambda color: np.abs(np.subtract(color, s.GetColor())).sum()) for s in segments]
-    return min(_COLOURS, key=taken.count)
+    taken = [min(_COLORS, key=lambda color: np.abs(np.subtract(color, s.GetColor())).sum()) for s in segments]
+    return min(_COLORS, key=taken.count)
 
 
 def _freeName(segmentation, name: str) -> str:
