@@ -54,7 +54,7 @@ def test_the_heatmap_goes_where_its_volume_goes(logic) -> None:
     assert world(heatmap, (3, 2, 1)) == pytest.approx(world(volume, (3, 2, 1)), abs=WORLD_MM)
 
 
-def test_a_volume_that_was_cropped_during_the_run_leaves_the_heatmap_in_its_place(logic) -> None:
+def test_a_volume_that_was_cropped_during_the_run_leaves_the_heatmap_in_its_place(host) -> None:
     volume = addVolume(transforms=(RIGID,))
     given = inputFor(volume)
     slicer.util.updateVolumeFromArray(volume, np.zeros((4, 4, 4), np.float32))
@@ -116,7 +116,7 @@ def test_the_models_numbers_are_kept(logic) -> None:
     assert modelThreshold(bare) is None and noiseFloor(bare) is None
 
 
-def test_the_histogram_counts_what_the_planes_cover(logic) -> None:
+def test_the_histogram_counts_what_the_planes_cover(host) -> None:
     volume = addVolume()
     inside = np.zeros(SHAPE_ZYX, bool)
     inside[2:, 3:, 4:] = True
@@ -150,7 +150,7 @@ def test_otsu_of_a_constant_says_so(logic) -> None:
         otsuThreshold(heatmap)
 
 
-def test_a_node_that_is_no_heatmap_is_refused(logic) -> None:
+def test_a_node_that_is_no_heatmap_is_refused(host) -> None:
     with pytest.raises(ToNNOUserError, match="no heatmap"):
         histogram(addVolume())
 

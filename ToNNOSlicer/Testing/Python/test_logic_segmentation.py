@@ -158,7 +158,7 @@ def test_paint_is_never_overwritten_unasked(logic, written) -> None:
     assert not isEditedByHand(segmentation, segmentId)
 
 
-def test_erased_voxels_are_work_by_hand_too_and_paint_taken_back_is_none(logic, written) -> None:
+def test_erased_voxels_are_work_by_hand_too_and_paint_taken_back_is_none(written) -> None:
     heatmap, segmentation, segmentId = written
     paint(segmentation, segmentId, speck(), heatmap)
     assert isEditedByHand(segmentation, segmentId)
@@ -168,7 +168,7 @@ def test_erased_voxels_are_work_by_hand_too_and_paint_taken_back_is_none(logic, 
     assert isEditedByHand(segmentation, segmentId)
 
 
-def test_a_hole_inside_of_the_segments_box_is_work_by_hand(logic, written) -> None:
+def test_a_hole_inside_of_the_segments_box_is_work_by_hand(written) -> None:
     heatmap, segmentation, segmentId = written
     (i, j, k), *_others = BLOBS
     holed = mask()

@@ -98,7 +98,7 @@ class Listing:
 
     @property
     def gap(self) -> str:
-        """Words that say what is not listed; "" where everything is."""
+        """A sentence on what is not listed; "" where everything is."""
         if self.parts is None:
             return _("The segment is scattered over too many parts to list them.")
         if self.parts == len(self.findings):
@@ -119,7 +119,8 @@ class Listing:
 def listing(segmentationNode, segmentId: str, heatmapNode) -> Listing:
     """Measure the segment's components on the heatmap's grid, work by hand included, in the time that a click has.
 
-    That is 0.2 s or so for any mask: what is scattered over more parts than a person reads is a threshold in the noise.
+    It takes some 0.2 s for any mask: one that is scattered over more parts than a person reads is a threshold in the
+    noise, and not all of its parts are measured.
 
     Args:
         segmentationNode: Holds the segment.
@@ -140,19 +141,19 @@ def listing(segmentationNode, segmentId: str, heatmapNode) -> Listing:
     worldToNode = np.linalg.inv(nodeToWorld(heatmapNode))
     made = [
         Finding(
-            c.label,
-            c.volume_mm3,
-            c.peak,
-            c.mean,
-            c.extent_mm,
-            c.centroid_ras,
-            c.peak_ras,
-            _line(longest[c.label - 1]),
-            _line(perpendicular[c.label - 1]),
-            sideOf(c.centroid_ras, midline),
-            confidence(c, record),
-            _point(transformPoint(worldToNode, c.peak_ras)),
-            pieces,
+            label=c.label,
+            volumeMm3=c.volume_mm3,
+            peak=c.peak,
+            mean=c.mean,
+            extentMm=c.extent_mm,
+            centroidRAS=c.centroid_ras,
+            peakRAS=c.peak_ras,
+            longestRAS=_line(longest[c.label - 1]),
+            perpendicularRAS=_line(perpendicular[c.label - 1]),
+            side=sideOf(c.centroid_ras, midline),
+            confidence=confidence(c, record),
+            place=_point(transformPoint(worldToNode, c.peak_ras)),
+            pieces=pieces,
         )
         for c in components
     ]

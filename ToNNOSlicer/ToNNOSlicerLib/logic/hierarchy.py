@@ -22,7 +22,7 @@ def putBeside(node, volumeNode) -> None:
 def takeOut(node) -> None:
     """Take a node's item out of the subject hierarchy, before the node leaves the scene.
 
-    In the application a plug-in does so; the hierarchy alone would keep an item of nothing.
+    In the application a plug-in does so; the hierarchy alone would keep an item without a node.
 
     Args:
         node: Any node of a scene.

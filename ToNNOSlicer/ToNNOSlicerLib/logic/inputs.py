@@ -24,7 +24,7 @@ class Input:
     """A volume as the engine takes it.
 
     Attributes:
-        array: Float32 voxels, Z Y X, all of them finite.
+        array: Float32 voxels, Z Y X, all finite.
         ijkToRAS: 4 x 4, from voxels to the world, parent transforms included.
         warnings: Sentences for the user.
     """
@@ -44,7 +44,7 @@ def inputFor(volumeNode) -> Input:
         Voxels and their place.
 
     Raises:
-        ToNNOUserError: If it is no single 3D image with contrast in a sane place.
+        ToNNOUserError: If it is not a single 3D image with contrast and a plausible geometry.
     """
     checkKind(volumeNode)
     ijkToRAS = _checkedGeometry(volumeNode)
@@ -63,7 +63,7 @@ def roiFor(roiNode, volumeNode=None) -> np.ndarray:
         rasToBox, 4 x 4, from the world to the box.
 
     Raises:
-        ToNNOUserError: If it is no ROI with an extent under a linear transform, or lies outside of the volume.
+        ToNNOUserError: If it is not a ROI with an extent, is under a warp, or lies outside of the volume.
     """
     redraw = _("Draw the box again (Markups module), or choose no region of interest.")
     if roiNode is None or not roiNode.IsA("vtkMRMLMarkupsROINode"):
@@ -127,7 +127,7 @@ def dicomModalityOf(volumeNode) -> str | None:
         volumeNode: The volume.
 
     Returns:
-        DICOM's word, such as "MR", or None.
+        The value of DICOM's attribute Modality, such as "MR", or None.
     """
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(volumeNode.GetScene())
     item = hierarchy.GetItemByDataNode(volumeNode) if hierarchy is not None else 0
@@ -145,7 +145,7 @@ def concerns(volumeNode, training: dict) -> list[str]:
         Sentences; none where the image is alike.
 
     Raises:
-        ToNNOUserError: If the volume is no single 3D image.
+        ToNNOUserError: If the volume is not a single 3D image.
     """
     from tonno_core.volume.appearance import image_concerns
 
@@ -159,13 +159,13 @@ def _isImage(node) -> bool:
 
 
 def checkKind(volumeNode) -> None:
-    """Refuse what is no single 3D image.
+    """Refuse anything but a single 3D image.
 
     Args:
         volumeNode: Any node, or None.
 
     Raises:
-        ToNNOUserError: If it is none.
+        ToNNOUserError: If it is something else.
     """
     select = _("Select a scalar volume.")
     if volumeNode is None:

@@ -1,4 +1,4 @@
-"""Voxels of segments as numpy, and back; cropped to what is not empty, so that they cost what they hold."""
+"""Voxels of segments as numpy arrays, and back; cropped to what is not empty, which saves time and memory."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def addSegment(
 
 
 def checkSurface(segmentationNode) -> None:
-    """Refuse a node whose surfaces would hold the window for more than a second.
+    """Refuse surfaces that would block the window for more than a second.
 
     Args:
         segmentationNode: Holds the segments.

@@ -1,7 +1,7 @@
-"""Limits of what is done while somebody waits: no mask, however scattered, holds the window.
+"""Limits of what is done while somebody waits: no mask, however scattered, blocks the window.
 
-A threshold in the noise makes a hundred thousand parts of a mask. Time goes with its runs of voxels along i: as many as
-lone voxels, some 10,000 for a head with a hundred lesions, and 40,000 for a ball of 220 voxels across.
+A threshold in the noise makes a hundred thousand parts of a mask. The time grows with the number of its runs of voxels
+along i: one for each lone voxel, some 10,000 for a head with a hundred lesions, 40,000 for a ball 220 voxels across.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Connected pieces of a segment, and which of them a point lies in: runs of voxels along i cost what the mask holds."""
+"""Connected pieces of a segment as runs of voxels along i, and the piece at a point."""
 
 from __future__ import annotations
 

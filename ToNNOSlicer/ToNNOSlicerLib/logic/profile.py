@@ -1,4 +1,4 @@
-"""Answers of the classifier to the planes along a direction, and to the volume as a whole: why it is shown."""
+"""The classifier's answers to the planes along a direction and to the volume as a whole: why something is shown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from ToNNOSlicerLib.logic.geometry import fromVTK, ijkToWorld
 from ToNNOSlicerLib.logic.heatmap import Record, recordOf
 
-# Among this many directions at least two see a region of interest at different lengths; three may see a cube alike.
+# Among this many profiles of a region of interest at least two differ in length; three of a cube may be alike.
 _MANY = 8
 
 
@@ -74,16 +74,16 @@ def profileAlong(heatmapNode, normalRAS, pointRAS=None) -> Profile | None:
         The profile; None where none was kept.
     """
     record = recordOf(heatmapNode)
-    asked = np.asarray(normalRAS, dtype=np.float64) / np.linalg.norm(normalRAS)
+    direction = np.asarray(normalRAS, dtype=np.float64) / np.linalg.norm(normalRAS)
     motion = _motion(heatmapNode, np.array(record["ijkToRAS"]))
     kept = [_moved(profile, motion) for profile in record.get("profiles") or ()]
     if not kept:
         return None
-    normal, positions, logits = max(kept, key=lambda profile: abs(profile[0] @ asked))
-    if normal @ asked < 0:
+    normal, positions, logits = max(kept, key=lambda profile: abs(profile[0] @ direction))
+    if normal @ direction < 0:
         normal, positions = -normal, -positions
     order = np.argsort(positions, kind="stable")
-    angle = float(np.degrees(np.arccos(np.clip(normal @ asked, -1, 1))))
+    angle = float(np.degrees(np.arccos(np.clip(normal @ direction, -1, 1))))
     current = None if pointRAS is None else float(normal @ np.asarray(pointRAS, dtype=np.float64))
     return Profile(normal, positions[order], logits[order], angle, current)
 
@@ -132,9 +132,9 @@ def _motion(heatmapNode, ijkToRAS: np.ndarray) -> np.ndarray:
     if np.linalg.det(motion) > 0:
         return motion
     # No transform mirrors a patient: Slicer's reader has reversed k, as it does with left-handed grids.
-    reversed_k = np.diag([1.0, 1.0, -1.0, 1.0])
-    reversed_k[2, 3] = heatmapNode.GetImageData().GetDimensions()[2] - 1
-    return ijkToWorld(heatmapNode) @ reversed_k @ np.linalg.inv(ijkToRAS)
+    reversedK = np.diag([1.0, 1.0, -1.0, 1.0])
+    reversedK[2, 3] = heatmapNode.GetImageData().GetDimensions()[2] - 1
+    return ijkToWorld(heatmapNode) @ reversedK @ np.linalg.inv(ijkToRAS)
 
 
 def _moved(profile: Record, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

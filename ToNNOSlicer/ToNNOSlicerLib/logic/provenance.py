@@ -90,7 +90,7 @@ def statement(segmentationNode) -> str:
 
 
 def inAscii(text: str, length: int) -> str:
-    """Fit a text into a header that knows no other letters and has an end.
+    """Fit a text into a header that takes ASCII alone, up to a length.
 
     Args:
         text: Any text.
@@ -103,7 +103,7 @@ def inAscii(text: str, length: int) -> str:
 
 
 def plain(text: str) -> str:
-    """Take out what ends a value in DICOM (backslash), in a segment's tags (bar), or a line.
+    """Replace what ends a value in DICOM (backslash), in a segment's tags (bar), or a line.
 
     Args:
         text: Any text.

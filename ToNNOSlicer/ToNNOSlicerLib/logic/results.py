@@ -132,7 +132,7 @@ def settingsText(record: Record) -> str:
         record: The heatmap's record.
 
     Returns:
-        Words with commas; what is not segment is left out.
+        The parts, separated by commas; what is not known is left out.
     """
     model = record.get("model") or {}
     parts = [model.get("name") or "", record.get("className") or "", methodName(record["method"])]

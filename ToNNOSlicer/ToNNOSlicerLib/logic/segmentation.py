@@ -398,7 +398,7 @@ def isEditedByHand(segmentationNode, segmentId: str) -> bool:
 
 
 def noteEditing(segmentationNode) -> None:
-    """Tell in the tags which of our segments hold other voxels than were written last; the exports read them.
+    """Mark in the tags which of our segments hold other voxels than were written last; the exports read that.
 
     Args:
         segmentationNode: Gets the tags.

@@ -16,7 +16,7 @@ _HEADER = 79  # characters, of the 80 bytes that a binary STL file begins with
 
 
 def writeSurface(segmentationNode, path: Path) -> list[str]:
-    """Write all segments, in mm, LPS as medical STL files are and the header says; faces look outward.
+    """Write all segments as one surface: mm, LPS as in other medical STL files (the header says so), faces outward.
 
     Args:
         segmentationNode: Holds the segments.
