@@ -184,7 +184,7 @@ class Session:
             isDragging=self._draft is not None,
             selected=self._selected,
             sentence="" if result is None else _sentence(result),
-            notes=() if result is None else notesOf(result, self.logic),
+            notes=() if result is None else notesOf(result),
             canUndo=self.logic.segments.canUndo(heatmap),
             canRedo=self.logic.segments.canRedo(heatmap),
             comparison=self._comparison,

@@ -300,16 +300,19 @@ def noiseFloor(heatmapNode) -> float | None:
 
 
 def _ofModel(heatmapNode, name: str) -> float | None:
+    """Return a number of the model's record for the method, or None."""
     value = (recordOf(heatmapNode).get("threshold") or {}).get(name)
     return None if value is None else float(value)
 
 
 def _finite(array: np.ndarray) -> np.ndarray:
+    """Return float32 voxels in which what is not finite is 0."""
     array = np.ascontiguousarray(array, dtype=np.float32)
     return array if np.isfinite(_range(array)).all() else np.nan_to_num(array, posinf=0.0, neginf=0.0)
 
 
 def _range(array: np.ndarray) -> tuple[float, float]:
+    """Return the lowest and the highest value."""
     return float(array.min()), float(array.max())
 
 
@@ -321,6 +324,7 @@ def _display(heatmapNode) -> None:
 
 
 def _setVoxels(heatmapNode, array: np.ndarray) -> None:
+    """Give a node its voxels: in place where it has the size already, which spares the views a new pipeline."""
     image = heatmapNode.GetImageData()
     if image is not None and image.GetDimensions() == array.shape[::-1]:
         slicer.util.arrayFromVolume(heatmapNode)[:] = array
@@ -330,6 +334,7 @@ def _setVoxels(heatmapNode, array: np.ndarray) -> None:
 
 
 def _place(heatmapNode, volumeNode, ijkToRAS: np.ndarray) -> None:
+    """Put a heatmap where its volume is, or where that was when it has another grid now."""
     image = volumeNode.GetImageData()
     sameGrid = image is not None and image.GetDimensions() == heatmapNode.GetImageData().GetDimensions()
     heatmapNode.SetIJKToRASMatrix(toVTK(ijkToNode(volumeNode) if sameGrid else ijkToRAS))
@@ -337,6 +342,7 @@ def _place(heatmapNode, volumeNode, ijkToRAS: np.ndarray) -> None:
 
 
 def _histogram(values: np.ndarray) -> Record:
+    """Count values as a record keeps it; no value counts as one 0."""
     if not values.size:
         values = np.zeros(1, dtype=np.float32)
     counts, edges = np.histogram(values, HISTOGRAM_BINS)

@@ -154,6 +154,7 @@ def concerns(volumeNode, training: dict) -> list[str]:
 
 
 def _isImage(node) -> bool:
+    """Tell whether a node is a scalar volume with voxels, and no heatmap of ours."""
     isScalar = node is not None and node.GetClassName() == "vtkMRMLScalarVolumeNode"
     return isScalar and not isHeatmap(node) and node.GetImageData() is not None
 
@@ -201,6 +202,7 @@ def checkKind(volumeNode) -> None:
 
 
 def _checkedGeometry(volumeNode) -> np.ndarray:
+    """Return ijkToRAS (4 x 4, to the world); raises ToNNOUserError where it is no plausible matrix."""
     name = volumeNode.GetName()
     try:
         ijkToRAS = nodeToWorld(volumeNode) @ ijkToNode(volumeNode)
@@ -224,6 +226,7 @@ def _checkedGeometry(volumeNode) -> np.ndarray:
 
 
 def _checkedVoxels(volumeNode) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return finite float32 voxels and warnings; raises ToNNOUserError where there is no contrast."""
     name = volumeNode.GetName()
     array = np.array(slicer.util.arrayFromVolume(volumeNode), dtype=np.float32, order="C")
     warnings = []

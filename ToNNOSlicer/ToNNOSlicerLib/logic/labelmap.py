@@ -336,6 +336,7 @@ def _paste(mask: np.ndarray, first: np.ndarray, target: np.ndarray) -> None:
 
 
 def _resampled(crop: Crop, nodeToRAS: np.ndarray, gridToRAS: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
+    """Return a crop on another grid by Slicer's nearest neighbor, uint8, Z Y X."""
     image, reference, result = imageOf(crop), slicer.vtkOrientedImageData(), slicer.vtkOrientedImageData()
     image.SetImageToWorldMatrix(toVTK(nodeToRAS @ crop.gridToNode))
     reference.SetImageToWorldMatrix(toVTK(gridToRAS))
@@ -352,6 +353,7 @@ def _isShared(segmentation, segmentId: str) -> bool:
 
 
 def _gridToNode(image) -> np.ndarray:
+    """Return the matrix (4 x 4) of an oriented image."""
     from vtk import vtkMatrix4x4
 
     matrix = vtkMatrix4x4()

@@ -148,11 +148,13 @@ class ToNNOLogic:
             return export.exportSegmentation(shown, path, self._dicomFile)
 
     def _onSceneClosing(self, _scene, _event) -> None:
+        """Drop the outline and the undo steps of the scene that closes."""
         self.preview.hide()
         self.segments.forget()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _onNodeLeaving(self, _scene, _event, node) -> None:
+        """Remove what belongs to a node that leaves the scene."""
         if self.scene.IsClosing():
             return
         if heatmap.isHeatmap(node):

@@ -73,10 +73,8 @@ def profileAlong(heatmapNode, normalRAS, pointRAS=None) -> Profile | None:
     Returns:
         The profile; None where none was kept.
     """
-    record = recordOf(heatmapNode)
     direction = np.asarray(normalRAS, dtype=np.float64) / np.linalg.norm(normalRAS)
-    motion = _motion(heatmapNode, np.array(record["ijkToRAS"]))
-    kept = [_moved(profile, motion) for profile in record.get("profiles") or ()]
+    kept = _profilesOf(heatmapNode, recordOf(heatmapNode))
     if not kept:
         return None
     normal, positions, logits = max(kept, key=lambda profile: abs(profile[0] @ direction))
@@ -115,15 +113,21 @@ def ballCenter(heatmapNode) -> np.ndarray | None:
         RAS mm in the world, 3; None where it is not known.
     """
     record = recordOf(heatmapNode)
-    kept = record.get("profiles") or ()
-    if len(kept) < _MANY or record.get("zoom") or len({len(profile["positions_mm"]) for profile in kept}) > 1:
+    kept = _profilesOf(heatmapNode, record)
+    if len(kept) < _MANY or record.get("zoom") or len({positions.size for _normal, positions, _logits in kept}) > 1:
         return None
-    motion = _motion(heatmapNode, np.array(record["ijkToRAS"]))
-    moved = [_moved(profile, motion)[:2] for profile in kept]
-    normals = np.array([normal for normal, _positions in moved])
-    middles = [(positions.min() + positions.max()) / 2 for _normal, positions in moved]
+    normals = np.array([normal for normal, _positions, _logits in kept])
+    middles = [(positions.min() + positions.max()) / 2 for _normal, positions, _logits in kept]
     center, _residuals, rank, _singular = np.linalg.lstsq(normals, middles, rcond=None)
     return center if rank == 3 else None
+
+
+def _profilesOf(heatmapNode, record: Record) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return normal, positions and logits of the profiles that were kept, where the heatmap is now."""
+    if not record.get("profiles"):
+        return []
+    motion = _motion(heatmapNode, np.array(record["ijkToRAS"]))
+    return [_moved(profile, motion) for profile in record["profiles"]]
 
 
 def _motion(heatmapNode, ijkToRAS: np.ndarray) -> np.ndarray:

@@ -115,6 +115,7 @@ def plain(text: str) -> str:
 
 
 def _result(heatmapNode, record: Record, threshold: float) -> str:
+    """Say in one line which result a segment is of."""
     volumeNode = inputOf(heatmapNode)
     parts = [
         volumeNode.GetName() if volumeNode is not None else heatmapNode.GetName(),
@@ -128,4 +129,5 @@ def _result(heatmapNode, record: Record, threshold: float) -> str:
 
 
 def _modelName(record: Record) -> str:
+    """Return the model's name, or ""."""
     return (record.get("model") or {}).get("name") or ""

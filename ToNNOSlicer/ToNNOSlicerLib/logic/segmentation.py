@@ -274,11 +274,13 @@ class Segments:
 
     @staticmethod
     def _checkUntouched(node, segmentId: str, content: _Content, overwrite: bool) -> None:
+        """Raise EditedByHandError where a segment holds other voxels than a step left, unless `overwrite`."""
         crop = cropOf(node, segmentId)
         if not overwrite and (crop is None or not crop.has(content.crop.fingerprint)):
             raise _editedError(node, segmentId)
 
     def _finish(self, heatmapNode, threshold, smallestMm3, segmentationNode, segmentId: str, crop: Crop) -> None:
+        """Tag a segment that was written, and make it the heatmap's own."""
         tags = {
             WRITTEN: crop.fingerprint,
             THRESHOLD: repr(float(threshold)),
@@ -290,6 +292,7 @@ class Segments:
         _point(heatmapNode, segmentationNode.GetID(), segmentId)
 
     def _remember(self, heatmapNode, segmentationNode, segmentId: str, before: _Content | None, previous) -> None:
+        """Add a step; what was undone before it cannot be done again."""
         identifiers = heatmapNode.GetID(), segmentationNode.GetID(), segmentId
         after = _contentOf(segmentationNode, segmentId)
         self._done.append(_Step(*identifiers, before, after, previous))
@@ -550,10 +553,12 @@ def _corners(size: tuple[int, int, int], matrix: np.ndarray) -> np.ndarray:
 
 
 def _isEdited(crop: Crop | None, tags: dict[str, str]) -> bool:
+    """Tell whether voxels are others than the tags say; None: a segment without voxels."""
     return crop is None or not crop.has(tags.get(WRITTEN, ""))
 
 
 def _editedError(segmentationNode, segmentId: str) -> EditedByHandError:
+    """Make the error that asks whether work by hand may be overwritten."""
     name = segmentationNode.GetSegmentation().GetSegment(segmentId).GetName()
     return EditedByHandError(
         _("The segment {name} has been changed by hand.").format(name=name),
@@ -562,6 +567,7 @@ def _editedError(segmentationNode, segmentId: str) -> EditedByHandError:
 
 
 def _newNode(heatmapNode):
+    """Make a segmentation node beside the volume, which shows outlines alone in the slice views."""
     scene = heatmapNode.GetScene()
     volumeNode = inputOf(heatmapNode) or heatmapNode
     method = madeBy(recordOf(heatmapNode))
@@ -588,21 +594,25 @@ def _freeColor(scene) -> tuple[float, float, float]:
 
 
 def _freeName(segmentation, name: str) -> str:
+    """Number a name that another segment has."""
     taken = {segmentation.GetSegment(n).GetName() for n in segmentation.GetSegmentIDs()}
     return next(free for free in (name, *(f"{name} {n}" for n in range(2, len(taken) + 3))) if free not in taken)
 
 
 def _hasSegment(segmentationNode, segmentId: str | None) -> bool:
+    """Tell whether a segment is there."""
     return bool(segmentId) and segmentationNode.GetSegmentation().GetSegment(segmentId) is not None
 
 
 def _tagsOf(segmentationNode, segmentId: str) -> dict[str, str]:
+    """Read our tags of a segment."""
     segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
     value = vtk.reference("")
     return {tag: str(value) for tag in _TAGS if segment.GetTag(tag, value)}
 
 
 def _setTags(segmentationNode, segmentId: str, tags: dict[str, str]) -> None:
+    """Replace our tags of a segment."""
     segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
     for tag in _TAGS:
         if tag in tags:
