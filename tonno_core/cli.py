@@ -375,18 +375,22 @@ def phantoms(output: Path, count: int, lesions: int | None, seed: int) -> None:
 @click.option("--output", type=_PATH, metavar="DIR", help="For bench.json and bench.png.")
 @click.option("--overwrite", is_flag=True)
 def bench(
-    volume: Path | None,
     methods: tuple[str, ...],
     slices: int | None,
     directions: int | None,
     grid: str | None,
+    preset: str | None,
+    output: Path | None,
+    overwrite: bool,
     **options: Any,
 ) -> None:
     """Where the time of a reconstruction goes on this machine: of VOLUME, or a head like the demo's."""
+    from tonno_core.commands.bench import Benchmark
     from tonno_core.commands.bench import bench as measure
 
     chosen = {"methods": methods or ("tonno",), "slices": slices, "directions": directions, "grid": grid}
-    click.echo(measure(volume, options=chosen, **options))
+    benchmark = Benchmark(**options)
+    click.echo(measure(benchmark, options=chosen, preset=preset, output=output, overwrite=overwrite))
 
 
 def main(arguments: list[str] | None = None) -> None:
