@@ -217,15 +217,20 @@ def train(
 
     Ctrl-C keeps a checkpoint; --resume goes on from it. Under torchrun the processes share every batch.
     """
-    from tonno_core.commands.train import train_bundle
+    from tonno_core.commands.train import Destination, train_bundle
     from tonno_core.training.loop import TrainingInterrupted
+    from tonno_core.training.settings import complete_settings
 
-    planes = {name: value for name, value in (("slices", slices), ("directions", directions)) if value is not None}
+    asked = {"stage": stage, "slices": slices, "directions": directions}
     try:
         summary = train_bundle(
-            manifest, output, run=run, resume=resume, overwrite=overwrite, class_name=class_name, stage=stage,
-            about=_pairs(about), half=half, calibration=planes, options=options,
-        )  # fmt: skip
+            manifest,
+            Destination(output, run, resume=resume, overwrite=overwrite, half=half),
+            complete_settings(**options),
+            class_name=class_name,
+            calibration={name: value for name, value in asked.items() if value is not None},
+            about=_pairs(about),
+        )
     except TrainingInterrupted as interruption:
         _fail(as_options(str(interruption)), 130)
     if summary:  # of the first process alone

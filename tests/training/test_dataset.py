@@ -14,7 +14,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.slicing.preparation import PreparedVolume, prepare_volume
 from tonno_core.training.augmentation import Augmentation
 from tonno_core.training.cache import TrainingVolume
-from tonno_core.training.dataset import Batch, SliceSampler, drawn_ahead
+from tonno_core.training.dataset import Batch, SliceSampler, prefetch
 from tonno_core.volume.volume import Volume
 
 CPU = torch.device("cpu")
@@ -197,7 +197,7 @@ def test_batches_come_in_order_whether_drawn_ahead_or_not(steps: range, ahead: b
         drawn.append(step)
         return Batch(torch.full((1,), float(step)), torch.empty(0), ())
 
-    found = [(step, float(batch.slices)) for step, batch in drawn_ahead(draw, steps, ahead=ahead)]
+    found = [(step, float(batch.slices)) for step, batch in prefetch(draw, steps, ahead=ahead)]
     assert found == [(step, float(step)) for step in steps]
     assert drawn == list(steps)
 
@@ -207,4 +207,4 @@ def test_an_error_while_drawing_ahead_is_the_training_s() -> None:
         raise TonnoError("no such slice")
 
     with pytest.raises(TonnoError, match="no such slice"):
-        list(drawn_ahead(draw, range(2), ahead=True))
+        list(prefetch(draw, range(2), ahead=True))

@@ -13,11 +13,11 @@ import torch
 
 from tests.networks import random_network
 from tests.training.toy import SPACING_MM, same_weights, train_toy, write_rows, write_toy_set
-from tonno_core.commands import train as command
-from tonno_core.commands.train import TrainedModel
 from tonno_core.errors import TonnoError
 from tonno_core.training import cache, loop
+from tonno_core.training import train as training
 from tonno_core.training.loop import schedule
+from tonno_core.training.train import TrainedModel
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 
@@ -83,7 +83,7 @@ def test_only_the_volumes_of_train_and_val_are_read_and_no_mask(
     for mask in manifest.parent.glob("*-mask.nii.gz"):
         mask.chmod(0)
     opened = []
-    for module in (cache, command):
+    for module in (cache, training):
         original = module.read_volume
         monkeypatch.setattr(module, "read_volume", lambda path: opened.append(path.name) or original(path))  # noqa: B023
     train_toy(manifest, tmp_path / "run", steps=3)

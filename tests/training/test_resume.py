@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from tests.training.toy import run_folder, same_weights, train_toy, write_toy_set
-from tonno_core.commands.train import TrainedModel
 from tonno_core.encoding.weights import read_weights
 from tonno_core.errors import TonnoError
 from tonno_core.training import loop
 from tonno_core.training.loop import TrainingInterrupted
+from tonno_core.training.train import TrainedModel
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 STEPS, EPOCHS = 5, 2  # which end after 2 and 5

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from tonno_core.cohort.manifest import read_manifest
-from tonno_core.commands.train import TrainedModel, train
 from tonno_core.distributed import Processes
 from tonno_core.training.run_folder import RunFolder
 from tonno_core.training.settings import TrainingSettings
+from tonno_core.training.train import TrainedModel, train
 from tonno_core.volume.io import write_volume
 from tonno_core.volume.volume import Volume
 
