@@ -35,11 +35,11 @@ Whole = tuple[dict[str, Any], TrainedModel, list[list[str]]]
 @pytest.fixture(scope="module")
 def wholes(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[float, Whole]:
     """By the average's decay: the settings, what an uninterrupted run gives, and its metrics."""
-    found = {}
+    runs = {}
     for ema in (0.0, 0.9):
         folder, changes = tmp_path_factory.mktemp("whole") / "run", {"ema": ema, "steps": STEPS, "epochs": EPOCHS}
-        found[ema] = changes, train_toy(manifest, folder, **changes), metrics(folder)
-    return found
+        runs[ema] = changes, train_toy(manifest, folder, **changes), metrics(folder)
+    return runs
 
 
 @pytest.fixture

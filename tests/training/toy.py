@@ -90,9 +90,9 @@ def train_toy(manifest: Path, run: Path, **changes: Any) -> TrainedModel:
     return train(read_manifest(manifest), replace(SETTINGS, **changes), folder, alone, progress=False)
 
 
-def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+def same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     """To the last bit."""
-    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    return first.keys() == second.keys() and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 def environment(**more: str) -> dict[str, str]:

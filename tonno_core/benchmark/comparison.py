@@ -108,9 +108,9 @@ def compare_with_plain(
     def engine() -> Array:
         return run_whole(volume, ready, settings).result.heatmaps["tonno"].array
 
-    def correlation(other: Array, own: Array) -> dict[str, float]:
+    def correlation(other: Array, engine: Array) -> dict[str, float]:
         inside = other != 0
-        return {"heatmap correlation": float(np.corrcoef(other[inside], own[inside])[0, 1])}
+        return {"heatmap correlation": float(np.corrcoef(other[inside], engine[inside])[0, 1])}
 
     what = (
         "one grid_sample per direction, float32, nothing folded or skipped, every voxel; ToNNO with grid volume, "
@@ -247,11 +247,11 @@ def compare_with_pyepri(balls: Balls) -> Comparison:
         TonnoError: If PyEPRI is not installed.
     """
 
-    def differences(other: Array, own: Array) -> dict[str, float]:
+    def differences(other: Array, engine: Array) -> dict[str, float]:
         ball, truth = balls.squared_radius <= 1.0, balls.truth()
         pairs = {
-            "largest difference over the peak": (own, other),
-            "of the engine from the truth": (own, truth),
+            "largest difference over the peak": (engine, other),
+            "of the engine from the truth": (engine, truth),
             "of PyEPRI from the truth": (other, truth),
         }
         return {name: float(np.abs(a - b)[ball].max() / truth.max()) for name, (a, b) in pairs.items()}

@@ -67,10 +67,10 @@ class SliceSampler:
             V / world x K slices.
         """
         chosen = self._balanced(step, volumes)
-        mine = range(rank, volumes, world)
+        positions = range(rank, volumes, world)
         # Position 0 would be the same as none: a seed's trailing zeros do not count.
-        rngs = [np.random.default_rng((self.seed, step, position + 1)) for position in mine]
-        sources = [self.volumes[chosen[position]] for position in mine]
+        rngs = [np.random.default_rng((self.seed, step, position + 1)) for position in positions]
+        sources = [self.volumes[chosen[position]] for position in positions]
         slices = self._slices(sources, rngs, slices_each)
         if self.augmentation is not None:
             pairs = zip(slices, rngs, strict=True)

@@ -169,7 +169,7 @@ class RunFolder:
 def describe(settings: TrainingSettings, manifest: Manifest) -> Json:
     """Describe a run without a patient's name: the settings, and a hash of the cases.
 
-    Volumes are told by their path relative to the manifest, so that a run may move with its data.
+    Volumes count by their path relative to the manifest, so that a run may move with its data.
 
     Args:
         settings: How to train.
