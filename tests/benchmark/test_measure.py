@@ -10,8 +10,8 @@ import torch
 from tests.analytic import grid_around, make_blobs
 from tonno_core import ReconstructionSettings, reconstruct
 from tonno_core.benchmark import machine
-from tonno_core.benchmark.machine import NOT_READABLE, EnergyReading, EventTimings
-from tonno_core.benchmark.measure import REST, Measurements, PreviewedRun, Repeat, Spread, WholeRun
+from tonno_core.benchmark.machine import NOT_READABLE, Energy, EventTimings
+from tonno_core.benchmark.measure import REST, PreviewedRun, Repeat, Spread, WholeRun
 from tonno_core.benchmark.report import Report
 
 CPU = torch.device("cpu")
@@ -41,9 +41,10 @@ def test_a_spread_shows_median_and_range() -> None:
 
 
 def test_a_report_without_counters_and_previews_says_so(run: WholeRun) -> None:
-    repeat = Repeat({"float32": 100.0, "bfloat16": 200.0}, run, None, PreviewedRun(None, 0, 0.0))
+    unread = Energy(None, f"{NOT_READABLE}: no counter")
+    repeat = Repeat({"float32": 100.0, "bfloat16": 200.0}, run, PreviewedRun(None, 0, 0.0), unread, None)
     about = {"device": "cpu", "threads": 1}, {"encoder": "none"}
-    report = Report(*about, Measurements([repeat, repeat], None, f"{NOT_READABLE}: no counter"))
+    report = Report(*about, [repeat, repeat])
     text = report.text()
     assert f"peak memory: {NOT_READABLE}; energy per reconstruction: {NOT_READABLE}: no counter" in text
     assert "first preview: none, the run is too short" in text
@@ -53,8 +54,9 @@ def test_a_report_without_counters_and_previews_says_so(run: WholeRun) -> None:
 
 
 def test_the_energy_of_a_report_is_the_mean_of_what_was_read(run: WholeRun) -> None:
-    repeats = [Repeat({"float32": 1.0}, run, joules, PreviewedRun(1.0, 4, 0.1)) for joules in (2.0, None, 3.0)]
-    assert Report({}, {}, Measurements(repeats, 1.0, "meter")).joules == 2.5
+    energies = [Energy(joules, "meter") for joules in (2.0, None, 3.0)]
+    preview = PreviewedRun(1.0, 4, 0.1)
+    assert Report({}, {}, [Repeat({}, run, preview, energy, 1.0) for energy in energies]).joules == 2.5
 
 
 def test_energy_is_the_sum_of_the_packages(tmp_path: Path) -> None:
@@ -63,15 +65,15 @@ def test_energy_is_the_sum_of_the_packages(tmp_path: Path) -> None:
     for name, value in (("intel-rapl:0", 3_000_000), ("intel-rapl:1", 500_000), ("intel-rapl:0:0", 9)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "energy_uj").write_text(f"{value}\n")
-    assert machine._read_rapl(tmp_path) == EnergyReading(3.5, "RAPL, processor packages")
+    assert machine._read_rapl(tmp_path) == Energy(3.5, "RAPL, processor packages")
 
 
 def test_energy_between_two_readings() -> None:
-    early, late, absent = EnergyReading(10.0, "meter"), EnergyReading(12.5, "meter"), EnergyReading(None, "none")
-    assert late.since(early) == 2.5
-    assert early.since(late) is None  # the counter has wrapped
-    assert absent.since(early) is None
-    assert late.since(absent) is None
+    early, late, absent = Energy(10.0, "meter"), Energy(12.5, "meter"), Energy(None, "none")
+    assert late.since(early) == Energy(2.5, "meter")
+    assert early.since(late) == Energy(None, "meter")  # the counter has wrapped
+    assert absent.since(early) == absent
+    assert late.since(absent).joules is None
 
 
 def test_memory_and_machine_are_told() -> None:

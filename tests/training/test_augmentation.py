@@ -36,7 +36,7 @@ def test_axes_are_scaled_and_sheared_within_the_strengths() -> None:
     for a, b, middle, strength in ((0, 0, 1, 0.2), (1, 1, 1, 0.2), (0, 1, 0, 0.1), (1, 0, 0, 0.1)):
         values = in_plane[:, a, b] - middle
         assert np.abs(values).max() <= strength + 1e-12
-        # Of 200 uniform draws the extremes come within 5 % of the ends; the mean has a std of strength / 24.
+        # The extremes of 200 uniform draws come within 5 % of the ends; the mean has a std of strength / 24.
         assert np.ptp(values) > 1.9 * strength
         assert abs(values.mean()) < strength / 6
 

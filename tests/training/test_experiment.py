@@ -32,7 +32,7 @@ def test_phantoms_and_an_efficientnet_of_other_names(tmp_path: Path, monkeypatch
     assert bundle.spec.training["settings"]["weights"] == "adv-efficientnet-b0.pth"
     assert bundle.spec.training["settings"]["stage_decay"] == 0.7
     before = start.state_dict()
-    # Of what learns, 4 steps move little; of the stem and of the norms nothing moves but by float16's rounding.
+    # Four steps move little of what learns; the stem and the norms move by float16's rounding alone.
     stem = before["conv_stem.weight"].sum(dim=1, keepdim=True)
     assert torch.equal(bundle.weights["conv_stem.weight"], stem.half().float())
     assert torch.equal(bundle.weights["bn2.running_var"], before["bn2.running_var"])

@@ -19,7 +19,7 @@ from tonno_core.training.settings import TrainingSettings
 
 
 def weights_file(folder: Path, encoder: str = "test_resnet", **options: Any) -> str:
-    """Of a network of three channels and a thousand classes."""
+    """A file of weights of a network of three channels and a thousand classes."""
     network = random_network(encoder, **{"channels": 3, "classes": 1000, **options})
     torch.save(network.state_dict(), folder / "w.pth")
     return str(folder / "w.pth")

@@ -34,7 +34,7 @@ Whole = tuple[dict[str, Any], TrainedModel, list[list[str]]]
 
 @pytest.fixture(scope="module")
 def wholes(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[float, Whole]:
-    """By the average's decay: the settings, what an uninterrupted run gives, and its metrics."""
+    """Uninterrupted runs by their average's decay: settings, model and metrics."""
     runs = {}
     for ema in (0.0, 0.9):
         folder, changes = tmp_path_factory.mktemp("whole") / "run", {"ema": ema, "steps": STEPS, "epochs": EPOCHS}
@@ -44,7 +44,7 @@ def wholes(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[flo
 
 @pytest.fixture
 def whole(wholes: dict[float, Whole]) -> Whole:
-    """With a moving average, which has the more to go on with."""
+    """The run with a moving average, of which more must be kept."""
     return wholes[0.9]
 
 

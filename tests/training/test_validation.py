@@ -27,7 +27,7 @@ class Brightest(nn.Module):
 
 
 def measure(network: nn.Module, *labels: tuple[int, ...]) -> Validation:
-    """Of balls of brightness 1, 2, 3, ... with these labels."""
+    """Validate on balls of brightness 1, 2, 3, ... with these labels."""
     return validate(network, [bright_ball(i + 1.0, *label) for i, label in enumerate(labels)], 24, 0, ALONE)
 
 
@@ -37,7 +37,7 @@ def test_the_brighter_half_is_told_apart() -> None:
     assert validation.slice_auc is not None
     assert validation.slice_auc > 0.95  # slices that only touch a ball show a part of its brightness
     assert measure(Brightest(2.5), (1,), (1,), (0,), (0,)).volume_auc == 0.0
-    # Of the pairs (1, 2), (1, 4), (3, 2), (3, 4) three are in order.
+    # Three of the pairs (1, 2), (1, 4), (3, 2), (3, 4) are in order.
     assert measure(Brightest(2.5), (0,), (1,), (0,), (1,)).volume_auc == 0.75
 
 

@@ -91,11 +91,11 @@ def train_toy(manifest: Path, run: Path, **changes: Any) -> TrainedModel:
 
 
 def same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    """To the last bit."""
+    """Tell whether all weights are equal to the last bit."""
     return first.keys() == second.keys() and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 def environment(**more: str) -> dict[str, str]:
-    """For a process of its own: one thread, warnings are errors."""
+    """Environment of a separate process: one thread, warnings are errors."""
     root = str(Path(__file__).parent.parent.parent)
     return {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error", **more}

@@ -84,67 +84,67 @@ def peak_mb(device: torch.device) -> float | None:
 
 
 @dataclass(frozen=True)
-class EnergyReading:
-    """A reading of an energy counter, which counts all that runs on the device, not this process alone.
+class Energy:
+    """Energy of all that ran on a device, not of this process alone.
 
     Attributes:
-        joules: Since some moment in the past; None where there is no counter.
+        joules: None where it cannot be read.
         source: Name of the counter, or why there is none.
     """
 
     joules: float | None
     source: str
 
-    def since(self, earlier: EnergyReading) -> float | None:
-        """Return the energy between two readings.
+    def since(self, earlier: Energy) -> Energy:
+        """Subtract an earlier reading of the counter.
 
         Args:
-            earlier: The first of them.
+            earlier: The earlier reading.
 
         Returns:
-            Joules; None where there is no counter, or where it has wrapped around.
+            Energy between the two; None joules where the counter has wrapped around.
         """
         if self.joules is None or earlier.joules is None or self.joules < earlier.joules:
-            return None
-        return self.joules - earlier.joules
+            return Energy(None, self.source)
+        return Energy(self.joules - earlier.joules, self.source)
 
 
-def read_energy(device: torch.device) -> EnergyReading:
+def read_energy(device: torch.device) -> Energy:
     """Read the energy counter of a GPU (NVML) or of the processor (RAPL).
 
     Args:
         device: Where the encoder runs.
 
     Returns:
-        The reading.
+        Energy since some moment in the past.
     """
     return _read_nvml(device) if device.type == "cuda" else _read_rapl()
 
 
-def _read_rapl(root: Path = _RAPL) -> EnergyReading:
+def _read_rapl(root: Path = _RAPL) -> Energy:
     """Add up the counters of the processor's packages."""
     packages = [path for path in root.glob("*rapl:*") if path.name.count(":") == 1] if root.is_dir() else []
     if not packages:
-        return EnergyReading(None, f"{NOT_READABLE}: {root} has no RAPL counter")
+        return Energy(None, f"{NOT_READABLE}: {root} has no RAPL counter")
     try:
         joules = sum(int((package / "energy_uj").read_text()) for package in packages) / 1e6
     except (OSError, ValueError) as error:
-        return EnergyReading(None, f"{NOT_READABLE}: RAPL ({getattr(error, 'strerror', None) or error})")
-    return EnergyReading(joules, "RAPL, processor packages")
+        return Energy(None, f"{NOT_READABLE}: RAPL ({getattr(error, 'strerror', None) or error})")
+    return Energy(joules, "RAPL, processor packages")
 
 
-def _read_nvml(device: torch.device) -> EnergyReading:
+def _read_nvml(device: torch.device) -> Energy:
     try:
         import pynvml
     except ImportError:
-        return EnergyReading(None, f"{NOT_READABLE}: the package nvidia-ml-py is not installed")
+        return Energy(None, f"{NOT_READABLE}: the package nvidia-ml-py is not installed")
     try:
         pynvml.nvmlInit()
         properties = torch.cuda.get_device_properties(device)
         handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{properties.uuid}".encode())
-        return EnergyReading(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3, "NVML, the GPU")
+        return Energy(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3, "NVML, the GPU")
     except pynvml.NVMLError as error:
-        return EnergyReading(None, f"{NOT_READABLE}: NVML ({error})")
+        return Energy(None, f"{NOT_READABLE}: NVML ({error})")
 
 
 class EventTimings(Timings):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import TypeVar
 
 import torch
 
-from tonno_core.benchmark.machine import EnergyReading, EventTimings, peak_mb, read_energy, reset_peak
+from tonno_core.benchmark.machine import Energy, EventTimings, peak_mb, read_energy, reset_peak
 from tonno_core.bundle.file import Bundle
 from tonno_core.bundle.ready import ReadyModel
 from tonno_core.control import Control, Preview
@@ -232,59 +233,37 @@ def plain_network(bundle: Bundle, slice_size: int) -> torch.nn.Module:
     return network.eval()
 
 
-@dataclass(frozen=True)
-class BareEncoder:
-    """The plain forward pass, batch norm folded, in one precision and memory format.
-
-    Attributes:
-        model: The network.
-        slices: Its input: B C S S.
-        name: Precision and memory format.
-    """
-
-    model: torch.nn.Module
-    slices: torch.Tensor
-    name: str
-
-    def rate(self) -> float:
-        """Measure the forward pass.
-
-        Returns:
-            Slices per second.
-        """
-        clock = Timer(
-            "model(slices)",
-            globals={"model": self.model, "slices": self.slices},
-            num_threads=torch.get_num_threads(),
-        )
-        with torch.inference_mode():
-            return len(self.slices) / clock.blocked_autorange(min_run_time=1.5).median
-
-
-def bare_encoders(bundle: Bundle, size: int, device: torch.device, batch: int) -> list[BareEncoder]:
-    """Make a bare encoder for each precision that a device computes in, channels last and not.
+def bare_encoders(bundle: Bundle, slice_size: int, device: torch.device, batch: int) -> dict[str, Callable[[], float]]:
+    """Make the plain forward pass, batch norm folded, in each precision of a device, channels last and not.
 
     Args:
         bundle: The model.
-        size: Pixels along the side of a slice.
+        slice_size: Pixels along the side of a slice.
         device: Where to run.
         batch: Slices at once.
 
     Returns:
-        The encoders.
+        By name, a function that measures the forward pass and returns slices per second.
     """
     generator = torch.Generator().manual_seed(0)
-    slices = torch.randn(batch, bundle.spec.channels, size, size, generator=generator)
+    noise = torch.randn(batch, bundle.spec.channels, slice_size, slice_size, generator=generator)
     precisions = [torch.float32, torch.bfloat16, *([torch.float16] if device.type == "cuda" else [])]
-    encoders = []
+    encoders: dict[str, Callable[[], float]] = {}
     for precision, last in product(precisions, (False, True)):
-        network = plain_network(bundle, size)
+        network = plain_network(bundle, slice_size)
         fold_batch_norm(network)
         memory_format = torch.channels_last if last else torch.contiguous_format
         model = network.to(device, precision).to(memory_format=memory_format)
+        slices = noise.to(device, precision).to(memory_format=memory_format)
         name = f"{str(precision).removeprefix('torch.')}{', channels last' if last else ''}"
-        encoders.append(BareEncoder(model, slices.to(device, precision).to(memory_format=memory_format), name))
+        encoders[name] = partial(_rate, model, slices)
     return encoders
+
+
+def _rate(model: torch.nn.Module, slices: torch.Tensor) -> float:
+    clock = Timer("model(slices)", globals={"model": model, "slices": slices}, num_threads=torch.get_num_threads())
+    with torch.inference_mode():
+        return len(slices) / clock.blocked_autorange(min_run_time=1.5).median
 
 
 @dataclass(frozen=True)
@@ -294,29 +273,16 @@ class Repeat:
     Attributes:
         bare: Slices per second of each bare encoder.
         whole: The reconstruction.
-        joules: Energy of that; None where it cannot be read.
         previewed: The same with previews.
+        energy: What the reconstruction used.
+        memory_mb: Peak memory so far; None where it cannot be read.
     """
 
     bare: dict[str, float]
     whole: WholeRun
-    joules: float | None
     previewed: PreviewedRun
-
-
-@dataclass(frozen=True)
-class Measurements:
-    """Everything that was measured.
-
-    Attributes:
-        repeats: In their order.
-        memory_mb: Peak of the first reconstruction; None where it cannot be read.
-        energy_source: Name of the energy counter, or why there is none.
-    """
-
-    repeats: Sequence[Repeat]
+    energy: Energy
     memory_mb: float | None
-    energy_source: str
 
 
 def measure(
@@ -327,7 +293,7 @@ def measure(
     *,
     repeats: int,
     compare: Callable[[], None] = lambda: None,
-) -> Measurements:
+) -> list[Repeat]:
     """Measure bare encoders, the whole reconstruction, and previews, in turn.
 
     Args:
@@ -336,26 +302,22 @@ def measure(
         ready: The same on its device.
         settings: How it is looked at.
         repeats: How often, after a short run that warms up.
-        compare: What else is measured in each repeat.
+        compare: Measures something else at the end of each repeat.
 
     Returns:
-        All repeats.
+        The repeats.
     """
     device = ready.device
     run_whole(volume, ready, replace(settings, directions=_WARM_UP, cam_directions=_WARM_UP))
     reset_peak(device)
     batch = max(4, round((GPU_BATCH if device.type == "cuda" else CPU_BATCH) * (96 / ready.slice_size) ** 2))
     encoders = bare_encoders(bundle, ready.slice_size, device, batch)
-    measured: list[Repeat] = []
-    memory: float | None = None
-    energy: EnergyReading = read_energy(device)
-    for repeat in range(repeats):
-        bare = {encoder.name: encoder.rate() for encoder in encoders}
+    measured = []
+    for _ in range(repeats):
+        bare = {name: rate() for name, rate in encoders.items()}
         before = read_energy(device)
         whole = run_whole(volume, ready, settings)
-        energy = read_energy(device)
-        measured.append(Repeat(bare, whole, energy.since(before), run_previewed(volume, ready, settings)))
-        if repeat == 0:
-            memory = peak_mb(device)
+        energy = read_energy(device).since(before)
+        measured.append(Repeat(bare, whole, run_previewed(volume, ready, settings), energy, peak_mb(device)))
         compare()
-    return Measurements(measured, memory, energy.source)
+    return measured

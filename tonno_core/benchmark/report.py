@@ -13,7 +13,7 @@ from tabulate import tabulate
 
 from tonno_core.benchmark.comparison import Comparison
 from tonno_core.benchmark.machine import NOT_READABLE
-from tonno_core.benchmark.measure import Measurements, Repeat, Spread
+from tonno_core.benchmark.measure import Repeat, Spread
 from tonno_core.output import Json, write_text
 
 if TYPE_CHECKING:
@@ -27,20 +27,20 @@ class Report:
     Attributes:
         machine: From `machine.describe`.
         task: What was reconstructed, by name.
-        measured: The repeats.
+        repeats: What was measured.
         comparisons: With other implementations.
     """
 
     machine: Json
     task: Json
-    measured: Measurements
+    repeats: Sequence[Repeat]
     comparisons: Sequence[Comparison] = ()
 
     def _spread(self, value: Callable[[Repeat], float]) -> Spread:
-        return Spread(tuple(value(repeat) for repeat in self.measured.repeats))
+        return Spread(tuple(value(repeat) for repeat in self.repeats))
 
     def _spreads(self, values: Callable[[Repeat], dict[str, float]]) -> dict[str, Spread]:
-        repeats = [values(repeat) for repeat in self.measured.repeats]
+        repeats = [values(repeat) for repeat in self.repeats]
         return {name: Spread(tuple(repeat[name] for repeat in repeats)) for name in repeats[0]}
 
     @property
@@ -82,7 +82,7 @@ class Report:
     @property
     def first_preview(self) -> Spread | None:
         """Return the seconds from the volume in memory to the first preview; None where no run showed one."""
-        first = [repeat.previewed.first for repeat in self.measured.repeats if repeat.previewed.first is not None]
+        first = [repeat.previewed.first for repeat in self.repeats if repeat.previewed.first is not None]
         return Spread(tuple(first)) if first else None
 
     @property
@@ -93,13 +93,13 @@ class Report:
     @property
     def joules(self) -> float | None:
         """Return the mean energy of a reconstruction; None where it could not be read."""
-        joules = [repeat.joules for repeat in self.measured.repeats if repeat.joules is not None]
+        joules = [repeat.energy.joules for repeat in self.repeats if repeat.energy.joules is not None]
         return sum(joules) / len(joules) if joules else None
 
     @property
     def blank(self) -> float:
         """Return the share of the slices that show only fill, and were not sent to the encoder."""
-        result = self.measured.repeats[0].whole.result
+        result = self.repeats[0].whole.result
         return result.slices_blank / result.slices_total
 
     def text(self) -> str:
@@ -116,7 +116,8 @@ class Report:
             "in the reconstruction, while it runs": self.encoder_rate,
             "the whole reconstruction": self.rate,
         }
-        memory, joules, source = self.measured.memory_mb, self.joules, self.measured.energy_source
+        first, joules = self.repeats[0], self.joules
+        memory, source = first.memory_mb, first.energy.source
         parts = [
             _sentence(self.machine),
             _sentence(self.task),
@@ -127,7 +128,7 @@ class Report:
             f"whole / best bare encoder ({self.best_bare}): {(self.rate / bare).text()}; "
             f"encoder within / best bare: {(self.encoder_rate / bare).text()}\n"
             f"{self._previews()}\n"
-            f"blank slices skipped: {100 * self.blank:.1f} % of {self.measured.repeats[0].whole.result.slices_total}\n"
+            f"blank slices skipped: {100 * self.blank:.1f} % of {first.whole.result.slices_total}\n"
             f"peak memory: {NOT_READABLE if memory is None else f'{memory:.0f} MB'}; "
             f"energy per reconstruction: {source if joules is None else f'{joules:.0f} J ({source})'}",
             *(comparison.text() for comparison in self.comparisons),
@@ -144,7 +145,7 @@ class Report:
         return {
             "machine": self.machine,
             "task": self.task,
-            "repeats": len(self.measured.repeats),
+            "repeats": len(self.repeats),
             "seconds": {**_as_json(self.stages), "total": self.total.as_json()},
             "percent": _as_json(self.percent),
             "slices_per_second": {
@@ -157,15 +158,15 @@ class Report:
             "encoder_over_bare": (self.encoder_rate / bare).as_json(),
             "previews": {
                 "first_seconds": None if first is None else first.as_json(),
-                "directions": self.measured.repeats[0].previewed.directions,
+                "directions": self.repeats[0].previewed.directions,
                 "percent": self.preview_percent.as_json(),
             },
             "slices": {
-                "total": self.measured.repeats[0].whole.result.slices_total,
+                "total": self.repeats[0].whole.result.slices_total,
                 "share_blank_and_skipped": self.blank,
             },
-            "peak_memory_mb": self.measured.memory_mb,
-            "energy": {"joules_per_reconstruction": self.joules, "source": self.measured.energy_source},
+            "peak_memory_mb": self.repeats[0].memory_mb,
+            "energy": {"joules_per_reconstruction": self.joules, "source": self.repeats[0].energy.source},
             "comparisons": {comparison.name: comparison.as_json() for comparison in self.comparisons},
         }
 
@@ -181,7 +182,7 @@ class Report:
     def _previews(self) -> str:
         if self.first_preview is None:
             return "first preview: none, the run is too short"
-        directions, percent = self.measured.repeats[0].previewed.directions, self.preview_percent.text()
+        directions, percent = self.repeats[0].previewed.directions, self.preview_percent.text()
         return f"first preview: {self.first_preview.text()} s, by {directions} directions; all of them: {percent} %"
 
     def _draw(self) -> Figure:

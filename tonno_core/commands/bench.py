@@ -76,8 +76,8 @@ def bench(
         for comparison in comparisons:
             comparison.repeat()
 
-    measured = measure(volume, bundle, ready, settings, repeats=benchmark.repeats, compare=compare)
-    report = Report(describe(ready.device), _task(volume, bundle.spec, ready, settings), measured, comparisons)
+    repeated = measure(volume, bundle, ready, settings, repeats=benchmark.repeats, compare=compare)
+    report = Report(describe(ready.device), _task(volume, bundle.spec, ready, settings), repeated, comparisons)
     if output is not None:
         with output_folder(output, overwrite=overwrite) as folder:
             report.write(folder)
