@@ -71,7 +71,8 @@ def tonno(
         logits = torch.cat([classify(batch) for batch in torch.split(images, BATCH)])
         curvature = torch.diff(logits, n=2) / step**2
         heatmap += interpolate(curvature, points @ normal.to(points))
-    # Mean over the slice times its area is the plane integral. Pixels are centred on the slice's edges, -1 and 1.
+    # The mean over a slice times its area is the plane integral. Its pixels' centres run from -1 to 1, its edges lie
+    # half a pixel beyond.
     area = (2.0 * pixels / (pixels - 1)) ** 2
     # The unit sphere's area, 4 pi, times the mean over the directions is the integral over them.
     return -4.0 * math.pi / (8.0 * math.pi**2) * area * heatmap / len(normals)
@@ -96,8 +97,8 @@ def cut_slices(scan: Scan, normal: torch.Tensor, slices: int, pixels: int) -> to
     # `grid_sample` addresses the centres of the first and last voxel of an axis by -1 and 1.
     last = torch.tensor(scan.voxels.shape[::-1], dtype=torch.float64) - 1.0
     frame_to_grid = scan.frame_to_ijk[:3] * (2.0 / last)[:, None]
-    rotation, origin = frame_to_grid[:, :3].to(points), (frame_to_grid[:, 3] - 1.0).to(points)
-    grid = points @ rotation.T + origin
+    matrix, origin = frame_to_grid[:, :3].to(points), (frame_to_grid[:, 3] - 1.0).to(points)
+    grid = points @ matrix.T + origin
     return F.grid_sample(scan.voxels[None, None], grid[None], align_corners=True)[0, 0] + scan.fill
 
 
