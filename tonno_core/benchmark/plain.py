@@ -7,7 +7,7 @@ integrals R f(n, s), its Radon transform. Inverting that gives the density, whic
     f(x) = -1 / (8 pi^2)  *  integral over all unit vectors n of  d^2/ds^2 R f(n, s) at s = x . n
 
 `tonno` is this formula read from right to left: cut the slices of a direction, classify them, take the second
-derivative along the direction, and spread it back over the planes. Masks are needed nowhere.
+derivative along the direction, and spread it back over the planes. No mask is needed.
 
 Nothing here is made fast. `tonno bench --compare` times the engine against it, and `tests/benchmark/test_plain.py`
 compares it with a reference in float64 that shares no code with it.

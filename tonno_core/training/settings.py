@@ -1,4 +1,4 @@
-"""How a classifier is trained: the choices, what stands for those that were left open, and their checks."""
+"""Settings of a training, their defaults, and their checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training from a manifest: volumes are measured and prepared, a classifier is trained, and what it is, is recorded."""
+"""Train from a manifest: measure and prepare the volumes, train the classifier, and describe it."""
 
 from __future__ import annotations
 
