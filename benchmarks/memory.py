@@ -21,7 +21,12 @@ SPACING_MM = (0.7, 0.7, 1.0)
 
 
 def write_body(path: Path, size: tuple[int, int, int]) -> None:
-    """An ellipsoid of 40 HU in air, with bones, lungs and noise, as float32; slice by slice, so this stays small."""
+    """Write an ellipsoid of 40 HU in air, with bones, lungs and noise, as float32; slice by slice, so this stays small.
+
+    Args:
+        path: Image file.
+        size: Voxels along i, j, k.
+    """
     import SimpleITK as sitk
 
     i, j = (np.linspace(-1.0, 1.0, n, dtype=np.float32) for n in size[:2])
@@ -39,7 +44,13 @@ def write_body(path: Path, size: tuple[int, int, int]) -> None:
 
 
 def run(stage: str, scan: Path, options: argparse.Namespace) -> None:
-    """One stage, and all before it, in this process."""
+    """Run a stage, and all before it, in this process; print its peak memory in GiB.
+
+    Args:
+        stage: Name from `STAGES`.
+        scan: Image file.
+        options: Options of the command line.
+    """
     from tonno_core.bundle.ready import prepare_model
     from tonno_core.commands.reconstruct import reconstruct_files
     from tonno_core.commands.request import Compute, Options, read_options
@@ -64,6 +75,7 @@ def run(stage: str, scan: Path, options: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Print the table, or run a single stage in this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, nargs=3, default=(512, 512, 600))
     parser.add_argument("--directions", type=int, default=3)

@@ -24,7 +24,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "ToNNOSlicer"), str(ROOT / "ToNNOSlicer/Te
 
 
 def smooth_noise(size: int) -> np.ndarray:
-    """Blobs of all sizes, like a heatmap's: std 1, a few thousand components above 2."""
+    """Make blobs of all sizes, like a heatmap's, with a few thousand components above 2.
+
+    Args:
+        size: Voxels along each axis, a multiple of 4.
+
+    Returns:
+        Values of standard deviation 1: Z Y X.
+    """
     from scipy.ndimage import gaussian_filter, zoom
 
     coarse = gaussian_filter(np.random.default_rng(0).standard_normal((size // 4,) * 3), 1.0)

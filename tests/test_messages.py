@@ -108,7 +108,7 @@ def test_why_a_case_failed_is_kept_in_the_words_of_who_started(command: str | No
         raise TonnoError("scan.nii: 1 of 8 voxels are NaN or infinite; use `replace_nonfinite`")
 
     def run() -> None:
-        run_cases([SimpleNamespace(name="a")], folder, work, label="", progress=False)
+        run_cases([SimpleNamespace(name="a")], folder, work, label="", progress=False, reworded=as_options)
 
     if command is None:
         run()

@@ -221,15 +221,20 @@ def train(
 
     Ctrl-C keeps a checkpoint; --resume goes on from it. Under torchrun the processes share every batch.
     """
-    from tonno_core.commands.train import train_bundle
+    from tonno_core.commands.train import Destination, train_bundle
     from tonno_core.training.loop import TrainingInterrupted
+    from tonno_core.training.settings import complete_settings
 
-    planes = {name: value for name, value in (("slices", slices), ("directions", directions)) if value is not None}
+    asked = {"stage": stage, "slices": slices, "directions": directions}
     try:
         summary = train_bundle(
-            manifest, output, run=run, resume=resume, overwrite=overwrite, class_name=class_name, stage=stage,
-            about=_pairs(about), half=half, calibration=planes, options=options,
-        )  # fmt: skip
+            manifest,
+            Destination(output, run, resume=resume, overwrite=overwrite, half=half),
+            complete_settings(**options),
+            class_name=class_name,
+            calibration={name: value for name, value in asked.items() if value is not None},
+            about=_pairs(about),
+        )
     except TrainingInterrupted as interruption:
         _fail(as_options(str(interruption)), 130)
     if summary:  # of the first process alone
@@ -380,18 +385,22 @@ def phantoms(output: Path, count: int, lesions: int | None, seed: int) -> None:
 @click.option("--output", type=_PATH, metavar="DIR", help="For bench.json and bench.png.")
 @click.option("--overwrite", is_flag=True)
 def bench(
-    volume: Path | None,
     methods: tuple[str, ...],
     slices: int | None,
     directions: int | None,
     grid: str | None,
+    preset: str | None,
+    output: Path | None,
+    overwrite: bool,
     **options: Any,
 ) -> None:
     """Where the time of a reconstruction goes on this machine: of VOLUME, or a head like the demo's."""
+    from tonno_core.commands.bench import Benchmark
     from tonno_core.commands.bench import bench as measure
 
     chosen = {"methods": methods or ("tonno",), "slices": slices, "directions": directions, "grid": grid}
-    click.echo(measure(volume, options=chosen, **options))
+    benchmark = Benchmark(**options)
+    click.echo(measure(benchmark, options=chosen, preset=preset, output=output, overwrite=overwrite))
 
 
 def main(arguments: list[str] | None = None) -> None:
