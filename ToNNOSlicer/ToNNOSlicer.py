@@ -157,7 +157,7 @@ class ToNNOSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
 
 class ToNNOSlicerLogic(ScriptedLoadableModuleLogic):
-    """For the panel and for scripts: `mrml` does what the panel's buttons do to the scene."""
+    """Holds the parameter node, and what belongs to the scene and is not saved with it (`mrml`)."""
 
     def __init__(self):
         ScriptedLoadableModuleLogic.__init__(self)

@@ -18,7 +18,15 @@ from tonno_core.volume.volume import Volume
 
 
 def coarser(volume: Volume, step: int) -> Volume:
-    """Every ``step``-th voxel."""
+    """Keep every n-th voxel.
+
+    Args:
+        volume: A volume.
+        step: n.
+
+    Returns:
+        The coarser volume.
+    """
     affine = volume.ijk_to_ras @ np.diag([step, step, step, 1.0])
     return Volume(np.ascontiguousarray(volume.array[::step, ::step, ::step]), affine)
 
@@ -35,7 +43,7 @@ def main(step: int, slices: int, directions: int) -> None:
         grid: reconstruct(
             volume,
             "pixel-sum",
-            ReconstructionSettings(methods=methods, slices=slices, directions=directions, grid=grid, stage=2),
+            ReconstructionSettings(methods=methods, slices=slices, directions=directions, grid=grid, stages=(2,)),
         )
         for grid in ("band-limited", "volume")
     }
@@ -46,7 +54,7 @@ def main(step: int, slices: int, directions: int) -> None:
         fine = results["volume"].heatmaps[method].array[inside]
         for grid, result in results.items():
             values = result.heatmaps[method].array[inside]
-            own = "backprojection: values" if method == "tonno" else "backprojection: maps"
+            step_name = "backprojection: values" if method == "tonno" else "backprojection: maps"
             rows.append(
                 [
                     method,
@@ -54,7 +62,7 @@ def main(step: int, slices: int, directions: int) -> None:
                     f"{np.corrcoef(values, truth)[0, 1]:.4f}",
                     f"{np.corrcoef(values, fine)[0, 1]:.4f}",
                     f"{np.linalg.norm(values - fine) / np.linalg.norm(fine):.4f}",
-                    f"{result.seconds[own] + result.seconds.get('interpolation', 0.0):.2f}",
+                    f"{result.seconds[step_name] + result.seconds.get('interpolation', 0.0):.2f}",
                 ]
             )
     headers = ["method", "grid", "corr. with image", "corr. with 'volume'", "relative L2 difference", "seconds"]

@@ -1,10 +1,10 @@
-"""The manifest of the LGG experiment, from that of the set.
+"""Make the manifest of the LGG experiment from that of the data set.
 
     python benchmarks/lgg_manifest.py DATA/manifest.csv label lgg-label.csv
     python benchmarks/lgg_manifest.py DATA/manifest.csv report_label lgg-report.csv
 
-The set's `val` becomes `test`, and is labelled by `label` in any case: what is measured does not depend on the labels
-that were trained on. A fifth of the patients of `train` becomes `val`, for calibration by image-level labels.
+The set's `val` becomes `test`, and is always labelled by `label`: what is measured does not depend on the labels that
+were trained on. A fifth of the patients of `train` becomes `val`, for calibration by image-level labels.
 """
 
 from __future__ import annotations

@@ -21,7 +21,12 @@ SPACING_MM = (0.7, 0.7, 1.0)
 
 
 def write_body(path: Path, size: tuple[int, int, int]) -> None:
-    """An ellipsoid of 40 HU in air, with bones, lungs and noise, as float32; slice by slice, so this stays small."""
+    """Write an ellipsoid of 40 HU in air, with bones, lungs and noise, as float32; slice by slice, so this stays small.
+
+    Args:
+        path: Image file.
+        size: Voxels along i, j, k.
+    """
     import SimpleITK as sitk
 
     i, j = (np.linspace(-1.0, 1.0, n, dtype=np.float32) for n in size[:2])
@@ -39,31 +44,38 @@ def write_body(path: Path, size: tuple[int, int, int]) -> None:
 
 
 def run(stage: str, scan: Path, options: argparse.Namespace) -> None:
-    """One stage, and all before it, in this process."""
+    """Run a stage, and all before it, in this process; print its peak memory in GiB.
+
+    Args:
+        stage: Name from `STAGES`.
+        scan: Image file.
+        options: Options of the command line.
+    """
     from tonno_core.bundle.ready import prepare_model
-    from tonno_core.commands.recipe import make_recipe
     from tonno_core.commands.reconstruct import reconstruct_files
+    from tonno_core.commands.request import Compute, Options, read_options
     from tonno_core.reconstruction import reconstruct
     from tonno_core.slicing.preparation import prepare_volume
     from tonno_core.volume.io import read_volume
 
     planes = {"directions": options.directions, "methods": (options.method,)}
-    choices = {"model": options.model, "preset": options.preset, "options": planes}
+    asked = Options(options.model, planes, options.preset)
     if stage == "all":
         with tempfile.TemporaryDirectory() as folder:
-            reconstruct_files(scan, output=Path(folder) / "out", device="cpu", **choices)
+            reconstruct_files(scan, Path(folder) / "out", asked, Compute("cpu"))
     elif stage != "import":
-        recipe = make_recipe(**choices)
+        request = read_options(asked)
         volume = read_volume(scan)
         if stage == "prepare":
-            frame, intensity = recipe.settings.frame, "window:-150:250"
-            prepare_volume(volume, frame=frame, intensity=intensity, slice_size=recipe.settings.slice_size or 96)
+            frame, intensity = request.settings.frame, "window:-150:250"
+            prepare_volume(volume, frame=frame, intensity=intensity, slice_size=request.settings.slice_size or 96)
         elif stage == "reconstruct":
-            reconstruct(volume, prepare_model(recipe.model, recipe.settings, "cpu"), recipe.settings)
+            reconstruct(volume, prepare_model(request.model, request.settings, "cpu"), request.settings)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
 def main() -> None:
+    """Print the table, or run a single stage in this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, nargs=3, default=(512, 512, 600))
     parser.add_argument("--directions", type=int, default=3)

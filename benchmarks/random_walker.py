@@ -1,8 +1,8 @@
 """A mask's edges moved to the image's, by random walks (L. Grady, IEEE TPAMI 28(11), 2006), through scikit-image.
 
 A heatmap is blurred by its stage's cells, its planes' distance and its smoothing; the image is not. Voxels that are far
-above or below the threshold keep their side. Of those between, each takes the side that a random walker starting there
-reaches first, who shuns steps across edges of the image. It does not help on the whole (docs/results.md), so no command
+above or below the threshold keep their side. A voxel between these takes the side that a random walker starting there
+reaches first; it shuns steps across edges of the image. It does not help on the whole (docs/results.md), so no command
 offers it.
 """
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tonno_core.segmentation.connected import connected
 from tonno_core.volume.volume import Volume
 
-# Of the threshold: below the one is background, above the other the finding.
+# Factors on the threshold: below the first lies background, above the second the finding.
 BACKGROUND, FINDING = 0.6, 1.6
 # A weak component has few voxels above the second limit, or none: its brightest three tenths stand for it, so that
 # none is lost to the background around it.
@@ -23,16 +23,23 @@ _BRIGHTEST = 0.7
 _BETA = 130.0
 # Voxels of background around what may be the finding.
 _MARGIN = 3
-# Of the walks' linear system, and how far beyond [0, 1] probabilities may lie then; sides change at one half.
+# Tolerance of the walks' linear system, and how far beyond [0, 1] its probabilities may lie; sides change at one half.
 _TOLERANCE, _BEYOND = 1e-3, 0.05
 
 
 def refine(heatmap: Volume, threshold: float, image: Volume) -> npt.NDArray[np.bool_]:
-    """The mask of heatmap >= threshold (> 0) with its edges at the image's: bool Z Y X.
+    """Move the edges of a heatmap's mask to those of the image.
 
-    heatmap, image: on one grid. Where there is nothing to decide, or no edge in the image, the mask is the
-    threshold's own. Raises ValueError for grids of other sizes, and a threshold that is not positive, of which 0.6 is
-    no weaker evidence.
+    Args:
+        heatmap: Evidence of the finding.
+        threshold: Above 0; 0.6 times a negative number would be no weaker evidence.
+        image: The scan, on the grid of the heatmap.
+
+    Returns:
+        Mask, Z Y X. Where there is nothing to decide, or no edge in the image, it is heatmap >= threshold.
+
+    Raises:
+        ValueError: If the grids differ in size, or the threshold is not positive.
     """
     from skimage.segmentation import random_walker
 
@@ -60,7 +67,7 @@ def refine(heatmap: Volume, threshold: float, image: Volume) -> npt.NDArray[np.b
 
 
 def _seeds(values: npt.NDArray[np.float32], threshold: float) -> npt.NDArray[np.int8]:
-    """1 for background, 2 for findings, 0 where the walks decide: Z Y X."""
+    """Mark background by 1, findings by 2, and by 0 where the walks decide: Z Y X."""
     seeds = np.zeros(values.shape, dtype=np.int8)
     seeds[values < BACKGROUND * threshold] = 1
     voxels, labels, count = connected(values >= threshold)
@@ -73,7 +80,7 @@ def _seeds(values: npt.NDArray[np.float32], threshold: float) -> npt.NDArray[np.
 
 
 def _box(where: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
-    """The smallest box around true voxels, and a margin."""
-    found = np.argwhere(where)
-    first, last = np.maximum(found.min(axis=0) - _MARGIN, 0), found.max(axis=0) + _MARGIN
+    """Find the smallest box around true voxels, and widen it by a margin."""
+    kji = np.argwhere(where)
+    first, last = np.maximum(kji.min(axis=0) - _MARGIN, 0), kji.max(axis=0) + _MARGIN
     return tuple(slice(int(low), int(high) + 1) for low, high in zip(first, last, strict=True))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "ToNNOSlicer"), str(ROOT / "ToNNOSlicer/Te
 
 
 def smooth_noise(size: int) -> np.ndarray:
-    """Blobs of all sizes, like a heatmap's: std 1, a few thousand components above 2."""
+    """Make blobs of all sizes, like a heatmap's, with a few thousand components above 2.
+
+    Args:
+        size: Voxels along each axis, a multiple of 4.
+
+    Returns:
+        Values of standard deviation 1: Z Y X.
+    """
     from scipy.ndimage import gaussian_filter, zoom
 
     coarse = gaussian_filter(np.random.default_rng(0).standard_normal((size // 4,) * 3), 1.0)
@@ -42,6 +50,11 @@ def main(size: int, repeats: int) -> None:
     host = Host()
     import slicer.util
     from ToNNOSlicerLib.logic import ToNNOLogic
+    from ToNNOSlicerLib.logic.findings import findingsOf
+    from ToNNOSlicerLib.logic.heatmap import Heatmap, histogram, otsuThreshold, showHeatmap
+    from ToNNOSlicerLib.logic.inputs import inputFor
+    from ToNNOSlicerLib.logic.overlay import setOverlay
+    from ToNNOSlicerLib.logic.segmentation import show3D
 
     rows: list[list[Any]] = []
 
@@ -58,26 +71,20 @@ def main(size: int, repeats: int) -> None:
     logic = ToNNOLogic(host.scene, host.applicationLogic)
     array = smooth_noise(size)
     volume = slicer.util.addVolumeFromArray(array, ijkToRAS=np.diag([-1.0, -1.0, 1.0, 1.0]), name="CT")
-    given = measure("inputFor", lambda: logic.inputFor(volume))
-    arguments = (volume, array, given.ijkToRAS)
-    record = {"threshold": 3.0, "noise_floor": 1.5}
-    preview = measure(
-        "showHeatmap, first preview", lambda: logic.showHeatmap(*arguments, None, "tonno", "lesion", record), 1
-    )
-    measure(
-        "showHeatmap, later preview", lambda: logic.showHeatmap(*arguments, None, "tonno", "lesion", record, preview)
-    )
-    heatmap = measure(
-        "showHeatmap, result", lambda: logic.showHeatmap(*arguments, array != 0, "tonno", "lesion", record, preview)
-    )
-    logic.setOverlay(heatmap, 3.0)
+    given = measure("inputFor", lambda: inputFor(volume))
+    made = Heatmap(array, given.ijkToRAS, "tonno", "lesion", {"threshold": 3.0, "noise_floor": 1.5})
+    preview = measure("showHeatmap, first preview", lambda: showHeatmap(volume, made), 1)
+    measure("showHeatmap, later preview", lambda: showHeatmap(volume, made, preview))
+    made = replace(made, inside=array != 0)
+    heatmap = measure("showHeatmap, result", lambda: showHeatmap(volume, made, preview))
+    setOverlay(heatmap, 3.0)
     for view in views:
         view.fit()
         view.render()
 
     def drag(threshold: float, smallest: float) -> None:
-        logic.setOverlay(heatmap, threshold)
-        logic.previewMask(heatmap, threshold, smallest)
+        setOverlay(heatmap, threshold)
+        logic.preview.show(heatmap, threshold, smallest)
 
     def drag_and_draw(threshold: float, smallest: float) -> None:
         drag(threshold, smallest)
@@ -97,14 +104,14 @@ def main(size: int, repeats: int) -> None:
         measure("   and without components below 50 mm3", lambda: logic.writeSegment(heatmap, next(steps), 50.0))  # noqa: B023
     for _ in range(repeats):
         segmentation, segmentId = logic.writeSegment(heatmap, 3.0, 50.0)
-    measure("undo", lambda: logic.undo(heatmap))
+    measure("undo", lambda: logic.segments.undo(heatmap))
     logic.writeSegment(heatmap, 3.0, 50.0)
-    found = measure("findings", lambda: logic.findings(segmentation, segmentId, heatmap))
-    measure("histogram", lambda: logic.histogram(heatmap))
-    bare = {"threshold": 3.0}  # Otsu's threshold of smooth noise may be below a noise floor, which is refused
-    unfloored = logic.showHeatmap(*arguments, array != 0, "tonno", "lesion", bare)
-    measure("Otsu, first time", lambda: logic.otsu(unfloored), 1)
-    measure("show 3D", lambda: logic.show3D(segmentation, True), 1)
+    found = measure("findings", lambda: findingsOf(segmentation, segmentId, heatmap))
+    measure("histogram", lambda: histogram(heatmap))
+    # Otsu's threshold of smooth noise may be below a noise floor, which is refused.
+    unfloored = showHeatmap(volume, replace(made, threshold={"threshold": 3.0}))
+    measure("Otsu, first time", lambda: otsuThreshold(unfloored), 1)
+    measure("show 3D", lambda: show3D(segmentation, True), 1)
     measure("release with 3D shown", lambda: logic.writeSegment(heatmap, 3.0, 50.0))
     print(tabulate(rows, headers=["step", "median ms", "longest ms"], disable_numparse=True))
     print(f"{len(found)} findings; views drawn: {'yes' if views else whyNot()}")

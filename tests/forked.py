@@ -24,7 +24,7 @@ def unreadable(path: Path, **options: object) -> Volume:
 
 if __name__ == "__main__":
     history._draw = lambda path, epochs: Path(path).touch()
-    command.calibrate_bundle = lambda bundle, manifest, **options: bundle.spec  # type: ignore[assignment]
+    command.calibrate_bundle = lambda bundle, *rest: bundle.spec  # type: ignore[assignment]
     world, rank, children = int(os.environ.get("FORKED", "1")), 0, []
     if world > 1:
         for other in range(1, world):

@@ -34,7 +34,7 @@ def library_texts() -> Iterator[tuple[str, str]]:
         if path.name in ("cli.py", "__main__.py"):
             continue
         for node in ast.walk(_without_docstrings(ast.parse(path.read_text(encoding="utf-8")))):
-            if isinstance(node, ast.JoinedStr):
+            if isinstance(node, ast.GatheredStr):
                 parts = [str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values]
                 yield f"{path.relative_to(PACKAGE)}:{node.lineno}", "".join(parts)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -108,7 +108,7 @@ def test_why_a_case_failed_is_kept_in_the_words_of_who_started(command: str | No
         raise TonnoError("scan.nii: 1 of 8 voxels are NaN or infinite; use `replace_nonfinite`")
 
     def run() -> None:
-        run_cases([SimpleNamespace(name="a")], folder, work, label="", progress=False)
+        run_cases([SimpleNamespace(name="a")], folder, work, label="", progress=False, reworded=as_options)
 
     if command is None:
         run()

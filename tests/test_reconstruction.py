@@ -21,6 +21,7 @@ from tests.reference import (
     resnet_answer,
     sphere_lattice,
 )
+from tests.runs import executed
 from tonno_core import Bundle, Reconstruction, ReconstructionSettings, TonnoError, Volume, reconstruct
 from tonno_core.bundle.file import BundleSpec
 from tonno_core.demo.phantom import brain
@@ -55,7 +56,7 @@ def bundle() -> Bundle:
 def run(
     volume: Volume, model: Bundle | str, settings: ReconstructionSettings, variants: dict[str, Variant] | None = None
 ) -> Reconstruction:
-    return reconstruct(volume, model, settings, variants=variants, device="cpu", precision="float32")
+    return executed(volume, model, settings, variants=variants)
 
 
 # --- inversion: with pixel-sum the heatmap is the input
@@ -128,7 +129,7 @@ def test_every_method_agrees_with_the_reference(bundle: Bundle, setup: str, stag
     volume = oblique_volume()
     settings = ReconstructionSettings(
         methods=(*ALL_FOUR, "slicewise-cam", "slicewise-cam-3axes", "center"),
-        cam=kind, stage=stage, slices=12, directions=9, filter="second-difference", grid="volume",
+        cam=kind, stages=(stage,), slices=12, directions=9, filter="second-difference", grid="volume",
         class_name="lesion", sigma_scale=0.7,
         **({"lattice": "sphere", "frame": "normalized"} if setup == "paper" else
            {"lattice": "hemisphere", "frame": "physical", "radius_mm": 11.0}),
@@ -169,11 +170,11 @@ def test_every_method_agrees_with_the_reference(bundle: Bundle, setup: str, stag
 def test_the_reference_can_tell_settings_apart(bundle: Bundle) -> None:
     """The control: what a wrong class, stage, kind of CAM or lattice would change is far above the tolerance."""
     right = ReconstructionSettings(
-        methods=ALL_FOUR, stage=2, slices=12, directions=9, lattice="sphere", frame="normalized", grid="volume",
+        methods=ALL_FOUR, stages=(2,), slices=12, directions=9, lattice="sphere", frame="normalized", grid="volume",
         class_name="lesion",
     )  # fmt: skip
     heatmaps = run(oblique_volume(), bundle, right).heatmaps
-    changes = ({"class_name": "healthy"}, {"stage": 3}, {"cam": "gradcam"}, {"lattice": "hemisphere"},
+    changes = ({"class_name": "healthy"}, {"stages": (3,)}, {"cam": "gradcam"}, {"lattice": "hemisphere"},
                {"filter": "hann"}, {"slices": 13}, {"frame": "physical"})  # fmt: skip
     for change in changes:
         other = run(oblique_volume(), bundle, replace(right, **change)).heatmaps["matched-cam"]  # type: ignore[arg-type]
@@ -212,7 +213,7 @@ def heatmaps_in_the_patient(grid: tuple, model: Bundle | str) -> dict[str, np.nd
     points = rng.normal(size=(2000, 3))
     points *= (40.0 * rng.random(2000) ** (1 / 3) / np.linalg.norm(points, axis=1))[:, None]
     settings = ReconstructionSettings(
-        methods=ALL_FOUR, slices=28, directions=50, stage=1, radius_mm=55.0, slice_size=32
+        methods=ALL_FOUR, slices=28, directions=50, stages=(1,), radius_mm=55.0, slice_size=32
     )
     heatmaps = run(head_on(grid), model, settings).heatmaps
     return {method: at_world(heatmap, MIDDLE + points) for method, heatmap in heatmaps.items()}
@@ -254,7 +255,7 @@ def test_the_same_voxels_in_another_order_give_the_same_heatmap(turned: str, bun
         reorder[:3, :3] = [[0, 0, 1], [1, 0, 0], [0, 1, 0]]
         array = volume.array.transpose(2, 0, 1)
     other = Volume(np.ascontiguousarray(array), volume.ijk_to_ras @ reorder)
-    settings = ReconstructionSettings(methods=ALL_FOUR, slices=12, directions=12, stage=2)
+    settings = ReconstructionSettings(methods=ALL_FOUR, slices=12, directions=12, stages=(2,))
     one, two = run(volume, bundle, settings), run(other, bundle, settings)
     for method in ALL_FOUR:
         back = two.heatmaps[method].array
@@ -269,7 +270,7 @@ def test_the_same_voxels_in_another_order_give_the_same_heatmap(turned: str, bun
 def test_the_band_limited_grid_loses_little(bundle: Bundle) -> None:
     """A heatmap carries no detail finer than the offset step: M^3 nodes, interpolated, against every voxel."""
     volume = head_on(((60, 70, 80), (1.3, 1.5, 1.7), (10.0, 20.0, 30.0), False))
-    settings = ReconstructionSettings(methods=ALL_FOUR, slices=40, directions=40, stage=2, slice_size=32)
+    settings = ReconstructionSettings(methods=ALL_FOUR, slices=40, directions=40, stages=(2,), slice_size=32)
     # Greatest difference for a smooth object, whose M = 40 offsets are 2.6 mm apart, relative to the peak: measured
     # 0.010, 0.023, 0.031, 0.026. For random weights, whose heatmap is mostly noise from step to step, by correlation:
     # measured 0.987, 0.999, 0.93, 0.97. That is the worst case: linear interpolation halves what alternates.
@@ -289,7 +290,7 @@ def test_the_band_limited_grid_loses_little(bundle: Bundle) -> None:
 # --- settings
 
 
-SMALL = ReconstructionSettings(methods=ALL_FOUR, slices=12, directions=8, stage=2, class_name="lesion")
+SMALL = ReconstructionSettings(methods=ALL_FOUR, slices=12, directions=8, stages=(2,), class_name="lesion")
 
 
 def test_two_runs_are_the_same_to_the_last_bit(bundle: Bundle) -> None:
@@ -313,12 +314,12 @@ def test_methods_in_one_pass_are_what_each_is_alone(bundle: Bundle) -> None:
 
 
 def test_variants_of_all_stages_in_one_pass_are_what_each_is_alone(bundle: Bundle) -> None:
-    settings = replace(SMALL, stage=None)
-    variants = {f"matched {stage}": Variant("matched-cam", stage) for stage in (4, 1, 2, 3)}
-    variants |= {f"slices {stage}": Variant("slicewise-cam-3axes", stage) for stage in (1, 4)}
+    settings = replace(SMALL, stages=())
+    variants = {f"matched {stage}": Variant("matched-cam", (stage,)) for stage in (4, 1, 2, 3)}
+    variants |= {f"slices {stage}": Variant("slicewise-cam-3axes", (stage,)) for stage in (1, 4)}
     variants |= {
-        "hann": Variant("matched-cam", 2, "hann", 0.5), "tomographic": Variant("tomographic-cam", 3, "gaussian"),
-        "values": Variant("tonno", filter="hann"), "again": Variant("tonno", stage=3),
+        "hann": Variant("matched-cam", (2,), "hann", 0.5), "tomographic": Variant("tomographic-cam", (3,), "gaussian"),
+        "values": Variant("tonno", filter="hann"), "again": Variant("tonno", stages=(3,)),
         "smooth": Variant("averaged-cam", smooth_mm=3.0), "middle": Variant("center", smooth_mm=3.0),
     }  # fmt: skip
     together = run(oblique_volume(), bundle, settings, variants)
@@ -327,7 +328,7 @@ def test_variants_of_all_stages_in_one_pass_are_what_each_is_alone(bundle: Bundl
     one = run(oblique_volume(), bundle, replace(SMALL, methods=("tonno", "slicewise-cam-3axes")))
     assert together.slices_total == one.slices_total
     # What a name stands for is told: the stage that was chosen, and nothing that the method does not use.
-    assert together.variants["smooth"] == Variant("averaged-cam", 3, smooth_mm=3.0)
+    assert together.variants["smooth"] == Variant("averaged-cam", (3,), smooth_mm=3.0)
     assert together.variants["again"] == Variant("tonno")
     for name, variant in variants.items():
         alone = run(oblique_volume(), bundle, settings, {name: variant}).heatmaps
@@ -341,13 +342,14 @@ def test_variants_of_all_stages_in_one_pass_are_what_each_is_alone(bundle: Bundl
 def test_stages_are_added_up_by_their_weights_and_then_smoothed(bundle: Bundle) -> None:
     weights = {2: 0.75, 4: 0.25}
     made = {
-        method: Variant(method, "2+4", smooth_mm=3.0, weights=tuple(weights.values()))
+        method: Variant(method, (2, 4), smooth_mm=3.0, weights=tuple(weights.values()))
         for method in (*CAM_METHODS, "slicewise-cam-3axes")
     }
     found = run(oblique_volume(), bundle, SMALL, made)
     assert found.variants == made
     single = {
-        f"{method} {stage}": Variant(method, stage, smooth_mm=3.0) for method, stage in itertools.product(made, weights)
+        f"{method} {stage}": Variant(method, (stage,), smooth_mm=3.0)
+        for method, stage in itertools.product(made, weights)
     }
     heatmaps = run(oblique_volume(), bundle, SMALL, single).heatmaps
     assert found.slices_total == run(oblique_volume(), bundle, SMALL, single).slices_total
@@ -360,9 +362,9 @@ def test_stages_are_added_up_by_their_weights_and_then_smoothed(bundle: Bundle) 
 
 
 def test_a_variant_is_what_the_settings_make(bundle: Bundle) -> None:
-    settings = replace(SMALL, stage=3, filter="hann", sigma_scale=2.0, smooth_mm=2.0)
+    settings = replace(SMALL, stages=(3,), filter="hann", sigma_scale=2.0, smooth_mm=2.0)
     expected = run(oblique_volume(), bundle, settings)
-    variants = {method: Variant(method, 3, "hann", 2.0, 2.0) for method in ALL_FOUR}
+    variants = {method: Variant(method, (3,), "hann", 2.0, 2.0) for method in ALL_FOUR}
     found = run(oblique_volume(), bundle, SMALL, variants)
     assert found.variants == expected.variants
     for method in ALL_FOUR:
@@ -373,19 +375,19 @@ def test_a_methods_calibrated_choice_is_made_unless_another_is_asked_for(bundle:
     chosen = {"stage": 4, "filter": "hann", "sigma_scale": 2.0, "smooth_mm": 2.0, "slices": 99}
     spec = replace(bundle.spec, thresholds={"matched-cam/lesion": {"threshold": 1.0, "settings": chosen}})
     calibrated = replace(bundle, spec=spec)
-    settings = replace(SMALL, stage=None, methods=("matched-cam", "averaged-cam"))
+    settings = replace(SMALL, stages=(), methods=("matched-cam", "averaged-cam"))
     made = run(oblique_volume(), calibrated, settings)
     assert made.variants == {
-        "matched-cam": Variant("matched-cam", 4, "hann", 2.0, 2.0), "averaged-cam": Variant("averaged-cam", 3),
+        "matched-cam": Variant("matched-cam", (4,), "hann", 2.0, 2.0), "averaged-cam": Variant("averaged-cam", (3,)),
     }  # fmt: skip
     expected = run(oblique_volume(), bundle, settings, made.variants)
     for name, heatmap in made.heatmaps.items():
         np.testing.assert_array_equal(heatmap.array, expected.heatmaps[name].array)
-    asked = run(oblique_volume(), calibrated, replace(settings, stage=2, smooth_mm=0.0))
-    assert asked.variants["matched-cam"] == Variant("matched-cam", 2, "hann", 2.0)
+    asked = run(oblique_volume(), calibrated, replace(settings, stages=(2,), smooth_mm=0.0))
+    assert asked.variants["matched-cam"] == Variant("matched-cam", (2,), "hann", 2.0)
     # The other class has no calibration.
     other = run(oblique_volume(), calibrated, replace(settings, class_name="healthy"))
-    assert other.variants["matched-cam"] == Variant("matched-cam", 3)
+    assert other.variants["matched-cam"] == Variant("matched-cam", (3,))
 
 
 def test_a_receiver_gets_each_heatmap_and_none_is_kept(bundle: Bundle) -> None:
@@ -397,7 +399,7 @@ def test_a_receiver_gets_each_heatmap_and_none_is_kept(bundle: Bundle) -> None:
         received[name] = heatmap
 
     kept = run(oblique_volume(), bundle, SMALL)
-    result = reconstruct(oblique_volume(), bundle, SMALL, device="cpu", precision="float32", receive=receive)
+    result = executed(oblique_volume(), bundle, SMALL, receive=receive)
     assert result.heatmaps == {}
     assert result.variants == kept.variants
     assert list(received) == list(ALL_FOUR)
@@ -478,7 +480,7 @@ def test_progress_counts_every_slice(bundle: Bundle) -> None:
             replace(SMALL, class_name="cyst"),
             "`class_name` 'cyst' is unknown to this model, expected one of healthy, lesion",
         ),
-        (replace(SMALL, stage=5), "`stage` 5 does not exist in this encoder, expected 1 to 4"),
+        (replace(SMALL, stages=(5,)), "`stage` 5 does not exist in this encoder, expected 1 to 4"),
     ],
 )
 def test_what_the_model_cannot_serve_is_refused(bundle: Bundle, settings: ReconstructionSettings, message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import pytest
 from tests.analytic import Blobs, correlation, slope
 from tests.networks import write_random_bundle
 from tonno_core import cli
+from tonno_core.bundle.decide import decide
+from tonno_core.bundle.ready import prepare_model
 from tonno_core.reconstruction.planes import zoomed_ball
-from tonno_core.settings import ReconstructionSettings, Variant
+from tonno_core.settings import ReconstructionSettings
 from tonno_core.slicing.roi import read_region
 from tonno_core.volume.io import read_volume, write_volume
 from tonno_core.volume.volume import Volume
@@ -103,9 +106,9 @@ def test_zoom_resolves_what_the_offsets_of_the_whole_cannot(run: Run) -> None:
 
 def test_zoom_leaves_room_for_what_smoothing_reaches() -> None:
     volume, settings = blobs(BODY), ReconstructionSettings(methods=("tonno",), slices=41)
-    region = read_region(CORNERS)
+    region, model = read_region(CORNERS), prepare_model("pixel-sum", settings, "cpu")
     plain, smoothed = (
-        zoomed_ball(region, settings, (Variant("tonno", filter="second-difference", smooth_mm=width),), volume)[1]
+        zoomed_ball(volume, decide(replace(settings, smooth_mm=width), model, region=region, zoom=True))[1]
         for width in (0.0, 3.0)
     )
     # All but (1 + sqrt 3) steps of 1 / 20 hold the region's corner, farther by that of a cube of 4 sigmas and a voxel.

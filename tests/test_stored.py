@@ -57,8 +57,8 @@ def threshold_of(model: Path, name: str, method: str, asked: dict[str, Any]) -> 
         _SPECS[model] = load_bundle(model).spec
     spec = _SPECS[model]
     settings = combine(defaults=spec.defaults, explicit={"class_name": name, **asked})
-    variant = spec.variant(method, settings)
-    threshold = spec.threshold_for(variant, settings)
+    variant = spec.choices.variant(method, settings)
+    threshold = spec.choices.threshold(variant, settings)
     value, changed = (None, ()) if threshold is None else (threshold.value, threshold.changed)
     # The slices' size is looked at since; what it does to a threshold is not known, so its value is as it was.
     return [json.loads(json.dumps(variant.choices())), value, sorted(set(changed) - {"slice_size"})]

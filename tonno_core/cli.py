@@ -15,7 +15,7 @@ import click
 import tonno_core
 from tonno_core.commands.options import as_options
 from tonno_core.errors import TonnoError
-from tonno_core.settings import METHODS, PRESETS, Stage
+from tonno_core.settings import METHODS, PRESETS, parse_stages
 
 _NOTICE = "For research only; not a medical device, not for diagnosis."
 _ABOUT_HELP = "What a person should know, as finding=..., modality=..., licence=..., data=...; may be repeated."
@@ -27,7 +27,7 @@ _SEED = click.IntRange(0, 999_999_999)
 _COUNT = click.IntRange(min=1)
 _VOLUME = click.FloatRange(min=0)
 # What `reconstruct` asks for beside the settings of a reconstruction.
-_RECIPE = (
+_BESIDE_SETTINGS = (
     "model",
     "preset",
     "threshold",
@@ -42,7 +42,7 @@ _RECIPE = (
 _OUT_OF_MEMORY = re.compile("allocate memory|out of memory")
 
 
-def _stage(text: str) -> Stage:
+def _stage(text: str) -> int | str:
     """A stage, or some to add up, the finest first; the settings refuse what is neither."""
     words = sorted(text.split("+"), key=lambda word: (len(word), word))
     return int(text) if re.fullmatch(r"-?[0-9]+", text) else "+".join(words)
@@ -105,29 +105,34 @@ def cli() -> None:
 @click.option("--format", "file_format", default="nii.gz", show_default=True, type=click.Choice(["nii.gz", "nrrd"]))
 @click.option("--replace-nonfinite", is_flag=True, help="Replace NaN and infinite voxels by the lowest value.")
 @click.option("--overwrite", is_flag=True, help="Replace results that are there already.")
-def reconstruct(volume: Path, methods: tuple[str, ...], **options: Any) -> None:
+def reconstruct(
+    volume: Path, output: Path, methods: tuple[str, ...], device: str, precision: str, compiled: bool, overwrite: bool,
+    **options: Any,
+) -> None:  # fmt: skip
     """Heatmaps and segmentations of VOLUME (NIfTI, NRRD, MetaImage, or a DICOM folder).
 
     VOLUME may be a CSV with a column `volume`: then each has a folder in DIR/cases, a second run goes on where the
     first was stopped, and summary.csv tells all. Under torchrun the processes share the directions of one volume, or
     the volumes of a CSV.
     """
-    choices = {name: options.pop(name) for name in _RECIPE}
-    where = {name: options.pop(name) for name in ("output", "device", "precision", "compiled", "overwrite")}
-    recipe: dict[str, Any] = {"options": {"methods": methods or None, **options}, **choices}
+    from tonno_core.commands.request import Compute, Options
+
+    beside = {name: options.pop(name) for name in _BESIDE_SETTINGS}
+    asked = Options(settings={"methods": methods or None, **options}, **beside)
+    compute = Compute(device, precision, compiled)
     if volume.suffix.lower() in (".csv", ".tsv"):
         from tonno_core.commands.cohort import reconstruct_cohort
 
-        outcome = reconstruct_cohort(volume, **where, **recipe)
+        outcome = reconstruct_cohort(volume, output, asked, compute, overwrite=overwrite)
         click.echo(f"{outcome.text}\n{_NOTICE}")
         if outcome.failed:
             raise TonnoError(outcome.failed)
         return
     from tonno_core.commands.reconstruct import reconstruct_files
 
-    table = reconstruct_files(volume, **where, **recipe)
+    table = reconstruct_files(volume, output, asked, compute, overwrite=overwrite)
     if table:  # of the first process alone
-        click.echo(f"{table}\nwritten to {where['output']}. {_NOTICE}")
+        click.echo(f"{table}\nwritten to {output}. {_NOTICE}")
 
 
 @cli.command()
@@ -142,14 +147,13 @@ def reconstruct(volume: Path, methods: tuple[str, ...], **options: Any) -> None:
 @click.option("--about", multiple=True, metavar="KEY=VALUE", help=_ABOUT_HELP)
 @click.option("--output", required=True, type=_PATH, metavar="DIR")
 @click.option("--overwrite", is_flag=True)
-def bundle(**options: Any) -> None:
+def bundle(output: Path, overwrite: bool, classes: str, about: tuple[str, ...], **options: Any) -> None:
     """Make a bundle of a classifier of your own, to explain it."""
-    from tonno_core.bundle.file import make_bundle
+    from tonno_core.bundle.file import OwnClassifier, make_bundle
 
-    classes = tuple(name.strip() for name in str(options.pop("classes")).split(","))
-    about = _pairs(options.pop("about"))
-    spec = make_bundle(classes=classes, about=about, **options)
-    click.echo(f"{spec.encoder} with classes {', '.join(spec.classes)} written to {options['output']}")
+    names = tuple(name.strip() for name in classes.split(","))
+    spec = make_bundle(OwnClassifier(classes=names, about=_pairs(about), **options), output, overwrite=overwrite)
+    click.echo(f"{spec.encoder} with classes {', '.join(spec.classes)} written to {output}")
 
 
 @cli.command()
@@ -217,15 +221,20 @@ def train(
 
     Ctrl-C keeps a checkpoint; --resume goes on from it. Under torchrun the processes share every batch.
     """
-    from tonno_core.commands.train import train_bundle
+    from tonno_core.commands.train import Destination, train_bundle
     from tonno_core.training.loop import TrainingInterrupted
+    from tonno_core.training.settings import complete_settings
 
-    planes = {name: value for name, value in (("slices", slices), ("directions", directions)) if value is not None}
+    asked = {"stage": stage, "slices": slices, "directions": directions}
     try:
         summary = train_bundle(
-            manifest, output, run=run, resume=resume, overwrite=overwrite, class_name=class_name, stage=stage,
-            about=_pairs(about), half=half, calibration=planes, options=options,
-        )  # fmt: skip
+            manifest,
+            Destination(output, run, resume=resume, overwrite=overwrite, half=half),
+            complete_settings(**options),
+            class_name=class_name,
+            calibration={name: value for name, value in asked.items() if value is not None},
+            about=_pairs(about),
+        )
     except TrainingInterrupted as interruption:
         _fail(as_options(str(interruption)), 130)
     if summary:  # of the first process alone
@@ -267,18 +276,18 @@ def calibrate(
     Needed for other planes than the model's own: a threshold holds for one number of slices and directions. Those of
     the presets fast and balanced are measured too.
     """
-    from tonno_core.commands import calibrate as recalibration
+    from tonno_core.commands import calibrate as command
+    from tonno_core.training.calibration import Look, Search
 
-    run: dict[str, Any] = {"device": device, "precision": precision, "overwrite": overwrite}
+    look = Look(device, precision)
     if complete:
         if methods or stages or any(value is not None for value in options.values()):
             raise TonnoError("--complete keeps the model's choices and planes; leave out what would change them")
-        summary = recalibration.complete(model, manifest, output, **run)
+        summary = command.complete(model, manifest, output, look, overwrite=overwrite)
     else:
-        options = {"methods": methods or None, **options}
-        summary = recalibration.recalibrate(
-            model, manifest, output, options=options, stages=stages, quantile=quantile, **run
-        )
+        search = Search(stages=stages, quantile=quantile)
+        asked = {"methods": methods or None, **options}
+        summary = command.recalibrate(model, manifest, output, asked, search, look, overwrite=overwrite)
     click.echo(as_options(summary))
 
 
@@ -323,6 +332,7 @@ def evaluate(
         "methods": methods or None, "slices": slices, "directions": directions, "lattice": lattice,
         "filter": filter, "class_name": class_name,
     }  # fmt: skip
+    choices["stages"] = tuple(map(parse_stages, choices["stages"]))
     outcome = evaluate_manifest(
         manifest, model=model, output=output, choices=Choices(**choices), options=options, overwrite=overwrite
     )
@@ -375,18 +385,22 @@ def phantoms(output: Path, count: int, lesions: int | None, seed: int) -> None:
 @click.option("--output", type=_PATH, metavar="DIR", help="For bench.json and bench.png.")
 @click.option("--overwrite", is_flag=True)
 def bench(
-    volume: Path | None,
     methods: tuple[str, ...],
     slices: int | None,
     directions: int | None,
     grid: str | None,
+    preset: str | None,
+    output: Path | None,
+    overwrite: bool,
     **options: Any,
 ) -> None:
     """Where the time of a reconstruction goes on this machine: of VOLUME, or a head like the demo's."""
+    from tonno_core.commands.bench import Benchmark
     from tonno_core.commands.bench import bench as measure
 
     chosen = {"methods": methods or ("tonno",), "slices": slices, "directions": directions, "grid": grid}
-    click.echo(measure(volume, options=chosen, **options))
+    benchmark = Benchmark(**options)
+    click.echo(measure(benchmark, options=chosen, preset=preset, output=output, overwrite=overwrite))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -10,11 +10,10 @@ from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from tonno_core.errors import TonnoError
+from tonno_core.output import Json
 
 CamKind = Literal["layercam", "gradcam"]
 FilterKind = Literal["second-difference", "hann", "gaussian"]
-# From 1, the finest; or some whose heatmaps are added up, finest first: "3+4".
-Stage = int | str
 
 METHODS = (
     "tonno",
@@ -57,26 +56,44 @@ _WHOLE_NUMBERS = {
     "slice_size": (8, 2048),
 }
 _STAGES = (1, 1000)
+_STAGES_TEXT = "a whole number from 1 to 1000, or some to add up, finest first, like 3+4"
 _NUMBERS = {"sigma_scale": (0, 1000), "smooth_mm": (0, 1000), "radius_mm": (0.01, 10_000)}
 # Each method's own: what a model may have chosen for it. None in the settings: not asked for.
-_OF_A_METHOD = ("stage", "filter", "sigma_scale", "smooth_mm")
-_OPTIONAL = ("cam_directions", "slice_size", "radius_mm", *_OF_A_METHOD)
+_OF_A_METHOD = ("stages", "filter", "sigma_scale", "smooth_mm")
+# What files call a field by another name than the code does.
+_RECORDED = {"stages": "stage"}
+_OPTIONAL = ("cam_directions", "slice_size", "radius_mm", "filter", "sigma_scale", "smooth_mm")
 
 
 @dataclass(frozen=True)
 class ReconstructionSettings:
-    """How heatmaps are made; the command line has an option for each.
+    """What is asked of a reconstruction; the command line has an option for each.
 
-    slices: M offsets. directions: L; cam_directions: L of the CAM methods where it differs. stage: from 1 (finest), or
-    some added up (``3+4``), which takes a calibrated model. sigma_scale: factor on Matched CAM's sigma = w / 2.
-    smooth_mm: standard deviation of a Gaussian on the finished heatmap. Of these and the filter, None is the model's
-    choice for the method (`variant_of`). radius_mm: of the ball, None for the foreground's. slice_size: S pixels, None
-    for the classifier's own.
+    Attributes:
+        methods: Names from `METHODS`.
+        cam: Kind of class activation map.
+        stages: CAM stages from 1, the finest; several are added up, which takes a calibrated model. Empty, as None in
+            the next three: the model's choice for each method.
+        sigma_scale: Factor on Matched CAM's sigma = w / 2.
+        smooth_mm: Standard deviation of a Gaussian on the finished heatmap.
+        slices: M, the offsets along each direction.
+        directions: L.
+        cam_directions: L of the CAM methods, where it differs.
+        lattice: Where directions lie, ``hemisphere`` or ``sphere``.
+        filter: Along the offsets.
+        frame: ``physical`` (mm) or ``normalized`` (the paper's cube).
+        radius_mm: Radius of the ball, None for the foreground's.
+        grid: Where to backproject, ``band-limited`` (M^3 nodes) or ``volume`` (all voxels).
+        slice_size: S pixels, None for the classifier's own.
+        class_name: Class of the model, None for its first.
+
+    Raises:
+        TonnoError: A value is unknown or out of its range.
     """
 
     methods: tuple[str, ...] = ("matched-cam",)
     cam: CamKind = "layercam"
-    stage: Stage | None = None
+    stages: tuple[int, ...] = ()
     sigma_scale: float | None = None
     smooth_mm: float | None = None
     slices: int = 64
@@ -100,39 +117,83 @@ class ReconstructionSettings:
             _require(method in METHODS, "methods", method, f"one of {', '.join(METHODS)}")
         for name in _WHOLE_NUMBERS | _NUMBERS:
             _require_number(name, getattr(self, name))
-        stages_of(self.stage)
+        _require(_are_stages(self.stages), "stages", self.stages, _STAGES_TEXT)
         if self.radius_mm is not None and self.frame == "normalized":
             raise TonnoError("`radius_mm` has no meaning with `frame` normalized; leave one of them out")
 
     def directions_for(self, method: str) -> int:
-        """L of a method."""
+        """Return L of a method.
+
+        Args:
+            method: One of `METHODS`.
+
+        Returns:
+            The number of directions.
+        """
         if method in CAM_METHODS and self.cam_directions is not None:
             return self.cam_directions
         return self.directions
 
+    def record(self) -> Json:
+        """Return the settings as reports have them.
 
-def stages_of(stage: object) -> tuple[int, ...]:
-    """The stages of a `Stage`, finest first; none of None. Raises TonnoError for what is neither."""
+        Returns:
+            All fields by name; ``stages`` is ``stage``, a number or "3+4", None where none was asked for.
+        """
+        values = dataclasses.asdict(self)
+        return {_RECORDED.get(name, name): _recorded(name, value) for name, value in values.items()}
+
+
+def parse_stages(stage: object) -> tuple[int, ...]:
+    """Read stages as files and the command line write them.
+
+    Args:
+        stage: A number, several to add up as "3+4", or None.
+
+    Returns:
+        The stages, finest first; empty for None.
+
+    Raises:
+        TonnoError: It is none of these.
+    """
     if stage is None:
         return ()
-    low, high = _STAGES
     numbers = tuple(int(word) for word in str(stage).split("+") if word.isdecimal())
-    good = "+".join(map(str, numbers)) == str(stage) and list(numbers) == sorted(set(numbers))
-    good = good and all(low <= number <= high for number in numbers) and isinstance(stage, str) == (len(numbers) > 1)
-    _require(good, "stage", stage, f"a whole number from {low} to {high}, or some to add up, finest first, like 3+4")
+    good = isinstance(stage, str) == (len(numbers) > 1) and stages_text(numbers) == str(stage)
+    _require(good and _are_stages(numbers), "stage", stage, _STAGES_TEXT)
     return numbers
+
+
+def stages_text(stages: tuple[int, ...]) -> str:
+    """Return stages as a person reads them.
+
+    Args:
+        stages: Finest first.
+
+    Returns:
+        Such as "3", or "3+4" for two that are added up.
+    """
+    return "+".join(map(str, stages))
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to make one heatmap.
+    """One way to make one heatmap; what its method does not use stands at the default, so that equals are equal.
 
-    stage: None for the model's own; the rest as in the settings. weights: of the heatmaps of the stages that are added
-    up, one for each; none for a single stage.
+    Attributes:
+        method: One of `METHODS`.
+        stages: CAM stages, finest first; the heatmaps of several are added up.
+        filter: Along the offsets.
+        sigma_scale: Factor on Matched CAM's sigma.
+        smooth_mm: Standard deviation of the Gaussian on the finished heatmap.
+        weights: Of the heatmaps that are added up, one for each stage; empty for a single stage.
+
+    Raises:
+        TonnoError: A value is unknown or out of its range.
     """
 
     method: str
-    stage: Stage | None = None
+    stages: tuple[int, ...] = ()
     filter: FilterKind = "second-difference"
     sigma_scale: float = 1.0
     smooth_mm: float = 0.0
@@ -144,69 +205,125 @@ class Variant:
         _require(self.filter in choices, "filter", self.filter, f"one of {', '.join(choices)}")
         for name in ("sigma_scale", "smooth_mm"):
             _require_number(name, getattr(self, name))
-        stages = stages_of(self.stage)
-        object.__setattr__(self, "weights", tuple(self.weights))  # JSON has lists
-        fit = not self.weights or len(self.weights) == len(stages)
-        good = fit and all(_is_number(weight) and 0 < weight < math.inf for weight in self.weights)
-        _require(good, "weights", self.weights, f"a positive number for each of stage {self.stage}")
+        _require(_are_stages(self.stages), "stages", self.stages, _STAGES_TEXT)
+        weights = tuple(self.weights)  # JSON has lists
+        good = not weights or len(weights) == len(self.stages)
+        good = good and all(_is_number(weight) and 0 < weight < math.inf for weight in weights)
+        _require(good, "weights", weights, f"a positive number for each of stage {stages_text(self.stages)}")
+        for field in dataclasses.fields(self):
+            if field.name in set(_OF_A_METHOD) - set(choices_of(self.method)):
+                object.__setattr__(self, field.name, field.default)
+        object.__setattr__(self, "weights", weights if len(self.stages) > 1 else ())
 
-    def choices(self) -> dict[str, Any]:
-        """All that matters to its method, by name."""
-        own = {name: getattr(self, name) for name in choices_of(self.method)}
-        return own | ({"weights": self.weights} if isinstance(own.get("stage"), str) else {})
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any], method: str | None = None) -> Variant:
+        """Read a variant from a record of a model's description.
 
-    def canonical(self) -> Variant:
-        """The same heatmap with everything that its method does not use at its standard, so that equals are equal."""
-        return Variant(self.method, **self.choices())
+        Args:
+            record: Values by name, as `record` writes them; other names are passed over.
+            method: In place of the record's.
+
+        Returns:
+            The variant.
+
+        Raises:
+            TonnoError: A value is unknown or out of its range.
+        """
+        values = {name: record[name] for name in ("filter", "sigma_scale", "smooth_mm", "weights") if name in record}
+        return cls(method or record["method"], parse_stages(record.get("stage")), **values)
+
+    def record(self) -> Json:
+        """Return the variant as files hold it.
+
+        Returns:
+            All fields by name; ``stages`` is ``stage``, a number or "3+4", None for none.
+        """
+        values = dataclasses.asdict(self)
+        return {_RECORDED.get(name, name): _recorded(name, value) for name, value in values.items()}
+
+    def choices(self) -> Json:
+        """Return what matters to the method, as reports have it.
+
+        Returns:
+            A part of `record`.
+        """
+        names = [_RECORDED.get(name, name) for name in choices_of(self.method)]
+        return {name: value for name, value in self.record().items() if name in names or (name == "weights" and value)}
 
     def raw(self) -> Variant:
-        """The canonical variant before its smoothing."""
-        return dataclasses.replace(self.canonical(), smooth_mm=0.0)
+        """Return the variant before its smoothing.
+
+        Returns:
+            The same with ``smooth_mm`` 0.
+        """
+        return dataclasses.replace(self, smooth_mm=0.0)
 
     def parts(self) -> dict[Variant, float]:
-        """The canonical heatmaps of single stages whose weighted sum it is: itself, where nothing is added up."""
-        whole = self.canonical()
-        if not isinstance(whole.stage, str):
-            return {whole: 1.0}
-        weights = zip(stages_of(whole.stage), whole.weights, strict=True)
-        return {dataclasses.replace(whole, stage=stage, weights=()): weight for stage, weight in weights}
+        """Return the heatmaps of single stages whose weighted sum this is.
+
+        Returns:
+            Weights by variant: the variant itself, where nothing is added up.
+        """
+        if len(self.stages) < 2:
+            return {self: 1.0}
+        weights = zip(self.stages, self.weights, strict=True)
+        return {dataclasses.replace(self, stages=(stage,), weights=()): weight for stage, weight in weights}
 
 
 def choices_of(method: str) -> tuple[str, ...]:
-    """The fields of a `Variant` that matter to a method."""
-    return tuple(name for name in _OF_A_METHOD if name in SETTINGS_THAT_MATTER[method])
+    """Return what can be chosen for a method.
+
+    Args:
+        method: One of `METHODS`.
+
+    Returns:
+        Names of fields of `Variant`.
+    """
+    return tuple(name for name in _OF_A_METHOD if _RECORDED.get(name, name) in SETTINGS_THAT_MATTER[method])
 
 
 def variant_of(
-    method: str,
-    settings: ReconstructionSettings,
-    *,
-    calibrated: Mapping[str, Any] | None = None,
-    defaults: Mapping[str, Any] | None = None,
+    method: str, settings: ReconstructionSettings, *, calibrated: Json | None = None, defaults: Json | None = None
 ) -> Variant:
-    """The variant of a method: what the settings ask for, else its calibrated choice, else the model's default.
+    """Return the variant of a method: what is asked for, else its calibrated choice, else the model's default.
 
-    Where none of these says anything, the standard; a stage is then None, the last but one of the encoder.
+    Args:
+        method: One of `METHODS`.
+        settings: What is asked for.
+        calibrated: Choices for the method by name, as a model's description holds them.
+        defaults: The model's own settings, likewise.
+
+    Returns:
+        The variant; where nobody says anything, the standard, and no stage.
     """
-    chosen: dict[str, Any] = {}
+    chosen: Json = {}
     for name in choices_of(method):
-        sources = (getattr(settings, name), (calibrated or {}).get(name), (defaults or {}).get(name))
-        value = next((one for one in sources if one is not None), None)
-        if value is not None:
-            chosen[name] = value
-    return Variant(method, **chosen)
+        key = _RECORDED.get(name, name)
+        sources = (_recorded(name, getattr(settings, name)), (calibrated or {}).get(key), (defaults or {}).get(key))
+        chosen |= next(({key: value} for value in sources if value is not None), {})
+    return Variant.of_record(chosen, method)
 
 
-def model_defaults(**changes: Any) -> dict[str, Any]:
-    """What a new model's description states as its defaults: every choice that shapes its heatmaps."""
-    standard = dataclasses.asdict(Variant("matched-cam"))
-    settings = dataclasses.asdict(ReconstructionSettings(**changes))
-    settings |= {name: standard[name] for name in _OF_A_METHOD if settings[name] is None}
+def model_defaults(**changes: Any) -> Json:
+    """Return what a new model's description states as its defaults.
+
+    Args:
+        changes: Settings that differ from the standard, by their names in files.
+
+    Returns:
+        Every choice that shapes the model's heatmaps, by its name in files.
+    """
+    settings = combine(defaults={}, explicit=changes).record()
+    standard = Variant("matched-cam").record()
     about_a_scan = {"radius_mm", "slice_size", "class_name", "cam_directions"}
-    return {name: value for name, value in settings.items() if name not in about_a_scan}
+    return {
+        name: standard[name] if value is None and name in standard else value
+        for name, value in settings.items()
+        if name not in about_a_scan
+    }
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, Json] = {
     "fast": {"slices": 48, "directions": 96},
     "balanced": {"slices": 64, "directions": 256},
     "paper": {
@@ -223,16 +340,24 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def combine(
-    *, defaults: Mapping[str, Any], preset: str | None = None, explicit: Mapping[str, Any]
-) -> ReconstructionSettings:
-    """Settings from the model's defaults, then a preset, then what was asked for (None: not asked).
+def combine(*, defaults: Json, preset: str | None = None, explicit: Json) -> ReconstructionSettings:
+    """Combine a model's defaults, then a preset, then what is asked for, to settings.
 
-    A number of directions that was asked for holds for all methods. The defaults of what is each method's own
-    (stage, filter, sigma_scale, smooth_mm) are checked but not taken: the model's choice for a method goes
-    before them (`variant_of`). Raises TonnoError for unknown names.
+    A number of directions that is asked for holds for all methods. The defaults of what is each method's own (stage,
+    filter, sigma_scale, smooth_mm) are checked but not taken: the model's choice for a method goes before them.
+
+    Args:
+        defaults: Settings by their names in files, as a model's description has them.
+        preset: A name from `PRESETS`.
+        explicit: What is asked for, likewise; None for what is not.
+
+    Returns:
+        The settings.
+
+    Raises:
+        TonnoError: A name or a value is unknown.
     """
-    known = {field.name for field in dataclasses.fields(ReconstructionSettings)}
+    known = {_RECORDED.get(field.name, field.name) for field in dataclasses.fields(ReconstructionSettings)}
     unknown = sorted(set(defaults) - known)
     if unknown:
         raise TonnoError(f"the model's default '{unknown[0]}' is unknown; it needs a newer version of tonno")
@@ -241,14 +366,34 @@ def combine(
     asked = {name: value for name, value in explicit.items() if value is not None}
     if "directions" in asked:
         asked.setdefault("cam_directions", asked["directions"])
-    ReconstructionSettings(**{name: defaults[name] for name in _OF_A_METHOD if name in defaults})
-    of_all = {name: value for name, value in defaults.items() if name not in _OF_A_METHOD}
-    merged = {**of_all, **PRESETS.get(preset or "", {}), **asked}
-    if "methods" in merged:
-        named = isinstance(merged["methods"], (list, tuple)) and all(isinstance(m, str) for m in merged["methods"])
-        _require(named, "methods", merged["methods"], "a list of names")
-        merged["methods"] = tuple(dict.fromkeys(merged["methods"]))
-    return ReconstructionSettings(**merged)
+    of_a_method = {_RECORDED.get(name, name) for name in _OF_A_METHOD}
+    _settings_in({name: value for name, value in defaults.items() if name in of_a_method})
+    of_all = {name: value for name, value in defaults.items() if name not in of_a_method}
+    return _settings_in({**of_all, **PRESETS.get(preset or "", {}), **asked})
+
+
+def _settings_in(record: Json) -> ReconstructionSettings:
+    values = {name: value for name, value in record.items() if name != "stage"}
+    if "methods" in values:
+        methods = values["methods"]
+        named = isinstance(methods, (list, tuple)) and all(isinstance(method, str) for method in methods)
+        _require(named, "methods", methods, "a list of names")
+        values["methods"] = tuple(dict.fromkeys(methods))
+    return ReconstructionSettings(**values, stages=parse_stages(record.get("stage")))
+
+
+def _recorded(name: str, value: Any) -> Any:
+    """Return a field's value as files hold it."""
+    if name != "stages":
+        return value
+    return (value[0] if len(value) == 1 else stages_text(value)) if value else None
+
+
+def _are_stages(stages: object) -> bool:
+    """Return whether these are stages, finest first, each once; also none."""
+    low, high = _STAGES
+    numbers = stages if isinstance(stages, tuple) and all(_is_number(stage) for stage in stages) else None
+    return numbers is not None and numbers == tuple(sorted({int(n) for n in numbers if low <= n <= high}))
 
 
 def _require_number(name: str, value: Any) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ToNNOSlicerLib.labels import forPanel
 from ToNNOSlicerLib.logic import results
-from ToNNOSlicerLib.logic.heatmap import histogramOf
+from ToNNOSlicerLib.logic.heatmap import Heatmap, histogramOf, showHeatmap
 from ToNNOSlicerLib.logic.segmentation import isEditedByHand, segmentOf
 from ToNNOSlicerLib.run import Outcome, Run
 
@@ -97,7 +97,7 @@ class Answers:
             if known is not None and isEditedByHand(*known):
                 continue
             threshold, smallest = results.inherit(node, earlier)
-            self._logic.removeResult(earlier)
+            results.remove(earlier, self._logic.segments)
         return threshold, smallest
 
     def _show(self, run: Run, className: str, array, inside, answer, node, remembered: dict[str, Any]):
@@ -107,19 +107,18 @@ class Answers:
         warnings = [forPanel(text) for text in (*run.input.warnings, *(event.get("warnings") or ()))]
         if answer is not None:
             event = {**answer, "warnings": [text for text in warnings if text]}
-        return self._logic.showHeatmap(
-            request.volumeNode,
+        heatmap = Heatmap(
             array,
             run.input.ijkToRAS,
-            inside,
             request.method,
             className or event.get("class_name") or "",
             record,
-            node,
+            inside,
             event,
             request.zoom,
             remembered,
         )
+        return showHeatmap(request.volumeNode, heatmap, node)
 
 
 def _load(path: str | None) -> np.ndarray | None:

@@ -15,6 +15,7 @@ from ToNNOSlicerLib.answers import Answers, Part, read
 from ToNNOSlicerLib.background import Background
 from ToNNOSlicerLib.failures import Failure
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
+from ToNNOSlicerLib.logic.inputs import inputFor, roiFor
 from ToNNOSlicerLib.run import IDLE, RUNNING, STARTING, STOPPING, Kept, Outcome, Progress, Run, RunRequest
 
 # An engine that has not answered Cancel by then is ended.
@@ -67,8 +68,8 @@ class RunController:
         """
         if self._run is not None:
             raise ToNNOUserError(_("A run is under way."), _("Cancel it first, or wait."))
-        found = self.logic.inputFor(request.volumeNode)
-        rasToBox = None if request.roiNode is None else self.logic.roiFor(request.roiNode, request.volumeNode)
+        found = inputFor(request.volumeNode)
+        rasToBox = None if request.roiNode is None else roiFor(request.roiNode, request.volumeNode)
         run = Run(request, found, rasToBox, self._clock())
         try:
             run.folder = self.client.newFolder()

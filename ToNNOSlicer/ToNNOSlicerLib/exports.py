@@ -10,7 +10,10 @@ from slicer.i18n import tr as _
 
 from ToNNOSlicerLib import elsewhere
 from ToNNOSlicerLib.logic import summary
-from ToNNOSlicerLib.logic.results import Result, methodName
+from ToNNOSlicerLib.logic.export import exportFindings, heatmapSteps
+from ToNNOSlicerLib.logic.heatmap import methodName
+from ToNNOSlicerLib.logic.report import reportSteps
+from ToNNOSlicerLib.logic.results import Result
 from ToNNOSlicerLib.state import DONE, ERROR, Message
 
 SEGMENTATION, HEATMAP, FINDINGS, REPORT = "segmentation", "heatmap", "findings", "report"
@@ -43,11 +46,10 @@ class Exports:
 
     def write(self, kind: str, result: Result, path: str) -> None:
         """Write without asking. Raises ToNNOUserError."""
-        logic = self._session.logic
         if kind == HEATMAP:
-            self._begin(path, logic.heatmapSteps(result.heatmapNode, path, self._writer()))
+            self._begin(path, heatmapSteps(result.heatmapNode, path, self._writer()))
         elif kind == REPORT:
-            self._begin(path, logic.reportSteps(path, result.heatmapNode, *result.segment, self._writer()))
+            self._begin(path, reportSteps(path, result.heatmapNode, *result.segment, self._writer()))
         else:
             with self._session.ask.waiting():
                 notes = self._writeNow(kind, result, path)
@@ -90,7 +92,7 @@ class Exports:
         logic = self._session.logic
         if kind == SEGMENTATION:
             return list(logic.exportSegmentation(result.segmentationNode, path) or ())
-        logic.exportFindings(list(result.findings), path, self._identity(result))
+        exportFindings(list(result.findings), path, self._identity(result))
         return []
 
     def _identity(self, result: Result) -> dict[str, str]:

@@ -8,7 +8,7 @@ from ToNNOSlicerLib.logic.results import Result, stoppedText
 from ToNNOSlicerLib.words import shortNumber
 
 
-def notesOf(result: Result, logic) -> tuple[str, ...]:
+def notesOf(result: Result) -> tuple[str, ...]:
     """Sentences: an early end, a threshold away from its calibration, nothing found, the engine's warnings."""
     notes = []
     if result.isStopped:

@@ -11,6 +11,7 @@ from ToNNOSlicerLib import worklist
 from ToNNOSlicerLib.logic import cases
 from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
 from ToNNOSlicerLib.logic.findings import Finding
+from ToNNOSlicerLib.logic.results import resultOf
 
 _POLL_S = 1.0
 
@@ -120,7 +121,7 @@ class Reading:
             if answer == "save":
                 result = self._session.result
                 heatmapNode = cases.heatmapOf(logic, self.case)
-                listed = logic.resultOf(heatmapNode).findings if result is None else result.findings
+                listed = resultOf(heatmapNode).findings if result is None else result.findings
                 self.save(heatmapNode, listed)
             cases.closeCase(logic, self.case, discard=True)
         self.case = None

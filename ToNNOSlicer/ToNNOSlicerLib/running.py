@@ -10,7 +10,7 @@ from ToNNOSlicerLib import models
 from ToNNOSlicerLib.controller import RunController
 from ToNNOSlicerLib.failures import Failure
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
-from ToNNOSlicerLib.logic.inputs import dicomModalityOf
+from ToNNOSlicerLib.logic.inputs import concerns, dicomModalityOf
 from ToNNOSlicerLib.run import IDLE, Outcome, Progress, RunRequest
 from ToNNOSlicerLib.state import ERROR, NOTE, Message
 from ToNNOSlicerLib.words import timeText
@@ -79,8 +79,8 @@ class Running:
         expected = models.otherModality(model, modality)
         if expected and not self._session.ask.otherModality(expected, modality):
             return False
-        concerns = self._session.logic.concerns(request.volumeNode, model.training) if not expected else []
-        return not concerns or self._session.ask.otherImage(concerns)
+        differences = concerns(request.volumeNode, model.training) if not expected else []
+        return not differences or self._session.ask.otherImage(differences)
 
     def cancel(self) -> None:
         self.controller.cancel()

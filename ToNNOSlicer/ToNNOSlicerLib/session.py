@@ -21,13 +21,17 @@ from ToNNOSlicerLib import install
 from ToNNOSlicerLib import models as modelFolders
 from ToNNOSlicerLib.choices import Choices
 from ToNNOSlicerLib.exports import Exports
-from ToNNOSlicerLib.logic import compare, summary, verdicts
+from ToNNOSlicerLib.logic import compare, diameters, summary, verdicts
 from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
-from ToNNOSlicerLib.logic.heatmap import inputOf, isHeatmap
+from ToNNOSlicerLib.logic.findings import hideCrosshair, jumpTo
+from ToNNOSlicerLib.logic.heatmap import inputOf, isHeatmap, modelThreshold, otsuThreshold, peakOf
+from ToNNOSlicerLib.logic.inputs import firstVolume, fitRegion
 from ToNNOSlicerLib.logic.limits import FEWER
-from ToNNOSlicerLib.logic.overlay import Layers
-from ToNNOSlicerLib.logic.results import Result, heatmapsOf, siblingsOf
+from ToNNOSlicerLib.logic.overlay import Layers, keepApart, shownImage
+from ToNNOSlicerLib.logic.patient import showSurface
+from ToNNOSlicerLib.logic.results import Result, heatmapsOf, resultOf, showOnly, siblingsOf
 from ToNNOSlicerLib.logic.scene import nodesByClass
+from ToNNOSlicerLib.logic.segmentation import isShown3D, show3D
 from ToNNOSlicerLib.notes import notesOf
 from ToNNOSlicerLib.reading import Reading
 from ToNNOSlicerLib.running import Running
@@ -46,7 +50,7 @@ def intention(method: Callable[..., None]) -> Callable[..., None]:
         self.message, self.status = None, ""
         if self._draft is not None:  # whatever it is, it ends a drag
             self._draft = None
-            self.logic.hidePreview()
+            self.logic.preview.hide()
         with self.telling():
             method(self, *arguments)
         self.refresh()
@@ -180,9 +184,9 @@ class Session:
             isDragging=self._draft is not None,
             selected=self._selected,
             sentence="" if result is None else _sentence(result),
-            notes=() if result is None else notesOf(result, self.logic),
-            canUndo=self.logic.canUndo(heatmap),
-            canRedo=self.logic.canRedo(heatmap),
+            notes=() if result is None else notesOf(result),
+            canUndo=self.logic.segments.canUndo(heatmap),
+            canRedo=self.logic.segments.canRedo(heatmap),
             comparison=self._comparison,
             message=self.message,
             status=self.status,
@@ -264,21 +268,21 @@ class Session:
         parameters = self.parameters
         with self._changing():
             if _id(volume) != self._seen[0] and self._seen[0]:
-                self.logic.hideCrosshair()
+                hideCrosshair(self.logic.scene)
                 parameters.secondVolume = parameters.priorHeatmap = None  # they were of another patient
             parameters.inputVolume, parameters.heatmap = volume, heatmap
             if parameters.segmentation is not None:
                 parameters.segmentation = None
         self._seen = _id(volume), _id(heatmap)
         self._draft, self._selected, self._isStale = None, -1, True
-        self.logic.hidePreview()
+        self.logic.preview.hide()
 
     def _chooseFirstVolume(self) -> None:
         """One click less where there is something to look at already: what the first view shows, else the first."""
         parameters = self.parameters
         if parameters.inputVolume is not None:
             return
-        volume = self.logic.firstVolume()
+        volume = firstVolume(self.logic.scene)
         if volume is not None:
             with self._changing():
                 parameters.inputVolume = volume
@@ -340,7 +344,7 @@ class Session:
     def fitRegion(self, roiNode) -> None:
         """A box that was made just now begins around the whole image."""
         if self.parameters.inputVolume is not None:
-            self.logic.fitRegion(roiNode, self.parameters.inputVolume)
+            fitRegion(roiNode, self.parameters.inputVolume)
 
     @intention
     def describe(self, _checked=None) -> None:
@@ -452,7 +456,7 @@ class Session:
             return
         self._draft = value
         with self.telling():
-            self.logic.previewMask(self._result.heatmapNode, value, self._result.smallestMm3)
+            self.logic.preview.show(self._result.heatmapNode, value, self._result.smallestMm3)
         self._render(self.state)
 
     @intention
@@ -471,14 +475,14 @@ class Session:
     @intention
     def toModelThreshold(self, _checked=None) -> None:
         result = self._needResult()
-        value = self.logic.modelThreshold(result.heatmapNode)
+        value = modelThreshold(result.heatmapNode)
         if value is None:
             raise ToNNOUserError(_("The model has no threshold for this method."), _("Set it by hand, or use Otsu."))
         self._write(value, None)
 
     @intention
     def toOtsu(self, _checked=None) -> None:
-        self._write(self.logic.otsu(self._needResult().heatmapNode), None)
+        self._write(otsuThreshold(self._needResult().heatmapNode), None)
 
     @intention
     def newSegment(self, _checked=None) -> None:
@@ -488,11 +492,11 @@ class Session:
 
     @intention
     def undo(self, _checked=None) -> None:
-        self._repeatable(self.logic.undo, self._needResult().heatmapNode)
+        self._repeatable(self.logic.segments.undo, self._needResult().heatmapNode)
 
     @intention
     def redo(self, _checked=None) -> None:
-        self._repeatable(self.logic.redo, self._needResult().heatmapNode)
+        self._repeatable(self.logic.segments.redo, self._needResult().heatmapNode)
 
     def _write(self, threshold: float | None, smallest: float | None) -> None:
         """The segment anew; asks before it overwrites what was painted. Cancelled, all is as before."""
@@ -508,7 +512,7 @@ class Session:
             elif answer == "new":
                 self._writeNew(result, threshold, smallest)
             else:
-                self.logic.hidePreview()
+                self.logic.preview.hide()
         self._isStale = True
 
     def _writeNew(self, result: Result, threshold: float, smallest: float) -> None:
@@ -546,11 +550,11 @@ class Session:
 
     def _goTo(self, finding) -> None:
         """All views at a finding's peak; where diameters are drawn, at the plane in which they are."""
-        if self.logic.hasDiameters(self._result.heatmapNode):
+        if diameters.isDrawn(self._result.heatmapNode):
             first, last = finding.longestRAS
-            self.logic.jumpToPoint(tuple((a + b) / 2 for a, b in zip(first, last, strict=True)))
+            jumpTo(self.logic.scene, tuple((a + b) / 2 for a, b in zip(first, last, strict=True)))
         else:
-            self.logic.jumpTo(finding)
+            jumpTo(self.logic.scene, finding.peakRAS)
 
     @intention
     def judge(self, verdict: str) -> None:
@@ -571,12 +575,12 @@ class Session:
         """Go to the heatmap's highest voxel, also where it is below the threshold."""
         peak = summary.highest(self._needResult().heatmapNode)
         if peak is not None:
-            self.logic.jumpToPoint(peak.ras)
+            jumpTo(self.logic.scene, peak.ras)
 
     @intention
     def showDiameters(self, on: bool) -> None:
         result = self._needResult()
-        self.logic.showDiameters(result.heatmapNode, result.findings if on else ())
+        diameters.draw(self.logic.scene, result.heatmapNode, result.findings if on else ())
         if on and 0 <= self._selected < len(result.findings):
             self._goTo(result.findings[self._selected])
 
@@ -598,15 +602,15 @@ class Session:
         if result is None or result.segmentationNode is None:
             return
         with self.telling():
-            self.logic.show3D(result.segmentationNode, on)
+            show3D(result.segmentationNode, on)
         self._showSurface()
 
     def _showSurface(self) -> None:
         """The patient around the findings, where these are shown in 3D."""
         result = self._result
         if result is not None and result.inputNode is not None and result.segmentationNode is not None:
-            on = self.logic.isShown3D(result.segmentationNode)
-            self.logic.showSurface(result.inputNode, on and self.parameters.surfaceVisible)
+            on = isShown3D(result.segmentationNode)
+            showSurface(result.inputNode, on and self.parameters.surfaceVisible)
 
     def _shownHeatmap(self):
         """What the views show: the preview that is waited for, else the chosen result."""
@@ -622,7 +626,7 @@ class Session:
         visible = heatmap is not None and parameters.overlayVisible
         threshold = self._result.threshold if self._result is not None else 0.0
         if isPreview:
-            threshold = max(_PREVIEW_SHARE * self.logic.peakOf(heatmap), 1e-9)
+            threshold = max(_PREVIEW_SHARE * peakOf(heatmap), 1e-9)
         second = parameters.secondVolume if volume is not None else None
         layers = Layers(volume, heatmap if visible else None, threshold, parameters.opacity, second, parameters.fade)
         shown = None if isPreview else heatmap
@@ -631,7 +635,7 @@ class Session:
         if inViews == self._inViews:
             return
         self.logic.showLayers(layers)
-        self.logic.showOnly(shown, volume)
+        showOnly(self.logic.scene, shown, volume)
         self._showSurface()
         self._inViews = inViews
         self._haveViewsChanged = False  # that was us
@@ -656,11 +660,11 @@ class Session:
         """
         self._haveViewsChanged = False
         volume = self.parameters.inputVolume
-        image = self.logic.shownImage()
+        image = shownImage(self.logic.scene)
         if image is not None and image is not volume:
             self.set(inputVolume=image)
         elif volume is not None:
-            self.logic.keepApart(volume)
+            keepApart(self.logic.scene, volume)
             self._haveViewsChanged = False
 
     # --- exports
@@ -683,7 +687,7 @@ class Session:
         prior = self.parameters.priorHeatmap
         if self._result is None or prior is None or not isHeatmap(prior) or prior is self._result.heatmapNode:
             return None
-        other = self.logic.resultOf(prior)
+        other = resultOf(prior)
         if self._result.segment is None or other.segment is None:
             return None
         found = compare.changes(
@@ -705,7 +709,7 @@ class Session:
         change = changes[row]
         labels = [finding.label for finding in self._needResult().findings]
         self._selected = labels.index(change.present.label) if change.present is not None else -1
-        self.logic.jumpToPoint(change.placeRAS)
+        jumpTo(self.logic.scene, change.placeRAS)
 
     # --- one patient after the other
 
@@ -761,7 +765,7 @@ class Session:
         self._result = self._comparison = None
         with self.telling():
             if isThere and self.running.preview is None:
-                self._result = self.logic.resultOf(heatmap, parameters.minMm3)
+                self._result = resultOf(heatmap, parameters.minMm3)
             self._followWithDiameters(before)
         with self.telling():  # what cannot be compared is no reason to show old diameters
             self._comparison = self._compare() if self._result is not None else None
@@ -771,10 +775,10 @@ class Session:
     def _followWithDiameters(self, before: Result | None) -> None:
         """Lines that are drawn are those of the findings as they are now."""
         result = self._result
-        if result is None or not self.logic.hasDiameters(result.heatmapNode):
+        if result is None or not diameters.isDrawn(result.heatmapNode):
             return
         if before is None or before.heatmapNode is not result.heatmapNode or before.findings != result.findings:
-            self.logic.showDiameters(result.heatmapNode, result.findings)
+            diameters.draw(self.logic.scene, result.heatmapNode, result.findings)
 
     def _keepSelection(self, before: Result | None) -> None:
         """The same finding stays selected while the list changes around it."""

@@ -35,7 +35,7 @@ THRESHOLDS = {"matched-cam": RECORD, "tonno": ALONE}
 def look(method: str = "matched-cam", thresholds: Any = THRESHOLDS, **settings: Any) -> ModelThreshold:
     zoom, variant, tried = (settings.pop(name, None) for name in ("zoom", "variant", "tried"))
     found = threshold_for(
-        thresholds, method, ReconstructionSettings(**settings), variant=variant, tried=tried, zoom=bool(zoom)
+        thresholds, method, combine(defaults={}, explicit=settings), variant=variant, tried=tried, zoom=bool(zoom)
     )
     assert found is not None
     return found
@@ -149,14 +149,14 @@ def test_each_class_has_its_own() -> None:
 
 def test_a_variant_that_was_tried_has_its_threshold_and_the_chosen_planes_are_not_its() -> None:
     tried = {"stage": 3, "filter": "hann", "sigma_scale": 1.0, "smooth_mm": 0.0, "threshold": 5.0, "noise_floor": 0.3}
-    variant = Variant("matched-cam", 3, "hann")
+    variant = Variant("matched-cam", (3,), "hann")
     found = look(variant=variant, tried=tried)
     assert (found.value, found.source, found.record["threshold"]) == (5.0, "calibrated", 5.0)
     found = look(variant=variant, tried=tried, slices=48, directions=96)
     assert (found.value, found.source, found.changed) == (5.0, "unscaled", ("slices", "directions"))
     # The chosen one was tried as well.
     chosen = {name: SETTINGS[name] for name in ("stage", "filter", "sigma_scale", "smooth_mm")}
-    found = look(variant=Variant("matched-cam", 2), tried={**chosen, "threshold": 8.0}, slices=48, directions=96)
+    found = look(variant=Variant("matched-cam", (2,)), tried={**chosen, "threshold": 8.0}, slices=48, directions=96)
     assert (found.value, found.source) == (6.0, "calibrated")
 
 

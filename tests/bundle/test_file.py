@@ -16,6 +16,7 @@ from tests.networks import random_network, spec_of, write_random_bundle
 from tonno_core.bundle import file as bundle_module
 from tonno_core.bundle.file import (
     BundleSpec,
+    OwnClassifier,
     check_can_write,
     load_bundle,
     make_bundle,
@@ -117,73 +118,82 @@ CHOSEN = {"threshold": 0.5, "settings": {**CHOICE, "slices": 9}}
 
 def test_a_methods_calibrated_choices_go_before_the_models_defaults() -> None:
     spec = spec_of(thresholds={"matched-cam": CHOSEN}, defaults=model_defaults(stage=3, smooth_mm=2.0))
-    assert spec.variant("matched-cam") == Variant("matched-cam", 1, "hann", 0.5, 4.0)
-    assert spec.variant("averaged-cam") == Variant("averaged-cam", 3, smooth_mm=2.0)
-    asked = ReconstructionSettings(stage=2, smooth_mm=0.0)
-    assert spec.variant("matched-cam", asked) == Variant("matched-cam", 2, "hann", 0.5)
+    assert spec.choices.variant("matched-cam") == Variant("matched-cam", (1,), "hann", 0.5, 4.0)
+    assert spec.choices.variant("averaged-cam") == Variant("averaged-cam", (3,), smooth_mm=2.0)
+    asked = ReconstructionSettings(stages=(2,), smooth_mm=0.0)
+    assert spec.choices.variant("matched-cam", asked) == Variant("matched-cam", (2,), "hann", 0.5)
 
 
 def test_each_class_has_its_own_calibration() -> None:
     other = {"threshold": 0.25, "settings": {"stage": 4}}
     spec = spec_of(classes=("a", "b", "c"), thresholds={"averaged-cam": CHOSEN, "averaged-cam/b": other})
-    assert spec.record("averaged-cam") == spec.record("averaged-cam", "a") == CHOSEN
-    assert spec.record("averaged-cam", "b") == other
-    assert spec.record("averaged-cam", "c") is None
-    stages = [spec.variant("averaged-cam", ReconstructionSettings(class_name=name)).stage for name in (None, "b", "c")]
-    assert stages == [1, 4, None]
+    assert spec.choices.record("averaged-cam") == spec.choices.record("averaged-cam", "a") == CHOSEN
+    assert spec.choices.record("averaged-cam", "b") == other
+    assert spec.choices.record("averaged-cam", "c") is None
+    stages = [
+        spec.choices.variant("averaged-cam", ReconstructionSettings(class_name=name)).stages
+        for name in (None, "b", "c")
+    ]
+    assert stages == [(1,), (4,), ()]
 
 
 def test_the_threshold_of_a_variant_is_its_own_where_it_was_tried() -> None:
     tried = [
-        {"class": name, "threshold": value, **dataclasses.asdict(Variant("averaged-cam", stage, smooth_mm=4.0))}
+        {"class": name, "threshold": value, **Variant("averaged-cam", (stage,), smooth_mm=4.0).record()}
         for name, stage, value in (("a", 1, 0.5), ("a", 2, 0.75), ("b", 2, 9.0))
     ]
     spec = spec_of(classes=("a", "b"), thresholds={"averaged-cam": CHOSEN}, calibration=tried)
     # A filter means nothing to Averaged CAM.
-    assert spec.candidate(Variant("averaged-cam", 2, "hann", smooth_mm=4.0)) == tried[1]
-    assert spec.candidate(Variant("averaged-cam", 2, smooth_mm=4.0), "b") == tried[2]
-    assert spec.candidate(Variant("averaged-cam", 2)) is None
+    assert spec.choices.tried_variants().get(Variant("averaged-cam", (2,), "hann", smooth_mm=4.0)) == tried[1]
+    assert spec.choices.tried_variants("b").get(Variant("averaged-cam", (2,), smooth_mm=4.0)) == tried[2]
+    assert spec.choices.tried_variants().get(Variant("averaged-cam", (2,))) is None
     settings = ReconstructionSettings(slices=9)
-    own, near = (spec.threshold_for(Variant("averaged-cam", 2, smooth_mm=width), settings) for width in (4.0, 5.0))
+    own, near = (
+        spec.choices.threshold(Variant("averaged-cam", (2,), smooth_mm=width), settings) for width in (4.0, 5.0)
+    )
     assert own is not None
     assert near is not None
     assert (own.value, own.source, own.record["settings"]["stage"]) == (0.75, "calibrated", 2)
     assert (near.value, near.source, near.changed) == (0.5, "unscaled", ("stage", "smooth_mm"))
-    assert spec.threshold_for(Variant("tonno"), settings) is None
-    other = spec.threshold_for(
-        Variant("averaged-cam", 2, smooth_mm=4.0), dataclasses.replace(settings, class_name="b")
+    assert spec.choices.threshold(Variant("tonno"), settings) is None
+    other = spec.choices.threshold(
+        Variant("averaged-cam", (2,), smooth_mm=4.0), dataclasses.replace(settings, class_name="b")
     )
     assert other is None  # nothing was chosen for it
 
 
 def test_the_models_own_slice_size_is_no_other_when_it_is_asked_for() -> None:
     spec = spec_of(thresholds={"averaged-cam": CHOSEN})
-    variant = Variant("averaged-cam", 1, smooth_mm=4.0)
-    found = [spec.threshold_for(variant, ReconstructionSettings(slices=9, slice_size=size)) for size in (None, 32, 48)]
+    variant = Variant("averaged-cam", (1,), smooth_mm=4.0)
+    found = [
+        spec.choices.threshold(variant, ReconstructionSettings(slices=9, slice_size=size)) for size in (None, 32, 48)
+    ]
     assert [one and one.source for one in found] == ["calibrated", "calibrated", "unscaled"]
 
 
 def test_added_stages_weigh_as_in_the_most_similar_variant_that_was_tried() -> None:
     tried = [
-        Variant("matched-cam", "1+2", kind, smooth_mm=width, weights=weights)
+        Variant("matched-cam", (1, 2), kind, smooth_mm=width, weights=weights)
         for kind, width, weights in (
             ("second-difference", 0.0, (0.1, 0.9)),
             ("hann", 0.0, (0.2, 0.8)),
             ("hann", 4.0, (0.3, 0.7)),
         )
     ]
-    records = [{"class": "a", "threshold": 0.5, **json.loads(json.dumps(dataclasses.asdict(one)))} for one in tried]
+    records = [{"class": "a", "threshold": 0.5, **json.loads(json.dumps(one.record()))} for one in tried]
     chosen = {"threshold": 0.5, "settings": {"stage": "1+2", "filter": "hann", "sigma_scale": 1.0, "smooth_mm": 4.0}}
     spec = spec_of(classes=("a", "b"), thresholds={"matched-cam": chosen, "matched-cam/b": chosen}, calibration=records)
-    assert spec.variant("matched-cam") == tried[2]
-    assert spec.candidate(tried[2]) == records[2]
+    assert spec.choices.variant("matched-cam") == tried[2]
+    assert spec.choices.tried_variants().get(tried[2]) == records[2]
     asked = ReconstructionSettings(filter="second-difference", smooth_mm=5.0)
-    assert spec.variant("matched-cam", asked).weights == (0.1, 0.9)
-    assert spec.variant("matched-cam", ReconstructionSettings(stage=2)) == Variant("matched-cam", 2, "hann", 1.0, 4.0)
+    assert spec.choices.variant("matched-cam", asked).weights == (0.1, 0.9)
+    assert spec.choices.variant("matched-cam", ReconstructionSettings(stages=(2,))) == Variant(
+        "matched-cam", (2,), "hann", 1.0, 4.0
+    )
     # Never added up: of another method, other stages, another class.
-    assert spec.variant("averaged-cam", ReconstructionSettings(stage="1+2")).weights == ()
-    assert spec.variant("matched-cam", ReconstructionSettings(stage="2+3")).weights == ()
-    assert spec.variant("matched-cam", ReconstructionSettings(class_name="b")).weights == ()
+    assert spec.choices.variant("averaged-cam", ReconstructionSettings(stages=(1, 2))).weights == ()
+    assert spec.choices.variant("matched-cam", ReconstructionSettings(stages=(2, 3))).weights == ()
+    assert spec.choices.variant("matched-cam", ReconstructionSettings(class_name="b")).weights == ()
 
 
 def test_thresholds_for_other_planes_come_back_as_they_were_written(tmp_path: Path) -> None:
@@ -197,7 +207,7 @@ def test_thresholds_for_other_planes_come_back_as_they_were_written(tmp_path: Pa
     # What an earlier version reads, which knows nothing of other planes, is the threshold for the model's own.
     assert found.thresholds["tonno"]["threshold"] == 0.5
     values = [
-        found.threshold_for(Variant("tonno"), ReconstructionSettings(slices=slices, directions=directions))
+        found.choices.threshold(Variant("tonno"), ReconstructionSettings(slices=slices, directions=directions))
         for slices, directions in ((12, 6), (48, 96))
     ]
     assert [one and one.value for one in values] == [0.5, 0.25]
@@ -441,9 +451,10 @@ def test_a_write_that_fails_or_is_interrupted_leaves_what_was_there(
 def make(folder: Path, **changes: Any) -> BundleSpec:
     options: dict[str, Any] = {
         "encoder": "resnet10t", "weights": "none", "slice_size": 32, "channels": 1, "classes": ("finding",),
-        "norm": "batch", "intensity": "none", "seed": 0, "about": {}, "output": folder, "overwrite": False,
+        "norm": "batch", "intensity": "none", "seed": 0, "about": {},
     }  # fmt: skip
-    return make_bundle(**{**options, **changes})
+    overwrite = changes.pop("overwrite", False)
+    return make_bundle(OwnClassifier(**{**options, **changes}), folder, overwrite=overwrite)
 
 
 def test_random_weights_follow_from_the_seed(tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ from tonno_core.commands.reconstruct import segment
 from tonno_core.errors import TonnoError
 from tonno_core.reconstruction import reconstruct
 from tonno_core.settings import METHODS, PRESETS, Variant
+from tonno_core.training.calibration import Look, Search
 from tonno_core.volume.io import read_volume
 
+QUIETLY = Look("cpu", "float32", progress=False)
 PLANES = {"slices": 8, "directions": 4}
 
 
@@ -35,10 +37,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(home: Path, output: Path, *, model: str = "model", manifest: str = "manifest.csv", **options: Any) -> str:
-    options.setdefault("options", PLANES)
-    return recalibrate(
-        home / model, home / manifest, output, device="cpu", precision="float32", progress=False, **options
-    )
+    asked = options.pop("options", PLANES)
+    chosen = {name: options.pop(name) for name in ("stages", "quantile") if name in options}
+    return recalibrate(home / model, home / manifest, output, asked, Search(**chosen), QUIETLY, **options)
 
 
 def test_every_method_gets_a_choice_and_the_planes_become_the_defaults(home: Path, tmp_path: Path) -> None:
@@ -66,7 +67,7 @@ def test_what_is_asked_for_is_not_chosen(home: Path, tmp_path: Path) -> None:
     asked = {"methods": ("matched-cam",), "filter": "hann", "sigma_scale": 0.5, "smooth_mm": 3.0, **PLANES}
     run(home, tmp_path / "new", options=asked, stages=(3,))
     spec = load_bundle(tmp_path / "new").spec
-    assert spec.variant("matched-cam") == Variant("matched-cam", 3, "hann", 0.5, 3.0)
+    assert spec.choices.variant("matched-cam") == Variant("matched-cam", (3,), "hann", 0.5, 3.0)
     assert len(spec.calibration) == 1
 
 
@@ -79,8 +80,8 @@ def test_a_model_that_adds_up_stages_is_used_like_any_other(home: Path, tmp_path
     data["thresholds"]["averaged-cam"]["settings"]["stage"] = "2+3"  # as if it had won
     path.write_text(json.dumps(data))
     bundle = load_bundle(tmp_path / "new")
-    made = bundle.spec.variant("averaged-cam")
-    assert made == Variant("averaged-cam", "2+3", smooth_mm=3.0, weights=tuple(record["weights"]))
+    made = bundle.spec.choices.variant("averaged-cam")
+    assert made == Variant("averaged-cam", (2, 3), smooth_mm=3.0, weights=tuple(record["weights"]))
     scan = read_volume(home / "0.nii.gz")
     result = reconstruct(scan, bundle, device="cpu", precision="float32", variants={"it": made})
     found = segment(result, "it", bundle, "auto", 0.0)
@@ -109,10 +110,8 @@ def test_several_classes_have_thresholds_of_their_own(home: Path, tmp_path: Path
         for index, (a, b) in enumerate(((0, 1), (1, 0), (0, 0))):
             rows.writerow([home / f"{index}.nii.gz", a, b, f"p{index}", "val"])
     options = {"methods": ("matched-cam",), **PLANES}
-    recalibrate(
-        tmp_path / "model", tmp_path / "manifest.csv", tmp_path / "new", options=options, stages=(4,),
-        device="cpu", precision="float32", progress=False,
-    )  # fmt: skip
+    search = Search(stages=(4,))
+    recalibrate(tmp_path / "model", tmp_path / "manifest.csv", tmp_path / "new", options, search, QUIETLY)
     thresholds = load_bundle(tmp_path / "new").spec.thresholds
     assert set(thresholds) == {"matched-cam", "matched-cam/b"}
     assert [thresholds[key]["positive_volumes"] for key in ("matched-cam", "matched-cam/b")] == [1, 1]
@@ -129,8 +128,7 @@ def test_what_an_earlier_version_did_not_measure_is_added_and_nothing_else_chang
     monkeypatch.setattr(calibration, "CALIBRATED_PRESETS", ("fast", "balanced"))
     monkeypatch.setitem(PRESETS, "fast", {"slices": 6, "directions": 3})
     monkeypatch.setitem(PRESETS, "balanced", {**PLANES, "directions": 5})
-    options = {"device": "cpu", "precision": "float32", "progress": False}
-    summary = complete(tmp_path / "old", home / "manifest.csv", tmp_path / "new", **options)
+    summary = complete(tmp_path / "old", home / "manifest.csv", tmp_path / "new", QUIETLY)
     after = load_bundle(tmp_path / "new").spec
     assert "  6 slices in each of 3 directions: threshold " in summary
     counts = {method: len(record.pop("other_planes", [])) for method, record in after.thresholds.items()}
@@ -139,7 +137,7 @@ def test_what_an_earlier_version_did_not_measure_is_added_and_nothing_else_chang
     assert images["volumes"] == 2  # of split train
     assert json.loads(json.dumps(dataclasses.asdict(after))) == json.loads(json.dumps(dataclasses.asdict(before)))
     with pytest.raises(TonnoError, match=r"model: has no thresholds to complete"):
-        complete(home / "model", home / "manifest.csv", tmp_path / "none", **options)
+        complete(home / "model", home / "manifest.csv", tmp_path / "none", QUIETLY)
 
 
 def test_mistakes_are_told_before_anything_is_computed(home: Path, tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def test_the_models_own_threshold_is_used_and_otsus_where_it_has_none(tonno: Com
 
 def test_each_variant_has_its_own_threshold(tonno: Command, tmp_path: Path) -> None:
     chosen = {"stage": 2, "smooth_mm": 4.0, "slices": 10, "directions": 6}
-    tried = {"class": "finding", **dataclasses.asdict(Variant("averaged-cam", 1, smooth_mm=4.0)), "threshold": 0.125}
+    tried = {"class": "finding", **dataclasses.asdict(Variant("averaged-cam", (1,), smooth_mm=4.0)), "threshold": 0.125}
     thresholds = {"averaged-cam": {"threshold": 0.25, "settings": chosen}}
     write_random_bundle(tmp_path / "model", thresholds=thresholds, calibration=[tried])
     base = ("reconstruct", "scan.nii.gz", "--model", tmp_path / "model", "--method", "averaged-cam", *COARSE)

@@ -18,6 +18,7 @@ from tonno_core.cohort.source import source_of
 from tonno_core.commands import cohort
 from tonno_core.commands import reconstruct as workflow
 from tonno_core.commands.cohort import Outcome, reconstruct_cohort
+from tonno_core.commands.request import Compute, Options
 from tonno_core.errors import TonnoError
 from tonno_core.volume.io import read_volume, write_volume
 
@@ -38,11 +39,9 @@ def write_set(folder: Path, *, broken: int | None = None) -> Path:
 
 
 def run(manifest: Path, output: Path, *, overwrite: bool = False, compiled: bool = False, **changes: Any) -> Outcome:
-    options = {**OPTIONS, **changes}
-    return reconstruct_cohort(
-        manifest, output=output, model="pixel-sum", options=options, device="cpu", compiled=compiled,
-        overwrite=overwrite, progress=False,
-    )  # fmt: skip
+    options = Options("pixel-sum", {**OPTIONS, **changes})
+    compute = Compute("cpu", compiled=compiled)
+    return reconstruct_cohort(manifest, output, options, compute, overwrite=overwrite, progress=False)
 
 
 def rows(output: Path) -> list[dict[str, str]]:
@@ -65,9 +64,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_volume_has_what_a_single_run_writes(home: Path, tmp_path: Path) -> None:
     each = {f"cases/{case}/{file}" for case in CASES for file in FILES}
     assert files(home / "out") == {"settings.json", "summary.csv", *each}
-    workflow.reconstruct_files(
-        home / "set" / "1.nii.gz", output=tmp_path / "one", model="pixel-sum", options=OPTIONS, device="cpu"
-    )
+    options = Options("pixel-sum", OPTIONS)
+    workflow.reconstruct_files(home / "set" / "1.nii.gz", tmp_path / "one", options, Compute("cpu"))
     for file in ("heatmap-tonno.nii.gz", "segmentation-tonno.nii.gz"):
         ours, single = (read_volume(folder / file).array for folder in (home / "out/cases/0002-1", tmp_path / "one"))
         np.testing.assert_array_equal(ours, single)
@@ -162,9 +160,8 @@ def test_a_volume_whose_file_has_changed_is_done_again(tmp_path: Path) -> None:
     assert run(manifest, tmp_path / "out").failed == ""
     after = [report.read_bytes() for report in reports]
     assert [a == b for a, b in zip(after, before, strict=True)] == [True, False, True]
-    workflow.reconstruct_files(
-        tmp_path / "set/1.nii.gz", output=tmp_path / "one", model="pixel-sum", options=OPTIONS, device="cpu"
-    )
+    options = Options("pixel-sum", OPTIONS)
+    workflow.reconstruct_files(tmp_path / "set/1.nii.gz", tmp_path / "one", options, Compute("cpu"))
     again = read_volume(tmp_path / "out/cases/0002-1/heatmap-tonno.nii.gz").array
     np.testing.assert_array_equal(again, read_volume(tmp_path / "one/heatmap-tonno.nii.gz").array)
 

@@ -24,7 +24,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.reconstruction import reconstruct
 from tonno_core.segmentation.metrics import best_dice, component_scores, dice
 from tonno_core.settings import METHODS, combine
-from tonno_core.training.calibration import calibrate
+from tonno_core.training.calibration import Look, Search, calibrate
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.io import read_volume, write_volume
 from tonno_core.volume.volume import Volume
@@ -347,7 +347,7 @@ def test_a_calibrated_model_has_a_threshold_for_every_row(home: Path, tmp_path: 
     bundle = load_bundle(home / "model")
     settings = combine(defaults=bundle.spec.defaults, explicit={"methods": METHODS, "slices": 10, "directions": 6})
     scans = [(home / f"{index}.nii.gz", index % 2) for index in range(6)]
-    found = calibrate(bundle, scans, settings, device="cpu", precision="float32", progress=False)
+    found = calibrate(bundle, scans, settings, Search(), Look("cpu", "float32", progress=False))
     spec = dataclasses.replace(bundle.spec, thresholds=found.thresholds, calibration=found.records)
     save_bundle(tmp_path / "model", spec, bundle.weights)
     methods = {"methods": None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import signal
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +14,28 @@ from tests.training.toy import OPTIONS, same_weights, toy_scan, write_rows, writ
 from tonno_core.bundle.file import load_bundle
 from tonno_core.cohort.manifest import read_manifest
 from tonno_core.commands import train as command
-from tonno_core.commands.train import train_bundle
+from tonno_core.commands.train import Destination, train_bundle
 from tonno_core.errors import TonnoError
 from tonno_core.reconstruction import reconstruct
 from tonno_core.settings import ReconstructionSettings
 from tonno_core.training import cache, loop
+from tonno_core.training import train as training
 from tonno_core.training.loop import TrainingInterrupted
+from tonno_core.training.settings import complete_settings
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 
 
 def run(manifest: Path, output: Path, **changes: Any) -> str:
-    options = {**OPTIONS, **changes.pop("options", {})}
-    return train_bundle(manifest, output, options=options, progress=False, **changes)
+    settings = complete_settings(**{**OPTIONS, **changes.pop("options", {})})
+    places = {field.name: changes.pop(field.name) for field in fields(Destination) if field.name in changes}
+    return train_bundle(manifest, Destination(output, **places), settings, progress=False, **changes)
 
 
 @pytest.fixture
 def uncalibrated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train without a calibration, which has tests of its own and takes the longest."""
-    monkeypatch.setattr(command, "calibrate_bundle", lambda bundle, manifest, **options: bundle.spec)
+    monkeypatch.setattr(command, "calibrate_bundle", lambda bundle, *rest: bundle.spec)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """A volume that is read fails the test."""
-    for module in (cache, command):
+    for module in (cache, training):
         monkeypatch.setattr(module, "read_volume", lambda path: pytest.fail("a volume was read"))
 
 
@@ -53,8 +57,8 @@ def test_a_bundle_that_finds_the_lesion(manifest: Path, tmp_path: Path) -> None:
     # A window keeps the head's brightness as it is, so that only the lesion itself tells the labels apart.
     options = {"intensity": "window:0:300", "steps": 80}
     summary = run(
-        manifest, tmp_path / "model", stage=2, about={"finding": "bright"}, half=True, options=options,
-        calibration={"slices": 10, "directions": 6},
+        manifest, tmp_path / "model", about={"finding": "bright"}, half=True, options=options,
+        calibration={"stage": 2, "slices": 10, "directions": 6},
     )  # fmt: skip
     bundle = load_bundle(tmp_path / "model")
     assert bundle.spec.about == {"finding": "bright"}
@@ -64,10 +68,10 @@ def test_a_bundle_that_finds_the_lesion(manifest: Path, tmp_path: Path) -> None:
     assert "volumes 1.0" in summary
     assert f"matched-cam: threshold {bundle.spec.thresholds['matched-cam']['threshold']:.4g}" in summary
     assert summary.endswith(f"curves and metrics in {tmp_path / 'model-run'}\nwritten to {tmp_path / 'model'}")
-    found = sorted(path.name for path in (tmp_path / "model-run").iterdir())
-    assert found == ["checkpoint.pt", "curves.png", "measured.json", "metrics.csv", "run.json"]  # no prepared volumes
+    names = sorted(path.name for path in (tmp_path / "model-run").iterdir())
+    assert names == ["checkpoint.pt", "curves.png", "measured.json", "metrics.csv", "run.json"]  # no prepared volumes
 
-    settings = ReconstructionSettings(methods=("averaged-cam",), slices=16, directions=24, stage=2)
+    settings = ReconstructionSettings(methods=("averaged-cam",), slices=16, directions=24, stages=(2,))
     lesion = toy_scan(7, 1)  # a head that it never saw
     array = reconstruct(lesion, bundle, settings, device="cpu", precision="float32").heatmaps["averaged-cam"].array
     inside, around = lesion.array > 200, (lesion.array > 50) & (lesion.array < 200)
@@ -124,22 +128,6 @@ def test_several_classes_become_outputs_by_name(
 def test_a_class_of_zeros_and_ones_has_the_name_that_was_given(manifest: Path, tmp_path: Path) -> None:
     run(manifest, tmp_path / "model", class_name="lesion", options={"steps": 3})
     assert load_bundle(tmp_path / "model").spec.classes == ("lesion",)
-
-
-@pytest.mark.parametrize(
-    ("options", "norm", "decay"),
-    [
-        ({}, "batch", 1.0),
-        ({"weights": "start.pth"}, "frozen-batch", 0.7),
-        ({"weights": "imagenet"}, "frozen-batch", 0.7),
-        ({"weights": "start.pth", "norm": "group", "stage_decay": 1.0}, "group", 1.0),
-    ],
-)
-def test_pretrained_weights_freeze_the_batch_norm_and_slow_the_stages_unless_told_otherwise(
-    options: dict[str, Any], norm: str, decay: float
-) -> None:
-    settings = command._settings({**OPTIONS, "norm": None, "stage_decay": None, **options}, ("finding",))
-    assert (settings.norm, settings.stage_decay) == (norm, decay)
 
 
 # -------------------- going on and beginning again
@@ -205,7 +193,7 @@ def test_overwriting_begins_again(manifest: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stage": 9}, "`stage` 9 does not exist in this encoder, expected 1 to 4"),
+        ({"calibration": {"stage": 9}}, "`stage` 9 does not exist in this encoder, expected 1 to 4"),
         ({"options": {"encoder": "resnet10x"}}, "'resnet10x' is not a timm model"),
         ({"options": {"encoder": "inception_v3"}}, "inception_v3 cannot take slices of 32 x 32 pixels"),
         ({"options": {"intensity": "log"}}, "`intensity` 'log'"),

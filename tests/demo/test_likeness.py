@@ -21,7 +21,7 @@ CONTRAST = "The image's intensities are distributed unlike"
 
 @pytest.fixture(scope="module")
 def head() -> Volume:
-    """That of `make demo`."""
+    """The head of `make demo`."""
     return make_phantom(seed=2026, lesions=3).image
 
 

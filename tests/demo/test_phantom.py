@@ -179,11 +179,11 @@ def test_lesions_are_apart_and_centred_where_they_say(pairs: list[Pair]) -> None
         head = pair.positive
         labels, count = ndimage.label(head.truth, structure=np.ones((3, 3, 3)))
         assert count == len(head.lesions)
-        found = set()
+        components = set()
         for lesion in head.lesions:
             nearest = np.unravel_index(distance_mm(head.image, lesion).argmin(), labels.shape)
-            found.add(int(labels[nearest]))
-        assert found == set(range(1, count + 1))
+            components.add(int(labels[nearest]))
+        assert components == set(range(1, count + 1))
 
 
 def test_only_the_lesions_differ_between_the_classes(pairs: list[Pair]) -> None:

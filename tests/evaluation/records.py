@@ -35,4 +35,4 @@ def record(case: str, rows: Mapping[str, Finding], *, truth: int | None = 1, **c
     return CaseRecord(**{**values, **changes})
 
 
-VARIANTS = {"matched-cam": (Variant("matched-cam", 2), True), "matched-cam@3": (Variant("matched-cam", 3), False)}
+VARIANTS = {"matched-cam": (Variant("matched-cam", (2,)), True), "matched-cam@3": (Variant("matched-cam", (3,)), False)}

@@ -9,7 +9,7 @@ import pytest
 
 from tests.networks import spec_of
 from tonno_core.evaluation.rows import Row, describe, rows_of
-from tonno_core.settings import ReconstructionSettings, Variant, combine
+from tonno_core.settings import ReconstructionSettings, Variant, combine, parse_stages
 
 SHARED = {"slices": 12, "directions": 6}
 
@@ -44,7 +44,9 @@ def rows(
     changes = {"calibration": CALIBRATION, "thresholds": CHOSEN} if calibrated else {}
     spec = spec_of(**changes, defaults=SHARED)
     settings = combine(defaults=spec.defaults, explicit={"methods": methods, **asked})
-    return rows_of(spec, settings, stages=stages, last_stage=4, all_candidates=every)
+    return rows_of(
+        spec.choices, settings, stages=[parse_stages(stage) for stage in stages], last_stage=4, all_candidates=every
+    )
 
 
 def test_the_models_own_choice_comes_first_then_the_best_of_each_stage() -> None:
@@ -52,8 +54,8 @@ def test_the_models_own_choice_comes_first_then_the_best_of_each_stage() -> None
     assert list(found) == ["matched-cam", "matched-cam@2", "matched-cam@3"]
     assert [row.best for row in found.values()] == [True, False, False]
     assert [row.threshold for row in found.values()] == [2.0, 2.0, 3.0]
-    assert found["matched-cam"].variant == Variant("matched-cam", 2, "hann", 2.0)
-    assert found["matched-cam@3"].variant == Variant("matched-cam", 3)
+    assert found["matched-cam"].variant == Variant("matched-cam", (2,), "hann", 2.0)
+    assert found["matched-cam@3"].variant == Variant("matched-cam", (3,))
     assert {row.source for row in found.values()} == {"the model's own"}
 
 
@@ -61,8 +63,8 @@ def test_at_its_own_stage_the_models_choice_stands_for_the_method_whatever_ties_
     records = [candidate("matched-cam", 1.0, 0.9, stage=2), *CALIBRATION[1:]]
     spec = spec_of(calibration=records, thresholds=CHOSEN, defaults=SHARED)
     settings = combine(defaults=spec.defaults, explicit={"methods": ("matched-cam",)})
-    found = rows_of(spec, settings, stages=(2,), last_stage=4, all_candidates=False)
-    assert found["matched-cam@2"].variant == found["matched-cam"].variant == Variant("matched-cam", 2, "hann", 2.0)
+    found = rows_of(spec.choices, settings, stages=[(2,)], last_stage=4, all_candidates=False)
+    assert found["matched-cam@2"].variant == found["matched-cam"].variant == Variant("matched-cam", (2,), "hann", 2.0)
 
 
 def test_stages_that_were_added_up_are_rows_of_the_methods_that_did() -> None:
@@ -74,7 +76,7 @@ def test_stages_that_were_added_up_are_rows_of_the_methods_that_did() -> None:
     spec = spec_of(calibration=[*CALIBRATION, *added], thresholds=CHOSEN, defaults=SHARED)
     methods = ("matched-cam", "slicewise-cam", "averaged-cam")
     settings = combine(defaults=spec.defaults, explicit={"methods": methods})
-    found = rows_of(spec, settings, stages=(3, "2+3"), last_stage=4, all_candidates=False)
+    found = rows_of(spec.choices, settings, stages=[(3,), (2, 3)], last_stage=4, all_candidates=False)
     summed = {name: (row.threshold, row.variant.weights) for name, row in found.items() if "2+3" in name}
     assert summed == {
         "matched-cam@2+3": (8.0, (0.25, 0.75)), "slicewise-cam@2+3": (9.0, (0.5, 0.5)),
@@ -97,16 +99,16 @@ def test_a_model_without_calibration_gets_otsus_thresholds_and_the_last_stage_bu
     found = rows("matched-cam", "slicewise-cam", calibrated=False)
     assert {row.threshold for row in found.values()} == {None}
     assert {row.source for row in found.values()} == {"otsu, as the model brings none"}
-    assert found["matched-cam"].variant == Variant("matched-cam", 3)
+    assert found["matched-cam"].variant == Variant("matched-cam", (3,))
     assert found["slicewise-cam@2 smoothed"].variant.smooth_mm == 8.0
 
 
 def test_what_was_asked_for_wins_over_the_calibration() -> None:
     """The threshold is then that of the candidate with just these choices, or Otsu's."""
     found = rows("matched-cam", filter="second-difference")
-    assert found["matched-cam"].variant == Variant("matched-cam", 2, "second-difference", 2.0)
+    assert found["matched-cam"].variant == Variant("matched-cam", (2,), "second-difference", 2.0)
     assert found["matched-cam"].threshold is None
-    assert found["matched-cam@2"].variant == Variant("matched-cam", 2)
+    assert found["matched-cam@2"].variant == Variant("matched-cam", (2,))
     assert found["matched-cam@2"].threshold == 1.0
 
 
@@ -129,7 +131,7 @@ def test_planes_that_were_calibrated_too_have_their_own_threshold_and_others_fol
         ),
     ):
         settings = combine(defaults=SHARED, explicit={"methods": ("matched-cam",), "slices": slices})
-        found = rows_of(spec, settings, stages=(3,), last_stage=4, all_candidates=False)
+        found = rows_of(spec.choices, settings, stages=[(3,)], last_stage=4, all_candidates=False)
         assert found["matched-cam"].threshold == pytest.approx(threshold)
         assert found["matched-cam"].source.startswith(source)
         # Other planes were measured for the model's choice alone.
@@ -147,13 +149,13 @@ def test_all_candidates_are_rows_of_their_own_if_asked() -> None:
 
 
 def test_a_name_states_what_matters_to_the_method_alone() -> None:
-    assert describe(Variant("averaged-cam", 2, smooth_mm=4.0)) == "averaged-cam@2 smooth 4 mm"
+    assert describe(Variant("averaged-cam", (2,), smooth_mm=4.0)) == "averaged-cam@2 smooth 4 mm"
     assert describe(Variant("tonno", filter="hann")) == "tonno hann smooth 0 mm"
 
 
 def test_a_second_class_has_its_own_calibration() -> None:
     spec = spec_of(classes=("finding", "other"), calibration=CALIBRATION, thresholds=CHOSEN, defaults=SHARED)
     settings = ReconstructionSettings(methods=("matched-cam",), class_name="other", **SHARED)
-    found = rows_of(spec, settings, stages=(2,), last_stage=4, all_candidates=True)
+    found = rows_of(spec.choices, settings, stages=[(2,)], last_stage=4, all_candidates=True)
     assert {row.threshold for row in found.values()} == {None}
     assert list(found) == ["matched-cam", "matched-cam@2"]

@@ -10,14 +10,13 @@ import torch
 
 from tests.analytic import grid_around, make_blobs
 from tests.networks import write_random_bundle
+from tests.runs import finished, look_at
 from tonno_core.bundle.file import load_bundle
 from tonno_core.bundle.ready import ReadyModel, prepare_model
 from tonno_core.errors import TonnoError
-from tonno_core.reconstruction import project
 from tonno_core.reconstruction import run as run_module
 from tonno_core.settings import ReconstructionSettings, Variant
 from tonno_core.slicing.region import Region
-from tonno_core.timing import Timings
 
 SHAPE = (24, 26, 28)
 VOLUME = make_blobs(0, 5, reach=14.0, sigmas=(6.0, 9.0)).on_grid(SHAPE, grid_around((0, 0, 0), SHAPE, (2, 2, 2)))
@@ -42,24 +41,24 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> ReadyModel:
 
 @pytest.mark.parametrize("region", [None, Region(np.diag([12.0, 14.0, 13.0, 1.0]))])
 def test_each_class_is_what_it_is_alone(ready: ReadyModel, region: Region | None) -> None:
-    together = project(VOLUME, ready, SETTINGS, classes=NAMES, region=region, keep=True)
-    assert [each.class_name for each in together] == list(NAMES)
+    together = look_at(VOLUME, ready, SETTINGS, classes=NAMES, region=region, keep=True)
+    assert [each.target.name for each in together] == list(NAMES)
     for each in together:
-        settings = replace(SETTINGS, class_name=each.class_name)
-        (alone,) = project(VOLUME, ready, settings, region=region, keep=True)
-        assert dict(each.variants) == dict(alone.variants)
-        found = each.finish(each.variants, settings, Timings())
-        expected = alone.finish(alone.variants, settings, Timings())
+        settings = replace(SETTINGS, class_name=each.target.name)
+        (alone,) = look_at(VOLUME, ready, settings, region=region, keep=True)
+        assert dict(each.target.variants) == dict(alone.target.variants)
+        found = finished(each, settings)
+        expected = finished(alone, settings)
         for name, heatmap in expected.heatmaps.items():
             peak = np.abs(heatmap.array).max()
             errors = np.abs(found.heatmaps[name].array - heatmap.array) / peak
             if region is None:
                 # float32: where another class's stage is finer, the graph begins earlier and adds in another order.
-                assert errors.max() < 1e-4, (each.class_name, name)
+                assert errors.max() < 1e-4, (each.target.name, name)
             else:
                 # All classes are shown the planes that the one with the widest filter needs; a map's ReLU opens or not
                 # by the rounding of the batches (as in tests/worker/test_reconstruct.py).
-                assert np.median(errors) < 1e-3 and errors.max() < 0.05, (each.class_name, name)
+                assert np.median(errors) < 1e-3 and errors.max() < 0.05, (each.target.name, name)
         if region is None:
             assert found.score == pytest.approx(expected.score, rel=1e-5)
             assert found.explained == pytest.approx(expected.explained, rel=1e-4)
@@ -73,7 +72,7 @@ def test_a_plane_goes_through_the_network_once_for_all(ready: ReadyModel) -> Non
     counts = []
     for classes in (NAMES, ("third",), NAMES):
         entered.clear()
-        project(VOLUME, ready, SETTINGS, classes=classes)
+        look_at(VOLUME, ready, SETTINGS, classes=classes)
         counts.append(sum(entered))
     hook.remove()
     # The first time the network is also asked once at which stages its gradients are constant.
@@ -82,12 +81,12 @@ def test_a_plane_goes_through_the_network_once_for_all(ready: ReadyModel) -> Non
 
 def test_a_class_that_the_model_does_not_know_is_named(ready: ReadyModel) -> None:
     with pytest.raises(TonnoError, match=r"'fourth' is unknown to this model, expected one of first, second, third"):
-        project(VOLUME, ready, SETTINGS, classes=("first", "fourth"))
+        look_at(VOLUME, ready, SETTINGS, classes=("first", "fourth"))
 
 
 def test_the_memory_for_what_may_be_asked_later_is_shared(ready: ReadyModel, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = replace(SETTINGS, methods=("matched-cam",))
     monkeypatch.setattr(run_module, "_KEPT_NUMBERS", 2 * 4 * 20**3)  # all terms of two classes
-    later = Variant("matched-cam", 3, "gaussian")
+    later = Variant("matched-cam", (3,), "gaussian")
     for names, kept in ((("first", "second"), True), (("first", "second", "third"), False)):
-        assert project(VOLUME, ready, settings, classes=names, keep=True)[0].gives(later) is kept
+        assert look_at(VOLUME, ready, settings, classes=names, keep=True)[0].gives(later) is kept

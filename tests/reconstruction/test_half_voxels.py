@@ -17,7 +17,7 @@ from tonno_core.settings import CAM_METHODS
 from tonno_core.slicing.sampling import SliceSource, half_will_do
 from tonno_core.volume.atlas import VolumeAtlas
 
-SETTINGS = ReconstructionSettings(methods=("tonno", *CAM_METHODS), slices=20, directions=16, stage=2, slice_size=32)
+SETTINGS = ReconstructionSettings(methods=("tonno", *CAM_METHODS), slices=20, directions=16, stages=(2,), slice_size=32)
 
 
 def head() -> Volume:

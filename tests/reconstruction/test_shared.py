@@ -14,14 +14,11 @@ import torch
 from tests.networks import write_random_bundle
 from tests.processes import two_processes
 from tests.training.toy import toy_scan
-from tonno_core.bundle.file import load_bundle
-from tonno_core.bundle.ready import prepare_model
-from tonno_core.commands.recipe import Recipe
 from tonno_core.commands.reconstruct import reconstruct_into
+from tonno_core.commands.request import Compute, Options, prepare, read_options
 from tonno_core.distributed import Processes
 from tonno_core.errors import TonnoError
 from tonno_core.reconstruction.shared import share_of
-from tonno_core.settings import combine
 from tonno_core.slicing.directions import hemisphere
 from tonno_core.slicing.frame import physical_frame
 from tonno_core.slicing.plan import SlicePlan
@@ -38,10 +35,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     write_volume(toy_scan(0, 1), folder / "scan.nii.gz")
     write_random_bundle(folder / "model", defaults=dict(OPTIONS))
-    model = load_bundle(folder / "model")
-    settings = combine(defaults=model.spec.defaults, explicit={})
-    ready = prepare_model(model, settings, "cpu", "float32")
-    reconstruct_into(folder / "alone", folder / "scan.nii.gz", ready, Recipe(model, settings), progress=lambda *_: None)
+    prepared = prepare(read_options(Options(str(folder / "model"))), Compute("cpu", "float32"))
+    reconstruct_into(folder / "alone", folder / "scan.nii.gz", prepared, progress=lambda *_: None)
     return folder
 
 

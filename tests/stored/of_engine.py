@@ -259,6 +259,7 @@ def manifests() -> None:
 
 # --- the engine's process
 
+
 def worker() -> None:
     write_json("worker.json", {"steps": STEPS, **transcript(Path(sys.argv[2]))})
 

@@ -50,7 +50,7 @@ def by_method(
     projections: Iterable[Projections], plan: SlicePlan, grid: TargetGrid, methods: Iterable[str], **choices: Any
 ) -> dict[str, torch.Tensor]:
     """Heatmaps by method, made with the same choices."""
-    variants = {method: Variant(method, STAGE, **choices).raw() for method in methods}
+    variants = {method: Variant(method, (STAGE,), **choices).raw() for method in methods}
     found = invert(projections, plan, grid, list(variants.values())).heatmaps
     assert set(found) == set(variants.values())
     return {method: found[one] for method, one in variants.items()}
@@ -151,7 +151,7 @@ def test_matched_is_averaged_plus_sigma_squared_tomographic() -> None:
 def test_one_pass_gives_what_each_method_gives_alone() -> None:
     plan, grid = plan_of(hemisphere(20), slices=15, pixels=16), cube(9)
     methods = ("tonno", *CAM_METHODS)
-    variants = [Variant(method, STAGE).raw() for method in methods]
+    variants = [Variant(method, (STAGE,)).raw() for method in methods]
     together = invert(ideal_maps(BLOBS, plan, 0.1), plan, grid, variants)
     assert list(together.heatmaps) == variants
     assert together.logits.shape == (20, 17)
@@ -167,9 +167,9 @@ def test_variants_that_share_terms_are_what_each_is_alone() -> None:
     filters: tuple[FilterKind, ...] = ("second-difference", "hann")
     variants = [Variant("tonno", filter=kind) for kind in filters]
     for stage in (1, 2):
-        variants.append(Variant("averaged-cam", stage))
-        variants += [Variant("tomographic-cam", stage, kind) for kind in filters]
-        variants += [Variant("matched-cam", stage, kind, scale) for kind in filters for scale in (0.5, 3.0)]
+        variants.append(Variant("averaged-cam", (stage,)))
+        variants += [Variant("tomographic-cam", (stage,), kind) for kind in filters]
+        variants += [Variant("matched-cam", (stage,), kind, scale) for kind in filters for scale in (0.5, 3.0)]
     coarse = [one.maps[STAGE] for one in ideal_maps(BLOBS, plan, 0.2)]
     batches = [
         Projections(one.which, one.logits, {1: one.maps[STAGE], 2: maps[..., ::2, ::2]})
@@ -195,8 +195,8 @@ def test_shared_terms_are_backprojected_once(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(Backprojector, "add_maps", counting)
     plan, grid = plan_of(hemisphere(1), slices=9, pixels=16), cube(5)
-    every = [Variant("averaged-cam", STAGE), Variant("tomographic-cam", STAGE)]
-    every += [Variant("matched-cam", STAGE, sigma_scale=scale) for scale in (0.5, 1.0, 2.0)]
+    every = [Variant("averaged-cam", (STAGE,)), Variant("tomographic-cam", (STAGE,))]
+    every += [Variant("matched-cam", (STAGE,), sigma_scale=scale) for scale in (0.5, 1.0, 2.0)]
     for variants, expected in ((every, 2), (every[2:4], 2), (every[2:3], 1), (every[:1], 1)):
         channels.clear()
         invert(ideal_maps(BLOBS, plan, 0.1), plan, grid, variants)
@@ -214,7 +214,7 @@ def test_average_is_the_plain_mean_of_the_maps() -> None:
 def test_maps_are_needed_for_cams() -> None:
     plan, grid = plan_of(sphere(4), slices=5), cube(5)
     with pytest.raises(ValueError, match="matched-cam need projections with maps"):
-        invert(ideal_logits(BLOBS, plan), plan, grid, [Variant("matched-cam", STAGE)])
+        invert(ideal_logits(BLOBS, plan), plan, grid, [Variant("matched-cam", (STAGE,))])
     with pytest.raises(ValueError, match="slice-wise CAM needs projections with maps"):
         average(ideal_logits(BLOBS, plan), plan, grid, (STAGE,))
     with pytest.raises(ValueError, match="no projections"):
@@ -239,9 +239,9 @@ def test_the_papers_figure_4() -> None:
         batches.append(Projections(which, logits.reshape(16, 42), by_stage))
     grid = cube(40)
     truth, ball = blobs.at(frame_points(grid)), inside(grid)
-    found = invert(batches, plan, grid, [Variant(method, s) for method in CAM_METHODS for s in stages]).heatmaps
+    found = invert(batches, plan, grid, [Variant(method, (s,)) for method in CAM_METHODS for s in stages]).heatmaps
     for stage in stages:
-        maps_of = {method: found[Variant(method, stage)].numpy() for method in CAM_METHODS}
+        maps_of = {method: found[Variant(method, (stage,))].numpy() for method in CAM_METHODS}
         score = {method: correlation(maps_of[method][ball], truth[ball]) for method in CAM_METHODS}
         # Measured, averaged / tomographic / matched: .9991 .650 .9998, .9937 .709 .9995, .962 .801 .998.
         assert 1 - score["matched-cam"] < 0.25 * (1 - score["averaged-cam"]), (stage, score)

@@ -14,13 +14,14 @@ from tests.analytic import Blobs, grid_around, make_blobs
 from tests.device import ToyMemory, ToyStream
 from tonno_core.encoding.encoder import ClassMaps, PixelSum
 from tonno_core.errors import TonnoError
+from tonno_core.reporting import Reporter
 from tonno_core.settings import CamKind
 from tonno_core.slicing.directions import sphere
 from tonno_core.slicing.frame import physical_frame
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.slicing.sampling import SliceSource, sample_needed, sample_slices
 from tonno_core.tomography import projection
-from tonno_core.tomography.projection import Projections, Projector
+from tonno_core.tomography.projection import BatchSize, Maps, Projections, Projector
 
 CAM = {0: (1,)}
 # A blob in the middle of a ball of 32 mm, in a volume of 20 mm: the outer slices are blank.
@@ -75,7 +76,7 @@ def joined(parts: list[Projections]) -> tuple[torch.Tensor, dict[int, torch.Tens
 def test_blank_slices_get_the_answer_they_would_have_got(fill: float, class_index: int) -> None:
     source = SliceSource.from_volume(VOLUME, fill=fill)
     encoder = Counting()
-    projector = Projector(encoder, source, {class_index: (1, 2)})
+    projector = Projector(encoder, source, Maps({class_index: (1, 2)}))
     logits, maps = gather(projector)
     slices = sample_slices(source, PLAN, slice(None))
     asked = [(class_index, 1), (class_index, 2)]
@@ -94,14 +95,14 @@ def test_blank_slices_get_the_answer_they_would_have_got(fill: float, class_inde
 def test_a_wholly_blank_batch_is_answered_too() -> None:
     empty = SliceSource.from_volume(VOLUME.with_array(np.zeros_like(VOLUME.array)))
     encoder = Counting()
-    logits, maps = gather(Projector(encoder, empty, CAM))
+    logits, maps = gather(Projector(encoder, empty, Maps(CAM)))
     assert (logits == 5.0).all()
     assert (maps[1] == 7.0).all()
     assert encoder.batches == [1]
 
 
 def test_without_a_request_there_are_no_maps() -> None:
-    logits, maps = gather(Projector(Counting(), SliceSource.from_volume(VOLUME), {1: ()}))
+    logits, maps = gather(Projector(Counting(), SliceSource.from_volume(VOLUME), Maps({1: ()})))
     assert maps == {}
     assert logits.shape == (5, 16)
 
@@ -109,8 +110,8 @@ def test_without_a_request_there_are_no_maps() -> None:
 def test_two_classes_share_each_pass_of_the_encoder() -> None:
     source = SliceSource.from_volume(VOLUME)
     alone, together = Counting(), Counting()
-    expected = [gather(Projector(alone, source, stages)) for stages in ({1: (1, 2)}, {0: ()})]
-    batches = list(Projector(together, source, {1: (1, 2), 0: ()}).project(PLAN))
+    expected = [gather(Projector(alone, source, Maps(stages))) for stages in ({1: (1, 2)}, {0: ()})]
+    batches = list(Projector(together, source, Maps({1: (1, 2), 0: ()})).project(PLAN))
     for index, one_class in zip((1, 0), expected, strict=True):  # the order asked for, maps where they are asked for
         torch.testing.assert_close(joined([batch[index] for batch in batches]), one_class, rtol=0, atol=0)
     assert len(together.batches) * 2 == len(alone.batches)
@@ -119,7 +120,7 @@ def test_two_classes_share_each_pass_of_the_encoder() -> None:
 @pytest.mark.parametrize("batch_size", [16, 40])
 def test_it_goes_on_where_it_was_ended(batch_size: int) -> None:
     source = SliceSource.from_volume(VOLUME)
-    whole = [only(batch) for batch in Projector(Counting(), source, CAM, batch_size=batch_size).project(PLAN)]
+    whole = [only(batch) for batch in Projector(Counting(), source, Maps(CAM), BatchSize(batch_size)).project(PLAN)]
     checks = 0
 
     def check() -> None:
@@ -128,14 +129,14 @@ def test_it_goes_on_where_it_was_ended(batch_size: int) -> None:
         if checks == 6:  # in the middle of a batch: it is cut, and its slices are on their way to the encoder
             raise KeyboardInterrupt
 
-    first = Projector(Counting(), source, CAM, batch_size=batch_size, check=check)
+    first = Projector(Counting(), source, Maps(CAM), BatchSize(batch_size), reporter=Reporter(check=check))
     parts: list[Projections] = []
     with pytest.raises(KeyboardInterrupt):
         for batch in first.project(PLAN):
             parts.append(only(batch))
     done = parts[-1].which.stop
     assert 0 < done < 5
-    rest = Projector(Counting(), source, CAM, batch_size=batch_size)
+    rest = Projector(Counting(), source, Maps(CAM), BatchSize(batch_size))
     parts += [only(batch) for batch in rest.project(PLAN, start=done)]
     assert [each.which for each in parts] == [each.which for each in whole]
     torch.testing.assert_close(joined(parts), joined(whole), rtol=0, atol=0)  # the same batches
@@ -145,9 +146,9 @@ def test_it_goes_on_where_it_was_ended(batch_size: int) -> None:
 @pytest.mark.parametrize("batch_size", [1, 7, 16, 64, 1000])
 def test_batches_do_not_change_the_answers(batch_size: int) -> None:
     source = SliceSource.from_volume(VOLUME)
-    expected = gather(Projector(Counting(), source, CAM))
+    expected = gather(Projector(Counting(), source, Maps(CAM)))
     encoder = Counting()
-    found = gather(Projector(encoder, source, CAM, batch_size=batch_size))
+    found = gather(Projector(encoder, source, Maps(CAM), BatchSize(batch_size)))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     assert max(encoder.batches) <= batch_size
 
@@ -155,9 +156,9 @@ def test_batches_do_not_change_the_answers(batch_size: int) -> None:
 @pytest.mark.parametrize("limit", [1, 3, 10])
 def test_out_of_memory_halves_the_batch_and_goes_on(limit: int) -> None:
     source = SliceSource.from_volume(VOLUME)
-    expected = gather(Projector(Counting(), source, CAM))
+    expected = gather(Projector(Counting(), source, Maps(CAM)))
     encoder = Counting(limit=limit)
-    projector = Projector(encoder, source, CAM, batch_size=32)
+    projector = Projector(encoder, source, Maps(CAM), BatchSize(32))
     found = gather(projector)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     # Halved until it fits, and not tried again at a size that failed.
@@ -171,21 +172,21 @@ def test_out_of_memory_halves_the_batch_and_goes_on(limit: int) -> None:
 )
 def test_a_cpu_without_memory_goes_on_with_less_too(failure: Exception) -> None:
     source = SliceSource.from_volume(VOLUME)
-    found = gather(Projector(Counting(limit=5, failure=failure), source, CAM, batch_size=32))
-    torch.testing.assert_close(found, gather(Projector(Counting(), source, CAM)), rtol=0, atol=1e-6)
+    found = gather(Projector(Counting(limit=5, failure=failure), source, Maps(CAM), BatchSize(32)))
+    torch.testing.assert_close(found, gather(Projector(Counting(), source, Maps(CAM))), rtol=0, atol=1e-6)
 
 
 def test_another_failure_is_not_taken_for_a_lack_of_memory() -> None:
     encoder = Counting(limit=5, failure=RuntimeError("shapes differ"))
     with pytest.raises(RuntimeError, match="shapes differ"):
-        gather(Projector(encoder, SliceSource.from_volume(VOLUME), CAM, batch_size=32))
+        gather(Projector(encoder, SliceSource.from_volume(VOLUME), Maps(CAM), BatchSize(32)))
     assert len([size for size in encoder.batches if size > 5]) == 1  # not tried again
 
 
 def test_slices_that_do_not_fit_are_cut_in_smaller_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     most = 40
     source = SliceSource.from_volume(VOLUME)
-    expected = gather(Projector(Counting(), source, CAM))
+    expected = gather(Projector(Counting(), source, Maps(CAM)))
 
     def scarce(source: SliceSource, plan: SlicePlan, which: slice) -> torch.Tensor:
         if plan.counts[which].sum() > most:
@@ -193,10 +194,10 @@ def test_slices_that_do_not_fit_are_cut_in_smaller_numbers(monkeypatch: pytest.M
         return sample_needed(source, plan, which)
 
     monkeypatch.setattr(projection, "sample_needed", scarce)
-    torch.testing.assert_close(gather(Projector(Counting(), source, CAM, batch_size=500)), expected)
+    torch.testing.assert_close(gather(Projector(Counting(), source, Maps(CAM), BatchSize(500))), expected)
     most = 15  # not even one direction's 16
     with pytest.raises(TonnoError, match="no memory left"):
-        gather(Projector(Counting(), source, CAM, batch_size=500))
+        gather(Projector(Counting(), source, Maps(CAM), BatchSize(500)))
 
 
 def test_a_check_is_made_before_every_batch_and_may_end_it_all() -> None:
@@ -208,7 +209,9 @@ def test_a_check_is_made_before_every_batch_and_may_end_it_all() -> None:
         if checks == 4:
             raise KeyboardInterrupt
 
-    projector = Projector(encoder, SliceSource.from_volume(VOLUME), {0: ()}, batch_size=4, check=check)
+    projector = Projector(
+        encoder, SliceSource.from_volume(VOLUME), Maps({0: ()}), BatchSize(4), reporter=Reporter(check=check)
+    )
     with pytest.raises(KeyboardInterrupt):
         gather(projector)
     # One is made after slicing; then come the blank slice's, and the batches'.
@@ -219,9 +222,9 @@ def test_where_planes_are_not_needed_stands_the_nearest_answer() -> None:
     source = SliceSource.from_volume(VOLUME)
     needed = np.array([[0, 16], [4, 9], [15, 16], [0, 1], [2, 13]])
     limited = SlicePlan(PLAN.frame_to_ras, PLAN.directions, PLAN.slices, PLAN.pixels, needed)
-    logits, maps = gather(Projector(Counting(), source, CAM))
+    logits, maps = gather(Projector(Counting(), source, Maps(CAM)))
     encoder = Counting()
-    projector = Projector(encoder, source, CAM, batch_size=12)
+    projector = Projector(encoder, source, Maps(CAM), BatchSize(12))
     found, found_maps = gather(projector, limited)
     assert projector.slices_total == 16 + 5 + 1 + 1 + 11
     for row, (first, stop) in enumerate(needed):
@@ -232,7 +235,7 @@ def test_where_planes_are_not_needed_stands_the_nearest_answer() -> None:
 
 
 def test_no_memory_for_one_slice_is_said_plainly() -> None:
-    projector = Projector(Counting(limit=0), SliceSource.from_volume(VOLUME), CAM, batch_size=8)
+    projector = Projector(Counting(limit=0), SliceSource.from_volume(VOLUME), Maps(CAM), BatchSize(8))
     with pytest.raises(TonnoError, match="no memory left for a single slice") as caught:
         gather(projector)
     assert "`slice_size`" in str(caught.value)
@@ -275,10 +278,10 @@ class Watched:
 
 def test_the_next_directions_are_cut_beside_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     source = SliceSource.from_volume(VOLUME)
-    expected = gather(Projector(Counting(), source, CAM, batch_size=64))
+    expected = gather(Projector(Counting(), source, Maps(CAM), BatchSize(64)))
     watched = Watched(monkeypatch)
     parts = []
-    for batch in Projector(watched.encoder(), source, CAM, batch_size=40).project(PLAN):
+    for batch in Projector(watched.encoder(), source, Maps(CAM), BatchSize(40)).project(PLAN):
         one = only(batch)
         watched.log.append(f"yield {one.which.start}")
         parts.append(one)
@@ -303,7 +306,9 @@ def test_a_cancel_or_an_early_end_leaves_nothing_beside(monkeypatch: pytest.Monk
             raise KeyboardInterrupt
 
     watched = Watched(monkeypatch)
-    projector = Projector(watched.encoder(), SliceSource.from_volume(VOLUME), {0: ()}, batch_size=40, check=check)
+    projector = Projector(
+        watched.encoder(), SliceSource.from_volume(VOLUME), Maps({0: ()}), BatchSize(40), reporter=Reporter(check=check)
+    )
     with pytest.raises(KeyboardInterrupt):
         gather(projector)
     assert watched.log == ["cut 0", "encode", "encode", "cut 2 ahead"]
@@ -320,14 +325,14 @@ def test_what_cannot_be_cut_ahead_is_cut_in_its_turn_and_then_in_smaller_numbers
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source = SliceSource.from_volume(VOLUME)
-    expected = gather(Projector(Counting(), source, CAM))
+    expected = gather(Projector(Counting(), source, Maps(CAM)))
 
     def scarce(ahead: bool, count: int) -> None:
         if ahead or count > 40:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     watched = Watched(monkeypatch, scarce)
-    projector = Projector(Counting(), source, CAM, batch_size=100)
+    projector = Projector(Counting(), source, Maps(CAM), BatchSize(100))
     torch.testing.assert_close(gather(projector), expected, rtol=0, atol=1e-6)
     # Five directions of 16 slices in all, at once, in 50, then two by two.
     assert watched.log == ["cut 0", "cut 0", "cut 0", "cut 2 ahead", "cut 2", "cut 4"]
@@ -342,7 +347,7 @@ def test_another_failure_ahead_comes_after_what_was_done_before(monkeypatch: pyt
     Watched(monkeypatch, fail)
     done = []
     with pytest.raises(RuntimeError, match="shapes differ"):
-        for batch in Projector(Counting(), SliceSource.from_volume(VOLUME), {0: ()}, batch_size=40).project(PLAN):
+        for batch in Projector(Counting(), SliceSource.from_volume(VOLUME), Maps({0: ()}), BatchSize(40)).project(PLAN):
             done.append(only(batch).which.start)
     assert done == [0, 2]
 
@@ -357,16 +362,16 @@ def test_the_batch_is_what_memory_holds_where_none_was_asked_for(
     memory = ToyMemory(int((1000 + 16 * 700 + held) / 0.8) + spare, constant=1000, each=700, batches=encoder.batches)
     monkeypatch.setattr(projection, "memory_of", lambda device: memory)
     source = SliceSource.from_volume(VOLUME)
-    projector = Projector(encoder, source, CAM, batch_size=100, fit=fit)
+    projector = Projector(encoder, source, Maps(CAM), BatchSize(100, fit=fit))
     found = gather(projector)
     assert (projector.batch_size, memory.peaks) == (expected, 2 * fit)
-    torch.testing.assert_close(found, gather(Projector(Counting(), source, CAM)), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, gather(Projector(Counting(), source, Maps(CAM))), rtol=0, atol=1e-6)
     assert projector.slices_total == 80  # those of the measurement are not counted
 
 
 def test_a_cpu_has_the_batch_that_was_asked_for() -> None:
     encoder = Counting()
-    projector = Projector(encoder, SliceSource.from_volume(VOLUME), CAM, batch_size=100, fit=True)
+    projector = Projector(encoder, SliceSource.from_volume(VOLUME), Maps(CAM), BatchSize(100, fit=True))
     gather(projector)
     assert projector.batch_size == 100
     assert len(encoder.batches) == 2  # the blank slice's, and all others
@@ -380,10 +385,10 @@ def test_a_gpu_gives_what_a_cpu_gives(fit: bool) -> None:
     volume = blobs.on_grid((80, 80, 80), grid_around((0, 0, 0), (80, 80, 80), (0.8, 0.8, 0.8)))
     plan = SlicePlan(physical_frame([0, 0, 0], 32.0), sphere(60), slices=40, pixels=48)
     request = {0: (1, 2)}
-    expected = gather(Projector(PixelSum(), SliceSource.from_volume(volume), request), plan)
+    expected = gather(Projector(PixelSum(), SliceSource.from_volume(volume), Maps(request)), plan)
     on_gpu = SliceSource.from_volume(volume, device="cuda:0")
     for _ in range(3):  # memory that is used too early is not so every time
-        logits, maps = gather(Projector(PixelSum(), on_gpu, request, batch_size=256, fit=fit), plan)
+        logits, maps = gather(Projector(PixelSum(), on_gpu, Maps(request), BatchSize(256, fit=fit)), plan)
         # Coordinates in float32 are good to 1e-5 voxels, and the volume's steps are a hundredth of its peak.
         torch.testing.assert_close(logits.cpu(), expected[0], rtol=0, atol=1e-5)
         torch.testing.assert_close({stage: one.cpu() for stage, one in maps.items()}, expected[1], rtol=0, atol=1e-4)
@@ -396,14 +401,14 @@ def test_answers_that_are_no_numbers_are_not_given() -> None:
 
     done = []
     with pytest.raises(TonnoError, match="logits are not finite numbers; try `precision` float32"):
-        for one in Projector(Overflowing(), SliceSource.from_volume(VOLUME), CAM, batch_size=32).project(PLAN):
+        for one in Projector(Overflowing(), SliceSource.from_volume(VOLUME), Maps(CAM), BatchSize(32)).project(PLAN):
             done.append(one)
     assert not done  # the blob, of height 1, is in the first directions' slices
 
 
 def test_directions_come_in_order_and_are_announced() -> None:
     announced: list[int] = []
-    projector = Projector(Counting(), SliceSource.from_volume(VOLUME), {0: ()}, batch_size=40)
+    projector = Projector(Counting(), SliceSource.from_volume(VOLUME), Maps({0: ()}), BatchSize(40))
     ranges = [only(batch).which for batch in projector.project(PLAN, advanced=announced.append)]
     assert ranges == [slice(0, 2), slice(2, 4), slice(4, 5)]  # two stacks of 16 slices fit in 40
     assert announced == [2, 2, 1]
@@ -414,7 +419,7 @@ def test_pixel_sum_is_the_plane_integral() -> None:
     blobs = make_blobs(3, 5, reach=8.0, sigmas=(4.0, 6.0))
     volume = blobs.on_grid((80, 80, 80), grid_around((0, 0, 0), (80, 80, 80), (0.8, 0.8, 0.8)))
     plan = SlicePlan(physical_frame([0, 0, 0], 32.0), sphere(6), slices=9, pixels=40)
-    logits, _ = gather(Projector(PixelSum(), SliceSource.from_volume(volume), {0: ()}), plan)
+    logits, _ = gather(Projector(PixelSum(), SliceSource.from_volume(volume), Maps({0: ()})), plan)
     expected = blobs.plane_integrals(plan.directions, plan.offsets * 32.0) / (2 * 32.0 * 40 / 39) ** 2
     # Trilinear interpolation widens a Gaussian's variance by at most h^2 / 4 (h = 0.8 mm): 1 % at std 4 mm;
     # and the tails beyond the window's edge, 4 std away, are lost.

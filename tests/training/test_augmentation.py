@@ -36,7 +36,7 @@ def test_axes_are_scaled_and_sheared_within_the_strengths() -> None:
     for a, b, middle, strength in ((0, 0, 1, 0.2), (1, 1, 1, 0.2), (0, 1, 0, 0.1), (1, 0, 0, 0.1)):
         values = in_plane[:, a, b] - middle
         assert np.abs(values).max() <= strength + 1e-12
-        # Of 200 uniform draws the extremes come within 5 % of the ends; the mean has a std of strength / 24.
+        # The extremes of 200 uniform draws come within 5 % of the ends; the mean has a std of strength / 24.
         assert np.ptp(values) > 1.9 * strength
         assert abs(values.mean()) < strength / 6
 
@@ -66,9 +66,9 @@ def test_without_strength_nothing_changes() -> None:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_same_seed_draws_the_same(seed: int) -> None:
     slices = torch.rand(3, 4, 4)
-    one, other = (Augmentation().intensities(slices, np.random.default_rng(seed)) for _ in range(2))
-    assert torch.equal(one, other)
-    assert not torch.equal(one, Augmentation().intensities(slices, np.random.default_rng(seed + 1)))
+    first, second = (Augmentation().intensities(slices, np.random.default_rng(seed)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, Augmentation().intensities(slices, np.random.default_rng(seed + 1)))
 
 
 # -------------------- blur
@@ -77,12 +77,12 @@ def test_the_same_seed_draws_the_same(seed: int) -> None:
 def test_a_slice_is_blurred_by_a_gaussian_of_its_own_sigma() -> None:
     slices = torch.randn(5, 20, 17, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     sigmas = torch.tensor([0.1, 0.3, 0.5, 0.8, 1.0], dtype=torch.float64)
-    for found, one, sigma in zip(gaussian_blur(slices, sigmas), slices, sigmas.tolist(), strict=True):
-        expected = gaussian_filter(one.numpy(), sigma, mode="nearest", radius=3)
-        assert np.allclose(found.numpy(), expected, rtol=0, atol=1e-14)  # float64
+    for blurred, image, sigma in zip(gaussian_blur(slices, sigmas), slices, sigmas.tolist(), strict=True):
+        expected = gaussian_filter(image.numpy(), sigma, mode="nearest", radius=3)
+        assert np.allclose(blurred.numpy(), expected, rtol=0, atol=1e-14)  # float64
         # Without the end at 3 pixels: of a Gaussian of sigma 1 they hold all but 4e-4, on values of up to 4.
-        untruncated = gaussian_filter(one.numpy(), sigma, mode="nearest", truncate=8)
-        assert np.allclose(found.numpy(), untruncated, rtol=0, atol=5e-3)
+        untruncated = gaussian_filter(image.numpy(), sigma, mode="nearest", truncate=8)
+        assert np.allclose(blurred.numpy(), untruncated, rtol=0, atol=5e-3)
 
 
 def test_no_blur_changes_no_bit() -> None:

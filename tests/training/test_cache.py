@@ -32,9 +32,9 @@ def case(tmp_path: Path) -> Case:
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The volumes that are read."""
-    found: list[Path] = []
-    monkeypatch.setattr(module, "read_volume", lambda path: found.append(path) or read_volume(path))
-    return found
+    paths: list[Path] = []
+    monkeypatch.setattr(module, "read_volume", lambda path: paths.append(path) or read_volume(path))
+    return paths
 
 
 def cache_of(folder: Path, **changes: object) -> VolumeCache:
@@ -44,14 +44,14 @@ def cache_of(folder: Path, **changes: object) -> VolumeCache:
 def test_what_comes_back_is_what_was_prepared_in_half_precision(case: Case, tmp_path: Path) -> None:
     cache = cache_of(tmp_path)
     cache.prepare(case, 3)
-    found = cache.load(case, 3)
+    volume = cache.load(case, 3)
     prepared = prepare_volume(toy_scan(0, 1), frame="physical", intensity="zscore", slice_size=32, pixel_mm=2.0)
     expected = TrainingVolume.from_prepared(prepared, (1, 0), np.random.default_rng((0, 3)))
-    assert found.array.dtype == torch.float16
-    assert torch.equal(found.array, expected.array)
-    assert np.array_equal(found.frame_to_ijk, expected.frame_to_ijk)
-    assert np.array_equal(found.foreground, expected.foreground)
-    assert (found.fill, found.labels, found.name) == (expected.fill, (1, 0), "scan.nii.gz")
+    assert volume.array.dtype == torch.float16
+    assert torch.equal(volume.array, expected.array)
+    assert np.array_equal(volume.frame_to_ijk, expected.frame_to_ijk)
+    assert np.array_equal(volume.foreground, expected.foreground)
+    assert (volume.fill, volume.labels, volume.name) == (expected.fill, (1, 0), "scan.nii.gz")
 
 
 def test_what_a_scan_looks_like_is_kept_and_measured_where_it_was_not(

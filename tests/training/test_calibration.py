@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 
 from tests.networks import random_network, spec_of
+from tests.runs import executed
 from tests.training.toy import toy_scan
+from tonno_core.bundle.decide import Run
 from tonno_core.bundle.file import Bundle
-from tonno_core.reconstruction import Reconstruction, reconstruct
 from tonno_core.settings import ReconstructionSettings, Variant, model_defaults
 from tonno_core.training import calibration
-from tonno_core.training.calibration import FLOOR_QUANTILE, SHARE_OF_VOLUMES, Calibration, calibrate
+from tonno_core.training.calibration import FLOOR_QUANTILE, SHARE_OF_VOLUMES, Calibration, Look, Search, calibrate
 from tonno_core.training.candidates import default_candidates
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.io import write_volume
 
+QUIETLY = Look("cpu", "float32", progress=False)
 SETTINGS = ReconstructionSettings(methods=("tonno", "matched-cam"), slices=10, directions=6)
 
 
@@ -41,13 +43,14 @@ def bundle() -> Bundle:
 
 
 def run(bundle: Bundle, cases: list[tuple[Path, int]], **options: Any) -> Calibration:
-    return calibrate(bundle, cases, SETTINGS, device="cpu", precision="float32", progress=False, **options)
+    search = Search(candidates=options.pop("candidates", None), stages=options.pop("stages", ()))
+    return calibrate(bundle, cases, options.pop("settings", SETTINGS), search, QUIETLY, **options)
 
 
 def test_records_are_the_peaks_and_floors_of_each_candidate(bundle: Bundle, scans: list[tuple[Path, int]]) -> None:
     candidates = [
-        Variant("matched-cam", 1), Variant("tonno"), Variant("matched-cam", smooth_mm=6.0),
-        Variant("slicewise-cam", 2), Variant("center"),
+        Variant("matched-cam", (1,)), Variant("tonno"), Variant("matched-cam", smooth_mm=6.0),
+        Variant("slicewise-cam", (2,)), Variant("center"),
     ]  # fmt: skip
     found = run(bundle, scans, candidates=candidates, class_index=1)
     peaks, floors = np.zeros((5, len(candidates))), np.zeros((5, len(candidates)))
@@ -55,14 +58,14 @@ def test_records_are_the_peaks_and_floors_of_each_candidate(bundle: Bundle, scan
         scan = toy_scan(row, label)
         for column, one in enumerate(candidates):
             settings = dataclasses.replace(SETTINGS, class_name="b")
-            result = reconstruct(scan, bundle, settings, variants={"it": one}, device="cpu", precision="float32")
+            result = executed(scan, bundle, settings, variants={"it": one})
             values = result.heatmaps["it"].array[foreground_mask(scan) & result.inside]
             peaks[row, column], floors[row, column] = values.max(), np.quantile(values, FLOOR_QUANTILE)
     negative = np.array([label == 0 for _, label in scans])
     assert [record["class"] for record in found.records] == ["b"] * 5
     for column, (one, record) in enumerate(zip(candidates, found.records, strict=True)):
-        stage = 3 if column == 2 else one.stage  # resolved: the last but one
-        assert {name: record[name] for name in dataclasses.asdict(one)} == dataclasses.asdict(one) | {"stage": stage}
+        stage = 3 if column == 2 else one.record()["stage"]  # decided: the last but one
+        assert {name: record[name] for name in one.record()} == one.record() | {"stage": stage}
         # float32 through the network in other company, as in the tests of the reconstruction.
         threshold = np.quantile(peaks[negative, column], SHARE_OF_VOLUMES)
         assert record["threshold"] == pytest.approx(threshold, rel=1e-3)
@@ -76,8 +79,8 @@ def test_the_choice_is_stored_with_all_that_moves_the_threshold(bundle: Bundle, 
     found = run(bundle, scans, class_index=1)
     assert set(found.thresholds) == {"tonno/b", "matched-cam/b"}  # not of the bundle's first class
     tried = default_candidates(bundle, SETTINGS)
-    assert [{name: one[name] for name in dataclasses.asdict(tried[0])} for one in found.records[: len(tried)]] == [
-        dataclasses.asdict(one) for one in tried
+    assert [{name: one[name] for name in tried[0].record()} for one in found.records[: len(tried)]] == [
+        one.record() for one in tried
     ]
     for method in SETTINGS.methods:
         record = found.thresholds[f"{method}/b"]
@@ -86,9 +89,8 @@ def test_the_choice_is_stored_with_all_that_moves_the_threshold(bundle: Bundle, 
         assert (record["settings"]["slices"], record["settings"]["directions"]) == (10, 6)
         # With it the bundle makes this variant, and finds its threshold.
         spec = dataclasses.replace(bundle.spec, thresholds=found.thresholds, calibration=found.records)
-        made = spec.variant(method, dataclasses.replace(SETTINGS, class_name="b"))
-        candidate = spec.candidate(made, "b")
-        assert candidate is not None
+        made = spec.choices.variant(method, dataclasses.replace(SETTINGS, class_name="b"))
+        candidate = spec.choices.tried_variants("b")[made]
         assert candidate["threshold"] == record["threshold"]
         assert candidate["auc"] == record["auc"]
 
@@ -99,21 +101,19 @@ def test_neighbouring_stages_are_added_up_each_as_much_as_its_noise_is_weak(
     monkeypatch.setattr(calibration, "WEIGHING_VOLUMES", 2)  # of the three negatives
     methods = ("averaged-cam", "slicewise-cam")
     settings = dataclasses.replace(SETTINGS, methods=(*methods, "tonno"), smooth_mm=0.0)
-    found = calibrate(
-        bundle, scans, settings, stages=(4, 1, 3), device="cpu", precision="float32", progress=False
-    )  # fmt: skip
+    found = run(bundle, scans, settings=settings, stages=(4, 1, 3))
     pairs = [(1, 3), (3, 4)]
     added = [one for one in found.records if isinstance(one["stage"], str)]
     assert [(one["method"], one["stage"]) for one in added] == [
         (method, f"{a}+{b}") for method in methods for a, b in pairs
     ]
     assert {one["stage"] for one in found.records if one not in added} == {None, 1, 3, 4}
-    variants = {f"{method} {stage}": Variant(method, stage) for method in methods for stage in (1, 3, 4)}
+    variants = {f"{method} {stage}": Variant(method, (stage,)) for method in methods for stage in (1, 3, 4)}
     seen = []
     for row in range(5):
         scan = toy_scan(row, scans[row][1])
         asked = dataclasses.replace(settings, class_name="a")
-        result = reconstruct(scan, bundle, asked, variants=variants, device="cpu", precision="float32")
+        result = executed(scan, bundle, asked, variants=variants)
         where = foreground_mask(scan) & result.inside
         seen.append({name: one.array[where] for name, one in result.heatmaps.items()})
     negative = [one for one, (_, label) in zip(seen, scans, strict=True) if not label]
@@ -148,13 +148,13 @@ def test_default_candidates_are_the_default_and_then_the_ladder() -> None:
     # filter matters the default, with its own, comes to it. The centre has nothing to choose.
     assert list(counts.values()) == [97, 16, 9, 16, 33, 1]
     assert len(set(found)) == len(found)
-    assert found[0] == Variant("matched-cam", 2, "gaussian")
-    assert all(one == one.canonical() for one in found)
+    assert found[0] == Variant("matched-cam", (2,), "gaussian")
+    assert all(one == one for one in found)
     # What was asked for is not up for choice.
-    asked = dataclasses.replace(SETTINGS, stage=3, smooth_mm=5.0, sigma_scale=1.5)
+    asked = dataclasses.replace(SETTINGS, stages=(3,), smooth_mm=5.0, sigma_scale=1.5)
     assert default_candidates(bundle, asked) == [
         *(Variant("tonno", filter=kind, smooth_mm=5.0) for kind in ("gaussian", "second-difference", "hann")),
-        *(Variant("matched-cam", 3, kind, 1.5, 5.0) for kind in ("gaussian", "second-difference", "hann")),
+        *(Variant("matched-cam", (3,), kind, 1.5, 5.0) for kind in ("gaussian", "second-difference", "hann")),
     ]
 
 
@@ -162,13 +162,13 @@ def test_stages_without_maps_are_no_candidates() -> None:
     network = random_network("vit_tiny_patch16_224", size=32)
     bundle = Bundle(spec_of("vit_tiny_patch16_224"), network.state_dict(), Path("random"))
     found = default_candidates(bundle, dataclasses.replace(SETTINGS, methods=("averaged-cam",)))
-    assert {one.stage for one in found} == set(range(1, 12))
-    assert found[0].stage == 11
+    assert {one.stages for one in found} == {(stage,) for stage in range(1, 12)}
+    assert found[0].stages == (11,)
 
 
 # -------------------- the choice, on peaks made up
 
-A, B, C = (Variant("averaged-cam", stage) for stage in (1, 2, 3))
+A, B, C = (Variant("averaged-cam", (stage,)) for stage in (1, 2, 3))
 LABELS = (0, 0, 1, 1)
 
 
@@ -176,21 +176,19 @@ LABELS = (0, 0, 1, 1)
 def peaks(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> Iterator[dict[Variant, tuple[float, ...]]]:
     """By variant the peaks of four volumes, to be filled in; no heatmap is made."""
     made_up: dict[Variant, tuple[float, ...]] = {}
-    some = reconstruct(toy_scan(0, 0), "pixel-sum", ReconstructionSettings(methods=("center",), slices=4))
 
-    def measure(volume: int, _: Bundle, __: Any, variants: dict[str, Variant], *___: Any) -> tuple[Any, Reconstruction]:
-        numbers = {name: (made_up[one][volume], -1.0) for name, one in variants.items()}
-        return numbers, dataclasses.replace(some, variants=variants)
+    def values(volume: int, model: Any, run: Run, measure: Any) -> dict[str, tuple[float, float]]:
+        return {name: (made_up[variant][volume], -1.0) for name, variant in run.targets[0].variants.items()}
 
     monkeypatch.setattr(calibration, "read_volume", lambda path: int(path.name))
-    monkeypatch.setattr(calibration, "_measure", measure)
+    monkeypatch.setattr(calibration, "foreground_values", values)
     yield made_up
 
 
 def chosen(bundle: Bundle, peaks: dict[Variant, tuple[float, ...]], labels: tuple[int, ...] = LABELS) -> dict[str, Any]:
     cases = [(Path(str(index)), label) for index, label in enumerate(labels)]
     found = run(bundle, cases, candidates=list(peaks))
-    assert [record["stage"] for record in found.records] == [one.stage for one in peaks]
+    assert [record["stage"] for record in found.records] == [one.record()["stage"] for one in peaks]
     return found.thresholds["averaged-cam"]
 
 
@@ -223,15 +221,15 @@ def test_the_best_stage_and_its_neighbour_are_added_up_unless_that_is_clearly_wo
     both: tuple[float, ...],
     found: int | str,
 ) -> None:
-    peaks.update({A: single, B: BADLY, Variant("averaged-cam", "1+2", weights=(0.75, 0.25)): both})
+    peaks.update({A: single, B: BADLY, Variant("averaged-cam", (1, 2), weights=(0.75, 0.25)): both})
     assert chosen(bundle, peaks)["settings"]["stage"] == found
 
 
 def test_only_sums_of_the_best_stage_single_stages_go_before_it(
     bundle: Bundle, peaks: dict[Variant, tuple[float, ...]]
 ) -> None:
-    smooth = Variant("averaged-cam", "1+2", smooth_mm=4.0, weights=(0.5, 0.5))
-    others = Variant("averaged-cam", "2+3", weights=(0.5, 0.5))
+    smooth = Variant("averaged-cam", (1, 2), smooth_mm=4.0, weights=(0.5, 0.5))
+    others = Variant("averaged-cam", (2, 3), weights=(0.5, 0.5))
     peaks.update({A: FAIRLY, B: BADLY, smooth: WELL, others: WELL})
     assert chosen(bundle, peaks)["settings"]["stage"] == 1
 

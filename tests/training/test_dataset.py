@@ -14,7 +14,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.slicing.preparation import PreparedVolume, prepare_volume
 from tonno_core.training.augmentation import Augmentation
 from tonno_core.training.cache import TrainingVolume
-from tonno_core.training.dataset import Batch, SliceSampler, drawn_ahead
+from tonno_core.training.dataset import Batch, SliceSampler, prefetch
 from tonno_core.volume.volume import Volume
 
 CPU = torch.device("cpu")
@@ -131,7 +131,7 @@ def test_half_of_the_volumes_have_each_label_and_each_slice_its_volumes() -> Non
 def test_each_of_several_classes_has_its_share_of_positives(count: int) -> None:
     # 20 healthy volumes, and one of each of three classes, the second of them with the first.
     labels = [(0, 0, 0)] * 20 + [(1, 0, 0), (1, 1, 0), (0, 0, 1)]
-    sampler = sampler_of([bright_ball(1.0 + i, *one) for i, one in enumerate(labels)], 4)
+    sampler = sampler_of([bright_ball(1.0 + i, *label) for i, label in enumerate(labels)], 4)
     drawn = torch.cat([sampler.draw(step, count, 1).labels for step in range(60)])
     # A sixth of the volumes is drawn for each class; the first class comes with the second as well, and each by the
     # way among the volumes without another (3 of 23).
@@ -166,7 +166,7 @@ def test_a_batch_depends_on_seed_and_step_and_not_on_what_was_drawn_before() -> 
 def test_the_first_batches_of_neighbouring_seeds_and_steps_share_no_plane() -> None:
     sampler = sampler_of([volume_of(ball(8.0))], 16)
     planes = [replace(sampler, seed=seed).draw(step, 2, 2).slices for seed in range(3) for step in range(3)]
-    seen = {one.numpy().tobytes() for batch in planes for one in batch}
+    seen = {plane.numpy().tobytes() for batch in planes for plane in batch}
     assert len(seen) == 3 * 3 * 4
 
 
@@ -197,8 +197,8 @@ def test_batches_come_in_order_whether_drawn_ahead_or_not(steps: range, ahead: b
         drawn.append(step)
         return Batch(torch.full((1,), float(step)), torch.empty(0), ())
 
-    found = [(step, float(batch.slices)) for step, batch in drawn_ahead(draw, steps, ahead=ahead)]
-    assert found == [(step, float(step)) for step in steps]
+    batches = [(step, float(batch.slices)) for step, batch in prefetch(draw, steps, ahead=ahead)]
+    assert batches == [(step, float(step)) for step in steps]
     assert drawn == list(steps)
 
 
@@ -207,4 +207,4 @@ def test_an_error_while_drawing_ahead_is_the_training_s() -> None:
         raise TonnoError("no such slice")
 
     with pytest.raises(TonnoError, match="no such slice"):
-        list(drawn_ahead(draw, range(2), ahead=True))
+        list(prefetch(draw, range(2), ahead=True))

@@ -63,9 +63,9 @@ def test_two_processes_interrupted_and_resumed_are_one_run(tmp_path: Path) -> No
 
     alone = train_toy(manifest, tmp_path / "alone", **TRAIN)
     # Sums of float32 in another order; metrics.csv holds 6 digits of the loss and 4 of the rest.
-    for found, expected in zip(losses(run), losses(tmp_path / "alone"), strict=True):
-        assert found[0] == pytest.approx(expected[0], abs=1e-5)
-        assert found[1:] == pytest.approx(expected[1:], abs=1.1e-4)
+    for measured, expected in zip(losses(run), losses(tmp_path / "alone"), strict=True):
+        assert measured[0] == pytest.approx(expected[0], abs=1e-5)
+        assert measured[1:] == pytest.approx(expected[1:], abs=1.1e-4)
     for name, tensor in alone.weights.items():
         # Adam turns the rounding of a gradient near zero into a step of the learning rate at most.
         assert torch.allclose(bundle.weights[name], tensor, rtol=0, atol=16 * 1e-4), name

@@ -13,11 +13,11 @@ import torch
 
 from tests.networks import random_network
 from tests.training.toy import SPACING_MM, same_weights, train_toy, write_rows, write_toy_set
-from tonno_core.commands import train as command
-from tonno_core.commands.train import TrainedModel
 from tonno_core.errors import TonnoError
 from tonno_core.training import cache, loop
+from tonno_core.training import train as training
 from tonno_core.training.loop import schedule
+from tonno_core.training.train import TrainedModel
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 
@@ -53,7 +53,7 @@ def test_the_record_says_what_was_done(trained: TrainedModel) -> None:
     assert record["settings"]["steps"] == 60
     assert record["settings"]["seed"] == 0
     counts = {"train": {"positive": 2, "negative": 2}, "val": {"positive": 1, "negative": 1}}
-    assert record["volumes"] == {split: {"finding": one} for split, one in counts.items()}
+    assert record["volumes"] == {split: {"finding": count} for split, count in counts.items()}
     images = record["images"]  # of the four training scans: 16 voxels of 4 mm, a head of 7 voxels' radius
     assert (images["volumes"], images["intensity"], images["pixel_mm"]) == (4, "zscore", spec.pixel_mm)
     assert images["coarsest_spacing_mm"] == [4.0, 4.0]
@@ -83,7 +83,7 @@ def test_only_the_volumes_of_train_and_val_are_read_and_no_mask(
     for mask in manifest.parent.glob("*-mask.nii.gz"):
         mask.chmod(0)
     opened = []
-    for module in (cache, command):
+    for module in (cache, training):
         original = module.read_volume
         monkeypatch.setattr(module, "read_volume", lambda path: opened.append(path.name) or original(path))  # noqa: B023
     train_toy(manifest, tmp_path / "run", steps=3)
@@ -189,14 +189,14 @@ def test_the_moving_average_is_the_mean_of_the_weights_so_far(
         return result
 
     monkeypatch.setattr(loop.Trainer, "_step", watched)
-    found = train_toy(manifest, tmp_path / "run", steps=6, ema=0.5).weights["fc.weight"]
+    average = train_toy(manifest, tmp_path / "run", steps=6, ema=0.5).weights["fc.weight"]
     expected = seen[0]
     for step, weight in enumerate(seen[1:], start=1):
         # timm's warm-up: 1 - (1 + t)^(-2/3) until that passes the decay, where t counts from the step after the first.
         decay = min(0.5, 1 - step ** (-2 / 3)) if step > 1 else 0.0
         expected = decay * expected + (1 - decay) * weight
-    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-7)  # float32
-    assert not torch.equal(found, seen[-1])
+    assert torch.allclose(average, expected, rtol=1e-5, atol=1e-7)  # float32
+    assert not torch.equal(average, seen[-1])
 
 
 # -------------------- the learning rate
@@ -204,8 +204,8 @@ def test_the_moving_average_is_the_mean_of_the_weights_so_far(
 
 def test_the_schedule_rises_in_a_line_and_falls_in_half_a_cosine() -> None:
     # 10 of 110 steps rise; after half of the other 100 the cosine is at its middle, and it ends near 0.
-    found = [schedule(step, 110, 10 / 110) for step in (0, 4, 9, 10, 60, 109)]
-    assert found == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.5, 0.5 * (1 + math.cos(math.pi * 0.99))], abs=1e-12)
+    factors = [schedule(step, 110, 10 / 110) for step in (0, 4, 9, 10, 60, 109)]
+    assert factors == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.5, 0.5 * (1 + math.cos(math.pi * 0.99))], abs=1e-12)
     assert schedule(0, 1, 0.05) == 1.0  # a single step is taken at the full rate
     values = np.diff([schedule(step, 110, 10 / 110) for step in range(110)])
     assert (values[:9] > 0).all()

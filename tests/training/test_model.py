@@ -19,7 +19,7 @@ from tonno_core.training.settings import TrainingSettings
 
 
 def weights_file(folder: Path, encoder: str = "test_resnet", **options: Any) -> str:
-    """Of a network of three channels and a thousand classes."""
+    """A file of weights of a network of three channels and a thousand classes."""
     network = random_network(encoder, **{"channels": 3, "classes": 1000, **options})
     torch.save(network.state_dict(), folder / "w.pth")
     return str(folder / "w.pth")
@@ -35,8 +35,8 @@ def model_of(**changes: Any) -> tuple[Any, TrainingSettings]:
 
 
 def test_random_weights_are_those_of_the_seed() -> None:
-    one, other = (model_of()[0].state_dict() for _ in range(2))
-    assert same_weights(one, other)
+    first, second = (model_of()[0].state_dict() for _ in range(2))
+    assert same_weights(first, second)
 
 
 @pytest.mark.parametrize("encoder", ["test_resnet", "test_efficientnet", "test_convnext", "test_vit"])
@@ -60,18 +60,18 @@ def test_a_head_of_the_same_classes_is_kept(tmp_path: Path) -> None:
 
 def test_all_of_a_pretrained_body_is_taken(tmp_path: Path) -> None:
     model, _ = model_of(weights=weights_file(tmp_path), norm="frozen-batch")
-    found, start = model.state_dict(), random_network("test_resnet", channels=3, classes=1000).state_dict()
-    for name in found.keys() - {"conv1.0.weight", "fc.weight", "fc.bias"}:
-        assert torch.equal(found[name], start[name]), name
-    assert torch.allclose(found["conv1.0.weight"], start["conv1.0.weight"].sum(dim=1, keepdim=True))
+    weights, start = model.state_dict(), random_network("test_resnet", channels=3, classes=1000).state_dict()
+    for name in weights.keys() - {"conv1.0.weight", "fc.weight", "fc.bias"}:
+        assert torch.equal(weights[name], start[name]), name
+    assert torch.allclose(weights["conv1.0.weight"], start["conv1.0.weight"].sum(dim=1, keepdim=True))
 
 
 def test_group_norm_takes_scales_and_shifts_from_pretrained_batch_norm(tmp_path: Path) -> None:
     model, _ = model_of(weights=weights_file(tmp_path), norm="group")
-    found, start = model.state_dict(), random_network("test_resnet", channels=3, classes=1000).state_dict()
+    weights, start = model.state_dict(), random_network("test_resnet", channels=3, classes=1000).state_dict()
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules())
-    assert torch.equal(found["layer2.0.bn1.weight"], start["layer2.0.bn1.weight"])
-    assert not any(name.endswith("running_mean") for name in found)
+    assert torch.equal(weights["layer2.0.bn1.weight"], start["layer2.0.bn1.weight"])
+    assert not any(name.endswith("running_mean") for name in weights)
 
 
 def test_two_heads_are_one_last_layer(tmp_path: Path) -> None:
@@ -88,14 +88,14 @@ def test_two_heads_are_one_last_layer(tmp_path: Path) -> None:
 def shares(model: Any, settings: TrainingSettings) -> dict[str, float]:
     groups = parameter_groups(model, settings)
     share = {id(parameter): group["share"] for group in groups for parameter in group["params"]}
-    return {name: share[id(one)] for name, one in model.named_parameters() if id(one) in share}
+    return {name: share[id(parameter)] for name, parameter in model.named_parameters() if id(parameter) in share}
 
 
 def test_each_stage_learns_at_its_share_of_the_rate_and_the_head_fastest() -> None:
-    found = shares(*model_of(stage_decay=0.5))
+    factors = shares(*model_of(stage_decay=0.5))
     expected = {"conv1": 2**-5, "bn1": 2**-5, "fc": 1.0, **{f"layer{n}": 2.0 ** (n - 5) for n in range(1, 5)}}
-    assert found == {name: expected[name.partition(".")[0]] for name in found}
-    assert len(found) == len(dict(model_of()[0].named_parameters()))
+    assert factors == {name: expected[name.partition(".")[0]] for name in factors}
+    assert len(factors) == len(dict(model_of()[0].named_parameters()))
 
 
 def test_without_a_decay_all_stages_learn_alike() -> None:
@@ -105,23 +105,23 @@ def test_without_a_decay_all_stages_learn_alike() -> None:
 @pytest.mark.parametrize("encoder", ["test_efficientnet", "test_convnext", "test_vit", "densenet121", "regnetx_002"])
 def test_every_parameter_of_any_encoder_has_a_share_and_the_head_the_largest(encoder: str) -> None:
     model, settings = model_of(encoder=encoder, stage_decay=0.5, slice_size=64)
-    found = shares(model, settings)
-    assert found.keys() == dict(model.named_parameters()).keys()
+    factors = shares(model, settings)
+    assert factors.keys() == dict(model.named_parameters()).keys()
     head = {id(parameter) for parameter in model.get_classifier().parameters()}
-    of_head = {found[name] for name, parameter in model.named_parameters() if id(parameter) in head}
+    of_head = {factors[name] for name, parameter in model.named_parameters() if id(parameter) in head}
     assert of_head == {1.0}
     first = next(iter(dict(model.named_parameters())))
-    assert found[first] == min(found.values()) < 0.5
+    assert factors[first] == min(factors.values()) < 0.5
 
 
 def test_frozen_stages_and_batch_norms_need_no_gradient() -> None:
     model, settings = model_of(freeze=3, norm="frozen-batch")
-    found = shares(model, settings)
-    assert {name.partition(".")[0] for name in found} == {"layer3", "layer4", "fc"}
+    factors = shares(model, settings)
+    assert {name.partition(".")[0] for name in factors} == {"layer3", "layer4", "fc"}
     norms = {name for name, layer in model.named_modules() if isinstance(layer, nn.BatchNorm2d)}
     for name, parameter in model.named_parameters():
-        assert parameter.requires_grad == (name in found), name
-        assert not (name in found and name.rpartition(".")[0] in norms)
+        assert parameter.requires_grad == (name in factors), name
+        assert not (name in factors and name.rpartition(".")[0] in norms)
 
 
 def test_more_frozen_stages_than_there_are() -> None:
@@ -150,12 +150,12 @@ def test_slices_go_to_every_channel_and_logits_come_in_float32(precision: torch.
     model = random_network("test_resnet", channels=3, classes=2)
     slices = torch.randn(2, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        found = SliceLogits(model, 3, precision)(slices)
+        logits = SliceLogits(model, 3, precision)(slices)
         expected = model(slices[:, None].expand(-1, 3, -1, -1))
-    assert found.dtype == torch.float32
+    assert logits.dtype == torch.float32
     # bfloat16 has 8 bits: 0.4 % per layer.
     tolerance = 1e-5 if precision == torch.float32 else 0.05
-    assert torch.allclose(found, expected, rtol=0, atol=tolerance * float(expected.abs().max()))
+    assert torch.allclose(logits, expected, rtol=0, atol=tolerance * float(expected.abs().max()))
 
 
 def test_a_network_of_several_branches_can_be_trained() -> None:

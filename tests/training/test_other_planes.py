@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from tests.networks import random_network, spec_of
+from tests.runs import executed
 from tests.training.toy import toy_scan
 from tonno_core.bundle import calibration
 from tonno_core.bundle.file import Bundle
-from tonno_core.reconstruction import reconstruct
 from tonno_core.settings import PRESETS, ReconstructionSettings, Variant, model_defaults
-from tonno_core.training import other_planes as module
-from tonno_core.training.calibration import FLOOR_QUANTILE
+from tonno_core.training import calibration as looking
+from tonno_core.training.calibration import FLOOR_QUANTILE, Look
 from tonno_core.training.other_planes import COMPARED_VOLUMES, measure_other_planes
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.io import read_volume, write_volume
@@ -58,17 +58,15 @@ def bundle_with(thresholds: dict[str, float], **settings: Any) -> Bundle:
 
 
 def measure(bundle: Bundle, scans: list[tuple[Path, int]], **options: Any) -> dict[str, dict[str, Any]]:
-    return measure_other_planes(
-        bundle, scans, SETTINGS, device="cpu", precision="float32", progress=False, **options
-    )  # fmt: skip
+    return measure_other_planes(bundle, scans, SETTINGS, Look("cpu", "float32", progress=False), **options)
 
 
 def foreground_of(bundle: Bundle, index: int, planes: dict[str, int], class_name: str = "a") -> Any:
     """The Matched CAM of a scan, its foreground voxels."""
     scan = toy_scan(index, LABELS[index])
     settings = ReconstructionSettings(**planes, class_name=class_name)
-    variants = {"it": Variant("matched-cam", 2)}
-    result = reconstruct(scan, bundle, settings, variants=variants, device="cpu", precision="float32")
+    variants = {"it": Variant("matched-cam", (2,))}
+    result = executed(scan, bundle, settings, variants=variants)
     return result.heatmaps["it"].array[foreground_mask(scan) & result.inside]
 
 
@@ -82,9 +80,7 @@ def foregrounds() -> dict[str, list[Any]]:
         settings = ReconstructionSettings(**chosen, class_name="a")
         for index, label in enumerate(LABELS):
             scan = toy_scan(index, 1 - label)
-            result = reconstruct(
-                scan, network, settings, variants={"it": Variant("matched-cam", 2)}, device="cpu", precision="float32"
-            )
+            result = executed(scan, network, settings, variants={"it": Variant("matched-cam", (2,))})
             inside = foreground_mask(scan) & result.inside
             made.setdefault(name, []).append(result.heatmaps["it"].array[inside])
     return made
@@ -146,7 +142,7 @@ def test_only_methods_whose_planes_are_others_are_looked_at(
 
 def test_a_few_positive_volumes_are_enough(scans: list[tuple[Path, int]], monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    monkeypatch.setattr(module, "read_volume", lambda path: read.append(path) or read_volume(path))
+    monkeypatch.setattr(looking, "read_volume", lambda path: read.append(path) or read_volume(path))
     cases = [scans[1], *[scans[0]] * (COMPARED_VOLUMES + 3)]
     found = measure(bundle_with({"tonno": 0.0}), cases)
     assert len(read) == 1 + COMPARED_VOLUMES

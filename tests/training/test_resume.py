@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from tests.training.toy import run_folder, same_weights, train_toy, write_toy_set
-from tonno_core.commands.train import TrainedModel
 from tonno_core.encoding.weights import read_weights
 from tonno_core.errors import TonnoError
 from tonno_core.training import loop
 from tonno_core.training.loop import TrainingInterrupted
+from tonno_core.training.train import TrainedModel
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 STEPS, EPOCHS = 5, 2  # which end after 2 and 5
@@ -34,17 +34,17 @@ Whole = tuple[dict[str, Any], TrainedModel, list[list[str]]]
 
 @pytest.fixture(scope="module")
 def wholes(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[float, Whole]:
-    """By the average's decay: the settings, what an uninterrupted run gives, and its metrics."""
-    found = {}
+    """Uninterrupted runs by their average's decay: settings, model and metrics."""
+    runs = {}
     for ema in (0.0, 0.9):
         folder, changes = tmp_path_factory.mktemp("whole") / "run", {"ema": ema, "steps": STEPS, "epochs": EPOCHS}
-        found[ema] = changes, train_toy(manifest, folder, **changes), metrics(folder)
-    return found
+        runs[ema] = changes, train_toy(manifest, folder, **changes), metrics(folder)
+    return runs
 
 
 @pytest.fixture
 def whole(wholes: dict[float, Whole]) -> Whole:
-    """With a moving average, which has the more to go on with."""
+    """The run with a moving average, of which more must be kept."""
     return wholes[0.9]
 
 

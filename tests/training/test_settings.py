@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tonno_core.errors import TonnoError
-from tonno_core.training.settings import TrainingSettings
+from tonno_core.training.settings import TrainingSettings, complete_settings
 
 
 def test_the_standard_settings_can_be_meant() -> None:
@@ -46,6 +46,22 @@ def test_what_cannot_be_meant(changes: dict[str, Any], message: str) -> None:
         replace(TrainingSettings(), **changes).check()
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "norm", "decay"),
+    [
+        ({}, "batch", 1.0),
+        ({"weights": "start.pth"}, "frozen-batch", 0.7),
+        ({"weights": "imagenet"}, "frozen-batch", 0.7),
+        ({"weights": "start.pth", "norm": "group", "stage_decay": 1.0}, "group", 1.0),
+    ],
+)
+def test_pretrained_weights_freeze_the_batch_norm_and_slow_the_stages_unless_told_otherwise(
+    options: dict[str, Any], norm: str, decay: float
+) -> None:
+    settings = complete_settings(**options)
+    assert (settings.norm, settings.stage_decay) == (norm, decay)
 
 
 @pytest.mark.parametrize(("steps", "epochs"), [(7, 3), (2000, 20), (5, 5), (1, 1)])

@@ -27,17 +27,17 @@ class Brightest(nn.Module):
 
 
 def measure(network: nn.Module, *labels: tuple[int, ...]) -> Validation:
-    """Of balls of brightness 1, 2, 3, ... with these labels."""
-    return validate(network, [bright_ball(i + 1.0, *one) for i, one in enumerate(labels)], 24, 0, ALONE)
+    """Validate on balls of brightness 1, 2, 3, ... with these labels."""
+    return validate(network, [bright_ball(i + 1.0, *label) for i, label in enumerate(labels)], 24, 0, ALONE)
 
 
 def test_the_brighter_half_is_told_apart() -> None:
-    found = measure(Brightest(2.5), (0,), (0,), (1,), (1,))
-    assert found.volume_auc == 1.0
-    assert found.slice_auc is not None
-    assert found.slice_auc > 0.95  # slices that only touch a ball show a part of its brightness
+    validation = measure(Brightest(2.5), (0,), (0,), (1,), (1,))
+    assert validation.volume_auc == 1.0
+    assert validation.slice_auc is not None
+    assert validation.slice_auc > 0.95  # slices that only touch a ball show a part of its brightness
     assert measure(Brightest(2.5), (1,), (1,), (0,), (0,)).volume_auc == 0.0
-    # Of the pairs (1, 2), (1, 4), (3, 2), (3, 4) three are in order.
+    # Three of the pairs (1, 2), (1, 4), (3, 2), (3, 4) are in order.
     assert measure(Brightest(2.5), (0,), (1,), (0,), (1,)).volume_auc == 0.75
 
 
@@ -62,16 +62,16 @@ def test_the_loss_is_the_cross_entropy_of_all_slices() -> None:
         def forward(self, slices: torch.Tensor) -> torch.Tensor:
             return torch.full((len(slices), 1), 2.0)
 
-    found = measure(Constant(), (0,), (1,), (1,))
+    validation = measure(Constant(), (0,), (1,), (1,))
     expected = (np.log1p(np.exp(2.0)) + 2 * np.log1p(np.exp(-2.0))) / 3
-    assert found.loss == pytest.approx(expected, rel=1e-6)  # float32
-    assert (found.slice_auc, found.volume_auc) == (0.5, 0.5)
+    assert validation.loss == pytest.approx(expected, rel=1e-6)  # float32
+    assert (validation.slice_auc, validation.volume_auc) == (0.5, 0.5)
 
 
 def test_classes_count_alike_and_those_of_one_kind_not_at_all() -> None:
     # The second class is the dim half: 0; the third has no positive.
-    found = measure(Brightest(0.0, 0.0, 0.0), (0, 1, 0), (0, 1, 0), (1, 0, 0), (1, 0, 0))
-    assert found.volume_auc == pytest.approx(0.5)
+    validation = measure(Brightest(0.0, 0.0, 0.0), (0, 1, 0), (0, 1, 0), (1, 0, 0), (1, 0, 0))
+    assert validation.volume_auc == pytest.approx(0.5)
 
 
 def test_nothing_to_measure() -> None:
@@ -82,8 +82,8 @@ def test_nothing_to_measure() -> None:
 
 
 def test_answers_that_are_no_numbers_have_no_auc() -> None:
-    found = measure(Brightest(float("nan")), (0,), (1,))
-    assert (found.slice_auc, found.volume_auc) == (None, None)
+    validation = measure(Brightest(float("nan")), (0,), (1,))
+    assert (validation.slice_auc, validation.volume_auc) == (None, None)
 
 
 def test_the_same_slices_are_seen_every_time_and_by_whichever_process() -> None:

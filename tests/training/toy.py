@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from tonno_core.cohort.manifest import read_manifest
-from tonno_core.commands.train import TrainedModel, train
 from tonno_core.distributed import Processes
 from tonno_core.training.run_folder import RunFolder
 from tonno_core.training.settings import TrainingSettings
+from tonno_core.training.train import TrainedModel, train
 from tonno_core.volume.io import write_volume
 from tonno_core.volume.volume import Volume
 
@@ -90,12 +90,12 @@ def train_toy(manifest: Path, run: Path, **changes: Any) -> TrainedModel:
     return train(read_manifest(manifest), replace(SETTINGS, **changes), folder, alone, progress=False)
 
 
-def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """To the last bit."""
-    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+def same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Tell whether all weights are equal to the last bit."""
+    return first.keys() == second.keys() and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 def environment(**more: str) -> dict[str, str]:
-    """For a process of its own: one thread, warnings are errors."""
+    """Environment of a separate process: one thread, warnings are errors."""
     root = str(Path(__file__).parent.parent.parent)
     return {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error", **more}

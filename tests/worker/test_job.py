@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tonno_core.control import Cancelled
+from tonno_core.reporting import Cancelled
 from tonno_core.worker.files import write_array
 from tonno_core.worker.job import Job
 

@@ -22,7 +22,7 @@ from tonno_core.volume.volume import Volume
 
 ALL_FOUR = ["tonno", "averaged-cam", "tomographic-cam", "matched-cam"]
 SMALL = {"slices": 14, "directions": 12, "methods": ALL_FOUR}
-ADDED = Variant("averaged-cam", "2+3", weights=(0.75, 0.25))
+ADDED = Variant("averaged-cam", (2, 3), weights=(0.75, 0.25))
 
 
 def directly(volume: Volume, model: Path, **options: Any) -> Reconstruction:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from tests.worker.talk import EngineClient, Event, answer, box_around, fields, heatmap, wait
-from tonno_core.control import Cancelled
 from tonno_core.protocol import ProtocolError
 from tonno_core.reconstruction import passes
+from tonno_core.reporting import Cancelled
 from tonno_core.volume.volume import Volume
 from tonno_core.worker import answer as answer_module
 from tonno_core.worker.failures import NotKept, StoppedEarly, failure_of

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 
 from tests.networks import write_random_bundle
+from tests.runs import finished, look_at
 from tests.worker.talk import EngineClient, Event, answer, box_around, fields, heatmap, relative_error
 from tonno_core import load_bundle, reconstruct
 from tonno_core.bundle.ready import prepare_model
-from tonno_core.reconstruction.run import project, resolve
 from tonno_core.settings import combine
 from tonno_core.slicing.region import Region
-from tonno_core.timing import Timings
 from tonno_core.volume.volume import Volume
 
 ZOOMED = {"slices": 32, "directions": 12, "filter": "hann", "methods": ["tonno", "averaged-cam", "matched-cam"]}
@@ -68,9 +67,9 @@ def test_a_zoomed_run_is_refined_on_its_own_planes(
     settings = combine(defaults=bundle.spec.defaults, explicit=asked["options"])
     ready = prepare_model(bundle, settings, "cpu", "float32")
     # The planes are those of the first filter, so the oracle is a projection by it.
-    (projected,) = project(volume, ready, settings, region=REGION, zoom=True, keep=True)
+    (projected,) = look_at(volume, ready, settings, region=REGION, zoom=True, keep=True)
     settings = replace(settings, **{**changes, "methods": tuple(changes["methods"])})
-    expected = projected.finish(resolve(None, settings, ready), settings, Timings())
+    expected = finished(projected, settings)
     for method in changes["methods"]:
         assert relative_error(heatmap(refined, method), expected.heatmaps[method].array) < 3e-4, method
 

@@ -8,21 +8,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import timm
 import torch
 
 import tonno_core
-from tonno_core.timing import Timings
+from tonno_core.output import Json
+from tonno_core.reporting import Timings
 
 NOT_READABLE = "not readable"
 _RAPL = Path("/sys/class/powercap")
 
 
-def describe(device: torch.device) -> dict[str, Any]:
-    """Device, versions and threads."""
+def describe(device: torch.device) -> Json:
+    """Describe the machine for a report.
+
+    Args:
+        device: Where the encoder runs.
+
+    Returns:
+        Device, threads, cores, system and versions.
+    """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "device": f"{device} ({name})",
@@ -47,14 +54,25 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def forget_peak(device: torch.device) -> None:
-    """Start measuring the device's peak memory anew; a CPU's peak is that of the process's whole life."""
+def reset_peak(device: torch.device) -> None:
+    """Reset the device's peak memory. A CPU's cannot be reset: it is that of the process's whole life.
+
+    Args:
+        device: Where the encoder runs.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_mb(device: torch.device) -> float | None:
-    """Most memory in use so far in MB: of tensors on a GPU, resident of the process otherwise; None: not readable."""
+    """Read the peak memory.
+
+    Args:
+        device: Where the encoder runs.
+
+    Returns:
+        MB of tensors on a GPU, else of the process in main memory; None where it cannot be read.
+    """
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device)) / 1e6
     try:
@@ -65,51 +83,68 @@ def peak_mb(device: torch.device) -> float | None:
     return kilobytes / (1e6 if platform.system() == "Darwin" else 1e3)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Energy:
-    """Joules of what was measured so far. source: the counter, or why none can be read."""
+    """Energy of all that ran on a device, not of this process alone.
+
+    Attributes:
+        joules: None where it cannot be read.
+        source: Name of the counter, or why there is none.
+    """
 
     joules: float | None
     source: str
 
-    @contextmanager
-    def measured(self, device: torch.device) -> Iterator[None]:
-        """Add what the block uses. It counts everything that runs on the device, not this process alone."""
-        before = read_joules(device)[0]
-        yield
-        after, self.source = read_joules(device)
-        if before is not None and after is not None and after >= before:  # else the counter has wrapped
-            self.joules = (self.joules or 0.0) + after - before
+    def since(self, earlier: Energy) -> Energy:
+        """Subtract an earlier reading of the counter.
+
+        Args:
+            earlier: The earlier reading.
+
+        Returns:
+            Energy between the two; None joules where the counter has wrapped around.
+        """
+        if self.joules is None or earlier.joules is None or self.joules < earlier.joules:
+            return Energy(None, self.source)
+        return Energy(self.joules - earlier.joules, self.source)
 
 
-def read_joules(device: torch.device) -> tuple[float | None, str]:
-    """An energy counter, and its name; None and the reason where there is none."""
-    return _nvml_joules(device) if device.type == "cuda" else _rapl_joules()
+def read_energy(device: torch.device) -> Energy:
+    """Read the energy counter of a GPU (NVML) or of the processor (RAPL).
+
+    Args:
+        device: Where the encoder runs.
+
+    Returns:
+        Energy since some moment in the past.
+    """
+    return _read_nvml(device) if device.type == "cuda" else _read_rapl()
 
 
-def _rapl_joules(root: Path = _RAPL) -> tuple[float | None, str]:
-    """The sum over the processors' packages."""
+def _read_rapl(root: Path = _RAPL) -> Energy:
+    """Add up the counters of the processor's packages."""
     packages = [path for path in root.glob("*rapl:*") if path.name.count(":") == 1] if root.is_dir() else []
     if not packages:
-        return None, f"{NOT_READABLE}: {root} has no RAPL counter"
+        return Energy(None, f"{NOT_READABLE}: {root} has no RAPL counter")
     try:
-        return sum(int((one / "energy_uj").read_text()) for one in packages) / 1e6, "RAPL, processor packages"
+        joules = sum(int((package / "energy_uj").read_text()) for package in packages) / 1e6
     except (OSError, ValueError) as error:
-        return None, f"{NOT_READABLE}: RAPL ({getattr(error, 'strerror', None) or error})"
+        return Energy(None, f"{NOT_READABLE}: RAPL ({getattr(error, 'strerror', None) or error})")
+    return Energy(joules, "RAPL, processor packages")
 
 
-def _nvml_joules(device: torch.device) -> tuple[float | None, str]:
+def _read_nvml(device: torch.device) -> Energy:
     try:
         import pynvml
     except ImportError:
-        return None, f"{NOT_READABLE}: the package nvidia-ml-py is not installed"
+        return Energy(None, f"{NOT_READABLE}: the package nvidia-ml-py is not installed")
     try:
         pynvml.nvmlInit()
         properties = torch.cuda.get_device_properties(device)
         handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{properties.uuid}".encode())
-        return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3, "NVML, the GPU"
+        return Energy(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3, "NVML, the GPU")
     except pynvml.NVMLError as error:
-        return None, f"{NOT_READABLE}: NVML ({error})"
+        return Energy(None, f"{NOT_READABLE}: NVML ({error})")
 
 
 class EventTimings(Timings):
@@ -121,7 +156,14 @@ class EventTimings(Timings):
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        """Add the device's time between the block's first and last work to ``name``."""
+        """Add the device's time between the block's first and last work to a step.
+
+        Args:
+            name: Name of the step.
+
+        Yields:
+            None.
+        """
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
         try:

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import logging
 import statistics
-import timeit
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
-from typing import Any
+from typing import TypeVar
 
 import torch
 
-from tonno_core.benchmark.machine import EventTimings
+from tonno_core.benchmark.machine import Energy, EventTimings, peak_mb, read_energy, reset_peak
+from tonno_core.bundle.decide import decide
 from tonno_core.bundle.file import Bundle
 from tonno_core.bundle.ready import ReadyModel
-from tonno_core.control import Control
 from tonno_core.encoding.classifier import create_model
 from tonno_core.encoding.normalization import fold_batch_norm
 from tonno_core.encoding.weights import load_exactly
-from tonno_core.reconstruction import Reconstruction
-from tonno_core.reconstruction.run import project, resolve
+from tonno_core.output import Json
+from tonno_core.reconstruction import Reconstruction, execute
+from tonno_core.reconstruction.passes import CPU_BATCH, GPU_BATCH
+from tonno_core.reporting import Preview, Reporter, Timings
 from tonno_core.settings import ReconstructionSettings
-from tonno_core.timing import Timings
 from tonno_core.volume.volume import Volume
 
 # Before torch's timer: it looks for a compiler, and warns where there is no GPU.
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 from torch.utils.benchmark import Timer, timer  # noqa: E402
+
+Result = TypeVar("Result")
 
 # What the table shows in this order, and the names of the steps of a run that belong to it.
 STAGES: dict[str, tuple[str, ...]] = {
@@ -40,25 +43,51 @@ STAGES: dict[str, tuple[str, ...]] = {
     "self-check": ("self-check",),
 }
 REST = "rest (reading intensities, foreground, geometry)"
+# Directions of the run that warms up.
+_WARM_UP = 4
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Of the repeats."""
+    """A number that was measured several times.
+
+    Attributes:
+        values: In the order of the repeats.
+    """
 
     values: tuple[float, ...]
 
     @property
     def median(self) -> float:
+        """Return the median."""
         return statistics.median(self.values)
 
+    def __truediv__(self, other: Spread) -> Spread:
+        """Divide repeat by repeat."""
+        return Spread(tuple(a / b for a, b in zip(self.values, other.values, strict=True)))
+
+    def __mul__(self, factor: float) -> Spread:
+        """Multiply all repeats by a number."""
+        return Spread(tuple(factor * value for value in self.values))
+
     def text(self, digits: int = 3) -> str:
-        """Median, and the smallest and largest."""
-        low, high = (_rounded(one, digits) for one in (min(self.values), max(self.values)))
+        """Format the median, and the smallest and largest in brackets.
+
+        Args:
+            digits: Significant digits; whole numbers keep all of theirs.
+
+        Returns:
+            Text such as ``2 (1 to 3)``.
+        """
+        low, high = (_rounded(value, digits) for value in (min(self.values), max(self.values)))
         return f"{_rounded(self.median, digits)} ({low} to {high})"
 
-    def as_json(self) -> dict[str, Any]:
-        """For a file."""
+    def as_json(self) -> Json:
+        """Return median, range and all values for ``bench.json``.
+
+        Returns:
+            JSON object.
+        """
         return {"median": self.median, "min": min(self.values), "max": max(self.values), "values": list(self.values)}
 
 
@@ -66,61 +95,91 @@ def _rounded(value: float, digits: int) -> str:
     return f"{value:.{digits}g}" if abs(value) < 10 ** (digits - 1) else f"{value:.0f}"
 
 
-def seconds(action: Callable[[], Any]) -> float:
-    """Of one run of something long, without the two that `Timer` adds; torch's clock waits for the device."""
-    return timeit.Timer(action, timer=timer).timeit(1)
+def timed(action: Callable[[], Result]) -> tuple[float, Result]:
+    """Run something long once, by torch's clock, which waits for the device.
+
+    Args:
+        action: What to run.
+
+    Returns:
+        Seconds, and what the action returned.
+    """
+    start = timer()
+    result = action()
+    return timer() - start, result
 
 
 @dataclass(frozen=True)
 class WholeRun:
-    """A reconstruction and how long its steps took, ``total`` being all of it. The heatmap by method is in result."""
+    """A reconstruction and how long its steps took.
+
+    Attributes:
+        result: What was reconstructed.
+        seconds: By step; ``total`` is all of it.
+    """
 
     result: Reconstruction
     seconds: dict[str, float]
 
     @property
     def sent(self) -> int:
-        """Slices that the encoder saw."""
+        """Return the number of slices that the encoder saw."""
         return self.result.slices_total - self.result.slices_blank
 
     @property
     def rate(self) -> float:
-        """Slices that the encoder saw per second of the whole."""
+        """Return the slices that the encoder saw per second of the whole."""
         return self.sent / self.seconds["total"]
 
     @property
     def encoder_rate(self) -> float:
-        """Slices per second while the encoder ran."""
+        """Return the slices per second while the encoder ran."""
         axes = 3 * (self.result.settings.slices + 2)  # these are counted with the profiles
         share = self.sent / self.result.slices_total
         return (self.result.slices_total - axes) * share / self.seconds["encoder"]
 
     def stages(self) -> dict[str, float]:
-        """Seconds by stage; they add up to the total, or to more on CUDA, where slicing goes on beside the encoder."""
-        found = {stage: sum(self.seconds.get(step, 0.0) for step in steps) for stage, steps in STAGES.items()}
-        return {**found, REST: max(0.0, self.seconds["total"] - sum(found.values()))}
+        """Add up the steps of each stage.
+
+        Returns:
+            Seconds by stage. Their sum is the total, or more on CUDA, where slicing goes on beside the encoder.
+        """
+        stages = {stage: sum(self.seconds.get(step, 0.0) for step in steps) for stage, steps in STAGES.items()}
+        return {**stages, REST: max(0.0, self.seconds["total"] - sum(stages.values()))}
 
 
 def run_whole(volume: Volume, ready: ReadyModel, settings: ReconstructionSettings) -> WholeRun:
-    """One reconstruction, as `reconstruct` does it."""
+    """Reconstruct once, as `reconstruct` does it.
+
+    Args:
+        volume: What is looked at.
+        ready: The model.
+        settings: How it is looked at.
+
+    Returns:
+        The reconstruction and its times.
+    """
     timings = EventTimings() if ready.device.type == "cuda" else Timings()
-    found: list[Reconstruction] = []
-
-    def action() -> None:
-        (projected,) = project(volume, ready, settings, timings=timings)
-        found.append(projected.finish(resolve(None, settings, ready), settings, timings))
-
-    total = seconds(action)
+    total, result = timed(lambda: _reconstruct(volume, ready, settings, Reporter(timings=timings)))
     if isinstance(timings, EventTimings):
         timings.finish()
-    return WholeRun(replace(found[0], seconds={}), {**timings.seconds, "total": total})
+    return WholeRun(replace(result, seconds={}), {**timings.seconds, "total": total})
+
+
+def _reconstruct(
+    volume: Volume, ready: ReadyModel, settings: ReconstructionSettings, reporter: Reporter
+) -> Reconstruction:
+    return execute(volume, ready.encoder, decide(settings, ready), reporter)
 
 
 @dataclass(frozen=True)
 class PreviewedRun:
-    """A run with previews. first: seconds until the first, by so many directions; None where there was none.
+    """The previews of a run.
 
-    share: of the time, what all previews took.
+    Attributes:
+        first: Seconds until the first preview; None where there was none.
+        directions: How many directions that preview was made of.
+        share: Share of the run's time that all previews took.
     """
 
     first: float | None
@@ -129,56 +188,130 @@ class PreviewedRun:
 
 
 def run_previewed(volume: Volume, ready: ReadyModel, settings: ReconstructionSettings) -> PreviewedRun:
-    """One reconstruction that is looked into, as 3D Slicer's module does."""
+    """Reconstruct once with previews, as the module of 3D Slicer does.
+
+    Args:
+        volume: What is looked at.
+        ready: The model.
+        settings: How it is looked at.
+
+    Returns:
+        When the first preview came, and what previews cost.
+    """
     shown: list[tuple[float, int]] = []
     timings, start = Timings(), timer()
-    control = Control(preview=lambda one: shown.append((timer() - start, one.directions)))
-    (projected,) = project(volume, ready, settings, control=control, timings=timings)
-    projected.finish(resolve(None, settings, ready), settings, timings)
-    total = timer() - start
+
+    def show(preview: Preview) -> None:
+        shown.append((timer() - start, preview.directions))
+
+    total, _ = timed(lambda: _reconstruct(volume, ready, settings, Reporter(timings=timings, preview=show)))
     first, directions = shown[0] if shown else (None, 0)
     return PreviewedRun(first, directions, timings.seconds.get("previews", 0.0) / total)
 
 
-@dataclass(frozen=True)
-class BareEncoder:
-    """The plain forward pass, batch norm folded, in one precision and layout."""
+def plain_network(bundle: Bundle, slice_size: int) -> torch.nn.Module:
+    """Make the classifier of a bundle as timm has it, in float32 on the CPU.
 
-    model: torch.nn.Module
-    slices: torch.Tensor
-    name: str
+    Args:
+        bundle: The model.
+        slice_size: Pixels along the side of a slice.
 
-    def rate(self) -> float:
-        """Slices per second."""
-        clock = Timer(
-            "model(slices)",
-            globals={"model": self.model, "slices": self.slices},
-            num_threads=torch.get_num_threads(),
-        )
-        with torch.inference_mode():
-            return len(self.slices) / clock.blocked_autorange(min_run_time=1.5).median
-
-
-def bare_encoders(bundle: Bundle, size: int, device: torch.device, batch: int) -> list[BareEncoder]:
-    """All precisions that a device computes in, channels last or not."""
+    Returns:
+        Network in evaluation mode.
+    """
     spec = bundle.spec
+    network: torch.nn.Module = create_model(
+        spec.encoder, channels=spec.channels, classes=len(spec.classes), norm=spec.norm, slice_size=slice_size
+    )
+    load_exactly(network, bundle.weights, "the model")
+    return network.eval()
+
+
+def bare_encoders(bundle: Bundle, slice_size: int, device: torch.device, batch: int) -> dict[str, Callable[[], float]]:
+    """Make the plain forward pass, batch norm folded, in each precision of a device, channels last and not.
+
+    Args:
+        bundle: The model.
+        slice_size: Pixels along the side of a slice.
+        device: Where to run.
+        batch: Slices at once.
+
+    Returns:
+        By name, a function that measures the forward pass and returns slices per second.
+    """
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(batch, bundle.spec.channels, slice_size, slice_size, generator=generator)
     precisions = [torch.float32, torch.bfloat16, *([torch.float16] if device.type == "cuda" else [])]
-    found = []
+    encoders: dict[str, Callable[[], float]] = {}
     for precision, last in product(precisions, (False, True)):
-        model = create_model(
-            spec.encoder, channels=spec.channels, classes=len(spec.classes), norm=spec.norm, slice_size=size
-        )
-        load_exactly(model, bundle.weights, "the model")
-        model.eval()
-        fold_batch_norm(model)
-        layout = torch.channels_last if last else torch.contiguous_format
-        generator = torch.Generator().manual_seed(0)
-        slices = torch.randn(batch, spec.channels, size, size, generator=generator)
-        found.append(
-            BareEncoder(
-                model.to(device, precision).to(memory_format=layout),
-                slices.to(device, precision).to(memory_format=layout),
-                f"{str(precision).removeprefix('torch.')}{', channels last' if last else ''}",
-            )
-        )
-    return found
+        network = plain_network(bundle, slice_size)
+        fold_batch_norm(network)
+        memory_format = torch.channels_last if last else torch.contiguous_format
+        model = network.to(device, precision).to(memory_format=memory_format)
+        slices = noise.to(device, precision).to(memory_format=memory_format)
+        name = f"{str(precision).removeprefix('torch.')}{', channels last' if last else ''}"
+        encoders[name] = partial(_rate, model, slices)
+    return encoders
+
+
+def _rate(model: torch.nn.Module, slices: torch.Tensor) -> float:
+    clock = Timer("model(slices)", globals={"model": model, "slices": slices}, num_threads=torch.get_num_threads())
+    with torch.inference_mode():
+        return len(slices) / clock.blocked_autorange(min_run_time=1.5).median
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """What was measured in one repeat.
+
+    Attributes:
+        bare: Slices per second of each bare encoder.
+        whole: The reconstruction.
+        previewed: The same with previews.
+        energy: What the reconstruction used.
+        memory_mb: Peak memory so far; None where it cannot be read.
+    """
+
+    bare: dict[str, float]
+    whole: WholeRun
+    previewed: PreviewedRun
+    energy: Energy
+    memory_mb: float | None
+
+
+def measure(
+    volume: Volume,
+    bundle: Bundle,
+    ready: ReadyModel,
+    settings: ReconstructionSettings,
+    *,
+    repeats: int,
+    compare: Callable[[], None] = lambda: None,
+) -> list[Repeat]:
+    """Measure bare encoders, the whole reconstruction, and previews, in turn.
+
+    Args:
+        volume: What is looked at.
+        bundle: The model.
+        ready: The same on its device.
+        settings: How it is looked at.
+        repeats: How often, after a short run that warms up.
+        compare: Measures something else at the end of each repeat.
+
+    Returns:
+        The repeats.
+    """
+    device = ready.device
+    run_whole(volume, ready, replace(settings, directions=_WARM_UP, cam_directions=_WARM_UP))
+    reset_peak(device)
+    batch = max(4, round((GPU_BATCH if device.type == "cuda" else CPU_BATCH) * (96 / ready.slice_size) ** 2))
+    encoders = bare_encoders(bundle, ready.slice_size, device, batch)
+    measured = []
+    for _ in range(repeats):
+        bare = {name: rate() for name, rate in encoders.items()}
+        before = read_energy(device)
+        whole = run_whole(volume, ready, settings)
+        energy = read_energy(device).since(before)
+        measured.append(Repeat(bare, whole, run_previewed(volume, ready, settings), energy, peak_mb(device)))
+        compare()
+    return measured

@@ -1,17 +1,26 @@
 """The threshold that a model brings for a heatmap, and whether it was calibrated for the planes at hand. Free of torch.
 
-Whoever needs a model's threshold asks `threshold_for`: the command line, evaluations, cohorts, the engine's process,
-and the panel in Slicer, which reads ``model.json`` itself.
+`ModelChoices` is what the description says of heatmaps; whoever needs a model's threshold asks it, or `threshold_for`
+where there is no more than the description's ``thresholds``, as in Slicer's panel.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from tonno_core.settings import SETTINGS_THAT_MATTER, ReconstructionSettings, Variant, choices_of, variant_of
+from tonno_core.output import Json
+from tonno_core.settings import (
+    METHODS,
+    SETTINGS_THAT_MATTER,
+    ReconstructionSettings,
+    Variant,
+    choices_of,
+    combine,
+    variant_of,
+)
 
 # The presets for whose planes a calibration measures thresholds beside those for the model's own planes.
 CALIBRATED_PRESETS = ("fast", "balanced")
@@ -33,22 +42,26 @@ Source = Literal["calibrated", "scaled", "unscaled"]
 class ModelThreshold:
     """A model's threshold for one heatmap, and where it is from.
 
-    value: the threshold. noise_floor: what one foreground voxel in a thousand of a negative volume reaches, None where
-    it is not recorded. source: ``calibrated`` with these very planes and settings; ``scaled`` from calibrations with
-    other numbers of slices or directions; ``unscaled``: as calibrated, though for other planes or settings. planes,
-    calibrated_planes: of the heatmap and of the calibration, by the settings' names. changed: names of what differs,
-    "scale" for a zoomed run. note: the difference in a sentence for a person, "" where there is none. record: what
-    ``model.json`` holds of the nearest calibration.
+    Attributes:
+        value: The threshold.
+        noise_floor: What one foreground voxel in a thousand of a negative volume reaches; None where not recorded.
+        source: ``calibrated`` with these very planes and settings; ``scaled`` from calibrations with other numbers of
+            slices or directions; ``unscaled``: as calibrated, though for other planes or settings.
+        planes: Of the heatmap, by the settings' names.
+        calibrated_planes: Of the calibration.
+        changed: Names of what differs, "scale" for a zoomed run.
+        note: The difference in a sentence for a person, "" where there is none.
+        record: What ``model.json`` holds of the nearest calibration.
     """
 
     value: float
     noise_floor: float | None
     source: Source
-    planes: dict[str, Any]
-    calibrated_planes: dict[str, Any]
+    planes: Json
+    calibrated_planes: Json
     changed: tuple[str, ...] = ()
     note: str = ""
-    record: Mapping[str, Any] = field(default_factory=dict)
+    record: Json = field(default_factory=dict)
 
     @property
     def origin(self) -> str:
@@ -59,8 +72,12 @@ class ModelThreshold:
             return f"{OWN}, scaled from that for {planes_text(self.calibrated_planes)}"
         return f"{OWN}, calibrated at other {', '.join(self.changed)}"
 
-    def message(self) -> dict[str, Any]:
-        """The record with this threshold and where it is from, as JSON holds it."""
+    def message(self) -> Json:
+        """Return the record with this threshold and where it is from.
+
+        Returns:
+            As JSON holds it.
+        """
         return dict(self.record) | {
             "threshold": self.value,
             "noise_floor": self.noise_floor,
@@ -73,20 +90,137 @@ class ModelThreshold:
 
 
 @dataclass(frozen=True)
+class ModelChoices:
+    """What a model's description says of its heatmaps: its own settings, and choices and thresholds by method.
+
+    Attributes:
+        classes: Names of the model's outputs.
+        slice_size: S pixels of its input.
+        defaults: Its own settings, by their names in files.
+        thresholds: Records by method, for a class other than the first by ``method/class``.
+        tried: A record of each variant that the calibration tried.
+    """
+
+    classes: tuple[str, ...]
+    slice_size: int
+    defaults: Json = field(default_factory=dict)
+    thresholds: dict[str, Json] = field(default_factory=dict)
+    tried: Sequence[Json] = ()
+
+    def settings(self, explicit: Json | None = None, preset: str | None = None) -> ReconstructionSettings:
+        """Return the settings that the model makes of what is asked for.
+
+        Args:
+            explicit: What is asked for, by names in files.
+            preset: A name from `PRESETS`.
+
+        Returns:
+            The settings.
+
+        Raises:
+            TonnoError: A name or a value is unknown.
+        """
+        return combine(defaults=self.defaults, preset=preset, explicit=explicit or {})
+
+    def record(self, method: str, class_name: str | None = None) -> Json | None:
+        """Return the calibration of a method.
+
+        Args:
+            method: One of `METHODS`.
+            class_name: None for the first class.
+
+        Returns:
+            The record, None where the method and class have none.
+        """
+        return self.thresholds.get(threshold_key(method, class_name, self.classes))
+
+    def variant(self, method: str, settings: ReconstructionSettings | None = None) -> Variant:
+        """Return how the model makes a method's heatmap under some settings.
+
+        Args:
+            method: One of `METHODS`.
+            settings: What is asked for, None for the model's own.
+
+        Returns:
+            The variant; without stages where nobody chose one.
+        """
+        settings = settings or self.settings()
+        record = self.record(method, settings.class_name) or {}
+        variant = variant_of(method, settings, calibrated=record.get("settings"), defaults=self.defaults)
+        return self.weighted(variant, settings.class_name)
+
+    def weighted(self, variant: Variant, class_name: str | None = None) -> Variant:
+        """Return a variant that adds up stages with the weights that the calibration found for them.
+
+        Args:
+            variant: Any.
+            class_name: None for the first class.
+
+        Returns:
+            The variant with the weights of the calibration's variant of these stages that is most alike; as it is
+            where there is none, and where it adds nothing up.
+        """
+        if len(variant.stages) < 2 or variant.weights:
+            return variant
+        same = [
+            other for other in self.tried_variants(class_name)
+            if (other.method, other.stages) == (variant.method, variant.stages)
+        ]  # fmt: skip
+        if not same:
+            return variant
+        names = choices_of(variant.method)
+        alike = max(same, key=lambda other: sum(getattr(other, name) == getattr(variant, name) for name in names))
+        return replace(variant, weights=alike.weights)
+
+    def tried_variants(self, class_name: str | None = None) -> dict[Variant, Json]:
+        """Return the calibration's records by what they are about.
+
+        Args:
+            class_name: None for the first class.
+
+        Returns:
+            Records by variant, in the order of the description.
+        """
+        name = class_name or self.classes[0]
+        records = [record for record in self.tried if record.get("class", self.classes[0]) == name]
+        return {Variant.of_record(record): record for record in records if record.get("method") in METHODS}
+
+    def threshold(
+        self, variant: Variant, settings: ReconstructionSettings, *, zoom: bool = False
+    ) -> ModelThreshold | None:
+        """Return the threshold of a heatmap, see `threshold_for`.
+
+        Args:
+            variant: How the heatmap is made, its stages given.
+            settings: Of the run.
+            zoom: Whether all planes went into a region.
+
+        Returns:
+            The threshold, None where the model brings none for the method and class.
+        """
+        if settings.slice_size == self.slice_size:
+            settings = replace(settings, slice_size=None)
+        tried = self.tried_variants(settings.class_name).get(variant)
+        return threshold_for(
+            self.thresholds, variant.method, settings, classes=self.classes, variant=variant, tried=tried, zoom=zoom
+        )
+
+
+@dataclass(frozen=True)
 class _Known:
     """One calibration: settings by name, threshold and noise floor."""
 
-    settings: dict[str, Any]
+    settings: Json
     value: float
     noise_floor: float | None
-    record: Mapping[str, Any]
+    record: Json
 
-    def changed(self, now: Mapping[str, Any]) -> tuple[str, ...]:
+    def changed(self, now: Json) -> tuple[str, ...]:
         """Names of what is now otherwise. A setting that it does not state is taken to be the same."""
         then = {"slice_size": None, **self.settings}
         return tuple(name for name, value in now.items() if name in then and then[name] != value)
 
-    def distance(self, now: Mapping[str, Any]) -> tuple[float, ...]:
+    def distance(self, now: Json) -> tuple[float, ...]:
         """How far its settings are: what cannot be scaled counts first, then slices, then directions."""
         changed = self.changed(now)
         apart = [
@@ -97,13 +231,13 @@ class _Known:
 
 
 def threshold_for(
-    thresholds: Mapping[str, Any],
+    thresholds: Json,
     method: str,
     settings: ReconstructionSettings,
     *,
     classes: Sequence[str] = (),
     variant: Variant | None = None,
-    tried: Mapping[str, Any] | None = None,
+    tried: Json | None = None,
     zoom: bool = False,
 ) -> ModelThreshold | None:
     """Find the threshold of a heatmap; None where the model brings none for the method and class.
@@ -116,6 +250,9 @@ def threshold_for(
         variant: how the heatmap is made, None for what the settings and the calibration make.
         tried: the calibration's record of just this variant, where there is one.
         zoom: whether all planes went into a region.
+
+    Returns:
+        The threshold, None where the model brings none.
     """
     chosen = thresholds.get(threshold_key(method, settings.class_name, classes))
     if chosen is None:
@@ -123,7 +260,7 @@ def threshold_for(
     variant = variant or variant_of(method, settings, calibrated=chosen.get("settings"))
     record = chosen if tried is None else _of_variant(chosen, method, tried)
     now = _settings_of(variant, settings)
-    known = sorted(_calibrations(record), key=lambda one: one.distance(now))
+    known = sorted(_calibrations(record), key=lambda calibration: calibration.distance(now))
     changed = known[0].changed(now) + (SCALE,) * zoom
     scaled = _scaled(known, now) if changed and set(changed) <= _SCALABLE else None
     then, planes = known[0].settings, _planes_in(now)
@@ -139,17 +276,56 @@ def threshold_for(
 
 
 def threshold_key(method: str, class_name: str | None, classes: Sequence[str]) -> str:
-    """Where ``thresholds`` holds a method's record: ``method`` for the first class, ``method/class`` for others."""
+    """Return where ``thresholds`` holds a method's record.
+
+    Args:
+        method: One of `METHODS`.
+        class_name: None for the first class.
+        classes: The model's.
+
+    Returns:
+        ``method`` for the first class, ``method/class`` for others.
+    """
     return method if not class_name or class_name in classes[:1] else f"{method}/{class_name}"
 
 
-def planes_of(method: str, settings: ReconstructionSettings) -> dict[str, Any]:
-    """What tells the planes of a method's heatmap from others: settings by name."""
+def settings_that_matter(variant: Variant, settings: ReconstructionSettings) -> Json:
+    """Return all that moves the scale or the noise of a heatmap, as a calibration records it.
+
+    Args:
+        variant: How the heatmap is made.
+        settings: Of the run.
+
+    Returns:
+        Values by name, in the order of `SETTINGS_THAT_MATTER`.
+    """
+    record, chosen = settings.record(), variant.record()
+    names = SETTINGS_THAT_MATTER[variant.method]
+    return {name: chosen[name] if name in variant.choices() else record[name] for name in names}
+
+
+def planes_of(method: str, settings: ReconstructionSettings) -> Json:
+    """Return what tells the planes of a method's heatmap from others.
+
+    Args:
+        method: One of `METHODS`.
+        settings: Of the run.
+
+    Returns:
+        Settings by name.
+    """
     return _planes_in(_settings_of(Variant(method), settings))
 
 
 def is_threshold(record: object) -> bool:
-    """Whether this is a record as `threshold_for` takes it, or one that a calibration tried."""
+    """Return whether this is a record as `threshold_for` takes it, or one of a variant that a calibration tried.
+
+    Args:
+        record: From a model's description.
+
+    Returns:
+        False for anything else.
+    """
     if not isinstance(record, dict) or not _is_number(record.get("threshold")):
         return False
     settings, others = record.get("settings", {}), record.get(OTHER_PLANES, [])
@@ -166,20 +342,21 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _of_variant(record: Mapping[str, Any], method: str, tried: Mapping[str, Any]) -> dict[str, Any]:
+def _of_variant(record: Json, method: str, tried: Json) -> Json:
     """A method's record with the threshold of a variant that the calibration tried beside the one it chose."""
     settings = dict(record.get("settings", {}))
-    own = {name: tried[name] for name in choices_of(method) if name in tried}
+    own = {name: tried[name] for name in Variant(method).choices() if name in tried}
     if any(settings.get(name) != value for name, value in own.items()):
         record = {name: value for name, value in record.items() if name != OTHER_PLANES}
     return {**record, **tried, "settings": settings | own}
 
 
-def _settings_of(variant: Variant, settings: ReconstructionSettings) -> dict[str, Any]:
+def _settings_of(variant: Variant, settings: ReconstructionSettings) -> Json:
     """All that moves the scale or the noise of a heatmap, by name."""
     method = variant.method
-    now = {name: getattr(settings, name) for name in SETTINGS_THAT_MATTER[method] if name not in choices_of(method)}
-    now |= {name: value for name, value in variant.choices().items() if name != "weights" and value is not None}
+    chosen = {name: value for name, value in variant.choices().items() if name != "weights" and value is not None}
+    record = settings.record()
+    now = {name: record[name] for name in SETTINGS_THAT_MATTER[method] if name not in variant.choices()} | chosen
     if "directions" in now:
         now["directions"] = settings.directions_for(method)
     if "slices" in now:
@@ -187,24 +364,24 @@ def _settings_of(variant: Variant, settings: ReconstructionSettings) -> dict[str
     return now
 
 
-def _planes_in(values: Mapping[str, Any]) -> dict[str, Any]:
+def _planes_in(values: Json) -> Json:
     return {name: values[name] for name in _PLANES if values.get(name) is not None}
 
 
-def _calibrations(record: Mapping[str, Any]) -> list[_Known]:
-    """Of one variant, for the model's own planes and for others."""
+def _calibrations(record: Json) -> list[_Known]:
+    """Return the calibrations of one variant, for the model's own planes and for others."""
     settings = record.get("settings", {})
     records = [record, *record.get(OTHER_PLANES, ())]
     known = []
-    for one in records:
-        its = {**settings, **one.get("settings", {})}
-        # Of how many scans, and what else a calibration for other planes says, is of these planes.
-        whole = {**record, **one, "settings": its}
-        known.append(_Known(its, float(one["threshold"]), one.get("noise_floor"), whole))
+    for planes in records:
+        both = {**settings, **planes.get("settings", {})}
+        # A calibration for other planes says itself how many scans it is from, and the like.
+        whole = {**record, **planes, "settings": both}
+        known.append(_Known(both, float(planes["threshold"]), planes.get("noise_floor"), whole))
     return known
 
 
-def _scaled(known: Sequence[_Known], now: Mapping[str, Any]) -> tuple[float, float | None] | None:
+def _scaled(known: Sequence[_Known], now: Json) -> tuple[float, float | None] | None:
     """Threshold and noise floor for another number of slices M; None where they would not change, or nobody knows how.
 
     Both are taken to follow a power of the slices' spacing 2 / (M - 1), through the nearest calibration and the next
@@ -212,12 +389,12 @@ def _scaled(known: Sequence[_Known], now: Mapping[str, Any]) -> tuple[float, flo
     demo's negative heads by less than 8 % (docs/method.md).
     """
     nearest = known[0]
-    others = [one for one in known if one.settings["slices"] != nearest.settings["slices"]]
-    others = [one for one in others if set(one.changed(now)) <= _SCALABLE]
+    others = [other for other in known if other.settings["slices"] != nearest.settings["slices"]]
+    others = [other for other in others if set(other.changed(now)) <= _SCALABLE]
     if "slices" not in nearest.changed(now) or not others:
         return None
-    here, there, wanted = (math.log(one["slices"] - 1) for one in (nearest.settings, others[0].settings, now))
-    steps = max(-_MOST_STEPS, min((wanted - here) / (there - here), _MOST_STEPS))
+    here, there, target = (math.log(planes["slices"] - 1) for planes in (nearest.settings, others[0].settings, now))
+    steps = max(-_MOST_STEPS, min((target - here) / (there - here), _MOST_STEPS))
     value = _along(nearest.value, others[0].value, steps)
     return None if value is None else (value, _along(nearest.noise_floor, others[0].noise_floor, steps))
 
@@ -229,8 +406,8 @@ def _along(first: float | None, second: float | None, steps: float) -> float | N
     return float(first * (second / first) ** steps)
 
 
-def _note(planes: Mapping[str, Any], then: Mapping[str, Any], changed: Sequence[str], *, scaled: bool) -> str:
-    """For a person, who may tune the threshold."""
+def _note(planes: Json, then: Json, changed: Sequence[str], *, scaled: bool) -> str:
+    """Return the difference in a sentence for a person, who may tune the threshold."""
     if not changed:
         return ""
     if SCALE in changed:
@@ -244,8 +421,16 @@ def _note(planes: Mapping[str, Any], then: Mapping[str, Any], changed: Sequence[
     return f"The model's threshold was calibrated for {before}; the heatmap has {now}: {end}."
 
 
-def planes_text(planes: Mapping[str, Any], more: Sequence[str] = ()) -> str:
-    """Such as ``64 slices in each of 256 directions``, and those of the other planes' settings that are to be named."""
+def planes_text(planes: Json, more: Sequence[str] = ()) -> str:
+    """Return planes in words.
+
+    Args:
+        planes: Settings by name.
+        more: Names of other settings to tell.
+
+    Returns:
+        Such as "64 slices in each of 256 directions".
+    """
     directions = f" in each of {planes['directions']} directions" if "directions" in planes else ""
     named = [f"{name.replace('_', ' ')} {planes.get(name, 'by default')}" for name in more]
     return ", ".join([f"{planes['slices']} slices{directions}", *named])

@@ -7,30 +7,20 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from tonno_core.bundle.calibration import ModelThreshold, is_threshold, threshold_for, threshold_key
+from tonno_core.bundle.calibration import ModelChoices, is_threshold
 from tonno_core.encoding.classifier import Classifier, create_model, try_slice
 from tonno_core.encoding.normalization import NORM_KINDS, NormKind
 from tonno_core.encoding.weights import StateDict, load_exactly, read_weights
 from tonno_core.errors import TonnoError, first_line, plain
-from tonno_core.output import check_output, output_folder
-from tonno_core.settings import (
-    METHODS,
-    ReconstructionSettings,
-    Variant,
-    choices_of,
-    combine,
-    model_defaults,
-    variant_of,
-)
+from tonno_core.output import Json, check_output, output_folder
+from tonno_core.settings import METHODS, Variant, combine, model_defaults
 from tonno_core.volume.intensity import parse_intensity
 
 SCHEMA = 1
@@ -42,16 +32,24 @@ SPEC_NAME = "model.json"
 class BundleSpec:
     """What ``model.json`` holds.
 
-    encoder: timm's name. channels: of the network's input (the slice is repeated). pixel_mm: pixel size
-    of the training slices, None where the classifier saw no physical scale. intensity: ``none``,
-    ``zscore`` or ``window:LO:HI``. frame: ``physical`` or ``normalized``. defaults: settings of a
-    reconstruction by name (slices, directions, stage, ...). thresholds: method (for a class other than the
-    first: ``method/class``) to a record whose ``threshold`` is the default for ``--threshold auto``, whose
-    ``settings`` hold the stage, filter, sigma_scale and smooth_mm that suit the method and the planes that the
-    threshold is for, and whose ``other_planes`` are records for others. calibration:
-    a record of each variant that was tried: class, the fields of a `Variant`, its own threshold. training:
-    how the weights came about. about: what a person should know (finding, modality, licence, data).
-    sha256: of the weights.
+    Attributes:
+        encoder: timm's name.
+        channels: Of the network's input; the slice is repeated.
+        classes: Names of the network's outputs.
+        norm: Kind of its normalization layers.
+        slice_size: S pixels of its input.
+        pixel_mm: Pixel size of the training slices, None where the classifier saw no physical scale.
+        intensity: ``none``, ``zscore`` or ``window:LO:HI``.
+        frame: ``physical`` or ``normalized``.
+        defaults: Settings of a reconstruction by name (slices, directions, stage, ...).
+        thresholds: By method (for a class other than the first: ``method/class``) a record whose ``threshold`` is the
+            default for ``auto``, whose ``settings`` hold the stage, filter, sigma_scale and smooth_mm that suit the
+            method and the planes that the threshold is for, and whose ``other_planes`` are records for others.
+        training: How the weights came about.
+        about: What a person should know (finding, modality, licence, data).
+        calibration: A record of each variant that was tried: class, the fields of a `Variant`, its own threshold.
+        sha256: Of the weights.
+        schema: Version of the description.
     """
 
     encoder: str
@@ -62,72 +60,29 @@ class BundleSpec:
     pixel_mm: float | None
     intensity: str
     frame: str
-    defaults: dict[str, Any] = field(default_factory=dict)
-    thresholds: dict[str, dict[str, Any]] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
-    about: dict[str, Any] = field(default_factory=dict)
-    calibration: list[dict[str, Any]] = field(default_factory=list)
+    defaults: Json = field(default_factory=dict)
+    thresholds: dict[str, Json] = field(default_factory=dict)
+    training: Json = field(default_factory=dict)
+    about: Json = field(default_factory=dict)
+    calibration: list[Json] = field(default_factory=list)
     sha256: str = ""
     schema: int = SCHEMA
 
-    def record(self, method: str, class_name: str | None = None) -> dict[str, Any] | None:
-        """The calibration of a method for a class (None: the first), None where it has none."""
-        return self.thresholds.get(threshold_key(method, class_name, self.classes))
-
-    def variant(self, method: str, settings: ReconstructionSettings | None = None) -> Variant:
-        """What a reconstruction under some settings (None: the model's own) makes for a method."""
-        settings = settings or combine(defaults=self.defaults, explicit={})
-        record = self.record(method, settings.class_name) or {}
-        variant = variant_of(method, settings, calibrated=record.get("settings"), defaults=self.defaults)
-        return self.weighted(variant, settings.class_name)
-
-    def weighted(self, variant: Variant, class_name: str | None = None) -> Variant:
-        """A variant that adds up stages with the weights of the calibration's variant of these stages that is most
-        alike; as it is where there is none, and where it adds nothing up."""
-        if not isinstance(variant.stage, str) or variant.weights:
-            return variant
-        same = [one for one in self.tried(class_name) if (one.method, one.stage) == (variant.method, variant.stage)]
-        if not same:
-            return variant
-        names = choices_of(variant.method)
-        alike = max(same, key=lambda one: sum(getattr(one, name) == getattr(variant, name) for name in names))
-        return dataclasses.replace(variant, weights=alike.weights)
-
-    def tried(self, class_name: str | None = None) -> dict[Variant, dict[str, Any]]:
-        """The calibration's records for a class (None: the first) by what they are about."""
-        first = self.classes[0]
-        records = [one for one in self.calibration if one.get("class", first) == (class_name or first)]
-        return {_variant_in(one): one for one in records if one.get("method") in METHODS}
-
-    def candidate(self, variant: Variant, class_name: str | None = None) -> dict[str, Any] | None:
-        """The calibration's record of just this variant (its stage given) for a class, None where it has none."""
-        return self.tried(class_name).get(variant.canonical())
-
-    def threshold_for(
-        self, variant: Variant, settings: ReconstructionSettings, *, zoom: bool = False
-    ) -> ModelThreshold | None:
-        """The threshold of a heatmap that is made by a variant (its stage given), see `calibration.threshold_for`."""
-        if settings.slice_size == self.slice_size:
-            settings = dataclasses.replace(settings, slice_size=None)
-        return threshold_for(
-            self.thresholds,
-            variant.method,
-            settings,
-            classes=self.classes,
-            variant=variant,
-            tried=self.candidate(variant, settings.class_name),
-            zoom=zoom,
-        )
-
-
-def _variant_in(record: Mapping[str, Any]) -> Variant:
-    names = [field.name for field in dataclasses.fields(Variant)]
-    return Variant(**{name: record[name] for name in names if name in record}).canonical()
+    @property
+    def choices(self) -> ModelChoices:
+        """What the description says of the model's heatmaps."""
+        return ModelChoices(self.classes, self.slice_size, self.defaults, self.thresholds, self.calibration)
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle in memory: its description and its tensors."""
+    """A bundle in memory.
+
+    Attributes:
+        spec: Its description.
+        weights: Its tensors.
+        path: Its folder.
+    """
 
     spec: BundleSpec
     weights: StateDict
@@ -140,7 +95,19 @@ class Bundle:
         precision: torch.dtype = torch.float32,
         slice_size: int | None = None,
     ) -> Classifier:
-        """The encoder, ready to run. A slice size other than the bundle's fits models of any input size."""
+        """Build the encoder.
+
+        Args:
+            device: Where it runs.
+            precision: Of its numbers.
+            slice_size: S, None for the bundle's own; another one fits models of any input size.
+
+        Returns:
+            Ready to run.
+
+        Raises:
+            TonnoError: The network cannot be built, or the weights do not fit it.
+        """
         spec = self.spec
         size = slice_size or spec.slice_size
         try:
@@ -156,7 +123,17 @@ class Bundle:
 
 
 def load_bundle(path: str | os.PathLike[str]) -> Bundle:
-    """Read and check a bundle's folder. Raises TonnoError with what is wrong in it."""
+    """Read and check a bundle's folder.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        The bundle.
+
+    Raises:
+        TonnoError: Something is missing or wrong in it.
+    """
     folder = Path(path)
     if not folder.is_dir():
         raise TonnoError(f"{folder}: no such model folder, expected one with {SPEC_NAME} and {WEIGHTS_NAME}")
@@ -185,11 +162,23 @@ def save_bundle(
     half: bool = False,
     overwrite: bool = False,
 ) -> BundleSpec:
-    """Write a bundle; the folder appears whole or not at all. Returns the spec with the weights' hash.
+    """Write a bundle; the folder appears whole or not at all.
 
-    Should a crash fall between the two files of a bundle that is replaced, `load_bundle` reports that the hash
-    does not agree. half: store the weights as float16, half the size. Raises TonnoError if the folder exists and
-    ``overwrite`` is not set, or cannot be written.
+    Should a crash fall between the two files of a bundle that is replaced, `load_bundle` reports that the hash does not
+    agree.
+
+    Args:
+        path: The folder.
+        spec: The description.
+        weights: The tensors.
+        half: Store the weights as float16, half the size.
+        overwrite: Replace a bundle that is there.
+
+    Returns:
+        The description with the weights' hash.
+
+    Raises:
+        TonnoError: The folder exists and is not to be replaced, or cannot be written.
     """
     folder = Path(path)
     check_can_write(folder, overwrite=overwrite)
@@ -207,7 +196,17 @@ def save_bundle(
 def save_description(
     path: str | os.PathLike[str], spec: BundleSpec, bundle: Bundle, *, overwrite: bool = False
 ) -> BundleSpec:
-    """Write a bundle with the weights of another, to the last bit; else as `save_bundle`."""
+    """Write a bundle with the weights of another, to the last bit; else as `save_bundle`.
+
+    Args:
+        path: The folder.
+        spec: The description.
+        bundle: Whose weights are taken.
+        overwrite: Replace a bundle that is there.
+
+    Returns:
+        The description with the weights' hash.
+    """
     folder = Path(path)
     check_can_write(folder, overwrite=overwrite)
     spec = dataclasses.replace(spec, sha256=bundle.spec.sha256)
@@ -218,7 +217,7 @@ def save_description(
 
 
 def _as_json(spec: BundleSpec) -> str:
-    """For people: one line for each of the hundreds of variants that a calibration tries, at the end."""
+    """Return text for people: the hundreds of variants that a calibration tries have a line each, at the end."""
     data = dataclasses.asdict(spec)
     records = ",\n    ".join(json.dumps(record) for record in data.pop("calibration"))
     head = json.dumps(data, indent=2).removesuffix("\n}")
@@ -234,7 +233,15 @@ def _stored(tensor: torch.Tensor, *, half: bool) -> torch.Tensor:
 
 
 def check_can_write(folder: Path, *, overwrite: bool) -> None:
-    """Raise TonnoError if a bundle may not be written here (asked before hours of training)."""
+    """Check that a bundle may be written here, before hours of training.
+
+    Args:
+        folder: Of the bundle.
+        overwrite: Whether a bundle that is there may be replaced.
+
+    Raises:
+        TonnoError: It may not.
+    """
     check_output(folder, overwrite=overwrite)
     if folder.exists() and not (folder / SPEC_NAME).is_file() and any(folder.iterdir()):
         raise TonnoError(f"`output` {folder}: is a folder of something else (no {SPEC_NAME}); choose another name")
@@ -286,7 +293,7 @@ _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
 }
 
 
-def _checked(data: dict[str, Any], path: Path) -> BundleSpec:
+def _checked(data: Json, path: Path) -> BundleSpec:
     def require(condition: bool, name: str) -> None:
         if not condition:
             raise TonnoError(f"{path}: key '{name}' is {data[name]!r}, expected {_EXPECTED[name][1]}")
@@ -312,56 +319,86 @@ def _checked(data: dict[str, Any], path: Path) -> BundleSpec:
         method, chosen = key.partition("/")[0], record.get("settings", {})
         try:
             if method in METHODS:
-                Variant(method, **{name: chosen[name] for name in choices_of(method) if name in chosen})
+                Variant.of_record({name: chosen[name] for name in Variant(method).choices() if name in chosen}, method)
         except TonnoError as error:
             raise TonnoError(f"{path}: key 'thresholds', {key}: {plain(error)}") from error
     for number, record in enumerate(data["calibration"]):
         try:
             if record.get("method") in METHODS:
-                _variant_in(record)
+                Variant.of_record(record)
         except (TonnoError, TypeError) as error:
             raise TonnoError(f"{path}: key 'calibration', record {number + 1}: {plain(first_line(error))}") from error
     known = {f.name for f in dataclasses.fields(BundleSpec)}
-    values: dict[str, Any] = {name: value for name, value in data.items() if name in known}
+    values: Json = {name: value for name, value in data.items() if name in known}
     values["classes"] = tuple(values["classes"])
     return BundleSpec(**values)
 
 
-def make_bundle(
-    *,
-    encoder: str,
-    weights: str,
-    slice_size: int,
-    channels: int,
-    classes: tuple[str, ...],
-    norm: NormKind,
-    intensity: str,
-    seed: int,
-    about: dict[str, str],
-    output: Path,
-    overwrite: bool,
-) -> BundleSpec:
-    """`tonno bundle`: a bundle of any timm model and weights file (``none``: random weights of a seed)."""
+@dataclass(frozen=True)
+class OwnClassifier:
+    """A classifier that somebody trained elsewhere.
+
+    Attributes:
+        encoder: timm's name.
+        weights: A file, or ``none`` for random weights of a seed.
+        slice_size: S pixels of its input.
+        channels: Of its input.
+        classes: Names of its outputs.
+        norm: Kind of its normalization layers.
+        intensity: ``none``, ``zscore`` or ``window:LO:HI``.
+        seed: For random weights.
+        about: What a person should know.
+    """
+
+    encoder: str
+    weights: str
+    slice_size: int
+    channels: int = 1
+    classes: tuple[str, ...] = ("finding",)
+    norm: NormKind = "batch"
+    intensity: str = "none"
+    seed: int = 0
+    about: dict[str, str] = field(default_factory=dict)
+
+
+def make_bundle(classifier: OwnClassifier, output: Path, *, overwrite: bool = False) -> BundleSpec:
+    """Write a bundle of a classifier from elsewhere.
+
+    Args:
+        classifier: Any timm model and weights file.
+        output: Folder of the bundle.
+        overwrite: Replace a bundle that is there.
+
+    Returns:
+        The bundle's description.
+
+    Raises:
+        TonnoError: The network, the weights or a name is wrong, or the folder cannot be written.
+    """
     check_can_write(output, overwrite=overwrite)
-    parse_intensity(intensity)
+    parse_intensity(classifier.intensity)
+    classes, size, channels = classifier.classes, classifier.slice_size, classifier.channels
     if not all(classes) or len(set(classes)) != len(classes):
         raise TonnoError(f"`classes` '{','.join(classes)}': expected different names separated by commas")
-    torch.manual_seed(seed)
-    model = create_model(encoder, channels=channels, classes=len(classes), norm=norm, slice_size=slice_size)
-    if weights != "none":
-        load_exactly(model, read_weights(Path(weights)), f"`weights` {weights}")
+    torch.manual_seed(classifier.seed)
+    model = create_model(
+        classifier.encoder, channels=channels, classes=len(classes), norm=classifier.norm, slice_size=size
+    )
+    random = classifier.weights == "none"
+    if not random:
+        load_exactly(model, read_weights(Path(classifier.weights)), f"`weights` {classifier.weights}")
     spec = BundleSpec(
-        encoder=encoder,
+        encoder=classifier.encoder,
         channels=channels,
         classes=classes,
-        norm=norm,
-        slice_size=slice_size,
+        norm=classifier.norm,
+        slice_size=size,
         pixel_mm=None,
-        intensity=intensity,
+        intensity=classifier.intensity,
         frame="physical",
         defaults=model_defaults(),
-        about=dict(about),
-        training={"weights": f"random, seed {seed}" if weights == "none" else Path(weights).name},
+        about=dict(classifier.about),
+        training={"weights": f"random, seed {classifier.seed}" if random else Path(classifier.weights).name},
     )
-    try_slice(Classifier(model, classes, channels=channels), slice_size, encoder)
+    try_slice(Classifier(model, classes, channels=channels), size, classifier.encoder)
     return save_bundle(output, spec, model.state_dict(), overwrite=overwrite)

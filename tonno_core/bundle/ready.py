@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from tonno_core.bundle.calibration import ModelThreshold
-from tonno_core.bundle.file import Bundle, BundleSpec
+from tonno_core.bundle.calibration import ModelChoices
+from tonno_core.bundle.file import Bundle, BundleSpec, load_bundle
 from tonno_core.encoding.device import choose_device, choose_precision
 from tonno_core.encoding.encoder import Encoder, PixelSum
 from tonno_core.errors import TonnoError
-from tonno_core.settings import ReconstructionSettings, Variant, combine, variant_of
+from tonno_core.settings import ReconstructionSettings
 
 PIXEL_SUM = "pixel-sum"
-_PIXEL_SUM_SIZE = 96
+PIXEL_SUM_CHOICES = ModelChoices(PixelSum.classes, 96, {"methods": ("tonno",)})
 
 
 @dataclass(frozen=True)
 class ReadyModel:
     """An encoder and what a reconstruction must know of its model.
 
-    spec: None for ``pixel-sum``. slice_size: S pixels, for which the encoder was made.
+    Attributes:
+        encoder: Answers slices.
+        spec: The model's description, None for ``pixel-sum``.
+        slice_size: S pixels, for which the encoder was made.
+        device: Where it runs.
+        precision: Of its numbers.
     """
 
     encoder: Encoder
@@ -41,22 +45,10 @@ class ReadyModel:
         """How the volume's intensities are normalised."""
         return "none" if self.spec is None else self.spec.intensity
 
-    def settings(self, asked: ReconstructionSettings | None) -> ReconstructionSettings:
-        """Those asked for, None for the model's own. Raises TonnoError for another slice size than the encoder's."""
-        settings = asked or combine(defaults=default_settings(self.spec), explicit={})
-        if _size(self.spec, settings) != self.slice_size:
-            raise TonnoError(f"`slice_size` is {settings.slice_size}, the model was made ready for {self.slice_size}")
-        return settings
-
-    def variant(self, method: str, settings: ReconstructionSettings) -> Variant:
-        """What these settings make for a method."""
-        return variant_of(method, settings) if self.spec is None else self.spec.variant(method, settings)
-
-    def threshold(
-        self, variant: Variant, settings: ReconstructionSettings, *, zoom: bool = False
-    ) -> ModelThreshold | None:
-        """The model's threshold of a heatmap under some settings, None where it brings none."""
-        return None if self.spec is None else self.spec.threshold_for(variant, settings, zoom=zoom)
+    @property
+    def choices(self) -> ModelChoices:
+        """What the model says of its heatmaps."""
+        return PIXEL_SUM_CHOICES if self.spec is None else self.spec.choices
 
 
 def prepare_model(
@@ -67,13 +59,24 @@ def prepare_model(
     *,
     compiled: bool = False,
 ) -> ReadyModel:
-    """Put a bundle's classifier, or ``"pixel-sum"``, on a device. Raises TonnoError where it cannot run there.
+    """Put a model on a device.
 
-    compiled: by `torch.compile`, for ToNNO's logits; worth it where a run takes minutes.
+    Args:
+        model: A bundle, or ``"pixel-sum"``.
+        settings: Whose slice size counts; None for the model's own.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+        compiled: By `torch.compile`, for ToNNO's logits; worth it where a run takes minutes.
+
+    Returns:
+        The model, ready for any number of volumes.
+
+    Raises:
+        TonnoError: It cannot run there.
     """
     chosen = choose_device(device)
+    size = (None if settings is None else settings.slice_size) or choices_of_model(model).slice_size
     if isinstance(model, Bundle):
-        size = _size(model.spec, settings)
         dtype = choose_precision(precision, chosen)
         encoder = model.classifier(device=chosen, precision=dtype, slice_size=size)
         encoder.fit_memory_format(size)
@@ -81,15 +84,32 @@ def prepare_model(
             encoder.compile(size)
         return ReadyModel(encoder, model.spec, size, chosen, dtype)
     if model == PIXEL_SUM:
-        return ReadyModel(PixelSum(), None, _size(None, settings), chosen, torch.float32)
+        return ReadyModel(PixelSum(), None, size, chosen, torch.float32)
     raise TonnoError(f"`model` {model}: expected a bundle's folder or {PIXEL_SUM}")
 
 
-def default_settings(spec: BundleSpec | None) -> dict[str, Any]:
-    """A model's own settings by name."""
-    return {"methods": ("tonno",)} if spec is None else spec.defaults
+def choices_of_model(model: Bundle | str) -> ModelChoices:
+    """Return what a model says of its heatmaps.
+
+    Args:
+        model: A bundle, or ``pixel-sum``.
+
+    Returns:
+        The choices.
+    """
+    return model.spec.choices if isinstance(model, Bundle) else PIXEL_SUM_CHOICES
 
 
-def _size(spec: BundleSpec | None, settings: ReconstructionSettings | None) -> int:
-    default = _PIXEL_SUM_SIZE if spec is None else spec.slice_size
-    return (None if settings is None else settings.slice_size) or default
+def load_model(name: str) -> Bundle | str:
+    """Load a model by its name.
+
+    Args:
+        name: A bundle's folder, or ``pixel-sum``.
+
+    Returns:
+        The bundle, or the name.
+
+    Raises:
+        TonnoError: The folder holds no usable bundle.
+    """
+    return PIXEL_SUM if name == PIXEL_SUM else load_bundle(name)

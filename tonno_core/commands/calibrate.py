@@ -3,55 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
 
 from tonno_core.bundle.calibration import OTHER_PLANES, planes_text
 from tonno_core.bundle.file import Bundle, BundleSpec, check_can_write, load_bundle, save_description
 from tonno_core.cohort.manifest import Manifest, read_manifest
 from tonno_core.errors import TonnoError
-from tonno_core.settings import METHODS, ReconstructionSettings, choices_of, combine
-from tonno_core.training.calibration import SHARE_OF_VOLUMES, calibrate
+from tonno_core.output import Json
+from tonno_core.settings import METHODS, ReconstructionSettings, Variant
+from tonno_core.training.calibration import Look, Search, calibrate
 from tonno_core.training.other_planes import measure_other_planes
 from tonno_core.volume.appearance import appearance, record_of_images
-from tonno_core.volume.io import read_volume
 
 
 def recalibrate(
     model: Path,
     manifest_path: Path,
     output: Path,
+    options: Json,
+    search: Search,
+    look: Look,
     *,
-    options: Mapping[str, Any],
-    stages: Sequence[int] = (),
-    quantile: float = SHARE_OF_VOLUMES,
     overwrite: bool = False,
-    device: str = "auto",
-    precision: str = "auto",
-    progress: bool = True,
 ) -> str:
-    """`tonno calibrate`: a model with the choices and thresholds of a manifest's split ``val``; a summary.
+    """Write a model with the choices and thresholds that a manifest's split ``val`` gives it.
 
-    options: settings of the reconstructions by name; the planes become the model's defaults. stages: to choose
-    among (empty: all). quantile: as `calibrate`'s.
+    Args:
+        model: A bundle's folder.
+        manifest_path: CSV of volumes and labels.
+        output: Folder of the calibrated model.
+        options: Settings of the reconstructions by their names in files; the planes become the model's defaults.
+        search: What is chosen from.
+        look: Where to compute.
+        overwrite: Replace a model that is there.
+
+    Returns:
+        A summary.
+
+    Raises:
+        TonnoError: The model, the manifest or an option is wrong.
     """
-    bundle = load_bundle(model)
-    check_can_write(output, overwrite=overwrite)
-    manifest = read_manifest(manifest_path, class_name=bundle.spec.classes[0])
-    _require_classes(manifest, bundle.spec)
-    spec = calibrate_bundle(
-        bundle,
-        manifest,
-        options=options,
-        stages=stages,
-        quantile=quantile,
-        device=device,
-        precision=precision,
-        progress=progress,
-    )
+    bundle, manifest = _read(model, manifest_path, output, overwrite)
+    spec = calibrate_bundle(bundle, manifest, options, search, look)
     planes = {name: value for name, value in options.items() if name in spec.defaults and value is not None}
     planes.pop("methods", None)
     spec = dataclasses.replace(spec, defaults={**spec.defaults, **planes})
@@ -59,41 +52,49 @@ def recalibrate(
     return "\n".join([*summary_of(spec), f"written to {output}"])
 
 
-def complete(
-    model: Path,
-    manifest_path: Path,
-    output: Path,
-    *,
-    overwrite: bool = False,
-    device: str = "auto",
-    precision: str = "auto",
-    progress: bool = True,
-) -> str:
-    """`tonno calibrate --complete`: what an earlier version of tonno did not measure; a summary.
+def complete(model: Path, manifest_path: Path, output: Path, look: Look, *, overwrite: bool = False) -> str:
+    """Write a model with what an earlier version of tonno did not measure.
 
     That is thresholds for the planes of presets, from the manifest's split ``val``, and what the images of its split
     ``train`` look like. The model's choices and its own thresholds stay as they are.
+
+    Args:
+        model: A bundle's folder.
+        manifest_path: CSV of volumes and labels.
+        output: Folder of the completed model.
+        look: Where to compute.
+        overwrite: Replace a model that is there.
+
+    Returns:
+        A summary.
+
+    Raises:
+        TonnoError: The model or the manifest is wrong, or the model has no thresholds.
     """
-    bundle = load_bundle(model)
-    check_can_write(output, overwrite=overwrite)
-    manifest = read_manifest(manifest_path, class_name=bundle.spec.classes[0])
-    _require_classes(manifest, bundle.spec)
+    bundle, manifest = _read(model, manifest_path, output, overwrite)
     if not bundle.spec.thresholds:
         raise TonnoError(f"{model}: has no thresholds to complete; a whole calibration finds them")
-    settings = combine(defaults=bundle.spec.defaults, explicit={})
-    thresholds = _with_other_planes(bundle, manifest, settings, device, precision, progress)
-    training = {**bundle.spec.training, "images": _images(manifest, bundle.spec, progress)}
+    thresholds = _with_other_planes(bundle, manifest, bundle.spec.choices.settings(), look)
+    training = {**bundle.spec.training, "images": _images(manifest, bundle.spec, look)}
     spec = dataclasses.replace(bundle.spec, thresholds=thresholds, training=training)
     save_description(output, spec, bundle, overwrite=overwrite)
     return "\n".join([*summary_of(spec), f"written to {output}"])
 
 
-def _images(manifest: Manifest, spec: BundleSpec, progress: bool) -> dict[str, Any]:
-    """What the manifest's training images look like, for ``training``; as the model has it where there are none."""
-    cases = tqdm(manifest.split("train"), desc="looking at images", unit="volume", disable=not progress)
-    volumes = (read_volume(case.volume) for case in cases)
-    seen = [appearance(volume.array, volume.ijk_to_ras, spec.intensity) for volume in volumes]
-    images = [one for one in seen if one is not None]
+def _read(model: Path, manifest_path: Path, output: Path, overwrite: bool) -> tuple[Bundle, Manifest]:
+    bundle = load_bundle(model)
+    check_can_write(output, overwrite=overwrite)
+    manifest = read_manifest(manifest_path, class_name=bundle.spec.classes[0])
+    _require_classes(manifest, bundle.spec)
+    return bundle, manifest
+
+
+def _images(manifest: Manifest, spec: BundleSpec, look: Look) -> Json:
+    """Return what the manifest's training images look like; as the model has it where there are none."""
+    cases = [(case.volume, 0) for case in manifest.split("train")]
+    volumes = look.volumes(cases, "looking at images")
+    seen = [appearance(volume.array, volume.ijk_to_ras, spec.intensity) for volume, _ in volumes]
+    images = [image for image in seen if image is not None]
     return record_of_images(images, spec.intensity, spec.pixel_mm) if images else spec.training.get("images", {})
 
 
@@ -107,71 +108,58 @@ def _require_classes(manifest: Manifest, spec: BundleSpec) -> None:
         raise TonnoError(f"{manifest.path}: no volume with label 0 has split val; a threshold comes from those")
 
 
-def calibrate_bundle(
-    bundle: Bundle,
-    manifest: Manifest,
-    *,
-    options: Mapping[str, Any] | None = None,
-    stages: Sequence[int] = (),
-    quantile: float = SHARE_OF_VOLUMES,
-    device: str = "auto",
-    precision: str = "auto",
-    progress: bool = True,
-) -> BundleSpec:
-    """The bundle's description with choices and thresholds for each class, from the manifest's split ``val``.
+def calibrate_bundle(bundle: Bundle, manifest: Manifest, options: Json, search: Search, look: Look) -> BundleSpec:
+    """Calibrate a model for each of its classes, from a manifest's split ``val``.
 
-    options: of the reconstructions (all methods by default); what they state is not chosen.
+    Args:
+        bundle: The model.
+        manifest: With labels of its classes.
+        options: Settings of the reconstructions by their names in files (all methods by default); what they state is
+            not chosen.
+        search: What is chosen from.
+        look: Where to compute.
+
+    Returns:
+        The model's description with choices and thresholds.
     """
-    asked = {name: value for name, value in (options or {}).items() if value is not None}
-    settings = combine(defaults=bundle.spec.defaults, explicit={"methods": METHODS, **asked})
-    cases = manifest.split("val")
-    thresholds: dict[str, dict[str, Any]] = {}
-    records: list[dict[str, Any]] = []
+    asked = {name: value for name, value in options.items() if value is not None}
+    settings = bundle.spec.choices.settings({"methods": METHODS, **asked})
+    thresholds: dict[str, Json] = {}
+    records: list[Json] = []
     for index in range(len(bundle.spec.classes)):
-        labelled = [(case.volume, case.labels[index]) for case in cases]
-        found = calibrate(
-            bundle,
-            labelled,
-            settings,
-            stages=stages,
-            class_index=index,
-            quantile=quantile,
-            device=device,
-            precision=precision,
-            progress=progress,
-        )
-        thresholds |= found.thresholds
-        records += found.records
+        labelled = [(case.volume, case.labels[index]) for case in manifest.split("val")]
+        calibration = calibrate(bundle, labelled, settings, search, look, class_index=index)
+        thresholds |= calibration.thresholds
+        records += calibration.records
     spec = dataclasses.replace(bundle.spec, thresholds=thresholds, calibration=records)
     calibrated = dataclasses.replace(bundle, spec=spec)
-    thresholds = _with_other_planes(calibrated, manifest, settings, device, precision, progress)
-    return dataclasses.replace(spec, thresholds=thresholds)
+    return dataclasses.replace(spec, thresholds=_with_other_planes(calibrated, manifest, settings, look))
 
 
 def _with_other_planes(
-    bundle: Bundle,
-    manifest: Manifest,
-    settings: ReconstructionSettings,
-    device: str,
-    precision: str,
-    progress: bool,
-) -> dict[str, dict[str, Any]]:
-    """The bundle's thresholds, with those for the planes of presets."""
+    bundle: Bundle, manifest: Manifest, settings: ReconstructionSettings, look: Look
+) -> dict[str, Json]:
+    """Return the bundle's thresholds, with those for the planes of presets."""
     thresholds = dict(bundle.spec.thresholds)
     for index in range(len(bundle.spec.classes)):
         cases = [(case.volume, case.labels[index]) for case in manifest.split("val")]
-        thresholds |= measure_other_planes(
-            bundle, cases, settings, class_index=index, device=device, precision=precision, progress=progress
-        )
+        thresholds |= measure_other_planes(bundle, cases, settings, look, class_index=index)
     return thresholds
 
 
 def summary_of(spec: BundleSpec) -> list[str]:
-    """For a person: each method's threshold, AUC and choices."""
+    """Return a calibration in words.
+
+    Args:
+        spec: The model's description.
+
+    Returns:
+        Lines for the terminal: each method's threshold, AUC and choices.
+    """
     lines = []
     for key, record in spec.thresholds.items():
-        own = {name: record["settings"][name] for name in choices_of(key.partition("/")[0])}
-        chosen = ", ".join(f"{name} {value}" for name, value in own.items())
+        names = Variant(key.partition("/")[0]).choices()
+        chosen = ", ".join(f"{name} {record['settings'][name]}" for name in names)
         area = record.get("auc")
         volumes = "no AUC" if area is None else f"AUC {area:.3f}"
         lines.append(f"{key}: threshold {record['threshold']:.4g}, {volumes}; {chosen}")

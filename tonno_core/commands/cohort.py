@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import statistics
@@ -10,21 +11,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tabulate import tabulate
 
 import tonno_core
-from tonno_core.bundle.ready import ReadyModel, prepare_model
 from tonno_core.cohort.cases import CasesFolder, Progress, case_name, failed_line, fingerprint, run_cases
 from tonno_core.cohort.manifest import read_volumes
 from tonno_core.cohort.source import source_of
 from tonno_core.commands.options import as_options
-from tonno_core.commands.recipe import Recipe, make_recipe, model_identity
 from tonno_core.commands.reconstruct import reconstruct_into
+from tonno_core.commands.request import Compute, Options, PreparedRun, model_identity, prepare, read_options
 from tonno_core.distributed import device_of_process, share_of_cases
 from tonno_core.errors import TonnoError
-from tonno_core.output import write_text
+from tonno_core.output import Json, write_text
 
 REPORT, SUMMARY = "report.json", "summary.csv"
 _FILES = ("heatmap-*", "segmentation-*", "overview.png", REPORT)
@@ -35,7 +34,12 @@ _SHOWN_FAILURES = 20
 
 @dataclass(frozen=True)
 class Task:
-    """One volume of the cohort."""
+    """A volume of the cohort.
+
+    Attributes:
+        name: Of its case.
+        volume: File, or folder of DICOM files.
+    """
 
     name: str
     volume: Path
@@ -43,7 +47,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What to print, and the one line about cases that failed ("" where none did)."""
+    """What to print.
+
+    Attributes:
+        text: Tables.
+        failed: A line about cases that failed, "" where none did.
+    """
 
     text: str
     failed: str
@@ -63,7 +72,14 @@ class CohortFolder(CasesFolder):
         self._volumes = volumes
 
     def has(self, name: str) -> bool:
-        """Whether a case is done, and its volume is still the one that was read."""
+        """Return whether a case is done, and its volume is still the one that was read.
+
+        Args:
+            name: Of the case.
+
+        Returns:
+            False where it is to be done.
+        """
         report = self.report(name)
         if report is None:
             return False
@@ -75,6 +91,11 @@ class CohortFolder(CasesFolder):
         return False
 
     def clear(self, keep: set[str]) -> None:
+        """Remove the results of cases.
+
+        Args:
+            keep: Names of those that stay.
+        """
         for folder in self.cases.iterdir():
             if folder.is_dir() and folder.name not in keep:
                 for pattern in _FILES:
@@ -83,8 +104,18 @@ class CohortFolder(CasesFolder):
                 with suppress(OSError):  # holds other files
                     folder.rmdir()
 
-    def report(self, name: str) -> dict[str, Any] | None:
-        """``report.json`` of a case that is done, else None."""
+    def report(self, name: str) -> Json | None:
+        """Read a case's report.
+
+        Args:
+            name: Of the case.
+
+        Returns:
+            ``report.json``, None where the case is not done.
+
+        Raises:
+            TonnoError: It cannot be read.
+        """
         path = self.cases / name / REPORT
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -97,49 +128,61 @@ class CohortFolder(CasesFolder):
 
 def reconstruct_cohort(
     manifest: Path,
-    *,
     output: Path,
-    device: str = "auto",
-    precision: str = "auto",
-    compiled: bool = False,
+    options: Options,
+    compute: Compute,
+    *,
     overwrite: bool = False,
     progress: bool = True,
-    **choices: Any,
 ) -> Outcome:
-    """Reconstruct every volume of a manifest, by one model that is loaded once; choices: see `make_recipe`.
+    """Reconstruct every volume of a manifest, by one model that is loaded once.
 
-    Goes on in a folder whose settings are the same; a volume whose file has changed since is done again. Several
-    processes with RANK and WORLD_SIZE set share the cases; the last one writes the summary.
+    Resumes a folder whose settings are the same; a volume whose file has changed since is done again. Several processes
+    with RANK and WORLD_SIZE set share the cases; the last one writes the summary.
+
+    Args:
+        manifest: CSV with a column ``volume``.
+        output: Folder of the cohort.
+        options: Of the command line.
+        compute: Where.
+        overwrite: Start anew where another cohort is.
+        progress: Show a bar.
+
+    Returns:
+        What to print.
+
+    Raises:
+        TonnoError: An option or the manifest is wrong, or the folder holds another cohort.
     """
-    recipe = make_recipe(**choices)
+    request = read_options(options)
     tasks = [Task(case_name(n, case.volume), case.volume) for n, case in enumerate(read_volumes(manifest), start=1)]
     rank, world = share_of_cases()
-    ready = prepare_model(recipe.model, recipe.settings, device_of_process(device), precision, compiled=compiled)
-    content = _content(recipe, ready, tasks, compiled)
+    prepared = prepare(request, dataclasses.replace(compute, device=device_of_process(compute.device)))
+    content = _content(prepared, tasks, compute.compiled)
     folder = CohortFolder(output, fingerprint(content), {task.name: task.volume for task in tasks})
-    names, own = [task.name for task in tasks], tasks[rank::world]
-    folder.open(content, names, [task.name for task in own], overwrite=overwrite)
+    names, share = [task.name for task in tasks], tasks[rank::world]
+    folder.open(content, names, [task.name for task in share], overwrite=overwrite)
 
     def work(task: Task, advanced: Progress) -> None:
-        run = {"run": folder.fingerprint, "source": source_of(task.volume)}  # before it is read
+        identity = {"run": folder.fingerprint, "source": source_of(task.volume)}  # before it is read
         place = folder.cases / task.name
         (place / REPORT).unlink(missing_ok=True)  # of what the file was before; should it fail now, nothing is reported
-        reconstruct_into(place, task.volume, ready, recipe, progress=advanced, overwrite=place.exists(), extra=run)
+        reconstruct_into(place, task.volume, prepared, progress=advanced, overwrite=place.exists(), extra=identity)
 
-    run_cases(own, folder, work, label="reconstructing", progress=progress and rank == 0, reworded=as_options)
-    return _outcome(folder, names, len(own))
+    run_cases(share, folder, work, label="reconstructing", progress=progress and rank == 0, reworded=as_options)
+    return _outcome(folder, names, len(share))
 
 
-def _content(recipe: Recipe, ready: ReadyModel, tasks: Sequence[Task], compiled: bool) -> dict[str, Any]:
-    """What this run is, as ``settings.json`` states it."""
+def _content(prepared: PreparedRun, tasks: Sequence[Task], compiled: bool) -> Json:
+    """Return what this run is, as ``settings.json`` states it."""
     content = {
         "tonno": tonno_core.__version__,
-        "model": model_identity(recipe.model),
+        "model": model_identity(prepared.request.model),
         "manifest": {"cases": len(tasks), "sha256": fingerprint([str(task.volume) for task in tasks])},
-        "device": ready.device.type,
-        "precision": str(ready.precision).removeprefix("torch."),
+        "device": prepared.run.device.type,
+        "precision": str(prepared.run.precision).removeprefix("torch."),
         "compiled": compiled,
-        **recipe.record(),
+        **prepared.request.record(),
     }
     return dict(json.loads(json.dumps(content)))  # as it will be read: tuples are lists
 
@@ -164,15 +207,15 @@ def _outcome(folder: CohortFolder, names: Sequence[str], here: int) -> Outcome:
     return Outcome(f"{_table(reports, failures)}\n{len(reports)} of {len(names)} cases in {folder.path}", failed)
 
 
-def _rows(name: str, report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _rows(name: str, report: Json) -> Iterator[Json]:
     """A row for each method of a case."""
     of_case = {"case": name, "score": report["score"], "warnings": "; ".join(report["warnings"])}
-    for method, found in report["methods"].items():
-        of_method = {**{key: found[key] for key in _OF_A_METHOD}, "components": len(found["components"])}
+    for method, values in report["methods"].items():
+        of_method = {**{key: values[key] for key in _OF_A_METHOD}, "components": len(values["components"])}
         yield {**of_case, "method": method, **of_method, "seconds": report["seconds"]["total"]}
 
 
-def _csv(names: Sequence[str], reports: Mapping[str, Mapping[str, Any]], failures: Mapping[str, str]) -> str:
+def _csv(names: Sequence[str], reports: Mapping[str, Json], failures: Mapping[str, str]) -> str:
     text = io.StringIO()
     columns = ["case", "method", "score", *_OF_A_METHOD, "seconds", "warnings", "failed"]
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -185,21 +228,21 @@ def _csv(names: Sequence[str], reports: Mapping[str, Mapping[str, Any]], failure
     return text.getvalue()
 
 
-def _table(reports: Mapping[str, Mapping[str, Any]], failures: Mapping[str, str]) -> str:
-    """What was found by each method, and which cases failed."""
-    by_method: dict[str, list[dict[str, Any]]] = {}
+def _table(reports: Mapping[str, Json], failures: Mapping[str, str]) -> str:
+    """Return a table of what each method found, and of the cases that failed."""
+    by_method: dict[str, list[Json]] = {}
     for name, report in reports.items():
         for row in _rows(name, report):
             by_method.setdefault(row["method"], []).append(row)
     rows = [
         [
             method,
-            len(found),
-            sum(one["components"] > 0 for one in found),
-            f"{statistics.median(one['volume_mm3'] for one in found) / 1000:.2f}",
-            f"{statistics.median(one['peak'] for one in found):.4g}",
+            len(cases),
+            sum(case["components"] > 0 for case in cases),
+            f"{statistics.median(case['volume_mm3'] for case in cases) / 1000:.2f}",
+            f"{statistics.median(case['peak'] for case in cases):.4g}",
         ]
-        for method, found in by_method.items()
+        for method, cases in by_method.items()
     ]
     headers = ["method", "cases", "with components", "median volume ml", "median peak"]
     parts = [tabulate(rows, headers=headers, disable_numparse=True)] if rows else []
@@ -211,6 +254,6 @@ def _table(reports: Mapping[str, Mapping[str, Any]], failures: Mapping[str, str]
 
 
 def _newest(volume: Path) -> float:
-    """When a file, or the newest of a folder's, was written last."""
+    """Return when a file, or the newest of a folder's, was written last."""
     files = [file for file in volume.iterdir() if file.is_file()] if volume.is_dir() else [volume]
     return max(file.stat().st_mtime for file in files)

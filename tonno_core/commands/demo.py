@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from tabulate import tabulate
 
+from tonno_core.bundle.decide import decide
 from tonno_core.bundle.file import load_bundle
+from tonno_core.bundle.ready import prepare_model
 from tonno_core.commands.reconstruct import Segmentation, progress_bar, progress_of, segment, write_images, write_report
 from tonno_core.demo.phantom import Phantom, make_phantom
 from tonno_core.output import check_output, output_folder
 from tonno_core.pictures.overview import write_overview
-from tonno_core.reconstruction import Reconstruction, reconstruct
-from tonno_core.segmentation.metrics import Scores, best_dice, score
-from tonno_core.settings import combine
+from tonno_core.reconstruction import Reconstruction, execute
+from tonno_core.reporting import Reporter
+from tonno_core.segmentation.metrics import best_dice, score
 from tonno_core.volume.io import write_volume
 
 MODEL = Path(__file__).resolve().parent.parent / "models" / "brain-lesions"
@@ -32,27 +34,35 @@ _NAMES = {
 
 
 def run_demo(output: Path, *, seed: int, directions: int | None = None, overwrite: bool = False) -> str:
-    """Implant lesions, find them with the shipped model, compare with the truth; returns the table.
+    """Implant lesions, find them with the shipped model, and compare with the truth.
 
     Writes the image, its truth, heatmaps, segmentations, ``report.json`` and ``overview.png``.
+
+    Args:
+        output: Folder for these.
+        seed: Chooses the head and its lesions.
+        directions: Number of directions; None for the model's own.
+        overwrite: Replace files of the same names.
+
+    Returns:
+        Explanation and table for a person.
     """
     check_output(output, overwrite=overwrite)
     model = load_bundle(MODEL)
-    settings = combine(
-        defaults=model.spec.defaults,
-        explicit={"methods": METHODS, "directions": directions},
-    )
+    settings = model.spec.choices.settings({"methods": METHODS, "directions": directions})
+    ready = prepare_model(model, settings)
+    run = decide(settings, ready)
     phantom = make_phantom(seed=seed, lesions=LESIONS)
     with progress_bar() as bar:
-        result = reconstruct(phantom.image, model, settings, progress=progress_of(bar))
-    segmentations = {method: segment(result, method, model, "auto", SMALLEST_MM3) for method in METHODS}
+        result = execute(phantom.image, ready.encoder, run, Reporter(progress=progress_of(bar)))
+    segmentations = segment(result, run, min_volume_mm3=SMALLEST_MM3)
     measured = {method: _measure(phantom, result, segmentations[method], method) for method in METHODS}
     shown = "matched-cam"
     with output_folder(output, overwrite=overwrite) as folder:
         write_volume(phantom.image, folder / "image.nii.gz")
         write_volume(phantom.image.with_array(phantom.truth), folder / "truth.nii.gz", dtype="uint8")
         write_images(folder, result, segmentations, "nii.gz")
-        extra = {"demo": {"seed": seed, "lesions": _lesions(phantom), "scores": measured}}
+        extra = {"demo": {"seed": seed, "lesions": [asdict(lesion) for lesion in phantom.lesions], "scores": measured}}
         write_report(folder / "report.json", phantom.image, model, result, segmentations, extra)
         write_overview(
             folder / "overview.png",
@@ -69,35 +79,24 @@ def run_demo(output: Path, *, seed: int, directions: int | None = None, overwrit
     return f"{_explanation(seed, result)}\n\n{_table(measured)}\n\nwritten to {output}"
 
 
-def _measure(phantom: Phantom, result: Reconstruction, segmentation: Segmentation, method: str) -> dict[str, Any]:
-    """Scores at the model's own threshold, the best Dice of any threshold, and the seconds of the method."""
-    scores: Scores = score(segmentation.mask, phantom.truth)
+def _measure(phantom: Phantom, result: Reconstruction, segmentation: Segmentation, method: str) -> dict[str, float]:
+    """Measure scores at the model's own threshold, the best Dice of any threshold, and the seconds of the method."""
     best_threshold, best = best_dice(result.heatmaps[method].array, phantom.truth)
     return {
-        "dice": scores.dice,
-        "precision": scores.precision,
-        "recall": scores.recall,
-        "f1": scores.f1,
+        **asdict(score(segmentation.mask, phantom.truth)),
         "best_dice": best,
         "best_threshold": best_threshold,
-        "seconds": round(method_seconds(result, method), 1),
+        "seconds": round(_method_seconds(result, method), 1),
     }
 
 
-def method_seconds(result: Reconstruction, method: str) -> float:
-    """What the method would have taken alone: the pass through the network that it shares, and its own steps."""
+def _method_seconds(result: Reconstruction, method: str) -> float:
+    """Add up what a method would have taken alone: the pass through the network that it shares, and its other steps."""
     seconds = result.seconds
     if method in seconds:
         return seconds[method]
-    own = "backprojection: values" if method == "tonno" else "backprojection: maps"
-    return sum(seconds.get(name, 0.0) for name in ("slicing", "encoder", "filter", own))
-
-
-def _lesions(phantom: Phantom) -> list[dict[str, Any]]:
-    return [
-        {"centre_ras_mm": lesion.centre_ras_mm, "radii_mm": lesion.radii_mm, "contrast": lesion.contrast}
-        for lesion in phantom.lesions
-    ]
+    backprojection = "backprojection: values" if method == "tonno" else "backprojection: maps"
+    return sum(seconds.get(name, 0.0) for name in ("slicing", "encoder", "filter", backprojection))
 
 
 def _explanation(seed: int, result: Reconstruction) -> str:
@@ -110,7 +109,7 @@ one pass through the network; {result.slices_total} slices, {result.seconds["tot
 Research use only, not for diagnosis."""
 
 
-def _table(measured: dict[str, dict[str, Any]]) -> str:
+def _table(measured: dict[str, dict[str, float]]) -> str:
     columns = ("dice", "precision", "recall", "f1", "best_dice", "seconds")
     rows = [[_NAMES[method], *(values[name] for name in columns)] for method, values in measured.items()]
     headers = ["method", "Dice", "precision", "recall", "F1", "best Dice", "seconds"]

@@ -7,16 +7,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tonno_core
+from tonno_core.bundle.decide import check_stages, decide
 from tonno_core.bundle.file import Bundle, load_bundle
+from tonno_core.bundle.ready import ReadyModel, prepare_model
 from tonno_core.cohort.cases import Progress, case_name, failed_line, fingerprint, run_cases
 from tonno_core.cohort.manifest import Manifest, read_manifest
 from tonno_core.commands.options import as_options
 from tonno_core.distributed import device_of_process, share_of_cases
-from tonno_core.encoding.classifier import Classifier
-from tonno_core.encoding.device import choose_device, choose_precision
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation.case import Setup, Task, evaluate_case
 from tonno_core.evaluation.folder import ResultsFolder
@@ -25,18 +24,29 @@ from tonno_core.evaluation.report import markdown, terminal_table
 from tonno_core.evaluation.rows import Row, rows_of
 from tonno_core.evaluation.sheet import Entry, write_sheets
 from tonno_core.evaluation.summary import results_csv, summarize, summary_csv
+from tonno_core.output import Json
 from tonno_core.segmentation.binarize import check_options
-from tonno_core.settings import METHODS, ReconstructionSettings, Stage, combine, stages_of
+from tonno_core.settings import METHODS, ReconstructionSettings, Variant, stages_text
 
 ALL = "all"
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What was asked for, beside the settings of the reconstruction; names are those of the command line."""
+    """What is asked for beside the settings of the reconstruction.
+
+    Attributes:
+        split: ``train``, ``val``, ``test`` or ``all``.
+        stages: Of the CAM methods' rows, several numbers are added up; none for all.
+        min_volume_mm3: Smallest component that is kept.
+        all_candidates: Whether there is a row for each variant that the calibration tried.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+        seed: Of the bootstrap.
+    """
 
     split: str = "test"
-    stages: Sequence[Stage] = ()
+    stages: Sequence[tuple[int, ...]] = ()
     min_volume_mm3: float = 0.0
     all_candidates: bool = False
     device: str = "auto"
@@ -46,7 +56,12 @@ class Choices:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What to print, and the one line about cases that failed ("" where none did)."""
+    """What to print.
+
+    Attributes:
+        text: Tables.
+        failed: A line about cases that failed, "" where none did.
+    """
 
     text: str
     failed: str
@@ -58,20 +73,34 @@ def evaluate_manifest(
     model: str,
     output: Path,
     choices: Choices,
-    options: Mapping[str, Any],
+    options: Json,
     overwrite: bool = False,
     progress: bool = True,
 ) -> Outcome:
     """Evaluate a model on a split of a manifest, into a folder; `report.DEFINITIONS` says what is measured.
 
-    options: ``methods``, ``directions``, ``slices``, ``lattice``, ``filter`` and ``class_name`` of
-    `ReconstructionSettings`.
     Several processes with RANK and WORLD_SIZE set share the cases; the last one writes the summary.
+
+    Args:
+        manifest_path: CSV of volumes, labels and masks.
+        model: A bundle's folder.
+        output: Folder of the results; resumed where it holds the same evaluation.
+        choices: What is asked for.
+        options: ``methods``, ``directions``, ``slices``, ``lattice``, ``filter`` and ``class_name`` of
+            `ReconstructionSettings`.
+        overwrite: Start anew where another evaluation is.
+        progress: Show a bar.
+
+    Returns:
+        What to print.
+
+    Raises:
+        TonnoError: An option, the model or the manifest is wrong, or no case could be evaluated.
     """
     check_options(0.0, None, choices.min_volume_mm3)
     bundle = load_bundle(model)
     asked = {**options, "methods": options.get("methods") or METHODS}
-    settings = combine(defaults=bundle.spec.defaults, explicit=asked)
+    settings = bundle.spec.choices.settings(asked)
     class_name = _class_of(bundle, settings)
     tasks = tasks_of(read_manifest(manifest_path, class_name=class_name), choices.split, class_name)
     content, setup = _prepare(bundle, settings, tasks, choices, class_name)
@@ -97,7 +126,19 @@ def evaluate_manifest(
 
 
 def tasks_of(manifest: Manifest, split: str, class_name: str) -> list[Task]:
-    """The volumes of a split (all where the manifest has none, or with ``all``) with one class's labels and masks."""
+    """Return the volumes of a split with a class's labels and masks.
+
+    Args:
+        manifest: Of all volumes.
+        split: Its name, or ``all``; a manifest without splits is taken whole.
+        class_name: The model's.
+
+    Returns:
+        What to evaluate, in the manifest's order.
+
+    Raises:
+        TonnoError: The manifest has no such class, or no volume in the split.
+    """
     if class_name in manifest.classes:
         index = manifest.classes.index(class_name)
     elif len(manifest.classes) == 1:
@@ -128,17 +169,20 @@ def _class_of(bundle: Bundle, settings: ReconstructionSettings) -> str:
 
 def _prepare(
     bundle: Bundle, settings: ReconstructionSettings, tasks: Sequence[Task], choices: Choices, class_name: str
-) -> tuple[dict[str, Any], Setup]:
-    """What this evaluation is, as ``settings.json`` states it, and what its cases share."""
-    device = choose_device(choices.device)
-    encoder = bundle.classifier(slice_size=settings.slice_size)
+) -> tuple[Json, Setup]:
+    """Return what this evaluation is, as ``settings.json`` states it, and what its cases share."""
+    model = prepare_model(bundle, settings, device_of_process(choices.device), choices.precision)
     rows = rows_of(
-        bundle.spec,
+        bundle.spec.choices,
         settings,
-        stages=_stages(encoder, bundle, settings, class_name, choices.stages),
-        last_stage=encoder.stages,
+        stages=_stages(model, bundle, class_name, choices.stages),
+        last_stage=model.encoder.stages,
         all_candidates=choices.all_candidates,
     )
+    variants: dict[Variant, str] = {}
+    for name, row in rows.items():
+        variants.setdefault(row.variant, name)
+    run = decide(settings, model, variants={name: variant for variant, name in variants.items()})
     listed = [[str(part) for part in _row(task)] for task in tasks]
     content = {
         "tonno": tonno_core.__version__,
@@ -150,17 +194,15 @@ def _prepare(
         "split": choices.split,
         "class": class_name,
         "min_volume_mm3": choices.min_volume_mm3,
-        "device": device.type,
-        "precision": str(choose_precision(choices.precision, device)).removeprefix("torch."),
-        "settings": dataclasses.asdict(settings),
-        "rows": {name: dataclasses.asdict(row) for name, row in rows.items()},
+        "device": model.device.type,
+        "precision": str(model.precision).removeprefix("torch."),
+        "settings": settings.record(),
+        "rows": {name: {**dataclasses.asdict(row), "variant": row.variant.record()} for name, row in rows.items()},
     }
     content = json.loads(json.dumps(content))  # as it will be read: tuples are lists
     best = tuple(name for name, row in rows.items() if row.best)
     shown = tuple(name for name in best if name != "center") or best  # which is blind to the image
-    asked = (choices.min_volume_mm3, device_of_process(choices.device), choices.precision)
-    hashed = fingerprint(content)
-    return content, Setup(bundle, settings, rows, shown, *asked, hashed)
+    return content, Setup(model, run, rows, shown, choices.min_volume_mm3, fingerprint(content))
 
 
 def _row(task: Task) -> tuple[object, ...]:
@@ -168,21 +210,22 @@ def _row(task: Task) -> tuple[object, ...]:
 
 
 def _stages(
-    encoder: Classifier, bundle: Bundle, settings: ReconstructionSettings, class_name: str, asked: Sequence[Stage]
-) -> list[Stage]:
-    """Stages that were asked for, else all on which the class's logit depends and those that calibration added up."""
-    added = {one.stage for one in bundle.spec.tried(class_name) if isinstance(one.stage, str)}
-    for stage in asked:
-        if max(stages_of(stage)) > encoder.stages:
-            raise TonnoError(f"`stage` {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
-        if isinstance(stage, str) and stage not in added:
-            known = ", ".join(sorted(added, key=stages_of)) or "none"
-            raise TonnoError(f"`stage` {stage}: the model's calibration added up {known}; see `tonno calibrate`")
+    model: ReadyModel, bundle: Bundle, class_name: str, asked: Sequence[tuple[int, ...]]
+) -> list[tuple[int, ...]]:
+    """Return the stages asked for, else all on which the class's logit depends and those that calibration added up."""
+    tried = bundle.spec.choices.tried_variants(class_name)
+    added = sorted({variant.stages for variant in tried if len(variant.stages) > 1})
+    for stages in asked:
+        check_stages(stages, model.encoder.stages)
+        if len(stages) > 1 and stages not in added:
+            known = ", ".join(map(stages_text, added)) or "none"
+            text = stages_text(stages)
+            raise TonnoError(f"`stage` {text}: the model's calibration added up {known}; see `tonno calibrate`")
     if asked:
-        return sorted(set(asked), key=stages_of)
-    size = settings.slice_size or bundle.spec.slice_size
-    single = encoder.stages_with_maps(bundle.spec.classes.index(class_name), size)
-    return [*single, *sorted(added, key=stages_of)]
+        return sorted(set(asked))
+    encoder = bundle.classifier(slice_size=model.slice_size)
+    single = encoder.stages_with_maps(bundle.spec.classes.index(class_name), model.slice_size)
+    return [*((stage,) for stage in single), *added]
 
 
 def _write_summary(
@@ -190,10 +233,10 @@ def _write_summary(
     records: Sequence[CaseRecord],
     failures: Mapping[str, str],
     setup: Setup,
-    content: Mapping[str, Any],
+    content: Json,
     seed: int,
 ) -> str:
-    """All files about all cases; returns the table for the terminal."""
+    """Write all files about all cases; return the table for the terminal."""
     variants = {name: (row.variant, row.best) for name, row in setup.rows.items()}
     summary = summarize(records, variants, seed=seed, failures=failures)
     facts = _facts(content, setup.rows, seed)
@@ -207,7 +250,7 @@ def _write_summary(
     return f"{terminal_table(summary)}\nwritten to {folder.path}"
 
 
-def _facts(content: Mapping[str, Any], rows: Mapping[str, Row], seed: int) -> dict[str, str]:
+def _facts(content: Json, rows: Mapping[str, Row], seed: int) -> dict[str, str]:
     settings, model = content["settings"], content["model"]
     directions = {settings["directions"], settings["cam_directions"] or settings["directions"]}
     many = " and ".join(str(count) for count in sorted(directions))

@@ -12,6 +12,12 @@ def as_options(message: str) -> str:
 
     An argument that this command has no option for is named as another command's. Outside of a command the message
     stays as it is.
+
+    Args:
+        message: With arguments in backquotes.
+
+    Returns:
+        The message with options.
     """
     context = click.get_current_context(silent=True)
     return message if context is None else rename(message, _options(context))

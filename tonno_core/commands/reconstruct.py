@@ -15,17 +15,17 @@ import torch
 from tqdm import tqdm
 
 import tonno_core
+from tonno_core.bundle.decide import Run
 from tonno_core.bundle.file import Bundle
-from tonno_core.bundle.ready import ReadyModel, prepare_model
+from tonno_core.commands.early_stopping import EarlyStopping
 from tonno_core.commands.options import as_options
-from tonno_core.commands.recipe import Recipe, make_recipe, model_identity
-from tonno_core.commands.watch import Watch
-from tonno_core.control import Control
+from tonno_core.commands.request import Compute, Options, PreparedRun, model_identity, prepare, read_options
 from tonno_core.distributed import ALONE, Processes, processes, world_size
 from tonno_core.errors import TonnoError
-from tonno_core.output import check_output, output_folder
+from tonno_core.output import Json, check_output, output_folder
 from tonno_core.pictures.overview import write_overview
-from tonno_core.reconstruction import Reconstruction, reconstruct
+from tonno_core.reconstruction import Reconstruction, execute
+from tonno_core.reporting import Reporter
 from tonno_core.segmentation.binarize import Component, binarize, components
 from tonno_core.segmentation.threshold import find_threshold
 from tonno_core.volume.io import check_writable, read_volume, write_volume
@@ -34,7 +34,14 @@ from tonno_core.volume.volume import Volume
 
 @dataclass(frozen=True)
 class Segmentation:
-    """A binarised heatmap. source: how the threshold was found. mask: uint8 Z Y X."""
+    """A binarized heatmap.
+
+    Attributes:
+        threshold: From which on a voxel is in it.
+        source: How the threshold was found.
+        mask: Uint8 Z Y X.
+        components: Its pieces, highest peak first.
+    """
 
     threshold: float
     source: str
@@ -43,72 +50,81 @@ class Segmentation:
 
 
 def reconstruct_files(
-    volume_path: Path,
-    *,
-    output: Path,
-    device: str = "auto",
-    precision: str = "auto",
-    compiled: bool = False,
-    overwrite: bool = False,
-    **choices: Any,
+    volume_path: Path, output: Path, options: Options, compute: Compute, *, overwrite: bool = False
 ) -> str:
-    """Reconstruct a volume's heatmaps into a folder and return the table of what was found.
+    """Reconstruct a volume's heatmaps into a folder.
 
-    compiled: see `prepare_model`; choices: see `make_recipe`; the files: `reconstruct_into`. Under torchrun all
-    processes call this and share the directions; the first one writes, the others return "".
+    Under torchrun all processes call this and share the directions.
+
+    Args:
+        volume_path: A file, or a folder of DICOM files.
+        output: Folder for the files that `reconstruct_into` writes.
+        options: Of the command line.
+        compute: Where.
+        overwrite: Replace files that are there.
+
+    Returns:
+        The table of what was found, "" in all processes but the first.
+
+    Raises:
+        TonnoError: An option or a file is wrong.
     """
     check_output(output, overwrite=overwrite)
-    recipe = make_recipe(**choices)
-    if recipe.stop_when is not None and world_size() > 1:
+    request = read_options(options)
+    if options.stop_when is not None and world_size() > 1:
         raise TonnoError("`stop_when` looks into the run, which several processes share; leave it out, or start one")
-    with processes(device) as group:
-        ready = prepare_model(recipe.model, recipe.settings, str(group.device), precision, compiled=compiled)
+    with processes(compute.device) as group:
+        prepared = prepare(request, dataclasses.replace(compute, device=str(group.device)))
         with progress_bar(disable=not group.first) as bar:
             return reconstruct_into(
-                output, volume_path, ready, recipe, progress=progress_of(bar), overwrite=overwrite, group=group
+                output, volume_path, prepared, progress=progress_of(bar), overwrite=overwrite, group=group
             )
 
 
 def reconstruct_into(
     output: Path,
     volume_path: Path,
-    ready: ReadyModel,
-    recipe: Recipe,
+    prepared: PreparedRun,
     *,
     progress: Callable[[int, int], None],
     overwrite: bool = False,
     group: Processes = ALONE,
-    extra: Mapping[str, Any] | None = None,
+    extra: Json | None = None,
 ) -> str:
     """Write ``heatmap-METHOD``, ``segmentation-METHOD``, ``report.json`` and ``overview.png``: all of them or none.
 
-    extra: for the report. Returns the table of what was found, "" in all processes but the first.
+    Args:
+        output: The folder.
+        volume_path: A file, or a folder of DICOM files.
+        prepared: What is made.
+        progress: Called with (slices done, slices in all).
+        overwrite: Replace files that are there.
+        group: Processes that share the directions.
+        extra: For the report.
+
+    Returns:
+        The table of what was found, "" in all processes but the first.
+
+    Raises:
+        TonnoError: The volume cannot be read, or the files not be written.
     """
-    volume = read_volume(volume_path, replace_nonfinite=recipe.replace_nonfinite)
-    check_writable(volume.ijk_to_ras, output / f"heatmap.{recipe.file_format}")
-    watch = None if recipe.stop_when is None else Watch(ready, recipe)
-    result = reconstruct(
-        volume,
-        ready,
-        recipe.settings,
-        region=recipe.region,
-        zoom=recipe.zoom,
-        control=Control(progress=progress) if watch is None else watch.control(progress),
-        processes=group,
-    )
+    request, run = prepared.request, prepared.run
+    options = request.options
+    volume = read_volume(volume_path, replace_nonfinite=options.replace_nonfinite)
+    check_writable(volume.ijk_to_ras, output / f"heatmap.{options.file_format}")
+    stopping = None if options.stop_when is None else EarlyStopping(prepared)
+    reporter = Reporter(progress=progress) if stopping is None else stopping.reporter(progress)
+    result = execute(volume, prepared.model.encoder, run, reporter, processes=group)
     if not group.first:
         return ""
     result = dataclasses.replace(result, warnings=tuple(map(as_options, result.warnings)))
-    segmentations = {
-        method: segment(result, method, recipe.model, recipe.threshold, recipe.min_volume_mm3, recipe.zoom)
-        for method in result.heatmaps
-    }
+    segmentations = segment(result, run, options.threshold, options.min_volume_mm3)
     with output_folder(output, overwrite=overwrite) as folder:
-        write_images(folder, result, segmentations, recipe.file_format)
-        more = {"region": recipe.region_record(), "processes": group.world, **(extra or {})}
-        if watch is not None:
-            more["stop_when"] = {"asked": recipe.stop_when, **watch.record(result)}
-        write_report(folder / "report.json", volume, recipe.model, result, segmentations, more)
+        write_images(folder, result, segmentations, options.file_format)
+        more = {"region": request.region_record(), "processes": group.world, **(extra or {})}
+        if stopping is not None:
+            more["stop_when"] = {"asked": options.stop_when, **stopping.record(result)}
+        write_report(folder / "report.json", volume, request.model, result, segmentations, more)
         best = next(iter(result.heatmaps))
         write_overview(
             folder / "overview.png",
@@ -118,16 +134,23 @@ def reconstruct_into(
             profiles=result.profiles,
             title=f"{best}: {result.class_name}",
             subtitle=f"threshold {segmentations[best].threshold:.4g} ({segmentations[best].source})",
-            unit="intensity" if isinstance(recipe.model, str) else "logit",
+            unit="intensity" if isinstance(request.model, str) else "logit",
         )
     table = summary(result, segmentations)
-    return table if watch is None else f"{table}\n{watch.summary(result)}"
+    return table if stopping is None else f"{table}\n{stopping.summary(result)}"
 
 
 def write_images(
     folder: Path, result: Reconstruction, segmentations: Mapping[str, Segmentation], file_format: str
 ) -> None:
-    """``heatmap-METHOD`` (float32) and ``segmentation-METHOD`` (uint8) of each method."""
+    """Write ``heatmap-METHOD`` (float32) and ``segmentation-METHOD`` (uint8) of each method.
+
+    Args:
+        folder: That is there.
+        result: With the heatmaps.
+        segmentations: By method.
+        file_format: ``nii.gz`` or ``nrrd``.
+    """
     for method, heatmap in result.heatmaps.items():
         write_volume(heatmap, folder / f"heatmap-{method}.{file_format}")
         mask = heatmap.with_array(segmentations[method].mask)
@@ -135,12 +158,26 @@ def write_images(
 
 
 def progress_bar(*, disable: bool = False) -> tqdm[Any]:
-    """A bar that appears with the first slices: what is wrong before them is said in the only line."""
+    """Make a bar that appears with the first slices: what is wrong before them is said in the only line.
+
+    Args:
+        disable: Show none.
+
+    Returns:
+        The bar.
+    """
     return tqdm(desc="reconstructing", unit="slice", unit_scale=True, delay=0.01, disable=disable)
 
 
 def progress_of(bar: tqdm[Any]) -> Any:
-    """A callback (done, total) that drives a progress bar."""
+    """Return a callback that drives a progress bar.
+
+    Args:
+        bar: From `progress_bar`.
+
+    Returns:
+        To be called with (done, total).
+    """
 
     def advanced(done: int, total: int) -> None:
         bar.total = total
@@ -150,19 +187,29 @@ def progress_of(bar: tqdm[Any]) -> Any:
 
 
 def segment(
-    result: Reconstruction, method: str, model: Bundle | str, threshold: str, min_volume_mm3: float, zoom: bool = False
-) -> Segmentation:
-    """Binarise one heatmap. ``auto`` is the model's own threshold for the method, Otsu's where it has none.
+    result: Reconstruction, run: Run, threshold: str = "auto", min_volume_mm3: float = 0.0
+) -> dict[str, Segmentation]:
+    """Binarize the heatmaps of a run.
 
-    zoom: whether all planes were put into a region, at another scale than the calibration's.
+    Args:
+        result: With the heatmaps.
+        run: That they are from.
+        threshold: ``auto`` for the model's own for the method, Otsu's where it has none; ``otsu``; or a number.
+        min_volume_mm3: Smallest component that is kept.
+
+    Returns:
+        Segmentations by the heatmaps' names.
+
+    Raises:
+        TonnoError: A heatmap cannot be split by Otsu's method.
     """
-    heatmap = result.heatmaps[method]
-    known = None
-    if not isinstance(model, str):
-        known = model.spec.threshold_for(result.variants[method], result.backprojected, zoom=zoom)
-    value, source = find_threshold(heatmap, result.inside, threshold, known)
-    mask = binarize(heatmap, value, min_volume_mm3=min_volume_mm3)
-    return Segmentation(value, source, mask, components(mask, heatmap))
+    segmentations = {}
+    for name, heatmap in result.heatmaps.items():
+        known = run.threshold(run.targets[0], name, result.ended_at)
+        value, source = find_threshold(heatmap, result.inside, threshold, known)
+        mask = binarize(heatmap, value, min_volume_mm3=min_volume_mm3)
+        segmentations[name] = Segmentation(value, source, mask, components(mask, heatmap))
+    return segmentations
 
 
 def write_report(
@@ -171,9 +218,18 @@ def write_report(
     model: Bundle | str,
     result: Reconstruction,
     segmentations: Mapping[str, Segmentation],
-    extra: Mapping[str, Any] | None = None,
+    extra: Json | None = None,
 ) -> None:
-    """``report.json``: everything needed to understand and repeat a run; no name of file or patient."""
+    """Write everything needed to understand and repeat a run; no name of file or patient.
+
+    Args:
+        path: Of ``report.json``.
+        volume: The scan.
+        model: That was used.
+        result: With the heatmaps.
+        segmentations: By method.
+        extra: More keys.
+    """
     report = {
         "tonno": tonno_core.__version__,
         "torch": torch.__version__,
@@ -184,7 +240,7 @@ def write_report(
         "threads": torch.get_num_threads(),
         "model": model_identity(model),
         "class": result.class_name,
-        "settings": dataclasses.asdict(result.settings),
+        "settings": result.settings.record(),
         "slice_size": result.slice_size,
         "volume": {"size_ijk": volume.size_ijk, "ijk_to_ras": volume.ijk_to_ras.tolist()},
         "frame_to_ras": result.frame_to_ras.tolist(),
@@ -199,13 +255,13 @@ def write_report(
         "methods": {
             method: {
                 "settings": result.variants[method].choices(),
-                "threshold": one.threshold,
-                "threshold_source": one.source,
-                "volume_mm3": float(one.mask.sum() * volume.voxel_mm3),
+                "threshold": segmentation.threshold,
+                "threshold_source": segmentation.source,
+                "volume_mm3": float(segmentation.mask.sum() * volume.voxel_mm3),
                 "peak": float(result.heatmaps[method].array.max()),
-                "components": [dataclasses.asdict(component) for component in one.components],
+                "components": [dataclasses.asdict(component) for component in segmentation.components],
             }
-            for method, one in segmentations.items()
+            for method, segmentation in segmentations.items()
         },
         **(extra or {}),
     }
@@ -213,18 +269,26 @@ def write_report(
 
 
 def summary(result: Reconstruction, segmentations: Mapping[str, Segmentation]) -> str:
-    """A table of what was found, for the terminal."""
+    """Return a table of what was found.
+
+    Args:
+        result: With the heatmaps.
+        segmentations: By method.
+
+    Returns:
+        Text for the terminal.
+    """
     from tabulate import tabulate
 
     rows = [
         [
             method,
-            f"{one.threshold:.4g} ({one.source})",
-            len(one.components),
-            f"{one.mask.sum() * result.heatmaps[method].voxel_mm3 / 1000:.2f}",
+            f"{segmentation.threshold:.4g} ({segmentation.source})",
+            len(segmentation.components),
+            f"{segmentation.mask.sum() * result.heatmaps[method].voxel_mm3 / 1000:.2f}",
             f"{result.heatmaps[method].array.max():.4g}",
         ]
-        for method, one in segmentations.items()
+        for method, segmentation in segmentations.items()
     ]
     table = tabulate(rows, headers=["method", "threshold", "components", "volume ml", "peak"], disable_numparse=True)
     lines = [table, *(f"warning: {warning}" for warning in result.warnings)]

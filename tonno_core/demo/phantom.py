@@ -35,8 +35,10 @@ _EXTENT_RAS_MM = np.array([188.0, 228.0, 200.0])  # holds the brain at the large
 class Lesion:
     """An ellipsoid with a wavy border.
 
-    centre_ras_mm: its centre, xyz. radii_mm: its semi-axes, in a random orientation.
-    contrast: how much brighter it is than white matter, relative to white matter.
+    Attributes:
+        centre_ras_mm: Its centre, xyz.
+        radii_mm: Its semi-axes, in a random orientation.
+        contrast: How much brighter than white matter it is, relative to white matter.
     """
 
     centre_ras_mm: tuple[float, float, float]
@@ -46,7 +48,13 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Phantom:
-    """A head: its image, the lesions' voxels (``Z Y X`` uint8, 1 = at least half lesion), and the lesions."""
+    """A head with known lesions.
+
+    Attributes:
+        image: The scan.
+        truth: Voxels that are at least half lesion: Z Y X, 0 or 1.
+        lesions: The lesions.
+    """
 
     image: Volume
     truth: npt.NDArray[np.uint8]
@@ -55,7 +63,7 @@ class Phantom:
 
 @dataclass(frozen=True)
 class _Grid:
-    """An isotropic grid along the axes of RAS, or a box of it: the coordinates of its voxels in mm."""
+    """An isotropic grid along the axes of RAS, or a box of it: coordinates of its voxels in mm."""
 
     x: FloatArray
     y: FloatArray
@@ -76,7 +84,7 @@ class _Grid:
         return matrix
 
     def box(self, low_mm: npt.ArrayLike, high_mm: npt.ArrayLike) -> tuple[slice, slice, slice]:
-        """The voxels between two corners (xyz), as slices of a ``Z Y X`` array."""
+        """Find the voxels between two corners (xyz), as slices of a Z Y X array."""
         bounds = zip((self.x, self.y, self.z), np.asarray(low_mm), np.asarray(high_mm), strict=True)
         i, j, k = (slice(*np.searchsorted(axis, (low, high))) for axis, low, high in bounds)
         return k, j, i
@@ -85,7 +93,7 @@ class _Grid:
         return _Grid(self.x[box[2]], self.y[box[1]], self.z[box[0]])
 
     def offsets_mm(self, matrix: npt.NDArray[np.floating], centre: npt.ArrayLike) -> FloatArray:
-        """``3 Z Y X``: ``matrix @ (point - centre)`` of every voxel."""
+        """Compute ``matrix @ (point - centre)`` of every voxel: 3 Z Y X."""
         m = np.asarray(matrix, dtype=np.float32)[..., None, None, None]
         cx, cy, cz = np.asarray(centre, dtype=np.float32)
         x, y, z = self.x - cx, (self.y - cy)[:, None], (self.z - cz)[:, None, None]
@@ -94,9 +102,13 @@ class _Grid:
 
 @lru_cache(maxsize=1)
 def brain() -> Volume:
-    """The skull-stripped MNI brain at 1 mm; white matter is about 1, the background exactly 0.
+    """Read the skull-stripped MNI brain at 1 mm.
 
-    Raises TonnoError where nilearn, whose wheel holds the file, is not installed.
+    Returns:
+        Volume in which white matter is about 1, and the background exactly 0.
+
+    Raises:
+        TonnoError: If nilearn, whose wheel holds the file, is not installed.
     """
     from tonno_core.volume.io import read_volume
 
@@ -108,10 +120,18 @@ def brain() -> Volume:
 
 
 def make_phantom(*, seed: int, lesions: bool | int, spacing_mm: float = 2.0) -> Phantom:
-    """The head of a seed, with 1 to 3 lesions (True), none (False), or that many.
+    """Make the head of a seed. The number of lesions changes nothing outside of them.
 
-    Everything follows from the seed; the number of lesions changes nothing outside of them. The grid has
-    cubic voxels of `spacing_mm`. Raises ValueError where the brain has no room for so many lesions.
+    Args:
+        seed: Start of all random numbers.
+        lesions: How many; True for 1 to 3, False for none.
+        spacing_mm: Side of the cubic voxels.
+
+    Returns:
+        The head.
+
+    Raises:
+        ValueError: If the brain has no room for so many lesions.
     """
     rng = np.random.default_rng(seed)
     lesion_rng = rng.spawn(1)[0]
@@ -139,13 +159,21 @@ def write_phantoms(
     spacing_mm: float = 2.0,
     validation: float = 0.2,
 ) -> Path:
-    """Write `count` heads, every second one with lesions, and return the path of their manifest.
-
-    lesions: of each head that has some: 1 to 3 (True), or that many.
+    """Write heads, every second one with lesions, and their manifest. Sets of different seeds share no head.
 
     The folder gets ``phantom-NNNN.nii.gz``, ``masks/phantom-NNNN.nii.gz`` for those with lesions, and
-    ``manifest.csv`` with the columns volume, label, mask, patient, split. Every head is a patient of its own;
-    the last `validation` of them form the split ``val``. Sets of different seeds share no head.
+    ``manifest.csv`` with the columns volume, label, mask, patient, split. Every head is another patient.
+
+    Args:
+        folder: Where to write; it is made if needed.
+        count: Number of heads.
+        seed: Start of all random numbers.
+        lesions: Number of lesions of each head that has some; True for 1 to 3.
+        spacing_mm: Side of the cubic voxels.
+        validation: Share of the heads, the last ones, that form split ``val``.
+
+    Returns:
+        Path of the manifest.
     """
     from tonno_core.volume.io import write_volume
 
@@ -178,21 +206,21 @@ def _output_grid(spacing_mm: float) -> _Grid:
 
 
 def _smooth_noise(rng: Generator, grid: _Grid, scale_mm: float) -> FloatArray:
-    """``Z Y X``: white noise on a coarse grid, blurred by a Gaussian of std `scale_mm`; mean 0, std 1."""
+    """Blur white noise on a coarse grid by a Gaussian of std `scale_mm`: Z Y X, mean 0, std 1."""
     kernels = []
     for axis in (grid.z, grid.y, grid.x):
         knots = np.arange(axis[0] - 3 * scale_mm, axis[-1] + 3 * scale_mm, scale_mm)
         kernel = np.exp(-0.5 * ((axis[:, None] - knots) / scale_mm) ** 2)
         kernels.append(kernel / np.linalg.norm(kernel, axis=1, keepdims=True))
     noise = rng.standard_normal([kernel.shape[1] for kernel in kernels])
-    for kernel in kernels:  # contracts the first axis and appends the fine one: after three turns Z Y X again
+    for kernel in kernels:  # contracts the first axis and appends the fine one: after three rounds Z Y X again
         noise = np.tensordot(noise, kernel, axes=(0, 1))
     return np.asarray(noise, dtype=np.float32)
 
 
 @lru_cache(maxsize=2)
 def _blurred_brain(spacing_mm: float) -> tuple[FloatArray, FloatArray]:
-    """The brain as voxels of that size see it, and its foreground (0 or 1), both at 1 mm."""
+    """Blur the brain as voxels of that size do; return it and its foreground (0 or 1), both at 1 mm."""
     from scipy.ndimage import gaussian_filter
 
     array = brain().array
@@ -201,7 +229,7 @@ def _blurred_brain(spacing_mm: float) -> tuple[FloatArray, FloatArray]:
 
 
 def _deformed_brain(rng: Generator, grid: _Grid) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-    """The brain under a random affine and a random smooth displacement, and where it is."""
+    """Deform the brain by a random affine and a random smooth displacement; return it and where it is."""
     from scipy.ndimage import map_coordinates
     from scipy.spatial.transform import Rotation
 
@@ -219,13 +247,13 @@ def _deformed_brain(rng: Generator, grid: _Grid) -> tuple[FloatArray, npt.NDArra
 
 
 def _random_tissues(rng: Generator) -> tuple[float, ...]:
-    """New values for `_TISSUES`: another scanner, another contrast between the tissues."""
+    """Draw new values for `_TISSUES`: another scanner, another contrast between the tissues."""
     fluid, grey = rng.uniform(0.2, 0.4), rng.uniform(0.66, 0.82)
     return 0.0, fluid, grey, 1.0, 1.0 + rng.uniform(0.1, 0.2)
 
 
 def _draw_vessels(rng: Generator, grid: _Grid, tissue: FloatArray, head: npt.NDArray[np.bool_]) -> None:
-    """Thin bright curved tubes, drawn into `tissue`: what is bright is not yet a lesion."""
+    """Draw thin bright curved tubes into `tissue`: not everything bright is a lesion."""
     from scipy.spatial import KDTree
 
     inside = np.argwhere(head)
@@ -233,8 +261,8 @@ def _draw_vessels(rng: Generator, grid: _Grid, tissue: FloatArray, head: npt.NDA
         k, j, i = inside[rng.integers(len(inside))]
         radius_mm, contrast = rng.uniform(1.0, 1.5), rng.uniform(0.25, 0.55)
         # Half-millimetre steps whose heading wanders.
-        turns = 0.15 * rng.standard_normal((rng.integers(40, 140), 3))
-        headings = rng.standard_normal(3) + np.cumsum(turns, axis=0)
+        bends = 0.15 * rng.standard_normal((rng.integers(40, 140), 3))
+        headings = rng.standard_normal(3) + np.cumsum(bends, axis=0)
         steps = 0.5 * headings / np.linalg.norm(headings, axis=1, keepdims=True)
         course = np.array([grid.x[i], grid.y[j], grid.z[k]]) + np.cumsum(steps, axis=0)
         box = grid.box(course.min(0) - 4, course.max(0) + 4)
@@ -248,7 +276,7 @@ def _draw_vessels(rng: Generator, grid: _Grid, tissue: FloatArray, head: npt.NDA
 def _implant(
     rng: Generator, grid: _Grid, tissue: FloatArray, head: npt.NDArray[np.bool_], count: int
 ) -> tuple[FloatArray, npt.NDArray[np.uint8], tuple[Lesion, ...]]:
-    """`tissue` with lesions, their truth, and what they are. They stay in the brain and off each other."""
+    """Put lesions into `tissue`, in the brain and apart from each other; return it, their truth, and the lesions."""
     total = np.zeros(grid.shape, dtype=np.float32)
     enhanced = tissue.copy()
     lesions: list[Lesion] = []
@@ -277,7 +305,7 @@ def _implant(
 
 
 def _lesion_fraction(rng: Generator, grid: _Grid, lesion: Lesion) -> FloatArray:
-    """``Z Y X``: how much of each voxel is lesion; falls from 1 to 0 over 1.5 mm across the border."""
+    """Compute how much of each voxel is lesion: Z Y X. It falls from 1 to 0 over 1.5 mm across the border."""
     from scipy.spatial.transform import Rotation
 
     rotation = Rotation.from_quat(rng.standard_normal(4)).as_matrix()  # uniform over all rotations

@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tonno_core.bundle.file import Bundle
+from tonno_core.bundle.decide import Run
+from tonno_core.bundle.ready import ReadyModel
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation.record import CaseRecord, Finding, Overlap, measure
 from tonno_core.evaluation.rows import Row
 from tonno_core.pictures.tile import Tile, make_tile
-from tonno_core.reconstruction import Reconstruction, reconstruct
+from tonno_core.reconstruction import Reconstruction, execute
+from tonno_core.reporting import Reporter
 from tonno_core.segmentation.binarize import otsu_threshold
 from tonno_core.segmentation.metrics import Components
-from tonno_core.settings import ReconstructionSettings, Variant
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.io import read_mask, read_volume
 from tonno_core.volume.volume import Volume
@@ -31,7 +32,15 @@ _SAME_GRID = 0.05
 
 @dataclass(frozen=True)
 class Task:
-    """One volume to evaluate: its label and its mask (None: none given)."""
+    """A volume to evaluate.
+
+    Attributes:
+        name: Of the case.
+        volume: File.
+        label: 0 or 1 of the class.
+        mask: File, None where none is given.
+        patient: Identifier from the manifest.
+    """
 
     name: str
     volume: Path
@@ -42,43 +51,47 @@ class Task:
 
 @dataclass(frozen=True)
 class Setup:
-    """What all cases share. shown: the rows on the contact sheet, the first decides on the plane."""
+    """What all cases share.
 
-    bundle: Bundle
-    settings: ReconstructionSettings
+    Attributes:
+        model: On its device.
+        run: Makes each heatmap once: several rows may stand for the same.
+        rows: By name.
+        shown: Names of the rows on the contact sheet; the first decides on the plane.
+        min_volume_mm3: Smallest component that is kept.
+        fingerprint: Of the evaluation.
+    """
+
+    model: ReadyModel
+    run: Run
     rows: Mapping[str, Row]
     shown: tuple[str, ...]
     min_volume_mm3: float
-    device: str
-    precision: str
     fingerprint: str
 
 
 def evaluate_case(
     task: Task, setup: Setup, progress: Callable[[int, int], None] | None = None
 ) -> tuple[CaseRecord, Tile]:
-    """The case's record and its line of the contact sheet.
+    """Evaluate a case.
 
-    Raises TonnoError for what cannot be read, and a mask on another grid than its volume's.
+    Args:
+        task: The volume.
+        setup: What all cases share.
+        progress: Called with (slices done, slices in all).
+
+    Returns:
+        The case's record, and its line of the contact sheet.
+
+    Raises:
+        TonnoError: A file cannot be read, or the mask is on another grid than its volume.
     """
     start = time.perf_counter()
     volume = read_volume(task.volume)
     truth = read_truth(task, volume)
     judge = _Judge(volume, truth, setup)
-    # Each heatmap once: several rows may stand for the same.
-    rows_of: dict[Variant, str] = {}
-    for name, row in setup.rows.items():
-        rows_of.setdefault(row.variant, name)
-    result = reconstruct(
-        volume,
-        setup.bundle,
-        setup.settings,
-        variants={name: variant for variant, name in rows_of.items()},
-        device=setup.device,
-        precision=setup.precision,
-        progress=progress,
-        receive=judge.receive,
-    )
+    reporter = Reporter(progress=progress) if progress else None
+    result = execute(volume, setup.model.encoder, setup.run, reporter, receive=judge.receive)
     seconds = time.perf_counter() - start
     heatmaps = {name: judge.heatmaps[name] for name in setup.shown}
     masks = {name: judge.masks[name] for name in setup.shown}
@@ -108,7 +121,18 @@ def _record(
 
 
 def read_truth(task: Task, volume: Volume) -> BoolArray | None:
-    """The mask's nonzero voxels (bool Z Y X); empty without a mask where the label is 0, None where it is 1."""
+    """Read a case's mask.
+
+    Args:
+        task: The volume.
+        volume: As it was read.
+
+    Returns:
+        The nonzero voxels, bool Z Y X; empty without a mask where the label is 0, None where it is 1.
+
+    Raises:
+        TonnoError: The mask cannot be read, or is on another grid.
+    """
     if task.mask is None:
         return None if task.label else np.zeros(volume.array.shape, dtype=np.bool_)
     mask = read_mask(task.mask)
@@ -152,9 +176,9 @@ class _Judge:
         threshold, source = _threshold(row, heatmap, inside)
         overlap: Overlap | None = None
         if self.truth is None:
-            found = Components(heatmap.array >= threshold, self._min_voxels)
+            segmented = Components(heatmap.array >= threshold, self._min_voxels)
         else:
-            found, overlap = measure(heatmap.array, self.truth, threshold, min_voxels=self._min_voxels)
+            segmented, overlap = measure(heatmap.array, self.truth, threshold, min_voxels=self._min_voxels)
         looked_at = self.foreground & inside
         peak = float(heatmap.array[looked_at if looked_at.any() else inside].max())
         self.findings[name] = Finding(
@@ -162,12 +186,12 @@ class _Judge:
             threshold_source=source,
             peak=peak,
             called=None if row.threshold is None else peak >= threshold,
-            volume_ml=self.millilitres(found),
-            components=int(found.sizes.size),
+            volume_ml=self.millilitres(segmented),
+            components=int(segmented.sizes.size),
             overlap=overlap,
         )
         if name in self._setup.shown:
-            self.heatmaps[name], self.masks[name] = heatmap.array, found.mask
+            self.heatmaps[name], self.masks[name] = heatmap.array, segmented.mask
 
 
 def _threshold(row: Row, heatmap: Volume, inside: BoolArray) -> tuple[float, str]:

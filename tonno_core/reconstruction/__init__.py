@@ -2,13 +2,13 @@
 
 planes.py      which planes, and on which grid they are put together
 passes.py      the encoder's passes over them, which may be stopped and gone on with
-projected.py   what the encoder said about a class, and the heatmaps that this gives: also others, later
-run.py         all of it for a volume: `reconstruct`, and its parts `project` and `resume`
+projected.py   the encoder's outputs for a class, and the heatmaps computed from them: also others, later
+run.py         all of it for a volume: `execute` with its parts `project` and `resume`; `reconstruct`, its face
 result.py      what comes out
 """
 
 from tonno_core.reconstruction.passes import CPU_BATCH
 from tonno_core.reconstruction.result import Reconstruction
-from tonno_core.reconstruction.run import project, reconstruct, resume
+from tonno_core.reconstruction.run import execute, project, reconstruct, resume
 
-__all__ = ["CPU_BATCH", "Reconstruction", "project", "reconstruct", "resume"]
+__all__ = ["CPU_BATCH", "Reconstruction", "execute", "project", "reconstruct", "resume"]

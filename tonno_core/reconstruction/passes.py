@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import torch
 
-from tonno_core.control import Control
 from tonno_core.distributed import ALONE, Processes
 from tonno_core.reconstruction.projected import Projected
-from tonno_core.settings import Variant, stages_of
+from tonno_core.reporting import Reporter
+from tonno_core.settings import Variant
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.slicing.sampling import SliceSource
-from tonno_core.timing import Timings
 from tonno_core.tomography.inversion import Inverter, average
-from tonno_core.tomography.projection import Projector
+from tonno_core.tomography.projection import BatchSize, Maps, Projector
 
 # Slices of 96 x 96 pixels in one batch of the encoder; larger slices, fewer of them. On a GPU the most: 2048 have work
 # for each of its units many times over, and its free memory may hold fewer (`encoding.memory`).
@@ -43,27 +43,30 @@ class Passes:
         classes: Sequence[Projected],
         source: SliceSource,
         *,
-        control: Control,
-        timings: Timings,
+        reporter: Reporter,
         shown: Mapping[str, Variant],
         batch_size: int | None = None,
         processes: Processes = ALONE,
     ) -> None:
-        """classes: of one reconstruction, all of which get their answers from one pass of the encoder.
+        """Prepare the passes.
 
-        shown: the first class's variants of which previews are made. batch_size: None for the device's own.
+        Args:
+            classes: Of one reconstruction, all of which get their outputs from one pass of the encoder.
+            source: The prepared volume.
+            reporter: Is told how far it is, and may end it.
+            shown: The first class's variants of which previews are made.
+            batch_size: Slices at once, None for the device's own.
+            processes: That share the directions.
         """
         self._classes, self._source = classes, source
-        self._control, self._timings = control, timings
-        self._shown, self._processes = shown, processes
+        self._reporter, self._shown, self._processes = reporter, shown, processes
         self._first = classes[0]
-        self._planes, self._ready = self._first.planes, self._first.ready
-        self._indices = [self._ready.encoder.classes.index(each.class_name) for each in classes]
-        standard = GPU_BATCH if self._ready.device.type == "cuda" else CPU_BATCH
-        self._fit = batch_size is None
-        self._batch_size = batch_size or max(4, round(standard * (96 / self._planes.pixels) ** 2))
+        self._planes = self._first.planes
+        run = self._planes.run
+        standard = GPU_BATCH if run.device.type == "cuda" else CPU_BATCH
+        self._batch = BatchSize(batch_size or max(4, round(standard * (96 / run.pixels) ** 2)), fit=batch_size is None)
         self._done, self._total = self._first.planes_done
-        self._previews = Previews(every=control.every_preview)
+        self._previews = Previews(every=reporter.every_preview)
 
     def run(self) -> None:
         """Look at all that is left; ends after a batch of directions where the caller wants what is there.
@@ -77,28 +80,29 @@ class Passes:
                 self._tomographic(inverters)
         if self._processes.first:
             for method in self._first.slicewise_left:
-                with self._timings.measure(method):
+                with self._reporter.timings.measure(method):
                     self._slicewise(method)
 
     def _axes(self) -> None:
         """The logits along R, A and S: one direction each."""
         plan = self._planes.axes()
-        projector = self._projector([()] * len(self._classes), Timings(), self._control.check)
-        with self._timings.measure("profiles"):
+        projector = self._projector([()] * len(self._classes), self._reporter.untimed())
+        with self._reporter.timings.measure("profiles"):
             batches = list(projector.project(plan, advanced=self._advanced(plan)))
         self._count(projector)
-        for index, each in zip(self._indices, self._classes, strict=True):
-            each.axes = plan, torch.cat([batch[index].logits for batch in batches])
+        for each in self._classes:
+            each.axes = plan, torch.cat([batch[each.target.output].logits for batch in batches])
 
     def _tomographic(self, inverters: Sequence[Inverter]) -> None:
         """What is left of one number of directions. inverters: by class."""
         plan, start = inverters[0].plan, inverters[0].directions
-        projector = self._projector([_stages(each.variants) for each in inverters], self._timings, self._check)
+        watched = replace(self._reporter, check=self._check)
+        projector = self._projector([_stages(each.variants) for each in inverters], watched)
         self._previews.begin(len(plan.directions))
         try:
             for batch in projector.project(plan, start=start, advanced=self._advanced(plan, start)):
-                for index, inverter in zip(self._indices, inverters, strict=True):
-                    inverter.add(batch[index], self._timings)
+                for each, inverter in zip(self._classes, inverters, strict=True):
+                    inverter.add(batch[each.target.output], self._reporter.timings)
                 self._preview(inverters[0].directions)
         finally:
             self._count(projector)
@@ -106,45 +110,40 @@ class Passes:
     def _slicewise(self, method: str) -> None:
         plan = self._planes.slicewise(method)
         grid = self._planes.grid(plan)
-        of_method = [[v for v in each.variants.values() if v.method == method] for each in self._classes]
+        of_method = [[v for v in each.target.variants.values() if v.method == method] for each in self._classes]
         stages = [_stages(parts_of(variants)) for variants in of_method]
-        projector = self._projector(stages, Timings(), self._control.check)
+        projector = self._projector(stages, self._reporter.untimed())
         batches = list(projector.project(plan, advanced=self._advanced(plan)))
         self._count(projector)
-        for index, each, some in zip(self._indices, self._classes, stages, strict=True):
-            means = average((batch[index] for batch in batches), plan, grid, some)
-            each.slicewise.update({Variant(method, stage): (values, grid) for stage, values in means.items()})
+        for each, some in zip(self._classes, stages, strict=True):
+            means = average((batch[each.target.output] for batch in batches), plan, grid, some)
+            each.slicewise.update({Variant(method, (stage,)): (values, grid) for stage, values in means.items()})
 
     # --- what they share
 
     def _check(self) -> None:
-        self._control.check()
-        if self._control.stopped() and self._first.begun:
+        self._reporter.check()
+        if self._reporter.stopped() and self._first.begun:
             raise _Stopped
 
     def _preview(self, directions: int) -> None:
-        if self._control.preview is not None and self._previews.due(directions):
-            with self._previews.measured(), self._timings.measure("previews"):
-                self._control.preview(self._first.preview(self._shown, self._timings, self._check))
+        if self._reporter.preview is not None and self._previews.due(directions):
+            with self._previews.measured(), self._reporter.timings.measure("previews"):
+                watched = replace(self._reporter, check=self._check)
+                self._reporter.preview(self._first.preview(self._shown, watched))
 
-    def _projector(self, stages: Sequence[tuple[int, ...]], timings: Timings, check: Callable[[], None]) -> Projector:
-        return Projector(
-            self._ready.encoder,
-            self._source,
-            dict(zip(self._indices, stages, strict=True)),
-            self._planes.settings.cam,
-            batch_size=self._batch_size,
-            timings=timings,
-            check=check,
-            fit=self._fit,
-        )
+    def _projector(self, stages: Sequence[tuple[int, ...]], reporter: Reporter) -> Projector:
+        """Return a projector. stages: by class, those of which maps are needed."""
+        by_output = {each.target.output: some for each, some in zip(self._classes, stages, strict=True)}
+        run = self._planes.run
+        return Projector(self._first.encoder, self._source, Maps(by_output, run.asked.cam), self._batch, reporter)
 
     def _advanced(self, plan: SlicePlan, position: int = 0) -> Callable[[int], None]:
         def advanced(directions: int) -> None:
             nonlocal position
             self._done += int(plan.counts[position : position + directions].sum())
             position += directions
-            self._control.progress(self._done, self._total)
+            self._reporter.progress(self._done, self._total)
 
         return advanced
 
@@ -152,25 +151,41 @@ class Passes:
         for each in self._classes:
             each.slices_total += projector.slices_total
             each.slices_blank += projector.slices_blank
-        self._batch_size = projector.batch_size  # smaller, where the device has memory for fewer
+        self._batch = replace(self._batch, most=projector.batch_size)  # fewer, where the device has memory for fewer
 
 
 class Previews:
-    """When the next preview is due. every: also where previews have cost too much."""
+    """Says when the next preview is due."""
 
     def __init__(self, *, every: bool = False) -> None:
+        """Begin to count.
+
+        Args:
+            every: Skip none, also where previews have cost too much.
+        """
         self._every = every
         self._started = time.perf_counter()
         self._spent = 0.0
         self._next = self._all = 0
 
     def begin(self, directions: int) -> None:
-        """A plan of so many directions begins, or goes on."""
+        """Begin a plan, or go on with it.
+
+        Args:
+            directions: How many it has.
+        """
         self._all = directions
         self._next = max(_FIRST_PREVIEW, round(directions * _PREVIEW_SHARE))
 
     def due(self, done: int) -> bool:
-        """Whether to show the first ``done``; no longer when all are done, or where previews have cost too much."""
+        """Return whether a preview is due; no longer when all are done, or where previews have cost too much.
+
+        Args:
+            done: Directions so far.
+
+        Returns:
+            Whether to make one.
+        """
         if done < self._next or done >= self._all:
             return False
         if not self._every and self._spent > _PREVIEW_TIME * (time.perf_counter() - self._started):
@@ -180,17 +195,28 @@ class Previews:
 
     @contextmanager
     def measured(self) -> Iterator[None]:
-        """Around the making of a preview."""
+        """Measure the making of a preview.
+
+        Yields:
+            Nothing.
+        """
         start = time.perf_counter()
         yield
         self._spent += time.perf_counter() - start
 
 
 def parts_of(variants: Iterable[Variant]) -> list[Variant]:
-    """The raw variants of single stages of which some are made, each once."""
+    """Return the raw variants of single stages of which others are made.
+
+    Args:
+        variants: Any.
+
+    Returns:
+        Each once.
+    """
     return list(dict.fromkeys(part for variant in variants for part in variant.raw().parts()))
 
 
 def _stages(variants: Iterable[Variant]) -> tuple[int, ...]:
-    """The stages whose maps some variants of single stages need, each once, finest first."""
-    return tuple(sorted({stage for variant in variants for stage in stages_of(variant.stage)}))
+    """Return the stages whose maps some variants of single stages need, each once, finest first."""
+    return tuple(sorted({stage for variant in variants for stage in variant.stages}))

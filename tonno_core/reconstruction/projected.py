@@ -1,4 +1,4 @@
-"""What the encoder said about a class to all planes of a volume, and the heatmaps that this gives."""
+"""Encoder outputs for one class of all planes of a volume, and the heatmaps computed from them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
-from tonno_core.bundle.ready import ReadyModel
-from tonno_core.control import Preview
-from tonno_core.encoding.encoder import PixelSum
+from tonno_core.bundle.decide import Target
+from tonno_core.encoding.encoder import Encoder, PixelSum
 from tonno_core.errors import TonnoError
 from tonno_core.reconstruction.planes import NOTHING_INSIDE, Planes
 from tonno_core.reconstruction.result import PlaneProfile, Reconstruction
-from tonno_core.reconstruction.shared import Joined
+from tonno_core.reconstruction.shared import Gathered
+from tonno_core.reporting import Preview, Reporter, Timings
 from tonno_core.settings import SLICEWISE_METHODS, ReconstructionSettings, Variant
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.slicing.profile import Profile
 from tonno_core.slicing.region import Region
 from tonno_core.slicing.sampling import SliceSource, sample_slices
-from tonno_core.timing import Timings
 from tonno_core.tomography.grid import TargetGrid
 from tonno_core.tomography.inversion import Inverter
 from tonno_core.volume.grid import resample
@@ -38,17 +37,25 @@ Receive = Callable[[str, Volume, npt.NDArray[np.bool_]], None]
 class Projected:
     """A class's state of a reconstruction whose planes are looked at; `Passes` make it grow.
 
-    Heatmaps come from it without another pass through the network, also by other filters, sigmas and smoothing
-    than were first asked for; `gives` says which. variants: those first asked for, by name. inverters: one for each
-    number of directions, from the start; their own `directions` are those that have been looked at. axes: the plan
-    along R, A and S, and its logits 3 T. slicewise: means of maps, and their grids.
+    Heatmaps come from it without another pass through the network, also with other filters, sigmas and smoothing than
+    were first asked for; `gives` says which.
+
+    Attributes:
+        planes: The geometry, and the run.
+        encoder: Answers slices.
+        target: The class, and its variants that were first asked for.
+        inverters: One for each number of directions, from the start; their own `directions` are those looked at.
+        axes: The plan along R, A and S, and its logits 3 T.
+        slicewise: Means of maps, and their grids.
+        slices_total: Slices that were looked at.
+        slices_blank: Those of them that showed nothing.
+        warnings: For whoever reads the result.
     """
 
     planes: Planes
-    ready: ReadyModel
-    class_name: str
-    variants: Mapping[str, Variant]
-    inverters: list[Inverter | Joined]
+    encoder: Encoder
+    target: Target
+    inverters: list[Inverter | Gathered]
     axes: tuple[SlicePlan, torch.Tensor] | None = None
     slicewise: dict[Variant, tuple[torch.Tensor, TargetGrid]] = field(default_factory=dict)
     slices_total: int = 0
@@ -67,7 +74,7 @@ class Projected:
 
     @property
     def left(self) -> list[Inverter]:
-        """Those of which directions have not been looked at, in the order of their passes."""
+        """The inverters of which directions have not been looked at, in the order of their passes."""
         return [each for each in self.inverters if isinstance(each, Inverter) and each.directions < _planned(each)]
 
     @property
@@ -101,18 +108,26 @@ class Projected:
         return sum(int(some[:done].sum()) for some, done in counts), sum(int(some.sum()) for some, _ in counts)
 
     @property
-    def _current(self) -> Inverter | Joined:
+    def _current(self) -> Inverter | Gathered:
         return self.left[0] if self.left else max(self.inverters, key=_planned)
 
     @property
     def _slicewise_methods(self) -> list[str]:
-        methods = dict.fromkeys(variant.method for variant in self.variants.values())
+        methods = dict.fromkeys(variant.method for variant in self.target.variants.values())
         return [method for method in methods if method in SLICEWISE_METHODS]
 
     # --- what it gives
 
     def gives(self, variant: Variant, *, at_its_end: bool = False) -> bool:
-        """Whether `finish` can make this variant (its stage given): now, or when no directions are left."""
+        """Return whether `finish` can make a variant.
+
+        Args:
+            variant: Its stages given.
+            at_its_end: When no directions are left, rather than now.
+
+        Returns:
+            True where it can.
+        """
         if variant.smooth_mm > self.planes.smooth_mm:
             return False
         return all(
@@ -121,38 +136,62 @@ class Projected:
         )
 
     def reach(self, variant: Variant) -> tuple[int, int]:
-        """How many directions a variant that it gives is made of, and how many in a whole run; 0, 0 without any."""
+        """Return how many directions a variant is made of.
+
+        Args:
+            variant: That it gives.
+
+        Returns:
+            Their number so far, and in a whole run; 0, 0 without any.
+        """
         inverter = self._inverter(next(iter(variant.raw().parts())))  # a method's stages share their directions
         if inverter is None:
             return 0, 0
-        return inverter.directions, self.planes.settings.directions_for(variant.method)
+        return inverter.directions, self.planes.run.asked.directions_for(variant.method)
 
     def covers(self, region: Region) -> bool:
-        """Whether `finish` can be limited to a region."""
-        return self.planes.region is None or self.planes.region.holds(region)
+        """Return whether `finish` can be limited to a region.
+
+        Args:
+            region: A box.
+
+        Returns:
+            True where its planes were looked at.
+        """
+        return self.planes.run.region is None or self.planes.run.region.holds(region)
 
     # --- heatmaps
 
     def finish(
         self,
         variants: Mapping[str, Variant],
-        settings: ReconstructionSettings,
-        timings: Timings,
+        asked: ReconstructionSettings,
+        reporter: Reporter,
         *,
         region: Region | None = None,
         receive: Receive | None = None,
-        check: Callable[[], None] = lambda: None,
     ) -> Reconstruction:
-        """The result for some variants that it `gives`, by name.
+        """Make heatmaps of variants that it `gives`.
 
-        region: a part of what was looked at, None for all of it. receive: see `reconstruct`. check: may raise
-        Cancelled between heatmaps.
+        Args:
+            variants: By name.
+            asked: The settings that they are from, for the result.
+            reporter: Its check may raise Cancelled between heatmaps.
+            region: A part of what was looked at, None for all of it.
+            receive: See `reconstruct`.
+
+        Returns:
+            The result; its ``seconds`` are empty.
+
+        Raises:
+            TonnoError: The region holds no voxel of what was looked at.
         """
         inside = self._inside_of(region)
+        timings = reporter.timings
         heatmaps: dict[str, Volume] = {}
         explained: float | None = None
         for name, variant, plain, array in self._arrays(variants, timings):
-            check()
+            reporter.check()
             if variant.method == "tonno" and explained is None:
                 explained = self._self_check(variant, plain, timings)
             heatmap = self.planes.volume.with_array(np.where(inside, array, np.float32(0.0)))
@@ -160,39 +199,47 @@ class Projected:
                 heatmaps[name] = heatmap
             else:
                 receive(name, heatmap, inside)
+        run = self.planes.run
         return Reconstruction(
             heatmaps=heatmaps,
             variants=dict(variants),
             inside=inside,
             profiles=self._profiles(),
-            settings=settings,
-            class_name=self.class_name,
+            settings=asked,
+            class_name=self.target.name,
             frame_to_ras=self.planes.frame_to_ras,
-            slice_size=self.planes.pixels,
+            slice_size=run.pixels,
             score=self._score(),
             explained=explained,
             seconds={},
             slices_total=self.slices_total,
             slices_blank=self.slices_blank,
-            device=str(self.ready.device),
-            precision=str(self.ready.precision).removeprefix("torch."),
-            layout=getattr(self.ready.encoder, "layout", ""),
+            device=str(run.device),
+            precision=str(run.precision).removeprefix("torch."),
+            layout=getattr(self.encoder, "layout", ""),
             warnings=(*self.warnings, *self._blank_warning()),
             directions=self.directions,
             planned=self.planned,
             stopped=self.stopped,
         )
 
-    def preview(
-        self, variants: Mapping[str, Variant], timings: Timings, check: Callable[[], None] = lambda: None
-    ) -> Preview:
-        """Those variants that it gives by now. Smoothed on the grid of the nodes, which is quick but for the rim."""
+    def preview(self, variants: Mapping[str, Variant], reporter: Reporter) -> Preview:
+        """Make heatmaps of those variants that it gives by now, smoothed on the nodes' grid: quick but for the rim.
+
+        Args:
+            variants: By name.
+            reporter: Its check may raise between heatmaps.
+
+        Returns:
+            The preview.
+        """
+        timings = reporter.timings
         volume = self.planes.volume
         heatmaps = {}
         for name, variant in variants.items():
             if not self.gives(variant):
                 continue
-            check()
+            reporter.check()
             values, grid = self._raw(variant, timings)
             if grid is not None and variant.smooth_mm > 0:
                 nodes_mm = np.linalg.norm((self.planes.frame_to_ras @ grid.ijk_to_frame)[:3, :3], axis=0)
@@ -203,30 +250,30 @@ class Projected:
         return Preview(heatmaps, self.inside, self.directions, self.planned)
 
     def _blank_warning(self) -> tuple[str, ...]:
-        """Where the classifier saw nothing at all."""
+        """Return a warning where the classifier saw nothing at all."""
         if self.slices_blank < self.slices_total or not self.slices_total:
             return ()
         return (
-            f"every slice was blank: the model's intensities ({self.ready.intensity}) leave nothing of this volume; is "
-            "it the kind of image that the model was trained on?",
+            f"every slice was blank: the model's intensities ({self.planes.run.intensity}) leave nothing of this "
+            "volume; is it the kind of image that the model was trained on?",
         )
 
     def _arrays(
         self, variants: Mapping[str, Variant], timings: Timings
     ) -> Iterator[tuple[str, Variant, npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
-        """Each variant by its name, before and after its smoothing, on the input's grid."""
+        """Yield each variant by its name, before and after its smoothing, on the input's grid."""
         last: Variant | None = None
-        for name, one in variants.items():
-            if one.raw() != last:  # variants that differ in smoothing alone often follow one another
-                last = one.raw()
+        for name, variant in variants.items():
+            if variant.raw() != last:  # variants that differ in smoothing alone often follow one another
+                last = variant.raw()
                 plain = self._on_input_grid(*self._raw(last, timings), timings).float().cpu().numpy()
             array = plain
-            if one.smooth_mm > 0:
-                array = ndimage.gaussian_filter(plain, (one.smooth_mm / self.planes.volume.spacing_mm)[::-1])
-            yield name, one, plain, array
+            if variant.smooth_mm > 0:
+                array = ndimage.gaussian_filter(plain, (variant.smooth_mm / self.planes.volume.spacing_mm)[::-1])
+            yield name, variant, plain, array
 
     def _raw(self, variant: Variant, timings: Timings) -> tuple[torch.Tensor, TargetGrid | None]:
-        """Values before the smoothing and their grid, None for the input's own; stages added up on the grid."""
+        """Return values before the smoothing and their grid, None for the input's; stages are added up on the grid."""
         (first, weight), *others = variant.raw().parts().items()
         total, grid = self._part(first, timings)
         if others:
@@ -236,7 +283,7 @@ class Projected:
         return total, grid
 
     def _part(self, variant: Variant, timings: Timings) -> tuple[torch.Tensor, TargetGrid | None]:
-        """Of a raw variant of a single stage."""
+        """Return the values of a raw variant of a single stage, and their grid."""
         if variant.method == "center":
             return torch.as_tensor(self.planes.closeness()), None
         if variant in self.slicewise:
@@ -246,16 +293,16 @@ class Projected:
             raise ValueError(f"{variant} was not projected")
         return inverter.heatmap(variant, timings), inverter.grid
 
-    def _inverter(self, variant: Variant, at_its_end: bool = False) -> Inverter | Joined | None:
-        """That of the method's own number of directions, or any that can give it."""
+    def _inverter(self, variant: Variant, at_its_end: bool = False) -> Inverter | Gathered | None:
+        """Return the inverter with the method's own number of directions, or any that can give the variant."""
         if variant.filter not in self.planes.filters:
             return None
         able = [each for each in self.inverters if (at_its_end or each.directions > 0) and each.gives(variant)]
-        count = self.planes.settings.directions_for(variant.method)
+        count = self.planes.run.asked.directions_for(variant.method)
         return next((each for each in able if _planned(each) == count), able[0] if able else None)
 
     def _on_input_grid(self, values: torch.Tensor, grid: TargetGrid | None, timings: Timings) -> torch.Tensor:
-        if grid is None or self.planes.settings.grid == "volume":
+        if grid is None or self.planes.run.asked.grid == "volume":
             return values
         with timings.measure("interpolation"):
             volume = self.planes.volume
@@ -276,9 +323,16 @@ class Projected:
     # --- logits
 
     def plane_profiles(self, most: int) -> list[PlaneProfile]:
-        """The logits along R, A and S, then along the first other directions, ``most`` in all."""
+        """Return the logits along R, A and S, then along the first other directions.
+
+        Args:
+            most: How many in all.
+
+        Returns:
+            Their profiles.
+        """
         plans = [] if self.axes is None else [self.axes]
-        plans += [(one.plan, one.logits) for one in self.inverters[:1] if one.directions > 0]
+        plans += [(each.plan, each.logits) for each in self.inverters[:1] if each.directions > 0]
         return [_plane_profile(plan, row, logits[row]) for plan, logits in plans for row in range(len(logits))][:most]
 
     def _profiles(self) -> tuple[Profile, ...]:
@@ -293,20 +347,20 @@ class Projected:
         )
 
     def _score(self) -> float:
-        found = [_needed(one.plan, one.logits) for one in self.inverters if one.directions > 0]
-        if not found:
+        logits = [_needed(each.plan, each.logits) for each in self.inverters if each.directions > 0]
+        if not logits:
             return float("nan")
-        values = torch.cat(found)
+        values = torch.cat(logits)
         return float(values.topk(max(1, len(values) // 10)).values.mean())
 
     def _self_check(self, variant: Variant, heatmap: npt.NDArray[np.float32], timings: Timings) -> float | None:
-        """Squared correlation of R G with p over the first directions: the share of variance explained."""
+        """Return the squared correlation of R G with p over the first directions: the share of variance explained."""
         inverter = self._inverter(variant.raw())
         # Integrals over planes need all of the heatmap; and who ended the run does not want to wait.
-        if inverter is None or self.planes.region is not None or self.stopped:
+        if inverter is None or self.planes.run.region is not None or self.stopped:
             return None
         with timings.measure("self-check"):
-            source = SliceSource.from_volume(self.planes.volume.with_array(heatmap), device=self.ready.device)
+            source = SliceSource.from_volume(self.planes.volume.with_array(heatmap), device=self.planes.run.device)
             which = slice(0, min(CHECKED_DIRECTIONS, inverter.directions))
             coarse = replace(inverter.plan, pixels=min(inverter.plan.pixels, inverter.plan.slices))
             sums = PixelSum().logits(sample_slices(source, coarse, which).flatten(0, 1))[:, 0]
@@ -316,12 +370,12 @@ class Projected:
             return float(torch.corrcoef(pair)[0, 1] ** 2)
 
 
-def _planned(inverter: Inverter | Joined) -> int:
+def _planned(inverter: Inverter | Gathered) -> int:
     return len(inverter.plan.directions)
 
 
 def _needed(plan: SlicePlan, logits: torch.Tensor) -> torch.Tensor:
-    """The logits of the planes that were looked at, of the first directions of a plan."""
+    """Return the logits of the planes that were looked at, of the first directions of a plan."""
     if plan.needed is None:
         return logits.flatten()
     first, stop = plan.needed[: len(logits)].T[:, :, None]
@@ -330,7 +384,10 @@ def _needed(plan: SlicePlan, logits: torch.Tensor) -> torch.Tensor:
 
 
 def _plane_profile(plan: SlicePlan, direction: int, logits: torch.Tensor) -> PlaneProfile:
-    """A plane x . n = s of the frame in RAS: x . N = (s + n . t) / |A^-T n|, with ras_to_frame = [A^-1, -t]."""
+    """Return a direction's logits by place.
+
+    A plane x . n = s of the frame is in RAS x . N = (s + n . t) / |A^-T n|, with ras_to_frame = [A^-1, -t].
+    """
     first, stop = (0, plan.slices + 2) if plan.needed is None else plan.needed[direction]
     ras_to_frame = np.linalg.inv(plan.frame_to_ras)
     gradient = plan.directions[direction] @ ras_to_frame[:3, :3]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,12 @@ from tonno_core.volume.volume import Matrix, Volume
 
 @dataclass(frozen=True)
 class PlaneProfile:
-    """The classifier's answer to parallel planes of any direction.
+    """The classifier's outputs for parallel planes of any direction.
 
-    normal_ras: 3, a unit vector. positions_mm: N, the planes' signed distances along it from RAS 0. logits: N.
+    Attributes:
+        normal_ras: 3, a unit vector.
+        positions_mm: N, the planes' signed distances along it from RAS 0.
+        logits: N.
     """
 
     normal_ras: npt.NDArray[np.float64]
@@ -26,16 +29,30 @@ class PlaneProfile:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Heatmaps on the input's grid, by name, and what is known about their making.
+    """Heatmaps, and what is known about their making.
 
-    variants: what each name stands for, its stage resolved; without variants of the caller's own each
-    method of the settings is a name. inside: bool Z Y X, the voxels that the planes cover. profiles: the
-    logit along R, A and S. score: mean of the highest tenth of all logits, the volume-level score (NaN
-    without planes). explained: share of the logits' variance that the ToNNO heatmap's own plane integrals
-    explain (None without ``tonno``, of a region alone, and where ``stopped``).
-    layout: of the encoder's numbers in memory ("" where it has none), which decides how sums round.
-    seconds: by step; ``total`` is all of it. directions, planned: how many were backprojected, and how many a whole run
-    has (0 without any); where ``stopped``, that is, where the caller ended the run early, of the pass that it was in.
+    Attributes:
+        heatmaps: On the input's grid, by name.
+        variants: What each name stands for; without variants of the caller's own each method is a name.
+        inside: Bool Z Y X, the voxels that the planes cover.
+        profiles: The logit along R, A and S.
+        settings: That were asked for.
+        class_name: Of the model's classes.
+        frame_to_ras: 4 x 4.
+        slice_size: S pixels.
+        score: Mean of the highest tenth of all logits, the volume-level score; NaN without planes.
+        explained: Share of the logits' variance that the ToNNO heatmap's own plane integrals explain; None without
+            ``tonno``, of a region alone, and where ``stopped``.
+        seconds: By step; ``total`` is all of it.
+        slices_total: Slices that were looked at.
+        slices_blank: Those of them that showed nothing and were skipped.
+        device: Where the encoder ran.
+        precision: Of its numbers.
+        layout: Memory format of the encoder's numbers, "" where it has none; it decides how sums round.
+        warnings: For whoever reads the result; arguments in backquotes.
+        directions: How many were backprojected, 0 without any; where ``stopped``, of the pass that it was in.
+        planned: How many directions a whole run has.
+        stopped: Whether the caller ended the run early.
     """
 
     heatmaps: dict[str, Volume]
@@ -60,13 +77,6 @@ class Reconstruction:
     stopped: bool = False
 
     @property
-    def backprojected(self) -> ReconstructionSettings:
-        """The settings with as many directions as were backprojected, fewer where the run ended early."""
-        if not self.stopped or not self.directions:
-            return self.settings
-        cam = self.settings.cam_directions
-        return replace(
-            self.settings,
-            directions=min(self.settings.directions, self.directions),
-            cam_directions=None if cam is None else min(cam, self.directions),
-        )
+    def ended_at(self) -> int | None:
+        """How many directions the heatmaps are made of where the run ended early, else None."""
+        return self.directions or None if self.stopped else None

@@ -1,4 +1,4 @@
-"""The directions of one volume, shared among several processes: each takes its own, the sums are put together."""
+"""The directions of a volume, shared among several processes: each takes its share, the sums are gathered."""
 
 from __future__ import annotations
 
@@ -8,17 +8,25 @@ import torch
 
 from tonno_core.distributed import Processes
 from tonno_core.errors import TonnoError
+from tonno_core.reporting import Timings
 from tonno_core.settings import Variant
 from tonno_core.slicing.plan import SlicePlan
-from tonno_core.timing import Timings
 from tonno_core.tomography.grid import TargetGrid
 from tonno_core.tomography.inversion import Inverter
 
 
 def share_of(plan: SlicePlan, processes: Processes) -> SlicePlan:
-    """Directions ``rank, rank + world, ...`` of a plan: as evenly spread as the whole, by its progressive order.
+    """Return directions ``rank, rank + world, ...`` of a plan: as evenly spread as the whole, by its progressive order.
 
-    Raises TonnoError where there are more processes than directions.
+    Args:
+        plan: Of all directions.
+        processes: That share them.
+
+    Returns:
+        This process's share.
+
+    Raises:
+        TonnoError: There are more processes than directions.
     """
     count = len(plan.directions)
     if count < processes.world:
@@ -26,16 +34,20 @@ def share_of(plan: SlicePlan, processes: Processes) -> SlicePlan:
             f"`directions` is {count}, expected at least one for each of the {processes.world} processes; "
             "start fewer of them"
         )
-    own = slice(processes.rank, None, processes.world)
-    needed = None if plan.needed is None else plan.needed[own]
-    return dataclasses.replace(plan, directions=plan.directions[own], needed=needed)
+    share = slice(processes.rank, None, processes.world)
+    needed = None if plan.needed is None else plan.needed[share]
+    return dataclasses.replace(plan, directions=plan.directions[share], needed=needed)
 
 
 @dataclasses.dataclass(frozen=True)
-class Joined:
-    """What an `Inverter` of all directions of a plan would say, put together from the processes' own.
+class Gathered:
+    """Sums that were gathered from several processes: what an `Inverter` of all directions of a plan would give.
 
-    logits: ``L T`` in the plan's order. heatmaps: ``Z Y X`` by variant, not smoothed.
+    Attributes:
+        plan: Of all directions.
+        grid: Of the heatmaps.
+        logits: ``L T`` in the plan's order.
+        heatmaps: ``Z Y X`` by variant, not smoothed.
     """
 
     plan: SlicePlan
@@ -49,27 +61,49 @@ class Joined:
         return len(self.plan.directions)
 
     def gives(self, variant: Variant) -> bool:
-        """Whether this is one of those that were joined."""
+        """Return whether a variant was gathered.
+
+        Args:
+            variant: Of a single stage, not smoothed.
+
+        Returns:
+            True where it was.
+        """
         return variant in self.heatmaps
 
     def heatmap(self, variant: Variant, timings: Timings | None = None) -> torch.Tensor:
-        """``Z Y X`` on the target grid, not smoothed."""
+        """Return a heatmap.
+
+        Args:
+            variant: That it gives.
+            timings: Not used; as `Inverter.heatmap`.
+
+        Returns:
+            ``Z Y X`` on the target grid, not smoothed.
+        """
         return self.heatmaps[variant]
 
 
-def join(own: Inverter, plan: SlicePlan, processes: Processes) -> Joined | None:
-    """Put the processes' inverters together; all of them call it. The result is the first process's, else None.
+def join(inverter: Inverter, plan: SlicePlan, processes: Processes) -> Gathered | None:
+    """Gather the processes' inverters; all of them call it.
 
-    plan: the whole of which each has its share.
-    A heatmap is a mean over directions: that over all is the sum of the processes' own, each by its share.
+    A heatmap is a mean over directions: that over all is the sum of the processes', each by its share.
+
+    Args:
+        inverter: Of this process.
+        plan: Of all directions, of which each has its share.
+        processes: All of them.
+
+    Returns:
+        The whole in the first process, else None.
     """
-    share = own.directions / len(plan.directions)
+    share = inverter.directions / len(plan.directions)
     heatmaps = {}
-    for variant in own.variants:
-        total = processes.sum(own.heatmap(variant) * share)
+    for variant in inverter.variants:
+        total = processes.sum(inverter.heatmap(variant) * share)
         if processes.first:
             heatmaps[variant] = total
-    logits = processes.gather(list(own.logits.cpu().unbind()))
+    logits = processes.gather(list(inverter.logits.cpu().unbind()))
     if not processes.first:
         return None
-    return Joined(plan, own.grid, torch.stack(logits).to(own.logits), heatmaps)
+    return Gathered(plan, inverter.grid, torch.stack(logits).to(inverter.logits), heatmaps)

@@ -18,7 +18,13 @@ LEAST_DIRECTIONS = 32
 
 @dataclass(frozen=True)
 class Check:
-    """directions: so far. half: with which they were compared. dice: by method."""
+    """A comparison of segmentations.
+
+    Attributes:
+        directions: So far.
+        half: With which they were compared.
+        dice: By method.
+    """
 
     directions: int
     half: int
@@ -31,8 +37,10 @@ class Check:
 
 
 class Stability:
-    """Compares masks of the first n directions with those of at most n / 2. Two empty masks are equal, Dice 1; an
-    empty one and another have nothing in common, Dice 0."""
+    """Compares masks of the first n directions with those of at most n / 2.
+
+    Two empty masks are equal, Dice 1; an empty one and another have nothing in common, Dice 0.
+    """
 
     def __init__(self) -> None:
         self.checks: list[Check] = []
@@ -44,7 +52,12 @@ class Stability:
         return bool(self.checks) and self.checks[-1].stable
 
     def add(self, directions: int, masks: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Take in the masks (Z Y X, not zero is inside) of the first ``directions``, by method."""
+        """Compare masks with those of half as many directions, or less.
+
+        Args:
+            directions: Of which the masks are.
+            masks: Z Y X by method, not zero is inside.
+        """
         current = {name: mask != 0 for name, mask in masks.items()}
         if self._last is not None:
             half, before = self._last

@@ -12,7 +12,17 @@ from tonno_core.volume.volume import Volume
 
 
 def parse_threshold(text: str) -> float | None:
-    """A number, or None for ``auto`` and ``otsu``."""
+    """Read a threshold.
+
+    Args:
+        text: ``auto``, ``otsu`` or a number.
+
+    Returns:
+        The number, None for the words.
+
+    Raises:
+        TonnoError: It is none of these.
+    """
     if text in ("auto", "otsu"):
         return None
     try:
@@ -27,10 +37,16 @@ def parse_threshold(text: str) -> float | None:
 def find_threshold(
     heatmap: Volume, inside: npt.NDArray[np.bool_], text: str, known: ModelThreshold | None
 ) -> tuple[float, str]:
-    """A heatmap's threshold, and how it was found.
+    """Find a heatmap's threshold.
 
-    text: ``auto``, ``otsu`` or a number. known: the model's for this heatmap, None where it has none. inside: bool
-    Z Y X, where Otsu looks.
+    Args:
+        heatmap: On any grid.
+        inside: Bool Z Y X, where Otsu looks.
+        text: ``auto``, ``otsu`` or a number.
+        known: The model's for this heatmap, None where it has none.
+
+    Returns:
+        The threshold, and how it was found.
     """
     value = parse_threshold(text)
     if value is not None:

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import torch
 
+from tonno_core.reporting import Timings
 from tonno_core.settings import CAM_METHODS, FilterKind, Variant
 from tonno_core.slicing.plan import SlicePlan
-from tonno_core.timing import Timings
 from tonno_core.tomography.backprojection import Backprojector
 from tonno_core.tomography.filtering import second_derivative
 from tonno_core.tomography.grid import TargetGrid
@@ -28,7 +28,12 @@ from tonno_core.tomography.projection import Projections
 
 @dataclass(frozen=True)
 class Inversion:
-    """heatmaps: ``Z Y X`` on the target grid, by variant. logits: ``L T``, the projections themselves."""
+    """What inversion gives.
+
+    Attributes:
+        heatmaps: ``Z Y X`` on the target grid, by variant.
+        logits: ``L T``, the projections themselves.
+    """
 
     heatmaps: dict[Variant, torch.Tensor]
     logits: torch.Tensor
@@ -37,23 +42,31 @@ class Inversion:
 class Inverter:
     """Takes in the projections of a plan, and gives the heatmaps of all directions so far at any time.
 
-    variants: of the four methods, those wanted. filters: others for which heatmaps may be asked later, at the cost of
-    a channel each; none by default. Memory does not grow with the number of directions but for the logits.
+    Memory does not grow with the number of directions but for the logits.
     """
 
     def __init__(
         self, plan: SlicePlan, grid: TargetGrid, variants: Collection[Variant], *, filters: Collection[FilterKind] = ()
     ) -> None:
+        """Prepare the sums.
+
+        Args:
+            plan: Whose projections are taken in.
+            grid: Where to backproject.
+            variants: Of the four methods, each of a single stage.
+            filters: Others for which heatmaps may be asked later, at the cost of a channel each.
+        """
         self.plan, self.grid, self.variants = plan, grid, tuple(variants)
         self.directions = 0
         self._logits: list[torch.Tensor] = []
-        self._of_values = {one.filter: _ValueSum(one.filter, plan, grid) for one in variants if one.method == "tonno"}
-        self._of_maps = {
-            stage: _MapSum(
-                [one for one in variants if one.method != "tonno" and one.stage == stage], plan, grid, filters
-            )
-            for stage in dict.fromkeys(one.stage for one in variants if one.method != "tonno")
-        }
+        kinds = dict.fromkeys(variant.filter for variant in variants if variant.method == "tonno")
+        self._of_values = {kind: _ValueSum(kind, plan, grid) for kind in kinds}
+        by_stage: dict[int, list[Variant]] = {}
+        for variant in variants:
+            if variant.method != "tonno":
+                (stage,) = variant.stages
+                by_stage.setdefault(stage, []).append(variant)
+        self._of_maps = {stage: _MapSum(some, plan, grid, filters) for stage, some in by_stage.items()}
 
     @property
     def logits(self) -> torch.Tensor:
@@ -61,32 +74,57 @@ class Inverter:
         return torch.cat(self._logits)
 
     def add(self, batch: Projections, timings: Timings) -> None:
-        """Take in the next directions; the CAM methods need the maps of their stages.
+        """Take in the next directions.
 
         On a GPU the host goes on before it is done, but for the copies of the directions in `Backprojector`.
+
+        Args:
+            batch: With the maps of the CAM methods' stages.
+            timings: Of the steps.
+
+        Raises:
+            ValueError: Maps are missing.
         """
         self._logits.append(batch.logits)
         for values in self._of_values.values():
             values.add(batch.logits, batch.which, timings)
         for stage, maps in self._of_maps.items():
             if stage not in batch.maps:
-                raise ValueError(f"{', '.join(one.method for one in maps.variants)} need projections with maps")
+                raise ValueError(f"{', '.join(each.method for each in maps.variants)} need projections with maps")
             maps.add(batch.maps[stage], batch.which, timings)
         self.directions = batch.which.stop
 
     def gives(self, variant: Variant) -> bool:
-        """Whether `heatmap` can make this one from what was taken in."""
+        """Return whether `heatmap(variant)` can be computed from the projections added so far.
+
+        Args:
+            variant: Of a single stage, not smoothed.
+
+        Returns:
+            True where it can.
+        """
         if variant.method == "tonno":
             return True
-        maps = self._of_maps.get(variant.stage) if variant.method in CAM_METHODS else None
+        maps = self._of_maps.get(variant.stages[0]) if variant.method in CAM_METHODS else None
         return maps is not None and maps.gives(variant)
 
     def heatmap(self, variant: Variant, timings: Timings | None = None) -> torch.Tensor:
-        """``Z Y X`` on the target grid, not smoothed. ToNNO by a filter that was not wanted is backprojected now."""
+        """Compute a heatmap of the directions so far. ToNNO by a filter that was not asked for is backprojected now.
+
+        Args:
+            variant: That `gives`.
+            timings: Of the steps.
+
+        Returns:
+            ``Z Y X`` on the target grid, not smoothed.
+
+        Raises:
+            ValueError: Nothing was taken in.
+        """
         if not self._logits:
             raise ValueError("no projections")
         if variant.method != "tonno":
-            return self._of_maps[variant.stage].heatmap(variant)
+            return self._of_maps[variant.stages[0]].heatmap(variant)
         if variant.filter not in self._of_values:
             values = _ValueSum(variant.filter, self.plan, self.grid)
             values.add(self.logits, slice(0, self.directions), timings or Timings())
@@ -102,20 +140,41 @@ def invert(
     *,
     timings: Timings | None = None,
 ) -> Inversion:
-    """Heatmaps of variants of the four methods from the projections of all directions of a plan, not smoothed.
+    """Invert the projections of all directions of a plan.
 
-    The CAM methods need projections with the maps of their stages.
+    Args:
+        projections: With the maps of the CAM methods' stages.
+        plan: Their planes.
+        grid: Where to backproject.
+        variants: Of the four methods, each of a single stage.
+        timings: Of the steps.
+
+    Returns:
+        The heatmaps, not smoothed.
     """
     inverter = Inverter(plan, grid, variants)
     for batch in projections:
         inverter.add(batch, timings or Timings())
-    return Inversion({one: inverter.heatmap(one) for one in variants}, inverter.logits)
+    return Inversion({variant: inverter.heatmap(variant) for variant in variants}, inverter.logits)
 
 
 def average(
     projections: Iterable[Projections], plan: SlicePlan, grid: TargetGrid, stages: Collection[int]
 ) -> dict[int, torch.Tensor]:
-    """``Z Y X`` by stage: the plain mean of the maps over a plan's directions (slice-wise CAM)."""
+    """Average the maps over a plan's directions: slice-wise CAM.
+
+    Args:
+        projections: With maps of the stages.
+        plan: Their planes.
+        grid: Where to backproject.
+        stages: From 1, the finest.
+
+    Returns:
+        ``Z Y X`` by stage.
+
+    Raises:
+        ValueError: There are no projections, or no maps.
+    """
     targets: dict[int, Backprojector] = {}
     for batch in projections:
         for stage in stages:
@@ -131,12 +190,20 @@ def average(
 
 
 def cell_pitch(plan: SlicePlan, cells: int) -> float:
-    """w in frame units: a cell covers S / h pixels of 2 / (S - 1)."""
+    """Return the pitch w of a map's cells: a cell covers S / h pixels of 2 / (S - 1).
+
+    Args:
+        plan: With S pixels.
+        cells: h, along a side of the map.
+
+    Returns:
+        In frame units.
+    """
     return plan.pixels / cells * 2.0 / (plan.pixels - 1)
 
 
 class _ValueSum:
-    """The backprojection of the logits' second derivative by one filter."""
+    """Running backprojection of the logits' second derivative by a filter."""
 
     def __init__(self, kind: FilterKind, plan: SlicePlan, grid: TargetGrid) -> None:
         self._kind, self._plan, self._grid = kind, plan, grid
@@ -161,10 +228,11 @@ class _ValueSum:
 
 
 class _MapSum:
-    """The backprojections of one stage's maps: one for each variant, or for each term that they share if fewer.
+    """Running backprojections of one CAM stage.
 
-    Averaged CAM A, and Tomographic CAM T of each filter, are the terms; Matched CAM is A + sigma^2 T. With
-    ``filters`` all terms are kept, so that every variant of these filters, whatever its sigma, can be given.
+    There is a channel per variant, or per shared term (A, T of each filter) where that takes fewer channels: Averaged
+    CAM A, and Tomographic CAM T of each filter, are the terms; Matched CAM is A + sigma^2 T. With ``filters`` all terms
+    are kept, so that every variant of these filters, whatever its sigma, can be computed.
     """
 
     def __init__(
@@ -202,14 +270,14 @@ class _MapSum:
         return total
 
     def _matrices(self, like: torch.Tensor) -> torch.Tensor:
-        """What is done to the maps along the offsets: C M T, by term or by variant."""
+        """Return what is done to the maps along the offsets: C M T, by term or by variant."""
         matrices = [self._matrix(term, like) for term in self._terms]
         if not self._merged:
             return torch.stack(matrices)
         index = {term: number for number, term in enumerate(self._terms)}
         weights = torch.zeros(len(self.variants), len(matrices)).to(like)
-        for row, one in zip(weights, self.variants, strict=True):
-            for term, weight in self._weights(one).items():
+        for row, variant in zip(weights, self.variants, strict=True):
+            for term, weight in self._weights(variant).items():
                 row[index[term]] = weight
         return torch.einsum("vc,cmt->vmt", weights, torch.stack(matrices))
 
@@ -219,7 +287,7 @@ class _MapSum:
         return _second_derivative(term, self._plan, like) * -(self._plan.step**-2)
 
     def _weights(self, variant: Variant) -> dict[_Term, float]:
-        """A variant as a sum of terms."""
+        """Return a variant as a weighted sum of terms."""
         if variant.method == "averaged-cam":
             return {None: 1.0}
         if variant.method == "tomographic-cam":
@@ -232,8 +300,8 @@ _Term = FilterKind | None
 
 
 def _terms(variants: Sequence[Variant], filters: Collection[FilterKind]) -> list[_Term]:
-    averaged: list[_Term] = [None] if filters or any(one.method != "tomographic-cam" for one in variants) else []
-    derived = [one.filter for one in variants if one.method != "averaged-cam"]
+    averaged: list[_Term] = [None] if filters or any(each.method != "tomographic-cam" for each in variants) else []
+    derived = [variant.filter for variant in variants if variant.method != "averaged-cam"]
     return [*averaged, *dict.fromkeys([*derived, *filters])]
 
 

@@ -1,4 +1,4 @@
-"""The encoder's answer to all planes: p(s, n) and its maps p(s, u, v; n), in batches of directions.
+"""The encoder's outputs for all planes: p(s, n) and its maps p(s, u, v; n), in batches of directions.
 
 On CUDA a batch is handed to the encoder without waiting for it. Meanwhile the next directions are cut on a stream
 beside (`Prefetch`), where blank slices are looked for too; only then the host waits for the encoder, to see that its
@@ -17,19 +17,47 @@ import torch
 from tonno_core.encoding.encoder import ClassMaps, Encoder, check_finite
 from tonno_core.encoding.memory import fitting_batch, memory_of
 from tonno_core.errors import TonnoError, is_out_of_memory
+from tonno_core.reporting import Reporter
 from tonno_core.settings import CamKind
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.slicing.sampling import SliceSource, sample_needed
-from tonno_core.timing import Timings
 from tonno_core.tomography.prefetch import Prefetch, Tensors, side_stream
 
 
 @dataclass(frozen=True)
-class Projections:
-    """A class's answers to some directions.
+class Maps:
+    """Which activation maps are wanted beside the logits.
 
-    which: range of the plan's directions, B of them. logits: ``B T``. maps: ``B T h w`` by stage. At offsets that
-    the plan does not need stand the answers at the nearest that it does.
+    Attributes:
+        stages: By the index of each class asked about; none for its logits alone.
+        cam: Kind of the maps.
+    """
+
+    stages: Mapping[int, tuple[int, ...]]
+    cam: CamKind = "layercam"
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """Slices in one batch of the encoder.
+
+    Attributes:
+        most: As many, where memory allows.
+        fit: Take fewer where a GPU's free memory holds fewer.
+    """
+
+    most: int = 128
+    fit: bool = False
+
+
+@dataclass(frozen=True)
+class Projections:
+    """A class's outputs for some directions. An offset that was not sampled has its nearest neighbor's.
+
+    Attributes:
+        which: Range of the plan's directions, B of them.
+        logits: ``B T``.
+        maps: ``B T h w`` by stage.
     """
 
     which: slice
@@ -40,8 +68,8 @@ class Projections:
 # Directions in a batch, where memory allows.
 _AT_LEAST = 2
 
-# The encoder's answers to a batch: logits ``C B`` of the classes asked about, and maps ``B h w``.
-_Answers = tuple[torch.Tensor, ClassMaps]
+# The encoder's outputs for a batch: logits ``C B`` of the classes asked about, and maps ``B h w``.
+_Outputs = tuple[torch.Tensor, ClassMaps]
 
 
 class Projector:
@@ -51,37 +79,43 @@ class Projector:
         self,
         encoder: Encoder,
         source: SliceSource,
-        stages: Mapping[int, tuple[int, ...]],
-        cam: CamKind = "layercam",
-        *,
-        batch_size: int = 128,
-        timings: Timings | None = None,
-        check: Callable[[], None] | None = None,
-        fit: bool = False,
+        maps: Maps,
+        batch: BatchSize = BatchSize(),
+        reporter: Reporter | None = None,
     ) -> None:
-        """stages: by the index of each class asked about, those of which maps are needed beside its logits.
+        """Prepare a projector.
 
-        check: called between batches of the encoder; what it raises ends the projection.
-        fit: ``batch_size`` is the most, and fewer are taken where a GPU's free memory holds fewer.
+        Args:
+            encoder: Answers slices.
+            source: The volume that is sliced.
+            maps: What is wanted of which classes.
+            batch: How many slices go through the encoder at once.
+            reporter: Its check is called between batches of the encoder; what it raises ends the projection.
         """
         self._encoder = encoder
         self._source = source
-        self._stages, self._cam = dict(stages), cam
-        self._maps = [(index, stage) for index, some in stages.items() for stage in some]
-        self._timings = timings or Timings()
-        self._check = check or (lambda: None)
-        self._fit = fit
-        self.batch_size = batch_size
+        self._stages, self._cam = dict(maps.stages), maps.cam
+        self._maps = [(index, stage) for index, stages in maps.stages.items() for stage in stages]
+        reporter = reporter or Reporter()
+        self._timings, self._check = reporter.timings, reporter.check
+        self._fit = batch.fit
+        self.batch_size = batch.most
         self.slices_total = 0
         self.slices_blank = 0
-        self._blank: dict[int, _Answers] = {}
+        self._blank: dict[int, _Outputs] = {}
 
     def project(
         self, plan: SlicePlan, *, start: int = 0, advanced: Callable[[int], None] | None = None
     ) -> Iterator[dict[int, Projections]]:
-        """The answers by class index to a plan's directions in order, a few at a time.
+        """Compute the outputs for a plan's directions in order, a few at a time.
 
-        start: the first direction to look at. advanced: gets the number just done.
+        Args:
+            plan: The planes.
+            start: The first direction to look at.
+            advanced: Called with the number of directions just done.
+
+        Yields:
+            Projections by class index.
         """
         self._fit_batch(plan)
         stop = len(plan.directions)
@@ -94,7 +128,7 @@ class Projector:
                     continue
                 self._check()
                 with self._timings.measure("encoder"):
-                    logits, maps = self._answers(slices, seen)
+                    logits, maps = self._outputs(slices, seen)
                 self.slices_total += len(slices)
                 self.slices_blank += len(slices) - len(seen)
                 del slices, seen
@@ -108,13 +142,13 @@ class Projector:
                     advanced(which.stop - which.start)
 
     def _next(self, plan: SlicePlan, start: int) -> slice:
-        """As many directions as fill a batch; at least two where memory allows, so that threads share the work."""
+        """Return as many directions as fill a batch; at least two where memory allows, so that threads share them."""
         filled = int(np.searchsorted(np.cumsum(plan.counts[start:]), self.batch_size, side="right"))
         least = _AT_LEAST if self.batch_size > 1 else 1
         return slice(start, min(start + max(least, filled), len(plan.directions)))
 
     def _cut(self, plan: SlicePlan, which: slice) -> Tensors:
-        """Slices ``B V U`` and the indices of those that show more than fill, for which the host waits."""
+        """Return slices ``B V U`` and the indices of those that show more than fill, for which the host waits."""
         with self._timings.measure("slicing"):
             slices = sample_needed(self._source, plan, which)
         with self._timings.measure("encoder"):
@@ -122,11 +156,11 @@ class Projector:
             seen = ((low != self._source.fill) | (high != self._source.fill)).nonzero()[:, 0]
         return slices, seen
 
-    def _answers(self, slices: torch.Tensor, seen: torch.Tensor) -> _Answers:
-        """``B V U`` to their answers. The slices that are not seen share one."""
+    def _outputs(self, slices: torch.Tensor, seen: torch.Tensor) -> _Outputs:
+        """Return the outputs for slices ``B V U``. The slices that show nothing share theirs."""
         if len(seen) == len(slices):
             return self._encode(slices)
-        blank_logits, blank_maps = self._blank_answer(slices)
+        blank_logits, blank_maps = self._blank_output(slices)
         logits = blank_logits.expand(-1, len(slices)).clone()
         maps = {key: each.expand(len(slices), -1, -1).clone() for key, each in blank_maps.items()}
         if len(seen):
@@ -137,20 +171,20 @@ class Projector:
         return logits, maps
 
     def _by_class(self, plan: SlicePlan, which: slice, logits: torch.Tensor, maps: ClassMaps) -> dict[int, Projections]:
-        spread = _Spread(plan, which, logits.device)
+        scatter = _Scatter(plan, which, logits.device)
         return {
-            index: Projections(which, spread(row), {stage: spread(maps[index, stage]) for stage in stages})
+            index: Projections(which, scatter(row), {stage: scatter(maps[index, stage]) for stage in stages})
             for (index, stages), row in zip(self._stages.items(), logits, strict=True)
         }
 
-    def _blank_answer(self, slices: torch.Tensor) -> _Answers:
+    def _blank_output(self, slices: torch.Tensor) -> _Outputs:
         size = slices.shape[-1]
         if size not in self._blank:
             self._blank[size] = self._encode(torch.full_like(slices[:1], self._source.fill))
         return self._blank[size]
 
-    def _encode(self, slices: torch.Tensor) -> _Answers:
-        answers: list[_Answers] = []
+    def _encode(self, slices: torch.Tensor) -> _Outputs:
+        outputs: list[_Outputs] = []
         start = 0
         while start < len(slices):
             # Even parts: a full batch and a remainder of a few slices would waste the remainder's turn.
@@ -158,15 +192,15 @@ class Projector:
             chunk = slices[start : start + math.ceil(left / math.ceil(left / self.batch_size))]
             self._check()
             try:
-                answers.append(self._encode_chunk(chunk))
+                outputs.append(self._encode_chunk(chunk))
             except (RuntimeError, MemoryError) as error:
                 self._shrink(len(chunk), error)
                 continue
             start += len(chunk)
-        logits = torch.cat([each for each, _ in answers], dim=1)
-        return logits, {key: torch.cat([maps[key] for _, maps in answers]) for key in self._maps}
+        logits = torch.cat([each for each, _ in outputs], dim=1)
+        return logits, {key: torch.cat([maps[key] for _, maps in outputs]) for key in self._maps}
 
-    def _encode_chunk(self, slices: torch.Tensor) -> _Answers:
+    def _encode_chunk(self, slices: torch.Tensor) -> _Outputs:
         if self._maps:
             logits, maps = self._encoder.cam(slices, self._maps, self._cam)
         else:
@@ -174,7 +208,7 @@ class Projector:
         return torch.stack([logits[:, index] for index in self._stages]), maps  # a list as index would wait for a GPU
 
     def _fit_batch(self, plan: SlicePlan) -> None:
-        """Before anything is cut: as many slices as the device's free memory holds."""
+        """Find how many slices the device's free memory holds, before anything is cut."""
         memory = memory_of(self._source.array.device)
         if not self._fit or memory is None:
             return
@@ -198,8 +232,11 @@ class Projector:
             torch.cuda.empty_cache()
 
 
-class _Spread:
-    """Puts answers ``N ...`` to the needed slices of some directions in their places among all: ``B T ...``."""
+class _Scatter:
+    """Scatters the outputs (N, ...) of the sampled slices to all offsets (B, T, ...).
+
+    An offset that was not sampled gets its nearest neighbor's.
+    """
 
     def __init__(self, plan: SlicePlan, which: slice, device: torch.device) -> None:
         self._shape = (which.stop - which.start, plan.slices + 2)
@@ -210,7 +247,7 @@ class _Spread:
             source = before + np.clip(np.arange(self._shape[1]), first, stop - 1) - first
             self._source = torch.as_tensor(source.ravel(), device=device)
 
-    def __call__(self, answers: torch.Tensor) -> torch.Tensor:
+    def __call__(self, outputs: torch.Tensor) -> torch.Tensor:
         if self._source is not None:
-            answers = answers[self._source]
-        return answers.reshape(*self._shape, *answers.shape[1:])
+            outputs = outputs[self._source]
+        return outputs.reshape(*self._shape, *outputs.shape[1:])

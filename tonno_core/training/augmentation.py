@@ -1,4 +1,4 @@
-"""Random changes of slices that leave their label alone."""
+"""Random changes of slices that do not change their label."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ _BLUR_REACH = 3
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Strengths; a value is drawn uniformly from [-strength, strength], per slice.
+    """Strengths of random changes. Values are drawn uniformly per slice, from [-strength, strength].
 
-    scale, shear: of the slice's own axes u and v, as in the paper. gain: relative. offset, noise: in
-    units of the normalised intensities' standard deviation. blur: standard deviation in pixels. Noise and
-    blur are drawn from [0, strength].
+    Attributes:
+        scale: Scaling of the slice's axes u and v, as in the paper.
+        shear: Shearing of these, as in the paper.
+        gain: Relative change of contrast.
+        offset: Change of brightness, in standard deviations of the normalized intensities.
+        noise: Standard deviation of white noise in the same unit, from [0, strength].
+        blur: Standard deviation of a Gaussian in pixels, from [0, strength].
     """
 
     scale: float = 0.15
@@ -29,7 +33,15 @@ class Augmentation:
     blur: float = 1.0
 
     def axes(self, basis: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Scale and shear the (u, v) columns of B 3 3 within their plane; n stays, and with it the plane."""
+        """Scale and shear the axes of slices within their planes.
+
+        Args:
+            basis: Axes (u, v, n) as columns: B 3 3.
+            rng: Source of random numbers.
+
+        Returns:
+            Changed axes: B 3 3. n stays, and with it the plane.
+        """
         count = len(basis)
         in_plane = np.zeros((count, 3, 3))
         in_plane[:, [0, 1], [0, 1]] = 1.0 + rng.uniform(-self.scale, self.scale, (count, 2))
@@ -38,7 +50,15 @@ class Augmentation:
         return basis @ in_plane
 
     def intensities(self, slices: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Blur, then gain, offset and white noise on ``B V U``: a scanner's noise is not blurred with its image."""
+        """Blur slices, then change gain and offset and add white noise, which a scanner does not blur either.
+
+        Args:
+            slices: B V U.
+            rng: Source of random numbers.
+
+        Returns:
+            Changed slices: B V U.
+        """
         count = len(slices)
 
         def drawn(low: float, high: float) -> torch.Tensor:
@@ -54,9 +74,14 @@ class Augmentation:
 
 
 def gaussian_blur(slices: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Blur each slice of ``B V U`` by a Gaussian of its own standard deviation (``B``, pixels, up to about 1).
+    """Blur each slice by a Gaussian; the values at the edge are repeated beyond it.
 
-    The edge's values go on beyond it.
+    Args:
+        slices: B V U.
+        sigma: Standard deviation of each in pixels, up to about 1: B.
+
+    Returns:
+        Blurred slices: B V U.
     """
     steps = torch.arange(-_BLUR_REACH, _BLUR_REACH + 1, dtype=slices.dtype, device=slices.device)
     # A vanishing sigma leaves the slice as it is.

@@ -1,4 +1,4 @@
-"""Prepared volumes on disk, mapped into memory: a thousand scans need the memory of those in use."""
+"""Prepared volumes on disk, mapped into memory: a thousand scans take the memory of those in use."""
 
 from __future__ import annotations
 
@@ -24,10 +24,15 @@ _FOREGROUND_POINTS = 2048
 
 @dataclass(frozen=True)
 class TrainingVolume:
-    """One prepared volume.
+    """A prepared volume.
 
-    array: Z Y X, less the fill value; float16, or float32 where that would overflow. foreground: P 3 in
-    frame coordinates. labels: 0 or 1 per class. name: of the file.
+    Attributes:
+        array: Intensities less ``fill``, Z Y X; float16, or float32 where that would overflow.
+        fill: Intensity of the space around the volume.
+        frame_to_ijk: 4 x 4.
+        foreground: Some points of the foreground in the frame: P 3.
+        labels: 0 or 1 per class.
+        name: Name of the file.
     """
 
     array: torch.Tensor
@@ -41,7 +46,20 @@ class TrainingVolume:
     def from_prepared(
         prepared: PreparedVolume, labels: tuple[int, ...], rng: np.random.Generator, name: str = ""
     ) -> TrainingVolume:
-        """Keep what slicing needs, at half the memory. Raises TonnoError if there is nothing to see."""
+        """Keep what slicing needs, in half the memory.
+
+        Args:
+            prepared: The volume.
+            labels: 0 or 1 per class.
+            rng: Chooses the points of the foreground.
+            name: Name of the file.
+
+        Returns:
+            The volume for training.
+
+        Raises:
+            TonnoError: If the volume has no contrast.
+        """
         volume = prepared.volume
         array = torch.as_tensor(volume.array - prepared.fill)
         if array.abs().max() <= torch.finfo(torch.float16).max:
@@ -60,7 +78,15 @@ class TrainingVolume:
 
 @dataclass(frozen=True)
 class Preparation:
-    """How volumes are prepared, as `prepare_volume` takes it; ``seed`` picks the points that stand for a foreground."""
+    """How volumes are prepared.
+
+    Attributes:
+        frame: As for `prepare_volume`.
+        intensity: As for `prepare_volume`.
+        slice_size: As for `prepare_volume`.
+        pixel_mm: As for `prepare_volume`.
+        seed: Chooses the points that stand for a foreground.
+    """
 
     frame: str
     intensity: str
@@ -81,7 +107,15 @@ class VolumeCache:
         self._preparation = preparation
 
     def prepare(self, case: Case, number: int) -> None:
-        """Write one volume's file unless it is there. Raises TonnoError that names the volume or the disk."""
+        """Write the file of a volume unless it is there.
+
+        Args:
+            case: The volume.
+            number: Its place in the manifest.
+
+        Raises:
+            TonnoError: If the volume cannot be read or used, or the file not be written.
+        """
         if self._is_current(case, number):
             return
         key = self._key(case)  # before it is read: a scan that changes meanwhile is prepared again
@@ -90,32 +124,47 @@ class VolumeCache:
         try:
             prepared = prepare_volume(volume, **options)
             rng = np.random.default_rng((self._preparation.seed, number))
-            one = TrainingVolume.from_prepared(prepared, case.labels, rng)
+            content = TrainingVolume.from_prepared(prepared, case.labels, rng)
         except TonnoError as error:
             raise TonnoError(f"{case.volume}: {error}") from error
-        seen = appearance(volume.array, volume.ijk_to_ras, self._preparation.intensity)
+        look = appearance(volume.array, volume.ijk_to_ras, self._preparation.intensity)
         save_tensors(self._path(number), {
             "key": key,
-            "appearance": None if seen is None else dataclasses.asdict(seen),
-            "array": one.array,
-            "fill": one.fill,
-            "frame_to_ijk": torch.from_numpy(one.frame_to_ijk),
-            "foreground": torch.from_numpy(one.foreground),
+            "appearance": None if look is None else dataclasses.asdict(look),
+            "array": content.array,
+            "fill": content.fill,
+            "frame_to_ijk": torch.from_numpy(content.frame_to_ijk),
+            "foreground": torch.from_numpy(content.foreground),
         })  # fmt: skip
 
     def load(self, case: Case, number: int) -> TrainingVolume:
-        """A prepared volume, its voxels mapped from the disk (torch keeps no file open for that)."""
-        facts = load_tensors(self._path(number), mapped=True)
+        """Load a prepared volume. Its voxels are mapped from the disk; torch keeps no file open for that.
+
+        Args:
+            case: The volume.
+            number: Its place in the manifest.
+
+        Returns:
+            The volume for training.
+        """
+        content = load_tensors(self._path(number), mapped=True)
         # Copies, as the small ones need no mapping.
-        frame_to_ijk, foreground = facts["frame_to_ijk"].numpy().copy(), facts["foreground"].numpy().copy()
+        frame_to_ijk, foreground = content["frame_to_ijk"].numpy().copy(), content["foreground"].numpy().copy()
         return TrainingVolume(
-            facts["array"], float(facts["fill"]), frame_to_ijk, foreground, case.labels, case.volume.name
+            content["array"], float(content["fill"]), frame_to_ijk, foreground, case.labels, case.volume.name
         )
 
     def appearance(self, number: int) -> Appearance | None:
-        """What a prepared volume's scan looks like."""
-        seen = load_tensors(self._path(number), mapped=True)["appearance"]
-        return None if seen is None else Appearance(**seen)
+        """Load what the scan of a prepared volume looks like.
+
+        Args:
+            number: Its place in the manifest.
+
+        Returns:
+            The appearance; None where it is unknown.
+        """
+        look = load_tensors(self._path(number), mapped=True)["appearance"]
+        return None if look is None else Appearance(**look)
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:05d}.pt"
@@ -127,13 +176,13 @@ class VolumeCache:
         if not self._path(number).is_file():
             return False
         try:
-            facts = load_tensors(self._path(number), mapped=True)
+            content = load_tensors(self._path(number), mapped=True)
         except TonnoError:
             return False
-        return bool(facts.get("key") == self._key(case)) and "appearance" in facts
+        return bool(content.get("key") == self._key(case)) and "appearance" in content
 
 
 def _identity(path: Path) -> list[tuple[int, int]]:
-    """Sizes and times of a file, or of a DICOM folder's files."""
+    """List sizes and times of a file, or of a DICOM folder's files."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     return [(stat.st_size, stat.st_mtime_ns) for stat in map(os.stat, files)]

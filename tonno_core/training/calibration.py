@@ -9,27 +9,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from tonno_core.bundle.calibration import threshold_key
+from tonno_core.bundle.calibration import settings_that_matter, threshold_key
+from tonno_core.bundle.decide import Run, decide
 from tonno_core.bundle.file import Bundle, BundleSpec
-from tonno_core.reconstruction import Reconstruction, reconstruct
+from tonno_core.bundle.ready import ReadyModel, prepare_model
+from tonno_core.output import Json
+from tonno_core.reconstruction import execute
 from tonno_core.segmentation.metrics import auc
-from tonno_core.settings import (
-    SETTINGS_THAT_MATTER,
-    ReconstructionSettings,
-    Variant,
-    choices_of,
-)
+from tonno_core.settings import ReconstructionSettings, Variant
 from tonno_core.training.candidates import add_stages, default_candidates, neighbouring_stages
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.io import read_volume
@@ -43,12 +40,23 @@ FLOOR_QUANTILE = 0.999
 WEIGHING_VOLUMES = 8
 
 
+Values = npt.NDArray[np.float32]
+Measured = TypeVar("Measured")
+# A file, and its label 0 or 1 of a class.
+Case = tuple[Path, int]
+
+
 @dataclass(frozen=True)
 class Calibration:
-    """thresholds: for `BundleSpec.thresholds`, by method and class. records: for `BundleSpec.calibration`."""
+    """What a model's description gets.
 
-    thresholds: dict[str, dict[str, Any]]
-    records: list[dict[str, Any]]
+    Attributes:
+        thresholds: For `BundleSpec.thresholds`, by method and class.
+        records: For `BundleSpec.calibration`.
+    """
+
+    thresholds: dict[str, Json]
+    records: list[Json]
 
 
 @dataclass
@@ -61,7 +69,7 @@ class _Tried:
 
     @property
     def auc(self) -> float | None:
-        """Of the peaks; None where one label is absent."""
+        """Area under the ROC curve of the peaks; None where a label is absent."""
         negative, positive = self.peaks
         if not negative or not positive:
             return None
@@ -99,91 +107,150 @@ class _Tried:
         }
 
 
+@dataclass(frozen=True)
+class Look:
+    """How volumes are looked at.
+
+    Attributes:
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+        progress: Show a bar.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    progress: bool = True
+
+    def volumes(self, cases: Sequence[Case], description: str) -> Iterator[tuple[Volume, int]]:
+        """Read volumes one after the other.
+
+        Args:
+            cases: Files with labels.
+            description: Of the bar.
+
+        Yields:
+            Each volume with its label.
+        """
+        for path, label in tqdm(cases, desc=description, unit="volume", disable=not self.progress):
+            yield read_volume(path), label
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is chosen from.
+
+    Attributes:
+        candidates: Variants; None for `default_candidates` of the stages, and their neighboring stages added up.
+        stages: To choose among; empty for all that give maps.
+        quantile: Share of the negative volumes that stay below the threshold everywhere; lower it where some of them
+            are known to hold the finding after all.
+    """
+
+    candidates: Sequence[Variant] | None = None
+    stages: Sequence[int] = ()
+    quantile: float = SHARE_OF_VOLUMES
+
+
 def calibrate(
     bundle: Bundle,
-    cases: Sequence[tuple[Path, int]],
+    cases: Sequence[Case],
     settings: ReconstructionSettings,
+    search: Search,
+    look: Look,
     *,
-    candidates: Sequence[Variant] | None = None,
-    stages: Sequence[int] = (),
     class_index: int = 0,
-    quantile: float = SHARE_OF_VOLUMES,
-    device: str = "auto",
-    precision: str = "auto",
-    progress: bool = True,
 ) -> Calibration:
-    """Choose a variant and a threshold for each method of a bundle, from volumes with labels 0 and 1 of a class.
+    """Choose a variant and a threshold for each method of a bundle, from volumes with labels of a class.
 
-    settings: its methods, planes and whatever is not to be chosen. candidates: what to choose from, None for
-    `default_candidates` of some stages (none: of all), and their neighbouring stages added up. Of single stages the
-    highest AUC wins, then the larger separation, then the first; a sum of that stage and a neighbour goes before it
-    where its AUC is not clearly lower. Without positive volumes it is the first of each method; without negative
-    volumes there is no noise to measure: nothing is returned. quantile: the share of the negative volumes that stay
-    below the threshold everywhere; lower it where some of them are known to hold the finding after all.
+    Of single stages the highest AUC wins, then the larger separation, then the first; a sum of that stage and a
+    neighbor goes before it where its AUC is not clearly lower. Without positive volumes it is the first of each method;
+    without negative volumes there is no noise to measure: nothing is returned.
+
+    Args:
+        bundle: The model.
+        cases: Files with labels 0 and 1 of the class.
+        settings: Methods, planes and whatever is not to be chosen.
+        search: What is chosen from.
+        look: Where to compute.
+        class_index: Of the class.
+
+    Returns:
+        The choices.
     """
     settings = dataclasses.replace(settings, class_name=bundle.spec.classes[class_index])
     if all(label for _, label in cases):
         return Calibration({}, [])
-    look = partial(_try, bundle, settings, device=device, precision=precision, progress=progress)
+    model = prepare_model(bundle, settings, look.device, look.precision)
+    candidates = search.candidates
     if candidates is None:
-        candidates = default_candidates(bundle, settings, class_index=class_index, stages=stages)
+        candidates = default_candidates(bundle, settings, class_index=class_index, stages=search.stages)
         if pairs := neighbouring_stages(candidates):
             negatives = [case for case in cases if not case[1]][:WEIGHING_VOLUMES]
-            weighed = look(negatives, list(dict.fromkeys(chain.from_iterable(pairs))), "weighing stages")
-            floors = {one.variant: one.floor for one in weighed}
-            noisy = [pair for pair in pairs if min(floors[one] for one in pair) > 0]
+            singles = list(dict.fromkeys(chain.from_iterable(pairs)))
+            weighed = _try(model, settings, singles, look.volumes(negatives, "weighing stages"))
+            floors = {tried.variant: tried.floor for tried in weighed}
+            noisy = [pair for pair in pairs if min(floors[variant] for variant in pair) > 0]
             candidates += [add_stages(pair, (floors[pair[0]], floors[pair[1]])) for pair in noisy]
-    return _chosen(look(cases, candidates, "calibrating"), bundle.spec, settings, quantile)
+    tried = _try(model, settings, candidates, look.volumes(cases, "calibrating"))
+    return _chosen(tried, bundle.spec, settings, search.quantile)
 
 
 def _try(
-    bundle: Bundle,
+    model: ReadyModel,
     settings: ReconstructionSettings,
-    cases: Sequence[tuple[Path, int]],
     candidates: Sequence[Variant],
-    description: str,
-    *,
-    device: str,
-    precision: str,
-    progress: bool,
+    volumes: Iterator[tuple[Volume, int]],
 ) -> list[_Tried]:
-    """The candidates' peaks and floors in all cases."""
-    variants = {str(index): one for index, one in enumerate(candidates)}
-    tried: dict[str, _Tried] = {}
-    for path, label in tqdm(cases, desc=description, unit="volume", disable=not progress):
-        measured, result = _measure(read_volume(path), bundle, settings, variants, device, precision)
-        for name, (peak, floor) in measured.items():
-            one = tried.setdefault(name, _Tried(result.variants[name]))
-            one.peaks[label].append(peak)
+    """Return the candidates' peaks and floors in all volumes."""
+    run = decide(settings, model, variants={str(index): variant for index, variant in enumerate(candidates)})
+    variants = run.targets[0].variants
+    tried = {name: _Tried(variant) for name, variant in variants.items()}
+    for volume, label in volumes:
+        for name, (peak, floor) in foreground_values(volume, model, run, peak_and_floor).items():
+            tried[name].peaks[label].append(peak)
             if label == 0:
-                one.floors.append(floor)
+                tried[name].floors.append(floor)
     return list(tried.values())
 
 
-def _measure(
-    volume: Volume,
-    bundle: Bundle,
-    settings: ReconstructionSettings,
-    variants: dict[str, Variant],
-    device: str,
-    precision: str,
-) -> tuple[dict[str, tuple[float, float]], Reconstruction]:
-    """Each variant's peak and noise floor in a volume."""
+def peak_and_floor(values: Values) -> tuple[float, float]:
+    """Return what a heatmap reaches in a volume.
+
+    Args:
+        values: Of its foreground.
+
+    Returns:
+        The highest value, and what one voxel in a thousand reaches.
+    """
+    return float(values.max()), float(np.quantile(values, FLOOR_QUANTILE))
+
+
+def foreground_values(
+    volume: Volume, model: ReadyModel, run: Run, measure: Callable[[Values], Measured]
+) -> dict[str, Measured]:
+    """Measure the foreground of a run's heatmaps of a volume, each as it is made.
+
+    Args:
+        volume: The scan.
+        model: On its device.
+        run: What is made.
+        measure: Called with the values of the foreground's voxels.
+
+    Returns:
+        What it returned, by the heatmaps' names.
+    """
     foreground = foreground_mask(volume)
-    measured: dict[str, tuple[float, float]] = {}
+    measured: dict[str, Measured] = {}
 
     def receive(name: str, heatmap: Volume, inside: npt.NDArray[np.bool_]) -> None:
-        values = heatmap.array[foreground & inside]
-        measured[name] = float(values.max()), float(np.quantile(values, FLOOR_QUANTILE))
+        measured[name] = measure(heatmap.array[foreground & inside])
 
-    result = reconstruct(
-        volume, bundle, settings, variants=variants, device=device, precision=precision, receive=receive
-    )
-    return measured, result
+    execute(volume, model.encoder, run, receive=receive)
+    return measured
 
 
 def _best(tried: list[_Tried]) -> _Tried:
-    """Of one method's: by AUC and separation the best of a single stage, or that stage and its neighbour added up.
+    """Return a method's best of a single stage by AUC and separation, or that stage and its neighbor added up.
 
     A few dozen volumes cannot tell which stage is right. Where the sum, else made alike, is not clearly worse (by more
     than a standard error of the AUC), it is taken: it was measured to cost less than a stage that is wrong.
@@ -191,32 +258,30 @@ def _best(tried: list[_Tried]) -> _Tried:
     if tried[0].auc is None:
         return tried[0]
 
-    def merit(one: _Tried) -> tuple[float, float]:
-        return one.auc or 0.0, one.separation
+    def merit(candidate: _Tried) -> tuple[float, float]:
+        return candidate.auc or 0.0, candidate.separation
 
-    single = max([one for one in tried if not one.variant.weights] or tried, key=merit)  # the first of equals
+    singles = [candidate for candidate in tried if not candidate.variant.weights]
+    single = max(singles or tried, key=merit)  # the first of equals
     least = merit(single)[0] - single.auc_error
-    added = [one for one in tried if one.variant.weights and single.variant in one.variant.parts()]
-    sums = [one for one in added if merit(one)[0] >= least]
-    return max(sums, key=merit, default=single)
+    sums = [each for each in tried if each.variant.weights and single.variant in each.variant.parts()]
+    return max([each for each in sums if merit(each)[0] >= least], key=merit, default=single)
 
 
 def _chosen(tried: list[_Tried], spec: BundleSpec, settings: ReconstructionSettings, quantile: float) -> Calibration:
-    thresholds: dict[str, dict[str, Any]] = {}
-    for method in dict.fromkeys(one.variant.method for one in tried):
-        best = _best([one for one in tried if one.variant.method == method])
-        own = choices_of(method)
+    thresholds: dict[str, Json] = {}
+    for method in dict.fromkeys(candidate.variant.method for candidate in tried):
+        best = _best([candidate for candidate in tried if candidate.variant.method == method])
         thresholds[threshold_key(method, settings.class_name, spec.classes)] = {
             **best.numbers(quantile),
             "volume_quantile": quantile,
             "voxel_quantile": FLOOR_QUANTILE,
             "negative_volumes": len(best.peaks[0]),
             "positive_volumes": len(best.peaks[1]),
-            "settings": {
-                name: getattr(best.variant if name in own else settings, name) for name in SETTINGS_THAT_MATTER[method]
-            },
+            "settings": settings_that_matter(best.variant, settings),
         }
     records = [
-        {"class": settings.class_name, **dataclasses.asdict(one.variant), **one.numbers(quantile)} for one in tried
+        {"class": settings.class_name, **candidate.variant.record(), **candidate.numbers(quantile)}
+        for candidate in tried
     ]
     return Calibration(thresholds, records)

@@ -1,4 +1,4 @@
-"""The variants among which a calibration chooses: a ladder for each method, and its neighbouring stages added up."""
+"""The variants among which a calibration chooses: a search grid for each method, and neighboring stages added up."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from tonno_core.bundle.decide import check_stages, standard_stage
 from tonno_core.bundle.file import Bundle
-from tonno_core.errors import TonnoError
 from tonno_core.settings import ReconstructionSettings, Variant, choices_of, variant_of
 
 # What is tried for a method where the settings ask for nothing; stages are all that give maps. The same
 # smoothing for every method, so that none wins by a width that the others were not offered.
 _SMOOTHING = {"smooth_mm": (0.0, 4.0, 8.0, 12.0)}
 _FILTERS = {"filter": ("second-difference", "hann")}
-LADDERS: dict[str, dict[str, tuple[Any, ...]]] = {
+SEARCH_GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "tonno": {**_FILTERS, **_SMOOTHING},
     "averaged-cam": _SMOOTHING,
     "tomographic-cam": {**_FILTERS, **_SMOOTHING},
@@ -31,24 +31,34 @@ LADDERS: dict[str, dict[str, tuple[Any, ...]]] = {
 def default_candidates(
     bundle: Bundle, settings: ReconstructionSettings, *, class_index: int = 0, stages: Sequence[int] = ()
 ) -> list[Variant]:
-    """For each method of the settings the model's default, then all of its ladder that the settings leave open.
+    """Return per method the model's default, then the product of the search grid over every choice left open.
 
-    stages: to choose among (empty: all that give maps).
+    Args:
+        bundle: The model.
+        settings: What they state is not up for choice.
+        class_index: Of the class.
+        stages: To choose among; empty for all that give maps.
+
+    Returns:
+        Variants, each once.
+
+    Raises:
+        TonnoError: A stage does not exist.
     """
     size = settings.slice_size or bundle.spec.slice_size
     encoder = bundle.classifier(slice_size=size)
-    for stage in stages:
-        if not 1 <= stage <= encoder.stages:
-            raise TonnoError(f"`stage` {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
-    ladder = {"stage": tuple(stages) or encoder.stages_with_maps(class_index, size)}
+    check_stages(stages, encoder.stages)
+    stage_grid = {"stages": tuple((stage,) for stage in stages or encoder.stages_with_maps(class_index, size))}
     candidates = []
     for method in settings.methods:
         default = variant_of(method, settings, defaults=bundle.spec.defaults)
-        if "stage" in choices_of(method) and (default.stage is None or (stages and default.stage not in stages)):
-            default = dataclasses.replace(default, stage=stages[0] if stages else max(1, encoder.stages - 1))
-        ladders = {**ladder, **LADDERS[method]}
+        known = not stages or default.stages in stage_grid["stages"]
+        if "stages" in choices_of(method) and not (default.stages and known):
+            first = stages[0] if stages else standard_stage(encoder.stages)
+            default = dataclasses.replace(default, stages=(first,))
+        grid = {**stage_grid, **SEARCH_GRIDS[method]}
         steps = [
-            ladders[name] if name in ladders and getattr(settings, name) is None else (getattr(default, name),)
+            grid[name] if name in grid and getattr(settings, name) in (None, ()) else (getattr(default, name),)
             for name in choices_of(method)
         ]
         candidates.append(default)
@@ -58,20 +68,34 @@ def default_candidates(
 
 
 def neighbouring_stages(candidates: Sequence[Variant]) -> list[tuple[Variant, Variant]]:
-    """Pairs of candidates, finer first, that differ in the stage alone, with none of the candidates' in between."""
+    """Return pairs of candidates that differ in the stage alone, with none of the candidates' in between.
+
+    Args:
+        candidates: Variants.
+
+    Returns:
+        Pairs, finer first.
+    """
     alike: dict[Variant, dict[int, Variant]] = {}
-    for one in candidates:
-        if isinstance(one.stage, int):
-            alike.setdefault(dataclasses.replace(one, stage=None), {})[one.stage] = one
-    return [pair for found in alike.values() for pair in pairwise(found[stage] for stage in sorted(found))]
+    for variant in candidates:
+        if len(variant.stages) == 1:
+            alike.setdefault(dataclasses.replace(variant, stages=()), {})[variant.stages[0]] = variant
+    return [pair for group in alike.values() for pair in pairwise(group[stage] for stage in sorted(group))]
 
 
 def add_stages(pair: tuple[Variant, Variant], floors: tuple[float, float]) -> Variant:
-    """Two stages added up, from their noise floors, which are positive.
+    """Add two stages up.
 
     Each counts as much as its noise is weak (weights 1 / floor, whose sum is 1), so that both bring the same noise and
     none drowns the other, whatever the scale of its maps.
+
+    Args:
+        pair: From `neighbouring_stages`.
+        floors: Their noise floors, which are positive.
+
+    Returns:
+        The weighted sum.
     """
     inverse = 1.0 / np.array(floors)
-    stage = "+".join(str(one.stage) for one in pair)
-    return dataclasses.replace(pair[0], stage=stage, weights=tuple((inverse / inverse.sum()).tolist()))
+    stages = pair[0].stages + pair[1].stages
+    return dataclasses.replace(pair[0], stages=stages, weights=tuple((inverse / inverse.sum()).tolist()))

@@ -1,4 +1,4 @@
-"""What a training run measured, epoch by epoch: ``metrics.csv`` and ``curves.png``."""
+"""Measurements of a training run by epoch: ``metrics.csv`` and ``curves.png``."""
 
 from __future__ import annotations
 
@@ -19,10 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch; None where the validation volumes are not of both kinds.
+    """Measurements of an epoch.
 
-    loss: mean over its training batches. slice_auc, volume_auc: means over the classes (`validation.validate`).
-    wait_share: of the epoch's time, what the device waited for slices.
+    Attributes:
+        epoch: Its number, from 1.
+        step: Steps done at its end.
+        loss: Mean over its training batches.
+        learning_rate: Learning rate of its last step.
+        validation_loss: As in `Validation`.
+        slice_auc: As in `Validation`.
+        volume_auc: As in `Validation`.
+        slices_per_second: Speed of training.
+        wait_share: Share of the time in which the device waited for slices.
+        seconds: Duration, without the validation.
     """
 
     epoch: int
@@ -38,7 +47,12 @@ class Epoch:
 
 
 def write_history(folder: Path, history: Sequence[Epoch]) -> None:
-    """``metrics.csv`` and ``curves.png``, each whole or not at all."""
+    """Write ``metrics.csv`` and ``curves.png``, each whole or not at all.
+
+    Args:
+        folder: Folder of the run.
+        history: All epochs so far.
+    """
     names = [field.name for field in dataclasses.fields(Epoch)]
     with whole_file(folder / "metrics.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)

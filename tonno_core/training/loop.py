@@ -26,7 +26,7 @@ from tonno_core.encoding.device import choose_precision
 from tonno_core.errors import TonnoError, first_line
 from tonno_core.training.augmentation import Augmentation
 from tonno_core.training.cache import TrainingVolume
-from tonno_core.training.dataset import Batch, SliceSampler, drawn_ahead
+from tonno_core.training.dataset import Batch, SliceSampler, prefetch
 from tonno_core.training.history import Epoch, write_history
 from tonno_core.training.model import SliceLogits, initial_model, parameter_groups, set_training_mode
 from tonno_core.training.run_folder import RunFolder
@@ -35,12 +35,12 @@ from tonno_core.training.validation import Validation, validate
 
 
 class TrainingInterrupted(TonnoError):
-    """Ctrl-C or SIGTERM; the checkpoint holds the last step."""
+    """Raised on Ctrl-C or SIGTERM; the checkpoint holds the last step."""
 
 
 @dataclass
 class _Position:
-    """How far a run came. losses: of the epoch's steps so far. busy, waited: seconds of that epoch."""
+    """How far a run came: steps, epochs, and of the current epoch its losses and the seconds it was busy and waited."""
 
     step: int = 0
     history: list[Epoch] = field(default_factory=list)
@@ -50,10 +50,18 @@ class _Position:
 
 
 class Trainer:
-    """One run over prepared volumes, from its start or its checkpoint to its last step.
+    """A run over prepared volumes, from its start or its checkpoint to its last step.
 
     The same seed, device, precision and number of threads give the same weights, also when the run is
     interrupted and goes on.
+
+    Args:
+        settings: How to train.
+        train_set: Volumes to learn from.
+        val_set: Volumes to measure on; none for no validation.
+        folder: The open folder of the run.
+        processes: The processes that share the batches.
+        progress: Show a bar, in the first process alone.
     """
 
     def __init__(
@@ -83,17 +91,26 @@ class Trainer:
 
     @property
     def history(self) -> Sequence[Epoch]:
-        """The epochs so far."""
+        """Return the epochs so far."""
         return self._at.history
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Of the moving average where there is one, else the last."""
+        """Return the moving average of the weights where there is one, else the last weights.
+
+        Returns:
+            Tensors by name.
+        """
         model = self.model if self._average is None else self._average.module
         state: dict[str, torch.Tensor] = model.state_dict()
         return state
 
     def run(self) -> None:
-        """Go on to the last step. Raises TrainingInterrupted, or TonnoError for a loss that is not a number."""
+        """Train to the last step.
+
+        Raises:
+            TonnoError: If the loss is not a number, or the checkpoint does not fit.
+            TrainingInterrupted: On Ctrl-C or SIGTERM.
+        """
         self._resume()
         settings = self.settings
         bar = tqdm(
@@ -119,7 +136,7 @@ class Trainer:
             world=self.processes.world,
         )
         started = waiting = time.monotonic()
-        for step, batch in drawn_ahead(draw, range(at.step, end), ahead=self.processes.device.type != "cpu"):
+        for step, batch in prefetch(draw, range(at.step, end), ahead=self.processes.device.type != "cpu"):
             at.waited += time.monotonic() - waiting
             loss, stopping = self._step(step, batch, stop)
             at.losses.append(loss)
@@ -140,7 +157,7 @@ class Trainer:
         )
 
     def _step(self, step: int, batch: Batch, stop: threading.Event) -> tuple[float, bool]:
-        """Loss over all processes' slices, and whether any process was asked to stop."""
+        """Take a step; return the loss over all processes' slices, and whether any process was asked to stop."""
         settings = self.settings
         rate = settings.learning_rate * schedule(step, settings.steps, settings.warmup)
         for group in self._optimizer.param_groups:
@@ -148,8 +165,8 @@ class Trainer:
         # Networks that drop units do so by torch's own generator.
         torch.manual_seed(settings.seed + step * self.processes.world + self.processes.rank)
         loss = F.binary_cross_entropy_with_logits(self._shared(batch.slices), batch.labels)
-        told = torch.stack([loss.detach(), torch.full_like(loss.detach(), float(stop.is_set()))])
-        mean_loss, stopping = self.processes.mean(told).tolist()
+        shared = torch.stack([loss.detach(), torch.full_like(loss.detach(), float(stop.is_set()))])
+        mean_loss, stopping = self.processes.mean(shared).tolist()
         if not math.isfinite(mean_loss):
             raise TonnoError(
                 f"the loss is {mean_loss} at step {step}, on slices of {', '.join(batch.names)}; "
@@ -164,16 +181,16 @@ class Trainer:
 
     def _finish_epoch(self, epoch: int) -> None:
         at, settings = self._at, self.settings
-        found = self._validate()
+        validation = self._validate()
         slices = len(at.losses) * settings.batch_size
         at.history.append(Epoch(
             epoch=epoch,
             step=at.step,
             loss=round(float(np.mean(at.losses)), 6),
             learning_rate=settings.learning_rate * schedule(at.step - 1, settings.steps, settings.warmup),
-            validation_loss=_rounded(found.loss),
-            slice_auc=_rounded(found.slice_auc),
-            volume_auc=_rounded(found.volume_auc),
+            validation_loss=_rounded(validation.loss),
+            slice_auc=_rounded(validation.slice_auc),
+            volume_auc=_rounded(validation.volume_auc),
             slices_per_second=round(slices / at.busy, 1) if at.busy else 0.0,
             wait_share=round(at.waited / at.busy, 4) if at.busy else 0.0,
             seconds=round(at.busy, 1),
@@ -235,7 +252,16 @@ class Trainer:
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
-    """The learning rate's factor: linear from 0 over the first ``warmup`` share, then half a cosine to 0."""
+    """Compute the factor on the learning rate: linear from 0, then half a cosine to 0.
+
+    Args:
+        step: Number of the step, from 0.
+        steps: Steps in all.
+        warmup: Share of the steps in which it rises.
+
+    Returns:
+        Factor from 0 to 1.
+    """
     rising = max(1, round(steps * warmup))
     if step < rising:
         return (step + 1) / rising
@@ -244,7 +270,7 @@ def schedule(step: int, steps: int, warmup: float) -> float:
 
 @contextmanager
 def _stop_requests() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set, so that a step is never torn; a second one ends the program at once."""
+    """Yield an event that Ctrl-C and SIGTERM set, so that a step is never torn; a second signal ends the program."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
         yield stop

@@ -1,4 +1,4 @@
-"""The network that is trained: where its weights start from, and how fast each of its stages learns."""
+"""The network that is trained: the weights it starts from, and how fast each of its stages learns."""
 
 from __future__ import annotations
 
@@ -13,15 +13,25 @@ from tonno_core.encoding.classifier import create_model
 from tonno_core.encoding.normalization import freeze_batch_norm, to_group_norm
 from tonno_core.encoding.weights import classifier_layers, load_pretrained, read_weights
 from tonno_core.errors import TonnoError
+from tonno_core.output import Json
 from tonno_core.training.settings import TrainingSettings
 
-# Of a last layer that is trained anew beside pretrained weights. Some networks' own start (EfficientNet: uniform
-# up to 1 for one class) makes a first loss of 8, whose gradients ruin what was pretrained.
+# Standard deviation of the weights of a new last layer on pretrained ones. The standard start of some networks
+# (EfficientNet: uniform up to 1 for a single class) gives a first loss of 8, whose gradients ruin what was pretrained.
 _HEAD_STD = 0.01
 
 
 def initial_model(settings: TrainingSettings) -> Any:
-    """Random weights, timm's ImageNet weights, or those of a file; group norm keeps all but the statistics."""
+    """Make the network with random weights, timm's ImageNet weights, or those of a file.
+
+    Group norm in place of batch norm keeps the weights and loses the statistics.
+
+    Args:
+        settings: How to train.
+
+    Returns:
+        timm model.
+    """
     model = create_model(
         settings.encoder,
         channels=settings.channels,
@@ -49,11 +59,21 @@ def _start_head(model: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def parameter_groups(model: Any, settings: TrainingSettings) -> list[dict[str, Any]]:
-    """What the optimizer gets: per stage of timm's coarse grouping its parameters and their share of the rate.
+def parameter_groups(model: Any, settings: TrainingSettings) -> list[Json]:
+    """Group the parameters by stage (timm's coarse grouping) for the optimizer.
 
     The last layer learns at the full rate, each stage before it ``stage_decay`` times as fast as the next; the first
     ``freeze`` stages (the stem counts) and frozen batch norms not at all: they need no gradient from here on.
+
+    Args:
+        model: timm model; layers that do not learn are frozen in it.
+        settings: How to train.
+
+    Returns:
+        Parameters (``params``) and their factor on the learning rate (``share``) of each stage that learns.
+
+    Raises:
+        TonnoError: If all stages would be frozen.
     """
     if settings.norm == "frozen-batch":
         freeze_batch_norm(model)
@@ -72,7 +92,11 @@ def parameter_groups(model: Any, settings: TrainingSettings) -> list[dict[str, A
 
 
 def set_training_mode(model: nn.Module) -> None:
-    """Training mode, but for batch norms whose scale and shift are frozen: their statistics stay too."""
+    """Set training mode, but for batch norms whose scale and shift are frozen: their statistics stay too.
+
+    Args:
+        model: The network.
+    """
     model.train()
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d) and layer.affine and not layer.weight.requires_grad:
@@ -80,7 +104,13 @@ def set_training_mode(model: nn.Module) -> None:
 
 
 class SliceLogits(nn.Module):
-    """Slices ``B V U`` to logits ``B C``: the body at reduced precision under autocast, the head in float32."""
+    """Maps slices to logits: the body at reduced precision under autocast, the head in float32.
+
+    Args:
+        model: timm model.
+        channels: Its input channels; a slice is repeated for each.
+        precision: Precision of the body.
+    """
 
     def __init__(self, model: Any, channels: int, precision: torch.dtype) -> None:
         super().__init__()
@@ -90,13 +120,20 @@ class SliceLogits(nn.Module):
         self._precision = torch.bfloat16 if precision == torch.float16 else precision
 
     def forward(self, slices: torch.Tensor) -> torch.Tensor:
-        """See the class."""
+        """Classify slices.
+
+        Args:
+            slices: B V U.
+
+        Returns:
+            Logits: B C.
+        """
         x = slices[:, None].expand(-1, self._channels, -1, -1).contiguous(memory_format=torch.channels_last)
         reduced = self._precision != torch.float32
         with torch.autocast(slices.device.type, dtype=self._precision, enabled=reduced):
             features = self.model.forward_features(x)
         several = isinstance(features, (list, tuple))  # of models with several branches
         logits: torch.Tensor = self.model.forward_head(
-            [one.float() for one in features] if several else features.float()
+            [branch.float() for branch in features] if several else features.float()
         )
         return logits

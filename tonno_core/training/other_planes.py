@@ -11,48 +11,61 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from tqdm import tqdm
 
 from tonno_core.bundle import calibration
 from tonno_core.bundle.calibration import OTHER_PLANES, planes_of, threshold_key
-from tonno_core.bundle.file import Bundle, BundleSpec
+from tonno_core.bundle.decide import Run, decide
+from tonno_core.bundle.file import Bundle
 from tonno_core.bundle.ready import ReadyModel, prepare_model
-from tonno_core.reconstruction import reconstruct
+from tonno_core.output import Json
 from tonno_core.settings import METHODS, PRESETS, ReconstructionSettings, Variant
-from tonno_core.training.calibration import FLOOR_QUANTILE, SHARE_OF_VOLUMES
-from tonno_core.volume.foreground import foreground_mask
-from tonno_core.volume.io import read_volume
-from tonno_core.volume.volume import Volume
+from tonno_core.training.calibration import (
+    SHARE_OF_VOLUMES,
+    Case,
+    Look,
+    Values,
+    foreground_values,
+    peak_and_floor,
+)
 
 # Positive volumes whose heatmaps are compared.
 COMPARED_VOLUMES = 8
 
-Values = npt.NDArray[np.float32]
-
 
 @dataclass
 class _Measured:
-    """Of a method: peaks and noise floors of negative volumes, and the thresholds that suit positive ones."""
+    """A method's peaks and noise floors of negative volumes, and the thresholds that suit positive ones."""
 
     peaks: list[float] = field(default_factory=list)
     floors: list[float] = field(default_factory=list)
     equal: list[float] = field(default_factory=list)
 
     def add(self, values: Values, voxels: int | None) -> None:
-        """A volume's foreground. voxels: how many shall reach the threshold; None for a negative volume."""
+        """Take in a volume.
+
+        Args:
+            values: Of the heatmap's foreground.
+            voxels: How many shall reach the threshold; None for a negative volume.
+        """
         if voxels is None:
-            self.peaks.append(float(values.max()))
-            self.floors.append(float(np.quantile(values, FLOOR_QUANTILE)))
+            peak, floor = peak_and_floor(values)
+            self.peaks.append(peak)
+            self.floors.append(floor)
         elif 0 < voxels <= len(values):
             self.equal.append(float(np.partition(values, -voxels)[-voxels]))
 
-    def record(self, chosen: Mapping[str, Any], planes: Mapping[str, Any]) -> dict[str, Any]:
-        """For `OTHER_PLANES` of the method's record."""
+    def record(self, chosen: Json, planes: Json) -> Json:
+        """Return what `OTHER_PLANES` of the method's record gets.
+
+        Args:
+            chosen: The method's record.
+            planes: By their names in files.
+
+        Returns:
+            A record.
+        """
         negatives = float(np.quantile(self.peaks, chosen.get("volume_quantile", SHARE_OF_VOLUMES)))
         equal = float(np.median(self.equal)) if self.equal else float(chosen["threshold"])
         return {
@@ -67,88 +80,78 @@ class _Measured:
 
 @dataclass
 class _Preset:
-    """Planes, and what is made with them by method."""
+    """Planes, and what is made with them; None where the model's planes are the preset's."""
 
-    settings: ReconstructionSettings
-    variants: dict[str, Variant]
+    run: Run | None
     measured: dict[str, _Measured]
 
 
 def measure_other_planes(
-    bundle: Bundle,
-    cases: Sequence[tuple[Path, int]],
-    settings: ReconstructionSettings,
-    *,
-    class_index: int = 0,
-    device: str = "auto",
-    precision: str = "auto",
-    progress: bool = True,
-) -> dict[str, dict[str, Any]]:
+    bundle: Bundle, cases: Sequence[Case], settings: ReconstructionSettings, look: Look, *, class_index: int = 0
+) -> dict[str, Json]:
     """Measure a calibrated model's thresholds for the planes of `CALIBRATED_PRESETS`; nothing is chosen anew.
 
     Args:
-        cases: volumes with labels 0 and 1 of the class; all negative ones and some positive ones are looked at.
-        settings: with the planes that the model is calibrated for.
+        bundle: The model.
+        cases: Files with labels 0 and 1 of the class; all negative ones and some positive ones are looked at.
+        settings: With the planes that the model is calibrated for.
+        look: Where to compute.
+        class_index: Of the class.
 
     Returns:
         The class's records of `BundleSpec.thresholds` by their keys, each with those for other planes.
     """
-    spec = bundle.spec
-    settings = dataclasses.replace(settings, class_name=spec.classes[class_index])
-    records = {method: record for method in METHODS if (record := spec.record(method, settings.class_name))}
-    presets = [_preset(spec, settings, records, name) for name in calibration.CALIBRATED_PRESETS]
-    variants = {method: variant for preset in presets for method, variant in preset.variants.items()}
+    choices = bundle.spec.choices
+    settings = dataclasses.replace(settings, class_name=choices.classes[class_index])
+    records = {method: record for method in METHODS if (record := choices.record(method, settings.class_name))}
     negatives = [case for case in cases if not case[1]]
-    others: dict[str, dict[str, Any]] = {}
-    if variants and negatives:
-        ready = prepare_model(bundle, settings, device, precision)
-        looked_at = negatives + [case for case in cases if case[1]][:COMPARED_VOLUMES]
-        for path, label in tqdm(looked_at, desc="calibrating presets", unit="volume", disable=not progress):
-            volume = read_volume(path)
-            own = _values(volume, ready, settings, variants) if label else {}
-            voxels = {method: int((values >= records[method]["threshold"]).sum()) for method, values in own.items()}
-            for preset in presets:
-                for method, values in _values(volume, ready, preset.settings, preset.variants).items():
-                    preset.measured[method].add(values, voxels.get(method))
-        others = {method: {OTHER_PLANES: _others(method, records[method], presets)} for method in variants}
+    others: dict[str, Json] = {}
+    if records and negatives:
+        model = prepare_model(bundle, settings, look.device, look.precision)
+        presets = [_preset(model, settings, records, name) for name in calibration.CALIBRATED_PRESETS]
+        variants = {name: variant for preset in presets for name, variant in _variants(preset).items()}
+        if variants:
+            whole = decide(settings, model, variants=variants)
+            looked_at = negatives + [case for case in cases if case[1]][:COMPARED_VOLUMES]
+            for volume, label in look.volumes(looked_at, "calibrating presets"):
+                values = foreground_values(volume, model, whole, _all) if label else {}
+                voxels = {name: int((some >= records[name]["threshold"]).sum()) for name, some in values.items()}
+                for preset in presets:
+                    if preset.run is not None:
+                        for name, some in foreground_values(volume, model, preset.run, _all).items():
+                            preset.measured[name].add(some, voxels.get(name))
+            others = {method: {OTHER_PLANES: _others(method, records[method], presets)} for method in variants}
     return {
-        threshold_key(method, settings.class_name, spec.classes): {**record, **others.get(method, {})}
+        threshold_key(method, settings.class_name, choices.classes): {**record, **others.get(method, {})}
         for method, record in records.items()
     }
 
 
-def _preset(
-    spec: BundleSpec, settings: ReconstructionSettings, records: Mapping[str, Mapping[str, Any]], name: str
-) -> _Preset:
-    """The methods whose planes are others with a preset, among those that are calibrated for the settings' planes."""
+def _preset(model: ReadyModel, settings: ReconstructionSettings, records: Mapping[str, Json], name: str) -> _Preset:
+    """Decide on the methods whose planes are others with a preset, of those calibrated for the settings' planes."""
     planes = {choice: PRESETS[name][choice] for choice in ("slices", "directions")}
     other = dataclasses.replace(settings, **planes, cam_directions=None)
     variants = {}
     for method, record in records.items():
-        own, then = planes_of(method, settings), record.get("settings", {})
-        if planes_of(method, other) != own and all(then.get(choice, value) == value for choice, value in own.items()):
-            variants[method] = spec.variant(method, settings)
-    return _Preset(other, variants, {method: _Measured() for method in variants})
+        before, then = planes_of(method, settings), record.get("settings", {})
+        same = all(then.get(choice, value) == value for choice, value in before.items())
+        if planes_of(method, other) != before and same:
+            variants[method] = model.choices.variant(method, settings)
+    run = decide(other, model, variants=variants) if variants else None
+    return _Preset(run, {method: _Measured() for method in variants})
 
 
-def _values(
-    volume: Volume, ready: ReadyModel, settings: ReconstructionSettings, variants: Mapping[str, Variant]
-) -> dict[str, Values]:
-    """The heatmaps' foreground voxels."""
-    foreground = foreground_mask(volume)
-    values: dict[str, Values] = {}
+def _variants(preset: _Preset) -> Mapping[str, Variant]:
+    return {} if preset.run is None else preset.run.targets[0].variants
 
-    def receive(name: str, heatmap: Volume, inside: npt.NDArray[np.bool_]) -> None:
-        values[name] = heatmap.array[foreground & inside]
 
-    if variants:
-        reconstruct(volume, ready, settings, variants=variants, receive=receive)
+def _all(values: Values) -> Values:
     return values
 
 
-def _others(method: str, record: Mapping[str, Any], presets: Sequence[_Preset]) -> list[dict[str, Any]]:
+def _others(method: str, record: Json, presets: Sequence[_Preset]) -> list[Json]:
     return [
-        preset.measured[method].record(record, planes_of(method, preset.settings))
+        preset.measured[method].record(record, planes_of(method, preset.run.asked))
         for preset in presets
-        if method in preset.measured
+        if preset.run is not None and method in preset.measured
     ]

@@ -1,4 +1,4 @@
-"""How a classifier is trained."""
+"""Settings of a training, their defaults, and their checks."""
 
 from __future__ import annotations
 
@@ -8,17 +8,39 @@ from typing import Any
 
 from tonno_core.encoding.normalization import NormKind
 from tonno_core.errors import TonnoError
+from tonno_core.output import Json
 from tonno_core.volume.intensity import parse_intensity
+
+# Factor on the learning rate from a stage of a pretrained network to the one before it.
+PRETRAINED_STAGE_DECAY = 0.7
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """The names are those of the command line's options.
+    """How a classifier is trained.
 
-    steps: batches of volumes_per_batch x slices_per_volume slices. epochs: parts of the run; each ends with a
-    validation and a checkpoint. warmup: share of the steps. stage_decay: the learning rate's factor from one stage
-    to the one before it. freeze: stages from the input on that keep their weights. ema: decay of the moving average
-    of the weights that the bundle gets, 0 for the last weights themselves.
+    Attributes:
+        encoder: Name of a timm model.
+        channels: Input channels of the network; a slice is repeated for each.
+        classes: Names of the findings, one output each.
+        norm: Kind of normalization layers.
+        weights: What to start from: ``none``, ``imagenet`` or a file.
+        slice_size: Pixels along the side of a slice.
+        pixel_mm: Size of a pixel; None for one that suits the foregrounds of the training volumes.
+        intensity: Normalization of intensities: ``none``, ``zscore`` or ``window:LO:HI``.
+        frame: ``physical`` or ``normalized``.
+        steps: Batches of ``volumes_per_batch`` x ``slices_per_volume`` slices.
+        epochs: Parts of the run; each ends with a validation and a checkpoint.
+        volumes_per_batch: Volumes in a batch, half of them without a finding.
+        slices_per_volume: Random slices of each of these.
+        learning_rate: Highest learning rate.
+        warmup: Share of the steps in which the learning rate rises.
+        stage_decay: Factor on the learning rate from each stage to the one before it.
+        freeze: Number of stages, from the input on, that keep their weights.
+        ema: Decay of the moving average of the weights that the bundle gets; 0 for the last weights themselves.
+        seed: Start of all random numbers.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        precision: ``auto``, ``float32`` or ``bfloat16``.
     """
 
     encoder: str = "resnet10t"
@@ -45,20 +67,31 @@ class TrainingSettings:
 
     @property
     def pretrained(self) -> bool:
-        """Whether training starts from weights that were trained before."""
+        """Return whether training starts from weights that were trained before."""
         return self.weights != "none"
 
     @property
     def batch_size(self) -> int:
-        """Slices per step, over all processes."""
+        """Return the slices per step, over all processes."""
         return self.volumes_per_batch * self.slices_per_volume
 
     def epoch_end(self, epoch: int) -> int:
-        """The step at which an epoch (from 1) ends; the epochs differ by one step at most."""
+        """Return the step at which an epoch ends; the epochs differ by one step at most.
+
+        Args:
+            epoch: Number of the epoch, from 1.
+
+        Returns:
+            Number of steps before its end.
+        """
         return round(self.steps * epoch / self.epochs)
 
     def check(self) -> None:
-        """Raise TonnoError for values that cannot be meant, before hours of training."""
+        """Check the values, before hours of training.
+
+        Raises:
+            TonnoError: If a value cannot be meant.
+        """
         parse_intensity(self.intensity)
         if self.pixel_mm is not None:
             _require(0 < self.pixel_mm < 100, "pixel_mm", self.pixel_mm, "millimeters between 0 and 100")
@@ -73,16 +106,52 @@ class TrainingSettings:
         _require(even, "volumes_per_batch", self.volumes_per_batch, "an even number: half without a finding")
         _require(self.freeze >= 0, "freeze", self.freeze, "a whole number from 0")
 
-    def record(self) -> dict[str, Any]:
-        """As JSON holds it; of a weights file only the name, as its path says where someone works."""
+    def record(self) -> Json:
+        """Return the settings for a JSON file. A weights file keeps its name alone: its path tells where someone works.
+
+        Returns:
+            JSON object.
+        """
         values = dataclasses.asdict(self)
         values["classes"] = list(self.classes)
         values["weights"] = self.weights.replace("\\", "/").rpartition("/")[2]
         return values
 
 
+def complete_settings(
+    *, weights: str = "none", norm: NormKind | None = None, stage_decay: float | None = None, **others: Any
+) -> TrainingSettings:
+    """Make settings in which normalization and stage decay suit the weights, unless they are given.
+
+    Args:
+        weights: What to start from.
+        norm: None for frozen batch norm with pretrained weights, else batch norm.
+        stage_decay: None for `PRETRAINED_STAGE_DECAY` with pretrained weights, else 1.
+        others: Other `TrainingSettings` by name.
+
+    Returns:
+        The settings.
+    """
+    pretrained = weights != "none"
+    return TrainingSettings(
+        weights=weights,
+        norm=norm or ("frozen-batch" if pretrained else "batch"),
+        stage_decay=(PRETRAINED_STAGE_DECAY if pretrained else 1.0) if stage_decay is None else stage_decay,
+        **others,
+    )
+
+
 def check_shares(world: int, volumes_per_batch: int, norm: str) -> None:
-    """Raise TonnoError for a batch that ``world`` processes cannot share alike."""
+    """Check that processes can share a batch.
+
+    Args:
+        world: Number of processes.
+        volumes_per_batch: Volumes in a batch.
+        norm: Kind of normalization layers.
+
+    Raises:
+        TonnoError: If their shares would differ, or the normalization needs the whole batch.
+    """
     if volumes_per_batch % world:
         raise TonnoError(f"`volumes_per_batch` is {volumes_per_batch}, expected a multiple of the {world} processes")
     if world > 1 and norm == "batch":

@@ -1,18 +1,25 @@
-"""Files of tensors and plain values as torch writes them. Nothing in one runs when it is read."""
+"""Files of tensors and plain values as torch writes them. Reading such a file runs no code from it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from tonno_core.errors import TonnoError, first_line
-from tonno_core.output import whole_file
+from tonno_core.output import Json, whole_file
 
 
-def save_tensors(path: Path, values: dict[str, Any]) -> None:
-    """Write a file, whole or not at all. Raises TonnoError where the disk is full or read-only."""
+def save_tensors(path: Path, values: Json) -> None:
+    """Write tensors and plain values, whole or not at all.
+
+    Args:
+        path: The file.
+        values: Tensors and plain values by name.
+
+    Raises:
+        TonnoError: If the disk is full or read-only.
+    """
     with whole_file(path) as partial, partial.open("wb") as file:
         try:
             torch.save(values, file)
@@ -20,10 +27,18 @@ def save_tensors(path: Path, values: dict[str, Any]) -> None:
             raise OSError(first_line(error)) from error
 
 
-def load_tensors(path: Path, *, mapped: bool = False) -> dict[str, Any]:
-    """Read such a file; ``mapped`` leaves its tensors on the disk until they are looked at.
+def load_tensors(path: Path, *, mapped: bool = False) -> Json:
+    """Read tensors and plain values.
 
-    Raises TonnoError for a file that is cut off, damaged, or not of this kind.
+    Args:
+        path: The file.
+        mapped: Leave the tensors on the disk until they are looked at.
+
+    Returns:
+        Tensors and plain values by name.
+
+    Raises:
+        TonnoError: If the file is cut off, damaged, or not of this kind.
     """
     try:
         values = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)

@@ -1,4 +1,4 @@
-"""How well a classifier in training tells scans that it does not learn from."""
+"""How well a classifier in training recognizes the findings in scans that it does not learn from."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ from tonno_core.segmentation.metrics import auc
 from tonno_core.training.cache import TrainingVolume
 from tonno_core.training.dataset import SliceSampler
 
+# Slices of each volume.
 SLICES_EACH = 64
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Cross-entropy of slices; AUC of slices and of volumes (mean of a volume's highest tenth of logits), means over
-    the classes of which there are volumes with and without (None: there is no such class)."""
+    """Loss and areas under the ROC curve (AUC), means over the classes that some volumes have and others have not.
+
+    Attributes:
+        loss: Cross-entropy of slices; None without volumes.
+        slice_auc: AUC of slices; None where no class tells volumes apart.
+        volume_auc: AUC of volumes, by the mean of their highest tenth of logits; None likewise.
+    """
 
     loss: float | None
     slice_auc: float | None
@@ -32,17 +38,28 @@ class Validation:
 def validate(
     network: nn.Module, volumes: Sequence[TrainingVolume], pixels: int, seed: int, processes: Processes
 ) -> Validation:
-    """Measure on the same 64 random slices of each volume every time; nothing without volumes."""
+    """Measure on random slices, the same `SLICES_EACH` of each volume every time.
+
+    Args:
+        network: Slices B S S to logits B C.
+        volumes: What to measure on.
+        pixels: S.
+        seed: Start of the random numbers.
+        processes: The processes that share the volumes.
+
+    Returns:
+        The measurements, the same in all processes.
+    """
     if not volumes:
         return Validation(None, None, None)
     network.eval()
-    mine = []
+    share = []
     for number in range(processes.rank, len(volumes), processes.world):
         # Far from the steps of training, whose seeds count from 0.
         sampler = SliceSampler([volumes[number]], pixels, None, seed, processes.device)
         slices = sampler.draw(2**32 - 1 - number, 1, SLICES_EACH).slices
-        mine.append(network(slices).float().cpu().numpy())
-    logits = np.stack(processes.gather(mine))  # N K C
+        share.append(network(slices).float().cpu().numpy())
+    logits = np.stack(processes.gather(share))  # N K C
     labels = np.array([volume.labels for volume in volumes])  # N C
     truth = torch.as_tensor(labels, dtype=torch.float32)[:, None].expand(-1, SLICES_EACH, -1)
     loss = float(F.binary_cross_entropy_with_logits(torch.as_tensor(logits), truth))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tonno_core.bundle.decide import Run
 from tonno_core.bundle.ready import ReadyModel
-from tonno_core.control import Preview
 from tonno_core.errors import TonnoError
+from tonno_core.output import Json
 from tonno_core.reconstruction.projected import Projected
 from tonno_core.reconstruction.result import PlaneProfile, Reconstruction
+from tonno_core.reporting import Preview
 from tonno_core.segmentation.binarize import otsu_threshold
 from tonno_core.volume.volume import Volume
 from tonno_core.worker.files import write_array
@@ -27,25 +29,35 @@ _PROFILE_PLANES = 32_768
 _OTSU_VOXELS = 2_000_000
 
 
-def class_fields(
-    projected: Projected, result: Reconstruction, folder: Path, job: Job, *, number: int, of: int
-) -> dict[str, Any]:
-    """A class's fields of a ``result`` event; writes its heatmaps. number: of ``of`` classes, from 1."""
-    suffix = "" if number == 1 else f"-{number}"
+def class_fields(projected: Projected, result: Reconstruction, run: Run, writer: ResultWriter) -> Json:
+    """Return a class's fields of a ``result`` event, and write its heatmaps.
+
+    Args:
+        projected: The class's state.
+        result: With its heatmaps.
+        run: That they were asked for by, with the class among its targets.
+        writer: Of the request's files.
+
+    Returns:
+        As docs/worker.md has them.
+    """
+    names = [target.name for target in run.targets]
+    number = names.index(result.class_name)
+    suffix = "" if number == 0 else f"-{number + 1}"
     heatmaps = {}
     for method, heatmap in result.heatmaps.items():
         variant = result.variants[method]
         directions, planned = projected.reach(variant)
-        known = projected.ready.threshold(variant, result.backprojected, zoom=projected.planes.zoom)
+        known = run.threshold(run.targets[number], method, result.ended_at)
         heatmaps[method] = {
-            "array": write_array(folder / f"heatmap-{method}{suffix}.npy", heatmap.array, job),
+            "array": writer.write(f"heatmap-{method}{suffix}.npy", heatmap.array),
             "variant": {"method": method, **variant.choices()},
             "threshold": None if known is None else known.message(),
             "otsu": _otsu(heatmap, result.inside),
             "directions": directions,
             "planned": planned,
         }
-    most = max(3, min(_PROFILES, _PROFILE_PLANES // of // result.settings.slices))
+    most = max(3, min(_PROFILES, _PROFILE_PLANES // len(names) // result.settings.slices))
     return {
         "heatmaps": heatmaps,
         "profiles": [_profile(each) for each in projected.plane_profiles(most)],
@@ -54,11 +66,44 @@ def class_fields(
     }
 
 
-def model_fields(ready: ReadyModel, name: str) -> dict[str, Any]:
-    """What identifies a model."""
-    if ready.spec is None:
+@dataclass(frozen=True)
+class ResultWriter:
+    """Writes a request's arrays.
+
+    Attributes:
+        folder: Of the request.
+        job: Whose cancel ends the writing.
+    """
+
+    folder: Path
+    job: Job
+
+    def write(self, name: str, array: npt.NDArray[np.generic]) -> str:
+        """Write an array.
+
+        Args:
+            name: Of the file.
+            array: Any.
+
+        Returns:
+            The file's path.
+        """
+        return write_array(self.folder / name, array, self.job)
+
+
+def model_fields(model: ReadyModel, name: str) -> Json:
+    """Return what identifies a model.
+
+    Args:
+        model: Ready on its device.
+        name: Of its folder.
+
+    Returns:
+        As docs/worker.md has it.
+    """
+    if model.spec is None:
         return {"name": name, "encoder": None, "sha256": None, "about": {}}
-    return {"name": name, "encoder": ready.spec.encoder, "sha256": ready.spec.sha256, "about": ready.spec.about}
+    return {"name": name, "encoder": model.spec.encoder, "sha256": model.spec.sha256, "about": model.spec.about}
 
 
 class Previews:
@@ -98,7 +143,7 @@ def _otsu(heatmap: Volume, inside: npt.NDArray[np.bool_]) -> float | None:
         return None
 
 
-def _profile(profile: PlaneProfile) -> dict[str, Any]:
+def _profile(profile: PlaneProfile) -> Json:
     return {
         "normal_ras": [round(value, 6) for value in profile.normal_ras.tolist()],
         "positions_mm": [round(value, 3) for value in profile.positions_mm.tolist()],

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tonno_core.control import Cancelled
 from tonno_core.protocol import FINAL
+from tonno_core.reporting import Cancelled
 
 Send = Callable[..., None]
 _PROGRESS_INTERVAL_S = 0.1

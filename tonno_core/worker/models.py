@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tonno_core.bundle.file import SPEC_NAME, WEIGHTS_NAME, Bundle, load_bundle
-from tonno_core.bundle.ready import PIXEL_SUM, ReadyModel, default_settings, prepare_model
-from tonno_core.settings import ReconstructionSettings, combine
+from tonno_core.bundle.file import SPEC_NAME, WEIGHTS_NAME, Bundle
+from tonno_core.bundle.ready import PIXEL_SUM, ReadyModel, choices_of_model, load_model, prepare_model
+from tonno_core.settings import ReconstructionSettings
 from tonno_core.worker.requests import ReconstructRequest
 
 _Key = tuple[Any, ...]
@@ -25,15 +25,25 @@ class Models:
         self._ready: ReadyModel | None = None
 
     def get(self, request: ReconstructRequest, check: Callable[[], None]) -> tuple[ReadyModel, ReconstructionSettings]:
-        """The model of a request, and the settings that it makes of the request's options. Raises TonnoError."""
+        """Return the model of a request, and the settings that it makes of the request's options.
+
+        Args:
+            request: What is asked.
+            check: Raises Cancelled to end it.
+
+        Returns:
+            The model on its device, and the settings.
+
+        Raises:
+            TonnoError: The model cannot be loaded, or cannot serve the options.
+        """
         files = _files(request.model)
         if files is None or files != self._files:
             self.forget()
             check()
-            self._loaded = PIXEL_SUM if request.model == PIXEL_SUM else load_bundle(request.model)
+            self._loaded = load_model(request.model)
             self._files = files
-        spec = None if isinstance(self._loaded, str) else self._loaded.spec
-        settings = combine(defaults=default_settings(spec), preset=request.preset, explicit=request.options)
+        settings = choices_of_model(self._loaded).settings(request.options, request.preset)
         key = (files, request.device, request.precision, settings.slice_size)
         if self._ready is None or key != self._key:
             self._ready = None  # two at once might not fit

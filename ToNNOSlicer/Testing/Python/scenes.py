@@ -7,6 +7,8 @@ import slicer
 import slicer.util
 from ToNNOSlicerLib.logic import ToNNOLogic
 from ToNNOSlicerLib.logic.geometry import ijkToNode
+from ToNNOSlicerLib.logic.heatmap import Heatmap, showHeatmap
+from ToNNOSlicerLib.logic.inputs import inputFor
 from ToNNOSlicerLib.logic.labelmap import Crop, imageOf
 
 # In mm, and no two axes alike, so that no exchange of axes goes unseen.
@@ -44,7 +46,7 @@ GRIDS = {
 
 
 def tilted(degrees: float) -> np.ndarray:
-    """As DICOM has it, of a gantry that is tilted about the patient's axis from left to right; ijkToRAS (4 x 4)."""
+    """Return ijkToRAS (4 x 4) of a gantry that is tilted about the patient's axis from left to right."""
     matrix = GRIDS["as DICOM has it"].copy()
     matrix[1, 2] = np.tan(np.radians(degrees)) * matrix[2, 2]
     return matrix
@@ -87,12 +89,12 @@ def record(threshold: float = THRESHOLD, floor: float = 1.0) -> dict:
     return {"threshold": threshold, "noise_floor": floor, "volume_quantile": 0.95}
 
 
-def addHeatmap(logic: ToNNOLogic, volumeNode, array=None, **options):
+def addHeatmap(logic: ToNNOLogic, volumeNode, array=None, heatmapNode=None, result=None, zoom=False, **options):
     array = blobs() if array is None else array
-    given = logic.inputFor(volumeNode)
     values = {"method": "matched-cam", "className": "lesion", "threshold": record()} | options
-    inside = np.ones(array.shape, dtype=bool)
-    return logic.showHeatmap(volumeNode, array, given.ijkToRAS, inside, **values)
+    inside, ijkToRAS = np.ones(array.shape, dtype=bool), inputFor(volumeNode).ijkToRAS
+    heatmap = Heatmap(array, ijkToRAS, inside=inside, answer=result, isZoomed=zoom, **values)
+    return showHeatmap(volumeNode, heatmap, heatmapNode)
 
 
 def paint(segmentationNode, segmentId: str, voxels: np.ndarray, volumeNode) -> None:

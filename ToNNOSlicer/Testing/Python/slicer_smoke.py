@@ -116,13 +116,15 @@ def undo(widget):
 
 
 def export(widget):
+    from ToNNOSlicerLib.logic.export import exportFindings, exportHeatmap
+
     logic, result = widget.panel.logic, widget.panel.session.result
     with tempfile.TemporaryDirectory() as folder:
         for name in ("s.seg.nrrd", "s.nii.gz", "s.stl"):
             logic.exportSegmentation(result.segment[0], Path(folder) / name)
         for name in ("h.nrrd", "h.nii.gz"):
-            logic.exportHeatmap(result.heatmapNode, Path(folder) / name)
-        logic.exportFindings(widget.panel.session.result.findings, Path(folder) / "f.csv")
+            exportHeatmap(result.heatmapNode, Path(folder) / name)
+        exportFindings(widget.panel.session.result.findings, Path(folder) / "f.csv")
         assert len(list(Path(folder).iterdir())) >= 6
         widget.panel.session.exports.write("report", widget.panel.session.result, str(Path(folder) / "report.html"))
         wait(widget, lambda: not widget.panel.session.exports.isBusy)

@@ -32,6 +32,7 @@ import slicer
 import slicer.util
 from agreement import nodes, shownHeatmaps
 from scenes import GRIDS, RIGID, THRESHOLD, addHeatmap, addVolume
+from ToNNOSlicerLib.logic.segmentation import segmentOf
 
 ROOT = Path(__file__).resolve().parents[3]
 LIBRARY = ROOT / "ToNNOSlicer" / "ToNNOSlicerLib"
@@ -109,7 +110,7 @@ def test_b4_an_effect_stays_active_while_the_same_segment_is_edited(qtHost: Any,
     before = widget.ui.findingsTable.rowCount
     voxels = np.zeros(SHAPE_ZYX, np.uint8)
     voxels[1, 1, 1] = 1
-    paint(*widget.panel.logic.segmentOf(heatmap), voxels, heatmap)
+    paint(*segmentOf(heatmap), voxels, heatmap)
     qtHost.process(0.2)
     assert widget.ui.findingsTable.rowCount == before + 1
     assert editor.activeEffect() == "Paint"
@@ -217,7 +218,7 @@ def test_b7_show_3d_is_slicers_own_button(qtHost: Any, widget: Any) -> None:
 
     assert type(unwrap(widget.ui.show3DButton)).__name__ == "qMRMLSegmentationShow3DButton"
     heatmap = addResult(widget)
-    node = widget.panel.logic.segmentOf(heatmap)[0]
+    node = segmentOf(heatmap)[0]
     node.CreateClosedSurfaceRepresentation()
     assert widget.ui.show3DButton.checked
     node.RemoveClosedSurfaceRepresentation()

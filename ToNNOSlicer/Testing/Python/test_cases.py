@@ -17,9 +17,13 @@ from dicom_series import writeSeries
 from scenes import GRIDS, RIGID, addHeatmap, addVolume, paint, segmentArray
 from studies_on_disk import CHANGES, COMMAND, ended, states, until, worklist, write
 from ToNNOSlicerLib.logic import EditedByHandError, ToNNOUserError, case_files, cases
+from ToNNOSlicerLib.logic.findings import findingsOf
 from ToNNOSlicerLib.logic.geometry import ijkToNode, ijkToWorld
-from ToNNOSlicerLib.logic.heatmap import inputOf, recordOf
+from ToNNOSlicerLib.logic.heatmap import histogram, inputOf, modelThreshold, recordOf
 from ToNNOSlicerLib.logic.labelmap import cropOf
+from ToNNOSlicerLib.logic.overlay import setOverlay
+from ToNNOSlicerLib.logic.profile import profileAlong, whyOf
+from ToNNOSlicerLib.logic.segmentation import isEditedByHand, segmentOf, thresholdOf
 from ToNNOSlicerLib.models import shippedFolders
 from ToNNOSlicerLib.worklist import Worklist, arguments
 
@@ -101,13 +105,13 @@ def test_a_case_opens_as_a_run_would_have_left_it(logic, six, number: int) -> No
         points = ijk @ volume.ijk_to_ras[:3, :3].T + volume.ijk_to_ras[:3, 3]
         np.testing.assert_array_equal(sampled(node, points), volume.array[tuple(ijk[:, ::-1].T)])
     # The segment, its findings and what is known about the making.
-    segmentation, segmentId = logic.segmentOf(heatmap)
+    segmentation, segmentId = segmentOf(heatmap)
     threshold = facts["methods"]["tonno"]["threshold"]
     array = slicer.util.arrayFromVolume(heatmap)
     assert np.array_equal(segmentArray(segmentation, segmentId, scan), array >= threshold)
-    assert not logic.isEditedByHand(segmentation, segmentId) and logic.thresholdOf(segmentation, segmentId) == threshold
+    assert not isEditedByHand(segmentation, segmentId) and thresholdOf(segmentation, segmentId) == threshold
     components = facts["methods"]["tonno"]["components"]
-    findings = logic.findings(segmentation, segmentId, heatmap)
+    findings = findingsOf(segmentation, segmentId, heatmap)
     assert [f.peak for f in findings] == [c["peak"] for c in components] and findings
     for finding, component in zip(findings, components, strict=True):
         assert finding.volumeMm3 == pytest.approx(component["volume_mm3"], rel=1e-4)
@@ -116,8 +120,8 @@ def test_a_case_opens_as_a_run_would_have_left_it(logic, six, number: int) -> No
     assert (record["method"], record["className"], record["threshold"]) == ("tonno", facts["class"], None)
     assert (record["directions"], record["stopped"], record["zoom"]) == (6, False, False)
     assert record["model"]["name"] == "pixel-sum"
-    assert logic.why(heatmap).score == facts["score"]
-    along = logic.profileAlong(heatmap, (0, 0, 1))
+    assert whyOf(heatmap).score == facts["score"]
+    along = profileAlong(heatmap, (0, 0, 1))
     assert along.logits.tolist() == pytest.approx(facts["profiles"][2]["logits"])
     assert along.positionsMm.tolist() == pytest.approx(facts["profiles"][2]["offsets_mm"])
     assert len({node.GetAttribute(cases.CASE) for node in (scan, heatmap, segmentation)}) == 1
@@ -133,7 +137,7 @@ def test_the_histogram_is_of_what_the_planes_cover(logic, six, number: int) -> N
     volume = heatmapFile(six[number])
     covered = within_ball(volume, np.array(report(six[number])["frame_to_ras"]))
     assert 0 < covered.sum() < covered.size
-    _edges, counts = logic.histogram(heatmap)
+    _edges, counts = histogram(heatmap)
     assert counts.sum() == covered.sum()
     inside = case_files.inside(case_files.readReport(six[number]), inputOf(heatmap))
     back = case_files.ordered(covered, volume.ijk_to_ras, inputOf(heatmap))
@@ -170,12 +174,12 @@ def test_two_cases_are_never_mixed(logic, host, six) -> None:
         assert inputOf(heatmap).GetName() == case.name
         np.testing.assert_array_equal(slicer.util.arrayFromVolume(heatmap), heatmapFile(case).array)
         np.testing.assert_array_equal(slicer.util.arrayFromVolume(inputOf(heatmap)), read_volume(case.volume).array)
-        segmentation, _segmentId = logic.segmentOf(heatmap)
+        segmentation, _segmentId = segmentOf(heatmap)
         assert {n.GetAttribute(cases.CASE) for n in (heatmap, inputOf(heatmap), segmentation)} == {
             heatmap.GetAttribute(cases.CASE)
         }
-    assert logic.segmentOf(first)[0] is not logic.segmentOf(second)[0]
-    logic.setOverlay(second, 3.0)
+    assert segmentOf(first)[0] is not segmentOf(second)[0]
+    setOverlay(second, 3.0)
     with pytest.raises(ToNNOUserError, match="is not the result of"):
         cases.save(logic, six[4], first)
     cases.closeCase(logic, six[4])
@@ -262,7 +266,7 @@ VERDICTS = '[{"place": [0.0, 0.0, 0.0], "reach": 1.0, "verdict": "accept"}]'
 def test_what_a_reader_has_saved_comes_back(logic, host, listed, six) -> None:
     case = six[1]
     heatmap = cases.openCase(logic, case)
-    segmentation, segmentId = logic.segmentOf(heatmap)
+    segmentation, segmentId = segmentOf(heatmap)
     other = logic.newSegment(heatmap, 1e9, segmentationNode=segmentation)[1]  # the case's own is the last one
     threshold = 0.8 * recordOf(heatmap)["limit"]
     logic.writeSegment(heatmap, threshold, 0.0, segmentation, segmentId)
@@ -271,10 +275,10 @@ def test_what_a_reader_has_saved_comes_back(logic, host, listed, six) -> None:
     assert cases.isUnsaved(logic, case)
     with pytest.raises(EditedByHandError, match="not saved"):
         cases.closeCase(logic, case)
-    assert logic.segmentOf(heatmap) == (segmentation, segmentId) and other != segmentId
+    assert segmentOf(heatmap) == (segmentation, segmentId) and other != segmentId
     voxels, place = segmentArray(segmentation, segmentId, heatmap), cropOf(segmentation, segmentId).fingerprint
     layers = segmentation.GetSegmentation().GetNumberOfLayers()
-    cases.save(logic, case, heatmap, {"1": "accept"}, logic.findings(segmentation, segmentId, heatmap))
+    cases.save(logic, case, heatmap, {"1": "accept"}, findingsOf(segmentation, segmentId, heatmap))
     assert segmentation.GetSegmentation().GetNumberOfLayers() == layers  # saving has not touched the scene's own
     assert not cases.isUnsaved(logic, case)
     reading = cases.readingOf(case)
@@ -287,11 +291,11 @@ def test_what_a_reader_has_saved_comes_back(logic, host, listed, six) -> None:
     cases.closeCase(logic, case)
 
     heatmap = cases.openCase(logic, listed.refresh(case))
-    segmentation, segmentId = logic.segmentOf(heatmap)
+    segmentation, segmentId = segmentOf(heatmap)
     np.testing.assert_array_equal(segmentArray(segmentation, segmentId, heatmap), voxels)
     assert cropOf(segmentation, segmentId).has(place)
-    assert logic.thresholdOf(segmentation, segmentId) == threshold
-    assert logic.isEditedByHand(segmentation, segmentId)  # and so it is not overwritten by the slider
+    assert thresholdOf(segmentation, segmentId) == threshold
+    assert isEditedByHand(segmentation, segmentId)  # and so it is not overwritten by the slider
     assert heatmap.GetAttribute(cases.VERDICTS) == VERDICTS
     assert not cases.isUnsaved(logic, case)
     # Another session, another Worklist: the files say so.
@@ -308,7 +312,7 @@ def test_no_finding_is_a_verdict_too(logic, six) -> None:
     assert not list(Path(case.folder).glob("*.seg.nrrd"))
     cases.closeCase(logic, case)
     heatmap = cases.openCase(logic, case)
-    assert logic.findings(*logic.segmentOf(heatmap), heatmap) == []
+    assert findingsOf(*segmentOf(heatmap), heatmap) == []
     assert not cases.isUnsaved(logic, case)
 
 
@@ -316,7 +320,7 @@ def test_saved_again_only_the_last_stays(logic, six) -> None:
     case = six[0]
     heatmap = cases.openCase(logic, case)
     for n in range(3):
-        paint(*logic.segmentOf(heatmap), np.roll(brushed(heatmap), n, 0), heatmap)
+        paint(*segmentOf(heatmap), np.roll(brushed(heatmap), n, 0), heatmap)
         cases.save(logic, case, heatmap, n)
         assert len(list(Path(case.folder).glob("*.seg.nrrd"))) == 1
         assert cases.readingOf(case)["verdicts"] == n
@@ -328,7 +332,7 @@ def test_saved_whole_or_not_at_all(logic, six, monkeypatch, fails: str) -> None:
     heatmap = cases.openCase(logic, case)
     cases.save(logic, case, heatmap, "first")
     before = {file.name: file.read_bytes() for file in Path(case.folder).iterdir()}
-    paint(*logic.segmentOf(heatmap), brushed(heatmap), heatmap)
+    paint(*segmentOf(heatmap), brushed(heatmap), heatmap)
 
     def full(*_arguments):
         raise OSError(28, "No space left on device")
@@ -373,11 +377,11 @@ def test_a_segmentation_that_another_volume_uses_stays(logic, host, six) -> None
     segmentation, segmentId = logic.writeSegment(own, 3.0)
     before = contents(host.scene)
     heatmap = cases.openCase(logic, six[0])
-    written = logic.segmentOf(heatmap)
+    written = segmentOf(heatmap)
     own.SetNodeReferenceID("ToNNO.segmentation", written[0].GetID())  # the user has chosen the case's node for it
     own.SetAttribute("ToNNO.segmentation", logic.newSegment(own, 3.0, segmentationNode=written[0])[1])
     cases.closeCase(logic, six[0], discard=True)
-    left, leftId = logic.segmentOf(own)
+    left, leftId = segmentOf(own)
     assert left is written[0] and left.GetSegmentation().GetSegmentIDs() == (leftId,)
     assert segmentation.GetSegmentation().GetSegmentIDs() == (segmentId,)
     assert {name.split()[0] for name in contents(host.scene) - before} <= {
@@ -389,7 +393,7 @@ def test_a_transform_above_a_case_is_the_users(logic, host, six) -> None:
     heatmap = cases.openCase(logic, six[0])
     transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
     slicer.util.updateTransformMatrixFromArray(transform, RIGID)
-    for node in (inputOf(heatmap), heatmap, logic.segmentOf(heatmap)[0]):
+    for node in (inputOf(heatmap), heatmap, segmentOf(heatmap)[0]):
         node.SetAndObserveTransformNodeID(transform.GetID())
     assert not cases.isUnsaved(logic, six[0])
     cases.closeCase(logic, six[0])
@@ -408,7 +412,7 @@ def test_what_the_user_has_put_below_a_case_stays(logic, host, six) -> None:
 
 def test_after_saving_and_loading_the_scene_a_case_is_still_known(logic, host, six, tmp_path) -> None:
     heatmap = cases.openCase(logic, six[0])
-    paint(*logic.segmentOf(heatmap), brushed(heatmap), heatmap)
+    paint(*segmentOf(heatmap), brushed(heatmap), heatmap)
     host.load(host.save(tmp_path / "scene"))
     heatmap = cases.heatmapOf(logic, six[0])
     assert inputOf(heatmap).GetName() == six[0].name and cases.isUnsaved(logic, six[0])
@@ -440,8 +444,8 @@ def test_the_models_calibration_goes_along(logic, finished, tmp_path) -> None:
     assert record["threshold"]["threshold"] < known["threshold"]  # scaled: fewer planes see less
     assert record["model"]["sha256"] == spec["sha256"] and record["model"]["name"] == "brain-lesions"
     assert (record["className"], record["directions"], record["quality"]) == ("lesion", 24, "fast")
-    segmentation, segmentId = logic.segmentOf(heatmap)
-    assert logic.thresholdOf(segmentation, segmentId) == logic.modelThreshold(heatmap)
+    segmentation, segmentId = segmentOf(heatmap)
+    assert thresholdOf(segmentation, segmentId) == modelThreshold(heatmap)
     assert case_files.readReport(case).smallestMm3 == 1.5
     os.utime(model / "brain-lesions/model.json")  # its place and time do not matter
     assert listed.poll().cases == worklist_again(listed).poll().cases

@@ -27,6 +27,7 @@ from ToNNOSlicerLib.logic.compare import (
     match,
     sentence,
 )
+from ToNNOSlicerLib.logic.findings import findingsOf
 from ToNNOSlicerLib.logic.geometry import toVTK
 from ToNNOSlicerLib.logic.heatmap import recordOf, writeRecord
 from ToNNOSlicerLib.logic.timepoint import TimePoint, timePoint, timePointOf
@@ -371,7 +372,7 @@ def test_the_prior_scan_is_registered_by_the_transform_above_it(logic, grid: str
     assert listed[UNCHANGED].distanceMm == pytest.approx(0, abs=1e-6)
     assert listed[LARGER].volumeRatio == pytest.approx(512 / 64)
     # The findings are those of the table.
-    assert [c.present for c in compared.changes[:3]] == logic.findings(*here[1:], here[0])
+    assert [c.present for c in compared.changes[:3]] == findingsOf(*here[1:], here[0])
 
 
 def test_scans_on_other_grids_are_compared_in_the_world(logic) -> None:
@@ -428,7 +429,7 @@ def test_a_region_is_all_that_a_run_has_looked_at(logic) -> None:
 
 def test_findings_that_do_not_count_are_left_out(logic) -> None:
     here, there = scan(logic, NOW), scan(logic, BEFORE, name="before")
-    listed = logic.findings(*here[1:], here[0])
+    listed = findingsOf(*here[1:], here[0])
     kept = [finding for finding in listed if finding.volumeMm3 > 30]
     compared = changes(*here, *there, listed=kept)
     assert sentence(compared.changes) == "1 larger, 1 unchanged, 1 gone"

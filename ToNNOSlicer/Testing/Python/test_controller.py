@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from listening import Client
+from ToNNOSlicerLib.logic.patient import showSurface
+from ToNNOSlicerLib.logic.segmentation import isEditedByHand, segmentOf, thresholdOf
 
 pytest.importorskip("slicer_core", reason="the package slicer-core is not installed here")
 
@@ -78,7 +80,7 @@ def result(made, number: int, **more: Any) -> dict[str, Any]:
 
 def threshold(made, outcome) -> float:
     """Of the segment that an outcome's first heatmap has."""
-    return made.controller.logic.thresholdOf(*made.controller.logic.segmentOf(outcome.heatmapNodes[0]))
+    return thresholdOf(*segmentOf(outcome.heatmapNodes[0]))
 
 
 def names(made) -> list[str]:
@@ -126,7 +128,7 @@ def test_preview_and_result_are_one_heatmap_and_a_segment(made) -> None:
     assert outcome.heatmapNodes == (made.told.previews[0],)
     assert names(made) == ["scan", "scan ToNNO"]
     assert threshold(made, outcome) == 4.0
-    segmentation, _segmentId = made.controller.logic.segmentOf(outcome.heatmapNodes[0])
+    segmentation, _segmentId = segmentOf(outcome.heatmapNodes[0])
     assert segmentation.GetSegmentation().GetNumberOfSegments() == 1
     assert made.controller.state == "idle" and len(made.client.released) == 1
 
@@ -235,7 +237,7 @@ def test_what_changes_the_projections_needs_a_new_pass(made, change) -> None:
 def test_what_is_shown_of_a_volume_and_its_name_need_no_new_pass(made) -> None:
     """The surface of the patient, say, which is made when the first result is there."""
     tick(made, result(made, begin(made)))
-    made.controller.logic.showSurface(made.volume, True)
+    showSurface(made.volume, True)
     made.volume.SetName("renamed")
     made.volume.CreateDefaultDisplayNodes()
     begin(made)
@@ -362,13 +364,13 @@ def test_a_run_by_the_same_settings_takes_its_predecessors_place(made) -> None:
     tick(made, result(made, begin(made)))
     (second,) = made.told.outcomes[1].heatmapNodes
     assert names(made) == ["scan", "scan ToNNO_1"] and first.GetScene() is None
-    assert logic.thresholdOf(*logic.segmentOf(second)) == 5.0
+    assert thresholdOf(*segmentOf(second)) == 5.0
     voxels = np.zeros((12, 14, 16), dtype=np.uint8)
     voxels[3, 3, 3] = 1
-    scenes.paint(*logic.segmentOf(second), voxels, second)
+    scenes.paint(*segmentOf(second), voxels, second)
     made.volume.Modified()
     tick(made, result(made, begin(made)))
-    assert len(names(made)) == 3 and logic.isEditedByHand(*logic.segmentOf(second))
+    assert len(names(made)) == 3 and isEditedByHand(*segmentOf(second))
 
 
 def test_all_classes_have_a_heatmap_and_a_segment_each(made) -> None:
@@ -384,9 +386,8 @@ def test_all_classes_have_a_heatmap_and_a_segment_each(made) -> None:
     }
     tick(made, event)
     (outcome,) = made.told.outcomes
-    logic = made.controller.logic
-    segments = [logic.segmentOf(node) for node in outcome.heatmapNodes]
-    assert [logic.thresholdOf(*segment) for segment in segments] == [2.0, 6.0]
+    segments = [segmentOf(node) for node in outcome.heatmapNodes]
+    assert [thresholdOf(*segment) for segment in segments] == [2.0, 6.0]
     assert segments[0][0] is segments[1][0] and segments[0][1] != segments[1][1]  # one node, a segment each
     names = [segments[0][0].GetSegmentation().GetSegment(name).GetName() for _node, name in segments]
     assert names == ["bleeding", "fracture"]

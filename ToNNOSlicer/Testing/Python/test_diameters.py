@@ -10,7 +10,9 @@ import slicer
 import slicer.util
 from scenes import GRIDS, RIGID, SCALED, THRESHOLD, addHeatmap, addVolume, affine, rotation
 from ToNNOSlicerLib.logic import diameters
+from ToNNOSlicerLib.logic.findings import findingsOf
 from ToNNOSlicerLib.logic.pieces import Pieces
+from ToNNOSlicerLib.logic.results import heatmapsOf
 
 from tonno_core.segmentation.connected import connected, runs_of
 
@@ -210,7 +212,7 @@ def test_twenty_findings_at_256_are_measured_within_100_ms(turn, figure) -> None
 @pytest.mark.parametrize("transforms", [(), (RIGID,), (SCALED,)], ids=["bare", "rigid", "scaled"])
 def test_lines_are_drawn_where_they_were_measured(logic, host, transforms) -> None:
     heatmap = addHeatmap(logic, addVolume(GRIDS["left-handed"], transforms=transforms))
-    listed = logic.findings(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
+    listed = findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
     lines = diameters.draw(host.scene, heatmap, listed)
     assert [line.GetName() for line in lines] == [
         "Finding 1 longest", "Finding 1 perpendicular", "Finding 2 longest", "Finding 2 perpendicular",
@@ -226,7 +228,7 @@ def test_lines_are_drawn_where_they_were_measured(logic, host, transforms) -> No
 
 def test_lines_go_with_the_patient(logic, host) -> None:
     heatmap = addHeatmap(logic, volume := addVolume())
-    listed = logic.findings(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
+    listed = findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
     transform = host.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
     for node in (volume, heatmap):
         node.SetAndObserveTransformNodeID(transform.GetID())
@@ -238,7 +240,7 @@ def test_lines_go_with_the_patient(logic, host) -> None:
 
 def test_lines_are_replaced_and_removed_and_no_others(logic, host) -> None:
     heatmap = addHeatmap(logic, addVolume())
-    listed = logic.findings(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
+    listed = findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
     other = host.scene.AddNewNodeByClass("vtkMRMLMarkupsLineNode", "mine")
     diameters.draw(host.scene, heatmap, listed)
     lines = diameters.draw(host.scene, heatmap, listed[:1])
@@ -256,11 +258,11 @@ def test_lines_are_replaced_and_removed_and_no_others(logic, host) -> None:
 
 def test_lines_are_saved_with_the_scene(logic, host, tmp_path) -> None:
     heatmap = addHeatmap(logic, addVolume(transforms=(RIGID,)))
-    listed = logic.findings(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
+    listed = findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
     diameters.draw(host.scene, heatmap, listed)
     del heatmap
     host.load(host.save(tmp_path / "scene"))
-    (heatmap,) = logic.heatmaps()
+    (heatmap,) = heatmapsOf(logic.scene)
     assert diameters.isDrawn(heatmap)
     line = slicer.util.getNode("Finding 1 longest")
     # Markups' files keep some digits less than memory.

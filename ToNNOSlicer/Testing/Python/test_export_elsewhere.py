@@ -15,6 +15,7 @@ from test_logic_findings import RESULT
 from ToNNOSlicerLib import elsewhere, slow_files
 from ToNNOSlicerLib.logic import ToNNOUserError
 from ToNNOSlicerLib.logic.export import writeHere
+from ToNNOSlicerLib.logic.report import reportSteps
 
 ROOT = Path(__file__).parents[3]
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -167,7 +168,7 @@ def test_no_node_is_read_after_the_first_steps(host, logic, tmp_path) -> None:
         np.testing.assert_array_equal(files.image, before[1])
         yield from writeHere(files, place)
 
-    shares = list(logic.reportSteps(tmp_path / "report.html", heatmap, segmentation, segmentId, write))
+    shares = list(reportSteps(tmp_path / "report.html", heatmap, segmentation, segmentId, write))
     assert shares[-1] == 1.0 and (tmp_path / "report.html").exists()
     assert len(given[0].pictures) == 2
 
@@ -176,7 +177,7 @@ def test_a_report_that_is_closed_leaves_nothing(logic, tmp_path) -> None:
     heatmap = addHeatmap(logic, addVolume(), result=RESULT)
     segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
     for stop in range(1, 7):
-        steps = logic.reportSteps(tmp_path / "report.html", heatmap, segmentation, segmentId, writeHere)
+        steps = reportSteps(tmp_path / "report.html", heatmap, segmentation, segmentId, writeHere)
         for _n in range(stop):
             next(steps)
         steps.close()

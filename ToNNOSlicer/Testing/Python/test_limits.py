@@ -13,6 +13,11 @@ from agreement import components, tag, visibleSegments
 from scenes import SHAPE_ZYX, THRESHOLD, addHeatmap, addVolume, blobs
 from scipy import ndimage
 from ToNNOSlicerLib.logic import ToNNOUserError, diameters, findings, labelmap, segmentation
+from ToNNOSlicerLib.logic.diameters import isDrawn
+from ToNNOSlicerLib.logic.findings import findingsOf
+from ToNNOSlicerLib.logic.report import exportReport
+from ToNNOSlicerLib.logic.results import resultOf
+from ToNNOSlicerLib.logic.segmentation import isShown3D, segmentOf, show3D, thresholdOf
 
 CPU_S = 0.3  # of one core, for any mask of 256^3 voxels
 NOISE = 0.9  # a threshold in the noise of `blobs`, which is even between -1 and 1
@@ -36,7 +41,7 @@ def scattered(logic: Any) -> Any:
 
 
 def test_of_many_parts_those_with_the_highest_peaks_are_listed(logic: Any, scattered: Any) -> None:
-    listing = logic.resultOf(scattered).listing
+    listing = resultOf(scattered).listing
     highest = np.sort(lattice()[lattice() >= THRESHOLD])[::-1]
     assert [finding.peak for finding in listing.findings] == highest[:500].tolist()
     assert listing.parts == 693
@@ -45,11 +50,11 @@ def test_of_many_parts_those_with_the_highest_peaks_are_listed(logic: Any, scatt
 
 
 def test_what_counts_all_of_them_is_refused_with_the_way_out(logic: Any, scattered: Any, tmp_path: Any) -> None:
-    segment = logic.segmentOf(scattered)
+    segment = segmentOf(scattered)
     other = addHeatmap(logic, addVolume(name="before"), blobs())
     for count in (
-        lambda: logic.findings(*segment, scattered),
-        lambda: logic.exportReport(tmp_path / "report.html", scattered, *segment),
+        lambda: findingsOf(*segment, scattered),
+        lambda: exportReport(tmp_path / "report.html", scattered, *segment),
         lambda: compared(other, *logic.writeSegment(other, THRESHOLD), scattered, *segment),
         lambda: compared(other, *logic.writeSegment(other, THRESHOLD), scattered, *segment, (), ()),
     ):
@@ -67,16 +72,16 @@ def compared(*results: Any) -> Any:
 
 def test_a_mask_of_too_many_runs_is_not_searched(logic: Any, scattered: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(findings, "MOST_RUNS", 692)
-    listing = logic.resultOf(scattered).listing
+    listing = resultOf(scattered).listing
     assert (listing.findings, listing.parts) == ((), None) and "scattered" in listing.gap
     monkeypatch.setattr(findings, "MOST_RUNS", 693)
-    assert logic.resultOf(scattered).listing.parts == 693
+    assert resultOf(scattered).listing.parts == 693
 
 
 def test_a_finding_of_many_is_removed_and_no_other(logic: Any, scattered: Any) -> None:
-    listed = logic.resultOf(scattered).findings
+    listed = resultOf(scattered).findings
     logic.removeFinding(scattered, listed[3])
-    mask = slicer.util.arrayFromSegmentBinaryLabelmap(*logic.segmentOf(scattered), scattered).astype(bool)
+    mask = slicer.util.arrayFromSegmentBinaryLabelmap(*segmentOf(scattered), scattered).astype(bool)
     assert np.count_nonzero(mask) == 692 and lattice()[mask].max() == np.float32(listed[0].peak)
     assert np.float32(listed[3].peak) not in lattice()[mask]
 
@@ -87,53 +92,53 @@ def test_a_finding_of_many_is_removed_and_no_other(logic: Any, scattered: Any) -
 def test_small_parts_that_are_too_many_are_not_left_out_without_a_word(
     logic: Any, scattered: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = logic.segmentOf(scattered), logic.thresholdOf(*logic.segmentOf(scattered))
+    before = segmentOf(scattered), thresholdOf(*segmentOf(scattered))
     monkeypatch.setattr(segmentation, "MOST_FILTERED_RUNS", 692)
     with pytest.raises(ToNNOUserError, match="too many parts to leave out") as refused:
         logic.writeSegment(scattered, THRESHOLD, 5.0)
     assert "set the smallest part to 0" in refused.value.nextStep
-    assert (logic.segmentOf(scattered), logic.thresholdOf(*logic.segmentOf(scattered))) == before
-    assert logic.resultOf(scattered).listing.parts == 693
+    assert (segmentOf(scattered), thresholdOf(*segmentOf(scattered))) == before
+    assert resultOf(scattered).listing.parts == 693
     logic.writeSegment(scattered, THRESHOLD, 0.0)  # without them nothing is refused
     monkeypatch.setattr(segmentation, "MOST_FILTERED_RUNS", 693)
     logic.writeSegment(scattered, THRESHOLD, 5.0)
-    assert logic.resultOf(scattered).listing.parts == 0
+    assert resultOf(scattered).listing.parts == 0
 
 
 # --- 3D
 
 
 def test_too_many_parts_have_no_surface(logic: Any, scattered: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    node = logic.segmentOf(scattered)[0]
+    node = segmentOf(scattered)[0]
     monkeypatch.setattr(labelmap, "MOST_SURFACE_RUNS", 692)
     with pytest.raises(ToNNOUserError, match="for 3D views") as refused:
-        logic.show3D(node, True)
-    assert "Raise the threshold" in refused.value.nextStep and not logic.isShown3D(node)
+        show3D(node, True)
+    assert "Raise the threshold" in refused.value.nextStep and not isShown3D(node)
 
 
 def test_a_surface_is_given_up_when_its_segment_is_scattered(logic: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     heatmap = addHeatmap(logic, addVolume())
     node, _id = logic.writeSegment(heatmap, THRESHOLD)
-    logic.show3D(node, True)
+    show3D(node, True)
     runs = np.count_nonzero(np.diff(np.pad(blobs() >= NOISE, ((0, 0), (0, 0), (1, 0))).astype(int), axis=2) == 1)
     monkeypatch.setattr(labelmap, "MOST_SURFACE_RUNS", int(runs) - 1)
     logic.writeSegment(heatmap, NOISE)
-    assert not logic.isShown3D(node)
-    logic.undo(heatmap)
-    logic.show3D(node, True)
-    assert logic.isShown3D(node)
+    assert not isShown3D(node)
+    logic.segments.undo(heatmap)
+    show3D(node, True)
+    assert isShown3D(node)
     logic.newSegment(heatmap, NOISE, segmentationNode=node)  # into the same node
-    assert not logic.isShown3D(node)
+    assert not isShown3D(node)
 
 
 def test_the_diameters_of_many_findings_are_not_drawn(logic: Any, host: Any, scattered: Any) -> None:
-    listed = logic.resultOf(scattered).findings
-    logic.showDiameters(scattered, listed[: diameters.MOST_DRAWN])
+    listed = resultOf(scattered).findings
+    diameters.draw(logic.scene, scattered, listed[: diameters.MOST_DRAWN])
     count = host.scene.GetNumberOfNodesByClass("vtkMRMLMarkupsLineNode")
     assert count == 2 * diameters.MOST_DRAWN
     with pytest.raises(ToNNOUserError, match="500 findings would cover"):
-        logic.showDiameters(scattered, listed)
-    assert host.scene.GetNumberOfNodesByClass("vtkMRMLMarkupsLineNode") == 0 and not logic.hasDiameters(scattered)
+        diameters.draw(logic.scene, scattered, listed)
+    assert host.scene.GetNumberOfNodesByClass("vtkMRMLMarkupsLineNode") == 0 and not isDrawn(scattered)
 
 
 # --- the panel
@@ -220,7 +225,7 @@ def test_any_mask_is_read_within_the_time_of_a_click(logic: Any, name: str, figu
     times = []
     for _n in range(3):
         start = time.process_time()
-        listing = logic.resultOf(heatmap).listing
+        listing = resultOf(heatmap).listing
         times.append(time.process_time() - start)
     figure(f"findings of {name} at 256^3: {1000 * min(times):.0f} ms of a core, {listing.parts} parts")
     assert min(times) < CPU_S

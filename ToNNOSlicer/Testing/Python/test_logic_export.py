@@ -30,10 +30,12 @@ from test_logic_findings import RESULT
 from test_logic_heatmap import WORLD_MM
 from test_logic_segmentation import VOXEL_MM3, voxelCentres
 from ToNNOSlicerLib.logic import ToNNOUserError, summary, verdicts
-from ToNNOSlicerLib.logic.export import cannotWrite, exportFindings, exportSegmentation
+from ToNNOSlicerLib.logic.export import cannotWrite, exportFindings, exportHeatmap, exportSegmentation
+from ToNNOSlicerLib.logic.findings import findingsOf
 from ToNNOSlicerLib.logic.geometry import ijkToNode
 from ToNNOSlicerLib.logic.geometry import transformPoint as transformed
 from ToNNOSlicerLib.logic.labelmap import cropped, setCrop, tiltDegrees
+from ToNNOSlicerLib.logic.segmentation import isEditedByHand, show3D
 
 # What a NIfTI header (float32) keeps of a place some 100 mm from the origin.
 NIFTI_MM = 1e-4
@@ -82,7 +84,7 @@ def test_seg_nrrd(logic, host, results, tmp_path) -> None:
     assert np.array_equal(segmentArray(read, segmentId, heatmap), mask())
     assert np.array_equal(segmentArray(read, inner, heatmap), blobs() >= 5.0)
     assert read.GetSegmentation().GetSegment(segmentId).GetName() == "lesion"
-    assert not logic.isEditedByHand(read, segmentId)  # the tag is in the file
+    assert not isEditedByHand(read, segmentId)  # the tag is in the file
     assert only(tmp_path) == ["a.seg.nrrd"]
     assert segmentation.GetStorageNode() is None  # where the scene saves it is not our business
 
@@ -118,7 +120,7 @@ def test_stl(logic, results, tmp_path) -> None:
     assert not segmentation.GetSegmentation().ContainsRepresentation("Closed surface")  # nothing shown that was not
     header, triangles = readSTL(tmp_path / "a.stl")
     assert header.startswith(b"ToNNO. SPACE=LPS. CT, lesion, ToNNO Matched CAM")
-    logic.show3D(segmentation, True)
+    show3D(segmentation, True)
     bounds = np.reshape(segmentation.GetClosedSurfaceInternalRepresentation(segmentId).GetBounds(), (3, 2))
     corners = triangles.reshape(-1, 3)
     assert np.stack([corners.min(axis=0), corners.max(axis=0)], axis=1) == pytest.approx(bounds, abs=1e-4)  # float32
@@ -142,7 +144,7 @@ def test_stl_says_where_its_volume_is_not_the_voxels(logic, tmp_path) -> None:
 @pytest.mark.parametrize("ending", [".nrrd", ".nii.gz", ".nii"])
 def test_heatmap(logic, results, tmp_path, ending: str) -> None:
     heatmap, _segmentation, _id = results
-    logic.exportHeatmap(heatmap, tmp_path / f"h{ending}")
+    exportHeatmap(heatmap, tmp_path / f"h{ending}")
     array, ijkToRAS = readImage(tmp_path / f"h{ending}")
     assert array.dtype == np.float32
     for low in (0.0, 5.0):
@@ -156,20 +158,20 @@ def test_files_fit_the_volumes_file_also_under_a_transform(logic, tmp_path) -> N
     volume = addVolume(transforms=(RIGID,))
     heatmap = addHeatmap(logic, volume)
     segmentation, _id = logic.writeSegment(heatmap, THRESHOLD)
-    own = places(mask(), ijkToNode(volume))
+    expected = places(mask(), ijkToNode(volume))
     logic.exportSegmentation(segmentation, tmp_path / "a.nii.gz")
-    assert places(*readImage(tmp_path / "a.nii.gz")) == pytest.approx(own, abs=NIFTI_MM)
+    assert places(*readImage(tmp_path / "a.nii.gz")) == pytest.approx(expected, abs=NIFTI_MM)
     logic.exportSegmentation(segmentation, tmp_path / "a.seg.nrrd")
-    assert places(*readImage(tmp_path / "a.seg.nrrd")) == pytest.approx(own, abs=WORLD_MM)
-    logic.exportHeatmap(heatmap, tmp_path / "h.nrrd")
+    assert places(*readImage(tmp_path / "a.seg.nrrd")) == pytest.approx(expected, abs=WORLD_MM)
+    exportHeatmap(heatmap, tmp_path / "h.nrrd")
     array, ijkToRAS = readImage(tmp_path / "h.nrrd")
-    assert places(array >= THRESHOLD, ijkToRAS) == pytest.approx(own, abs=WORLD_MM)
+    assert places(array >= THRESHOLD, ijkToRAS) == pytest.approx(expected, abs=WORLD_MM)
 
 
 def test_findings_csv(logic, results, tmp_path) -> None:
     heatmap, segmentation, segmentId = results
-    listed = logic.findings(segmentation, segmentId, heatmap)
-    logic.exportFindings(listed, tmp_path / "f.csv")
+    listed = findingsOf(segmentation, segmentId, heatmap)
+    exportFindings(listed, tmp_path / "f.csv")
     with (tmp_path / "f.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2
@@ -195,8 +197,8 @@ FIRST_COLUMNS = (
 def test_findings_csv_names_its_result_and_the_verdicts(logic, tmp_path) -> None:
     heatmap = addHeatmap(logic, addVolume(name='CT; "first", axial'), result=RESULT)
     segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
-    verdicts.setVerdict(heatmap, logic.findings(segmentation, segmentId, heatmap)[1], verdicts.REJECT)
-    listed = logic.findings(segmentation, segmentId, heatmap)
+    verdicts.setVerdict(heatmap, findingsOf(segmentation, segmentId, heatmap)[1], verdicts.REJECT)
+    listed = findingsOf(segmentation, segmentId, heatmap)
     identity = summary.identityOf(heatmap, segmentation, segmentId) | {"stopped": "stopped at 38 of 96"}
     exportFindings(listed, tmp_path / "f.csv", identity)
     text = (tmp_path / "f.csv").read_text(encoding="utf-8")
@@ -222,7 +224,7 @@ def test_nifti_of_a_tilted_grid_is_refused(logic, tmp_path, ending: str, degrees
     segmentation, _id = logic.writeSegment(heatmap, THRESHOLD)
     for export, thing, instead in (
         (exportSegmentation, segmentation, ".seg.nrrd"),
-        (logic.exportHeatmap, heatmap, ".nrrd"),
+        (exportHeatmap, heatmap, ".nrrd"),
     ):
         with pytest.raises(ToNNOUserError, match=f"tilted by {abs(degrees):.2g} degrees") as error:
             export(thing, tmp_path / f"a{ending}")
@@ -238,7 +240,7 @@ def test_the_other_formats_keep_a_tilted_grid(logic, tmp_path, degrees: float) -
     expected = places(mask(), grid)
     exportSegmentation(segmentation, tmp_path / "a.seg.nrrd")
     assert places(*readImage(tmp_path / "a.seg.nrrd")) == pytest.approx(expected, abs=WORLD_MM)
-    logic.exportHeatmap(heatmap, tmp_path / "h.nrrd")
+    exportHeatmap(heatmap, tmp_path / "h.nrrd")
     array, ijkToRAS = readImage(tmp_path / "h.nrrd")
     assert places(array >= THRESHOLD, ijkToRAS) == pytest.approx(expected, abs=WORLD_MM)
     exportSegmentation(segmentation, tmp_path / "a.stl")
@@ -345,7 +347,7 @@ def test_the_wrong_ending_and_the_empty_segmentation_are_refused(logic, tmp_path
     with pytest.raises(ToNNOUserError, match=r"\.seg\.nrrd"):
         logic.exportSegmentation(segmentation, tmp_path / "a.png")
     with pytest.raises(ToNNOUserError, match=r"\.nrrd"):
-        logic.exportHeatmap(heatmap, tmp_path / "a.mp4")
+        exportHeatmap(heatmap, tmp_path / "a.mp4")
     logic.writeSegment(heatmap, 100.0)
     with pytest.raises(ToNNOUserError, match="empty"):
         logic.exportSegmentation(segmentation, tmp_path / "a.seg.nrrd")
@@ -355,7 +357,7 @@ def test_the_wrong_ending_and_the_empty_segmentation_are_refused(logic, tmp_path
 def test_a_folder_that_is_not_there_is_named(logic, tmp_path) -> None:
     heatmap = addHeatmap(logic, addVolume())
     with pytest.raises(ToNNOUserError, match="missing") as error:
-        logic.exportHeatmap(heatmap, tmp_path / "missing" / "h.nrrd")
+        exportHeatmap(heatmap, tmp_path / "missing" / "h.nrrd")
     assert "choose another place" in error.value.nextStep
 
 
@@ -367,6 +369,8 @@ from slicer_host import Host
 host = Host()
 from scenes import *
 from ToNNOSlicerLib.logic import ToNNOUserError
+from ToNNOSlicerLib.logic.export import exportHeatmap
+from ToNNOSlicerLib.logic.report import exportReport
 logic = ToNNOLogic(host.scene)
 heatmap = addHeatmap(logic, addVolume())
 segmentation, segmentId = logic.writeSegment(heatmap, -0.9)
@@ -376,9 +380,9 @@ for name in {names!r}:
     try:
         path = {folder!r} + "/" + name
         if name == "report.html":
-            logic.exportReport(path, heatmap, segmentation, segmentId)
+            exportReport(path, heatmap, segmentation, segmentId)
         elif name.startswith("h"):
-            logic.exportHeatmap(heatmap, path)
+            exportHeatmap(heatmap, path)
         else:
             logic.exportSegmentation(segmentation, path)
         print(name, "was written")

@@ -26,8 +26,10 @@ from scenes import (
 from test_logic_heatmap import WORLD_MM
 from test_logic_inputs import world
 from ToNNOSlicerLib.logic import EditedByHandError, ToNNOUserError
-from ToNNOSlicerLib.logic.findings import midlineOf, sideOf
+from ToNNOSlicerLib.logic.findings import findingsOf, hideCrosshair, jumpTo, midlineOf, sideOf
 from ToNNOSlicerLib.logic.geometry import ijkToWorld, volumeOf
+from ToNNOSlicerLib.logic.profile import profileAlong, profileFor, whyOf
+from ToNNOSlicerLib.logic.segmentation import isEditedByHand
 
 from tonno_core.segmentation.binarize import components
 
@@ -47,9 +49,9 @@ def only(centre) -> np.ndarray:
 def test_findings_by_hand(logic, grid: str, transforms) -> None:
     heatmap = addHeatmap(logic, addVolume(GRIDS[grid], transforms=transforms))
     segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
-    found = logic.findings(segmentation, segmentId, heatmap)
-    assert [f.label for f in found] == [1, 2]
-    for finding, (centre, peak) in zip(found, BLOBS.items(), strict=True):
+    listed = findingsOf(segmentation, segmentId, heatmap)
+    assert [f.label for f in listed] == [1, 2]
+    for finding, (centre, peak) in zip(listed, BLOBS.items(), strict=True):
         assert finding.peak == peak
         assert finding.mean == pytest.approx((26 * (peak - 2) + peak) / 27)
         assert finding.volumeMm3 == pytest.approx(27 * VOXEL_MM3)
@@ -60,8 +62,8 @@ def test_findings_by_hand(logic, grid: str, transforms) -> None:
 
 def test_millimetres_are_the_worlds(logic) -> None:
     heatmap = addHeatmap(logic, addVolume(transforms=(SCALED,)))
-    found = logic.findings(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
-    assert found[0].volumeMm3 == pytest.approx(27 * VOXEL_MM3 * 1.1 * 0.8 * 1.5)
+    listed = findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
+    assert listed[0].volumeMm3 == pytest.approx(27 * VOXEL_MM3 * 1.1 * 0.8 * 1.5)
 
 
 def test_work_by_hand_is_in_the_table(logic) -> None:
@@ -70,9 +72,9 @@ def test_work_by_hand_is_in_the_table(logic) -> None:
     voxels = np.zeros(SHAPE_ZYX, np.uint8)
     voxels[12, 2, 3] = 1
     paint(segmentation, segmentId, voxels, heatmap)
-    found = logic.findings(segmentation, segmentId, heatmap)
-    assert len(found) == 3 and found[2].peak == blobs()[12, 2, 3]
-    assert found[2].volumeMm3 == pytest.approx(VOXEL_MM3)
+    listed = findingsOf(segmentation, segmentId, heatmap)
+    assert len(listed) == 3 and listed[2].peak == blobs()[12, 2, 3]
+    assert listed[2].volumeMm3 == pytest.approx(VOXEL_MM3)
 
 
 def test_a_segment_on_another_grid_is_measured_too(logic) -> None:
@@ -80,39 +82,39 @@ def test_a_segment_on_another_grid_is_measured_too(logic) -> None:
     fine = addVolume(np.diag([0.5, 0.5, 0.5, 1]), array=image((28, 36, 44)), name="fine")
     other = addHeatmap(logic, fine, np.kron(blobs(), np.ones((2, 2, 2), np.float32)))
     segmentation, segmentId = logic.writeSegment(other, THRESHOLD)
-    found = logic.findings(segmentation, segmentId, heatmap)
-    assert [f.peak for f in found] == list(BLOBS.values())
-    assert [f.volumeMm3 for f in found] == [27, 27]
-    logic.removeFinding(other, logic.findings(segmentation, segmentId, other)[0])
-    assert [f.peak for f in logic.findings(segmentation, segmentId, heatmap)] == [6.0]
+    listed = findingsOf(segmentation, segmentId, heatmap)
+    assert [f.peak for f in listed] == list(BLOBS.values())
+    assert [f.volumeMm3 for f in listed] == [27, 27]
+    logic.removeFinding(other, findingsOf(segmentation, segmentId, other)[0])
+    assert [f.peak for f in findingsOf(segmentation, segmentId, heatmap)] == [6.0]
 
 
 def test_an_empty_segment_has_no_findings(logic) -> None:
     heatmap = addHeatmap(logic, addVolume())
-    assert logic.findings(*logic.writeSegment(heatmap, 100.0), heatmap) == []
+    assert findingsOf(*logic.writeSegment(heatmap, 100.0), heatmap) == []
 
 
 def test_a_finding_is_removed_and_comes_back(logic) -> None:
     heatmap = addHeatmap(logic, addVolume(transforms=(RIGID,)))
     segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
-    first, second = logic.findings(segmentation, segmentId, heatmap)
+    first, second = findingsOf(segmentation, segmentId, heatmap)
     logic.removeFinding(heatmap, first)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), only((15, 12, 9)))
-    assert [f.peak for f in logic.findings(segmentation, segmentId, heatmap)] == [second.peak]
+    assert [f.peak for f in findingsOf(segmentation, segmentId, heatmap)] == [second.peak]
     # The user's decision: the slider asks before it brings the finding back.
     with pytest.raises(EditedByHandError):
         logic.writeSegment(heatmap, 2.9)
     with pytest.raises(ToNNOUserError, match="no longer in the segment"):
         logic.removeFinding(heatmap, first)
-    logic.undo(heatmap)
+    logic.segments.undo(heatmap)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), mask())
-    assert not logic.isEditedByHand(segmentation, segmentId)
+    assert not isEditedByHand(segmentation, segmentId)
 
 
 def test_all_findings_removed_leave_an_empty_segment(logic) -> None:
     heatmap = addHeatmap(logic, addVolume())
     segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
-    for finding in logic.findings(segmentation, segmentId, heatmap):
+    for finding in findingsOf(segmentation, segmentId, heatmap):
         logic.removeFinding(heatmap, finding)
     assert not segmentArray(segmentation, segmentId, heatmap).any()
 
@@ -122,7 +124,7 @@ def test_diameters_are_of_the_findings_own_plane(logic, transforms) -> None:
     """A cube of 27 voxels: longer than its thinnest side, shorter than its diagonal, in a plane of constant S."""
     heatmap = addHeatmap(logic, addVolume(transforms=transforms))
     edges = np.linalg.norm(3 * ijkToWorld(heatmap)[:3, :3], axis=0)
-    for finding in logic.findings(*logic.writeSegment(heatmap, THRESHOLD), heatmap):
+    for finding in findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap):
         assert edges.min() < finding.longestMm < np.linalg.norm(edges)
         assert finding.perpendicularMm <= finding.longestMm
         ends = np.array([*finding.longestRAS, *finding.perpendicularRAS])
@@ -134,7 +136,7 @@ def test_diameters_are_of_the_findings_own_plane(logic, transforms) -> None:
 def test_measures_of_a_part_are_those_of_the_whole(logic) -> None:
     """Only the mask's box is measured: numbers are those of all of the heatmap, by the engine itself."""
     heatmap = addHeatmap(logic, addVolume())
-    measured = logic.findings(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
+    measured = findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
     for finding, component in zip(measured, components(mask(), volumeOf(heatmap)), strict=True):
         assert (finding.label, finding.peak, finding.mean) == (component.label, component.peak, component.mean)
         assert finding.peakRAS == pytest.approx(component.peak_ras) and finding.extentMm == component.extent_mm
@@ -143,7 +145,7 @@ def test_measures_of_a_part_are_those_of_the_whole(logic) -> None:
 
 def test_findings_know_their_own_voxels(logic) -> None:
     heatmap = addHeatmap(logic, addVolume(GRIDS["left-handed"], transforms=(RIGID,)))
-    first, second = logic.findings(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
+    first, second = findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
     for finding in (first, second):
         assert finding.pieces.labelOf(finding.place, 0.0) == finding.label
         # From the middle of 3 x 3 x 3 voxels of 0.9, 1.3 and 2.6 mm the nearest one outside is two voxels away.
@@ -192,15 +194,15 @@ def test_a_region_that_was_zoomed_into_is_not_the_patient(logic) -> None:
 def test_sides_are_the_patients_also_of_a_scan_off_the_middle(logic) -> None:
     """On a grid of 4 mm that ends far to the patient's left; the blobs are at i = 5 and 15 of 22."""
     heatmap = addHeatmap(logic, addVolume(affine(np.diag([4.0, 4.0, 4.0]), (-300, 0, 0))))
-    assert [f.side for f in logic.findings(*logic.writeSegment(heatmap, THRESHOLD), heatmap)] == ["left", "right"]
+    assert [f.side for f in findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)] == ["left", "right"]
     heatmap = addHeatmap(logic, addVolume(affine(np.diag([-4.0, -4.0, 4.0]), (300, 0, 0)), name="b"))
-    assert [f.side for f in logic.findings(*logic.writeSegment(heatmap, THRESHOLD), heatmap)] == ["right", "left"]
+    assert [f.side for f in findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)] == ["right", "left"]
     assert [sideOf((r, 0, 0), 10.0) for r in (4.9, 5.1, 14.9, 15.1)] == ["left", "midline", "midline", "right"]
 
 
 def test_confidence_is_in_the_table(logic) -> None:
     heatmap = addHeatmap(logic, addVolume(), threshold=record(7.0) | {"negative_volumes": 12})
-    listed = logic.findings(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
+    listed = findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
     assert [f.confidence for f in listed] == [
         "above at least 11 of 12 negative scans", "between noise floor and threshold",
     ]  # fmt: skip
@@ -208,9 +210,9 @@ def test_confidence_is_in_the_table(logic) -> None:
 
 def test_all_slice_views_jump_to_the_peak(logic, host) -> None:
     heatmap = addHeatmap(logic, addVolume(transforms=(RIGID,)))
-    finding = logic.findings(*logic.writeSegment(heatmap, THRESHOLD), heatmap)[1]
+    finding = findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)[1]
     crosshair = host.scene.AddNewNodeByClass("vtkMRMLCrosshairNode")
-    logic.jumpTo(finding)
+    jumpTo(logic.scene, finding.peakRAS)
     for name in ("Red", "Yellow", "Green"):
         sliceToRAS = slicer.util.arrayFromVTKMatrix(slicer.util.getNode(name).GetSliceToRAS())
         # In the plane of the view; the image stays where it was in it.
@@ -220,15 +222,15 @@ def test_all_slice_views_jump_to_the_peak(logic, host) -> None:
 
 def test_the_crosshair_of_a_jump_goes_with_its_patient(logic, host) -> None:
     heatmap = addHeatmap(logic, addVolume())
-    finding = logic.findings(*logic.writeSegment(heatmap, THRESHOLD), heatmap)[0]
+    finding = findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)[0]
     crosshair = host.scene.AddNewNodeByClass("vtkMRMLCrosshairNode")
-    logic.jumpTo(finding)
+    jumpTo(logic.scene, finding.peakRAS)
     assert crosshair.GetCrosshairMode() == slicer.vtkMRMLCrosshairNode.ShowBasic
-    logic.hideCrosshair()
+    hideCrosshair(logic.scene)
     assert crosshair.GetCrosshairMode() == slicer.vtkMRMLCrosshairNode.NoCrosshair
     crosshair.SetCrosshairMode(slicer.vtkMRMLCrosshairNode.ShowIntersection)  # one's own
-    logic.jumpTo(finding)
-    logic.hideCrosshair()
+    jumpTo(logic.scene, finding.peakRAS)
+    hideCrosshair(logic.scene)
     assert crosshair.GetCrosshairMode() == slicer.vtkMRMLCrosshairNode.ShowIntersection
 
 
@@ -244,24 +246,24 @@ RESULT = {"score": 4.25, "explained": 0.75, "profiles": PROFILES}
 
 def test_why_by_hand(logic) -> None:
     heatmap = addHeatmap(logic, addVolume(), result=RESULT)
-    assert (logic.why(heatmap).score, logic.why(heatmap).explained) == (4.25, 0.75)
-    nothing = logic.why(addHeatmap(logic, addVolume(name="b")))
+    assert (whyOf(heatmap).score, whyOf(heatmap).explained) == (4.25, 0.75)
+    nothing = whyOf(addHeatmap(logic, addVolume(name="b")))
     assert (nothing.score, nothing.explained) == (None, None)
 
 
 def test_the_profile_nearest_to_the_views_normal(logic) -> None:
     heatmap = addHeatmap(logic, addVolume(), result=RESULT)
-    profile = logic.profileAlong(heatmap, (0, 0.1, 2), (7, 7, 20.5))
+    profile = profileAlong(heatmap, (0, 0.1, 2), (7, 7, 20.5))
     assert profile.normalRAS == pytest.approx([0, 0, 1])
     assert profile.positionsMm == pytest.approx([10, 20, 30])
     assert profile.logits.tolist() == [1, 5, 2]
     assert profile.angleDeg == pytest.approx(np.degrees(np.arctan2(0.1, 2)))
     assert profile.currentMm == 20.5
-    assert logic.profileAlong(addHeatmap(logic, addVolume(name="b")), (0, 0, 1)) is None
+    assert profileAlong(addHeatmap(logic, addVolume(name="b")), (0, 0, 1)) is None
 
 
 def test_a_view_from_the_other_side_turns_the_profile(logic) -> None:
-    profile = logic.profileAlong(addHeatmap(logic, addVolume(), result=RESULT), (0, 0, -1), (0, 0, 20))
+    profile = profileAlong(addHeatmap(logic, addVolume(), result=RESULT), (0, 0, -1), (0, 0, 20))
     assert profile.positionsMm == pytest.approx([-30, -20, -10])
     assert profile.logits.tolist() == [2, 5, 1]
     assert profile.currentMm == -20 and profile.angleDeg == pytest.approx(0, abs=1e-5)
@@ -271,7 +273,7 @@ def test_the_profile_of_a_slice_view(logic) -> None:
     heatmap = addHeatmap(logic, addVolume(), result=RESULT)
     view = slicer.util.getNode("Red")
     view.JumpSliceByOffsetting(0, 0, 12.5)
-    profile = logic.profileFor(heatmap, view)
+    profile = profileFor(heatmap, view)
     assert profile.normalRAS == pytest.approx([0, 0, 1])
     assert profile.currentMm == pytest.approx(12.5)
 
@@ -283,7 +285,7 @@ def test_the_profile_moves_with_the_patient(logic, host) -> None:
         node.SetAndObserveTransformNodeID(transform.GetID())
     slicer.util.updateTransformMatrixFromArray(transform, RIGID)
     normal = RIGID[:3, :3] @ (0, 0, 1)
-    profile = logic.profileAlong(heatmap, normal)
+    profile = profileAlong(heatmap, normal)
     assert profile.normalRAS == pytest.approx(normal) and profile.angleDeg == pytest.approx(0, abs=1e-5)
     # A point of the plane S = 20, moved, is on the moved plane of the same logit.
     moved = RIGID[:3, :3] @ (3, 4, 20) + RIGID[:3, 3]

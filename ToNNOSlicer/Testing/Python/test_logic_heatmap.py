@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,18 @@ import slicer.util
 from scenes import GRIDS, RIGID, SCALED, SHAPE_ZYX, THRESHOLD, addHeatmap, addVolume, blobs, record
 from test_logic_inputs import world
 from ToNNOSlicerLib.logic import ToNNOUserError
-from ToNNOSlicerLib.logic.overlay import window
+from ToNNOSlicerLib.logic.heatmap import (
+    Heatmap,
+    histogram,
+    modelThreshold,
+    noiseFloor,
+    otsuThreshold,
+    recordOf,
+    showHeatmap,
+)
+from ToNNOSlicerLib.logic.inputs import inputFor
+from ToNNOSlicerLib.logic.overlay import setOverlay, window
+from ToNNOSlicerLib.logic.results import heatmapsOf
 from vtk.util.numpy_support import vtk_to_numpy
 
 # The issue's own limit; what is left of it is the float64 of a chain of matrices.
@@ -28,7 +40,7 @@ def voxels(node) -> np.ndarray:
 def test_the_heatmap_lies_on_its_volume(logic, grid: str, transforms) -> None:
     volume = addVolume(GRIDS[grid], transforms=transforms)
     heatmap = addHeatmap(logic, volume)
-    given = logic.inputFor(volume)
+    given = inputFor(volume)
     for ijk in CORNERS:
         assert world(heatmap, ijk) == pytest.approx(world(volume, ijk), abs=WORLD_MM)
         assert world(heatmap, ijk) == pytest.approx(given.ijkToRAS[:3, :3] @ ijk + given.ijkToRAS[:3, 3], abs=WORLD_MM)
@@ -42,11 +54,11 @@ def test_the_heatmap_goes_where_its_volume_goes(logic) -> None:
     assert world(heatmap, (3, 2, 1)) == pytest.approx(world(volume, (3, 2, 1)), abs=WORLD_MM)
 
 
-def test_a_volume_that_was_cropped_during_the_run_leaves_the_heatmap_in_its_place(logic) -> None:
+def test_a_volume_that_was_cropped_during_the_run_leaves_the_heatmap_in_its_place(host) -> None:
     volume = addVolume(transforms=(RIGID,))
-    given = logic.inputFor(volume)
+    given = inputFor(volume)
     slicer.util.updateVolumeFromArray(volume, np.zeros((4, 4, 4), np.float32))
-    heatmap = logic.showHeatmap(volume, blobs(), given.ijkToRAS, None, "tonno", "lesion")
+    heatmap = showHeatmap(volume, Heatmap(blobs(), given.ijkToRAS, "tonno", "lesion"))
     expected = given.ijkToRAS[:3, :3] @ (1, 2, 3) + given.ijkToRAS[:3, 3]
     assert world(heatmap, (1, 2, 3)) == pytest.approx(expected, abs=WORLD_MM)
 
@@ -56,7 +68,7 @@ def test_a_preview_is_sharpened_in_the_same_node(logic) -> None:
     coarse = addHeatmap(logic, volume, blobs() / 2)
     fine = addHeatmap(logic, volume, heatmapNode=coarse)
     assert fine is coarse and np.array_equal(voxels(fine), blobs())
-    assert logic.heatmaps() == [fine]
+    assert heatmapsOf(logic.scene) == [fine]
 
 
 def test_names_say_volume_and_method(logic) -> None:
@@ -69,10 +81,10 @@ def test_names_say_volume_and_method(logic) -> None:
 def test_a_zoomed_heatmap_is_told_by_name_legend_and_segmentation(logic) -> None:
     volume = addVolume(name="T1")
     whole, zoomed = addHeatmap(logic, volume), addHeatmap(logic, volume, zoom=True)
-    assert (logic.isZoomed(whole), logic.isZoomed(zoomed)) == (False, True)
+    assert [recordOf(node)["zoom"] for node in (whole, zoomed)] == [False, True]
     assert zoomed.GetName() == "T1 ToNNO Matched CAM finer in region"
     assert logic.writeSegment(zoomed, THRESHOLD)[0].GetName() == f"{zoomed.GetName()} segmentation"
-    logic.setOverlay(zoomed, THRESHOLD)
+    setOverlay(zoomed, THRESHOLD)
     legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(zoomed)
     assert legend.GetTitleText() == "ToNNO Matched CAM finer in region\nlesion"
 
@@ -98,24 +110,25 @@ def test_nan_in_the_heatmap_becomes_zero(logic) -> None:
 
 def test_the_models_numbers_are_kept(logic) -> None:
     heatmap = addHeatmap(logic, addVolume())
-    assert logic.modelThreshold(heatmap) == THRESHOLD
-    assert logic.noiseFloor(heatmap) == 1.0
+    assert modelThreshold(heatmap) == THRESHOLD
+    assert noiseFloor(heatmap) == 1.0
     bare = addHeatmap(logic, addVolume(name="other"), threshold=None)
-    assert logic.modelThreshold(bare) is None and logic.noiseFloor(bare) is None
+    assert modelThreshold(bare) is None and noiseFloor(bare) is None
 
 
-def test_the_histogram_counts_what_the_planes_cover(logic) -> None:
+def test_the_histogram_counts_what_the_planes_cover(host) -> None:
     volume = addVolume()
     inside = np.zeros(SHAPE_ZYX, bool)
     inside[2:, 3:, 4:] = True
-    heatmap = logic.showHeatmap(volume, np.where(inside, blobs(), 0), np.eye(4), inside, "tonno", "lesion")
-    edges, counts = logic.histogram(heatmap)
+    made = Heatmap(np.where(inside, blobs(), 0), np.eye(4), "tonno", "lesion")
+    heatmap = showHeatmap(volume, replace(made, inside=inside))
+    edges, counts = histogram(heatmap)
     expected, expected_edges = np.histogram(blobs()[inside], 256)
     assert counts.tolist() == expected.tolist()
     assert edges == pytest.approx(expected_edges, abs=1e-6)  # numpy's own are float32
     # A preview has no mask: what is not exactly zero.
-    preview = logic.showHeatmap(volume, np.where(inside, blobs(), 0), np.eye(4), None, "tonno", "lesion")
-    assert logic.histogram(preview)[1].sum() == inside.sum()
+    preview = showHeatmap(volume, made)
+    assert histogram(preview)[1].sum() == inside.sum()
 
 
 def test_otsu_lies_between_noise_and_blobs_and_is_computed_once(logic) -> None:
@@ -123,23 +136,23 @@ def test_otsu_lies_between_noise_and_blobs_and_is_computed_once(logic) -> None:
     array[8:] = 0  # outside of the planes
     array[:3] = 8 + array[:3] / 2
     heatmap = addHeatmap(logic, addVolume(), array)
-    value = logic.otsu(heatmap)
+    value = otsuThreshold(heatmap)
     assert 1.0 < value < 7.5  # the noise ends at 1, the bright part starts at 7.5; zeros would pull it below 1
     voxels(heatmap)[:] = 0
-    assert logic.otsu(heatmap) == value
+    assert otsuThreshold(heatmap) == value
     told = addHeatmap(logic, addVolume(name="b"), result={"heatmaps": {"matched-cam": {"otsu": 2.5}}})
-    assert logic.otsu(told) == 2.5
+    assert otsuThreshold(told) == 2.5
 
 
 def test_otsu_of_a_constant_says_so(logic) -> None:
     heatmap = addHeatmap(logic, addVolume(), np.ones(SHAPE_ZYX, np.float32))
     with pytest.raises(ToNNOUserError, match="nothing to split"):
-        logic.otsu(heatmap)
+        otsuThreshold(heatmap)
 
 
-def test_a_node_that_is_no_heatmap_is_refused(logic) -> None:
+def test_a_node_that_is_no_heatmap_is_refused(host) -> None:
     with pytest.raises(ToNNOUserError, match="no heatmap"):
-        logic.histogram(addVolume())
+        histogram(addVolume())
 
 
 # Overlay
@@ -157,7 +170,7 @@ def shown(heatmap) -> np.ndarray:
 @pytest.mark.parametrize("threshold", [0.5, 1.0, 2.7, 3.0, 6.3, 8.999, 9.0])
 def test_exactly_what_reaches_the_threshold_is_visible(logic, threshold: float) -> None:
     heatmap = addHeatmap(logic, addVolume())
-    logic.setOverlay(heatmap, threshold)
+    setOverlay(heatmap, threshold)
     visible = shown(heatmap)[..., 3] > 0
     positive = blobs() >= 0
     assert np.array_equal(visible[positive], blobs()[positive] >= threshold)
@@ -171,7 +184,7 @@ def test_evidence_for_is_warm_and_evidence_against_is_cold(logic) -> None:
     array = blobs()
     array[10, 10, 10], array[11, 11, 11] = 9.0, -9.0
     heatmap = addHeatmap(logic, addVolume(), array)
-    logic.setOverlay(heatmap, 3.0)
+    setOverlay(heatmap, 3.0)
     warm, cold = shown(heatmap)[10, 10, 10], shown(heatmap)[11, 11, 11]
     assert warm[0] > warm[2] and cold[2] > cold[0] and warm[3] == cold[3] == 255
 
@@ -203,10 +216,10 @@ def test_the_overlay_gives_the_views_back(logic) -> None:
         view.SetForegroundOpacity(0.25)
     heatmaps = [addHeatmap(logic, volume), addHeatmap(logic, volume, method="tonno")]
     for heatmap in heatmaps:  # the second takes the place of the first
-        logic.setOverlay(heatmap, THRESHOLD, 0.7)
+        setOverlay(heatmap, THRESHOLD, 0.7)
         assert {view.GetForegroundVolumeID() for view in views()} == {heatmap.GetID()}
         assert {view.GetForegroundOpacity() for view in views()} == {0.7}
-    logic.setOverlay(heatmaps[1], THRESHOLD, visible=False)
+    setOverlay(heatmaps[1], THRESHOLD, visible=False)
     assert {view.GetForegroundVolumeID() for view in views()} == {other.GetID()}
     assert {view.GetForegroundOpacity() for view in views()} == {0.25}
     assert {view.GetBackgroundVolumeID() for view in views()} == {volume.GetID()}
@@ -214,16 +227,16 @@ def test_the_overlay_gives_the_views_back(logic) -> None:
 
 def test_an_empty_view_gets_the_volume_too(logic) -> None:
     volume = addVolume()
-    logic.setOverlay(addHeatmap(logic, volume), THRESHOLD)
+    setOverlay(addHeatmap(logic, volume), THRESHOLD)
     assert {view.GetBackgroundVolumeID() for view in views()} == {volume.GetID()}
 
 
 def test_the_legend_comes_and_goes_with_the_overlay(logic) -> None:
     heatmap = addHeatmap(logic, addVolume())
-    logic.setOverlay(heatmap, THRESHOLD)
+    setOverlay(heatmap, THRESHOLD)
     legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(heatmap)
     assert legend.GetVisibility() and "Matched CAM" in legend.GetTitleText() and "lesion" in legend.GetTitleText()
-    logic.setOverlay(heatmap, THRESHOLD, visible=False)
+    setOverlay(heatmap, THRESHOLD, visible=False)
     assert not legend.GetVisibility()
 
 
@@ -231,8 +244,8 @@ def test_a_heatmap_that_is_removed_takes_its_traces_with_it(logic, host) -> None
     volume = addVolume()
     before = {node.GetID() for node in slicer.util.getNodesByClass("vtkMRMLNode")}
     heatmap = addHeatmap(logic, volume)
-    logic.setOverlay(heatmap, THRESHOLD)
-    logic.previewMask(heatmap, THRESHOLD)
+    setOverlay(heatmap, THRESHOLD)
+    logic.preview.show(heatmap, THRESHOLD)
     host.scene.RemoveNode(heatmap)
     after = {node.GetID() for node in slicer.util.getNodesByClass("vtkMRMLNode")}
     assert {n for n in after - before if "SubjectHierarchy" not in n} == set()
@@ -244,6 +257,6 @@ def test_a_record_survives_any_text(logic, host, tmp_path) -> None:
     heatmap = addHeatmap(logic, addVolume(), className=odd, threshold=record() | {"note": odd})
     path = host.save(tmp_path / "scene")
     host.load(path)
-    kept = json.loads(logic.heatmaps()[0].GetAttribute("ToNNO.Record"))
+    kept = json.loads(heatmapsOf(logic.scene)[0].GetAttribute("ToNNO.Record"))
     assert kept["className"] == odd and kept["threshold"]["note"] == odd
     del heatmap

@@ -9,6 +9,7 @@ import slicer.util
 import vtk
 from scenes import GRIDS, RIGID, SCALED, addVolume, image, rotation
 from ToNNOSlicerLib.logic import ToNNOUserError
+from ToNNOSlicerLib.logic.inputs import inputFor, roiFor
 
 # Corners and the like in the world, by two ways of multiplying float64 matrices: far below a micrometre.
 EXACT_MM = 1e-9
@@ -26,9 +27,9 @@ def world(volumeNode, ijk) -> np.ndarray:
 
 @pytest.mark.parametrize("transforms", [(), (RIGID,), (RIGID, SCALED)], ids=["bare", "rigid", "rigid in scaled"])
 @pytest.mark.parametrize("grid", GRIDS)
-def test_voxels_lie_where_mrml_shows_them(logic, grid: str, transforms) -> None:
+def test_voxels_lie_where_mrml_shows_them(host, grid: str, transforms) -> None:
     node = addVolume(GRIDS[grid], transforms=transforms)
-    given = logic.inputFor(node)
+    given = inputFor(node)
     for ijk in IJK:
         assert given.ijkToRAS[:3, :3] @ ijk + given.ijkToRAS[:3, 3] == pytest.approx(world(node, ijk), abs=EXACT_MM)
     assert given.array.dtype == np.float32 and given.array.flags.c_contiguous
@@ -36,82 +37,82 @@ def test_voxels_lie_where_mrml_shows_them(logic, grid: str, transforms) -> None:
     assert given.warnings == ()
 
 
-def test_the_volume_is_left_as_it_was(logic) -> None:
+def test_the_volume_is_left_as_it_was(host) -> None:
     array = image()
     array[2, 3, 4] = np.nan
     node = addVolume(array=array)
-    given = logic.inputFor(node)
+    given = inputFor(node)
     given.array[:] = 0
     assert np.array_equal(slicer.util.arrayFromVolume(node), array, equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float64])
-def test_any_type_of_voxel_becomes_float32(logic, dtype) -> None:
-    given = logic.inputFor(addVolume(array=image().astype(dtype)))
+def test_any_type_of_voxel_becomes_float32(host, dtype) -> None:
+    given = inputFor(addVolume(array=image().astype(dtype)))
     assert given.array.dtype == np.float32
     assert np.array_equal(given.array, image().astype(dtype).astype(np.float32))
 
 
-def test_nan_and_infinity_become_the_lowest_value_with_a_warning(logic) -> None:
+def test_nan_and_infinity_become_the_lowest_value_with_a_warning(host) -> None:
     array = image()
     array[0, 0, :2] = np.nan, np.inf
-    given = logic.inputFor(addVolume(array=array))
+    given = inputFor(addVolume(array=array))
     lowest = array[np.isfinite(array)].min()
     assert given.array[0, 0, :2].tolist() == [lowest, lowest]
     assert len(given.warnings) == 1 and "2 voxels" in given.warnings[0]
 
 
-def refusal(logic, node) -> str:
+def refusal(node) -> str:
     with pytest.raises(ToNNOUserError) as error:
-        logic.inputFor(node)
+        inputFor(node)
     assert error.value.nextStep, "a refusal says what to do"
     return error.value.message
 
 
-def test_refuses_no_volume(logic) -> None:
-    assert "No volume" in refusal(logic, None)
+def test_refuses_no_volume(host) -> None:
+    assert "No volume" in refusal(None)
 
 
-def test_refuses_an_empty_volume(logic, host) -> None:
-    assert "holds no voxels" in refusal(logic, host.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode"))
+def test_refuses_an_empty_volume(host) -> None:
+    assert "holds no voxels" in refusal(host.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode"))
 
 
-def test_refuses_a_colour_image(logic) -> None:
+def test_refuses_a_colour_image(host) -> None:
     node = slicer.util.addVolumeFromArray(np.zeros((4, 5, 6, 3), np.uint8), nodeClassName="vtkMRMLVectorVolumeNode")
-    assert "3 values in each voxel" in refusal(logic, node)
+    assert "3 values in each voxel" in refusal(node)
 
 
-def test_refuses_a_sequence(logic, host) -> None:
-    assert "4D" in refusal(logic, host.scene.AddNewNodeByClass("vtkMRMLSequenceNode"))
+def test_refuses_a_sequence(host) -> None:
+    assert "4D" in refusal(host.scene.AddNewNodeByClass("vtkMRMLSequenceNode"))
 
 
-def test_refuses_a_label_map_and_what_is_no_volume(logic, host) -> None:
+def test_refuses_a_label_map_and_what_is_no_volume(host) -> None:
     node = slicer.util.addVolumeFromArray(np.zeros((4, 5, 6), np.uint8), nodeClassName="vtkMRMLLabelMapVolumeNode")
-    assert "label map" in refusal(logic, node)
-    assert "not a volume" in refusal(logic, host.scene.AddNewNodeByClass("vtkMRMLModelNode"))
+    assert "label map" in refusal(node)
+    assert "not a volume" in refusal(host.scene.AddNewNodeByClass("vtkMRMLModelNode"))
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (8, 1, 8), (8, 8, 1)])
-def test_refuses_a_single_slice(logic, shape) -> None:
-    assert "single slice" in refusal(logic, addVolume(array=image(shape)))
+def test_refuses_a_single_slice(host, shape) -> None:
+    assert "single slice" in refusal(addVolume(array=image(shape)))
 
 
-def test_refuses_voxels_without_contrast(logic) -> None:
-    assert "Every voxel of CT is 7" in refusal(logic, addVolume(array=np.full((4, 4, 4), 7, np.float32)))
+def test_refuses_voxels_without_contrast(host) -> None:
+    assert "Every voxel of CT is 7" in refusal(addVolume(array=np.full((4, 4, 4), 7, np.float32)))
 
 
-def test_refuses_nothing_but_nan(logic, host) -> None:
+def test_refuses_nothing_but_nan(host) -> None:
     node = host.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CT")
     slicer.util.updateVolumeFromArray(node, np.full((4, 4, 4), np.nan, np.float32))
-    assert "no finite number" in refusal(logic, node)
+    assert "no finite number" in refusal(node)
 
 
 @pytest.mark.parametrize("matrix", [np.diag([1, 1, 200.0, 1]), np.diag([1, 1e-5, 1, 1.0])])
-def test_refuses_a_broken_geometry(logic, matrix) -> None:
-    assert "geometry of CT is broken" in refusal(logic, addVolume(matrix))
+def test_refuses_a_broken_geometry(host, matrix) -> None:
+    assert "geometry of CT is broken" in refusal(addVolume(matrix))
 
 
-def test_refuses_a_warp_and_takes_it_once_it_is_hardened(logic, host) -> None:
+def test_refuses_a_warp_and_takes_it_once_it_is_hardened(host) -> None:
     node = addVolume()
     warp = host.scene.AddNewNodeByClass("vtkMRMLBSplineTransformNode")
     node.SetAndObserveTransformNodeID(warp.GetID())
@@ -125,10 +126,10 @@ def test_refuses_a_warp_and_takes_it_once_it_is_hardened(logic, host) -> None:
     nonlinear.SetSourceLandmarks(points[0])
     nonlinear.SetTargetLandmarks(points[1])
     warp.SetAndObserveTransformToParent(nonlinear)
-    assert "warping" in refusal(logic, node)
+    assert "warping" in refusal(node)
 
 
-def test_one_time_point_of_a_sequence_is_taken_with_a_warning(logic, host) -> None:
+def test_one_time_point_of_a_sequence_is_taken_with_a_warning(host) -> None:
     sequence = host.scene.AddNewNodeByClass("vtkMRMLSequenceNode", "series")
     node = addVolume()
     for value in "012":
@@ -137,7 +138,7 @@ def test_one_time_point_of_a_sequence_is_taken_with_a_warning(logic, host) -> No
     browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
     browser.AddProxyNode(node, sequence, False)
     browser.SetSelectedItemNumber(1)
-    assert logic.inputFor(node).warnings == ("CT is time point 2 of a sequence.",)
+    assert inputFor(node).warnings == ("CT is time point 2 of a sequence.",)
 
 
 def addBox(host, size=(20, 10, 30), centre=(0, 0, 0), turn=None, transform=None):
@@ -159,40 +160,40 @@ def to_box(rasToBox, point) -> list[float]:
     return (rasToBox[:3, :3] @ point + rasToBox[:3, 3]).tolist()
 
 
-def test_a_plain_box_by_hand(logic, host) -> None:
-    rasToBox = logic.roiFor(addBox(host, (20, 10, 30), (1, 2, 3)))
+def test_a_plain_box_by_hand(host) -> None:
+    rasToBox = roiFor(addBox(host, (20, 10, 30), (1, 2, 3)))
     assert to_box(rasToBox, (11, 7, 18)) == pytest.approx([1, 1, 1], abs=1e-12)
     assert to_box(rasToBox, (1, 2, -12)) == pytest.approx([0, 0, -1], abs=1e-12)
 
 
-def test_a_turned_and_transformed_box_by_hand(logic, host) -> None:
+def test_a_turned_and_transformed_box_by_hand(host) -> None:
     turn = rotation((0, 0, 1), 90)  # x to y
-    rasToBox = logic.roiFor(addBox(host, (20, 10, 30), (5, 0, 0), turn, SCALED))
+    rasToBox = roiFor(addBox(host, (20, 10, 30), (5, 0, 0), turn, SCALED))
     corner = np.array([5, 0, 0]) + turn @ (10, -5, 15)
     assert to_box(rasToBox, SCALED[:3, :3] @ corner + SCALED[:3, 3]) == pytest.approx([1, -1, 1], abs=1e-12)
 
 
-def test_a_box_that_is_none_is_refused(logic, host) -> None:
+def test_a_box_that_is_none_is_refused(host) -> None:
     for roi in (None, addVolume(), host.scene.AddNewNodeByClass("vtkMRMLMarkupsROINode")):
         with pytest.raises(ToNNOUserError) as error:
-            logic.roiFor(roi)
+            roiFor(roi)
         assert error.value.nextStep
 
 
-def test_a_box_beside_the_volume_is_refused_and_one_that_touches_it_is_not(logic, host) -> None:
+def test_a_box_beside_the_volume_is_refused_and_one_that_touches_it_is_not(host) -> None:
     volume = addVolume(GRIDS["plain"])  # from -0.5 to 21.5, 17.5 and 13.5 mm
-    assert logic.roiFor(addBox(host, (2, 2, 2), (-1.4, 5, 5)), volume) is not None
+    assert roiFor(addBox(host, (2, 2, 2), (-1.4, 5, 5)), volume) is not None
     with pytest.raises(ToNNOUserError, match="outside of the volume CT"):
-        logic.roiFor(addBox(host, (2, 2, 2), (-1.6, 5, 5)), volume)
+        roiFor(addBox(host, (2, 2, 2), (-1.6, 5, 5)), volume)
     # Near an edge only the cross product of edges separates: the box's corner points at the volume's edge.
     tip = rotation((0, 0, 1), 45)
     with pytest.raises(ToNNOUserError):
-        logic.roiFor(addBox(host, (2, 2, 2), (-0.5 - 1.5, 5, 5), tip), volume)
-    assert logic.roiFor(addBox(host, (2, 2, 2), (-0.5 - 1.4, 5, 5), tip), volume) is not None
+        roiFor(addBox(host, (2, 2, 2), (-0.5 - 1.5, 5, 5), tip), volume)
+    assert roiFor(addBox(host, (2, 2, 2), (-0.5 - 1.4, 5, 5), tip), volume) is not None
 
 
-def test_a_name_that_slicer_cannot_save_is_told(logic) -> None:
+def test_a_name_that_slicer_cannot_save_is_told(host) -> None:
     """A saved scene with an ampersand in a name is no XML, and is refused as a whole: findings/ has the script."""
-    assert logic.inputFor(addVolume(name="T1 and T2")).warnings == ()
-    (warning,) = logic.inputFor(addVolume(name="T1 & T2")).warnings
+    assert inputFor(addVolume(name="T1 and T2")).warnings == ()
+    (warning,) = inputFor(addVolume(name="T1 & T2")).warnings
     assert "ampersand" in warning and "Rename it" in warning

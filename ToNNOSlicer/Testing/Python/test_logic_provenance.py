@@ -9,8 +9,9 @@ import pytest
 import slicer
 from scenes import SHAPE_ZYX, THRESHOLD, addHeatmap, addVolume, mask, paint, replace
 from ToNNOSlicerLib.logic.export import exportSegmentation
+from ToNNOSlicerLib.logic.findings import findingsOf
 from ToNNOSlicerLib.logic.provenance import ALGORITHM_NAME, ALGORITHM_TYPE, RESULT, tagOf
-from ToNNOSlicerLib.logic.segmentation import TERMINOLOGY, noteEditing
+from ToNNOSlicerLib.logic.segmentation import TERMINOLOGY, isEditedByHand, noteEditing
 from vtk import vtkStringArray
 
 
@@ -51,7 +52,7 @@ def test_the_slider_takes_it_back_and_forth_and_undo_too(logic) -> None:
     written = logic.writeSegment(heatmap, THRESHOLD)
     logic.writeSegment(heatmap, 5.0)
     assert tags(*written)[0] == "SEMIAUTOMATIC" and tags(*written)[2].endswith("threshold 5")
-    logic.undo(heatmap)
+    logic.segments.undo(heatmap)
     assert tags(*written)[0] == "AUTOMATIC" and tags(*written)[2].endswith("threshold 3")
 
 
@@ -65,15 +66,15 @@ def test_work_by_hand_is_semiautomatic(logic) -> None:
         noteEditing(segmentation)
         assert tags(segmentation, segmentId)[0] == "SEMIAUTOMATIC"
         assert tags(segmentation, segmentId)[2].endswith("threshold 3, edited by hand")
-    assert logic.isEditedByHand(segmentation, segmentId)  # and it is still known what was written
+    assert isEditedByHand(segmentation, segmentId)  # and it is still known what was written
 
 
 def test_a_finding_that_was_removed_is_work_by_hand(logic) -> None:
     heatmap = addHeatmap(logic, addVolume())
     written = logic.writeSegment(heatmap, THRESHOLD)
-    logic.removeFinding(heatmap, logic.findings(*written, heatmap)[0])
+    logic.removeFinding(heatmap, findingsOf(*written, heatmap)[0])
     assert tags(*written)[0] == "SEMIAUTOMATIC"
-    logic.undo(heatmap)
+    logic.segments.undo(heatmap)
     assert tags(*written)[0] == "AUTOMATIC"
 
 

@@ -17,6 +17,12 @@ from test_logic_findings import RESULT
 from test_logic_heatmap import WORLD_MM, shown
 from test_logic_inputs import world
 from ToNNOSlicerLib.logic import EditedByHandError, ToNNOLogic
+from ToNNOSlicerLib.logic.findings import findingsOf
+from ToNNOSlicerLib.logic.heatmap import histogram, modelThreshold, noiseFloor, otsuThreshold
+from ToNNOSlicerLib.logic.overlay import setOverlay
+from ToNNOSlicerLib.logic.profile import profileAlong, whyOf
+from ToNNOSlicerLib.logic.results import heatmapsOf
+from ToNNOSlicerLib.logic.segmentation import isEditedByHand, segmentOf, thresholdOf
 
 ROOT = Path(__file__).parents[3]
 
@@ -33,33 +39,33 @@ def saved(host, folder: Path, ending: str) -> Path:
 def test_after_loading_the_slider_works_without_a_new_run(logic, host, tmp_path, ending: str, grid: str) -> None:
     volume = addVolume(GRIDS[grid], transforms=(RIGID,))
     heatmap = addHeatmap(logic, volume, result=RESULT, threshold=record(floor=0.0))  # Otsu's is not refused
-    logic.setOverlay(heatmap, THRESHOLD, 0.6)
+    setOverlay(heatmap, THRESHOLD, 0.6)
     segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
-    before = logic.findings(segmentation, segmentId, heatmap)
-    histogram, otsu = logic.histogram(heatmap), logic.otsu(heatmap)
+    before = findingsOf(segmentation, segmentId, heatmap)
+    counted, otsu = histogram(heatmap), otsuThreshold(heatmap)
     del heatmap, segmentation, volume
     host.load(saved(host, tmp_path, ending))
 
-    (heatmap,) = logic.heatmaps()
-    segmentation, segmentId = logic.segmentOf(heatmap)
-    assert not logic.isEditedByHand(segmentation, segmentId)
-    assert not logic.canUndo(heatmap)  # the steps were of the other scene, though its nodes had the same IDs
-    assert logic.thresholdOf(segmentation, segmentId) == THRESHOLD
-    after = logic.findings(segmentation, segmentId, heatmap)
+    (heatmap,) = heatmapsOf(logic.scene)
+    segmentation, segmentId = segmentOf(heatmap)
+    assert not isEditedByHand(segmentation, segmentId)
+    assert not logic.segments.canUndo(heatmap)  # the steps were of the other scene, though its nodes had the same IDs
+    assert thresholdOf(segmentation, segmentId) == THRESHOLD
+    after = findingsOf(segmentation, segmentId, heatmap)
     assert [f.peak for f in after] == [f.peak for f in before]
-    for one, other in zip(before, after, strict=True):
-        assert other.peakRAS == pytest.approx(one.peakRAS, abs=WORLD_MM)
-        assert other.volumeMm3 == pytest.approx(one.volumeMm3, rel=1e-6)  # the text of a file's header
-    assert [a.tolist() for a in logic.histogram(heatmap)] == [a.tolist() for a in histogram]
-    assert logic.otsu(heatmap) == otsu
-    assert (logic.modelThreshold(heatmap), logic.noiseFloor(heatmap)) == (THRESHOLD, 0.0)
-    assert logic.why(heatmap).score == RESULT["score"]
-    assert logic.profileAlong(heatmap, (0, 0, 1)).logits.tolist() == [1, 5, 2]
+    for finding, loaded in zip(before, after, strict=True):
+        assert loaded.peakRAS == pytest.approx(finding.peakRAS, abs=WORLD_MM)
+        assert loaded.volumeMm3 == pytest.approx(finding.volumeMm3, rel=1e-6)  # the text of a file's header
+    assert [a.tolist() for a in histogram(heatmap)] == [a.tolist() for a in counted]
+    assert otsuThreshold(heatmap) == otsu
+    assert (modelThreshold(heatmap), noiseFloor(heatmap)) == (THRESHOLD, 0.0)
+    assert whyOf(heatmap).score == RESULT["score"]
+    assert profileAlong(heatmap, (0, 0, 1)).logits.tolist() == [1, 5, 2]
     # The colours are those that were saved, also before the module has touched them.
     assert ((shown(heatmap)[..., 3] > 0)[slicer.util.arrayFromVolume(heatmap) >= 0] > 0).sum() == mask().sum()
     # And the slider moves the segment that is there.
-    logic.setOverlay(heatmap, 5.0)
-    logic.previewMask(heatmap, 5.0)
+    setOverlay(heatmap, 5.0)
+    logic.preview.show(heatmap, 5.0)
     assert logic.writeSegment(heatmap, 5.0) == (segmentation, segmentId)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), slicer.util.arrayFromVolume(heatmap) >= 5)
     assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 1
@@ -72,10 +78,10 @@ def test_work_by_hand_is_protected_after_loading(logic, host, tmp_path) -> None:
     voxels[12, 2, 3] = 1
     paint(segmentation, segmentId, voxels, heatmap)
     host.load(host.save(tmp_path / "scene"))
-    (heatmap,) = logic.heatmaps()
+    (heatmap,) = heatmapsOf(logic.scene)
     with pytest.raises(EditedByHandError):
         logic.writeSegment(heatmap, 5.0)
-    segmentation, segmentId = logic.segmentOf(heatmap)
+    segmentation, segmentId = segmentOf(heatmap)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), mask() | voxels)
 
 
@@ -86,21 +92,21 @@ def test_a_scene_is_added_to_another(logic, host, tmp_path) -> None:
     path = host.save(tmp_path / "scene")
     host.scene.SetURL(str(path))
     assert host.scene.Import()
-    heatmaps = logic.heatmaps()
+    heatmaps = heatmapsOf(logic.scene)
     assert len(heatmaps) == 2
-    segmentations = {logic.segmentOf(node)[0].GetID() for node in heatmaps}
+    segmentations = {segmentOf(node)[0].GetID() for node in heatmaps}
     assert len(segmentations) == 2
 
 
 def test_a_closed_scene_leaves_nothing_to_undo(logic, host) -> None:
     heatmap = addHeatmap(logic, addVolume())
     logic.writeSegment(heatmap, THRESHOLD)
-    logic.previewMask(heatmap, 5.0)
-    logic.setOverlay(heatmap, 5.0)
+    logic.preview.show(heatmap, 5.0)
+    setOverlay(heatmap, 5.0)
     host.scene.Clear(0)
     again = addHeatmap(logic, addVolume())
-    assert not logic.canUndo(again) and not logic.undo(again)
-    logic.previewMask(again, THRESHOLD)
+    assert not logic.segments.canUndo(again) and not logic.segments.undo(again)
+    logic.preview.show(again, THRESHOLD)
     assert logic.writeSegment(again, THRESHOLD)[0] is not None
 
 
@@ -117,7 +123,7 @@ def test_the_segmentation_may_go_and_is_made_again(logic, host) -> None:
     heatmap = addHeatmap(logic, addVolume())
     segmentation, _id = logic.writeSegment(heatmap, THRESHOLD)
     host.scene.RemoveNode(segmentation)
-    assert logic.segmentOf(heatmap) is None
+    assert segmentOf(heatmap) is None
     segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), mask())
 
@@ -125,8 +131,8 @@ def test_the_segmentation_may_go_and_is_made_again(logic, host) -> None:
 def test_cleaning_up_ends_all_observation(host) -> None:
     logic = ToNNOLogic(host.scene)
     heatmap = addHeatmap(logic, addVolume())
-    logic.setOverlay(heatmap, THRESHOLD)
-    logic.previewMask(heatmap, THRESHOLD)
+    setOverlay(heatmap, THRESHOLD)
+    logic.preview.show(heatmap, THRESHOLD)
     gone = weakref.ref(logic)
     logic.cleanUp()
     assert not slicer.util.getNodes("ToNNO preview*")

@@ -27,6 +27,7 @@ from scenes import (
 from test_logic_heatmap import WORLD_MM
 from test_logic_inputs import world
 from ToNNOSlicerLib.logic import EditedByHandError, ToNNOUserError
+from ToNNOSlicerLib.logic.segmentation import isEditedByHand, segmentOf, show3D, thresholdOf
 
 VOXEL_MM3 = 0.9 * 1.3 * 2.6
 
@@ -68,9 +69,9 @@ def test_the_segment_lies_on_its_volume(logic, grid: str, transforms) -> None:
     volume = addVolume(GRIDS[grid], transforms=transforms)
     heatmap = addHeatmap(logic, volume)
     segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
-    found = voxelCentres(segmentation, segmentId)
+    centres = voxelCentres(segmentation, segmentId)
     expected = np.array([world(volume, (i, j, k)) for k, j, i in np.argwhere(mask())])
-    assert found == pytest.approx(expected, abs=WORLD_MM)
+    assert centres == pytest.approx(expected, abs=WORLD_MM)
     assert np.array_equal(segmentArray(segmentation, segmentId, volume), mask())
 
 
@@ -106,8 +107,8 @@ def test_the_slider_rewrites_the_same_segment(logic, written) -> None:
     assert logic.writeSegment(heatmap, 5.0) == (segmentation, segmentId)
     assert segmentation.GetSegmentation().GetNumberOfSegments() == 1
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), blobs() >= 5.0)
-    assert logic.thresholdOf(segmentation, segmentId) == 5.0
-    assert logic.segmentOf(heatmap) == (segmentation, segmentId)
+    assert thresholdOf(segmentation, segmentId) == 5.0
+    assert segmentOf(heatmap) == (segmentation, segmentId)
 
 
 def test_small_components_are_left_out(logic) -> None:
@@ -124,7 +125,7 @@ def test_an_empty_segment_can_be_written_and_filled_again(logic, written) -> Non
     heatmap, segmentation, segmentId = written
     logic.writeSegment(heatmap, 100.0)
     assert not segmentArray(segmentation, segmentId, heatmap).any()
-    assert not logic.isEditedByHand(segmentation, segmentId)
+    assert not isEditedByHand(segmentation, segmentId)
     logic.writeSegment(heatmap, THRESHOLD)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), mask())
 
@@ -142,7 +143,7 @@ def test_paint_is_never_overwritten_unasked(logic, written) -> None:
     paint(segmentation, segmentId, speck(), heatmap)
     painted = segmentArray(segmentation, segmentId, heatmap)
     assert np.array_equal(painted, mask() | speck())
-    assert logic.isEditedByHand(segmentation, segmentId)
+    assert isEditedByHand(segmentation, segmentId)
     with pytest.raises(EditedByHandError, match="lesion has been changed by hand"):
         logic.writeSegment(heatmap, 5.0)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), painted)
@@ -154,36 +155,36 @@ def test_paint_is_never_overwritten_unasked(logic, written) -> None:
     # The other: overwrite.
     logic.writeSegment(heatmap, 5.0, 0.0, segmentation, segmentId, overwrite=True)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), blobs() >= 5.0)
-    assert not logic.isEditedByHand(segmentation, segmentId)
+    assert not isEditedByHand(segmentation, segmentId)
 
 
-def test_erased_voxels_are_work_by_hand_too_and_paint_taken_back_is_none(logic, written) -> None:
+def test_erased_voxels_are_work_by_hand_too_and_paint_taken_back_is_none(written) -> None:
     heatmap, segmentation, segmentId = written
     paint(segmentation, segmentId, speck(), heatmap)
-    assert logic.isEditedByHand(segmentation, segmentId)
+    assert isEditedByHand(segmentation, segmentId)
     replace(segmentation, segmentId, mask(), heatmap)
-    assert not logic.isEditedByHand(segmentation, segmentId)
+    assert not isEditedByHand(segmentation, segmentId)
     replace(segmentation, segmentId, np.zeros_like(mask()), heatmap)
-    assert logic.isEditedByHand(segmentation, segmentId)
+    assert isEditedByHand(segmentation, segmentId)
 
 
-def test_a_hole_inside_of_the_segments_box_is_work_by_hand(logic, written) -> None:
+def test_a_hole_inside_of_the_segments_box_is_work_by_hand(written) -> None:
     heatmap, segmentation, segmentId = written
     (i, j, k), *_others = BLOBS
     holed = mask()
     holed[k, j, i] = 0
     replace(segmentation, segmentId, holed, heatmap)
-    assert logic.isEditedByHand(segmentation, segmentId)
+    assert isEditedByHand(segmentation, segmentId)
 
 
 def test_a_users_own_segment_counts_as_work_by_hand(logic, host) -> None:
     heatmap = addHeatmap(logic, addVolume())
     segmentation = host.scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
     segmentation.SetReferenceImageGeometryParameterFromVolumeNode(heatmap)
-    own = segmentation.GetSegmentation().AddEmptySegment("", "tumour")
-    paint(segmentation, own, speck(), heatmap)
+    tumour = segmentation.GetSegmentation().AddEmptySegment("", "tumour")
+    paint(segmentation, tumour, speck(), heatmap)
     with pytest.raises(EditedByHandError, match="tumour"):
-        logic.writeSegment(heatmap, THRESHOLD, segmentationNode=segmentation, segmentId=own)
+        logic.writeSegment(heatmap, THRESHOLD, segmentationNode=segmentation, segmentId=tumour)
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["own layers", "a shared layer"])
@@ -202,9 +203,9 @@ def test_other_segments_are_never_touched(logic, host, shared: bool) -> None:
         logic.writeSegment(heatmap, threshold, 0.0, segmentation, segmentId)
         assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), blobs() >= threshold)
         assert np.array_equal(segmentArray(segmentation, other, heatmap), voxels)
-    logic.undo(heatmap)
+    logic.segments.undo(heatmap)
     logic.newSegment(heatmap, 0.0, segmentationNode=segmentation)
-    logic.undo(heatmap)
+    logic.segments.undo(heatmap)
     assert np.array_equal(segmentArray(segmentation, other, heatmap), voxels)
 
 
@@ -237,29 +238,29 @@ def test_undo_goes_back_step_by_step_and_redo_forward(logic, written) -> None:
         logic.writeSegment(heatmap, threshold)
 
     def isWritten(threshold: float) -> bool:
-        assert logic.thresholdOf(segmentation, segmentId) == threshold
-        assert not logic.isEditedByHand(segmentation, segmentId)
+        assert thresholdOf(segmentation, segmentId) == threshold
+        assert not isEditedByHand(segmentation, segmentId)
         return np.array_equal(segmentArray(segmentation, segmentId, heatmap), blobs() >= threshold)
 
     for threshold in thresholds[2::-1]:
-        assert logic.canUndo(heatmap) and logic.undo(heatmap)
+        assert logic.segments.canUndo(heatmap) and logic.segments.undo(heatmap)
         assert isWritten(threshold)
-    assert logic.undo(heatmap)  # the segment was new
+    assert logic.segments.undo(heatmap)  # the segment was new
     assert segmentation.GetSegmentation().GetNumberOfSegments() == 0
-    assert not logic.canUndo(heatmap) and not logic.undo(heatmap)
-    assert logic.segmentOf(heatmap) is None
+    assert not logic.segments.canUndo(heatmap) and not logic.segments.undo(heatmap)
+    assert segmentOf(heatmap) is None
     for threshold in thresholds:
-        assert logic.canRedo(heatmap) and logic.redo(heatmap)
-        assert logic.segmentOf(heatmap) == (segmentation, segmentId) and isWritten(threshold)
-    assert not logic.canRedo(heatmap) and not logic.redo(heatmap)
+        assert logic.segments.canRedo(heatmap) and logic.segments.redo(heatmap)
+        assert segmentOf(heatmap) == (segmentation, segmentId) and isWritten(threshold)
+    assert not logic.segments.canRedo(heatmap) and not logic.segments.redo(heatmap)
 
 
 def test_a_new_step_ends_what_could_be_done_again(logic, written) -> None:
     heatmap, _segmentation, _id = written
     logic.writeSegment(heatmap, 5.0)
-    logic.undo(heatmap)
+    logic.segments.undo(heatmap)
     logic.writeSegment(heatmap, 6.5)
-    assert not logic.canRedo(heatmap)
+    assert not logic.segments.canRedo(heatmap)
 
 
 def test_each_heatmap_has_steps_of_its_own(logic, written) -> None:
@@ -269,26 +270,26 @@ def test_each_heatmap_has_steps_of_its_own(logic, written) -> None:
     other = addHeatmap(logic, addVolume(name="MR"))
     logic.writeSegment(other, THRESHOLD)
     logic.writeSegment(other, 6.5)
-    logic.undo(heatmap)
-    assert logic.thresholdOf(segmentation, segmentId) == THRESHOLD
-    assert logic.thresholdOf(*logic.segmentOf(other)) == 6.5
+    logic.segments.undo(heatmap)
+    assert thresholdOf(segmentation, segmentId) == THRESHOLD
+    assert thresholdOf(*segmentOf(other)) == 6.5
 
 
 def test_undo_of_a_new_segment_makes_the_old_one_the_heatmaps_again(logic, written) -> None:
     heatmap, segmentation, segmentId = written
     logic.newSegment(heatmap, 5.0, segmentationNode=segmentation)
-    assert logic.segmentOf(heatmap)[1] != segmentId
-    logic.undo(heatmap)
-    assert logic.segmentOf(heatmap) == (segmentation, segmentId)
+    assert segmentOf(heatmap)[1] != segmentId
+    logic.segments.undo(heatmap)
+    assert segmentOf(heatmap) == (segmentation, segmentId)
 
 
 def test_undo_brings_overwritten_paint_back(logic, written) -> None:
     heatmap, segmentation, segmentId = written
     paint(segmentation, segmentId, speck(), heatmap)
     logic.writeSegment(heatmap, 5.0, overwrite=True)
-    logic.undo(heatmap)
+    logic.segments.undo(heatmap)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), mask() | speck())
-    assert logic.isEditedByHand(segmentation, segmentId)
+    assert isEditedByHand(segmentation, segmentId)
 
 
 def test_undo_and_redo_ask_before_they_take_paint_away(logic, written) -> None:
@@ -296,22 +297,22 @@ def test_undo_and_redo_ask_before_they_take_paint_away(logic, written) -> None:
     logic.writeSegment(heatmap, 5.0)
     paint(segmentation, segmentId, speck(), heatmap)
     with pytest.raises(EditedByHandError):
-        logic.undo(heatmap)
+        logic.segments.undo(heatmap)
     assert segmentArray(segmentation, segmentId, heatmap)[12, 2, 3] == 1
-    assert logic.undo(heatmap, overwrite=True)
+    assert logic.segments.undo(heatmap, overwrite=True)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), mask())
     paint(segmentation, segmentId, speck(), heatmap)
     with pytest.raises(EditedByHandError):
-        logic.redo(heatmap)
+        logic.segments.redo(heatmap)
     assert segmentArray(segmentation, segmentId, heatmap)[12, 2, 3] == 1
 
 
 def test_undo_passes_over_what_is_gone(logic, host, written) -> None:
     heatmap, segmentation, _id = written
     logic.newSegment(heatmap, 5.0)
-    gone, _gone_id = logic.segmentOf(heatmap)
+    gone, _gone_id = segmentOf(heatmap)
     host.scene.RemoveNode(gone)
-    assert logic.undo(heatmap) and segmentation.GetSegmentation().GetNumberOfSegments() == 0
+    assert logic.segments.undo(heatmap) and segmentation.GetSegmentation().GetNumberOfSegments() == 0
 
 
 # Preview
@@ -320,13 +321,13 @@ def test_undo_passes_over_what_is_gone(logic, host, written) -> None:
 def test_the_preview_is_the_mask_and_nobody_keeps_it(logic, host, tmp_path) -> None:
     heatmap = addHeatmap(logic, addVolume(transforms=(RIGID,)))
     for threshold in (THRESHOLD, 5.0):
-        logic.previewMask(heatmap, threshold)
+        logic.preview.show(heatmap, threshold)
         preview = slicer.util.getNode("ToNNO preview")
         assert np.array_equal(segmentArray(preview, "preview", heatmap), blobs() >= threshold)
     assert preview.GetHideFromEditors() and not preview.GetSaveWithScene()
     logic.writeSegment(heatmap, THRESHOLD)
     assert not slicer.util.getNodes("ToNNO preview*")
-    logic.previewMask(heatmap, THRESHOLD)
+    logic.preview.show(heatmap, THRESHOLD)
     host.load(host.save(tmp_path / "scene"))
     assert not slicer.util.getNodes("ToNNO preview*")
 
@@ -335,15 +336,15 @@ def test_the_preview_leaves_small_components_out(logic) -> None:
     array = blobs()
     array[12, 2, 3] = 8.0
     heatmap = addHeatmap(logic, addVolume(), array)
-    logic.previewMask(heatmap, THRESHOLD, 2 * VOXEL_MM3)
+    logic.preview.show(heatmap, THRESHOLD, 2 * VOXEL_MM3)
     preview = slicer.util.getNode("ToNNO preview")
     assert np.array_equal(segmentArray(preview, "preview", heatmap), mask())
 
 
 def test_the_preview_follows_another_heatmap(logic) -> None:
-    logic.previewMask(addHeatmap(logic, addVolume()), THRESHOLD)
+    logic.preview.show(addHeatmap(logic, addVolume()), THRESHOLD)
     other = addHeatmap(logic, addVolume(GRIDS["plain"], name="MR"), -blobs())
-    logic.previewMask(other, 0.5)
+    logic.preview.show(other, 0.5)
     assert np.array_equal(segmentArray(slicer.util.getNode("ToNNO preview"), "preview", other), -blobs() >= 0.5)
 
 
@@ -352,7 +353,7 @@ def test_the_preview_follows_another_heatmap(logic) -> None:
 
 def test_show_3d_follows_the_threshold(logic, written) -> None:
     heatmap, segmentation, segmentId = written
-    logic.show3D(segmentation, True)
+    show3D(segmentation, True)
     assert segmentation.GetDisplayNode().GetVisibility3D()
 
     def points() -> int:
@@ -362,7 +363,7 @@ def test_show_3d_follows_the_threshold(logic, written) -> None:
     both = points()
     logic.writeSegment(heatmap, 7.5)  # one voxel is left
     assert 0 < points() < both
-    logic.show3D(segmentation, False)
+    show3D(segmentation, False)
     assert not segmentation.GetDisplayNode().GetVisibility3D()
 
 

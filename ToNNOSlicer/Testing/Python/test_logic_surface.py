@@ -10,6 +10,7 @@ import slicer
 import vtk
 from scenes import GRIDS, SHAPE_ZYX, THRESHOLD, addHeatmap, addVolume, paint
 from ToNNOSlicerLib.logic.labelmap import Crop, fitSurface, imageOf
+from ToNNOSlicerLib.logic.segmentation import show3D
 from ToNNOSlicerLib.logic.surface import SMOOTHING, smoothingFor, thinnest, volumeMm3
 
 
@@ -42,7 +43,7 @@ SHAPES = {
 
 
 def surfaceOf(mask: np.ndarray, factor: float):
-    """As Slicer's libraries make it of a mask (Z Y X) of voxels of 1 mm."""
+    """Make a surface as Slicer's libraries do, of a mask (Z Y X) of voxels of 1 mm."""
     segmentation, segment = slicer.vtkSegmentation(), slicer.vtkSegment()
     segmentation.SetSourceRepresentationName("Binary labelmap")
     segment.AddRepresentation("Binary labelmap", imageOf(Crop(mask, (0, 0, 0), np.eye(4))))
@@ -140,14 +141,14 @@ def heatmapOf(logic, *cubes: tuple[int, float]):
 def test_small_findings_are_there_in_3d(logic) -> None:
     segmentation, segmentId = logic.writeSegment(heatmapOf(logic, (3, 5.0)), THRESHOLD)
     assert smoothing(segmentation) == 0.2  # before anything is shown: Slicer's own buttons make surfaces too
-    logic.show3D(segmentation, True)
+    show3D(segmentation, True)
     assert shownMl(segmentation, segmentId) == pytest.approx(0.877 * 0.027, rel=0.01)
 
 
 def test_large_findings_are_as_smooth_as_everywhere_in_slicer(logic) -> None:
     segmentation, segmentId = logic.writeSegment(heatmapOf(logic, (8, 5.0)), THRESHOLD)
     assert smoothing(segmentation) == 0.5
-    logic.show3D(segmentation, True)
+    show3D(segmentation, True)
     assert shownMl(segmentation, segmentId) == pytest.approx(0.981 * 0.512, rel=0.01)
 
 
@@ -155,11 +156,11 @@ def test_a_smaller_finding_that_comes_up_is_shown_too(logic) -> None:
     """All that is shown is made anew, not only the segment that was written."""
     heatmap = heatmapOf(logic, (8, 9.0), (2, 5.0))
     segmentation, segmentId = logic.writeSegment(heatmap, 7.0)
-    logic.show3D(segmentation, True)
+    show3D(segmentation, True)
     large = shownMl(segmentation, segmentId)
     logic.writeSegment(heatmap, THRESHOLD)
     assert shownMl(segmentation, segmentId) == pytest.approx(0.978 * 0.512 + 0.708 * 0.008, rel=0.01)
-    logic.undo(heatmap)
+    logic.segments.undo(heatmap)
     assert smoothing(segmentation) == 0.5 and shownMl(segmentation, segmentId) == pytest.approx(large)
     _node, small = logic.newSegment(heatmap, THRESHOLD, segmentationNode=segmentation)
     assert smoothing(segmentation) == 0.1
@@ -172,7 +173,7 @@ def test_the_users_own_smoothing_stays(logic) -> None:
     segmentation, _id = logic.writeSegment(heatmap, 7.0)
     segmentation.GetSegmentation().SetConversionParameter(SMOOTHING, "0.35")
     logic.writeSegment(heatmap, THRESHOLD)
-    logic.show3D(segmentation, True)
+    show3D(segmentation, True)
     assert smoothing(segmentation) == 0.35
 
 

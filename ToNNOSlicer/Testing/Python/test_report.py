@@ -16,7 +16,9 @@ from scenes import RIGID, THRESHOLD, addHeatmap, addVolume
 from test_logic_findings import RESULT
 from ToNNOSlicerLib import report_pictures
 from ToNNOSlicerLib.logic import ToNNOUserError, verdicts
+from ToNNOSlicerLib.logic.findings import findingsOf
 from ToNNOSlicerLib.logic.heatmap import recordOf, writeRecord
+from ToNNOSlicerLib.logic.report import exportReport, reportSteps
 from ToNNOSlicerLib.logic.summary import identityOf, reportText
 
 from tonno_core.pictures.cuts import PLANES, cut_plane
@@ -74,7 +76,7 @@ def result(logic):
 
 
 def written(logic, result, tmp_path: Path) -> Page:
-    logic.exportReport(tmp_path / "report.html", *result)
+    exportReport(tmp_path / "report.html", *result)
     return Page((tmp_path / "report.html").read_text(encoding="utf-8"))
 
 
@@ -100,7 +102,7 @@ def test_what_the_report_says(logic, result, tmp_path) -> None:
         "seconds": {"total": 75.4}, "device": "cpu",
         "model": {"name": "brain-lesions", "encoder": "resnet10t", "sha256": "ee79", "about": {"use": "demonstration"}},
     })  # fmt: skip
-    first, second = logic.findings(segmentation, segmentId, heatmap)
+    first, second = findingsOf(segmentation, segmentId, heatmap)
     verdicts.setVerdict(heatmap, second, verdicts.REJECT)
     text = written(logic, result, tmp_path).text
     for expected in (
@@ -122,7 +124,7 @@ def test_what_is_said_of_the_threshold_is_in_both_reports(logic, result, tmp_pat
     note = "The model's threshold was calibrated for 64 slices; the heatmap has 48 slices: look, and tune it."
     writeRecord(heatmap, recordOf(heatmap) | {"threshold": recordOf(heatmap)["threshold"] | {"note": note}})
     assert note in written(logic, result, tmp_path).text
-    listed = logic.findings(*result[1:], heatmap)
+    listed = findingsOf(*result[1:], heatmap)
     assert f"\n{note}\n" in reportText(identityOf(*result), listed, recordOf(heatmap))
 
 
@@ -158,10 +160,10 @@ def test_many_findings_have_a_row_each_and_some_a_picture(logic, tmp_path, monke
 
 def test_another_ending_and_a_missing_volume_are_refused(logic, host, result, tmp_path) -> None:
     with pytest.raises(ToNNOUserError, match=r"End the name with \.html"):
-        logic.exportReport(tmp_path / "report.pdf", *result)
+        exportReport(tmp_path / "report.pdf", *result)
     host.scene.RemoveNode(slicer.util.getNode("FLAIR"))
     with pytest.raises(ToNNOUserError, match="no longer in the scene"):
-        logic.exportReport(tmp_path / "report.html", *result)
+        exportReport(tmp_path / "report.html", *result)
     assert not any(tmp_path.iterdir())
 
 
@@ -173,7 +175,7 @@ def test_an_old_report_stays_until_the_new_one_is_whole(logic, result, tmp_path)
         raise ToNNOUserError("the process has died")
 
     with pytest.raises(ToNNOUserError, match="died"):
-        list(logic.reportSteps(tmp_path / "report.html", *result, breaks))
+        list(reportSteps(tmp_path / "report.html", *result, breaks))
     assert (tmp_path / "report.html").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
     written(logic, result, tmp_path)
 
@@ -190,10 +192,10 @@ def test_the_report_shows_the_image_as_the_views_do(logic, result) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        list(logic.reportSteps(Path(folder) / "report.html", *result, keep))
+        list(reportSteps(Path(folder) / "report.html", *result, keep))
     (files,) = given
     assert files.window == (80.0, 130.0) and files.threshold == THRESHOLD
-    listed = logic.findings(result[1], result[2], result[0])
+    listed = findingsOf(result[1], result[2], result[0])
     assert [picture.lines for picture in files.pictures] == [(f.longestRAS, f.perpendicularRAS) for f in listed]
     assert [picture.centerRAS[2] for picture in files.pictures] == [f.longestRAS[0][2] for f in listed]
 

@@ -1,6 +1,6 @@
 """A scene that the module of commit 350c810 saved, opened by the present one: see tests/stored/README.md.
 
-`Opened` alone knows names of the present module.
+Only `Opened` and the imports know names of the present module.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import pytest
 
 pytest.importorskip("slicer_core", reason="the package slicer-core is not installed here")
 pytest.importorskip("PySide6", reason="the package PySide6-Essentials is not installed here")
+
+from ToNNOSlicerLib.logic.heatmap import histogram, modelThreshold, noiseFloor, otsuThreshold
+from ToNNOSlicerLib.logic.profile import profileAlong, whyOf
 
 STORED = Path(__file__).resolve().parents[3] / "tests" / "stored"
 THEN = json.loads((STORED / "scene.json").read_text(encoding="utf-8"))
@@ -177,21 +180,21 @@ def test_what_was_known_of_each_result_is_known(opened: Opened, then: dict[str, 
 
     opened.select(then["name"])
     check(opened, then)
-    logic, heatmap = opened.logic, opened.heatmap
+    heatmap = opened.heatmap
     assert float(slicer.util.arrayFromVolume(heatmap).max()) == then["heatmap"]["max"]
-    assert logic.modelThreshold(heatmap) == then["model"]
-    assert logic.noiseFloor(heatmap) == then["floor"]
+    assert modelThreshold(heatmap) == then["model"]
+    assert noiseFloor(heatmap) == then["floor"]
     if then["otsu"] < then["floor"]:  # that was taken without a word
         with pytest.raises(Exception, match="below the noise floor"):
-            logic.otsu(heatmap)
+            otsuThreshold(heatmap)
         assert json.loads(heatmap.GetAttribute("ToNNO.Record"))["otsu"] == then["otsu"]
     else:
-        assert logic.otsu(heatmap) == then["otsu"]
-    edges, counts = logic.histogram(heatmap)
+        assert otsuThreshold(heatmap) == then["otsu"]
+    edges, counts = histogram(heatmap)
     assert [edges[0], edges[-1], counts.sum()] == pytest.approx(then["histogram"])
-    why = logic.why(heatmap)
+    why = whyOf(heatmap)
     assert [why.score, why.explained] == then["why"]
-    assert logic.profileAlong(heatmap, (0, 0, 1)).logits.tolist() == pytest.approx(then["profile"], abs=1e-6)
+    assert profileAlong(heatmap, (0, 0, 1)).logits.tolist() == pytest.approx(then["profile"], abs=1e-6)
 
 
 def test_a_stopped_run_is_told_to_be_one(opened: Opened) -> None:

@@ -13,7 +13,8 @@ from test_logic_heatmap import WORLD_MM
 from test_logic_inputs import world
 from ToNNOSlicerLib.logic import summary, verdicts
 from ToNNOSlicerLib.logic.confidence import confidence
-from ToNNOSlicerLib.logic.heatmap import recordOf, writeRecord
+from ToNNOSlicerLib.logic.findings import findingsOf
+from ToNNOSlicerLib.logic.heatmap import otsuThreshold, recordOf, writeRecord
 
 CALIBRATION = {"threshold": 6.0, "noise_floor": 1.0, "volume_quantile": 0.95, "negative_volumes": 12}
 
@@ -182,7 +183,8 @@ def test_identity_of_an_old_scene_leaves_out_what_it_does_not_know(logic, host) 
 
 def test_where_a_threshold_is_from(logic) -> None:
     heatmap = addHeatmap(logic, addVolume(), threshold=record(floor=0.0))  # Otsu's is not refused
-    for threshold, source in ((THRESHOLD, "the model's"), (logic.otsu(heatmap), "Otsu's method"), (4.5, "set by hand")):
+    otsu = otsuThreshold(heatmap)
+    for threshold, source in ((THRESHOLD, "the model's"), (otsu, "Otsu's method"), (4.5, "set by hand")):
         segmentation, segmentId = logic.writeSegment(heatmap, threshold)
         assert summary.identityOf(heatmap, segmentation, segmentId)["thresholdSource"] == source
     paint(segmentation, segmentId, np.ones((1, 1, 1), np.uint8), heatmap)
@@ -197,10 +199,10 @@ def test_report_text(logic) -> None:
     heatmap = addHeatmap(logic, addVolume(GRIDS["plain"], name="FLAIR"), threshold=record() | {"negative_volumes": 12})
     writeRecord(heatmap, recordOf(heatmap) | {"made": "2026-11-02T14:03:11"})
     segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
-    first, second = logic.findings(segmentation, segmentId, heatmap)
+    first, second = findingsOf(segmentation, segmentId, heatmap)
     verdicts.setVerdict(heatmap, first, verdicts.ACCEPT)
     verdicts.setVerdict(heatmap, second, verdicts.REJECT)
-    listed = logic.findings(segmentation, segmentId, heatmap)
+    listed = findingsOf(segmentation, segmentId, heatmap)
     identity = summary.identityOf(heatmap, segmentation, segmentId)
     assert summary.reportText(identity, listed, recordOf(heatmap)) == (
         "Volume: FLAIR\n"

@@ -8,6 +8,8 @@ import slicer
 import slicer.util
 from scenes import GRIDS, RIGID, SHAPE_ZYX, addHeatmap, addVolume, image, replace
 from ToNNOSlicerLib.logic import verdicts
+from ToNNOSlicerLib.logic.findings import findingsOf
+from ToNNOSlicerLib.logic.results import heatmapsOf
 from ToNNOSlicerLib.logic.verdicts import ACCEPT, NONE, REJECT, UNSURE
 
 # A ridge along i with two summits; below 4 they are a single component. A third summit stands apart.
@@ -33,7 +35,7 @@ def scene(request, logic):
 
     def at(threshold: float, overwrite: bool = True) -> list:
         segmentation, segmentId = logic.writeSegment(heatmap, threshold, overwrite=overwrite)
-        return logic.findings(segmentation, segmentId, heatmap)
+        return findingsOf(segmentation, segmentId, heatmap)
 
     return heatmap, at
 
@@ -106,10 +108,10 @@ def test_one_who_is_gone_does_not_judge_its_neighbor(logic) -> None:
     array[5, 5:12, 5:12] = -1.0
     array[5, 8, 8] = 5.0
     heatmap = addHeatmap(logic, addVolume(), array)
-    _ring, summit = logic.findings(*logic.writeSegment(heatmap, 4.0), heatmap)
+    _ring, summit = findingsOf(*logic.writeSegment(heatmap, 4.0), heatmap)
     verdicts.setVerdict(heatmap, summit, REJECT)
-    assert byPeak(logic.findings(*logic.writeSegment(heatmap, 6.0), heatmap)) == {9: NONE}
-    assert byPeak(logic.findings(*logic.writeSegment(heatmap, 4.0), heatmap)) == {9: NONE, 5: REJECT}
+    assert byPeak(findingsOf(*logic.writeSegment(heatmap, 6.0), heatmap)) == {9: NONE}
+    assert byPeak(findingsOf(*logic.writeSegment(heatmap, 4.0), heatmap)) == {9: NONE, 5: REJECT}
 
 
 def test_what_is_left_of_a_finding_without_its_peak_keeps_the_verdict(scene, logic) -> None:
@@ -121,7 +123,7 @@ def test_what_is_left_of_a_finding_without_its_peak_keeps_the_verdict(scene, log
     i, j, k = HIGH
     mask[k, j, i] = 0  # by the eraser
     replace(segmentation, segmentId, mask, heatmap)
-    assert sorted(f.verdict for f in logic.findings(segmentation, segmentId, heatmap)) == [NONE, NONE, REJECT]
+    assert sorted(f.verdict for f in findingsOf(segmentation, segmentId, heatmap)) == [NONE, NONE, REJECT]
 
 
 def test_a_peak_that_moves_a_little_keeps_the_verdict(scene, logic) -> None:
@@ -145,9 +147,9 @@ def test_verdicts_are_saved_with_the_scene(scene, host, logic, tmp_path) -> None
     judge(heatmap, at(EACH), {9: ACCEPT, 7: REJECT})
     del heatmap, at
     host.load(host.save(tmp_path / "scene"))
-    (heatmap,) = logic.heatmaps()
+    (heatmap,) = heatmapsOf(logic.scene)
     segmentation, segmentId = logic.writeSegment(heatmap, EACH)
-    assert byPeak(logic.findings(segmentation, segmentId, heatmap)) == {9: ACCEPT, 7: REJECT, 5: NONE}
+    assert byPeak(findingsOf(segmentation, segmentId, heatmap)) == {9: ACCEPT, 7: REJECT, 5: NONE}
 
 
 def test_verdicts_stay_with_a_segment_on_another_grid(logic) -> None:
@@ -155,6 +157,6 @@ def test_verdicts_stay_with_a_segment_on_another_grid(logic) -> None:
     fine = addVolume(np.diag([0.5, 0.5, 0.5, 1]), array=image([2 * n for n in SHAPE_ZYX]), name="fine")
     other = addHeatmap(logic, fine, np.kron(mountains(), np.ones((2, 2, 2), np.float32)))
     segmentation, segmentId = logic.writeSegment(other, EACH)
-    verdicts.setVerdict(heatmap, logic.findings(segmentation, segmentId, heatmap)[0], ACCEPT)
-    assert byPeak(logic.findings(segmentation, segmentId, heatmap)) == {9: ACCEPT, 7: NONE, 5: NONE}
-    assert byPeak(logic.findings(segmentation, segmentId, other)) == {9: NONE, 7: NONE, 5: NONE}  # another result
+    verdicts.setVerdict(heatmap, findingsOf(segmentation, segmentId, heatmap)[0], ACCEPT)
+    assert byPeak(findingsOf(segmentation, segmentId, heatmap)) == {9: ACCEPT, 7: NONE, 5: NONE}
+    assert byPeak(findingsOf(segmentation, segmentId, other)) == {9: NONE, 7: NONE, 5: NONE}  # another result

@@ -8,6 +8,10 @@ import slicer
 import slicer.util
 from scenes import GRIDS, RIGID, SHAPE_ZYX, THRESHOLD, addHeatmap, addVolume, blobs, image
 from slicer_views import SliceView, ThreeDView, whyNot
+from ToNNOSlicerLib.logic import diameters
+from ToNNOSlicerLib.logic.findings import findingsOf, jumpTo
+from ToNNOSlicerLib.logic.overlay import setOverlay
+from ToNNOSlicerLib.logic.segmentation import segmentOf, show3D
 from vtk.util.numpy_support import vtk_to_numpy
 
 MISSING = whyNot()
@@ -72,12 +76,12 @@ def heatAt(heatmap, ras: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("grid", ["oblique", "left-handed"])
 def test_the_overlay_is_where_the_heatmap_reaches_the_threshold(logic, red, grid: str, transforms) -> None:
     heatmap = addHeatmap(logic, addVolume(GRIDS[grid], transforms=transforms), smooth())
-    logic.setOverlay(heatmap, THRESHOLD, 0.6)
+    setOverlay(heatmap, THRESHOLD, 0.6)
     slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(heatmap).SetVisibility(False)
     red.fit()
-    finding = logic.findings(*logic.writeSegment(heatmap, THRESHOLD), heatmap)[0]
+    finding = findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)[0]
     slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[0].SetDisplayVisibility(False)
-    logic.jumpTo(finding)
+    jumpTo(logic.scene, finding.peakRAS)
     pixels = picture(red)
     assert tinted(pixels)[pixelOf(red, finding.peakRAS)]
     values = heatAt(heatmap, rasOf(red))
@@ -86,9 +90,9 @@ def test_the_overlay_is_where_the_heatmap_reaches_the_threshold(logic, red, grid
     assert not tinted(pixels)[values < 0.9 * THRESHOLD].any()
     assert (values > 1.1 * THRESHOLD).sum() > 100
 
-    logic.setOverlay(heatmap, 100.0, 0.6)
+    setOverlay(heatmap, 100.0, 0.6)
     assert not tinted(picture(red)).any()
-    logic.setOverlay(heatmap, THRESHOLD, visible=False)
+    setOverlay(heatmap, THRESHOLD, visible=False)
     assert not tinted(picture(red)).any()
 
 
@@ -101,14 +105,14 @@ def test_the_outline_is_around_the_mask(logic, red, written: bool) -> None:
         view.SetBackgroundVolumeID(slicer.util.getNode("CT").GetID())
     from scipy.ndimage import binary_erosion, distance_transform_edt
 
-    finding = logic.findings(*logic.segmentOf(heatmap), heatmap)[0]
+    finding = findingsOf(*segmentOf(heatmap), heatmap)[0]
     red.fit()
-    logic.jumpTo(finding)
+    jumpTo(logic.scene, finding.peakRAS)
     for threshold in (2.0, 5.0):  # dragged from one to the other
         if written:
             logic.writeSegment(heatmap, threshold)
         else:
-            logic.previewMask(heatmap, threshold)
+            logic.preview.show(heatmap, threshold)
         green = tinted(picture(red))
         # By the nearest voxel, as Slicer draws a labelmap; the line is 2 pixels wide, around the border's outer side.
         inside = nearest(heatmap, rasOf(red)) >= threshold
@@ -131,7 +135,7 @@ def test_the_legend_is_shown_and_dark_where_nothing_is(logic, red) -> None:
     array[2, 2, 2] = -9.0  # evidence against too: without it the legend begins at zero
     heatmap = addHeatmap(logic, addVolume(), array)
     red.fit()
-    logic.setOverlay(heatmap, THRESHOLD, 0.0)  # nothing of the overlay itself
+    setOverlay(heatmap, THRESHOLD, 0.0)  # nothing of the overlay itself
     shown = picture(red)
     columns = np.flatnonzero(tinted(shown).any(axis=0))
     assert columns.size and columns.min() > 150  # at the right edge
@@ -142,7 +146,7 @@ def test_the_legend_is_shown_and_dark_where_nothing_is(logic, red) -> None:
     # From -9 to 9 with nothing between -3 and 3: a third of the bar is dark.
     height = rows.max() - np.flatnonzero(cold).min()
     assert (rows.min() - np.flatnonzero(cold).max()) / height == pytest.approx(1 / 3, abs=0.05)
-    logic.setOverlay(heatmap, THRESHOLD, visible=False)
+    setOverlay(heatmap, THRESHOLD, visible=False)
     assert not tinted(picture(red)).any()
 
 
@@ -152,7 +156,7 @@ def test_all_of_the_legend_is_in_the_view(logic, host, size) -> None:
     view = SliceView(host, "Red", size)
     heatmap = addHeatmap(logic, addVolume(), blobs())
     view.fit()
-    logic.setOverlay(heatmap, THRESHOLD, 0.0)
+    setOverlay(heatmap, THRESHOLD, 0.0)
     drawn = view.pixels().max(axis=-1) > 200
     view.close()
     drawn[:, : size[0] // 2] = False
@@ -163,20 +167,20 @@ def test_all_of_the_legend_is_in_the_view(logic, host, size) -> None:
 def test_outlines_have_none_of_the_heatmaps_colors() -> None:
     from ToNNOSlicerLib.logic import overlay, segmentation
 
-    hot = overlay._colours(False)
-    for color in segmentation._COLOURS:
+    hot = overlay._palette(False)
+    for color in segmentation._COLORS:
         assert np.linalg.norm(hot - color, axis=1).min() > 0.5  # of 1.7, from black to white
 
 
 def test_diameters_leave_the_views(logic, host, red) -> None:
     heatmap = addHeatmap(logic, addVolume(GRIDS["plain"]), smooth())
-    listed = logic.findings(*logic.writeSegment(heatmap, 2.0), heatmap)
-    logic.jumpToPoint(tuple(np.mean(listed[0].longestRAS, axis=0)))
+    listed = findingsOf(*logic.writeSegment(heatmap, 2.0), heatmap)
+    jumpTo(logic.scene, tuple(np.mean(listed[0].longestRAS, axis=0)))
     red.fit()
     without = picture(red)
-    logic.showDiameters(heatmap, listed)
+    diameters.draw(logic.scene, heatmap, listed)
     assert (picture(red) != without).any()
-    logic.showDiameters(heatmap, ())
+    diameters.draw(logic.scene, heatmap, ())
     np.testing.assert_array_equal(picture(red), without)
 
 
@@ -186,12 +190,12 @@ def test_the_surface_is_in_the_3d_view(logic, host) -> None:
     heatmap = addHeatmap(logic, addVolume(GRIDS["plain"]), smooth())
     segmentation, _id = logic.writeSegment(heatmap, 2.0)
     assert not tinted(picture(view)).any()
-    logic.show3D(segmentation, True)
+    show3D(segmentation, True)
     view.renderer.ResetCamera()
     view.turn(-30, 20)
     green = picture(view)
     assert (green[..., 1] > green[..., 0] + 24).sum() > 200
-    logic.show3D(segmentation, False)
+    show3D(segmentation, False)
     assert not tinted(picture(view)).any()
     view.close()
 
@@ -205,8 +209,7 @@ def test_pictures_of_the_docs(qtHost, tmp_path, monkeypatch) -> None:
     import pictures
     from computing import Computing
     from PIL import Image
-    from ToNNOSlicerLib import install
-    from ToNNOSlicerLib.logic import ToNNOLogic
+    from ToNNOSlicerLib import install, running
     from ToNNOSlicerLib.panel import Panel
 
     from tonno_core.volume.volume import Volume
@@ -219,7 +222,7 @@ def test_pictures_of_the_docs(qtHost, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(Panel, "_client", staticmethod(lambda choices: Computing(engine)))
     monkeypatch.setattr(pictures, "head", lambda seed, lesions: Volume(image(seed=seed + lesions), grid))
     monkeypatch.setattr(pictures, "SIDE", 120)
-    monkeypatch.setattr(ToNNOLogic, "concerns", lambda *_arguments: [])  # small noise is no head
+    monkeypatch.setattr(running, "concerns", lambda *_arguments: [])  # small noise is no head
     monkeypatch.setattr(pictures.shutil, "which", lambda name: None)  # no browser
     stage = pictures.Stage(qtHost, written)
     for scene in (pictures.sample, pictures.reading, pictures.twoPatients, pictures.twoTimePoints, pictures.nothing):

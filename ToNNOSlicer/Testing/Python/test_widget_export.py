@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ToNNOSlicerLib.logic.heatmap import Heatmap, showHeatmap
+from ToNNOSlicerLib.logic.inputs import inputFor
 
 pytest.importorskip("slicer_core", reason="the package slicer-core is not installed here")
 pytest.importorskip("PySide6", reason="the package PySide6-Essentials is not installed here")
@@ -19,13 +21,14 @@ def onSample(widget):
     from ToNNOSlicerLib.sample import LESIONS
 
     volume, logic = widget.panel.session.parameters.inputVolume, widget.panel.logic
-    given = logic.inputFor(volume)
+    given = inputFor(volume)
     k, j, i = np.indices(given.array.shape)
     ras = np.stack([i, j, k], axis=-1) @ given.ijkToRAS[:3, :3].T + given.ijkToRAS[:3, 3]
     distances = (np.linalg.norm((ras - centre) / radii, axis=-1) for centre, radii, _brightness in LESIONS)
     array = sum(10 * np.exp(-(distance**2)) for distance in distances).astype(np.float32)
     inside = np.ones(array.shape, dtype=bool)
-    heatmap = logic.showHeatmap(volume, array, given.ijkToRAS, inside, "matched-cam", "lesion", {"threshold": 4.0})
+    made = Heatmap(array, given.ijkToRAS, "matched-cam", "lesion", {"threshold": 4.0}, inside)
+    heatmap = showHeatmap(volume, made)
     logic.writeSegment(heatmap, 4.0)
     widget.panel.session.set(heatmap=heatmap)
     return heatmap

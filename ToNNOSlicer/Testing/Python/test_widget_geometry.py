@@ -11,6 +11,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ToNNOSlicerLib import running
+from ToNNOSlicerLib.logic.segmentation import thresholdOf
 
 pytest.importorskip("slicer_core", reason="the package slicer-core is not installed here")
 pytest.importorskip("PySide6", reason="the package PySide6-Essentials is not installed here")
@@ -30,8 +32,9 @@ def path():
     widget = opened(host)
     widget.ui.directionsBox.value = DIRECTIONS
     widget.ui.smallestBox.value = 0.0
-    widget.panel.logic.concerns = lambda *_arguments: []  # grids that no training image had, on purpose
-    yield SimpleNamespace(host=host, widget=widget, panel=widget.panel, ui=widget.ui)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "concerns", lambda *_arguments: [])  # grids that no training image had, on purpose
+        yield SimpleNamespace(host=host, widget=widget, panel=widget.panel, ui=widget.ui)
     said = host.messages.take()
     host.close()
     assert not said, said
@@ -133,7 +136,7 @@ def test_heatmap_and_segment_lie_on_the_image(path, straight, name, figure) -> N
 
     # The segment is the heatmap above the threshold, at the same place in the world.
     node, segment = path.panel.session.result.segment
-    threshold = path.panel.logic.thresholdOf(node, segment)
+    threshold = thresholdOf(node, segment)
     expected = np.array([world(volume, (i, j, k)) for k, j, i in np.argwhere(found >= threshold)])
     centres = voxelCentres(node, segment)
     assert len(centres) == len(expected) > 50

@@ -11,6 +11,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ToNNOSlicerLib.logic.findings import findingsOf
+from ToNNOSlicerLib.logic.heatmap import histogram, modelThreshold, otsuThreshold
+from ToNNOSlicerLib.logic.profile import profileAlong
+from ToNNOSlicerLib.logic.results import heatmapsOf
+from ToNNOSlicerLib.logic.segmentation import isShown3D, thresholdOf
 
 pytest.importorskip("slicer_core", reason="the package slicer-core is not installed here")
 pytest.importorskip("PySide6", reason="the package PySide6-Essentials is not installed here")
@@ -97,7 +102,7 @@ def test_findings_are_the_samples_lesions(path) -> None:
         assert nearest < min(radii)  # inside of the lesion
     assert path.ui.findingsSection.text == "Findings (3)"
     assert path.ui.sentenceLabel.text.startswith("3 findings, ")
-    assert path.panel.logic.isShown3D(path.panel.session.result.segmentationNode)  # within the patient's surface
+    assert isShown3D(path.panel.session.result.segmentationNode)  # within the patient's surface
     assert path.panel.session.state.selected == 0
 
 
@@ -114,12 +119,12 @@ def test_dragging_previews_and_letting_go_writes(path) -> None:
     node, segment = path.panel.session.result.segment
     before = sum(one.volumeMm3 for one in path.panel.session.result.findings)
     start = path.ui.thresholdSlider.value
-    written = path.panel.logic.thresholdOf(node, segment)
+    written = thresholdOf(node, segment)
     path.panel.session.drag(start * 1.1)
-    assert path.panel.logic.thresholdOf(node, segment) == written  # an outline, no segment yet
+    assert thresholdOf(node, segment) == written  # an outline, no segment yet
     unwrap(path.ui.thresholdSlider).drag([start * 1.05, start * 1.1])
     assert path.panel.session.result.segment == (node, segment)
-    assert path.panel.logic.thresholdOf(node, segment) == pytest.approx(start * 1.1)
+    assert thresholdOf(node, segment) == pytest.approx(start * 1.1)
     assert sum(one.volumeMm3 for one in path.panel.session.result.findings) < before
     path.ui.undoButton.click()
     assert path.ui.thresholdSlider.value == pytest.approx(start)
@@ -129,11 +134,11 @@ def test_dragging_previews_and_letting_go_writes(path) -> None:
 def test_otsu_and_back_to_the_models(path) -> None:
     path.ui.otsuButton.click()
     assert path.ui.thresholdSlider.value == pytest.approx(
-        path.panel.logic.otsu(path.panel.session.result.heatmapNode), abs=ROUNDED
+        otsuThreshold(path.panel.session.result.heatmapNode), abs=ROUNDED
     )
     path.ui.modelThresholdButton.click()
     assert path.ui.thresholdSlider.value == pytest.approx(
-        path.panel.logic.modelThreshold(path.panel.session.result.heatmapNode), abs=ROUNDED
+        modelThreshold(path.panel.session.result.heatmapNode), abs=ROUNDED
     )
 
 
@@ -145,14 +150,14 @@ def test_what_was_painted_is_asked_about(path) -> None:
     node, segment = path.panel.session.result.segment
     start = path.ui.thresholdSlider.value
     paint(node, segment, (0, 0, 0))
-    painted = path.panel.logic.findings(node, segment, path.panel.session.result.heatmapNode)
+    painted = findingsOf(node, segment, path.panel.session.result.heatmapNode)
     QtHost.answers.append(("message", "Cancel"))
     unwrap(path.ui.thresholdSlider).drag([start * 0.95])
     assert path.ui.thresholdSlider.value == pytest.approx(start)  # back to what the segment is
-    assert path.panel.logic.findings(node, segment, path.panel.session.result.heatmapNode) == painted
+    assert findingsOf(node, segment, path.panel.session.result.heatmapNode) == painted
     QtHost.answers.append(("message", "Write a new segment"))
     unwrap(path.ui.thresholdSlider).drag([start * 0.95])
-    assert path.panel.logic.findings(node, segment, path.panel.session.result.heatmapNode) == painted
+    assert findingsOf(node, segment, path.panel.session.result.heatmapNode) == painted
     assert path.panel.session.result.segment[0] is node and path.panel.session.result.segment[1] != segment
     path.ui.modelThresholdButton.click()
     assert len(path.panel.session.result.findings) == THREE
@@ -356,7 +361,7 @@ def test_finer_in_the_region_is_a_pass_of_its_own(path, figure) -> None:
     there = ijkToWorld(heatmap)[:3] @ [i, j, k, np.ones(len(i))]
     assert there.size and (np.abs(there.T - centre) <= half + 1e-4).all()
     # Offsets of the whole head, 103 mm, in a ball around a box of 26 mm and what the filter reaches beyond it.
-    along = [path.panel.logic.profileAlong(one, (1, 0, 0)) for one in (heatmap, path.panel.logic.heatmaps()[0])]
+    along = [profileAlong(one, (1, 0, 0)) for one in (heatmap, heatmapsOf(path.panel.logic.scene)[0])]
     near, far = (np.diff(profile.positionsMm).max() for profile in along)
     assert near < 0.6 * far
     path.ui.zoomCheck.checked = False
@@ -368,21 +373,21 @@ def test_scene_is_saved_and_loaded_with_everything(path, tmp_path) -> None:
     """The slider works on a loaded scene, without a run."""
     from pythonqt import unwrap
 
-    path.ui.heatmapSelector.setCurrentNode(path.panel.logic.heatmaps()[0])
+    path.ui.heatmapSelector.setCurrentNode(heatmapsOf(path.panel.logic.scene)[0])
     path.ui.modelThresholdButton.click()
     threshold, findings = path.ui.thresholdSlider.value, len(path.panel.session.result.findings)
-    edges = path.panel.logic.histogram(path.panel.session.result.heatmapNode)[0]
+    edges = histogram(path.panel.session.result.heatmapNode)[0]
     saved = path.host.save(tmp_path / "scene")
     path.host.load(saved)
     path.host.process()
     panel = path.widget.panel
     assert panel.session.result.heatmapNode is not None
     assert panel.session.parameters.heatmap is path.ui.heatmapSelector.currentNode()
-    np.testing.assert_array_equal(panel.logic.histogram(panel.session.result.heatmapNode)[0], edges)
+    np.testing.assert_array_equal(histogram(panel.session.result.heatmapNode)[0], edges)
     assert path.ui.thresholdSlider.value == pytest.approx(threshold)
     assert len(panel.session.result.findings) == findings
     unwrap(path.ui.thresholdSlider).drag([threshold * 1.2])
-    assert panel.logic.thresholdOf(*panel.session.result.segment) == pytest.approx(threshold * 1.2)
+    assert thresholdOf(*panel.session.result.segment) == pytest.approx(threshold * 1.2)
 
 
 def test_the_modules_own_test_passes(path) -> None:

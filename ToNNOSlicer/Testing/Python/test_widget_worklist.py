@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from ToNNOSlicerLib.logic.results import heatmapsOf
 
 pytest.importorskip("slicer_core", reason="the package slicer-core is not installed here")
 pytest.importorskip("PySide6", reason="the package PySide6-Essentials is not installed here")
@@ -56,7 +57,7 @@ def test_from_patient_to_patient(qtHost, widget, reading) -> None:
     ui.worklistSaveButton.click()
     assert session.parameters.inputVolume.GetName().startswith("patient-2"), ui.messageLabel.text
     assert rows(widget)[0][1] == "read"
-    names = [node.GetName() for node in widget.panel.logic.heatmaps()]
+    names = [node.GetName() for node in heatmapsOf(widget.panel.logic.scene)]
     assert len(names) == 1 and names[0].startswith("patient-2")  # the first patient has left the scene
     check(widget)
 

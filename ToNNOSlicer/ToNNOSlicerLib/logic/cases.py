@@ -32,9 +32,10 @@ from ToNNOSlicerLib.logic.comparable import smallestMm3
 from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
 from ToNNOSlicerLib.logic.export import exportSegmentation
 from ToNNOSlicerLib.logic.geometry import ijkToNode
-from ToNNOSlicerLib.logic.heatmap import inputOf, recordOf, writeRecord
+from ToNNOSlicerLib.logic.heatmap import Heatmap, inputOf, recordOf, showHeatmap, writeRecord
 from ToNNOSlicerLib.logic.labelmap import LABELMAP, Crop, cropOf, imageOf, setCrop
-from ToNNOSlicerLib.logic.segmentation import SEGMENTATION_ROLE, isEditedByHand, thresholdOf
+from ToNNOSlicerLib.logic.results import heatmapsOf
+from ToNNOSlicerLib.logic.segmentation import SEGMENTATION_ROLE, isEditedByHand, segmentOf, thresholdOf
 
 CASE = "ToNNO.Case"  # the attribute of a case's nodes
 SAVED = "ToNNO.CaseSaved"  # of its heatmap: what was opened or saved last
@@ -71,7 +72,7 @@ def openCase(logic, case, method: str | None = None):
 def heatmapOf(logic, case):
     """The heatmap of a case that is open, or None."""
     identity = _identityOf(case)
-    return next((node for node in logic.heatmaps() if identity and node.GetAttribute(CASE) == identity), None)
+    return next((node for node in heatmapsOf(logic.scene) if identity and node.GetAttribute(CASE) == identity), None)
 
 
 def save(logic, case, heatmapNode, verdicts: Any = None, findings: Sequence = ()) -> None:
@@ -91,7 +92,7 @@ def save(logic, case, heatmapNode, verdicts: Any = None, findings: Sequence = ()
             _("{node} is not the result of {case}.").format(node=heatmapNode.GetName(), case=case.name),
             _("Open the case from the list and save it from there."),
         )
-    written = logic.segmentOf(heatmapNode)
+    written = segmentOf(heatmapNode)
     if written is None:
         raise ToNNOUserError(
             _("{node} has no segment to save.").format(node=heatmapNode.GetName()), _("Move the threshold once.")
@@ -170,18 +171,17 @@ def _open(logic, case, report: Report, method: str, nodes: list):
     volume = loadVolume(logic.applicationLogic, case)
     nodes.append(volume)
     array = readHeatmap(report, method, volume)
-    heatmapNode = logic.showHeatmap(
-        volume,
+    heatmap = Heatmap(
         array,
         ijkToNode(volume),
-        inside(report, volume),
         method,
         report.content["class"],
         thresholdRecord(report, method),
-        None,
+        inside(report, volume),
         resultOf(report, method),
         bool((report.content.get("region") or {}).get("zoom")),
     )
+    heatmapNode = showHeatmap(volume, heatmap)
     nodes.insert(0, heatmapNode)
     known = {"quality": report.quality, "region": report.content.get("region")}
     writeRecord(heatmapNode, recordOf(heatmapNode) | {name: value for name, value in known.items() if value})
@@ -286,7 +286,7 @@ def _identityOf(case) -> str | None:
 
 def _state(logic, heatmapNode) -> str:
     """What a reader can change: the own segment and the verdicts."""
-    written = logic.segmentOf(heatmapNode)
+    written = segmentOf(heatmapNode)
     crop = cropOf(*written) if written is not None else None
     return json.dumps([crop.fingerprint if crop is not None else None, heatmapNode.GetAttribute(VERDICTS) or ""])
 
@@ -298,9 +298,7 @@ def _markSaved(logic, heatmapNode) -> None:
 def _heatmapsOf(logic, heatmapNode) -> list:
     """All results of the volume of a heatmap, that one among them."""
     volume = inputOf(heatmapNode)
-    return [
-        node for node in logic.heatmaps() if node is heatmapNode or (volume is not None and inputOf(node) is volume)
-    ]
+    return [heatmapNode] if volume is None else heatmapsOf(logic.scene, volume)
 
 
 def _segmentationsOf(logic, heatmaps: list) -> list:
@@ -312,12 +310,12 @@ def _segmentationsOf(logic, heatmaps: list) -> list:
 
 def _isUsedElsewhere(logic, segmentationNode, heatmaps: list) -> bool:
     """Whether a result of another volume has its segment in the same node."""
-    others = (node for node in logic.heatmaps() if node not in heatmaps)
+    others = (node for node in heatmapsOf(logic.scene) if node not in heatmaps)
     return any(node.GetNodeReference(SEGMENTATION_ROLE) is segmentationNode for node in others)
 
 
 def _otherSegments(logic, heatmapNode) -> list[tuple]:
-    own = logic.segmentOf(heatmapNode)
+    own = segmentOf(heatmapNode)
     nodes = _segmentationsOf(logic, [heatmapNode])
     segments = ((node, segmentId) for node in nodes for segmentId in node.GetSegmentation().GetSegmentIDs())
     return [segment for segment in segments if segment != own]
@@ -325,7 +323,7 @@ def _otherSegments(logic, heatmapNode) -> list[tuple]:
 
 def _removeSegments(logic, segmentationNode, heatmaps: list) -> None:
     for heatmapNode in heatmaps:
-        written = logic.segmentOf(heatmapNode)
+        written = segmentOf(heatmapNode)
         if written is not None and written[0] is segmentationNode:
             segmentationNode.GetSegmentation().RemoveSegment(written[1])
 

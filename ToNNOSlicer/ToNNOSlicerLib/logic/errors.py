@@ -1,10 +1,15 @@
-"""What a user is told: what is wrong, and what to click next."""
+"""Errors for a user: what is wrong, and what to click next."""
 
 from __future__ import annotations
 
 
 class ToNNOUserError(Exception):
-    """message: what is wrong, in one line. nextStep: the way out, in one line, or empty."""
+    """Says what is wrong, and what to click next.
+
+    Attributes:
+        message: The cause, in one line.
+        nextStep: The way out, in one line, or "".
+    """
 
     def __init__(self, message: str, nextStep: str = "") -> None:
         super().__init__(f"{message} {nextStep}".strip())
@@ -13,4 +18,4 @@ class ToNNOUserError(Exception):
 
 
 class EditedByHandError(ToNNOUserError):
-    """The segment holds work by hand that the step would overwrite; ask, then repeat it with ``overwrite=True``."""
+    """Says that a step would overwrite work by hand; ask, then repeat it with ``overwrite=True``."""

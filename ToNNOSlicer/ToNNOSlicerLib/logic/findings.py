@@ -1,4 +1,4 @@
-"""The components of a segment, by their peaks in the heatmap: where they are, how large, and what to make of them."""
+"""Findings: the components of a segment, by their peaks in the heatmap, with place, size and side."""
 
 from __future__ import annotations
 
@@ -34,13 +34,22 @@ _SWITCHED_ON = "ToNNO.SwitchedOn"
 class Finding:
     """One component (26 neighbors) of a segment. Points are RAS mm in the world.
 
-    label: 1 for the highest peak, then 2, ... volumeMm3: its voxels'. peak, mean: in the heatmap's units.
-    extentMm: of its bounding box along the heatmap's axes i, j, k. centroidRAS: mean of its voxels' centers.
-    peakRAS: its highest voxel. longestRAS, perpendicularRAS: the ends of its longest diameter in an axial plane, and of
-    the longest line at a right angle to it there (diameters.py). side: "left", "right" or "midline" (`sideOf`).
-    confidence: in words of the model's calibration (confidence.py). place: the peak, RAS mm in the frame of the
-    heatmap's node, which transforms leave as it is. pieces: the voxels of this and all other findings. verdict:
-    "accept", "reject", "unsure" or "" (verdicts.py); isDivided: it is unsure as its parts were judged differently.
+    Attributes:
+        label: 1 for the highest peak, then 2, ...
+        volumeMm3: Volume of its voxels.
+        peak: Highest value, in the heatmap's units.
+        mean: Mean value, in the heatmap's units.
+        extentMm: Size of its bounding box along the heatmap's axes i, j, k.
+        centroidRAS: Mean of its voxels' centers.
+        peakRAS: Its highest voxel.
+        longestRAS: Ends of its longest diameter in an axial plane (diameters.py).
+        perpendicularRAS: Ends of the longest line at a right angle to it in that plane.
+        side: "left", "right" or "midline" (`sideOf`).
+        confidence: Words of the model's calibration (confidence.py).
+        place: The peak in the frame of the heatmap's node, mm: transforms leave it as it is.
+        pieces: The voxels of this and all other findings.
+        verdict: "accept", "reject", "unsure" or "" (verdicts.py).
+        isDivided: Whether it is unsure because its parts were judged differently.
     """
 
     label: int
@@ -79,8 +88,9 @@ class Finding:
 class Listing:
     """The findings of a segment, the highest peak first.
 
-    parts: how many it has, of which only the first are listed where there are more than MOST_LISTED; None where they
-    are so many that nobody has counted them, and none is listed.
+    Attributes:
+        findings: At most MOST_LISTED of them.
+        parts: How many components the segment has; None where they are too many to be counted, and none is listed.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -88,7 +98,7 @@ class Listing:
 
     @property
     def gap(self) -> str:
-        """What is not listed, in words; "" where everything is."""
+        """A sentence on what is not listed; "" where everything is."""
         if self.parts is None:
             return _("The segment is scattered over too many parts to list them.")
         if self.parts == len(self.findings):
@@ -97,7 +107,11 @@ class Listing:
         return text.format(parts=self.parts, number=len(self.findings))
 
     def checkWhole(self) -> None:
-        """Before the findings are counted, compared or written. Raises ToNNOUserError where some are not listed."""
+        """Refuse a list that is not whole, before findings are counted, compared or written.
+
+        Raises:
+            ToNNOUserError: If some are not listed.
+        """
         if self.gap:
             raise ToNNOUserError(self.gap, FEWER)
 
@@ -105,7 +119,16 @@ class Listing:
 def listing(segmentationNode, segmentId: str, heatmapNode) -> Listing:
     """Measure the segment's components on the heatmap's grid, work by hand included, in the time that a click has.
 
-    That is 0.2 s or so for any mask: what is scattered over more parts than a person reads is a threshold in the noise.
+    It takes some 0.2 s for any mask: one that is scattered over more parts than a person reads is a threshold in the
+    noise, and not all of its parts are measured.
+
+    Args:
+        segmentationNode: Holds the segment.
+        segmentId: The segment's ID.
+        heatmapNode: The heatmap.
+
+    Returns:
+        The findings with their verdicts.
     """
     runs = partsOf(onGrid(segmentationNode, segmentId, heatmapNode))
     if runs is None:
@@ -118,19 +141,19 @@ def listing(segmentationNode, segmentId: str, heatmapNode) -> Listing:
     worldToNode = np.linalg.inv(nodeToWorld(heatmapNode))
     made = [
         Finding(
-            c.label,
-            c.volume_mm3,
-            c.peak,
-            c.mean,
-            c.extent_mm,
-            c.centroid_ras,
-            c.peak_ras,
-            _line(longest[c.label - 1]),
-            _line(perpendicular[c.label - 1]),
-            sideOf(c.centroid_ras, midline),
-            confidence(c, record),
-            _point(transformPoint(worldToNode, c.peak_ras)),
-            pieces,
+            label=c.label,
+            volumeMm3=c.volume_mm3,
+            peak=c.peak,
+            mean=c.mean,
+            extentMm=c.extent_mm,
+            centroidRAS=c.centroid_ras,
+            peakRAS=c.peak_ras,
+            longestRAS=_line(longest[c.label - 1]),
+            perpendicularRAS=_line(perpendicular[c.label - 1]),
+            side=sideOf(c.centroid_ras, midline),
+            confidence=confidence(c, record),
+            place=_point(transformPoint(worldToNode, c.peak_ras)),
+            pieces=pieces,
         )
         for c in components
     ]
@@ -138,32 +161,65 @@ def listing(segmentationNode, segmentId: str, heatmapNode) -> Listing:
 
 
 def partsOf(mask: np.ndarray) -> Runs | None:
-    """The components of a mask (uint8 or bool of 0 and 1, Z Y X); None for one that is scattered over MOST_RUNS."""
+    """Find the components (26 neighbors) of a mask.
+
+    Args:
+        mask: uint8 or bool of 0 and 1, Z Y X.
+
+    Returns:
+        Runs of voxels along i with their component; None for a mask of more than MOST_RUNS.
+    """
     first, last = find_runs(mask.view(np.bool_))
     return connect(first, last, mask.shape) if first.size <= MOST_RUNS else None
 
 
-def findings(segmentationNode, segmentId: str, heatmapNode) -> list[Finding]:
-    """All findings of a segment. Raises ToNNOUserError where they are more than are listed."""
+def findingsOf(segmentationNode, segmentId: str, heatmapNode) -> list[Finding]:
+    """List all findings of a segment, the highest peak first.
+
+    Args:
+        segmentationNode: Holds the segment.
+        segmentId: The segment's ID.
+        heatmapNode: The heatmap.
+
+    Returns:
+        The findings with their verdicts.
+
+    Raises:
+        ToNNOUserError: If they are more than are listed.
+    """
     listed = listing(segmentationNode, segmentId, heatmapNode)
     listed.checkWhole()
     return list(listed.findings)
 
 
 def sideOf(pointRAS: Point, midlineR: float) -> str:
-    """Return "left" or "right" (the patient's) of a midline at R mm, or "midline" within MIDLINE_MM of it."""
+    """Tell on which side of the midline a point lies.
+
+    Args:
+        pointRAS: RAS mm in the world.
+        midlineR: Where the midline cuts the R axis, mm.
+
+    Returns:
+        "left" or "right" (the patient's), or "midline" within MIDLINE_MM of it.
+    """
     if abs(pointRAS[0] - midlineR) <= MIDLINE_MM:
         return "midline"
     return "right" if pointRAS[0] > midlineR else "left"
 
 
 def midlineOf(heatmapNode) -> float:
-    """Estimate where the patient's midline cuts the R axis of the world, in mm.
+    """Estimate where the patient's midline cuts the R axis of the world.
 
     R = 0 is the scanner's middle, not the patient's. Taken is the center of the ball that the planes cover, which is
     that of the foreground's bounding box; where the record does not tell it (nothing kept, a region of interest), the
-    volume's center. Neither looks at the anatomy: a patient who is tilted, or a volume of which one side is cut off or
-    one limb is shown, has another midline.
+    volume's center. Neither looks at the anatomy: the midline is another where the patient is tilted, where one side of
+    the volume is cut off, and where a single limb is shown.
+
+    Args:
+        heatmapNode: The heatmap.
+
+    Returns:
+        R in mm.
     """
     center = ballCenter(heatmapNode)
     if center is None:
@@ -173,7 +229,19 @@ def midlineOf(heatmapNode) -> float:
 
 
 def without(segmentationNode, segmentId: str, finding: Finding) -> Crop:
-    """The segment's voxels without those of a finding. Raises ToNNOUserError where it is no longer there."""
+    """Return the segment's voxels without those of a finding.
+
+    Args:
+        segmentationNode: Holds the segment.
+        segmentId: The segment's ID.
+        finding: A finding of it.
+
+    Returns:
+        The voxels that are left.
+
+    Raises:
+        ToNNOUserError: If the finding is no longer there.
+    """
     crop = cropOf(segmentationNode, segmentId)
     gone = ToNNOUserError(_("This finding is no longer in the segment."), _("Look at the table again: it is updated."))
     if crop is None or not crop.mask.size:
@@ -192,7 +260,12 @@ def without(segmentationNode, segmentId: str, finding: Finding) -> Crop:
 
 
 def jumpTo(scene, ras) -> None:
-    """Move all slice views and the crosshair to a point (RAS mm in the world). The image stays where it is in them."""
+    """Move all slice views and the crosshair to a point. The image stays where it is in them.
+
+    Args:
+        scene: The vtkMRMLScene.
+        ras: The point, RAS mm in the world.
+    """
     slicer.vtkMRMLSliceNode.JumpAllSlices(scene, *ras, slicer.vtkMRMLSliceNode.OffsetJumpSlice)
     for crosshair in nodesByClass(scene, "vtkMRMLCrosshairNode"):
         crosshair.SetCrosshairRAS(ras)
@@ -202,7 +275,11 @@ def jumpTo(scene, ras) -> None:
 
 
 def hideCrosshair(scene) -> None:
-    """Switch off the crosshair that `jumpTo` switched on: it marks a place in one patient. One's own stays."""
+    """Switch off the crosshair that `jumpTo` switched on: it marks a place in one patient. The user's own stays.
+
+    Args:
+        scene: The vtkMRMLScene.
+    """
     for crosshair in nodesByClass(scene, "vtkMRMLCrosshairNode"):
         if crosshair.GetAttribute(_SWITCHED_ON):
             crosshair.RemoveAttribute(_SWITCHED_ON)
@@ -210,7 +287,7 @@ def hideCrosshair(scene) -> None:
 
 
 def _pieces(runs: Runs, components: list[Component], ijkToRAS: np.ndarray, ijkToNode: np.ndarray) -> Pieces:
-    """The runs under the labels of the components that were measured; those of others under NOTHING."""
+    """Give the runs the labels of the components that were measured, and those of others NOTHING."""
     labels = np.full(runs.count, NOTHING)
     if components:
         rasToIJK = np.linalg.inv(ijkToRAS)

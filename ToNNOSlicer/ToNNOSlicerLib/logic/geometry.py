@@ -1,4 +1,4 @@
-"""Where voxels lie: MRML's matrices as numpy arrays. Matrices are 4 x 4 float64, named a to b, RAS mm."""
+"""Places of voxels: MRML's matrices as numpy arrays. Matrices are 4 x 4 float64, named a to b, in RAS mm."""
 
 from __future__ import annotations
 
@@ -11,22 +11,55 @@ from tonno_core.volume.volume import Volume
 
 
 def fromVTK(matrix) -> np.ndarray:
+    """Copy a vtkMatrix4x4.
+
+    Args:
+        matrix: The vtkMatrix4x4.
+
+    Returns:
+        4 x 4.
+    """
     return slicer.util.arrayFromVTKMatrix(matrix)
 
 
 def toVTK(matrix: np.ndarray) -> vtk.vtkMatrix4x4:
+    """Copy a matrix for VTK.
+
+    Args:
+        matrix: 4 x 4.
+
+    Returns:
+        The vtkMatrix4x4.
+    """
     return slicer.util.vtkMatrixFromArray(np.asarray(matrix, dtype=np.float64))
 
 
 def ijkToNode(volumeNode) -> np.ndarray:
-    """From voxel (i, j, k) to the volume's own frame, without its parent transforms."""
+    """Return the matrix from voxels (i, j, k) to the volume's own frame, without its parent transforms.
+
+    Args:
+        volumeNode: The volume.
+
+    Returns:
+        4 x 4.
+    """
     matrix = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(matrix)
     return fromVTK(matrix)
 
 
 def nodeToWorld(node) -> np.ndarray:
-    """From a node's own frame to the world. Raises ValueError where that is no matrix (a warp above it)."""
+    """Return the matrix from a node's own frame to the world.
+
+    Args:
+        node: Any transformable node.
+
+    Returns:
+        4 x 4.
+
+    Raises:
+        ValueError: If there is no such matrix: a warp is above the node.
+    """
     transform = node.GetParentTransformNode()
     if transform is None:
         return np.eye(4)
@@ -37,22 +70,52 @@ def nodeToWorld(node) -> np.ndarray:
 
 
 def ijkToWorld(volumeNode) -> np.ndarray:
-    """From voxel (i, j, k) to the world, parent transforms included."""
+    """Return the matrix from voxels (i, j, k) to the world, parent transforms included.
+
+    Args:
+        volumeNode: The volume.
+
+    Returns:
+        4 x 4.
+    """
     return nodeToWorld(volumeNode) @ ijkToNode(volumeNode)
 
 
 def transformPoint(matrix: np.ndarray, point) -> np.ndarray:
+    """Apply a matrix to a point.
+
+    Args:
+        matrix: 4 x 4, affine.
+        point: 3 numbers.
+
+    Returns:
+        The point, 3.
+    """
     return matrix[:3, :3] @ np.asarray(point, dtype=np.float64) + matrix[:3, 3]
 
 
 def volumeOf(volumeNode) -> Volume:
-    """A scalar volume node in the world; its float32 voxels (Z Y X) are shared, not copied."""
+    """Return a scalar volume node as the engine's volume in the world.
+
+    Args:
+        volumeNode: The volume.
+
+    Returns:
+        Float32 voxels, Z Y X, shared with the node where it has such, and their place.
+    """
     array = slicer.util.arrayFromVolume(volumeNode)
     return Volume(np.asarray(array, dtype=np.float32), ijkToWorld(volumeNode))
 
 
 def vtkImageOf(array: np.ndarray) -> vtk.vtkImageData:
-    """A copy of an array (Z Y X) as VTK's image."""
+    """Copy voxels for VTK.
+
+    Args:
+        array: Z Y X.
+
+    Returns:
+        The vtkImageData, without a place.
+    """
     image = vtk.vtkImageData()
     image.SetDimensions(array.shape[::-1])
     image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(array).reshape(-1), deep=True))

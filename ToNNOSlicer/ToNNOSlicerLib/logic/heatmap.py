@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,84 +12,156 @@ from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.geometry import ijkToNode, toVTK, volumeOf, vtkImageOf
+from ToNNOSlicerLib.logic.hierarchy import putBeside
 
 RECORD = "ToNNO.Record"  # the attribute that holds the record, as JSON
 INPUT_ROLE = "ToNNO.input"  # the reference to the volume that the heatmap explains
 HISTOGRAM_BINS = 256
-_NAMES = {
+_METHODS = {
     "tonno": "ToNNO",
-    "matched-cam": "ToNNO Matched CAM",
-    "averaged-cam": "ToNNO Averaged CAM",
-    "tomographic-cam": "ToNNO Tomographic CAM",
+    "matched-cam": "Matched CAM",
+    "averaged-cam": "Averaged CAM",
+    "tomographic-cam": "Tomographic CAM",
 }
-# Of the worker's answer, what is kept.
+# What is kept of the worker's answer.
 _KEPT = (
     "score", "explained", "profiles", "model", "warnings", "seconds", "slices", "directions", "planned", "stopped",
     "device", "settings",
 )  # fmt: skip
+Record = dict[str, Any]  # what a heatmap's node remembers, as JSON
 
 
-def madeBy(record: dict[str, Any]) -> str:
-    """Such as `ToNNO Matched CAM`; it tells where all planes were put into a region."""
-    method = record["method"]
-    name = _NAMES.get(method, f"ToNNO {method}")
+@dataclass(frozen=True)
+class Heatmap:
+    """A heatmap as a run gives it, before it is a node of the scene.
+
+    Attributes:
+        array: Float32 voxels, Z Y X, on the volume's grid.
+        ijkToRAS: 4 x 4, from the volume's voxels to the world when the run began.
+        method: The engine's name of the method, such as "matched-cam".
+        className: The finding's name; "" where the model gives none.
+        threshold: The model's record for the method; None: it has none.
+        inside: Bool, Z Y X, the voxels that the planes cover. None for a preview, of which no histogram is kept.
+        answer: The worker's answer: scores, profiles and the like are kept, and its "histogram" where it has one.
+        isZoomed: Whether all planes were put into a region.
+        run: What else is to be remembered of the run: quality, key, identifier, time (see `results`).
+    """
+
+    array: np.ndarray
+    ijkToRAS: np.ndarray
+    method: str
+    className: str
+    threshold: Record | None = None
+    inside: np.ndarray | None = None
+    answer: Record | None = None
+    isZoomed: bool = False
+    run: Record | None = None
+
+
+def methodName(method: str) -> str:
+    """Name a method for a reader.
+
+    Args:
+        method: The engine's name, such as "matched-cam".
+
+    Returns:
+        The name, such as `Matched CAM`; the engine's where there is none.
+    """
+    return _METHODS.get(method, method)
+
+
+def madeBy(record: Record) -> str:
+    """Name the method for a reader, and say where all planes were put into a region.
+
+    Args:
+        record: A heatmap's record.
+
+    Returns:
+        Words such as `ToNNO Matched CAM`.
+    """
+    name = methodName(record["method"])
+    name = name if name == "ToNNO" else f"ToNNO {name}"
     return _("{name} finer in region").format(name=name) if record.get("zoom") else name
 
 
-def showHeatmap(
-    scene,
-    volumeNode,
-    array: np.ndarray,
-    ijkToRAS: np.ndarray,
-    inside: np.ndarray | None,
-    method: str,
-    className: str,
-    threshold: dict[str, Any] | None,
-    heatmapNode=None,
-    result: dict[str, Any] | None = None,
-    zoom: bool = False,
-    run: dict[str, Any] | None = None,
-):
-    """Create or update the heatmap's node: float32 voxels (Z Y X) on the volume's own grid.
+def showHeatmap(volumeNode, heatmap: Heatmap, heatmapNode=None):
+    """Create or update a heatmap's node beside its volume.
 
-    The node lies under the volume's parent transform, so it goes where the volume goes. Where the volume's grid
-    is no longer that of the array, ijkToRAS (4 x 4, to the world) places it. inside: bool Z Y X, what the planes
-    cover, or None for a preview: without it no histogram is kept. threshold: the model's record for the method,
-    or None. result: the worker's answer, of which scores, profiles and the like are kept; its ``histogram`` is
-    taken where somebody has counted already. zoom: whether all planes were put into a region. run: what else is to be
-    remembered of the run (quality, key, identifier, time; see `results`).
+    The node lies under the volume's parent transform, so that it goes where the volume goes. Where the volume's grid is
+    no longer that of the voxels, `ijkToRAS` places them.
+
+    Args:
+        volumeNode: The volume that was reconstructed; it is in the scene.
+        heatmap: Voxels, and what the node remembers.
+        heatmapNode: Gets the voxels; None: a new node.
+
+    Returns:
+        The vtkMRMLScalarVolumeNode.
     """
-    array = _finite(array)
+    scene, array = volumeNode.GetScene(), _finite(heatmap.array)
     isNew = heatmapNode is None
     if isNew:
         heatmapNode = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
-    record = {"method": method, "className": className, "threshold": threshold, "zoom": zoom}
+    record = _recordFor(heatmap, array)
     if isNew or madeBy(recordOf(heatmapNode)) != madeBy(record):
         heatmapNode.SetName(scene.GenerateUniqueName(f"{volumeNode.GetName()} {madeBy(record)}"))
     wasModifying = heatmapNode.StartModify()
     _display(heatmapNode)
     _setVoxels(heatmapNode, array)
-    _place(heatmapNode, volumeNode, ijkToRAS)
+    _place(heatmapNode, volumeNode, heatmap.ijkToRAS)
     heatmapNode.SetNodeReferenceID(INPUT_ROLE, volumeNode.GetID())
-    record |= {name: result[name] for name in _KEPT if result and name in result}
-    record["otsu"] = ((result or {}).get("heatmaps", {}).get(method) or {}).get("otsu")
-    record["ijkToRAS"] = np.asarray(ijkToRAS, dtype=np.float64).tolist()
-    record["low"], record["high"] = _range(array)
-    record["limit"] = max(abs(record["low"]), abs(record["high"]))
-    record |= run or {}
-    if inside is not None:
-        record["histogram"] = (result or {}).get("histogram") or histogramOf(array, inside)
     writeRecord(heatmapNode, record)
     heatmapNode.EndModify(wasModifying)
+    putBeside(heatmapNode, volumeNode)
     return heatmapNode
 
 
+def _recordFor(heatmap: Heatmap, array: np.ndarray) -> Record:
+    """Put together what the node of a heatmap with these voxels remembers."""
+    answer = heatmap.answer or {}
+    low, high = _range(array)
+    record = {
+        "method": heatmap.method,
+        "className": heatmap.className,
+        "threshold": heatmap.threshold,
+        "zoom": heatmap.isZoomed,
+        **{name: answer[name] for name in _KEPT if name in answer},
+        "otsu": (answer.get("heatmaps", {}).get(heatmap.method) or {}).get("otsu"),
+        "ijkToRAS": np.asarray(heatmap.ijkToRAS, dtype=np.float64).tolist(),
+        "low": low,
+        "high": high,
+        "limit": max(abs(low), abs(high)),
+        **(heatmap.run or {}),
+    }
+    if heatmap.inside is not None:
+        record["histogram"] = answer.get("histogram") or histogramOf(array, heatmap.inside)
+    return record
+
+
 def isHeatmap(node) -> bool:
+    """Tell whether a node is a heatmap of this module.
+
+    Args:
+        node: Any node, or None.
+
+    Returns:
+        True for a volume node that holds a record.
+    """
     return node is not None and node.GetAttribute(RECORD) is not None
 
 
-def recordOf(heatmapNode) -> dict[str, Any]:
-    """What is known about a heatmap. Raises ToNNOUserError for a node that is none."""
+def recordOf(heatmapNode) -> Record:
+    """Read what a heatmap's node remembers of its making.
+
+    Args:
+        heatmapNode: The heatmap.
+
+    Returns:
+        The record.
+
+    Raises:
+        ToNNOUserError: If the node is no heatmap of this module.
+    """
     if not isHeatmap(heatmapNode):
         name = heatmapNode.GetName() if heatmapNode is not None else _("Nothing")
         raise ToNNOUserError(
@@ -97,17 +170,40 @@ def recordOf(heatmapNode) -> dict[str, Any]:
     return json.loads(heatmapNode.GetAttribute(RECORD))
 
 
-def writeRecord(heatmapNode, record: dict[str, Any]) -> None:
+def writeRecord(heatmapNode, record: Record) -> None:
+    """Replace what a heatmap's node remembers.
+
+    Args:
+        heatmapNode: The heatmap; it need not have a record yet.
+        record: The whole record.
+    """
     heatmapNode.SetAttribute(RECORD, json.dumps(record))
 
 
 def inputOf(heatmapNode):
-    """The volume that a heatmap explains, or None where it is gone."""
+    """Return the volume that a heatmap explains.
+
+    Args:
+        heatmapNode: The heatmap.
+
+    Returns:
+        The vtkMRMLScalarVolumeNode, or None where it is gone.
+    """
     return heatmapNode.GetNodeReference(INPUT_ROLE)
 
 
 def histogram(heatmapNode) -> tuple[np.ndarray, np.ndarray]:
-    """Edges (N + 1, the heatmap's units) and counts (N) over the voxels that the planes cover."""
+    """Return the histogram of the voxels that the planes cover.
+
+    Args:
+        heatmapNode: The heatmap.
+
+    Returns:
+        Edges (N + 1, in the heatmap's units) and counts (N).
+
+    Raises:
+        ToNNOUserError: If the node is no heatmap.
+    """
     kept = recordOf(heatmapNode).get("histogram")
     if kept is None:  # a preview; outside of the planes its voxels are exactly 0
         array = slicer.util.arrayFromVolume(heatmapNode)
@@ -116,15 +212,30 @@ def histogram(heatmapNode) -> tuple[np.ndarray, np.ndarray]:
     return np.linspace(kept["low"], kept["high"], counts.size + 1), counts
 
 
-def histogramOf(array: np.ndarray, inside: np.ndarray) -> dict[str, Any]:
-    """What a record keeps of the voxels that the planes cover. A third of a second at 256^3, on any thread."""
+def histogramOf(array: np.ndarray, inside: np.ndarray) -> Record:
+    """Count the voxels that the planes cover, as a record keeps it. A third of a second at 256^3, on any thread.
+
+    Args:
+        array: Float32 voxels, Z Y X.
+        inside: Bool, Z Y X, the voxels that the planes cover.
+
+    Returns:
+        The ends "low" and "high", and "counts" of HISTOGRAM_BINS.
+    """
     return _histogram(array[np.asarray(inside, dtype=bool)])
 
 
-def otsu(heatmapNode) -> float:
-    """Otsu's threshold over the voxels that the planes cover.
+def otsuThreshold(heatmapNode) -> float:
+    """Return Otsu's threshold over the voxels that the planes cover; it is computed once and remembered.
 
-    Raises ToNNOUserError where there is nothing to split, and where it splits noise: below the noise floor.
+    Args:
+        heatmapNode: The heatmap.
+
+    Returns:
+        The threshold, in the heatmap's units.
+
+    Raises:
+        ToNNOUserError: If the heatmap is constant, or if its threshold splits noise: it is below the noise floor.
     """
     from tonno_core.errors import TonnoError
     from tonno_core.segmentation.binarize import otsu_threshold
@@ -151,43 +262,69 @@ def otsu(heatmapNode) -> float:
     return value
 
 
+def peakOf(heatmapNode) -> float:
+    """Return the heatmap's highest value.
+
+    Args:
+        heatmapNode: The heatmap.
+
+    Returns:
+        The value, in the heatmap's units.
+    """
+    record = recordOf(heatmapNode)
+    return float(record.get("high", record["limit"]))
+
+
 def modelThreshold(heatmapNode) -> float | None:
-    """The threshold that the model's calibration found for the method, or None."""
+    """Return the threshold that the model was calibrated to for the method.
+
+    Args:
+        heatmapNode: The heatmap.
+
+    Returns:
+        The threshold, in the heatmap's units, or None where the model has none.
+    """
     return _ofModel(heatmapNode, "threshold")
 
 
-def isZoomed(heatmapNode) -> bool:
-    """Whether all planes were put into a region, for which no model's threshold is calibrated."""
-    return bool(recordOf(heatmapNode).get("zoom"))
-
-
 def noiseFloor(heatmapNode) -> float | None:
-    """What a volume without the finding reaches in its noise, by the model's calibration, or None."""
+    """Return the value that a volume without the finding reaches, by the model's calibration.
+
+    Args:
+        heatmapNode: The heatmap.
+
+    Returns:
+        The value, in the heatmap's units, or None where the model has none.
+    """
     return _ofModel(heatmapNode, "noise_floor")
 
 
 def _ofModel(heatmapNode, name: str) -> float | None:
+    """Return a number of the model's record for the method, or None."""
     value = (recordOf(heatmapNode).get("threshold") or {}).get(name)
     return None if value is None else float(value)
 
 
 def _finite(array: np.ndarray) -> np.ndarray:
+    """Return float32 voxels in which what is not finite is 0."""
     array = np.ascontiguousarray(array, dtype=np.float32)
     return array if np.isfinite(_range(array)).all() else np.nan_to_num(array, posinf=0.0, neginf=0.0)
 
 
 def _range(array: np.ndarray) -> tuple[float, float]:
+    """Return the lowest and the highest value."""
     return float(array.min()), float(array.max())
 
 
 def _display(heatmapNode) -> None:
-    """Before there are voxels: else the display node would search them for a window of its own."""
+    """Make the display node before there are voxels: later it would search them for a window."""
     if heatmapNode.GetDisplayNode() is None:
         heatmapNode.CreateDefaultDisplayNodes()
     heatmapNode.GetDisplayNode().SetAutoWindowLevel(False)
 
 
 def _setVoxels(heatmapNode, array: np.ndarray) -> None:
+    """Give a node its voxels: in place where it has the size already, which spares the views a new pipeline."""
     image = heatmapNode.GetImageData()
     if image is not None and image.GetDimensions() == array.shape[::-1]:
         slicer.util.arrayFromVolume(heatmapNode)[:] = array
@@ -197,13 +334,15 @@ def _setVoxels(heatmapNode, array: np.ndarray) -> None:
 
 
 def _place(heatmapNode, volumeNode, ijkToRAS: np.ndarray) -> None:
+    """Put a heatmap where its volume is, or where that was when it has another grid now."""
     image = volumeNode.GetImageData()
     sameGrid = image is not None and image.GetDimensions() == heatmapNode.GetImageData().GetDimensions()
     heatmapNode.SetIJKToRASMatrix(toVTK(ijkToNode(volumeNode) if sameGrid else ijkToRAS))
     heatmapNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID() if sameGrid else None)
 
 
-def _histogram(values: np.ndarray) -> dict[str, Any]:
+def _histogram(values: np.ndarray) -> Record:
+    """Count values as a record keeps it; no value counts as one 0."""
     if not values.size:
         values = np.zeros(1, dtype=np.float32)
     counts, edges = np.histogram(values, HISTOGRAM_BINS)

@@ -6,7 +6,12 @@ import slicer
 
 
 def putBeside(node, volumeNode) -> None:
-    """Move a node to where a volume is. Without a subject hierarchy in the scene nothing is done."""
+    """Move a node to where a volume is. Without a subject hierarchy in the scene nothing is done.
+
+    Args:
+        node: Any node of the volume's scene.
+        volumeNode: The volume.
+    """
     tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
     if tree is None:
         return
@@ -17,7 +22,10 @@ def putBeside(node, volumeNode) -> None:
 def takeOut(node) -> None:
     """Take a node's item out of the subject hierarchy, before the node leaves the scene.
 
-    In the application a plug-in does so; the hierarchy alone would keep an item of nothing.
+    In the application a plug-in does so; the hierarchy alone would keep an item without a node.
+
+    Args:
+        node: Any node of a scene.
     """
     tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
     item = tree.GetItemByDataNode(node) if tree is not None else 0
@@ -26,5 +34,5 @@ def takeOut(node) -> None:
 
 
 def _itemOf(tree, node) -> int:
-    """The application makes items by itself; a bare scene does not."""
+    """Return a node's item; the application makes items by itself, a bare scene does not."""
     return tree.GetItemByDataNode(node) or tree.CreateItem(tree.GetSceneItemID(), node)

@@ -1,4 +1,4 @@
-"""What goes to the engine: a volume's voxels and where they lie in the world, and a region of interest."""
+"""Volumes and regions for the engine: checked voxels with their place in the world, and boxes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ ORIGIN_LIMIT_MM = 1e6
 
 @dataclass(frozen=True)
 class Input:
-    """array: float32 Z Y X, finite. ijkToRAS: 4 x 4, to the world, parent transforms included. warnings: lines."""
+    """A volume as the engine takes it.
+
+    Attributes:
+        array: Float32 voxels, Z Y X, all finite.
+        ijkToRAS: 4 x 4, from voxels to the world, parent transforms included.
+        warnings: Sentences for the user.
+    """
 
     array: np.ndarray
     ijkToRAS: np.ndarray
@@ -29,9 +35,16 @@ class Input:
 
 
 def inputFor(volumeNode) -> Input:
-    """The engine's copy of a scalar volume node, hardened; the node itself is left as it is.
+    """Copy a scalar volume node for the engine, with its transforms applied; the node itself is left as it is.
 
-    Raises ToNNOUserError for what is no single 3D image with contrast in a sane place.
+    Args:
+        volumeNode: The volume.
+
+    Returns:
+        Voxels and their place.
+
+    Raises:
+        ToNNOUserError: If it is not a single 3D image with contrast and a plausible geometry.
     """
     checkKind(volumeNode)
     ijkToRAS = _checkedGeometry(volumeNode)
@@ -40,9 +53,17 @@ def inputFor(volumeNode) -> Input:
 
 
 def roiFor(roiNode, volumeNode=None) -> np.ndarray:
-    """rasToBox of a Markups ROI: 4 x 4, from the world to the box's frame, in which |x|, |y|, |z| <= 1 is inside.
+    """Return the matrix of a Markups ROI, in whose frame |x|, |y|, |z| <= 1 is inside.
 
-    volumeNode: if given, the box must share some space with it. Raises ToNNOUserError.
+    Args:
+        roiNode: The region; it may be rotated and transformed.
+        volumeNode: A volume that the region must share space with, or None.
+
+    Returns:
+        rasToBox, 4 x 4, from the world to the box.
+
+    Raises:
+        ToNNOUserError: If it is not a ROI with an extent, is under a warp, or lies outside of the volume.
     """
     redraw = _("Draw the box again (Markups module), or choose no region of interest.")
     if roiNode is None or not roiNode.IsA("vtkMRMLMarkupsROINode"):
@@ -70,7 +91,12 @@ def roiFor(roiNode, volumeNode=None) -> np.ndarray:
 
 
 def fitRegion(roiNode, volumeNode) -> None:
-    """Lay a Markups ROI around a whole volume: the box of its bounds in the world."""
+    """Lay a Markups ROI around a whole volume: the box of its bounds in the world.
+
+    Args:
+        roiNode: The region.
+        volumeNode: The volume.
+    """
     bounds = [0.0] * 6
     volumeNode.GetRASBounds(bounds)
     low, high = np.array(bounds[::2]), np.array(bounds[1::2])
@@ -79,7 +105,14 @@ def fitRegion(roiNode, volumeNode) -> None:
 
 
 def firstVolume(scene):
-    """The image to begin with: what the first slice view shows, else the first of the scene; None without one."""
+    """Choose the image to begin with: what the first slice view shows, else the first of the scene.
+
+    Args:
+        scene: The vtkMRMLScene.
+
+    Returns:
+        The vtkMRMLScalarVolumeNode, or None where there is none.
+    """
     for view in nodesByClass(scene, "vtkMRMLSliceCompositeNode"):
         node = scene.GetNodeByID(view.GetBackgroundVolumeID()) if view.GetBackgroundVolumeID() else None
         if _isImage(node):
@@ -88,26 +121,53 @@ def firstVolume(scene):
 
 
 def dicomModalityOf(volumeNode) -> str | None:
-    """What the subject hierarchy keeps of a volume that came from DICOM."""
+    """Return the modality that the subject hierarchy keeps of a volume from DICOM.
+
+    Args:
+        volumeNode: The volume.
+
+    Returns:
+        The value of DICOM's attribute Modality, such as "MR", or None.
+    """
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(volumeNode.GetScene())
     item = hierarchy.GetItemByDataNode(volumeNode) if hierarchy is not None else 0
     return hierarchy.GetItemAttribute(item, "DICOM.Modality") or None if item else None
 
 
 def concerns(volumeNode, training: dict) -> list[str]:
-    """In which ways an image differs from those that a model was trained on: sentences, none where it is alike."""
+    """List in which ways an image differs from those that a model was trained on.
+
+    Args:
+        volumeNode: The volume.
+        training: What the model's file says of its training images.
+
+    Returns:
+        Sentences; none where the image is alike.
+
+    Raises:
+        ToNNOUserError: If the volume is not a single 3D image.
+    """
     from tonno_core.volume.appearance import image_concerns
 
+    checkKind(volumeNode)
     return image_concerns(training, slicer.util.arrayFromVolume(volumeNode), ijkToNode(volumeNode))
 
 
 def _isImage(node) -> bool:
+    """Tell whether a node is a scalar volume with voxels, and no heatmap of ours."""
     isScalar = node is not None and node.GetClassName() == "vtkMRMLScalarVolumeNode"
     return isScalar and not isHeatmap(node) and node.GetImageData() is not None
 
 
 def checkKind(volumeNode) -> None:
-    """Raise ToNNOUserError for what is no single 3D image."""
+    """Refuse anything but a single 3D image.
+
+    Args:
+        volumeNode: Any node, or None.
+
+    Raises:
+        ToNNOUserError: If it is something else.
+    """
     select = _("Select a scalar volume.")
     if volumeNode is None:
         raise ToNNOUserError(_("No volume is selected."), select)
@@ -142,6 +202,7 @@ def checkKind(volumeNode) -> None:
 
 
 def _checkedGeometry(volumeNode) -> np.ndarray:
+    """Return ijkToRAS (4 x 4, to the world); raises ToNNOUserError where it is no plausible matrix."""
     name = volumeNode.GetName()
     try:
         ijkToRAS = nodeToWorld(volumeNode) @ ijkToNode(volumeNode)
@@ -165,6 +226,7 @@ def _checkedGeometry(volumeNode) -> np.ndarray:
 
 
 def _checkedVoxels(volumeNode) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return finite float32 voxels and warnings; raises ToNNOUserError where there is no contrast."""
     name = volumeNode.GetName()
     array = np.array(slicer.util.arrayFromVolume(volumeNode), dtype=np.float32, order="C")
     warnings = []
@@ -187,7 +249,7 @@ def _checkedVoxels(volumeNode) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _frameWarnings(volumeNode) -> tuple[str, ...]:
-    """A volume that a sequence browser drives is one time point of several."""
+    """Warn of a volume that a sequence browser drives: it is one time point of several."""
     scene = volumeNode.GetScene()
     for browser in nodesByClass(scene, "vtkMRMLSequenceBrowserNode") if scene else ():
         if browser.IsProxyNodeID(volumeNode.GetID()):
@@ -197,7 +259,7 @@ def _frameWarnings(volumeNode) -> tuple[str, ...]:
 
 
 def _nameWarnings(volumeNode) -> tuple[str, ...]:
-    """Slicer saves a scene with such a name without a word, and cannot open it again (slicer-core 5.13)."""
+    """Warn of a name with which Slicer saves a scene without a word, and cannot open it again (slicer-core 5.13)."""
     if "&" not in (volumeNode.GetName() or ""):
         return ()
     text = _("The volume's name holds an ampersand: Slicer cannot open a scene that is saved with it. Rename it first.")
@@ -205,13 +267,13 @@ def _nameWarnings(volumeNode) -> tuple[str, ...]:
 
 
 def _meets(rasToBox: np.ndarray, volumeNode) -> bool:
-    """Whether a box and a volume share space: their planes in both frames separate them, or they meet.
+    """Tell whether a box and a volume share space: no plane separates them.
 
     The separating axes of two parallelepipeds are their face normals and the cross products of their edges.
     """
     ijkToBox = rasToBox @ nodeToWorld(volumeNode) @ ijkToNode(volumeNode)
     size = np.array(volumeNode.GetImageData().GetDimensions())
-    centre = ijkToBox[:3, :3] @ ((size - 1) / 2) + ijkToBox[:3, 3]
+    center = ijkToBox[:3, :3] @ ((size - 1) / 2) + ijkToBox[:3, 3]
     edges = ijkToBox[:3, :3] * (size / 2)  # half edges as columns
     axes = [*np.eye(3), *np.linalg.inv(edges), *(np.cross(a, b) for a in np.eye(3) for b in edges.T)]
-    return all(abs(axis @ centre) <= np.abs(axis).sum() + np.abs(axis @ edges).sum() for axis in axes)
+    return all(abs(axis @ center) <= np.abs(axis).sum() + np.abs(axis @ edges).sum() for axis in axes)

@@ -1,4 +1,4 @@
-"""A segment's voxels as numpy, and back; always cropped to what is not empty, so that they cost what they hold."""
+"""Voxels of segments as numpy arrays, and back; cropped to what is not empty, which saves time and memory."""
 
 from __future__ import annotations
 
@@ -36,8 +36,10 @@ _FITTED = "ToNNO.Smoothing"  # attribute of a segmentation: the smoothing that w
 class Crop:
     """Voxels of a segment on a grid.
 
-    mask: uint8 Z Y X of 0 and 1 without empty borders; of size 0 where the segment is empty.
-    first: (i, j, k) of its first voxel on the grid. gridToNode: 4 x 4, from the grid to the segmentation's frame.
+    Attributes:
+        mask: uint8, Z Y X, of 0 and 1, without empty borders; of size 0 where the segment is empty.
+        first: The first voxel's (i, j, k) on the grid.
+        gridToNode: 4 x 4, from the grid to the segmentation's frame.
     """
 
     mask: np.ndarray
@@ -57,7 +59,14 @@ class Crop:
         return " ".join(["x".join(map(str, self.mask.shape)), digest, *(f"{mm:.4f}" for mm in place)])
 
     def has(self, fingerprint: str) -> bool:
-        """Whether a fingerprint is of these voxels."""
+        """Tell whether a fingerprint is that of these voxels.
+
+        Args:
+            fingerprint: A fingerprint; "" is that of no voxels.
+
+        Returns:
+            True where shape and content are the same, and the place within SAME_PLACE_MM.
+        """
         mine, other = self.fingerprint.split(), fingerprint.split()
         if mine[:2] != other[:2] or len(other) != 5:
             return False
@@ -65,9 +74,15 @@ class Crop:
 
 
 def cropped(mask: np.ndarray, gridToNode: np.ndarray, first: tuple[int, int, int] = (0, 0, 0)) -> Crop:
-    """The crop of a mask (bool or uint8 of 0 and 1, Z Y X; its voxel (0, 0, 0) is `first` of the grid).
+    """Cut the empty borders off a mask.
 
-    The crop may share the mask's memory.
+    Args:
+        mask: Bool or uint8 of 0 and 1, Z Y X. The crop may share its memory.
+        gridToNode: 4 x 4, from the grid to the segmentation's frame.
+        first: The (i, j, k) of the mask's voxel (0, 0, 0) on the grid.
+
+    Returns:
+        The crop.
     """
     box = _box(mask)
     if box is None:
@@ -77,7 +92,15 @@ def cropped(mask: np.ndarray, gridToNode: np.ndarray, first: tuple[int, int, int
 
 
 def cropOf(segmentationNode, segmentId: str) -> Crop | None:
-    """The voxels of a segment, or None where it has no labelmap (its source is a surface)."""
+    """Read the voxels of a segment.
+
+    Args:
+        segmentationNode: Holds the segment.
+        segmentId: The segment's ID.
+
+    Returns:
+        The crop; None where the segment is gone or has no labelmap (its source is a surface).
+    """
     segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
     image = segment.GetRepresentation(LABELMAP) if segment is not None else None
     if image is None:
@@ -92,7 +115,13 @@ def cropOf(segmentationNode, segmentId: str) -> Crop | None:
 
 
 def setCrop(segmentationNode, segmentId: str, crop: Crop) -> None:
-    """Replace a segment's voxels. No other segment changes, also where they share a labelmap."""
+    """Replace a segment's voxels. No other segment changes, also where they share a labelmap.
+
+    Args:
+        segmentationNode: Holds the segment.
+        segmentId: The segment's ID.
+        crop: The voxels.
+    """
     segmentation = segmentationNode.GetSegmentation()
     segment = segmentation.GetSegment(segmentId)
     if _isShared(segmentation, segmentId):
@@ -110,12 +139,23 @@ def setCrop(segmentationNode, segmentId: str, crop: Crop) -> None:
 
 
 def addSegment(
-    segmentationNode, name: str, colour: tuple[float, float, float], crop: Crop, segmentId: str | None = None
+    segmentationNode, name: str, color: tuple[float, float, float], crop: Crop, segmentId: str | None = None
 ) -> str:
-    """Add a segment in a labelmap of its own. segmentId: None for a new one. Returns the ID."""
+    """Add a segment in a labelmap of its own.
+
+    Args:
+        segmentationNode: Gets the segment.
+        name: The segment's name.
+        color: Red, green, blue, 0 to 1.
+        crop: The voxels.
+        segmentId: The segment's ID; None: a new one.
+
+    Returns:
+        The segment's ID.
+    """
     segment = slicer.vtkSegment()
     segment.SetName(name)
-    segment.SetColor(*colour)
+    segment.SetColor(*color)
     segment.SetLabelValue(1)
     segment.AddRepresentation(LABELMAP, imageOf(crop))
     segmentation = segmentationNode.GetSegmentation()
@@ -129,7 +169,14 @@ def addSegment(
 
 
 def checkSurface(segmentationNode) -> None:
-    """Raise ToNNOUserError where the surfaces of a node would hold the window for more than a second."""
+    """Refuse surfaces that would block the window for more than a second.
+
+    Args:
+        segmentationNode: Holds the segments.
+
+    Raises:
+        ToNNOUserError: If one of them is too large or too scattered.
+    """
     crops = [cropOf(segmentationNode, n) for n in segmentationNode.GetSegmentation().GetSegmentIDs()]
     if not all(crop is None or _hasQuickSurface(crop) for crop in crops):
         raise ToNNOUserError(
@@ -141,11 +188,12 @@ def checkSurface(segmentationNode) -> None:
 
 
 def _hasQuickSurface(crop: Crop) -> bool:
+    """Tell whether a crop's surface is made within a second."""
     return find_runs(crop.mask.view(np.bool_))[0].size <= MOST_SURFACE_RUNS
 
 
 def _keepsSurface(segmentation, crop: Crop) -> bool:
-    """Whether a segmentation has surfaces when it gets a crop; where that takes too long they are given up."""
+    """Tell whether a segmentation has surfaces when it gets a crop; where that takes too long they are given up."""
     if not segmentation.ContainsRepresentation(SURFACE):
         return False
     if not _hasQuickSurface(crop):
@@ -159,9 +207,9 @@ def fitSurface(segmentationNode, written: Mapping[str, Crop] = MappingProxyType(
     A choice that the user has made in Slicer (neither its default nor the last one made here) is left alone.
 
     Args:
-        segmentationNode: gets the choice as a parameter of its conversion; nothing is converted.
-        written: the segments that were written just now, by ID.
-        limit: for so many voxels and no more a choice is made.
+        segmentationNode: Gets the choice as a parameter of its conversion; nothing is converted.
+        written: The segments that were written just now, by ID.
+        limit: Most voxels for which a choice is made.
 
     Returns:
         Whether it is another choice than before.
@@ -184,7 +232,15 @@ def fitSurface(segmentationNode, written: Mapping[str, Crop] = MappingProxyType(
 
 
 def imageOf(crop: Crop, shared: bool = False):
-    """A crop as Slicer's oriented image, on the crop's grid. shared: it is only read, and not for long."""
+    """Return a crop as Slicer's oriented image, on the crop's grid.
+
+    Args:
+        crop: The voxels.
+        shared: Whether the image shares their memory: for whoever only reads it, and not for long.
+
+    Returns:
+        The vtkOrientedImageData.
+    """
     image = slicer.vtkOrientedImageData()
     image.SetImageToWorldMatrix(toVTK(crop.gridToNode))
     extent = [end for low, n in zip(crop.first, crop.mask.shape[::-1], strict=True) for end in (low, low + n - 1)]
@@ -196,24 +252,43 @@ def imageOf(crop: Crop, shared: bool = False):
 
 
 def onGrid(segmentationNode, segmentId: str, volumeNode) -> np.ndarray:
-    """A segment on a volume's grid: uint8 Z Y X of 0 and 1; exact where the grids agree, else the nearest voxel."""
+    """Return a segment on a volume's grid: exact where the grids agree, else the nearest voxel.
+
+    Args:
+        segmentationNode: Holds the segment.
+        segmentId: The segment's ID.
+        volumeNode: The volume.
+
+    Returns:
+        uint8, Z Y X, of 0 and 1.
+    """
     size = volumeNode.GetImageData().GetDimensions()
     return _onto(cropOf(segmentationNode, segmentId), nodeToWorld(segmentationNode), ijkToWorld(volumeNode), size)
 
 
-def onReference(segmentationNode, segmentId: str) -> np.ndarray:
-    """The same on the segmentation's reference grid, which must be there."""
-    size, gridToNode = referenceGrid(segmentationNode)
-    return _onto(cropOf(segmentationNode, segmentId), np.eye(4), gridToNode, size)
-
-
 def onReferences(segmentationNode) -> dict[str, np.ndarray]:
-    """The same for each segment, by its ID."""
-    return {n: onReference(segmentationNode, n) for n in segmentationNode.GetSegmentation().GetSegmentIDs()}
+    """Return all segments on the segmentation's reference grid, which must be there.
+
+    Args:
+        segmentationNode: Holds the segments.
+
+    Returns:
+        Each segment's voxels, uint8, Z Y X, of 0 and 1, by its ID.
+    """
+    size, gridToNode = referenceGrid(segmentationNode)
+    identifiers = segmentationNode.GetSegmentation().GetSegmentIDs()
+    return {n: _onto(cropOf(segmentationNode, n), np.eye(4), gridToNode, size) for n in identifiers}
 
 
 def referenceGrid(segmentationNode) -> tuple[tuple[int, int, int], np.ndarray] | None:
-    """Size (i, j, k) of a segmentation's reference geometry, and 4 x 4 from its voxels to the node's frame, or None."""
+    """Read a segmentation's reference geometry.
+
+    Args:
+        segmentationNode: Holds the segments.
+
+    Returns:
+        Size (i, j, k), and 4 x 4 from its voxels to the node's frame; None where there is none.
+    """
     parameter = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
     geometry = segmentationNode.GetSegmentation().GetConversionParameter(parameter)
     if not geometry:
@@ -226,13 +301,21 @@ def referenceGrid(segmentationNode) -> tuple[tuple[int, int, int], np.ndarray] |
 
 
 def tiltDegrees(ijkToRAS: np.ndarray) -> float:
-    """How far a grid's axes (4 x 4) are from perpendicular, as after a tilted gantry; 0 where no file format minds."""
+    """Measure how far a grid's axes are from perpendicular, as after a tilted gantry.
+
+    Args:
+        ijkToRAS: 4 x 4.
+
+    Returns:
+        Degrees; 0 where no file format minds.
+    """
     axes = ijkToRAS[:3, :3] / np.linalg.norm(ijkToRAS[:3, :3], axis=0)
     cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())
     return float(np.degrees(np.arcsin(min(cosine, 1.0)))) if cosine > _TILTED else 0.0
 
 
 def _onto(crop: Crop | None, nodeToRAS: np.ndarray, gridToRAS: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
+    """Return a crop on another grid, uint8, Z Y X."""
     target = np.zeros(size[::-1], dtype=np.uint8)
     if crop is None or not crop.mask.size:
         return target
@@ -253,6 +336,7 @@ def _paste(mask: np.ndarray, first: np.ndarray, target: np.ndarray) -> None:
 
 
 def _resampled(crop: Crop, nodeToRAS: np.ndarray, gridToRAS: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
+    """Return a crop on another grid by Slicer's nearest neighbor, uint8, Z Y X."""
     image, reference, result = imageOf(crop), slicer.vtkOrientedImageData(), slicer.vtkOrientedImageData()
     image.SetImageToWorldMatrix(toVTK(nodeToRAS @ crop.gridToNode))
     reference.SetImageToWorldMatrix(toVTK(gridToRAS))
@@ -262,13 +346,14 @@ def _resampled(crop: Crop, nodeToRAS: np.ndarray, gridToRAS: np.ndarray, size: t
 
 
 def _isShared(segmentation, segmentId: str) -> bool:
-    """Whether another segment lives in the same image, told apart by its label value."""
+    """Tell whether another segment lives in the same image, told apart by its label value."""
     image = segmentation.GetSegment(segmentId).GetRepresentation(LABELMAP)
     others = (other for other in segmentation.GetSegmentIDs() if other != segmentId)
     return image is not None and any(segmentation.GetSegment(n).GetRepresentation(LABELMAP) is image for n in others)
 
 
 def _gridToNode(image) -> np.ndarray:
+    """Return the matrix (4 x 4) of an oriented image."""
     from vtk import vtkMatrix4x4
 
     matrix = vtkMatrix4x4()
@@ -277,7 +362,7 @@ def _gridToNode(image) -> np.ndarray:
 
 
 def _box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
-    """Slices (Z Y X) of the nonzero voxels' bounding box."""
+    """Return the bounding box of the nonzero voxels as slices (Z Y X), or None."""
     planes = np.flatnonzero(mask.reshape(mask.shape[0], -1).any(axis=1)) if mask.size else np.empty(0)
     if not planes.size:
         return None

@@ -20,6 +20,14 @@ def checkTilt(path: Path, ijkToNode: np.ndarray, instead: str) -> None:
     """Refuse a NIfTI file of a sheared grid: its writers and readers straighten that, each in its own way.
 
     A resampled mask or heatmap would no longer fit the voxels of its image.
+
+    Args:
+        path: The file; other formats than NIfTI pass.
+        ijkToNode: 4 x 4, of the grid.
+        instead: The format to name in place of it.
+
+    Raises:
+        ToNNOUserError: If the grid is sheared.
     """
     degrees = tiltDegrees(ijkToNode)
     if degrees and path.name.lower().endswith((".nii", ".nii.gz")):
@@ -33,9 +41,18 @@ def checkTilt(path: Path, ijkToNode: np.ndarray, instead: str) -> None:
 
 
 def writeLabelmap(segmentationNode, path: Path) -> list[str]:
-    """Write labels 1, 2, ... in the segments' order; of segments that overlap the later one wins. Returns notes.
+    """Write labels 1, 2, ... in the segments' order; where segments overlap the later one wins.
 
-    Raises ToNNOUserError where there is no grid, or one that the format cannot hold.
+    Args:
+        segmentationNode: Holds the segments.
+        path: The file.
+
+    Returns:
+        Sentences on what the user should know of the file.
+
+    Raises:
+        ToNNOUserError: If there is no grid, or one that the format cannot hold.
+        OSError: If the file cannot be written.
     """
     reference = referenceGrid(segmentationNode)
     if reference is None:

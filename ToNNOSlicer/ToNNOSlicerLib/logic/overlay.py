@@ -1,24 +1,26 @@
 """What the slice views show of a result: its image, the heatmap over it where it reaches the threshold, one legend.
 
-A slice view maps a volume's window to 256 colors, and takes a color's opacity as "none" or "all" (times the
-opacity of the layer). So every color below the threshold gets the opacity 0, and the window is chosen so
-that the threshold falls between two colors: the overlay ends where the segmentation does.
+A slice view maps a volume's window to 256 colors, and a color is either shown or not (times the opacity of the layer).
+Therefore every color below the threshold gets the opacity 0, and the window is chosen so that the threshold falls
+between two colors: the overlay ends where the segmentation does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import slicer
 
-from ToNNOSlicerLib.logic.heatmap import inputOf, isHeatmap, madeBy, recordOf
+from ToNNOSlicerLib.logic.heatmap import Record, inputOf, isHeatmap, madeBy, recordOf
 from ToNNOSlicerLib.logic.scene import nodesByClass
 
-COLOURS = 256
-_COLOUR_ROLE = "ToNNO.colours"
+_COLORS = 256
+_COLOR_ROLE = "ToNNO.colours"
 _PREVIOUS = "ToNNO.PreviousForeground"  # attribute of a slice view: what it showed before, as "opacity id"
+_SHOWN = "ToNNO.Shown"  # attribute of the heatmap that the views show
 _STOPS = (0.0, 0.25, 0.49, 0.51, 0.75, 1.0)
 _DARK = (0.17, 0.17, 0.17)
 _COLD_HOT = ("c8f6ff", "35a5ff", "2f62ff", "ff3526", "ff7f1a", "ffe070")
@@ -27,10 +29,15 @@ _HEATMAP_LAYER = 3  # above background, foreground and labels
 
 @dataclass(frozen=True)
 class Layers:
-    """What all slice views are to show.
+    """The layers that all slice views are to show.
 
-    inputNode: the background. heatmapNode: over it where |value| >= threshold, with this opacity (0 to 1), or None.
-    secondNode: another image of the patient between the two, or None; fade: its opacity, 0 to 1.
+    Attributes:
+        inputNode: The image in the background.
+        heatmapNode: Lies over it where |value| >= threshold; None: no heatmap.
+        threshold: In the heatmap's units.
+        opacity: Opacity of the heatmap, 0 to 1.
+        secondNode: Another image of the patient between the two, or None.
+        fade: Opacity of that image, 0 to 1.
     """
 
     inputNode: Any
@@ -42,12 +49,19 @@ class Layers:
 
 
 def show(scene, layers: Layers) -> bool:
-    """Make all slice views show the layers, and no heatmap but that of the layers. Returns whether an image changed.
+    """Make all slice views show the layers, and no other heatmap.
 
     Without a heatmap, the views show the foreground again that they showed before there was one.
+
+    Args:
+        scene: The vtkMRMLScene.
+        layers: What to show.
+
+    Returns:
+        Whether the background of a view has changed.
     """
     if layers.heatmapNode is not None:
-        low, high = setColours(layers.heatmapNode, layers.threshold)
+        low, high = _hideColors(layers.heatmapNode, layers.threshold)
         layers.heatmapNode.GetDisplayNode().SetWindowLevelMinMax(low, high)
     changed = False
     for view in nodesByClass(scene, "vtkMRMLSliceCompositeNode"):
@@ -57,13 +71,27 @@ def show(scene, layers: Layers) -> bool:
 
 
 def setOverlay(heatmapNode, threshold: float, opacity: float = 0.6, visible: bool = True) -> None:
-    """Show a heatmap over its image in all slice views where |value| >= threshold, or take it away."""
+    """Show a heatmap over its image in all slice views where |value| >= threshold, with its legend, or take it away.
+
+    Args:
+        heatmapNode: The heatmap.
+        threshold: In the heatmap's units.
+        opacity: 0 to 1.
+        visible: False takes it away.
+    """
     shown = heatmapNode if visible else None
     show(heatmapNode.GetScene(), Layers(inputOf(heatmapNode), shown, threshold, opacity))
 
 
 def shownImage(scene):
-    """The one image that is the background of all slice views; None where they differ, or it is none or a heatmap."""
+    """Return the image that all slice views have in the background.
+
+    Args:
+        scene: The vtkMRMLScene.
+
+    Returns:
+        The vtkMRMLScalarVolumeNode; None where the views differ, show nothing or a heatmap.
+    """
     shown = {view.GetBackgroundVolumeID() for view in nodesByClass(scene, "vtkMRMLSliceCompositeNode")}
     node = scene.GetNodeByID(shown.pop() or "") if len(shown) == 1 else None
     isImage = node is not None and node.GetClassName() == "vtkMRMLScalarVolumeNode" and not isHeatmap(node)
@@ -71,21 +99,29 @@ def shownImage(scene):
 
 
 def keepApart(scene, inputNode) -> None:
-    """Take heatmaps out of the views whose background is another image than theirs."""
+    """Take heatmaps out of the views that show another image than theirs.
+
+    Args:
+        scene: The vtkMRMLScene.
+        inputNode: The image of the heatmap that is shown.
+    """
     for view in nodesByClass(scene, "vtkMRMLSliceCompositeNode"):
-        if view.GetBackgroundVolumeID() == inputNode.GetID():
-            continue
-        if isHeatmap(scene.GetNodeByID(view.GetForegroundVolumeID() or "")):
-            _restoreForeground(view)
-        if isHeatmap(scene.GetNodeByID(view.GetNthLayerVolumeID(_HEATMAP_LAYER) or "")):
-            view.SetNthLayerVolumeID(_HEATMAP_LAYER, None)
+        if view.GetBackgroundVolumeID() != inputNode.GetID():
+            _withdraw(view, isHeatmap)
 
 
-def window(record: dict[str, Any], threshold: float) -> tuple[float, float, int]:
-    """The window's ends, and the first of the 256 colors that is not below the threshold.
+def window(record: Record, threshold: float) -> tuple[float, float, int]:
+    """Choose the window in which a threshold falls between two colors.
 
-    Color k is given to the values from low + k w to low + (k + 1) w, with w = (high - low) / 255. Where no value is at
-    or below -threshold, the window begins at 0 and ends at about the heatmap's maximum; else it is centered on 0.
+    Where no value is at or below -threshold, the window begins at 0 and ends at about the heatmap's maximum; else it is
+    centered on 0. Color k is given to the values from low + k w to low + (k + 1) w, with w = (high - low) / 255.
+
+    Args:
+        record: The heatmap's record: "low", "high", "limit".
+        threshold: In the heatmap's units; below 0 it counts as 0.
+
+    Returns:
+        The window's ends low and high, and the number of the first color that is not below the threshold.
     """
     limit, threshold = record["limit"], max(float(threshold), 0.0)
     if threshold >= limit:
@@ -99,7 +135,10 @@ def window(record: dict[str, Any], threshold: float) -> tuple[float, float, int]
 
 
 def _centered(limit: float, threshold: float) -> tuple[float, float, int]:
-    """The threshold is at k w - half for the color returned, so the half is threshold * 255 / (2 k - 255)."""
+    """Choose a window around 0.
+
+    The threshold is at k w - half for the color k that is returned, hence half = threshold * 255 / (2 k - 255).
+    """
     if 255 * threshold < limit / 2:  # within a quarter of a color of zero
         return -limit, limit, 128
     odd = 2 * round((255 * threshold / limit - 1) / 2) + 1  # 2 k - 255
@@ -107,14 +146,14 @@ def _centered(limit: float, threshold: float) -> tuple[float, float, int]:
     return -half, half, (255 + odd) // 2
 
 
-def setColours(heatmapNode, threshold: float) -> tuple[float, float]:
-    """Hide the colors below a threshold, and return the ends of the window for which they are made."""
+def _hideColors(heatmapNode, threshold: float) -> tuple[float, float]:
+    """Hide the colors below a threshold; returns the ends of the window for which they are made."""
     low, high, first = window(recordOf(heatmapNode), threshold)
-    node = colourNode(heatmapNode)
-    index = np.arange(COLOURS)
+    node = _colorNode(heatmapNode)
+    index = np.arange(_COLORS)
     hidden = (index < first) if low == 0 else (index >= 255 - first) & (index < first)
     # The legend knows no opacity: there, what is not shown is dark.
-    colors = np.where(hidden[:, np.newaxis], _DARK, _colours(low < 0))
+    colors = np.where(hidden[:, np.newaxis], _DARK, _palette(low < 0))
     table = np.column_stack([colors, np.where(hidden, 0.0, 1.0)])
     wasModifying = node.StartModify()
     for k in np.flatnonzero((np.round(255 * table) != _tableOf(node)).any(axis=1)).tolist():
@@ -123,26 +162,26 @@ def setColours(heatmapNode, threshold: float) -> tuple[float, float]:
     return low, high
 
 
-def colourNode(heatmapNode):
-    """The heatmap's own color table; made, and given to its display node, where it is missing."""
-    node = heatmapNode.GetNodeReference(_COLOUR_ROLE)
+def _colorNode(heatmapNode):
+    """Return the heatmap's color table; it is made, and given to the display node, where it is missing."""
+    node = heatmapNode.GetNodeReference(_COLOR_ROLE)
     if node is None:
         node = heatmapNode.GetScene().AddNewNodeByClass("vtkMRMLColorTableNode", f"{heatmapNode.GetName()} colors")
         node.SetTypeToUser()
         node.SetHideFromEditors(True)
-        node.SetNumberOfColors(COLOURS)
-        for index, (red, green, blue) in enumerate(_colours(True).tolist()):
+        node.SetNumberOfColors(_COLORS)
+        for index, (red, green, blue) in enumerate(_palette(True).tolist()):
             node.SetColor(index, f"{index}", red, green, blue, 1.0)
-        node.GetLookupTable().SetRange(0, COLOURS - 1)
-        heatmapNode.SetNodeReferenceID(_COLOUR_ROLE, node.GetID())
+        node.GetLookupTable().SetRange(0, _COLORS - 1)
+        heatmapNode.SetNodeReferenceID(_COLOR_ROLE, node.GetID())
     display = heatmapNode.GetDisplayNode()
     if display.GetColorNodeID() != node.GetID():
         display.SetAndObserveColorNodeID(node.GetID())
     return node
 
 
-def legend(heatmapNode):
-    """The color legend's display node; made, for the first slice view alone, where it is missing."""
+def _legend(heatmapNode):
+    """Return the heatmap's color legend; it is made, for the first slice view alone, where it is missing."""
     node = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(heatmapNode)
     if node is None:
         node = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(heatmapNode)
@@ -162,22 +201,23 @@ def legend(heatmapNode):
 
 
 def removeTraces(heatmapNode) -> None:
-    """Before a heatmap leaves the scene: the views show what they showed before; colors and display nodes go too."""
+    """Give the views back what they showed before a heatmap, and remove its colors and display nodes.
+
+    Args:
+        heatmapNode: The heatmap, which is about to leave the scene.
+    """
     scene = heatmapNode.GetScene()
     for view in nodesByClass(scene, "vtkMRMLSliceCompositeNode"):
-        if view.GetForegroundVolumeID() == heatmapNode.GetID():
-            _restoreForeground(view)
-        if view.GetNthLayerVolumeID(_HEATMAP_LAYER) == heatmapNode.GetID():
-            view.SetNthLayerVolumeID(_HEATMAP_LAYER, None)
+        _withdraw(view, lambda node: node is heatmapNode)
     display = [heatmapNode.GetNthDisplayNode(n) for n in range(heatmapNode.GetNumberOfDisplayNodes())]
     # The legend before the image's own display node, without which its displayable manager complains.
-    for node in (*reversed(display), heatmapNode.GetNodeReference(_COLOUR_ROLE)):
+    for node in (*reversed(display), heatmapNode.GetNodeReference(_COLOR_ROLE)):
         if node is not None:
             scene.RemoveNode(node)
 
 
 def _showIn(view, layers: Layers) -> bool:
-    """Set one view's layers; returns whether its image became another."""
+    """Set one view's layers; returns whether its background has changed."""
     changed = False
     if layers.inputNode is not None and view.GetBackgroundVolumeID() != layers.inputNode.GetID():
         view.SetBackgroundVolumeID(layers.inputNode.GetID())
@@ -206,7 +246,17 @@ def _setForeground(view, node, opacity: float) -> None:
     view.SetForegroundOpacity(opacity)
 
 
+def _withdraw(view, isMeant: Callable[[Any], bool]) -> None:
+    """Take the heatmaps that are meant out of a view."""
+    nodeByID = view.GetScene().GetNodeByID
+    if isMeant(nodeByID(view.GetForegroundVolumeID() or "")):
+        _restoreForeground(view)
+    if isMeant(nodeByID(view.GetNthLayerVolumeID(_HEATMAP_LAYER) or "")):
+        view.SetNthLayerVolumeID(_HEATMAP_LAYER, None)
+
+
 def _restoreForeground(view) -> None:
+    """Show in the foreground what was there before a heatmap."""
     before = view.GetAttribute(_PREVIOUS)
     if before is None:
         return
@@ -217,35 +267,32 @@ def _restoreForeground(view) -> None:
 
 
 def _showLegends(scene, heatmapNode) -> None:
-    """The legend of this heatmap and of no other; hidden by the user meanwhile, it stays hidden."""
+    """Show the legend of this heatmap and of no other; where the user has hidden it meanwhile, it stays hidden."""
     for node in nodesByClass(scene, "vtkMRMLScalarVolumeNode"):
         if not isHeatmap(node):
             continue
         display = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
         wasShown = node.GetAttribute(_SHOWN) is not None
         if node is heatmapNode and not wasShown:
-            legend(node).SetVisibility(True)
+            _legend(node).SetVisibility(True)
             node.SetAttribute(_SHOWN, "1")
         elif node is heatmapNode:
-            legend(node)  # its words follow the record
+            _legend(node)  # its words follow the record
         else:
             node.RemoveAttribute(_SHOWN)
             if display is not None and display.GetVisibility():  # also where an earlier version has left it on
                 display.SetVisibility(False)
 
 
-_SHOWN = "ToNNO.Shown"  # attribute of the heatmap that the views show
-
-
-def _colours(isCentered: bool) -> np.ndarray:
-    """256 x 3: from cold to hot, or the hot half alone."""
-    rgb = np.array([[int(colour[n : n + 2], 16) for n in (0, 2, 4)] for colour in _COLD_HOT]) / 255
-    places = np.linspace(0 if isCentered else _STOPS[3], 1, COLOURS)
+def _palette(isCentered: bool) -> np.ndarray:
+    """Return 256 x 3 colors, 0 to 1: from cold to hot, or the hot half alone."""
+    rgb = np.array([[int(color[n : n + 2], 16) for n in (0, 2, 4)] for color in _COLD_HOT]) / 255
+    places = np.linspace(0 if isCentered else _STOPS[3], 1, _COLORS)
     return np.stack([np.interp(places, _STOPS, channel) for channel in rgb.T], axis=1)
 
 
 def _tableOf(node) -> np.ndarray:
-    """256 x 4, 0 to 255, as the color table is now."""
+    """Return the color table as it is now: 256 x 4, 0 to 255."""
     from vtk.util.numpy_support import vtk_to_numpy
 
     return vtk_to_numpy(node.GetLookupTable().GetTable())

@@ -14,7 +14,7 @@ from ToNNOSlicerLib.logic.limits import MOST_PREVIEW_RUNS
 
 
 class Preview:
-    """The outline of heatmap >= threshold in the slice views, in a node of its own that nobody saves or selects."""
+    """The outline of heatmap >= threshold in the slice views, in a node that nobody saves or selects."""
 
     def __init__(self, scene) -> None:
         self._scene = scene
@@ -23,7 +23,16 @@ class Preview:
         self._key = None
 
     def show(self, heatmapNode, threshold: float, smallestMm3: float = 0.0) -> None:
-        """Outline the mask in all slice views. smallestMm3: components below it are left out, where that is quick."""
+        """Outline heatmap >= threshold in all slice views; no segment changes.
+
+        Args:
+            heatmapNode: The heatmap.
+            threshold: In the heatmap's units.
+            smallestMm3: Volume of the smallest component that is kept, where that is quick.
+
+        Raises:
+            ToNNOUserError: If the node is no heatmap.
+        """
         recordOf(heatmapNode)
         node = self._node(heatmapNode)
         volume = volumeOf(heatmapNode)
@@ -36,6 +45,7 @@ class Preview:
         node.SetDisplayVisibility(True)
 
     def hide(self) -> None:
+        """Take the outline away."""
         node = self._scene.GetNodeByID(self._nodeId) if self._nodeId else None
         if node is not None:
             self._scene.RemoveNode(node.GetDisplayNode())
@@ -43,6 +53,7 @@ class Preview:
         self._nodeId = self._mask = self._key = None
 
     def _node(self, heatmapNode):
+        """Return the outline's node for a heatmap; it is made anew for another heatmap or grid."""
         node = self._scene.GetNodeByID(self._nodeId) if self._nodeId else None
         key = (heatmapNode.GetID(), heatmapNode.GetImageData().GetDimensions(), ijkToWorld(heatmapNode).tobytes())
         if node is not None and key == self._key:
@@ -67,7 +78,7 @@ class Preview:
         return node
 
     def _fill(self, node, heatmapNode) -> None:
-        """A segment over the whole grid whose voxels are shared with numpy."""
+        """Add a segment over the whole grid whose voxels are shared with numpy."""
         size = heatmapNode.GetImageData().GetDimensions()
         self._mask = np.zeros(size[::-1], dtype=np.uint8)
         self._image = slicer.vtkOrientedImageData()

@@ -1,4 +1,4 @@
-"""Why: what the classifier said to the planes along a direction, and to the volume as a whole."""
+"""The classifier's answers to the planes along a direction and to the volume as a whole: why something is shown."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ToNNOSlicerLib.logic.geometry import fromVTK, ijkToWorld
-from ToNNOSlicerLib.logic.heatmap import recordOf
+from ToNNOSlicerLib.logic.heatmap import Record, recordOf
 
-# Of so many directions at least two see a region of interest at different lengths; of three a cube might look the same.
+# Among this many profiles of a region of interest at least two differ in length; three of a cube may be alike.
 _MANY = 8
 
 
@@ -17,9 +17,12 @@ _MANY = 8
 class Profile:
     """The classifier's answers to parallel planes.
 
-    normalRAS: of the planes (3, unit). positionsMm: N, signed distances of the planes from the world's origin along
-    it, rising. logits: N. angleDeg: between this normal and the one that was asked for, 0 to 90. currentMm: where the
-    plane that was asked for lies, or None.
+    Attributes:
+        normalRAS: Unit normal of the planes, 3.
+        positionsMm: Signed distances of the planes from the world's origin along it, N, rising.
+        logits: The answers, N.
+        angleDeg: Angle between this normal and the one that was asked for, 0 to 90.
+        currentMm: Where the plane that was asked for lies, or None.
     """
 
     normalRAS: np.ndarray
@@ -31,9 +34,12 @@ class Profile:
 
 @dataclass(frozen=True)
 class Why:
-    """score: the volume's. explained: share of the classifier's output that the heatmap explains; None: not known.
+    """The classifier's answer to the volume as a whole.
 
-    isSum: whether the heatmap's method is ToNNO, whose heatmap adds up to the classifier's output again.
+    Attributes:
+        score: The volume's score, or None.
+        explained: Share of the classifier's output that the heatmap explains, or None.
+        isSum: Whether the method is ToNNO, whose heatmap adds up to the classifier's output again.
     """
 
     score: float | None
@@ -41,69 +47,102 @@ class Why:
     isSum: bool
 
 
-def why(heatmapNode) -> Why:
+def whyOf(heatmapNode) -> Why:
+    """Return the volume's score, and how much of the classifier's output a heatmap explains.
+
+    Args:
+        heatmapNode: The heatmap.
+
+    Returns:
+        The answer.
+    """
     record = recordOf(heatmapNode)
     return Why(record.get("score"), record.get("explained"), record["method"] == "tonno")
 
 
 def profileAlong(heatmapNode, normalRAS, pointRAS=None) -> Profile | None:
-    """The kept profile whose normal is nearest to one (RAS, any length), turned to point the same way.
+    """Return the profile that was kept nearest to a normal, turned to point the same way.
 
-    pointRAS: a point of the current plane. None where no profile was kept. The profile follows the heatmap where
-    that was moved by a transform since.
+    The profile follows the heatmap where that was moved by a transform since.
+
+    Args:
+        heatmapNode: The heatmap.
+        normalRAS: 3 numbers, any length.
+        pointRAS: A point of the current plane, or None.
+
+    Returns:
+        The profile; None where none was kept.
     """
-    record = recordOf(heatmapNode)
-    wanted = np.asarray(normalRAS, dtype=np.float64) / np.linalg.norm(normalRAS)
-    motion = _motion(heatmapNode, np.array(record["ijkToRAS"]))
-    kept = [_moved(profile, motion) for profile in record.get("profiles") or ()]
+    direction = np.asarray(normalRAS, dtype=np.float64) / np.linalg.norm(normalRAS)
+    kept = _profilesOf(heatmapNode, recordOf(heatmapNode))
     if not kept:
         return None
-    normal, positions, logits = max(kept, key=lambda profile: abs(profile[0] @ wanted))
-    if normal @ wanted < 0:
+    normal, positions, logits = max(kept, key=lambda profile: abs(profile[0] @ direction))
+    if normal @ direction < 0:
         normal, positions = -normal, -positions
     order = np.argsort(positions, kind="stable")
-    angle = float(np.degrees(np.arccos(np.clip(normal @ wanted, -1, 1))))
+    angle = float(np.degrees(np.arccos(np.clip(normal @ direction, -1, 1))))
     current = None if pointRAS is None else float(normal @ np.asarray(pointRAS, dtype=np.float64))
     return Profile(normal, positions[order], logits[order], angle, current)
 
 
 def profileFor(heatmapNode, sliceNode) -> Profile | None:
-    """The profile along the normal of a slice view, with the view's own plane as the current position."""
+    """Return the profile along the normal of a slice view, with the view's plane as the current position.
+
+    Args:
+        heatmapNode: The heatmap.
+        sliceNode: The view's vtkMRMLSliceNode.
+
+    Returns:
+        The profile; None where none was kept.
+    """
     sliceToRAS = fromVTK(sliceNode.GetSliceToRAS())
     return profileAlong(heatmapNode, sliceToRAS[:3, 2], sliceToRAS[:3, 3])
 
 
 def ballCenter(heatmapNode) -> np.ndarray | None:
-    """Return the center of the ball that the planes cover (RAS mm in the world), or None where it is not known.
+    """Return the center of the ball that the planes cover.
 
     All profiles of a whole run go from one side of the ball to the other, so that the planes midway meet in its center.
     Those of a region of interest cover the region alone: they are of different lengths.
+
+    Args:
+        heatmapNode: The heatmap.
+
+    Returns:
+        RAS mm in the world, 3; None where it is not known.
     """
     record = recordOf(heatmapNode)
-    kept = record.get("profiles") or ()
-    if len(kept) < _MANY or record.get("zoom") or len({len(profile["positions_mm"]) for profile in kept}) > 1:
+    kept = _profilesOf(heatmapNode, record)
+    if len(kept) < _MANY or record.get("zoom") or len({positions.size for _normal, positions, _logits in kept}) > 1:
         return None
-    motion = _motion(heatmapNode, np.array(record["ijkToRAS"]))
-    moved = [_moved(profile, motion)[:2] for profile in kept]
-    normals = np.array([normal for normal, _positions in moved])
-    middles = [(positions.min() + positions.max()) / 2 for _normal, positions in moved]
+    normals = np.array([normal for normal, _positions, _logits in kept])
+    middles = [(positions.min() + positions.max()) / 2 for _normal, positions, _logits in kept]
     center, _residuals, rank, _singular = np.linalg.lstsq(normals, middles, rcond=None)
     return center if rank == 3 else None
 
 
+def _profilesOf(heatmapNode, record: Record) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return normal, positions and logits of the profiles that were kept, where the heatmap is now."""
+    if not record.get("profiles"):
+        return []
+    motion = _motion(heatmapNode, np.array(record["ijkToRAS"]))
+    return [_moved(profile, motion) for profile in record["profiles"]]
+
+
 def _motion(heatmapNode, ijkToRAS: np.ndarray) -> np.ndarray:
-    """What a transform has done to the heatmap since the run: from the world then to the world now."""
+    """Return what a transform has done to the heatmap since the run: from the world then to the world now."""
     motion = ijkToWorld(heatmapNode) @ np.linalg.inv(ijkToRAS)
     if np.linalg.det(motion) > 0:
         return motion
     # No transform mirrors a patient: Slicer's reader has reversed k, as it does with left-handed grids.
-    reversed_k = np.diag([1.0, 1.0, -1.0, 1.0])
-    reversed_k[2, 3] = heatmapNode.GetImageData().GetDimensions()[2] - 1
-    return ijkToWorld(heatmapNode) @ reversed_k @ np.linalg.inv(ijkToRAS)
+    reversedK = np.diag([1.0, 1.0, -1.0, 1.0])
+    reversedK[2, 3] = heatmapNode.GetImageData().GetDimensions()[2] - 1
+    return ijkToWorld(heatmapNode) @ reversedK @ np.linalg.inv(ijkToRAS)
 
 
-def _moved(profile: dict, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A profile's planes n . x = d under x -> matrix x: (normal, positions, logits)."""
+def _moved(profile: Record, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Move a profile's planes n . x = d by x -> matrix x; returns normal, positions and logits."""
     inverse = np.linalg.inv(matrix)
     normal = inverse[:3, :3].T @ np.asarray(profile["normal_ras"], dtype=np.float64)
     positions = np.asarray(profile["positions_mm"], dtype=np.float64) - inverse[:3, 3] @ profile["normal_ras"]

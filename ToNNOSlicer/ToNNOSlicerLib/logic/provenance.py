@@ -1,4 +1,4 @@
-"""How a segment came about, as tags of the segment: they are saved with the scene and go into the files.
+"""Tags of a segment that tell how it came about: they are saved with the scene and go into the files.
 
 Texts in tags are English in every language of the application: files are read elsewhere.
 """
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from vtk import reference
 
 from tonno_core import __version__
-from ToNNOSlicerLib.logic.heatmap import inputOf, madeBy, modelThreshold, recordOf
+from ToNNOSlicerLib.logic.heatmap import Record, inputOf, madeBy, modelThreshold, recordOf
 
 # Slicer's own exporter of DICOM SEG reads these two; without them it writes MANUAL.
 ALGORITHM_TYPE, ALGORITHM_NAME = "DICOM.SegmentAlgorithmType", "DICOM.SegmentAlgorithmName"
@@ -27,9 +27,14 @@ _SAME_THRESHOLD = 5e-3
 
 
 def provenanceOf(heatmapNode, threshold: float) -> dict[str, str]:
-    """The tags (TAGS) of a segment that holds heatmap >= threshold, as it is written.
+    """Return the tags of a segment that holds heatmap >= threshold, as it is written.
 
-    AUTOMATIC at the model's own threshold; any other was chosen by a person.
+    Args:
+        heatmapNode: The heatmap.
+        threshold: In the heatmap's units. The model's own makes the segment AUTOMATIC; a person chose any other.
+
+    Returns:
+        Values by the names TAGS.
     """
     record = recordOf(heatmapNode)
     model = modelThreshold(heatmapNode)
@@ -43,36 +48,74 @@ def provenanceOf(heatmapNode, threshold: float) -> dict[str, str]:
 
 
 def editedProvenance(tags: Mapping[str, str]) -> dict[str, str]:
-    """The same tags after a person has changed the voxels."""
+    """Return the tags after a person has changed the voxels.
+
+    Args:
+        tags: The tags before.
+
+    Returns:
+        All tags.
+    """
     result = tags.get(RESULT, "")
     result = result if _EDITED in result else ", ".join(filter(None, (result, _EDITED)))
     return {**tags, ALGORITHM_TYPE: SEMIAUTOMATIC, RESULT: result}
 
 
 def tagOf(segment, name: str) -> str:
-    """A tag's value, or an empty text."""
+    """Read a tag.
+
+    Args:
+        segment: The vtkSegment.
+        name: The tag's name.
+
+    Returns:
+        Its value, or "".
+    """
     value = reference("")
     return str(value) if segment.GetTag(name, value) else ""
 
 
 def statement(segmentationNode) -> str:
-    """Of which result the segments are, each said once; the node's name where nobody wrote that down."""
+    """Say of which results the segments are, each once.
+
+    Args:
+        segmentationNode: Holds the segments.
+
+    Returns:
+        One line; the node's name where nobody wrote that down.
+    """
     segmentation = segmentationNode.GetSegmentation()
     said = (tagOf(segmentation.GetSegment(n), RESULT) for n in segmentation.GetSegmentIDs())
     return "; ".join(filter(None, dict.fromkeys(said))) or plain(segmentationNode.GetName())
 
 
 def inAscii(text: str, length: int) -> str:
-    """For a header that knows no other letters and has an end."""
+    """Fit a text into a header that takes ASCII alone, up to a length.
+
+    Args:
+        text: Any text.
+        length: Most characters.
+
+    Returns:
+        The text, with "?" for other letters.
+    """
     return text.encode("ascii", "replace").decode("ascii")[:length]
 
 
 def plain(text: str) -> str:
-    """A text without what ends a value in DICOM (backslash), in a segment's tags (bar), or a line."""
+    """Replace what ends a value in DICOM (backslash), in a segment's tags (bar), or a line.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The text with spaces in their place.
+    """
     return re.sub(r"[\\|\s]+", " ", text).strip()
 
 
-def _result(heatmapNode, record: dict, threshold: float) -> str:
+def _result(heatmapNode, record: Record, threshold: float) -> str:
+    """Say in one line which result a segment is of."""
     volumeNode = inputOf(heatmapNode)
     parts = [
         volumeNode.GetName() if volumeNode is not None else heatmapNode.GetName(),
@@ -85,5 +128,6 @@ def _result(heatmapNode, record: dict, threshold: float) -> str:
     return ", ".join(filter(None, parts))
 
 
-def _modelName(record: dict) -> str:
+def _modelName(record: Record) -> str:
+    """Return the model's name, or ""."""
     return (record.get("model") or {}).get("name") or ""

@@ -13,7 +13,7 @@ from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.export import SlowWriter, wholeFile, writeHere
-from ToNNOSlicerLib.logic.findings import Finding, findings
+from ToNNOSlicerLib.logic.findings import Finding, findingsOf
 from ToNNOSlicerLib.logic.geometry import ijkToNode, ijkToWorld
 from ToNNOSlicerLib.logic.heatmap import inputOf, recordOf
 from ToNNOSlicerLib.logic.labelmap import onGrid
@@ -56,7 +56,7 @@ def reportSteps(path, heatmapNode, segmentationNode, segmentId: str, write: Slow
         )
     with wholeFile(path) as partial:
         yield 0.0
-        listed = findings(segmentationNode, segmentId, heatmapNode)
+        listed = findingsOf(segmentationNode, segmentId, heatmapNode)
         yield 0.0
         contents = _contents(heatmapNode, segmentationNode, segmentId, listed)
         yield 0.0

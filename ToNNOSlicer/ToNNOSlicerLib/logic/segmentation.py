@@ -1,7 +1,7 @@
-"""From heatmap and threshold to a segment, written when the slider is released.
+"""Segments from heatmap and threshold, written when the slider is released.
 
-The segment remembers the fingerprint of its voxels as they were written last (in a tag, which is saved with it).
-Where they are others now, somebody has worked on it by hand, and nothing overwrites that unasked.
+A segment keeps the fingerprint of its voxels as they were written last (in a tag, which is saved with it). Where the
+voxels are others now, somebody has worked on them by hand, and nothing overwrites that unasked.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from ToNNOSlicerLib.logic.scene import nodesByClass
 SEGMENTATION_ROLE = "ToNNO.segmentation"  # of a heatmap, the node of its segment; the attribute has the segment's ID
 THRESHOLD, SMALLEST, METHOD = "ToNNO.Threshold", "ToNNO.SmallestMm3", "ToNNO.Method"
 _TAGS = (WRITTEN, THRESHOLD, SMALLEST, METHOD, *TAGS)
-_COLOURS = (GREEN, (1.0, 0x5C / 255, 0xF4 / 255), (0x5C / 255, 0.84, 1.0), (0.72, 0.6, 1.0))  # none of the heatmap's
-# Of Slicer's own list, where "Lesion" (52988006) is missing; the user may choose another in the Segment Editor.
+_COLORS = (GREEN, (1.0, 0x5C / 255, 0xF4 / 255), (0x5C / 255, 0.84, 1.0), (0.72, 0.6, 1.0))  # none of the heatmap's
+# From Slicer's own list, where "Lesion" (52988006) is missing; the user may choose another in the Segment Editor.
 TERMINOLOGY = (
     "Segmentation category and type - 3D Slicer General Anatomy list"
     "~SCT^49755003^Morphologically Altered Structure~SCT^4147007^Mass~^^~Anatomic codes - DICOM master list~^^~^^"
@@ -55,7 +55,7 @@ UNDO_STEPS = 20
 
 @dataclass(frozen=True, eq=False)
 class _Content:
-    """What a segment was at one moment: voxels, our tags, name and color."""
+    """A segment at one moment: voxels, our tags, name and color."""
 
     crop: Crop
     tags: dict[str, str]
@@ -65,12 +65,18 @@ class _Content:
 
 @dataclass(frozen=True, eq=False)
 class _Step:
-    """One writing or removal: a segment before it (None: it did not exist) and after it, and whose result it is.
+    """One writing or removal.
 
-    previous: (segmentation node's ID, segment ID) that were the heatmap's before, or None.
+    Attributes:
+        heatmapId: Node ID of the heatmap whose result it is.
+        segmentationId: Node ID of the segmentation.
+        segmentId: The segment's ID.
+        before: The segment before the step; None: it did not exist.
+        after: The segment after the step.
+        previous: IDs of the segmentation node and the segment that were the heatmap's before, or None.
     """
 
-    heatmapId: str | None
+    heatmapId: str
     segmentationId: str
     segmentId: str
     before: _Content | None
@@ -81,7 +87,7 @@ class _Step:
 class Segments:
     """Writes segments into segmentation nodes of one scene, and takes that back. Other segments are never touched.
 
-    Each heatmap has steps of its own: what is taken back belongs to the result that is looked at.
+    Each heatmap has its steps: what is taken back belongs to the result that is looked at.
     """
 
     def __init__(self, scene) -> None:
@@ -92,16 +98,28 @@ class Segments:
     def write(
         self, heatmapNode, threshold, smallestMm3=0.0, segmentationNode=None, segmentId=None, overwrite=False
     ) -> tuple:
-        """The segment of heatmap >= threshold. Returns (segmentationNode, segmentId).
+        """Write heatmap >= threshold into a segment.
 
-        Without a node, the heatmap's own is used, or made; without an ID, the heatmap's own segment in it, or a new
-        one. Raises EditedByHandError where the segment holds other voxels than were written last, unless `overwrite`.
+        Args:
+            heatmapNode: The heatmap.
+            threshold: In the heatmap's units.
+            smallestMm3: Volume of the smallest component that is kept.
+            segmentationNode: Holds the segment; None: the heatmap's own segmentation, made where there is none.
+            segmentId: The segment's ID; None: the heatmap's own segment there, made where there is none.
+            overwrite: Whether work by hand is given up.
+
+        Returns:
+            The segmentation node and the segment's ID.
+
+        Raises:
+            EditedByHandError: If the segment holds other voxels than were written last, unless `overwrite`.
+            ToNNOUserError: If the node cannot hold the heatmap's voxels.
         """
-        known = segmentOf(heatmapNode)
-        if segmentationNode is None and known is not None:
-            segmentationNode, segmentId = known[0], segmentId or known[1]
-        if segmentationNode is not None and segmentId is None and known is not None and known[0] is segmentationNode:
-            segmentId = known[1]
+        previous = segmentOf(heatmapNode)
+        previousNode, previousId = previous or (None, None)
+        segmentationNode = segmentationNode or previousNode
+        if segmentationNode is previousNode:
+            segmentId = segmentId or previousId
         if segmentationNode is None or not _hasSegment(segmentationNode, segmentId):
             return self.writeNew(heatmapNode, threshold, smallestMm3, segmentationNode)
         _prepare(segmentationNode, heatmapNode)
@@ -111,13 +129,26 @@ class Segments:
         crop = maskOf(heatmapNode, threshold, smallestMm3, segmentationNode)
         setCrop(segmentationNode, segmentId, crop)
         self._finish(heatmapNode, threshold, smallestMm3, segmentationNode, segmentId, crop)
-        self._remember(heatmapNode, segmentationNode, segmentId, before, _named(known))
+        self._remember(heatmapNode, segmentationNode, segmentId, before, _named(previous))
         return segmentationNode, segmentId
 
     def writeNew(self, heatmapNode, threshold, smallestMm3=0.0, segmentationNode=None) -> tuple:
-        """The same into a new segment; of a new node where none is given. It becomes the heatmap's own."""
+        """Write heatmap >= threshold into a new segment, which becomes the heatmap's own.
+
+        Args:
+            heatmapNode: The heatmap.
+            threshold: In the heatmap's units.
+            smallestMm3: Volume of the smallest component that is kept.
+            segmentationNode: Gets the segment; None: a new node.
+
+        Returns:
+            The segmentation node and the segment's ID.
+
+        Raises:
+            ToNNOUserError: If the node cannot hold the heatmap's voxels.
+        """
         recordOf(heatmapNode)
-        known = segmentOf(heatmapNode)
+        previous = segmentOf(heatmapNode)
         wasShown3D = segmentationNode is not None and isShown3D(segmentationNode)
         if segmentationNode is None:
             segmentationNode = _newNode(heatmapNode)
@@ -128,30 +159,59 @@ class Segments:
         segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
         segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), TERMINOLOGY)
         self._finish(heatmapNode, threshold, smallestMm3, segmentationNode, segmentId, crop)
-        self._remember(heatmapNode, segmentationNode, segmentId, None, _named(known))
+        self._remember(heatmapNode, segmentationNode, segmentId, None, _named(previous))
         if wasShown3D and segmentationNode.GetSegmentation().ContainsRepresentation(SURFACE):
             show3D(segmentationNode, True)
         return segmentationNode, segmentId
 
     def replace(self, heatmapNode, segmentationNode, segmentId: str, crop: Crop) -> None:
-        """Another content for a segment, by the user's own decision: it counts as work by hand."""
+        """Replace a segment's voxels by the user's decision: it counts as work by hand.
+
+        Args:
+            heatmapNode: The heatmap whose segment it is.
+            segmentationNode: Holds the segment.
+            segmentId: The segment's ID.
+            crop: The voxels.
+        """
         before = _contentOf(segmentationNode, segmentId)
         setCrop(segmentationNode, segmentId, crop)
         noteEditing(segmentationNode)
         self._remember(heatmapNode, segmentationNode, segmentId, before, _named(segmentOf(heatmapNode)))
 
     def canUndo(self, heatmapNode) -> bool:
-        """Whether there is a step of this heatmap to take back."""
+        """Tell whether there is a step of this heatmap to take back.
+
+        Args:
+            heatmapNode: The heatmap, or None.
+
+        Returns:
+            True where `undo` has something to do.
+        """
         return self._last(self._done, heatmapNode) is not None
 
     def canRedo(self, heatmapNode) -> bool:
-        """Whether there is a step of this heatmap that was taken back."""
+        """Tell whether there is a step of this heatmap that was taken back.
+
+        Args:
+            heatmapNode: The heatmap, or None.
+
+        Returns:
+            True where `redo` has something to do.
+        """
         return self._last(self._undone, heatmapNode) is not None
 
     def undo(self, heatmapNode, overwrite: bool = False) -> bool:
-        """Take the heatmap's last step back; returns whether there was one.
+        """Take the heatmap's last step back.
 
-        Raises EditedByHandError where the segment has been changed by hand since, unless `overwrite`.
+        Args:
+            heatmapNode: The heatmap.
+            overwrite: Whether work by hand since that step is given up.
+
+        Returns:
+            Whether there was a step.
+
+        Raises:
+            EditedByHandError: If the segment has been changed by hand since, unless `overwrite`.
         """
         step = self._last(self._done, heatmapNode)
         if step is None:
@@ -164,12 +224,22 @@ class Segments:
             node.GetSegmentation().RemoveSegment(step.segmentId)
         else:
             _restore(node, step.segmentId, step.before)
-        if step.heatmapId is not None:
-            _point(heatmapNode, *(step.previous or (None, None)))
+        _point(heatmapNode, *(step.previous or (None, None)))
         return True
 
     def redo(self, heatmapNode, overwrite: bool = False) -> bool:
-        """Do the heatmap's last undone step again; returns whether there was one. Raises as `undo`."""
+        """Do the heatmap's last undone step again.
+
+        Args:
+            heatmapNode: The heatmap.
+            overwrite: Whether work by hand since then is given up.
+
+        Returns:
+            Whether there was a step.
+
+        Raises:
+            EditedByHandError: If the segment has been changed by hand since, unless `overwrite`.
+        """
         step = self._last(self._undone, heatmapNode)
         if step is None:
             return False
@@ -183,12 +253,16 @@ class Segments:
         return True
 
     def forget(self, heatmapNode=None) -> None:
-        """Forget the steps of a heatmap, or all."""
+        """Forget the steps of a heatmap.
+
+        Args:
+            heatmapNode: The heatmap; None: of all.
+        """
         for steps in (self._done, self._undone):
             steps[:] = [] if heatmapNode is None else [s for s in steps if s.heatmapId != heatmapNode.GetID()]
 
     def _last(self, steps: list[_Step], heatmapNode) -> _Step | None:
-        """The heatmap's last step that can be taken; those whose segment was removed meanwhile are dropped."""
+        """Return the heatmap's last step that can be taken; those whose segment was removed meanwhile are dropped."""
         identifier = heatmapNode.GetID() if heatmapNode is not None else None
         for step in [step for step in reversed(steps) if step.heatmapId == identifier]:
             node = self._scene.GetNodeByID(step.segmentationId)
@@ -200,11 +274,13 @@ class Segments:
 
     @staticmethod
     def _checkUntouched(node, segmentId: str, content: _Content, overwrite: bool) -> None:
+        """Raise EditedByHandError where a segment holds other voxels than a step left, unless `overwrite`."""
         crop = cropOf(node, segmentId)
         if not overwrite and (crop is None or not crop.has(content.crop.fingerprint)):
             raise _editedError(node, segmentId)
 
     def _finish(self, heatmapNode, threshold, smallestMm3, segmentationNode, segmentId: str, crop: Crop) -> None:
+        """Tag a segment that was written, and make it the heatmap's own."""
         tags = {
             WRITTEN: crop.fingerprint,
             THRESHOLD: repr(float(threshold)),
@@ -216,6 +292,7 @@ class Segments:
         _point(heatmapNode, segmentationNode.GetID(), segmentId)
 
     def _remember(self, heatmapNode, segmentationNode, segmentId: str, before: _Content | None, previous) -> None:
+        """Add a step; what was undone before it cannot be done again."""
         identifiers = heatmapNode.GetID(), segmentationNode.GetID(), segmentId
         after = _contentOf(segmentationNode, segmentId)
         self._done.append(_Step(*identifiers, before, after, previous))
@@ -224,9 +301,20 @@ class Segments:
 
 
 def maskOf(heatmapNode, threshold, smallestMm3, segmentationNode) -> Crop:
-    """heatmap >= threshold without components below a volume, on the reference grid of a segmentation node.
+    """Return heatmap >= threshold on the reference grid of a segmentation.
 
-    Raises ToNNOUserError where the small components are too many to be left out while somebody waits.
+    Args:
+        heatmapNode: The heatmap.
+        threshold: In the heatmap's units.
+        smallestMm3: Volume of the smallest component (26 neighbors) that is kept.
+        segmentationNode: Has a reference geometry: the heatmap's grid, but for the direction of its axes.
+
+    Returns:
+        The voxels.
+
+    Raises:
+        ToNNOUserError: If threshold or volume is no sane number, or if there are too many small components to leave
+            them out while somebody waits.
     """
     recordOf(heatmapNode)
     volume = volumeOf(heatmapNode)
@@ -239,7 +327,7 @@ def maskOf(heatmapNode, threshold, smallestMm3, segmentationNode) -> Crop:
 
 
 def _mask(volume: Volume, threshold: float, smallestMm3: float) -> np.ndarray:
-    """uint8 Z Y X on the heatmap's own grid."""
+    """Return uint8 voxels (Z Y X) on the heatmap's grid."""
     try:
         check_options(threshold, None, smallestMm3)
     except TonnoError as error:
@@ -251,9 +339,9 @@ def _mask(volume: Volume, threshold: float, smallestMm3: float) -> np.ndarray:
     return mask
 
 
-def _named(known) -> tuple[str, str] | None:
-    """A (segmentationNode, segmentId) by IDs, as a step keeps it."""
-    return None if known is None else (known[0].GetID(), known[1])
+def _named(segment) -> tuple[str, str] | None:
+    """Return a segment's node and ID by their IDs, as a step keeps them."""
+    return None if segment is None else (segment[0].GetID(), segment[1])
 
 
 def _point(heatmapNode, segmentationId: str | None, segmentId: str | None) -> None:
@@ -266,7 +354,7 @@ def _point(heatmapNode, segmentationId: str | None, segmentId: str | None) -> No
 
 
 def _contentOf(segmentationNode, segmentId: str) -> _Content | None:
-    """A segment's content now; None where it has no voxels of its own (it is made of surfaces)."""
+    """Read a segment's content now; None where it has no voxels (it is made of surfaces)."""
     crop = cropOf(segmentationNode, segmentId)
     if crop is None:
         return None
@@ -275,7 +363,7 @@ def _contentOf(segmentationNode, segmentId: str) -> _Content | None:
 
 
 def _restore(segmentationNode, segmentId: str, content: _Content) -> None:
-    """Give a segment a content back; made again under its ID where it was removed."""
+    """Give a segment a content back; it is made again under its ID where it was removed."""
     if not _hasSegment(segmentationNode, segmentId):
         addSegment(segmentationNode, content.name, content.color, content.crop, segmentId)
         segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
@@ -286,19 +374,38 @@ def _restore(segmentationNode, segmentId: str, content: _Content) -> None:
 
 
 def segmentOf(heatmapNode) -> tuple | None:
-    """(segmentationNode, segmentId) that were written last from a heatmap, or None where they are gone."""
+    """Return the segment that was written last from a heatmap, also after loading.
+
+    Args:
+        heatmapNode: The heatmap.
+
+    Returns:
+        The segmentation node and the segment's ID, or None where they are gone.
+    """
     node = heatmapNode.GetNodeReference(SEGMENTATION_ROLE)
     segmentId = heatmapNode.GetAttribute(SEGMENTATION_ROLE)
     return (node, segmentId) if node is not None and _hasSegment(node, segmentId) else None
 
 
 def isEditedByHand(segmentationNode, segmentId: str) -> bool:
-    """Whether a segment holds other voxels than those written last; so does one that was never written by us."""
+    """Tell whether a segment holds other voxels than were written last; one that was never written by us does.
+
+    Args:
+        segmentationNode: Holds the segment.
+        segmentId: The segment's ID.
+
+    Returns:
+        True where it does.
+    """
     return _isEdited(cropOf(segmentationNode, segmentId), _tagsOf(segmentationNode, segmentId))
 
 
 def noteEditing(segmentationNode) -> None:
-    """Tell in a node's tags which of our segments hold other voxels than written last; the exports read them."""
+    """Mark in the tags which of our segments hold other voxels than were written last; the exports read that.
+
+    Args:
+        segmentationNode: Gets the tags.
+    """
     for segmentId in segmentationNode.GetSegmentation().GetSegmentIDs():
         tags = _tagsOf(segmentationNode, segmentId)
         if WRITTEN in tags and _isEdited(cropOf(segmentationNode, segmentId), tags):
@@ -306,21 +413,41 @@ def noteEditing(segmentationNode) -> None:
 
 
 def thresholdOf(segmentationNode, segmentId: str) -> float | None:
-    """The threshold that a segment was written with, or None."""
+    """Return the threshold that a segment was written with.
+
+    Args:
+        segmentationNode: Holds the segment.
+        segmentId: The segment's ID.
+
+    Returns:
+        The threshold, in the heatmap's units; None where we have not written the segment.
+    """
     value = _tagsOf(segmentationNode, segmentId).get(THRESHOLD)
     return None if value is None else float(value)
 
 
 def smallestOf(segmentationNode, segmentId: str) -> float | None:
-    """The smallest part (mm3) that a segment was written with, or None."""
+    """Return the volume of the smallest part that a segment was written with.
+
+    Args:
+        segmentationNode: Holds the segment.
+        segmentId: The segment's ID.
+
+    Returns:
+        The volume in mm3; None where we have not written the segment.
+    """
     value = _tagsOf(segmentationNode, segmentId).get(SMALLEST)
     return None if value is None else float(value)
 
 
 def showOnly(scene, heatmapNodes) -> None:
-    """Show the segments of some heatmaps (none: of no heatmap), and hide what was written from others.
+    """Show the segments of some heatmaps, and hide those that were written from others.
 
     Segments that the module has not written are the user's: they stay as they are.
+
+    Args:
+        scene: The vtkMRMLScene.
+        heatmapNodes: The heatmaps; may be empty.
     """
     shown = {_named(segmentOf(node)) for node in heatmapNodes} - {None}
     for node in nodesByClass(scene, "vtkMRMLSegmentationNode"):
@@ -333,7 +460,14 @@ def showOnly(scene, heatmapNodes) -> None:
 
 
 def visibleSegments(segmentationNode) -> list[str]:
-    """The IDs of the segments that are shown: those that an export writes."""
+    """List the segments that are shown: those that an export writes.
+
+    Args:
+        segmentationNode: Holds the segments.
+
+    Returns:
+        Their IDs.
+    """
     display = segmentationNode.GetDisplayNode()
     identifiers = segmentationNode.GetSegmentation().GetSegmentIDs()
     return [name for name in identifiers if display is None or display.GetSegmentVisibility(name)]
@@ -342,7 +476,12 @@ def visibleSegments(segmentationNode) -> list[str]:
 def show3D(segmentationNode, on: bool) -> None:
     """Show a segmentation's surfaces in the 3D views, smoothed no more than its smallest finding bears, or hide them.
 
-    Raises ToNNOUserError where there is no surface, or one that is too large.
+    Args:
+        segmentationNode: Holds the segments.
+        on: False hides them.
+
+    Raises:
+        ToNNOUserError: If there is no surface, or one that is too large.
     """
     segmentation = segmentationNode.GetSegmentation()
     if on:
@@ -356,7 +495,14 @@ def show3D(segmentationNode, on: bool) -> None:
 
 
 def isShown3D(segmentationNode) -> bool:
-    """Whether a segmentation's surfaces are shown in the 3D views."""
+    """Tell whether a segmentation's surfaces are shown in the 3D views.
+
+    Args:
+        segmentationNode: Holds the segments.
+
+    Returns:
+        True where they are.
+    """
     display = segmentationNode.GetDisplayNode()
     hasSurface = segmentationNode.GetSegmentation().ContainsRepresentation(SURFACE)
     return display is not None and hasSurface and bool(display.GetVisibility() and display.GetVisibility3D())
@@ -365,8 +511,8 @@ def isShown3D(segmentationNode) -> bool:
 def _prepare(segmentationNode, heatmapNode) -> None:
     """Refuse a segmentation that cannot hold the heatmap's voxels as they are; give an empty one their grid.
 
-    A segmentation made of surfaces would turn its other segments into voxels, or lose ours; and Slicer resamples
-    all segments to the node's reference geometry when it saves them.
+    In a segmentation made of surfaces, the other segments would turn into voxels, or ours would be lost; and Slicer
+    resamples all segments to the node's reference geometry when it saves them.
     """
     other = _("Select another segmentation, or a new one.")
     segmentation, name = segmentationNode.GetSegmentation(), segmentationNode.GetName()
@@ -379,7 +525,7 @@ def _prepare(segmentationNode, heatmapNode) -> None:
 
 
 def _setReference(segmentationNode, heatmapNode) -> None:
-    """The grid, by the input volume where it has it: an export to DICOM looks for its series there."""
+    """Set the grid, from the input volume where it has the same: an export to DICOM looks for its series there."""
     segmentationNode.GetSegmentation().SetSourceRepresentationName(LABELMAP)
     for volumeNode in (inputOf(heatmapNode), heatmapNode):
         if volumeNode is not None and volumeNode.GetImageData() is not None:
@@ -389,7 +535,7 @@ def _setReference(segmentationNode, heatmapNode) -> None:
 
 
 def _hasGrid(segmentationNode, heatmapNode) -> bool:
-    """Whether a segmentation's reference geometry is the heatmap's grid, but for the direction of its axes."""
+    """Tell whether a segmentation's reference geometry is the heatmap's grid, but for the direction of its axes."""
     reference = referenceGrid(segmentationNode)
     if reference is None:
         return False
@@ -401,16 +547,18 @@ def _hasGrid(segmentationNode, heatmapNode) -> bool:
 
 
 def _corners(size: tuple[int, int, int], matrix: np.ndarray) -> np.ndarray:
-    """8 x 3, of a grid's outermost voxels."""
+    """Return the places of a grid's outermost voxels, 8 x 3."""
     ijk = np.stack(np.meshgrid(*((0, n - 1) for n in size)), axis=-1).reshape(-1, 3)
     return ijk @ matrix[:3, :3].T + matrix[:3, 3]
 
 
 def _isEdited(crop: Crop | None, tags: dict[str, str]) -> bool:
+    """Tell whether voxels are others than the tags say; None: a segment without voxels."""
     return crop is None or not crop.has(tags.get(WRITTEN, ""))
 
 
 def _editedError(segmentationNode, segmentId: str) -> EditedByHandError:
+    """Make the error that asks whether work by hand may be overwritten."""
     name = segmentationNode.GetSegmentation().GetSegment(segmentId).GetName()
     return EditedByHandError(
         _("The segment {name} has been changed by hand.").format(name=name),
@@ -419,6 +567,7 @@ def _editedError(segmentationNode, segmentId: str) -> EditedByHandError:
 
 
 def _newNode(heatmapNode):
+    """Make a segmentation node beside the volume, which shows outlines alone in the slice views."""
     scene = heatmapNode.GetScene()
     volumeNode = inputOf(heatmapNode) or heatmapNode
     method = madeBy(recordOf(heatmapNode))
@@ -433,33 +582,37 @@ def _newNode(heatmapNode):
 
 
 def _freeColor(scene) -> tuple[float, float, float]:
-    """The first of our colors that no segment of ours in the scene has; then they come round again."""
+    """Choose the color that fewest of our segments in the scene have, the first of several."""
     segments = [
         node.GetSegmentation().GetSegment(segmentId)
         for node in nodesByClass(scene, "vtkMRMLSegmentationNode")
         for segmentId in node.GetSegmentation().GetSegmentIDs()
         if WRITTEN in _tagsOf(node, segmentId)
     ]
-    taken = [min(_COLOURS, key=lambda color: np.abs(np.subtract(color, s.GetColor())).sum()) for s in segments]
-    return min(_COLOURS, key=taken.count)
+    taken = [min(_COLORS, key=lambda color: np.abs(np.subtract(color, s.GetColor())).sum()) for s in segments]
+    return min(_COLORS, key=taken.count)
 
 
 def _freeName(segmentation, name: str) -> str:
+    """Number a name that another segment has."""
     taken = {segmentation.GetSegment(n).GetName() for n in segmentation.GetSegmentIDs()}
     return next(free for free in (name, *(f"{name} {n}" for n in range(2, len(taken) + 3))) if free not in taken)
 
 
 def _hasSegment(segmentationNode, segmentId: str | None) -> bool:
+    """Tell whether a segment is there."""
     return bool(segmentId) and segmentationNode.GetSegmentation().GetSegment(segmentId) is not None
 
 
 def _tagsOf(segmentationNode, segmentId: str) -> dict[str, str]:
+    """Read our tags of a segment."""
     segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
     value = vtk.reference("")
     return {tag: str(value) for tag in _TAGS if segment.GetTag(tag, value)}
 
 
 def _setTags(segmentationNode, segmentId: str, tags: dict[str, str]) -> None:
+    """Replace our tags of a segment."""
     segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
     for tag in _TAGS:
         if tag in tags:

@@ -16,9 +16,17 @@ _HEADER = 79  # characters, of the 80 bytes that a binary STL file begins with
 
 
 def writeSurface(segmentationNode, path: Path) -> list[str]:
-    """Write all segments, in mm, LPS as medical STL files are and the header says; faces look outward. Returns notes.
+    """Write all segments as one surface: mm, LPS as in other medical STL files (the header says so), faces outward.
 
-    Raises OSError where that fails.
+    Args:
+        segmentationNode: Holds the segments.
+        path: The file.
+
+    Returns:
+        Sentences on what the user should know of the file.
+
+    Raises:
+        OSError: If there is no surface, or it cannot be written.
     """
     from vtk import vtkAppendPolyData, vtkSTLWriter, vtkTransform, vtkTransformPolyDataFilter, vtkTriangleFilter
 
@@ -26,13 +34,13 @@ def writeSurface(segmentationNode, path: Path) -> list[str]:
     append = vtkAppendPolyData()
     for surface in surfaces.values():
         append.AddInputData(surface)
-    lps = vtkTransform()
-    lps.Scale(-1, -1, 1)
-    turn = vtkTransformPolyDataFilter()
-    turn.SetInputConnection(append.GetOutputPort())
-    turn.SetTransform(lps)
+    flip = vtkTransform()
+    flip.Scale(-1, -1, 1)
+    toLPS = vtkTransformPolyDataFilter()
+    toLPS.SetInputConnection(append.GetOutputPort())
+    toLPS.SetTransform(flip)
     triangles = vtkTriangleFilter()
-    triangles.SetInputConnection(turn.GetOutputPort())
+    triangles.SetInputConnection(toLPS.GetOutputPort())
     writer = vtkSTLWriter()
     writer.SetFileName(str(path))
     writer.SetFileTypeToBinary()
@@ -46,7 +54,7 @@ def writeSurface(segmentationNode, path: Path) -> list[str]:
 
 
 def _surfaces(segmentationNode) -> dict:
-    """Each segment's closed surface in the node's frame, by its ID; made for this, where it is not shown in 3D."""
+    """Return each segment's closed surface in the node's frame, by its ID; made where it is not shown in 3D."""
     segmentation = segmentationNode.GetSegmentation()
     hasChanged = fitSurface(segmentationNode)
     if segmentation.ContainsRepresentation(SURFACE):
@@ -65,7 +73,7 @@ def _surfaces(segmentationNode) -> dict:
 
 
 def _outward(surface):
-    """The surface with its faces looking outward: of a left-handed grid, Slicer's look inward."""
+    """Turn a surface's faces outward: on a left-handed grid, Slicer's look inward."""
     from vtk import vtkReverseSense
 
     if volumeMm3(surface) >= 0:

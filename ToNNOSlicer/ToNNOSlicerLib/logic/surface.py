@@ -1,7 +1,7 @@
-"""How smooth a surface may be: Slicer's default makes findings of a few voxels vanish from 3D views and STL files.
+"""Smoothing of surfaces: Slicer's default makes findings of a few voxels vanish from 3D views and STL files.
 
-Smoothing shrinks thin things. How thin a finding is: 6 x voxels / faces that look outward; n for a cube of n voxels.
-docs/interchange.md has what each setting keeps of which shape.
+Smoothing shrinks thin things. The thickness of a finding is 6 x voxels / faces that look outward: n for a cube of n^3
+voxels. docs/interchange.md has what each setting keeps of which shape.
 """
 
 from __future__ import annotations
@@ -20,18 +20,39 @@ _LADDER = ((6.5, SLICERS_DEFAULT), (5.0, 0.4), (3.8, 0.3), (2.4, 0.2), (2.0, 0.1
 
 
 def smoothingFor(thickness: float) -> float:
-    """Slicer's smoothing factor for findings that are no thinner than this, in voxels."""
+    """Choose Slicer's smoothing factor.
+
+    Args:
+        thickness: Of the thinnest finding, in voxels.
+
+    Returns:
+        The factor, 0 (none) to SLICERS_DEFAULT.
+    """
     return next(factor for least, factor in _LADDER if thickness >= least)
 
 
 def thinnest(mask: np.ndarray) -> float:
-    """The thickness, in voxels, of a mask's (Z Y X) thinnest component (26 neighbors); infinite for an empty one."""
+    """Measure the thickness of a mask's thinnest component (26 neighbors).
+
+    Args:
+        mask: Bool or 0 and 1, Z Y X.
+
+    Returns:
+        The thickness in voxels; infinite for an empty mask.
+    """
     runs = runs_of(np.asarray(mask, dtype=np.bool_))
     return float((6 * runs.sizes / outer_faces(runs)).min()) if runs.count else math.inf
 
 
 def volumeMm3(surface) -> float:
-    """What a closed surface (vtkPolyData, mm) encloses, by the divergence theorem; negative where its faces look in."""
+    """Measure the volume inside a closed surface, by the divergence theorem.
+
+    Args:
+        surface: vtkPolyData, in mm.
+
+    Returns:
+        mm3; negative where the faces look inward.
+    """
     from vtk import vtkTriangleFilter
     from vtk.util.numpy_support import vtk_to_numpy
 

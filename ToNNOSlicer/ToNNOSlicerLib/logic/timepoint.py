@@ -10,7 +10,7 @@ import numpy as np
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
-from ToNNOSlicerLib.logic.findings import Finding, findings, partsOf
+from ToNNOSlicerLib.logic.findings import Finding, findingsOf, partsOf
 from ToNNOSlicerLib.logic.geometry import ijkToNode, nodeToWorld
 from ToNNOSlicerLib.logic.heatmap import inputOf, recordOf
 from ToNNOSlicerLib.logic.labelmap import SAME_PLACE_MM, onGrid
@@ -150,7 +150,7 @@ def timePointOf(heatmapNode, segmentationNode, segmentId: str, listed: Sequence[
             ),
             _("Register the two scans by a rigid transform (or an affine one) and put the volume under that."),
         ) from None
-    listed = findings(segmentationNode, segmentId, heatmapNode) if listed is None else listed
+    listed = findingsOf(segmentationNode, segmentId, heatmapNode) if listed is None else listed
     mask = onGrid(segmentationNode, segmentId, heatmapNode)
     here = timePoint(listed, mask, heatmapToWorld @ ijkToNode(heatmapNode))
     ijkToRAS = scanToWorld @ ijkToNode(heatmapNode)

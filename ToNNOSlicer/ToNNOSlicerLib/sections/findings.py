@@ -6,6 +6,7 @@ import qt
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic import summary, verdicts
+from ToNNOSlicerLib.logic.diameters import isDrawn
 from ToNNOSlicerLib.state import State
 from ToNNOSlicerLib.words import shortNumber
 
@@ -67,7 +68,7 @@ class FindingsSection:
         ui.nextButton.enabled = ui.previousButton.enabled = ui.diametersCheck.enabled = bool(listed)
         ui.findingsSection.text = _("Findings ({count})").format(count=len(listed)) if result else _("Findings")
         self._isFilling = True
-        ui.diametersCheck.checked = result is not None and self._session.logic.hasDiameters(result.heatmapNode)
+        ui.diametersCheck.checked = result is not None and isDrawn(result.heatmapNode)
         self._isFilling = False
 
     def _fill(self, listed: tuple) -> None:

@@ -7,6 +7,7 @@ import math
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib import plots
+from ToNNOSlicerLib.logic.heatmap import histogram
 from ToNNOSlicerLib.sections.look import setKind, setText
 from ToNNOSlicerLib.state import NOTE, State
 
@@ -69,7 +70,7 @@ class ResultSection:
 
     def _setRange(self, result) -> None:
         """The slider's ends are the heatmap's; they move only for another heatmap."""
-        edges, counts = self._session.logic.histogram(result.heatmapNode)
+        edges, counts = histogram(result.heatmapNode)
         key = result.heatmapNode.GetID(), float(edges[0]), float(edges[-1]), counts.tobytes()
         if key == self._ranged and result.threshold <= self._ui.thresholdSlider.maximum:
             return

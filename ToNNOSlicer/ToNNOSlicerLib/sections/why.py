@@ -5,6 +5,7 @@ from __future__ import annotations
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib import plots
+from ToNNOSlicerLib.logic.profile import profileFor, whyOf
 from ToNNOSlicerLib.logic.scene import nodesByClass
 from ToNNOSlicerLib.sections.look import setText
 from ToNNOSlicerLib.state import State
@@ -58,12 +59,11 @@ class WhySection:
             setText(ui.whyLabel, _("Click Apply first, or select a result."))
             ui.profilePlotLabel.clear()
             return
-        logic = self._session.logic
-        why = logic.why(heatmap)
+        why = whyOf(heatmap)
         lines = [] if why.score is None else [_("Score of the volume: {score}").format(score=shortNumber(why.score))]
         lines.append(_selfCheck(why))
         view = self.view
-        profile = None if view is None else logic.profileFor(heatmap, view)
+        profile = None if view is None else profileFor(heatmap, view)
         if profile is None or len(profile.logits) < 2:
             lines.append(_("No answers were kept along this direction"))
             ui.profilePlotLabel.clear()

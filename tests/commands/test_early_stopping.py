@@ -10,14 +10,15 @@ import pytest
 from tests.analytic import grid_around, make_blobs
 from tests.networks import write_random_bundle
 from tonno_core import cli
-from tonno_core.commands.recipe import make_recipe, one_pass
 from tonno_core.commands.reconstruct import reconstruct_files
+from tonno_core.commands.request import Compute, Options, _one_pass, read_options
 from tonno_core.errors import TonnoError
 from tonno_core.reconstruction import passes
 from tonno_core.segmentation.metrics import dice
 from tonno_core.settings import ReconstructionSettings
 from tonno_core.volume.io import read_volume, write_volume
 
+CPU = Compute("cpu")
 PLANES = {"slices": 16, "directions": 300, "slice_size": 12}
 
 
@@ -34,9 +35,8 @@ def scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_it_ends_when_the_segmentation_stays_and_says_after_how_many(scan: Path, tmp_path: Path) -> None:
-    choices = {"model": "pixel-sum", "device": "cpu"}
-    said = reconstruct_files(scan, output=tmp_path / "stop", options=PLANES, stop_when="stable", **choices)
-    reconstruct_files(scan, output=tmp_path / "all", options=PLANES, **choices)
+    said = reconstruct_files(scan, tmp_path / "stop", Options("pixel-sum", PLANES, stop_when="stable"), CPU)
+    reconstruct_files(scan, tmp_path / "all", Options("pixel-sum", PLANES), CPU)
     report = json.loads((tmp_path / "stop/report.json").read_text())
     found = report["stop_when"]
     assert (found["asked"], found["stable"]) == ("stable", True)
@@ -58,8 +58,8 @@ def test_it_ends_when_the_segmentation_stays_and_says_after_how_many(scan: Path,
 
 def test_the_threshold_that_will_be_used_decides(scan: Path, tmp_path: Path) -> None:
     # Above all of the heatmap: nothing is segmented, which is as stable as can be.
-    choices = {"model": "pixel-sum", "device": "cpu", "threshold": "1e9", "stop_when": "stable"}
-    reconstruct_files(scan, output=tmp_path / "none", options=PLANES, **choices)
+    options = Options("pixel-sum", PLANES, threshold="1e9", stop_when="stable")
+    reconstruct_files(scan, tmp_path / "none", options, CPU)
     found = json.loads((tmp_path / "none/report.json").read_text())["stop_when"]
     assert found["stable"]
     first = next(check for check in found["checks"] if check["directions"] >= 32)
@@ -69,8 +69,8 @@ def test_the_threshold_that_will_be_used_decides(scan: Path, tmp_path: Path) -> 
 def test_a_threshold_for_all_directions_says_so_after_an_early_end(scan: Path, tmp_path: Path) -> None:
     record = {"threshold": 1e9, "settings": {"slices": 16, "directions": 300}}
     model = write_random_bundle(tmp_path / "model", thresholds={"tonno": record})
-    choices = {"model": str(model), "device": "cpu", "options": {**PLANES, "slice_size": 32, "methods": ("tonno",)}}
-    reconstruct_files(scan, output=tmp_path / "stop", stop_when="stable", **choices)
+    options = Options(str(model), {**PLANES, "slice_size": 32, "methods": ("tonno",)}, stop_when="stable")
+    reconstruct_files(scan, tmp_path / "stop", options, CPU)
     report = json.loads((tmp_path / "stop/report.json").read_text())
     assert report["stop_when"]["stable"]
     assert report["methods"]["tonno"]["threshold_source"] == "the model's own, calibrated at other directions"
@@ -79,9 +79,7 @@ def test_a_threshold_for_all_directions_says_so_after_an_early_end(scan: Path, t
 def test_what_does_not_become_stable_runs_to_its_end(scan: Path, tmp_path: Path) -> None:
     # A network of random weights, six directions.
     model = write_random_bundle(tmp_path / "model")
-    said = reconstruct_files(
-        scan, output=tmp_path / "out", model=str(model), options={}, device="cpu", stop_when="stable"
-    )
+    said = reconstruct_files(scan, tmp_path / "out", Options(str(model), stop_when="stable"), CPU)
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert (report["stop_when"]["stable"], report["stop_when"]["directions"]) == (False, 6)
     assert "not stable (Dice 0.98 of successive halves) before all 6 directions" in said
@@ -90,17 +88,17 @@ def test_what_does_not_become_stable_runs_to_its_end(scan: Path, tmp_path: Path)
 
 def test_methods_of_different_numbers_of_directions_share_one_pass() -> None:
     settings = ReconstructionSettings(methods=("tonno", "matched-cam"), directions=200, cam_directions=100)
-    assert {one_pass(settings).directions_for(method) for method in settings.methods} == {200}
+    assert {_one_pass(settings).directions_for(method) for method in settings.methods} == {200}
     cam_alone = ReconstructionSettings(methods=("matched-cam",), directions=200, cam_directions=100)
-    assert one_pass(cam_alone).directions_for("matched-cam") == 100
-    recipe = make_recipe(model="pixel-sum", options={"directions": 64}, preset="paper", stop_when="stable")
-    assert recipe.settings.directions_for("matched-cam") == 64
+    assert _one_pass(cam_alone).directions_for("matched-cam") == 100
+    request = read_options(Options("pixel-sum", {"directions": 64}, preset="paper", stop_when="stable"))
+    assert request.settings.directions_for("matched-cam") == 64
 
 
 def test_several_processes_are_refused(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(TonnoError, match=r"^`stop_when` looks into the run, which several processes share;"):
-        reconstruct_files(scan, output=tmp_path / "out", model="pixel-sum", options=PLANES, stop_when="stable")
+        reconstruct_files(scan, tmp_path / "out", Options("pixel-sum", PLANES, stop_when="stable"), CPU)
 
 
 def test_the_option_is_there(scan: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

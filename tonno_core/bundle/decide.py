@@ -1,0 +1,210 @@
+"""The one place that decides: what is asked, and what the model brings, become a complete run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from tonno_core.bundle.calibration import ModelChoices, ModelThreshold
+from tonno_core.bundle.ready import ReadyModel
+from tonno_core.errors import TonnoError
+from tonno_core.settings import CAM_METHODS, ReconstructionSettings, Variant, choices_of, stages_text
+from tonno_core.slicing.region import Region
+
+
+@dataclass(frozen=True)
+class Target:
+    """A class of the model, and the heatmaps of it that are wanted.
+
+    Attributes:
+        name: The class's.
+        output: Index of the encoder's output.
+        variants: By names of the caller's.
+    """
+
+    name: str
+    output: int
+    variants: Mapping[str, Variant]
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a reconstruction needs beside the volume and the encoder. Nothing in it is left to be chosen.
+
+    Attributes:
+        asked: The settings that it was made from; planes, frame and grid are taken from them as they are.
+        targets: The classes, each with its heatmaps; previews are of the first.
+        pixels: S, along a slice's side.
+        intensity: Normalization of the volume's intensities.
+        pixel_mm: Pixel size of the training slices; None where the model saw no physical scale.
+        region: Where alone heatmaps are wanted; None for everywhere.
+        zoom: Whether all offsets and pixels go into the region.
+        device: Where to compute.
+        precision: Of the encoder.
+        choices: The model's choices, which bring the heatmaps' thresholds.
+    """
+
+    asked: ReconstructionSettings
+    targets: tuple[Target, ...]
+    pixels: int
+    intensity: str
+    pixel_mm: float | None
+    region: Region | None
+    zoom: bool
+    device: torch.device
+    precision: torch.dtype
+    choices: ModelChoices
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """All variants of all classes, each once."""
+        return tuple(dict.fromkeys(variant for target in self.targets for variant in target.variants.values()))
+
+    def directions_of(self, variant: Variant) -> int:
+        """Return how many directions a variant's heatmap is made of.
+
+        Args:
+            variant: Any.
+
+        Returns:
+            L; 0 for a method whose planes are those of axes, or that has none.
+        """
+        tomographic = variant.method == "tonno" or variant.method in CAM_METHODS
+        return self.asked.directions_for(variant.method) if tomographic else 0
+
+    def threshold(self, target: Target, name: str, directions: int | None = None) -> ModelThreshold | None:
+        """Return the model's threshold of a heatmap.
+
+        Args:
+            target: One of the run's.
+            name: Of one of its variants.
+            directions: Of which the heatmap is made where these are fewer than the run has; None for all.
+
+        Returns:
+            The threshold, None where the model brings none for the method and class.
+        """
+        settings = replace(self.asked, class_name=target.name)
+        if directions:
+            cam = settings.cam_directions
+            settings = replace(
+                settings,
+                directions=min(settings.directions, directions),
+                cam_directions=None if cam is None else min(cam, directions),
+            )
+        return self.choices.threshold(target.variants[name], settings, zoom=self.zoom)
+
+
+def decide(
+    asked: ReconstructionSettings | None,
+    model: ReadyModel,
+    *,
+    variants: Mapping[str, Variant] | None = None,
+    classes: Sequence[str] = (),
+    region: Region | None = None,
+    zoom: bool = False,
+) -> Run:
+    """Decide what a reconstruction makes, and how.
+
+    Args:
+        asked: The settings, None for the model's own.
+        model: Ready on its device.
+        variants: The heatmaps wanted, by names of the caller's; None for one of each of the settings' methods, as the
+            model makes it, named by its method.
+        classes: Of which heatmaps are wanted; none for the settings' class alone, by default the model's first.
+        region: Where alone heatmaps are wanted: fewer planes are looked at.
+        zoom: Put all offsets and pixels into the region.
+
+    Returns:
+        The run.
+
+    Raises:
+        TonnoError: The model cannot serve what is asked, or parts of it contradict each other.
+    """
+    choices = model.choices
+    asked = asked or choices.settings()
+    size = asked.slice_size or choices.slice_size
+    if size != model.slice_size:
+        raise TonnoError(f"`slice_size` is {asked.slice_size}, the model was made ready for {model.slice_size}")
+    if zoom:
+        check_zoom(region, asked)
+    targets = []
+    for name in classes or [asked.class_name or model.encoder.classes[0]]:
+        if name not in model.encoder.classes:
+            known = ", ".join(model.encoder.classes)
+            raise TonnoError(f"`class_name` '{name}' is unknown to this model, expected one of {known}")
+        settings = replace(asked, class_name=name)
+        wanted = variants or {method: choices.variant(method, settings) for method in asked.methods}
+        complete = {key: _with_stages(variant, model.encoder.stages) for key, variant in wanted.items()}
+        targets.append(Target(name, model.encoder.classes.index(name), complete))
+    return Run(
+        asked=asked,
+        targets=tuple(targets),
+        pixels=size,
+        intensity=model.intensity,
+        pixel_mm=model.pixel_mm,
+        region=region,
+        zoom=zoom,
+        device=model.device,
+        precision=model.precision,
+        choices=choices,
+    )
+
+
+def check_zoom(region: Region | None, asked: ReconstructionSettings) -> None:
+    """Check that all offsets can go into a region.
+
+    Args:
+        region: To zoom into.
+        asked: The settings of the run.
+
+    Raises:
+        TonnoError: There is no region, or the ball is determined otherwise.
+    """
+    if region is None:
+        raise TonnoError("`zoom` needs a region to zoom into; give `region`")
+    if asked.frame != "physical":
+        raise TonnoError(f"`zoom` has no meaning with `frame` {asked.frame}; leave one of them out")
+    if asked.radius_mm is not None:
+        raise TonnoError("`zoom` and `radius_mm` both determine the ball; leave one of them out")
+
+
+def check_stages(stages: Sequence[int], last: int) -> None:
+    """Check that an encoder has some stages.
+
+    Args:
+        stages: From 1, the finest.
+        last: How many the encoder has.
+
+    Raises:
+        TonnoError: A stage does not exist.
+    """
+    if any(not 1 <= stage <= last for stage in stages):
+        text = stages_text(tuple(stages))
+        raise TonnoError(f"`stage` {text} does not exist in this encoder, expected 1 to {last}")
+
+
+def standard_stage(last: int) -> int:
+    """Return the stage that is taken where nobody chose one.
+
+    Args:
+        last: How many stages the encoder has.
+
+    Returns:
+        The last but one.
+    """
+    return max(1, last - 1)
+
+
+def _with_stages(variant: Variant, last: int) -> Variant:
+    if "stages" not in choices_of(variant.method):
+        return variant
+    stages = variant.stages or (standard_stage(last),)
+    check_stages(stages, last)
+    if len(stages) > 1 and not variant.weights:
+        raise TonnoError(
+            f"`stage` {stages_text(stages)}: how much each of these counts in {variant.method} is not known; give one "
+            "stage, or those that the model's calibration added up (`tonno calibrate` tries neighbors)"
+        )
+    return replace(variant, stages=stages)

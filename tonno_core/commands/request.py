@@ -1,0 +1,178 @@
+"""What `tonno reconstruct` is asked, whatever the volume: checked, and with its model loaded and ready."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from tonno_core.bundle.decide import Run, check_zoom, decide
+from tonno_core.bundle.file import Bundle
+from tonno_core.bundle.ready import ReadyModel, choices_of_model, load_model, prepare_model
+from tonno_core.output import Json
+from tonno_core.segmentation.binarize import check_options
+from tonno_core.segmentation.threshold import parse_threshold
+from tonno_core.settings import ReconstructionSettings
+from tonno_core.slicing.region import Region
+from tonno_core.slicing.roi import read_region
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where to compute, and how.
+
+    Attributes:
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+        compiled: See `prepare_model`.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    compiled: bool = False
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says.
+
+    Attributes:
+        model: A bundle's folder, or ``pixel-sum``.
+        settings: Those that were asked for, by their names in files; None for what was not.
+        preset: A name from `PRESETS`.
+        threshold: ``auto``, ``otsu`` or a number.
+        min_volume_mm3: Smallest component that is kept.
+        file_format: ``nii.gz`` or ``nrrd``.
+        replace_nonfinite: Replace voxels that are no numbers by the lowest.
+        region: See `read_region`.
+        zoom: Put all offsets and pixels into the region.
+        stop_when: ``stable`` to end when the segmentations no longer change.
+    """
+
+    model: str
+    settings: Json = field(default_factory=dict)
+    preset: str | None = None
+    threshold: str = "auto"
+    min_volume_mm3: float = 0.0
+    file_format: str = "nii.gz"
+    replace_nonfinite: bool = False
+    region: str | None = None
+    zoom: bool = False
+    stop_when: str | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """Options that were checked, with their model.
+
+    Attributes:
+        options: As they were given.
+        model: Loaded.
+        settings: Of the reconstruction.
+        region: Where alone heatmaps are wanted, None for everywhere.
+    """
+
+    options: Options
+    model: Bundle | str
+    settings: ReconstructionSettings
+    region: Region | None
+
+    def record(self) -> Json:
+        """Return all but the model, as JSON holds it.
+
+        Returns:
+            What tells one request from another.
+        """
+        names = ("threshold", "min_volume_mm3", "file_format", "replace_nonfinite", "stop_when")
+        return {
+            "settings": self.settings.record(),
+            **{name: getattr(self.options, name) for name in names},
+            "region": self.region_record(),
+        }
+
+    def region_record(self) -> Json | None:
+        """Return the region as the report holds it.
+
+        Returns:
+            The box is |x|, |y|, |z| <= 1 of its coordinates; None where there is no region.
+        """
+        if self.region is None:
+            return None
+        return {"box_to_ras": self.region.box_to_ras.tolist(), "zoom": self.options.zoom}
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A request that any number of volumes can be given to.
+
+    Attributes:
+        request: What was asked.
+        model: On its device.
+        run: What is made.
+    """
+
+    request: Request
+    model: ReadyModel
+    run: Run
+
+
+def read_options(options: Options) -> Request:
+    """Load the model and check all options, before any volume is read.
+
+    Args:
+        options: Of the command line.
+
+    Returns:
+        The request.
+
+    Raises:
+        TonnoError: An option is wrong, or does not fit the others or the model.
+    """
+    check_options(parse_threshold(options.threshold) or 0.0, None, options.min_volume_mm3)
+    model = load_model(options.model)
+    settings = choices_of_model(model).settings(options.settings, options.preset)
+    region = None if options.region is None else read_region(options.region)
+    if options.zoom:
+        check_zoom(region, settings)
+    if options.stop_when is not None:
+        settings = _one_pass(settings)
+    return Request(options, model, settings, region)
+
+
+def prepare(request: Request, compute: Compute) -> PreparedRun:
+    """Put a request's model on its device, and decide the run.
+
+    Args:
+        request: What was asked.
+        compute: Where.
+
+    Returns:
+        The run.
+
+    Raises:
+        TonnoError: The model cannot serve the settings, or the device.
+    """
+    model = prepare_model(
+        request.model, request.settings, compute.device, compute.precision, compiled=compute.compiled
+    )  # fmt: skip
+    run = decide(request.settings, model, region=request.region, zoom=request.options.zoom)
+    return PreparedRun(request, model, run)
+
+
+def model_identity(model: Bundle | str) -> Json | str:
+    """Return what tells models apart.
+
+    Args:
+        model: A bundle, or ``pixel-sum``.
+
+    Returns:
+        As JSON holds it.
+    """
+    if isinstance(model, str):
+        return model
+    return {"encoder": model.spec.encoder, "sha256": model.spec.sha256, "about": model.spec.about}
+
+
+def _one_pass(settings: ReconstructionSettings) -> ReconstructionSettings:
+    """Return the same with as many directions for all methods as for that which has most: one pass ends for all."""
+    most = max(settings.directions_for(method) for method in settings.methods)
+    return dataclasses.replace(settings, directions=most, cam_directions=None)

@@ -1,0 +1,170 @@
+"""Train from a manifest: measure and prepare the volumes, train the classifier, and describe it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from tonno_core.bundle.file import BundleSpec
+from tonno_core.cohort.manifest import Case, Manifest
+from tonno_core.distributed import Processes
+from tonno_core.encoding.classifier import Classifier, try_slice
+from tonno_core.encoding.device import choose_device, choose_precision
+from tonno_core.errors import TonnoError
+from tonno_core.output import Json
+from tonno_core.training.cache import Preparation, TrainingVolume, VolumeCache
+from tonno_core.training.loop import Trainer
+from tonno_core.training.model import initial_model, parameter_groups
+from tonno_core.training.run_folder import RunFolder
+from tonno_core.training.settings import TrainingSettings
+from tonno_core.volume.appearance import record_of_images
+from tonno_core.volume.foreground import foreground_ball
+from tonno_core.volume.io import read_volume
+
+# The window of the slices holds the foreground of this share of the training volumes.
+_HELD_SHARE = 0.95
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """Weights, and the description that a bundle needs.
+
+    Attributes:
+        spec: The description.
+        weights: Tensors by name.
+    """
+
+    spec: BundleSpec
+    weights: dict[str, torch.Tensor]
+
+
+def check_trainable(settings: TrainingSettings, stage: int | None = None) -> None:
+    """Check what can be known before hours of training: values, device, weights, network.
+
+    Args:
+        settings: How to train.
+        stage: CAM stage that the model shall use, from 1; None where calibration chooses.
+
+    Raises:
+        TonnoError: If this cannot be trained, or has no such stage.
+    """
+    settings.check()
+    choose_precision(settings.precision, choose_device(settings.device))
+    model = initial_model(settings)
+    parameter_groups(model, settings)
+    encoder = Classifier(model, settings.classes, channels=settings.channels)
+    try_slice(encoder, settings.slice_size, settings.encoder)
+    if stage is not None and stage > encoder.stages:
+        raise TonnoError(f"`stage` {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
+
+
+def train(
+    manifest: Manifest, settings: TrainingSettings, folder: RunFolder, group: Processes, *, progress: bool = True
+) -> TrainedModel:
+    """Train on the volumes of split ``train``; those of ``val`` only measure. Masks are never opened.
+
+    Args:
+        manifest: Volumes, labels and splits.
+        settings: How to train.
+        folder: The open folder of the run; if it holds a checkpoint, training goes on from there.
+        group: The processes that share the work.
+        progress: Show bars, in the first process alone.
+
+    Returns:
+        The trained model.
+
+    Raises:
+        TonnoError: If a volume cannot be read, or the loss is not a number.
+        TrainingInterrupted: On Ctrl-C or SIGTERM.
+    """
+    started, shown = time.monotonic(), progress and group.first
+    pixel_mm = _pixel_mm(manifest, settings, folder, group, shown)
+    preparation = Preparation(settings.frame, settings.intensity, settings.slice_size, pixel_mm, settings.seed)
+    cache = VolumeCache(folder.cache, preparation)
+    volumes = _load(manifest.cases, cache, group, shown)
+    trainer = Trainer(settings, volumes["train"], volumes["val"], folder, group, progress=progress)
+    trainer.run()
+    last = trainer.history[-1]
+    record: Json = {
+        "settings": settings.record(),
+        "volumes": {split: _counts(manifest, split) for split in ("train", "val")},
+        "images": _images(manifest.cases, cache, settings.intensity, pixel_mm),
+        "processes": group.world,
+        "threads": torch.get_num_threads(),
+        "seconds": round(time.monotonic() - started, 1),
+        "seconds_in_steps": round(sum(epoch.seconds for epoch in trainer.history), 1),
+        "final_loss": round(last.loss, 4),
+    }
+    if last.volume_auc is not None:
+        record["validation"] = {"slice_auc": last.slice_auc, "volume_auc": last.volume_auc}
+    spec = BundleSpec(
+        encoder=settings.encoder,
+        channels=settings.channels,
+        classes=settings.classes,
+        norm=settings.norm,
+        slice_size=settings.slice_size,
+        pixel_mm=pixel_mm,
+        intensity=settings.intensity,
+        frame=settings.frame,
+        training=record,
+    )
+    return TrainedModel(spec, trainer.weights())
+
+
+def _pixel_mm(
+    manifest: Manifest, settings: TrainingSettings, folder: RunFolder, group: Processes, progress: bool
+) -> float | None:
+    """Choose the size of pixels: as asked for, or such that slices hold nearly all training volumes' foreground."""
+    if settings.frame == "normalized":
+        return None
+    if settings.pixel_mm is not None:
+        return settings.pixel_mm
+    radius = folder.measured(lambda: _radius_mm(manifest.split("train"), group, progress))
+    return round(2.0 * radius / (settings.slice_size - 1), 3)
+
+
+def _radius_mm(cases: Sequence[Case], group: Processes, progress: bool) -> float:
+    radii = []
+    for case in tqdm(cases[group.rank :: group.world], desc="measuring", unit="volume", disable=not progress):
+        volume = read_volume(case.volume)
+        try:
+            radii.append(foreground_ball(volume)[1])
+        except TonnoError as error:
+            raise TonnoError(f"{case.volume}: {error}") from error
+    return float(np.quantile(group.gather(radii), _HELD_SHARE))
+
+
+def _load(
+    cases: Sequence[Case], cache: VolumeCache, group: Processes, progress: bool
+) -> dict[str, list[TrainingVolume]]:
+    """Map the volumes of each split, after the processes have prepared them together."""
+    numbered = [(number, case) for number, case in enumerate(cases) if case.split in ("train", "val")]
+    share = numbered[group.rank :: group.world]
+    for number, case in tqdm(share, desc="preparing", unit="volume", disable=not progress):
+        cache.prepare(case, number)
+    group.wait()
+    volumes: dict[str, list[TrainingVolume]] = {"train": [], "val": []}
+    for number, case in numbered:
+        volumes[case.split].append(cache.load(case, number))
+    return volumes
+
+
+def _images(cases: Sequence[Case], cache: VolumeCache, intensity: str, pixel_mm: float | None) -> Json:
+    """Record what the volumes of split ``train`` look like."""
+    looks = [cache.appearance(number) for number, case in enumerate(cases) if case.split == "train"]
+    known = [look for look in looks if look is not None]
+    return record_of_images(known, intensity, pixel_mm) if known else {}
+
+
+def _counts(manifest: Manifest, split: str) -> dict[str, dict[str, int]]:
+    """Count a split's volumes with and without each class."""
+    labels = np.array([case.labels for case in manifest.split(split)]).reshape(-1, len(manifest.classes))
+    return {
+        name: {"positive": int(column.sum()), "negative": int((1 - column).sum())}
+        for name, column in zip(manifest.classes, labels.T, strict=True)
+    }
