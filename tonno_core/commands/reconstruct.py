@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 import tonno_core
+from tonno_core import kernels
 from tonno_core.bundle.decide import Run
 from tonno_core.bundle.file import Bundle
 from tonno_core.commands.early_stopping import EarlyStopping
@@ -237,6 +238,7 @@ def write_report(
         "device": result.device,
         "precision": result.precision,
         "layout": result.layout,
+        "kernels": kernels.status(torch.device(result.device)),
         "threads": torch.get_num_threads(),
         "model": model_identity(model),
         "class": result.class_name,

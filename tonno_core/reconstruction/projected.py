@@ -14,7 +14,7 @@ from tonno_core.bundle.decide import Target
 from tonno_core.encoding.encoder import Encoder, PixelSum
 from tonno_core.errors import TonnoError
 from tonno_core.reconstruction.planes import NOTHING_INSIDE, Planes
-from tonno_core.reconstruction.result import PlaneProfile, Reconstruction
+from tonno_core.reconstruction.result import Reconstruction
 from tonno_core.reconstruction.shared import Gathered
 from tonno_core.reporting import Preview, Reporter, Timings
 from tonno_core.settings import SLICEWISE_METHODS, ReconstructionSettings, Variant
@@ -322,7 +322,7 @@ class Projected:
 
     # --- logits
 
-    def plane_profiles(self, most: int) -> list[PlaneProfile]:
+    def plane_profiles(self, most: int) -> list[Profile]:
         """Return the logits along R, A and S, then along the first other directions.
 
         Args:
@@ -383,7 +383,7 @@ def _needed(plan: SlicePlan, logits: torch.Tensor) -> torch.Tensor:
     return logits[torch.as_tensor((first <= offsets) & (offsets < stop), device=logits.device)]
 
 
-def _plane_profile(plan: SlicePlan, direction: int, logits: torch.Tensor) -> PlaneProfile:
+def _plane_profile(plan: SlicePlan, direction: int, logits: torch.Tensor) -> Profile:
     """Return a direction's logits by place.
 
     A plane x . n = s of the frame is in RAS x . N = (s + n . t) / |A^-T n|, with ras_to_frame = [A^-1, -t].
@@ -395,4 +395,4 @@ def _plane_profile(plan: SlicePlan, direction: int, logits: torch.Tensor) -> Pla
     # The two offsets beyond the ends serve the second derivative alone.
     shown = slice(max(int(first), 1), min(int(stop), plan.slices + 1))
     positions = (plan.offsets[shown] - plan.directions[direction] @ ras_to_frame[:3, 3]) / length
-    return PlaneProfile(gradient / length, positions, logits[shown].double().cpu().numpy())
+    return Profile("", positions, logits[shown].double().cpu().numpy(), gradient / length)

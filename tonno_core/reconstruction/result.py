@@ -13,21 +13,6 @@ from tonno_core.volume.volume import Matrix, Volume
 
 
 @dataclass(frozen=True)
-class PlaneProfile:
-    """The classifier's outputs for parallel planes of any direction.
-
-    Attributes:
-        normal_ras: 3, a unit vector.
-        positions_mm: N, the planes' signed distances along it from RAS 0.
-        logits: N.
-    """
-
-    normal_ras: npt.NDArray[np.float64]
-    positions_mm: npt.NDArray[np.float64]
-    logits: npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
 class Reconstruction:
     """Heatmaps, and what is known about their making.
 

@@ -14,9 +14,10 @@ from tonno_core.bundle.ready import ReadyModel
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
 from tonno_core.reconstruction.projected import Projected
-from tonno_core.reconstruction.result import PlaneProfile, Reconstruction
+from tonno_core.reconstruction.result import Reconstruction
 from tonno_core.reporting import Preview
 from tonno_core.segmentation.binarize import otsu_threshold
+from tonno_core.slicing.profile import Profile
 from tonno_core.volume.volume import Volume
 from tonno_core.worker.files import write_array
 from tonno_core.worker.job import Job
@@ -143,9 +144,9 @@ def _otsu(heatmap: Volume, inside: npt.NDArray[np.bool_]) -> float | None:
         return None
 
 
-def _profile(profile: PlaneProfile) -> Json:
+def _profile(profile: Profile) -> Json:
     return {
         "normal_ras": [round(value, 6) for value in profile.normal_ras.tolist()],
-        "positions_mm": [round(value, 3) for value in profile.positions_mm.tolist()],
+        "positions_mm": [round(value, 3) for value in profile.offsets_mm.tolist()],
         "logits": [round(value, 5) for value in profile.logits.tolist()],
     }
