@@ -34,7 +34,7 @@ def library_texts() -> Iterator[tuple[str, str]]:
         if path.name in ("cli.py", "__main__.py"):
             continue
         for node in ast.walk(_without_docstrings(ast.parse(path.read_text(encoding="utf-8")))):
-            if isinstance(node, ast.GatheredStr):
+            if isinstance(node, ast.JoinedStr):
                 parts = [str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values]
                 yield f"{path.relative_to(PACKAGE)}:{node.lineno}", "".join(parts)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):

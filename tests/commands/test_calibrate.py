@@ -14,11 +14,13 @@ import torch
 from tests.networks import write_random_bundle
 from tests.training.toy import write_toy_set
 from tonno_core.bundle import calibration
+from tonno_core.bundle.decide import decide
 from tonno_core.bundle.file import load_bundle
+from tonno_core.bundle.ready import prepare_model
 from tonno_core.commands.calibrate import complete, recalibrate
 from tonno_core.commands.reconstruct import segment
 from tonno_core.errors import TonnoError
-from tonno_core.reconstruction import reconstruct
+from tonno_core.reconstruction import execute
 from tonno_core.settings import METHODS, PRESETS, Variant
 from tonno_core.training.calibration import Look, Search
 from tonno_core.volume.io import read_volume
@@ -83,8 +85,9 @@ def test_a_model_that_adds_up_stages_is_used_like_any_other(home: Path, tmp_path
     made = bundle.spec.choices.variant("averaged-cam")
     assert made == Variant("averaged-cam", (2, 3), smooth_mm=3.0, weights=tuple(record["weights"]))
     scan = read_volume(home / "0.nii.gz")
-    result = reconstruct(scan, bundle, device="cpu", precision="float32", variants={"it": made})
-    found = segment(result, "it", bundle, "auto", 0.0)
+    model = prepare_model(bundle, None, "cpu", "float32")
+    made_once = decide(None, model, variants={"it": made})
+    found = segment(execute(scan, model.encoder, made_once), made_once)["it"]
     assert (found.threshold, found.source) == (record["threshold"], "the model's own")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gzip
 import json
 import os
@@ -197,7 +196,7 @@ def test_the_models_own_threshold_is_used_and_otsus_where_it_has_none(tonno: Com
 
 def test_each_variant_has_its_own_threshold(tonno: Command, tmp_path: Path) -> None:
     chosen = {"stage": 2, "smooth_mm": 4.0, "slices": 10, "directions": 6}
-    tried = {"class": "finding", **dataclasses.asdict(Variant("averaged-cam", (1,), smooth_mm=4.0)), "threshold": 0.125}
+    tried = {"class": "finding", **Variant("averaged-cam", (1,), smooth_mm=4.0).record(), "threshold": 0.125}
     thresholds = {"averaged-cam": {"threshold": 0.25, "settings": chosen}}
     write_random_bundle(tmp_path / "model", thresholds=thresholds, calibration=[tried])
     base = ("reconstruct", "scan.nii.gz", "--model", tmp_path / "model", "--method", "averaged-cam", *COARSE)
@@ -663,13 +662,13 @@ def test_an_error_after_the_bar_stands_on_a_line_of_its_own(
     ids=["python", "torch on the CPU", "CUDA"],
 )
 def test_no_memory_left(error: Exception, tonno: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workflow, "reconstruct", fail(error))
+    monkeypatch.setattr(workflow, "execute", fail(error))
     line = tonno.refused("reconstruct", "scan.nii.gz", "--model", "pixel-sum", "--output", "out")
     assert line.startswith("out of memory; close other programs")
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workflow, "reconstruct", fail(RuntimeError("mat1 and mat2 shapes cannot be multiplied")))
+    monkeypatch.setattr(workflow, "execute", fail(RuntimeError("mat1 and mat2 shapes cannot be multiplied")))
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         cli.main(["reconstruct", "scan.nii.gz", "--model", "pixel-sum", "--output", "out"])
     assert not Path("out").exists()
