@@ -7,7 +7,6 @@ import difflib
 import io
 import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tonno_core.errors import TonnoError
+from tonno_core.output import atomic_file
 
 SPLITS = ("train", "val", "test")
 DEFAULT_CLASS = "finding"
@@ -118,15 +118,12 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     header = ["volume", *columns["label"], *columns["mask"], "patient", *(["split"] if manifest.has_split else [])]
     folder = path.absolute().parent
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".tonno-") as temporary:
-            new = Path(temporary) / "manifest.csv"
-            with new.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(header)
-                writer.writerows(_cells(case, folder, bool(columns["mask"])) for case in manifest.cases)
-            new.replace(path)
-    except (OSError, UnicodeEncodeError) as error:
-        raise TonnoError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
+        with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(header)
+            writer.writerows(_cells(case, folder, bool(columns["mask"])) for case in manifest.cases)
+    except UnicodeEncodeError as error:
+        raise TonnoError(f"{path}: cannot be written ({error})") from error
 
 
 def require_trainable(manifest: Manifest) -> None:

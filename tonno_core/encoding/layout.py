@@ -23,7 +23,7 @@ import torch
 from tonno_core.encoding.classifier import Classifier
 from tonno_core.encoding.device import cpu_has_bfloat16_units
 from tonno_core.errors import TonnoError
-from tonno_core.output import whole_file
+from tonno_core.output import atomic_file
 
 SWITCH = "TONNO_PROBE"
 CHANNELS_LAST, CONTIGUOUS = "channels-last", "contiguous"
@@ -104,7 +104,7 @@ def _remembered(path: Path) -> str | None:
 
 def _remember(path: Path, layout: str) -> bool:
     try:
-        with whole_file(path) as partial:
+        with atomic_file(path, make_folders=True) as partial:
             partial.write_text(json.dumps({"layout": layout}) + "\n", encoding="utf-8")
     except TonnoError:  # a home that may not be written
         return False

@@ -19,7 +19,7 @@ from typing import Any
 
 from tonno_core.cohort.manifest import Manifest
 from tonno_core.errors import TonnoError, first_line
-from tonno_core.output import whole_file
+from tonno_core.output import atomic_file
 from tonno_core.training.settings import TrainingSettings
 from tonno_core.training.tensor_file import load_tensors, save_tensors
 
@@ -143,5 +143,5 @@ def describe(settings: TrainingSettings, manifest: Manifest) -> dict[str, Any]:
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    with whole_file(path) as partial:
+    with atomic_file(path, make_folders=True) as partial:
         partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from tonno_core.errors import TonnoError, first_line
-from tonno_core.output import whole_file
+from tonno_core.output import atomic_file
 
 
 def save_tensors(path: Path, values: dict[str, Any]) -> None:
     """Write a file, whole or not at all. Raises TonnoError where the disk is full or read-only."""
-    with whole_file(path) as partial, partial.open("wb") as file:
+    with atomic_file(path, make_folders=True) as partial, partial.open("wb") as file:
         try:
             torch.save(values, file)
         except RuntimeError as error:  # as which torch reports what the disk refused
