@@ -24,6 +24,7 @@ from tonno_core.control import Control
 from tonno_core.distributed import ALONE, Processes, processes, world_size
 from tonno_core.errors import TonnoError
 from tonno_core.output import check_output, output_folder
+from tonno_core.pictures.drawing import Scene
 from tonno_core.pictures.overview import write_overview
 from tonno_core.reconstruction import Reconstruction, reconstruct
 from tonno_core.segmentation.binarize import Component, binarize, components
@@ -110,15 +111,13 @@ def reconstruct_into(
             more["stop_when"] = {"asked": recipe.stop_when, **watch.record(result)}
         write_report(folder / "report.json", volume, recipe.model, result, segmentations, more)
         best = next(iter(result.heatmaps))
+        unit = "intensity" if isinstance(recipe.model, str) else "logit"
         write_overview(
             folder / "overview.png",
-            volume,
-            result.heatmaps[best],
-            segmentations[best].mask,
+            Scene(volume, result.heatmaps[best], segmentations[best].mask, unit=unit),
             profiles=result.profiles,
             title=f"{best}: {result.class_name}",
             subtitle=f"threshold {segmentations[best].threshold:.4g} ({segmentations[best].source})",
-            unit="intensity" if isinstance(recipe.model, str) else "logit",
         )
     table = summary(result, segmentations)
     return table if watch is None else f"{table}\n{watch.summary(result)}"
