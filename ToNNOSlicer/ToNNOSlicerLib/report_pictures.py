@@ -14,7 +14,7 @@ import numpy as np
 from tonno_core.pictures.cuts import PLANES, Cut, cut_plane, sample
 from tonno_core.pictures.drawing import (
     FONT,
-    Layers,
+    PlaneLayers,
     column_sizes,
     draw_plane,
     draw_profile,
@@ -79,7 +79,7 @@ def drawFinding(
             points = cut.points_ras
             outline = sample(mask.astype(np.uint8), heatmap.ijk_to_ras, points)
             heat = sample(heatmap.array, heatmap.ijk_to_ras, points) if axes in top else None
-            layers = Layers(values, window, heat, _limit(heatmap), outline)
+            layers = PlaneLayers(values, window, heat, _limit(heatmap), outline)
             shown = draw_plane(axes, cut.view, layers, ruler_mm=ruler_length([cut.view]))
             if axes is top[-1]:
                 draw_scale(bar, shown, threshold, extend="neither")

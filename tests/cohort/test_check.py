@@ -182,10 +182,10 @@ def test_voxels_of_another_type(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_far_from_the_median(values: list[float], far: list[int]) -> None:
-    found = outlying(np.array(values, dtype=np.float64).reshape(-1, 1))
-    assert np.flatnonzero(found).tolist() == far
+    outliers = outlying(np.array(values, dtype=np.float64).reshape(-1, 1))
+    assert np.flatnonzero(outliers).tolist() == far
     # The same at any scale and for the inverse, since only ratios count.
-    np.testing.assert_array_equal(outlying(7 / np.array(values, dtype=np.float64).reshape(-1, 1)), found)
+    np.testing.assert_array_equal(outlying(7 / np.array(values, dtype=np.float64).reshape(-1, 1)), outliers)
 
 
 # -------------------- masks

@@ -24,7 +24,7 @@ def volume(spacing: tuple[float, float, float] = (2.0, 2.0, 2.0)) -> Volume:
 
 
 def tile(image: Volume, truth: np.ndarray | None, peak: tuple[int, int, int] = (10, 12, 14)) -> Tile:
-    """With two heatmaps; the first has its peak at a voxel (k, j, i), and a higher value outside of the head."""
+    """Make a tile of two heatmaps; the first peaks at a voxel (k, j, i) and is higher outside of the head."""
     first, second = np.zeros(SHAPE, np.float32), np.full(SHAPE, 7.0, np.float32)
     first[peak], first[0, 0, 0] = 3.0, 9.0
     heatmaps = {"first": first, "second": second}

@@ -14,7 +14,7 @@ from tonno_core.pictures.drawing import (
     CONTOURS,
     QUIET,
     STYLE,
-    Layers,
+    PlaneLayers,
     draw_plane,
     draw_scale,
     finite_values,
@@ -127,13 +127,13 @@ def _draw_line(figure: Figure, entry: Entry, columns: Sequence[_Column], bottom:
     tile = entry.tile
     window = grey_window([tile.image])
     axes = _add_axes(figure, (_EDGE, bottom, _TILE, tall))
-    draw_plane(axes, tile.view, Layers(tile.image, window, truth=tile.truth), ruler_mm=ruler_length([tile.view]))
+    draw_plane(axes, tile.view, PlaneLayers(tile.image, window, truth=tile.truth), ruler_mm=ruler_length([tile.view]))
     pictures = []
     for number, column in enumerate(columns, start=1):
         left = _EDGE + number * (_TILE + _GAP)
         axes = _add_axes(figure, (left, bottom, _TILE, tall))
         heatmap, mask = tile.heatmaps[column.name], tile.masks[column.name]
-        layers = Layers(tile.image, window, heatmap, column.limit, mask, tile.truth)
+        layers = PlaneLayers(tile.image, window, heatmap, column.limit, mask, tile.truth)
         pictures.append(draw_plane(axes, tile.view, layers, letters=False))
         caption = _caption(entry.record.rows[column.name], entry.record.truth_components)
         at = (left + 0.02) / width, (bottom - 0.05) / height

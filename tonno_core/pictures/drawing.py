@@ -74,7 +74,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Layers:
+class PlaneLayers:
     """What one plane shows, from the bottom up: arrays (V, U) on the pixels of a view, NaN outside of the volume.
 
     Attributes:
@@ -95,7 +95,13 @@ class Layers:
 
 
 def draw_plane(
-    axes: Axes, view: View, layers: Layers, *, size: float = 10.0, letters: bool = True, ruler_mm: float | None = None
+    axes: Axes,
+    view: View,
+    layers: PlaneLayers,
+    *,
+    size: float = 10.0,
+    letters: bool = True,
+    ruler_mm: float | None = None,
 ) -> AxesImage:
     """Draw image, heatmap, outlines, letters of the patient's sides and a ruler.
 

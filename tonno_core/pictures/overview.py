@@ -20,7 +20,7 @@ from tonno_core.pictures.drawing import (
     MARK,
     QUIET,
     STYLE,
-    Layers,
+    PlaneLayers,
     Scene,
     column_sizes,
     draw_plane,
@@ -140,7 +140,7 @@ def _draw_planes(rows: Sequence[Sequence[Axes]], cuts: Sequence[Cut], scene: Sce
     layers = _layers(cuts, scene)
     ruler_mm = ruler_length([cut.view for cut in cuts])
     for axes, below, cut, layer in zip(*rows[:2], cuts, layers, strict=True):
-        plain = Layers(layer.image, layer.window)
+        plain = PlaneLayers(layer.image, layer.window)
         draw_plane(axes, cut.view, plain, size=_LETTERS, ruler_mm=ruler_mm)
         _draw_crosshair(axes, cut)
         shown = draw_plane(below, cut.view, layer, size=_LETTERS)
@@ -152,7 +152,7 @@ def _draw_planes(rows: Sequence[Sequence[Axes]], cuts: Sequence[Cut], scene: Sce
     _draw_legend(rows[1][1], scene)
 
 
-def _layers(cuts: Sequence[Cut], scene: Scene) -> list[Layers]:
+def _layers(cuts: Sequence[Cut], scene: Scene) -> list[PlaneLayers]:
     """Sample the scene on each plane; one window and one range of colours for all."""
     grid = scene.heatmap.ijk_to_ras
 
@@ -166,7 +166,7 @@ def _layers(cuts: Sequence[Cut], scene: Scene) -> list[Layers]:
     # The planes go through the peak: their percentile sees a lesion that the whole volume's would miss.
     limit = float(np.percentile(np.abs(finite_values(heatmaps)), 99.9)) or 1.0
     return [
-        Layers(image, window, heatmap, limit, outline, truth)
+        PlaneLayers(image, window, heatmap, limit, outline, truth)
         for image, heatmap, outline, truth in zip(images, heatmaps, outlines, truths, strict=True)
     ]
 
