@@ -73,13 +73,14 @@ def drawFinding(
     closeUps = [cut.close_up(max(_CLOSE_MM, _AROUND * longest), _CLOSE_PIXELS) for cut in cuts]
     pixels = [sample(image.array, image.ijk_to_ras, cut.points_ras) for cut in (*cuts, *closeUps)]
     window = window or grey_window(pixels[:3])
+    limit, voxels = _limit(heatmap), mask.astype(np.uint8)
     with matplotlib.rc_context(_STYLE):
         figure, (top, bottom), bar = _layout(cuts)
         for axes, cut, values in zip((*top, *bottom), (*cuts, *closeUps), pixels, strict=True):
             points = cut.points_ras
-            outline = sample(mask.astype(np.uint8), heatmap.ijk_to_ras, points)
+            outline = sample(voxels, heatmap.ijk_to_ras, points)
             heat = sample(heatmap.array, heatmap.ijk_to_ras, points) if axes in top else None
-            layers = PlaneLayers(values, window, heat, _limit(heatmap), outline)
+            layers = PlaneLayers(values, window, heat, limit, outline)
             shown = draw_plane(axes, cut.view, layers, ruler_mm=ruler_length([cut.view]))
             if axes is top[-1]:
                 draw_scale(bar, shown, threshold, extend="neither")
