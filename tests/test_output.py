@@ -181,6 +181,23 @@ def test_a_failure_leaves_the_file_that_was_there(failure: BaseException, tmp_pa
         assert str(caught.value) == f"{tmp_path / 'a.txt'}: cannot be written (No space left on device)"
 
 
+def test_a_file_is_written_under_its_name_with_room_for_others_beside_it(tmp_path: Path) -> None:
+    """Writers of images go by the ending, and a page is made of pictures."""
+    with atomic_file(tmp_path / "head.nii.gz") as partial:
+        assert partial.name == "head.nii.gz"
+        (partial.parent / "picture.png").write_text("a picture")
+        partial.write_text((partial.parent / "picture.png").read_text())
+    assert tree(tmp_path) == {"head.nii.gz": "a picture"}
+
+
+def test_a_file_that_nobody_has_written_is_said(tmp_path: Path) -> None:
+    with pytest.raises(TonnoError, match=r"a\.txt: cannot be written \("), atomic_file(tmp_path / "a.txt"):
+        pass
+    with pytest.raises(TonnoError, match=r"x/a\.txt: cannot be written \("), atomic_file(tmp_path / "x" / "a.txt"):
+        pytest.fail("there is no such folder")
+    assert tree(tmp_path) == {}
+
+
 def test_a_file_below_a_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("mine")
     with pytest.raises(TonnoError, match=r"a/b\.txt: cannot be written \("), atomic_file(tmp_path / "a" / "b.txt"):

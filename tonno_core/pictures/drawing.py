@@ -169,7 +169,7 @@ def draw_profile(axes: Axes, profile: Profile, colour: str) -> None:
         colour: Colour of the curve.
     """
     plane = next(plane for plane in PLANES if plane.normal == profile.axis)
-    axes.axhline(0.0, color="#4a5058", linewidth=0.8)
+    axes.axhline(0.0, color=QUIET, alpha=0.5, linewidth=0.8)
     axes.plot(profile.offsets_mm, profile.logits, color=colour, linewidth=1.6)
     axes.margins(x=0.0, y=0.12)
     axes.spines[["top", "right"]].set_visible(False)

@@ -21,9 +21,20 @@ _PART = 8 << 20
 
 
 def write_array(path: Path, array: npt.NDArray[Any], job: Job) -> str:
-    """Write a ``.npy`` file and return its path; the folder must be there.
+    """Write a ``.npy`` file that appears whole or not at all.
 
-    Raises TonnoError whose cause has the system's number (numpy's own writer loses that of a full disk), and Cancelled.
+    Args:
+        path: The file, in a folder that exists.
+        array: Its content.
+        job: The request; a cancel is heard between two parts of the file.
+
+    Returns:
+        The path as text.
+
+    Raises:
+        TonnoError: The file cannot be written. The cause is the system's own error, with the number of a full disk,
+            which numpy's writer would lose.
+        Cancelled: The request was cancelled.
     """
     plain = np.ascontiguousarray(array)
     with job.writing(), atomic_file(path) as partial, partial.open("wb") as file:
@@ -36,6 +47,10 @@ def write_array(path: Path, array: npt.NDArray[Any], job: Job) -> str:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what was being written when the process has to end at once."""
+    """Remove what was being written when the process has to end at once.
+
+    Args:
+        folder: The folder of a request.
+    """
     for partial in folder.glob(f"{PARTIAL}*"):
         shutil.rmtree(partial, ignore_errors=True)
