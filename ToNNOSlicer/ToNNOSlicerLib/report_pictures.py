@@ -6,21 +6,21 @@ For the process that writes slow files (slow_files.py): neither Qt nor MRML, but
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tonno_core.pictures.cuts import PLANES, Cut, cut_plane, sample
+from tonno_core.pictures.cuts import PLANES, Cut, cut_plane
 from tonno_core.pictures.drawing import (
     FONT,
-    PlaneLayers,
+    Scene,
     column_sizes,
     draw_plane,
     draw_profile,
     draw_scale,
-    grey_window,
-    ruler_length,
+    plane_layers,
     save_figure,
 )
 from tonno_core.slicing.profile import Profile
@@ -68,25 +68,22 @@ def drawFinding(
     """
     import matplotlib
 
+    scene = Scene(image, heatmap, mask, threshold, window)
     cuts = [cut_plane(plane, image, centerRAS) for plane in PLANES]
     longest = max((float(np.linalg.norm(np.subtract(*line))) for line in lines), default=0.0)
     closeUps = [cut.close_up(max(_CLOSE_MM, _AROUND * longest), _CLOSE_PIXELS) for cut in cuts]
-    pixels = [sample(image.array, image.ijk_to_ras, cut.points_ras) for cut in (*cuts, *closeUps)]
-    window = window or grey_window(pixels[:3])
-    limit, voxels = _limit(heatmap), mask.astype(np.uint8)
+    limit = _limit(scene.heatmap)
+    whole = plane_layers(scene, cuts, limit)
+    near = plane_layers(replace(scene, window=whole[0].window), closeUps, limit)
     with matplotlib.rc_context(_STYLE):
         figure, (top, bottom), bar = _layout(cuts)
-        for axes, cut, values in zip((*top, *bottom), (*cuts, *closeUps), pixels, strict=True):
-            points = cut.points_ras
-            outline = sample(voxels, heatmap.ijk_to_ras, points)
-            heat = sample(heatmap.array, heatmap.ijk_to_ras, points) if axes in top else None
-            layers = PlaneLayers(values, window, heat, limit, outline)
-            shown = draw_plane(axes, cut.view, layers, ruler_mm=ruler_length([cut.view]))
-            if axes is top[-1]:
-                draw_scale(bar, shown, threshold, extend="neither")
-        for axes, cut, closeUp in zip(top, cuts, closeUps, strict=True):
+        for axes, cut, closeUp, layers in zip(top, cuts, closeUps, whole, strict=True):
+            shown = draw_plane(axes, cut.view, layers)
             axes.set_title(f"{cut.plane.name}, {cut.position()}", size=10, color=_INK, pad=4)
             _drawFrame(axes, closeUp)
+        for axes, closeUp, layers in zip(bottom, closeUps, near, strict=True):
+            draw_plane(axes, closeUp.view, replace(layers, heatmap=None))
+        draw_scale(bar, shown, scene.threshold, extend="neither")
         for line in lines:
             ends = np.array([PLANES[0].uv(point) for point in line])
             bottom[0].plot(*ends.T, color=_LINE, linewidth=1.6, marker="o", markersize=3)

@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tonno_core.evaluation.record import CaseRecord, Finding
 from tonno_core.pictures.drawing import (
-    CONTOURS,
     QUIET,
     STYLE,
     PlaneLayers,
     draw_plane,
     draw_scale,
-    finite_values,
     grey_window,
-    ruler_length,
+    outline_handles,
     save_figure,
     shorten,
 )
@@ -28,6 +26,7 @@ from tonno_core.pictures.tile import Tile
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 CASES_PER_PAGE = 8
 _TILE, _GAP, _EDGE = 2.7, 0.08, 0.2  # inches
@@ -97,7 +96,7 @@ def write_sheets(folder: Path, entries: Sequence[Entry], *, title: str, subtitle
 
 
 def _column(name: str, entries: Sequence[Entry]) -> _Column:
-    highest = [float(np.percentile(np.abs(finite_values([entry.tile.heatmaps[name]])), 99.8)) for entry in entries]
+    highest = [float(np.nanpercentile(np.abs(entry.tile.heatmaps[name]), 99.8)) for entry in entries]
     thresholds = {entry.record.rows[name].threshold for entry in entries}
     limit = float(np.quantile(highest, 0.9)) or 1.0
     return _Column(name, limit, thresholds.pop() if len(thresholds) == 1 else None)
@@ -120,21 +119,21 @@ def _page(page: Sequence[Entry], columns: Sequence[_Column], title: str, subtitl
     return figure
 
 
-def _draw_line(figure: Figure, entry: Entry, columns: Sequence[_Column], bottom: float, tall: float) -> list[Any]:
+def _draw_line(figure: Figure, entry: Entry, columns: Sequence[_Column], bottom: float, tall: float) -> list[AxesImage]:
     """Draw a case: its heading, its image, and each method with its caption; return the heatmaps' pictures."""
     width, height = figure.get_figwidth(), figure.get_figheight()
     figure.text(_EDGE / width, (bottom + tall + _LINE - 0.22) / height, _heading(entry), size=12, weight="bold")
     tile = entry.tile
     window = grey_window([tile.image])
     axes = _add_axes(figure, (_EDGE, bottom, _TILE, tall))
-    draw_plane(axes, tile.view, PlaneLayers(tile.image, window, truth=tile.truth), ruler_mm=ruler_length([tile.view]))
+    draw_plane(axes, tile.view, PlaneLayers(tile.image, window, truth=tile.truth))
     pictures = []
     for number, column in enumerate(columns, start=1):
         left = _EDGE + number * (_TILE + _GAP)
         axes = _add_axes(figure, (left, bottom, _TILE, tall))
         heatmap, mask = tile.heatmaps[column.name], tile.masks[column.name]
         layers = PlaneLayers(tile.image, window, heatmap, column.limit, mask, tile.truth)
-        pictures.append(draw_plane(axes, tile.view, layers, letters=False))
+        pictures.append(draw_plane(axes, tile.view, layers, guides=False))
         caption = _caption(entry.record.rows[column.name], entry.record.truth_components)
         at = (left + 0.02) / width, (bottom - 0.05) / height
         figure.text(*at, caption, size=9.5, color="#c4c9d0", va="top")
@@ -149,15 +148,10 @@ def _add_axes(figure: Figure, box: tuple[float, float, float, float]) -> Axes:
 
 
 def _draw_head(figure: Figure, title: str, subtitle: str) -> None:
-    from matplotlib.lines import Line2D
-
     width, inch = figure.get_figwidth(), 1 / figure.get_figheight()
     figure.text(_EDGE / width, 1 - 0.15 * inch, shorten(title, int(7 * width)), size=17, weight="bold", va="top")
     figure.text(_EDGE / width, 1 - 0.55 * inch, shorten(subtitle, int(11 * width)), color=QUIET, va="top")
-    handles = [
-        Line2D([], [], color=colour, linestyle=dashes, linewidth=2, label=label)
-        for (colour, dashes), label in zip(CONTOURS, ("segmentation at own threshold", "truth"), strict=True)
-    ]
+    handles = outline_handles(("segmentation at own threshold", "truth"))
     # Over the images: the only column without a scale.
     box = (_EDGE / width, 1 - 1.88 * inch, _TILE / width, 0.8 * inch)
     figure.legend(
@@ -166,7 +160,7 @@ def _draw_head(figure: Figure, title: str, subtitle: str) -> None:
     )  # fmt: skip
 
 
-def _draw_scales(figure: Figure, columns: Sequence[_Column], pictures: Sequence[Any]) -> None:
+def _draw_scales(figure: Figure, columns: Sequence[_Column], pictures: Sequence[AxesImage]) -> None:
     """Draw over each column its method's name and its colours, with a mark at a threshold that all cases share."""
     for number, (column, shown) in enumerate(zip(columns, pictures, strict=True), start=1):
         left = _EDGE + number * (_TILE + _GAP) + 0.25

@@ -121,7 +121,7 @@ def _row(
     factor = None
     if positive:
         ladder = np.array([row.overlap.ladder_dice for row in positive if row.overlap])
-        # Of equally good factors the nearest to the own threshold.
+        # The nearest to the row's threshold among equally good factors.
         by_distance = sorted(range(len(LADDER)), key=lambda k: abs(np.log(LADDER[k])))
         chosen = max(by_distance, key=lambda k: ladder[:, k].mean())
         factor = LADDER[chosen]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tonno_core.output import atomic_file
-from tonno_core.pictures.cuts import OPPOSITE, PLANES, Cut, Float, View
+from tonno_core.pictures.cuts import OPPOSITE, PLANES, Cut, Float, View, sample
 from tonno_core.slicing.profile import Profile
 from tonno_core.volume.volume import Volume
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
+    from matplotlib.lines import Line2D
 
 DPI = 110
 CONTOURS = (("#3dff9e", "solid"), ("#ff5cf4", (0, (4, 2.5))))  # segmentation, truth
@@ -94,15 +95,7 @@ class PlaneLayers:
     truth: Float | None = None
 
 
-def draw_plane(
-    axes: Axes,
-    view: View,
-    layers: PlaneLayers,
-    *,
-    size: float = 10.0,
-    letters: bool = True,
-    ruler_mm: float | None = None,
-) -> AxesImage:
+def draw_plane(axes: Axes, view: View, layers: PlaneLayers, *, size: float = 10.0, guides: bool = True) -> AxesImage:
     """Draw image, heatmap, outlines, letters of the patient's sides and a ruler.
 
     Args:
@@ -110,8 +103,7 @@ def draw_plane(
         view: The pixels.
         layers: What is shown on them.
         size: Size of the letters in typographic points; lines and the ruler's text go with it.
-        letters: Whether to draw the letters.
-        ruler_mm: Length of the ruler; None draws none.
+        guides: Whether to draw letters and ruler.
 
     Returns:
         The uppermost picture, the heatmap's where there is one, for `draw_scale`.
@@ -126,10 +118,9 @@ def draw_plane(
         if inside.min() < 0.5 < inside.max():
             line = {"colors": colour, "linewidths": 0.13 * size, "linestyles": [dashes]}
             axes.contour(view.u, view.v, inside, levels=[0.5], **line)
-    if letters:
+    if guides:
         _draw_letters(axes, view, size)
-    if ruler_mm is not None:
-        _draw_ruler(axes, view, size, ruler_mm)
+        _draw_ruler(axes, view, size)
     left, right, bottom, top = view.extent
     axes.set(xlim=(left, right), ylim=(bottom, top))
     return shown
@@ -177,6 +168,33 @@ def draw_profile(axes: Axes, profile: Profile, colour: str) -> None:
     axes.set_xlabel(f"{OPPOSITE[profile.axis]}  \u2190  {where}  \u2192  {profile.axis}")
 
 
+def plane_layers(scene: Scene, cuts: Sequence[Cut], limit: float | None = None) -> list[PlaneLayers]:
+    """Sample a scene on some planes, with one window and one range of colours for all.
+
+    Args:
+        scene: Image, heatmap and masks.
+        cuts: The planes.
+        limit: The heatmap's value with the full colour; None takes nearly the highest on these planes, which sees a
+            lesion that a quantile of the whole volume would miss.
+
+    Returns:
+        What each plane shows.
+    """
+    grid, points = scene.heatmap.ijk_to_ras, [cut.points_ras for cut in cuts]
+    images = [sample(scene.image.array, scene.image.ijk_to_ras, places) for places in points]
+    heatmaps = [sample(scene.heatmap.array, grid, places) for places in points]
+    if limit is None:
+        limit = float(np.percentile(np.abs(_finite(heatmaps)), 99.9)) or 1.0
+    window = scene.window or grey_window(images)
+    masks = [None if mask is None else (mask != 0).astype(np.uint8) for mask in (scene.mask, scene.truth)]
+    return [
+        PlaneLayers(
+            image, window, heatmap, limit, *[None if mask is None else sample(mask, grid, places) for mask in masks]
+        )
+        for image, heatmap, places in zip(images, heatmaps, points, strict=True)
+    ]
+
+
 def grey_window(planes: Sequence[Float]) -> tuple[float, float]:
     """Find the values to show as black and as white.
 
@@ -186,34 +204,24 @@ def grey_window(planes: Sequence[Float]) -> tuple[float, float]:
     Returns:
         Their 0.5 and 99.5 % quantiles: a few bright vessels or an implant must not darken the rest.
     """
-    values = finite_values(planes)
+    values = _finite(planes)
     low, high = np.percentile(values, (0.5, 99.5)) if values.size else (0.0, 1.0)
     return float(low), float(high)
 
 
-def finite_values(planes: Sequence[Float]) -> Float:
-    """Gather the values that are neither NaN nor infinite.
+def outline_handles(names: Sequence[str]) -> list[Line2D]:
+    """Make the lines of a legend.
 
     Args:
-        planes: Arrays of any shape.
+        names: What the outlines of segmentation and truth are called; one or both.
 
     Returns:
-        The values of all of them (N).
+        A line for each.
     """
-    return np.concatenate([plane[np.isfinite(plane)] for plane in planes])
+    from matplotlib.lines import Line2D
 
-
-def ruler_length(views: Sequence[View]) -> float:
-    """Choose one length of the ruler for some pictures.
-
-    Args:
-        views: The pictures' pixels.
-
-    Returns:
-        The longest round number of millimetres below a third of the narrowest picture.
-    """
-    narrowest = min(view.width_mm for view in views)
-    return max((mm for mm in _RULERS_MM if 3 * mm < narrowest), default=1)
+    lines = zip(names, CONTOURS, strict=False)
+    return [Line2D([], [], color=colour, linestyle=dashes, linewidth=2, label=name) for name, (colour, dashes) in lines]
 
 
 def column_sizes(cuts: Sequence[Cut], room: float, tallest: float) -> tuple[Float, float]:
@@ -275,6 +283,11 @@ def shorten(text: str, width: int) -> str:
     return textwrap.shorten(text, width, placeholder=" \N{HORIZONTAL ELLIPSIS}")
 
 
+def _finite(planes: Sequence[Float]) -> Float:
+    """Gather the values that are neither NaN nor infinite."""
+    return np.concatenate([plane[np.isfinite(plane)] for plane in planes])
+
+
 def _show(axes: Axes, view: View, pixels: Float, colours: str | Colormap, limits: tuple[float, float]) -> AxesImage:
     """Show pixels (V, U) in colours from the lower to the upper limit."""
     low, high = limits
@@ -291,13 +304,14 @@ def _draw_letters(axes: Axes, view: View, size: float) -> None:
         _write(axes, letter, edge, inwards, xycoords="axes fraction", ha="center", size=size, weight="bold")
 
 
-def _draw_ruler(axes: Axes, view: View, size: float, length_mm: float) -> None:
-    """Draw a ruler with its length at the lower left."""
+def _draw_ruler(axes: Axes, view: View, size: float) -> None:
+    """Draw a ruler at the lower left, of a round length below a third of the picture's width."""
     left, right, bottom, top = view.extent
+    length_mm = max((mm for mm in _RULERS_MM if 3 * mm < right - left), default=1)
     x, y = left + 0.04 * (right - left), bottom + 0.04 * (top - bottom)
     for colour, width in (("black", 0.42 * size), ("white", 0.22 * size)):  # to be seen on both
         axes.plot((x, x + length_mm), (y, y), color=colour, linewidth=width, solid_capstyle="butt")
-    _write(axes, f"{length_mm:g} mm", (x, y), (0, 0.8 * size), ha="left", size=0.8 * size)
+    _write(axes, f"{length_mm} mm", (x, y), (0, 0.8 * size), ha="left", size=0.8 * size)
 
 
 def _write(axes: Axes, text: str, point: tuple[float, float], offset: tuple[float, float], **options: Any) -> None:

@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from tonno_core.pictures.cuts import PLANES, Cut, Float, cut_plane, sample
 from tonno_core.pictures.drawing import (
-    CONTOURS,
     CURVE,
     MARK,
     QUIET,
@@ -26,15 +25,13 @@ from tonno_core.pictures.drawing import (
     draw_plane,
     draw_profile,
     draw_scale,
-    finite_values,
-    grey_window,
-    ruler_length,
+    outline_handles,
+    plane_layers,
     save_figure,
     shorten,
 )
 from tonno_core.segmentation.binarize import components
 from tonno_core.slicing.profile import Profile
-from tonno_core.volume.volume import Matrix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -137,53 +134,19 @@ def _draw_title(figure: Figure, title: str, subtitle: str) -> None:
 
 def _draw_planes(rows: Sequence[Sequence[Axes]], cuts: Sequence[Cut], scene: Scene) -> None:
     """Draw the image in the first row, heatmap and outlines over it in the second, their scale and legend."""
-    layers = _layers(cuts, scene)
-    ruler_mm = ruler_length([cut.view for cut in cuts])
-    for axes, below, cut, layer in zip(*rows[:2], cuts, layers, strict=True):
-        plain = PlaneLayers(layer.image, layer.window)
-        draw_plane(axes, cut.view, plain, size=_LETTERS, ruler_mm=ruler_mm)
+    for axes, below, cut, layers in zip(*rows[:2], cuts, plane_layers(scene, cuts), strict=True):
+        draw_plane(axes, cut.view, PlaneLayers(layers.image, layers.window), size=_LETTERS)
         _draw_crosshair(axes, cut)
-        shown = draw_plane(below, cut.view, layer, size=_LETTERS)
+        shown = draw_plane(below, cut.view, layers, size=_LETTERS)
     figure, box = below.figure, below.get_position(original=True)
     left, width = box.x1 + 0.35 / _WIDTH_INCHES, 0.16 / _WIDTH_INCHES
     scale = figure.add_axes((left, box.y0 + 0.12 * box.height, width, 0.76 * box.height))
     scale.set_title(f"heatmap\n({scene.unit})", size=11, pad=10)
     draw_scale(scale, shown, scene.threshold)
-    _draw_legend(rows[1][1], scene)
-
-
-def _layers(cuts: Sequence[Cut], scene: Scene) -> list[PlaneLayers]:
-    """Sample the scene on each plane; one window and one range of colours for all."""
-    grid = scene.heatmap.ijk_to_ras
-
-    def on_planes(array: npt.NDArray[np.number], ijk_to_ras: Matrix) -> list[Float]:
-        return [sample(array, ijk_to_ras, cut.points_ras) for cut in cuts]
-
-    images, heatmaps = on_planes(scene.image.array, scene.image.ijk_to_ras), on_planes(scene.heatmap.array, grid)
-    outlines = on_planes((scene.mask != 0).astype(np.uint8), grid)
-    truths = [None] * len(cuts) if scene.truth is None else on_planes((scene.truth != 0).astype(np.uint8), grid)
-    window = scene.window or grey_window(images)
-    # The planes go through the peak: their percentile sees a lesion that the whole volume's would miss.
-    limit = float(np.percentile(np.abs(finite_values(heatmaps)), 99.9)) or 1.0
-    return [
-        PlaneLayers(image, window, heatmap, limit, outline, truth)
-        for image, heatmap, outline, truth in zip(images, heatmaps, outlines, truths, strict=True)
-    ]
-
-
-def _draw_legend(axes: Axes, scene: Scene) -> None:
-    """Name the outlines below a plane."""
-    from matplotlib.lines import Line2D
-
-    masks = (("segmentation", scene.mask), ("truth", scene.truth))
-    handles = [
-        Line2D([], [], color=colour, linestyle=dashes, linewidth=2, label=name if mask.any() else f"{name} (empty)")
-        for (name, mask), (colour, dashes) in zip(masks, CONTOURS, strict=True)
-        if mask is not None
-    ]
-    box = axes.get_position(original=True)
-    axes.figure.legend(
-        handles=handles, loc="upper center", bbox_to_anchor=(0.5, box.y0), ncols=2, frameon=False,
+    masks = {"segmentation": scene.mask, "truth": scene.truth}
+    names = [name if mask.any() else f"{name} (empty)" for name, mask in masks.items() if mask is not None]
+    figure.legend(
+        handles=outline_handles(names), loc="upper center", bbox_to_anchor=(0.5, box.y0), ncols=2, frameon=False,
         handlelength=3.5,
     )  # fmt: skip
 
