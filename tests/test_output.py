@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tonno_core.errors import TonnoError
-from tonno_core.output import check_output, output_folder, whole_file
+from tonno_core.output import atomic_file, check_output, output_folder
 
 
 def tree(folder: Path) -> dict[str, str | None]:
@@ -164,7 +164,7 @@ def test_the_place_taken_by_somebody_else_meanwhile_is_not_overwritten(tmp_path:
 
 def test_a_file_arrives_whole_in_folders_that_are_made(tmp_path: Path) -> None:
     for text in ("old", "new"):
-        with whole_file(tmp_path / "x" / "y" / "a.txt") as partial:
+        with atomic_file(tmp_path / "x" / "y" / "a.txt", make_folders=True) as partial:
             partial.write_text(text)
     assert tree(tmp_path) == {"x": None, "x/y": None, "x/y/a.txt": "new"}
 
@@ -173,7 +173,7 @@ def test_a_file_arrives_whole_in_folders_that_are_made(tmp_path: Path) -> None:
 def test_a_failure_leaves_the_file_that_was_there(failure: BaseException, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("old")
     expected = TonnoError if isinstance(failure, OSError) else type(failure)
-    with pytest.raises(expected) as caught, whole_file(tmp_path / "a.txt") as partial:
+    with pytest.raises(expected) as caught, atomic_file(tmp_path / "a.txt") as partial:
         partial.write_text("half")
         raise failure
     assert tree(tmp_path) == {"a.txt": "old"}
@@ -181,7 +181,24 @@ def test_a_failure_leaves_the_file_that_was_there(failure: BaseException, tmp_pa
         assert str(caught.value) == f"{tmp_path / 'a.txt'}: cannot be written (No space left on device)"
 
 
+def test_a_file_is_written_under_its_name_with_room_for_others_beside_it(tmp_path: Path) -> None:
+    """Writers of images go by the ending, and a page is made of pictures."""
+    with atomic_file(tmp_path / "head.nii.gz") as partial:
+        assert partial.name == "head.nii.gz"
+        (partial.parent / "picture.png").write_text("a picture")
+        partial.write_text((partial.parent / "picture.png").read_text())
+    assert tree(tmp_path) == {"head.nii.gz": "a picture"}
+
+
+def test_a_file_that_nobody_has_written_is_said(tmp_path: Path) -> None:
+    with pytest.raises(TonnoError, match=r"a\.txt: cannot be written \("), atomic_file(tmp_path / "a.txt"):
+        pass
+    with pytest.raises(TonnoError, match=r"x/a\.txt: cannot be written \("), atomic_file(tmp_path / "x" / "a.txt"):
+        pytest.fail("there is no such folder")
+    assert tree(tmp_path) == {}
+
+
 def test_a_file_below_a_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("mine")
-    with pytest.raises(TonnoError, match=r"a/b\.txt: cannot be written \("), whole_file(tmp_path / "a" / "b.txt"):
+    with pytest.raises(TonnoError, match=r"a/b\.txt: cannot be written \("), atomic_file(tmp_path / "a" / "b.txt"):
         pytest.fail("there is no place for it")

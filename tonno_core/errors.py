@@ -21,19 +21,36 @@ def rename(message: str, names: Mapping[str, str]) -> str:
     """Name the arguments in a message as its reader knows them.
 
     Args:
-        message: Of an error or a warning, such as "`slice_size` is 7, expected ...".
+        message: An error or a warning, such as "`slice_size` is 7, expected ...".
         names: What stands for an argument, backquotes included: {"slice_size": "--slice-size"}. The others stay.
+
+    Returns:
+        The message with other names.
     """
     return _ARGUMENT.sub(lambda match: names.get(match[1], match[0]), message)
 
 
 def plain(message: object) -> str:
-    """A message without backquotes: what it names is no argument, such as a key of a file."""
+    """Remove the backquotes where what a message names is no argument but, say, a key of a file.
+
+    Args:
+        message: The message, or an exception with it.
+
+    Returns:
+        The message without backquotes.
+    """
     return _ARGUMENT.sub(r"\1", str(message))
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what a library says, or the error's kind where it says nothing."""
+    """Return the first line of what a library says.
+
+    Args:
+        error: The exception.
+
+    Returns:
+        The line, or the exception's class where it says nothing.
+    """
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -43,7 +60,14 @@ _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", 
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an exception, or what caused it, says that a device's memory, or the machine's, ran out."""
+    """Tell whether an exception, or what caused it, says that the memory of a device or of the machine ran out.
+
+    Args:
+        error: The exception; None says nothing.
+
+    Returns:
+        Whether it does.
+    """
     if error is None:
         return False
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

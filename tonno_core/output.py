@@ -1,4 +1,4 @@
-"""An output folder that receives all files of a run or none, and a file that is whole or as it was before."""
+"""Output that appears whole or not at all: a folder of files, or one file."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import json
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,19 @@ from tonno_core.errors import TonnoError
 
 # A JSON object, where one is read or written; elsewhere values have types of their own.
 Json = dict[str, Any]
+# How the names of temporary folders begin. A process that is killed leaves them.
+PARTIAL = ".tonno-partial-"
 
 
 def check_name(path: Path) -> None:
-    """Raise TonnoError for a name of bytes that are not UTF-8, which ITK's libraries cannot take."""
+    """Check that ITK's libraries can take a name.
+
+    Args:
+        path: A file or folder.
+
+    Raises:
+        TonnoError: Its bytes are not UTF-8.
+    """
     try:
         os.fspath(path).encode()
     except UnicodeEncodeError:
@@ -28,7 +36,15 @@ def check_name(path: Path) -> None:
 
 
 def check_output(folder: Path, *, overwrite: bool) -> None:
-    """Raise TonnoError if results cannot go here; asked before any work is done."""
+    """Check that results can be written to a folder, before any work is done.
+
+    Args:
+        folder: The folder; it need not exist.
+        overwrite: Whether it may exist.
+
+    Raises:
+        TonnoError: They cannot.
+    """
     check_name(folder)
     if folder.is_symlink() and not folder.exists():
         raise TonnoError(f"`output` {folder}: is a link to nothing; choose another name")
@@ -44,30 +60,48 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``; the file moves there if the block succeeds, else nothing changes.
+def atomic_file(path: Path, *, make_folders: bool = False) -> Iterator[Path]:
+    """Write a file that appears whole or not at all.
 
-    Folders above it are made. A disk that is full or read-only raises TonnoError.
+    Args:
+        path: The file. One that is there stays as it was until the block has succeeded.
+        make_folders: Whether to make the folders above it.
+
+    Yields:
+        Where to write: a file of the same name in a temporary folder beside it, in which other files may be
+        written meanwhile.
+
+    Raises:
+        TonnoError: The disk is full, read-only or the like.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(path)
+        if make_folders:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        # A folder, so that the name keeps its ending, which says the format; no other machine has the same.
+        with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=path.parent, ignore_cleanup_errors=True) as folder:
+            partial = Path(folder, path.name)
+            yield partial
+            partial.replace(path)
     except OSError as error:
         raise TonnoError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 @contextmanager
 def output_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield a temporary folder beside the wanted one; its files move there if the block succeeds.
+    """Write a folder whose files appear all together or not at all.
 
-    If it fails or is interrupted, nothing is left and what was there before is untouched. With
-    ``overwrite`` only files of the same name are replaced, others in the folder stay; the temporary folder is
-    then inside it, where alone writing may be allowed. A disk that is full or read-only raises TonnoError.
+    If the block fails or is interrupted, nothing is left and what was there before is untouched.
+
+    Args:
+        folder: The folder; it and those above it are made.
+        overwrite: Whether it may exist. Only files of the same name are replaced then.
+
+    Yields:
+        A temporary folder to write to: beside the folder, or within it if that exists, where alone writing may be
+        allowed.
+
+    Raises:
+        TonnoError: `check_output` refuses the folder, or the disk is full, read-only or the like.
     """
     check_output(folder, overwrite=overwrite)
     temporary: Path | None = None
@@ -77,7 +111,7 @@ def output_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         home = folder if existed else folder.parent
-        temporary = Path(tempfile.mkdtemp(prefix=".tonno-partial-", dir=home))
+        temporary = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=home))
         temporary.chmod(0o755)
         yield temporary
         if existed:
@@ -99,26 +133,43 @@ def output_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON; the file appears whole or not at all."""
+    """Write JSON that appears whole or not at all.
+
+    Args:
+        path: The file, in a folder that exists.
+        content: What `json` can write; NaN and infinite numbers are a ValueError.
+
+    Raises:
+        TonnoError: The file cannot be written.
+    """
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text; the file appears whole or not at all. Raises TonnoError where it cannot."""
+    """Write UTF-8 text that appears whole or not at all.
+
+    Args:
+        path: The file, in a folder that exists.
+        text: Its content; line ends stay as they are.
+
+    Raises:
+        TonnoError: The file cannot be written.
+    """
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file; it appears whole or not at all. Raises TonnoError where it cannot."""
-    # Processes on several machines may have the same number.
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
+    """Write bytes that appear whole or not at all.
+
+    Args:
+        path: The file, in a folder that exists.
+        content: The bytes.
+
+    Raises:
+        TonnoError: The file cannot be written.
+    """
+    with atomic_file(path) as partial:
         partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        raise TonnoError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _move_files(source: Path, folder: Path) -> None:

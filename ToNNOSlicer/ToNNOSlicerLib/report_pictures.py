@@ -12,8 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from tonno_core.pictures.cuts import OPPOSITE, PLANES, Cut, cut_plane, sample
-from tonno_core.pictures.drawing import CONTOURS, cold_hot, finite, outlined, save_figure
+from tonno_core.pictures.cuts import PLANES, Cut, cut_plane
+from tonno_core.pictures.drawing import (
+    FONT,
+    Scene,
+    column_sizes,
+    draw_plane,
+    draw_profile,
+    draw_scale,
+    plane_layers,
+    save_figure,
+)
 from tonno_core.slicing.profile import Profile
 from tonno_core.volume.volume import Volume
 
@@ -21,10 +30,8 @@ Point = Sequence[float]
 Line = tuple[Point, Point]
 
 _STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture everywhere
+    **FONT,
     "font.size": 10,
-    "text.usetex": False,
-    "text.parse_math": False,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
 }
@@ -61,30 +68,27 @@ def drawFinding(
     """
     import matplotlib
 
+    scene = Scene(image, heatmap, mask, threshold, window)
     cuts = [cut_plane(plane, image, centerRAS) for plane in PLANES]
     longest = max((float(np.linalg.norm(np.subtract(*line))) for line in lines), default=0.0)
-    close = [_closeUp(cut, max(_CLOSE_MM, _AROUND * longest)) for cut in cuts]
-    shown = [sample(image.array, image.ijk_to_ras, cut.points_ras) for cut in cuts]
-    # Half a percent on either side: a few bright vessels or an implant must not darken the rest.
-    values = finite(shown)
-    black, white = window or (np.percentile(values, (0.5, 99.5)) if values.size else (0.0, 1.0))
-    gray = {"cmap": "gray", "vmin": black, "vmax": white}
+    closeUps = [cut.close_up(max(_CLOSE_MM, _AROUND * longest), _CLOSE_PIXELS) for cut in cuts]
+    limit = _limit(scene.heatmap)
+    whole = plane_layers(scene, cuts, limit)
+    near = plane_layers(replace(scene, window=whole[0].window), closeUps, limit)
     with matplotlib.rc_context(_STYLE):
         figure, (top, bottom), bar = _layout(cuts)
-        for axes, cut, pixels in zip(top, cuts, shown, strict=True):
-            _show(axes, cut, pixels, **gray)
-            colors = _drawHeat(axes, cut, heatmap)
-            _drawOutline(axes, cut, heatmap, mask)
-            _drawFrame(axes, close[cuts.index(cut)])
-            _drawLabels(axes, cut, _title(cut))
-        for axes, cut in zip(bottom, close, strict=True):
-            _show(axes, cut, sample(image.array, image.ijk_to_ras, cut.points_ras), **gray)
-            _drawOutline(axes, cut, heatmap, mask)
-            _drawLabels(axes, cut, "")
+        for axes, cut, closeUp, layers in zip(top, cuts, closeUps, whole, strict=True):
+            shown = draw_plane(axes, cut.view, layers)
+            axes.set_title(f"{cut.plane.name}, {cut.position()}", size=10, color=_INK, pad=4)
+            _drawFrame(axes, closeUp)
+        for axes, closeUp, layers in zip(bottom, closeUps, near, strict=True):
+            draw_plane(axes, closeUp.view, replace(layers, heatmap=None))
+        draw_scale(bar, shown, scene.threshold, extend="neither")
         for line in lines:
-            ends = np.array([_uv(close[0], point) for point in line])
+            ends = np.array([PLANES[0].uv(point) for point in line])
             bottom[0].plot(*ends.T, color=_LINE, linewidth=1.6, marker="o", markersize=3)
-        _drawScale(figure, bar, colors, threshold)
+        bar.set_title("heatmap", size=9, color=_INK, pad=8)
+        bar.tick_params(labelsize=8, colors=_QUIET)
         save_figure(figure, Path(path))
 
 
@@ -110,17 +114,11 @@ def drawProfiles(path: Path, profiles: Sequence[Profile], marks: Sequence[tuple[
 
 
 def _drawProfile(axes: Any, profile: Profile, marks: Sequence[tuple[str, Point]]) -> None:
-    plane = next(plane for plane in PLANES if plane.normal == profile.axis)
-    axes.axhline(0.0, color="#c4c9d0", linewidth=0.8)
-    axes.plot(profile.offsets_mm, profile.logits, color=_PLOT, linewidth=1.5)
+    draw_profile(axes, profile, _PLOT)
     above = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center"}
     for level, name, position in _levels(profile, marks):
         axes.axvline(position, color=_MARK, linewidth=0.9, linestyle=(0, (3, 2)))
         axes.annotate(name, (position, 1), (0, 3 + 10 * level), size=9, color=_MARK, **above)
-    axes.margins(x=0.0, y=0.12)
-    axes.spines[["top", "right"]].set_visible(False)
-    where = f"{plane.name.lower()} plane at (mm)"
-    axes.set_xlabel(f"{OPPOSITE[profile.axis]} \u2190 {where} \u2192 {profile.axis}")
 
 
 def _levels(profile: Profile, marks: Sequence[tuple[str, Point]]) -> list[tuple[int, str, float]]:
@@ -136,21 +134,17 @@ def _levels(profile: Profile, marks: Sequence[tuple[str, Point]]) -> list[tuple[
 
 
 def _layout(cuts: Sequence[Cut]) -> tuple[Any, list[list[Any]], Any]:
-    """Three columns at one scale where the shapes allow it, the close-ups as squares below, and the scale's axes."""
+    """Place three columns, the close-ups as squares below, and the scale's axes; all lengths are inches."""
     from matplotlib.figure import Figure
 
-    spans = np.array([cut.pixel_mm * cut.u.size for cut in cuts])
-    shares = np.maximum(spans / spans.sum(), 0.24)
-    room = _WIDTH - _BAR - 2 * _GAP
-    widths = room * shares / shares.sum()
-    tall = min(_TALLEST, max(w * c.v.size / c.u.size for w, c in zip(widths, cuts, strict=True)))
+    widths, tall = column_sizes(cuts, _WIDTH - _BAR - 2 * _GAP, _TALLEST)
     side = min(widths.min(), 2.6)
     height = _TITLE + tall + 2 * _GAP + side
     figure = Figure(figsize=(_WIDTH, height))
     inches = np.array((_WIDTH, height, _WIDTH, height))
     lefts = np.cumsum(widths + _GAP) - widths - _GAP
     rows = [
-        [figure.add_axes(np.array(box) / inches) for box in boxes]
+        [figure.add_axes(np.array(box) / inches, anchor="N") for box in boxes]
         for boxes in (
             [(x, side + 2 * _GAP, w, tall) for x, w in zip(lefts, widths, strict=True)],
             [(x + (w - side) / 2, 0, side, side) for x, w in zip(lefts, widths, strict=True)],
@@ -160,84 +154,13 @@ def _layout(cuts: Sequence[Cut]) -> tuple[Any, list[list[Any]], Any]:
     return figure, rows, bar
 
 
-def _closeUp(cut: Cut, side: float) -> Cut:
-    """The same plane in a square of `side` mm around its center; beyond the volume it is empty."""
-    pixel = side / _CLOSE_PIXELS
-    offsets = pixel * (np.arange(_CLOSE_PIXELS) - (_CLOSE_PIXELS - 1) / 2)
-    u, v = (offsets + center for center in cut.centre_uv)
-    # The points of the whole plane are linear in u and v.
-    origin = cut.points_ras[0, 0]
-    right = (cut.points_ras[0, -1] - origin) / (cut.u[-1] - cut.u[0])
-    up = (cut.points_ras[-1, 0] - origin) / (cut.v[-1] - cut.v[0])
-    points = origin + (u - cut.u[0])[:, np.newaxis] * right + (v - cut.v[0])[:, np.newaxis, np.newaxis] * up
-    return replace(cut, pixel_mm=pixel, u=u, v=v, points_ras=points)
-
-
-def _show(axes: Any, cut: Cut, pixels: np.ndarray, **options: Any) -> Any:
-    axes.set(facecolor="black", xticks=(), yticks=(), anchor="N")
-    axes.spines[:].set_visible(False)
-    return axes.imshow(pixels, extent=cut.extent, origin="lower", interpolation="bilinear", **options)
-
-
-def _drawHeat(axes: Any, cut: Cut, heatmap: Volume) -> Any:
-    limit = float(heatmap.array.max())
-    if limit <= 0:
-        limit = float(np.abs(heatmap.array).max()) or 1.0
-    pixels = sample(heatmap.array, heatmap.ijk_to_ras, cut.points_ras)
-    return _show(axes, cut, pixels, cmap=cold_hot(), vmin=-limit, vmax=limit)
-
-
-def _drawOutline(axes: Any, cut: Cut, heatmap: Volume, mask: np.ndarray) -> None:
-    pixels = np.nan_to_num(sample(mask.astype(np.uint8), heatmap.ijk_to_ras, cut.points_ras))
-    if pixels.min() < 0.5 < pixels.max():
-        axes.contour(cut.u, cut.v, pixels, levels=[0.5], colors=CONTOURS[0][0], linewidths=1.3)
+def _limit(heatmap: Volume) -> float:
+    """Return the value with the full color: the highest, where one is above zero."""
+    highest = float(heatmap.array.max())
+    return highest if highest > 0 else float(np.abs(heatmap.array).max()) or 1.0
 
 
 def _drawFrame(axes: Any, close: Cut) -> None:
-    """Where the close-up is."""
-    left, right, bottom, top = close.extent
+    """Show where the close-up is."""
+    left, right, bottom, top = close.view.extent
     axes.plot((left, right, right, left, left), (bottom, bottom, top, top, bottom), color="white", linewidth=0.7)
-
-
-def _drawLabels(axes: Any, cut: Cut, title: str) -> None:
-    """The letters of the patient's sides, a scale bar, and a title above; the view is that of the cut."""
-    left, right, bottom, top = cut.extent
-    plane = cut.plane
-    for letter, edge, inwards in (
-        (OPPOSITE[plane.right], (0, 0.5), (8, 0)), (plane.right, (1, 0.5), (-8, 0)),
-        (OPPOSITE[plane.top], (0.5, 0), (0, 9)), (plane.top, (0.5, 1), (0, -9)),
-    ):  # fmt: skip
-        _write(axes, letter, edge, inwards, xycoords="axes fraction", ha="center", size=10, weight="bold")
-    length = max((mm for mm in (2, 5, 10, 20, 50, 100) if 3 * mm < right - left), default=1)
-    x, y = left + 0.04 * (right - left), bottom + 0.04 * (top - bottom)
-    for color, width in (("black", 4.2), ("white", 2.2)):  # to be seen on both
-        axes.plot((x, x + length), (y, y), color=color, linewidth=width, solid_capstyle="butt")
-    _write(axes, f"{length} mm", (x, y), (0, 8), ha="left", size=8)
-    axes.set(xlim=(left, right), ylim=(bottom, top))
-    axes.set_title(title, size=10, color=_INK, pad=4)
-
-
-def _write(axes: Any, text: str, point: Point, offset: Point, **options: Any) -> None:
-    outlined(axes, text, point, offset, color="white", **options)
-
-
-def _title(cut: Cut) -> str:
-    normal = cut.plane.normal
-    return f"{cut.plane.name}, {normal if cut.centre_mm >= 0 else OPPOSITE[normal]} {abs(cut.centre_mm):.0f} mm"
-
-
-def _drawScale(figure: Any, axes: Any, colors: Any, threshold: float | None) -> None:
-    bar = figure.colorbar(colors, cax=axes)
-    bar.outline.set_visible(False)
-    axes.set_facecolor("#6a6a6a")  # the colors as they look over gray anatomy
-    axes.set_title("heatmap", size=9, color=_INK, pad=8)
-    axes.tick_params(labelsize=8, colors=_QUIET)
-    if threshold is not None and colors.norm.vmin < threshold < colors.norm.vmax:
-        axes.axhline(threshold, color=CONTOURS[0][0], linewidth=2)
-
-
-def _uv(cut: Cut, point: Point) -> tuple[float, float]:
-    """Where a point of the patient lies in a plane's picture."""
-    towards = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
-    (u, right), (v, up) = (towards[letter] for letter in (cut.plane.right, cut.plane.top))
-    return right * point[u], up * point[v]

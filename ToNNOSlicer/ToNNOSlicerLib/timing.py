@@ -1,9 +1,13 @@
-"""How long a run will take on this machine, from the runs before. Standard library only."""
+"""How long a run will take on this machine, from the runs before."""
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
+
+from tonno_core.errors import TonnoError
+from tonno_core.output import atomic_file
 
 # Slices a second of the model that ships with the module (resnet10t, 96 pixels) on one core of a 2020s server: only to
 # have something to say before the first run.
@@ -60,13 +64,8 @@ class RunTimes:
     def _write(self) -> None:
         if self._path is None:
             return
-        partial = self._path.with_suffix(".partial")
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(TonnoError), atomic_file(self._path, make_folders=True) as partial:
             partial.write_text(json.dumps(self._speeds, indent=1), encoding="utf-8")
-            partial.replace(self._path)
-        except OSError:
-            pass
 
 
 def slicesOf(settings) -> int:

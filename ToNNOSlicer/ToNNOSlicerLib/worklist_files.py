@@ -1,4 +1,4 @@
-"""What a worklist keeps in its folder, read and written: standard library only.
+"""What a worklist keeps in its folder, read and written.
 
 ``runs/0001/`` holds ``run.json`` (what was asked for, and the volumes in their order), ``list.csv``, ``log.txt``,
 ``ended.json`` (cases in which the engine's process ended) and ``results/``, which the engine writes. A later run does
@@ -10,12 +10,14 @@ from __future__ import annotations
 import csv
 import json
 import re
-import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tonno_core.errors import TonnoError
+from tonno_core.output import write_text
 
 RUNS, RUN, LIST, LOG, ENDED, RESULTS = "runs", "run.json", "list.csv", "log.txt", "ended.json", "results"
 REPORT, VERDICTS = "report.json", "verdicts.json"
@@ -122,12 +124,10 @@ def readJson(path: Path) -> dict[str, Any]:
 
 def writeJson(path: Path, content: dict[str, Any]) -> None:
     """Write JSON, whole or not at all. Raises OSError."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        write_text(path, json.dumps(content, indent=1) + "\n")
+    except TonnoError as error:
+        raise error.__cause__ or error from None  # what the system said
 
 
 def progress(log: Path) -> tuple[float, str]:

@@ -14,7 +14,7 @@ import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
-from tonno_core.cohort.check import Check, check_cohort, outlying, report
+from tonno_core.cohort.check import CohortCheck, check_cohort, outlying, report
 from tonno_core.cohort.manifest import read_manifest
 from tonno_core.volume.header import same_grid
 from tonno_core.volume.io import read_header
@@ -36,12 +36,12 @@ def scans(folder: Path, count: int) -> None:
         scan(folder / f"{index}.nii", index)
 
 
-def checked(folder: Path, *lines: str, header: str = "volume,label") -> Check:
+def checked(folder: Path, *lines: str, header: str = "volume,label") -> CohortCheck:
     (folder / "list.csv").write_text("\n".join([header, *lines]) + "\n")
     return check_cohort(read_manifest(folder / "list.csv"), progress=False)
 
 
-def problems(check: Check) -> list[tuple[int, str]]:
+def problems(check: CohortCheck) -> list[tuple[int, str]]:
     """Lines and texts, the texts of errors with a "!" before them."""
     return [(problem.line, ("!" if problem.stops else "") + problem.text) for problem in check.problems]
 
@@ -182,10 +182,10 @@ def test_voxels_of_another_type(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_far_from_the_median(values: list[float], far: list[int]) -> None:
-    found = outlying(np.array(values, dtype=np.float64).reshape(-1, 1))
-    assert np.flatnonzero(found).tolist() == far
+    outliers = outlying(np.array(values, dtype=np.float64).reshape(-1, 1))
+    assert np.flatnonzero(outliers).tolist() == far
     # The same at any scale and for the inverse, since only ratios count.
-    np.testing.assert_array_equal(outlying(7 / np.array(values, dtype=np.float64).reshape(-1, 1)), found)
+    np.testing.assert_array_equal(outlying(7 / np.array(values, dtype=np.float64).reshape(-1, 1)), outliers)
 
 
 # -------------------- masks

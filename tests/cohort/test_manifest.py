@@ -38,23 +38,23 @@ def refused(path: Path) -> str:
 def labels(folder: Path, *cells: str) -> tuple[tuple[str, ...], list[tuple[int, ...]]]:
     """Classes and labels of a manifest whose column ``label`` has these cells."""
     lines = [f"{name},{cell}" for name, cell in zip(("a.nii", "b.nii", "d.nii", "sub/c.nii"), cells, strict=False)]
-    found = read_manifest(manifest(folder, "\n".join(["volume,label", *lines])))
-    return found.classes, [case.labels for case in found.cases]
+    content = read_manifest(manifest(folder, "\n".join(["volume,label", *lines])))
+    return content.classes, [case.labels for case in content.cases]
 
 
 # -------------------- what a line means
 
 
 def test_the_shortest_manifest(tmp_path: Path) -> None:
-    found = read_manifest(manifest(tmp_path, "volume,label\na.nii,0\nsub/c.nii,1\n"), class_name="lesion")
-    assert found.classes == ("lesion",)
-    assert found.cases == (
+    content = read_manifest(manifest(tmp_path, "volume,label\na.nii,0\nsub/c.nii,1\n"), class_name="lesion")
+    assert content.classes == ("lesion",)
+    assert content.cases == (
         Case(tmp_path / "a.nii", (0,), (None,), "a.nii", ""),
         Case(tmp_path / "sub" / "c.nii", (1,), (None,), "sub/c.nii", ""),
     )
-    assert [case.line for case in found.cases] == [2, 3]
-    assert not found.has_split
-    assert found.split("train") == ()
+    assert [case.line for case in content.cases] == [2, 3]
+    assert not content.has_split
+    assert content.split("train") == ()
 
 
 def test_all_columns_in_any_order_with_spaces_and_a_byte_order_mark(tmp_path: Path) -> None:
@@ -65,17 +65,17 @@ def test_all_columns_in_any_order_with_spaces_and_a_byte_order_mark(tmp_path: Pa
         "train,P2,1,,sub/c.nii",
         ",,,,,",
     ]
-    found = read_manifest(manifest(tmp_path, "\ufeff" + "\r\n".join(lines)))
-    assert found.cases == (
+    content = read_manifest(manifest(tmp_path, "\ufeff" + "\r\n".join(lines)))
+    assert content.cases == (
         Case(tmp_path / "a.nii", (1,), (tmp_path / "sub" / "m.nii",), "P1", "val"),
         Case(tmp_path / "series", (0,), (None,), "series", "train"),
         Case(tmp_path / "sub" / "c.nii", (1,), (None,), "P2", "train"),
     )
-    assert found.has_split
-    assert found.split("train") == found.cases[1:]
-    assert found.split("test") == ()
+    assert content.has_split
+    assert content.split("train") == content.cases[1:]
+    assert content.split("test") == ()
     with pytest.raises(ValueError, match="split 'validation', expected one of"):
-        found.split("validation")
+        content.split("validation")
 
 
 def test_paths_are_relative_to_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,13 +91,13 @@ def test_separators_of_spreadsheets(tmp_path: Path, delimiter: str) -> None:
     text = 'volume,label,patient\na.nii,0,"Doe, J"\nb.nii,1,P2\n'.replace(",", delimiter).replace(
         f"Doe{delimiter}", "Doe,"
     )
-    found = read_manifest(manifest(tmp_path, text))
-    assert [case.patient for case in found.cases] == ["Doe, J", "P2"]
+    content = read_manifest(manifest(tmp_path, text))
+    assert [case.patient for case in content.cases] == ["Doe, J", "P2"]
 
 
 def test_names_are_classes_and_words_for_no_finding_are_not(tmp_path: Path) -> None:
-    found = labels(tmp_path, "tumour", "Healthy", "bleeding", "0")
-    assert found == (("bleeding", "tumour"), [(0, 1), (0, 0), (1, 0), (0, 0)])
+    content = labels(tmp_path, "tumour", "Healthy", "bleeding", "0")
+    assert content == (("bleeding", "tumour"), [(0, 1), (0, 0), (1, 0), (0, 0)])
     assert labels(tmp_path, "tumour", "NONE", "negative", "Normal") == (("tumour",), [(1,), (0,), (0,), (0,)])
 
 
@@ -120,9 +120,9 @@ def test_a_column_for_each_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize("columns", ["label,mask", "label,mask:tumour", "label:tumour,mask"])
 def test_masks_of_the_only_class(tmp_path: Path, columns: str) -> None:
     value = "1" if ":tumour,mask" in columns else "tumour"
-    found = read_manifest(manifest(tmp_path, f"volume,{columns}\na.nii,{value},m.nii\n"))
-    assert found.classes == ("tumour",)
-    assert found.cases[0].masks == (tmp_path / "m.nii",)
+    content = read_manifest(manifest(tmp_path, f"volume,{columns}\na.nii,{value},m.nii\n"))
+    assert content.classes == ("tumour",)
+    assert content.cases[0].masks == (tmp_path / "m.nii",)
 
 
 # -------------------- which line is wrong
@@ -215,8 +215,8 @@ def test_what_is_no_file(tmp_path: Path) -> None:
 def written(manifest: Manifest, path: Path) -> str:
     """What stands in the file; reading it gives the same cases."""
     write_manifest(path, manifest)
-    found = read_manifest(path)
-    assert (found.classes, found.cases) == (manifest.classes, manifest.cases)
+    content = read_manifest(path)
+    assert (content.classes, content.cases) == (manifest.classes, manifest.cases)
     assert not [entry for entry in path.parent.iterdir() if entry.name.startswith(".")]
     return path.read_text(encoding="utf-8")
 
@@ -246,12 +246,12 @@ def test_the_default_class_is_written_without_its_name(tmp_path: Path) -> None:
 
 
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:
-    one = Manifest(tmp_path, ("x",), (Case(tmp_path / "a.nii", (1,), (None,), os.fsdecode(b"\xff"), ""),))
+    manifest = Manifest(tmp_path, ("x",), (Case(tmp_path / "a.nii", (1,), (None,), os.fsdecode(b"\xff"), ""),))
     with pytest.raises(TonnoError, match=r"^\S+absent/new\.csv: cannot be written \(No such file or directory\)$"):
-        write_manifest(tmp_path / "absent" / "new.csv", one)
+        write_manifest(tmp_path / "absent" / "new.csv", manifest)
     (tmp_path / "new.csv").write_text("before")
     with pytest.raises(TonnoError, match=r"cannot be written .*can't encode"):
-        write_manifest(tmp_path / "new.csv", one)
+        write_manifest(tmp_path / "new.csv", manifest)
     assert (tmp_path / "new.csv").read_text() == "before"
 
 

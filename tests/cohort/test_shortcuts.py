@@ -21,8 +21,8 @@ def test_what_follows_the_label_is_found_in_either_direction() -> None:
         "noise": noise.tolist(),
         "constant": [1.0] * 40,
     }
-    found = dict(find_shortcuts(measured, LABELS))
-    assert found == {"up": pytest.approx(1.0), "down": pytest.approx(1.0)}
+    shortcuts = dict(find_shortcuts(measured, LABELS))
+    assert shortcuts == {"up": pytest.approx(1.0), "down": pytest.approx(1.0)}
 
 
 def test_a_few_volumes_prove_nothing_and_one_label_neither() -> None:
@@ -34,7 +34,7 @@ def test_chance_is_seldom_taken_for_a_shortcut() -> None:
     rng = np.random.default_rng(1)
     cohorts = [{str(k): rng.normal(size=40).tolist() for k in range(12)} for _ in range(200)]
     # At most 1 in 100 cohorts by the test's level; 6 of 200 would be three standard deviations more.
-    assert sum(bool(list(find_shortcuts(one, LABELS))) for one in cohorts) < 6
+    assert sum(bool(list(find_shortcuts(measured, LABELS))) for measured in cohorts) < 6
     assert SHORTCUT_AUC == 0.75
 
 

@@ -35,23 +35,23 @@ def with_class(manifest: Manifest, index: int) -> list[int]:
 
 
 def test_no_patient_is_in_two_parts_and_all_are_in_one() -> None:
-    found = split_patients(cohort(["1 0 0", "0 0", "1", "0 1"] * 10), seed=0)
-    parts = [patients_of(found, split) for split in SPLITS]
+    divided = split_patients(cohort(["1 0 0", "0 0", "1", "0 1"] * 10), seed=0)
+    parts = [patients_of(divided, split) for split in SPLITS]
     assert sum(len(part) for part in parts) == len(set.union(*parts)) == 40
-    assert all(case.split for case in found.cases)
-    assert [replace(case, split="") for case in found.cases] == list(cohort(["1 0 0", "0 0", "1", "0 1"] * 10).cases)
+    assert all(case.split for case in divided.cases)
+    assert [replace(case, split="") for case in divided.cases] == list(cohort(["1 0 0", "0 0", "1", "0 1"] * 10).cases)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_parts_and_classes_have_their_shares(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    found = split_patients(cohort([f"{int(a)}{int(b)}" for a, b in rng.random((200, 2)) < (0.3, 0.1)]), seed=seed)
-    total = [len(patients_of(found, split)) for split in SPLITS]
-    wanted = 200 * np.array([0.7, 0.15, 0.15])
+    divided = split_patients(cohort([f"{int(a)}{int(b)}" for a, b in rng.random((200, 2)) < (0.3, 0.1)]), seed=seed)
+    total = [len(patients_of(divided, split)) for split in SPLITS]
+    sizes = 200 * np.array([0.7, 0.15, 0.15])
     # Each of x, y and none is rounded by at most one patient, and patients with both classes count for both.
-    assert np.abs(np.array(total) - wanted).max() <= 3
+    assert np.abs(np.array(total) - sizes).max() <= 3
     for index in range(2):
-        having = np.array(with_class(found, index))
+        having = np.array(with_class(divided, index))
         assert np.abs(having - having.sum() * np.array([0.7, 0.15, 0.15])).max() <= 2
 
 
@@ -63,14 +63,14 @@ def test_few_patients_with_a_finding_are_shared(positives: int, parts: list[int]
 
 def test_what_cannot_be_shared_evenly_goes_where_most_is_missing() -> None:
     # Of 6 patients 3, 1.5 and 1.5: the one over goes to val for one class and to test for the other.
-    found = split_patients(cohort(["10"] * 6 + ["01"] * 6), seed=0, fractions=(0.5, 0.25, 0.25))
-    assert [len(patients_of(found, split)) for split in SPLITS] == [6, 3, 3]
+    divided = split_patients(cohort(["10"] * 6 + ["01"] * 6), seed=0, fractions=(0.5, 0.25, 0.25))
+    assert [len(patients_of(divided, split)) for split in SPLITS] == [6, 3, 3]
 
 
 def test_a_patient_has_the_classes_of_all_volumes() -> None:
     # By volumes, x would be rare among patients of many volumes; by patients all three parts get one of the three.
-    found = split_patients(cohort(["0 1 0 0"] * 3 + ["0 0"] * 20), seed=3)
-    assert with_class(found, 0) == [1, 1, 1]
+    divided = split_patients(cohort(["0 1 0 0"] * 3 + ["0 0"] * 20), seed=3)
+    assert with_class(divided, 0) == [1, 1, 1]
 
 
 def test_the_seed_decides_and_the_order_of_lines_does_not() -> None:
@@ -85,9 +85,9 @@ def test_the_seed_decides_and_the_order_of_lines_does_not() -> None:
 
 def test_parts_of_fraction_zero_stay_empty_and_an_old_split_is_replaced() -> None:
     manifest = split_patients(cohort(["1", "0"] * 10), seed=0)
-    found = split_patients(manifest, seed=1, fractions=(0.8, 0.2, 0))
-    assert [len(patients_of(found, split)) for split in SPLITS] == [16, 4, 0]
-    assert with_class(found, 0) == [8, 2, 0]
+    divided = split_patients(manifest, seed=1, fractions=(0.8, 0.2, 0))
+    assert [len(patients_of(divided, split)) for split in SPLITS] == [16, 4, 0]
+    assert with_class(divided, 0) == [8, 2, 0]
     assert not split_patients(manifest, seed=1, fractions=(0, 0, 1)).split("train")
 
 

@@ -11,16 +11,16 @@ from tonno_core.segmentation.metrics import auc
 
 def test_the_mean_is_that_of_the_cases_and_its_interval_that_of_theory() -> None:
     values = np.random.default_rng(1).normal(3.0, 2.0, 400)
-    found = Bootstrap([f"p{n}" for n in range(400)], seed=0).mean(values)
-    assert found is not None
-    assert found.low is not None
-    assert found.high is not None
-    assert found.value == pytest.approx(values.mean(), rel=1e-12)
+    estimate = Bootstrap([f"p{n}" for n in range(400)], seed=0).mean(values)
+    assert estimate is not None
+    assert estimate.low is not None
+    assert estimate.high is not None
+    assert estimate.value == pytest.approx(values.mean(), rel=1e-12)
     # The central limit theorem's half width; 2000 resamples know a 2.5 % quantile to about 0.04 of a deviation.
     error = values.std() / np.sqrt(400)
-    assert found.low == pytest.approx(values.mean() - 1.96 * error, abs=0.2 * error)
-    assert found.high == pytest.approx(values.mean() + 1.96 * error, abs=0.2 * error)
-    assert (found.cases, found.patients) == (400, 400)
+    assert estimate.low == pytest.approx(values.mean() - 1.96 * error, abs=0.2 * error)
+    assert estimate.high == pytest.approx(values.mean() + 1.96 * error, abs=0.2 * error)
+    assert (estimate.cases, estimate.patients) == (400, 400)
 
 
 def test_cases_of_one_patient_are_drawn_together() -> None:
@@ -51,11 +51,11 @@ def test_auc_and_balanced_accuracy_are_those_of_each_resample() -> None:
             accuracies.append((says[of == 1].mean() + (~says[of == 0]).mean()) / 2)
     assert len(by_hand) > 0.9 * RESAMPLES
     of_sample = sample.auc(scores, labels), sample.balanced_accuracy(called, labels)
-    for found, values in zip(of_sample, (by_hand, accuracies), strict=True):
-        assert found is not None
+    for estimate, values in zip(of_sample, (by_hand, accuracies), strict=True):
+        assert estimate is not None
         expected = (values[0], *np.quantile(values[1:], (0.025, 0.975)))
         # Weighted sums here, ranks there: equal up to float64 rounding.
-        assert (found.value, found.low, found.high) == pytest.approx(expected, rel=1e-9)
+        assert (estimate.value, estimate.low, estimate.high) == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_seed_decides_and_rows_share_the_resamples() -> None:
@@ -72,9 +72,9 @@ def test_the_seed_decides_and_rows_share_the_resamples() -> None:
 
 
 def test_one_patient_has_no_interval_and_one_class_no_auc() -> None:
-    one = Bootstrap(["a", "a"], seed=0).mean([1.0, 3.0])
-    assert one is not None
-    assert (one.value, one.low, one.high, one.patients) == (2.0, None, None, 1)
+    mean = Bootstrap(["a", "a"], seed=0).mean([1.0, 3.0])
+    assert mean is not None
+    assert (mean.value, mean.low, mean.high, mean.patients) == (2.0, None, None, 1)
     sample = Bootstrap(["a", "b"], seed=0)
     assert sample.auc([1.0, 2.0], [1, 1]) is None
     assert sample.balanced_accuracy([1, 0], [0, 0]) is None

@@ -26,9 +26,9 @@ def blobs() -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_row_is_measured_at_its_own_threshold_at_the_best_and_on_the_ladder() -> None:
     heatmap, truth = blobs()
-    found, overlap = measure(heatmap, Components(truth), 1.5)
+    predicted, overlap = measure(heatmap, Components(truth), 1.5)
     mask = heatmap >= 1.5
-    assert np.array_equal(found.mask, mask)
+    assert np.array_equal(predicted.mask, mask)
     assert overlap.dice == dice(mask, truth)
     assert (overlap.precision, overlap.recall, overlap.f1) == component_scores(mask, truth)
     assert (overlap.precision, overlap.recall) == (0.5, 1.0)  # of two hills one is on the truth
@@ -56,11 +56,11 @@ def test_the_ladder_has_thirds_of_octaves_from_an_eighth_to_four_and_the_thresho
 def test_small_components_count_nowhere_but_in_the_best_dice() -> None:
     heatmap, truth = blobs()
     heatmap[0, 0, 0] = 9.0  # a single voxel
-    found, overlap = measure(heatmap, Components(truth), 3.0, min_voxels=2)
+    predicted, overlap = measure(heatmap, Components(truth), 3.0, min_voxels=2)
     without = heatmap.copy()
     without[0, 0, 0] = 0.0
     alone = measure(without, Components(truth), 3.0, min_voxels=2)
-    assert np.array_equal(found.mask, alone[0].mask)
+    assert np.array_equal(predicted.mask, alone[0].mask)
     keep = {"best_dice": 0.0, "best_threshold": 0.0}
     assert dataclasses.replace(overlap, **keep) == dataclasses.replace(alone[1], **keep)
     assert overlap.best_dice < alone[1].best_dice

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from tests.evaluation.records import finding, record
 from tonno_core.evaluation.sheet import CASES_PER_PAGE, Entry, write_sheets
+from tonno_core.pictures.cuts import View
 from tonno_core.pictures.tile import Tile
 
 METHODS = ("matched-cam", "slicewise-cam-3axes")
@@ -27,7 +28,7 @@ def entry(number: int, *, truth: int | None = 1, scale: float = 1.0, size: tuple
     if truth is None or truth == 0:
         other = np.zeros(size)
     tile = Tile(
-        where="Axial S 8 mm", edges=("R", "L", "P", "A"), u=2 * u[0] - 50, v=2 * v[:, 0] - 40, image=u + v,
+        where="Axial S 8 mm", view=View(2 * u[0] - 50, 2 * v[:, 0] - 40, ("R", "L", "P", "A")), image=u + v,
         truth=None if truth is None else other, heatmaps={name: hill for name in METHODS},
         masks={name: (hill > 0.5).astype(float) for name in METHODS},
     )  # fmt: skip

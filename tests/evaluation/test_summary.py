@@ -61,7 +61,9 @@ def test_tuned_is_the_one_factor_with_the_highest_mean_dice() -> None:
     ladders = np.full((2, len(LADDER)), 0.1)
     ladders[0, 3], ladders[1, 12] = 0.9, 0.9
     ladders[:, 7] = 0.6
-    rows = [finding(0.1, overlap=overlap(0.1, ladder_dice=tuple(one), ladder_f1=tuple(one / 2))) for one in ladders]
+    rows = [
+        finding(0.1, overlap=overlap(0.1, ladder_dice=tuple(ladder), ladder_f1=tuple(ladder / 2))) for ladder in ladders
+    ]
     records = [record(name, {"matched-cam": row}) for name, row in zip("ab", rows, strict=True)]
     (row,) = summarize(records, {"matched-cam": VARIANTS["matched-cam"]}, seed=0).rows
     assert row.tuned_factor == LADDER[7]

@@ -90,7 +90,7 @@ def test_on_a_straight_grid_the_picture_is_the_slice() -> None:
     shown = sample(volume.array, volume.ijk_to_ras, cut.points_ras)
     # i grows to the patient's right, which is on the left: the row is mirrored. 1e-12: float64 products.
     np.testing.assert_allclose(shown, volume.array[2, :, ::-1], rtol=1e-12)
-    assert cut.extent == (-13.0, 1.0, -1.0, 11.0)
+    assert cut.view.extent == (-13.0, 1.0, -1.0, 11.0)
     assert cut.centre_uv == (-6.0, 4.0)
     assert cut.centre_mm == 4.0
 
@@ -103,11 +103,11 @@ def test_beyond_the_outer_voxels_there_is_nothing() -> None:
 
 def test_pixels_are_the_smallest_spacing_until_there_are_too_many() -> None:
     small = Volume(np.zeros((4, 50, 60), dtype=np.float32), np.diag([0.5, 0.7, 5.0, 1.0]))
-    assert cut_plane(AXIAL, small, (1.0, 1.0, 1.0)).pixel_mm == 0.5
+    assert cut_plane(AXIAL, small, (1.0, 1.0, 1.0)).view.pixel_mm == 0.5
     large = Volume(np.zeros((4, 5, 1000), dtype=np.float32), np.diag([0.8, 2.0, 2.0, 1.0]))
     cut = cut_plane(AXIAL, large, (400.0, 4.0, 4.0))
-    assert cut.pixel_mm == pytest.approx(1000 * 0.8 / 400, rel=1e-12)  # float64 product
-    assert cut.u.size == 400
+    assert cut.view.pixel_mm == pytest.approx(1000 * 0.8 / 400, rel=1e-12)  # float64 product
+    assert cut.view.u.size == 400
 
 
 def test_a_plane_is_never_thinner_than_two_pixels() -> None:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from tonno_core.errors import TonnoError
+from tonno_core.pictures.drawing import Scene
 from tonno_core.pictures.overview import write_overview
 from tonno_core.slicing.profile import Profile
 from tonno_core.volume.volume import Volume
@@ -35,11 +36,13 @@ def head() -> dict[str, Any]:
     return {
         "image": Volume(image.astype(np.float32), IJK_TO_RAS),
         "heatmap": Volume(heatmap.astype(np.float32), IJK_TO_RAS),
-        "segmentation": (heatmap >= 1.5).astype(np.uint8),
+        "mask": (heatmap >= 1.5).astype(np.uint8),
         "truth": np.roll(heatmap >= 1.5, 1, axis=2),
-        "profiles": PROFILES,
-        "title": "A head",
     }
+
+
+def write(path: Path, scene: dict[str, Any], **options: Any) -> None:
+    write_overview(path, Scene(**scene), **{"title": "A head", "profiles": PROFILES, **options})
 
 
 @pytest.fixture
@@ -66,7 +69,7 @@ def letters(axes: Axes) -> dict[str, tuple[float, float]]:
 
 
 def test_the_file_is_a_wide_picture_and_nothing_else_is_left(tmp_path: Path) -> None:
-    write_overview(tmp_path / "overview.png", **head())
+    write(tmp_path / "overview.png", head())
     assert [path.name for path in tmp_path.iterdir()] == ["overview.png"]
     height, width, _ = imread(tmp_path / "overview.png").shape
     assert width == 1760
@@ -74,7 +77,7 @@ def test_the_file_is_a_wide_picture_and_nothing_else_is_left(tmp_path: Path) -> 
 
 
 def test_letters_stand_where_the_patient_is(tmp_path: Path, drawn: list[Figure]) -> None:
-    write_overview(tmp_path / "overview.png", **head())
+    write(tmp_path / "overview.png", head())
     left, right, bottom, top = (0, 0.5), (1, 0.5), (0.5, 0), (0.5, 1)
     for row in (0, 3):
         axial, coronal, sagittal = drawn[0].axes[row : row + 3]
@@ -85,7 +88,7 @@ def test_letters_stand_where_the_patient_is(tmp_path: Path, drawn: list[Figure])
 
 def test_the_pixels_agree_with_the_letters(tmp_path: Path, drawn: list[Figure]) -> None:
     """The image grows towards the patient's left, so it grows to the right, and by the front and the head."""
-    write_overview(tmp_path / "overview.png", **head())
+    write(tmp_path / "overview.png", head())
     axial, coronal, sagittal = (axes.images[0].get_array().filled(np.nan) for axes in drawn[0].axes[:3])
     assert (np.diff(axial, axis=1)[:, 1:-1] > 0).all()
     assert (np.diff(coronal, axis=1)[:, 1:-1] > 0).all()
@@ -97,9 +100,9 @@ def test_the_pixels_agree_with_the_letters(tmp_path: Path, drawn: list[Figure]) 
 def test_the_planes_meet_in_the_peak_of_the_highest_component(tmp_path: Path, drawn: list[Figure]) -> None:
     """Not in its centroid, which a tail pulls away, nor in another component."""
     case = head()
-    case["segmentation"][6, 25, 7:20] = 1
-    case["segmentation"][:, :5, :5] = 1
-    write_overview(tmp_path / "overview.png", **case)
+    case["mask"][6, 25, 7:20] = 1
+    case["mask"][:, :5, :5] = 1
+    write(tmp_path / "overview.png", case)
     assert PLANES_OF_THE_PEAK <= set(texts(drawn[0]))
     overlays = [axes.images[1].get_array() for axes in drawn[0].axes[3:6]]
     assert [float(overlay.max()) for overlay in overlays] == [3.0, 3.0, 3.0]
@@ -107,20 +110,20 @@ def test_the_planes_meet_in_the_peak_of_the_highest_component(tmp_path: Path, dr
 
 def test_an_empty_segmentation_shows_the_heatmaps_peak(tmp_path: Path, drawn: list[Figure]) -> None:
     case = head()
-    case["segmentation"] = np.zeros(SHAPE, np.uint8)
-    write_overview(tmp_path / "overview.png", **case)
+    case["mask"] = np.zeros(SHAPE, np.uint8)
+    write(tmp_path / "overview.png", case)
     assert PLANES_OF_THE_PEAK <= set(texts(drawn[0]))
     (legend,) = drawn[0].legends
     assert [text.get_text() for text in legend.get_texts()] == ["segmentation (empty)", "truth"]
 
 
 def test_a_given_centre_wins(tmp_path: Path, drawn: list[Figure]) -> None:
-    write_overview(tmp_path / "overview.png", **head(), centre_ras=(-5.5, -12, -10))
+    write(tmp_path / "overview.png", head(), centre_ras=(-5.5, -12, -10))
     assert {"Axial   I 10.0 mm", "Coronal   P 12.0 mm", "Sagittal   L 5.5 mm"} <= set(texts(drawn[0]))
 
 
 def test_heatmap_colours_are_centred_on_zero(tmp_path: Path, drawn: list[Figure]) -> None:
-    write_overview(tmp_path / "overview.png", **head())
+    write(tmp_path / "overview.png", head())
     overlay = drawn[0].axes[3].images[1]
     low, high = overlay.get_clim()
     assert low == -high < 0
@@ -135,7 +138,7 @@ def test_heatmap_colours_are_centred_on_zero(tmp_path: Path, drawn: list[Figure]
 
 def test_contours_enclose_what_they_name(tmp_path: Path, drawn: list[Figure]) -> None:
     """Solid around the segmentation, dashed around the truth, a voxel (2 mm) to the left of it."""
-    write_overview(tmp_path / "overview.png", **head())
+    write(tmp_path / "overview.png", head())
     axial = drawn[0].axes[3]
     solid, dashed = (outline.get_paths()[0].vertices for outline in axial.collections)
     peak_u, peak_v = -PEAK_RAS[0], PEAK_RAS[1]
@@ -150,7 +153,7 @@ def test_contours_enclose_what_they_name(tmp_path: Path, drawn: list[Figure]) ->
 
 
 def test_profiles_stand_under_the_plane_they_run_across(tmp_path: Path, drawn: list[Figure]) -> None:
-    write_overview(tmp_path / "overview.png", **head())
+    write(tmp_path / "overview.png", head())
     for axes, normal, opposite, at in zip(drawn[0].axes[6:9], "SAR", "IPL", (10.0, 10.0, 16.0), strict=True):
         _, curve, plane = axes.lines
         assert curve.get_ydata().tolist() == PROFILES[0].logits.tolist()
@@ -162,9 +165,9 @@ def test_profiles_stand_under_the_plane_they_run_across(tmp_path: Path, drawn: l
 
 
 def test_missing_profiles_leave_their_place_empty(tmp_path: Path, drawn: list[Figure]) -> None:
-    write_overview(tmp_path / "two.png", **{**head(), "profiles": PROFILES[:2]})
+    write(tmp_path / "two.png", head(), profiles=PROFILES[:2])
     assert [axes.get_visible() for axes in drawn[0].axes[6:9]] == [False, True, True]
-    write_overview(tmp_path / "none.png", **{**head(), "profiles": [], "truth": None})
+    write(tmp_path / "none.png", {**head(), "truth": None}, profiles=[])
     assert len(drawn[1].axes) == 7  # six pictures and the colour bar
     assert drawn[1].get_figheight() < drawn[0].get_figheight()
 
@@ -172,7 +175,7 @@ def test_missing_profiles_leave_their_place_empty(tmp_path: Path, drawn: list[Fi
 def test_no_text_overlaps_another_or_leaves_the_picture(tmp_path: Path, drawn: list[Figure]) -> None:
     """Nor where titles are too long: file names may hold dollar signs, which are no formulas."""
     long = "a_$file_name$ " * 20
-    write_overview(tmp_path / "overview.png", **{**head(), "title": long}, subtitle=long)
+    write(tmp_path / "overview.png", head(), title=long, subtitle=long)
     figure = drawn[0]
     renderer = FigureCanvasAgg(figure).get_renderer()
     shown = [*figure.texts, *(text for axes in figure.axes for text in axes.texts), figure.axes[-1].title]
@@ -195,7 +198,7 @@ def test_no_text_overlaps_another_or_leaves_the_picture(tmp_path: Path, drawn: l
 
 def test_a_heatmap_of_zeros_and_a_constant_image_can_be_shown(tmp_path: Path, drawn: list[Figure]) -> None:
     zeros = Volume(np.zeros(SHAPE, np.float32), IJK_TO_RAS)
-    write_overview(tmp_path / "overview.png", zeros, zeros, np.zeros(SHAPE, np.uint8), title="Nothing")
+    write_overview(tmp_path / "overview.png", Scene(zeros, zeros, np.zeros(SHAPE, np.uint8)), title="Nothing")
     assert drawn[0].axes[3].images[1].get_clim() == (-1.0, 1.0)
 
 
@@ -204,8 +207,8 @@ def test_a_heatmap_may_lie_on_another_grid(tmp_path: Path, drawn: list[Figure]) 
     case = head()
     coarse = case["heatmap"].array[:, 1::2, 1::2]
     twice = IJK_TO_RAS @ np.array([[2, 0, 0, 1], [0, 2, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1.0]])
-    case |= {"heatmap": Volume(coarse, twice), "segmentation": coarse >= 1.5, "truth": None}
-    write_overview(tmp_path / "overview.png", **case)
+    case |= {"heatmap": Volume(coarse, twice), "mask": coarse >= 1.5, "truth": None}
+    write(tmp_path / "overview.png", case)
     assert PLANES_OF_THE_PEAK <= set(texts(drawn[0]))
 
 
@@ -218,8 +221,8 @@ def test_a_failure_leaves_the_old_file_and_no_partial_one(tmp_path: Path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Figure, "savefig", full_disk)
-    with pytest.raises(TonnoError, match=r"overview\.png: cannot write .*No space left on device"):
-        write_overview(target, **head())
+    with pytest.raises(TonnoError, match=r"overview\.png: cannot be written \(No space left on device"):
+        write(target, head())
     assert [path.name for path in tmp_path.iterdir()] == ["overview.png"]
     assert target.read_bytes() == b"old"
 
@@ -231,20 +234,20 @@ def test_an_interruption_leaves_no_partial_file(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(Figure, "savefig", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        write_overview(tmp_path / "overview.png", **head())
+        write(tmp_path / "overview.png", head())
     assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(TonnoError, match="No such file or directory") as caught:
-        write_overview(tmp_path / "nowhere" / "overview.png", **head())
+        write(tmp_path / "nowhere" / "overview.png", head())
     assert str(tmp_path / "nowhere" / "overview.png") in str(caught.value)
 
 
 def test_the_callers_matplotlib_settings_do_not_matter(tmp_path: Path) -> None:
     import matplotlib
 
-    write_overview(tmp_path / "plain.png", **head())
+    write(tmp_path / "plain.png", head())
     before = {
         "text.color": "red",
         "figure.facecolor": "white",
@@ -252,22 +255,22 @@ def test_the_callers_matplotlib_settings_do_not_matter(tmp_path: Path) -> None:
         "font.size": 30.0,
     }
     with matplotlib.rc_context(before):
-        write_overview(tmp_path / "changed.png", **head())
+        write(tmp_path / "changed.png", head())
         assert matplotlib.rcParams["font.size"] == 30.0
     assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "changed.png").read_bytes()
 
 
-@pytest.mark.parametrize("changes", [{"segmentation": np.zeros((1, 1, 1))}, {"truth": np.zeros((1, 1, 1))}])
+@pytest.mark.parametrize("changes", [{"mask": np.zeros((1, 1, 1))}, {"truth": np.zeros((1, 1, 1))}])
 def test_masks_of_another_grid_are_programming_errors(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="grid"):
-        write_overview(tmp_path / "overview.png", **{**head(), **changes})
+        write(tmp_path / "overview.png", {**head(), **changes})
 
 
 def test_a_centre_outside_the_image_is_a_programming_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="outside the image"):
-        write_overview(tmp_path / "overview.png", **head(), centre_ras=(500, 0, 0))
+        write(tmp_path / "overview.png", head(), centre_ras=(500, 0, 0))
 
 
 def test_a_profile_along_another_axis_is_a_programming_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'L'"):
-        write_overview(tmp_path / "overview.png", **{**head(), "profiles": [Profile("L", np.zeros(3), np.zeros(3))]})
+        write(tmp_path / "overview.png", head(), profiles=[Profile("L", np.zeros(3), np.zeros(3))])

@@ -24,7 +24,7 @@ def volume(spacing: tuple[float, float, float] = (2.0, 2.0, 2.0)) -> Volume:
 
 
 def tile(image: Volume, truth: np.ndarray | None, peak: tuple[int, int, int] = (10, 12, 14)) -> Tile:
-    """With two heatmaps; the first has its peak at a voxel (k, j, i), and a higher value outside of the head."""
+    """Make a tile of two heatmaps; the first peaks at a voxel (k, j, i) and is higher outside of the head."""
     first, second = np.zeros(SHAPE, np.float32), np.full(SHAPE, 7.0, np.float32)
     first[peak], first[0, 0, 0] = 3.0, 9.0
     heatmaps = {"first": first, "second": second}
@@ -36,24 +36,25 @@ def test_the_axial_plane_with_the_most_truth() -> None:
     truth[5, 10:13, 10:13] = True  # 9 voxels at S -20 + 5 * 2
     truth[14, 8:12, 8:12] = True  # 16 voxels at S 8
     truth[13:17, 20, 20] = True  # a long thin one does not decide
-    found = tile(volume(), truth, peak=(5, 4, 4))
-    assert found.where == "Axial S 8 mm"
-    assert found.edges == ("R", "L", "P", "A")
-    assert found.truth is not None
-    assert found.truth.sum() == pytest.approx(17.0, abs=1e-6)  # pixels are voxels here
-    assert found.heatmaps["first"].max() == 0.0
-    assert found.heatmaps["second"].min() == pytest.approx(7.0)
+    shown = tile(volume(), truth, peak=(5, 4, 4))
+    assert shown.where == "Axial S 8 mm"
+    assert shown.view.edges == ("R", "L", "P", "A")
+    assert shown.truth is not None
+    assert shown.truth.sum() == pytest.approx(17.0, abs=1e-6)  # pixels are voxels here
+    assert shown.heatmaps["first"].max() == 0.0
+    assert shown.heatmaps["second"].min() == pytest.approx(7.0)
 
 
 @pytest.mark.parametrize("truth", [None, np.zeros(SHAPE, np.bool_)])
 def test_without_truth_the_plane_of_the_first_heatmaps_peak_within_the_patient(truth: np.ndarray | None) -> None:
-    found = tile(volume(), truth, peak=(6, 4, 20))
-    assert found.where == "Axial I 8 mm"
-    assert found.heatmaps["first"].max() == pytest.approx(3.0)
-    assert found.masks["first"].max() == 1.0
-    assert (found.truth is None) == (truth is None)
-    v, u = np.unravel_index(int(np.argmax(found.heatmaps["first"])), found.heatmaps["first"].shape)
-    assert (found.u[u], found.v[v]) == (-(28.0 - 2 * 20), -24.0 + 2 * 4)  # to the patient's left, to the front
+    shown = tile(volume(), truth, peak=(6, 4, 20))
+    assert shown.where == "Axial I 8 mm"
+    assert shown.heatmaps["first"].max() == pytest.approx(3.0)
+    assert shown.masks["first"].max() == 1.0
+    assert (shown.truth is None) == (truth is None)
+    v, u = np.unravel_index(int(np.argmax(shown.heatmaps["first"])), shown.heatmaps["first"].shape)
+    # To the patient's left, to the front.
+    assert (shown.view.u[u], shown.view.v[v]) == (-(28.0 - 2 * 20), -24.0 + 2 * 4)
 
 
 @pytest.mark.parametrize(
@@ -81,13 +82,14 @@ def test_a_tile_comes_back_from_its_file(tmp_path: Path) -> None:
     for written in (tile(volume(), truth), tile(volume(), None)):
         save_tile(tmp_path / "a.npz", written)
         read = load_tile(tmp_path / "a.npz")
-        assert (read.where, read.edges, list(read.heatmaps)) == (written.where, written.edges, list(written.heatmaps))
+        assert (read.where, read.view.edges) == (written.where, written.view.edges)
+        assert list(read.heatmaps) == list(written.heatmaps)
         assert (read.truth is None) == (written.truth is None)
         for name in written.heatmaps:
             np.testing.assert_array_equal(read.heatmaps[name], written.heatmaps[name])
             np.testing.assert_array_equal(read.masks[name], written.masks[name])
         np.testing.assert_array_equal(read.image, written.image)
-        np.testing.assert_array_equal(read.u, written.u)
+        np.testing.assert_array_equal(read.view.u, written.view.u)
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
 
 

@@ -93,7 +93,7 @@ def test_nothing_above_the_threshold_gives_an_empty_mask(options: dict[str, floa
 
 
 @pytest.mark.parametrize(
-    ("threshold", "options", "found"),
+    ("threshold", "options", "message"),
     [
         (math.nan, {}, "threshold: nan found"),
         (math.inf, {}, "threshold: inf found"),
@@ -104,8 +104,8 @@ def test_nothing_above_the_threshold_gives_an_empty_mask(options: dict[str, floa
         (1.0, {"min_volume_mm3": math.nan}, "`min_volume_mm3` is nan"),
     ],
 )
-def test_impossible_options_say_what_was_found(threshold: float, options: dict[str, float], found: str) -> None:
-    with pytest.raises(TonnoError, match=found) as caught:
+def test_impossible_options_say_what_was_found(threshold: float, options: dict[str, float], message: str) -> None:
+    with pytest.raises(TonnoError, match=message) as caught:
         binarize(row(0, 1, 2), threshold, **options)
     assert "\n" not in str(caught.value)
 
@@ -167,9 +167,11 @@ def test_a_large_mask_is_measured_in_parts_with_the_same_result(monkeypatch: pyt
     assert len(whole) >= 8
     for voxels in (1, 7, 100, 1000):
         monkeypatch.setattr(binarize_module, "_AT_ONCE", voxels)
-        for one, other in zip(components(mask, heatmap), whole, strict=True):
-            assert replace(one, mean=0, centroid_ras=(0, 0, 0)) == replace(other, mean=0, centroid_ras=(0, 0, 0))
-            assert (one.mean, *one.centroid_ras) == pytest.approx((other.mean, *other.centroid_ras), rel=1e-12)
+        for component, other in zip(components(mask, heatmap), whole, strict=True):
+            assert replace(component, mean=0, centroid_ras=(0, 0, 0)) == replace(other, mean=0, centroid_ras=(0, 0, 0))
+            assert (component.mean, *component.centroid_ras) == pytest.approx(
+                (other.mean, *other.centroid_ras), rel=1e-12
+            )
 
 
 def test_the_highest_components_alone_are_the_first_of_all() -> None:
@@ -232,7 +234,7 @@ def test_otsu_of_two_neighboring_numbers_still_parts_them() -> None:
 
 
 def test_otsu_looks_inside_the_mask_alone() -> None:
-    """With the far outliers masked away the split lies between 0 and 1, with them far above 1."""
+    """Without the far outliers the split lies between 0 and 1, with them far above 1."""
     values = [0.0] * 50 + [1.0] * 50 + [100.0] * 50
     heatmap = row(*values)
     inside = heatmap.array < 50
@@ -240,7 +242,7 @@ def test_otsu_looks_inside_the_mask_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "inside", "found"),
+    ("values", "inside", "message"),
     [
         ((2, 2, 2), (1, 1, 1), r"constant \(2\)"),
         ((2, 2, 3), (1, 1, 0), r"constant \(2\)"),
@@ -250,9 +252,9 @@ def test_otsu_looks_inside_the_mask_alone() -> None:
     ],
 )
 def test_otsu_says_why_there_is_nothing_to_split(
-    values: tuple[float, ...], inside: tuple[int, ...], found: str
+    values: tuple[float, ...], inside: tuple[int, ...], message: str
 ) -> None:
-    with pytest.raises(TonnoError, match=found):
+    with pytest.raises(TonnoError, match=message):
         otsu_threshold(row(*values), np.array([[inside]], dtype=np.bool_))
 
 

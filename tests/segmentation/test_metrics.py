@@ -92,11 +92,11 @@ def test_voxels_that_share_only_a_corner_are_one_component() -> None:
 def test_components_that_are_found_once_give_the_same_scores() -> None:
     rng = np.random.default_rng(1)
     masks = [Components(rng.random((6, 7, 8)) > level) for level in (0.7, 0.9, 0.97, 1.0)]
-    for one in masks:
+    for mask in masks:
         for other in masks:
-            assert dice_of(one, other) == dice(one.mask, other.mask)
+            assert dice_of(mask, other) == dice(mask.mask, other.mask)
             for share in (0.0, 0.1, 0.5):
-                assert match(one, other, share) == component_scores(one.mask, other.mask, share)
+                assert match(mask, other, share) == component_scores(mask.mask, other.mask, share)
 
 
 def test_components_that_are_too_small_do_not_belong_to_the_mask() -> None:
@@ -138,16 +138,16 @@ def test_best_dice_is_the_best_of_all_thresholds(seed: int) -> None:
     rng = np.random.default_rng(seed)
     truth = rng.random((4, 5, 6)) < 0.2
     heatmap = (np.round(rng.standard_normal(truth.shape), 1) + truth).astype(np.float32)  # rounded: ties
-    threshold, found = best_dice(heatmap, truth)
-    assert found == max(dice(heatmap >= value, truth) for value in np.unique(heatmap))
-    assert found == dice(heatmap >= threshold, truth)
+    threshold, highest = best_dice(heatmap, truth)
+    assert highest == max(dice(heatmap >= value, truth) for value in np.unique(heatmap))
+    assert highest == dice(heatmap >= threshold, truth)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_best_dice_of_an_empty_truth_predicts_nothing(dtype: type[np.floating]) -> None:
     heatmap = np.array([[[1.0, 2.0, 3.0, 4.0]]], dtype)
-    threshold, found = best_dice(heatmap, EMPTY)
-    assert found == 1.0
+    threshold, highest = best_dice(heatmap, EMPTY)
+    assert highest == 1.0
     assert np.isfinite(threshold)
     assert not (heatmap >= threshold).any()
 

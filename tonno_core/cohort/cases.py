@@ -14,38 +14,60 @@ from typing import Any, Protocol, TypeVar
 from tqdm import tqdm
 
 from tonno_core.errors import TonnoError, is_out_of_memory
-from tonno_core.output import check_output, write_json
+from tonno_core.output import Json, check_output, write_json
 
 SETTINGS_NAME = "settings.json"
 
 
 class Named(Protocol):
-    """A case: its name is that of its files."""
+    """Has a name, as a case does."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of its files, without their endings."""
 
 
 Task = TypeVar("Task", bound=Named)
-# Called with (steps done, steps in all) of one case.
+# Called with a case's steps done so far, and all of its steps.
 Progress = Callable[[int, int], None]
 
 
 def case_name(number: int, volume: Path) -> str:
-    """A name for files and tables, unique by the volume's place in the manifest, from 1."""
+    """Name a case for files and tables.
+
+    Args:
+        number: The volume's place in the manifest, from 1, which makes the name unique.
+        volume: The volume's file or folder.
+
+    Returns:
+        Such as "0012-head" for ``head.nii.gz``.
+    """
     stem = re.sub(r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)$", "", volume.name, flags=re.IGNORECASE)
     return f"{number:04d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', stem)[:80]}"
 
 
 def fingerprint(content: Any) -> str:
-    """What tells two runs apart: the hash of a JSON value."""
+    """Hash what tells two runs apart.
+
+    Args:
+        content: What `json` can write; the order of keys does not matter.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 class CasesFolder(ABC):
-    """``settings.json``, ``cases/`` and a summary: a second run, or another process, goes on in it.
+    """Holds ``settings.json``, ``cases/`` and a summary; a second run, or another process, goes on in it.
 
-    The fingerprint identifies the run. kind: what it is called. summary_names: patterns of the summary's files.
+    Attributes:
+        kind: What messages call such a run.
+        summary_names: Patterns of the summary's files.
+
+    Args:
+        path: The folder.
+        fingerprint: Hash that identifies the run.
     """
 
     kind: str
@@ -57,17 +79,34 @@ class CasesFolder(ABC):
 
     @abstractmethod
     def has(self, name: str) -> bool:
-        """Whether a case is done."""
+        """Tell whether a case is done.
+
+        Args:
+            name: Name of the case.
+
+        Returns:
+            Whether its results are there.
+        """
 
     @abstractmethod
     def clear(self, keep: set[str]) -> None:
-        """Remove the results of all cases but those to keep."""
+        """Remove the results of all cases but some.
 
-    def open(self, content: Mapping[str, Any], names: Sequence[str], own: Sequence[str], *, overwrite: bool) -> None:
-        """Make the folder, or take up what is in it. content: of ``settings.json``.
+        Args:
+            keep: Names of the cases whose results stay.
+        """
 
-        names: of all cases, own: of this process's. Raises TonnoError where the folder holds something else, which
-        `overwrite` replaces: such a run's files, and no others.
+    def open(self, content: Json, names: Sequence[str], assigned: Sequence[str], *, overwrite: bool) -> None:
+        """Make the folder, or take up what is in it.
+
+        Args:
+            content: Content of ``settings.json``.
+            names: Names of all cases.
+            assigned: Names of the cases of this process; those that failed are tried again.
+            overwrite: Whether to remove the files of another run, and no others.
+
+        Raises:
+            TonnoError: The folder holds something else, or cannot be written.
         """
         check_output(self.path, overwrite=True)
         if not overwrite:
@@ -77,18 +116,30 @@ class CasesFolder(ABC):
             write_json(self.path / SETTINGS_NAME, content)  # first: another process may look into the folder now
             self.cases.mkdir(exist_ok=True)
             if overwrite:
-                self._clear_all(set(names) - set(own))
-            for name in own:  # what failed is tried again
+                self._clear_all(set(names) - set(assigned))
+            for name in assigned:
                 self._failure(name).unlink(missing_ok=True)
         except OSError as error:
             raise TonnoError(f"`output` {self.path}: cannot be written ({error.strerror or error})") from error
 
     def fail(self, name: str, reason: str) -> None:
-        """Keep why a case could not be done."""
+        """Keep why a case could not be done.
+
+        Args:
+            name: Name of the case.
+            reason: The reason, in one line.
+        """
         write_json(self._failure(name), {"fingerprint": self.fingerprint, "failed": reason})
 
     def reason(self, name: str) -> str | None:
-        """Why a case failed, None where it did not."""
+        """Read why a case failed.
+
+        Args:
+            name: Name of the case.
+
+        Returns:
+            The reason; None where it did not fail.
+        """
         try:
             data = json.loads(self._failure(name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -99,7 +150,7 @@ class CasesFolder(ABC):
         return self.cases / f"{name}.failed"
 
     def _clear_all(self, keep: set[str]) -> None:
-        """Remove what is not of the other processes, and the summary."""
+        """Remove the summary and the results and failures of all cases but some, which other processes do."""
         self.clear(keep)
         for file in self.cases.glob("*.failed"):
             if file.stem not in keep:
@@ -108,7 +159,7 @@ class CasesFolder(ABC):
             for file in self.path.glob(pattern):
                 file.unlink(missing_ok=True)
 
-    def _require_same(self, content: Mapping[str, Any]) -> None:
+    def _require_same(self, content: Json) -> None:
         """Raise TonnoError if the folder holds another run, or something else."""
         path = self.path / SETTINGS_NAME
         advice = "choose another folder, or give `overwrite`"
@@ -118,10 +169,10 @@ class CasesFolder(ABC):
                 raise TonnoError(f"`output` {self.path}: holds other files and no {self.kind}; {advice}")
             return
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            kept = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise TonnoError(f"{path}: not readable as JSON ({error}); {advice}") from error
-        different = _difference(found, content)
+        different = _difference(kept, content)
         if different:
             raise TonnoError(f"`output` {self.path}: holds another {self.kind}: {different}; {advice}")
 
@@ -138,9 +189,13 @@ def run_cases(
     """Do all cases that are not done yet.
 
     Args:
-        work: Does a case and keeps its results; a failure leaves its reason in the folder.
-        label: Of the progress bar.
-        reworded: Says a reason in the words of whoever reads it, such as the command line's options.
+        tasks: The cases.
+        folder: Knows which are done, and keeps why a case failed.
+        work: Does a case and keeps its results. A TonnoError, an OSError and a lack of memory are kept as the case's
+            failure.
+        label: Text of the progress bar.
+        progress: Whether to show that bar.
+        reworded: Puts a reason in the words of its reader, such as the command line's options.
     """
     waiting = [task for task in tasks if not folder.has(task.name)]
     with _bar(len(tasks), len(tasks) - len(waiting), label, disable=not progress) as bar:
@@ -159,7 +214,16 @@ def run_cases(
 
 
 def failed_line(failures: Mapping[str, str], cases: int, details: str) -> str:
-    """How many cases failed, and the first few reasons. details: the file that has them all."""
+    """Say how many cases failed, with the first few reasons.
+
+    Args:
+        failures: Reasons by case.
+        cases: Number of all cases.
+        details: The file that has all reasons.
+
+    Returns:
+        One line.
+    """
     shown = [f"{name}: {reason}" for name, reason in list(failures.items())[:3]]
     more = f"; {len(failures) - 3} more in {details}" if len(failures) > 3 else ""
     return f"{len(failures)} of {cases} cases failed: {'; '.join(shown)}{more}"
@@ -173,15 +237,15 @@ def _bar(total: int, initial: int, label: str, *, disable: bool) -> Iterator[tqd
         yield bar
 
 
-def _difference(found: Any, wanted: Any, name: str = "") -> str:
-    """The first thing in which two JSON values differ, in words; "" where they are equal."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in dict.fromkeys((*wanted, *found)):
+def _difference(kept: Any, asked: Any, name: str = "") -> str:
+    """Say in which value two JSON objects differ first; "" where they are equal."""
+    if isinstance(kept, dict) and isinstance(asked, dict):
+        for key in dict.fromkeys((*asked, *kept)):
             where = f"{name}.{key}" if name else str(key)
-            if key not in found or key not in wanted:
-                return f"{where} is only in {'this' if key in wanted else 'that'} one"
-            different = _difference(found[key], wanted[key], where)
+            if key not in kept or key not in asked:
+                return f"{where} is only in {'this' if key in asked else 'that'} one"
+            different = _difference(kept[key], asked[key], where)
             if different:
                 return different
         return ""
-    return "" if found == wanted else f"{name} was {json.dumps(found)}, now {json.dumps(wanted)}"
+    return "" if kept == asked else f"{name} was {json.dumps(kept)}, now {json.dumps(asked)}"

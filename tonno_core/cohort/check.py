@@ -1,4 +1,4 @@
-"""`tonno check`: what a cohort holds, and what in it is damaged, doubled or unlike the rest."""
+"""Check a cohort: what it holds, and what in it is damaged, doubled or unlike the rest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.volume.header import Header, same_grid
 from tonno_core.volume.io import read_header
 
-# Unlike the rest: this factor from the median, or so many robust standard deviations of the logarithm. Where
+# Unlike the rest: this factor from the median, or this many robust standard deviations of the logarithm. Where
 # nearly all volumes are alike that deviation is next to nothing, so a small factor is never unlike.
 FAR_FACTOR = 2.0
 FAR_DEVIATIONS = 5.0
@@ -29,7 +29,13 @@ _Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Problem:
-    """line: of the manifest, 0 for all of it. stops: whether training or evaluation would end there."""
+    """A problem of a cohort.
+
+    Attributes:
+        line: Line of the manifest; 0 for all of it.
+        text: What is wrong.
+        stops: Whether training or evaluation would end there.
+    """
 
     line: int
     text: str
@@ -37,8 +43,14 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Check:
-    """headers: one per case of the manifest, None where it cannot be read."""
+class CohortCheck:
+    """What a check of a cohort has found.
+
+    Attributes:
+        manifest: The cohort.
+        headers: A header for each case; None where it cannot be read.
+        problems: The problems in the order of their lines.
+    """
 
     manifest: Manifest
     headers: tuple[Header | None, ...]
@@ -50,8 +62,16 @@ class Check:
         return not any(problem.stops for problem in self.problems)
 
 
-def check_cohort(manifest: Manifest, *, progress: bool = True) -> Check:
-    """Read the headers of all volumes and masks, compare files of equal size; no voxel is decoded."""
+def check_cohort(manifest: Manifest, *, progress: bool = True) -> CohortCheck:
+    """Read the headers of all volumes and masks, and compare files of equal size; no voxel is decoded.
+
+    Args:
+        manifest: The cohort.
+        progress: Whether to show progress bars.
+
+    Returns:
+        Headers and problems.
+    """
     headers: list[Header | None] = []
     problems: list[Problem] = []
     for case in tqdm(manifest.cases, desc="checking", unit="volume", disable=not progress):
@@ -65,11 +85,18 @@ def check_cohort(manifest: Manifest, *, progress: bool = True) -> Check:
     problems += _unlike([case for case, _ in read], [header for _, header in read])
     problems += _shortcuts(manifest.classes, [case for case, _ in read], [header for _, header in read])
     problems += _missing_classes(manifest)
-    return Check(manifest, tuple(headers), tuple(sorted(problems, key=lambda problem: problem.line)))
+    return CohortCheck(manifest, tuple(headers), tuple(sorted(problems, key=lambda problem: problem.line)))
 
 
-def report(check: Check) -> str:
-    """Tables of counts and geometry, a line for each problem, and the verdict."""
+def report(check: CohortCheck) -> str:
+    """Write tables of counts and geometry, a line for each problem, and the verdict.
+
+    Args:
+        check: What `check_cohort` returned.
+
+    Returns:
+        The text for the terminal.
+    """
     errors = sum(problem.stops for problem in check.problems)
     warnings = len(check.problems) - errors
     verdict = "usable" if check.usable else "not usable for training"
@@ -84,7 +111,7 @@ def report(check: Check) -> str:
 
 
 def _header(path: Path) -> tuple[Header | None, str]:
-    """The header, or None and why it cannot be read."""
+    """Read a header; None and the reason where that fails."""
     try:
         return read_header(path), ""
     except TonnoError as error:
@@ -92,16 +119,16 @@ def _header(path: Path) -> tuple[Header | None, str]:
 
 
 def _mask_problems(case: Case, header: Header | None, classes: Sequence[str]) -> Iterable[str]:
-    """Why masks cannot be compared with heatmaps of their volume; training does not need them."""
+    """Say why masks cannot be compared with heatmaps of their volume; training does not need them."""
     for name, mask in zip(classes, case.masks, strict=True):
         if mask is None:
             continue
         title = f"mask of {name}" if len(classes) > 1 else "mask"
-        found, text = _header(mask)
-        if found is None:
+        grid, text = _header(mask)
+        if grid is None:
             yield f"{title}: {text}"
-        elif header is not None and not same_grid(found, header):
-            yield f"{title}: on another grid, {_grid(found)}, than its volume, {_grid(header)}; resample it"
+        elif header is not None and not same_grid(grid, header):
+            yield f"{title}: on another grid, {_grid(grid)}, than its volume, {_grid(header)}; resample it"
 
 
 def _grid(header: Header) -> str:
@@ -130,7 +157,7 @@ def _duplicates(cases: Sequence[Case], progress: bool) -> Iterable[Problem]:
 
 
 def _unlike(cases: Sequence[Case], headers: Sequence[Header]) -> Iterable[Problem]:
-    """Volumes whose spacing, size or extent is far from the median, or orientation or voxels from the usual."""
+    """Find volumes whose spacing, size or extent is far from the median, or whose orientation or voxels are rare."""
     quantities = {name: _quantity(headers, name) for name in _QUANTITIES}
     far = {name: outlying(values) for name, values in quantities.items()}
     for row, case in enumerate(cases):
@@ -139,24 +166,24 @@ def _unlike(cases: Sequence[Case], headers: Sequence[Header]) -> Iterable[Proble
                 usual = _by(np.median(values, axis=0))
                 yield Problem(case.line, f"{name} is {_by(values[row])} along R x A x S, the median {usual}")
     for name, read in _KINDS.items():
-        found = [read(header) for header in headers]
-        usual = Counter(found).most_common(1)[0][0] if found else ""
+        kinds = [read(header) for header in headers]
+        usual = Counter(kinds).most_common(1)[0][0] if kinds else ""
         yield from (
             Problem(case.line, f"{name} is {kind}, mostly {usual}")
-            for case, kind in zip(cases, found, strict=True)
+            for case, kind in zip(cases, kinds, strict=True)
             if kind != usual
         )
 
 
 def _shortcuts(classes: Sequence[str], cases: Sequence[Case], headers: Sequence[Header]) -> Iterable[Problem]:
-    """Geometry or voxel types that predict a label: the network would see them before the finding."""
+    """Find geometry or voxel types that predict a label: the network would see them before the finding."""
     measured: dict[str, Sequence[float]] = {}
     for name in _QUANTITIES:
         for axis, values in zip("RAS", _quantity(headers, name).T, strict=True):
             measured[f"{name} along {axis}"] = values.tolist()
     for name, read in _KINDS.items():
-        found = [read(header) for header in headers]
-        measured |= {f"{name} {kind}": [float(one == kind) for one in found] for kind in sorted(set(found))}
+        kinds = [read(header) for header in headers]
+        measured |= {f"{name} {kind}": [float(other == kind) for other in kinds] for kind in sorted(set(kinds))}
     for index, name in enumerate(classes):
         for quantity, area in find_shortcuts(measured, [case.labels[index] for case in cases]):
             text = f"{quantity} alone tells the labels of class {name!r} apart (AUC {area:.2f})"
@@ -164,10 +191,16 @@ def _shortcuts(classes: Sequence[str], cases: Sequence[Case], headers: Sequence[
 
 
 def outlying(values: _Values) -> npt.NDArray[np.bool_]:
-    """Which of the positive ``values`` (N x K) are far from the median of their column.
+    """Find the values that are far from the median of their column.
 
     With x = log(value / median) and s = 1.4826 median |x|, its robust standard deviation: |x| >= log `FAR_FACTOR`,
     or |x| > `FAR_DEVIATIONS` s and |x| > log `NEAR_FACTOR`.
+
+    Args:
+        values: Positive numbers (N, K).
+
+    Returns:
+        Which are far (N, K).
     """
     if not len(values):
         return np.zeros(values.shape, dtype=bool)
@@ -208,7 +241,7 @@ _KINDS: dict[str, Callable[[Header], str]] = {
 
 
 def _quantity(headers: Sequence[Header], name: str) -> _Values:
-    """N x 3: along the axes nearest to R, A and S, so that scans of other orientation are comparable."""
+    """Measure all volumes along the axes nearest to R, A and S (N, 3), so that orientations are comparable."""
     return np.array([_QUANTITIES[name](header)[list(header.axes_ras)] for header in headers]).reshape(-1, 3)
 
 

@@ -21,13 +21,20 @@ _DATA_FILE = {
 
 
 def find_duplicates(volumes: Sequence[Path], *, progress: bool = True) -> list[list[int]]:
-    """Groups of two or more indices whose voxels' files are identical, in order.
+    """Find volumes whose voxels' files are identical.
 
     A DICOM folder is compared file by file whatever the names. Only files of equal size are opened, first in
     their middle, and read completely where that is equal as well. Files that cannot be read are left out.
+
+    Args:
+        volumes: Files or DICOM folders.
+        progress: Whether to show progress bars.
+
+    Returns:
+        Groups of two or more indices, in order.
     """
     files = [_files(volume) for volume in volumes]
-    groups = [[index for index, found in enumerate(files) if found]]
+    groups = [[index for index, paths in enumerate(files) if paths]]
     kinds: tuple[Callable[[Path], Hashable], ...] = (_size, _middle_hash, _hash)
     for kind in kinds:
         suspects = sum(len(group) for group in groups)
@@ -39,7 +46,7 @@ def find_duplicates(volumes: Sequence[Path], *, progress: bool = True) -> list[l
 def _split(
     group: Sequence[int], files: Sequence[Sequence[Path]], kind: Callable[[Path], Hashable], bar: tqdm[Any]
 ) -> Iterable[list[int]]:
-    """The group's parts of two or more that ``kind`` cannot tell apart."""
+    """Split a group into parts of two or more that ``kind`` cannot tell apart."""
     parts: dict[Hashable, list[int]] = defaultdict(list)
     for index in group:
         bar.update()
@@ -52,16 +59,16 @@ def _split(
 
 
 def _files(volume: Path) -> list[Path]:
-    """Files that hold a volume's voxels; none where that is not known or they cannot be read."""
+    """List the files that hold a volume's voxels; none where that is not known or they cannot be read."""
     try:
         if volume.is_dir():
             return [file for file in volume.iterdir() if file.is_file()]
         pattern = _DATA_FILE.get(volume.suffix.lower())
         if pattern is None:
             return [volume]
-        found = pattern.search(volume.read_bytes()[:_PART])
-        data = volume.parent / os.fsdecode(found[1]) if found else volume
-        return [data] if found and data.is_file() else []
+        match = pattern.search(volume.read_bytes()[:_PART])
+        data = volume.parent / os.fsdecode(match[1]) if match else volume
+        return [data] if match and data.is_file() else []
     except OSError:
         return []
 
@@ -71,7 +78,7 @@ def _size(file: Path) -> int:
 
 
 def _middle_hash(file: Path) -> str:
-    """The middle, since many scans begin and end with the same air."""
+    """Hash the middle, since many scans begin and end with the same air."""
     with file.open("rb") as stream:
         stream.seek(max(0, file.stat().st_size - _PART) // 2)
         return hashlib.sha256(stream.read(_PART)).hexdigest()

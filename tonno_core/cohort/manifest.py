@@ -1,4 +1,4 @@
-"""The list of a study's volumes: CSV ``volume,label[,mask,patient,split]``, one volume a line."""
+"""The list of a study's volumes: CSV ``volume,label[,mask,patient,split]``, a volume on each line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import difflib
 import io
 import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tonno_core.errors import TonnoError
+from tonno_core.output import atomic_file
 
 SPLITS = ("train", "val", "test")
 DEFAULT_CLASS = "finding"
@@ -23,17 +23,24 @@ NO_FINDING = ("0", "none", "negative", "healthy", "normal", "control")
 _COLUMNS = ("volume", "label", "mask", "patient", "split")
 _PER_CLASS = ("label", "mask")
 _EXPECTED = "volume,label[,mask,patient,split]"
-# A spreadsheet or pandas writes whole numbers so where a column had gaps.
+# How a spreadsheet or pandas writes whole numbers where a column had gaps.
 _WHOLE = {"0.0": "0", "1.0": "1"}
 _NOT_A_NAME = re.compile(r"[-+.,\d]+|yes|no|true|false|positive", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One volume. Paths are absolute; ``labels`` (0 or 1) and ``masks`` have one entry per class of the manifest.
+    """A volume with its labels.
 
     Masks are for evaluation only: reading a manifest neither opens them nor asks whether they exist.
-    ``split`` is "" where the manifest gives none. ``line`` of the manifest, 0 if it is from elsewhere.
+
+    Attributes:
+        volume: Absolute path.
+        labels: For each class of the manifest 0 or 1.
+        masks: For each class the absolute path of the mask; None where there is none.
+        patient: Name of the patient.
+        split: "train", "val" or "test"; "" where the manifest gives none.
+        line: Line of the manifest; 0 for a case from elsewhere.
     """
 
     volume: Path
@@ -46,7 +53,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Volumes with their labels; where one has a split, all have."""
+    """Volumes with their labels.
+
+    Attributes:
+        path: The file.
+        classes: Names of the classes.
+        cases: The volumes; all or none have a split.
+    """
 
     path: Path
     classes: tuple[str, ...]
@@ -58,7 +71,17 @@ class Manifest:
         return any(case.split for case in self.cases)
 
     def split(self, name: str) -> tuple[Case, ...]:
-        """Cases of ``train``, ``val`` or ``test``; none if the manifest has no split."""
+        """Select the cases of a split.
+
+        Args:
+            name: "train", "val" or "test".
+
+        Returns:
+            Its cases; none if the manifest has no split.
+
+        Raises:
+            ValueError: Another name.
+        """
         if name not in SPLITS:
             raise ValueError(f"split {name!r}, expected one of {SPLITS}")
         return tuple(case for case in self.cases if case.split == name)
@@ -73,12 +96,20 @@ class _Row(NamedTuple):
 def read_manifest(path: Path, *, class_name: str = DEFAULT_CLASS) -> Manifest:
     """Read a manifest; paths in it are relative to its folder.
 
-    ``label`` is 0 or 1 (one class, called ``class_name``) or the name of a class, with a word of `NO_FINDING`
-    for none; or each class has columns ``label:NAME`` and ``mask:NAME``. Classes from names are sorted.
-    ``patient`` is the volume's own name where it is missing. Separators may be commas, semicolons or tabs.
+    ``label`` is 0 or 1 (a single class) or the name of a class, with a word of `NO_FINDING` for none; or each class
+    has columns ``label:NAME`` and ``mask:NAME``. Classes from names are sorted. ``patient`` is the volume's name
+    where it is missing. Separators may be commas, semicolons or tabs.
 
-    Raises TonnoError that names the file, and the line: bad label, missing file, a volume twice, a patient in
-    two splits, a split on some lines only, a column that looks like a slip, no volumes.
+    Args:
+        path: The CSV file.
+        class_name: Name of the class that label 1 means.
+
+    Returns:
+        The volumes, checked against each other.
+
+    Raises:
+        TonnoError: A bad label, a missing file, a volume twice, a patient in two splits, a split on some lines only,
+            a column that looks like a slip, or no volumes; the message names the file and the line.
     """
     names, rows = _read_rows(path)
     named = _classes_of_columns(names, "label", path)
@@ -95,9 +126,16 @@ def read_manifest(path: Path, *, class_name: str = DEFAULT_CLASS) -> Manifest:
 
 
 def read_volumes(path: Path) -> tuple[Case, ...]:
-    """The volumes of a manifest, or of a CSV with a column ``volume`` alone; labels and masks are not looked at.
+    """Read the volumes of a manifest, or of a CSV with a column ``volume`` alone; labels and masks are ignored.
 
-    Raises TonnoError as `read_manifest` does for what is not of these.
+    Args:
+        path: The CSV file.
+
+    Returns:
+        Cases without labels and masks.
+
+    Raises:
+        TonnoError: As `read_manifest` does, but for labels and masks.
     """
     _, rows = _read_rows(path, ("volume",))
     cases = tuple(_case(row, (), (), path) for row in rows)
@@ -106,10 +144,17 @@ def read_volumes(path: Path) -> tuple[Case, ...]:
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write a manifest that `read_manifest` reads back; ``path`` holds all of it or is untouched.
+    """Write a manifest that `read_manifest` reads back.
 
     Paths are relative where the data lies in or below the new file's folder, else absolute. A class's name is
     kept in its columns, unless it is the only one and has the default name.
+
+    Args:
+        path: The file; it appears whole or not at all.
+        manifest: Its content.
+
+    Raises:
+        TonnoError: The file cannot be written.
     """
     several = manifest.classes != (DEFAULT_CLASS,)
     columns = {kind: [f"{kind}:{name}" if several else kind for name in manifest.classes] for kind in _PER_CLASS}
@@ -118,21 +163,22 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     header = ["volume", *columns["label"], *columns["mask"], "patient", *(["split"] if manifest.has_split else [])]
     folder = path.absolute().parent
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".tonno-") as temporary:
-            new = Path(temporary) / "manifest.csv"
-            with new.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(header)
-                writer.writerows(_cells(case, folder, bool(columns["mask"])) for case in manifest.cases)
-            new.replace(path)
-    except (OSError, UnicodeEncodeError) as error:
-        raise TonnoError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
+        with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(header)
+            writer.writerows(_cells(case, folder, bool(columns["mask"])) for case in manifest.cases)
+    except UnicodeEncodeError as error:
+        raise TonnoError(f"{path}: cannot be written ({error})") from error
 
 
 def require_trainable(manifest: Manifest) -> None:
-    """Raise TonnoError unless training has two volumes or more and, of each class, one with it and one without.
+    """Check that training has two volumes or more and, for each class, a volume with it and a volume without.
 
-    Training is the split ``train``, or every volume where the manifest has no split.
+    Args:
+        manifest: The cohort, whose split ``train`` is meant, or all of it where there is no split.
+
+    Raises:
+        TonnoError: It has not.
     """
     cases = manifest.split("train") if manifest.has_split else manifest.cases
     place = " in split train" if manifest.has_split else ""
@@ -154,7 +200,7 @@ def require_trainable(manifest: Manifest) -> None:
 
 
 def _read_rows(path: Path, needed: Sequence[str] = ("volume", "label")) -> tuple[list[str], list[_Row]]:
-    """Names of the columns, and the lines that are not empty, with spaces around cells removed."""
+    """Read the names of the columns, and the lines that are not empty, with spaces around cells removed."""
     text = _read_text(path)
     head = text.partition("\n")[0]
     delimiter = max(",;\t", key=head.count)
@@ -202,7 +248,7 @@ def _read_text(path: Path) -> str:
 
 
 def _column_name(cell: str) -> str:
-    """Known names in lower case; the name of a class after the colon as it is."""
+    """Put a known name in lower case; the name of a class after the colon stays as it is."""
     head, colon, name = (part.strip() for part in cell.partition(":"))
     return f"{head.lower()}:{name}" if colon else head.lower()
 
@@ -219,32 +265,32 @@ def _check_columns(names: Sequence[str], path: Path, needed: Sequence[str]) -> N
             raise TonnoError(f"{path}: unknown column {name}; did you mean {close[0]}{colon}{rest}? Rename it")
     missing = [name for name in needed if name not in heads]
     if missing:
-        found = ", ".join(names) or "nothing"
-        raise TonnoError(f"{path}: column {' and '.join(missing)} missing, found {found}; expected {_EXPECTED}")
+        present = ", ".join(names) or "nothing"
+        raise TonnoError(f"{path}: column {' and '.join(missing)} missing, found {present}; expected {_EXPECTED}")
 
 
 # -------------------- labels and masks
 
 
 def _classes_of_columns(names: Sequence[str], kind: str, path: Path) -> list[str]:
-    """NAME of each column ``kind:NAME``. Raises TonnoError if the plain column is there as well."""
-    found = [name.partition(":")[2] for name in names if name.startswith(f"{kind}:")]
-    if found and kind in names:
-        raise TonnoError(f"{path}: columns {kind} and {kind}:{found[0]}; expected one or the other")
-    if "" in found:
+    """Return NAME of each column ``kind:NAME``. Raises TonnoError if the plain column is there as well."""
+    classes = [name.partition(":")[2] for name in names if name.startswith(f"{kind}:")]
+    if classes and kind in names:
+        raise TonnoError(f"{path}: columns {kind} and {kind}:{classes[0]}; expected one or the other")
+    if "" in classes:
         raise TonnoError(f"{path}: column '{kind}:' names no class, expected {kind}:NAME")
-    return found
+    return classes
 
 
 def _mask_columns(names: Sequence[str], classes: tuple[str, ...], path: Path) -> tuple[str | None, ...]:
-    """For each class the column of its masks."""
+    """Find for each class the column of its masks."""
     named = _classes_of_columns(names, "mask", path)
     for name in named:
         if name not in classes:
             raise TonnoError(f"{path}: column mask:{name} for no class of the labels, these are {', '.join(classes)}")
     if "mask" in names and len(classes) > 1:
-        wanted = ", ".join(f"mask:{name}" for name in classes)
-        raise TonnoError(f"{path}: column mask is for one class, there are {len(classes)}; expected {wanted}")
+        columns = ", ".join(f"mask:{name}" for name in classes)
+        raise TonnoError(f"{path}: column mask is for one class, there are {len(classes)}; expected {columns}")
     plain = "mask" if "mask" in names else None
     return tuple(f"mask:{name}" if name in named else plain for name in classes)
 
@@ -257,7 +303,7 @@ def _binary(row: _Row, column: str) -> int:
 
 
 def _labels(rows: Sequence[_Row], class_name: str) -> tuple[tuple[str, ...], list[tuple[int, ...]]]:
-    """Classes, and the labels of each row, from the column ``label``."""
+    """Read the classes, and the labels of each row, from the column ``label``."""
     texts = [_WHOLE.get(row.cells["label"], row.cells["label"]) for row in rows]
     names = {text: row for row, text in zip(rows, texts, strict=True) if _is_name(text)}
     for row, text in zip(rows, texts, strict=True):
@@ -334,7 +380,7 @@ def _check_splits(cases: Sequence[Case], path: Path) -> None:
 
 
 def _cells(case: Case, folder: Path, with_masks: bool) -> list[str | int]:
-    """A line of a manifest in ``folder``."""
+    """Write the line of a case, for a manifest in ``folder``."""
     masks = [_relative(mask, folder) if mask else "" for mask in case.masks] if with_masks else []
     return [_relative(case.volume, folder), *case.labels, *masks, case.patient, *([case.split] if case.split else [])]
 

@@ -1,4 +1,4 @@
-"""What of the headers alone tells the labels apart: a classifier would learn the scanner before the disease."""
+"""Find what in the headers alone tells the labels apart: a classifier would learn the scanner before the disease."""
 
 from __future__ import annotations
 
@@ -9,16 +9,23 @@ import numpy.typing as npt
 
 from tonno_core.segmentation.metrics import auc
 
-# Strong enough to spoil a training, and hardly by chance among all that is looked at (Bonferroni).
+# Strong enough to spoil a training, and hardly by chance among all quantities (Bonferroni).
 SHORTCUT_AUC = 0.75
 SHORTCUT_P = 0.01
 
 
 def find_shortcuts(measured: Mapping[str, Sequence[float]], labels: Sequence[int]) -> Iterator[tuple[str, float]]:
-    """Names of ``measured`` (one number per volume each) that predict ``labels`` (0 or 1), with their AUC.
+    """Find quantities that predict the labels.
 
-    The AUC is of whichever direction predicts, so above one half. A name is given if it is at least
-    `SHORTCUT_AUC` and the two-sided test of Mann and Whitney says p < `SHORTCUT_P` / number of names.
+    A quantity does if its AUC is at least `SHORTCUT_AUC` and the two-sided test of Mann and Whitney says
+    p < `SHORTCUT_P` / number of quantities. The AUC is taken in the direction that predicts: it is above 0.5.
+
+    Args:
+        measured: By name of a quantity, a number for each volume.
+        labels: A label for each volume, 0 or 1.
+
+    Yields:
+        Name and AUC of a quantity that predicts them.
     """
     from scipy.stats import mannwhitneyu
 

@@ -1,4 +1,4 @@
-"""Which file a result is of: a volume at its place, as it was when it was read."""
+"""Identify the volume of a result: its place, and its files as they were when they were read."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ _DETACHED = (".nhdr", ".mhd")
 def source_of(volume: Path) -> str:
     """Hash a volume's absolute path and the name, size and time of change of each of its files; none is read.
 
-    Equal for the same files, as long as nobody has written to them. A folder's files are those of its DICOM series.
-    Raises OSError where the volume is not there.
+    Args:
+        volume: A file, or the folder of a DICOM series, whose files are meant.
+
+    Returns:
+        64 hexadecimal digits, the same as long as nobody has written to the files.
+
+    Raises:
+        OSError: The volume is not there.
     """
     volume = volume.absolute()
     files = [(file.name, file.stat()) for file in _files(volume)]

@@ -1,4 +1,4 @@
-"""Patients to training, validation and test."""
+"""Assign patients to training, validation and test."""
 
 from __future__ import annotations
 
@@ -15,15 +15,23 @@ DEFAULT_FRACTIONS = (0.7, 0.15, 0.15)
 
 
 def split_patients(manifest: Manifest, *, seed: int, fractions: Sequence[float] = DEFAULT_FRACTIONS) -> Manifest:
-    """The manifest with a random split by patient, of which each part has its share of every class.
-
-    fractions: of the patients, for train, val and test; 0 leaves a part empty. A patient with several volumes
-    has the classes of all of them. Depends on the seed and on patients and labels, not on the order of lines;
-    a split that is there already is replaced. Raises TonnoError for fractions that are none.
+    """Split a cohort at random by patient, so that each part has its share of every class.
 
     Iterative stratification (Sechidis et al., ECML 2011): the rarest class first, each of its patients to the
     part that lacks most of that class. Here a part without any patient of the class comes before, in the order
-    train, val, test, so that three patients are enough for one in each.
+    train, val, test, so that three patients are enough for one in each. A patient with several volumes has the
+    classes of all of them.
+
+    Args:
+        manifest: The cohort; a split that it has is replaced.
+        seed: The result depends on it and on patients and labels, not on the order of lines.
+        fractions: Shares of the patients for train, val and test; 0 leaves a part empty.
+
+    Returns:
+        The manifest with a split.
+
+    Raises:
+        TonnoError: The fractions are not three shares whose sum is 1.
     """
     if len(fractions) != len(SPLITS) or min(fractions) < 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-6):
         given = ", ".join(f"{fraction:g}" for fraction in fractions)
@@ -39,20 +47,20 @@ def split_patients(manifest: Manifest, *, seed: int, fractions: Sequence[float] 
 
 
 def _stratified(labels: np.ndarray, fractions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Index of the part (P) of each patient; labels: P x K, True for a class the patient has."""
-    groups = np.column_stack([labels, ~labels.any(axis=1)])  # those without a finding are a group as well
-    wanted = groups.sum(axis=0) * fractions[:, None]
+    """Return the part (P) of each patient by index; labels (P, K) are True for a class that the patient has."""
+    groups = np.column_stack([labels, ~labels.any(axis=1)])  # patients without a finding are a group as well
+    targets = groups.sum(axis=0) * fractions[:, None]
     room = len(groups) * fractions
-    found = np.zeros_like(wanted)
+    assigned = np.zeros_like(targets)
     parts = np.full(len(groups), -1)
     order = rng.permutation(len(groups))
     while (parts < 0).any():
         left = groups[parts < 0].sum(axis=0)
         group = int(np.argmin(np.where(left > 0, left, len(groups) + 1)))
         for patient in (p for p in order if parts[p] < 0 and groups[p, group]):
-            lacking = (wanted - found)[:, group]
-            part = np.lexsort((-room, -lacking, found[:, group] > 0, fractions == 0))[0]  # the last key rules
+            lacking = (targets - assigned)[:, group]
+            part = np.lexsort((-room, -lacking, assigned[:, group] > 0, fractions == 0))[0]  # the last key rules
             parts[patient] = part
-            found[part] += groups[patient]
+            assigned[part] += groups[patient]
             room[part] -= 1
     return parts

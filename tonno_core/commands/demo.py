@@ -13,6 +13,7 @@ from tonno_core.bundle.ready import prepare_model
 from tonno_core.commands.reconstruct import Segmentation, progress_bar, progress_of, segment, write_images, write_report
 from tonno_core.demo.phantom import Phantom, make_phantom
 from tonno_core.output import check_output, output_folder
+from tonno_core.pictures.drawing import Scene
 from tonno_core.pictures.overview import write_overview
 from tonno_core.reconstruction import Reconstruction, execute
 from tonno_core.reporting import Reporter
@@ -66,15 +67,11 @@ def run_demo(output: Path, *, seed: int, directions: int | None = None, overwrit
         write_report(folder / "report.json", phantom.image, model, result, segmentations, extra)
         write_overview(
             folder / "overview.png",
-            phantom.image,
-            result.heatmaps[shown],
-            segmentations[shown].mask,
-            truth=phantom.truth,
+            Scene(phantom.image, result.heatmaps[shown], segmentations[shown].mask, truth=phantom.truth),
             profiles=result.profiles,
             title=f"{_NAMES[shown]} of implanted lesions, by a classifier trained without masks",
             subtitle=f"MNI brain, head {seed}: Dice {measured[shown]['dice']:.2f} at the model's own threshold. "
             "Not for diagnosis.",
-            unit="logit",
         )
     return f"{_explanation(seed, result)}\n\n{_table(measured)}\n\nwritten to {output}"
 

@@ -15,7 +15,6 @@ import torch
 from tqdm import tqdm
 
 import tonno_core
-from tonno_core import kernels
 from tonno_core.bundle.decide import Run
 from tonno_core.bundle.file import Bundle
 from tonno_core.commands.early_stopping import EarlyStopping
@@ -24,6 +23,7 @@ from tonno_core.commands.request import Compute, Options, PreparedRun, model_ide
 from tonno_core.distributed import ALONE, Processes, processes, world_size
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json, check_output, output_folder
+from tonno_core.pictures.drawing import Scene
 from tonno_core.pictures.overview import write_overview
 from tonno_core.reconstruction import Reconstruction, execute
 from tonno_core.reporting import Reporter
@@ -127,15 +127,13 @@ def reconstruct_into(
             more["stop_when"] = {"asked": options.stop_when, **stopping.record(result)}
         write_report(folder / "report.json", volume, request.model, result, segmentations, more)
         best = next(iter(result.heatmaps))
+        unit = "intensity" if isinstance(request.model, str) else "logit"
         write_overview(
             folder / "overview.png",
-            volume,
-            result.heatmaps[best],
-            segmentations[best].mask,
+            Scene(volume, result.heatmaps[best], segmentations[best].mask, unit=unit),
             profiles=result.profiles,
             title=f"{best}: {result.class_name}",
             subtitle=f"threshold {segmentations[best].threshold:.4g} ({segmentations[best].source})",
-            unit="intensity" if isinstance(request.model, str) else "logit",
         )
     table = summary(result, segmentations)
     return table if stopping is None else f"{table}\n{stopping.summary(result)}"
@@ -238,7 +236,6 @@ def write_report(
         "device": result.device,
         "precision": result.precision,
         "layout": result.layout,
-        "kernels": kernels.status(torch.device(result.device)),
         "threads": torch.get_num_threads(),
         "model": model_identity(model),
         "class": result.class_name,

@@ -16,7 +16,15 @@ COVERAGE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic of `cases` volumes of `patients` patients; low, high: its 95 % interval, None for one patient."""
+    """A statistic with its interval.
+
+    Attributes:
+        value: Its value for all cases.
+        low: Lower end of the 95 % interval; None for a single patient.
+        high: Upper end of it.
+        cases: Number of volumes.
+        patients: Number of their patients.
+    """
 
     value: float
     low: float | None
@@ -26,11 +34,15 @@ class Estimate:
 
 
 class Bootstrap:
-    """Resamples of the patients of some cases; every statistic of them sees the same resamples.
+    """Resamples the patients of some cases; all statistics see the same resamples.
 
     A resample draws as many patients as there are, with replacement; a patient brings all of its cases. The
     interval runs from the 2.5 to the 97.5 % quantile of the statistic over the resamples (B. Efron, Ann. Stat.
     7(1), 1979, 1-26). Resamples in which the statistic does not exist (AUC without negatives) are left out.
+
+    Args:
+        patients: The patient of each case.
+        seed: Seed of the resamples.
     """
 
     def __init__(self, patients: Sequence[str], *, seed: int) -> None:
@@ -43,11 +55,26 @@ class Bootstrap:
         self.weights = np.vstack([np.ones(self.cases), counts[:, index]]).astype(np.float64)
 
     def mean(self, values: npt.ArrayLike) -> Estimate | None:
-        """Mean over the cases; None without cases."""
+        """Estimate a mean.
+
+        Args:
+            values: A value for each case.
+
+        Returns:
+            The mean over the cases; None without cases.
+        """
         return self._estimate(self._means(np.asarray(values, dtype=np.float64)))
 
     def auc(self, scores: npt.ArrayLike, labels: npt.ArrayLike) -> Estimate | None:
-        """Area under the ROC curve (`metrics.auc`); None where one of the labels is absent."""
+        """Estimate the area under the ROC curve (`metrics.auc`).
+
+        Args:
+            scores: A score for each case.
+            labels: A label for each; not zero is positive.
+
+        Returns:
+            The area; None where one of the labels is absent.
+        """
         values, positive = np.asarray(scores, dtype=np.float64), np.asarray(labels) != 0
         if values.size == 0 or positive.all() or not positive.any():
             return None
@@ -58,13 +85,21 @@ class Bootstrap:
         return self._estimate(_divide(np.einsum("rp,pn,rn->r", of_positives, wins, of_negatives, optimize=True), total))
 
     def balanced_accuracy(self, called: npt.ArrayLike, labels: npt.ArrayLike) -> Estimate | None:
-        """Mean of the share of positives that are called so and of negatives that are not; None as for `auc`."""
+        """Estimate the mean of sensitivity and specificity.
+
+        Args:
+            called: Whether each case is called positive.
+            labels: A label for each; not zero is positive.
+
+        Returns:
+            The balanced accuracy; None where one of the labels is absent.
+        """
         says, positive = np.asarray(called) != 0, np.asarray(labels) != 0
         if says.size == 0 or positive.all() or not positive.any():
             return None
-        found = _divide(self.weights @ (says & positive), self.weights @ positive)
-        left = _divide(self.weights @ (~says & ~positive), self.weights @ ~positive)
-        return self._estimate((found + left) / 2)
+        sensitivity = _divide(self.weights @ (says & positive), self.weights @ positive)
+        specificity = _divide(self.weights @ (~says & ~positive), self.weights @ ~positive)
+        return self._estimate((sensitivity + specificity) / 2)
 
     def _means(self, values: Float) -> Float:
         return _divide(self.weights @ values, self.weights.sum(axis=1))
@@ -81,7 +116,7 @@ class Bootstrap:
 
 
 def _divide(numerator: Float, denominator: Float) -> Float:
-    """Quotients, NaN where the denominator is 0."""
+    """Divide; NaN where the denominator is 0."""
     quotients = np.full(numerator.shape, np.nan)
     np.divide(numerator, denominator, out=quotients, where=denominator != 0)
     return quotients

@@ -13,26 +13,51 @@ from tonno_core.pictures.tile import Tile, load_tile, save_tile
 
 
 class ResultsFolder(CasesFolder):
-    """In ``cases/`` each case's record and its planes; beside them the summary of the evaluation."""
+    """Holds each case's record and planes in ``cases/``, and beside them the summary of the evaluation."""
 
     kind = "evaluation"
     summary_names = ("results.csv", "summary.csv", "summary.json", "summary.md", "contact-sheet-*.png")
 
     def has(self, name: str) -> bool:
+        """Tell whether a case is done.
+
+        Args:
+            name: Name of the case.
+
+        Returns:
+            Whether its planes and its record are there.
+        """
         return self._planes(name).is_file() and load_record(self._record(name), self.fingerprint) is not None
 
     def clear(self, keep: set[str]) -> None:
+        """Remove the results of all cases but some.
+
+        Args:
+            keep: Names of the cases whose results stay.
+        """
         for file in self.cases.iterdir():
             if file.suffix in (".json", ".npz") and file.stem not in keep:
                 file.unlink(missing_ok=True)
 
     def save(self, record: CaseRecord, tile: Tile) -> None:
-        """Keep a case; its record comes last and says that all of it is there."""
+        """Keep a case.
+
+        Args:
+            record: Its numbers, written last: their file says that all of the case is there.
+            tile: Its planes.
+        """
         save_tile(self._planes(record.case), tile)
         save_record(self._record(record.case), record)
 
     def gather(self, names: Sequence[str]) -> tuple[list[CaseRecord], dict[str, str], int]:
-        """Records, reasons of failures by case, and how many cases have neither yet."""
+        """Read what is there.
+
+        Args:
+            names: Names of the cases.
+
+        Returns:
+            Records, reasons of failures by case, and how many cases have neither yet.
+        """
         records, failures = [], {}
         for name in names:
             record = load_record(self._record(name), self.fingerprint)
@@ -45,15 +70,32 @@ class ResultsFolder(CasesFolder):
         return records, failures, len(names) - len(records) - len(failures)
 
     def tile(self, name: str) -> Tile:
-        """The planes of a case."""
+        """Read the planes of a case.
+
+        Args:
+            name: Name of the case, which is done.
+
+        Returns:
+            Its planes.
+        """
         return load_tile(self._planes(name))
 
     def write(self, name: str, text: str) -> None:
-        """A file of the summary."""
+        """Write a file of the summary.
+
+        Args:
+            name: Name of the file.
+            text: Its content.
+        """
         write_text(self.path / name, text)
 
     def write_json(self, name: str, content: Any) -> None:
-        """A file of the summary."""
+        """Write a file of the summary as JSON.
+
+        Args:
+            name: Name of the file.
+            content: What `json` can write.
+        """
         write_json(self.path / name, content)
 
     def _record(self, name: str) -> Path:

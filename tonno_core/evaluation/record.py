@@ -1,34 +1,41 @@
-"""What is kept of one evaluated case: numbers by row of the table, as JSON. Free of torch."""
+"""The numbers of an evaluated case by row of the table, kept as JSON. Free of torch."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tonno_core.errors import TonnoError
-from tonno_core.output import write_json
+from tonno_core.output import Json, write_json
 from tonno_core.segmentation.metrics import Components, best_dice, dice_of, match
 
 # Factors on a row's own threshold at which Dice and F1 are measured too: thirds of an octave, 1/8 to 4.
 LADDER = tuple(2.0 ** (k / 3) for k in range(-9, 7))
-# A component of which so little lies on the other mask has been grazed rather than found.
+# A component with less than this share on the other mask was grazed rather than found.
 TENTH = 0.1
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """How one segmentation agrees with the truth; `metrics.py` defines the scores.
+    """Agreement of a segmentation with the truth; `metrics.py` defines the scores.
 
-    precision, recall, f1: of components that share a voxel with the other mask; the same with ``_10``:
-    at least a tenth of their own voxels. best_dice: voxel-wise, of any threshold, chosen by the truth.
-    ladder_dice, ladder_f1: at the own threshold times each factor of `LADDER`.
+    Attributes:
+        dice: Dice over voxels.
+        precision: Share of the segmentation's components that share a voxel with the truth.
+        recall: Share of the truth's components that share a voxel with the segmentation.
+        f1: Harmonic mean of the two.
+        precision_10: As `precision`, for components with at least a tenth of their voxels on the other mask.
+        recall_10: As `recall`, likewise.
+        f1_10: Harmonic mean of the two.
+        best_dice: Highest Dice of any threshold, chosen by the truth.
+        best_threshold: The threshold with it.
+        ladder_dice: Dice at the row's threshold times each factor of `LADDER`.
+        ladder_f1: F1 at these thresholds.
     """
 
     dice: float
@@ -46,11 +53,17 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Finding:
-    """One row of one case.
+    """A row of a case.
 
-    peak: highest value on the foreground inside of the planes. called: whether the peak reaches the threshold;
-    None where the threshold is the volume's own, as Otsu's, which each volume reaches.
-    overlap: None where the truth is not known.
+    Attributes:
+        threshold: The threshold of the heatmap.
+        threshold_source: Where it comes from.
+        peak: Highest value on the foreground inside of the planes.
+        called: Whether the peak reaches the threshold; None for a threshold of this volume alone, such as Otsu's,
+            which every volume reaches.
+        volume_ml: Volume of the segmentation.
+        components: Number of its components.
+        overlap: Agreement with the truth; None where that is not known.
     """
 
     threshold: float
@@ -64,7 +77,22 @@ class Finding:
 
 @dataclass(frozen=True)
 class CaseRecord:
-    """One case. score: the classifier's volume-level score. truth_ml, truth_components: None: not known."""
+    """All that an evaluation keeps of a case, but for its planes.
+
+    Attributes:
+        case: Its name.
+        fingerprint: Hash of the evaluation's settings.
+        patient: The patient.
+        label: 1 with a finding, 0 without.
+        score: The classifier's score of the whole volume; None if it was not asked for.
+        truth_ml: Volume of the true mask; None if that is not known.
+        truth_components: Number of its components; None if that is not known.
+        seconds: Time of the reconstruction.
+        device: Where it ran.
+        precision: Number format of the network.
+        warnings: Texts for the reader.
+        rows: By name of the table's row.
+    """
 
     case: str
     fingerprint: str
@@ -83,14 +111,26 @@ class CaseRecord:
 def measure(
     heatmap: npt.NDArray[np.floating], truth: Components, threshold: float, *, min_voxels: float = 0.0
 ) -> tuple[Components, Overlap]:
-    """The segmentation heatmap >= threshold (Z Y X) without its small components, and its agreement."""
-    own = Components(heatmap >= threshold, min_voxels)
-    ladder = [own if factor == 1.0 else Components(heatmap >= threshold * factor, min_voxels) for factor in LADDER]
-    precision, recall, f1 = match(own, truth)
-    precision_10, recall_10, f1_10 = match(own, truth, TENTH)
+    """Segment a heatmap and compare the segmentation with the truth.
+
+    Args:
+        heatmap: Values, Z Y X.
+        truth: The true mask on the same grid.
+        threshold: The segmentation is where the heatmap reaches it.
+        min_voxels: Smaller components do not belong to the segmentation.
+
+    Returns:
+        The segmentation and its agreement with the truth.
+    """
+    predicted = Components(heatmap >= threshold, min_voxels)
+    ladder = [
+        predicted if factor == 1.0 else Components(heatmap >= threshold * factor, min_voxels) for factor in LADDER
+    ]
+    precision, recall, f1 = match(predicted, truth)
+    precision_10, recall_10, f1_10 = match(predicted, truth, TENTH)
     best_threshold, best = best_dice(heatmap, truth.mask)
-    return own, Overlap(
-        dice=dice_of(own, truth),
+    return predicted, Overlap(
+        dice=dice_of(predicted, truth),
         precision=precision,
         recall=recall,
         f1=f1,
@@ -99,17 +139,34 @@ def measure(
         f1_10=f1_10,
         best_dice=best,
         best_threshold=best_threshold,
-        ladder_dice=tuple(dice_of(one, truth) for one in ladder),
-        ladder_f1=tuple(match(one, truth)[2] for one in ladder),
+        ladder_dice=tuple(dice_of(mask, truth) for mask in ladder),
+        ladder_f1=tuple(match(mask, truth)[2] for mask in ladder),
     )
 
 
 def save_record(path: Path, record: CaseRecord) -> None:
+    """Write a record as JSON.
+
+    Args:
+        path: The file; it appears whole or not at all.
+        record: What `load_record` shall return.
+    """
     write_json(path, dataclasses.asdict(record))
 
 
 def load_record(path: Path, fingerprint: str) -> CaseRecord | None:
-    """The record of a case, or None where there is none of this evaluation."""
+    """Read what `save_record` wrote.
+
+    Args:
+        path: The file.
+        fingerprint: Hash of this evaluation's settings.
+
+    Returns:
+        The record; None where there is none, or that of another evaluation.
+
+    Raises:
+        TonnoError: The file is damaged.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -122,7 +179,7 @@ def load_record(path: Path, fingerprint: str) -> CaseRecord | None:
     return CaseRecord(**{**data, "warnings": tuple(data["warnings"])}, rows=rows)
 
 
-def _finding(data: Mapping[str, Any]) -> Finding:
+def _finding(data: Json) -> Finding:
     overlap = data["overlap"]
     if overlap is not None:
         ladders = {name: tuple(overlap[name]) for name in ("ladder_dice", "ladder_f1")}

@@ -36,7 +36,16 @@ DEFINITIONS = f"""\
 
 
 def markdown(summary: Summary, *, title: str, facts: Mapping[str, str]) -> str:
-    """``summary.md``: tables to paste, the model and the data, and the definitions."""
+    """Write ``summary.md``: tables to paste, the model and the data, and the definitions.
+
+    Args:
+        summary: The evaluation.
+        title: The heading.
+        facts: Name and value of what is listed below the heading.
+
+    Returns:
+        The text.
+    """
     parts = [f"# {title}", "\n".join(f"- {name}: {value}" for name, value in facts.items()), _counts(summary)]
     best = [row for row in summary.rows if row.best]
     others = [row for row in summary.rows if not row.best]
@@ -55,7 +64,14 @@ def markdown(summary: Summary, *, title: str, facts: Mapping[str, str]) -> str:
 
 
 def terminal_table(summary: Summary) -> str:
-    """The best rows, for the terminal."""
+    """Write each method's best row as a table for the terminal.
+
+    Args:
+        summary: The evaluation.
+
+    Returns:
+        The table, and a line with the counts.
+    """
     from tabulate import tabulate
 
     headers = {**_MAIN, "tuned_dice": "tuned"}
@@ -108,7 +124,7 @@ def _volume_table(summary: Summary) -> str:
 
 
 def _factor(factor: float | None) -> str:
-    """A factor of the ladder; at its end the best may lie beyond."""
+    """Write a factor of the ladder; at the ladder's ends the best may lie beyond, which a sign says."""
     if factor is None:
         return "-"
     end = {LADDER[0]: "≤ ", LADDER[-1]: "≥ "}.get(factor, "")

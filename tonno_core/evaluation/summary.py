@@ -1,4 +1,4 @@
-"""From the records of all cases to the tables of an evaluation: means, intervals, definitions. Free of torch."""
+"""Means and intervals over the records of all cases, and the tables of an evaluation. Free of torch."""
 
 from __future__ import annotations
 
@@ -12,20 +12,28 @@ import numpy as np
 
 from tonno_core.evaluation.bootstrap import Bootstrap, Estimate
 from tonno_core.evaluation.record import LADDER, CaseRecord, Finding
-from tonno_core.settings import Variant
+from tonno_core.settings import Variant, stages_text
 
 MEASURES = ("dice", "precision", "recall", "f1", "precision_10", "recall_10", "f1_10", "best_dice")
-# What a reader of the file needs to know of each row, beside its numbers.
-_VARIANT = ("method", "stage", "filter", "sigma_scale", "smooth_mm")
+_Line = dict[str, str | float | None]
 
 
 @dataclass(frozen=True)
 class RowSummary:
-    """One row of the table.
+    """A row of the table.
 
-    main: means over the cases with something to find, by measure: `MEASURES`, and at the ladder's factor with the
-    highest mean Dice ``tuned_dice`` and ``tuned_f1``, and ``cost``, what the own threshold's Dice lies below it.
-    every: means over all cases whose truth is known. auc, balanced_accuracy: of the volume-level answers.
+    Attributes:
+        name: Its name.
+        variant: The variant of a heatmap that it measures.
+        best: Whether it is its method's best.
+        threshold: The threshold of all cases; None where each has its own.
+        threshold_source: Where the thresholds come from.
+        tuned_factor: The ladder's factor with the highest mean Dice; None without a case to find something in.
+        main: Means over the cases with something to find, by measure: `MEASURES`; ``tuned_dice`` and ``tuned_f1`` at
+            the tuned factor; and ``cost``, by how much Dice is lower without that factor.
+        every: Means over all cases whose truth is known, by `MEASURES`.
+        auc: AUC of the heatmap's peak against the volume's label; None where a label is absent.
+        balanced_accuracy: Balanced accuracy of calling volumes positive; None as above, or where no call is made.
     """
 
     name: str
@@ -42,7 +50,18 @@ class RowSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """All rows, and the classifier's own volume-level AUC (from its logits, without any heatmap)."""
+    """All numbers of an evaluation.
+
+    Attributes:
+        rows: The table's rows.
+        score_auc: AUC of the classifier's score of whole volumes, without any heatmap; None where it is not defined.
+        cases: Number of volumes.
+        patients: Number of their patients.
+        cases_with_truth: Number of volumes whose truth has something to find.
+        cases_without_finding: Number of volumes whose truth is known to be empty.
+        failures: Reasons by case.
+        warnings: Texts, each with its case.
+    """
 
     rows: tuple[RowSummary, ...]
     score_auc: Estimate | None
@@ -61,10 +80,20 @@ def summarize(
     seed: int,
     failures: Mapping[str, str] | None = None,
 ) -> Summary:
-    """Summary of all records (at least one). variants: by row its variant, and whether it is a method's best."""
+    """Average the records of all cases.
+
+    Args:
+        records: At least one.
+        variants: By row its variant, and whether it is its method's best.
+        seed: Seed of the bootstrap.
+        failures: Reasons by case; None for no failures.
+
+    Returns:
+        Means, intervals and counts.
+    """
     known = [record for record in records if record.truth_components is not None]
     positive = [record for record in known if record.truth_components]
-    samples = [Bootstrap([record.patient for record in some], seed=seed) for some in (positive, known, records)]
+    samples = [Bootstrap([record.patient for record in group], seed=seed) for group in (positive, known, records)]
     rows = [
         _row(name, variant, best, (positive, known, records), samples) for name, (variant, best) in variants.items()
     ]
@@ -90,7 +119,7 @@ def _row(
     factor = None
     if positive:
         ladder = np.array([row.overlap.ladder_dice for row in positive if row.overlap])
-        # Of equally good factors the nearest to the own threshold.
+        # The nearest to the row's threshold among equally good factors.
         by_distance = sorted(range(len(LADDER)), key=lambda k: abs(np.log(LADDER[k])))
         chosen = max(by_distance, key=lambda k: ladder[:, k].mean())
         factor = LADDER[chosen]
@@ -122,14 +151,22 @@ def _values(rows: Sequence[Finding], measure: str) -> np.ndarray[Any, np.dtype[n
 
 
 def results_csv(records: Sequence[CaseRecord], variants: Mapping[str, tuple[Variant, bool]]) -> str:
-    """One line per case and row."""
-    lines = []
+    """Write the measures of each case as CSV.
+
+    Args:
+        records: The cases.
+        variants: By row its variant, and whether it is its method's best.
+
+    Returns:
+        The text: a line per case and row.
+    """
+    lines: list[_Line] = []
     for record in records:
         for name, row in record.rows.items():
             scores = {measure: getattr(row.overlap, measure, None) for measure in (*MEASURES, "best_threshold")}
             lines.append({
                 "case": record.case, "patient": record.patient, "label": record.label, "row": name,
-                **{field: getattr(variants[name][0], field) for field in _VARIANT},
+                **_variant(variants[name][0]),
                 "threshold": row.threshold, "threshold_source": row.threshold_source, "peak": row.peak,
                 "called": None if row.called is None else int(row.called), "score": record.score,
                 "truth_ml": record.truth_ml, "truth_components": record.truth_components,
@@ -139,10 +176,17 @@ def results_csv(records: Sequence[CaseRecord], variants: Mapping[str, tuple[Vari
 
 
 def summary_csv(summary: Summary) -> str:
-    """One line per row; ``NAME``, ``NAME_low`` and ``NAME_high`` are an estimate and its interval."""
-    lines = []
+    """Write the means as CSV.
+
+    Args:
+        summary: The evaluation.
+
+    Returns:
+        The text: a line per row; ``NAME``, ``NAME_low`` and ``NAME_high`` are an estimate and its interval.
+    """
+    lines: list[_Line] = []
     for row in summary.rows:
-        line: dict[str, Any] = {"row": row.name, **{field: getattr(row.variant, field) for field in _VARIANT}}
+        line = {"row": row.name, **_variant(row.variant)}
         line |= {"best": int(row.best), "threshold": row.threshold, "threshold_source": row.threshold_source}
         dice = row.main["dice"]
         line |= {"cases": dice.cases if dice else 0, "patients": dice.patients if dice else 0}
@@ -157,13 +201,21 @@ def summary_csv(summary: Summary) -> str:
     return _csv(lines)
 
 
-def _flat(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+def _variant(variant: Variant) -> _Line:
+    """Return the columns that tell the reader of a file what a row is."""
+    return {
+        "method": variant.method, "stage": stages_text(variant.stages), "filter": variant.filter,
+        "sigma_scale": variant.sigma_scale, "smooth_mm": variant.smooth_mm,
+    }  # fmt: skip
+
+
+def _flat(name: str, estimate: Estimate | None) -> _Line:
     if estimate is None:
         return {name: None, f"{name}_low": None, f"{name}_high": None}
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
-def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
+def _csv(lines: Sequence[_Line]) -> str:
     text = io.StringIO()
     names = list(dict.fromkeys(name for line in lines for name in line))
     writer = csv.DictWriter(text, names, lineterminator="\n")

@@ -8,63 +8,70 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from tonno_core.pictures.cuts import OPPOSITE, PLANES, Cut, Float, Plane, cut_plane, sample
+from tonno_core.pictures.cuts import PLANES, Cut, Float, cut_plane, sample
 from tonno_core.pictures.drawing import (
-    CONTOURS,
     CURVE,
     MARK,
     QUIET,
     STYLE,
-    cold_hot,
-    finite,
-    outlined,
+    PlaneLayers,
+    Scene,
+    column_sizes,
+    draw_plane,
+    draw_profile,
+    draw_scale,
+    outline_handles,
+    plane_layers,
     save_figure,
     shorten,
 )
 from tonno_core.segmentation.binarize import components
 from tonno_core.slicing.profile import Profile
-from tonno_core.volume.volume import Volume
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Mask = npt.NDArray[np.generic]
-
 _WIDTH_INCHES = 16.0  # 1760 pixels wide
+_TALLEST_INCHES = 7.0
+_LETTERS = 13.0  # typographic points
 
 
 def write_overview(
     path: str | os.PathLike[str],
-    image: Volume,
-    heatmap: Volume,
-    segmentation: Mask,
+    scene: Scene,
     *,
-    truth: Mask | None = None,
-    profiles: Sequence[Profile] = (),
     title: str,
     subtitle: str = "",
+    profiles: Sequence[Profile] = (),
     centre_ras: npt.ArrayLike | None = None,
-    unit: str = "logit",
 ) -> None:
-    """Write the picture as a PNG of 1760 pixels' width; the file appears whole or not at all.
+    """Write a PNG: the image, heatmap and outlines over it, and the profile along each plane's normal.
 
-    Rows: the image; heatmap and contours over it; the profile along each plane's normal, where there is one.
-    segmentation, truth: Z Y X masks on the heatmap's grid, which may differ from the image's.
-    centre_ras: where the three planes meet (RAS mm, inside the image); by default the peak of the
-        segmentation's highest component, or of the heatmap where the segmentation is empty.
-    unit: of the heatmap and of the logits. Raises TonnoError where the file cannot be written.
+    Args:
+        path: The file; it appears whole or not at all, 1760 pixels wide.
+        scene: Image, heatmap and masks.
+        title: The heading.
+        subtitle: A line below it.
+        profiles: Along "R", "A" or "S"; where there is none its place stays empty.
+        centre_ras: Where the three planes meet (RAS mm, inside the image and the heatmap); None takes the peak of
+            the mask's highest component, or of the heatmap where the mask is empty.
+
+    Raises:
+        TonnoError: The file cannot be written.
+        ValueError: A mask on another grid, a centre outside, or a profile along another axis.
     """
     import matplotlib
 
-    if any(mask is not None and mask.shape != heatmap.array.shape for mask in (segmentation, truth)):
+    image, heatmap = scene.image, scene.heatmap
+    if any(mask is not None and mask.shape != heatmap.array.shape for mask in (scene.mask, scene.truth)):
         raise ValueError(f"masks are expected on the heatmap's grid, of shape {heatmap.array.shape}")
-    centre = _peak_ras(segmentation, heatmap) if centre_ras is None else np.asarray(centre_ras, np.float64)
+    centre = _peak_ras(scene) if centre_ras is None else np.asarray(centre_ras, np.float64)
     for volume in (image, heatmap):
         if np.isnan(sample(volume.array, volume.ijk_to_ras, centre[np.newaxis])).any():
             raise ValueError(f"planes through {centre.tolist()} mm, outside the image or the heatmap")
@@ -75,31 +82,27 @@ def write_overview(
     with matplotlib.rc_context(STYLE):
         figure, rows = _layout(cuts, with_profiles=bool(by_axis))
         _draw_title(figure, title, subtitle)
-        _draw_images(rows[:2], cuts, image)
-        _draw_heatmap(rows[1], cuts, heatmap, unit)
-        _draw_contours(rows[1], cuts, heatmap, {"segmentation": segmentation, "truth": truth})
-        _draw_rulers(rows[0], cuts)
-        _draw_profiles(rows[2], cuts, by_axis, unit)
+        _draw_planes(rows, cuts, scene)
+        _draw_profiles(rows[2], cuts, by_axis, scene.unit)
         save_figure(figure, Path(path))
 
 
-def _peak_ras(segmentation: Mask, heatmap: Volume) -> Float:
-    found = components(segmentation, heatmap)
-    if found:
-        return np.array(found[0].peak_ras)
-    k, j, i = np.unravel_index(int(np.argmax(heatmap.array)), heatmap.array.shape)
-    return np.asarray(heatmap.ijk_to_ras @ np.array((i, j, k, 1.0)))[:3]
+def _peak_ras(scene: Scene) -> Float:
+    """Find the peak of the mask's highest component, or of the heatmap where the mask is empty."""
+    highest = components(scene.mask, scene.heatmap)
+    if highest:
+        return np.array(highest[0].peak_ras)
+    array = scene.heatmap.array
+    k, j, i = np.unravel_index(int(np.argmax(array)), array.shape)
+    return np.asarray(scene.heatmap.ijk_to_ras @ np.array((i, j, k, 1.0)))[:3]
 
 
 def _layout(cuts: Sequence[Cut], *, with_profiles: bool) -> tuple[Figure, list[list[Axes]]]:
-    """Three columns at one scale where the shapes allow it, rows as high as the highest plane; inches."""
+    """Place two rows of planes and one of profiles, with the planes' titles; all lengths are inches."""
     from matplotlib.figure import Figure
 
     left, right, gap, top, between, profile, bottom = 0.3, 1.15, 0.3, 1.3, 0.25, 1.7, 0.75
-    spans = np.array([cut.pixel_mm * cut.u.size for cut in cuts])
-    shares = np.maximum(spans / spans.sum(), 0.24)
-    widths = (_WIDTH_INCHES - left - right - 2 * gap) * shares / shares.sum()
-    row = min(7.0, max(w * c.v.size / c.u.size for w, c in zip(widths, cuts, strict=True)))
+    widths, row = column_sizes(cuts, _WIDTH_INCHES - left - right - 2 * gap, _TALLEST_INCHES)
     legend = 0.6
     height = top + 2 * row + between + legend + (profile + bottom if with_profiles else 0.0)
     figure = Figure(figsize=(_WIDTH_INCHES, height))
@@ -113,16 +116,11 @@ def _layout(cuts: Sequence[Cut], *, with_profiles: bool) -> tuple[Figure, list[l
     first = height - top - row
     for x, width, cut in zip(starts, widths, cuts, strict=True):
         middle = (x + width / 2) / _WIDTH_INCHES
-        figure.text(middle, (first + row + 0.08) / height, _plane_title(cut), size=13, ha="center")
+        name = f"{cut.plane.name}   {cut.position(1)}"
+        figure.text(middle, (first + row + 0.08) / height, name, size=13, ha="center")
     rows = [axes_row(first, row), axes_row(first - between - row, row)]
     rows.append(axes_row(bottom, profile, indent=0.55) if with_profiles else [])
     return figure, rows
-
-
-def _plane_title(cut: Cut) -> str:
-    normal = cut.plane.normal
-    side = normal if cut.centre_mm >= 0 else OPPOSITE[normal]
-    return f"{cut.plane.name}   {side} {abs(cut.centre_mm):.1f} mm"
 
 
 def _draw_title(figure: Figure, title: str, subtitle: str) -> None:
@@ -134,79 +132,28 @@ def _draw_title(figure: Figure, title: str, subtitle: str) -> None:
     figure.text(right, 1 - 0.65 * inch, convention, color=QUIET, va="top", ha="right")
 
 
-def _draw_images(rows: Sequence[Sequence[Axes]], cuts: Sequence[Cut], image: Volume) -> None:
-    planes = [sample(image.array, image.ijk_to_ras, cut.points_ras) for cut in cuts]
-    # Half a percent on either side: a few bright vessels or an implant must not darken the rest.
-    low, high = np.percentile(finite(planes), (0.5, 99.5))
-    for row in rows:
-        for axes, cut, plane in zip(row, cuts, planes, strict=True):
-            _show(axes, cut, plane, cmap="gray", vmin=low, vmax=high)
-            axes.set_axis_off()
-            _draw_letters(axes, cut.plane)
-
-
-def _draw_letters(axes: Axes, plane: Plane) -> None:
-    for letter, edge, inwards in (
-        (OPPOSITE[plane.right], (0, 0.5), (9, 0)), (plane.right, (1, 0.5), (-9, 0)),
-        (OPPOSITE[plane.top], (0.5, 0), (0, 11)), (plane.top, (0.5, 1), (0, -11)),
-    ):  # fmt: skip
-        outlined(axes, letter, edge, inwards, xycoords="axes fraction", ha="center", size=13, weight="bold")
-
-
-def _draw_heatmap(row: Sequence[Axes], cuts: Sequence[Cut], heatmap: Volume, unit: str) -> None:
-    planes = [sample(heatmap.array, heatmap.ijk_to_ras, cut.points_ras) for cut in cuts]
-    # The planes go through the peak: their percentile sees a lesion that the whole volume's would miss.
-    limit = float(np.percentile(np.abs(finite(planes)), 99.9)) or 1.0
-    colours = cold_hot()
-    for axes, cut, plane in zip(row, cuts, planes, strict=True):
-        shown = _show(axes, cut, plane, cmap=colours, vmin=-limit, vmax=limit)
-    figure = row[-1].figure
-    box = row[-1].get_position(original=True)
+def _draw_planes(rows: Sequence[Sequence[Axes]], cuts: Sequence[Cut], scene: Scene) -> None:
+    """Draw the image in the first row, heatmap and outlines over it in the second, their scale and legend."""
+    for axes, below, cut, layers in zip(*rows[:2], cuts, plane_layers(scene, cuts), strict=True):
+        draw_plane(axes, cut.view, PlaneLayers(layers.image, layers.window), size=_LETTERS)
+        _draw_crosshair(axes, cut)
+        shown = draw_plane(below, cut.view, layers, size=_LETTERS)
+    figure, box = below.figure, below.get_position(original=True)
     left, width = box.x1 + 0.35 / _WIDTH_INCHES, 0.16 / _WIDTH_INCHES
-    bar_box = (left, box.y0 + 0.12 * box.height, width, 0.76 * box.height)
-    bar = figure.colorbar(shown, cax=figure.add_axes(bar_box), extend="both")
-    bar.ax.set_title(f"heatmap\n({unit})", size=11, pad=10)
-    bar.outline.set_visible(False)
-    bar.ax.set_facecolor("#6a6a6a")  # the colours as they look over grey anatomy
-
-
-def _draw_contours(row: Sequence[Axes], cuts: Sequence[Cut], heatmap: Volume, masks: dict[str, Mask | None]) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = []
-    for (name, mask), (colour, dashes) in zip(masks.items(), CONTOURS, strict=True):
-        if mask is None:
-            continue
-        voxels = (mask != 0).astype(np.uint8)
-        for axes, cut in zip(row, cuts, strict=True):
-            plane = np.nan_to_num(sample(voxels, heatmap.ijk_to_ras, cut.points_ras))
-            if plane.min() < 0.5 < plane.max():
-                line = {"colors": colour, "linewidths": 1.6, "linestyles": [dashes]}
-                axes.contour(cut.u, cut.v, plane, levels=[0.5], **line)
-        label = name if mask.any() else f"{name} (empty)"
-        handles.append(Line2D([], [], color=colour, linestyle=dashes, linewidth=2, label=label))
-    box = row[1].get_position(original=True)
-    row[1].figure.legend(
-        handles=handles, loc="upper center", bbox_to_anchor=(0.5, box.y0), ncols=2, frameon=False,
+    scale = figure.add_axes((left, box.y0 + 0.12 * box.height, width, 0.76 * box.height))
+    scale.set_title(f"heatmap\n({scene.unit})", size=11, pad=10)
+    draw_scale(scale, shown, scene.threshold)
+    masks = {"segmentation": scene.mask, "truth": scene.truth}
+    names = [name if mask.any() else f"{name} (empty)" for name, mask in masks.items() if mask is not None]
+    figure.legend(
+        handles=outline_handles(names), loc="upper center", bbox_to_anchor=(0.5, box.y0), ncols=2, frameon=False,
         handlelength=3.5,
     )  # fmt: skip
 
 
-def _draw_rulers(row: Sequence[Axes], cuts: Sequence[Cut]) -> None:
-    shortest = min(cut.pixel_mm * cut.u.size for cut in cuts)
-    length = max((mm for mm in (2, 5, 10, 20, 50, 100) if 3 * mm < shortest), default=1)
-    for axes, cut in zip(row, cuts, strict=True):
-        _draw_crosshair(axes, cut)
-        left, right, bottom, top = cut.extent
-        x, y = left + 0.04 * (right - left), bottom + 0.04 * (top - bottom)
-        axes.plot((x, x + length), (y, y), color="white", linewidth=2.5, solid_capstyle="butt")
-        outlined(axes, f"{length} mm", (x, y), (0, 9), ha="left", size=10)
-        axes.set(xlim=(left, right), ylim=(bottom, top))
-
-
 def _draw_crosshair(axes: Axes, cut: Cut) -> None:
-    """Where the other two planes cut this one, with a gap so that the spot itself stays clear."""
-    left, right, bottom, top = cut.extent
+    """Draw where the other two planes cut this one, with a gap so that the spot itself stays clear."""
+    left, right, bottom, top = cut.view.extent
     u, v = cut.centre_uv
     gap, edge = 0.06 * max(right - left, top - bottom), 0.06 * min(right - left, top - bottom)
     for start, stop in ((left + edge, u - gap), (u + gap, right - edge)):
@@ -216,6 +163,7 @@ def _draw_crosshair(axes: Axes, cut: Cut) -> None:
 
 
 def _draw_profiles(row: Sequence[Axes], cuts: Sequence[Cut], by_axis: dict[str, Profile], unit: str) -> None:
+    """Draw under each plane the profile along its normal, with a line where the plane is."""
     for axes, cut in zip(row, cuts, strict=False):  # no axes where there is no profile at all
         normal = cut.plane.normal
         if normal not in by_axis:
@@ -223,14 +171,6 @@ def _draw_profiles(row: Sequence[Axes], cuts: Sequence[Cut], by_axis: dict[str, 
             continue
         if axes is not row[0]:
             axes.sharey(row[0])
-        axes.axhline(0.0, color="#4a5058", linewidth=0.8)
-        axes.plot(by_axis[normal].offsets_mm, by_axis[normal].logits, color=CURVE, linewidth=1.6)
+        draw_profile(axes, by_axis[normal], CURVE)
         axes.axvline(cut.centre_mm, color=MARK, linewidth=1.2)
-        axes.margins(x=0.0, y=0.12)
-        axes.spines[["top", "right"]].set_visible(False)
-        where = f"{cut.plane.name.lower()} plane at (mm)"
-        axes.set(xlabel=f"{OPPOSITE[normal]}  \u2190  {where}  \u2192  {normal}", ylabel=unit)
-
-
-def _show(axes: Axes, cut: Cut, plane: Float, **options: Any) -> Any:
-    return axes.imshow(plane, extent=cut.extent, origin="lower", interpolation="bilinear", **options)
+        axes.set_ylabel(unit)

@@ -1,4 +1,4 @@
-"""One case's line of the contact sheet: a plane through the image, the heatmaps and the masks. Free of torch."""
+"""A case's line of the contact sheet: a plane through the image, the heatmaps and the masks. Free of torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tonno_core.errors import TonnoError
 from tonno_core.output import write_bytes
-from tonno_core.pictures.cuts import OPPOSITE, PLANES, Float, Plane, cut_plane, sample
+from tonno_core.pictures.cuts import PLANES, Float, Plane, View, cut_plane, sample
 from tonno_core.volume.volume import Volume
 
 BoolArray = npt.NDArray[np.bool_]
@@ -26,15 +26,19 @@ _MARGIN_MM = 6.0
 
 @dataclass(frozen=True)
 class Tile:
-    """V U float arrays on one plane, NaN outside of the volume; u, v: pixel centres in mm.
+    """Image, heatmaps and masks of a case on one plane: arrays (V, U), NaN outside of the volume.
 
-    truth, masks: shares of 0 to 1, linear between voxels. truth: None where it is not known.
+    Attributes:
+        where: The plane's name and place, such as "Axial S 8 mm".
+        view: The pixels.
+        image: The image's values.
+        truth: Share of the true mask, 0 to 1, linear between voxels; None if it is not known.
+        heatmaps: By method, its heatmap's values.
+        masks: By method, the share of its mask.
     """
 
     where: str
-    edges: tuple[str, str, str, str]  # letters of the patient's sides at the left, right, bottom and top
-    u: Float
-    v: Float
+    view: View
     image: Float
     truth: Float | None
     heatmaps: dict[str, Float]
@@ -48,9 +52,17 @@ def make_tile(
     truth: BoolArray | None,
     foreground: BoolArray,
 ) -> Tile:
-    """The plane with the most truth, else through the peak of the first heatmap within the foreground.
+    """Sample a case on the plane with the most truth, else through the peak of the first heatmap.
 
-    All arrays Z Y X on the image's grid.
+    Args:
+        image: The image; all arrays are Z Y X on its grid.
+        heatmaps: By method.
+        masks: By method.
+        truth: The true mask; None if it is not known.
+        foreground: Where the patient is; only a peak within it counts, and the plane is cropped to it.
+
+    Returns:
+        The plane, cropped to foreground and truth with a margin.
     """
     plane = _plane_of(image)
     if truth is not None and truth.any():
@@ -58,19 +70,17 @@ def make_tile(
     else:
         centre = _peak_of(next(iter(heatmaps.values())), image, foreground)
     cut = cut_plane(plane, image, centre)
+    points = cut.points_ras
 
     def on_plane(array: npt.NDArray[np.number]) -> Float:
-        return sample(array, image.ijk_to_ras, cut.points_ras)[box]
+        return sample(array, image.ijk_to_ras, points)[box]
 
     box = (slice(None), slice(None))
     shown = foreground if truth is None else foreground | truth
-    box = _box(np.nan_to_num(on_plane(shown.astype(np.uint8))) >= 0.5, _MARGIN_MM / cut.pixel_mm)
-    normal = plane.normal if cut.centre_mm >= 0 else OPPOSITE[plane.normal]
+    box = _box(np.nan_to_num(on_plane(shown.astype(np.uint8))) >= 0.5, _MARGIN_MM / cut.view.pixel_mm)
     return Tile(
-        where=f"{plane.name} {normal} {abs(cut.centre_mm):.0f} mm",
-        edges=(OPPOSITE[plane.right], plane.right, OPPOSITE[plane.top], plane.top),
-        u=cut.u[box[1]],
-        v=cut.v[box[0]],
+        where=f"{plane.name} {cut.position()}",
+        view=View(cut.view.u[box[1]], cut.view.v[box[0]], plane.edges),
         image=on_plane(image.array),
         truth=None if truth is None else on_plane(truth.astype(np.uint8)),
         heatmaps={name: on_plane(array) for name, array in heatmaps.items()},
@@ -79,8 +89,17 @@ def make_tile(
 
 
 def save_tile(path: Path, tile: Tile) -> None:
-    """Write a compressed npz; the file appears whole or not at all."""
-    arrays = {"where": np.array(tile.where), "edges": np.array(tile.edges), "u": tile.u, "v": tile.v}
+    """Write a compressed npz.
+
+    Args:
+        path: The file; it appears whole or not at all.
+        tile: What `load_tile` shall return, rounded to float32, shares to float16.
+
+    Raises:
+        TonnoError: The file cannot be written.
+    """
+    view = tile.view
+    arrays = {"where": np.array(tile.where), "edges": np.array(view.edges), "u": view.u, "v": view.v}
     arrays |= {"names": np.array(list(tile.heatmaps)), "image": tile.image.astype(np.float32)}
     if tile.truth is not None:
         arrays["truth"] = tile.truth.astype(np.float16)
@@ -93,7 +112,17 @@ def save_tile(path: Path, tile: Tile) -> None:
 
 
 def load_tile(path: Path) -> Tile:
-    """Read what `save_tile` wrote."""
+    """Read what `save_tile` wrote.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The tile.
+
+    Raises:
+        TonnoError: The file is damaged or of another kind.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             data = {name: file[name] for name in file.files}
@@ -103,9 +132,7 @@ def load_tile(path: Path) -> Tile:
     left, right, bottom, top = (str(letter) for letter in data["edges"])
     return Tile(
         where=str(data["where"]),
-        edges=(left, right, bottom, top),
-        u=data["u"],
-        v=data["v"],
+        view=View(data["u"], data["v"], (left, right, bottom, top)),
         image=data["image"].astype(np.float64),
         truth=data["truth"].astype(np.float64) if "truth" in data else None,
         heatmaps={name: data[f"heatmap{number}"].astype(np.float64) for number, name in enumerate(names)},
@@ -114,7 +141,7 @@ def load_tile(path: Path) -> Tile:
 
 
 def _plane_of(image: Volume) -> Plane:
-    """Axial, or the slices' own plane where they are far apart."""
+    """Choose the axial plane, or that of the slices where they are far apart."""
     spacing = image.spacing_mm
     coarsest = int(np.argmax(spacing))
     if spacing[coarsest] < _ANISOTROPIC * np.median(spacing):
@@ -125,26 +152,26 @@ def _plane_of(image: Volume) -> Plane:
 
 
 def _most_of(truth: BoolArray, image: Volume, plane: Plane) -> Float:
-    """A point (RAS mm) on the plane with the most true voxels: that of theirs nearest to their mean."""
+    """Find the plane with the most true voxels; return the one nearest to their mean (RAS mm)."""
     axis = "RAS".index(plane.normal)
     points = image.ijk_to_ras[:3, :3] @ np.argwhere(truth).T[::-1] + image.ijk_to_ras[:3, 3:]
     # Planes as far apart as the voxels are along the normal.
     step = np.abs(image.ijk_to_ras[axis, :3]).max()
     bins = np.round((points[axis] - points[axis].min()) / step).astype(int)
-    own = points[:, bins == int(np.argmax(np.bincount(bins)))]
-    distances = np.linalg.norm(own - own.mean(axis=1, keepdims=True), axis=0)
+    inside = points[:, bins == int(np.argmax(np.bincount(bins)))]
+    distances = np.linalg.norm(inside - inside.mean(axis=1, keepdims=True), axis=0)
     # A voxel's centre: pixels that fall between voxels would blur image and contours.
-    return np.asarray(own[:, int(np.argmin(distances))], dtype=np.float64)
+    return np.asarray(inside[:, int(np.argmin(distances))], dtype=np.float64)
 
 
 def _peak_of(heatmap: npt.NDArray[np.floating], image: Volume, foreground: BoolArray) -> Float:
-    """The highest point (RAS mm) within the foreground."""
+    """Find the highest point (RAS mm) within the foreground."""
     k, j, i = np.unravel_index(int(np.argmax(np.where(foreground, heatmap, -np.inf))), heatmap.shape)
     return np.asarray(image.ijk_to_ras @ np.array([i, j, k, 1.0]))[:3]
 
 
 def _box(shown: BoolArray, margin: float) -> tuple[slice, slice]:
-    """Rows and columns that hold all of a V U mask and a margin in pixels; everything if it is empty."""
+    """Find the rows and columns of a mask (V, U) with a margin in pixels; all of them if it is empty."""
     if not shown.any():
         return slice(None), slice(None)
     spans, wide = [], math.ceil(margin)

@@ -1,4 +1,4 @@
-"""From a heatmap to a mask and a table of its components; fast enough to follow a slider."""
+"""Turn a heatmap into a mask and a table of its components, fast enough to follow a slider."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tonno_core.volume.volume import Volume
 Mask = npt.NDArray[np.uint8]
 Point = tuple[float, float, float]
 
-# Voxels of a mask that are measured at once: they take some 100 bytes each, and a body can have a hundred million.
+# Voxels of a mask that are measured at once: each takes some 100 bytes, and a body can have a hundred million.
 _AT_ONCE = 4_000_000
 _BINS = 128  # of Otsu's histogram
 _COUNTED_AT_ONCE = 1 << 18  # stays in a core's cache
@@ -23,13 +23,17 @@ _COUNTED_AT_ONCE = 1 << 18  # stays in a core's cache
 
 @dataclass(frozen=True)
 class Component:
-    """One connected piece of a mask (26 neighbours: voxels that share a face, an edge or a corner).
+    """A connected piece of a mask (26 neighbours: voxels that share a face, an edge or a corner).
 
-    label: 1 for the component with the highest peak, then 2, ...
-    voxels, volume_mm3: its size.
-    centroid_ras: mean of its voxels' centres, not weighted by the heatmap, RAS mm.
-    peak, peak_ras, mean: highest heatmap value, where (the first voxel in Z Y X order), and the mean value.
-    extent_mm: size of its bounding box along the grid's axes i, j, k, whole voxels counted.
+    Attributes:
+        label: 1 for the component with the highest peak, then 2, ...
+        voxels: Number of its voxels.
+        volume_mm3: Its volume.
+        centroid_ras: Mean of its voxels' centres, not weighted by the heatmap, RAS mm.
+        peak: Highest value of the heatmap.
+        peak_ras: Where that is (the first voxel in Z Y X order), RAS mm.
+        mean: Mean value of the heatmap.
+        extent_mm: Size of its bounding box along the grid's axes i, j, k; whole voxels count.
     """
 
     label: int
@@ -43,11 +47,20 @@ class Component:
 
 
 def otsu_threshold(heatmap: Volume, inside: BoolMask | None = None) -> float:
-    """Otsu's threshold of the heatmap over the voxels of `inside` (bool Z Y X; all voxels by default).
+    """Find the threshold that separates the values best into two classes.
 
-    N. Otsu, IEEE Trans. SMC 9(1), 1979, 62-66, with 128 bins as SimpleITK's OtsuThresholdImageFilter has them; the
-    same number, unless all values lie within some 1e-6, where that takes splits that differ for equal.
-    Raises TonnoError where there is nothing to split: no voxel, a constant, or NaN and infinite values.
+    N. Otsu, IEEE Trans. SMC 9(1), 1979, 62-66, with 128 bins as SimpleITK's OtsuThresholdImageFilter has them. The
+    number is the same, unless all values lie within some 1e-6, where SimpleITK takes different splits for equal.
+
+    Args:
+        heatmap: The heatmap.
+        inside: The voxels that count, bool Z Y X; None takes all.
+
+    Returns:
+        The threshold, at an edge of a bin.
+
+    Raises:
+        TonnoError: Nothing to split: no voxel, a constant, or NaN and infinite values.
     """
     values = heatmap.array.reshape(-1) if inside is None else heatmap.array[_as_mask(inside, heatmap)]
     if not values.size:
@@ -62,13 +75,13 @@ def otsu_threshold(heatmap: Volume, inside: BoolMask | None = None) -> float:
 
 
 def _bin_edges(low: np.float32, high: np.float32) -> npt.NDArray[np.float32]:
-    """129 edges in float32, as ITK has them: the last bin ends a hundredth of a bin above the highest value."""
+    """Return 129 edges in float32, as ITK has them: the last bin ends a hundredth of a bin above the highest value."""
     top = high + (high - low) / np.float32(_BINS) / np.float32(100)
     return np.append(low + np.arange(_BINS, dtype=np.float32) * ((top - low) / np.float32(_BINS)), top)
 
 
 def _histogram(values: npt.NDArray[np.float32], edges: npt.NDArray[np.float32]) -> IntArray:
-    """How many values there are from each edge on to the next one."""
+    """Count the values from each edge on to the next."""
     counts, per_bin = np.zeros(_BINS, np.intp), np.float32(_BINS) / (edges[-1] - edges[0])
     for start in range(0, values.size, _COUNTED_AT_ONCE):
         part = values[start : start + _COUNTED_AT_ONCE]
@@ -82,7 +95,7 @@ def _histogram(values: npt.NDArray[np.float32], edges: npt.NDArray[np.float32]) 
 
 
 def _best_split(counts: IntArray, edges: npt.NDArray[np.float64]) -> int:
-    """The last bin of the lower class, by the greatest variance between the two classes' means; of equals the first."""
+    """Return the last bin of the lower class: the first with the greatest variance between the classes' means."""
     middles = (edges[:-1] + edges[1:]) / 2
     below, total = np.cumsum(counts)[:-1], counts.sum()
     sums, whole = np.cumsum(counts * middles)[:-1], (counts * middles).sum()
@@ -92,11 +105,20 @@ def _best_split(counts: IntArray, edges: npt.NDArray[np.float64]) -> int:
 
 
 def binarize(heatmap: Volume, threshold: float, *, low: float | None = None, min_volume_mm3: float = 0.0) -> Mask:
-    """Mask (uint8 Z Y X, 0 and 1) of heatmap >= threshold.
+    """Segment a heatmap by a threshold; NaN is background, components are 26-connected.
 
-    low: hysteresis: the components of heatmap >= low that contain a voxel >= threshold.
-    min_volume_mm3: components smaller than this are removed. Components are 26-connected. NaN is background.
-    Raises TonnoError for a threshold that is not finite, low above threshold, or a negative volume.
+    Args:
+        heatmap: The heatmap.
+        threshold: The mask is where the heatmap reaches it.
+        low: A lower threshold for hysteresis: the mask is the components of heatmap >= low that contain a voxel
+            >= threshold. None: no hysteresis.
+        min_volume_mm3: Smaller components are removed.
+
+    Returns:
+        Mask, uint8 Z Y X, 0 and 1.
+
+    Raises:
+        TonnoError: A threshold that is not finite, low above threshold, or a negative volume.
     """
     check_options(threshold, low, min_volume_mm3)
     mask = heatmap.array >= (threshold if low is None else low)
@@ -111,10 +133,17 @@ def binarize(heatmap: Volume, threshold: float, *, low: float | None = None, min
 
 
 def clear_small(mask: BoolMask, voxel_mm3: float, min_volume_mm3: float, most_runs: int | None = None) -> bool:
-    """Clear the 26-connected components below a volume, in place (bool Z Y X, contiguous).
+    """Clear the small 26-connected components of a mask.
 
-    Returns whether it was done: a mask of more than `most_runs` runs of voxels along x is left as it is, for whoever
-    must not wait (half a second for a million runs).
+    Args:
+        mask: Bool Z Y X, contiguous; changed in place.
+        voxel_mm3: Volume of a voxel.
+        min_volume_mm3: Smaller components are cleared.
+        most_runs: A mask of more runs of voxels along x is left as it is, for callers that must not wait (half a
+            second for a million runs); None sets no limit.
+
+    Returns:
+        Whether it was done.
     """
     first, last = find_runs(mask)
     if most_runs is not None and first.size > most_runs:
@@ -127,7 +156,15 @@ def clear_small(mask: BoolMask, voxel_mm3: float, min_volume_mm3: float, most_ru
 
 
 def components(mask: npt.NDArray[np.generic], heatmap: Volume) -> list[Component]:
-    """The 26-connected components of the mask's nonzero voxels (Z Y X), highest peak first."""
+    """Find and measure the 26-connected components of a mask.
+
+    Args:
+        mask: Z Y X on the heatmap's grid; not zero is inside.
+        heatmap: The heatmap.
+
+    Returns:
+        The components, highest peak first.
+    """
     return measure(runs_of(_as_mask(mask, heatmap)), heatmap)
 
 
@@ -135,11 +172,15 @@ def measure(runs: Runs, heatmap: Volume, most: int | None = None) -> list[Compon
     """Measure the components of a mask that were found before, highest peak first.
 
     Args:
-        runs: of a mask on the heatmap's grid.
-        most: only so many, those with the highest peaks; None for all.
+        runs: Runs of a mask on the heatmap's grid.
+        heatmap: The heatmap.
+        most: Greatest number of components, those with the highest peaks; None takes all.
+
+    Returns:
+        The components, highest peak first.
 
     Raises:
-        TonnoError: the heatmap holds NaN within the mask.
+        TonnoError: The heatmap holds NaN within the mask.
     """
     if not runs.count:
         return []
@@ -172,7 +213,7 @@ def measure(runs: Runs, heatmap: Volume, most: int | None = None) -> list[Compon
 
 
 def _of_runs(runs: Runs, array: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The sum and the highest of the values (Z Y X) of each run."""
+    """Return the sum and the highest of the values (Z Y X) of each run."""
     flat, ends = array.reshape(-1), np.cumsum(runs.length)
     sums, tops = np.empty(ends.size), np.empty(ends.size)
     cuts = np.unique(np.searchsorted(ends, np.arange(0, ends[-1], _AT_ONCE), side="right"))
@@ -186,7 +227,7 @@ def _of_runs(runs: Runs, array: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np
 
 
 def _shapes(runs: Runs) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
-    """The mean place (i, j, k) of each component's voxels, and its size in voxels along i, j, k: 3 x N each."""
+    """Return the mean place (i, j, k) of each component's voxels, and its size in voxels along i, j, k: 3 x N each."""
     k, j, i = np.unravel_index(runs.first, runs.shape)
     ends = ((i, i + runs.length - 1), (j, j), (k, k))
     means = [np.bincount(runs.component, (a + b) / 2 * runs.length) / runs.sizes for a, b in ends]
@@ -202,7 +243,7 @@ def _shapes(runs: Runs) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
 def _peak_voxels(
     runs: Runs, array: npt.NDArray[np.float32], tops: npt.NDArray[np.float64], peaks: npt.NDArray[np.float64]
 ) -> IntArray:
-    """The first voxel (flat index) of each component that has the component's peak; tops: the runs' peaks."""
+    """Return each component's first voxel (flat index) that has its peak; `tops` are the peaks of the runs."""
     holders = np.flatnonzero(tops == peaks[runs.component])
     run = np.full(runs.count, tops.size)
     np.minimum.at(run, runs.component[holders], holders)
@@ -213,6 +254,16 @@ def _peak_voxels(
 
 
 def check_options(threshold: float, low: float | None, min_volume_mm3: float) -> None:
+    """Check the options of `binarize`.
+
+    Args:
+        threshold: A finite number.
+        low: A number up to the threshold, or None.
+        min_volume_mm3: 0 or more.
+
+    Raises:
+        TonnoError: Another value.
+    """
     if not math.isfinite(threshold):
         raise TonnoError(f"threshold: {threshold} found, a finite number is expected")
     if low is not None and not (math.isfinite(low) and low <= threshold):
@@ -228,7 +279,7 @@ def _as_mask(mask: npt.NDArray[np.generic], heatmap: Volume) -> BoolMask:
 
 
 def _to_ras(volume: Volume, ijk: npt.NDArray[np.number]) -> npt.NDArray[np.float64]:
-    """Voxel coordinates (3 x N) to RAS mm (3 x N)."""
+    """Convert voxel coordinates (3 x N) to RAS mm (3 x N)."""
     return np.asarray(volume.ijk_to_ras[:3, :3] @ ijk + volume.ijk_to_ras[:3, 3:])
 
 

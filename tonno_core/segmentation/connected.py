@@ -1,4 +1,4 @@
-"""The connected components of a mask, by its runs of voxels along x. NumPy alone: it works inside other applications.
+"""Find the connected components of a mask by its runs of voxels along x. NumPy alone, for use in other applications.
 
 Time and memory go with the number of runs, but for one pass over the mask.
 """
@@ -19,8 +19,12 @@ IntArray = npt.NDArray[np.integer]
 class Runs:
     """The runs of a mask's voxels along x, in Z Y X order, and the 26-connected component that each belongs to.
 
-    first, last: flat indices (Z Y X) of each run's ends. component: of each run, 0 to count - 1. count: of the
-    components. shape: of the mask, Z Y X.
+    Attributes:
+        first: Flat index (Z Y X) of each run's first voxel.
+        last: Flat index of its last voxel.
+        component: Each run's component, 0 to count - 1.
+        count: Number of components.
+        shape: Shape of the mask, Z Y X.
     """
 
     first: IntArray
@@ -31,16 +35,23 @@ class Runs:
 
     @cached_property
     def length(self) -> IntArray:
-        """Voxels of each run."""
+        """Number of voxels of each run."""
         return self.last - self.first + 1
 
     @cached_property
     def sizes(self) -> npt.NDArray[np.intp]:
-        """Voxels of each component."""
+        """Number of voxels of each component."""
         return np.bincount(self.component, self.length, self.count).astype(np.intp)
 
     def only(self, components: IntArray) -> tuple[Runs, BoolMask]:
-        """The runs of some components, renumbered 0, 1, ... in the order given; and which of the runs these are."""
+        """Select the runs of some components.
+
+        Args:
+            components: Their numbers.
+
+        Returns:
+            The runs, whose components are renumbered 0, 1, ... in the order given, and which of all runs these are.
+        """
         number = np.full(self.count, -1)
         number[components] = np.arange(components.size)
         component = number[self.component]
@@ -48,28 +59,53 @@ class Runs:
         return Runs(self.first[some], self.last[some], component[some], components.size, self.shape), some
 
     def voxels(self, some: slice | IntArray | BoolMask = slice(None)) -> IntArray:
-        """Flat indices of the voxels of all runs, or of some, run by run."""
+        """Return the voxels of some runs.
+
+        Args:
+            some: Which runs; by default all.
+
+        Returns:
+            Flat indices, run by run.
+        """
         first, length = self.first[some], self.length[some]
         before = np.cumsum(length) - length
         return np.repeat(first - before, length) + np.arange(length.sum())
 
 
 def runs_of(mask: BoolMask) -> Runs:
-    """Find the runs and the 26-connected components of a mask (bool Z Y X)."""
+    """Find the runs and the 26-connected components of a mask.
+
+    Args:
+        mask: Bool Z Y X.
+
+    Returns:
+        The runs; components are numbered by their first voxels.
+    """
     return connect(*find_runs(mask), mask.shape)
 
 
 def connected(mask: BoolMask) -> tuple[IntArray, IntArray, int]:
-    """Flat indices of a mask's voxels (bool Z Y X) in that order, the 26-connected component 0..n-1 of each, and n.
+    """Find the voxels and the 26-connected components of a mask.
 
-    Components are numbered by their first voxels.
+    Args:
+        mask: Bool Z Y X.
+
+    Returns:
+        Flat indices of the voxels in Z Y X order, the component 0..n-1 of each, numbered by their first voxels, and n.
     """
     runs = runs_of(mask)
     return runs.voxels(), np.repeat(runs.component, runs.length), runs.count
 
 
 def find_runs(mask: BoolMask) -> tuple[IntArray, IntArray]:
-    """First and last flat index of each run of voxels along x (bool Z Y X), in Z Y X order."""
+    """Find the runs of a mask's voxels along x.
+
+    Args:
+        mask: Bool Z Y X.
+
+    Returns:
+        Flat indices of the first and of the last voxel of each run, in Z Y X order.
+    """
     flat = np.ascontiguousarray(mask, dtype=np.bool_).reshape(-1)
     if not flat.size:
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
@@ -88,9 +124,15 @@ def find_runs(mask: BoolMask) -> tuple[IntArray, IntArray]:
 
 
 def connect(first: IntArray, last: IntArray, shape: tuple[int, int, int]) -> Runs:
-    """Find the 26-connected components of the runs (see `find_runs`) of a mask of this shape (Z Y X).
+    """Find the 26-connected components of runs.
 
-    They are numbered by their first voxels.
+    Args:
+        first: Flat index of each run's first voxel, as `find_runs` returns it.
+        last: Flat index of its last voxel.
+        shape: Shape of the mask, Z Y X.
+
+    Returns:
+        The runs; components are numbered by their first voxels.
     """
     root = _roots(*_touching(first, last, shape), first.size)
     # A component's root is its first run.
@@ -99,7 +141,14 @@ def connect(first: IntArray, last: IntArray, shape: tuple[int, int, int]) -> Run
 
 
 def outer_faces(runs: Runs) -> IntArray:
-    """Faces of each component's voxels that look out of the mask, or out of the volume."""
+    """Count the faces of each component's voxels that look out of the mask, or out of the volume.
+
+    Args:
+        runs: The mask.
+
+    Returns:
+        A number for each component.
+    """
     first, last, step_y, step_z = _bordered(runs.first, runs.last, runs.shape)
     inner = runs.length - 1  # faces between two voxels of a run, and of two runs, counted at the later one
     for back in (step_y, step_z):
@@ -111,16 +160,16 @@ def outer_faces(runs: Runs) -> IntArray:
 
 
 def _touching(first: IntArray, last: IntArray, shape: tuple[int, int, int]) -> tuple[IntArray, IntArray]:
-    """Pairs of runs, by number, that share a face, an edge or a corner: the later one, the earlier one."""
+    """Find pairs of runs that share a face, an edge or a corner; return the later and the earlier of each by number."""
     first, last, step_y, step_z = _bordered(first, last, shape)
-    # The other four neighboring rows see this one as theirs.
+    # The other four neighboring rows have this row among theirs.
     pairs = [_neighbors(first, last, back, 1) for back in (step_y, step_z - step_y, step_z, step_z + step_y)]
     later, earlier = zip(*pairs, strict=True)
     return np.concatenate(later), np.concatenate(earlier)
 
 
 def _bordered(first: IntArray, last: IntArray, shape: tuple[int, int, int]) -> tuple[IntArray, IntArray, int, int]:
-    """Flat indices in a volume with a border of one empty voxel, and its steps along y and z.
+    """Return flat indices in a volume with an empty border of a voxel's width, and its steps along y and z.
 
     There no neighbor of a voxel lies around an edge.
     """
@@ -132,7 +181,7 @@ def _bordered(first: IntArray, last: IntArray, shape: tuple[int, int, int]) -> t
 
 
 def _neighbors(first: IntArray, last: IntArray, back: int, reach: int) -> tuple[IntArray, IntArray]:
-    """Pairs of runs, by number: the later one, `back` voxels on, overlaps the earlier one, lengthened by `reach`."""
+    """Find pairs of runs, later and earlier: `back` voxels on, the later overlaps the earlier lengthened by `reach`."""
     low = np.searchsorted(last, first - back - reach, side="left")
     high = np.searchsorted(first, last - back + reach, side="right")
     many = np.maximum(high - low, 0)
@@ -141,7 +190,7 @@ def _neighbors(first: IntArray, last: IntArray, back: int, reach: int) -> tuple[
 
 
 def _roots(later: IntArray, earlier: IntArray, count: int) -> IntArray:
-    """The least node that each of `count` nodes is connected with, by pairs of nodes.
+    """Find the least node that each of `count` nodes is connected with, by pairs of nodes.
 
     Each round hangs every root under the least root that it has a pair with, and shortens all ways to one step; what
     is left are pairs of different roots. Rounds: 1 to 7 for masks of noise, lesions, combs, walks and serpentines.

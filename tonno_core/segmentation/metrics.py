@@ -1,7 +1,7 @@
-"""How well a mask or a heatmap agrees with the truth: voxels (Dice, AUC) and lesions (precision, recall, F1).
+"""Measure how well a mask or a heatmap agrees with the truth: voxels (Dice, AUC), lesions (precision, recall, F1).
 
-One rule for empty masks everywhere: nothing to find and nothing predicted is a perfect answer (1); where only
-one of the two masks is empty every score is 0. Arrays of different shapes are a ValueError.
+Empty masks everywhere: nothing to find and nothing predicted is a perfect answer (1); where only one of the two
+masks is empty, every score is 0. Arrays of different shapes are a ValueError.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ Array = npt.NDArray[np.generic]
 
 @dataclass(frozen=True)
 class Scores:
-    """Voxel-wise Dice, and precision, recall and F1 over lesions (see `component_scores`)."""
+    """Scores of a mask.
+
+    Attributes:
+        dice: Dice over voxels.
+        precision: Precision over lesions (see `component_scores`).
+        recall: Recall over lesions.
+        f1: F1 over lesions.
+    """
 
     dice: float
     precision: float
@@ -28,14 +35,27 @@ class Scores:
 
 
 def score(prediction: Array, truth: Array) -> Scores:
-    """All scores of one mask against the truth; nonzero voxels are the masks (Z Y X, equal shapes)."""
+    """Compute all scores of a mask against the truth.
+
+    Args:
+        prediction: Z Y X; not zero is inside.
+        truth: Likewise, of the same shape.
+
+    Returns:
+        The scores.
+    """
     return Scores(dice(prediction, truth), *component_scores(prediction, truth))
 
 
 def dice(prediction: Array, truth: Array) -> float:
-    """2 |P and T| / (|P| + |T|) over the nonzero voxels of two arrays of one shape; 1 where both are empty.
+    """Compute Dice = 2 |P and T| / (|P| + |T|) (L. R. Dice, Ecology 26(3), 1945, 297-302).
 
-    L. R. Dice, Ecology 26(3), 1945, 297-302.
+    Args:
+        prediction: P, of any shape; not zero is inside.
+        truth: T, of the same shape.
+
+    Returns:
+        0 to 1; 1 where both are empty.
     """
     predicted, true = _masks(prediction, truth)
     total = int(np.count_nonzero(predicted)) + int(np.count_nonzero(true))
@@ -43,21 +63,30 @@ def dice(prediction: Array, truth: Array) -> float:
 
 
 def component_scores(prediction: Array, truth: Array, min_overlap: float = 0.0) -> tuple[float, float, float]:
-    """Precision, recall and F1 over 26-connected components (arrays Z Y X).
+    """Compute precision, recall and F1 over 26-connected components.
 
-    precision: share of the predicted components that lie on the truth, recall: share of the true components
-    that lie on the prediction, F1 = 2 P R / (P + R), 0 where P + R = 0. A component lies on the other mask
-    when it has at least one voxel in common with it, at least the fraction `min_overlap` (0..1) of its own.
-    Both masks empty: 1, 1, 1. Only one of them empty: 0, 0, 0.
+    Precision is the share of the predicted components that lie on the truth, recall the share of the true components
+    that lie on the prediction, F1 = 2 P R / (P + R), or 0 where P + R = 0. A component lies on the other mask if they
+    have a voxel in common and at least the fraction `min_overlap` of the component's voxels.
+
+    Args:
+        prediction: Z Y X; not zero is inside.
+        truth: Likewise, of the same shape.
+        min_overlap: 0 to 1.
+
+    Returns:
+        Precision, recall and F1: 1, 1, 1 where both masks are empty, 0, 0, 0 where only one of them is.
     """
     predicted, true = _masks(prediction, truth)
     return match(Components(predicted), Components(true), min_overlap)
 
 
 class Components:
-    """The 26-connected components of a mask (Z Y X, nonzero voxels), found once for many comparisons.
+    """Holds the 26-connected components of a mask, found once for many comparisons.
 
-    min_voxels: components with fewer voxels do not belong to the mask.
+    Args:
+        mask: Z Y X; not zero is inside.
+        min_voxels: Components with fewer voxels do not belong to the mask.
     """
 
     def __init__(self, mask: Array, min_voxels: float = 0.0) -> None:
@@ -72,21 +101,49 @@ class Components:
             self.sizes = self.sizes[~small]
 
     def share_on(self, other: Components, min_overlap: float) -> float:
-        """Share of the components that lie on another mask of the same grid (see `component_scores`)."""
+        """Compute the share of the components that lie on another mask (see `component_scores`).
+
+        Args:
+            other: A mask on the same grid.
+            min_overlap: 0 to 1.
+
+        Returns:
+            0 to 1.
+        """
         on_other = self.labels[other.mask.reshape(-1)[self.voxels]]
         common = np.bincount(on_other, minlength=self.sizes.size)
         return float(np.mean((common > 0) & (common / self.sizes >= min_overlap)))
 
 
 def dice_of(predicted: Components, true: Components) -> float:
-    """`dice` of masks whose components were found before."""
+    """Compute `dice` of masks whose components were found before.
+
+    Args:
+        predicted: The predicted mask.
+        true: The true mask on the same grid.
+
+    Returns:
+        0 to 1; 1 where both are empty.
+    """
     total = predicted.voxels.size + true.voxels.size
     common = int(np.count_nonzero(true.mask.reshape(-1)[predicted.voxels]))
     return 2 * common / total if total else 1.0
 
 
 def match(predicted: Components, true: Components, min_overlap: float = 0.0) -> tuple[float, float, float]:
-    """`component_scores` of components that were found before."""
+    """Compute `component_scores` of components that were found before.
+
+    Args:
+        predicted: The predicted mask.
+        true: The true mask on the same grid.
+        min_overlap: 0 to 1.
+
+    Returns:
+        Precision, recall and F1.
+
+    Raises:
+        ValueError: Another `min_overlap`.
+    """
     if not 0.0 <= min_overlap <= 1.0:
         raise ValueError(f"min_overlap of {min_overlap}, expected 0..1")
     if not predicted.sizes.size or not true.sizes.size:
@@ -99,10 +156,20 @@ def match(predicted: Components, true: Components, min_overlap: float = 0.0) -> 
 
 
 def best_dice(heatmap: npt.NDArray[np.floating], truth: Array) -> tuple[float, float]:
-    """The threshold t whose mask heatmap >= t has the highest Dice, and that Dice: exact, of all thresholds.
+    """Find the threshold t whose mask heatmap >= t has the highest Dice, exactly, among all thresholds.
 
-    It uses the truth: an upper bound (an oracle), never a result. Of equally good thresholds the highest.
-    An empty truth is met by a threshold just above the heatmap's maximum, with Dice 1.
+    It uses the truth: an upper bound (an oracle), never a result. An empty truth is met by a threshold just above the
+    heatmap's maximum, with Dice 1.
+
+    Args:
+        heatmap: Values without NaN.
+        truth: The true mask, of the same shape; not zero is inside.
+
+    Returns:
+        The threshold, the highest of equally good ones, and its Dice.
+
+    Raises:
+        ValueError: The heatmap holds NaN.
     """
     true = _masks(heatmap, truth)[1]
     if np.isnan(heatmap).any():
@@ -120,11 +187,20 @@ def best_dice(heatmap: npt.NDArray[np.floating], truth: Array) -> tuple[float, f
 
 
 def auc(scores: npt.NDArray[np.floating], labels: Array) -> float:
-    """Area under the ROC curve: the chance that a positive outscores a negative, ties counting half.
+    """Compute the area under the ROC curve: the chance that a positive outscores a negative, ties counting half.
 
-    Mann-Whitney: AUC = (sum of the positives' ranks - n_pos (n_pos + 1) / 2) / (n_pos n_neg), ties share the
-    mean of their ranks. scores and labels (nonzero: positive) have one shape.
-    Raises ValueError where one class is absent or a score is NaN.
+    Mann-Whitney: AUC = (sum of the positives' ranks - n_pos (n_pos + 1) / 2) / (n_pos n_neg), where ties share the
+    mean of their ranks.
+
+    Args:
+        scores: Numbers without NaN.
+        labels: Of the same shape; not zero is positive.
+
+    Returns:
+        0 to 1.
+
+    Raises:
+        ValueError: A class is absent, or a score is NaN.
     """
     from scipy.stats import rankdata
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tonno_core.output import whole_file
+from tonno_core.output import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,11 +54,12 @@ def write_history(folder: Path, history: Sequence[Epoch]) -> None:
         history: All epochs so far.
     """
     names = [field.name for field in dataclasses.fields(Epoch)]
-    with whole_file(folder / "metrics.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    metrics = folder / "metrics.csv"
+    with atomic_file(metrics, make_folders=True) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(dataclasses.asdict(epoch) for epoch in history)
-    with whole_file(folder / "curves.png") as partial:
+    with atomic_file(folder / "curves.png") as partial:
         _draw(partial, history)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tonno_core.cohort.manifest import Manifest
 from tonno_core.errors import TonnoError, first_line
-from tonno_core.output import Json, whole_file
+from tonno_core.output import Json, atomic_file
 from tonno_core.training.settings import TrainingSettings
 from tonno_core.training.tensor_file import load_tensors, save_tensors
 
@@ -185,5 +185,5 @@ def describe(settings: TrainingSettings, manifest: Manifest) -> Json:
 
 
 def _write_json(path: Path, value: Json) -> None:
-    with whole_file(path) as partial:
+    with atomic_file(path, make_folders=True) as partial:
         partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from tonno_core.errors import TonnoError, first_line
-from tonno_core.output import Json, whole_file
+from tonno_core.output import Json, atomic_file
 
 
 def save_tensors(path: Path, values: Json) -> None:
@@ -20,7 +20,7 @@ def save_tensors(path: Path, values: Json) -> None:
     Raises:
         TonnoError: If the disk is full or read-only.
     """
-    with whole_file(path) as partial, partial.open("wb") as file:
+    with atomic_file(path, make_folders=True) as partial, partial.open("wb") as file:
         try:
             torch.save(values, file)
         except RuntimeError as error:  # as which torch reports what the disk refused

@@ -5,17 +5,16 @@ from __future__ import annotations
 import gzip
 import math
 import os
-import tempfile
 import zlib
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
 from tonno_core.errors import TonnoError
-from tonno_core.output import check_name
+from tonno_core.output import atomic_file, check_name
 from tonno_core.volume.header import Header
 from tonno_core.volume.itk import captured_stderr, run_itk
 from tonno_core.volume.volume import FloatArray, Matrix, Volume
@@ -128,13 +127,8 @@ def write_volume(
         array = volume.array.astype(dtype)
     if dtype == "uint8" and not np.array_equal(array, volume.array):
         raise ValueError("uint8 was asked for, but the volume holds other values than 0..255")
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tonno-") as folder:
-            temporary = Path(folder) / f"volume{_suffix(path)}"
-            _write_and_verify(array, volume.ijk_to_ras, temporary, path)
-            temporary.replace(path)
-    except OSError as error:
-        _fail_to_write(path, error.strerror or str(error))
+    with atomic_file(path) as partial:
+        _write_and_verify(array, volume.ijk_to_ras, partial, path)
 
 
 def check_writable(ijk_to_ras: Matrix, path: str | os.PathLike[str]) -> None:
@@ -421,7 +415,8 @@ def _write_and_verify(array: npt.NDArray[np.generic], ijk_to_ras: Matrix, tempor
     except RuntimeError:
         intact = False
     if not intact:
-        _fail_to_write(path, _why_writing_failed(temporary, array.nbytes))
+        cause = _why_writing_failed(temporary, array.nbytes)
+        raise TonnoError(f"{path}: cannot be written: {cause}; check the folder, or choose another")
     last = [n - 1 for n in image.GetSize()]
     corners = np.array([[i, j, k, 1] for i in (0, last[0]) for j in (0, last[1]) for k in (0, last[2])])
     moved = np.abs(corners @ (_ijk_to_ras(written) - ijk_to_ras).T).max()
@@ -437,8 +432,3 @@ def _why_writing_failed(temporary: Path, size: int) -> str:
     except OSError as error:
         return f"{error.strerror or error} (about {size / 1e6:.2g} MB needed)"
     return "what was written cannot be read back"
-
-
-def _fail_to_write(path: Path, cause: str) -> NoReturn:
-    """Raise the one error of writing."""
-    raise TonnoError(f"{path}: cannot be written: {cause}; check the folder, or choose another") from None

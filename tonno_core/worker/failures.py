@@ -76,8 +76,9 @@ def failure_of(error: BaseException) -> Failure:
             "the device has not enough memory, even for the smallest batch",
             "Close other programs that use it; choose `preset` fast, or `device` cpu",
         )
-    if isinstance(error, OSError) and error.errno in _NO_SPACE:
-        return Failure("disk-full", f"a result could not be written ({error.strerror})", "Free space, then start again")
+    cause = error.__cause__ if isinstance(error, TonnoError) else error
+    if isinstance(cause, OSError) and cause.errno in _NO_SPACE:
+        return Failure("disk-full", f"a result could not be written ({cause.strerror})", "Free space, then start again")
     if isinstance(error, RuntimeError) and any(word in str(error) for word in _ARCHITECTURE_WORDS):
         return Failure(
             "gpu-architecture",

@@ -265,11 +265,11 @@ def test_close_ups_show_what_the_whole_planes_show(tmp_path) -> None:
     image = Volume(i.astype(np.float32), GRID)
     for plane in PLANES:
         cut = cut_plane(plane, image, (16, 10, 10))
-        close = report_pictures._closeUp(cut, 30.0)
+        close = cut.close_up(30.0, 240)
         middle = close.points_ras.mean(axis=(0, 1))
         assert middle == pytest.approx([16, 10, 10])
-        u, v = report_pictures._uv(cut, close.points_ras[0, 0])
-        assert (u, v) == pytest.approx((close.u[0], close.v[0]))
+        u, v = plane.uv(close.points_ras[0, 0])
+        assert (u, v) == pytest.approx((close.view.u[0], close.view.v[0]))
 
 
 def test_the_window_is_the_one_that_was_asked_for(tmp_path, figures) -> None:

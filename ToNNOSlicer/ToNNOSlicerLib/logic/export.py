@@ -7,8 +7,6 @@ that a mask fits the image from which it was made.
 from __future__ import annotations
 
 import csv
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +16,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from tonno_core.errors import TonnoError
+from tonno_core.output import atomic_file
 from ToNNOSlicerLib import slow_files
 from ToNNOSlicerLib.labels import forPanel
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
@@ -158,26 +157,18 @@ def exportFindings(findings: list[Finding], path, identity: Mapping[str, str] | 
 
 @contextmanager
 def wholeFile(path: Path) -> Iterator[Path]:
-    """Yield a name of the same ending in a folder of its own beside the path; the file moves to the path at the end.
-
-    Raises ToNNOUserError where that fails; nothing is left then, and the old file is as it was.
-    """
-    folder = None
+    """Write a file as `atomic_file` does; what fails is a ToNNOUserError."""
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".tonno-partial-", dir=path.parent))
-        yield folder / path.name
-        (folder / path.name).replace(path)
-    except OSError as error:
-        reason = error.strerror or str(error)
+        with atomic_file(path) as partial:
+            yield partial
+    except TonnoError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise ToNNOUserError(*cannotWrite(error)) from error
+        reason = error.__cause__.strerror or str(error.__cause__)
         raise ToNNOUserError(
             _("{path} cannot be written: {reason}.").format(path=path, reason=reason.rstrip(".")),
             _("Check the folder and the space on the disk, or choose another place."),
         ) from error
-    except TonnoError as error:
-        raise ToNNOUserError(*cannotWrite(error)) from error
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def cannotWrite(error: TonnoError) -> tuple[str, str]:
