@@ -28,13 +28,12 @@ from ToNNOSlicerLib.logic.case_files import (
     resultOf,
     thresholdRecord,
 )
-from ToNNOSlicerLib.logic.comparable import smallestMm3
 from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
 from ToNNOSlicerLib.logic.export import exportSegmentation
 from ToNNOSlicerLib.logic.geometry import ijkToNode
 from ToNNOSlicerLib.logic.heatmap import inputOf, recordOf, writeRecord
 from ToNNOSlicerLib.logic.labelmap import LABELMAP, Crop, cropOf, imageOf, setCrop
-from ToNNOSlicerLib.logic.segmentation import SEGMENTATION_ROLE, isEditedByHand, thresholdOf
+from ToNNOSlicerLib.logic.segmentation import SEGMENTATION_ROLE, isEditedByHand, smallestOf, thresholdOf
 
 CASE = "ToNNO.Case"  # the attribute of a case's nodes
 SAVED = "ToNNO.CaseSaved"  # of its heatmap: what was opened or saved last
@@ -226,7 +225,7 @@ def _reading(report: Report, heatmapNode, written: tuple, file: str | None, verd
         "method": record["method"],
         "class": record["className"],
         "threshold": thresholdOf(*written),
-        "smallestMm3": smallestMm3(*written) or 0.0,
+        "smallestMm3": smallestOf(*written) or 0.0,
         "editedByHand": isEditedByHand(*written),
         "segmentation": file,
         "findings": [_plain(finding) for finding in findings],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from ToNNOSlicerLib.logic.nifti import checkTilt, writeLabelmap
 from ToNNOSlicerLib.logic.seg_nrrd import writeSegNrrd
 from ToNNOSlicerLib.logic.segmentation import noteEditing, visibleSegments
 from ToNNOSlicerLib.logic.stl import writeSurface
+from ToNNOSlicerLib.logic.summary import Identity
 from ToNNOSlicerLib.slow_files import SlowFiles
 
 SEGMENTATION_ENDINGS = (".seg.nrrd", ".nii.gz", ".nii", ".stl", ".dcm")
@@ -133,19 +134,20 @@ def writeHere(files: SlowFiles, place: Path) -> Iterator[float]:
         yield count / len(files.names)
 
 
-def exportFindings(findings: list[Finding], path, identity: Mapping[str, str] | None = None) -> None:
-    """Write one row for each finding, rejected ones too, and in each of what result it is.
+def exportFindings(findings: list[Finding], path, identity: Identity | None = None) -> None:
+    """Write a row for each finding, rejected ones too; each row also says which result it belongs to.
 
     Numbers are as exact as they are known; points in RAS mm of the scene's world.
 
     Args:
-        path: Of the CSV file, which appears whole or not at all.
-        identity: What the result is (`summary.identityOf`); columns of which nothing is known stay empty.
+        findings: The findings, in the order of the rows.
+        path: The CSV file, which appears whole or not at all.
+        identity: What the result is; None: its columns stay empty.
 
     Raises:
-        ToNNOUserError: Where the file cannot be written.
+        ToNNOUserError: If the file cannot be written.
     """
-    result = [(identity or {}).get(name, "") for name in _IDENTITY]
+    result = [getattr(identity, name, "") for name in _IDENTITY]
     with wholeFile(Path(path)) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS + _IDENTITY)
