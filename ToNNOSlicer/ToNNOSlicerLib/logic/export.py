@@ -44,21 +44,22 @@ _IDENTITY = ("volume", "model", "method", "quality", "threshold", "stopped")
 
 
 def exportSegmentation(segmentationNode, path, dicomFile: Callable[[str], str | None] | None = None) -> list[str]:
-    """Write all segments of a node, by the ending, and say of which result they are where the format has room for that.
+    """Write all segments of a node in the format of the file's ending; where there is room, it says which result it is.
 
-    .seg.nrrd: Slicer's own. .nii.gz, .nii: labels 1, 2, ... on the reference grid; of segments that overlap the later
-    one wins. .stl: one surface. .dcm: DICOM SEG.
+    .seg.nrrd: Slicer's format. .nii.gz, .nii: labels 1, 2, ... on the reference grid; where segments overlap, the later
+    one wins. .stl: a surface. .dcm: DICOM SEG.
 
     Args:
-        segmentationNode: its segments may be anybody's.
-        path: of the file, which is there as a whole or not at all; an old one stays until then.
-        dicomFile: see `writeDicomSeg`.
+        segmentationNode: The segmentation; the module need not have made it.
+        path: The file, which appears whole or not at all; an old one stays until then.
+        dicomFile: See `writeDicomSeg`.
 
     Returns:
-        What to know about the file, in sentences: what it holds otherwise than the scene.
+        How the file differs from the scene, in sentences.
 
     Raises:
-        ToNNOUserError: another ending, an empty segmentation, what the format cannot hold, or a disk that fails.
+        ToNNOUserError: If the ending is unknown, there is nothing to write, the format cannot hold it, or the file
+            cannot be written.
     """
     path = Path(path)
     _checkContents(segmentationNode)
@@ -80,9 +81,16 @@ def exportSegmentation(segmentationNode, path, dicomFile: Callable[[str], str | 
 
 @contextmanager
 def shownAlone(segmentationNode) -> Iterator[Any]:
-    """Yield the node, or a copy without its hidden segments: what is seen is what is written.
+    """Leave out hidden segments, so that what is seen is written.
 
-    Raises ToNNOUserError where no segment is shown.
+    Args:
+        segmentationNode: The segmentation.
+
+    Yields:
+        The node, or a copy without its hidden segments, which goes at the end.
+
+    Raises:
+        ToNNOUserError: If no segment is shown.
     """
     segmentation, shown = segmentationNode.GetSegmentation(), visibleSegments(segmentationNode)
     if len(shown) == segmentation.GetNumberOfSegments():
@@ -108,10 +116,20 @@ def shownAlone(segmentationNode) -> Iterator[Any]:
 
 
 def heatmapSteps(heatmapNode, path, write: SlowWriter) -> Iterator[float]:
-    """The heatmap as .nrrd, .nii.gz or .nii, float32, on its own grid, a little at each step.
+    """Write a heatmap, float32 on its grid, a little at each step.
 
-    Yields the share that is done, 0 to 1; who closes the iterator before its end has cancelled, and nothing is left.
-    write: who writes what takes long. Raises ToNNOUserError for another ending and where the file cannot be written.
+    To cancel, close the iterator before its end; nothing is left then.
+
+    Args:
+        heatmapNode: The heatmap.
+        path: The file: .nrrd, .nii.gz or .nii.
+        write: Writes what takes long.
+
+    Yields:
+        The share that is done, 0 to 1.
+
+    Raises:
+        ToNNOUserError: If the ending is unknown, or the file cannot be written.
     """
     path = Path(path)
     if not path.name.lower().endswith(HEATMAP_ENDINGS):
@@ -123,7 +141,12 @@ def heatmapSteps(heatmapNode, path, write: SlowWriter) -> Iterator[float]:
 
 
 def exportHeatmap(heatmapNode, path) -> None:
-    """The same at once."""
+    """Write a heatmap at once, for scripts, which may wait.
+
+    Args:
+        heatmapNode: The heatmap.
+        path: The file: .nrrd, .nii.gz or .nii.
+    """
     for _share in heatmapSteps(heatmapNode, path, writeHere):
         pass
 
@@ -183,7 +206,14 @@ def wholeFile(path: Path) -> Iterator[Path]:
 
 
 def cannotWrite(error: TonnoError) -> tuple[str, str]:
-    """Cause and next click where the engine's writing failed: its messages end with what to do, after a semicolon."""
+    """Split the engine's message of a failed writing, which ends with what to do after a semicolon.
+
+    Args:
+        error: The engine's error.
+
+    Returns:
+        The cause, and the next step.
+    """
     cause, _semicolon, advice = str(error).rstrip(".").partition("; ")
     advice = forPanel(advice) if advice else _("Check the folder and the space on the disk, or choose another place.")
     return _("The files cannot be written: {reason}.").format(reason=forPanel(cause).rstrip(".")), advice
