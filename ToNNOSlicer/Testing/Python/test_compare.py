@@ -40,7 +40,7 @@ MM = np.eye(4)
 
 @dataclass(frozen=True)
 class Lesion:
-    """As much of a finding as matters here."""
+    """The part of a finding that matters here."""
 
     label: int
     volumeMm3: float
@@ -116,7 +116,7 @@ def test_what_was_several_and_what_has_become_several() -> None:
 
 
 def test_two_that_have_become_two_others() -> None:
-    """Of a row of four pieces the first three were together, now the last three are."""
+    """The first three of a row of four pieces were together, now the last three are."""
     pieces = [(3, 8 * n + 2, 4, 4, 4, 4) for n in range(4)]
     bridges = [(4, 8 * n + 6, 5, 2, 4, 2) for n in range(3)]
     prior = at(boxes(*pieces, *bridges[:2], shape=(12, 40, 12)))
@@ -224,7 +224,7 @@ def test_a_volume_must_change_by_a_quarter_and_by_a_layer() -> None:
     ],
 )
 def test_a_diameter_must_change_by_a_fifth_and_by_5_mm(now: float, before: float, kind: str) -> None:
-    """As RECIST has it, where the volume alone says nothing."""
+    """RECIST's rule counts where the volume alone says nothing."""
 
     def measured(mm: float) -> TimePoint:
         time = at(boxes((5, 5, 5, 10, 10, 10)))
@@ -242,8 +242,8 @@ def test_from_there_it_looks_the_other_way_round() -> None:
     seen = set()
     for _n in range(20):
         corners = [(*random.integers(1, 22, 3), *random.integers(1, 9, 3)) for _ in range(12)]
-        one, other = (at(boxes(*(c for c in corners if random.random() < 0.6))) for _ in range(2))
-        there, back = match(one, other), match(other, one)
+        now, before = (at(boxes(*(c for c in corners if random.random() < 0.6))) for _ in range(2))
+        there, back = match(now, before), match(before, now)
         for change in there:
             if change.kind not in mirror:
                 continue

@@ -1,4 +1,4 @@
-"""The files of a worklist's case as nodes and arrays; nothing is shown, and what does not fit together is refused."""
+"""Files of a worklist's case as nodes and arrays. Nothing is shown; files that do not fit together are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether two results may be compared: were they made alike, and do their scans lie one on the other. NumPy only."""
+"""Caveats of a comparison: whether two results were made alike, and whether their scans lie one on the other."""
 
 from __future__ import annotations
 

@@ -51,7 +51,6 @@ class Change:
         growth: `LARGER`, `SMALLER` or `UNCHANGED`, of the group; "" for a finding that is alone.
         presentMm3: Volume of the group now, in the scan's own mm; 0 without a finding.
         priorMm3: Volume of the group before, likewise.
-        volumeRatio: presentMm3 / priorMm3; None where one of them is missing.
         diameterMm: By how much the longest diameter has grown; None unless it is known of one finding each.
         matchedBy: "overlap", "near" or "centroid"; "" for a finding that is alone.
         distanceMm: Between the centroids of one finding each, else None.
@@ -65,12 +64,16 @@ class Change:
     growth: str
     presentMm3: float
     priorMm3: float
-    volumeRatio: float | None
     diameterMm: float | None
     matchedBy: str
     distanceMm: float | None
     placeRAS: tuple[float, float, float]
     group: int
+
+    @property
+    def volumeRatio(self) -> float | None:
+        """Return presentMm3 / priorMm3; None without a finding at either time."""
+        return self.presentMm3 / self.priorMm3 if self.presentMm3 and self.priorMm3 else None
 
 
 @dataclass(frozen=True)
@@ -181,13 +184,10 @@ class _Pairing:
         return self._change(_alone(seen, GONE), None, (self._prior.findings[q],), place)
 
     def _change(self, kind, finding, before, place, growth="", how="") -> Change:
-        mm3, priorMm3 = self._mm3
         two = len(self.now) == len(self.before) == 1
         distance = self._distance() if two else None
-        ratio = mm3 / priorMm3 if self.now and self.before else None
-        return Change(
-            kind, finding, before, growth, mm3, priorMm3, ratio, self._diameterMm, how, distance, place, self._number
-        )
+        mm3 = self._mm3
+        return Change(kind, finding, before, growth, *mm3, self._diameterMm, how, distance, place, self._number)
 
     def _distance(self) -> float:
         apart = self._present.centroidsRAS[:, self.now[0]] - self._prior.centroidsRAS[:, self.before[0]]

@@ -1,4 +1,4 @@
-"""What a finding's peak means, in words of the model's calibration, and no more than the calibration says."""
+"""The meaning of a finding's peak, in words that claim no more than the model's calibration does."""
 
 from __future__ import annotations
 

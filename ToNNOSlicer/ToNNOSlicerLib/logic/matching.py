@@ -1,4 +1,4 @@
-"""Which finding of one time point is which of the other. NumPy only."""
+"""Matching of the findings of two time points. NumPy only."""
 
 from __future__ import annotations
 

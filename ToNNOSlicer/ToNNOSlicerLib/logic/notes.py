@@ -1,4 +1,4 @@
-"""What to know about a file that was written: sentences for the panel."""
+"""Notes on a file that was written: sentences for the panel."""
 
 from __future__ import annotations
 

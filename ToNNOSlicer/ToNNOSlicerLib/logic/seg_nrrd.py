@@ -1,4 +1,4 @@
-"""Slicer's own segmentation file, read back before anybody trusts it; without SimpleITK, whose import takes a while."""
+"""Slicer's segmentation file, read back after it was written; without SimpleITK, whose import takes a while."""
 
 from __future__ import annotations
 

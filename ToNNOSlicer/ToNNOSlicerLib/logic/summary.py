@@ -1,6 +1,7 @@
-"""A result in words: the sentence after a run, what is said when nothing is there, the report for the clipboard.
+"""A result in words: the sentence after a run, with findings or without, and the report for the clipboard.
 
-Volumes that the reader has rejected stand apart: the total is without them, and that of the accepted ones beside it.
+Findings that the reader has rejected are named apart: the total leaves them out, and the total of the accepted findings
+stands beside it.
 """
 
 from __future__ import annotations
