@@ -20,7 +20,6 @@ from ToNNOSlicerLib.logic import EditedByHandError, ToNNOUserError, case_files, 
 from ToNNOSlicerLib.logic.geometry import ijkToNode, ijkToWorld
 from ToNNOSlicerLib.logic.heatmap import inputOf, recordOf
 from ToNNOSlicerLib.logic.labelmap import cropOf
-from ToNNOSlicerLib.logic.verdicts import ATTRIBUTE
 from ToNNOSlicerLib.models import shippedFolders
 from ToNNOSlicerLib.worklist import Worklist, arguments
 
@@ -268,7 +267,7 @@ def test_what_a_reader_has_saved_comes_back(logic, host, listed, six) -> None:
     threshold = 0.8 * recordOf(heatmap)["limit"]
     logic.writeSegment(heatmap, threshold, 0.0, segmentation, segmentId)
     paint(segmentation, segmentId, brushed(heatmap), heatmap)
-    heatmap.SetAttribute(ATTRIBUTE, VERDICTS)
+    heatmap.SetAttribute(cases.VERDICTS, VERDICTS)
     assert cases.isUnsaved(logic, case)
     with pytest.raises(EditedByHandError, match="not saved"):
         cases.closeCase(logic, case)
@@ -293,7 +292,7 @@ def test_what_a_reader_has_saved_comes_back(logic, host, listed, six) -> None:
     assert cropOf(segmentation, segmentId).has(place)
     assert logic.thresholdOf(segmentation, segmentId) == threshold
     assert logic.isEditedByHand(segmentation, segmentId)  # and so it is not overwritten by the slider
-    assert heatmap.GetAttribute(ATTRIBUTE) == VERDICTS
+    assert heatmap.GetAttribute(cases.VERDICTS) == VERDICTS
     assert not cases.isUnsaved(logic, case)
     # Another session, another Worklist: the files say so.
     listed.find()

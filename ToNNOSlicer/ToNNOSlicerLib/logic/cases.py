@@ -34,9 +34,10 @@ from ToNNOSlicerLib.logic.geometry import ijkToNode
 from ToNNOSlicerLib.logic.heatmap import inputOf, recordOf, writeRecord
 from ToNNOSlicerLib.logic.hierarchy import takeOut
 from ToNNOSlicerLib.logic.labelmap import LABELMAP, Crop, cropOf, imageOf, setCrop
+from ToNNOSlicerLib.logic.results import heatmapsOf
 from ToNNOSlicerLib.logic.scene import nodesByClass, removeNode
-from ToNNOSlicerLib.logic.segmentation import SEGMENTATION_ROLE, isEditedByHand, smallestOf, thresholdOf
-from ToNNOSlicerLib.logic.verdicts import ATTRIBUTE
+from ToNNOSlicerLib.logic.segmentation import SEGMENTATION_ROLE, isEditedByHand, segmentOf, smallestOf, thresholdOf
+from ToNNOSlicerLib.logic.verdicts import ATTRIBUTE as VERDICTS
 
 CASE = "ToNNO.Case"  # the attribute of a case's nodes
 SAVED = "ToNNO.CaseSaved"  # an attribute of its heatmap: what was opened or saved last
@@ -84,7 +85,7 @@ def heatmapOf(logic, case):
         The heatmap's node; None where the case is not open.
     """
     identity = _identityOf(case)
-    return next((node for node in logic.heatmaps() if identity and node.GetAttribute(CASE) == identity), None)
+    return next((node for node in heatmapsOf(logic.scene) if identity and node.GetAttribute(CASE) == identity), None)
 
 
 def save(logic, case, heatmapNode, verdicts: Any = None, findings: Sequence = ()) -> None:
@@ -106,7 +107,7 @@ def save(logic, case, heatmapNode, verdicts: Any = None, findings: Sequence = ()
             _("{node} is not the result of {case}.").format(node=heatmapNode.GetName(), case=case.name),
             _("Open the case from the list and save it from there."),
         )
-    written = logic.segmentOf(heatmapNode)
+    written = segmentOf(heatmapNode)
     if written is None:
         raise ToNNOUserError(
             _("{node} has no segment to save.").format(node=heatmapNode.GetName()), _("Move the threshold once.")
@@ -239,7 +240,7 @@ def _restore(report: Report, reading: Json, heatmapNode, segmentation, segmentId
     if not reading:
         return
     if reading.get("nodeVerdicts"):
-        heatmapNode.SetAttribute(ATTRIBUTE, reading["nodeVerdicts"])
+        heatmapNode.SetAttribute(VERDICTS, reading["nodeVerdicts"])
     current = cropOf(segmentation, segmentId)
     if reading["segmentation"] is None:
         saved = Crop(current.mask[:0, :0, :0], current.first, current.gridToNode)
@@ -267,7 +268,7 @@ def _reading(report: Report, heatmapNode, written: tuple, file: str | None, verd
         "segmentation": file,
         "findings": [_plain(finding) for finding in findings],
         "verdicts": verdicts,
-        "nodeVerdicts": heatmapNode.GetAttribute(ATTRIBUTE),
+        "nodeVerdicts": heatmapNode.GetAttribute(VERDICTS),
     }
 
 
@@ -322,9 +323,9 @@ def _identityOf(case) -> str | None:
 
 def _state(logic, heatmapNode) -> str:
     """Describe what a reader can change: the result's segment and the verdicts."""
-    written = logic.segmentOf(heatmapNode)
+    written = segmentOf(heatmapNode)
     crop = cropOf(*written) if written is not None else None
-    return json.dumps([crop.fingerprint if crop is not None else None, heatmapNode.GetAttribute(ATTRIBUTE) or ""])
+    return json.dumps([crop.fingerprint if crop is not None else None, heatmapNode.GetAttribute(VERDICTS) or ""])
 
 
 def _markSaved(logic, heatmapNode) -> None:
@@ -334,9 +335,7 @@ def _markSaved(logic, heatmapNode) -> None:
 def _heatmapsOf(logic, heatmapNode) -> list:
     """List the heatmaps of the volume of a heatmap, this one among them."""
     volume = inputOf(heatmapNode)
-    return [
-        node for node in logic.heatmaps() if node is heatmapNode or (volume is not None and inputOf(node) is volume)
-    ]
+    return [heatmapNode] if volume is None else heatmapsOf(logic.scene, volume)
 
 
 def _segmentationsOf(logic, heatmaps: list) -> list:
@@ -348,12 +347,12 @@ def _segmentationsOf(logic, heatmaps: list) -> list:
 
 def _isUsedElsewhere(logic, segmentationNode, heatmaps: list) -> bool:
     """Return whether a result of another volume has its segment in the same node."""
-    others = (node for node in logic.heatmaps() if node not in heatmaps)
+    others = (node for node in heatmapsOf(logic.scene) if node not in heatmaps)
     return any(node.GetNodeReference(SEGMENTATION_ROLE) is segmentationNode for node in others)
 
 
 def _otherSegments(logic, heatmapNode) -> list[tuple]:
-    written = logic.segmentOf(heatmapNode)
+    written = segmentOf(heatmapNode)
     nodes = _segmentationsOf(logic, [heatmapNode])
     segments = ((node, segmentId) for node in nodes for segmentId in node.GetSegmentation().GetSegmentIDs())
     return [segment for segment in segments if segment != written]
@@ -361,7 +360,7 @@ def _otherSegments(logic, heatmapNode) -> list[tuple]:
 
 def _removeSegments(logic, segmentationNode, heatmaps: list) -> None:
     for heatmapNode in heatmaps:
-        written = logic.segmentOf(heatmapNode)
+        written = segmentOf(heatmapNode)
         if written is not None and written[0] is segmentationNode:
             segmentationNode.GetSegmentation().RemoveSegment(written[1])
 
