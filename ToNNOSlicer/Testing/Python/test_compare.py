@@ -548,9 +548,9 @@ def test_two_methods_of_one_scan_are_compared_with_a_word(logic) -> None:
 
 
 def test_a_time_point_knows_its_place(logic) -> None:
-    node, segmentation, segmentId = scan(logic, BEFORE, GRIDS["anisotropic"])
+    node, *_segment = scan(logic, BEFORE, GRIDS["anisotropic"])
     under(slicer.util.getNode("now"), SCALED)
-    time = timePointOf(node, segmentation, segmentId)
+    time = timePointOf(resultOf(node))
     np.testing.assert_allclose(time.ijkToRAS, SCALED @ GRIDS["anisotropic"])
     assert time.scale**3 == pytest.approx(1.1 * 0.8 * 1.5)
     assert time.voxelMm3 == pytest.approx(np.prod(np.diag(SPACING)))

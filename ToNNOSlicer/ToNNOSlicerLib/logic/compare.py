@@ -21,7 +21,6 @@ from ToNNOSlicerLib.logic.comparable import notes
 from ToNNOSlicerLib.logic.findings import Finding
 from ToNNOSlicerLib.logic.matching import link
 from ToNNOSlicerLib.logic.results import Result
-from ToNNOSlicerLib.logic.summary import counted
 from ToNNOSlicerLib.logic.timepoint import TimePoint, timePointOf
 
 NEW, LARGER, SMALLER, UNCHANGED, MERGED, SPLIT = "new", "larger", "smaller", "unchanged", "merged", "split"
@@ -105,7 +104,7 @@ def changes(present: Result, prior: Result) -> Comparison:
         ToNNOUserError: If a transform warps, a segment has too many parts, the scans share no space, or both results
             are the same.
     """
-    here, there = (timePointOf(r.heatmapNode, *r.segment, counted(r.findings)) for r in (present, prior))
+    here, there = timePointOf(present), timePointOf(prior)
     warned = notes(present, prior, here, there)  # first: it refuses what cannot be compared
     return Comparison(tuple(match(here, there)), warned)
 

@@ -11,12 +11,14 @@ from slicer.i18n import tr as _
 
 from tonno_core.output import Json
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
-from ToNNOSlicerLib.logic.findings import Finding, findings, partsOf
+from ToNNOSlicerLib.logic.findings import Finding, partsOf
 from ToNNOSlicerLib.logic.geometry import ijkToNode, nodeToWorld
-from ToNNOSlicerLib.logic.heatmap import inputOf, recordOf
+from ToNNOSlicerLib.logic.heatmap import inputOf
 from ToNNOSlicerLib.logic.labelmap import SAME_PLACE_MM, onGrid
 from ToNNOSlicerLib.logic.limits import FEWER, MOST_LISTED
 from ToNNOSlicerLib.logic.pieces import NOTHING, Pieces
+from ToNNOSlicerLib.logic.results import Result
+from ToNNOSlicerLib.logic.summary import counted
 
 _FACES = ((0, 0, 1), (0, 1, 0), (1, 0, 0))
 # Tolerance in a box's coordinates, so that voxels on its very face belong to it.
@@ -158,27 +160,25 @@ def timePoint(listed: Sequence[Finding], mask: np.ndarray, ijkToRAS: np.ndarray)
     return TimePoint(tuple(listed), voxels, np.repeat(owner[kept], runs.length[kept]), mask.shape[::-1], ijkToRAS)
 
 
-def timePointOf(heatmapNode, segmentationNode, segmentId: str, listed: Sequence[Finding] | None = None) -> TimePoint:
-    """Return the time point of a result, where the scan lies in the scene now.
+def timePointOf(result: Result) -> TimePoint:
+    """Return the time point of a result, where the scan lies in the scene now. Rejected findings are left out.
 
     The scan lies under the transforms above it, also if they were put there after the run and not above its results.
 
     Args:
-        heatmapNode: The heatmap.
-        segmentationNode: Holds the result's segment.
-        segmentId: The segment's ID.
-        listed: The findings of the segment that count; None: all.
+        result: A result that has a segment.
 
     Returns:
         The time point in the world.
 
     Raises:
-        ToNNOUserError: If the node is no heatmap, or lies under a warping transform, which changes what is compared.
+        ToNNOUserError: If the scan lies under a warping transform, which changes what is compared, or the segment has
+            more components than a person compares.
     """
-    record = recordOf(heatmapNode)
+    heatmapNode = result.heatmapNode
     try:
         heatmapToWorld, scanToWorld = nodeToWorld(heatmapNode), nodeToWorld(scanOf(heatmapNode))
-        nodeToWorld(segmentationNode)
+        nodeToWorld(result.segmentationNode)
     except ValueError:
         raise ToNNOUserError(
             _("{name} is under a warping transform, which changes the sizes of findings.").format(
@@ -186,14 +186,13 @@ def timePointOf(heatmapNode, segmentationNode, segmentId: str, listed: Sequence[
             ),
             _("Register the two scans by a rigid transform (or an affine one) and put the volume under that."),
         ) from None
-    listed = findings(segmentationNode, segmentId, heatmapNode) if listed is None else listed
-    mask = onGrid(segmentationNode, segmentId, heatmapNode)
-    here = timePoint(listed, mask, heatmapToWorld @ ijkToNode(heatmapNode))
+    mask = onGrid(*result.segment, heatmapNode)
+    here = timePoint(counted(result.findings), mask, heatmapToWorld @ ijkToNode(heatmapNode))
     ijkToRAS = scanToWorld @ ijkToNode(heatmapNode)
     scale = float(np.cbrt(abs(np.linalg.det(scanToWorld[:3, :3]))))
     axial = np.linalg.inv(scanToWorld @ np.linalg.inv(heatmapToWorld))[2, :3]  # planes turn by the inverse, transposed
     axial /= np.linalg.norm(axial)
-    return replace(here, ijkToRAS=ijkToRAS, scale=scale, rasToBox=_rasToBox(record, ijkToRAS), axialRAS=axial)
+    return replace(here, ijkToRAS=ijkToRAS, scale=scale, rasToBox=_rasToBox(result.record, ijkToRAS), axialRAS=axial)
 
 
 def scanOf(heatmapNode):
