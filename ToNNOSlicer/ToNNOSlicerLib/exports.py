@@ -95,7 +95,7 @@ class Exports:
         exportFindings(list(result.findings), path, self._identity(result))
         return []
 
-    def _identity(self, result: Result) -> dict[str, str]:
+    def _identity(self, result: Result) -> summary.Identity:
         return summary.identityOf(result.heatmapNode, result.segmentationNode, result.segmentId)
 
     def _writer(self):

@@ -690,15 +690,8 @@ class Session:
         other = resultOf(prior)
         if self._result.segment is None or other.segment is None:
             return None
-        found = compare.changes(
-            self._result.heatmapNode,
-            *self._result.segment,
-            other.heatmapNode,
-            *other.segment,
-            summary.counted(self._result.findings),
-            summary.counted(other.findings),
-        )
-        return Comparison(other.name, found.changes, compare.sentence(found.changes), found.notes)
+        compared = compare.changes(self._result, other)
+        return Comparison(other.name, compared.changes, compare.sentence(compared.changes), compared.notes)
 
     @intention
     def goToChange(self, row: int) -> None:

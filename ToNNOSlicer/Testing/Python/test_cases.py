@@ -62,7 +62,7 @@ def listed(finished, tmp_path) -> Worklist:
 
 @pytest.fixture
 def six(listed) -> tuple:
-    """By name, not as they are listed: the files of a folder come before what is below it."""
+    """Cases sorted by name, not as they are listed: the files of a folder come before what is below it."""
     return tuple(sorted(listed.poll().cases, key=lambda case: case.name))
 
 
@@ -164,7 +164,7 @@ def test_a_region_is_kept_in_the_record(logic, six) -> None:
 
 
 def test_two_cases_are_never_mixed(logic, host, six) -> None:
-    """Of the same size and grid, so that nothing but the identity tells them apart."""
+    """The two have the same size and grid: nothing but the identity tells them apart."""
     before, items = contents(host.scene), sceneItems(host.scene)
     first = cases.openCase(logic, six[0])
     between = contents(host.scene)
@@ -425,7 +425,7 @@ def test_after_saving_and_loading_the_scene_a_case_is_still_known(logic, host, s
 
 @pytest.mark.slow
 def test_the_models_calibration_goes_along(logic, finished, tmp_path) -> None:
-    """By the shipped model at few planes: a threshold that is the model's brings its noise floor."""
+    """The shipped model runs at few planes: a threshold that is the model's brings its noise floor."""
     (tmp_path / "set").mkdir()
     shutil.copy(finished / "set/f.nii.gz", tmp_path / "set")
     (model,) = shippedFolders()

@@ -30,6 +30,7 @@ from ToNNOSlicerLib.logic.compare import (
 from ToNNOSlicerLib.logic.findings import findingsOf
 from ToNNOSlicerLib.logic.geometry import toVTK
 from ToNNOSlicerLib.logic.heatmap import recordOf, writeRecord
+from ToNNOSlicerLib.logic.results import resultOf
 from ToNNOSlicerLib.logic.timepoint import TimePoint, timePoint, timePointOf
 
 ROOT = Path(__file__).parents[3]
@@ -39,7 +40,7 @@ MM = np.eye(4)
 
 @dataclass(frozen=True)
 class Lesion:
-    """As much of a finding as matters here."""
+    """The part of a finding that matters here."""
 
     label: int
     volumeMm3: float
@@ -115,7 +116,7 @@ def test_what_was_several_and_what_has_become_several() -> None:
 
 
 def test_two_that_have_become_two_others() -> None:
-    """Of a row of four pieces the first three were together, now the last three are."""
+    """The first three of a row of four pieces were together, now the last three are."""
     pieces = [(3, 8 * n + 2, 4, 4, 4, 4) for n in range(4)]
     bridges = [(4, 8 * n + 6, 5, 2, 4, 2) for n in range(3)]
     prior = at(boxes(*pieces, *bridges[:2], shape=(12, 40, 12)))
@@ -223,7 +224,7 @@ def test_a_volume_must_change_by_a_quarter_and_by_a_layer() -> None:
     ],
 )
 def test_a_diameter_must_change_by_a_fifth_and_by_5_mm(now: float, before: float, kind: str) -> None:
-    """As RECIST has it, where the volume alone says nothing."""
+    """RECIST's rule counts where the volume alone says nothing."""
 
     def measured(mm: float) -> TimePoint:
         time = at(boxes((5, 5, 5, 10, 10, 10)))
@@ -241,8 +242,8 @@ def test_from_there_it_looks_the_other_way_round() -> None:
     seen = set()
     for _n in range(20):
         corners = [(*random.integers(1, 22, 3), *random.integers(1, 9, 3)) for _ in range(12)]
-        one, other = (at(boxes(*(c for c in corners if random.random() < 0.6))) for _ in range(2))
-        there, back = match(one, other), match(other, one)
+        now, before = (at(boxes(*(c for c in corners if random.random() < 0.6))) for _ in range(2))
+        there, back = match(now, before), match(before, now)
         for change in there:
             if change.kind not in mirror:
                 continue
@@ -349,6 +350,11 @@ def under(node, matrix: np.ndarray):
     return transform
 
 
+def comparison(here, there):
+    """Compares the results of two heatmaps, given as `scan` returns them."""
+    return changes(resultOf(here[0]), resultOf(there[0]))
+
+
 BEFORE = ((6, 6, 6, 4, 4, 4), (20, 18, 8, 6, 6, 6), (8, 20, 18, 5, 5, 5))
 NOW = ((5, 5, 5, 8, 8, 8), (8, 20, 18, 5, 5, 5), (24, 8, 20, 3, 3, 3))
 WORDS = "1 new, 1 larger, 1 unchanged, 1 gone"
@@ -365,7 +371,7 @@ def test_the_prior_scan_is_registered_by_the_transform_above_it(logic, grid: str
     if place == "results too":
         for node in there[:2]:
             node.SetAndObserveTransformNodeID(transform.GetID())
-    compared = changes(*here, *there)
+    compared = comparison(here, there)
     assert sentence(compared.changes) == WORDS
     assert compared.notes == ()
     listed = {change.kind: change for change in compared.changes}
@@ -383,7 +389,7 @@ def test_scans_on_other_grids_are_compared_in_the_world(logic) -> None:
     there = scan(
         logic, ((3, 3, 3, 4, 4, 4), (9, 10, 4, 3, 3, 3)), coarse, "before", head=(1, 1, 1, 14, 15, 13), shape=half
     )
-    compared = changes(*here, *there)
+    compared = comparison(here, there)
     assert kinds(compared.changes) == [UNCHANGED, UNCHANGED]
     assert [c.volumeRatio for c in compared.changes] == pytest.approx([1, 1])
     assert [c.distanceMm for c in compared.changes] == pytest.approx([0, 0], abs=1e-6)
@@ -396,7 +402,7 @@ def test_sizes_are_the_scans_own_under_a_scaling_transform(logic) -> None:
     # Of the volume only; it is scaled about its middle, so that all overlap.
     middle = np.array([17, 16, 15.0])
     under(slicer.util.getNode("before"), affine(1.2 * np.eye(3), tuple(-0.2 * middle)))
-    compared = changes(*here, *there)
+    compared = comparison(here, there)
     assert sentence(compared.changes) == "3 unchanged"
     assert [c.volumeRatio for c in compared.changes] == pytest.approx([1, 1, 1])
     assert any("scales the prior scan by +20 %" in note for note in compared.notes)
@@ -406,7 +412,7 @@ def test_what_the_other_scan_does_not_show_is_neither_new_nor_gone(logic) -> Non
     """The prior scan ends at the 15th plane; the present one begins at the 6th."""
     here = scan(logic, ((6, 6, 1, 4, 4, 4), (20, 18, 19, 6, 6, 6)), affine(np.eye(3), (0, 0, 6)), "now", shape=SHAPE)
     there = scan(logic, ((24, 24, 0, 4, 4, 4), (6, 6, 7, 4, 4, 4)), head=(2, 2, 0, 30, 28, 15), shape=(15, 32, 34))
-    compared = changes(*here, *there)
+    compared = comparison(here, there)
     assert sorted(kinds(compared.changes)) == [OUTSIDE, OUTSIDE, UNCHANGED]
     assert [bool(c.prior) for c in compared.changes if c.kind == OUTSIDE] == [False, True]
     assert sentence(compared.changes) == "1 unchanged, 2 not in both scans"
@@ -422,7 +428,7 @@ def test_a_region_is_all_that_a_run_has_looked_at(logic) -> None:
         node.SetAndObserveTransformNodeID(under(node, moved).GetID())
     for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
         under(node, moved)
-    compared = changes(*here, *there)
+    compared = comparison(here, there)
     assert kinds(compared.changes) == [LARGER, OUTSIDE, OUTSIDE, GONE]
     assert compared.notes == ("In the prior scan findings were looked for in a region only.",)
 
@@ -439,7 +445,7 @@ def test_findings_that_do_not_count_are_left_out(logic) -> None:
 
 
 def test_alike_and_in_place_there_is_nothing_to_say(logic) -> None:
-    assert changes(*scan(logic, NOW), *scan(logic, BEFORE, name="before")).notes == ()
+    assert comparison(scan(logic, NOW), scan(logic, BEFORE, name="before")).notes == ()
 
 
 RESULT = {
@@ -461,7 +467,7 @@ RESULT = {
 def test_another_making_is_told(logic, before: dict, note: str) -> None:
     here = scan(logic, NOW, result=RESULT)
     there = scan(logic, BEFORE, name="before", result=RESULT | before)
-    (line,) = changes(*here, *there).notes
+    (line,) = comparison(here, there).notes
     assert note in line
 
 
@@ -471,7 +477,7 @@ def test_another_method_class_threshold_or_hand_is_told(logic) -> None:
     there = there[0], *logic.writeSegment(there[0], 3.5, 2.0)
     voxels = boxes((28, 28, 2, 1, 1, 1))
     paint(*there[1:], voxels, there[0])
-    said = "\n".join(changes(*here, *there).notes)
+    said = "\n".join(comparison(here, there).notes)
     for part in (
         "different methods: ToNNO Matched CAM now, ToNNO before",
         "different classes: lesion now, tumor before",
@@ -489,7 +495,7 @@ def test_a_scan_that_looks_shifted_is_told(logic, mm: float, told: bool) -> None
     shape = (60, 64, 68)
     here = scan(logic, NOW, head=(14, 14, 14, 30, 28, 26), shape=shape)
     there = scan(logic, BEFORE, name="before", head=(14 + mm, 14, 14, 30, 28, 26), shape=shape)
-    said = changes(*here, *there).notes
+    said = comparison(here, there).notes
     assert bool(said) == told
     if told:
         words = re.search(r"look shifted by (\d+) mm. Register the prior scan", said[0])
@@ -501,25 +507,25 @@ def test_another_field_of_view_is_no_shift(logic) -> None:
     here = scan(logic, NOW)
     lower = affine(np.eye(3), (0, 0, 14))
     there = scan(logic, (), lower, "before", head=(2, 2, 0, 30, 28, 14), shape=(16, 32, 34))
-    assert changes(*here, *there).notes == ()
+    assert comparison(here, there).notes == ()
 
 
 def test_what_cannot_be_compared_is_refused(logic, host) -> None:
     here = scan(logic, NOW)
     with pytest.raises(ToNNOUserError, match="the same result"):
-        changes(*here, *here)
+        comparison(here, here)
     with pytest.raises(ToNNOUserError, match="no heatmap"):
-        changes(*here, slicer.util.getNode("now"), *here[1:])
+        comparison(here, (slicer.util.getNode("now"),))
     there = scan(logic, BEFORE, affine(np.eye(3), (500, 0, 0)), "before")
     with pytest.raises(ToNNOUserError, match="before and now share no space") as error:
-        changes(*here, *there)
+        comparison(here, there)
     assert "Register the prior scan" in error.value.nextStep
     warp = host.scene.AddNewNodeByClass("vtkMRMLBSplineTransformNode")
     grid = slicer.vtkOrientedGridTransform()
     warp.SetAndObserveTransformFromParent(grid)
     slicer.util.getNode("before").SetAndObserveTransformNodeID(warp.GetID())
     with pytest.raises(ToNNOUserError, match="before is under a warping transform") as error:
-        changes(*here, *there)
+        comparison(here, there)
     assert "rigid" in error.value.nextStep
 
 
@@ -529,22 +535,22 @@ def test_a_torn_segment_is_refused(logic) -> None:
     heatmap[::2, ::2, ::2] = 9
     there = scan(logic, BEFORE, name="before")
     torn = here[0], *logic.newSegment(here[0], 7.0)
-    with pytest.raises(ToNNOUserError, match="4,080 parts"):
-        changes(*torn, *there)
+    with pytest.raises(ToNNOUserError, match="too many parts to compare"):
+        comparison(torn, there)
 
 
 def test_two_methods_of_one_scan_are_compared_with_a_word(logic) -> None:
     here = scan(logic, NOW)
     other = addHeatmap(logic, slicer.util.getNode("now"), slicer.util.arrayFromVolume(here[0]), method="tonno")
-    compared = changes(*here, other, *logic.writeSegment(other, 3.0))
+    compared = comparison(here, (other, *logic.writeSegment(other, 3.0)))
     assert sentence(compared.changes) == "3 unchanged"
     assert "Both results are of the same scan." in compared.notes
 
 
 def test_a_time_point_knows_its_place(logic) -> None:
-    node, segmentation, segmentId = scan(logic, BEFORE, GRIDS["anisotropic"])
+    node, *_segment = scan(logic, BEFORE, GRIDS["anisotropic"])
     under(slicer.util.getNode("now"), SCALED)
-    time = timePointOf(node, segmentation, segmentId)
+    time = timePointOf(resultOf(node))
     np.testing.assert_allclose(time.ijkToRAS, SCALED @ GRIDS["anisotropic"])
     assert time.scale**3 == pytest.approx(1.1 * 0.8 * 1.5)
     assert time.voxelMm3 == pytest.approx(np.prod(np.diag(SPACING)))

@@ -64,10 +64,12 @@ def test_what_counts_all_of_them_is_refused_with_the_way_out(logic: Any, scatter
     assert not list(tmp_path.iterdir())
 
 
-def compared(*results: Any) -> Any:
+def compared(logic: Any, heatmap: Any, prior: Any) -> Any:
     from ToNNOSlicerLib.logic import compare
+    from ToNNOSlicerLib.logic.results import resultOf
 
-    return compare.changes(*results)
+    logic.writeSegment(heatmap, THRESHOLD)
+    return compare.changes(resultOf(heatmap), resultOf(prior))
 
 
 def test_a_mask_of_too_many_runs_is_not_searched(logic: Any, scattered: Any, monkeypatch: pytest.MonkeyPatch) -> None:

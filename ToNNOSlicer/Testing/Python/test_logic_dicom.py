@@ -110,7 +110,7 @@ def test_each_segment_lies_on_the_pixels_it_was_made_from(series, reverse: bool,
 
 
 def test_a_part_of_the_series_is_written_where_it_lies(series) -> None:
-    """As Slicer's voxel-based Crop Volume leaves it."""
+    """The volume is what Slicer's voxel-based Crop Volume leaves."""
     made = series()
     part = (slice(2, 12), slice(3, 16), slice(1, 20))
     shift = affine(np.eye(3), (1, 3, 2))
@@ -168,7 +168,7 @@ def test_a_tilt_of_less_than_a_pixel_is_written_as_it_is(series) -> None:
 
 
 def rgb255(item) -> np.ndarray:
-    """By scikit-image, from DICOM's 16 bits (PS3.3, C.10.7.1.1)."""
+    """Convert by scikit-image, from DICOM's 16 bits (PS3.3, C.10.7.1.1)."""
     color = pytest.importorskip("skimage.color")
     lightness, a, b = item.RecommendedDisplayCIELabValue
     return 255 * color.lab2rgb([lightness / 65535 * 100, a / 65535 * 255 - 128, b / 65535 * 255 - 128])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -156,20 +157,20 @@ def test_identity_of_a_result(logic) -> None:
     heatmap = addHeatmap(logic, addVolume(name="FLAIR"), result=RESULT | kept)
     writeRecord(heatmap, recordOf(heatmap) | {"quality": "Fast", "made": "2026-11-02T14:03:11", "planned": 96})
     segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
-    assert summary.identityOf(heatmap, segmentation, segmentId) == {
-        "volume": "FLAIR",
-        "model": "brain-lesions",
-        "method": "ToNNO Matched CAM",
-        "className": "lesion",
-        "quality": "Fast",
-        "planes": "6144 planes along 96 directions",
-        "threshold": "3",
-        "thresholdSource": "the model's",
-        "stopped": "",
-        "made": "2026-11-02T14:03:11",
-    }
+    assert summary.identityOf(heatmap, segmentation, segmentId) == summary.Identity(
+        volume="FLAIR",
+        model="brain-lesions",
+        method="ToNNO Matched CAM",
+        className="lesion",
+        quality="Fast",
+        planes="6144 planes along 96 directions",
+        threshold="3",
+        thresholdSource="the model's",
+        stopped="",
+        made="2026-11-02T14:03:11",
+    )
     writeRecord(heatmap, recordOf(heatmap) | {"stopped": True, "directions": 38})
-    assert summary.identityOf(heatmap, segmentation, segmentId)["stopped"] == "stopped at 38 of 96"
+    assert summary.identityOf(heatmap, segmentation, segmentId).stopped == "stopped at 38 of 96"
 
 
 def test_identity_of_an_old_scene_leaves_out_what_it_does_not_know(logic, host) -> None:
@@ -177,8 +178,9 @@ def test_identity_of_an_old_scene_leaves_out_what_it_does_not_know(logic, host) 
     segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
     host.scene.RemoveNode(volume)
     identity = summary.identityOf(heatmap, segmentation, segmentId)
-    assert [name for name, text in identity.items() if not text] == ["volume", "model", "quality", "planes", "made"]
-    assert (identity["thresholdSource"], identity["stopped"]) == ("set by hand", "stopped early")
+    unknown = [name for name, text in asdict(identity).items() if not text]
+    assert unknown == ["volume", "model", "quality", "planes", "made"]
+    assert (identity.thresholdSource, identity.stopped) == ("set by hand", "stopped early")
 
 
 def test_where_a_threshold_is_from(logic) -> None:
@@ -186,13 +188,13 @@ def test_where_a_threshold_is_from(logic) -> None:
     otsu = otsuThreshold(heatmap)
     for threshold, source in ((THRESHOLD, "the model's"), (otsu, "Otsu's method"), (4.5, "set by hand")):
         segmentation, segmentId = logic.writeSegment(heatmap, threshold)
-        assert summary.identityOf(heatmap, segmentation, segmentId)["thresholdSource"] == source
+        assert summary.identityOf(heatmap, segmentation, segmentId).thresholdSource == source
     paint(segmentation, segmentId, np.ones((1, 1, 1), np.uint8), heatmap)
     identity = summary.identityOf(heatmap, segmentation, segmentId)
-    assert identity["thresholdSource"] == "set by hand, then corrected by hand"
+    assert identity.thresholdSource == "set by hand, then corrected by hand"
     drawn = segmentation.GetSegmentation().AddEmptySegment("drawn")
     identity = summary.identityOf(heatmap, segmentation, drawn)
-    assert (identity["threshold"], identity["thresholdSource"]) == ("", "drawn by hand")
+    assert (identity.threshold, identity.thresholdSource) == ("", "drawn by hand")
 
 
 def test_report_text(logic) -> None:

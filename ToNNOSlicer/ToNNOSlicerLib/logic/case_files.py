@@ -1,4 +1,4 @@
-"""The files of a worklist's case as nodes and arrays; nothing is shown, and what does not fit together is refused."""
+"""Files of a worklist's case as nodes and arrays. Nothing is shown; files that do not fit together are refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import slicer
@@ -16,54 +15,80 @@ from slicer.i18n import tr as _
 
 from tonno_core.bundle.calibration import OTHER_PLANES, OWN
 from tonno_core.cohort.source import source_of
+from tonno_core.output import Json
 from tonno_core.settings import CAM_METHODS
 from ToNNOSlicerLib import worklist_files
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.geometry import ijkToNode
 from ToNNOSlicerLib.models import SPEC_NAME, ModelError, readModel
 
-_SINGLE_FILE = 4  # a bit of the Volumes module's loading options: numbers in a name do not make a series
+_SINGLE_FILE = 4  # a bit of the Volumes module's loading options: a number in the file's name does not make a series
 _NORMALS = {"R": (1.0, 0.0, 0.0), "A": (0.0, 1.0, 0.0), "S": (0.0, 0.0, 1.0)}
-# Grids are the same where no corner is farther away: of a voxel, as a file's header rounds and a series is averaged.
+# Two grids are the same where their corners agree to this part of a voxel: headers are rounded, series averaged.
 _SAME_GRID = 0.1
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the engine says about a case. content: its ``report.json``. settings: ``settings.json`` of the run. run:
-    ``run.json`` of the worklist.
+    """What the engine says about a case.
+
+    Attributes:
+        folder: The case's.
+        content: Its ``report.json``.
+        settings: The run's ``settings.json``.
+        run: The worklist's ``run.json``.
     """
 
     folder: Path
-    content: dict[str, Any]
-    settings: dict[str, Any]
-    run: dict[str, Any]
+    content: Json
+    settings: Json
+    run: Json
 
     @property
     def methods(self) -> list[str]:
+        """Return the methods of which there are heatmaps."""
         return list(self.content["methods"])
 
     def threshold(self, method: str) -> float:
+        """Return the threshold that the engine segmented with.
+
+        Args:
+            method: One of `methods`.
+
+        Returns:
+            The threshold, in the heatmap's units.
+        """
         return float(self.content["methods"][method]["threshold"])
 
     @property
     def smallestMm3(self) -> float:
+        """Return the volume of the smallest component that the run kept, mm3."""
         return float(self.settings.get("min_volume_mm3") or 0.0)
 
     @property
     def quality(self) -> str:
-        """The preset that was asked for, as the panel has it; "" where none was."""
+        """Return the preset that was asked for, by the panel's name for it; "" where none was."""
         words = [str(word) for word in self.run.get("arguments", ())]
         return dict(pairwise(words)).get("--preset", "")
 
     @property
     def identity(self) -> str:
-        """What tells these results from all others: which file, by which run."""
+        """Return what tells these results from all others: which file, by which run."""
         return f"{self.content.get('source', '')[:24]}-{self.content.get('run', '')[:16]}"
 
 
 def readReport(case) -> Report:
-    """Raises ToNNOUserError where a case has no results, or its volume's file is another than when they were made."""
+    """Read what the engine says about a case.
+
+    Args:
+        case: A `worklist.Case`.
+
+    Returns:
+        The report with the settings of its run.
+
+    Raises:
+        ToNNOUserError: If the case has no results, or the volume's file has changed since they were made.
+    """
     folder = Path(case.folder or "none")
     content = worklist_files.readJson(folder / worklist_files.REPORT)
     again = _("Start the list again: it makes what is missing.")
@@ -86,7 +111,18 @@ def readReport(case) -> Report:
 
 
 def loadVolume(applicationLogic, case):
-    """The case's volume as a node in the scene, loaded as the Volumes module does. Raises ToNNOUserError."""
+    """Load a case's volume into the scene, as the Volumes module does.
+
+    Args:
+        applicationLogic: The application's vtkMRMLApplicationLogic.
+        case: A `worklist.Case`.
+
+    Returns:
+        The volume's node.
+
+    Raises:
+        ToNNOUserError: If the file cannot be loaded.
+    """
     path = Path(case.volume)
     files, options = vtk.vtkStringArray(), 0 if path.is_dir() else _SINGLE_FILE
     for file in _slices(path) if path.is_dir() else []:
@@ -107,7 +143,19 @@ def loadVolume(applicationLogic, case):
 
 
 def readHeatmap(report: Report, method: str, volumeNode) -> np.ndarray:
-    """The heatmap's voxels (Z Y X float32) in the order of the volume's. Raises ToNNOUserError where grids differ."""
+    """Read a heatmap's file.
+
+    Args:
+        report: The case's.
+        method: One of its methods.
+        volumeNode: The case's volume in the scene.
+
+    Returns:
+        The voxels, Z Y X float32, in the order of the volume's.
+
+    Raises:
+        ToNNOUserError: If the file cannot be read, is not the report's, or has another grid than the volume.
+    """
     path = report.folder / f"heatmap-{method}.nrrd"
     node = slicer.vtkMRMLScalarVolumeNode()
     storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
@@ -123,14 +171,23 @@ def readHeatmap(report: Report, method: str, volumeNode) -> np.ndarray:
             again,
         )
     peak = report.content["methods"][method]["peak"]
-    # Both are the same float32.
+    # Both come from the same float32.
     if not np.isclose(float(array.max()), peak, rtol=1e-6, atol=1e-12):
         raise ToNNOUserError(_("{path} is not the heatmap of its report.").format(path=path), again)
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def ordered(array: np.ndarray, ijkToRAS: np.ndarray, volumeNode) -> np.ndarray | None:
-    """An array (Z Y X) with its axes in the direction of a volume's; None where that is not the same grid."""
+    """Flip an array's axes so that its voxels are in the order of a volume's.
+
+    Args:
+        array: Z Y X.
+        ijkToRAS: 4 x 4, from the array's voxels to RAS mm.
+        volumeNode: The volume.
+
+    Returns:
+        A view of the array; None where its grid is not the volume's.
+    """
     size = volumeNode.GetImageData().GetDimensions()
     if array.shape[::-1] != size:
         return None
@@ -147,7 +204,15 @@ def ordered(array: np.ndarray, ijkToRAS: np.ndarray, volumeNode) -> np.ndarray |
 
 
 def inside(report: Report, volumeNode) -> np.ndarray:
-    """Bool Z Y X: what the planes cover, as the engine has it: the frame's ball, and the region."""
+    """Mark the voxels that the planes of a run cover: those in the frame's ball, and in the region.
+
+    Args:
+        report: The case's.
+        volumeNode: The case's volume in the scene.
+
+    Returns:
+        Bool, Z Y X, on the volume's grid.
+    """
     size, ijkToRAS = volumeNode.GetImageData().GetDimensions(), ijkToNode(volumeNode)
     covered = np.ones(size[::-1], dtype=bool)
     if report.content["settings"]["frame"] == "physical":
@@ -159,14 +224,22 @@ def inside(report: Report, volumeNode) -> np.ndarray:
     return covered
 
 
-def resultOf(report: Report, method: str) -> dict[str, Any]:
-    """What `showHeatmap` keeps, as the worker would have answered."""
+def resultOf(report: Report, method: str) -> Json:
+    """Put a report into the form of the worker's answer, which `showHeatmap` takes.
+
+    Args:
+        report: The case's.
+        method: One of its methods.
+
+    Returns:
+        What the heatmap's record keeps of an answer.
+    """
     content = report.content
     settings = content["settings"]
     directions = settings.get("cam_directions") if method in CAM_METHODS else None
     profiles = [
-        {"normal_ras": _NORMALS[one["axis"]], "positions_mm": one["offsets_mm"], "logits": one["logits"]}
-        for one in content.get("profiles", ())
+        {"normal_ras": _NORMALS[profile["axis"]], "positions_mm": profile["offsets_mm"], "logits": profile["logits"]}
+        for profile in content.get("profiles", ())
     ]
     return {
         "score": content.get("score"),
@@ -182,9 +255,16 @@ def resultOf(report: Report, method: str) -> dict[str, Any]:
     }
 
 
-def thresholdRecord(report: Report, method: str) -> dict[str, Any] | None:
-    """The model's calibration for the method with the threshold that the report has of it; None where that is not the
-    model's, or the model is gone or another.
+def thresholdRecord(report: Report, method: str) -> Json | None:
+    """Return the model's calibration for a method, with the threshold that the run took from it.
+
+    Args:
+        report: The case's.
+        method: One of its methods.
+
+    Returns:
+        The calibration as ``model.json`` holds it; None where the threshold is not the model's, or the model is gone
+        or was changed.
     """
     facts, folder = report.content["methods"][method], Path(str(report.run.get("model", "")))
     if worklist_files.readJson(folder / SPEC_NAME).get("sha256") != _model(report)["sha256"]:
@@ -195,23 +275,23 @@ def thresholdRecord(report: Report, method: str) -> dict[str, Any] | None:
         return None
     if not record or not str(facts.get("threshold_source", "")).startswith(OWN):
         return None
-    known = {name: value for name, value in record.items() if name != OTHER_PLANES}
+    calibration = {name: value for name, value in record.items() if name != OTHER_PLANES}
     value = report.threshold(method)
-    for other in (known, *record.get(OTHER_PLANES, ())):
+    for other in (calibration, *record.get(OTHER_PLANES, ())):
         if other["threshold"] == value:
-            return {**known, **other}
+            return {**calibration, **other}
     # Scaled for these planes: its noise floor is in no file.
-    return {**known, "threshold": value, "noise_floor": None, "source": "scaled"}
+    return {**calibration, "threshold": value, "noise_floor": None, "source": "scaled"}
 
 
-def _model(report: Report) -> dict[str, Any]:
+def _model(report: Report) -> Json:
     model, name = report.content.get("model"), Path(str(report.run.get("model", ""))).name
     known = model if isinstance(model, dict) else {}
     return {"name": name, **{key: known.get(key) for key in ("encoder", "sha256")}, "about": known.get("about") or {}}
 
 
 def _slices(folder: Path) -> list[Path]:
-    """The DICOM files of a folder, which may hold others."""
+    """List the DICOM files of a folder, which may hold others."""
     files = sorted(file for file in folder.iterdir() if file.is_file())
     return [file for file in files if _isDicom(file)] or files
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import slicer
-import slicer.util
 from slicer.i18n import tr as _
 
+from tonno_core.output import Json
 from ToNNOSlicerLib import worklist_files
 from ToNNOSlicerLib.logic.case_files import (
     Report,
@@ -28,7 +28,6 @@ from ToNNOSlicerLib.logic.case_files import (
     resultOf,
     thresholdRecord,
 )
-from ToNNOSlicerLib.logic.comparable import smallestMm3
 from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
 from ToNNOSlicerLib.logic.export import exportSegmentation
 from ToNNOSlicerLib.logic.geometry import ijkToNode
@@ -38,23 +37,26 @@ from ToNNOSlicerLib.logic.results import heatmapsOf
 from ToNNOSlicerLib.logic.segmentation import SEGMENTATION_ROLE, isEditedByHand, segmentOf, thresholdOf
 
 CASE = "ToNNO.Case"  # the attribute of a case's nodes
-SAVED = "ToNNO.CaseSaved"  # of its heatmap: what was opened or saved last
-VERDICTS = "ToNNO.Verdicts"  # of a heatmap: the reader's verdicts on its findings, as JSON
+SAVED = "ToNNO.CaseSaved"  # an attribute of its heatmap: what was opened or saved last
 _READING = "reading-"
 
 
 def openCase(logic, case, method: str | None = None):
-    """Put a finished case into the scene, as a run would have left it, and return the heatmap's node.
+    """Put a finished case into the scene, as a run would have left it.
 
     Where a reader has saved the case, it is as it was saved. A case that is open already stays as it is.
 
     Args:
-        case: a `worklist.Case`.
-        method: whose heatmap; by default the first of the run.
+        logic: The scene's ToNNOLogic.
+        case: A `worklist.Case`.
+        method: The heatmap's method; None: the first of the run.
+
+    Returns:
+        The heatmap's node.
 
     Raises:
-        ToNNOUserError: where there are no results, where the volume's file is not the one that they were made of, or
-            where heatmap and volume do not have the same grid. Nothing is left in the scene then.
+        ToNNOUserError: If there are no results, the volume's file has changed since they were made, or heatmap and
+            volume differ in grid. Nothing is left in the scene then.
     """
     report = readReport(case)
     known = heatmapOf(logic, case)
@@ -70,21 +72,31 @@ def openCase(logic, case, method: str | None = None):
 
 
 def heatmapOf(logic, case):
-    """The heatmap of a case that is open, or None."""
+    """Find the heatmap of a case in the scene.
+
+    Args:
+        logic: The scene's ToNNOLogic.
+        case: A `worklist.Case`.
+
+    Returns:
+        The heatmap's node; None where the case is not open.
+    """
     identity = _identityOf(case)
     return next((node for node in heatmapsOf(logic.scene) if identity and node.GetAttribute(CASE) == identity), None)
 
 
 def save(logic, case, heatmapNode, verdicts: Any = None, findings: Sequence = ()) -> None:
-    """Keep the reader's segment and verdicts in the case's folder: all of it, or what was saved before stays.
+    """Save the reader's segment and verdicts in the case's folder: all of it, or what was saved before stays.
 
     Args:
-        heatmapNode: of `openCase`. Its own segment is kept.
-        verdicts: anything that JSON can hold; what the heatmap's node knows of them is kept beside it.
-        findings: of the segment, for whoever reads the file.
+        logic: The scene's ToNNOLogic.
+        case: A `worklist.Case`.
+        heatmapNode: The heatmap that `openCase` gave. Its segment is saved.
+        verdicts: Anything that JSON can hold; the verdicts that the heatmap's node keeps are saved beside it.
+        findings: The segment's findings, for programs that read the file.
 
     Raises:
-        ToNNOUserError: where the node is not this case's, has no segment, or the files cannot be written.
+        ToNNOUserError: If the node is not this case's, has no segment, or the files cannot be written.
     """
     report = readReport(case)
     if heatmapNode.GetAttribute(CASE) != report.identity:
@@ -120,8 +132,15 @@ def save(logic, case, heatmapNode, verdicts: Any = None, findings: Sequence = ()
     _markSaved(logic, heatmapNode)
 
 
-def readingOf(case) -> dict[str, Any]:
-    """What a reader has saved (``verdicts.json``); empty where nothing was, or not of these results."""
+def readingOf(case) -> Json:
+    """Read what a reader has saved of a case.
+
+    Args:
+        case: A `worklist.Case`.
+
+    Returns:
+        The content of ``verdicts.json``; empty where nothing was saved, or it belongs to other results.
+    """
     folder = Path(case.folder or "none")
     content = worklist_files.readJson(folder / worklist_files.VERDICTS)
     report = worklist_files.readJson(folder / worklist_files.REPORT)
@@ -130,7 +149,15 @@ def readingOf(case) -> dict[str, Any]:
 
 
 def isUnsaved(logic, case) -> bool:
-    """Whether an open case holds work that is in no file: another segment, other verdicts, or another result."""
+    """Return whether an open case holds work that is in no file: another segment, other verdicts, another result.
+
+    Args:
+        logic: The scene's ToNNOLogic.
+        case: A `worklist.Case`.
+
+    Returns:
+        Whether it does; False for a case that is not open.
+    """
     heatmapNode = heatmapOf(logic, case)
     if heatmapNode is None:
         return False
@@ -143,8 +170,13 @@ def isUnsaved(logic, case) -> bool:
 def closeCase(logic, case, discard: bool = False) -> None:
     """Take a case out of the scene: its volume, all results of that, and nothing else.
 
+    Args:
+        logic: The scene's ToNNOLogic.
+        case: A `worklist.Case`; one that is not open is no error.
+        discard: Whether work that was not saved is given up.
+
     Raises:
-        EditedByHandError: where it holds work that was not saved, unless `discard`.
+        EditedByHandError: If the case holds work that was not saved, unless `discard`.
     """
     heatmapNode = heatmapOf(logic, case)
     if heatmapNode is None:
@@ -199,8 +231,8 @@ def _open(logic, case, report: Report, method: str, nodes: list):
     return heatmapNode
 
 
-def _restore(report: Report, reading: dict[str, Any], heatmapNode, segmentation, segmentId: str) -> None:
-    """The reader's segment and verdicts in place of the model's."""
+def _restore(report: Report, reading: Json, heatmapNode, segmentation, segmentId: str) -> None:
+    """Put the reader's segment and verdicts in place of the model's."""
     if not reading:
         return
     if reading.get("nodeVerdicts"):
@@ -217,7 +249,8 @@ def _restore(report: Report, reading: dict[str, Any], heatmapNode, segmentation,
 # --- files
 
 
-def _reading(report: Report, heatmapNode, written: tuple, file: str | None, verdicts, findings) -> dict[str, Any]:
+def _reading(report: Report, heatmapNode, written: tuple, file: str | None, verdicts, findings) -> Json:
+    """Make the content of ``verdicts.json``."""
     record = recordOf(heatmapNode)
     return {
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -226,7 +259,7 @@ def _reading(report: Report, heatmapNode, written: tuple, file: str | None, verd
         "method": record["method"],
         "class": record["className"],
         "threshold": thresholdOf(*written),
-        "smallestMm3": smallestMm3(*written) or 0.0,
+        "smallestMm3": smallestOf(*written) or 0.0,
         "editedByHand": isEditedByHand(*written),
         "segmentation": file,
         "findings": [_plain(finding) for finding in findings],
@@ -235,14 +268,14 @@ def _reading(report: Report, heatmapNode, written: tuple, file: str | None, verd
     }
 
 
-def _plain(finding) -> dict[str, Any]:
-    """Numbers and words of a finding; its voxels are in the segmentation."""
+def _plain(finding) -> Json:
+    """Return the numbers and words of a finding; its voxels are in the segmentation."""
     known = asdict(finding) if is_dataclass(finding) else dict(finding)
     return {name: value for name, value in known.items() if isinstance(value, (str, int, float, bool, tuple, list))}
 
 
 def _writeSegment(written: tuple, path: Path) -> None:
-    """By a copy that is not in the scene: the storage node merges layers and resamples to the reference grid."""
+    """Write a copy that is not in the scene: the storage node merges layers and resamples to the reference grid."""
     segmentationNode, segmentId = written
     copy = slicer.vtkMRMLSegmentationNode()
     copy.SetName(segmentationNode.GetName())
@@ -278,7 +311,7 @@ def _readSegment(path: Path) -> Crop:
 
 
 def _identityOf(case) -> str | None:
-    """Without asking whether the file is still the same: an open case may have lost it."""
+    """Identify a case without asking whether its volume's file is still the same: an open case may have lost it."""
     folder = Path(case.folder or "none")
     content = worklist_files.readJson(folder / worklist_files.REPORT)
     return Report(folder, content, {}, {}).identity if content else None
@@ -296,16 +329,16 @@ def _markSaved(logic, heatmapNode) -> None:
 
 
 def _heatmapsOf(logic, heatmapNode) -> list:
-    """All results of the volume of a heatmap, that one among them."""
+    """List the heatmaps of the volume of a heatmap, this one among them."""
     volume = inputOf(heatmapNode)
     return [heatmapNode] if volume is None else heatmapsOf(logic.scene, volume)
 
 
 def _segmentationsOf(logic, heatmaps: list) -> list:
     identities = {node.GetAttribute(CASE) for node in heatmaps} - {None}
-    nodes = slicer.util.getNodesByClass("vtkMRMLSegmentationNode", logic.scene)
-    own = [node.GetNodeReference(SEGMENTATION_ROLE) for node in heatmaps]
-    return [node for node in nodes if node in own or node.GetAttribute(CASE) in identities]
+    nodes = nodesByClass(logic.scene, "vtkMRMLSegmentationNode")
+    written = [node.GetNodeReference(SEGMENTATION_ROLE) for node in heatmaps]
+    return [node for node in nodes if node in written or node.GetAttribute(CASE) in identities]
 
 
 def _isUsedElsewhere(logic, segmentationNode, heatmaps: list) -> bool:
@@ -318,7 +351,7 @@ def _otherSegments(logic, heatmapNode) -> list[tuple]:
     own = segmentOf(heatmapNode)
     nodes = _segmentationsOf(logic, [heatmapNode])
     segments = ((node, segmentId) for node in nodes for segmentId in node.GetSegmentation().GetSegmentIDs())
-    return [segment for segment in segments if segment != own]
+    return [segment for segment in segments if segment != written]
 
 
 def _removeSegments(logic, segmentationNode, heatmaps: list) -> None:
@@ -329,17 +362,8 @@ def _removeSegments(logic, segmentationNode, heatmaps: list) -> None:
 
 
 def _remove(scene, nodes: list) -> None:
-    """Take nodes out of the scene, with their display and storage nodes and their places in the subject hierarchy."""
-    tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    """Take nodes out of the scene and the subject hierarchy; what the user has put below them there stays."""
     for node in nodes:
-        if node is None or node.GetScene() is not scene:
-            continue
-        helpers = [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
-        helpers += [node.GetNthStorageNode(n) for n in range(node.GetNumberOfStorageNodes())]
-        item = tree.GetItemByDataNode(node) if tree is not None else 0
-        if item:  # the application does so by itself; what the user has put below it stays
-            tree.RemoveItem(item, False, False)
-        scene.RemoveNode(node)
-        for helper in helpers:
-            if helper is not None and helper.GetScene() is scene:
-                scene.RemoveNode(helper)
+        if node.GetScene() is scene:
+            takeOut(node)
+            removeNode(node)

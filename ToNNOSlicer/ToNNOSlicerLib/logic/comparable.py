@@ -1,49 +1,57 @@
-"""Whether two results may be compared: were they made alike, and do their scans lie one on the other. NumPy only."""
+"""Caveats of a comparison: whether two results were made alike, and whether their scans lie one on the other."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import slicer.util
-import vtk
 from slicer.i18n import tr as _
 
+from tonno_core.output import Json
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.geometry import ijkToWorld
-from ToNNOSlicerLib.logic.heatmap import inputOf, madeBy, recordOf
-from ToNNOSlicerLib.logic.segmentation import SMALLEST, isEditedByHand, thresholdOf
+from ToNNOSlicerLib.logic.heatmap import madeBy
+from ToNNOSlicerLib.logic.results import Result
+from ToNNOSlicerLib.logic.segmentation import smallestOf, thresholdOf
 from ToNNOSlicerLib.logic.timepoint import TimePoint, scanOf
 
-# Centers of two scans' foreground, where both see it, that are farther apart are not registered: a head's own center
-# is the same to a few mm in two scans that are.
+# Two scans are called shifted where the centers of what both see of the foreground are farther apart. In registered
+# scans of a head they agree to a few mm.
 SHIFT_MM = 10.0
 # Points along each axis of the space that two scans share.
 _POINTS = 32
-# A voxel so many times as large is another measure of size.
+# Voxels that differ in volume by more than this factor measure sizes differently.
 _OTHER_VOXEL = 2.0
 _SCALE = 0.01
 
 
-def notes(here: tuple, there: tuple, present: TimePoint, prior: TimePoint) -> tuple[str, ...]:
-    """What may mislead who compares two results, a line each.
+def notes(present: Result, prior: Result, here: TimePoint, there: TimePoint) -> tuple[str, ...]:
+    """Say what may mislead a reader who compares two results.
 
-    here, there: (heatmapNode, segmentationNode, segmentId) of now and before. Raises ToNNOUserError where there is
-    nothing to compare: the same result twice, or scans that share no space.
+    Args:
+        present: The result of now.
+        prior: The earlier result.
+        here: Findings and place of the present scan.
+        there: Findings and place of the earlier scan.
+
+    Returns:
+        A line for each caveat.
+
+    Raises:
+        ToNNOUserError: If there is nothing to compare: the same result twice, or scans that share no space.
     """
-    if here[0] is there[0] and here[1:] == there[1:]:
+    if present.identity == prior.identity:
         raise ToNNOUserError(
             _("Both time points are the same result."), _("Choose the heatmap of another scan as the prior one.")
         )
     return (
-        *_aboutMaking(recordOf(here[0]), recordOf(there[0])),
-        *_aboutSegments(here[1:], there[1:]),
-        *_aboutScans(here[0], there[0], present, prior),
-        *_aboutPlace(here[0], there[0]),
+        *_aboutMaking(present.record, prior.record),
+        *_aboutSegments(present, prior),
+        *_aboutScans(present, prior, here, there),
+        *_aboutPlace(present.heatmapNode, prior.heatmapNode),
     )
 
 
-def _aboutMaking(now: dict[str, Any], before: dict[str, Any]) -> list[str]:
+def _aboutMaking(now: Json, before: Json) -> list[str]:
     facts = (
         (_("methods"), madeBy(now), madeBy(before)),
         (_("classes"), now.get("className"), before.get("className")),
@@ -64,8 +72,8 @@ def _aboutMaking(now: dict[str, Any], before: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _modelOf(record: dict[str, Any]) -> tuple | None:
-    """What tells models apart, and the name; None where it is not known."""
+def _modelOf(record: Json) -> tuple | None:
+    """Return what tells models apart, and the name; None where the model is not known."""
     model = record.get("model")
     return (model.get("sha256"), model.get("name") or _("a model")) if isinstance(model, dict) else None
 
@@ -77,38 +85,31 @@ def _modelName(fact) -> str:
     return f"{name} ({sha256[:8]})" if sha256 else name
 
 
-def _aboutSegments(now: tuple, before: tuple) -> list[str]:
+def _aboutSegments(now: Result, before: Result) -> list[str]:
     lines = []
-    facts = ((_("thresholds"), thresholdOf), (_("smallest volumes"), smallestMm3))
+    facts = ((_("thresholds"), thresholdOf), (_("smallest volumes"), smallestOf))
     for what, read in facts:
-        a, b = read(*now), read(*before)
+        a, b = read(*now.segment), read(*before.segment)
         # A file keeps all digits; two runs of one model have the same number, two sliders hardly ever.
         if None not in (a, b) and not np.isclose(a, b, rtol=1e-6, atol=0):
             lines.append(_("Segmented with different {what}: {a:.4g} now, {b:.4g} before.").format(what=what, a=a, b=b))
-    for segment, text in ((now, _("The present segment")), (before, _("The prior segment"))):
-        if isEditedByHand(*segment):
+    for result, text in ((now, _("The present segment")), (before, _("The prior segment"))):
+        if result.isEdited:
             lines.append(_("{segment} was changed by hand.").format(segment=text))
     return lines
 
 
-def smallestMm3(segmentationNode, segmentId: str) -> float | None:
-    """The smallest volume of a component that a segment was written with, or None."""
-    value = vtk.reference("")
-    known = segmentationNode.GetSegmentation().GetSegment(segmentId).GetTag(SMALLEST, value)
-    return float(str(value)) if known else None
-
-
-def _aboutScans(heatmapNode, priorHeatmapNode, present: TimePoint, prior: TimePoint) -> list[str]:
+def _aboutScans(present: Result, prior: Result, here: TimePoint, there: TimePoint) -> list[str]:
     lines = []
-    if inputOf(heatmapNode) is not None and inputOf(heatmapNode) is inputOf(priorHeatmapNode):
+    if present.inputNode is not None and present.inputNode is prior.inputNode:
         lines.append(_("Both results are of the same scan."))
-    for time, text in ((present, _("the present scan")), (prior, _("the prior scan"))):
+    for time, text in ((here, _("the present scan")), (there, _("the prior scan"))):
         if abs(time.scale - 1) > _SCALE:
             line = _("A transform scales {scan} by {percent:+.0f} %; sizes are the scan's own.")
             lines.append(line.format(scan=text, percent=100 * (time.scale - 1)))
         if time.rasToBox is not None:
             lines.append(_("In {scan} findings were looked for in a region only.").format(scan=text))
-    sizes = present.voxelMm3, prior.voxelMm3
+    sizes = here.voxelMm3, there.voxelMm3
     if max(sizes) > _OTHER_VOXEL * min(sizes):
         line = _("Voxels are {a:.3g} mm3 now, {b:.3g} mm3 before: sizes of small findings differ by that alone.")
         lines.append(line.format(a=sizes[0], b=sizes[1]))
@@ -116,7 +117,7 @@ def _aboutScans(heatmapNode, priorHeatmapNode, present: TimePoint, prior: TimePo
 
 
 def _aboutPlace(heatmapNode, priorHeatmapNode) -> list[str]:
-    """Whether the scans lie one on the other, by the centers of their foreground where both see it."""
+    """Say whether scans seem shifted, by the centers of their foreground where both see it."""
     scan, priorScan = scanOf(heatmapNode), scanOf(priorHeatmapNode)
     points = _sharedPoints(scan, priorScan)
     advice = _("Register the prior scan to the present one and put it under that transform.")
@@ -132,7 +133,7 @@ def _aboutPlace(heatmapNode, priorHeatmapNode) -> list[str]:
 
 
 def _sharedPoints(scan, priorScan) -> np.ndarray:
-    """3 x N, in the world, evenly spread over what both grids hold."""
+    """Spread points (3 x N, in the world) evenly over what both grids hold."""
     boxes = [_corners(node) for node in (scan, priorScan)]
     low = np.max([corners.min(axis=1) for corners in boxes], axis=0)
     high = np.min([corners.max(axis=1) for corners in boxes], axis=0)
@@ -144,7 +145,7 @@ def _sharedPoints(scan, priorScan) -> np.ndarray:
 
 
 def _foregroundCenter(node, points: np.ndarray) -> np.ndarray:
-    """The mean (3) of the points (3 x N) where a scan is brighter than on average: of tissue, not of air."""
+    """Return the mean (3) of the points (3 x N) where a scan is brighter than on average: in tissue, not in air."""
     i, j, k = _voxelsAt(node, points)
     values = np.asarray(slicer.util.arrayFromVolume(node)[k, j, i], dtype=np.float64)
     bright = values > values.mean()
@@ -162,7 +163,7 @@ def _voxelsAt(node, points: np.ndarray) -> np.ndarray:
 
 
 def _corners(node) -> np.ndarray:
-    """3 x 8, the outermost voxels' centers in the world."""
+    """Return the outermost voxels' centers in the world, 3 x 8."""
     ends = [(0, n - 1) for n in node.GetImageData().GetDimensions()]
     ijk = np.stack(np.meshgrid(*ends)).reshape(3, -1)
     ijkToRAS = ijkToWorld(node)

@@ -11,7 +11,7 @@ and by more than one layer of those voxels, or a layer of 1 mm where voxels are 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,32 +20,41 @@ from slicer.i18n import tr as _
 from ToNNOSlicerLib.logic.comparable import notes
 from ToNNOSlicerLib.logic.findings import Finding
 from ToNNOSlicerLib.logic.matching import link
+from ToNNOSlicerLib.logic.results import Result
 from ToNNOSlicerLib.logic.timepoint import TimePoint, timePointOf
 
 NEW, LARGER, SMALLER, UNCHANGED, MERGED, SPLIT = "new", "larger", "smaller", "unchanged", "merged", "split"
 GONE, OUTSIDE = "gone", "outside"
-# The factor that a volume must change by, either way: +25 %, -20 %. What is larger from there is smaller from here.
+# A volume must change by this factor, either way (+25 %, -20 %): what is larger seen from one scan is smaller from the
+# other.
 VOLUME_FACTOR = 1.25
-# The least thickness of the layer by which its border must have moved, all around; at least a voxel.
+# Its border must have moved all around by a layer of this thickness, or by a voxel where that is thicker.
 LAYER_MM = 1.0
-# As RECIST 1.1 has it for progression: a diameter has changed by 20 % and by 5 mm.
+# RECIST 1.1 calls it progression where a diameter has changed by 20 % and by 5 mm.
 DIAMETER_FACTOR, DIAMETER_MM = 1.2, 5.0
-# Cosine of the angle up to which two scans' axial planes are the same: over 20 degrees, other diameters are measured.
+# Cosine of the angle up to which two scans have the same axial planes. Beyond 20 degrees other diameters are measured.
 _SAME_PLANES = 0.94
 
 
 @dataclass(frozen=True)
 class Change:
-    """What has become of a finding, or what a finding of now was.
+    """What has become of a finding, or what a present finding was before.
 
-    kind: `NEW`; `LARGER`, `SMALLER`, `UNCHANGED` for one that was one; `MERGED` for one that was several; `SPLIT` for
-    each part of one; `GONE`; `OUTSIDE` for one that the other scan, or its region, does not show. present: None for one
-    of before alone. prior: those that it was. growth: `LARGER`, `SMALLER` or `UNCHANGED` of all that belong together,
-    "" for those that are alone. presentMm3, priorMm3: volumes of all that belong together, in the scans' own mm (0
-    for none); volumeRatio: the first by the second, None without the other. diameterMm: the longest diameter now less
-    that before, None where it is not known of just two. matchedBy: "overlap", "near" or "centroid", "" for none.
-    distanceMm: between centroids, of just two. placeRAS: where to look, in the world. group: equal for all that belong
-    together.
+    Findings of both scans that belong together form a group: usually one of each.
+
+    Attributes:
+        kind: `NEW`; `LARGER`, `SMALLER` or `UNCHANGED` in a group of one each; `MERGED` if it was several findings;
+            `SPLIT` if it is a part of a finding; `GONE`; `OUTSIDE` if the other scan, or its region, does not show it.
+        present: The present finding; None if there was one before and is none now.
+        prior: The findings that it was.
+        growth: `LARGER`, `SMALLER` or `UNCHANGED`, of the group; "" for a finding that is alone.
+        presentMm3: Volume of the group now, in the scan's own mm; 0 without a finding.
+        priorMm3: Volume of the group before, likewise.
+        diameterMm: By how much the longest diameter has grown; None unless it is known of one finding each.
+        matchedBy: "overlap", "near" or "centroid"; "" for a finding that is alone.
+        distanceMm: Between the centroids of one finding each, else None.
+        placeRAS: Where to look, RAS mm in the world.
+        group: Number of the group.
     """
 
     kind: str
@@ -54,53 +63,62 @@ class Change:
     growth: str
     presentMm3: float
     priorMm3: float
-    volumeRatio: float | None
     diameterMm: float | None
     matchedBy: str
     distanceMm: float | None
     placeRAS: tuple[float, float, float]
     group: int
 
+    @property
+    def volumeRatio(self) -> float | None:
+        """Return presentMm3 / priorMm3; None without a finding at either time."""
+        return self.presentMm3 / self.priorMm3 if self.presentMm3 and self.priorMm3 else None
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """changes: of each finding of now in its order, then of those of before alone. notes: what may mislead, a line
-    each.
+    """Two results of a patient, beside each other.
+
+    Attributes:
+        changes: One for each present finding in its order, then those of findings that are gone or not shown now.
+        notes: What may mislead, a line each.
     """
 
     changes: tuple[Change, ...]
     notes: tuple[str, ...]
 
 
-def changes(
-    heatmapNode,
-    segmentationNode,
-    segmentId: str,
-    priorHeatmapNode,
-    priorSegmentationNode,
-    priorSegmentId: str,
-    listed: Sequence[Finding] | None = None,
-    priorListed: Sequence[Finding] | None = None,
-) -> Comparison:
-    """Compare two results in the scene; each scan lies where the transforms above it put it.
+def changes(present: Result, prior: Result) -> Comparison:
+    """Compare the findings of two results in the scene, but for the rejected ones.
+
+    Each scan lies where the transforms above it put it.
 
     Args:
-        listed, priorListed: the findings of the segments that count, such as those that were not rejected; by default
-            all.
+        present: A result that has a segment.
+        prior: Another result that has a segment, of an earlier scan.
+
+    Returns:
+        What has become of each finding.
 
     Raises:
-        ToNNOUserError: where a transform warps, a segment has too many parts, the scans share no space, or both
-            results are the same.
+        ToNNOUserError: If a transform warps, a segment has too many parts, the scans share no space, or both results
+            are the same.
     """
-    here = heatmapNode, segmentationNode, segmentId
-    there = priorHeatmapNode, priorSegmentationNode, priorSegmentId
-    present, prior = timePointOf(*here, listed), timePointOf(*there, priorListed)
-    warned = notes(here, there, present, prior)  # first: it refuses what cannot be compared
-    return Comparison(tuple(match(present, prior)), warned)
+    here, there = timePointOf(present), timePointOf(prior)
+    warned = notes(present, prior, here, there)  # first: it refuses what cannot be compared
+    return Comparison(tuple(match(here, there)), warned)
 
 
 def match(present: TimePoint, prior: TimePoint) -> list[Change]:
-    """The changes from one time point to another: of each finding now, then of those before that are now alone."""
+    """Find out what has become of each finding.
+
+    Args:
+        present: The scan of now.
+        prior: The earlier scan.
+
+    Returns:
+        A change for each present finding, then those of findings before that match none.
+    """
     links = link(present, prior)
     groups = _groups(links, len(present.findings), len(prior.findings))
     made = [_Pairing(present, prior, links, *group, number) for number, group in enumerate(groups)]
@@ -109,7 +127,14 @@ def match(present: TimePoint, prior: TimePoint) -> list[Change]:
 
 
 def sentence(listed: Iterable[Change]) -> str:
-    """Such as "1 new, 2 larger, 1 gone"."""
+    """Count changes by their kind.
+
+    Args:
+        listed: The changes. The parts of a finding that was split count once.
+
+    Returns:
+        Such as "1 new, 2 larger, 1 gone".
+    """
     listed = list(listed)
     counts = Counter(change.kind for change in listed if change.kind != SPLIT)
     counts[SPLIT] = len({(change.group, change.prior) for change in listed if change.kind == SPLIT})
@@ -138,6 +163,7 @@ class _Pairing:
         self._diameterMm = self._diameterChange()
 
     def ofNow(self, p: int) -> Change:
+        """Describe the present finding number p, which is in `now`."""
         finding = self._present.findings[p]
         was = [before for now, before in self._links if now == p]
         if not was:
@@ -150,20 +176,17 @@ class _Pairing:
         return self._change(kind, finding, findings, finding.peakRAS, growth, self._links[p, was[0]])
 
     def ofBefore(self) -> Change:
-        """Of a finding that is alone."""
+        """Describe a finding before that has no match."""
         (q,) = self.before
         seen = self._present.covers(self._prior.pointsRAS[:, self._prior.owner == q])
         place = tuple(self._prior.centroidsRAS[:, q].tolist())
         return self._change(_alone(seen, GONE), None, (self._prior.findings[q],), place)
 
     def _change(self, kind, finding, before, place, growth="", how="") -> Change:
-        mm3, priorMm3 = self._mm3
         two = len(self.now) == len(self.before) == 1
         distance = self._distance() if two else None
-        ratio = mm3 / priorMm3 if self.now and self.before else None
-        return Change(
-            kind, finding, before, growth, mm3, priorMm3, ratio, self._diameterMm, how, distance, place, self._number
-        )
+        mm3 = self._mm3
+        return Change(kind, finding, before, growth, *mm3, self._diameterMm, how, distance, place, self._number)
 
     def _distance(self) -> float:
         apart = self._present.centroidsRAS[:, self.now[0]] - self._prior.centroidsRAS[:, self.before[0]]
@@ -182,13 +205,13 @@ class _Pairing:
         return LARGER if diameters[0] == longer else SMALLER
 
     def _layerMm3(self) -> float:
-        """The outer layer of the smaller side."""
+        """Return the volume of the outer layer of the group at the time when it was smaller."""
         time, numbers = ((self._present, self.now), (self._prior, self.before))[int(np.argmin(self._mm3))]
         thickness = max(1.0, LAYER_MM / np.cbrt(time.voxelMm3))  # in voxels
         return float(time.rims[numbers].sum() * time.voxelMm3 * thickness)
 
     def _diameters(self) -> tuple[float, float] | None:
-        """The longest of just two, now and before, in the scans' own mm."""
+        """Return the longest diameters, now and before, in the scans' own mm; None unless known of one finding each."""
         if len(self.now) != 1 or len(self.before) != 1:
             return None
         if abs(self._present.axialRAS @ self._prior.axialRAS) < _SAME_PLANES:
@@ -205,12 +228,12 @@ class _Pairing:
 
 
 def _alone(seen: np.ndarray, kind: str) -> str:
-    """A finding that is alone says something only where the other scan shows its place."""
+    """Return the kind of a finding without a match: it says something only where the other scan shows its place."""
     return kind if seen.mean() >= 0.5 else OUTSIDE
 
 
 def _groups(links, now: int, before: int) -> list[tuple[list[int], list[int]]]:
-    """Findings now and before that links hold together, by their places; those that are alone have groups too."""
+    """Group findings now and before (by their places) that links hold together; what is alone has a group too."""
     group = {("now", p): {("now", p)} for p in range(now)} | {("before", q): {("before", q)} for q in range(before)}
     for p, q in links:
         joined = group["now", p] | group["before", q]

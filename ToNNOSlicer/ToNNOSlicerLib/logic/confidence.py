@@ -1,15 +1,27 @@
-"""What a finding's peak means, in words of the model's calibration, and no more than the calibration says."""
+"""The meaning of a finding's peak, in words that claim no more than the model's calibration does."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from slicer.i18n import tr as _
 
+from tonno_core.output import Json
 
-def confidence(finding, record: Mapping[str, Any]) -> str:
+
+def calibrationOf(record: Json) -> Json:
+    """Return the model's calibration for the method, as a heatmap's record holds it.
+
+    Args:
+        record: The heatmap's (`heatmap.recordOf`).
+
+    Returns:
+        Such as "threshold", "noise_floor" and "note"; empty where the model has no threshold for the method.
+    """
+    return record.get("threshold") or {}
+
+
+def confidence(finding, record: Json) -> str:
     """Say where a finding's peak lies between the model's noise floor and its threshold, or above.
 
     The model's threshold is a quantile of the highest voxels of scans without the finding. So a peak above it is above
@@ -18,13 +30,13 @@ def confidence(finding, record: Mapping[str, Any]) -> str:
 
     Args:
         finding: With a `peak`, in the heatmap's units.
-        record: The heatmap's (`heatmap.recordOf`), whose "threshold" is the model's calibration of the method.
+        record: The heatmap's (`heatmap.recordOf`).
 
     Returns:
         A phrase such as "above at least 11 of 12 negative scans"; "not calibrated" where the model has no threshold for
         this method, or where all planes were put into a region, for which there is none.
     """
-    calibration = record.get("threshold") or {}
+    calibration = calibrationOf(record)
     threshold, floor = calibration.get("threshold"), calibration.get("noise_floor")
     if threshold is None or record.get("zoom"):
         return _("not calibrated")
@@ -35,8 +47,8 @@ def confidence(finding, record: Mapping[str, Any]) -> str:
     return _("between noise floor and threshold") if finding.peak >= floor else _("below the noise floor")
 
 
-def _aboveScans(record: Mapping[str, Any], calibration: Mapping[str, Any]) -> str:
-    """Of how many scans without the finding every voxel is lower than a peak above the threshold; "": nobody knows."""
+def _aboveScans(record: Json, calibration: Json) -> str:
+    """Say above how many scans without the finding a peak over the threshold lies; "" where that is not known."""
     scans, quantile = calibration.get("negative_volumes"), calibration.get("volume_quantile")
     if not scans or quantile is None or not _isOfTheSamePlanes(record, calibration):
         return ""
@@ -47,8 +59,8 @@ def _aboveScans(record: Mapping[str, Any], calibration: Mapping[str, Any]) -> st
     return _("above at least {below} of {scans} negative scans").format(below=below, scans=scans)
 
 
-def _isOfTheSamePlanes(record: Mapping[str, Any], calibration: Mapping[str, Any]) -> bool:
-    """False where a heatmap, or the threshold itself, is known to be of other planes than the calibration's."""
+def _isOfTheSamePlanes(record: Json, calibration: Json) -> bool:
+    """Return False where the heatmap or the threshold is known to be of other planes than the calibration."""
     if record.get("stopped") or calibration.get("source") not in (None, "calibrated"):
         return False
     here, there = record.get("directions"), (calibration.get("settings") or {}).get("directions")

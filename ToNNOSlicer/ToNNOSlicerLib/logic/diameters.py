@@ -22,19 +22,24 @@ from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.labelmap import GREEN
 from ToNNOSlicerLib.logic.limits import FEWER, MOST_DRAWN
 from ToNNOSlicerLib.logic.pieces import Pieces
+from ToNNOSlicerLib.logic.scene import removeNode
 
-ROLE = "ToNNO.diameter"  # of a heatmap, its lines
-_PALE = (0.75, 1.0, 0.88)  # of the perpendicular
-# Lines that differ by less are equally long; of these that counts which is nearest to the finding's center.
+ROLE = "ToNNO.diameter"  # the references from a heatmap to its lines
+_PALE = (0.75, 1.0, 0.88)  # color of the perpendicular
+# Lines that differ by less are equally long. Then the line nearest to the finding's center counts.
 _SAME_MM = 1e-6
 
 
 @dataclass(frozen=True)
 class _Axes:
-    """How a grid lies in the patient. across: the two in-plane grid axes; along: the third, nearest to S.
+    """The place of a grid in the patient.
 
-    slopes: by how many steps along that axis S rises with a step along each of the other two.
-    steps: 2 x 2, R and A of a step along each of the two within an axial plane.
+    Attributes:
+        ijkToRAS: 4 x 4, RAS mm.
+        across: The two grid axes that are nearest to an axial plane.
+        along: The third, nearest to S.
+        slopes: 2, by how many steps along that axis S rises with a step along each of the other two.
+        steps: 2 x 2, R and A of a step along each of the two within an axial plane, mm.
     """
 
     ijkToRAS: np.ndarray
@@ -57,9 +62,14 @@ class _Axes:
 
 @dataclass(frozen=True)
 class _Outlines:
-    """Convex outlines, corner by corner and one after the other: of each piece's cut by each axial layer.
+    """Convex outlines of each piece's cut by each axial layer: corner by corner, one outline after the other.
 
-    piece, layer: N each. xy: N x 2, mm. start, size: N each, where the corner's outline starts, and its corners.
+    Attributes:
+        piece: N, each corner's piece.
+        layer: N, its axial layer.
+        xy: N x 2, its place in the layer, mm.
+        start: N, the number of the first corner of its outline.
+        size: N, how many corners that outline has.
     """
 
     piece: np.ndarray
@@ -69,7 +79,7 @@ class _Outlines:
     size: np.ndarray
 
     def others(self, step: int) -> np.ndarray:
-        """Return for each corner the one that is `step` corners farther around its outline."""
+        """Return for each corner the number of the corner that is `step` corners farther around its outline."""
         return self.start + (np.arange(self.start.size) - self.start + step) % self.size
 
     def of(self, corners: np.ndarray) -> _Outlines:
@@ -86,6 +96,7 @@ def measure(pieces: Pieces, ijkToRAS: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """Measure the longest axial diameters of the pieces 1 ... n of a mask, and the longest perpendiculars to them.
 
     Args:
+        pieces: The pieces of the mask.
         ijkToRAS: 4 x 4, from the pieces' voxels to the patient.
 
     Returns:
@@ -114,7 +125,7 @@ def _axesOf(ijkToRAS: np.ndarray) -> _Axes:
 
 
 def _ends(pieces: Pieces, axes: _Axes) -> tuple[np.ndarray, np.ndarray]:
-    """The pieces 0 ... n-1 of voxels (N), and the voxels (3 x N), among which are the ends of all rows of each layer.
+    """Return voxels (3 x N) among which are the ends of all rows of each layer, and their pieces 0 ... n-1 (N).
 
     A run of voxels along i lies in one layer, but where the grid is oblique in several, one after the other.
     """
@@ -133,7 +144,7 @@ def _ends(pieces: Pieces, axes: _Axes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _changes(low: np.ndarray, slope: float, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where runs go from one layer to the next: which run, and how many steps along it the last voxel before lies.
+    """Find where runs go from one layer to the next: which run, and how many steps along it the last voxel before lies.
 
     low: how high each run starts, in layers. slope: what it rises by with each step. length: its steps.
     """
@@ -149,7 +160,7 @@ def _changes(low: np.ndarray, slope: float, length: np.ndarray) -> tuple[np.ndar
 
 
 def _outlinesOf(piece: np.ndarray, layer: np.ndarray, ab: np.ndarray, steps: np.ndarray) -> _Outlines:
-    """The outlines around voxels; ab: 2 x N, their places on an axial layer's own grid, whose axes are `steps`."""
+    """Draw outlines around voxels; ab: 2 x N, their places on an axial layer's own grid, whose axes are `steps`."""
     lowest, layers = layer.min(), int(np.ptp(layer)) + 1
     cut, b, (left, right) = _lowest(piece * layers + layer - lowest, ab[1], np.stack((ab[0], -ab[0])))
     leftCut, leftRow, left = _side(cut, b, left)
@@ -165,7 +176,7 @@ def _outlinesOf(piece: np.ndarray, layer: np.ndarray, ab: np.ndarray, steps: np.
 
 
 def _side(cut: np.ndarray, b: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One side of the outlines around rows of voxels: the cut, the row and the place of each corner, in half voxels.
+    """Draw a side of the outlines around rows of voxels: the cut, the row and the place of each corner, in half voxels.
 
     a: the outermost voxel of each row b. Half a voxel beyond it the row ends, and half a voxel above and below it, too.
     """
@@ -176,7 +187,7 @@ def _side(cut: np.ndarray, b: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _lowest(first: np.ndarray, second: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The pairs of two keys (N each) that there are, sorted, and of each the lowest of the values (V x N)."""
+    """Return the different pairs of two keys (N each), sorted, and the lowest of each pair's values (V x N)."""
     low, span = second.min(), int(np.ptp(second)) + 1
     both = first * span + second - low
     order = np.argsort(both, kind="stable")
@@ -187,7 +198,7 @@ def _lowest(first: np.ndarray, second: np.ndarray, values: np.ndarray) -> tuple[
 
 
 def _corners(cut: np.ndarray, b: np.ndarray, a: np.ndarray) -> np.ndarray:
-    """Which points of each cut's left side (b rises; a: how far to the right) are corners of its convex outline.
+    """Find which points of each cut's left side (b rises; a: how far to the right) are corners of its convex outline.
 
     A point on or to the right of the line between its two neighbors is none, whichever of the others are still there.
     """
@@ -202,7 +213,7 @@ def _corners(cut: np.ndarray, b: np.ndarray, a: np.ndarray) -> np.ndarray:
 
 
 def _longest(outlines: _Outlines, middle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each piece the two corners that are farthest apart; of equal lines those nearest to its middle layer."""
+    """Find each piece's two corners that are farthest apart; of equal lines the one nearest to its middle layer."""
     length, partner = np.zeros(outlines.start.size), np.arange(outlines.start.size)
     for step in range(1, int(outlines.size.max()) // 2 + 1):
         other = outlines.others(step)
@@ -214,7 +225,7 @@ def _longest(outlines: _Outlines, middle: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _perpendicular(outlines: _Outlines, longest: np.ndarray) -> np.ndarray:
-    """The longest line (n x 2 x 2, mm) at a right angle to each outline's longest one (n x 2 x 2).
+    """Find the longest line (n x 2 x 2, mm) at a right angle to each outline's longest line (n x 2 x 2).
 
     Its length changes linearly between corners, so that the longest passes through one.
     """
@@ -241,7 +252,7 @@ def _perpendicular(outlines: _Outlines, longest: np.ndarray) -> np.ndarray:
 
 
 def _best(piece: np.ndarray, length: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """For each piece the index of its greatest length; of equal ones that of the least distance."""
+    """Return the index of each piece's greatest length; of equal lengths that with the least distance."""
     order = np.lexsort((distance, -np.round(length / _SAME_MM), piece))
     new = np.ones(piece.size, dtype=bool)
     new[1:] = np.diff(piece[order]) != 0
@@ -255,13 +266,15 @@ def draw(scene, heatmapNode, findings: Iterable) -> list:
     whoever removes the heatmap calls it.
 
     Args:
-        findings: Those to draw.
+        scene: The vtkMRMLScene.
+        heatmapNode: The heatmap.
+        findings: The findings to draw.
 
     Returns:
         The vtkMRMLMarkupsLineNodes, two for each finding: the longest diameter, its perpendicular.
 
     Raises:
-        ToNNOUserError: For more findings than MOST_DRAWN.
+        ToNNOUserError: If the findings are more than MOST_DRAWN.
     """
     findings = list(findings)
     remove(scene, heatmapNode)
@@ -281,19 +294,26 @@ def draw(scene, heatmapNode, findings: Iterable) -> list:
 
 
 def remove(scene, heatmapNode) -> None:
-    """Remove the lines that were drawn for a heatmap; those that are gone already are none."""
+    """Remove the lines that were drawn for a heatmap.
+
+    Args:
+        scene: The vtkMRMLScene.
+        heatmapNode: The heatmap; it need not have any.
+    """
     lines = _linesOf(heatmapNode)
     heatmapNode.RemoveNodeReferenceIDs(ROLE)
     for line in lines:
         if scene.IsNodePresent(line):
-            display = line.GetDisplayNode()
-            scene.RemoveNode(line)
-            if display is not None:  # the views draw the line for as long as this is in the scene
-                scene.RemoveNode(display)
+            removeNode(line)  # the views draw the line for as long as its display node is in the scene
 
 
 def showOnly(heatmapNodes: Iterable, heatmapNode) -> None:
-    """Show the lines of one heatmap (None: of none) and hide those of the others."""
+    """Show the lines of a heatmap and hide those of the others.
+
+    Args:
+        heatmapNodes: All heatmaps.
+        heatmapNode: The heatmap whose lines are shown; None: none.
+    """
     for node in heatmapNodes:
         for line in _linesOf(node):
             if line.GetDisplayNode() is not None:
@@ -301,7 +321,14 @@ def showOnly(heatmapNodes: Iterable, heatmapNode) -> None:
 
 
 def isDrawn(heatmapNode) -> bool:
-    """Return whether a heatmap has lines in the scene."""
+    """Return whether a heatmap has lines in the scene.
+
+    Args:
+        heatmapNode: The heatmap.
+
+    Returns:
+        Whether it has any.
+    """
     return bool(_linesOf(heatmapNode))
 
 

@@ -19,11 +19,11 @@ from ToNNOSlicerLib.logic.geometry import ijkToNode
 from ToNNOSlicerLib.logic.labelmap import cropOf, onGrid, tiltDegrees
 from ToNNOSlicerLib.logic.notes import lossNotes, volumesMm3
 
-INSTANCES = "DICOM.instanceUIDs"  # a volume's attribute: the UIDs of its slices
+INSTANCES = "DICOM.instanceUIDs"  # a volume's attribute that holds the UIDs of its slices
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-# What readers that stack frames at right angles may be off at the last slice, in pixels.
+# Readers that stack frames at right angles may misplace the last slice by this at most, in pixels.
 _STRAIGHT = 0.5
-# Nearer than this to a voxel's center, a pixel's center can be no other voxel's: in voxels, a little below half.
+# A pixel's center belongs to a voxel whose center is nearer than this, in voxels: a little below half.
 _SAME_VOXEL = 0.45
 
 
@@ -31,16 +31,16 @@ def writeDicomSeg(segmentationNode, path: Path, dicomFile: Callable[[str], str |
     """Write the segments that are not empty as one DICOM SEG that refers to the slices of the input's DICOM series.
 
     Args:
-        segmentationNode: its reference volume is the input.
-        path: of the file, whose folder must be there.
-        dicomFile: from the UID of an instance to its file's path; by default Slicer's DICOM database.
+        segmentationNode: The segmentation; its reference volume is the input.
+        path: The file, in a folder that exists.
+        dicomFile: Returns the path of the file of an instance's UID; by default Slicer's DICOM database is asked.
 
     Returns:
         What to know about the file, in sentences.
 
     Raises:
-        ToNNOUserError: the input is no DICOM series, its files are gone, its slices are tilted, it lies elsewhere
-            than they do, or no exporter is there.
+        ToNNOUserError: If the input is no DICOM series, its files are gone, its slices are tilted, it no longer lies
+            on its slices, or there is no exporter.
     """
     volumeNode, uids = _series(segmentationNode)
     isSlicers = _hasSlicersExporter()
@@ -66,7 +66,7 @@ def writeDicomSeg(segmentationNode, path: Path, dicomFile: Callable[[str], str |
 
 
 def _series(segmentationNode) -> tuple:
-    """The input's volume node, and the UIDs of its slices."""
+    """Return the input's volume node, and the UIDs of its slices."""
     volumeNode = segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
     uids = ((volumeNode.GetAttribute(INSTANCES) if volumeNode is not None else None) or "").split()
     if not uids:
@@ -78,7 +78,7 @@ def _series(segmentationNode) -> tuple:
 
 
 def _hasSlicersExporter() -> bool:
-    """Whether it is Slicer's exporter that writes. Raises ToNNOUserError where neither can."""
+    """Return whether Slicer's exporter writes, else highdicom does. Raises ToNNOUserError where neither can."""
     if find_spec("DICOMSegmentationPlugin"):
         return True
     if find_spec("highdicom"):
@@ -93,7 +93,7 @@ def _hasSlicersExporter() -> bool:
 
 
 def _bySlicer(segmentationNode, ids: list[str], path: Path) -> list[str]:
-    """By the exporter itself: the plug-in around it asks about empty segments while everything waits."""
+    """Call the exporter itself: the plug-in around it asks about empty segments while everything waits."""
     from DICOMSegmentationPlugin import DICOMSegmentationExporter
 
     exporter = DICOMSegmentationExporter(segmentationNode)
@@ -118,7 +118,7 @@ def _inDatabase(uid: str) -> str | None:
 
 
 def _sources(uids: list[str], dicomFile: Callable[[str], str | None]) -> list:
-    """The series' data sets, without their pixels."""
+    """Read the series' data sets, without their pixels."""
     import pydicom
 
     paths = [dicomFile(uid) for uid in uids]
@@ -134,7 +134,7 @@ def _sources(uids: list[str], dicomFile: Callable[[str], str | None]) -> list:
 
 
 def _isEnhanced(sources: list) -> bool:
-    """Whether places of slices are where only Slicer's exporter looks for them."""
+    """Return whether the places of slices are where only Slicer's exporter looks for them."""
     return not all("ImagePositionPatient" in source and "PixelSpacing" in source for source in sources)
 
 
@@ -177,7 +177,7 @@ def _checkPlaces(volumeNode, sources: list) -> None:
 
 
 def _filled(segmentationNode) -> tuple[list[str], list[str]]:
-    """The IDs of the segments that hold voxels, and a sentence about the others: readers stumble over empty ones."""
+    """Return IDs of the segments with voxels, and a sentence about the others: readers stumble over empty segments."""
     segmentation = segmentationNode.GetSegmentation()
     ids = list(segmentation.GetSegmentIDs())
     filled = [n for n in ids if cropOf(segmentationNode, n).mask.size]
@@ -186,7 +186,7 @@ def _filled(segmentationNode) -> tuple[list[str], list[str]]:
 
 
 def _onSlices(mask: np.ndarray, volumeNode, sources: list) -> np.ndarray:
-    """A mask (Z Y X on the volume's grid) on the slices of its series: N rows columns, in their order."""
+    """Sample a mask (Z Y X on the volume's grid) on the slices of its series: N rows columns, in their order."""
     return np.stack([_slice(mask, _pixelToIJK(volumeNode, source), source) for source in sources])
 
 
@@ -202,7 +202,7 @@ def _slice(mask: np.ndarray, pixelToIJK: np.ndarray, source) -> np.ndarray:
 
 
 def _onVoxels(pixelToIJK: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """Pixels (..., column and row) to voxels (..., i j k), both counted from centers."""
+    """Convert pixels (..., column and row) to voxels (..., i j k), both counted from centers."""
     return pixels @ pixelToIJK[:3, :2].T + pixelToIJK[:3, 3]
 
 
@@ -211,7 +211,7 @@ def _pixelToIJK(volumeNode, source) -> np.ndarray:
 
 
 def _pixelToLPS(source) -> np.ndarray:
-    """From (column, row, 0, 1) of a slice to LPS mm (DICOM PS3.3, C.7.6.2.1.1)."""
+    """Return the matrix from (column, row, 0, 1) of a slice to LPS mm (DICOM PS3.3, C.7.6.2.1.1)."""
     orientation = np.array(source.ImageOrientationPatient, dtype=np.float64).reshape(2, 3)
     betweenRows, betweenColumns = (float(mm) for mm in source.PixelSpacing)
     matrix = np.eye(4)

@@ -7,7 +7,7 @@ that a mask fits the image from which it was made.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from ToNNOSlicerLib.logic.nifti import checkTilt, writeLabelmap
 from ToNNOSlicerLib.logic.seg_nrrd import writeSegNrrd
 from ToNNOSlicerLib.logic.segmentation import noteEditing, visibleSegments
 from ToNNOSlicerLib.logic.stl import writeSurface
+from ToNNOSlicerLib.logic.summary import Identity
 from ToNNOSlicerLib.slow_files import SlowFiles
 
 SEGMENTATION_ENDINGS = (".seg.nrrd", ".nii.gz", ".nii", ".stl", ".dcm")
@@ -42,27 +43,28 @@ _IDENTITY = ("volume", "model", "method", "quality", "threshold", "stopped")
 
 
 def exportSegmentation(segmentationNode, path, dicomFile: Callable[[str], str | None] | None = None) -> list[str]:
-    """Write all segments of a node, by the ending, and say of which result they are where the format has room for that.
+    """Write all segments of a node in the format of the file's ending; where there is room, it says which result it is.
 
-    .seg.nrrd: Slicer's own. .nii.gz, .nii: labels 1, 2, ... on the reference grid; of segments that overlap the later
-    one wins. .stl: one surface. .dcm: DICOM SEG.
+    .seg.nrrd: Slicer's format. .nii.gz, .nii: labels 1, 2, ... on the reference grid; where segments overlap, the later
+    one wins. .stl: a surface. .dcm: DICOM SEG.
 
     Args:
-        segmentationNode: its segments may be anybody's.
-        path: of the file, which is there as a whole or not at all; an old one stays until then.
-        dicomFile: see `writeDicomSeg`.
+        segmentationNode: The segmentation; the module need not have made it.
+        path: The file, which appears whole or not at all; an old one stays until then.
+        dicomFile: See `writeDicomSeg`.
 
     Returns:
-        What to know about the file, in sentences: what it holds otherwise than the scene.
+        How the file differs from the scene, in sentences.
 
     Raises:
-        ToNNOUserError: another ending, an empty segmentation, what the format cannot hold, or a disk that fails.
+        ToNNOUserError: If the ending is unknown, there is nothing to write, the format cannot hold it, or the file
+            cannot be written.
     """
     path = Path(path)
     _checkContents(segmentationNode)
     noteEditing(segmentationNode)
     name = path.name.lower()
-    with wholeFile(path) as partial:
+    with atomicFile(path) as partial:
         if name.endswith(".seg.nrrd"):
             return writeSegNrrd(segmentationNode, partial)
         if name.endswith((".nii.gz", ".nii")):
@@ -78,9 +80,16 @@ def exportSegmentation(segmentationNode, path, dicomFile: Callable[[str], str | 
 
 @contextmanager
 def shownAlone(segmentationNode) -> Iterator[Any]:
-    """Yield the node, or a copy without its hidden segments: what is seen is what is written.
+    """Leave out hidden segments, so that what is seen is written.
 
-    Raises ToNNOUserError where no segment is shown.
+    Args:
+        segmentationNode: The segmentation.
+
+    Yields:
+        The node, or a copy without its hidden segments, which goes at the end.
+
+    Raises:
+        ToNNOUserError: If no segment is shown.
     """
     segmentation, shown = segmentationNode.GetSegmentation(), visibleSegments(segmentationNode)
     if len(shown) == segmentation.GetNumberOfSegments():
@@ -106,22 +115,37 @@ def shownAlone(segmentationNode) -> Iterator[Any]:
 
 
 def heatmapSteps(heatmapNode, path, write: SlowWriter) -> Iterator[float]:
-    """The heatmap as .nrrd, .nii.gz or .nii, float32, on its own grid, a little at each step.
+    """Write a heatmap, float32 on its grid, a little at each step.
 
-    Yields the share that is done, 0 to 1; who closes the iterator before its end has cancelled, and nothing is left.
-    write: who writes what takes long. Raises ToNNOUserError for another ending and where the file cannot be written.
+    To cancel, close the iterator before its end; nothing is left then.
+
+    Args:
+        heatmapNode: The heatmap.
+        path: The file: .nrrd, .nii.gz or .nii.
+        write: Writes what takes long.
+
+    Yields:
+        The share that is done, 0 to 1.
+
+    Raises:
+        ToNNOUserError: If the ending is unknown, or the file cannot be written.
     """
     path = Path(path)
     if not path.name.lower().endswith(HEATMAP_ENDINGS):
         raise _wrongEnding(path, HEATMAP_ENDINGS)
     checkTilt(path, ijkToNode(heatmapNode), ".nrrd")
     heatmap = volumeOf(heatmapNode).array.copy()  # the node may change meanwhile
-    with wholeFile(path) as partial:
+    with atomicFile(path) as partial:
         yield from write(SlowFiles(heatmap, ijkToNode(heatmapNode), partial.name), partial.parent)
 
 
 def exportHeatmap(heatmapNode, path) -> None:
-    """The same at once."""
+    """Write a heatmap at once, for scripts, which may wait.
+
+    Args:
+        heatmapNode: The heatmap.
+        path: The file: .nrrd, .nii.gz or .nii.
+    """
     for _share in heatmapSteps(heatmapNode, path, writeHere):
         pass
 
@@ -132,20 +156,21 @@ def writeHere(files: SlowFiles, place: Path) -> Iterator[float]:
         yield count / len(files.names)
 
 
-def exportFindings(findings: list[Finding], path, identity: Mapping[str, str] | None = None) -> None:
-    """Write one row for each finding, rejected ones too, and in each of what result it is.
+def exportFindings(findings: list[Finding], path, identity: Identity | None = None) -> None:
+    """Write a row for each finding, rejected ones too; each row also says which result it belongs to.
 
     Numbers are as exact as they are known; points in RAS mm of the scene's world.
 
     Args:
-        path: Of the CSV file, which appears whole or not at all.
-        identity: What the result is (`summary.identityOf`); columns of which nothing is known stay empty.
+        findings: The findings, in the order of the rows.
+        path: The CSV file, which appears whole or not at all.
+        identity: What the result is; None: its columns stay empty.
 
     Raises:
-        ToNNOUserError: Where the file cannot be written.
+        ToNNOUserError: If the file cannot be written.
     """
-    result = [(identity or {}).get(name, "") for name in _IDENTITY]
-    with wholeFile(Path(path)) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    result = [getattr(identity, name, "") for name in _IDENTITY]
+    with atomicFile(Path(path)) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS + _IDENTITY)
         for f in findings:
@@ -156,8 +181,18 @@ def exportFindings(findings: list[Finding], path, identity: Mapping[str, str] | 
 
 
 @contextmanager
-def wholeFile(path: Path) -> Iterator[Path]:
-    """Write a file as `atomic_file` does; what fails is a ToNNOUserError."""
+def atomicFile(path: Path) -> Iterator[Path]:
+    """Write a file whole or not at all, as `atomic_file` does.
+
+    Args:
+        path: The file.
+
+    Yields:
+        A temporary path to write to.
+
+    Raises:
+        ToNNOUserError: The file cannot be written.
+    """
     try:
         with atomic_file(path) as partial:
             yield partial
@@ -172,7 +207,14 @@ def wholeFile(path: Path) -> Iterator[Path]:
 
 
 def cannotWrite(error: TonnoError) -> tuple[str, str]:
-    """Cause and next click where the engine's writing failed: its messages end with what to do, after a semicolon."""
+    """Split the engine's message of a failed writing, which ends with what to do after a semicolon.
+
+    Args:
+        error: The engine's error.
+
+    Returns:
+        The cause, and the next step.
+    """
     cause, _semicolon, advice = str(error).rstrip(".").partition("; ")
     advice = forPanel(advice) if advice else _("Check the folder and the space on the disk, or choose another place.")
     return _("The files cannot be written: {reason}.").format(reason=forPanel(cause).rstrip(".")), advice

@@ -23,9 +23,9 @@ from ToNNOSlicerLib.logic.provenance import (
     tagOf,
 )
 
-TRACKING_UID = "ToNNO.TrackingUID"  # tag: a segment that is exported again, or from a saved scene, is the same finding
+TRACKING_UID = "ToNNO.TrackingUID"  # a segment's tag: exported again, or from a saved scene, it is the same finding
 _OURS = "ToNNO "
-# What Slicer gives to a segment that has no terminology.
+# Slicer gives this code to a segment that has no terminology.
 _TISSUE = ("85756007", "SCT", "Tissue")
 
 
@@ -33,12 +33,14 @@ def write(segmentationNode, ids: list[str], masks: np.ndarray, sources: list, pa
     """Write a BINARY segmentation: other kinds are mirrored, scaled or refused by some readers.
 
     Args:
-        ids: of the segments, in the order of the masks.
-        masks: uint8 N rows columns segments, N as the sources.
-        sources: the series' data sets.
+        segmentationNode: The segmentation.
+        ids: The segments' IDs, in the order of the masks.
+        masks: Uint8, N rows columns segments, N as the sources.
+        sources: The series' data sets.
+        path: The file.
 
     Raises:
-        ToNNOUserError: highdicom does not take the series.
+        ToNNOUserError: If highdicom does not take the series.
     """
     import highdicom
 
@@ -70,7 +72,7 @@ def write(segmentationNode, ids: list[str], masks: np.ndarray, sources: list, pa
 
 
 def _description(segment, number: int):
-    """Name, color, terminology and origin of a segment, as its tags have them."""
+    """Describe a segment by its name and color, and the terminology and origin in its tags."""
     import highdicom
 
     category, kind, kindModifier, region, regionModifier = _codes(segment)
@@ -110,7 +112,7 @@ def _algorithm(segment):
 
 
 def _codes(segment) -> list:
-    """Category, type, its modifier, anatomic region, its modifier: coded concepts, or None where nothing is said."""
+    """Return coded concepts of category, type, its modifier, anatomic region, its modifier; None where unknown."""
     entry = slicer.vtkSlicerTerminologyEntry()
     terminology = tagOf(segment, slicer.vtkSegment.GetTerminologyEntryTagName())
     slicer.vtkSlicerTerminologiesModuleLogic.DeserializeTerminologyEntry(terminology, entry)
@@ -121,7 +123,7 @@ def _codes(segment) -> list:
         entry.GetRegionObject(),
         entry.GetRegionModifierObject(),
     )
-    return [_code(thing) for thing in objects]
+    return [_code(codeSequence) for codeSequence in objects]
 
 
 def _code(entry):
@@ -132,7 +134,7 @@ def _code(entry):
 
 
 def _trackingUID(segment) -> str:
-    """Kept with the segment; made at its first export, as DICOM makes a UID of a UUID (PS3.5, B.2)."""
+    """Return the UID that is kept with the segment, made of a UUID at its first export (DICOM PS3.5, B.2)."""
     uid = tagOf(segment, TRACKING_UID) or f"2.25.{uuid.uuid4().int}"
     segment.SetTag(TRACKING_UID, uid)
     return uid

@@ -1,4 +1,4 @@
-"""What to know about a file that was written: sentences for the panel."""
+"""Notes on a file that was written: sentences for the panel."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ _OF_VOXELS, _OF_SURFACES = 0.01, 0.1
 
 
 def lossNotes(segmentationNode, heldMm3: dict[str, float]) -> list[str]:
-    """A sentence for each segment of which a file holds less, or more, than the scene: resampled, or cut off.
+    """Name the segments of which a file holds less, or more, than the scene: resampled, or cut off.
 
-    heldMm3: by segment ID. Raises ToNNOUserError where the file holds nothing.
+    Args:
+        segmentationNode: The segmentation that was written.
+        heldMm3: Each segment's volume in the file, by segment ID.
+
+    Returns:
+        A sentence for each such segment.
+
+    Raises:
+        ToNNOUserError: If the file holds nothing.
     """
     if not any(heldMm3.values()):
         raise ToNNOUserError(
@@ -29,18 +37,34 @@ def lossNotes(segmentationNode, heldMm3: dict[str, float]) -> list[str]:
         inScene = cropOf(segmentationNode, segmentId).volumeMm3
         if abs(held - inScene) > _OF_VOXELS * inScene:
             text = _("{name}: {file} in the file, {scene} in the scene: its voxels lie on another grid, or beyond it.")
-            notes.append(text.format(name=nameOf(segmentationNode, segmentId), file=ml(held), scene=ml(inScene)))
+            notes.append(text.format(name=nameOf(segmentationNode, segmentId), file=_ml(held), scene=_ml(inScene)))
     return notes
 
 
 def volumesMm3(masks: dict[str, np.ndarray], gridToNode: np.ndarray) -> dict[str, float]:
-    """The volume of each mask (Z Y X) on a grid (4 x 4)."""
+    """Return the volume of each segment's mask.
+
+    Args:
+        masks: Z Y X each, by segment ID.
+        gridToNode: 4 x 4, from their grid's voxels to mm.
+
+    Returns:
+        Volumes in mm3 by segment ID.
+    """
     voxelMm3 = float(abs(np.linalg.det(gridToNode[:3, :3])))
     return {segmentId: int(np.count_nonzero(mask)) * voxelMm3 for segmentId, mask in masks.items()}
 
 
 def overlapNotes(segmentationNode, masks: dict[str, np.ndarray]) -> list[str]:
-    """A sentence for each segment that later ones cover in a label map, where a voxel has one label."""
+    """Name the segments that later segments cover in a label map, where a voxel has a single label.
+
+    Args:
+        segmentationNode: The segmentation that was written.
+        masks: Z Y X each, by segment ID, in the order of their labels.
+
+    Returns:
+        A sentence for each such segment.
+    """
     notes = []
     later = np.zeros(next(iter(masks.values())).shape, dtype=bool)
     for segmentId, mask in reversed(masks.items()):
@@ -54,20 +78,37 @@ def overlapNotes(segmentationNode, masks: dict[str, np.ndarray]) -> list[str]:
 
 
 def surfaceNotes(segmentationNode, surfacesMm3: dict[str, float]) -> list[str]:
-    """A sentence for each segment whose surface encloses another volume than its voxels."""
+    """Name the segments whose surface encloses another volume than their voxels.
+
+    Args:
+        segmentationNode: The segmentation that was written.
+        surfacesMm3: The volume within each segment's surface, by segment ID.
+
+    Returns:
+        A sentence for each such segment.
+    """
     notes = []
     for segmentId, surfaceMm3 in surfacesMm3.items():
         voxelsMm3 = cropOf(segmentationNode, segmentId).volumeMm3
         if abs(surfaceMm3 - voxelsMm3) > _OF_SURFACES * voxelsMm3:
             text = _("{name}: the surface encloses {surface}, its voxels are {voxels}.")
             name = nameOf(segmentationNode, segmentId)
-            notes.append(text.format(name=name, surface=ml(surfaceMm3), voxels=ml(voxelsMm3)))
+            notes.append(text.format(name=name, surface=_ml(surfaceMm3), voxels=_ml(voxelsMm3)))
     return notes
 
 
 def nameOf(segmentationNode, segmentId: str) -> str:
+    """Return the name of a segment.
+
+    Args:
+        segmentationNode: Holds the segment.
+        segmentId: The segment's ID.
+
+    Returns:
+        The name.
+    """
     return segmentationNode.GetSegmentation().GetSegment(segmentId).GetName()
 
 
-def ml(mm3: float) -> str:
+def _ml(mm3: float) -> str:
     return _("{volume:.3g} ml").format(volume=mm3 / 1000)

@@ -11,15 +11,21 @@ from tonno_core.errors import TonnoError
 from tonno_core.segmentation.binarize import otsu_threshold
 from tonno_core.volume.volume import Volume
 from ToNNOSlicerLib.logic.geometry import ijkToNode, toVTK, vtkImageOf
+from ToNNOSlicerLib.logic.scene import nodesByClass, removeNode
 
-ROLE = "ToNNO.surface"  # of an image, the model node of its surface
+ROLE = "ToNNO.surface"  # the reference from an image to the model node of its surface
 OPACITY = 0.12
 _COLOR = (0.86, 0.82, 0.76)
-_SIDE = 96  # voxels along the longest axis, at most: a tenth of a second's work
+_SIDE = 96  # voxels along the longest axis at most, which takes a tenth of a second
 
 
 def showSurface(volumeNode, on: bool) -> None:
-    """Show an image's outer surface in the 3D views, or hide it; made at the first time."""
+    """Show an image's outer surface in the 3D views, or hide it.
+
+    Args:
+        volumeNode: The image. Its surface is made when it is shown first.
+        on: Whether to show it.
+    """
     node = volumeNode.GetNodeReference(ROLE)
     if node is None and on:
         node = _make(volumeNode)
@@ -28,20 +34,27 @@ def showSurface(volumeNode, on: bool) -> None:
 
 
 def hideOthers(scene, volumeNode) -> None:
-    """Hide the surfaces of all images but one (None: of all)."""
+    """Hide the surfaces of all images but one.
+
+    Args:
+        scene: The vtkMRMLScene.
+        volumeNode: The image whose surface stays as it is; None: all are hidden.
+    """
     shown = volumeNode.GetNodeReference(ROLE) if volumeNode is not None else None
-    for n in range(scene.GetNumberOfNodesByClass("vtkMRMLModelNode")):
-        node = scene.GetNthNodeByClass(n, "vtkMRMLModelNode")
+    for node in nodesByClass(scene, "vtkMRMLModelNode"):
         if node.GetAttribute(ROLE) is not None and node is not shown and node.GetDisplayNode() is not None:
             node.GetDisplayNode().SetVisibility(False)
 
 
 def removeSurface(volumeNode) -> None:
-    """Take an image's surface out of the scene."""
+    """Take an image's surface out of the scene.
+
+    Args:
+        volumeNode: The image; without a surface nothing is done.
+    """
     node = volumeNode.GetNodeReference(ROLE)
     if node is not None:
-        volumeNode.GetScene().RemoveNode(node.GetDisplayNode())
-        volumeNode.GetScene().RemoveNode(node)
+        removeNode(node)
 
 
 def _make(volumeNode):
@@ -69,7 +82,7 @@ def _make(volumeNode):
 
 
 def _polyData(volumeNode) -> vtk.vtkPolyData:
-    """The surface at half of Otsu's level above the lowest value, in the volume's own frame."""
+    """Make the surface at `_level`, in the volume's own frame."""
     from vtk import vtkFlyingEdges3D, vtkTransform, vtkTransformPolyDataFilter, vtkWindowedSincPolyDataFilter
 
     array = slicer.util.arrayFromVolume(volumeNode)
@@ -97,7 +110,7 @@ def _polyData(volumeNode) -> vtk.vtkPolyData:
 
 
 def _level(array: np.ndarray) -> float:
-    """Half way from the lowest value to Otsu's threshold: between air and the patient in MR and in CT."""
+    """Return the value half way from the lowest to Otsu's threshold: between air and the patient in MR and in CT."""
     try:
         otsu = otsu_threshold(Volume(array, np.eye(4)))
     except TonnoError:  # a constant: there is nothing to show

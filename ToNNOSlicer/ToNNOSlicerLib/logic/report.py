@@ -12,7 +12,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
-from ToNNOSlicerLib.logic.export import SlowWriter, wholeFile, writeHere
+from ToNNOSlicerLib.logic.export import SlowWriter, atomicFile, writeHere
 from ToNNOSlicerLib.logic.findings import Finding, findingsOf
 from ToNNOSlicerLib.logic.geometry import ijkToNode, ijkToWorld
 from ToNNOSlicerLib.logic.heatmap import inputOf, recordOf
@@ -20,8 +20,7 @@ from ToNNOSlicerLib.logic.labelmap import onGrid
 from ToNNOSlicerLib.logic.profile import profileAlong
 from ToNNOSlicerLib.logic.report_page import HIGHEST, PROFILES, Contents, page, pictureOf
 from ToNNOSlicerLib.logic.segmentation import thresholdOf
-from ToNNOSlicerLib.logic.summary import highest, identityOf, nothing, sentence
-from ToNNOSlicerLib.logic.verdicts import REJECT
+from ToNNOSlicerLib.logic.summary import counted, highest, identityOf, nothing, sentence
 from ToNNOSlicerLib.slow_files import Picture, SlowFiles
 
 ENDINGS = (".html", ".htm")
@@ -34,14 +33,17 @@ def reportSteps(path, heatmapNode, segmentationNode, segmentId: str, write: Slow
     After the first steps no node is read any more.
 
     Args:
-        path: Of the HTML file. One that is there is replaced at the end.
+        path: The HTML file. One that is there is replaced at the end.
+        heatmapNode: The heatmap.
+        segmentationNode: Holds the result's segment.
+        segmentId: The segment's ID.
         write: Writes what takes long: `export.writeHere`, or that of another process (elsewhere.py).
 
     Yields:
-        The share that is done, 0 to 1; who closes the iterator before its end has canceled, and nothing is left.
+        The share that is done, 0 to 1. To cancel, close the iterator before its end; nothing is left then.
 
     Raises:
-        ToNNOUserError: For another ending, where the input volume is gone, and where the file cannot be written.
+        ToNNOUserError: If the ending is unknown, the input volume is gone, or the file cannot be written.
     """
     path = Path(path)
     if not path.name.lower().endswith(ENDINGS):
@@ -54,7 +56,7 @@ def reportSteps(path, heatmapNode, segmentationNode, segmentId: str, write: Slow
             _("The volume that {name} explains is no longer in the scene.").format(name=heatmapNode.GetName()),
             _("Load it and reconstruct again."),
         )
-    with wholeFile(path) as partial:
+    with atomicFile(path) as partial:
         yield 0.0
         listed = findingsOf(segmentationNode, segmentId, heatmapNode)
         yield 0.0
@@ -69,7 +71,14 @@ def reportSteps(path, heatmapNode, segmentationNode, segmentId: str, write: Slow
 
 
 def exportReport(path, heatmapNode, segmentationNode, segmentId: str) -> None:
-    """Write the same at once, for scripts, which may wait."""
+    """Write the report at once, for scripts, which may wait.
+
+    Args:
+        path: The HTML file.
+        heatmapNode: The heatmap.
+        segmentationNode: Holds the result's segment.
+        segmentId: The segment's ID.
+    """
     for _share in reportSteps(path, heatmapNode, segmentationNode, segmentId, writeHere):
         pass
 
@@ -115,7 +124,7 @@ def _copyOf(volumeNode) -> np.ndarray:
 
 
 def _window(volumeNode) -> tuple[float, float] | None:
-    """What is black and white in the slice views, so that the report shows the image as it was read."""
+    """Return the values that are black and white in the slice views, so that the report shows the image as read."""
     display = volumeNode.GetDisplayNode()
     if display is None or not display.IsA("vtkMRMLScalarVolumeDisplayNode") or display.GetWindow() <= 0:
         return None
@@ -123,12 +132,12 @@ def _window(volumeNode) -> tuple[float, float] | None:
 
 
 def _pictured(listed: list[Finding]) -> list[Finding]:
-    """Those that have a picture: the highest, but for the rejected ones."""
-    return [finding for finding in listed if finding.verdict != REJECT][:LARGEST_NUMBER_OF_PICTURES]
+    """Return the findings that have a picture: the highest of those that count."""
+    return counted(listed)[:LARGEST_NUMBER_OF_PICTURES]
 
 
 def _pictures(heatmapNode, listed: list[Finding]) -> tuple[Picture, ...]:
-    """The axial plane goes through the diameters, the other two through the peak."""
+    """Choose the pictures: the axial plane goes through the diameters, the other two through the peak."""
     pictures = tuple(
         Picture(
             pictureOf(finding.label),
@@ -144,7 +153,7 @@ def _pictures(heatmapNode, listed: list[Finding]) -> tuple[Picture, ...]:
 
 
 def _profiles(heatmapNode) -> list:
-    """Those along the patient's axes, where they were kept."""
+    """Return the profiles along the patient's axes, where they were kept."""
     from tonno_core.slicing.profile import Profile
 
     kept = {axis: profileAlong(heatmapNode, normal) for axis, normal in zip("RAS", np.eye(3), strict=True)}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from slicer.i18n import tr as _
 
+from tonno_core.output import Json
 from ToNNOSlicerLib.logic import summary
+from ToNNOSlicerLib.logic.confidence import calibrationOf
 from ToNNOSlicerLib.logic.findings import MIDLINE_MM, Finding
 from ToNNOSlicerLib.logic.verdicts import REJECT
 
@@ -23,12 +24,17 @@ HIGHEST = "highest.png"  # the picture where there is no finding
 class Contents:
     """What the page tells; no node is needed for it any more.
 
-    identity: as `summary.identityOf` gives it. record: the heatmap's, as far as the page needs it. headline: a
-    sentence. written: ISO time. pictured: labels of the findings that have a picture.
+    Attributes:
+        identity: What the result is.
+        record: The heatmap's, as far as the page needs it.
+        findings: All of the segment, the highest peak first.
+        headline: A sentence.
+        written: When the report was written, ISO time.
+        pictured: Labels of the findings that have a picture.
     """
 
-    identity: Mapping[str, str]
-    record: Mapping[str, Any]
+    identity: summary.Identity
+    record: Json
     findings: tuple[Finding, ...]
     headline: str
     written: str
@@ -36,7 +42,14 @@ class Contents:
 
 
 def pictureOf(label: int) -> str:
-    """Name the file of a finding's picture."""
+    """Name the file of a finding's picture.
+
+    Args:
+        label: The finding's.
+
+    Returns:
+        The file's name.
+    """
     return f"finding-{label}.png"
 
 
@@ -44,9 +57,13 @@ def page(contents: Contents, folder: Path) -> str:
     """Write the page.
 
     Args:
+        contents: What it tells.
         folder: Where the pictures are; those that are not there are left out.
+
+    Returns:
+        HTML.
     """
-    title = _("ToNNO report: {volume}").format(volume=contents.identity["volume"])
+    title = _("ToNNO report: {volume}").format(volume=contents.identity.volume)
     body = "\n".join((
         _head(contents),
         _warnings(contents),
@@ -60,11 +77,11 @@ def page(contents: Contents, folder: Path) -> str:
 
 def _head(contents: Contents) -> str:
     identity = contents.identity
-    rows = [*summary.facts(identity), (_("Noise floor"), _number(_calibration(contents).get("noise_floor")))]
+    rows = [*summary.facts(identity), (_("Noise floor"), _number(calibrationOf(contents.record).get("noise_floor")))]
     rows.append((_("Report written"), contents.written.replace("T", " ")))
     return f"""<header>
 <p class="kind">{escape(_("ToNNO report"))}</p>
-<h1>{escape(identity["volume"] or _("Unnamed volume"))}</h1>
+<h1>{escape(identity.volume or _("Unnamed volume"))}</h1>
 <p class="headline">{escape(contents.headline)}</p>
 <p class="note">{escape(summary.RESEARCH_USE)}</p>
 </header>
@@ -74,17 +91,16 @@ def _head(contents: Contents) -> str:
 
 
 def _warnings(contents: Contents) -> str:
-    """What a reader has to know before the numbers."""
-    record, texts = contents.record, []
-    if contents.identity["stopped"]:
+    """Write what a reader has to know before the numbers."""
+    record, stopped, texts = contents.record, contents.identity.stopped, []
+    if stopped:
+        stopped += " " + _("directions") if record.get("planned") else ""
         texts.append(
-            _("The run was {stopped}: its heatmap is noisier than that of a whole run.").format(
-                stopped=contents.identity["stopped"] + (" " + _("directions") if record.get("planned") else "")
-            )
+            _("The run was {stopped}: its heatmap is noisier than that of a whole run.").format(stopped=stopped)
         )
     if record.get("zoom"):
         texts.append(_("All planes were put into a region. The model's threshold was calibrated for whole volumes."))
-    texts += [str(text) for text in (_calibration(contents).get("note"), *(record.get("warnings") or ())) if text]
+    texts += summary.warnings(record)
     if not texts:
         return ""
     items = "".join(f"<li>{escape(text)}</li>" for text in texts)
@@ -123,7 +139,7 @@ def _row(finding: Finding) -> str:
 
 
 def _pictures(contents: Contents, folder: Path) -> str:
-    """A picture for each finding, or of the highest voxel where there is none."""
+    """Show the findings' pictures, or that of the highest voxel where there is no finding."""
     shown = [
         _figure(
             folder / pictureOf(finding.label),
@@ -147,7 +163,7 @@ def _pictures(contents: Contents, folder: Path) -> str:
             "the heatmap, with the longest axial diameter and its perpendicular."
         )
     legend += " " + _("The patient's right is on the picture's left.")
-    left = sum(finding.verdict != REJECT for finding in contents.findings) - len(contents.pictured)
+    left = len(summary.counted(contents.findings)) - len(contents.pictured)
     if left == 1:
         legend += " " + _("1 more finding is in the table alone.")
     elif left > 1:
@@ -161,7 +177,7 @@ def _pictures(contents: Contents, folder: Path) -> str:
 
 
 def _answers(contents: Contents, folder: Path) -> str:
-    """The classifier's score, and what it said to planes along the patient's axes."""
+    """Write the classifier's score, and what it said to planes along the patient's axes."""
     record = contents.record
     lines = []
     if record.get("score") is not None:
@@ -186,7 +202,7 @@ def _answers(contents: Contents, folder: Path) -> str:
 
 
 def _making(contents: Contents) -> str:
-    record, calibration = contents.record, _calibration(contents)
+    record, calibration = contents.record, calibrationOf(contents.record)
     model, seconds = record.get("model") or {}, (record.get("seconds") or {}).get("total")
     about = model.get("about") or {}
     topics = (
@@ -220,11 +236,7 @@ def _making(contents: Contents) -> str:
     return f"<section class='making'><h2>{escape(_('How it was made'))}</h2>{paragraphs}{_list(rows)}</section>"
 
 
-def _calibration(contents: Contents) -> Mapping[str, Any]:
-    return contents.record.get("threshold") or {}
-
-
-def _calibratedOn(calibration: Mapping[str, Any]) -> str:
+def _calibratedOn(calibration: Json) -> str:
     scans, quantile = calibration.get("negative_volumes"), calibration.get("volume_quantile")
     if not scans or quantile is None:
         return ""
@@ -238,7 +250,7 @@ def _number(value: float | None) -> str:
 
 
 def _list(rows: Iterable[tuple[str, str]]) -> str:
-    """Topics and texts; those without a text are left out."""
+    """Write topics and texts; those without a text are left out."""
     items = "".join(f"<div><dt>{escape(topic)}</dt><dd>{escape(text)}</dd></div>" for topic, text in rows if text)
     return f"<dl>{items}</dl>"
 

@@ -1,4 +1,4 @@
-"""Slicer's own segmentation file, read back before anybody trusts it; without SimpleITK, whose import takes a while."""
+"""Slicer's segmentation file, read back after it was written; without SimpleITK, whose import takes a while."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ _TYPES = {"unsigned char": "u1", "short": "i2", "unsigned short": "u2", "int": "
 
 
 def writeSegNrrd(segmentationNode, path: Path) -> list[str]:
-    """Write all segments by a storage node of its own: the node's, which knows where the scene is saved, stays.
+    """Write all segments by a new storage node: the segmentation's, which knows where the scene is saved, stays.
 
     The file is read back: on a full disk it may be cut off although the writer reports success (and Slicer's reader
-    ends the application over such a file); segments on different grids are resampled to one.
+    ends the application over such a file); segments on different grids are resampled to a common one.
+
+    Args:
+        segmentationNode: The segmentation.
+        path: The file.
 
     Returns:
         What to know about the file, in sentences.
 
     Raises:
-        OSError: it is not whole.
+        OSError: If the file is not whole.
     """
     storage = slicer.vtkMRMLSegmentationStorageNode()
     storage.SetFileName(str(path))
@@ -38,7 +42,7 @@ def writeSegNrrd(segmentationNode, path: Path) -> list[str]:
 
 
 def _heldMm3(path: Path) -> dict[str, float] | None:
-    """The volume of each segment, by its ID, in a .seg.nrrd file of Slicer's; None where the file is cut off."""
+    """Read the volume of each segment, by its ID, from a .seg.nrrd file of Slicer; None where the file is cut off."""
     header, _blank, body = path.read_bytes().partition(b"\n\n")
     fields = dict(re.findall(r"^([^#:\n]+):=? ?(.*)$", header.decode(errors="replace"), re.MULTILINE))
     try:
@@ -47,7 +51,7 @@ def _heldMm3(path: Path) -> dict[str, float] | None:
         layers = np.frombuffer(voxels, _typeOf(fields)).reshape(size[::-1])
     except (KeyError, ValueError, EOFError, gzip.BadGzipFile, zlib.error):
         return None
-    layers = layers.reshape(*size[:-4:-1], -1)  # Z Y X, and of segments that overlap each in a layer of its own
+    layers = layers.reshape(*size[:-4:-1], -1)  # Z Y X layers: segments that overlap lie in different layers
     axes = re.findall(r"\(([^)]+)\)", fields["space directions"])
     voxelMm3 = float(abs(np.linalg.det([[float(n) for n in axis.split(",")] for axis in axes])))
     held = {}

@@ -9,27 +9,35 @@ from functools import cached_property
 import numpy as np
 from slicer.i18n import tr as _
 
+from tonno_core.output import Json
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.findings import Finding, findingsOf, partsOf
 from ToNNOSlicerLib.logic.geometry import ijkToNode, nodeToWorld
-from ToNNOSlicerLib.logic.heatmap import inputOf, recordOf
+from ToNNOSlicerLib.logic.heatmap import inputOf
 from ToNNOSlicerLib.logic.labelmap import SAME_PLACE_MM, onGrid
 from ToNNOSlicerLib.logic.limits import FEWER, MOST_LISTED
 from ToNNOSlicerLib.logic.pieces import NOTHING, Pieces
+from ToNNOSlicerLib.logic.results import Result
 
 _FACES = ((0, 0, 1), (0, 1, 0), (1, 0, 0))
-# Of a box's coordinates, so that voxels on its very face belong to it.
+# Tolerance in a box's coordinates, so that voxels on its very face belong to it.
 _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class TimePoint:
-    """The findings of one scan and where they lie.
+    """The findings of a scan and where they lie.
 
-    voxels: 3 x N, (i, j, k) of the findings' voxels, by k, then j, then i. owner: N, the finding of each voxel by its
-    place in `findings`. size: of the grid, (i, j, k). ijkToRAS: 4 x 4, from the grid to the world. scale: by how much a
-    transform above the scan enlarges it (1 for a rigid one). rasToBox: 4 x 4 of the region in which alone findings were
-    looked for (|x|, |y|, |z| <= 1), or None. axialRAS: 3, the normal of the planes in which diameters were measured.
+    Attributes:
+        findings: The findings.
+        voxels: 3 x N, (i, j, k) of the findings' voxels, by k, then j, then i.
+        owner: N, the finding of each voxel by its place in `findings`.
+        size: The grid's, (i, j, k).
+        ijkToRAS: 4 x 4, from the grid to the world.
+        scale: By how much a transform above the scan enlarges it; 1 for a rigid transform.
+        rasToBox: 4 x 4, to the coordinates of the region in which alone findings were looked for (|x|, |y|, |z| <= 1);
+            None: the whole scan.
+        axialRAS: 3, the normal of the planes in which diameters were measured.
     """
 
     findings: tuple[Finding, ...]
@@ -43,17 +51,17 @@ class TimePoint:
 
     @cached_property
     def pointsRAS(self) -> np.ndarray:
-        """3 x N, the centers of the voxels in the world."""
+        """Return the centers of the voxels in the world, 3 x N."""
         return self.ijkToRAS[:3, :3] @ self.voxels + self.ijkToRAS[:3, 3:]
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """Voxels of each finding."""
+        """Return how many voxels each finding has."""
         return np.bincount(self.owner, minlength=len(self.findings))
 
     @cached_property
     def rims(self) -> np.ndarray:
-        """Voxels of each finding with a face to the outside."""
+        """Return how many voxels of each finding have a face to the outside."""
         inner = np.ones(self.owner.size, dtype=bool)
         for step in _steps(self.size, _FACES):
             inner &= _lookUp(self._keys, self._keys + step) >= 0
@@ -62,27 +70,42 @@ class TimePoint:
 
     @cached_property
     def centroidsRAS(self) -> np.ndarray:
-        """3 x findings, the mean of each finding's voxels."""
+        """Return the mean of each finding's voxels in the world, 3 x findings."""
         sums = [np.bincount(self.owner, axis, minlength=len(self.findings)) for axis in self.pointsRAS]
         return np.stack(sums) / np.maximum(self.counts, 1)
 
     @property
     def voxelMm3(self) -> float:
-        """Of the scan itself, without the scale of a transform."""
+        """Return the volume of a voxel of the scan itself, without the scale of a transform."""
         return float(abs(np.linalg.det(self.ijkToRAS[:3, :3]))) / self.scale**3
 
     @property
     def largestSpacingMm(self) -> float:
+        """Return the largest spacing of the grid in the world."""
         return float(np.linalg.norm(self.ijkToRAS[:3, :3], axis=0).max())
 
     def ownersAt(self, pointsRAS: np.ndarray) -> np.ndarray:
-        """The finding, by its place in `findings`, whose voxel holds each point (3 x M); -1 where none does."""
+        """Find which finding holds each point.
+
+        Args:
+            pointsRAS: 3 x M, in the world.
+
+        Returns:
+            M, places in `findings`; -1 where no finding's voxel holds the point.
+        """
         ijk, inside = self._nearest(pointsRAS)
         at = _lookUp(self._keys, _keys(ijk, self.size))
         return np.where(inside & (at >= 0), np.append(self.owner, -1)[at], -1)
 
     def covers(self, pointsRAS: np.ndarray) -> np.ndarray:
-        """Whether findings were looked for at each point (3 x M)."""
+        """Return whether findings were looked for at each point.
+
+        Args:
+            pointsRAS: 3 x M, in the world.
+
+        Returns:
+            Bool, M.
+        """
         _ijk, inside = self._nearest(pointsRAS)
         if self.rasToBox is not None:
             box = self.rasToBox[:3, :3] @ pointsRAS + self.rasToBox[:3, 3:]
@@ -105,10 +128,18 @@ class TimePoint:
 
 
 def timePoint(listed: Sequence[Finding], mask: np.ndarray, ijkToRAS: np.ndarray) -> TimePoint:
-    """A time point of findings and the mask (Z Y X) whose 26-connected components they are, each by its peak's voxel.
+    """Collect the voxels of findings from the mask whose 26-connected components they are, each by its peak's voxel.
 
-    Components of no listed finding are left out. Raises ToNNOUserError where a finding is not in the mask, and where
-    the mask has more components than a person compares.
+    Args:
+        listed: The findings; other components of the mask are left out.
+        mask: Z Y X.
+        ijkToRAS: 4 x 4, from the mask's voxels to the frame of the findings.
+
+    Returns:
+        The time point.
+
+    Raises:
+        ToNNOUserError: If a finding is not in the mask, or the mask has more components than a person compares.
     """
     runs = partsOf(mask)
     if runs is None or runs.count > MOST_LISTED:
@@ -128,21 +159,25 @@ def timePoint(listed: Sequence[Finding], mask: np.ndarray, ijkToRAS: np.ndarray)
     return TimePoint(tuple(listed), voxels, np.repeat(owner[kept], runs.length[kept]), mask.shape[::-1], ijkToRAS)
 
 
-def timePointOf(heatmapNode, segmentationNode, segmentId: str, listed: Sequence[Finding] | None = None) -> TimePoint:
-    """The time point of a heatmap and a segment on it, where the scan lies in the scene now.
+def timePointOf(result: Result) -> TimePoint:
+    """Return the time point of a result, where the scan lies in the scene now. Rejected findings are left out.
 
-    That is under the transforms above the scan, also where they were put there after the run and not above its results.
+    The scan lies under the transforms above it, also if they were put there after the run and not above its results.
 
     Args:
-        listed: those findings of the segment that count; all of them by default.
+        result: A result that has a segment.
+
+    Returns:
+        The time point in the world.
 
     Raises:
-        ToNNOUserError: for a node that is no heatmap, and under a warping transform, which changes what is compared.
+        ToNNOUserError: If the scan lies under a warping transform, which changes what is compared, or the segment has
+            more components than a person compares.
     """
-    record = recordOf(heatmapNode)
+    heatmapNode = result.heatmapNode
     try:
         heatmapToWorld, scanToWorld = nodeToWorld(heatmapNode), nodeToWorld(scanOf(heatmapNode))
-        nodeToWorld(segmentationNode)
+        nodeToWorld(result.segmentationNode)
     except ValueError:
         raise ToNNOUserError(
             _("{name} is under a warping transform, which changes the sizes of findings.").format(
@@ -157,18 +192,25 @@ def timePointOf(heatmapNode, segmentationNode, segmentId: str, listed: Sequence[
     scale = float(np.cbrt(abs(np.linalg.det(scanToWorld[:3, :3]))))
     axial = np.linalg.inv(scanToWorld @ np.linalg.inv(heatmapToWorld))[2, :3]  # planes turn by the inverse, transposed
     axial /= np.linalg.norm(axial)
-    return replace(here, ijkToRAS=ijkToRAS, scale=scale, rasToBox=_rasToBox(record, ijkToRAS), axialRAS=axial)
+    return replace(here, ijkToRAS=ijkToRAS, scale=scale, rasToBox=_rasToBox(result.record, ijkToRAS), axialRAS=axial)
 
 
 def scanOf(heatmapNode):
-    """The scan, whose transforms say where it lies; the heatmap itself where it has another grid than the scan now."""
+    """Return the node whose transforms say where a scan lies.
+
+    Args:
+        heatmapNode: The heatmap.
+
+    Returns:
+        The image that the heatmap explains; the heatmap itself where the image is gone or has another grid now.
+    """
     scan = inputOf(heatmapNode)
     same = scan is not None and np.allclose(ijkToNode(scan), ijkToNode(heatmapNode), atol=SAME_PLACE_MM)
     return scan if same else heatmapNode
 
 
-def _rasToBox(record: dict, ijkToRAS: np.ndarray) -> np.ndarray | None:
-    """The region of a run, which the record holds as the engine's report does, moved with the scan since the run."""
+def _rasToBox(record: Json, ijkToRAS: np.ndarray) -> np.ndarray | None:
+    """Return the region of a run, which the record holds as the engine's report does, moved with the scan since."""
     region = record.get("region")
     if not region:
         return None
@@ -179,22 +221,22 @@ def _rasToBox(record: dict, ijkToRAS: np.ndarray) -> np.ndarray | None:
 
 
 def _strides(size) -> np.ndarray:
-    """What a step along i, j and k adds to a voxel's key; a border of empty voxels keeps the grid's ends apart."""
+    """Return what a step along i, j and k adds to a voxel's key; a border of empty voxels keeps rows apart."""
     return np.array([1, size[0] + 2, (size[0] + 2) * (size[1] + 2)])
 
 
 def _steps(size, neighbours) -> list[int]:
-    """What a step to each neighbour (k, j, i) adds to a voxel's key."""
+    """Return what a step to each neighbour (k, j, i) adds to a voxel's key."""
     return [int(_strides(size) @ kji[::-1]) for kji in neighbours]
 
 
 def _keys(ijk: np.ndarray, size) -> np.ndarray:
-    """A number for each voxel (3 x N), rising by k, then j, then i."""
+    """Number the voxels (3 x N), rising by k, then j, then i."""
     return _strides(size) @ (ijk + 1)
 
 
 def _lookUp(keys: np.ndarray, sought: np.ndarray) -> np.ndarray:
-    """Where each sought key stands among the sorted keys; -1 where it does not."""
+    """Find where each sought key stands among the sorted keys; -1 where it does not."""
     if not keys.size:
         return np.full(sought.shape, -1)
     at = np.minimum(np.searchsorted(keys, sought), keys.size - 1)

@@ -17,13 +17,19 @@ from ToNNOSlicerLib.logic.labelmap import SAME_PLACE_MM
 
 ACCEPT, REJECT, UNSURE, NONE = "accept", "reject", "unsure", ""
 ATTRIBUTE = "ToNNO.Verdicts"  # of the heatmap's node; restoring it undoes a verdict
-# A peak that is this far away, in another filter's heatmap or after work by hand, is that of another finding.
+# A peak that is this far away, in another filter's heatmap or after work by hand, belongs to another finding.
 _FARTHEST_MM = 10.0
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """place: RAS mm in the heatmap's own frame. reach: how far around it there was nothing but the finding, mm."""
+    """A verdict as the heatmap's node keeps it.
+
+    Attributes:
+        place: RAS mm in the heatmap's own frame.
+        reach: How far around the place there was nothing but the finding, mm.
+        verdict: ACCEPT, REJECT or UNSURE.
+    """
 
     place: tuple[float, float, float]
     reach: float
@@ -34,10 +40,12 @@ def setVerdict(heatmapNode, finding, verdict: str) -> None:
     """Keep a verdict about a finding, also about all parts of it that were judged while they were findings themselves.
 
     Args:
+        heatmapNode: The heatmap.
+        finding: The Finding.
         verdict: ACCEPT, REJECT, UNSURE, or NONE to take it back.
 
     Raises:
-        ValueError: For another word.
+        ValueError: If the verdict is another word.
     """
     if verdict not in (ACCEPT, REJECT, UNSURE, NONE):
         raise ValueError(f"verdict is {verdict!r}, expected 'accept', 'reject', 'unsure' or ''")
@@ -52,12 +60,28 @@ def setVerdict(heatmapNode, finding, verdict: str) -> None:
 
 
 def verdictsOf(heatmapNode, findings: Sequence) -> tuple[str, ...]:
-    """Return the verdict about each finding; UNSURE where parts of it were judged differently, NONE where none was."""
+    """Return the verdicts about findings.
+
+    Args:
+        heatmapNode: The heatmap.
+        findings: The findings of a segment, with the same `pieces`.
+
+    Returns:
+        A verdict for each finding: UNSURE where parts of it were judged differently, NONE where it was not judged.
+    """
     return tuple(_common(verdicts) for verdicts in _all(heatmapNode, findings))
 
 
 def judged(heatmapNode, findings: Sequence) -> list:
-    """Return the findings with the verdicts that are kept now; no component is looked for again."""
+    """Return findings with the verdicts that are kept now; components are not looked for again.
+
+    Args:
+        heatmapNode: The heatmap.
+        findings: The findings of a segment, with the same `pieces`.
+
+    Returns:
+        The findings in their order.
+    """
     return [
         replace(finding, verdict=_common(verdicts), isDivided=len(verdicts) > 1)
         for finding, verdicts in zip(findings, _all(heatmapNode, findings), strict=True)
@@ -65,7 +89,7 @@ def judged(heatmapNode, findings: Sequence) -> list:
 
 
 def _all(heatmapNode, findings: Sequence) -> list[set[str]]:
-    """Of each finding the verdicts about its parts."""
+    """Return the verdicts about the parts of each finding."""
     if not findings:
         return []
     pieces = findings[0].pieces
@@ -82,7 +106,7 @@ def _common(verdicts: set[str]) -> str:
 
 
 def _labelOf(pieces, kept: _Kept) -> int:
-    """Of the component that holds the place, or comes nearest to it where once there was nothing but the finding."""
+    """Return the label of the component that holds the place, or is nearest to it within reach of the old finding."""
     return pieces.labelOf(kept.place, kept.reach)
 
 
