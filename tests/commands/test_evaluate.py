@@ -23,7 +23,7 @@ from tonno_core.commands.evaluate import Choices, Outcome, evaluate_manifest
 from tonno_core.errors import TonnoError
 from tonno_core.reconstruction import reconstruct
 from tonno_core.segmentation.metrics import best_dice, component_scores, dice
-from tonno_core.settings import METHODS, combine
+from tonno_core.settings import METHODS, combine, parse_stages
 from tonno_core.training.calibration import Look, Search, calibrate
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.io import read_volume, write_volume
@@ -69,7 +69,8 @@ def evaluate(manifest: Path, output: Path, *, model: Path | None = None, **chang
     options = {"methods": ("matched-cam", "slicewise-cam", "center"), "slices": 10, "directions": 6}
     options |= changes.pop("options", {})
     overwrite = changes.pop("overwrite", False)
-    choices = Choices(**{"device": "cpu", "precision": "float32", "stages": (2, 4), **changes})
+    stages = tuple(map(parse_stages, changes.pop("stages", (2, 4))))
+    choices = Choices(**{"device": "cpu", "precision": "float32", **changes}, stages=stages)
     bundle = str(model or manifest.parent / "model")
     return evaluate_manifest(
         manifest, model=bundle, output=output, choices=choices, options=options, overwrite=overwrite, progress=False

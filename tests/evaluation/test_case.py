@@ -10,7 +10,7 @@ import pytest
 
 from tonno_core.evaluation.case import Setup, Task, _Judge, read_truth
 from tonno_core.evaluation.rows import Row
-from tonno_core.settings import ReconstructionSettings, Variant
+from tonno_core.settings import Variant
 from tonno_core.volume.volume import Volume
 
 SHAPE = (12, 14, 16)
@@ -26,8 +26,7 @@ def scene() -> tuple[Volume, np.ndarray]:
 
 
 def judge(volume: Volume, truth: np.ndarray | None, *, min_volume_mm3: float = 0.0, **rows: Row) -> _Judge:
-    shared = ReconstructionSettings(), rows, tuple(rows), min_volume_mm3, "cpu", "float32", "f"
-    return _Judge(volume, truth, Setup(cast(Any, None), *shared))
+    return _Judge(volume, truth, Setup(cast(Any, None), cast(Any, None), rows, tuple(rows), min_volume_mm3, "f"))
 
 
 def test_the_peak_is_that_of_the_foreground_inside_of_the_planes() -> None:

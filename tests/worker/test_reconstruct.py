@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import shutil
 from pathlib import Path
@@ -233,7 +232,7 @@ def test_refinements_are_what_a_new_run_gives(
 
 
 def test_added_stages_are_refined_without_a_new_pass(client: EngineClient, volume: Volume, tmp_path: Path) -> None:
-    tried = {"class": "finding", "threshold": 1.0, "auc": 0.5, **dataclasses.asdict(ADDED)}
+    tried = {"class": "finding", "threshold": 1.0, "auc": 0.5, **ADDED.record()}
     bundle = write_random_bundle(tmp_path / "model", calibration=[tried])
     asked = {**SMALL, "methods": ["averaged-cam"], "stage": "2+3"}
     first = answer(client, client.submit("reconstruct", **fields(client, volume, bundle, options=asked)))

@@ -212,7 +212,7 @@ def test_a_run_without_an_answer_is_not_the_last_one(
             raise OSError(errno.ENOSPC, "No space left on device")
 
         context.setattr(answer_module, "write_array", write)
-        context.setattr("tonno_core.worker.engine.write_array", write)
+        context.setattr("tonno_core.worker.answer.write_array", write)
         with suppress(OSError):
             desk.reconstruct(stop_at=1000, preview=False)
     with pytest.raises(NotKept, match="no reconstruction is kept"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from tonno_core.protocol import ProtocolError
 from tonno_core.settings import ReconstructionSettings
 from tonno_core.volume.volume import Matrix
 
-_OPTIONS = {field.name for field in dataclasses.fields(ReconstructionSettings)}
+_OPTIONS = set(ReconstructionSettings().record())
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from ToNNOSlicerLib.logic.geometry import toVTK
 from ToNNOSlicerLib.logic.heatmap import recordOf, writeRecord
 from ToNNOSlicerLib.logic.results import resultOf
 from ToNNOSlicerLib.logic.timepoint import TimePoint, timePoint, timePointOf
+from ToNNOSlicerLib.logic.verdicts import REJECT, setVerdict
 
 ROOT = Path(__file__).parents[3]
 SHAPE = (30, 32, 34)  # Z Y X
@@ -436,8 +437,8 @@ def test_a_region_is_all_that_a_run_has_looked_at(logic) -> None:
 def test_findings_that_do_not_count_are_left_out(logic) -> None:
     here, there = scan(logic, NOW), scan(logic, BEFORE, name="before")
     listed = findingsOf(*here[1:], here[0])
-    kept = [finding for finding in listed if finding.volumeMm3 > 30]
-    compared = changes(*here, *there, listed=kept)
+    setVerdict(here[0], next(finding for finding in listed if finding.volumeMm3 < 30), REJECT)
+    compared = comparison(here, there)
     assert sentence(compared.changes) == "1 larger, 1 unchanged, 1 gone"
 
 

@@ -55,8 +55,7 @@ def test_what_counts_all_of_them_is_refused_with_the_way_out(logic: Any, scatter
     for count in (
         lambda: findingsOf(*segment, scattered),
         lambda: exportReport(tmp_path / "report.html", scattered, *segment),
-        lambda: compared(other, *logic.writeSegment(other, THRESHOLD), scattered, *segment),
-        lambda: compared(other, *logic.writeSegment(other, THRESHOLD), scattered, *segment, (), ()),
+        lambda: compared(logic, other, scattered),
     ):
         with pytest.raises(ToNNOUserError, match="parts") as refused:
             count()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -199,7 +200,7 @@ def test_findings_csv_names_its_result_and_the_verdicts(logic, tmp_path) -> None
     segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
     verdicts.setVerdict(heatmap, findingsOf(segmentation, segmentId, heatmap)[1], verdicts.REJECT)
     listed = findingsOf(segmentation, segmentId, heatmap)
-    identity = summary.identityOf(heatmap, segmentation, segmentId) | {"stopped": "stopped at 38 of 96"}
+    identity = replace(summary.identityOf(heatmap, segmentation, segmentId), stopped="stopped at 38 of 96")
     exportFindings(listed, tmp_path / "f.csv", identity)
     text = (tmp_path / "f.csv").read_text(encoding="utf-8")
     assert text.startswith(f"{FIRST_COLUMNS},ml,longest_mm,perpendicular_mm,side,confidence,verdict,volume,")

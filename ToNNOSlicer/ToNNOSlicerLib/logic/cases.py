@@ -32,9 +32,12 @@ from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
 from ToNNOSlicerLib.logic.export import exportSegmentation
 from ToNNOSlicerLib.logic.geometry import ijkToNode
 from ToNNOSlicerLib.logic.heatmap import Heatmap, inputOf, recordOf, showHeatmap, writeRecord
+from ToNNOSlicerLib.logic.hierarchy import takeOut
 from ToNNOSlicerLib.logic.labelmap import LABELMAP, Crop, cropOf, imageOf, setCrop
 from ToNNOSlicerLib.logic.results import heatmapsOf
-from ToNNOSlicerLib.logic.segmentation import SEGMENTATION_ROLE, isEditedByHand, segmentOf, thresholdOf
+from ToNNOSlicerLib.logic.scene import nodesByClass, removeNode
+from ToNNOSlicerLib.logic.segmentation import SEGMENTATION_ROLE, isEditedByHand, segmentOf, smallestOf, thresholdOf
+from ToNNOSlicerLib.logic.verdicts import ATTRIBUTE as VERDICTS
 
 CASE = "ToNNO.Case"  # the attribute of a case's nodes
 SAVED = "ToNNO.CaseSaved"  # an attribute of its heatmap: what was opened or saved last
@@ -318,7 +321,7 @@ def _identityOf(case) -> str | None:
 
 
 def _state(logic, heatmapNode) -> str:
-    """What a reader can change: the own segment and the verdicts."""
+    """Describe what a reader can change: the result's segment and the verdicts."""
     written = segmentOf(heatmapNode)
     crop = cropOf(*written) if written is not None else None
     return json.dumps([crop.fingerprint if crop is not None else None, heatmapNode.GetAttribute(VERDICTS) or ""])
@@ -342,13 +345,13 @@ def _segmentationsOf(logic, heatmaps: list) -> list:
 
 
 def _isUsedElsewhere(logic, segmentationNode, heatmaps: list) -> bool:
-    """Whether a result of another volume has its segment in the same node."""
+    """Return whether a result of another volume has its segment in the same node."""
     others = (node for node in heatmapsOf(logic.scene) if node not in heatmaps)
     return any(node.GetNodeReference(SEGMENTATION_ROLE) is segmentationNode for node in others)
 
 
 def _otherSegments(logic, heatmapNode) -> list[tuple]:
-    own = segmentOf(heatmapNode)
+    written = segmentOf(heatmapNode)
     nodes = _segmentationsOf(logic, [heatmapNode])
     segments = ((node, segmentId) for node in nodes for segmentId in node.GetSegmentation().GetSegmentIDs())
     return [segment for segment in segments if segment != written]

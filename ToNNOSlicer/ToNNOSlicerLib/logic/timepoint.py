@@ -11,13 +11,14 @@ from slicer.i18n import tr as _
 
 from tonno_core.output import Json
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
-from ToNNOSlicerLib.logic.findings import Finding, findingsOf, partsOf
+from ToNNOSlicerLib.logic.findings import Finding, partsOf
 from ToNNOSlicerLib.logic.geometry import ijkToNode, nodeToWorld
 from ToNNOSlicerLib.logic.heatmap import inputOf
 from ToNNOSlicerLib.logic.labelmap import SAME_PLACE_MM, onGrid
 from ToNNOSlicerLib.logic.limits import FEWER, MOST_LISTED
 from ToNNOSlicerLib.logic.pieces import NOTHING, Pieces
 from ToNNOSlicerLib.logic.results import Result
+from ToNNOSlicerLib.logic.summary import counted
 
 _FACES = ((0, 0, 1), (0, 1, 0), (1, 0, 0))
 # Tolerance in a box's coordinates, so that voxels on its very face belong to it.
@@ -185,9 +186,8 @@ def timePointOf(result: Result) -> TimePoint:
             ),
             _("Register the two scans by a rigid transform (or an affine one) and put the volume under that."),
         ) from None
-    listed = findingsOf(segmentationNode, segmentId, heatmapNode) if listed is None else listed
-    mask = onGrid(segmentationNode, segmentId, heatmapNode)
-    here = timePoint(listed, mask, heatmapToWorld @ ijkToNode(heatmapNode))
+    mask = onGrid(*result.segment, heatmapNode)
+    here = timePoint(counted(result.findings), mask, heatmapToWorld @ ijkToNode(heatmapNode))
     ijkToRAS = scanToWorld @ ijkToNode(heatmapNode)
     scale = float(np.cbrt(abs(np.linalg.det(scanToWorld[:3, :3]))))
     axial = np.linalg.inv(scanToWorld @ np.linalg.inv(heatmapToWorld))[2, :3]  # planes turn by the inverse, transposed
