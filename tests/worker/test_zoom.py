@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from tests.networks import write_random_bundle
-from tests.runs import finished, look_at
+from tests.runs import look_at
 from tests.worker.talk import EngineClient, Event, answer, box_around, fields, heatmap, relative_error
 from tonno_core import load_bundle, reconstruct
+from tonno_core.bundle.decide import decide
 from tonno_core.bundle.ready import prepare_model
+from tonno_core.reporting import Reporter
 from tonno_core.settings import combine
 from tonno_core.slicing.region import Region
 from tonno_core.volume.volume import Volume
@@ -69,7 +71,8 @@ def test_a_zoomed_run_is_refined_on_its_own_planes(
     # The planes are those of the first filter, so the oracle is a projection by it.
     (projected,) = look_at(volume, ready, settings, region=REGION, zoom=True, keep=True)
     settings = replace(settings, **{**changes, "methods": tuple(changes["methods"])})
-    expected = finished(projected, settings)
+    variants = decide(settings, ready).targets[0].variants
+    expected = projected.finish(variants, settings, Reporter())
     for method in changes["methods"]:
         assert relative_error(heatmap(refined, method), expected.heatmaps[method].array) < 3e-4, method
 
