@@ -2,8 +2,8 @@
 
 A heatmap is blurred by its stage's cells, its planes' distance and its smoothing; the image is not. Voxels that are far
 above or below the threshold keep their side. A voxel between these takes the side that a random walker starting there
-reaches first; it shuns steps across edges of the image. It does not help on the whole (docs/results.md), so no command
-offers it.
+reaches first; it shuns steps across edges of the image. It does not help on the whole (docs/notes/results.md), so no
+command offers it.
 """
 
 from __future__ import annotations

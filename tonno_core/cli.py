@@ -18,14 +18,102 @@ from tonno_core.errors import TonnoError
 from tonno_core.settings import METHODS, PRESETS, parse_stages
 
 _NOTICE = "For research only; not a medical device, not for diagnosis."
-_ABOUT_HELP = "What a person should know, as finding=..., modality=..., licence=..., data=...; may be repeated."
-_ROI_HELP = "Only within a box: two corners in RAS mm, or a Markups ROI of 3D Slicer (.mrk.json)."
-_STOP_HELP = "End when the segmentation by all directions so far is that by half of them (Dice 0.98)."
-_QUANTILE = "Share of the negative volumes below the threshold; less if some hold the finding after all."
+# Texts of options that several commands share, or that are too long to stand beside them.
+_ABOUT = "Fact for the model's users, e.g. finding=..., modality=..., licence=..., data=...; may be repeated."
+_BENCHED = "Model folder, or a timm model with random weights."
+_CALIBRATED = "Method to calibrate; may be repeated."
+_CAM = "Kind of class activation map."
+_CAM_STAGE = "CAM stage of the model."
+_CHANNELS = "Input channels of the encoder; all of them get the same slice."
+_CLASS_OF_1 = "Name of the class that label 1 means."
+_COMPLETE = "Keep all choices and thresholds; add only what models of earlier versions lack."
+_DEVICE = "Where to compute. auto: CUDA if there is one, else Apple's MPS, else the CPU."
+_DIRECTIONS = "Number of directions, i.e. of orientations of the planes."
+_EMA = "Decay of the moving average of the weights, e.g. 0.995 (0: off)."
+_EPOCHS = "Number of parts of the training, each ending with a validation and a checkpoint."
+_EVALUATED = "Method to evaluate; may be repeated."
+_FEWER = "Directions; fewer are faster and noisier."
+_FILTER = "Second derivative along the offsets; hann and gaussian let less noise through."
+_FORMAT = "Format of the images written."
+_FRAME = "Define the planes in mm (physical), or in the paper's cube of voxel indices (normalized)."
+_FREEZE = "Number of stages, counted from the input, whose weights stay fixed."
+_GRID = "Backproject onto M^3 nodes and interpolate (band-limited), or onto every voxel (volume)."
+_HALF = "Store kernels as float16, which halves the file."
+_HEADS = "Heads; every second one has lesions."
+_HEADS_SEED = "Seed of the heads; sets of different seeds share none."
+_INTENSITY = "How intensities are normalised; LO and HI are in the image's units, e.g. Hounsfield units."
+_LATTICE = "Spread the directions over a hemisphere, or over the whole sphere as in the paper."
+_LESIONS = "Lesions in each of those."
+_METHODS = f"Heatmap to compute; may be repeated. One of {', '.join(METHODS)}."
+_MIN_VOLUME = "Drop connected components that are smaller than this."
+_MODEL = "Model folder, or pixel-sum: a test of the whole chain without a model."
+_NONFINITE = "Replace NaN and infinite voxels by the lowest finite value instead of refusing the volume."
+_NORM = "Normalisation layers: batch norm, batch norm with fixed statistics, or group norm in its place."
+_OUTPUT = "Output folder. For a CSV, an existing folder is resumed."
+_PIXEL_MM = "Pixel size of the slices in mm."
+_PRECISION = "Number format of the encoder. auto: float16 on CUDA, bfloat16 on CPUs with AMX, else float32."
+_PRESET = "Set slices, directions and more at once; options given explicitly take precedence."
+_QUANTILE = "Share of the negative volumes that must stay below the threshold; lower it if some hold the finding."
+_RADIUS = "Radius of the ball that the planes cover."
+_ROI = "Reconstruct only in a box: two corners in RAS mm, or a Markups ROI of 3D Slicer (.mrk.json)."
+_ROWS = "Stage that gets rows of its own; may be repeated."
+_RUN = "Folder for checkpoints, metrics and curves."
+_RUN_METHODS = "Method to run; may be repeated."
+_SIDE = "Side of a slice in pixels."
+_SIGMA = "Factor on Matched CAM's sigma; 1 is half a cell of the map."
+_SLICES = "Number of offsets, i.e. of parallel planes along each direction."
+_SLICES_PER_VOLUME = "Random slices drawn from each of these volumes."
+_SMOOTH = "Standard deviation of a 3D Gaussian applied to the heatmap; 0 for none."
+_SPLIT = "Cases to evaluate."
+_STAGE = "Encoder stage of the class activation maps: 1 is the finest; 3+4 adds two of them up."
+_STAGES = "Stage to choose from; may be repeated."
+_STAGE_DECAY = "Factor on the learning rate from each encoder stage to the one before it."
+_START = "Weights to start from: random ones (none), those of ImageNet, or a file."
+_STOP = "Stop early once doubling the number of directions no longer changes the segmentation (Dice >= 0.98)."
+_THRESHOLD = "Threshold of the segmentation. auto: the model's own, or Otsu's if it has none."
+_TRAIN_SEED = "Seed of the weights, the split and the batches."
+_VOLUMES = "Volumes per batch, an even number: half of them are negative."
+_WEIGHTS = "File with the weights (.safetensors or .pth), or none for random ones drawn from --seed."
+_ZOOM = "Put all offsets and pixels into the --roi: finer pixels than in training, see docs/method.md."
+_MODELS = "the model's"  # as a default
 _PATH = click.Path(path_type=Path)
 _SEED = click.IntRange(0, 999_999_999)
 _COUNT = click.IntRange(min=1)
 _VOLUME = click.FloatRange(min=0)
+_PIXELS = click.IntRange(min=8)
+_FILTERS = click.Choice(["second-difference", "hann", "gaussian"])
+_FRAMES = click.Choice(["physical", "normalized"])
+_NORMS = click.Choice(["batch", "frozen-batch", "group"])
+# Options that several commands share.
+_slices_option = click.option("--slices", type=int, metavar="M", help=_SLICES, show_default="the model's, usually 64")
+_directions_option = click.option(
+    "--directions", type=int, metavar="L", help=_DIRECTIONS, show_default="the model's, usually 256"
+)
+_lattice_option = click.option(
+    "--lattice",
+    type=click.Choice(["hemisphere", "sphere"]),
+    help=_LATTICE,
+    show_default="the model's, usually hemisphere",
+)
+_filter_option = click.option("--filter", "filter", type=_FILTERS, help=_FILTER, show_default=_MODELS)
+_grid_option = click.option(
+    "--grid",
+    type=click.Choice(["band-limited", "volume"]),
+    help=_GRID,
+    show_default="the model's, usually band-limited",
+)
+_preset_option = click.option("--preset", type=click.Choice(list(PRESETS)), help=_PRESET)
+_min_volume_option = click.option(
+    "--min-volume-mm3", type=_VOLUME, default=0.0, show_default=True, metavar="V", help=_MIN_VOLUME
+)
+_device_option = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps", help=_DEVICE)
+_precision_option = click.option(
+    "--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16|float16", help=_PRECISION
+)
+_class_of_1_option = click.option(
+    "--class", "class_name", default="finding", show_default=True, metavar="NAME", help=_CLASS_OF_1
+)
+_about_option = click.option("--about", multiple=True, metavar="KEY=VALUE", help=_ABOUT)
 # What `reconstruct` asks for beside the settings of a reconstruction.
 _BESIDE_SETTINGS = (
     "model",
@@ -70,50 +158,54 @@ class _Commands(click.Group):
 )
 @click.version_option(tonno_core.__version__, prog_name="tonno")
 def cli() -> None:
-    """Where in a 3D scan does a 2D classifier see its finding? Heatmaps and segmentations without masks."""
+    """Show where in a 3D scan a 2D classifier finds its evidence, as heatmaps and segmentations."""
 
 
 @cli.command()
 @click.argument("volume", type=_PATH)
-@click.option("--model", required=True, metavar="BUNDLE|pixel-sum", help="Model folder, or pixel-sum.")
+@click.option("--model", required=True, metavar="BUNDLE|pixel-sum", help=_MODEL)
+@click.option("--output", required=True, type=_PATH, metavar="DIR", help=_OUTPUT)
+@click.option("--method", "methods", multiple=True, metavar="NAME", help=_METHODS, show_default=_MODELS)
 @click.option(
-    "--output", required=True, type=_PATH, metavar="DIR", help="Folder for the results; a CSV's goes on in it."
+    "--cam", type=click.Choice(["layercam", "gradcam"]), help=_CAM, show_default="the model's, usually layercam"
 )
-@click.option("--method", "methods", multiple=True, metavar="NAME", help=f"May be repeated: {', '.join(METHODS)}.")
-@click.option("--cam", type=click.Choice(["layercam", "gradcam"]), help="Kind of class activation map.")
-@click.option("--stage", type=_stage, metavar="N|N+N", help="Of the CAM, 1 is the finest; 3+4: both, added up.")
-@click.option("--sigma-scale", type=float, metavar="X", help="Factor on Matched CAM's sigma (1: half a cell).")
-@click.option("--smooth-mm", type=float, metavar="G", help="3D Gaussian on the heatmap (the model's; off).")
-@click.option("--slices", type=int, metavar="M", help="Offsets along each direction.")
-@click.option("--directions", type=int, metavar="L", help="Directions.")
-@click.option("--lattice", type=click.Choice(["hemisphere", "sphere"]), help="Where directions lie (hemisphere).")
-@click.option("--filter", "filter", type=click.Choice(["second-difference", "hann", "gaussian"]))
-@click.option("--frame", type=click.Choice(["physical", "normalized"]), help="mm, or the paper's cube (physical).")
-@click.option("--radius-mm", type=float, metavar="R", help="Radius of the ball (that of the foreground).")
-@click.option("--roi", "region", metavar="R,A,S:R,A,S|FILE", help=_ROI_HELP)
-@click.option("--zoom", is_flag=True, help="Put all offsets and pixels into the ROI; see docs/method.md.")
-@click.option("--grid", type=click.Choice(["band-limited", "volume"]), help="Backproject on M^3 nodes or all voxels.")
-@click.option("--slice-size", type=int, metavar="S", help="Pixels along a slice's side (the model's).")
-@click.option("--stop-when", type=click.Choice(["stable"]), help=_STOP_HELP)
-@click.option("--preset", type=click.Choice(list(PRESETS)), help="Slices, directions and the rest at once.")
-@click.option("--class", "class_name", metavar="NAME", help="Class of the model (the first).")
-@click.option("--threshold", default="auto", show_default=True, metavar="auto|otsu|NUMBER")
-@click.option("--min-volume-mm3", type=_VOLUME, default=0.0, metavar="V", help="Smallest component that is kept.")
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
-@click.option("--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16|float16")
-@click.option("--compile", "compiled", is_flag=True, help="The encoder, by torch.compile; pays on long runs.")
-@click.option("--format", "file_format", default="nii.gz", show_default=True, type=click.Choice(["nii.gz", "nrrd"]))
-@click.option("--replace-nonfinite", is_flag=True, help="Replace NaN and infinite voxels by the lowest value.")
-@click.option("--overwrite", is_flag=True, help="Replace results that are there already.")
+@click.option("--stage", type=_stage, metavar="N|N+N", help=_STAGE, show_default=_MODELS)
+@click.option("--sigma-scale", type=float, metavar="X", help=_SIGMA, show_default=_MODELS)
+@click.option("--smooth-mm", type=float, metavar="G", help=_SMOOTH, show_default=_MODELS)
+@_slices_option
+@_directions_option
+@_lattice_option
+@_filter_option
+@click.option("--frame", type=_FRAMES, help=_FRAME, show_default="the model's, usually physical")
+@click.option("--radius-mm", type=float, metavar="R", help=_RADIUS, show_default="that of the foreground")
+@click.option("--roi", "region", metavar="R,A,S:R,A,S|FILE", help=_ROI)
+@click.option("--zoom", is_flag=True, help=_ZOOM)
+@_grid_option
+@click.option("--slice-size", type=int, metavar="S", help=_SIDE, show_default=_MODELS)
+@click.option("--stop-when", type=click.Choice(["stable"]), help=_STOP)
+@_preset_option
+@click.option("--class", "class_name", metavar="NAME", help="Class of the model to map.", show_default="the first")
+@click.option("--threshold", default="auto", show_default=True, metavar="auto|otsu|NUMBER", help=_THRESHOLD)
+@_min_volume_option
+@_device_option
+@_precision_option
+@click.option("--compile", "compiled", is_flag=True, help="Compile the encoder (torch.compile); pays off in long runs.")
+@click.option(
+    "--format", "file_format", default="nii.gz", show_default=True, type=click.Choice(["nii.gz", "nrrd"]), help=_FORMAT
+)
+@click.option("--replace-nonfinite", is_flag=True, help=_NONFINITE)
+@click.option("--overwrite", is_flag=True, help="Replace existing results.")
 def reconstruct(
     volume: Path, output: Path, methods: tuple[str, ...], device: str, precision: str, compiled: bool, overwrite: bool,
     **options: Any,
 ) -> None:  # fmt: skip
-    """Heatmaps and segmentations of VOLUME (NIfTI, NRRD, MetaImage, or a DICOM folder).
+    """Compute heatmaps and segmentations of VOLUME.
 
-    VOLUME may be a CSV with a column `volume`: then each has a folder in DIR/cases, a second run goes on where the
-    first was stopped, and summary.csv tells all. Under torchrun the processes share the directions of one volume, or
-    the volumes of a CSV.
+    VOLUME is a NIfTI, NRRD or MetaImage file, or a folder with one DICOM series.
+
+    It may also be a CSV file with a column `volume`. Each case then gets a folder in DIR/cases, summary.csv lists the
+    results of all, and running the same command again resumes. Under torchrun, the processes share the directions of
+    one volume, or the volumes of a CSV file.
     """
     from tonno_core.commands.request import Compute, Options
 
@@ -136,19 +228,24 @@ def reconstruct(
 
 
 @cli.command()
-@click.option("--encoder", required=True, metavar="TIMM_NAME", help="Any model of timm by name.")
-@click.option("--weights", required=True, metavar="FILE|none", help=".safetensors or .pth; none: random, from --seed.")
-@click.option("--slice-size", required=True, type=click.IntRange(min=8), metavar="S", help="Pixels of its input.")
-@click.option("--channels", default=1, show_default=True, type=click.IntRange(min=1), metavar="C")
-@click.option("--classes", default="finding", show_default=True, metavar="a,b", help="Names of its outputs.")
-@click.option("--norm", default="batch", show_default=True, type=click.Choice(["batch", "frozen-batch", "group"]))
-@click.option("--intensity", default="none", show_default=True, metavar="none|zscore|window:LO:HI")
-@click.option("--seed", default=0, show_default=True, type=_SEED, help="For --weights none.")
-@click.option("--about", multiple=True, metavar="KEY=VALUE", help=_ABOUT_HELP)
-@click.option("--output", required=True, type=_PATH, metavar="DIR")
-@click.option("--overwrite", is_flag=True)
+@click.option("--encoder", required=True, metavar="TIMM_NAME", help="Name of a timm model.")
+@click.option("--weights", required=True, metavar="FILE|none", help=_WEIGHTS)
+@click.option("--slice-size", required=True, type=_PIXELS, metavar="S", help=_SIDE)
+@click.option("--channels", default=1, show_default=True, type=click.IntRange(min=1), metavar="C", help=_CHANNELS)
+@click.option(
+    "--classes", default="finding", show_default=True, metavar="a,b", help="Names of the outputs, separated by commas."
+)
+@click.option("--norm", default="batch", show_default=True, type=_NORMS, help=_NORM)
+@click.option("--intensity", default="none", show_default=True, metavar="none|zscore|window:LO:HI", help=_INTENSITY)
+@click.option("--seed", default=0, show_default=True, type=_SEED, help="Seed of random weights (--weights none).")
+@_about_option
+@click.option("--output", required=True, type=_PATH, metavar="DIR", help="Model folder to write.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing model.")
 def bundle(output: Path, overwrite: bool, classes: str, about: tuple[str, ...], **options: Any) -> None:
-    """Make a bundle of a classifier of your own, to explain it."""
+    """Make a model folder (bundle) from your own classifier.
+
+    The folder holds the weights, and all settings that `tonno reconstruct` needs to show what the classifier sees.
+    """
     from tonno_core.bundle.file import OwnClassifier, make_bundle
 
     names = tuple(name.strip() for name in classes.split(","))
@@ -158,11 +255,12 @@ def bundle(output: Path, overwrite: bool, classes: str, about: tuple[str, ...], 
 
 @cli.command()
 @click.argument("manifest", type=_PATH)
-@click.option("--class", "class_name", default="finding", show_default=True, metavar="NAME", help="What 1 stands for.")
+@_class_of_1_option
 def check(manifest: Path, class_name: str) -> int:
-    """Look at the volumes of MANIFEST before training: counts, geometry, duplicates, what stands out or is damaged.
+    """Check the volumes of MANIFEST before training.
 
-    Reads headers only. Exit status 2 if something would stop training.
+    Reports counts, geometry, outliers, duplicates and damaged files, and warns if the geometry alone predicts the
+    label. Reads headers only. Exit status 2 if something would stop training.
     """
     from tonno_core.cohort.check import check_cohort, report
     from tonno_core.cohort.manifest import read_manifest
@@ -174,35 +272,35 @@ def check(manifest: Path, class_name: str) -> int:
 
 @cli.command()
 @click.argument("manifest", type=_PATH)
-@click.option("--output", required=True, type=_PATH, metavar="BUNDLE", help="Folder of the model.")
-@click.option("--run", type=_PATH, metavar="DIR", help="Checkpoints, metrics, curves (BUNDLE-run).")
-@click.option("--resume", is_flag=True, help="Go on from the run's checkpoint, if it has one.")
-@click.option("--overwrite", is_flag=True, help="Replace a model and a run that are there.")
-@click.option("--encoder", default="resnet10t", show_default=True, metavar="TIMM_NAME")
-@click.option("--weights", default="none", show_default=True, metavar="none|imagenet|FILE", help="To start from.")
-@click.option("--norm", type=click.Choice(["batch", "frozen-batch", "group"]), help="frozen-batch with --weights.")
-@click.option("--channels", default=1, show_default=True, type=_COUNT, metavar="C")
-@click.option("--class", "class_name", default="finding", show_default=True, metavar="NAME", help="What 1 stands for.")
-@click.option("--slice-size", default=96, show_default=True, type=click.IntRange(min=8), metavar="S")
-@click.option("--pixel-mm", type=float, metavar="P", help="Of the slices (from the foreground's size).")
-@click.option("--intensity", default="zscore", show_default=True, metavar="none|zscore|window:LO:HI")
-@click.option("--frame", default="physical", show_default=True, type=click.Choice(["physical", "normalized"]))
-@click.option("--steps", default=2000, show_default=True, type=_COUNT, help="Batches.")
-@click.option("--epochs", default=20, show_default=True, type=_COUNT, help="Parts that end with a checkpoint.")
-@click.option("--volumes-per-batch", default=8, show_default=True, type=_COUNT, metavar="V")
-@click.option("--slices-per-volume", default=8, show_default=True, type=_COUNT, metavar="K")
-@click.option("--learning-rate", default=1e-3, show_default=True, type=float)
-@click.option("--stage-decay", type=float, metavar="X", help="Of the rate, per stage (0.7 with --weights).")
-@click.option("--freeze", default=0, show_default=True, type=int, metavar="N", help="First stages kept as they are.")
-@click.option("--ema", default=0.0, show_default=True, type=float, metavar="D", help="Averages the weights, as 0.995.")
-@click.option("--seed", default=0, show_default=True, type=_SEED)
-@click.option("--stage", type=_COUNT, metavar="N", help="CAM stage of the model (calibration chooses).")
-@click.option("--slices", type=int, metavar="M", help="Offsets that the model is calibrated for (64).")
-@click.option("--directions", type=int, metavar="L", help="Directions that it is calibrated for (256).")
-@click.option("--about", multiple=True, metavar="KEY=VALUE", help=_ABOUT_HELP)
-@click.option("--half", is_flag=True, help="Store the weights as float16.")
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
-@click.option("--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16")
+@click.option("--output", required=True, type=_PATH, metavar="BUNDLE", help="Model folder to write.")
+@click.option("--run", type=_PATH, metavar="DIR", help=_RUN, show_default="BUNDLE-run")
+@click.option("--resume", is_flag=True, help="Continue from the run's checkpoint, if it has one.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing model and its run.")
+@click.option("--encoder", default="resnet10t", show_default=True, metavar="TIMM_NAME", help="Name of a timm model.")
+@click.option("--weights", default="none", show_default=True, metavar="none|imagenet|FILE", help=_START)
+@click.option("--norm", type=_NORMS, help=_NORM, show_default="batch; frozen-batch with --weights")
+@click.option("--channels", default=1, show_default=True, type=_COUNT, metavar="C", help=_CHANNELS)
+@_class_of_1_option
+@click.option("--slice-size", default=96, show_default=True, type=_PIXELS, metavar="S", help=_SIDE)
+@click.option("--pixel-mm", type=float, metavar="P", help=_PIXEL_MM, show_default="from the size of the foreground")
+@click.option("--intensity", default="zscore", show_default=True, metavar="none|zscore|window:LO:HI", help=_INTENSITY)
+@click.option("--frame", default="physical", show_default=True, type=_FRAMES, help=_FRAME)
+@click.option("--steps", default=2000, show_default=True, type=_COUNT, help="Number of training steps (batches).")
+@click.option("--epochs", default=20, show_default=True, type=_COUNT, help=_EPOCHS)
+@click.option("--volumes-per-batch", default=8, show_default=True, type=_COUNT, metavar="V", help=_VOLUMES)
+@click.option("--slices-per-volume", default=8, show_default=True, type=_COUNT, metavar="K", help=_SLICES_PER_VOLUME)
+@click.option("--learning-rate", default=1e-3, show_default=True, type=float, help="Highest learning rate.")
+@click.option("--stage-decay", type=float, metavar="X", help=_STAGE_DECAY, show_default="1; 0.7 with --weights")
+@click.option("--freeze", default=0, show_default=True, type=int, metavar="N", help=_FREEZE)
+@click.option("--ema", default=0.0, show_default=True, type=float, metavar="D", help=_EMA)
+@click.option("--seed", default=0, show_default=True, type=_SEED, help=_TRAIN_SEED)
+@click.option("--stage", type=_COUNT, metavar="N", help=_CAM_STAGE, show_default="chosen by the calibration")
+@click.option("--slices", type=int, metavar="M", help="Offsets that the model is calibrated for.", show_default="64")
+@click.option("--directions", type=int, metavar="L", help="Directions that it is calibrated for.", show_default="256")
+@_about_option
+@click.option("--half", is_flag=True, help=_HALF)
+@_device_option
+@click.option("--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16", help=_PRECISION)
 def train(
     manifest: Path,
     output: Path,
@@ -217,9 +315,11 @@ def train(
     half: bool,
     **options: Any,
 ) -> None:
-    """Train a classifier from MANIFEST (CSV volume,label[,mask,patient,split]) and its volume-level labels.
+    """Train a classifier from the volume-level labels of MANIFEST.
 
-    Ctrl-C keeps a checkpoint; --resume goes on from it. Under torchrun the processes share every batch.
+    MANIFEST is a CSV file with the columns volume,label and optionally patient,split,mask; training never opens a mask.
+    Afterwards the model is calibrated on the split val. Ctrl-C keeps a checkpoint, from which --resume continues. Under
+    torchrun, the processes share every batch.
     """
     from tonno_core.commands.train import Destination, train_bundle
     from tonno_core.training.loop import TrainingInterrupted
@@ -244,20 +344,20 @@ def train(
 @cli.command()
 @click.argument("model", type=_PATH)
 @click.argument("manifest", type=_PATH)
-@click.option("--output", required=True, type=_PATH, metavar="BUNDLE", help="Folder of the calibrated model.")
-@click.option("--method", "methods", multiple=True, metavar="NAME", help="May be repeated (every method).")
-@click.option("--stage", "stages", multiple=True, type=int, metavar="N", help="To choose among (every stage).")
+@click.option("--output", required=True, type=_PATH, metavar="BUNDLE", help="Folder to write the calibrated model to.")
+@click.option("--method", "methods", multiple=True, metavar="NAME", help=_CALIBRATED, show_default="all")
+@click.option("--stage", "stages", multiple=True, type=int, metavar="N", help=_STAGES, show_default="all")
 @click.option("--quantile", default=0.95, show_default=True, type=click.FloatRange(0, 1), metavar="Q", help=_QUANTILE)
-@click.option("--sigma-scale", type=float, metavar="X", help="Of Matched CAM (chosen).")
-@click.option("--smooth-mm", type=float, metavar="G", help="3D Gaussian on the heatmap (chosen).")
-@click.option("--filter", "filter", type=click.Choice(["second-difference", "hann", "gaussian"]), help="(chosen)")
-@click.option("--slices", type=int, metavar="M", help="Offsets along each direction (the model's).")
-@click.option("--directions", type=int, metavar="L", help="Directions (the model's).")
-@click.option("--lattice", type=click.Choice(["hemisphere", "sphere"]), help="Where directions lie (the model's).")
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
-@click.option("--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16|float16")
-@click.option("--overwrite", is_flag=True, help="Replace a model that is there.")
-@click.option("--complete", is_flag=True, help="Choose nothing anew; add what earlier versions did not measure.")
+@click.option("--sigma-scale", type=float, metavar="X", help=_SIGMA, show_default="chosen")
+@click.option("--smooth-mm", type=float, metavar="G", help=_SMOOTH, show_default="chosen")
+@click.option("--filter", "filter", type=_FILTERS, help=_FILTER, show_default="chosen")
+@_slices_option
+@_directions_option
+@_lattice_option
+@_device_option
+@_precision_option
+@click.option("--overwrite", is_flag=True, help="Replace an existing model.")
+@click.option("--complete", is_flag=True, help=_COMPLETE)
 def calibrate(
     model: Path,
     manifest: Path,
@@ -271,10 +371,11 @@ def calibrate(
     complete: bool,
     **options: Any,
 ) -> None:
-    """Choose MODEL's stage, filter, sigma, smoothing and thresholds anew, from the labels of MANIFEST's split val.
+    """Choose a model's settings and thresholds anew, without training.
 
-    Needed for other planes than the model's own: a threshold holds for one number of slices and directions. Those of
-    the presets fast and balanced are measured too.
+    The labels of MANIFEST's split val decide on each method's stage, filter, sigma, smoothing and threshold. Needed for
+    other planes than the model's own, because a threshold holds for one number of slices and directions. Thresholds
+    for the presets fast and balanced are measured as well.
     """
     from tonno_core.commands import calibrate as command
     from tonno_core.training.calibration import Look, Search
@@ -294,21 +395,23 @@ def calibrate(
 @cli.command()
 @click.argument("manifest", type=_PATH)
 @click.option("--model", required=True, metavar="BUNDLE", help="Model folder.")
-@click.option("--output", required=True, type=_PATH, metavar="DIR", help="Folder for the results; goes on in it.")
-@click.option("--split", default="test", show_default=True, type=click.Choice(["train", "val", "test", "all"]))
-@click.option("--method", "methods", multiple=True, metavar="NAME", help="May be repeated (every method).")
-@click.option("--stage", "stages", multiple=True, type=_stage, metavar="N|N+N", help="Rows of the CAM methods (all).")
-@click.option("--slices", type=int, metavar="M", help="Offsets along each direction (the model's).")
-@click.option("--directions", type=int, metavar="L", help="Directions (the model's).")
-@click.option("--lattice", type=click.Choice(["hemisphere", "sphere"]), help="Where directions lie (the model's).")
-@click.option("--filter", "filter", type=click.Choice(["second-difference", "hann", "gaussian"]))
-@click.option("--min-volume-mm3", type=_VOLUME, default=0.0, metavar="V", help="Smallest component that is kept.")
-@click.option("--class", "class_name", metavar="NAME", help="Class of the model (the first).")
-@click.option("--all-candidates", is_flag=True, help="A row for all that the model's calibration tried.")
-@click.option("--seed", default=0, show_default=True, type=_SEED, help="Of the bootstrap.")
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
-@click.option("--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16|float16")
-@click.option("--overwrite", is_flag=True, help="Start anew where another evaluation's results are.")
+@click.option("--output", required=True, type=_PATH, metavar="DIR", help="Output folder. An existing one is resumed.")
+@click.option(
+    "--split", default="test", show_default=True, type=click.Choice(["train", "val", "test", "all"]), help=_SPLIT
+)
+@click.option("--method", "methods", multiple=True, metavar="NAME", help=_EVALUATED, show_default="all")
+@click.option("--stage", "stages", multiple=True, type=_stage, metavar="N|N+N", help=_ROWS, show_default="all")
+@_slices_option
+@_directions_option
+@_lattice_option
+@_filter_option
+@_min_volume_option
+@click.option("--class", "class_name", metavar="NAME", help="Class of the model to evaluate.", show_default="the first")
+@click.option("--all-candidates", is_flag=True, help="Add a row for each variant that the calibration tried.")
+@click.option("--seed", default=0, show_default=True, type=_SEED, help="Seed of the bootstrap.")
+@_device_option
+@_precision_option
+@click.option("--overwrite", is_flag=True, help="Replace the results of another evaluation.")
 def evaluate(
     manifest: Path,
     methods: tuple[str, ...],
@@ -322,9 +425,10 @@ def evaluate(
     overwrite: bool,
     **choices: Any,
 ) -> None:
-    """Compare all methods with the masks of MANIFEST: tables with intervals, and contact sheets.
+    """Compare all methods with the masks of MANIFEST.
 
-    A second run goes on where the first was stopped; so do several at once, under torchrun.
+    Writes tables with confidence intervals, and contact sheets. Running the same command again resumes. Under torchrun,
+    the processes share the cases.
     """
     from tonno_core.commands.evaluate import Choices, evaluate_manifest
 
@@ -342,12 +446,17 @@ def evaluate(
 
 
 @cli.command()
-@click.option("--output", default=Path("demo-output"), show_default=True, type=_PATH, metavar="DIR")
-@click.option("--seed", default=2026, show_default=True, type=_SEED, help="Of the head and its lesions.")
-@click.option("--directions", type=click.IntRange(min=1), metavar="L", help="Fewer are faster and noisier.")
-@click.option("--overwrite", is_flag=True)
+@click.option(
+    "--output", default=Path("demo-output"), show_default=True, type=_PATH, metavar="DIR", help="Output folder."
+)
+@click.option("--seed", default=2026, show_default=True, type=_SEED, help="Seed of the head and its lesions.")
+@click.option("--directions", type=click.IntRange(min=1), metavar="L", help=_FEWER, show_default="256")
+@click.option("--overwrite", is_flag=True, help="Replace existing results.")
 def demo(output: Path, seed: int, directions: int | None, overwrite: bool) -> None:
-    """Find lesions implanted in a real brain with the model that ships, and measure how well."""
+    """Find lesions that were implanted in a real brain.
+
+    Uses the model that ships with tonno, and measures how well each method finds them.
+    """
     from tonno_core.commands.demo import run_demo
 
     click.echo(run_demo(output, seed=seed, directions=directions, overwrite=overwrite))
@@ -355,11 +464,14 @@ def demo(output: Path, seed: int, directions: int | None, overwrite: bool) -> No
 
 @cli.command()
 @click.argument("output", type=_PATH)
-@click.option("--count", default=100, show_default=True, type=click.IntRange(min=4), help="Heads, half with lesions.")
-@click.option("--lesions", type=click.IntRange(min=1, max=8), help="In each of those (1 to 3 at random).")
-@click.option("--seed", default=1, show_default=True, type=_SEED)
+@click.option("--count", default=100, show_default=True, type=click.IntRange(min=4), help=_HEADS)
+@click.option("--lesions", type=click.IntRange(min=1, max=8), help=_LESIONS, show_default="1 to 3 at random")
+@click.option("--seed", default=1, show_default=True, type=_SEED, help=_HEADS_SEED)
 def phantoms(output: Path, count: int, lesions: int | None, seed: int) -> None:
-    """Write a training set like the demo's: brains with and without lesions, and their manifest."""
+    """Write a training set like the demo's to the folder OUTPUT.
+
+    It holds brains with and without lesions, and their manifest.
+    """
     from tonno_core.demo.phantom import write_phantoms
     from tonno_core.output import output_folder
 
@@ -370,20 +482,20 @@ def phantoms(output: Path, count: int, lesions: int | None, seed: int) -> None:
 
 @cli.command()
 @click.argument("volume", type=_PATH, required=False)
-@click.option("--model", metavar="BUNDLE|TIMM_NAME", help="A name: with random weights. (The demo's resnet10t, 96 px)")
-@click.option("--method", "methods", multiple=True, metavar="NAME", help="May be repeated (tonno).")
-@click.option("--slices", type=int, metavar="M", help="Offsets along each direction (64).")
-@click.option("--directions", type=int, metavar="L", help="Directions (256).")
-@click.option("--slice-size", type=click.IntRange(min=8), metavar="S", help="Pixels along a slice's side (96).")
-@click.option("--grid", type=click.Choice(["band-limited", "volume"]), help="Backproject on M^3 nodes or all voxels.")
-@click.option("--preset", type=click.Choice(list(PRESETS)), help="Slices, directions and the rest at once.")
-@click.option("--compile", "compiled", is_flag=True, help="The encoder, by torch.compile.")
-@click.option("--repeats", default=3, show_default=True, type=_COUNT, help="Of all, in turn.")
-@click.option("--compare", is_flag=True, help="With the plain reference, and PyEPRI's inversion, in the same process.")
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps")
-@click.option("--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16|float16")
-@click.option("--output", type=_PATH, metavar="DIR", help="For bench.json and bench.png.")
-@click.option("--overwrite", is_flag=True)
+@click.option("--model", metavar="BUNDLE|TIMM_NAME", help=_BENCHED, show_default="the demo's: resnet10t, 96 pixels")
+@click.option("--method", "methods", multiple=True, metavar="NAME", help=_RUN_METHODS, show_default="tonno")
+@_slices_option
+@_directions_option
+@click.option("--slice-size", type=_PIXELS, metavar="S", help=_SIDE, show_default="the model's, or 96")
+@_grid_option
+@_preset_option
+@click.option("--compile", "compiled", is_flag=True, help="Compile the encoder (torch.compile).")
+@click.option("--repeats", default=3, show_default=True, type=_COUNT, help="Repeats; everything is measured in turn.")
+@click.option("--compare", is_flag=True, help="Also time a plain reference, and the inversion of PyEPRI.")
+@_device_option
+@_precision_option
+@click.option("--output", type=_PATH, metavar="DIR", help="Folder for bench.json and bench.png.")
+@click.option("--overwrite", is_flag=True, help="Replace existing results.")
 def bench(
     methods: tuple[str, ...],
     slices: int | None,
@@ -394,7 +506,10 @@ def bench(
     overwrite: bool,
     **options: Any,
 ) -> None:
-    """Where the time of a reconstruction goes on this machine: of VOLUME, or a head like the demo's."""
+    """Measure where the time of a reconstruction goes.
+
+    Reconstructs VOLUME, or a head like the demo's, on this machine, and prints seconds and rates of each stage.
+    """
     from tonno_core.commands.bench import Benchmark
     from tonno_core.commands.bench import bench as measure
 
