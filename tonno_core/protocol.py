@@ -17,7 +17,7 @@ VERSION = 1
 MAX_LINE = 1 << 22
 
 # Each of these is answered by exactly one of FINAL.
-ANSWERED = ("reconstruct", "refine", "resume", "describe")
+ANSWERED = ("reconstruct", "refine", "resume", "describe", "export")
 REQUESTS = (*ANSWERED, "stop", "cancel", "shutdown")
 EVENTS = ("ready", "heartbeat", "progress", "preview", "result", "description", "cancelled", "error")
 FINAL = ("result", "description", "cancelled", "error")

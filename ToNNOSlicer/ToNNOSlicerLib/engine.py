@@ -192,9 +192,8 @@ class _Process:
         self._loading = True
         self._garbage = None
         self._endedAt = None
-        self._reader = self._thread(self._read)
+        self._readers = self._thread(self._read), self._thread(self._collectLog)
         self._thread(self._write)
-        self._thread(self._collectLog)
 
     @property
     def pid(self):
@@ -243,7 +242,8 @@ class _Process:
         code = self._popen.poll()
         if code is not None:
             self._endedAt = self._endedAt or now
-            if (self._reader.is_alive() and now - self._endedAt < _DRAIN_S) or not self._events.empty():
+            isReading = any(reader.is_alive() for reader in self._readers)
+            if (isReading and now - self._endedAt < _DRAIN_S) or not self._events.empty():
                 return None  # what it said before its end comes first
             return {"type": "exited", "id": None, "code": code, "ids": sorted(self._waiting)}
         if now - self._heard > (max(timeout, _LOADING_TIMEOUT_S) if self._loading else timeout):

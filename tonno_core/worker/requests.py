@@ -40,25 +40,25 @@ class ReconstructRequest:
     @staticmethod
     def of(fields: dict[str, Any]) -> ReconstructRequest:
         """Raises ProtocolError, naming the field."""
-        volume = _field(fields, "volume", dict)
-        zoom, ras_to_box = _field(fields, "zoom", bool, False), _roi(fields)
+        volume = field_of(fields, "volume", dict)
+        zoom, ras_to_box = field_of(fields, "zoom", bool, False), _roi(fields)
         options, classes = _options(fields), _classes(fields)
         if classes is not None and "class_name" in options:
             raise ProtocolError("the field 'classes' and the option 'class_name' both name classes; leave one out")
         if zoom and ras_to_box is None:
             raise ProtocolError("the field 'zoom' is true without a region to zoom into; give the field 'roi'")
         return ReconstructRequest(
-            array=Path(_field(volume, "array", str)),
-            ijk_to_ras=_matrix(volume, "ijk_to_ras"),
-            model=_field(fields, "model", str),
+            array=Path(field_of(volume, "array", str)),
+            ijk_to_ras=matrix_of(volume, "ijk_to_ras"),
+            model=field_of(fields, "model", str),
             options=options,
             classes=classes,
-            preset=_field(fields, "preset", str, None),
+            preset=field_of(fields, "preset", str, None),
             ras_to_box=ras_to_box,
             zoom=zoom,
-            device=_field(fields, "device", str, "auto"),
-            precision=_field(fields, "precision", str, "auto"),
-            preview=_field(fields, "preview", bool, False),
+            device=field_of(fields, "device", str, "auto"),
+            precision=field_of(fields, "precision", str, "auto"),
+            preview=field_of(fields, "preview", bool, False),
             folder=_folder(fields),
         )
 
@@ -84,22 +84,22 @@ class RefineRequest:
         return RefineRequest(
             options=_options(fields),
             ras_to_box=_roi(fields),
-            zoom=_field(fields, "zoom", bool, None),
-            run=_field(fields, "run", int, None),
-            preview=_field(fields, "preview", bool, False),
+            zoom=field_of(fields, "zoom", bool, None),
+            run=field_of(fields, "run", int, None),
+            preview=field_of(fields, "preview", bool, False),
             folder=_folder(fields),
         )
 
 
 def target_of(fields: dict[str, Any]) -> int:
     """Whom `stop` and `cancel` mean. Raises ProtocolError."""
-    return int(_field(fields, "target", int))
+    return int(field_of(fields, "target", int))
 
 
 _REQUIRED = object()
 
 
-def _field(fields: dict[str, Any], name: str, kind: type, default: Any = _REQUIRED) -> Any:
+def field_of(fields: dict[str, Any], name: str, kind: type, default: Any = _REQUIRED) -> Any:
     value = fields.get(name)
     if value is None:
         if default is _REQUIRED:
@@ -112,7 +112,7 @@ def _field(fields: dict[str, Any], name: str, kind: type, default: Any = _REQUIR
 
 def _options(fields: dict[str, Any]) -> dict[str, Any]:
     """Those that were asked for; None is as if absent."""
-    options = {name: value for name, value in _field(fields, "options", dict, {}).items() if value is not None}
+    options = {name: value for name, value in field_of(fields, "options", dict, {}).items() if value is not None}
     unknown = sorted(set(options) - _OPTIONS)
     if unknown:
         raise ProtocolError(f"the option '{unknown[0]}' is unknown")
@@ -131,20 +131,20 @@ def _classes(fields: dict[str, Any]) -> tuple[str, ...] | Literal["all"] | None:
 
 
 def _roi(fields: dict[str, Any]) -> Matrix | None:
-    roi = _field(fields, "roi", dict, None)
-    return None if roi is None else _matrix(roi, "ras_to_box")
+    roi = field_of(fields, "roi", dict, None)
+    return None if roi is None else matrix_of(roi, "ras_to_box")
 
 
 def _folder(fields: dict[str, Any]) -> Path:
-    folder = Path(_field(fields, "folder", str))
+    folder = Path(field_of(fields, "folder", str))
     if not folder.is_dir():
         raise ProtocolError("the field 'folder' names no folder")
     return folder
 
 
-def _matrix(fields: dict[str, Any], name: str) -> Matrix:
+def matrix_of(fields: dict[str, Any], name: str) -> Matrix:
     try:
-        matrix = np.asarray(_field(fields, name, list), dtype=np.float64)
+        matrix = np.asarray(field_of(fields, name, list), dtype=np.float64)
     except (TypeError, ValueError):
         raise ProtocolError(f"the field '{name}' holds what is no number") from None
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tonno_core.worker.exports import write_files
 from tonno_core.worker.failures import MissingPackage, NoTorch
 from tonno_core.worker.job import Job
 from tonno_core.worker.requests import ReconstructRequest, RefineRequest
@@ -22,6 +23,9 @@ class Session:
     def compute(self, job: Job) -> None:
         """Answer ``result`` to a ``reconstruct``, ``refine`` or ``resume``. Raises what `failure_of` knows."""
         kind, fields = job.fields["type"], job.fields
+        if kind == "export":
+            write_files(job)
+            return
         request = ReconstructRequest.of(fields) if kind == "reconstruct" else RefineRequest.of(fields)
         job.step("loading")
         engine = self._loaded()

@@ -1,24 +1,29 @@
-"""The pictures of a report, on white paper: a finding in three planes and close by, and the classifier's answers.
-
-For the process that writes slow files (slow_files.py): neither Qt nor MRML, but matplotlib and SciPy.
-"""
+"""The pictures of a report, on white paper: a finding in three planes and close by, and the classifier's answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from tonno_core.pictures.cuts import OPPOSITE, PLANES, Cut, cut_plane, sample
+from tonno_core.pictures.cuts import OPPOSITE, PLANES, Cut, Float, cut_plane, sample
 from tonno_core.pictures.drawing import CONTOURS, cold_hot, finite, outlined, save_figure
 from tonno_core.slicing.profile import Profile
 from tonno_core.volume.volume import Volume
 
-Point = Sequence[float]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+Point = tuple[float, float, float]
 Line = tuple[Point, Point]
+# The name of a finding and where it is (RAS mm).
+Mark = tuple[str, Point]
 
 _STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture everywhere
@@ -36,66 +41,77 @@ _CLOSE_MM, _AROUND = 40.0, 3.0  # side of the close-ups: at least so long, and s
 _CLOSE_PIXELS = 240
 
 
-def drawFinding(
-    path: Path,
-    image: Volume,
-    heatmap: Volume,
-    mask: np.ndarray,
-    centerRAS: Point,
-    lines: Sequence[Line] = (),
-    threshold: float | None = None,
-    window: tuple[float, float] | None = None,
-) -> None:
-    """Draw three planes through a point: the whole image under heatmap and outline, and close-ups below.
+@dataclass(frozen=True)
+class Scene:
+    """What the pictures of findings show.
+
+    Attributes:
+        image: The image in the world. Its grid may differ from the heatmap's.
+        heatmap: The heatmap in the world.
+        mask: The segment on the heatmap's grid, Z Y X.
+        threshold: The threshold to mark on the color scale; None leaves it out.
+        window: The image's values shown as black and as white; None takes nearly the whole range.
+    """
+
+    image: Volume
+    heatmap: Volume
+    mask: npt.NDArray[np.uint8]
+    threshold: float | None = None
+    window: tuple[float, float] | None = None
+
+
+def draw_finding(path: Path, scene: Scene, centre_ras: Point, lines: Sequence[Line] = ()) -> None:
+    """Draw three planes through a point, the whole image under heatmap and outline, and close-ups below.
 
     Args:
-        image, heatmap: In the world; their grids may differ.
-        mask: Z Y X on the heatmap's grid.
-        centerRAS: Where the planes meet (RAS mm, within the image).
-        lines: Diameters in the axial plane, by their ends in RAS mm.
-        threshold: To be marked on the scale.
-        window: The image's values that are black and white; by default nearly all that there are.
+        path: The PNG file, which appears whole or not at all.
+        scene: What is shown.
+        centre_ras: Where the planes meet (RAS mm, within the image).
+        lines: Diameters in the axial plane, by their ends (RAS mm).
 
     Raises:
-        TonnoError: Where the file cannot be written.
+        TonnoError: If the file cannot be written.
     """
     import matplotlib
 
-    cuts = [cut_plane(plane, image, centerRAS) for plane in PLANES]
+    image = scene.image
+    cuts = [cut_plane(plane, image, centre_ras) for plane in PLANES]
     longest = max((float(np.linalg.norm(np.subtract(*line))) for line in lines), default=0.0)
-    close = [_closeUp(cut, max(_CLOSE_MM, _AROUND * longest)) for cut in cuts]
+    close = [_close_up(cut, max(_CLOSE_MM, _AROUND * longest)) for cut in cuts]
     shown = [sample(image.array, image.ijk_to_ras, cut.points_ras) for cut in cuts]
     # Half a percent on either side: a few bright vessels or an implant must not darken the rest.
     values = finite(shown)
-    black, white = window or (np.percentile(values, (0.5, 99.5)) if values.size else (0.0, 1.0))
+    black, white = scene.window or (np.percentile(values, (0.5, 99.5)) if values.size else (0.0, 1.0))
     gray = {"cmap": "gray", "vmin": black, "vmax": white}
     with matplotlib.rc_context(_STYLE):
         figure, (top, bottom), bar = _layout(cuts)
-        for axes, cut, pixels in zip(top, cuts, shown, strict=True):
+        for axes, cut, frame, pixels in zip(top, cuts, close, shown, strict=True):
             _show(axes, cut, pixels, **gray)
-            colors = _drawHeat(axes, cut, heatmap)
-            _drawOutline(axes, cut, heatmap, mask)
-            _drawFrame(axes, close[cuts.index(cut)])
-            _drawLabels(axes, cut, _title(cut))
+            colours = _draw_heatmap(axes, cut, scene.heatmap)
+            _draw_outline(axes, cut, scene)
+            _draw_frame(axes, frame)
+            _draw_labels(axes, cut, _title(cut))
         for axes, cut in zip(bottom, close, strict=True):
             _show(axes, cut, sample(image.array, image.ijk_to_ras, cut.points_ras), **gray)
-            _drawOutline(axes, cut, heatmap, mask)
-            _drawLabels(axes, cut, "")
+            _draw_outline(axes, cut, scene)
+            _draw_labels(axes, cut, "")
         for line in lines:
             ends = np.array([_uv(close[0], point) for point in line])
             bottom[0].plot(*ends.T, color=_LINE, linewidth=1.6, marker="o", markersize=3)
-        _drawScale(figure, bar, colors, threshold)
-        save_figure(figure, Path(path))
+        _draw_scale(figure, bar, colours, scene.threshold)
+        save_figure(figure, path)
 
 
-def drawProfiles(path: Path, profiles: Sequence[Profile], marks: Sequence[tuple[str, Point]] = ()) -> None:
+def draw_profiles(path: Path, profiles: Sequence[Profile], marks: Sequence[Mark] = ()) -> None:
     """Draw the classifier's answers to planes along the patient's axes, with the places of the findings.
 
     Args:
-        marks: Names of findings, and where they are (RAS mm).
+        path: The PNG file, which appears whole or not at all.
+        profiles: One profile for each picture of the row.
+        marks: The findings.
 
     Raises:
-        TonnoError: Where the file cannot be written.
+        TonnoError: If the file cannot be written.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -104,27 +120,29 @@ def drawProfiles(path: Path, profiles: Sequence[Profile], marks: Sequence[tuple[
         figure = Figure(figsize=(_WIDTH, 2.6), layout="constrained")
         row = figure.subplots(1, len(profiles), sharey=True, squeeze=False)[0]
         for axes, profile in zip(row, profiles, strict=True):
-            _drawProfile(axes, profile, marks)
+            _draw_profile(axes, profile, marks)
         row[0].set_ylabel("logit")
-        save_figure(figure, Path(path))
+        save_figure(figure, path)
 
 
-def _drawProfile(axes: Any, profile: Profile, marks: Sequence[tuple[str, Point]]) -> None:
+def _draw_profile(axes: Axes, profile: Profile, marks: Sequence[Mark]) -> None:
     plane = next(plane for plane in PLANES if plane.normal == profile.axis)
     axes.axhline(0.0, color="#c4c9d0", linewidth=0.8)
     axes.plot(profile.offsets_mm, profile.logits, color=_PLOT, linewidth=1.5)
-    above = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center"}
     for level, name, position in _levels(profile, marks):
         axes.axvline(position, color=_MARK, linewidth=0.9, linestyle=(0, (3, 2)))
-        axes.annotate(name, (position, 1), (0, 3 + 10 * level), size=9, color=_MARK, **above)
+        axes.annotate(
+            name, (position, 1), (0, 3 + 10 * level), xycoords=("data", "axes fraction"), textcoords="offset points",
+            ha="center", size=9, color=_MARK,
+        )  # fmt: skip
     axes.margins(x=0.0, y=0.12)
     axes.spines[["top", "right"]].set_visible(False)
     where = f"{plane.name.lower()} plane at (mm)"
     axes.set_xlabel(f"{OPPOSITE[profile.axis]} \u2190 {where} \u2192 {profile.axis}")
 
 
-def _levels(profile: Profile, marks: Sequence[tuple[str, Point]]) -> list[tuple[int, str, float]]:
-    """The marks' positions along a profile, and how high each name stands so that none lies over another."""
+def _levels(profile: Profile, marks: Sequence[Mark]) -> list[tuple[int, str, float]]:
+    """Stack the marks' names where they would overlap; returns level, name and position along the profile."""
     room = 0.04 * float(np.ptp(profile.offsets_mm))
     taken: list[float] = []  # up to where, by level
     levels = []
@@ -135,8 +153,8 @@ def _levels(profile: Profile, marks: Sequence[tuple[str, Point]]) -> list[tuple[
     return levels
 
 
-def _layout(cuts: Sequence[Cut]) -> tuple[Any, list[list[Any]], Any]:
-    """Three columns at one scale where the shapes allow it, the close-ups as squares below, and the scale's axes."""
+def _layout(cuts: Sequence[Cut]) -> tuple[Figure, list[list[Axes]], Axes]:
+    """Place three columns at one scale where the shapes allow it, square close-ups below, and the scale's axes."""
     from matplotlib.figure import Figure
 
     spans = np.array([cut.pixel_mm * cut.u.size for cut in cuts])
@@ -160,10 +178,10 @@ def _layout(cuts: Sequence[Cut]) -> tuple[Any, list[list[Any]], Any]:
     return figure, rows, bar
 
 
-def _closeUp(cut: Cut, side: float) -> Cut:
-    """The same plane in a square of `side` mm around its center; beyond the volume it is empty."""
+def _close_up(cut: Cut, side: float) -> Cut:
+    """Return the same plane in a square of `side` mm around its center; beyond the volume it is empty."""
     pixel = side / _CLOSE_PIXELS
-    offsets = pixel * (np.arange(_CLOSE_PIXELS) - (_CLOSE_PIXELS - 1) / 2)
+    offsets = pixel * (np.arange(_CLOSE_PIXELS, dtype=np.float64) - (_CLOSE_PIXELS - 1) / 2)
     u, v = (offsets + center for center in cut.centre_uv)
     # The points of the whole plane are linear in u and v.
     origin = cut.points_ras[0, 0]
@@ -173,13 +191,13 @@ def _closeUp(cut: Cut, side: float) -> Cut:
     return replace(cut, pixel_mm=pixel, u=u, v=v, points_ras=points)
 
 
-def _show(axes: Any, cut: Cut, pixels: np.ndarray, **options: Any) -> Any:
+def _show(axes: Axes, cut: Cut, pixels: Float, **options: Any) -> AxesImage:
     axes.set(facecolor="black", xticks=(), yticks=(), anchor="N")
     axes.spines[:].set_visible(False)
     return axes.imshow(pixels, extent=cut.extent, origin="lower", interpolation="bilinear", **options)
 
 
-def _drawHeat(axes: Any, cut: Cut, heatmap: Volume) -> Any:
+def _draw_heatmap(axes: Axes, cut: Cut, heatmap: Volume) -> AxesImage:
     limit = float(heatmap.array.max())
     if limit <= 0:
         limit = float(np.abs(heatmap.array).max()) or 1.0
@@ -187,38 +205,35 @@ def _drawHeat(axes: Any, cut: Cut, heatmap: Volume) -> Any:
     return _show(axes, cut, pixels, cmap=cold_hot(), vmin=-limit, vmax=limit)
 
 
-def _drawOutline(axes: Any, cut: Cut, heatmap: Volume, mask: np.ndarray) -> None:
-    pixels = np.nan_to_num(sample(mask.astype(np.uint8), heatmap.ijk_to_ras, cut.points_ras))
+def _draw_outline(axes: Axes, cut: Cut, scene: Scene) -> None:
+    pixels = np.nan_to_num(sample(scene.mask.astype(np.uint8), scene.heatmap.ijk_to_ras, cut.points_ras))
     if pixels.min() < 0.5 < pixels.max():
         axes.contour(cut.u, cut.v, pixels, levels=[0.5], colors=CONTOURS[0][0], linewidths=1.3)
 
 
-def _drawFrame(axes: Any, close: Cut) -> None:
-    """Where the close-up is."""
+def _draw_frame(axes: Axes, close: Cut) -> None:
+    """Show where the close-up is."""
     left, right, bottom, top = close.extent
     axes.plot((left, right, right, left, left), (bottom, bottom, top, top, bottom), color="white", linewidth=0.7)
 
 
-def _drawLabels(axes: Any, cut: Cut, title: str) -> None:
-    """The letters of the patient's sides, a scale bar, and a title above; the view is that of the cut."""
+def _draw_labels(axes: Axes, cut: Cut, title: str) -> None:
+    """Write the letters of the patient's sides, a scale bar, and a title above; the view is that of the cut."""
     left, right, bottom, top = cut.extent
     plane = cut.plane
     for letter, edge, inwards in (
         (OPPOSITE[plane.right], (0, 0.5), (8, 0)), (plane.right, (1, 0.5), (-8, 0)),
         (OPPOSITE[plane.top], (0.5, 0), (0, 9)), (plane.top, (0.5, 1), (0, -9)),
     ):  # fmt: skip
-        _write(axes, letter, edge, inwards, xycoords="axes fraction", ha="center", size=10, weight="bold")
+        options = {"xycoords": "axes fraction", "ha": "center", "size": 10, "weight": "bold"}
+        outlined(axes, letter, edge, inwards, color="white", **options)
     length = max((mm for mm in (2, 5, 10, 20, 50, 100) if 3 * mm < right - left), default=1)
     x, y = left + 0.04 * (right - left), bottom + 0.04 * (top - bottom)
-    for color, width in (("black", 4.2), ("white", 2.2)):  # to be seen on both
-        axes.plot((x, x + length), (y, y), color=color, linewidth=width, solid_capstyle="butt")
-    _write(axes, f"{length} mm", (x, y), (0, 8), ha="left", size=8)
+    for colour, width in (("black", 4.2), ("white", 2.2)):  # to be seen on both
+        axes.plot((x, x + length), (y, y), color=colour, linewidth=width, solid_capstyle="butt")
+    outlined(axes, f"{length} mm", (x, y), (0, 8), color="white", ha="left", size=8)
     axes.set(xlim=(left, right), ylim=(bottom, top))
     axes.set_title(title, size=10, color=_INK, pad=4)
-
-
-def _write(axes: Any, text: str, point: Point, offset: Point, **options: Any) -> None:
-    outlined(axes, text, point, offset, color="white", **options)
 
 
 def _title(cut: Cut) -> str:
@@ -226,18 +241,19 @@ def _title(cut: Cut) -> str:
     return f"{cut.plane.name}, {normal if cut.centre_mm >= 0 else OPPOSITE[normal]} {abs(cut.centre_mm):.0f} mm"
 
 
-def _drawScale(figure: Any, axes: Any, colors: Any, threshold: float | None) -> None:
-    bar = figure.colorbar(colors, cax=axes)
+def _draw_scale(figure: Figure, axes: Axes, colours: AxesImage, threshold: float | None) -> None:
+    bar = figure.colorbar(colours, cax=axes)
     bar.outline.set_visible(False)
-    axes.set_facecolor("#6a6a6a")  # the colors as they look over gray anatomy
+    axes.set_facecolor("#6a6a6a")  # the colours as they look over gray anatomy
     axes.set_title("heatmap", size=9, color=_INK, pad=8)
     axes.tick_params(labelsize=8, colors=_QUIET)
-    if threshold is not None and colors.norm.vmin < threshold < colors.norm.vmax:
+    low, high = colours.get_clim()
+    if threshold is not None and low < threshold < high:
         axes.axhline(threshold, color=CONTOURS[0][0], linewidth=2)
 
 
 def _uv(cut: Cut, point: Point) -> tuple[float, float]:
-    """Where a point of the patient lies in a plane's picture."""
+    """Return where a point of the patient lies in a plane's picture."""
     towards = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
     (u, right), (v, up) = (towards[letter] for letter in (cut.plane.right, cut.plane.top))
     return right * point[u], up * point[v]
