@@ -20,9 +20,19 @@ _PART = 8 << 20
 
 
 def write_array(path: Path, array: npt.NDArray[Any], job: Job) -> str:
-    """Write a ``.npy`` file and return its path; the folder must be there.
+    """Write a ``.npy`` file; it appears whole or not at all.
 
-    Raises OSError with its number (numpy's own writer loses that of a full disk), and Cancelled.
+    Args:
+        path: The file; its folder must be there.
+        array: Any shape and dtype.
+        job: The request, which may be cancelled while the file is written.
+
+    Returns:
+        The path as text.
+
+    Raises:
+        OSError: With its number (numpy's own writer loses that of a full disk).
+        Cancelled: If the job was cancelled.
     """
     partial = path.with_name(path.name + _PARTIAL)
     plain = np.ascontiguousarray(array)
@@ -43,7 +53,11 @@ def write_array(path: Path, array: npt.NDArray[Any], job: Job) -> str:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what was being written when the process has to end at once."""
+    """Remove unfinished files, when the process has to end at once.
+
+    Args:
+        folder: A request's folder.
+    """
     with suppress(OSError):
         for partial in folder.glob(f"*{_PARTIAL}"):
             with suppress(OSError):
