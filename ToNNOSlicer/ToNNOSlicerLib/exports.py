@@ -30,7 +30,11 @@ _PATIENCE_S = math.inf
 
 
 class Exports:
-    """session: the Session."""
+    """Writes what is shown into files.
+
+    Args:
+        session: The Session.
+    """
 
     def __init__(self, session) -> None:
         self._session = session
@@ -40,10 +44,19 @@ class Exports:
 
     @property
     def isBusy(self) -> bool:
+        """Whether an export is under way."""
         return self._steps is not None
 
     def start(self, kind: str, result: Result) -> None:
-        """Ask for a file, and write: at once what is quick, from `tick` what is not. Raises ToNNOUserError."""
+        """Ask for a file and write it: at once if that is quick, else from `tick`.
+
+        Args:
+            kind: SEGMENTATION, HEATMAP, FINDINGS or REPORT.
+            result: The result that is shown.
+
+        Raises:
+            ToNNOUserError: If it cannot be written.
+        """
         if self.isBusy and kind in (HEATMAP, REPORT):
             self._session.message = Message(ERROR, _("An export is under way."), _("Wait for its end, or cancel it."))
             return
@@ -55,7 +68,16 @@ class Exports:
             self.write(kind, result, path)
 
     def write(self, kind: str, result: Result, path: str) -> None:
-        """Write without asking. Raises ToNNOUserError."""
+        """Write without asking.
+
+        Args:
+            kind: SEGMENTATION, HEATMAP, FINDINGS or REPORT.
+            result: The result that is shown.
+            path: The file.
+
+        Raises:
+            ToNNOUserError: If it cannot be written.
+        """
         logic = self._session.logic
         if kind == HEATMAP:
             self._begin(path, logic.heatmapSteps(result.heatmapNode, path, self._writer()))
@@ -67,7 +89,14 @@ class Exports:
             self._done(path, notes)
 
     def reportText(self, result: Result) -> str:
-        """The report as plain text."""
+        """Return the report as plain text.
+
+        Args:
+            result: The result that is shown.
+
+        Returns:
+            The text.
+        """
         result.listing.checkWhole()
         identity = self._identity(result)
         return summary.reportText(identity, result.findings, result.record)
@@ -143,6 +172,9 @@ def writer(client: EngineClient) -> SlowWriter:
     Returns:
         A function of an Export and a folder. It yields the share that is done, and raises ToNNOUserError where the
         files cannot be written. Closing its iterator ends the worker.
+
+    Raises:
+        Exception: What saving the voxels raised, such as OSError, while the files are written.
     """
 
     def write(export: Export, folder: Path) -> Iterator[float]:
@@ -192,7 +224,14 @@ def _reason(event) -> str:
 
 
 def fileName(result: Result) -> str:
-    """Such as `CT-3-Matched-CAM`: it names the volume, so that no file is taken for another patient's."""
+    """Return a file's name that tells the volume, so that no file is taken for another patient's.
+
+    Args:
+        result: The result that is shown.
+
+    Returns:
+        A name without ending, such as `CT-3-Matched-CAM`.
+    """
     volume = result.inputNode.GetName() if result.inputNode is not None else ""
     words = f"{volume} {methodName(result.record['method'])}"
     return re.sub(r"[^\w.]+", "-", words).strip("-.") or Path(SEGMENTATION).name
