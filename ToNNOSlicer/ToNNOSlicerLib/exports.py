@@ -170,11 +170,10 @@ def writer(client: EngineClient) -> SlowWriter:
         client: The worker's client. It is closed when the files are written or the writing is given up.
 
     Returns:
-        A function of an Export and a folder. It yields the share that is done, and raises ToNNOUserError where the
-        files cannot be written. Closing its iterator ends the worker.
+        A function of an Export and a folder. It yields the share that is done; closing its iterator ends the worker.
 
     Raises:
-        Exception: What saving the voxels raised, such as OSError, while the files are written.
+        ToNNOUserError: From that function, if the files cannot be written; OSError, if the worker cannot be started.
     """
 
     def write(export: Export, folder: Path) -> Iterator[float]:
