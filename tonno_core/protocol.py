@@ -1,4 +1,4 @@
-"""What the module and the engine's process say to each other: one JSON object a line. Standard library only.
+"""The messages between a client and the engine's process, one JSON object a line. Standard library only.
 
     request   {"v": 1, "id": 7, "type": "reconstruct", ...}         to the process, on its stdin
     event     {"v": 1, "id": 7, "type": "progress", ...}            from it, on its stdout; id null: of no request
@@ -17,7 +17,7 @@ VERSION = 1
 MAX_LINE = 1 << 22
 
 # Each of these is answered by exactly one of FINAL.
-ANSWERED = ("reconstruct", "refine", "resume", "describe")
+ANSWERED = ("reconstruct", "refine", "resume", "describe", "export")
 REQUESTS = (*ANSWERED, "stop", "cancel", "shutdown")
 EVENTS = ("ready", "heartbeat", "progress", "preview", "result", "description", "cancelled", "error")
 FINAL = ("result", "description", "cancelled", "error")
@@ -29,19 +29,35 @@ Message = dict[str, Any]
 
 
 class ProtocolError(ValueError):
-    """A line that is no message of this version: one sentence, without the line itself."""
+    """Says in a sentence why a line is no message of this version; the line itself is left out."""
 
 
 def encode(kind: str, identifier: int | None, /, **fields: Any) -> bytes:
-    """One message as a line of UTF-8. Numbers that JSON does not have (NaN, infinities) become null."""
+    """Return one message as a line of UTF-8.
+
+    Args:
+        kind: The message's type.
+        identifier: The request's id; None for an event of no request.
+        fields: The other fields. Numbers that JSON does not have (NaN, infinities) become null.
+
+    Returns:
+        The line with its line feed.
+    """
     message = {"v": VERSION, "id": identifier, "type": kind, **fields}
     return json.dumps(_plain(message), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
 
 def decode(line: bytes) -> Message:
-    """The message of a line; its ``type`` is a string and its ``id`` a whole number or None.
+    """Return the message of a line.
 
-    Raises ProtocolError for what is not JSON, not an object, too long, or of another version.
+    Args:
+        line: UTF-8, with or without its line feed.
+
+    Returns:
+        The message; its ``type`` is a string and its ``id`` a whole number or None.
+
+    Raises:
+        ProtocolError: For what is not JSON, not an object, too long, or of another version.
     """
     if len(line) > MAX_LINE:
         raise ProtocolError(f"a line of more than {MAX_LINE} bytes")
@@ -63,9 +79,9 @@ def decode(line: bytes) -> Message:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from tonno_core.output import Json
 from ToNNOSlicerLib.labels import forPanel
 from ToNNOSlicerLib.logic import results
 from ToNNOSlicerLib.logic.heatmap import Heatmap, histogramOf, showHeatmap
@@ -18,16 +18,31 @@ _NOT_FOR_THE_RECORD = ("heatmaps", "inside", "profiles", "classes")
 
 @dataclass(frozen=True)
 class Part:
-    """One class of an answer. answer: the event with this class's values. array: float32 Z Y X. inside: its like."""
+    """A class of an answer.
+
+    Attributes:
+        className: The class.
+        answer: The event with this class's values.
+        array: The heatmap, float32 Z Y X.
+        inside: The foreground, uint8 Z Y X.
+    """
 
     className: str
-    answer: dict[str, Any]
+    answer: Json
     array: np.ndarray
     inside: np.ndarray
 
 
-def read(event: dict[str, Any], method: str) -> list[Part]:
-    """Read the heatmaps of an answer, the first class first, and count their histograms. On any thread."""
+def read(event: Json, method: str) -> list[Part]:
+    """Read the heatmaps of an answer and count their histograms. On any thread.
+
+    Args:
+        event: The ``result``.
+        method: The method whose heatmaps are read.
+
+    Returns:
+        The classes, the first of the run first.
+    """
     inside = np.load(event["inside"])
     parts = []
     for className, ofClass in (event.get("classes") or {event.get("class_name"): {}}).items():
@@ -38,17 +53,36 @@ def read(event: dict[str, Any], method: str) -> list[Part]:
 
 
 class Answers:
-    """Puts them into the scene of a ToNNOLogic; each method is a piece of work for one turn of the event loop."""
+    """Puts answers into the scene; each method is a piece of work for one turn of the event loop.
+
+    Args:
+        logic: A ToNNOLogic.
+    """
 
     def __init__(self, logic) -> None:
         self._logic = logic
 
     def isThere(self, node) -> bool:
-        """Whether a node is (still) in the scene."""
+        """Tell whether a node is (still) in the scene.
+
+        Args:
+            node: A node, or None.
+
+        Returns:
+            True if it is there.
+        """
         return node is not None and node.GetScene() is self._logic.scene
 
-    def showPreview(self, run: Run, event: dict[str, Any]):
-        """The run's heatmap with the preview's voxels; None where the file is gone."""
+    def showPreview(self, run: Run, event: Json):
+        """Show a preview's voxels in the run's heatmap.
+
+        Args:
+            run: The run.
+            event: The ``preview``.
+
+        Returns:
+            The heatmap node; None where the file is gone.
+        """
         array = _load(event["heatmaps"].get(run.request.method))
         if array is None:
             return None
@@ -58,7 +92,12 @@ class Answers:
         return run.nodes[0]
 
     def showPart(self, run: Run, part: Part) -> None:
-        """The heatmap of a class with its final voxels; the first takes the preview's place."""
+        """Show the final heatmap of a class; the first takes the preview's place.
+
+        Args:
+            run: The run.
+            part: The class.
+        """
         isFirst = run.answer.get("shown", 0) == 0
         known = run.nodes[0] if isFirst and run.nodes and self.isThere(run.nodes[0]) else None
         node = self._show(run, part.className, part.array, part.inside, part.answer, known, run.remembered())
@@ -66,9 +105,18 @@ class Answers:
         run.answer["shown"] = len(run.nodes)
 
     def writeSegments(self, run: Run) -> Outcome:
-        """Each heatmap's segment; the heatmaps are whole and stay from here on, also where this raises ToNNOUserError.
+        """Write each heatmap's segment. From here on the heatmaps are whole and stay, also if this fails.
 
         A result of the same settings that nobody has worked on makes room; what was decided on it is taken over.
+
+        Args:
+            run: The run.
+
+        Returns:
+            What the run has left in the scene.
+
+        Raises:
+            ToNNOUserError: If a segment cannot be written.
         """
         request, answer = run.request, run.answer
         nodes, run.nodes = run.nodes, []
@@ -83,7 +131,11 @@ class Answers:
         return Outcome(tuple(nodes), request, record, tuple(text for text in warnings if text), run.kind)
 
     def dropPreview(self, run: Run) -> None:
-        """A run that has not succeeded leaves no heatmap."""
+        """Remove the heatmaps of a run that has not succeeded.
+
+        Args:
+            run: The run.
+        """
         nodes, run.nodes = run.nodes, []
         for node in nodes:
             if self.isThere(node):
@@ -100,7 +152,7 @@ class Answers:
             results.remove(earlier, self._logic.segments)
         return threshold, smallest
 
-    def _show(self, run: Run, className: str, array, inside, answer, node, remembered: dict[str, Any]):
+    def _show(self, run: Run, className: str, array, inside, answer, node, remembered: Json):
         request = run.request
         event = answer or {}
         record = event.get("heatmaps", {}).get(request.method, {}).get("threshold") or request.threshold
@@ -122,7 +174,7 @@ class Answers:
 
 
 def _load(path: str | None) -> np.ndarray | None:
-    """A preview; None where it is gone, because a newer one or the end has replaced it."""
+    """Load a preview; None where a newer preview or the end has replaced it."""
     try:
         return None if path is None else np.load(path)
     except (OSError, ValueError):

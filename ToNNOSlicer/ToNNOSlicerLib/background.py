@@ -12,7 +12,11 @@ from typing import Any
 
 
 class Background(threading.Thread):
-    """Calls `work` at once; when the thread has ended, `result` has its answer, or `error` what it raised."""
+    """Calls a function at once; when the thread has ended, `result` has its value, or `error` what it raised.
+
+    Args:
+        work: The function.
+    """
 
     def __init__(self, work: Callable[[], Any]) -> None:
         super().__init__(daemon=True)
@@ -22,6 +26,7 @@ class Background(threading.Thread):
         self.start()
 
     def run(self) -> None:
+        """Call the function, on the thread."""
         try:
             self.result = self._work()
         except Exception as error:  # told by whoever asks for the result

@@ -1,15 +1,17 @@
-"""A run from the click to the heatmap: no Qt. Whoever owns it calls `tick` from a timer; nothing here ever waits."""
+"""A run from the click to the heatmap: no Qt. Its owner calls `tick` from a timer; nothing here ever waits."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from slicer.i18n import tr as _
 
+from tonno_core.output import Json
 from ToNNOSlicerLib import failures
 from ToNNOSlicerLib.answers import Answers, Part, read
 from ToNNOSlicerLib.background import Background
@@ -22,29 +24,46 @@ from ToNNOSlicerLib.run import IDLE, RUNNING, STARTING, STOPPING, Kept, Outcome,
 _CANCEL_S = 3.0
 
 
+@dataclass(frozen=True)
+class Listener:
+    """What a controller calls from `tick`, hence on the thread of its owner.
+
+    Attributes:
+        onProgress: How far the run is.
+        onPreview: The heatmap node with new voxels.
+        onOutcome: What the run has left in the scene.
+        onFailure: Why the run has ended.
+        onDescription: The engine's devices and versions.
+    """
+
+    onProgress: Callable[[Progress], None] = lambda progress: None
+    onPreview: Callable[[Any], None] = lambda node: None
+    onOutcome: Callable[[Outcome], None] = lambda outcome: None
+    onFailure: Callable[[Failure], None] = lambda failure: None
+    onDescription: Callable[[Json], None] = lambda event: None
+
+
 class RunController:
     """Owns the engine's process and one run at a time.
 
-    client: an EngineClient. logic: a ToNNOLogic. onProgress(Progress), onPreview(heatmapNode), onOutcome(Outcome),
-    onFailure(Failure), onDescription(event) are called from `tick`, so on the caller's own thread.
+    Args:
+        client: An EngineClient.
+        logic: A ToNNOLogic.
+        listener: Hears of the run.
+        clock: Seconds that only grow.
     """
 
     def __init__(
         self,
         client,
         logic,
-        onProgress: Callable[[Progress], None] = lambda progress: None,
-        onPreview: Callable[[Any], None] = lambda node: None,
-        onOutcome: Callable[[Outcome], None] = lambda outcome: None,
-        onFailure: Callable[[Failure], None] = lambda failure: None,
-        onDescription: Callable[[dict[str, Any]], None] = lambda event: None,
+        listener: Listener = Listener(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.client = client
         self.logic = logic
         self._answers = Answers(logic)
-        self._onProgress, self._onPreview = onProgress, onPreview
-        self._onOutcome, self._onFailure, self._onDescription = onOutcome, onFailure, onDescription
+        self._listener = listener
         self._clock = clock
         self._run: Run | None = None
         self._describing: int | None = None
@@ -55,22 +74,28 @@ class RunController:
 
     @property
     def state(self) -> str:
+        """Return IDLE, STARTING, RUNNING or STOPPING."""
         return IDLE if self._run is None else self._run.state
 
     @property
     def isBusy(self) -> bool:
+        """Whether `tick` has something to wait for."""
         return self._run is not None or self._describing is not None
 
     def start(self, request: RunRequest) -> None:
-        """Begin; returns before anything is written or started.
+        """Begin a run; return before anything is written or started.
 
-        Raises ToNNOUserError where the volume or the region cannot be used, or a run is under way.
+        Args:
+            request: What is asked for.
+
+        Raises:
+            ToNNOUserError: If the volume or the region cannot be used, or a run is under way.
         """
         if self._run is not None:
             raise ToNNOUserError(_("A run is under way."), _("Cancel it first, or wait."))
-        found = inputFor(request.volumeNode)
+        given = inputFor(request.volumeNode)
         rasToBox = None if request.roiNode is None else roiFor(request.roiNode, request.volumeNode)
-        run = Run(request, found, rasToBox, self._clock())
+        run = Run(request, given, rasToBox, self._clock())
         try:
             run.folder = self.client.newFolder()
         except OSError as error:
@@ -86,7 +111,7 @@ class RunController:
         self._tell(_("Preparing"))
 
     def _fromKept(self, run: Run, kept: Kept) -> None:
-        """Without a new pass through the network; a run that was stopped goes on to its end first."""
+        """Compute from what is kept, without a new pass; a run that was stopped goes on to its end first."""
         roi = None if run.box == kept.box else run.roi  # without one, all that is kept
         fields = {"options": run.request.plainOptions(), "roi": roi, "folder": str(run.folder)}
         if kept.number is not None:
@@ -97,7 +122,7 @@ class RunController:
             self._submit("refine", **fields)
 
     def describe(self) -> None:
-        """Ask the engine for its devices and versions; `onDescription` tells, or `onFailure`."""
+        """Ask the engine for its devices and versions; the listener's onDescription tells, or onFailure."""
         if self._describing is None:
             try:
                 self._describing = self.client.submit("describe")
@@ -126,7 +151,7 @@ class RunController:
             self._tell(_("Stopping; what is there is kept"))
 
     def close(self) -> None:
-        """The application or the module ends: so does the engine, and every temporary file goes."""
+        """End the engine with the application or the module, and remove every temporary file."""
         self._steps.clear()
         if self._run is not None:
             self._answers.dropPreview(self._run)
@@ -136,7 +161,7 @@ class RunController:
         self.client.close()
 
     def forget(self) -> None:
-        """The scene closes: the run ends without a word, the engine stays warm."""
+        """End the run without a word because the scene closes; the engine stays warm."""
         run = self._run
         self._steps.clear()
         if run is None:
@@ -149,7 +174,7 @@ class RunController:
     # --- the timer
 
     def tick(self) -> None:
-        """Do what is due: at most one piece of work on nodes, then return. To be called every 20 to 100 ms."""
+        """Do what is due, at most one piece of work on nodes. To be called every 20 to 100 ms."""
         run = self._run
         if run is not None and run.writer is not None:
             self._finishWriting(run)
@@ -175,7 +200,7 @@ class RunController:
             self.client.cancel(run.id)
         self._steps.clear()
         self._end()
-        self._onFailure(failures.ofRemovedVolume(name))
+        self._listener.onFailure(failures.ofRemovedVolume(name))
 
     def _finishWriting(self, run: Run) -> None:
         if run.writer.is_alive():
@@ -219,7 +244,7 @@ class RunController:
 
     # --- events
 
-    def _take(self, event: dict[str, Any]) -> None:
+    def _take(self, event: Json) -> None:
         kind = event["type"]
         run = self._run
         if kind in ("exited", "hung", "garbage"):
@@ -227,9 +252,9 @@ class RunController:
         elif event["id"] is not None and event["id"] == self._describing:
             self._describing = None
             if kind == "description":
-                self._onDescription(event)
+                self._listener.onDescription(event)
             elif kind == "error":
-                self._onFailure(failures.ofError(event, self.client.logLines))
+                self._listener.onFailure(failures.ofError(event, self.client.logLines))
         elif run is None or event["id"] != run.id:
             return  # of a run that was given up
         elif kind == "progress":
@@ -246,7 +271,7 @@ class RunController:
         elif kind == "error":
             self._refused(run, event)
 
-    def _progress(self, run: Run, event: dict[str, Any]) -> None:
+    def _progress(self, run: Run, event: Json) -> None:
         if run.state == STARTING:
             run.state = RUNNING
         if run.state != RUNNING:
@@ -260,14 +285,14 @@ class RunController:
         run.percent = percent
         self._tell(names.get(step, str(step)))
 
-    def _refused(self, run: Run, event: dict[str, Any]) -> None:
+    def _refused(self, run: Run, event: Json) -> None:
         if event.get("kind") == "not-kept" and run.kind != "reconstruct":
             run.id, run.writer = None, self._writer(run)
             self._kept = None
             return
         self._fail(failures.ofError(event, self.client.logLines))
 
-    def _lost(self, event: dict[str, Any]) -> None:
+    def _lost(self, event: Json) -> None:
         self._kept = None
         self._describing = None
         if self._run is None and not event.get("ids"):
@@ -276,15 +301,15 @@ class RunController:
 
     # --- nodes
 
-    def _showPreview(self, run: Run, event: dict[str, Any]) -> None:
+    def _showPreview(self, run: Run, event: Json) -> None:
         if run is not self._run or run.state != RUNNING:
             return
         node = self._answers.showPreview(run, event)
         if node is not None:
-            self._onPreview(node)
+            self._listener.onPreview(node)
 
     def _showResult(self, run: Run) -> None:
-        """The heatmap now, the rest in turns of their own."""
+        """Queue a turn for each heatmap, and one for the segments."""
         if run is not self._run or run.reader is None:
             return
         reader, run.reader = run.reader, None
@@ -316,7 +341,7 @@ class RunController:
     def _finish(self, run: Run, outcome: Outcome) -> None:
         if run is self._run:
             self._end()
-            self._onOutcome(outcome)
+            self._listener.onOutcome(outcome)
 
     # --- the end
 
@@ -324,16 +349,16 @@ class RunController:
         self._describing = None
         if self._run is not None:
             self._end()
-        self._onFailure(failure)
+        self._listener.onFailure(failure)
 
     def _end(self) -> None:
         run, self._run = self._run, None
         self._answers.dropPreview(run)
         run.join()
         self.client.release(run.folder)
-        self._onProgress(Progress(IDLE))
+        self._listener.onProgress(Progress(IDLE))
 
     def _tell(self, text: str) -> None:
         run = self._run
         elapsed = self._clock() - run.startedAt
-        self._onProgress(Progress(run.state, text, run.percent, elapsed, run.remainingS))
+        self._listener.onProgress(Progress(run.state, text, run.percent, elapsed, run.remainingS))

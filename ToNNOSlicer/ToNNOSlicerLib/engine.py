@@ -39,13 +39,14 @@ _REAP_S = 5.0
 class EngineClient:
     """Owns one engine process at a time, and the temporary folders of its results.
 
-    command: how to start the process, e.g. [python, "-m", "tonno_core.worker"], with absolute paths; ``--parent`` and
-    ``--folder`` are added, and it starts in that folder.
-    environment: variables added to this process' own; a value of None removes one.
-    heartbeatTimeout: silence, in seconds, after which the process counts as hung and is ended.
-    temporaryPath: where the folders are made, which nobody else may read; None for the system's place for such.
-
     A process that died, hung, spoke garbage or another version is replaced at the next `submit`.
+
+    Args:
+        command: How to start the process, e.g. [python, "-m", "tonno_core.worker"], with absolute paths; ``--parent``
+            and ``--folder`` are added, and it starts in that folder.
+        environment: Changes to this process' variables; None removes a variable.
+        heartbeatTimeout: Silence, in seconds, after which the process counts as hung and is ended.
+        temporaryPath: Where the folders are made, which nobody else may read; None for the system's place.
     """
 
     def __init__(self, command, environment=None, heartbeatTimeout=10.0, temporaryPath=None):
@@ -68,18 +69,19 @@ class EngineClient:
 
     @property
     def pid(self):
-        """The number of the process that was started (a launcher, or the engine itself); None without one."""
+        """Return the number of the process that was started (a launcher, or the engine itself); None without one."""
         return None if self._process is None else self._process.pid
 
     @property
     def logLines(self):
-        """The last lines that the engine wrote to stderr, oldest first; those of ended processes included."""
+        """Return the last lines of stderr, oldest first, those of ended processes included."""
         return list(self._log)
 
     def start(self):
-        """Start the process if none is running. Returns at once; its first event is ``ready``.
+        """Start the process if none is running, without waiting; its first event is ``ready``.
 
-        Raises OSError if there is nothing to start.
+        Raises:
+            OSError: If there is nothing to start.
         """
         if self.isRunning:
             return
@@ -91,27 +93,46 @@ class EngineClient:
         self._process = _Process(command, self._environment | places, folder, self._log)
 
     def submit(self, type, /, **fields):
-        """Send a request, to a new process where none is running, and return its id."""
+        """Send a request, to a new process where none is running.
+
+        Args:
+            type: The kind of request.
+            fields: Its fields.
+
+        Returns:
+            The request's id.
+
+        Raises:
+            OSError: If there is nothing to start.
+        """
         self.start()
         self._nextId += 1
         self._process.send(type, self._nextId, fields)
         return self._nextId
 
     def cancel(self, id):
-        """End a request without a result; ``cancelled`` follows within a second, unless its answer was on the way."""
+        """End a request without a result; ``cancelled`` follows within a second, unless its answer was on the way.
+
+        Args:
+            id: The request's id.
+        """
         self._interrupt("cancel", id)
 
     def stop(self, id):
-        """End a reconstruction early; its ``result`` holds what is there."""
+        """End a reconstruction early; its ``result`` holds what is there.
+
+        Args:
+            id: The request's id.
+        """
         self._interrupt("stop", id)
 
     def poll(self):
-        """The events since the last call, oldest first, heartbeats left out. Returns within milliseconds.
+        """Return the events since the last call, within milliseconds. To be called ten times a second or more.
 
-        To be called ten times a second or more.
-
-        Beside the engine's own events: ``exited`` {"code", "log": last lines, "ids": requests without an answer},
-        ``hung`` {"ids"} and ``garbage`` {"message", "ids"}; after each of them the process is gone.
+        Returns:
+            Events, oldest first, without heartbeats. Beside the engine's own: ``exited`` {"code", "log": last lines,
+            "ids": requests without an answer}, ``hung`` {"ids"} and ``garbage`` {"message", "ids"}; after each of
+            them the process is gone.
         """
         if self._process is None:
             return []
@@ -128,9 +149,10 @@ class EngineClient:
         return events
 
     def close(self, timeout=3.0):
-        """End the process and all of its children, and remove every folder of `newFolder`.
+        """End the process and all of its children, and remove every folder. The client can be started again.
 
-        timeout: seconds that the process has to end by itself. The client can be started again.
+        Args:
+            timeout: Seconds that the process has to end by itself.
         """
         if self._process is not None:
             self._process.end(timeout)
@@ -142,11 +164,22 @@ class EngineClient:
     # --- folders
 
     def newFolder(self):
-        """A new empty folder for a request's files; `release` or `close` removes it."""
+        """Make an empty folder for a request's files; `release` or `close` removes it.
+
+        Returns:
+            The folder.
+
+        Raises:
+            OSError: If it cannot be made.
+        """
         return Path(tempfile.mkdtemp(prefix="request-", dir=self._rootFolder()))
 
     def release(self, folder):
-        """Remove a folder of `newFolder`, if it is still there."""
+        """Remove a folder of `newFolder`, if it is still there.
+
+        Args:
+            folder: The folder.
+        """
         folder = Path(folder)
         if self._root is not None and folder.parent == self._root:
             shutil.rmtree(folder, ignore_errors=True)
@@ -192,9 +225,8 @@ class _Process:
         self._loading = True
         self._garbage = None
         self._endedAt = None
-        self._reader = self._thread(self._read)
+        self._readers = self._thread(self._read), self._thread(self._collectLog)
         self._thread(self._write)
-        self._thread(self._collectLog)
 
     @property
     def pid(self):
@@ -235,7 +267,7 @@ class _Process:
         self._cancelling.pop(id, None)
 
     def fault(self, timeout):
-        """The event that tells of the process' end or silence, or None."""
+        """Return the event that tells of the process' end or silence, or None."""
         now = time.monotonic()
         if now - self._asked > _POLL_GAP_S:
             self._heard = now
@@ -243,7 +275,8 @@ class _Process:
         code = self._popen.poll()
         if code is not None:
             self._endedAt = self._endedAt or now
-            if (self._reader.is_alive() and now - self._endedAt < _DRAIN_S) or not self._events.empty():
+            isReading = any(reader.is_alive() for reader in self._readers)
+            if (isReading and now - self._endedAt < _DRAIN_S) or not self._events.empty():
                 return None  # what it said before its end comes first
             return {"type": "exited", "id": None, "code": code, "ids": sorted(self._waiting)}
         if now - self._heard > (max(timeout, _LOADING_TIMEOUT_S) if self._loading else timeout):

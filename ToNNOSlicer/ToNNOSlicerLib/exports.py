@@ -1,26 +1,42 @@
-"""The shown result as files. One export at a time; what takes long goes on in another process. No Qt."""
+"""The shown result as files. One export at a time; what takes long is written by a worker of its own. No Qt.
+
+The worker is the engine's program, started for one export and ended with it: an export waits for no run, outlives a
+run that is canceled, and needs no GPU. Pictures and compressed files take seconds, in which the window must not stop.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from slicer.i18n import tr as _
 
-from ToNNOSlicerLib import elsewhere
+from tonno_core.worker.exports import Export
+from ToNNOSlicerLib.background import Background
+from ToNNOSlicerLib.engine import EngineClient
 from ToNNOSlicerLib.logic import summary
-from ToNNOSlicerLib.logic.export import exportFindings, heatmapSteps
+from ToNNOSlicerLib.logic.errors import ToNNOUserError
+from ToNNOSlicerLib.logic.export import SlowWriter, cannotWrite, exportFindings, heatmapSteps
 from ToNNOSlicerLib.logic.heatmap import methodName
 from ToNNOSlicerLib.logic.report import reportSteps
 from ToNNOSlicerLib.logic.results import Result
 from ToNNOSlicerLib.state import DONE, ERROR, Message
 
 SEGMENTATION, HEATMAP, FINDINGS, REPORT = "segmentation", "heatmap", "findings", "report"
+# The event loop may hold the interpreter's lock: threads then run only in these pauses.
+_YIELD_S = 0.01
+# A library that compresses a large volume may hold up the worker's heartbeat; whoever cannot wait cancels.
+_PATIENCE_S = math.inf
 
 
 class Exports:
-    """session: the Session."""
+    """Writes what is shown into files.
+
+    Args:
+        session: The Session.
+    """
 
     def __init__(self, session) -> None:
         self._session = session
@@ -30,10 +46,19 @@ class Exports:
 
     @property
     def isBusy(self) -> bool:
+        """Whether an export is under way."""
         return self._steps is not None
 
     def start(self, kind: str, result: Result) -> None:
-        """Ask for a file, and write: at once what is quick, from `tick` what is not. Raises ToNNOUserError."""
+        """Ask for a file and write it: at once if that is quick, else from `tick`.
+
+        Args:
+            kind: SEGMENTATION, HEATMAP, FINDINGS or REPORT.
+            result: The result that is shown.
+
+        Raises:
+            ToNNOUserError: If it cannot be written.
+        """
         if self.isBusy and kind in (HEATMAP, REPORT):
             self._session.message = Message(ERROR, _("An export is under way."), _("Wait for its end, or cancel it."))
             return
@@ -45,7 +70,16 @@ class Exports:
             self.write(kind, result, path)
 
     def write(self, kind: str, result: Result, path: str) -> None:
-        """Write without asking. Raises ToNNOUserError."""
+        """Write without asking.
+
+        Args:
+            kind: SEGMENTATION, HEATMAP, FINDINGS or REPORT.
+            result: The result that is shown.
+            path: The file.
+
+        Raises:
+            ToNNOUserError: If it cannot be written.
+        """
         if kind == HEATMAP:
             self._begin(path, heatmapSteps(result.heatmapNode, path, self._writer()))
         elif kind == REPORT:
@@ -56,7 +90,14 @@ class Exports:
             self._done(path, notes)
 
     def reportText(self, result: Result) -> str:
-        """The report as plain text."""
+        """Return the report as plain text.
+
+        Args:
+            result: The result that is shown.
+
+        Returns:
+            The text.
+        """
         result.listing.checkWhole()
         identity = self._identity(result)
         return summary.reportText(identity, result.findings, result.record)
@@ -98,9 +139,10 @@ class Exports:
     def _identity(self, result: Result) -> summary.Identity:
         return summary.identityOf(result.heatmapNode, result.segmentationNode, result.segmentId)
 
-    def _writer(self):
-        choices = self._session.choices
-        return elsewhere.writer(*choices.command(), temporaryPath=choices.temporaryPath)
+    def _writer(self) -> SlowWriter:
+        command, changes = self._session.choices.command()
+        place = self._session.choices.temporaryPath
+        return writer(EngineClient([*command, "tonno_core.worker"], changes, _PATIENCE_S, place))
 
     def _begin(self, path: str, steps: Iterator[float]) -> None:
         self._path, self._steps, self.share = path, steps, 0.0
@@ -122,8 +164,74 @@ _DIALOGS = {
 }
 
 
+def writer(client: EngineClient) -> SlowWriter:
+    """Make the writer that `logic.reportSteps` and `logic.heatmapSteps` take, out of a worker that is not yet running.
+
+    Args:
+        client: The worker's client. It is closed when the files are written or the writing is given up.
+
+    Returns:
+        A function of an Export and a folder. It yields the share that is done; closing its iterator ends the worker.
+
+    Raises:
+        ToNNOUserError: From that function, if the files cannot be written; OSError, if the worker cannot be started.
+    """
+
+    def write(export: Export, folder: Path) -> Iterator[float]:
+        try:
+            temporary = client.newFolder()
+            saving = Background(lambda: export.fields(temporary))
+            try:
+                while saving.is_alive():
+                    yield 0.0
+                    saving.join(_YIELD_S)
+            finally:
+                saving.join()
+            if saving.error is not None:
+                raise saving.error
+            client.submit("export", folder=str(folder), **saving.result)
+            yield from _shares(client)
+        finally:
+            client.close(0.0)
+
+    return write
+
+
+def _shares(client: EngineClient) -> Iterator[float]:
+    """Yield the share that is done until the result is there. Raises ToNNOUserError where none will come."""
+    share = 0.0
+    while True:
+        yield share
+        for event in client.poll():
+            if event["type"] == "progress" and event["step"] == "writing":
+                share = event["done"] / event["total"]
+            elif event["type"] == "result":
+                return
+            elif event["type"] == "error" and event["kind"] in ("user", "disk-full"):
+                raise ToNNOUserError(*cannotWrite(event["message"]))
+            elif event["type"] in ("error", "exited", "hung", "garbage"):
+                raise ToNNOUserError(
+                    _("The process that writes the files has failed ({reason}).").format(reason=_reason(event)),
+                    _("Packages may be missing: click Apply once, or choose another Python under Advanced."),
+                )
+
+
+def _reason(event) -> str:
+    last = event.get("message") or (event.get("log") or [""])[-1]
+    if event["type"] == "exited":
+        return _("exit code {code}: {last}").format(code=event["code"], last=last)
+    return last or event["type"]
+
+
 def fileName(result: Result) -> str:
-    """Such as `CT-3-Matched-CAM`: it names the volume, so that no file is taken for another patient's."""
+    """Return a file's name that tells the volume, so that no file is taken for another patient's.
+
+    Args:
+        result: The result that is shown.
+
+    Returns:
+        A name without ending, such as `CT-3-Matched-CAM`.
+    """
     volume = result.inputNode.GetName() if result.inputNode is not None else ""
     words = f"{volume} {methodName(result.record['method'])}"
     return re.sub(r"[^\w.]+", "-", words).strip("-.") or Path(SEGMENTATION).name

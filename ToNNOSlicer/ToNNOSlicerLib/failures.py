@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from slicer.i18n import tr as _
 
+from tonno_core.output import Json
 from ToNNOSlicerLib.labels import forPanel
 
 _LOG_LINES = 10
@@ -14,7 +14,14 @@ _LOG_LINES = 10
 
 @dataclass(frozen=True)
 class Failure:
-    """What went wrong, what to click next, and what the log said last."""
+    """Why a run has ended.
+
+    Attributes:
+        message: What went wrong.
+        nextStep: What to click next.
+        kind: The engine's kind of error, or the module's own.
+        log: The last lines of the engine's log.
+    """
 
     message: str
     nextStep: str
@@ -22,15 +29,30 @@ class Failure:
     log: tuple[str, ...] = ()
 
 
-def ofError(event: dict[str, Any], log: list[str]) -> Failure:
-    """The engine refused. What the user can mend is said in the panel's words, the rest in the engine's own."""
+def ofError(event: Json, log: list[str]) -> Failure:
+    """Say that the engine refused: what the user can mend in the panel's words, the rest in the engine's.
+
+    Args:
+        event: The engine's ``error``.
+        log: The lines of the engine's log.
+
+    Returns:
+        The failure.
+    """
     message, kind = str(event.get("message", "")), str(event.get("kind", "internal"))
     said, step = forPanel(message) if kind == "user" else message, forPanel(str(event.get("next", "")))
     return Failure(said, step, kind, tuple(log[-_LOG_LINES:]))
 
 
-def ofLostEngine(event: dict[str, Any]) -> Failure:
-    """The process has ended, hangs, or speaks garbage."""
+def ofLostEngine(event: Json) -> Failure:
+    """Say that the process has ended, hangs, or speaks garbage.
+
+    Args:
+        event: An ``exited``, ``hung`` or ``garbage``.
+
+    Returns:
+        The failure.
+    """
     message = {
         "exited": _("The engine has ended unexpectedly (exit code {code}).").format(code=event.get("code")),
         "hung": _("The engine does not answer any more and was ended."),
@@ -43,6 +65,14 @@ def ofLostEngine(event: dict[str, Any]) -> Failure:
 
 
 def ofStart(error: OSError) -> Failure:
+    """Say that the engine could not be started.
+
+    Args:
+        error: What the system says.
+
+    Returns:
+        The failure.
+    """
     return Failure(
         _("The engine could not be started ({error}).").format(error=error),
         _("Choose a Python interpreter under Engine, or install the packages again."),
@@ -51,6 +81,14 @@ def ofStart(error: OSError) -> Failure:
 
 
 def ofWriting(error: Exception) -> Failure:
+    """Say that the volume's file could not be written.
+
+    Args:
+        error: What the system says.
+
+    Returns:
+        The failure.
+    """
     return Failure(
         _("The volume could not be handed to the engine ({error}).").format(error=error),
         _("Free space on the disk, then click Apply."),
@@ -59,11 +97,27 @@ def ofWriting(error: Exception) -> Failure:
 
 
 def ofReading(error: Exception) -> Failure:
+    """Say that the result's files could not be read.
+
+    Args:
+        error: What the system says.
+
+    Returns:
+        The failure.
+    """
     message = _("The result cannot be read ({error}).").format(error=error)
     return Failure(message, _("Click Apply to try again."), "no-result")
 
 
 def ofRemovedVolume(name: str) -> Failure:
+    """Say that the volume was removed during the run.
+
+    Args:
+        name: The volume's name.
+
+    Returns:
+        The failure.
+    """
     return Failure(
         _("The volume {name} was removed from the scene; the run has ended.").format(name=name),
         _("Select another volume."),

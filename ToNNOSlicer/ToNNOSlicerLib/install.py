@@ -1,4 +1,4 @@
-"""How what the engine lacks is installed into Slicer's Python, and how the engine is started there.
+"""Installs what the engine lacks into Slicer's Python, and says how the engine is started there.
 
 No Qt: the panel asks the question and polls an `Installation`; this module knows what pip has to do, and tells why it
 failed. Nothing happens before somebody asks.
@@ -284,7 +284,11 @@ _running: Installation | None = None
 
 
 def isRunning() -> bool:
-    """Whether an installation is under way: then say so in place of starting another."""
+    """Tell whether an installation is under way, beside which none can start.
+
+    Returns:
+        True until it has ended.
+    """
     return _running is not None
 
 
@@ -298,7 +302,14 @@ def run(
     """Install what is missing and return when it is there; the application's events are handled meanwhile.
 
     For scripts. A panel turns an `Installation` from a timer instead, so that no click's handler is still
-    open when the scene has become another. The arguments are those of `Installation`.
+    open when the scene has become another.
+
+    Args:
+        lacking: What `missing` has returned.
+        requirementsFile: The file that `missing` was asked about.
+        wheels: A folder of wheel files; None for the network.
+        onLine: Called with each line that pip writes.
+        more: Other arguments of `Installation`.
 
     Raises:
         InstallError: With pip's own words and what to do.
@@ -313,7 +324,14 @@ def run(
 
 
 def enginePackageFolder() -> Path:
-    """The folder that holds the package tonno_core, for the engine's PYTHONPATH."""
+    """Find the folder that holds the package tonno_core, for the engine's PYTHONPATH.
+
+    Returns:
+        The folder.
+
+    Raises:
+        RuntimeError: If the package is not there.
+    """
     spec = find_spec("tonno_core")
     if spec is None:
         raise RuntimeError("the package tonno_core is not beside the module; install the extension again")
@@ -321,22 +339,41 @@ def enginePackageFolder() -> Path:
 
 
 def moduleCommand(python: str | None, slicerHome: str | Path) -> list[str]:
-    """How to run a module, whose name is to follow: with the chosen interpreter, else with PythonSlicer."""
+    """Say how to run a module, whose name is to follow.
+
+    Args:
+        python: The chosen interpreter; None for PythonSlicer.
+        slicerHome: Slicer's folder.
+
+    Returns:
+        The command before the module's name.
+    """
     return [python or slicerPython(slicerHome), "-m"]
 
 
 def slicerPython(slicerHome: str | Path) -> str:
-    """PythonSlicer, the launcher of Slicer's own Python."""
+    """Find PythonSlicer, the launcher of Slicer's own Python.
+
+    Args:
+        slicerHome: Slicer's folder.
+
+    Returns:
+        The path.
+    """
     suffix = ".exe" if os.name == "nt" else ""
     beside = Path(slicerHome) / "bin" / f"PythonSlicer{suffix}"
     return str(beside) if beside.is_file() else shutil.which("PythonSlicer") or sys.executable
 
 
 def engineEnvironment(isOther: bool, startup: dict[str, str] | None = None) -> dict[str, str | None]:
-    """Changes to this process' variables for the engine's. None removes a variable.
+    """List the changes to this process' variables that the engine needs. The engine itself never downloads.
 
-    isOther: for an interpreter that is not Slicer's: it gets the variables from before Slicer's launcher (`startup`),
-    as Slicer's libraries would break it. The engine itself never downloads.
+    Args:
+        isOther: Whether the interpreter is not Slicer's, so that Slicer's libraries would break it.
+        startup: The variables from before Slicer's launcher, which another interpreter gets.
+
+    Returns:
+        Values by name; None removes a variable.
     """
     changes: dict[str, str | None] = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
     if isOther and startup is not None:
@@ -348,7 +385,7 @@ def engineEnvironment(isOther: bool, startup: dict[str, str] | None = None) -> d
 
 
 def _extension():
-    """The extension PyTorch's module, or None."""
+    """Import the extension PyTorch's module; None where it is not installed."""
     try:
         import PyTorchUtils
     except ImportError:

@@ -1,4 +1,4 @@
-"""The models that can be chosen: folders with ``model.json`` and ``model.safetensors``. Standard library only."""
+"""The models that can be chosen: folders with ``model.json`` and ``model.safetensors``. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+
+from tonno_core.output import Json
 
 SPEC_NAME = "model.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -28,9 +29,15 @@ class Model:
     """What is known about a model without loading it.
 
     Attributes:
+        folder: The model's folder.
+        name: The folder's name.
+        encoder: The network.
+        classes: The names of its classes.
+        sliceSize: Pixels along a side of its slices.
         about: finding, modality, data, licence (so spelled in the file), use.
         thresholds: By method, or ``method/class`` for a class other than the first.
-        defaults, training: As the file has them.
+        defaults: As the file has them.
+        training: As the file has it.
     """
 
     folder: Path
@@ -38,13 +45,21 @@ class Model:
     encoder: str
     classes: tuple[str, ...]
     sliceSize: int
-    about: dict[str, Any] = field(default_factory=dict)
-    defaults: dict[str, Any] = field(default_factory=dict)
-    thresholds: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
+    about: Json = field(default_factory=dict)
+    defaults: Json = field(default_factory=dict)
+    thresholds: Json = field(default_factory=dict)
+    training: Json = field(default_factory=dict)
 
-    def threshold(self, method: str, className: str | None = None) -> dict[str, Any] | None:
-        """Return the calibration's record of a method, or None."""
+    def threshold(self, method: str, className: str | None = None) -> Json | None:
+        """Return the calibration's record of a method.
+
+        Args:
+            method: The method.
+            className: The class; None or "" for the first.
+
+        Returns:
+            The record; None without a calibration.
+        """
         key = method if className in (None, "", self.classes[0]) else f"{method}/{className}"
         return self.thresholds.get(key)
 
@@ -55,13 +70,19 @@ class Model:
 
 
 class ModelError(Exception):
-    """A folder that is no usable model: one line."""
+    """Says in a line why a folder is no usable model."""
 
 
 def readModel(folder: str | Path) -> Model:
     """Read a model's description. A run reads it anew: the folder may be gone or hold another model since.
 
     The weights are checked by the engine.
+
+    Args:
+        folder: The model's folder.
+
+    Returns:
+        The model.
 
     Raises:
         ModelError: With what is missing or wrong in the folder.
@@ -83,7 +104,7 @@ def readModel(folder: str | Path) -> Model:
         raise ModelError(f"{spec}: not a model's description ({type(error).__name__}: {error})") from None
 
 
-def _classes(data: dict[str, Any]) -> tuple[str, ...]:
+def _classes(data: Json) -> tuple[str, ...]:
     names = data["classes"]
     if not isinstance(names, list) or not names:
         raise ValueError(f"classes is {names!r}, not a list of names")
@@ -91,7 +112,14 @@ def _classes(data: dict[str, Any]) -> tuple[str, ...]:
 
 
 def findModels(*folders: str | Path) -> list[Model]:
-    """List the models that ship with the engine, then those in the given folders; pass over what is no model."""
+    """List the models that ship with the engine, then those in the given folders; pass over what is no model.
+
+    Args:
+        folders: Folders that hold models' folders.
+
+    Returns:
+        The models, each once.
+    """
     models: dict[Path, Model] = {}
     for place in (*shippedFolders(), *map(Path, folders)):
         for folder in _inside(place):
@@ -103,7 +131,7 @@ def findModels(*folders: str | Path) -> list[Model]:
 
 
 def _inside(place: Path) -> Iterator[Path]:
-    """What lies in a folder, by name; nothing where it is no folder, or not to be read, as a share that is away."""
+    """List a folder by name; nothing where it is no folder or cannot be read, such as a share that is away."""
     try:
         yield from sorted(place.iterdir())
     except OSError:
@@ -111,7 +139,14 @@ def _inside(place: Path) -> Iterator[Path]:
 
 
 def labels(models: Sequence[Model]) -> list[str]:
-    """Name models for a list, those of one name by the folders that they lie in too: ``brain (Models)``."""
+    """Name models for a list, those of the same name by their folders too: ``brain (Models)``.
+
+    Args:
+        models: The models.
+
+    Returns:
+        Their names, in the same order.
+    """
     names = [model.name for model in models]
     for depth in range(2, max((len(model.folder.parts) for model in models), default=0) + 1):
         counts = Counter(names)
@@ -122,7 +157,14 @@ def labels(models: Sequence[Model]) -> list[str]:
 
 
 def notice(model: Model) -> str:
-    """Say what a person must know before looking at a result of the model, in a sentence; "" where there is nothing."""
+    """Say what a person must know before looking at a result of the model.
+
+    Args:
+        model: The model.
+
+    Returns:
+        A sentence; "" where there is nothing to know.
+    """
     from slicer.i18n import tr as _
 
     if not model.isDemonstration:
@@ -133,20 +175,39 @@ def notice(model: Model) -> str:
 
 
 def shippedFolders() -> list[Path]:
-    """Say where the engine's package keeps its models."""
+    """Say where the engine's package keeps its models.
+
+    Returns:
+        Folders.
+    """
     spec = find_spec("tonno_core")
     return [Path(place) / "models" for place in (spec.submodule_search_locations if spec else ())]
 
 
 def otherModality(model: Model, dicomModality: str | None) -> str | None:
-    """Say what the model was made for, where the volume's DICOM modality is plainly another; else None."""
+    """Compare a volume's modality with the model's.
+
+    Args:
+        model: The model.
+        dicomModality: The volume's, such as "MR"; None where it is not known.
+
+    Returns:
+        What the model was made for, where the volume's modality is plainly another; else None.
+    """
     text = str(model.about.get("modality", ""))
     made = {kind for kind, words in _MODALITIES.items() if re.search(words, text, re.IGNORECASE)}
     return text if dicomModality in _MODALITIES and made and dicomModality not in made else None
 
 
 def description(model: Model) -> list[tuple[str, str]]:
-    """List what a person should know, as (topic, text): for the text that is shown on hovering."""
+    """List what a person should know, for the text that is shown on hovering.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Pairs of topic and text.
+    """
     about = {("license" if topic == "licence" else topic): str(text) for topic, text in model.about.items()}
     rows = [(topic, about[topic]) for topic in ("finding", "modality", "data", "use", "license") if topic in about]
     rows.append(("classes", ", ".join(model.classes)))

@@ -1,4 +1,4 @@
-"""Which of the engine's packages Slicer's Python has. The standard library only; imports none of the packages."""
+"""The engine's packages that Slicer's Python has and lacks. The standard library only; imports none of the packages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,11 @@ class Missing:
         return bool(self.torch or self.packages)
 
     def rows(self) -> list[tuple[str, str]]:
-        """List what will be installed, and how large its download is."""
+        """List what will be installed, and how large its download is.
+
+        Returns:
+            Pairs of name and size.
+        """
         rows = []
         if self.torch:
             rows.append(("PyTorch", f"{_TORCH_MB[0]} MB for the CPU, up to {_TORCH_MB[1] / 1000:.0f} GB for NVIDIA"))
@@ -41,19 +45,37 @@ class Missing:
 
 
 def missing(requirementsFile: str | Path) -> Missing:
-    """Say what this Python lacks; import none of it, so that a broken package can do no harm here."""
+    """Say what this Python lacks; import none of it, so that a broken package can do no harm here.
+
+    Args:
+        requirementsFile: The engine's requirements.
+
+    Returns:
+        What is missing.
+    """
     lines = requirementsOf(requirementsFile)
     return Missing(torchState(), tuple(requirement for requirement in lines if not _isInstalled(requirement)))
 
 
 def requirementsOf(path: str | Path) -> list[str]:
-    """Read the lines of a requirements file, without its comments."""
+    """Read the lines of a requirements file, without its comments.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Requirements, such as ``timm>=1.0.15``.
+    """
     lines = (line.partition("#")[0].strip() for line in Path(path).read_text(encoding="utf-8").splitlines())
     return [line for line in lines if line]
 
 
 def torchState() -> str:
-    """Say "" where PyTorch is installed, else "missing", or "broken" where its record or its folder is there alone."""
+    """Look for PyTorch without importing it.
+
+    Returns:
+        "" where it is installed, else "missing", or "broken" where its record or its folder is there alone.
+    """
     there, version = find_spec("torch") is not None, versionOf("torch")
     if version is None:
         return "broken" if there else "missing"
@@ -69,7 +91,14 @@ def _isInstalled(requirement: str) -> bool:
 
 
 def versionOf(name: str) -> str | None:
-    """Read the version in a package's record; None without one, or with half of one, as a broken-off pip leaves it."""
+    """Read the version in a package's record.
+
+    Args:
+        name: The package.
+
+    Returns:
+        The version; None without a record, or with half of one, which an interrupted pip leaves.
+    """
     try:
         return metadata.version(name.strip()) or None
     except (metadata.PackageNotFoundError, KeyError):
@@ -82,10 +111,24 @@ def _isAtLeast(version: str, least: str) -> bool:
 
 
 def nameOf(requirement: str) -> str:
-    """Strip a requirement of its version and extras."""
+    """Strip a requirement of its version and extras.
+
+    Args:
+        requirement: Such as ``timm>=1.0.15``.
+
+    Returns:
+        The package's name.
+    """
     return re.split(r"[<>=!~\[ ]", requirement, maxsplit=1)[0]
 
 
 def moduleOf(name: str) -> str:
-    """Say under which name a package is imported."""
+    """Say under which name a package is imported.
+
+    Args:
+        name: The package.
+
+    Returns:
+        The module.
+    """
     return name.strip().replace("-", "_")

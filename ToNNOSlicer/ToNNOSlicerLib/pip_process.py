@@ -60,7 +60,11 @@ class PipProcess:
         return self._canBreak or self.code is not None
 
     def lines(self) -> list[str]:
-        """Return the lines that have been written since the last call; after the end, the unfinished last one too."""
+        """Return what has been written since the last call.
+
+        Returns:
+            Whole lines; after the end, the unfinished last line too.
+        """
         ended = self.code is not None
         *whole, self._rest = (self._rest + self._log.read()).split(b"\n")
         if ended:
@@ -83,7 +87,14 @@ class PipProcess:
 
 
 def causeOf(lines: Iterable[str]) -> str:
-    """Return the line in which pip says why it failed: its last ERROR, else the last line that says anything."""
+    """Return the line in which pip says why it failed.
+
+    Args:
+        lines: What pip wrote.
+
+    Returns:
+        The text of its last ERROR, else the last line that says anything, else "".
+    """
     kept = [line.strip() for line in lines if line.strip()]
     errors = [match["text"] for line in kept if (match := _ERROR.match(line)) and not _isVague(match["text"])]
     if errors:
@@ -92,7 +103,7 @@ def causeOf(lines: Iterable[str]) -> str:
 
 
 def _isVague(text: str) -> bool:
-    """`subprocess-exited-with-error` and its like only announce that a cause stands elsewhere."""
+    """Tell whether a text such as `subprocess-exited-with-error` only announces that the cause stands elsewhere."""
     return re.fullmatch(r"[a-z]+(-[a-z]+)+", text) is not None
 
 

@@ -17,7 +17,11 @@ _POLL_S = 1.0
 
 
 class Reading:
-    """session: the Session."""
+    """Opens the cases of a worklist one after the other.
+
+    Args:
+        session: The Session.
+    """
 
     def __init__(self, session) -> None:
         self._session = session
@@ -32,7 +36,15 @@ class Reading:
         return self.state.step in (worklist.FINDING, worklist.WORKING)
 
     def open(self, source: str, output: str) -> None:
-        """Run the studies of a folder or a list with what is chosen. Raises ToNNOUserError."""
+        """Run the studies of a folder or a list with what is chosen.
+
+        Args:
+            source: The folder, or a CSV file.
+            output: The folder of the results.
+
+        Raises:
+            ToNNOUserError: If no model is selected.
+        """
         session = self._session
         if not session.hasPackages():
             return
@@ -61,12 +73,13 @@ class Reading:
             self.state = self._worklist.poll()
 
     def close(self) -> None:
-        """The list ends, and its process; the case stays in the scene."""
+        """End the list and its process; the case stays in the scene."""
         if self._worklist is not None:
             self._worklist.close()
         self._worklist, self.state, self.case = None, worklist.State(), None
 
     def tick(self) -> None:
+        """Look at the worklist, once a second."""
         now = time.monotonic()
         if self._worklist is None or not self.isBusy or now - self._polledAt < _POLL_S:
             return
@@ -76,8 +89,16 @@ class Reading:
             self._session.renderOnly()
 
     def openCase(self, case: worklist.Case) -> Any:
-        """Close the case that is open, and put another into the scene; returns its heatmap, or None where the user
-        would rather stay. Raises ToNNOUserError.
+        """Close the case that is open, and put another into the scene.
+
+        Args:
+            case: The other case.
+
+        Returns:
+            Its heatmap node; None where the user would rather stay.
+
+        Raises:
+            ToNNOUserError: If the case has no result, or cannot be opened.
         """
         if case.state not in (worklist.DONE, worklist.READ):
             raise ToNNOUserError(
@@ -91,7 +112,14 @@ class Reading:
         return heatmapNode
 
     def nextCase(self) -> worklist.Case:
-        """The next case that nobody has read. Raises ToNNOUserError where there is none."""
+        """Find the next case that nobody has read.
+
+        Returns:
+            The case.
+
+        Raises:
+            ToNNOUserError: If there is none.
+        """
         case = None if self._worklist is None else self._worklist.nextUnread(self.case)
         if case is None or (self.case is not None and case.volume == self.case.volume):
             more = _("Wait until the next one is done.") if self.isBusy else _("The list has been read.")
@@ -99,7 +127,15 @@ class Reading:
         return case
 
     def save(self, heatmapNode, findings: tuple[Finding, ...]) -> None:
-        """Keep the reader's segment and verdicts in the case's folder. Raises ToNNOUserError."""
+        """Keep the reader's segment and verdicts in the case's folder.
+
+        Args:
+            heatmapNode: The case's heatmap.
+            findings: Its findings.
+
+        Raises:
+            ToNNOUserError: If no case is open, or it cannot be written.
+        """
         if self.case is None or self._worklist is None or cases.heatmapOf(self._session.logic, self.case) is None:
             raise ToNNOUserError(_("No case of the worklist is open."), _("Double-click one in the list."))
         verdicts = [{"label": finding.label, "verdict": finding.verdict} for finding in findings]

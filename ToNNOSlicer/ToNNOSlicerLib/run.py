@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tonno_core.output import Json
 from ToNNOSlicerLib.background import Background
 from ToNNOSlicerLib.logic.results import KEY, MADE, QUALITY, RUN
 
@@ -22,28 +23,42 @@ _REFINABLE = ("methods", "filter", "sigma_scale", "smooth_mm")
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What is asked for. model: its folder. options: by the names of tonno_core's settings, None: the model's.
+    """What is asked for.
 
-    className: "" for all classes of the model, a heatmap for each. zoom: whether all planes go into the region, which
-    there has to be. threshold: the model's record for the method, for the previews. minMm3: smallest part.
-    segmentationNode: where the segment goes; None for a node of the result's own.
+    Attributes:
+        volumeNode: The image.
+        model: The model's folder.
+        method: The method of the heatmap.
+        className: The class; "" for all classes of the model, with a heatmap for each.
+        options: Settings by the names of tonno_core; None leaves a setting to the model.
+        preset: The quality's preset; None for the model's own planes.
+        roiNode: The region; None for the whole volume.
+        zoom: Whether all planes go into the region, which must be given then.
+        device: The torch device, or "auto".
+        threshold: The model's record for the method, for the previews.
+        minMm3: The smallest part that is kept.
+        segmentationNode: Where the segment goes; None for a new node.
     """
 
     volumeNode: Any
     model: str
     method: str
     className: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Json = field(default_factory=dict)
     preset: str | None = None
     roiNode: Any = None
     zoom: bool = False
     device: str = "auto"
-    threshold: dict[str, Any] | None = None
+    threshold: Json | None = None
     minMm3: float = 0.0
     segmentationNode: Any = None
 
-    def plainOptions(self) -> dict[str, Any]:
-        """The options as the engine takes them; what the model decides is left out."""
+    def plainOptions(self) -> Json:
+        """Return the options as the engine takes them, without what the model decides.
+
+        Returns:
+            Values by the names of tonno_core's settings.
+        """
         options = {name: value for name, value in self.options.items() if value is not None}
         options["methods"] = [self.method]
         if self.className:
@@ -51,9 +66,15 @@ class RunRequest:
         return options
 
     def key(self, ijkToRAS: np.ndarray) -> tuple:
-        """Equal for two runs whose projections are the same, but for the region. ijkToRAS: of the volume, to the world.
+        """Return a key that is equal for two runs whose projections are the same but for the region.
 
         The node itself changes with whatever is shown of it, and with its name.
+
+        Args:
+            ijkToRAS: 4 x 4, from the volume's voxels to the world.
+
+        Returns:
+            What the projections depend on.
         """
         node = self.volumeNode
         others = tuple(sorted((k, str(v)) for k, v in self.plainOptions().items() if k not in _REFINABLE))
@@ -63,7 +84,15 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class Progress:
-    """percent: 0 to 100, or None while it is not known. remainingS: seconds, or None."""
+    """How far a run is.
+
+    Attributes:
+        state: IDLE, STARTING, RUNNING or STOPPING.
+        text: What is being done.
+        percent: 0 to 100; None while it is not known.
+        elapsedS: Seconds since the click.
+        remainingS: Seconds; None while it is not known.
+    """
 
     state: str = IDLE
     text: str = ""
@@ -76,13 +105,17 @@ class Progress:
 class Outcome:
     """What a run left in the scene.
 
-    heatmapNodes: one for each class that was asked for. record: the engine's answer without its files. warnings: what
-    the user should know of the image. kind: "reconstruct", "resume" or "refine" (no pass through the network).
+    Attributes:
+        heatmapNodes: A heatmap for each class that was asked for.
+        request: What was asked for.
+        record: The engine's answer without its files.
+        warnings: What the user should know of the image.
+        kind: "reconstruct", "resume", or "refine" (no pass through the network).
     """
 
     heatmapNodes: tuple[Any, ...]
     request: RunRequest
-    record: dict[str, Any]
+    record: Json
     warnings: tuple[str, ...] = ()
     kind: str = "reconstruct"
 
@@ -91,7 +124,11 @@ class Outcome:
 class Kept:
     """What the engine keeps of its last run.
 
-    key, box: as the run's. isStopped: whether directions are missing. number: the engine's own of the run.
+    Attributes:
+        key: The run's key.
+        box: The run's region; None for the whole volume.
+        isStopped: Whether directions are missing.
+        number: The engine's number of the run.
     """
 
     key: tuple
@@ -101,32 +138,33 @@ class Kept:
 
 
 class Run:
-    """One run, from the click on: what the controller knows of it.
+    """A run from the click on, as the controller knows it.
 
-    key, box: what its projections are of; box is None for the whole volume. id: the request's number, None until it was
-    sent. nodes: the heatmaps' nodes until the run has succeeded; the first is the preview's too.
+    key and box say what its projections are of; box is None for the whole volume. id is the request's number, None
+    until it was sent. nodes are the heatmaps until the run has succeeded; the first is the preview's too.
     """
 
-    def __init__(self, request: RunRequest, found, rasToBox, now: float) -> None:
-        self.request, self.input, self.rasToBox, self.startedAt = request, found, rasToBox, now
+    def __init__(self, request: RunRequest, given, rasToBox, now: float) -> None:
+        self.request, self.input, self.rasToBox, self.startedAt = request, given, rasToBox, now
         self.state = STARTING
         self.kind = "reconstruct"
-        self.key = request.key(found.ijkToRAS)
+        self.key = request.key(given.ijkToRAS)
         self.box = None if rasToBox is None else rasToBox.tobytes()
         self.id: int | None = None
         self.folder: Path | None = None
         self.writer: Background | None = None
         self.reader: Background | None = None
-        self.answer: dict[str, Any] | None = None
+        self.answer: Json | None = None
         self.nodes: list[Any] = []
         self.percent: float | None = None
         self.remainingS: float | None = None
         self.cancelledAt: float | None = None
 
-    def remembered(self) -> dict[str, Any]:
-        """What a heatmap's record keeps of the run beside the engine's answer: see `logic.results`.
+    def remembered(self) -> Json:
+        """Return what a heatmap's record keeps of the run beside the engine's answer.
 
-        Two runs of one image whose KEY is equal have the same heatmap, if they are not stopped.
+        Returns:
+            Values by the names in `logic.results`. Two whole runs of an image with the same KEY have the same heatmap.
         """
         request = self.request
         what = [Path(request.model).name, request.plainOptions(), request.preset, request.zoom, self.roi]
@@ -137,17 +175,25 @@ class Run:
 
     @cached_property
     def identifier(self) -> str:
-        """Of this run and no other."""
+        """Return a name that no other run has."""
         return uuid.uuid4().hex
 
     @property
-    def roi(self) -> dict[str, Any] | None:
-        """The region as the engine takes it."""
+    def roi(self) -> Json | None:
+        """Return the region as the engine takes it."""
         return None if self.rasToBox is None else {"ras_to_box": self.rasToBox.tolist()}
 
     def canRefine(self, kept: Kept | None) -> bool:
-        """Whether it can be taken from kept projections: of the whole any part; of a region the engine knows itself
-        which parts, but never the whole; of one that was zoomed into, that one alone.
+        """Tell whether the run can be computed from kept projections.
+
+        Projections of the whole volume serve any part; those of a region some parts, which the engine knows, but never
+        the whole; those of a region that was zoomed into serve that region alone.
+
+        Args:
+            kept: What the engine keeps; None for nothing.
+
+        Returns:
+            True if the engine may be asked.
         """
         if kept is None or kept.key != self.key:
             return False

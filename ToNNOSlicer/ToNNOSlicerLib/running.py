@@ -6,8 +6,9 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
+from tonno_core.output import Json
 from ToNNOSlicerLib import models
-from ToNNOSlicerLib.controller import RunController
+from ToNNOSlicerLib.controller import Listener, RunController
 from ToNNOSlicerLib.failures import Failure
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.inputs import concerns, dicomModalityOf
@@ -17,7 +18,12 @@ from ToNNOSlicerLib.words import timeText
 
 
 class Running:
-    """session: the Session. makeClient: from (command, changed variables) to the engine's client."""
+    """Starts, follows and ends runs.
+
+    Args:
+        session: The Session.
+        makeClient: Makes the engine's client from the Choices.
+    """
 
     def __init__(self, session, makeClient) -> None:
         self._session, self._makeClient = session, makeClient
@@ -32,31 +38,51 @@ class Running:
 
     @property
     def isRunning(self) -> bool:
+        """Whether a run is under way."""
         return self.controller.state != IDLE
 
     @property
     def isBusy(self) -> bool:
+        """Whether `tick` has something to wait for."""
         return self.controller.isBusy
 
     @property
     def preview(self):
-        """The heatmap that is being made, where the user looks at its volume and waits; else None."""
+        """Return the heatmap that is being made if the user looks at its volume and waits; else None."""
         node = self._previewNode
         # Whoever removes it from the scene gets the next one.
         return node if self._isWatched and node is not None and node.GetScene() is not None else None
 
     def owns(self, node) -> bool:
-        """Whether a node is of a run that has not ended."""
+        """Tell whether a node belongs to a run that has not ended.
+
+        Args:
+            node: A heatmap node, or None.
+
+        Returns:
+            True for the preview.
+        """
         return node is not None and node is self._previewNode
 
     def watch(self, volume) -> None:
-        """The user looks at a volume (None: at an earlier result) while a run may go on."""
+        """Note what the user looks at while a run may go on.
+
+        Args:
+            volume: The volume node; None for an earlier result.
+        """
         self._isWatched = self.isRunning and volume is not None and volume is self._volume
 
     # --- what the user does
 
     def start(self, request: RunRequest) -> None:
-        """Begin, after the questions that must be asked. Raises ToNNOUserError."""
+        """Begin a run, after the questions that must be asked.
+
+        Args:
+            request: What is asked for.
+
+        Raises:
+            ToNNOUserError: If the run cannot begin.
+        """
         session = self._session
         model = session.choices.modelOf(session.parameters)
         problem = session.choices.problemOf(request.device)
@@ -83,17 +109,20 @@ class Running:
         return not differences or self._session.ask.otherImage(differences)
 
     def cancel(self) -> None:
+        """End the run; nothing of it stays."""
         self.controller.cancel()
 
     def stop(self) -> None:
+        """End the run early and keep what is there."""
         self.controller.stop()
 
     def forget(self) -> None:
-        """The scene closes."""
+        """End the run because the scene closes."""
         self.controller.forget()
         self._previewNode, self._isWatched, self._volume = None, False, None
 
     def close(self) -> None:
+        """End the run and the engine."""
         self.controller.close()
         self._previewNode, self._isWatched = None, False
 
@@ -111,6 +140,7 @@ class Running:
         self._session.wake()
 
     def tick(self) -> None:
+        """Do what is due; what goes wrong ends the run with words."""
         try:
             self.controller.tick()
         except Exception as error:  # the run ends with words instead of a timer that throws for ever
@@ -123,11 +153,7 @@ class Running:
         return RunController(
             self._makeClient(self._session.choices),
             self._session.logic,
-            self._onProgress,
-            self._onPreview,
-            self._onOutcome,
-            self._onFailure,
-            self._onDevices,
+            Listener(self._onProgress, self._onPreview, self._onOutcome, self._onFailure, self._onDevices),
         )
 
     # --- what the run says
@@ -166,7 +192,7 @@ class Running:
         session.log("\n".join((failure.message, *failure.log)))
         session.onRunShown()
 
-    def _onDevices(self, description: dict[str, Any]) -> None:
+    def _onDevices(self, description: Json) -> None:
         session = self._session
         session.choices.setDevices(description)
         versions = (f"{name} {description[name]}" for name in ("python", "torch", "timm") if name in description)

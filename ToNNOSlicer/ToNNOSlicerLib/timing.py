@@ -1,4 +1,4 @@
-"""How long a run will take on this machine, from the runs before."""
+"""Predictions of how long a run will take on this machine, from the runs before. Standard library only."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ class RunTimes:
     """Speeds by encoder, kind of device and slice size, kept in a small JSON file.
 
     A file that cannot be read or written costs the estimate, never the run.
+
+    Args:
+        path: The file; None keeps the speeds in memory alone.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -32,7 +35,15 @@ class RunTimes:
                 pass
 
     def record(self, encoder: str, device: str, sliceSize: int, slices: int, seconds: float) -> None:
-        """Remember a run: `slices` through the network in `seconds`. Half of the old speed stays in the mean."""
+        """Remember a run. The mean with the speed so far is kept.
+
+        Args:
+            encoder: The network.
+            device: The torch device, such as cuda:0.
+            sliceSize: Pixels along a side.
+            slices: How many went through the network.
+            seconds: How long that took.
+        """
         if slices <= 0 or seconds <= 0:
             return
         key = _key(encoder, device, sliceSize)
@@ -41,7 +52,17 @@ class RunTimes:
         self._write()
 
     def expected(self, encoder: str, device: str, sliceSize: int, slices: int) -> float | None:
-        """Seconds, or None where nothing is known. Another slice size counts by its pixels."""
+        """Predict a run's seconds. A speed at another slice size is scaled by its pixels.
+
+        Args:
+            encoder: The network.
+            device: The torch device, such as cuda:0.
+            sliceSize: Pixels along a side.
+            slices: How many go through the network.
+
+        Returns:
+            Seconds; None where nothing is known.
+        """
         speed = self._speeds.get(_key(encoder, device, sliceSize))
         if speed is None:
             others = [
@@ -52,7 +73,15 @@ class RunTimes:
         return None if speed is None else slices / speed
 
     def isMeasured(self, encoder: str, device: str) -> bool:
-        """Whether there was a run, so that `expected` is no first guess."""
+        """Tell whether there was a run, so that `expected` is no first guess.
+
+        Args:
+            encoder: The network.
+            device: The torch device, such as cuda:0.
+
+        Returns:
+            True after a run.
+        """
         return any(key.startswith(f"{encoder}|{_kind(device)}|") for key in self._speeds)
 
     def _sizes(self, encoder: str, device: str) -> dict[int, float]:
@@ -69,7 +98,14 @@ class RunTimes:
 
 
 def slicesOf(settings) -> int:
-    """How many slices a reconstruction cuts: each direction has its offsets and one more at each end."""
+    """Count the slices that a reconstruction cuts: each direction has its offsets and one more at each end.
+
+    Args:
+        settings: ReconstructionSettings.
+
+    Returns:
+        The number of slices.
+    """
     directions = max(settings.directions_for(method) for method in settings.methods)
     return directions * (settings.slices + 2)
 

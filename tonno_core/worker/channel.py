@@ -12,7 +12,7 @@ from tonno_core.protocol import MAX_LINE, Message, ProtocolError, decode, encode
 
 
 class Channel:
-    """Requests in, events out; events may be sent from any thread, each is one whole line."""
+    """Receives requests and sends events. Any thread may send; each event is one whole line."""
 
     def __init__(self, requests: BinaryIO, events: BinaryIO) -> None:
         self._requests, self._events = requests, events
@@ -20,7 +20,11 @@ class Channel:
 
     @staticmethod
     def take_standard_streams() -> Channel:
-        """Make stdin and stdout this channel's own; what libraries print goes to stderr, what they read is empty."""
+        """Reserve stdin and stdout for a channel; what libraries print goes to stderr, what they read is empty.
+
+        Returns:
+            The channel.
+        """
         requests, events = os.dup(0), os.dup(1)
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
@@ -30,7 +34,13 @@ class Channel:
         return Channel(os.fdopen(requests, "rb"), os.fdopen(events, "wb", buffering=0))
 
     def send(self, kind: str, identifier: int | None, /, **fields: Any) -> None:
-        """Send an event. Nobody listens any more: nothing happens, the end of stdin will say so."""
+        """Send an event. If nobody listens any more, nothing happens: the end of stdin will tell.
+
+        Args:
+            kind: The event's type.
+            identifier: The id of its request; None for an event of no request.
+            fields: The other fields.
+        """
         line = memoryview(encode(kind, identifier, **fields))
         with self._lock:
             try:
@@ -40,7 +50,11 @@ class Channel:
                 return
 
     def requests(self) -> Iterator[Message | ProtocolError]:
-        """The requests until stdin closes; what is not one comes as the error that says why."""
+        """Iterate over the requests until stdin closes.
+
+        Yields:
+            A request, or the error that says why a line is none.
+        """
         while line := self._requests.readline(MAX_LINE + 1):
             if len(line) > MAX_LINE and not line.endswith(b"\n"):
                 while (rest := self._requests.readline(MAX_LINE)) and not rest.endswith(b"\n"):

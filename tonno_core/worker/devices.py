@@ -1,18 +1,22 @@
-"""Which devices this torch can compute on."""
+"""The devices that this torch can compute on."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import torch
 
 from tonno_core.errors import first_line
+from tonno_core.output import Json
 from tonno_core.worker.versions import light_versions
 
 
-def describe() -> dict[str, Any]:
-    """The fields of a ``description`` event: devices, best first, and versions."""
+def describe() -> Json:
+    """Describe devices and versions.
+
+    Returns:
+        The fields of a ``description`` event; the best device comes first.
+    """
     devices = [_cuda(index) for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     if torch.backends.mps.is_available():
         devices.append(_device("mps", "Apple GPU", *_main_memory()))
@@ -20,7 +24,7 @@ def describe() -> dict[str, Any]:
     return {"devices": devices, **light_versions(), "torch": torch.__version__}
 
 
-def _cuda(index: int) -> dict[str, Any]:
+def _cuda(index: int) -> Json:
     name = f"cuda:{index}"
     try:
         shown = torch.cuda.get_device_name(index)
@@ -35,7 +39,7 @@ def _cuda(index: int) -> dict[str, Any]:
     return _device(name, shown, free, total)
 
 
-def _device(name: str, shown: str, free: int | None, total: int | None, problem: str | None = None) -> dict[str, Any]:
+def _device(name: str, shown: str, free: int | None, total: int | None, problem: str | None = None) -> Json:
     return {
         "name": name,
         "kind": name.split(":")[0],

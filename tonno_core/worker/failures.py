@@ -1,4 +1,4 @@
-"""From an exception to an ``error`` event: its kind, what was wrong, what to do next."""
+"""Exceptions as ``error`` events: the kind, what was wrong, what to do next."""
 
 from __future__ import annotations
 
@@ -20,19 +20,24 @@ _ARCHITECTURE_WORDS = (
 
 
 class NoTorch(Exception):
-    """torch is missing, or there and broken."""
+    """Says that torch is missing, or there and broken."""
 
 
 class MissingPackage(Exception):
-    """Another package of the engine is missing or broken."""
+    """Says that another package of the engine is missing or broken."""
 
 
 class NotKept(Exception):
-    """A refinement that the kept projections cannot give."""
+    """Says that the kept projections cannot give a refinement."""
 
 
 class StoppedEarly(NotKept):
-    """A refinement of a run that was stopped; it can be resumed."""
+    """Says that a refinement is of a run that was stopped and can be resumed.
+
+    Args:
+        directions: The directions that are done.
+        planned: The directions of the whole run.
+    """
 
     def __init__(self, directions: int, planned: int) -> None:
         super().__init__(f"the last run was stopped at {directions} of {planned} directions")
@@ -41,7 +46,14 @@ class StoppedEarly(NotKept):
 
 @dataclass(frozen=True)
 class Failure:
-    """What an ``error`` event says. extent: how far the run came that can be resumed, where it is about one."""
+    """The content of an ``error`` event.
+
+    Attributes:
+        kind: The kind of error, as docs/worker.md lists them.
+        message: What was wrong, in one line.
+        next: What to do about it.
+        extent: ``directions`` and ``planned`` of a run that can be resumed; empty otherwise.
+    """
 
     kind: str
     message: str
@@ -49,12 +61,23 @@ class Failure:
     extent: dict[str, int] = field(default_factory=dict)
 
     def fields(self) -> dict[str, str | int]:
-        """The event's."""
+        """Return the event's fields.
+
+        Returns:
+            Strings, and the numbers of `extent`.
+        """
         return {"kind": self.kind, "message": self.message, "next": self.next, **self.extent}
 
 
 def failure_of(error: BaseException) -> Failure:
-    """The kind, a message of one line, and the next step. What is a bug goes to the log with its traceback."""
+    """Say in an event's words why a request failed. The traceback of a bug goes to the log.
+
+    Args:
+        error: What the request raised.
+
+    Returns:
+        The kind, a message of one line, and the next step.
+    """
     text = first_line(error)
     if isinstance(error, NoTorch):
         return Failure(

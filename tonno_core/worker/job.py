@@ -1,4 +1,4 @@
-"""A request that takes time: how it reports, and how it is cancelled or stopped while it runs."""
+"""A request that takes time: its reports, and how it is cancelled or stopped while it runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tonno_core.output import Json
 from tonno_core.protocol import FINAL
 from tonno_core.reporting import Cancelled
 
@@ -16,14 +17,19 @@ _PROGRESS_INTERVAL_S = 0.1
 
 
 class Job:
-    """One request between its arrival and its final event, of which there is exactly one.
+    """A request between its arrival and its final event, of which there is exactly one.
 
     Two threads meet here: the one that computes, and the one that reads requests and may cancel. A cancel is
     answered at once, also while a library that cannot be interrupted is loading; what the computation says
     after that is dropped, and it writes no file any more.
+
+    Args:
+        identifier: The request's id.
+        fields: The request.
+        send: Sends an event, as `Channel.send` does.
     """
 
-    def __init__(self, identifier: int, fields: dict[str, Any], send: Send) -> None:
+    def __init__(self, identifier: int, fields: Json, send: Send) -> None:
         self.identifier, self.fields = identifier, fields
         self._send = send
         self._lock = threading.RLock()
@@ -62,23 +68,38 @@ class Job:
         return self._finished.is_set()
 
     def check(self) -> None:
-        """Raise Cancelled if it was."""
+        """Leave the computation if the job was cancelled.
+
+        Raises:
+            Cancelled: If it was.
+        """
         if self.cancelled:
             raise Cancelled
 
     def start(self) -> None:
-        """The computation begins; elapsed time counts from here."""
+        """Begin the computation; elapsed time counts from here."""
         self._started = time.monotonic()
 
     def step(self, name: str, done: int = 0, total: int = 1) -> None:
-        """A new step (loading, reconstructing, finishing) begins. done: what an earlier request did of it."""
+        """Begin a new step.
+
+        Args:
+            name: loading, reconstructing, finishing or writing.
+            done: What an earlier request did of it, in the step's units.
+            total: The whole step, in its units.
+        """
         self.check()
         self._step, self._step_done = name, done
         self._step_started, self._reported = time.monotonic(), 0.0
         self.progress(done, total)
 
     def progress(self, done: int, total: int) -> None:
-        """Report progress in the step's own units, at most ten times a second."""
+        """Report progress, at most ten times a second.
+
+        Args:
+            done: What is done, in the step's units.
+            total: The whole step, in its units.
+        """
         now = time.monotonic()
         if now - self._reported < _PROGRESS_INTERVAL_S and done < total:
             return
@@ -90,13 +111,26 @@ class Job:
         )
 
     def emit(self, kind: str, /, **fields: Any) -> None:
-        """Send an event that is not the last."""
+        """Send an event that is not the last.
+
+        Args:
+            kind: The event's type.
+            fields: Its other fields.
+        """
         with self._lock:
             if not self.finished:
                 self._send(kind, self.identifier, **fields)
 
     def finish(self, kind: str, /, **fields: Any) -> bool:
-        """Send the final event, unless it is out already: then False."""
+        """Send the final event, unless it is out already.
+
+        Args:
+            kind: The event's type, one of `FINAL`.
+            fields: Its other fields.
+
+        Returns:
+            Whether it was sent.
+        """
         assert kind in FINAL
         with self._lock:
             if self.finished:
@@ -107,7 +141,14 @@ class Job:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Files are written inside: a cancel waits until the block has ended, and none begins after it."""
+        """Guard the writing of a file: a cancel waits for the block's end, and no block begins after a cancel.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            Cancelled: If the job was cancelled before.
+        """
         with self._lock:
             self.check()
             yield

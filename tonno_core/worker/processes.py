@@ -1,4 +1,4 @@
-"""Whether a process lives."""
+"""A test of whether a process lives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ import sys
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is a process of this number (on POSIX also one that has ended but was not waited for)."""
+    """Tell whether a process lives.
+
+    Args:
+        pid: The process number.
+
+    Returns:
+        True for a process of this number, on POSIX also for one that has ended but was not waited for.
+    """
     if sys.platform == "win32":
         return _is_alive_on_windows(pid)
     try:

@@ -28,8 +28,10 @@ _GRACE_S = 2.0
 class Server:
     """Serves one client until it shuts the process down, closes its stdin, or is gone.
 
-    parent: the client's process number, None where only stdin tells of its end. folder: the client's temporary
-    folder; it is removed where the client ended without a word.
+    Args:
+        channel: Where requests come from and events go.
+        parent: The client's process number; None where only stdin tells of its end.
+        folder: The client's temporary folder, which is removed if the client ends without a shutdown.
     """
 
     def __init__(self, channel: Channel, *, parent: int | None = None, folder: Path | None = None) -> None:

@@ -1,10 +1,12 @@
-"""What the process remembers between requests, and the requests themselves."""
+"""Requests, and what the process remembers between them."""
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from tonno_core.output import Json
+from tonno_core.worker.exports import write_files
 from tonno_core.worker.failures import MissingPackage, NoTorch
 from tonno_core.worker.job import Job
 from tonno_core.worker.requests import ReconstructRequest, RefineRequest
@@ -14,14 +16,24 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """Starts the engine when the first request needs it."""
+    """Answers requests. The engine starts with the first that needs it."""
 
     def __init__(self) -> None:
         self._engine: Engine | None = None
 
     def compute(self, job: Job) -> None:
-        """Answer ``result`` to a ``reconstruct``, ``refine`` or ``resume``. Raises what `failure_of` knows."""
+        """Answer a ``reconstruct``, ``refine``, ``resume`` or ``export`` with ``result``.
+
+        Args:
+            job: The request.
+
+        Raises:
+            Exception: What `failure_of` knows.
+        """
         kind, fields = job.fields["type"], job.fields
+        if kind == "export":
+            write_files(job)
+            return
         request = ReconstructRequest.of(fields) if kind == "reconstruct" else RefineRequest.of(fields)
         job.step("loading")
         engine = self._loaded()
@@ -32,8 +44,12 @@ class Session:
         else:
             engine.resume(request, job)
 
-    def describe(self) -> dict[str, Any]:
-        """The fields of ``description``."""
+    def describe(self) -> Json:
+        """Describe devices and versions.
+
+        Returns:
+            The fields of ``description``.
+        """
         _import_torch()
         from tonno_core.worker.devices import describe
 

@@ -1,4 +1,4 @@
-"""Versions of what matters, without importing it."""
+"""Versions of the packages that matter, without importing them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import tonno_core
 
 
 def light_versions() -> dict[str, str | None]:
-    """By name; None for what is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "tonno_core": tonno_core.__version__}
+    """Read the versions of Python, tonno_core, torch and timm.
+
+    Returns:
+        The version by name; None for a package that is not installed.
+    """
+    versions: dict[str, str | None] = {"python": platform.python_version(), "tonno_core": tonno_core.__version__}
     for name in ("torch", "timm"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
-    return found
+            versions[name] = None
+    return versions

@@ -19,7 +19,7 @@ pytest.importorskip("slicer_core", reason="the package slicer-core is not instal
 def made(host, tmp_path):
     """A controller with its client, what it told, and a volume."""
     import slicer.util
-    from ToNNOSlicerLib.controller import RunController
+    from ToNNOSlicerLib.controller import Listener, RunController
     from ToNNOSlicerLib.logic import ToNNOLogic
     from ToNNOSlicerLib.run import RunRequest
 
@@ -30,11 +30,13 @@ def made(host, tmp_path):
     controller = RunController(
         client,
         logic,
-        told.progress.append,
-        told.previews.append,
-        told.outcomes.append,
-        told.failures.append,
-        told.devices.append,
+        Listener(
+            told.progress.append,
+            told.previews.append,
+            told.outcomes.append,
+            told.failures.append,
+            told.devices.append,
+        ),
         clock=lambda: clock.now,
     )
     request = RunRequest(volume, "model-folder", "tonno", "lesion", {"slices": 8, "stage": None}, "fast")

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import base64
 import io
-import re
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 import slicer.util
-from scenes import RIGID, THRESHOLD, addHeatmap, addVolume
+from scenes import THRESHOLD, addHeatmap, addVolume
 from test_logic_findings import RESULT
-from ToNNOSlicerLib import report_pictures
 from ToNNOSlicerLib.logic import ToNNOUserError, verdicts
 from ToNNOSlicerLib.logic.findings import findingsOf
 from ToNNOSlicerLib.logic.heatmap import recordOf, writeRecord
 from ToNNOSlicerLib.logic.report import exportReport, reportSteps
 from ToNNOSlicerLib.logic.summary import identityOf, reportText
-
-from tonno_core.pictures.cuts import PLANES, cut_plane
-from tonno_core.slicing.profile import Profile
-from tonno_core.volume.volume import Volume
 
 VOID = {"meta", "img", "br"}
 FETCHED = {"src", "href", "srcset", "data", "action", "poster", "background"}
@@ -128,7 +120,6 @@ def test_what_is_said_of_the_threshold_is_in_both_reports(logic, result, tmp_pat
     assert f"\n{note}\n" in reportText(identityOf(*result), listed, recordOf(heatmap))
 
 
-
 def test_texts_are_texts_whatever_they_hold(logic, tmp_path) -> None:
     volume = addVolume(name='<b>x</b> & "y" {0} <script>alert(1)</script>')
     heatmap = addHeatmap(logic, volume, className="<i>lesion</i>", result=RESULT)
@@ -194,120 +185,7 @@ def test_the_report_shows_the_image_as_the_views_do(logic, result) -> None:
     with tempfile.TemporaryDirectory() as folder:
         list(reportSteps(Path(folder) / "report.html", *result, keep))
     (files,) = given
-    assert files.window == (80.0, 130.0) and files.threshold == THRESHOLD
+    assert files.scene.window == (80.0, 130.0) and files.scene.threshold == THRESHOLD
     listed = findingsOf(result[1], result[2], result[0])
     assert [picture.lines for picture in files.pictures] == [(f.longestRAS, f.perpendicularRAS) for f in listed]
-    assert [picture.centerRAS[2] for picture in files.pictures] == [f.longestRAS[0][2] for f in listed]
-
-
-# The pictures
-
-
-@pytest.fixture
-def figures(monkeypatch) -> list:
-    """The figures that are drawn."""
-    kept: list = []
-    save = report_pictures.save_figure
-    monkeypatch.setattr(report_pictures, "save_figure", lambda figure, path: (kept.append(figure), save(figure, path)))
-    return kept
-
-
-# Left-handed and anisotropic: i to the patient's left, j to the front, k to the head.
-GRID = np.array([[-2.0, 0, 0, 30], [0, 2, 0, -40], [0, 0, 5, -20], [0, 0, 0, 1]])
-
-
-def drawn(tmp_path, lines=(), window=None, grid=GRID):
-    k, j, i = np.indices((9, 41, 31))
-    heat = (9 * np.exp(-((i - 7) ** 2 + (j - 25) ** 2 + 6 * (k - 6) ** 2) / 20)).astype(np.float32)
-    image, heatmap = Volume((i + 100.0).astype(np.float32), grid), Volume(heat, grid)
-    center = (grid @ (7, 25, 6, 1))[:3]
-    report_pictures.drawFinding(
-        tmp_path / "f.png", image, heatmap, (heat >= 5).astype(np.uint8), center, lines, 5.0, window
-    )
-    return center
-
-
-def test_letters_stand_where_the_patient_is(tmp_path, figures) -> None:
-    drawn(tmp_path)
-    for row in (figures[0].axes[:3], figures[0].axes[3:6]):
-        for axes, (left, right, top, bottom) in zip(row, ("RLAP", "RLSI", "APSI"), strict=True):
-            places = {text.get_text(): text.xy for text in axes.texts if len(text.get_text()) == 1}
-            assert places == {left: (0, 0.5), right: (1, 0.5), top: (0.5, 1), bottom: (0.5, 0)}
-    assert [axes.get_title() for axes in figures[0].axes[:3]] == [
-        "Axial, S 10 mm",
-        "Coronal, A 10 mm",
-        "Sagittal, R 16 mm",
-    ]
-
-
-def test_scale_bars_are_as_long_as_they_say(tmp_path, figures) -> None:
-    drawn(tmp_path)
-    for axes in figures[0].axes[:6]:
-        (text,) = [text.get_text() for text in axes.texts if text.get_text().endswith(" mm")]
-        bars = [line for line in axes.lines if line.get_color() == "white" and line.get_linewidth() == 2.2]
-        assert np.ptp(bars[0].get_xdata()) == pytest.approx(float(text.removesuffix(" mm")))
-
-
-def test_diameters_are_drawn_in_the_axial_close_up_alone(tmp_path, figures) -> None:
-    diameter = ((11.0, 10.0, 10.0), (21.0, 12.0, 10.0))
-    drawn(tmp_path, (diameter,))
-    yellow = [[line for line in axes.lines if line.get_color() == "#ffd54a"] for axes in figures[0].axes]
-    assert [len(lines) for lines in yellow[:6]] == [0, 0, 0, 1, 0, 0]
-    # The picture's right is the patient's left, its top the front.
-    assert yellow[3][0].get_xydata() == pytest.approx(np.array([[-11, 10], [-21, 12]]))
-    left, right, bottom, top = figures[0].axes[3].images[0].get_extent()
-    assert (right - left, top - bottom) == pytest.approx((40, 40)) and left + right == pytest.approx(2 * -16)
-
-
-def test_close_ups_show_what_the_whole_planes_show(tmp_path) -> None:
-    """The image is a ramp along R; a close-up's pixels lie where the plane's do."""
-    _k, _j, i = np.indices((9, 41, 31))
-    image = Volume(i.astype(np.float32), GRID)
-    for plane in PLANES:
-        cut = cut_plane(plane, image, (16, 10, 10))
-        close = cut.close_up(30.0, 240)
-        middle = close.points_ras.mean(axis=(0, 1))
-        assert middle == pytest.approx([16, 10, 10])
-        u, v = plane.uv(close.points_ras[0, 0])
-        assert (u, v) == pytest.approx((close.view.u[0], close.view.v[0]))
-
-
-def test_the_window_is_the_one_that_was_asked_for(tmp_path, figures) -> None:
-    drawn(tmp_path, window=(90.0, 120.0))
-    assert {axes.images[0].get_clim() for axes in figures[0].axes[:6]} == {(90.0, 120.0)}
-    drawn(tmp_path)
-    (limits,) = {axes.images[0].get_clim() for axes in figures[1].axes[:6]}
-    assert 100 <= limits[0] < limits[1] <= 130
-
-
-def test_an_oblique_grid_is_drawn_upright(tmp_path, figures) -> None:
-    drawn(tmp_path, grid=RIGID @ GRID)
-    assert (tmp_path / "f.png").exists() and len(figures[0].axes) == 7
-
-
-def test_profiles_are_drawn_with_the_findings_places(tmp_path, figures) -> None:
-    profiles = [Profile(axis, np.linspace(-50, 50, 11), np.arange(11.0)) for axis in "RAS"]
-    marks = (("1", (10.0, 20.0, 30.0)), ("2", (11.0, -20.0, 31.0)))
-    report_pictures.drawProfiles(tmp_path / "p.png", profiles, marks)
-    for number, axes in enumerate(figures[0].axes):
-        dashed = sorted(line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--")
-        assert dashed == sorted(point[number] for _name, point in marks)
-        assert axes.get_xlabel().split()[0] == "LPI"[number] and axes.get_xlabel().split()[-1] == "RAS"[number]
-        heights = {text.get_text(): text.xyann[1] for text in axes.texts}
-        assert (heights["1"] == heights["2"]) == (number == 1)  # names that would lie over each other are stacked
-    assert re.match("logit", figures[0].axes[0].get_ylabel())
-
-
-def test_a_plane_that_lies_on_the_volumes_edge_is_drawn(tmp_path, figures) -> None:
-    image = Volume(np.ones((3, 4, 5), np.float32), np.eye(4))
-    heatmap = replace(image, array=np.zeros((3, 4, 5), np.float32))
-    report_pictures.drawFinding(tmp_path / "f.png", image, heatmap, np.zeros((3, 4, 5), np.uint8), (0.0, 0.0, 0.0))
-    assert (tmp_path / "f.png").exists()
-
-
-def test_a_point_beside_the_image_leaves_it_black(tmp_path) -> None:
-    """Somebody has moved the heatmap alone."""
-    image = Volume(np.ones((3, 4, 5), np.float32), np.eye(4))
-    empty = np.zeros((3, 4, 5), np.uint8)
-    report_pictures.drawFinding(tmp_path / "f.png", image, image, empty, (500.0, 500.0, 500.0))
-    assert (tmp_path / "f.png").exists()
+    assert [picture.centre_ras[2] for picture in files.pictures] == [f.longestRAS[0][2] for f in listed]

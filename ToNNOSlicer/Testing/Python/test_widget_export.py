@@ -125,8 +125,8 @@ def test_an_export_without_packages_says_where_to_get_them(qtHost, widget, resul
 
 
 def test_a_fault_of_an_export_ends_it_with_words(qtHost, widget, result, tmp_path, monkeypatch) -> None:
-    used = import_module(type(widget.panel.session.exports).__module__).elsewhere.slow_files
-    monkeypatch.setattr(used, "save", lambda files, folder: 1 / 0)
+    used = import_module(type(widget.panel.session.exports).__module__).Export
+    monkeypatch.setattr(used, "fields", lambda export, folder: 1 / 0)
     qtHost.answers.append(("save", str(tmp_path / "h.nrrd")))
     widget.ui.exportHeatmapButton.click()
     assert qtHost.process(20, lambda: not widget.panel.session.exports.isBusy)

@@ -17,7 +17,8 @@ from slicer.i18n import tr as _
 
 from tonno_core.errors import TonnoError
 from tonno_core.output import atomic_file
-from ToNNOSlicerLib import slow_files
+from tonno_core.volume.volume import Volume
+from tonno_core.worker.exports import Export
 from ToNNOSlicerLib.labels import forPanel
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.findings import Finding
@@ -29,11 +30,10 @@ from ToNNOSlicerLib.logic.seg_nrrd import writeSegNrrd
 from ToNNOSlicerLib.logic.segmentation import noteEditing, visibleSegments
 from ToNNOSlicerLib.logic.stl import writeSurface
 from ToNNOSlicerLib.logic.summary import Identity
-from ToNNOSlicerLib.slow_files import SlowFiles
 
 SEGMENTATION_ENDINGS = (".seg.nrrd", ".nii.gz", ".nii", ".stl", ".dcm")
 HEATMAP_ENDINGS = (".nrrd", ".nii.gz", ".nii")
-SlowWriter = Callable[[SlowFiles, Path], Iterator[float]]
+SlowWriter = Callable[[Export, Path], Iterator[float]]
 _COLUMNS = (
     "label", "volume_mm3", "peak", "mean", "extent_i_mm", "extent_j_mm", "extent_k_mm",
     "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "peak_r_mm", "peak_a_mm", "peak_s_mm",
@@ -134,9 +134,9 @@ def heatmapSteps(heatmapNode, path, write: SlowWriter) -> Iterator[float]:
     if not path.name.lower().endswith(HEATMAP_ENDINGS):
         raise _wrongEnding(path, HEATMAP_ENDINGS)
     checkTilt(path, ijkToNode(heatmapNode), ".nrrd")
-    heatmap = volumeOf(heatmapNode).array.copy()  # the node may change meanwhile
+    heatmap = Volume(volumeOf(heatmapNode).array.copy(), ijkToNode(heatmapNode))  # the node may change meanwhile
     with atomicFile(path) as partial:
-        yield from write(SlowFiles(heatmap, ijkToNode(heatmapNode), partial.name), partial.parent)
+        yield from write(Export(heatmap, partial.name), partial.parent)
 
 
 def exportHeatmap(heatmapNode, path) -> None:
@@ -150,10 +150,10 @@ def exportHeatmap(heatmapNode, path) -> None:
         pass
 
 
-def writeHere(files: SlowFiles, place: Path) -> Iterator[float]:
-    """Write slow files in this process: for scripts, which may wait."""
-    for count, _name in enumerate(slow_files.write(files, place), start=1):
-        yield count / len(files.names)
+def writeHere(export: Export, folder: Path) -> Iterator[float]:
+    """Write an export's files in this process, for scripts, which may wait; yields the share that is done."""
+    for count, _name in enumerate(export.write(folder), start=1):
+        yield count / len(export.files)
 
 
 def exportFindings(findings: list[Finding], path, identity: Identity | None = None) -> None:
@@ -206,11 +206,11 @@ def atomicFile(path: Path) -> Iterator[Path]:
         ) from error
 
 
-def cannotWrite(error: TonnoError) -> tuple[str, str]:
+def cannotWrite(error: object) -> tuple[str, str]:
     """Split the engine's message of a failed writing, which ends with what to do after a semicolon.
 
     Args:
-        error: The engine's error.
+        error: The engine's error, or its text.
 
     Returns:
         The cause, and the next step.

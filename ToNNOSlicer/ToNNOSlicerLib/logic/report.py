@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -11,17 +10,20 @@ import numpy as np
 import slicer.util
 from slicer.i18n import tr as _
 
+from tonno_core.pictures.drawing import Scene
+from tonno_core.slicing.profile import Profile
+from tonno_core.volume.volume import Volume
+from tonno_core.worker.exports import Export, Picture
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.export import SlowWriter, atomicFile, writeHere
 from ToNNOSlicerLib.logic.findings import Finding, findingsOf
-from ToNNOSlicerLib.logic.geometry import ijkToNode, ijkToWorld
+from ToNNOSlicerLib.logic.geometry import ijkToWorld
 from ToNNOSlicerLib.logic.heatmap import inputOf, recordOf
 from ToNNOSlicerLib.logic.labelmap import onGrid
 from ToNNOSlicerLib.logic.profile import profileAlong
 from ToNNOSlicerLib.logic.report_page import HIGHEST, PROFILES, Contents, page, pictureOf
 from ToNNOSlicerLib.logic.segmentation import thresholdOf
 from ToNNOSlicerLib.logic.summary import counted, highest, identityOf, nothing, sentence
-from ToNNOSlicerLib.slow_files import Picture, SlowFiles
 
 ENDINGS = (".html", ".htm")
 LARGEST_NUMBER_OF_PICTURES = 12
@@ -37,7 +39,7 @@ def reportSteps(path, heatmapNode, segmentationNode, segmentId: str, write: Slow
         heatmapNode: The heatmap.
         segmentationNode: Holds the result's segment.
         segmentId: The segment's ID.
-        write: Writes what takes long: `export.writeHere`, or that of another process (elsewhere.py).
+        write: Writes what takes long: `export.writeHere`, or by the worker (exports.py).
 
     Yields:
         The share that is done, 0 to 1. To cancel, close the iterator before its end; nothing is left then.
@@ -62,11 +64,13 @@ def reportSteps(path, heatmapNode, segmentationNode, segmentId: str, write: Slow
         yield 0.0
         contents = _contents(heatmapNode, segmentationNode, segmentId, listed)
         yield 0.0
-        slow = _slowFiles(volumeNode, heatmapNode, segmentationNode, segmentId, listed)
+        image, window = _copyOf(volumeNode), _window(volumeNode)
         yield 0.0
-        slow = replace(slow, image=_copyOf(volumeNode))
+        mask = onGrid(segmentationNode, segmentId, heatmapNode)
+        threshold = thresholdOf(segmentationNode, segmentId)
+        export = _export(Scene(image, _copyOf(heatmapNode), mask, threshold, window), heatmapNode, listed)
         yield 0.0
-        yield from write(slow, partial.parent)
+        yield from write(export, partial.parent)
         partial.write_text(page(contents, partial.parent), encoding="utf-8")
 
 
@@ -100,27 +104,19 @@ def _contents(heatmapNode, segmentationNode, segmentId: str, listed: list[Findin
     )
 
 
-def _slowFiles(volumeNode, heatmapNode, segmentationNode, segmentId: str, listed: list[Finding]) -> SlowFiles:
-    """All but the image's voxels, whose copy takes as long again."""
-    profiles = tuple(_profiles(heatmapNode))
-    return SlowFiles(
-        heatmap=_copyOf(heatmapNode),
-        heatmapToFile=ijkToNode(heatmapNode),
+def _export(scene: Scene, heatmapNode, listed: list[Finding]) -> Export:
+    return Export(
+        scene=scene,
         pictures=_pictures(heatmapNode, listed),
-        heatmapToWorld=ijkToWorld(heatmapNode),
-        imageToWorld=ijkToWorld(volumeNode),
-        mask=onGrid(segmentationNode, segmentId, heatmapNode),
-        threshold=thresholdOf(segmentationNode, segmentId),
-        window=_window(volumeNode),
-        profilesFile=PROFILES if profiles else "",
-        profiles=profiles,
+        profiles=tuple(_profiles(heatmapNode)),
+        profiles_file=PROFILES,
         marks=tuple((str(finding.label), finding.peakRAS) for finding in _pictured(listed)),
     )
 
 
-def _copyOf(volumeNode) -> np.ndarray:
-    """Voxels (Z Y X float32) as they are now: the node may change while the files are written."""
-    return np.array(slicer.util.arrayFromVolume(volumeNode), dtype=np.float32)
+def _copyOf(volumeNode) -> Volume:
+    """Copy the voxels as they are now: the node may change while the files are written."""
+    return Volume(np.array(slicer.util.arrayFromVolume(volumeNode), dtype=np.float32), ijkToWorld(volumeNode))
 
 
 def _window(volumeNode) -> tuple[float, float] | None:
@@ -152,9 +148,7 @@ def _pictures(heatmapNode, listed: list[Finding]) -> tuple[Picture, ...]:
     return () if peak is None else (Picture(HIGHEST, peak.ras),)
 
 
-def _profiles(heatmapNode) -> list:
+def _profiles(heatmapNode) -> list[Profile]:
     """Return the profiles along the patient's axes, where they were kept."""
-    from tonno_core.slicing.profile import Profile
-
     kept = {axis: profileAlong(heatmapNode, normal) for axis, normal in zip("RAS", np.eye(3), strict=True)}
     return [Profile(axis, p.positionsMm, p.logits) for axis, p in kept.items() if p is not None and p.angleDeg < 1]

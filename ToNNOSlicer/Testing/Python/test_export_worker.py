@@ -1,4 +1,4 @@
-"""Slow files by another process: the same as here, failures in words, and nothing left of what was cancelled."""
+"""Files that a worker writes: the same as here, failures in words, and nothing left of what was canceled."""
 
 from __future__ import annotations
 
@@ -12,37 +12,42 @@ import numpy as np
 import pytest
 from scenes import THRESHOLD, addHeatmap, addVolume
 from test_logic_findings import RESULT
-from ToNNOSlicerLib import elsewhere, slow_files
+from ToNNOSlicerLib.engine import EngineClient
+from ToNNOSlicerLib.exports import writer
 from ToNNOSlicerLib.logic import ToNNOUserError
-from ToNNOSlicerLib.logic.export import writeHere
+from ToNNOSlicerLib.logic.export import SlowWriter, writeHere
 from ToNNOSlicerLib.logic.report import reportSteps
+
+from tonno_core.pictures.drawing import Scene
+from tonno_core.slicing.profile import Profile
+from tonno_core.volume.volume import Volume
+from tonno_core.worker.exports import Export, Picture
 
 ROOT = Path(__file__).parents[3]
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 @pytest.fixture
-def files() -> slow_files.SlowFiles:
-    from tonno_core.slicing.profile import Profile
-
+def export() -> Export:
     heatmap = np.random.default_rng(0).normal(size=(6, 7, 8)).astype(np.float32)
     matrix = np.diag([1.0, 2.0, 3.0, 1.0])
     lines = (((2.0, 4.0, 6.0), (5.0, 4.0, 6.0)),)
-    return slow_files.SlowFiles(
-        heatmap,
-        heatmapToFile=matrix,
-        heatmapFile="h.nrrd",
-        pictures=(slow_files.Picture("a.png", (3.0, 4.0, 6.0), lines),),
-        heatmapToWorld=matrix,
-        image=100 * heatmap,
-        imageToWorld=matrix,
-        mask=(heatmap > 1).astype(np.uint8),
-        threshold=1.0,
-        window=(-150.0, 200.0),
-        profilesFile="p.png",
+    mask = (heatmap > 1).astype(np.uint8)
+    return Export(
+        volume=Volume(heatmap, matrix),
+        volume_file="h.nrrd",
+        scene=Scene(Volume(100 * heatmap, matrix), Volume(heatmap, matrix), mask, 1.0, (-150.0, 200.0)),
+        pictures=(Picture("a.png", (3.0, 4.0, 6.0), lines),),
         profiles=(Profile("R", np.arange(5.0), np.arange(5.0) ** 2),),
+        profiles_file="p.png",
         marks=(("1", (3.0, 4.0, 6.0)),),
     )
+
+
+def worker(*code: str, place: Path | None = None) -> SlowWriter:
+    """A writer by a real worker, or by a program in its place."""
+    command = [sys.executable, "-c", *code] if code else [sys.executable, "-m", "tonno_core.worker"]
+    return writer(EngineClient(command, ENVIRONMENT, temporaryPath=place))
 
 
 @pytest.fixture
@@ -64,39 +69,24 @@ def drain(steps, seconds: float = 60.0) -> list[float]:
     return shares
 
 
-def test_what_is_saved_for_the_process_is_what_it_loads(files, tmp_path) -> None:
-    slow_files.save(files, tmp_path)
-    read = slow_files.load(tmp_path)
-    for name in ("heatmap", "image", "mask", "heatmapToFile", "heatmapToWorld", "imageToWorld"):
-        np.testing.assert_array_equal(getattr(read, name), getattr(files, name))
-        assert getattr(read, name).dtype == getattr(files, name).dtype
-    assert read.heatmapFile == files.heatmapFile
-    assert (read.threshold, list(read.window), read.profilesFile) == (1.0, [-150.0, 200.0], "p.png")
-    assert read.pictures[0].file == "a.png" and list(read.pictures[0].centerRAS) == [3.0, 4.0, 6.0]
-    np.testing.assert_array_equal(read.pictures[0].lines, files.pictures[0].lines)
-    assert [(name, list(place)) for name, place in read.marks] == [("1", [3.0, 4.0, 6.0])]
-    assert read.profiles[0].axis == "R"
-    np.testing.assert_array_equal(read.profiles[0].logits, files.profiles[0].logits)
-
-
-def test_the_process_writes_what_would_be_written_here(files, tmp_path, temporary) -> None:
+def test_the_process_writes_what_would_be_written_here(export, tmp_path, temporary) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()
-    assert list(writeHere(files, here)) == pytest.approx([1 / 3, 2 / 3, 1.0])
-    shares = drain(elsewhere.writer([sys.executable, "-m"], ENVIRONMENT)(files, there))
+    assert list(writeHere(export, here)) == pytest.approx([1 / 3, 2 / 3, 1.0])
+    shares = drain(worker()(export, there))
     assert shares[0] == 0.0 and shares == sorted(shares)
     assert sorted(file.name for file in there.iterdir()) == ["a.png", "h.nrrd", "p.png"]
-    for name in files.names:
+    for name in export.files:
         assert (there / name).read_bytes() == (here / name).read_bytes()
     assert not any(temporary.iterdir())
 
 
-def test_what_waits_for_the_process_lies_where_the_user_wants_it(files, tmp_path, temporary) -> None:
+def test_what_waits_for_the_process_lies_where_the_user_wants_it(export, tmp_path, temporary) -> None:
     chosen, place = tmp_path / "chosen by the user", tmp_path / "place"
     chosen.mkdir()
     place.mkdir()
-    steps = elsewhere.writer([sys.executable, "-m"], ENVIRONMENT, chosen)(files, place)
+    steps = worker(place=chosen)(export, place)
     next(steps)
     (folder,) = chosen.iterdir()
     assert os.name == "nt" or folder.stat().st_mode & 0o077 == 0  # pixels of a patient are nobody else's
@@ -104,28 +94,28 @@ def test_what_waits_for_the_process_lies_where_the_user_wants_it(files, tmp_path
     assert not any(chosen.iterdir()) and not any(temporary.iterdir())
 
 
-def test_a_refusal_is_told_in_the_engines_words(files, tmp_path, temporary) -> None:
+def test_a_refusal_is_told_in_the_engines_words(export, tmp_path, temporary) -> None:
     with pytest.raises(ToNNOUserError, match="cannot be written") as error:
-        drain(elsewhere.writer([sys.executable, "-m"], ENVIRONMENT)(files, tmp_path / "missing"))
-    assert "choose another place" in error.value.nextStep
+        drain(worker()(export, tmp_path / "missing"))
+    assert error.value.nextStep == "Check the folder, or choose another."
     assert not any(temporary.iterdir())
 
 
-def test_a_process_that_dies_is_told_with_its_last_line(files, tmp_path, temporary) -> None:
-    dies = [sys.executable, "-c", "import sys; sys.exit('No module named matplotlib')"]
+def test_a_process_that_dies_is_told_with_its_last_line(export, tmp_path, temporary) -> None:
+    dies = "import sys; sys.exit('No module named matplotlib')"
     with pytest.raises(ToNNOUserError, match="exit code 1: No module named matplotlib") as error:
-        drain(elsewhere.writer(dies, ENVIRONMENT)(files, tmp_path))
+        drain(worker(dies)(export, tmp_path))
     assert "another Python" in error.value.nextStep
     assert not any(temporary.iterdir())
 
 
-def test_closing_ends_the_process_and_its_child(files, tmp_path, temporary) -> None:
+def test_closing_ends_the_process_and_its_child(export, tmp_path, temporary) -> None:
     """As PythonSlicer does it: what was started only starts another."""
     pids = tmp_path / "pids"
     child = "import time; time.sleep(100)"
     code = f"import os, subprocess, sys; p = subprocess.Popen([sys.executable, '-c', '{child}']);"
     code += f"open({str(pids)!r}, 'w').write(f'{{os.getpid()}} {{p.pid}}'); p.wait()"
-    steps = elsewhere.writer([sys.executable, "-c", code], ENVIRONMENT)(files, tmp_path)
+    steps = worker(code)(export, tmp_path)
     end = time.monotonic() + 20
     while not (pids.exists() and pids.read_text()) and time.monotonic() < end:
         next(steps)
@@ -158,15 +148,15 @@ def test_no_node_is_read_after_the_first_steps(host, logic, tmp_path) -> None:
     segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
     given = []
 
-    def write(files, place):
-        given.append(files)
-        before = files.heatmap.copy(), files.image.copy()
+    def write(export, place):
+        given.append(export)
+        before = export.scene.heatmap.array.copy(), export.scene.image.array.copy()
         slicer.util.arrayFromVolume(heatmap)[:] = 0
         slicer.util.arrayFromVolume(volume)[:] = 0
         host.scene.Clear(0)
-        np.testing.assert_array_equal(files.heatmap, before[0])
-        np.testing.assert_array_equal(files.image, before[1])
-        yield from writeHere(files, place)
+        np.testing.assert_array_equal(export.scene.heatmap.array, before[0])
+        np.testing.assert_array_equal(export.scene.image.array, before[1])
+        yield from writeHere(export, place)
 
     shares = list(reportSteps(tmp_path / "report.html", heatmap, segmentation, segmentId, write))
     assert shares[-1] == 1.0 and (tmp_path / "report.html").exists()

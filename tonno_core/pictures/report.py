@@ -1,14 +1,11 @@
-"""The pictures of a report, on white paper: a finding in three planes and close by, and the classifier's answers.
-
-For the process that writes slow files (slow_files.py): neither Qt nor MRML, but matplotlib and SciPy.
-"""
+"""The pictures of a report, on white paper: a finding in three planes and close by, and the classifier's answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,8 +23,14 @@ from tonno_core.pictures.drawing import (
 from tonno_core.slicing.profile import Profile
 from tonno_core.volume.volume import Volume
 
-Point = Sequence[float]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Point = tuple[float, float, float]
 Line = tuple[Point, Point]
+# The name of a finding and where it is (RAS mm).
+Mark = tuple[str, Point]
 
 _STYLE = {
     **FONT,
@@ -43,63 +46,53 @@ _CLOSE_MM, _AROUND = 40.0, 3.0  # side of the close-ups: at least so long, and s
 _CLOSE_PIXELS = 240
 
 
-def drawFinding(
-    path: Path,
-    image: Volume,
-    heatmap: Volume,
-    mask: np.ndarray,
-    centerRAS: Point,
-    lines: Sequence[Line] = (),
-    threshold: float | None = None,
-    window: tuple[float, float] | None = None,
-) -> None:
-    """Draw three planes through a point: the whole image under heatmap and outline, and close-ups below.
+def draw_finding(path: Path, scene: Scene, centre_ras: Point, lines: Sequence[Line] = ()) -> None:
+    """Draw three planes through a point, the whole image under heatmap and outline, and close-ups below.
 
     Args:
-        image, heatmap: In the world; their grids may differ.
-        mask: Z Y X on the heatmap's grid.
-        centerRAS: Where the planes meet (RAS mm, within the image).
-        lines: Diameters in the axial plane, by their ends in RAS mm.
-        threshold: To be marked on the scale.
-        window: The image's values that are black and white; by default nearly all that there are.
+        path: The PNG file, which appears whole or not at all.
+        scene: What is shown.
+        centre_ras: Where the planes meet (RAS mm, within the image).
+        lines: Diameters in the axial plane, by their ends (RAS mm).
 
     Raises:
-        TonnoError: Where the file cannot be written.
+        TonnoError: If the file cannot be written.
     """
     import matplotlib
 
-    scene = Scene(image, heatmap, mask, threshold, window)
-    cuts = [cut_plane(plane, image, centerRAS) for plane in PLANES]
+    cuts = [cut_plane(plane, scene.image, centre_ras) for plane in PLANES]
     longest = max((float(np.linalg.norm(np.subtract(*line))) for line in lines), default=0.0)
-    closeUps = [cut.close_up(max(_CLOSE_MM, _AROUND * longest), _CLOSE_PIXELS) for cut in cuts]
+    close_ups = [cut.close_up(max(_CLOSE_MM, _AROUND * longest), _CLOSE_PIXELS) for cut in cuts]
     limit = _limit(scene.heatmap)
     whole = plane_layers(scene, cuts, limit)
-    near = plane_layers(replace(scene, window=whole[0].window), closeUps, limit)
+    near = plane_layers(replace(scene, window=whole[0].window), close_ups, limit)
     with matplotlib.rc_context(_STYLE):
-        figure, (top, bottom), bar = _layout(cuts)
-        for axes, cut, closeUp, layers in zip(top, cuts, closeUps, whole, strict=True):
+        figure, (top, bottom), scale = _layout(cuts)
+        for axes, cut, close_up, layers in zip(top, cuts, close_ups, whole, strict=True):
             shown = draw_plane(axes, cut.view, layers)
             axes.set_title(f"{cut.plane.name}, {cut.position()}", size=10, color=_INK, pad=4)
-            _drawFrame(axes, closeUp)
-        for axes, closeUp, layers in zip(bottom, closeUps, near, strict=True):
-            draw_plane(axes, closeUp.view, replace(layers, heatmap=None))
-        draw_scale(bar, shown, scene.threshold, extend="neither")
+            _draw_frame(axes, close_up)
+        for axes, close_up, layers in zip(bottom, close_ups, near, strict=True):
+            draw_plane(axes, close_up.view, replace(layers, heatmap=None))
+        draw_scale(scale, shown, scene.threshold, extend="neither")
         for line in lines:
             ends = np.array([PLANES[0].uv(point) for point in line])
             bottom[0].plot(*ends.T, color=_LINE, linewidth=1.6, marker="o", markersize=3)
-        bar.set_title("heatmap", size=9, color=_INK, pad=8)
-        bar.tick_params(labelsize=8, colors=_QUIET)
-        save_figure(figure, Path(path))
+        scale.set_title("heatmap", size=9, color=_INK, pad=8)
+        scale.tick_params(labelsize=8, colors=_QUIET)
+        save_figure(figure, path)
 
 
-def drawProfiles(path: Path, profiles: Sequence[Profile], marks: Sequence[tuple[str, Point]] = ()) -> None:
+def draw_profiles(path: Path, profiles: Sequence[Profile], marks: Sequence[Mark] = ()) -> None:
     """Draw the classifier's answers to planes along the patient's axes, with the places of the findings.
 
     Args:
-        marks: Names of findings, and where they are (RAS mm).
+        path: The PNG file, which appears whole or not at all.
+        profiles: One profile for each picture of the row.
+        marks: The findings.
 
     Raises:
-        TonnoError: Where the file cannot be written.
+        TonnoError: If the file cannot be written.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -108,21 +101,23 @@ def drawProfiles(path: Path, profiles: Sequence[Profile], marks: Sequence[tuple[
         figure = Figure(figsize=(_WIDTH, 2.6), layout="constrained")
         row = figure.subplots(1, len(profiles), sharey=True, squeeze=False)[0]
         for axes, profile in zip(row, profiles, strict=True):
-            _drawProfile(axes, profile, marks)
+            _draw_profile(axes, profile, marks)
         row[0].set_ylabel("logit")
-        save_figure(figure, Path(path))
+        save_figure(figure, path)
 
 
-def _drawProfile(axes: Any, profile: Profile, marks: Sequence[tuple[str, Point]]) -> None:
+def _draw_profile(axes: Axes, profile: Profile, marks: Sequence[Mark]) -> None:
     draw_profile(axes, profile, _PLOT)
-    above = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center"}
     for level, name, position in _levels(profile, marks):
         axes.axvline(position, color=_MARK, linewidth=0.9, linestyle=(0, (3, 2)))
-        axes.annotate(name, (position, 1), (0, 3 + 10 * level), size=9, color=_MARK, **above)
+        axes.annotate(
+            name, (position, 1), (0, 3 + 10 * level), xycoords=("data", "axes fraction"), textcoords="offset points",
+            ha="center", size=9, color=_MARK,
+        )  # fmt: skip
 
 
-def _levels(profile: Profile, marks: Sequence[tuple[str, Point]]) -> list[tuple[int, str, float]]:
-    """The marks' positions along a profile, and how high each name stands so that none lies over another."""
+def _levels(profile: Profile, marks: Sequence[Mark]) -> list[tuple[int, str, float]]:
+    """Stack the marks' names where they would overlap; returns level, name and position along the profile."""
     room = 0.04 * float(np.ptp(profile.offsets_mm))
     taken: list[float] = []  # up to where, by level
     levels = []
@@ -133,8 +128,8 @@ def _levels(profile: Profile, marks: Sequence[tuple[str, Point]]) -> list[tuple[
     return levels
 
 
-def _layout(cuts: Sequence[Cut]) -> tuple[Any, list[list[Any]], Any]:
-    """Place three columns, the close-ups as squares below, and the scale's axes; all lengths are inches."""
+def _layout(cuts: Sequence[Cut]) -> tuple[Figure, list[list[Axes]], Axes]:
+    """Place three columns at one scale where the shapes allow it, square close-ups below, and the scale's axes."""
     from matplotlib.figure import Figure
 
     widths, tall = column_sizes(cuts, _WIDTH - _BAR - 2 * _GAP, _TALLEST)
@@ -155,12 +150,12 @@ def _layout(cuts: Sequence[Cut]) -> tuple[Any, list[list[Any]], Any]:
 
 
 def _limit(heatmap: Volume) -> float:
-    """Return the value with the full color: the highest, where one is above zero."""
+    """Return the value with the full colour: the highest, where one is above zero."""
     highest = float(heatmap.array.max())
     return highest if highest > 0 else float(np.abs(heatmap.array).max()) or 1.0
 
 
-def _drawFrame(axes: Any, close: Cut) -> None:
+def _draw_frame(axes: Axes, close: Cut) -> None:
     """Show where the close-up is."""
     left, right, bottom, top = close.view.extent
     axes.plot((left, right, right, left, left), (bottom, bottom, top, top, bottom), color="white", linewidth=0.7)
