@@ -243,7 +243,9 @@ def _write_summary(
     title = f"Evaluation of class {content['class']}"
     folder.write("results.csv", results_csv(records, variants))
     folder.write("summary.csv", summary_csv(summary))
-    folder.write_json("summary.json", {"seed": seed, **dataclasses.asdict(summary), "evaluation": dict(content)})
+    written = dataclasses.asdict(summary)
+    written["rows"] = [{**dataclasses.asdict(row), "variant": row.variant.record()} for row in summary.rows]
+    folder.write_json("summary.json", {"seed": seed, **written, "evaluation": dict(content)})
     folder.write("summary.md", markdown(summary, title=title, facts=facts))
     entries = [Entry(record, folder.tile(record.case)) for record in records]
     write_sheets(folder.path, entries, title=title, subtitle=f"{facts['model']}; {facts['planes']}. Not for diagnosis.")
