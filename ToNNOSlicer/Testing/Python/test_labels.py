@@ -6,6 +6,7 @@ import ast
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,9 @@ from ToNNOSlicerLib import failures, labels
 from ToNNOSlicerLib.labels import forPanel
 
 import tonno_core
+from tonno_core.bundle.decide import Run, check_zoom, decide
 from tonno_core.bundle.file import load_bundle
+from tonno_core.bundle.ready import ReadyModel
 from tonno_core.encoding.classifier import try_slice
 from tonno_core.encoding.device import choose_device
 from tonno_core.encoding.encoder import check_finite
@@ -26,9 +29,10 @@ from tonno_core.output import check_output
 from tonno_core.reconstruction import run
 from tonno_core.reconstruction.planes import NOTHING_INSIDE, zoomed_ball
 from tonno_core.reconstruction.projected import Projected
-from tonno_core.settings import ReconstructionSettings, Variant, combine
+from tonno_core.settings import ReconstructionSettings, combine
 from tonno_core.slicing.region import Region
 from tonno_core.volume.intensity import normalise
+from tonno_core.volume.volume import Volume
 from tonno_core.worker.failures import failure_of
 
 PANEL = Path(__file__).parents[2] / "Resources" / "UI" / "ToNNOSlicer.ui"
@@ -39,6 +43,7 @@ WIDGETS = {
     "slices": "slicesLabel", "directions": "directionsLabel", "stage": "stageLabel", "sigma_scale": "sigmaLabel",
     "filter": "filterLabel", "device": "deviceLabel", "threshold": "thresholdLabel", "min_volume_mm3": "smallestLabel",
 }  # fmt: skip
+VOLUME = Volume(np.zeros((4, 4, 4), np.float32), np.eye(4))
 BOX = Region(np.diag([20.0, 20.0, 20.0, 1.0]))
 SCALE = "The model sees pixels of {} mm here, it was trained at {} mm. "
 
@@ -67,11 +72,16 @@ class _Refusing:
 
 
 def _zoomed(**changes: Any) -> Callable[[], Any]:
-    return lambda: run.check_zoom(BOX, ReconstructionSettings(**changes))
+    return lambda: check_zoom(BOX, ReconstructionSettings(**changes))
 
 
-def _staged(stage: Any) -> Callable[[], Any]:
-    return lambda: run._with_stage(Variant("averaged-cam", stage), SimpleNamespace(stages=4))
+def _decided(settings: ReconstructionSettings, **wanted: Any) -> Run:
+    encoder: Any = SimpleNamespace(classes=("ill", "well"), stages=4)
+    return decide(settings, ReadyModel(encoder, None, 96, torch.device("cpu"), torch.float32), **wanted)
+
+
+def _staged(*stages: int) -> Callable[[], Any]:
+    return lambda: _decided(ReconstructionSettings(methods=("averaged-cam",), stages=stages))
 
 
 ERRORS: tuple[tuple[Callable[[], Any], str], ...] = (
@@ -79,13 +89,13 @@ ERRORS: tuple[tuple[Callable[[], Any], str], ...] = (
     (_settings(directions=0), "Directions is 0, expected a whole number from 1 to 50000."),
     (_settings(sigma_scale=-1), "Sigma is -1, expected a number from 0 to 1000."),
     (_staged(5), "Stage 5 does not exist in this encoder, expected 1 to 4."),
-    (_staged("1+2"), "Stage 1+2 was not calibrated for this Method and Class. Choose a single Stage."),
+    (_staged(1, 2), "Stage 1+2 was not calibrated for this Method and Class. Choose a single Stage."),
     (
-        lambda: run._known("cyst", SimpleNamespace(encoder=SimpleNamespace(classes=("ill", "well")))),
+        lambda: _decided(ReconstructionSettings(class_name="cyst")),
         "Class 'cyst' is unknown to this model, expected one of ill, well.",
     ),
     (
-        lambda: run.check_zoom(None, ReconstructionSettings()),
+        lambda: check_zoom(None, ReconstructionSettings()),
         "Finer in the region needs a region to zoom into; give Region.",
     ),
     (
@@ -95,7 +105,10 @@ ERRORS: tuple[tuple[Callable[[], Any], str], ...] = (
     ),
     (_zoomed(radius_mm=90.0), "The field of view of this Model is fixed. Untick Finer in the region."),
     (
-        lambda: zoomed_ball(BOX, ReconstructionSettings(slices=6), (Variant("tonno", filter="hann"),), None),
+        lambda: zoomed_ball(
+            VOLUME,
+            _decided(ReconstructionSettings(slices=6, methods=("tonno",), filter="hann"), region=BOX, zoom=True),
+        ),
         "Slices is 6, too few for Finer in the region by this filter; expected more of them.",
     ),
     (lambda: choose_device("tpu"), "Device 'tpu' is unknown, expected one of auto, cpu, cuda, mps."),
@@ -146,12 +159,14 @@ def test_errors_about_files_keep_their_names(tmp_path: Path) -> None:
 )
 def test_a_scale_that_differs_has_a_remedy_in_the_panel(pixel_mm: float, zoom: bool, said: str) -> None:
     prepared: Any = SimpleNamespace(radius_mm=pixel_mm * 50)
-    (warning,) = run._scale_warnings(prepared, 101, 2.0, zoom)
+    made = replace(_decided(ReconstructionSettings()), pixels=101, pixel_mm=2.0, zoom=zoom)
+    (warning,) = run._scale_warnings(prepared, made)
     assert forPanel(warning) == SCALE.format(f"{pixel_mm:.2f}", "2.00") + said.replace("ZOOM", labels.LABELS["zoom"])
 
 
 def test_the_other_warnings() -> None:
-    seen: Any = SimpleNamespace(slices_blank=9, slices_total=9, ready=SimpleNamespace(intensity="window:0:80"))
+    made = SimpleNamespace(run=SimpleNamespace(intensity="window:0:80"))
+    seen: Any = SimpleNamespace(slices_blank=9, slices_total=9, planes=made)
     (warning,) = Projected._blank_warning(seen)
     assert forPanel(warning).endswith("Choose a Volume of the kind that the model was trained on.")
     assert forPanel("ended before matched-cam could be made").endswith("Click Apply.")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -39,25 +40,25 @@ def path():
     widget = opened(host)
     seen = SimpleNamespace(percents=[], previews=0, texts=set(), begun=None)
     controller = widget.panel.session.running.controller
-    tell, preview = controller._onProgress, controller._onPreview
+    listener = controller._listener
 
     def onProgress(progress):
         seen.percents.append(progress.percent)
         if seen.begun is None and progress.percent is not None:
             seen.begun = progress.elapsedS
         seen.texts.add(progress.text)
-        tell(progress)
+        listener.onProgress(progress)
 
     def onPreview(node):
         seen.previews += 1
         seen.previewed = node
-        preview(node)
+        listener.onPreview(node)
 
-    controller._onProgress, controller._onPreview = onProgress, onPreview
+    controller._listener = replace(listener, onProgress=onProgress, onPreview=onPreview)
     gaps = Gaps()
     seconds = run(host, widget)
     longest = gaps.stop()
-    controller._onProgress, controller._onPreview = tell, preview
+    controller._listener = listener
     yield SimpleNamespace(
         host=host, widget=widget, panel=widget.panel, ui=widget.ui, seen=seen, seconds=seconds, longest=longest
     )
