@@ -94,10 +94,10 @@ def test_what_waits_for_the_process_lies_where_the_user_wants_it(export, tmp_pat
     assert not any(chosen.iterdir()) and not any(temporary.iterdir())
 
 
-def test_a_refusal_is_told_in_the_engines_words(export, tmp_path, temporary) -> None:
+def test_a_refusal_is_told_with_what_to_do(export, tmp_path, temporary) -> None:
     with pytest.raises(ToNNOUserError, match="cannot be written") as error:
         drain(worker()(export, tmp_path / "missing"))
-    assert error.value.nextStep == "Check the folder, or choose another."
+    assert error.value.nextStep == "Check the folder and the space on the disk, or choose another place."
     assert not any(temporary.iterdir())
 
 
