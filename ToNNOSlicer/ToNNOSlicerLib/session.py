@@ -24,21 +24,16 @@ from ToNNOSlicerLib.exports import Exports
 from ToNNOSlicerLib.logic import compare, diameters, summary, verdicts
 from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
 from ToNNOSlicerLib.logic.findings import hideCrosshair, jumpTo
-from ToNNOSlicerLib.logic.heatmap import inputOf, isHeatmap, modelThreshold, otsuThreshold, peakOf
+from ToNNOSlicerLib.logic.heatmap import inputOf, isHeatmap, modelThreshold, otsuThreshold
 from ToNNOSlicerLib.logic.inputs import firstVolume, fitRegion
 from ToNNOSlicerLib.logic.limits import FEWER
-from ToNNOSlicerLib.logic.overlay import Layers, keepApart, shownImage
-from ToNNOSlicerLib.logic.patient import showSurface
-from ToNNOSlicerLib.logic.results import Result, heatmapsOf, resultOf, showOnly, siblingsOf
-from ToNNOSlicerLib.logic.scene import nodesByClass
-from ToNNOSlicerLib.logic.segmentation import isShown3D, show3D
+from ToNNOSlicerLib.logic.results import Result, heatmapsOf, resultOf
 from ToNNOSlicerLib.notes import notesOf
 from ToNNOSlicerLib.reading import Reading
 from ToNNOSlicerLib.running import Running
 from ToNNOSlicerLib.state import DONE, ERROR, EXPORTING, IDLE, INSTALLING, NOTE, RUNNING, Comparison, Message, State
+from ToNNOSlicerLib.views import Views
 
-# A preview has no threshold yet: it is drawn above this fraction of its peak.
-_PREVIEW_SHARE = 0.2
 _LOG_LINES = 2000
 
 
@@ -98,17 +93,15 @@ class Session:
         self._installation: install.Installation | None = None
         self._seen: tuple[str, str] = ("", "")  # IDs of the volume and the heatmap that were chosen last
         self._seenPrior = ""
-        self._inViews: tuple = ()
         self._observed: list[tuple[Any, int]] = []
         self.running = Running(self, makeClient)
         self.exports = Exports(self)
         self.reading = Reading(self)
+        self.views = Views(self)
         scene = logic.scene
         self._sceneObservers = [
             scene.AddObserver(event, self._onScene) for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent)
         ]
-        self._viewObservers: list[tuple[Any, int]] = []
-        self._haveViewsChanged = False
 
     # --- life
 
@@ -125,9 +118,9 @@ class Session:
             self._watch(())
             self._result = self._comparison = None
             return
-        self._inViews = ()
+        self.views.forget()
         self.choices.findModels(parameters)
-        self._watchViews()
+        self.views.observe()
         self._chooseFirstVolume()
         self._followChoices()
         self.refresh()
@@ -139,7 +132,8 @@ class Session:
         self.reading.case = None
         self._watch(())
         self._result = self._comparison = self._draft = self.message = None
-        self._selected, self.status, self._inViews = -1, "", ()
+        self._selected, self.status = -1, ""
+        self.views.forget()
 
     def close(self) -> None:
         """End the engine, and stop observing the scene, when the module or the application ends."""
@@ -151,9 +145,8 @@ class Session:
         self._watch(())
         for observer in self._sceneObservers:
             self.logic.scene.RemoveObserver(observer)
-        for view, observer in self._viewObservers:
-            view.RemoveObserver(observer)
-        self._sceneObservers, self._viewObservers = [], []
+        self._sceneObservers = []
+        self.views.close()
         self.logic.cleanUp()
 
     # --- time
@@ -162,7 +155,7 @@ class Session:
     def isAwake(self) -> bool:
         """Whether `tick` must be called."""
         isBusy = self.running.isBusy or self.exports.isBusy or self.reading.isBusy or self._installation is not None
-        return isBusy or self._isStale or self._haveViewsChanged
+        return isBusy or self._isStale or self.views.haveChanged
 
     def wake(self) -> None:
         """Ask for calls of `tick`."""
@@ -177,8 +170,7 @@ class Session:
         self.running.tick()
         self.exports.tick()
         self.reading.tick()
-        if self._haveViewsChanged:
-            self._followViews()
+        self.views.tick()
         if self._isStale:
             self.refresh()
 
@@ -246,7 +238,7 @@ class Session:
         if self._isStale:
             self._readResult()
         with self.reportErrors():
-            self._showInViews()
+            self.views.show(self._result)
         self._render(self.state)
 
     def renderOnly(self) -> None:
@@ -480,7 +472,7 @@ class Session:
             name = volume.GetName() if volume is not None else heatmapNode.GetName()
             text = _("The result of {name} is ready.").format(name=name)
             self.message = Message(NOTE, text, _("Select that volume to look at it."))
-            self._inViews = ()  # hides the new outline
+            self.views.forget()  # so that they hide the new outline
             self.refresh()
             return
         self._choose(volume, heatmapNode)
@@ -491,11 +483,11 @@ class Session:
     def _selectFirst(self) -> None:
         """Go to the first finding of a new result, and show all findings in 3D."""
         with self.reportErrors():
-            self._showInViews()  # first, because fitting another image into the views moves their planes
+            self.views.show(self._result)  # first, because fitting another image into the views moves their planes
         if self._result is not None and self._result.findings:
             self._selected = 0
             self._goTo(self._result.findings[0])
-            self._show3D(True)
+            self.views.show3D(self._result, True)
 
     # --- threshold and segment
 
@@ -687,78 +679,7 @@ class Session:
         Args:
             on: Whether to show them.
         """
-        self._needResult()
-        self._show3D(on)
-
-    def _show3D(self, on: bool) -> None:
-        result = self._result
-        if result is None or result.segmentationNode is None:
-            return
-        with self.reportErrors():
-            show3D(result.segmentationNode, on)
-        self._showSurface()
-
-    def _showSurface(self) -> None:
-        """Show the patient's surface around the findings if they are shown in 3D."""
-        result = self._result
-        if result is not None and result.inputNode is not None and result.segmentationNode is not None:
-            on = isShown3D(result.segmentationNode)
-            showSurface(result.inputNode, on and self.parameters.surfaceVisible)
-
-    def _shownHeatmap(self):
-        """Return the heatmap that the views show: the preview if the user waits for it, else the result."""
-        if self.running.preview is not None:
-            return self.running.preview
-        return None if self._result is None else self._result.heatmapNode
-
-    def _showInViews(self) -> None:
-        """Show the result in the views and hide all others; touch nothing if nothing has changed."""
-        parameters, heatmap = self.parameters, self._shownHeatmap()
-        volume = parameters.inputVolume
-        isPreview = self.running.preview is not None
-        visible = heatmap is not None and parameters.overlayVisible
-        threshold = self._result.threshold if self._result is not None else 0.0
-        if isPreview:
-            threshold = max(_PREVIEW_SHARE * peakOf(heatmap), 1e-9)
-        second = parameters.secondVolume if volume is not None else None
-        layers = Layers(volume, heatmap if visible else None, threshold, parameters.opacity, second, parameters.fade)
-        shown = None if isPreview else heatmap
-        segments = () if shown is None else tuple(_id(node) for node in siblingsOf(shown))
-        inViews = layers, segments, None if self._result is None else self._result.identity, parameters.surfaceVisible
-        if inViews == self._inViews:
-            return
-        self.logic.showLayers(layers)
-        showOnly(self.logic.scene, shown, volume)
-        self._showSurface()
-        self._inViews = inViews
-        self._haveViewsChanged = False  # the change was made here
-
-    def _watchViews(self) -> None:
-        """Observe the slice views, because other modules may put another image into them."""
-        for view, observer in self._viewObservers:
-            view.RemoveObserver(observer)
-        views = nodesByClass(self.logic.scene, "vtkMRMLSliceCompositeNode")
-        event = vtk.vtkCommand.ModifiedEvent
-        self._viewObservers = [(view, view.AddObserver(event, self._onView)) for view in views]
-
-    def _onView(self, _view, _event) -> None:
-        if self.parameters is not None and not self._haveViewsChanged:
-            self._haveViewsChanged = True
-            self.wake()
-
-    def _followViews(self) -> None:
-        """Choose an image that all views show, such as one just loaded.
-
-        A single view with another image keeps it, without the heatmap.
-        """
-        self._haveViewsChanged = False
-        volume = self.parameters.inputVolume
-        image = shownImage(self.logic.scene)
-        if image is not None and image is not volume:
-            self.set(inputVolume=image)
-        elif volume is not None:
-            keepApart(self.logic.scene, volume)
-            self._haveViewsChanged = False
+        self.views.show3D(self._needResult(), on)
 
     # --- exports
 
@@ -930,9 +851,9 @@ class Session:
         if self.parameters is None or scene.IsClosing() or scene.IsBatchProcessing():
             return
         if isHeatmap(node) or node.IsA("vtkMRMLSegmentationNode"):
-            self._inViews = ()  # it may have come, or gone, with something to hide
+            self.views.forget()  # it may have come or gone with something to hide
         elif node.IsA("vtkMRMLSliceCompositeNode"):
-            self._watchViews()
+            self.views.observe()
         self._onNode(None, None)
 
     # --- needs
