@@ -89,9 +89,9 @@ class Choices:
             The model.
 
         Raises:
-            ModelError: If the folder holds no model that can be read.
+            ToNNOUserError: If the folder holds no model that can be read.
         """
-        model = models.readModel(folder)
+        model = _read(folder, _("Choose the folder that holds model.json and model.safetensors."))
         kept = [known for known in self._rememberedFolders() if known != folder]
         self._preferences.write(self.FOLDERS, "\n".join([*kept, folder][-_REMEMBERED:]))
         if all(known.folder.resolve() != model.folder.resolve() for known in self.models):
@@ -111,10 +111,7 @@ class Choices:
 
     def _reread(self, model: models.Model) -> models.Model:
         """Read a model's folder again: it may have been trained again since. Raises ToNNOUserError where it is gone."""
-        try:
-            present = models.readModel(model.folder)
-        except models.ModelError as error:
-            raise ToNNOUserError(str(error), _("Choose another model.")) from None
+        present = _read(model.folder, _("Choose another model."))
         self.models = [present if known is model else known for known in self.models]
         return present
 
@@ -292,3 +289,11 @@ class Choices:
             threshold=model.threshold(parameters.method.value, className or model.classes[0]),
             minMm3=parameters.minMm3,
         )
+
+
+def _read(folder: str | Path, nextStep: str) -> models.Model:
+    """Read a model's folder; raise a ToNNOUserError with a next step where that fails."""
+    try:
+        return models.readModel(folder)
+    except models.ModelError as error:
+        raise ToNNOUserError(str(error), nextStep) from None

@@ -17,10 +17,9 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from ToNNOSlicerLib import install
-from ToNNOSlicerLib import models as modelFolders
 from ToNNOSlicerLib.choices import Choices
 from ToNNOSlicerLib.exports import Exports
+from ToNNOSlicerLib.installing import Installing
 from ToNNOSlicerLib.logic import compare, diameters, summary, verdicts
 from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
 from ToNNOSlicerLib.logic.findings import hideCrosshair, jumpTo
@@ -90,10 +89,10 @@ class Session:
         self._selected = -1
         self._isStale = True
         self._isChanging = False
-        self._installation: install.Installation | None = None
         self._seen: tuple[str, str] = ("", "")  # IDs of the volume and the heatmap that were chosen last
         self._seenPrior = ""
         self._observed: list[tuple[Any, int]] = []
+        self.installing = Installing(self)
         self.running = Running(self, makeClient)
         self.exports = Exports(self)
         self.reading = Reading(self)
@@ -137,8 +136,7 @@ class Session:
 
     def close(self) -> None:
         """End the engine, and stop observing the scene, when the module or the application ends."""
-        if self._installation is not None:
-            self._installation.close()
+        self.installing.close()
         self.exports.cancel()
         self.reading.close()
         self.running.close()
@@ -154,8 +152,8 @@ class Session:
     @property
     def isAwake(self) -> bool:
         """Whether `tick` must be called."""
-        isBusy = self.running.isBusy or self.exports.isBusy or self.reading.isBusy or self._installation is not None
-        return isBusy or self._isStale or self.views.haveChanged
+        parts = self.installing, self.running, self.exports, self.reading
+        return any(part.isBusy for part in parts) or self.views.haveChanged or self._isStale
 
     def wake(self) -> None:
         """Ask for calls of `tick`."""
@@ -163,8 +161,7 @@ class Session:
 
     def tick(self) -> None:
         """Do what is due, in small steps, so that the window stays responsive."""
-        if self._installation is not None:
-            self._followInstallation()
+        self.installing.tick()
         if self.parameters is None:
             return
         self.running.tick()
@@ -211,7 +208,7 @@ class Session:
 
     @property
     def _busy(self) -> str:
-        if self._installation is not None:
+        if self.installing.isBusy:
             return INSTALLING
         if self.running.isRunning:
             return RUNNING
@@ -260,9 +257,10 @@ class Session:
         """Keep volume and result together: choosing one of them chooses the other."""
         parameters = self.parameters
         volume, heatmap = parameters.inputVolume, parameters.heatmap
-        if _id(volume) != self._seen[0] and not (self._seen == ("", "") and _isOf(heatmap, volume)):
-            heatmap = (heatmapsOf(self.logic.scene, volume) or [None])[-1] if volume is not None else None
-            heatmap = None if self.running.owns(heatmap) else heatmap
+        isFromScene = self._seen == ("", "") and _isOf(heatmap, volume)  # a scene that was read brings both
+        if _id(volume) != self._seen[0] and not isFromScene:
+            results = heatmapsOf(self.logic.scene, volume) if volume is not None else []
+            heatmap = results[-1] if results and not self.running.owns(results[-1]) else None
             self.running.watch(volume)
         elif _id(heatmap) != self._seen[1]:
             if self.running.owns(heatmap) or not isHeatmap(heatmap):
@@ -270,8 +268,8 @@ class Session:
             elif inputOf(heatmap) is not None:
                 volume = inputOf(heatmap)
             self.running.watch(None)
-        refused = parameters.heatmap is not heatmap or parameters.inputVolume is not volume
-        if refused or (_id(volume), _id(heatmap)) != self._seen:
+        isCorrected = parameters.heatmap is not heatmap or parameters.inputVolume is not volume
+        if isCorrected or (_id(volume), _id(heatmap)) != self._seen:
             self._choose(volume, heatmap)
         if _id(parameters.priorHeatmap) != self._seenPrior:
             self._seenPrior, self._isStale = _id(parameters.priorHeatmap), True
@@ -335,20 +333,11 @@ class Session:
 
     @intention
     def openModel(self) -> None:
-        """Ask for a model's folder, remember it and choose its model.
-
-        Raises:
-            ToNNOUserError: If the folder holds no model that can be read.
-        """
+        """Ask for a model's folder, remember it and choose its model."""
         folder = self.ask.folder(_("Folder of a model"))
         if not folder:
             return
-        try:
-            model = self.choices.open(folder)
-        except modelFolders.ModelError as error:
-            raise ToNNOUserError(
-                str(error), _("Choose the folder that holds model.json and model.safetensors.")
-            ) from None
+        model = self.choices.open(folder)
         with self._changing():
             self.parameters.modelFolder = str(model.folder)
         self.choices.checkClass(self.parameters)
@@ -356,15 +345,7 @@ class Session:
     @intention
     def choosePython(self) -> None:
         """Ask for an interpreter, and restart the engine with it."""
-        self._askForPython()
-
-    def _askForPython(self) -> bool:
-        chosen = self.ask.openFile(_("A Python interpreter with PyTorch and timm"))
-        if not chosen:
-            return False
-        self.choices.python = chosen
-        self.running.newEngine()
-        return True
+        self.installing.askForPython()
 
     @intention
     def fitRegion(self, roiNode) -> None:
@@ -379,59 +360,8 @@ class Session:
     @intention
     def describe(self) -> None:
         """Ask the engine for its devices."""
-        if self.hasPackages():
+        if self.installing.hasPackages():
             self.running.describe()
-
-    def hasPackages(self) -> bool:
-        """Check whether the engine can start; if packages are missing, ask what to do and begin it.
-
-        An interpreter that the user chose is trusted.
-
-        Returns:
-            False while packages are missing.
-
-        Raises:
-            ToNNOUserError: If the user wants nothing installed, or an installation is under way.
-        """
-        if self.choices.python is not None:
-            return True
-        if self._installation is not None:
-            raise ToNNOUserError(_("An installation is under way."), _("Wait until it has ended, or cancel it."))
-        missing = install.missing(self.choices.requirements)
-        if not missing:
-            return True
-        answer = self.ask.howToInstall(missing.rows())
-        if answer == "python":
-            return self._askForPython()
-        wheels = self.ask.folder(_("Folder of wheel files")) if answer == "wheels" else None
-        if answer == self.ask.CANCEL or wheels == "":
-            raise ToNNOUserError(_("Nothing was installed."), _("Click Apply when you want to be asked again."))
-        self._install(missing, wheels)
-        return False
-
-    def _install(self, missing, wheels) -> None:
-        """Begin an installation, which `tick` follows; the panel is busy until it ends."""
-        place = self.choices.temporaryPath
-        installation = install.Installation(missing, self.choices.requirements, wheels, self.log, temporaryPath=place)
-        try:
-            installation.start()
-        except install.InstallError as error:
-            raise ToNNOUserError(error.cause, error.nextStep) from None
-        self._installation = installation
-        self.status = _("Installing packages; this takes minutes. The log shows what happens")
-        self.wake()
-
-    def _followInstallation(self) -> None:
-        installation = self._installation
-        try:
-            if installation.poll():
-                return
-            self.message = Message(DONE, _("The packages are installed."), _afterInstallation(installation.restartFor))
-        except install.InstallError as error:
-            self.message = Message(ERROR, error.cause, error.nextStep)
-        self._installation, self.status = None, ""
-        self.running.newEngine()
-        self.refresh()
 
     # --- the run
 
@@ -443,8 +373,8 @@ class Session:
     @intention
     def cancel(self) -> None:
         """End the run or the installation, and discard what it made."""
-        if self._installation is not None:
-            self._installation.cancel()
+        if self.installing.isBusy:
+            self.installing.cancel()
         else:
             self.running.cancel()
 
@@ -530,7 +460,7 @@ class Session:
         """Write the segment at the model's threshold.
 
         Raises:
-            ToNNOUserError: If the model has none for this method.
+            ToNNOUserError: If the model has none for this method; shown as the panel's message.
         """
         result = self._needResult()
         value = modelThreshold(result.heatmapNode)
@@ -809,12 +739,12 @@ class Session:
 
     def _keepSelection(self, before: Result | None) -> None:
         """Keep the same finding selected when the list changes."""
-        listed = () if self._result is None else self._result.findings
-        if self._selected < 0 or before is None or self._selected >= len(before.findings):
-            self._selected = self._selected if 0 <= self._selected < len(listed) and before is None else -1
-            return
-        peak = before.findings[self._selected].peakRAS
-        self._selected = next((n for n, finding in enumerate(listed) if finding.peakRAS == peak), -1)
+        findings = () if self._result is None else self._result.findings
+        if before is not None and 0 <= self._selected < len(before.findings):
+            peak = before.findings[self._selected].peakRAS
+            self._selected = next((row for row, finding in enumerate(findings) if finding.peakRAS == peak), -1)
+        elif before is not None or self._selected >= len(findings):
+            self._selected = -1
 
     def _nodesToWatch(self) -> tuple:
         result = self._result
@@ -835,10 +765,9 @@ class Session:
         )
         for node in nodes:
             events = segmentEvents if node.IsA("vtkMRMLSegmentationNode") else (vtk.vtkCommand.ModifiedEvent,)
-            self._observed += [(node, node.AddObserver(event, self._onNode)) for event in events]
             if node.IsA("vtkMRMLTransformableNode"):
-                event = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
-                self._observed.append((node, node.AddObserver(event, self._onNode)))
+                events = (*events, slicer.vtkMRMLTransformableNode.TransformModifiedEvent)
+            self._observed += [(node, node.AddObserver(event, self._onNode)) for event in events]
 
     def _onNode(self, _node, _event) -> None:
         """Mark the result as changed: it is read again at the next tick, or before it is needed."""
@@ -896,7 +825,7 @@ class Session:
             self.message = Message(ERROR, text, _("Choose another folder, or free disk space."))
 
     def fail(self, error: Exception) -> None:
-        """Turn an unexpected error into a message, so that the timer does not raise it for ever.
+        """Turn an unexpected error into a message, so that the timer does not raise it forever.
 
         Args:
             error: The error.
@@ -918,21 +847,13 @@ class Session:
 
 
 def _sentence(result: Result) -> str:
-    """Summarise the findings; if there are none, say how close the highest voxel is to the threshold."""
+    """Summarize the findings; if there are none, say how close the highest voxel is to the threshold."""
     if result.listing.gap:
         return f"{result.listing.gap} {FEWER}"
     if result.findings:
         return summary.sentence(result.findings, result.record)
     peak = summary.highest(result.heatmapNode)
     return summary.nothing(peak, result.record, result.threshold, result.smallestMm3)
-
-
-def _afterInstallation(replaced: tuple[str, ...]) -> str:
-    """Return the next step after packages were installed."""
-    if replaced:
-        text = _("Restart the application first: it still uses the old {names}.")
-        return text.format(names=", ".join(replaced))
-    return _("Click Apply.")
 
 
 def _id(node) -> str:
