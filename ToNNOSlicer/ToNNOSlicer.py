@@ -95,7 +95,7 @@ class ToNNOSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.removeObservers()
 
     def enter(self):
-        """Follow the scene's parameter node when the module is shown; only now one is made."""
+        """Follow the scene's parameter node when the module is shown, and make it if there is none."""
         self._isEntered = True
         self._follow(self.logic.getParameterNode())
         self.panel.enter()
@@ -111,7 +111,7 @@ class ToNNOSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for name in [name for name in sys.modules if name.partition(".")[0] == "ToNNOSlicerLib"]:
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
-        slicer.modules.ToNNOSlicerWidget.enter()  # it is shown already: nobody else tells the new widget
+        slicer.modules.ToNNOSlicerWidget.enter()  # the module is shown already, so Slicer does not call it
 
     def onSceneStartClose(self, caller, event):
         """End what depends on the scene before it closes.

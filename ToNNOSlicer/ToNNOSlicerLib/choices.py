@@ -15,7 +15,7 @@ from ToNNOSlicerLib.parameter_node import optionsOf
 from ToNNOSlicerLib.run import RunRequest
 from ToNNOSlicerLib.timing import RunTimes, slicesOf
 
-# As className: one result for each class.
+# The value of className that asks for a result of each class.
 ALL_CLASSES = "*"
 # Model folders that are remembered at most.
 _REMEMBERED = 20

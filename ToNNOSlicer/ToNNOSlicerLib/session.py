@@ -657,7 +657,7 @@ class Session:
         self._selected = labels.index(change.present.label) if change.present is not None else -1
         jumpTo(self.logic.scene, change.placeRAS)
 
-    # --- one patient after the other
+    # --- the worklist
 
     @intention
     def openWorklist(self, kind: str) -> None:
@@ -724,7 +724,7 @@ class Session:
             if isThere and self.running.preview is None:
                 self._result = resultOf(heatmap, parameters.minMm3)
             self._followWithDiameters(before)
-        with self.reportErrors():  # on its own, so that results that cannot be compared leave no old diameters
+        with self.reportErrors():  # apart, so that diameters are drawn even if nothing can be compared
             self._comparison = self._compare() if self._result is not None else None
         self._keepSelection(before)
         self._watch(self._nodesToWatch())
