@@ -1,6 +1,7 @@
-"""ToNNO for 3D Slicer: the module, its panel, its logic and its test. What they do is in ToNNOSlicerLib."""
+"""ToNNO for 3D Slicer: the module, its widget, its logic and its test. The work is done in ToNNOSlicerLib."""
 
 import logging
+import math
 import sys
 import time
 import unittest
@@ -24,7 +25,7 @@ PAPER = "https://arxiv.org/abs/2404.13103"
 
 
 class ToNNOSlicer(ScriptedLoadableModule):
-    """What Slicer shows of the module before it is opened."""
+    """Describes the module to Slicer."""
 
     def __init__(self, parent):
         ScriptedLoadableModule.__init__(self, parent)
@@ -50,14 +51,14 @@ class ToNNOSlicer(ScriptedLoadableModule):
 
 
 def registerSampleData():
-    """When the application has started: the module Sample Data lists the sample too."""
+    """List the sample in the module Sample Data; called when the application has started."""
     from ToNNOSlicerLib import sample_data
 
     sample_data.register()
 
 
 class ToNNOSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """The shell that Slicer knows; the panel is ToNNOSlicerLib.panel.Panel."""
+    """Connects the panel (ToNNOSlicerLib.panel.Panel) with Slicer's events."""
 
     def __init__(self, parent=None):
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -69,6 +70,7 @@ class ToNNOSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._isEntered = False
 
     def setup(self):
+        """Make the panel."""
         ScriptedLoadableModuleWidget.setup(self)
         from ToNNOSlicerLib.panel import Panel
 
@@ -85,7 +87,7 @@ class ToNNOSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._watchViews()
 
     def cleanup(self):
-        """The application closes, or the module is loaded again."""
+        """End the panel when the application closes or the module is reloaded."""
         if self.panel is not None:
             self._follow(None)
             self.panel.cleanUp()
@@ -93,40 +95,56 @@ class ToNNOSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.removeObservers()
 
     def enter(self):
-        """The module is shown. The scene gets a parameter node now, not before."""
+        """Follow the scene's parameter node when the module is shown, and make it if there is none."""
         self._isEntered = True
         self._follow(self.logic.getParameterNode())
         self.panel.enter()
 
     def exit(self):
-        """Another module is shown. A run goes on; no effect of the editor stays active."""
+        """Release the editor when another module is shown; a run continues."""
         self._isEntered = False
         if self.panel is not None:
             self.panel.exit()
 
     def onReload(self):
-        """Forget the library's modules, so that they are read again with this file."""
+        """Reload the modules of ToNNOSlicerLib together with this file."""
         for name in [name for name in sys.modules if name.partition(".")[0] == "ToNNOSlicerLib"]:
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
-        slicer.modules.ToNNOSlicerWidget.enter()  # it is shown already: nobody else tells the new widget
+        slicer.modules.ToNNOSlicerWidget.enter()  # the module is shown already, so Slicer does not call it
 
     def onSceneStartClose(self, caller, event):
+        """End what depends on the scene before it closes.
+
+        Args:
+            caller: The scene.
+            event: The event.
+        """
         self._follow(None)
         self.panel.onSceneClosing()
 
     def onSceneStartImport(self, caller, event):
-        """While a scene is read in, the selectors lose what they have selected: that is nobody's choice."""
+        """Follow no choices while a scene is read: the selectors lose their selection meanwhile.
+
+        Args:
+            caller: The scene.
+            event: The event.
+        """
         self._follow(None)
 
     def onSceneReady(self, caller, event):
-        """A scene is empty again, or another one is there."""
+        """Follow the choices of a scene that was closed or read.
+
+        Args:
+            caller: The scene.
+            event: The event.
+        """
         self._watchViews()
         if self._isEntered:
             self._follow(self.logic.getParameterNode())
 
     def _follow(self, parameters):
-        """Let the panel follow a parameter node, or none; what is in it may have changed, also where it is the same."""
+        """Let the panel follow a parameter node or None; the same node may hold other choices than before."""
         if parameters is not self._parameters:
             self._disconnect()
         self.panel.setParameters(parameters)
@@ -157,7 +175,7 @@ class ToNNOSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
 
 class ToNNOSlicerLogic(ScriptedLoadableModuleLogic):
-    """Holds the parameter node, and what belongs to the scene and is not saved with it (`mrml`)."""
+    """Holds the parameter node, and the ToNNOLogic that works on the scene (`mrml`)."""
 
     def __init__(self):
         ScriptedLoadableModuleLogic.__init__(self)
@@ -167,7 +185,13 @@ class ToNNOSlicerLogic(ScriptedLoadableModuleLogic):
         self._parameters = None
 
     def getParameterNode(self):
-        """The scene's choices. The wrapper is kept while its node is the same: each one made observes for ever."""
+        """Return the scene's choices.
+
+        The wrapper is kept while its node is the same, because a wrapper never stops observing its node.
+
+        Returns:
+            A ToNNOSlicerParameterNode.
+        """
         from ToNNOSlicerLib.parameter_node import wrapped
 
         node = super().getParameterNode()
@@ -176,28 +200,29 @@ class ToNNOSlicerLogic(ScriptedLoadableModuleLogic):
         return self._parameters
 
     def releaseParameterNode(self):
-        """Let go of the choices: a closing scene empties the node, and the wrapper would read what is no value."""
+        """Drop the wrapper of the choices: a closing scene empties its node, and it would fail to read that."""
         self._parameters = None
 
 
 class ToNNOSlicerTest(ScriptedLoadableModuleTest):
-    """The whole path on the sample, in the application, with the shipped model.
+    """Tests the path from the sample to a segmentation, in the application, with the shipped model.
 
-    Run by Reload and Test, and by the extension's build machines. Skipped where the engine's packages are missing,
-    as they are on those machines; a click on Apply installs them.
+    Reload and Test runs it, and so do the extension's build machines. It is skipped where the engine's packages are
+    missing, as on those machines; a click on Apply installs them.
     """
 
     TIMEOUT_S = 600
-    OPTIONS: dict = {}  # noqa: RUF012  parameters other than the module's own
+    OPTIONS: dict = {}  # noqa: RUF012  choices other than the defaults
 
     def setUp(self):
+        """Skip the test where packages are missing; else begin with an empty scene."""
         reason = _reasonToSkip(slicer.modules.tonnoslicer.widgetRepresentation().self())
         if reason:
             self.skipTest(reason)
         slicer.mrmlScene.Clear()
 
     def runTest(self):
-        """What Reload and Test calls, without a runner that would know what a skipped test is."""
+        """Run the test for Reload and Test, which has no runner that could skip it."""
         try:
             self.setUp()
             self.test_sampleToSegmentation()
@@ -227,7 +252,7 @@ class ToNNOSlicerTest(ScriptedLoadableModuleTest):
         self.assertIsNotNone(result.segment)
         self.assertEqual(len(result.findings), len(LESIONS))
         for centre, radii, _brightness in LESIONS:
-            nearest = min(_distance(finding.centroidRAS, centre) for finding in result.findings)
+            nearest = min(math.dist(finding.centroidRAS, centre) for finding in result.findings)
             self.assertLess(nearest, max(radii))
         before = sum(finding.volumeMm3 for finding in result.findings)
         widget.ui.thresholdSlider.value = widget.ui.thresholdSlider.value * 1.2
@@ -243,7 +268,3 @@ def _reasonToSkip(widget):
     rows = install.missing(widget.resourcePath("requirements.txt")).rows()
     names = ", ".join(name for name, _size in rows)
     return f"the engine's packages are missing ({names}); click Apply once to install them" if names else ""
-
-
-def _distance(a, b):
-    return sum((p - q) ** 2 for p, q in zip(a, b, strict=True)) ** 0.5

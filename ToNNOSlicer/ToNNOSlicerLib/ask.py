@@ -1,6 +1,6 @@
 """The few questions that the module asks, and the file dialogs.
 
-In Slicer's testing mode nobody is there to answer: every question answers itself with Cancel, every dialog with "".
+In Slicer's testing mode nobody can answer: every question is answered with Cancel, every dialog with "".
 """
 
 from __future__ import annotations
@@ -15,8 +15,18 @@ from slicer.i18n import tr as _
 CANCEL = ""
 
 
-def choose(title, text, choices, details="") -> str:
-    """Ask with a button for each of `choices` (key to text) and Cancel; returns the key, or CANCEL."""
+def choose(title: str, text: str, choices: dict[str, str], details: str = "") -> str:
+    """Ask a question with a button for each answer, and Cancel.
+
+    Args:
+        title: Title of the window.
+        text: The question.
+        choices: The buttons' texts by the keys of the answers.
+        details: A smaller text below the question.
+
+    Returns:
+        The key of the answer, or CANCEL.
+    """
     if _isUnattended(title):
         return CANCEL
     box = qt.QMessageBox(slicer.util.mainWindow())
@@ -28,14 +38,21 @@ def choose(title, text, choices, details="") -> str:
         box.addButton(label, qt.QMessageBox.ActionRole)
     box.addButton(_("Cancel"), qt.QMessageBox.RejectRole)
     box.exec_()
-    # By its text: two wrappers of one button need not be the same object.
+    # Compare texts: two Python wrappers of the same button need not be the same object.
     pressed = box.clickedButton()
     texts = {label: key for key, label in choices.items()}
     return CANCEL if pressed is None else texts.get(pressed.text, CANCEL)
 
 
 def howToInstall(rows) -> str:
-    """Ask before the first run what to do about missing packages: "install", "wheels", "python" or CANCEL."""
+    """Ask before the first run what to do about missing packages.
+
+    Args:
+        rows: Pairs of a package's name and its size, as texts.
+
+    Returns:
+        "install", "wheels", "python" or CANCEL.
+    """
     listed = "\n".join(f"    {name}: {size}" for name, size in rows)
     return choose(
         _("ToNNO: first use"),
@@ -45,12 +62,20 @@ def howToInstall(rows) -> str:
             "wheels": _("From a folder of wheels..."),
             "python": _("Use another Python..."),
         },
-        _("Without a network: choose a folder with the wheel files, or an existing Python that has PyTorch."),
+        _("Without internet access, choose a folder of wheel files, or another Python that has PyTorch."),
     )
 
 
 def aboutHandWork(error, canBeNew: bool = True) -> str:
-    """Ask before something painted is overwritten: "new" (where that makes sense), "overwrite" or CANCEL."""
+    """Ask before a segment that was edited by hand is overwritten.
+
+    Args:
+        error: The EditedByHandError.
+        canBeNew: Whether to offer a new segment.
+
+    Returns:
+        "new", "overwrite" or CANCEL.
+    """
     choices = {"new": _("Write a new segment")} if canBeNew else {}
     return choose(
         _("ToNNO: the segment was changed by hand"),
@@ -61,7 +86,14 @@ def aboutHandWork(error, canBeNew: bool = True) -> str:
 
 
 def aboutUnsavedCase(error) -> str:
-    """Ask before a case of the worklist is closed with work that is in no file: "save", "discard" or CANCEL."""
+    """Ask before a case of the worklist with unsaved work is closed.
+
+    Args:
+        error: The ToNNOUserError that says what is not saved.
+
+    Returns:
+        "save", "discard" or CANCEL.
+    """
     return choose(
         _("ToNNO: not saved"),
         error.message,
@@ -70,47 +102,89 @@ def aboutUnsavedCase(error) -> str:
     )
 
 
-def otherModality(expected, found) -> bool:
-    """Ask whether to go on with a model that was made for other images."""
+def otherModality(expected: str, modality: str) -> bool:
+    """Ask whether to continue with a model that was trained on another kind of image.
+
+    Args:
+        expected: The kind of image that the model was trained on.
+        modality: The volume's DICOM modality.
+
+    Returns:
+        True to continue.
+    """
     answer = choose(
         _("ToNNO: another kind of image"),
-        _("The model was made for {expected}; this volume is {found}.").format(expected=expected, found=found),
+        _("The model was made for {expected}; this volume is {found}.").format(expected=expected, found=modality),
         {"go": _("Go on all the same")},
-        _("The heatmap may mean nothing. Choose another model or volume."),
+        _("The heatmap may be meaningless. Choose another model or volume."),
     )
     return answer == "go"
 
 
 def otherImage(concerns: list[str]) -> bool:
-    """Ask whether to go on with an image that is unlike those that the model was trained on."""
+    """Ask whether to continue with an image that differs from those that the model was trained on.
+
+    Args:
+        concerns: A sentence for each difference.
+
+    Returns:
+        True to continue.
+    """
     answer = choose(
         _("ToNNO: unlike the model's images"),
         "\n".join(concerns),
         {"go": _("Go on all the same")},
-        _("The heatmap may mean nothing. Choose another model or volume, or go on and look twice."),
+        _("The heatmap may be meaningless. Choose another model or volume, or go on and check it with care."),
     )
     return answer == "go"
 
 
 def toClipboard(text: str) -> None:
-    """Put a text into the clipboard."""
+    """Copy a text to the clipboard.
+
+    Args:
+        text: The text.
+    """
     qt.QApplication.clipboard().setText(text)
 
 
-def folder(title) -> str:
-    """Ask for a folder that is there; "" for none."""
+def folder(title: str) -> str:
+    """Ask for an existing folder.
+
+    Args:
+        title: Title of the dialog.
+
+    Returns:
+        The folder's path, or "" if the user cancels.
+    """
     if _isUnattended(title):
         return ""
     return str(qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), title) or "")
 
 
-def openFile(title) -> str:
-    """Ask for a file that is there; "" for none."""
+def openFile(title: str) -> str:
+    """Ask for an existing file.
+
+    Args:
+        title: Title of the dialog.
+
+    Returns:
+        The file's path, or "" if the user cancels.
+    """
     return "" if _isUnattended(title) else _path(qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), title))
 
 
-def saveFile(title, name, kinds) -> str:
-    """Ask where to write; "" for nowhere. kinds: a Qt filter such as ``NRRD (*.nrrd)``."""
+def saveFile(title: str, name: str, kinds: str) -> str:
+    """Ask where to write a file.
+
+    Args:
+        title: Title of the dialog.
+        name: The suggested name.
+        kinds: A Qt filter such as ``NRRD (*.nrrd)``.
+
+    Returns:
+        The file's path, or "" if the user cancels.
+    """
     if _isUnattended(title):
         return ""
     return _path(qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, name, kinds))
@@ -118,7 +192,7 @@ def saveFile(title, name, kinds) -> str:
 
 @contextmanager
 def waiting():
-    """Show the wait cursor, while a file is written."""
+    """Show the wait cursor inside the `with` block."""
     qt.QApplication.setOverrideCursor(qt.QCursor(qt.Qt.WaitCursor))
     try:
         yield

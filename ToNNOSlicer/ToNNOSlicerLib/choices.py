@@ -1,36 +1,49 @@
-"""What can be chosen: models, devices, which Python computes; and the run that the choices ask for. No Qt."""
+"""The models, devices and Python interpreters to choose from, and the run that the choices ask for. No Qt."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from slicer.i18n import tr as _
 
+from tonno_core.output import Json
 from ToNNOSlicerLib import install, models
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.parameter_node import optionsOf
 from ToNNOSlicerLib.run import RunRequest
 from ToNNOSlicerLib.timing import RunTimes, slicesOf
 
-ALL_CLASSES = "*"  # of the parameter className: a result for each class
+# The value of className that asks for a result of each class.
+ALL_CLASSES = "*"
+# Model folders that are remembered at most.
 _REMEMBERED = 20
 
 
 @dataclass(frozen=True)
 class Preferences:
-    """The user's own settings, which outlive the scene: a read and a write by key (texts)."""
+    """Access to the user's settings, which outlive the scene.
+
+    Attributes:
+        read: Returns the text stored under a key, or "".
+        write: Stores a text under a key.
+    """
 
     read: Callable[[str], str]
     write: Callable[[str, str], None]
 
 
 class Choices:
-    """preferences: see above. resources, userFolder: where models ship, and where the user's lie.
+    """Keeps the lists of what can be chosen, and turns choices into a run.
 
-    slicerHome, temporaryPath: of the application. startupEnvironment: the variables before it changed them.
+    Args:
+        preferences: The user's settings.
+        resources: Folder of the module's resources, with the shipped models.
+        userFolder: Folder of the user's models and of the measured run times.
+        slicerHome: The application's folder.
+        temporaryPath: The application's folder for temporary files.
+        startupEnvironment: Returns the environment variables from before the application changed them.
     """
 
     FOLDERS, PYTHON = "ToNNO/ModelFolders", "ToNNO/Python"
@@ -45,12 +58,16 @@ class Choices:
         self.requirements = str(self._resources / "requirements.txt")
         self.times = RunTimes(self._userFolder / "speed.json")
         self.models: list[models.Model] = []
-        self.devices: list[dict[str, Any]] = []
+        self.devices: list[Json] = []
 
     # --- models
 
     def findModels(self, parameters) -> None:
-        """Read the list again: what ships, the user's folder, and folders that were opened before."""
+        """Read the list of models again: shipped models, the user's folder, and folders opened before.
+
+        Args:
+            parameters: The parameter node. A model or class that is gone is replaced by the first in the list.
+        """
         listed = models.findModels(self._resources / "Models", self._userFolder / "Models")
         for folder in self._rememberedFolders():
             try:
@@ -63,8 +80,18 @@ class Choices:
         self.checkClass(parameters)
 
     def open(self, folder: str) -> models.Model:
-        """Add a model's folder to the list, for good. Raises ModelError."""
-        model = models.readModel(folder)
+        """Add a model's folder to the list and remember it.
+
+        Args:
+            folder: The model's folder.
+
+        Returns:
+            The model.
+
+        Raises:
+            ToNNOUserError: If the folder holds no model that can be read.
+        """
+        model = _read(folder, _("Choose the folder that holds model.json and model.safetensors."))
         kept = [known for known in self._rememberedFolders() if known != folder]
         self._preferences.write(self.FOLDERS, "\n".join([*kept, folder][-_REMEMBERED:]))
         if all(known.folder.resolve() != model.folder.resolve() for known in self.models):
@@ -72,25 +99,32 @@ class Choices:
         return model
 
     def modelOf(self, parameters) -> models.Model | None:
-        """The chosen model, if it is in the list."""
+        """Return the chosen model.
+
+        Args:
+            parameters: The parameter node.
+
+        Returns:
+            The model, or None if it is not in the list.
+        """
         return next((model for model in self.models if str(model.folder) == parameters.modelFolder), None)
 
-    def _present(self, model: models.Model | None) -> models.Model | None:
-        """The model as its folder has it now, trained again perhaps. Raises ToNNOUserError where it is gone."""
-        if model is None:
-            return None
-        try:
-            now = models.readModel(model.folder)
-        except models.ModelError as error:
-            raise ToNNOUserError(str(error), _("Choose another model.")) from None
-        self.models = [now if known is model else known for known in self.models]
-        return now
+    def _reread(self, model: models.Model) -> models.Model:
+        """Read a model's folder again: it may have been trained again since. Raises ToNNOUserError where it is gone."""
+        present = _read(model.folder, _("Choose another model."))
+        self.models = [present if known is model else known for known in self.models]
+        return present
 
     def checkClass(self, parameters) -> None:
-        """A class that the chosen model does not have gives way to its first."""
+        """Choose the model's first class if it does not have the chosen class.
+
+        Args:
+            parameters: The parameter node.
+        """
         model = self.modelOf(parameters)
-        known = () if model is None else (*model.classes, *([ALL_CLASSES] if len(model.classes) > 1 else []))
-        if model is not None and parameters.className not in known:
+        if model is None or parameters.className in model.classes:
+            return
+        if parameters.className != ALL_CLASSES or len(model.classes) == 1:
             parameters.className = model.classes[0]
 
     def _rememberedFolders(self) -> list[str]:
@@ -100,7 +134,7 @@ class Choices:
 
     @property
     def python(self) -> str | None:
-        """The interpreter that was chosen, None for Slicer's own."""
+        """Path of the chosen interpreter; None for Slicer's. Setting it stores the choice."""
         chosen = self._preferences.read(self.PYTHON)
         return chosen if chosen and Path(chosen).is_file() else None
 
@@ -110,7 +144,11 @@ class Choices:
         self._preferences.write(self.PYTHON, "" if isSlicers else path)
 
     def command(self) -> tuple[list[str], dict[str, str | None]]:
-        """How to run a module with the chosen Python: the command before its name, and changed variables."""
+        """Return how to run a Python module with the chosen interpreter.
+
+        Returns:
+            The command that the module's name is appended to, and the environment variables to change (None: unset).
+        """
         chosen = self.python
         startup = self._startupEnvironment() if chosen else None
         return (
@@ -118,30 +156,52 @@ class Choices:
             install.engineEnvironment(isOther=chosen is not None, startup=startup),
         )
 
-    def setDevices(self, description: dict[str, Any]) -> None:
-        """Take the list from the engine's event."""
+    def setDevices(self, description: Json) -> None:
+        """Store the list of devices.
+
+        Args:
+            description: The engine's event that describes it.
+        """
         self.devices = list(description.get("devices") or ())
 
     @property
+    def _usableDevices(self) -> list[Json]:
+        return [device for device in self.devices if device.get("usable")]
+
+    @property
     def hasNoGPU(self) -> bool:
-        """Whether the engine said that there is nothing but the CPU."""
-        usable = [device for device in self.devices if device.get("usable")]
-        return bool(self.devices) and all(device["name"] == "cpu" for device in usable)
+        """Whether the engine said that it can use nothing but the CPU."""
+        return bool(self.devices) and all(device["name"] == "cpu" for device in self._usableDevices)
 
     def problemOf(self, name: str) -> str | None:
-        """Why a device cannot be used."""
+        """Return why a device cannot be used.
+
+        Args:
+            name: The device's name.
+
+        Returns:
+            The engine's sentence, or None if the device can be used or is not known.
+        """
         return next((d.get("problem") for d in self.devices if d["name"] == name and not d.get("usable")), None)
 
     def _deviceKind(self, parameters) -> str:
         if parameters.device not in ("", "auto"):
             return parameters.device.split(":")[0]
-        usable = [device for device in self.devices if device.get("usable")]
+        usable = self._usableDevices
         return usable[0]["kind"] if usable else "cpu"
 
-    # --- the whole
+    # --- the run
 
     def settingsOf(self, parameters, preset: str | None = None):
-        """The engine's settings as they would be; None where it will refuse them with its own words."""
+        """Return the engine's settings for a run with the present choices.
+
+        Args:
+            parameters: The parameter node.
+            preset: A preset in place of the chosen one.
+
+        Returns:
+            The ReconstructionSettings; None where the engine will refuse them and say why.
+        """
         from tonno_core.settings import combine
 
         model = self.modelOf(parameters)
@@ -149,24 +209,44 @@ class Choices:
         try:
             quality = preset or parameters.quality.value
             return None if model is None else combine(defaults=model.defaults, preset=quality, explicit=explicit)
-        except Exception:  # a model or a number that is not understood here
+        except Exception:  # a model or a number that this version does not understand
             return None
 
     @staticmethod
-    def options(parameters) -> dict[str, Any]:
-        """The advanced choices by tonno_core's names; those that the model decides are left out."""
+    def options(parameters) -> Json:
+        """Return the advanced choices that the user made.
+
+        Args:
+            parameters: The parameter node.
+
+        Returns:
+            Values by the engine's names of its arguments.
+        """
         return {name: value for name, value in optionsOf(parameters).items() if value is not None}
 
     def expectedSeconds(self, parameters, preset: str | None = None) -> float | None:
-        """Of a run as it is chosen (or with another preset), from the runs before."""
+        """Estimate from earlier runs how long a run with the present choices takes.
+
+        Args:
+            parameters: The parameter node.
+            preset: A preset in place of the chosen one.
+
+        Returns:
+            Seconds, or None where no comparable run is known.
+        """
         model, settings = self.modelOf(parameters), self.settingsOf(parameters, preset)
         if model is None or settings is None:
             return None
         size = settings.slice_size or model.sliceSize
         return self.times.expected(model.encoder, self._deviceKind(parameters), size, slicesOf(settings))
 
-    def remember(self, request: RunRequest, record: dict[str, Any]) -> None:
-        """How fast a whole run was, for the next estimate."""
+    def remember(self, request: RunRequest, record: Json) -> None:
+        """Note how fast a run was, for the next estimate. A run that was stopped early does not count.
+
+        Args:
+            request: What was asked for.
+            record: What the engine reported.
+        """
         from tonno_core.settings import PRESETS
 
         model = next((model for model in self.models if str(model.folder) == request.model), None)
@@ -177,14 +257,25 @@ class Choices:
         self.times.record(model.encoder, record.get("device") or "cpu", size, record.get("slices") or 0, seconds)
 
     def request(self, parameters) -> RunRequest:
-        """The run that is asked for. Raises ToNNOUserError where something is not chosen."""
-        model = self._present(self.modelOf(parameters))
+        """Return the run that the choices ask for.
+
+        Args:
+            parameters: The parameter node.
+
+        Returns:
+            The request, with the model as its folder has it now.
+
+        Raises:
+            ToNNOUserError: If the volume or the model is missing.
+        """
         if parameters.inputVolume is None:
             raise ToNNOUserError(_("No volume is selected."), _("Select one, or click Load sample."))
-        if model is None:
+        chosen = self.modelOf(parameters)
+        if chosen is None:
             raise ToNNOUserError(_("No model is selected."), _("Select one, or click Open folder..."))
-        everything = parameters.className == ALL_CLASSES
-        className = "" if everything else parameters.className or model.classes[0]
+        model = self._reread(chosen)
+        className = parameters.className or model.classes[0]
+        className = "" if className == ALL_CLASSES else className
         return RunRequest(
             volumeNode=parameters.inputVolume,
             model=str(model.folder),
@@ -198,3 +289,11 @@ class Choices:
             threshold=model.threshold(parameters.method.value, className or model.classes[0]),
             minMm3=parameters.minMm3,
         )
+
+
+def _read(folder: str | Path, nextStep: str) -> models.Model:
+    """Read a model's folder; raise a ToNNOUserError with a next step where that fails."""
+    try:
+        return models.readModel(folder)
+    except models.ModelError as error:
+        raise ToNNOUserError(str(error), nextStep) from None

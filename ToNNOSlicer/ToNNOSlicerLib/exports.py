@@ -114,7 +114,7 @@ class Exports:
             return
         session, share, failed = self._session, None, True
         try:
-            with session.telling():
+            with session.reportErrors():
                 share = next(self._steps, None)
                 failed = False
         except Exception as error:

@@ -1,4 +1,4 @@
-"""The engine's messages in the words of the panel: its labels for the arguments, and steps that its controls can do."""
+"""Translates the engine's messages for the panel: labels for arguments, and remedies that the panel offers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LABELS = {
     "threshold": _("Threshold"),
     "min_volume_mm3": _("Smallest part"),
 }
-# Messages about what the panel has no control for, and what it says in their place.
+# Messages that name what the panel has no control for, and the text that replaces each.
 _WITHOUT_CONTROL = (
     (
         "`zoom` has no meaning with `frame` .*",
@@ -78,10 +78,13 @@ _CODE = re.compile(r"`([^`]+)`")
 
 
 def forPanel(message: str) -> str:
-    """Say an error or a warning of the engine as a sentence about the panel's controls.
+    """Return an error or a warning of the engine as sentences about the panel's controls.
 
     Args:
-        message: As the engine says it, with arguments by their Python names in backquotes.
+        message: The engine's text, with the names of arguments in backquotes.
+
+    Returns:
+        Sentences with a capital letter and a full stop.
     """
     scale = _SCALE.fullmatch(message)
     if scale is not None:
@@ -94,7 +97,7 @@ def forPanel(message: str) -> str:
 
 
 def _aboutScale(pixelMm: str, trainedMm: str, advice: str) -> str:
-    """The model sees larger or smaller pixels than in its training; the panel has no control for their size."""
+    """Say that the pixels are larger or smaller than in training; the panel has no control for their size."""
     isZoomed, isCoarser = "`radius_mm`" not in advice, float(pixelMm) > float(trainedMm)
     step = {
         (False, True): _("Draw a {region} around the part in question and tick {zoom}."),
@@ -108,14 +111,14 @@ def _aboutScale(pixelMm: str, trainedMm: str, advice: str) -> str:
 
 
 def _reachable(text: str) -> str:
-    """The text without the advice, after a semicolon, that names what the panel does not have."""
+    """Drop the advice after a semicolon that names an argument or a command that the panel does not have."""
     first, *others = text.split("; ")
     kept = [re.sub(r"^`\w+` ", "", first), *(clause for clause in others if not _CODE.search(clause))]
     return _CODE.sub(lambda match: match[1].replace("_", " "), "; ".join(kept))
 
 
 def _sentence(text: str) -> str:
-    """With a capital letter, unless it begins with the name of a file, and a full stop."""
+    """Add a full stop, and a capital letter unless the text begins with the name of a file."""
     word = text.partition(" ")[0].rstrip(":")
     start = text if re.search(r"[/\\.:]", word) else text[:1].upper() + text[1:]
     return start if not start or start.endswith((".", "?", "!")) else f"{start}."

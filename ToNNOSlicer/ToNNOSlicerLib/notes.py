@@ -1,4 +1,4 @@
-"""What to mind about a result: they belong to it, come and go with it, and stand in every export."""
+"""Reasons for caution with a result, for the panel and every export."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ from ToNNOSlicerLib.words import shortNumber
 
 
 def notesOf(result: Result) -> tuple[str, ...]:
-    """Sentences: an early end, a threshold away from its calibration, nothing found, the engine's warnings."""
+    """Return reasons for caution: a run that was stopped, a threshold without calibration, the engine's warnings.
+
+    Args:
+        result: The result.
+
+    Returns:
+        Sentences, each of them once.
+    """
     notes = []
     if result.isStopped:
-        text = _("The run was {stopped} directions. Click Apply to go on to the end.")
+        text = _("The run was {stopped} directions. Click Apply for a complete run.")
         notes.append(text.format(stopped=stoppedText(result.record)))
     notes += _aboutThreshold(result)
     notes += result.record.get("warnings") or ()
@@ -23,7 +30,7 @@ def _aboutThreshold(result: Result) -> list[str]:
     record = result.record.get("threshold") or {}
     value = record.get("threshold")
     if value is None:
-        return [_("The model has no threshold for this method: it was set by Otsu's rule. Look, and tune it.")]
+        return [_("The model has no threshold for this method, so Otsu's method chose it. Check it, and adjust it.")]
     if result.record.get("zoom"):
         text = _(
             "The model's threshold was calibrated for the whole volume, not for a finer region: look, and tune it."

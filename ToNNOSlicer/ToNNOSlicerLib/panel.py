@@ -1,4 +1,4 @@
-"""The panel: makes the session and the sections, passes the state from one to the others, and keeps the clock."""
+"""The panel: makes the session and the sections, hands the state from the session to them, and runs the timer."""
 
 from __future__ import annotations
 
@@ -41,9 +41,13 @@ _SECTIONS = (
 
 
 class Panel:
-    """ui: the widgets by name. logic: a ToNNOLogic. resourcePath: from a resource's name to its path.
+    """Connects the widgets with the session.
 
-    makeClient: from the Choices to the engine's client; by default an EngineClient with the chosen Python.
+    Args:
+        ui: The widgets as attributes.
+        logic: The ToNNOLogic.
+        resourcePath: Returns the path of a resource, given its name.
+        makeClient: Makes the engine's client from the Choices; None for an EngineClient with the chosen Python.
     """
 
     def __init__(self, ui, logic, resourcePath, makeClient=None) -> None:
@@ -61,40 +65,56 @@ class Panel:
         self._timer.connect("timeout()", self._onTick)
         self._sections = ()
         self.session = Session(logic, ask, choices, makeClient or self._client, self._show, self._timer.start)
-        self._sections = tuple(make(ui, self.session) for make in _SECTIONS)
+        self._sections = tuple(section(ui, self.session) for section in _SECTIONS)
         self.shortcuts = Shortcuts(self.session)
         self._show(self.session.state)
 
     def setParameters(self, parameters) -> None:
-        """Follow a parameter node, or none."""
+        """Follow another parameter node.
+
+        Args:
+            parameters: The parameter node, or None.
+        """
         self.session.setParameters(parameters)
 
     def enter(self) -> None:
-        """The module is shown."""
+        """Enable the keyboard shortcuts when the module is shown."""
         self.shortcuts.enable(True)
 
     def exit(self) -> None:
-        """Another module is shown. A run goes on; no effect of the editor stays active, no key is taken."""
+        """Release the keyboard and the editor when another module is shown; a run continues."""
         self.shortcuts.enable(False)
         self.section(EditorSection).rest()
 
     def onSceneClosing(self) -> None:
+        """End what depends on the scene."""
         self.section(EditorSection).release()
         self.session.onSceneClosing()
 
     def onViewMoved(self, sliceNode) -> None:
-        """A slice view shows another plane."""
+        """Follow a slice view that shows another plane.
+
+        Args:
+            sliceNode: The view's slice node.
+        """
         self.section(WhySection).onViewMoved(sliceNode)
 
     def cleanUp(self) -> None:
-        """The module or the application ends: the engine too."""
+        """End the engine and everything else when the module or the application ends."""
         self._timer.stop()
         self.shortcuts.enable(False)
         self.section(EditorSection).release()
         self.session.close()
 
     def section(self, kind: type):
-        """The section of a class."""
+        """Return a section.
+
+        Args:
+            kind: The section's class.
+
+        Returns:
+            The section.
+        """
         return next(section for section in self._sections if type(section) is kind)
 
     def _show(self, state) -> None:

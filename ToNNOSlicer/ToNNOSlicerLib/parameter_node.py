@@ -1,4 +1,4 @@
-"""The choices of the panel; they are saved with the scene."""
+"""The choices of the panel, which are saved with the scene."""
 
 import enum
 from typing import Annotated
@@ -9,7 +9,7 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 
 class Method(enum.Enum):
-    """How heatmaps are made; the values are tonno_core's names."""
+    """Methods of making a heatmap. Values are the engine's names."""
 
     MATCHED_CAM = "matched-cam"
     TONNO = "tonno"
@@ -17,6 +17,7 @@ class Method(enum.Enum):
     TOMOGRAPHIC_CAM = "tomographic-cam"
 
     def label(self):
+        """Return the text in the panel's list."""
         return {
             Method.MATCHED_CAM: _("Sharp (recommended)"),
             Method.TONNO: _("From the score alone"),
@@ -25,28 +26,29 @@ class Method(enum.Enum):
         }[self]
 
     def tip(self):
-        """The method's name, and when to take it."""
+        """Return the method's name and when to use it."""
         return {
-            Method.MATCHED_CAM: _("Matched CAM: activation maps whose blur is taken back; the best for most models"),
-            Method.TONNO: _("ToNNO: needs nothing but the classifier's score; the method of the paper"),
-            Method.AVERAGED_CAM: _("Averaged CAM: activation maps as they are; steady, for large findings"),
-            Method.TOMOGRAPHIC_CAM: _("Tomographic CAM: activation maps, sharpened along each direction; noisier"),
+            Method.MATCHED_CAM: _("Matched CAM: deblurred activation maps; the best for most models"),
+            Method.TONNO: _("ToNNO: needs only the classifier's score; the method of the paper"),
+            Method.AVERAGED_CAM: _("Averaged CAM: activation maps without sharpening; robust, for large findings"),
+            Method.TOMOGRAPHIC_CAM: _("Tomographic CAM: activation maps sharpened along each direction; noisier"),
         }[self]
 
 
 class Quality(enum.Enum):
-    """How many planes; the values are tonno_core's presets."""
+    """Numbers of planes. Values are the engine's presets."""
 
     FAST = "fast"
     BALANCED = "balanced"
     PAPER = "paper"
 
     def label(self):
+        """Return the text in the panel's list."""
         return {Quality.FAST: _("Fast"), Quality.BALANCED: _("Balanced"), Quality.PAPER: _("Finest")}[self]
 
 
 class Filter(enum.Enum):
-    """Along the normal; the values are tonno_core's names."""
+    """Filters along the normal of the planes. Values are the engine's names."""
 
     MODEL = ""
     SECOND_DIFFERENCE = "second-difference"
@@ -54,6 +56,7 @@ class Filter(enum.Enum):
     GAUSSIAN = "gaussian"
 
     def label(self):
+        """Return the text in the panel's list."""
         return {
             Filter.MODEL: _("as the model"),
             Filter.SECOND_DIFFERENCE: _("second difference (the paper's)"),
@@ -64,10 +67,31 @@ class Filter(enum.Enum):
 
 @parameterNodeWrapper
 class ToNNOSlicerParameterNode:
-    """A number of 0 among slices, directions, stage and sigmaScale: as the model and the quality say.
+    """Holds the user's choices.
 
-    zoom: finer in the region; it means nothing while there is none. minMm3: of the runs to come; each result knows its
-    own. segmentation: where a new segment goes; none for the result's own.
+    Attributes:
+        inputVolume: The volume.
+        roi: The region to reconstruct; None for the whole volume.
+        zoom: Whether to place all planes in the region, for finer detail; without effect if there is no region.
+        modelFolder: Path of the model's folder.
+        className: The class; "*" for a result for each class.
+        method: How the heatmap is made.
+        quality: How many planes are used.
+        slices: Slices per direction; 0: the model or the quality decides.
+        directions: Number of directions; 0: the model or the quality decides.
+        stage: The encoder's stage whose activation maps are used; 0: the model decides.
+        sigmaScale: Factor on Matched CAM's sigma; 0: the model decides.
+        filter: The filter along the normal.
+        device: The engine's name of a device, or "auto".
+        heatmap: The result that is shown.
+        overlayVisible: Whether the heatmap is drawn over the image.
+        opacity: The heatmap's opacity, 0 to 1.
+        surfaceVisible: Whether the patient's surface is drawn in 3D.
+        secondVolume: An image that is blended with the volume.
+        fade: Weight of the second image, 0 to 1.
+        priorHeatmap: An earlier result to compare with.
+        minMm3: Smallest part of a segment in mm3, for coming runs; each result keeps its own value.
+        segmentation: Where a new segment goes; None for the result's segmentation.
     """
 
     inputVolume: slicer.vtkMRMLScalarVolumeNode
@@ -98,7 +122,16 @@ _CHOSEN_BY_NAME = {"method": Method, "quality": Quality, "filter": Filter}
 
 
 def wrapped(node) -> ToNNOSlicerParameterNode:
-    """Wrap a scene's node. A choice that this version does not know any more (the wrapper would raise) is forgotten."""
+    """Wrap a parameter node of the scene.
+
+    A choice that this version does not know is removed, because the wrapper would raise an error.
+
+    Args:
+        node: A vtkMRMLScriptedModuleNode.
+
+    Returns:
+        The choices in the node.
+    """
     for name, kind in _CHOSEN_BY_NAME.items():
         stored = node.GetParameter(name)
         if stored and stored not in kind.__members__:
@@ -107,7 +140,14 @@ def wrapped(node) -> ToNNOSlicerParameterNode:
 
 
 def optionsOf(node) -> dict:
-    """The advanced choices by tonno_core's names; None where the model decides."""
+    """Return the advanced choices.
+
+    Args:
+        node: The parameter node.
+
+    Returns:
+        Values by the engine's names of its arguments; None where the model or the quality decides.
+    """
     return {
         "slices": _positive(node.slices),
         "directions": _positive(node.directions),
@@ -118,5 +158,5 @@ def optionsOf(node) -> dict:
 
 
 def _positive(number):
-    """A number that was chosen; None for 0, and for what an older scene may hold below it."""
+    """Return a number that was chosen; None for 0, and for the negative numbers of older scenes."""
     return number if number > 0 else None

@@ -46,7 +46,7 @@ class Reading:
             ToNNOUserError: If no model is selected.
         """
         session = self._session
-        if not session.hasPackages():
+        if not session.installing.hasPackages():
             return
         parameters, choices = session.parameters, session.choices
         model = choices.modelOf(parameters)

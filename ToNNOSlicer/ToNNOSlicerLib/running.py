@@ -88,7 +88,7 @@ class Running:
         problem = session.choices.problemOf(request.device)
         if problem:
             raise ToNNOUserError(problem, _("Choose another device under Advanced."))
-        if not (self._confirmed(request, model) and session.hasPackages()):
+        if not (self._confirmed(request, model) and session.installing.hasPackages()):
             return
         if request.volumeNode.GetScene() is not session.logic.scene:
             return  # closed while packages were installed

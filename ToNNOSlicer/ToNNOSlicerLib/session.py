@@ -1,7 +1,7 @@
-"""The one state of the module, and all that changes it. No Qt: widgets say what the user wants and render the state.
+"""The state of the module, and everything that changes it. No Qt: widgets call intentions and render the state.
 
-What is chosen is in the parameter node, what a result is in its nodes; both are saved with the scene. What is known
-only here (a run, a drag, a message) ends with the scene. Scene events change the state as the user's do.
+Choices are kept in the parameter node and results in their own nodes; both are saved with the scene. A run, a drag of
+the slider and a message are known only here and end with the scene. Events of the scene change the state as well.
 """
 
 from __future__ import annotations
@@ -17,53 +17,62 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from ToNNOSlicerLib import install
-from ToNNOSlicerLib import models as modelFolders
 from ToNNOSlicerLib.choices import Choices
 from ToNNOSlicerLib.exports import Exports
+from ToNNOSlicerLib.installing import Installing
 from ToNNOSlicerLib.logic import compare, diameters, summary, verdicts
 from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
 from ToNNOSlicerLib.logic.findings import hideCrosshair, jumpTo
-from ToNNOSlicerLib.logic.heatmap import inputOf, isHeatmap, modelThreshold, otsuThreshold, peakOf
+from ToNNOSlicerLib.logic.heatmap import inputOf, isHeatmap, modelThreshold, otsuThreshold
 from ToNNOSlicerLib.logic.inputs import firstVolume, fitRegion
 from ToNNOSlicerLib.logic.limits import FEWER
-from ToNNOSlicerLib.logic.overlay import Layers, keepApart, shownImage
-from ToNNOSlicerLib.logic.patient import showSurface
-from ToNNOSlicerLib.logic.results import Result, heatmapsOf, resultOf, showOnly, siblingsOf
-from ToNNOSlicerLib.logic.scene import nodesByClass
-from ToNNOSlicerLib.logic.segmentation import isShown3D, show3D
+from ToNNOSlicerLib.logic.results import Result, heatmapsOf, resultOf
 from ToNNOSlicerLib.notes import notesOf
 from ToNNOSlicerLib.reading import Reading
 from ToNNOSlicerLib.running import Running
 from ToNNOSlicerLib.state import DONE, ERROR, EXPORTING, IDLE, INSTALLING, NOTE, RUNNING, Comparison, Message, State
+from ToNNOSlicerLib.views import Views
 
-# A preview has no threshold yet: what is below this share of its peak is not shown.
-_PREVIEW_SHARE = 0.2
 _LOG_LINES = 2000
 
 
 def intention(method: Callable[..., None]) -> Callable[..., None]:
-    """Mark what a user does: the last message goes, what goes wrong is said, and the state is rendered anew."""
+    """Decorate a method that a user's action calls.
+
+    Before it, the last message is cleared and a drag of the slider ends; after it, the state is rendered. An error
+    becomes the panel's message.
+
+    Args:
+        method: A method of the Session.
+
+    Returns:
+        The method, which now ignores arguments beyond its own, such as the `checked` of a click.
+    """
+    argumentCount = method.__code__.co_argcount - 1
 
     @wraps(method)
     def call(self, *arguments: Any) -> None:
         self.message, self.status = None, ""
-        if self._draft is not None:  # whatever it is, it ends a drag
+        if self._draft is not None:
             self._draft = None
             self.logic.preview.hide()
-        with self.telling():
-            method(self, *arguments)
+        with self.reportErrors():
+            method(self, *arguments[:argumentCount])
         self.refresh()
 
     return call
 
 
 class Session:
-    """Owns what is chosen, the run, and the result that is shown.
+    """Owns the choices, the run, and the result that is shown.
 
-    logic: a ToNNOLogic. ask: the module of questions. choices: the models, devices and Python that can be chosen.
-    makeClient: from (command, changed variables) to the engine's client. render: called with each new State.
-    wake: called when `tick` is to be called from now on, every 20 to 100 ms, until `isAwake` is False.
+    Args:
+        logic: The ToNNOLogic.
+        ask: The module of questions.
+        choices: The models, devices and Python interpreters to choose from.
+        makeClient: Makes the engine's client from the Choices.
+        render: Called with each new State.
+        wake: Called when `tick` must be called from now on, every 20 to 100 ms, until `isAwake` is False.
     """
 
     def __init__(self, logic, ask, choices: Choices, makeClient, render: Callable[[State], None], wake) -> None:
@@ -80,25 +89,27 @@ class Session:
         self._selected = -1
         self._isStale = True
         self._isChanging = False
-        self._installation: install.Installation | None = None
         self._seen: tuple[str, str] = ("", "")  # IDs of the volume and the heatmap that were chosen last
         self._seenPrior = ""
-        self._inViews: tuple = ()
         self._observed: list[tuple[Any, int]] = []
+        self.installing = Installing(self)
         self.running = Running(self, makeClient)
         self.exports = Exports(self)
         self.reading = Reading(self)
+        self.views = Views(self)
         scene = logic.scene
         self._sceneObservers = [
             scene.AddObserver(event, self._onScene) for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent)
         ]
-        self._viewObservers: list[tuple[Any, int]] = []
-        self._haveViewsChanged = False
 
     # --- life
 
     def setParameters(self, parameters) -> None:
-        """Follow a parameter node, or none."""
+        """Follow another parameter node.
+
+        Args:
+            parameters: The parameter node, or None.
+        """
         self.parameters = parameters
         self._seen = ("", "")
         self._isStale = True
@@ -106,59 +117,57 @@ class Session:
             self._watch(())
             self._result = self._comparison = None
             return
-        self._inViews = ()
+        self.views.forget()
         self.choices.findModels(parameters)
-        self._watchViews()
+        self.views.observe()
         self._chooseFirstVolume()
         self._followChoices()
         self.refresh()
 
     def onSceneClosing(self) -> None:
-        """End what goes on; nothing of the old scene is kept."""
+        """End the run and the export, and forget everything about the scene."""
         self.running.forget()
         self.exports.cancel()
         self.reading.case = None
         self._watch(())
         self._result = self._comparison = self._draft = self.message = None
-        self._selected, self.status, self._inViews = -1, "", ()
+        self._selected, self.status = -1, ""
+        self.views.forget()
 
     def close(self) -> None:
-        """The module or the application ends: the engine too."""
-        if self._installation is not None:
-            self._installation.close()
+        """End the engine, and stop observing the scene, when the module or the application ends."""
+        self.installing.close()
         self.exports.cancel()
         self.reading.close()
         self.running.close()
         self._watch(())
         for observer in self._sceneObservers:
             self.logic.scene.RemoveObserver(observer)
-        for view, observer in self._viewObservers:
-            view.RemoveObserver(observer)
-        self._sceneObservers, self._viewObservers = [], []
+        self._sceneObservers = []
+        self.views.close()
         self.logic.cleanUp()
 
     # --- time
 
     @property
     def isAwake(self) -> bool:
-        """Whether `tick` has something to do."""
-        isBusy = self.running.isBusy or self.exports.isBusy or self.reading.isBusy or self._installation is not None
-        return isBusy or self._isStale or self._haveViewsChanged
+        """Whether `tick` must be called."""
+        parts = self.installing, self.running, self.exports, self.reading
+        return any(part.isBusy for part in parts) or self.views.haveChanged or self._isStale
 
     def wake(self) -> None:
+        """Ask for calls of `tick`."""
         self._wake()
 
     def tick(self) -> None:
-        """Do what is due: at most one piece of work on nodes."""
-        if self._installation is not None:
-            self._followInstallation()
+        """Do what is due, in small steps, so that the window stays responsive."""
+        self.installing.tick()
         if self.parameters is None:
             return
         self.running.tick()
         self.exports.tick()
         self.reading.tick()
-        if self._haveViewsChanged:
-            self._followViews()
+        self.views.tick()
         if self._isStale:
             self.refresh()
 
@@ -166,6 +175,7 @@ class Session:
 
     @property
     def state(self) -> State:
+        """Everything that the panel shows."""
         parameters, result = self.parameters, self._result
         if parameters is None:
             return State(message=self.message)
@@ -198,7 +208,7 @@ class Session:
 
     @property
     def _busy(self) -> str:
-        if self._installation is not None:
+        if self.installing.isBusy:
             return INSTALLING
         if self.running.isRunning:
             return RUNNING
@@ -212,44 +222,45 @@ class Session:
 
     @property
     def result(self) -> Result | None:
-        """What is shown and exported, as the scene has it now."""
+        """The result that is shown and exported, as the scene has it now; None if there is none."""
         if self._isStale:
             self._readResult()
         return self._result
 
     def refresh(self) -> None:
-        """Read the result again if it has changed, make the views show it, and render."""
+        """Read the result again if it has changed, show it in the views, and render the panel."""
         if self.parameters is None:
             self._render(self.state)
             return
         if self._isStale:
             self._readResult()
-        with self.telling():
-            self._showInViews()
+        with self.reportErrors():
+            self.views.show(self._result)
         self._render(self.state)
 
     def renderOnly(self) -> None:
-        """Render what needs no look at the scene: progress."""
+        """Render the panel without reading the scene, for progress."""
         self._render(self.state)
 
     # --- choices
 
     def onParameters(self) -> None:
-        """Something in the parameter node has changed, by a widget or by anybody else."""
+        """Follow a change of the parameter node, whoever made it."""
         if self.parameters is None or self._isChanging:
             return
         self.message, self.status = None, ""
-        with self.telling():
+        with self.reportErrors():
             self._followChoices()
         self.refresh()
 
     def _followChoices(self) -> None:
-        """Volume and result belong together: who chooses one gets the other."""
+        """Keep volume and result together: choosing one of them chooses the other."""
         parameters = self.parameters
         volume, heatmap = parameters.inputVolume, parameters.heatmap
-        if _id(volume) != self._seen[0] and not (self._seen == ("", "") and _isOf(heatmap, volume)):
-            heatmap = (heatmapsOf(self.logic.scene, volume) or [None])[-1] if volume is not None else None
-            heatmap = None if self.running.owns(heatmap) else heatmap
+        isFromScene = self._seen == ("", "") and _isOf(heatmap, volume)  # a scene that was read brings both
+        if _id(volume) != self._seen[0] and not isFromScene:
+            results = heatmapsOf(self.logic.scene, volume) if volume is not None else []
+            heatmap = results[-1] if results and not self.running.owns(results[-1]) else None
             self.running.watch(volume)
         elif _id(heatmap) != self._seen[1]:
             if self.running.owns(heatmap) or not isHeatmap(heatmap):
@@ -257,19 +268,19 @@ class Session:
             elif inputOf(heatmap) is not None:
                 volume = inputOf(heatmap)
             self.running.watch(None)
-        refused = parameters.heatmap is not heatmap or parameters.inputVolume is not volume
-        if refused or (_id(volume), _id(heatmap)) != self._seen:
+        isCorrected = parameters.heatmap is not heatmap or parameters.inputVolume is not volume
+        if isCorrected or (_id(volume), _id(heatmap)) != self._seen:
             self._choose(volume, heatmap)
         if _id(parameters.priorHeatmap) != self._seenPrior:
             self._seenPrior, self._isStale = _id(parameters.priorHeatmap), True
 
     def _choose(self, volume, heatmap) -> None:
-        """Make a volume and a result of it (or none) the chosen ones."""
+        """Choose a volume and a result of it, or None."""
         parameters = self.parameters
         with self._changing():
             if _id(volume) != self._seen[0] and self._seen[0]:
                 hideCrosshair(self.logic.scene)
-                parameters.secondVolume = parameters.priorHeatmap = None  # they were of another patient
+                parameters.secondVolume = parameters.priorHeatmap = None  # they belong to the volume before
             parameters.inputVolume, parameters.heatmap = volume, heatmap
             if parameters.segmentation is not None:
                 parameters.segmentation = None
@@ -278,7 +289,7 @@ class Session:
         self.logic.preview.hide()
 
     def _chooseFirstVolume(self) -> None:
-        """One click less where there is something to look at already: what the first view shows, else the first."""
+        """Choose the volume in the first view, else the first volume, if none is chosen: it saves a click."""
         parameters = self.parameters
         if parameters.inputVolume is not None:
             return
@@ -289,7 +300,7 @@ class Session:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Inside, changes of the parameter node are the session's own."""
+        """Do not react to changes of the parameter node inside the `with` block."""
         before, self._isChanging = self._isChanging, True
         try:
             yield
@@ -297,7 +308,11 @@ class Session:
             self._isChanging = before
 
     def set(self, **values: Any) -> None:
-        """Change choices as a widget would."""
+        """Change choices as a widget would.
+
+        Args:
+            **values: Values by the names of the parameter node.
+        """
         with self._changing():
             for name, value in values.items():
                 setattr(self.parameters, name, value)
@@ -307,123 +322,79 @@ class Session:
 
     @intention
     def chooseModel(self, folder: str) -> None:
+        """Choose a model of the list.
+
+        Args:
+            folder: The model's folder.
+        """
         with self._changing():
             self.parameters.modelFolder = folder
         self.choices.checkClass(self.parameters)
 
     @intention
-    def openModel(self, _checked=None) -> None:
-        """Ask for a model's folder, remember and choose it."""
+    def openModel(self) -> None:
+        """Ask for a model's folder, remember it and choose its model."""
         folder = self.ask.folder(_("Folder of a model"))
         if not folder:
             return
-        try:
-            model = self.choices.open(folder)
-        except modelFolders.ModelError as error:
-            raise ToNNOUserError(
-                str(error), _("Choose the folder that holds model.json and model.safetensors.")
-            ) from None
+        model = self.choices.open(folder)
         with self._changing():
             self.parameters.modelFolder = str(model.folder)
         self.choices.checkClass(self.parameters)
 
     @intention
-    def choosePython(self, _checked=None) -> None:
-        """Ask for an interpreter; the engine starts anew with it."""
-        self._askForPython()
-
-    def _askForPython(self) -> bool:
-        chosen = self.ask.openFile(_("A Python interpreter with PyTorch and timm"))
-        if not chosen:
-            return False
-        self.choices.python = chosen
-        self.running.newEngine()
-        return True
+    def choosePython(self) -> None:
+        """Ask for an interpreter, and restart the engine with it."""
+        self.installing.askForPython()
 
     @intention
     def fitRegion(self, roiNode) -> None:
-        """A box that was made just now begins around the whole image."""
+        """Fit a new region around the whole image.
+
+        Args:
+            roiNode: The region that the user has just made.
+        """
         if self.parameters.inputVolume is not None:
             fitRegion(roiNode, self.parameters.inputVolume)
 
     @intention
-    def describe(self, _checked=None) -> None:
+    def describe(self) -> None:
         """Ask the engine for its devices."""
-        if self.hasPackages():
+        if self.installing.hasPackages():
             self.running.describe()
-
-    def hasPackages(self) -> bool:
-        """Whether the engine can start. Asks where packages are missing, and begins what is answered.
-
-        An interpreter of the user's own is trusted.
-        """
-        if self.choices.python is not None:
-            return True
-        if self._installation is not None:
-            raise ToNNOUserError(_("An installation is under way."), _("Wait until it has ended, or cancel it."))
-        missing = install.missing(self.choices.requirements)
-        if not missing:
-            return True
-        answer = self.ask.howToInstall(missing.rows())
-        if answer == "python":
-            return self._askForPython()
-        wheels = self.ask.folder(_("Folder of wheel files")) if answer == "wheels" else None
-        if answer == self.ask.CANCEL or wheels == "":
-            raise ToNNOUserError(_("Nothing was installed."), _("Click Apply when you want to be asked again."))
-        self._install(missing, wheels)
-        return False
-
-    def _install(self, missing, wheels) -> None:
-        """Begin an installation; `tick` follows it, and the panel is busy until it has ended."""
-        place = self.choices.temporaryPath
-        installation = install.Installation(missing, self.choices.requirements, wheels, self.log, temporaryPath=place)
-        try:
-            installation.start()
-        except install.InstallError as error:
-            raise ToNNOUserError(error.cause, error.nextStep) from None
-        self._installation = installation
-        self.status = _("Installing packages; this takes minutes. The log shows what happens")
-        self.wake()
-
-    def _followInstallation(self) -> None:
-        installation = self._installation
-        try:
-            if installation.poll():
-                return
-            self.message = Message(DONE, _("The packages are installed."), _afterInstallation(installation.restartFor))
-        except install.InstallError as error:
-            self.message = Message(ERROR, error.cause, error.nextStep)
-        self._installation, self.status = None, ""
-        self.running.newEngine()
-        self.refresh()
 
     # --- the run
 
     @intention
-    def start(self, _checked=None) -> None:
-        """Begin a run with what is chosen."""
+    def start(self) -> None:
+        """Begin a run with the present choices."""
         self.running.start(self.choices.request(self.parameters))
 
     @intention
-    def cancel(self, _checked=None) -> None:
-        """End the run, or the installation; nothing of it stays."""
-        if self._installation is not None:
-            self._installation.cancel()
+    def cancel(self) -> None:
+        """End the run or the installation, and discard what it made."""
+        if self.installing.isBusy:
+            self.installing.cancel()
         else:
             self.running.cancel()
 
     @intention
-    def stop(self, _checked=None) -> None:
-        """End the run early and keep what is there."""
+    def stop(self) -> None:
+        """End the run early and keep the heatmap that it has so far."""
         self.running.stop()
 
     def onRunShown(self) -> None:
-        """The run has a preview, or has none any more."""
+        """Show the preview that the run has now, or stop showing it."""
         self._isStale = True
         self.refresh()
 
     def onOutcome(self, heatmapNode, isWatched: bool) -> None:
-        """A run has left a result. It is shown where its volume is still the one that is looked at."""
+        """Show the result of a run if the user still looks at its volume; else say that it is ready.
+
+        Args:
+            heatmapNode: The new result.
+            isWatched: Whether the user has waited for it.
+        """
         if self.parameters is None:
             return
         volume = inputOf(heatmapNode)
@@ -431,7 +402,7 @@ class Session:
             name = volume.GetName() if volume is not None else heatmapNode.GetName()
             text = _("The result of {name} is ready.").format(name=name)
             self.message = Message(NOTE, text, _("Select that volume to look at it."))
-            self._inViews = ()  # its outline is not to be seen there
+            self.views.forget()  # so that they hide the new outline
             self.refresh()
             return
         self._choose(volume, heatmapNode)
@@ -440,40 +411,57 @@ class Session:
         self.refresh()
 
     def _selectFirst(self) -> None:
-        """Go to the first finding of a result that has just come, and show all of them in 3D."""
-        with self.telling():
-            self._showInViews()  # first: another image is fitted into the views, which moves their planes
+        """Go to the first finding of a new result, and show all findings in 3D."""
+        with self.reportErrors():
+            self.views.show(self._result)  # first, because fitting another image into the views moves their planes
         if self._result is not None and self._result.findings:
             self._selected = 0
             self._goTo(self._result.findings[0])
-            self._show3D(True)
+            self.views.show3D(self._result, True)
 
     # --- threshold and segment
 
     def drag(self, value: float) -> None:
-        """The slider moves: the outline, no segment yet."""
+        """Preview a threshold while the slider moves: draw the outline, write no segment yet.
+
+        Args:
+            value: The slider's value.
+        """
         if self._result is None:
             return
         self._draft = value
-        with self.telling():
+        with self.reportErrors():
             self.logic.preview.show(self._result.heatmapNode, value, self._result.smallestMm3)
         self._render(self.state)
 
     @intention
     def setThreshold(self, value: float) -> None:
-        """The slider was let go, or a number typed: the segment is written."""
+        """Write the segment when the slider is released or a number is typed.
+
+        Args:
+            value: The threshold.
+        """
         self._write(value, None)
 
     @intention
     def setSmallest(self, mm3: float) -> None:
-        """Leave parts below a volume out, here and in the runs to come."""
+        """Leave small parts out of the segment, and of those of coming runs.
+
+        Args:
+            mm3: The smallest volume that is kept, in mm3.
+        """
         with self._changing():
             self.parameters.minMm3 = mm3
         if self.result is not None:
             self._write(None, mm3)
 
     @intention
-    def toModelThreshold(self, _checked=None) -> None:
+    def toModelThreshold(self) -> None:
+        """Write the segment at the model's threshold.
+
+        Raises:
+            ToNNOUserError: If the model has none for this method; shown as the panel's message.
+        """
         result = self._needResult()
         value = modelThreshold(result.heatmapNode)
         if value is None:
@@ -481,25 +469,28 @@ class Session:
         self._write(value, None)
 
     @intention
-    def toOtsu(self, _checked=None) -> None:
+    def toOtsu(self) -> None:
+        """Write the segment at Otsu's threshold."""
         self._write(otsuThreshold(self._needResult().heatmapNode), None)
 
     @intention
-    def newSegment(self, _checked=None) -> None:
-        """The present threshold, into a segment of its own."""
+    def newSegment(self) -> None:
+        """Write another segment at the present threshold."""
         result = self._needResult()
         self._writeNew(result, result.threshold, result.smallestMm3)
 
     @intention
-    def undo(self, _checked=None) -> None:
+    def undo(self) -> None:
+        """Undo the last change of the segment."""
         self._repeatable(self.logic.segments.undo, self._needResult().heatmapNode)
 
     @intention
-    def redo(self, _checked=None) -> None:
+    def redo(self) -> None:
+        """Make the change again that was undone last."""
         self._repeatable(self.logic.segments.redo, self._needResult().heatmapNode)
 
     def _write(self, threshold: float | None, smallest: float | None) -> None:
-        """The segment anew; asks before it overwrites what was painted. Cancelled, all is as before."""
+        """Write the segment again; ask before edits by hand are overwritten, and change nothing after Cancel."""
         result = self._needResult()
         threshold = result.threshold if threshold is None else threshold
         smallest = result.smallestMm3 if smallest is None else smallest
@@ -516,12 +507,13 @@ class Session:
         self._isStale = True
 
     def _writeNew(self, result: Result, threshold: float, smallest: float) -> None:
-        """Into the segmentation that was chosen for it, else the result's own."""
+        """Write a segment into the segmentation chosen for it, else into the result's."""
         node = self.parameters.segmentation or result.segmentationNode
         self.logic.newSegment(result.heatmapNode, threshold, smallest, node)
         self._isStale = True
 
     def _repeatable(self, step, heatmapNode) -> None:
+        """Undo or redo; ask before edits by hand are overwritten."""
         try:
             step(heatmapNode)
         except EditedByHandError as error:
@@ -533,23 +525,31 @@ class Session:
 
     @intention
     def select(self, index: int) -> None:
-        """Select a finding and go there."""
-        listed = self._needResult().findings
-        if 0 <= index < len(listed):
+        """Select a finding and show it in the views.
+
+        Args:
+            index: Its row in the table.
+        """
+        findings = self._needResult().findings
+        if 0 <= index < len(findings):
             self._selected = index
-            self._goTo(listed[index])
+            self._goTo(findings[index])
 
     @intention
     def step(self, by: int) -> None:
-        """The next (1) or previous (-1) finding, around the end."""
-        listed = self._needResult().findings
-        if listed:
-            self._selected = (self._selected + by) % len(listed) if self._selected >= 0 else (0 if by > 0 else -1)
-            self._selected %= len(listed)
-            self._goTo(listed[self._selected])
+        """Select the next or previous finding; the first follows the last.
+
+        Args:
+            by: 1 for the next, -1 for the previous.
+        """
+        findings = self._needResult().findings
+        if findings:
+            before = self._selected if self._selected >= 0 or by > 0 else 0
+            self._selected = (before + by) % len(findings)
+            self._goTo(findings[self._selected])
 
     def _goTo(self, finding) -> None:
-        """All views at a finding's peak; where diameters are drawn, at the plane in which they are."""
+        """Show a finding's peak in all views; the plane of its diameters where these are drawn."""
         if diameters.isDrawn(self._result.heatmapNode):
             first, last = finding.longestRAS
             jumpTo(self.logic.scene, tuple((a + b) / 2 for a, b in zip(first, last, strict=True)))
@@ -558,35 +558,45 @@ class Session:
 
     @intention
     def judge(self, verdict: str) -> None:
-        """Accept, reject or doubt the selected finding; the same verdict again takes it back."""
+        """Accept, reject or doubt the selected finding; the same verdict again takes it back.
+
+        Args:
+            verdict: One of the verdicts in logic.verdicts.
+        """
         finding = self._needSelected()
         result = self._needResult()
         verdicts.setVerdict(result.heatmapNode, finding, "" if finding.verdict == verdict else verdict)
         self._isStale = True
 
     @intention
-    def removeFinding(self, _checked=None) -> None:
+    def removeFinding(self) -> None:
+        """Remove the selected finding from the segment."""
         finding = self._needSelected()
         self.logic.removeFinding(self._needResult().heatmapNode, finding)
         self._isStale = True
 
     @intention
-    def jumpToHighest(self, _checked=None) -> None:
-        """Go to the heatmap's highest voxel, also where it is below the threshold."""
+    def jumpToHighest(self) -> None:
+        """Show the heatmap's highest voxel, even if it is below the threshold."""
         peak = summary.highest(self._needResult().heatmapNode)
         if peak is not None:
             jumpTo(self.logic.scene, peak.ras)
 
     @intention
     def showDiameters(self, on: bool) -> None:
+        """Draw or remove the diameters of all findings.
+
+        Args:
+            on: Whether to draw them.
+        """
         result = self._needResult()
         diameters.draw(self.logic.scene, result.heatmapNode, result.findings if on else ())
         if on and 0 <= self._selected < len(result.findings):
             self._goTo(result.findings[self._selected])
 
     @intention
-    def copyReport(self, _checked=None) -> None:
-        """The report as text, to the clipboard."""
+    def copyReport(self) -> None:
+        """Copy the report as text to the clipboard."""
         self.ask.toClipboard(self.exports.reportText(self._needFresh()))
         self.message = Message(DONE, _("The report is in the clipboard."))
 
@@ -594,88 +604,27 @@ class Session:
 
     @intention
     def show3D(self, on: bool) -> None:
-        self._needResult()
-        self._show3D(on)
+        """Show the findings in 3D, or hide them.
 
-    def _show3D(self, on: bool) -> None:
-        result = self._result
-        if result is None or result.segmentationNode is None:
-            return
-        with self.telling():
-            show3D(result.segmentationNode, on)
-        self._showSurface()
-
-    def _showSurface(self) -> None:
-        """The patient around the findings, where these are shown in 3D."""
-        result = self._result
-        if result is not None and result.inputNode is not None and result.segmentationNode is not None:
-            on = isShown3D(result.segmentationNode)
-            showSurface(result.inputNode, on and self.parameters.surfaceVisible)
-
-    def _shownHeatmap(self):
-        """What the views show: the preview that is waited for, else the chosen result."""
-        if self.running.preview is not None:
-            return self.running.preview
-        return None if self._result is None else self._result.heatmapNode
-
-    def _showInViews(self) -> None:
-        """Whatever is not of the shown result is hidden; nothing is touched where nothing has changed."""
-        parameters, heatmap = self.parameters, self._shownHeatmap()
-        volume = parameters.inputVolume
-        isPreview = self.running.preview is not None
-        visible = heatmap is not None and parameters.overlayVisible
-        threshold = self._result.threshold if self._result is not None else 0.0
-        if isPreview:
-            threshold = max(_PREVIEW_SHARE * peakOf(heatmap), 1e-9)
-        second = parameters.secondVolume if volume is not None else None
-        layers = Layers(volume, heatmap if visible else None, threshold, parameters.opacity, second, parameters.fade)
-        shown = None if isPreview else heatmap
-        segments = () if shown is None else tuple(_id(node) for node in siblingsOf(shown))
-        inViews = layers, segments, None if self._result is None else self._result.identity, parameters.surfaceVisible
-        if inViews == self._inViews:
-            return
-        self.logic.showLayers(layers)
-        showOnly(self.logic.scene, shown, volume)
-        self._showSurface()
-        self._inViews = inViews
-        self._haveViewsChanged = False  # that was us
-
-    def _watchViews(self) -> None:
-        """Observe the slice views' layers: somebody may put another image there."""
-        for view, observer in self._viewObservers:
-            view.RemoveObserver(observer)
-        views = nodesByClass(self.logic.scene, "vtkMRMLSliceCompositeNode")
-        event = vtk.vtkCommand.ModifiedEvent
-        self._viewObservers = [(view, view.AddObserver(event, self._onView)) for view in views]
-
-    def _onView(self, _view, _event) -> None:
-        if self.parameters is not None and not self._haveViewsChanged:
-            self._haveViewsChanged = True
-            self.wake()
-
-    def _followViews(self) -> None:
-        """An image that all views show now (one that was just loaded, say) is what is looked at: it becomes the volume.
-
-        A single view that shows another image keeps it, without the heatmap.
+        Args:
+            on: Whether to show them.
         """
-        self._haveViewsChanged = False
-        volume = self.parameters.inputVolume
-        image = shownImage(self.logic.scene)
-        if image is not None and image is not volume:
-            self.set(inputVolume=image)
-        elif volume is not None:
-            keepApart(self.logic.scene, volume)
-            self._haveViewsChanged = False
+        self.views.show3D(self._needResult(), on)
 
     # --- exports
 
     @intention
     def export(self, kind: str) -> None:
-        """Ask for a file, and write the shown result into it: see Exports.KINDS."""
+        """Ask for a file and write the result into it.
+
+        Args:
+            kind: One of the kinds of exports.py.
+        """
         self.exports.start(kind, self._needFresh())
 
     @intention
-    def cancelExport(self, _checked=None) -> None:
+    def cancelExport(self) -> None:
+        """Cancel the export; no file is left."""
         if self.exports.isBusy:
             self.exports.cancel()
             self.status = _("The export was canceled")
@@ -683,7 +632,7 @@ class Session:
     # --- another time point
 
     def _compare(self) -> Comparison | None:
-        """The result beside the prior one that is chosen, or None."""
+        """Compare the result with the earlier one that is chosen; None if they cannot be compared."""
         prior = self.parameters.priorHeatmap
         if self._result is None or prior is None or not isHeatmap(prior) or prior is self._result.heatmapNode:
             return None
@@ -695,7 +644,11 @@ class Session:
 
     @intention
     def goToChange(self, row: int) -> None:
-        """Go to a finding of the comparison: to where it is now, or where it was."""
+        """Show a finding of the comparison in the views: where it is now, else where it was.
+
+        Args:
+            row: Its row in the table.
+        """
         changes = () if self._comparison is None else self._comparison.changes
         if not 0 <= row < len(changes):
             return
@@ -704,36 +657,47 @@ class Session:
         self._selected = labels.index(change.present.label) if change.present is not None else -1
         jumpTo(self.logic.scene, change.placeRAS)
 
-    # --- one patient after the other
+    # --- the worklist
 
     @intention
     def openWorklist(self, kind: str) -> None:
-        """Ask for studies ("folder" or "list") and for a folder for the results, and run them in the background."""
+        """Ask for studies and a folder for the results, and run the studies in the background.
+
+        Args:
+            kind: "folder" for a folder of studies, "list" for a CSV file.
+        """
         if kind == "folder":
             source = self.ask.folder(_("Folder of studies (NIfTI, NRRD, DICOM)"))
         else:
             source = self.ask.openFile(_("List of volumes (CSV with a column volume)"))
-        output = self.ask.folder(_("Folder for the results and what you read")) if source else ""
+        output = self.ask.folder(_("Folder for the results and your readings")) if source else ""
         if output:
             self.reading.open(source, output)
 
     @intention
-    def cancelWorklist(self, _checked=None) -> None:
+    def cancelWorklist(self) -> None:
+        """End the runs of the worklist."""
         self.reading.cancel()
 
     @intention
     def openCase(self, row: int) -> None:
-        listed = self.reading.state.cases
-        if 0 <= row < len(listed):
-            self._openCase(listed[row])
+        """Open a case of the worklist.
+
+        Args:
+            row: Its row in the table.
+        """
+        cases = self.reading.state.cases
+        if 0 <= row < len(cases):
+            self._openCase(cases[row])
 
     @intention
-    def nextCase(self, _checked=None) -> None:
+    def nextCase(self) -> None:
+        """Open the next case that nobody has read."""
         self._openCase(self.reading.nextCase())
 
     @intention
-    def saveAndNext(self, _checked=None) -> None:
-        """Keep verdicts and segment of the open case, and go to the next that nobody has read."""
+    def saveAndNext(self) -> None:
+        """Save verdicts and segment of the open case, and open the next that nobody has read."""
         result = self._needFresh()
         self.reading.save(result.heatmapNode, result.findings)
         self._openCase(self.reading.nextCase())
@@ -749,24 +713,24 @@ class Session:
     # --- reading the scene
 
     def _readResult(self) -> None:
-        """The chosen result as the scene has it now; none where its image is gone or a preview is shown."""
+        """Read the chosen result from the scene; there is none while a preview is shown or if its image is gone."""
         self._isStale = False
         parameters = self.parameters
         heatmap = parameters.heatmap if parameters is not None else None
         before = self._result
         isThere = isHeatmap(heatmap) and heatmap.GetScene() is self.logic.scene and inputOf(heatmap) is not None
         self._result = self._comparison = None
-        with self.telling():
+        with self.reportErrors():
             if isThere and self.running.preview is None:
                 self._result = resultOf(heatmap, parameters.minMm3)
             self._followWithDiameters(before)
-        with self.telling():  # what cannot be compared is no reason to show old diameters
+        with self.reportErrors():  # apart, so that diameters are drawn even if nothing can be compared
             self._comparison = self._compare() if self._result is not None else None
         self._keepSelection(before)
         self._watch(self._nodesToWatch())
 
     def _followWithDiameters(self, before: Result | None) -> None:
-        """Lines that are drawn are those of the findings as they are now."""
+        """Draw diameters again where they are shown and the findings have changed."""
         result = self._result
         if result is None or not diameters.isDrawn(result.heatmapNode):
             return
@@ -774,13 +738,13 @@ class Session:
             diameters.draw(self.logic.scene, result.heatmapNode, result.findings)
 
     def _keepSelection(self, before: Result | None) -> None:
-        """The same finding stays selected while the list changes around it."""
-        listed = () if self._result is None else self._result.findings
-        if self._selected < 0 or before is None or self._selected >= len(before.findings):
-            self._selected = self._selected if 0 <= self._selected < len(listed) and before is None else -1
-            return
-        peak = before.findings[self._selected].peakRAS
-        self._selected = next((n for n, finding in enumerate(listed) if finding.peakRAS == peak), -1)
+        """Keep the same finding selected when the list changes."""
+        findings = () if self._result is None else self._result.findings
+        if before is not None and 0 <= self._selected < len(before.findings):
+            peak = before.findings[self._selected].peakRAS
+            self._selected = next((row for row, finding in enumerate(findings) if finding.peakRAS == peak), -1)
+        elif before is not None or self._selected >= len(findings):
+            self._selected = -1
 
     def _nodesToWatch(self) -> tuple:
         result = self._result
@@ -790,7 +754,7 @@ class Session:
         return tuple(node for node in (result.heatmapNode, result.segmentationNode, result.inputNode, prior) if node)
 
     def _watch(self, nodes) -> None:
-        """Observe these nodes and no others."""
+        """Observe these nodes and no others of a result."""
         for node, observer in self._observed:
             node.RemoveObserver(observer)
         self._observed = []
@@ -801,13 +765,12 @@ class Session:
         )
         for node in nodes:
             events = segmentEvents if node.IsA("vtkMRMLSegmentationNode") else (vtk.vtkCommand.ModifiedEvent,)
-            self._observed += [(node, node.AddObserver(event, self._onNode)) for event in events]
             if node.IsA("vtkMRMLTransformableNode"):
-                event = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
-                self._observed.append((node, node.AddObserver(event, self._onNode)))
+                events = (*events, slicer.vtkMRMLTransformableNode.TransformModifiedEvent)
+            self._observed += [(node, node.AddObserver(event, self._onNode)) for event in events]
 
     def _onNode(self, _node, _event) -> None:
-        """The result has changed in the scene: it is read again at the next tick, or before it is needed."""
+        """Mark the result as changed: it is read again at the next tick, or before it is needed."""
         if not self._isStale:
             self._isStale = True
             self.wake()
@@ -817,9 +780,9 @@ class Session:
         if self.parameters is None or scene.IsClosing() or scene.IsBatchProcessing():
             return
         if isHeatmap(node) or node.IsA("vtkMRMLSegmentationNode"):
-            self._inViews = ()  # it may have come, or gone, with something to hide
+            self.views.forget()  # it may have come or gone with something to hide
         elif node.IsA("vtkMRMLSliceCompositeNode"):
-            self._watchViews()
+            self.views.observe()
         self._onNode(None, None)
 
     # --- needs
@@ -834,7 +797,7 @@ class Session:
         return self._result
 
     def _needFresh(self) -> Result:
-        """The result as the scene has it at this very moment."""
+        """Read the result again and return it."""
         self._isStale = True
         return self._needResult()
 
@@ -847,23 +810,35 @@ class Session:
     # --- words
 
     @contextmanager
-    def telling(self) -> Iterator[None]:
-        """Say in the panel what goes wrong inside, with the next click."""
+    def reportErrors(self) -> Iterator[None]:
+        """Turn an error inside the `with` block into a message with the next step.
+
+        Yields:
+            Nothing.
+        """
         try:
             yield
         except ToNNOUserError as error:
             self.message = Message(ERROR, error.message, error.nextStep)
         except OSError as error:
             text = _("A file could not be written ({error}).").format(error=error.strerror or error)
-            self.message = Message(ERROR, text, _("Choose another place, or free space."))
+            self.message = Message(ERROR, text, _("Choose another folder, or free disk space."))
 
     def fail(self, error: Exception) -> None:
-        """Something that nobody foresaw: words instead of a timer that throws for ever."""
+        """Turn an unexpected error into a message, so that the timer does not raise it forever.
+
+        Args:
+            error: The error.
+        """
         self.log(traceback.format_exc())
-        self.message = Message(ERROR, f"{type(error).__name__}: {error}", _("Send the log below."))
+        self.message = Message(ERROR, f"{type(error).__name__}: {error}", _("Report it together with the log below."))
 
     def log(self, text: str) -> None:
-        """Add to the log; the section Log shows it."""
+        """Add lines to the log, which the section Log shows.
+
+        Args:
+            text: One or more lines.
+        """
         if text:
             lines = text.splitlines()
             self.logLines.extend(lines)
@@ -872,7 +847,7 @@ class Session:
 
 
 def _sentence(result: Result) -> str:
-    """What came out: the findings, or how near the highest voxel comes to being one."""
+    """Summarize the findings; if there are none, say how close the highest voxel is to the threshold."""
     if result.listing.gap:
         return f"{result.listing.gap} {FEWER}"
     if result.findings:
@@ -881,17 +856,10 @@ def _sentence(result: Result) -> str:
     return summary.nothing(peak, result.record, result.threshold, result.smallestMm3)
 
 
-def _afterInstallation(replaced: tuple[str, ...]) -> str:
-    if replaced:
-        text = _("Restart the application first: it still uses the old {names}.")
-        return text.format(names=", ".join(replaced))
-    return _("Click Apply.")
-
-
 def _id(node) -> str:
     return node.GetID() or "" if node is not None else ""
 
 
 def _isOf(heatmap, volume) -> bool:
-    """Whether a heatmap is one of a volume (or both are missing)."""
+    """Tell whether a heatmap was made from a volume."""
     return isHeatmap(heatmap) and inputOf(heatmap) is volume

@@ -239,9 +239,9 @@ def test_a_folder_of_wheels_is_handed_on(qtHost, panel, installation, tmp_path) 
 def test_another_python_is_remembered_and_trusted(qtHost, panel) -> None:
     session = panel.session
     qtHost.answers.extend([("message", "Use another Python..."), ("open", sys.executable)])
-    assert session.hasPackages()
+    assert session.installing.hasPackages()
     session.refresh()
     assert session.choices.python == sys.executable == panel.ui.pythonPathLabel.text
     assert session.running.controller.client._command[0] == sys.executable
-    assert session.hasPackages()  # no second question
+    assert session.installing.hasPackages()  # no second question
     assert len(qtHost.asked) == 2
