@@ -188,7 +188,5 @@ def _scene(
     return Scene(_volume(image), _volume(heatmap), np.load(mask), threshold, limits, true, unit)
 
 
-def _profile(
-    axis: str, offsets_mm: list[float], logits: list[float], normal_ras: list[float] | None = None
-) -> Profile:
+def _profile(axis: str, offsets_mm: list[float], logits: list[float], normal_ras: list[float] | None = None) -> Profile:
     return Profile(axis, np.array(offsets_mm), np.array(logits), None if normal_ras is None else np.array(normal_ras))
