@@ -35,11 +35,16 @@ from tonno_core.settings import (
         ({"slices": None}, "`slices` is None, expected a whole number"),
         ({"directions": 0}, "`directions` is 0, expected a whole number from 1"),
         ({"cam_directions": 0}, "`directions` is 0, expected a whole number from 1"),
-        ({"stages": (0,)}, "`stages` is (0,), expected a whole number from 1 to 1000, or some to add up, finest"),
+        (
+            {"stages": (0,)},
+            "`stages` is (0,), expected a tuple of whole numbers from 1 to 1000, finest first, like (3, 4)",
+        ),
         ({"stages": (4, 3)}, "`stages` is (4, 3), expected"),
         ({"stages": (3, 1001)}, "`stages` is (3, 1001), expected"),
         ({"stages": 3}, "`stages` is 3, expected"),
-        ({"stages": (2.5,)}, "`stages` is (2.5,), expected"),
+        ({"stages": (3.0,)}, "`stages` is (3.0,), expected"),
+        ({"stages": (True,)}, "`stages` is (True,), expected"),
+        ({"stages": [3]}, "`stages` is [3], expected"),
         ({"slice_size": 7}, "`slice_size` is 7, expected a whole number from 8"),
         ({"sigma_scale": -0.1}, "`sigma_scale` is -0.1, expected a number from 0"),
         ({"sigma_scale": math.nan}, "`sigma_scale` is nan, expected a number"),
@@ -112,7 +117,7 @@ def test_the_papers_preset_leaves_no_choice_of_the_model_but_the_stage() -> None
 def test_a_variant_is_checked_as_the_settings_are() -> None:
     for changes, message in (
         ({"method": "magic"}, "`method` is magic, expected one of tonno"),
-        ({"stages": (0,)}, r"`stages` is \(0,\), expected a whole number from 1"),
+        ({"stages": (0,)}, r"`stages` is \(0,\), expected a tuple of whole numbers"),
         ({"filter": "ramp"}, "`filter` is ramp, expected one of second-difference"),
         ({"smooth_mm": math.nan}, "`smooth_mm` is nan, expected a number"),
         ({"stages": (1, 2), "weights": [0.5]}, r"`weights` is \(0.5,\), expected a positive number for each"),

@@ -56,6 +56,7 @@ _WHOLE_NUMBERS = {
     "slice_size": (8, 2048),
 }
 _STAGES = (1, 1000)
+_STAGES_TUPLE = "a tuple of whole numbers from 1 to 1000, finest first, like (3, 4)"
 _STAGES_TEXT = "a whole number from 1 to 1000, or some to add up, finest first, like 3+4"
 _NUMBERS = {"sigma_scale": (0, 1000), "smooth_mm": (0, 1000), "radius_mm": (0.01, 10_000)}
 # Each method's own: what a model may have chosen for it. None in the settings: not asked for.
@@ -117,7 +118,7 @@ class ReconstructionSettings:
             _require(method in METHODS, "methods", method, f"one of {', '.join(METHODS)}")
         for name in _WHOLE_NUMBERS | _NUMBERS:
             _require_number(name, getattr(self, name))
-        _require(_are_stages(self.stages), "stages", self.stages, _STAGES_TEXT)
+        _require(_are_stages(self.stages), "stages", self.stages, _STAGES_TUPLE)
         if self.radius_mm is not None and self.frame == "normalized":
             raise TonnoError("`radius_mm` has no meaning with `frame` normalized; leave one of them out")
 
@@ -205,11 +206,11 @@ class Variant:
         _require(self.filter in choices, "filter", self.filter, f"one of {', '.join(choices)}")
         for name in ("sigma_scale", "smooth_mm"):
             _require_number(name, getattr(self, name))
-        _require(_are_stages(self.stages), "stages", self.stages, _STAGES_TEXT)
+        _require(_are_stages(self.stages), "stages", self.stages, _STAGES_TUPLE)
         weights = tuple(self.weights)  # JSON has lists
         good = not weights or len(weights) == len(self.stages)
         good = good and all(_is_number(weight) and 0 < weight < math.inf for weight in weights)
-        _require(good, "weights", weights, f"a positive number for each of stage {stages_text(self.stages)}")
+        _require(good, "weights", weights, f"a positive number for each of stage {stages_text(self.stages) or None}")
         for field in dataclasses.fields(self):
             if field.name in set(_OF_A_METHOD) - set(choices_of(self.method)):
                 object.__setattr__(self, field.name, field.default)
@@ -392,8 +393,9 @@ def _recorded(name: str, value: Any) -> Any:
 def _are_stages(stages: object) -> bool:
     """Return whether these are stages, finest first, each once; also none."""
     low, high = _STAGES
-    numbers = stages if isinstance(stages, tuple) and all(_is_number(stage) for stage in stages) else None
-    return numbers is not None and numbers == tuple(sorted({int(n) for n in numbers if low <= n <= high}))
+    if not isinstance(stages, tuple) or not all(_is_whole(stage) for stage in stages):
+        return False
+    return list(stages) == sorted(set(stages)) and all(low <= stage <= high for stage in stages)
 
 
 def _require_number(name: str, value: Any) -> None:
@@ -401,13 +403,17 @@ def _require_number(name: str, value: Any) -> None:
         return
     low, high = (_WHOLE_NUMBERS | _NUMBERS)[name]
     whole = name in _WHOLE_NUMBERS
-    number = _is_number(value) and (not whole or isinstance(value, Integral))
+    number = _is_whole(value) if whole else _is_number(value)
     text = f"a {'whole ' if whole else ''}number from {low} to {high}"
     _require(number and low <= value <= high, name.removeprefix("cam_"), value, text)
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _require(condition: bool, name: str, found: object, expected: str) -> None:

@@ -11,7 +11,7 @@ from tests.analytic import grid_around, make_blobs
 from tests.networks import write_random_bundle
 from tonno_core import cli
 from tonno_core.commands.reconstruct import reconstruct_files
-from tonno_core.commands.request import Compute, Options, _one_pass, read_options
+from tonno_core.commands.request import Compute, Options, _one_pass, prepare, read_options
 from tonno_core.errors import TonnoError
 from tonno_core.reconstruction import passes
 from tonno_core.segmentation.metrics import dice
@@ -107,3 +107,17 @@ def test_the_option_is_there(scan: Path, tmp_path: Path, capfd: pytest.CaptureFi
         cli.main(["reconstruct", str(scan), *words])
     assert done.value.code == 2
     assert "'soon' is not 'stable'" in capfd.readouterr().err
+
+
+def test_previews_of_a_zoomed_run_are_judged_as_its_result_is(tmp_path: Path) -> None:
+    """By the model's threshold as it is: what planes in a region do to its scale is not known."""
+    calibrated = {"slices": 16, "directions": 300, "slice_size": None}
+    others = [{"threshold": 0.5, "settings": {**calibrated, "slices": 8}}]
+    record = {"threshold": 2.0, "settings": calibrated, "other_planes": others}
+    model = write_random_bundle(tmp_path / "model", thresholds={"tonno": record})
+    asked = {"methods": ("tonno",), "slices": 12, "directions": 300, "slice_size": 32}
+    for zoom, expected in ((True, "unscaled"), (False, "scaled")):
+        options = Options(str(model), asked, region="-10,-10,-10:10,10,10", zoom=zoom, stop_when="stable")
+        run = prepare(read_options(options), CPU).run
+        ends = [run.threshold(run.targets[0], "tonno", directions) for directions in (None, 300, 64)]
+        assert [known.source if known else None for known in ends] == [expected] * 3

@@ -130,7 +130,7 @@ def decide(
     if zoom:
         check_zoom(region, asked)
     targets = []
-    for name in classes or [asked.class_name or model.encoder.classes[0]]:
+    for name in dict.fromkeys(classes or [asked.class_name or model.encoder.classes[0]]):
         if name not in model.encoder.classes:
             known = ", ".join(model.encoder.classes)
             raise TonnoError(f"`class_name` '{name}' is unknown to this model, expected one of {known}")

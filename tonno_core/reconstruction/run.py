@@ -76,7 +76,7 @@ def execute(
     Args:
         volume: The scan.
         encoder: Answers slices.
-        run: What is wanted of its first target, all from one pass through the network.
+        run: Of a single class; all its variants come from one pass through the network.
         reporter: Is told how far it is, looks into it, and may end it.
         receive: Called with the name, heatmap and ``inside`` of each heatmap as it is made; none is kept then, which
             hundreds of variants of a large volume would need.
@@ -88,12 +88,14 @@ def execute(
 
     Raises:
         TonnoError: The volume has nothing to look at.
+        ValueError: The run is of several classes, which `project` looks at together.
     """
     reporter = reporter or Reporter()
+    (target,) = run.targets
     with reporter.timings.measure("total"):
-        projected = project(volume, encoder, run, reporter, batch_size=batch_size, processes=processes)[0]
-        wanted = run.targets[0].variants if processes.first else {}
-        result = projected.finish(wanted, run.asked, reporter, receive=receive)
+        (projected,) = project(volume, encoder, run, reporter, batch_size=batch_size, processes=processes)
+        variants = target.variants if processes.first else {}
+        result = projected.finish(variants, run.asked, reporter, receive=receive)
     return replace(result, seconds=dict(reporter.timings.seconds))
 
 

@@ -194,9 +194,9 @@ def _reporter(request: ReconstructRequest | RefineRequest, job: Job) -> Reporter
 def _refined(kept: _Kept, request: RefineRequest) -> tuple[Run, Region | None]:
     """Return the run and the region of a refinement. Raises NotKept for what the run cannot give at its end."""
     names = [target.name for target in kept.run.targets]
-    run = decide(_changed(kept, request.options), kept.model, classes=names)
+    settings, region = _changed(kept, request.options), _kept_region(kept, request)
+    run = decide(settings, kept.model, classes=names)
     run = dataclasses.replace(run, region=kept.run.region, zoom=kept.run.zoom)
-    region = _kept_region(kept, request)
     for each, target in zip(kept.classes, run.targets, strict=True):
         for name, variant in target.variants.items():
             if not each.gives(variant, at_its_end=True):
