@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import qt
 from slicer.i18n import tr as _
@@ -18,11 +20,36 @@ _MODEL, _FLOOR, _NOW = "#2a9d55", "#9a8f00", "#e0562d"
 _GAP = 4
 
 
-def histogramPixmap(edges, counts, threshold, modelThreshold, noiseFloor, width, height, palette):
-    """Draw voxels by value on a logarithmic scale; those from the threshold on in color; the model's threshold and the
-    noise floor are marked. palette: of the widget that shows it.
+@dataclass(frozen=True)
+class Canvas:
+    """What is drawn on.
+
+    Attributes:
+        width: Pixels.
+        height: Pixels.
+        palette: Of the widget that shows it.
     """
-    drawing = _Drawing(width, height, palette)
+
+    width: int
+    height: int
+    palette: Any
+
+
+def histogramPixmap(edges, counts, threshold: float, modelThreshold, noiseFloor, canvas: Canvas):
+    """Draw voxels by value on a logarithmic scale; those from the threshold on in color.
+
+    Args:
+        edges: Of the bins, one more than there are.
+        counts: Voxels in each bin.
+        threshold: In use.
+        modelThreshold: The model's, None where it has none.
+        noiseFloor: Of negative scans, None where it is not known.
+        canvas: What is drawn on.
+
+    Returns:
+        The pixmap.
+    """
+    drawing = _Drawing(canvas)
     try:
         low, high = float(edges[0]), max(float(edges[-1]), threshold)
         drawing.frame(left=_GAP, right=_GAP, top=drawing.line + 2, bottom=drawing.line + 2)
@@ -41,9 +68,19 @@ def histogramPixmap(edges, counts, threshold, modelThreshold, noiseFloor, width,
     return drawing.pixmap
 
 
-def profilePixmap(positionsMm, logits, currentMm, width, height, palette):
-    """Draw the classifier's answers against the planes' positions; zero is dashed, the current plane marked."""
-    drawing = _Drawing(width, height, palette)
+def profilePixmap(positionsMm, logits, currentMm, canvas: Canvas):
+    """Draw the classifier's logits against the planes' positions; zero is dashed, the current plane marked.
+
+    Args:
+        positionsMm: Of the planes.
+        logits: As many.
+        currentMm: Of the plane that is shown, or None.
+        canvas: What is drawn on.
+
+    Returns:
+        The pixmap.
+    """
+    drawing = _Drawing(canvas)
     try:
         points = [(float(x), float(y)) for x, y in zip(positionsMm, logits, strict=True) if math.isfinite(y)]
         lowY, highY = min(0.0, *(y for _x, y in points)), max(0.0, *(y for _x, y in points))
@@ -68,11 +105,11 @@ def profilePixmap(positionsMm, logits, currentMm, width, height, palette):
 class _Drawing:
     """A pixmap with a painter, a frame for the data, and the theme's letters."""
 
-    def __init__(self, width: int, height: int, palette) -> None:
-        self.width, self.height = width, height
-        self.pixmap = qt.QPixmap(width, height)
-        self.pixmap.fill(palette.color(qt.QPalette.Base))
-        self._text = palette.color(qt.QPalette.Text)
+    def __init__(self, canvas: Canvas) -> None:
+        self.width, self.height = canvas.width, canvas.height
+        self.pixmap = qt.QPixmap(canvas.width, canvas.height)
+        self.pixmap.fill(canvas.palette.color(qt.QPalette.Base))
+        self._text = canvas.palette.color(qt.QPalette.Text)
         self._painter = qt.QPainter(self.pixmap)
         self._metrics = self._painter.fontMetrics()
         self.line = self._metrics.height()

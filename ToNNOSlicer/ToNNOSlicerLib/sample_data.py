@@ -21,7 +21,14 @@ _drawn: Path | None = None
 
 
 def load(_source=None):
-    """Draw the sample into a new volume, show it in the slice views, and return its node. Needs no network."""
+    """Draw the sample into a new volume and show it in the slice views. Needs no network.
+
+    Args:
+        _source: What Sample Data hands over; not used.
+
+    Returns:
+        The volume's node.
+    """
     from ToNNOSlicerLib.sample import makeSample
 
     array, ijkToRAS = makeSample()
@@ -33,7 +40,14 @@ def load(_source=None):
 
 
 def write(path: str | Path) -> None:
-    """Draw the sample into a file, whose name says its format. Raises OSError where it cannot be written."""
+    """Draw the sample into a file.
+
+    Args:
+        path: Its name says the format.
+
+    Raises:
+        OSError: It cannot be written.
+    """
     import vtk
 
     from ToNNOSlicerLib.sample import makeSample

@@ -21,14 +21,22 @@ KEYS = {
 
 
 class Shortcuts:
-    """session: the Session."""
+    """Keys that act on the session.
+
+    Args:
+        session: The Session.
+    """
 
     def __init__(self, session) -> None:
         self._session = session
         self._made: list = []
 
     def enable(self, on: bool) -> None:
-        """Take the keys, or give them back."""
+        """Take the keys, or give them back.
+
+        Args:
+            on: Whether the module is shown.
+        """
         if on and not self._made:
             window = slicer.util.mainWindow()
             if window is None:  # no window to press keys in

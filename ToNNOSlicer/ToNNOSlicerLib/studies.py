@@ -27,7 +27,15 @@ _RESULTS = ("heatmap-", "segmentation-")
 
 @dataclass(frozen=True)
 class Study:
-    """One volume. name: for a person. volume: the path. source: see `source_of`. The rest as DICOM has it, or empty."""
+    """A volume of a worklist.
+
+    Attributes:
+        name: For a person.
+        volume: Path.
+        source: See `source_of`.
+        modality: As DICOM has it, or empty.
+        description: Likewise.
+    """
 
     name: str
     volume: str
@@ -39,9 +47,18 @@ class Study:
 def findStudies(place: Path, output: Path) -> tuple[list[Study], list[str]]:
     """Find the volumes of a list (CSV with a column ``volume``) or below a folder, and lines about what was left out.
 
-    Segmentations, hidden files and results are passed over. output: the worklist's folder, where series that share a
-    folder get one of their own, of links to their files (copies, where the file system has no links).
-    Raises TonnoError for a list that is not as it should be, or a place that is not there.
+    Segmentations, hidden files and results are passed over.
+
+    Args:
+        place: A list or a folder.
+        output: The worklist's folder, where series that share a folder get one of their own, of links to their files
+            (copies, where the file system has no links).
+
+    Returns:
+        The studies, and lines about what was left out.
+
+    Raises:
+        TonnoError: The list is not as it should be, or the place is not there.
     """
     if place.is_file():
         if place.suffix.lower() not in LIST_ENDINGS:
@@ -60,7 +77,7 @@ def findStudies(place: Path, output: Path) -> tuple[list[Study], list[str]]:
 
 
 def _different(studies: list[Study], notes: list[str]) -> list[Study]:
-    """Without links to what is there already: the engine refuses a list that has a volume twice."""
+    """Leave out links to what is there already: the engine refuses a list that has a volume twice."""
     first: dict[str, Study] = {}
     for study in studies:
         known = first.setdefault(os.path.realpath(study.volume), study)

@@ -6,7 +6,14 @@ from slicer.i18n import tr as _
 
 
 def timeText(seconds: float) -> str:
-    """Such as `25 s`, `3 min 20 s`, `2 h 5 min`."""
+    """Return a time in words.
+
+    Args:
+        seconds: Any number.
+
+    Returns:
+        Such as `25 s`, `3 min 20 s`, `2 h 5 min`.
+    """
     seconds = max(0, round(seconds))
     if seconds < 100:
         return _("{s} s").format(s=seconds)
@@ -16,6 +23,13 @@ def timeText(seconds: float) -> str:
 
 
 def shortNumber(value: float) -> str:
-    """Three digits that matter: 0.0123, 4.57, 123, 4570."""
+    """Return a number with three digits that matter.
+
+    Args:
+        value: Any number.
+
+    Returns:
+        Such as 0.0123, 4.57, 123, 4570.
+    """
     text = f"{value:.3g}"
     return f"{value:.0f}" if "e" in text and abs(value) >= 1000 else text

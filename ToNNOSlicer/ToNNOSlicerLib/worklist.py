@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from slicer.i18n import tr as _
 
+from tonno_core.output import Json
 from ToNNOSlicerLib import worklist_files
 from ToNNOSlicerLib.models import SPEC_NAME
 from ToNNOSlicerLib.processes import changedEnvironment, killTree, ownGroup
@@ -34,11 +34,19 @@ _BAR_S = "1"
 
 @dataclass(frozen=True)
 class Case:
-    """One study of the list.
+    """A study of the list.
 
-    name: for a person. volume: the path of its file, or of the folder of its series. source: of which file its results
-    are (`source_of`). state: "waiting", "running", "done", "failed" or "read". folder: of its results, "" without.
-    error: why it failed, in the engine's words. findings, score: of the first method, None without results.
+    Attributes:
+        name: For a person.
+        volume: Path of its file, or of the folder of its series.
+        source: The file that its results are of (`source_of`).
+        modality: As DICOM has it, "" where it is not known.
+        description: Of the series, "" without.
+        state: "waiting", "running", "done", "failed" or "read".
+        folder: Of its results, "" without.
+        error: Why it failed, in the engine's words.
+        findings: Number of the first method's findings, None without results.
+        score: The classifier's, None without results.
     """
 
     name: str
@@ -53,14 +61,27 @@ class Case:
     score: float | None = None
 
     def having(self, result: Result) -> Case:
-        """The same study with another result."""
+        """Return the same study with another result.
+
+        Args:
+            result: What has become of it.
+
+        Returns:
+            The study.
+        """
         return replace(self, **asdict(result) | {"source": result.source or self.source})
 
 
 @dataclass(frozen=True)
 class State:
-    """step: "idle", "finding" (the studies), "working" or "ended". error: why it could not go on, else "". notes: what
-    was left out, a line each. share: of the case that is running, 0 to 1; None where none is.
+    """How far a worklist is.
+
+    Attributes:
+        step: "idle", "finding" (the studies), "working" or "ended".
+        cases: In their order.
+        error: Why it could not go on, else "".
+        notes: What was left out, a line each.
+        share: Of the case that is running, 0 to 1; None where none is.
     """
 
     step: str = IDLE
@@ -76,9 +97,21 @@ def arguments(
     preset: str | None = None,
     device: str = "auto",
     minMm3: float = 0.0,
-    options: Mapping[str, Any] | None = None,
+    options: Json | None = None,
 ) -> tuple[str, ...]:
-    """A run's choices as the engine's command line takes them; options by the names of tonno_core's settings."""
+    """Return a run's choices as the engine's command line takes them.
+
+    Args:
+        method: Of the heatmaps.
+        className: Of the model's classes.
+        preset: Quality.
+        device: Where to compute.
+        minMm3: Smallest component that is kept.
+        options: By the names of tonno_core's settings.
+
+    Returns:
+        Words of the command line.
+    """
     named = {"method": method, "class": className, "preset": preset, "device": device, "min-volume-mm3": minMm3 or None}
     named |= {name.replace("_", "-"): value for name, value in (options or {}).items()}
     return tuple(word for name, value in named.items() if value not in (None, "") for word in (f"--{name}", str(value)))
@@ -88,12 +121,17 @@ def arguments(
 class Worklist:
     """Owns one process at a time, and a folder of results.
 
-    source: a folder, or a list (CSV with a column ``volume``). output: the folder of the results, which is made.
-    command, changes: how to run a module, and changed variables (`Panel.python`). model: a model's folder, or
-    "pixel-sum". arguments: see `arguments`. leftOut: volumes that are not to be run.
-
     Results are kept by what was asked for and by the volume's file. With another model, with other arguments, or where
     the file has been written to, a case is waiting again; what there was stays in its folder.
+
+    Attributes:
+        source: A folder, or a list (CSV with a column ``volume``).
+        output: Folder of the results, which is made.
+        command: How to run a module.
+        changes: Changed variables of the environment.
+        model: A model's folder, or "pixel-sum".
+        arguments: See `arguments`.
+        leftOut: Volumes that are not to be run.
     """
 
     source: str | Path
@@ -134,13 +172,27 @@ class Worklist:
         self.cancel()
 
     def nextUnread(self, after: Case | None = None) -> Case | None:
-        """The next case with results that nobody has read yet, behind one in the list and then from its beginning."""
+        """Return the next case with results that nobody has read yet, then from the list's beginning.
+
+        Args:
+            after: Begin behind this case.
+
+        Returns:
+            The case, None where all are read.
+        """
         cases = self._state.cases
         start = next((n for n, case in enumerate(cases) if after is not None and case.volume == after.volume), -1) + 1
         return next((case for case in (*cases[start:], *cases[:start]) if case.state == DONE), None)
 
     def refresh(self, case: Case) -> Case:
-        """The case as its folder has it now, such as after a reader has saved verdicts."""
+        """Read a case anew from its folder, such as after a reader has saved verdicts.
+
+        Args:
+            case: As it was.
+
+        Returns:
+            As it is.
+        """
         known = worklist_files.reported(Path(case.folder)) if case.folder else None
         if known is None or known.source != case.source:
             return case
@@ -151,7 +203,11 @@ class Worklist:
     # --- the timer
 
     def poll(self) -> State:
-        """What there is to know. Returns within milliseconds; to be called about once a second."""
+        """Look how far the processes are; to be called about once a second, and back within milliseconds.
+
+        Returns:
+            What there is to know.
+        """
         try:
             if self._process is not None:
                 self._look()

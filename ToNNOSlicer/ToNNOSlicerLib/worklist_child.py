@@ -13,9 +13,9 @@ import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from tonno_core.errors import TonnoError
+from tonno_core.output import Json
 from ToNNOSlicerLib import worklist_files
 from ToNNOSlicerLib.studies import findStudies
 
@@ -25,22 +25,40 @@ _LOCK_S = 5.0
 
 
 def main(output: str, task: str, *arguments: str) -> int:
+    """Do a task of the worklist.
+
+    Args:
+        output: The worklist's folder.
+        task: ``find`` or ``run``.
+        arguments: Of the task.
+
+    Returns:
+        The exit code.
+    """
     endWithParent()
     try:
         lock = locked(Path(output))  # noqa: F841  held until this process ends
         if task == "run":
             return _run(list(arguments))
         source, key, file = arguments
-        found = find(Path(source), Path(output), key)
-        worklist_files.writeJson(Path(file), found)
+        worklist_files.writeJson(Path(file), find(Path(source), Path(output), key))
     except (TonnoError, OSError) as error:
         print(f"{error}", file=sys.stderr)
         return REFUSED
     return 0
 
 
-def find(source: Path, output: Path, key: str) -> dict[str, Any]:
-    """The studies, what is known of each from the runs so far, and lines about what was left out."""
+def find(source: Path, output: Path, key: str) -> Json:
+    """Find the studies, and what is known of each from the runs so far.
+
+    Args:
+        source: A folder or a list.
+        output: The worklist's folder.
+        key: Of what is asked for.
+
+    Returns:
+        Cases, and notes about what was left out.
+    """
     for partial in (output / worklist_files.RUNS).glob("*/results/cases/.tonno-partial-*"):
         shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed; nobody else is at work here
     studies, notes = findStudies(source, output)
@@ -72,7 +90,17 @@ def endWithParent() -> None:
 
 
 def locked(output: Path):
-    """Hold the folder, so that no two processes work in it. Raises TonnoError where another one does."""
+    """Hold the folder, so that no two processes work in it.
+
+    Args:
+        output: The folder, which is made.
+
+    Returns:
+        An open file, which holds it.
+
+    Raises:
+        TonnoError: Another process works in it.
+    """
     output.mkdir(parents=True, exist_ok=True)
     file = (output / "lock").open("a+b")
     end = time.monotonic() + _LOCK_S
@@ -84,7 +112,7 @@ def locked(output: Path):
 
 
 def _lock(file) -> bool:
-    """The operating system frees it with the process, however that ends."""
+    """Lock a file; the operating system frees it with the process, however that ends."""
     try:
         if os.name == "nt":
             import msvcrt

@@ -14,10 +14,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tonno_core.errors import TonnoError
-from tonno_core.output import write_text
+from tonno_core.output import Json, write_text
 
 RUNS, RUN, LIST, LOG, ENDED, RESULTS = "runs", "run.json", "list.csv", "log.txt", "ended.json", "results"
 REPORT, VERDICTS = "report.json", "verdicts.json"
@@ -30,7 +29,13 @@ WAITING, RUNNING, DONE, FAILED, READ = "waiting", "running", "done", "failed", "
 class Result:
     """What has become of a volume.
 
-    folder: of its results, source: the file that they are of, "" without. findings, score: None without.
+    Attributes:
+        state: WAITING, RUNNING, DONE, FAILED or READ.
+        folder: Of its results, "" without.
+        error: Why it failed.
+        findings: Their number, None without results.
+        score: The classifier's, None without results.
+        source: The file that the results are of, "" without.
     """
 
     state: str = WAITING
@@ -43,17 +48,31 @@ class Result:
 
 @dataclass(frozen=True)
 class Run:
-    """One start of the engine. volumes: in the list's order."""
+    """A start of the engine.
+
+    Attributes:
+        folder: Of the run.
+        volumes: In the list's order.
+    """
 
     folder: Path
     volumes: tuple[str, ...]
 
     @property
     def cases(self) -> Path:
+        """Folder of the cases' results."""
         return self.folder / RESULTS / "cases"
 
     def result(self, volume: str, source: str | None = None) -> Result:
-        """What became of a volume; source: which it has to be of, if any will not do."""
+        """Return what became of a volume.
+
+        Args:
+            volume: Its path.
+            source: The file that results have to be of, None for any.
+
+        Returns:
+            Its result.
+        """
         number = self.volumes.index(volume) + 1
         for name in _names(self.cases, number):
             if name.endswith(".failed"):
@@ -66,7 +85,15 @@ class Run:
 
 
 def runsOf(output: Path, key: str) -> list[Run]:
-    """The runs that were asked for the same, newest first."""
+    """Return the runs that were asked for the same.
+
+    Args:
+        output: The worklist's folder.
+        key: Of what was asked for.
+
+    Returns:
+        The runs, newest first.
+    """
     runs = []
     for folder in sorted((output / RUNS).glob("[0-9]*"), reverse=True):
         content = readJson(folder / RUN)
@@ -76,7 +103,21 @@ def runsOf(output: Path, key: str) -> list[Run]:
 
 
 def newRun(output: Path, key: str, model: str, volumes: Sequence[str], arguments: Sequence[str] = ()) -> Run:
-    """Make the folder of another run. Raises OSError."""
+    """Make the folder of another run.
+
+    Args:
+        output: The worklist's folder.
+        key: Of what is asked for.
+        model: A model's folder.
+        volumes: Paths, in their order.
+        arguments: Of the command line.
+
+    Returns:
+        The run.
+
+    Raises:
+        OSError: The folder cannot be made.
+    """
     numbers = [int(folder.name) for folder in (output / RUNS).glob("[0-9]*") if folder.name.isdigit()]
     folder = output / RUNS / f"{max(numbers, default=0) + 1:04d}"
     folder.mkdir(parents=True)
@@ -89,14 +130,30 @@ def newRun(output: Path, key: str, model: str, volumes: Sequence[str], arguments
 
 
 def resultOf(runs: Sequence[Run], volume: str, source: str) -> Result:
-    """What is known of a volume as it is now: a result of it, else why it failed last."""
+    """Return what is known of a volume as it is now: a result of it, else why it failed last.
+
+    Args:
+        runs: Newest first.
+        volume: Its path.
+        source: The file as it is.
+
+    Returns:
+        Its result.
+    """
     results = [run.result(volume, source) for run in runs if volume in run.volumes]
     done = (result for result in results if result.state in (DONE, READ))
     return next(done, next((result for result in results if result.state == FAILED), Result()))
 
 
 def reported(folder: Path) -> Result | None:
-    """What a case's finished results say; None without them."""
+    """Read a case's finished results.
+
+    Args:
+        folder: Of the case.
+
+    Returns:
+        What they say, None without them.
+    """
     report = readJson(folder / REPORT)
     methods = report.get("methods")
     if not methods:
@@ -108,22 +165,44 @@ def reported(folder: Path) -> Result | None:
 
 
 def isRead(folder: Path) -> bool:
-    """Whether a reader has saved verdicts, with all that belongs to them."""
+    """Return whether a reader has saved verdicts, with all that belongs to them.
+
+    Args:
+        folder: Of the case.
+
+    Returns:
+        True where the case is read.
+    """
     verdicts = readJson(folder / VERDICTS)
     segmentation = verdicts.get("segmentation")
     return bool(verdicts) and (segmentation is None or (folder / str(segmentation)).is_file())
 
 
-def readJson(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is none, or not a whole one."""
+def readJson(path: Path) -> Json:
+    """Read a JSON object.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The object; empty where there is none, or not a whole one.
+    """
     with suppress(OSError, ValueError):
         content = json.loads(path.read_text(encoding="utf-8"))
         return content if isinstance(content, dict) else {}
     return {}
 
 
-def writeJson(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON, whole or not at all. Raises OSError."""
+def writeJson(path: Path, content: Json) -> None:
+    """Write JSON, whole or not at all.
+
+    Args:
+        path: The file.
+        content: An object.
+
+    Raises:
+        OSError: It cannot be written.
+    """
     try:
         write_text(path, json.dumps(content, indent=1) + "\n")
     except TonnoError as error:
@@ -131,7 +210,14 @@ def writeJson(path: Path, content: dict[str, Any]) -> None:
 
 
 def progress(log: Path) -> tuple[float, str]:
-    """How many cases the engine's bar shows as done (-1.0: it shows none yet), and the last line that is not a bar."""
+    """Read how far the engine is from its log.
+
+    Args:
+        log: The file.
+
+    Returns:
+        How many cases its bar shows as done (-1.0: none yet), and the last line that is not a bar.
+    """
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 20_000))
@@ -146,7 +232,7 @@ def progress(log: Path) -> tuple[float, str]:
 
 
 def _names(cases: Path, number: int) -> list[str]:
-    """The folder of a case by its number in the list, and the file that says why it failed."""
+    """Return the folder of a case by its number in the list, and the file that says why it failed."""
     with suppress(OSError):
         return sorted(path.name for path in cases.iterdir() if path.name.startswith(f"{number:04d}-"))
     return []

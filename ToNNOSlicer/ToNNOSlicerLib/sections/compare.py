@@ -12,7 +12,12 @@ _COLUMNS = ("Change", "Now", "ml now", "mm now", "Then", "ml then", "mm then", "
 
 
 class CompareSection:
-    """ui: the widgets by name. session: the Session."""
+    """A section of the panel.
+
+    Args:
+        ui: The widgets by name.
+        session: The Session.
+    """
 
     def __init__(self, ui, session) -> None:
         self._ui, self._session = ui, session
@@ -28,7 +33,11 @@ class CompareSection:
         table.connect("cellClicked(int,int)", lambda row, _column: session.goToChange(row))
 
     def render(self, state: State) -> None:
-        """Show the changes, or what is missing for them."""
+        """Show the changes, or what is missing for them.
+
+        Args:
+            state: What is shown.
+        """
         comparison = state.comparison
         setText(self._ui.compareLabel, _words(comparison, state))
         if comparison is not self._filled:

@@ -18,7 +18,11 @@ class EditorSection:
         ui.editorSection.connect("contentsCollapsed(bool)", self._onCollapsed)
 
     def render(self, state: State) -> None:
-        """Point the editor at the result's segment, if the section is open."""
+        """Point the editor at the result's segment, if the section is open.
+
+        Args:
+            state: What is shown.
+        """
         if state.parameters is None or self._ui.editorSection.collapsed:
             return
         result = state.result

@@ -9,7 +9,12 @@ _STEPS = 1000
 
 
 class ExportSection:
-    """ui: the widgets by name. session: the Session."""
+    """A section of the panel.
+
+    Args:
+        ui: The widgets by name.
+        session: The Session.
+    """
 
     def __init__(self, ui, session) -> None:
         self._ui = ui
@@ -25,7 +30,11 @@ class ExportSection:
         ui.exportCancelButton.connect("clicked(bool)", session.cancelExport)
 
     def render(self, state: State) -> None:
-        """Enable what there is something to write of, and show how far the export is."""
+        """Enable what there is something to write of, and show how far the export is.
+
+        Args:
+            state: What is shown.
+        """
         ui, result = self._ui, state.result
         isBusy = state.busy == EXPORTING
         for button, kind in self._buttons.items():

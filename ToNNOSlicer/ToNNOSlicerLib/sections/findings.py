@@ -23,7 +23,12 @@ _TIPS = (
 
 
 class FindingsSection:
-    """ui: the widgets by name. session: the Session."""
+    """A section of the panel.
+
+    Args:
+        ui: The widgets by name.
+        session: The Session.
+    """
 
     def __init__(self, ui, session) -> None:
         self._ui, self._session = ui, session
@@ -54,7 +59,11 @@ class FindingsSection:
             button.connect("toggled(bool)" if button is ui.diametersCheck else "clicked(bool)", intention)
 
     def render(self, state: State) -> None:
-        """Show the findings of the result."""
+        """Show the findings of the result.
+
+        Args:
+            state: What is shown.
+        """
         ui, result = self._ui, state.result
         listed = () if result is None else result.findings
         key = () if result is None else (result.identity, listed)

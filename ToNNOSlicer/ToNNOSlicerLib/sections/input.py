@@ -14,7 +14,12 @@ from ToNNOSlicerLib.words import timeText
 
 
 class InputSection:
-    """ui: the widgets by name. session: the Session."""
+    """A section of the panel.
+
+    Args:
+        ui: The widgets by name.
+        session: The Session.
+    """
 
     def __init__(self, ui, session) -> None:
         self._ui, self._session = ui, session
@@ -26,7 +31,11 @@ class InputSection:
         ui.sampleButton.connect("clicked(bool)", self._onSample)
 
     def render(self, state: State) -> None:
-        """Show models, classes and the expected time."""
+        """Show models, classes and the expected time.
+
+        Args:
+            state: What is shown.
+        """
         ui = self._ui
         if state.parameters is None:
             return

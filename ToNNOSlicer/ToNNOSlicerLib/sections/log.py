@@ -7,7 +7,12 @@ from ToNNOSlicerLib.state import State
 
 
 class LogSection:
-    """ui: the widgets by name. session: the Session."""
+    """A section of the panel.
+
+    Args:
+        ui: The widgets by name.
+        session: The Session.
+    """
 
     def __init__(self, ui, session) -> None:
         self._ui, self._session = ui, session

@@ -12,7 +12,13 @@ _HUES = {ERROR: (200, 40, 40), NOTE: (200, 140, 0), DONE: (30, 140, 60)}
 
 
 def setText(label, text: str, hideIfEmpty: bool = True) -> None:
-    """Set a label's text, and hide it while it has none."""
+    """Set a label's text, and hide it while it has none.
+
+    Args:
+        label: The widget.
+        text: Of it.
+        hideIfEmpty: Leave it visible otherwise.
+    """
     if label.text != text:
         label.text = text
     if hideIfEmpty:
@@ -20,7 +26,12 @@ def setText(label, text: str, hideIfEmpty: bool = True) -> None:
 
 
 def setKind(label, kind: str) -> None:
-    """Frame a label as an error, a note or good news; its letters have the theme's color."""
+    """Frame a label as an error, a note or good news; its letters have the theme's color.
+
+    Args:
+        label: The widget.
+        kind: ERROR, NOTE or DONE.
+    """
     red, green, blue = _HUES[kind]
     tint = f"rgba({red}, {green}, {blue}"
     # Said here: with a style sheet a label keeps the letters' color of the theme before, when the theme changes.
@@ -31,7 +42,15 @@ def setKind(label, kind: str) -> None:
 
 
 def color(widget, role: str) -> qt.QColor:
-    """A color of the theme: "text", "base", "mid", "highlight"."""
+    """Return a color of the theme.
+
+    Args:
+        widget: Whose palette counts.
+        role: "text", "base", "mid" or "highlight".
+
+    Returns:
+        The color.
+    """
     roles = {
         "text": qt.QPalette.Text,
         "base": qt.QPalette.Base,

@@ -11,7 +11,12 @@ from ToNNOSlicerLib.state import State
 
 
 class MethodSection:
-    """ui: the widgets by name. session: the Session."""
+    """A section of the panel.
+
+    Args:
+        ui: The widgets by name.
+        session: The Session.
+    """
 
     def __init__(self, ui, session) -> None:
         self._ui, self._session = ui, session
@@ -23,7 +28,11 @@ class MethodSection:
         ui.roiSelector.connect("nodeAddedByUser(vtkMRMLNode*)", session.fitRegion)
 
     def render(self, state: State) -> None:
-        """Show devices and the interpreter; the rest is connected with the parameter node."""
+        """Show devices and the interpreter; the rest is connected with the parameter node.
+
+        Args:
+            state: What is shown.
+        """
         ui, parameters = self._ui, state.parameters
         if parameters is None:
             return

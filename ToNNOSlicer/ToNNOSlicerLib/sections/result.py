@@ -15,7 +15,12 @@ _HISTOGRAM_HEIGHT = 86
 
 
 class ResultSection:
-    """ui: the widgets by name. session: the Session."""
+    """A section of the panel.
+
+    Args:
+        ui: The widgets by name.
+        session: The Session.
+    """
 
     def __init__(self, ui, session) -> None:
         self._ui, self._session = ui, session
@@ -39,7 +44,11 @@ class ResultSection:
             button.connect("clicked(bool)", intention)
 
     def render(self, state: State) -> None:
-        """Show the result, or that there is none."""
+        """Show the result, or that there is none.
+
+        Args:
+            state: What is shown.
+        """
         ui, result = self._ui, state.result
         self._isFilling = True
         setText(ui.identityLabel, "" if result is None else f"<b>{_escaped(result.name)}</b>")
@@ -100,7 +109,9 @@ class ResultSection:
         record = result.record.get("threshold") or {}
         marks = record.get("threshold"), record.get("noise_floor")
         label.setPixmap(
-            plots.histogramPixmap(edges, counts, state.threshold, *marks, width, _HISTOGRAM_HEIGHT, label.palette)
+            plots.histogramPixmap(
+                edges, counts, state.threshold, *marks, plots.Canvas(width, _HISTOGRAM_HEIGHT, label.palette)
+            )
         )
 
     def _onDragging(self, value) -> None:

@@ -11,7 +11,12 @@ from ToNNOSlicerLib.words import timeText
 
 
 class RunSection:
-    """ui: the widgets by name. session: the Session."""
+    """A section of the panel.
+
+    Args:
+        ui: The widgets by name.
+        session: The Session.
+    """
 
     def __init__(self, ui, session) -> None:
         self._ui = ui
@@ -20,7 +25,11 @@ class RunSection:
         ui.stopButton.connect("clicked(bool)", session.stop)
 
     def render(self, state: State) -> None:
-        """Show progress and message."""
+        """Show progress and message.
+
+        Args:
+            state: What is shown.
+        """
         ui, progress = self._ui, state.progress
         isRunning, isInstalling = progress.state != run.IDLE, state.busy == INSTALLING
         ui.progressBar.visible = ui.cancelButton.visible = isRunning or isInstalling

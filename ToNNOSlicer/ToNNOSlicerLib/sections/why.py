@@ -15,7 +15,12 @@ _PLOT_HEIGHT = 140
 
 
 class WhySection:
-    """ui: the widgets by name. session: the Session."""
+    """A section of the panel.
+
+    Args:
+        ui: The widgets by name.
+        session: The Session.
+    """
 
     def __init__(self, ui, session) -> None:
         self._ui, self._session = ui, session
@@ -24,7 +29,11 @@ class WhySection:
         ui.viewSelector.connect("currentIndexChanged(int)", lambda _index: self._draw())
 
     def render(self, state: State) -> None:
-        """Follow the result, if the section is open."""
+        """Follow the result, if the section is open.
+
+        Args:
+            state: What is shown.
+        """
         self._heatmapNode = None if state.result is None else state.result.heatmapNode
         if state.parameters is not None:
             self._listViews()
@@ -37,7 +46,11 @@ class WhySection:
         return next((node for node in self._views() if node.GetLayoutName() == chosen), None)
 
     def onViewMoved(self, sliceNode) -> None:
-        """The mark of the current plane moves."""
+        """Move the mark of the current plane.
+
+        Args:
+            sliceNode: Of the view that moved.
+        """
         if not self._ui.whySection.collapsed and sliceNode is self.view:
             self._draw()
 
@@ -76,10 +89,8 @@ class WhySection:
             text = _("The nearest direction that was kept is {angle:.0f} degrees away")
             lines.append(text.format(angle=profile.angleDeg))
         label = self._ui.profilePlotLabel
-        size = max(label.width, 240), _PLOT_HEIGHT
-        label.setPixmap(
-            plots.profilePixmap(profile.positionsMm, profile.logits, profile.currentMm, *size, label.palette)
-        )
+        canvas = plots.Canvas(max(label.width, 240), _PLOT_HEIGHT, label.palette)
+        label.setPixmap(plots.profilePixmap(profile.positionsMm, profile.logits, profile.currentMm, canvas))
 
 
 def _selfCheck(why) -> str:

@@ -14,7 +14,12 @@ _COLUMNS = ("Study", "State", "Findings", "Score")
 
 
 class WorklistSection:
-    """ui: the widgets by name. session: the Session."""
+    """A section of the panel.
+
+    Args:
+        ui: The widgets by name.
+        session: The Session.
+    """
 
     def __init__(self, ui, session) -> None:
         self._ui = ui
@@ -36,7 +41,11 @@ class WorklistSection:
         ui.worklistNextButton.connect("clicked(bool)", session.nextCase)
 
     def render(self, state: State) -> None:
-        """Show the list."""
+        """Show the list.
+
+        Args:
+            state: What is shown.
+        """
         ui, listed = self._ui, state.worklist.cases
         isBusy = state.worklist.step in (worklist.FINDING, worklist.WORKING)
         setText(ui.worklistLabel, _words(state))
