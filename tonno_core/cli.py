@@ -519,7 +519,11 @@ def bench(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: a user's mistake is one line on stderr and exit status 2, an interruption 130."""
+    """Run the command: a user's mistake is one line on stderr and exit status 2, an interruption 130.
+
+    Args:
+        arguments: Of the command line, None for the process's own.
+    """
     signal.signal(signal.SIGTERM, _terminate)
     try:
         arguments = sys.argv[1:] if arguments is None else arguments

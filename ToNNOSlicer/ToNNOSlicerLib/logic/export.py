@@ -151,7 +151,15 @@ def exportHeatmap(heatmapNode, path) -> None:
 
 
 def writeHere(export: Export, folder: Path) -> Iterator[float]:
-    """Write an export's files in this process, for scripts, which may wait; yields the share that is done."""
+    """Write an export's files in this process, for scripts, which may wait.
+
+    Args:
+        export: What to write.
+        folder: Where.
+
+    Yields:
+        The share that is done.
+    """
     for count, _name in enumerate(export.write(folder), start=1):
         yield count / len(export.files)
 

@@ -20,7 +20,11 @@ class LogSection:
         ui.copyLogButton.connect("clicked(bool)", self._onCopy)
 
     def render(self, _state: State) -> None:
-        """Append the lines that are new."""
+        """Append the lines that are new.
+
+        Args:
+            _state: Not used.
+        """
         new = self._session.loggedCount - self._shown
         if new > 0:
             self._ui.logText.appendPlainText("\n".join(list(self._session.logLines)[-new:]))
