@@ -22,12 +22,12 @@ _GAP = 4
 
 @dataclass(frozen=True)
 class Canvas:
-    """What is drawn on.
+    """A drawing surface: its size and the colors of its widget.
 
     Attributes:
         width: Pixels.
         height: Pixels.
-        palette: Of the widget that shows it.
+        palette: The QPalette of the widget that shows the drawing.
     """
 
     width: int
@@ -39,11 +39,11 @@ def histogramPixmap(edges, counts, threshold: float, modelThreshold, noiseFloor,
     """Draw voxels by value on a logarithmic scale; those from the threshold on in color.
 
     Args:
-        edges: Of the bins, one more than there are.
+        edges: Edges of the bins, in rising order; one more than there are bins.
         counts: Voxels in each bin.
-        threshold: In use.
-        modelThreshold: The model's, None where it has none.
-        noiseFloor: Of negative scans, None where it is not known.
+        threshold: The threshold in use.
+        modelThreshold: The model's default threshold; None if it has none.
+        noiseFloor: The noise floor measured on negative scans; None if unknown.
         canvas: What is drawn on.
 
     Returns:
@@ -72,9 +72,9 @@ def profilePixmap(positionsMm, logits, currentMm, canvas: Canvas):
     """Draw the classifier's logits against the planes' positions; zero is dashed, the current plane marked.
 
     Args:
-        positionsMm: Of the planes.
-        logits: As many.
-        currentMm: Of the plane that is shown, or None.
+        positionsMm: Positions of the planes along the normal, in mm.
+        logits: The classifier's logit for each plane.
+        currentMm: Position of the plane shown, in mm; None if no plane is shown.
         canvas: What is drawn on.
 
     Returns:
@@ -121,12 +121,12 @@ class _Drawing:
         return self._metrics.boundingRect(text).width() + 2
 
     def frame(self, left: int, right: int, top: int, bottom: int) -> None:
-        """Where the data go, as margins."""
+        """Set the margins around the data, in pixels."""
         self._left, self._right = left, self.width - right
         self._top, self._base = top, self.height - bottom
 
     def scale(self, lowX: float, highX: float, lowY: float, highY: float) -> None:
-        """Which values lie at the frame's sides."""
+        """Set the values at the sides of the frame."""
         self._lowX, self._spanX = lowX, (highX - lowX) or 1.0
         self._lowY, self._spanY = lowY, (highY - lowY) or 1.0
 
@@ -139,7 +139,7 @@ class _Drawing:
         self._painter.drawLine(self._x(x0), self._y(y0), self._x(x1), self._y(y1))
 
     def tick(self, value: float, text: str, taken: list[int]) -> None:
-        """A dotted line, and a number left of it where there is room below and above those that are there."""
+        """Draw a dotted line, and its number on the left if it overlaps none of those in `taken`."""
         y = self._y(value)
         pen = qt.QPen(qt.QColor(_BARS))
         pen.setStyle(qt.Qt.DotLine)
@@ -152,12 +152,12 @@ class _Drawing:
             taken.append(row)
 
     def caption(self, text: str) -> None:
-        """What the vertical axis counts, above it."""
+        """Write the name of the vertical axis above it."""
         self._painter.setPen(self._text)
         self._painter.drawText(_GAP, self.line - 2, text)
 
     def axis(self, low: str, name: str, high: str) -> None:
-        """The horizontal axis: its ends, and what it counts."""
+        """Draw the horizontal axis with the values at its ends and its name."""
         self._painter.setPen(self._text)
         self._painter.drawLine(self._left, self._base, self._right, self._base)
         y = self.height - 4
@@ -166,7 +166,7 @@ class _Drawing:
         self._painter.drawText(self._right - self.widthOf(high), y, high)
 
     def mark(self, value: float, color: str, name: str, taken: list[tuple[int, int]]) -> None:
-        """A vertical line with a name above it, where there is room among the names that are there."""
+        """Draw a vertical line, and its name above it if there is room beside those in `taken`."""
         x = self._x(value)
         self._painter.setPen(qt.QColor(color))
         self._painter.drawLine(x, self._top, x, self._base)

@@ -1,4 +1,4 @@
-"""Keys for the reading of findings, while the module is shown."""
+"""Keyboard shortcuts for reading findings while the module is shown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEYS = {
 
 
 class Shortcuts:
-    """Keys that act on the session.
+    """Keyboard shortcuts that act on the session.
 
     Args:
         session: The Session.
@@ -32,7 +32,7 @@ class Shortcuts:
         self._made: list = []
 
     def enable(self, on: bool) -> None:
-        """Take the keys, or give them back.
+        """Install the shortcuts, or remove them.
 
         Args:
             on: Whether the module is shown.

@@ -1,4 +1,4 @@
-"""Numbers as people say them. Standard library only."""
+"""Numbers formatted for reading. Standard library only."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from slicer.i18n import tr as _
 
 
 def timeText(seconds: float) -> str:
-    """Return a time in words.
+    """Return a duration as text with units.
 
     Args:
-        seconds: Any number.
+        seconds: Duration in seconds; negative values count as 0.
 
     Returns:
         Such as `25 s`, `3 min 20 s`, `2 h 5 min`.
@@ -23,7 +23,7 @@ def timeText(seconds: float) -> str:
 
 
 def shortNumber(value: float) -> str:
-    """Return a number with three digits that matter.
+    """Return a number with three significant digits.
 
     Args:
         value: Any number.
