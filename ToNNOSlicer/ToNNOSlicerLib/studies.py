@@ -172,18 +172,18 @@ def _described(folder: Path, file: str) -> tuple[str, str]:
 def _ownFolder(output: Path, folder: Path, uid: str, description: str, files: list[Path]) -> Path:
     """A folder with the files of one series, made anew where it does not have them as they are now."""
     label = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{folder.name}-{description}").strip("_-")[:60]
-    own = output / SERIES_NAME / f"{label}-{hashlib.sha256(f'{folder.absolute()} {uid}'.encode()).hexdigest()[:12]}"
+    links = output / SERIES_NAME / f"{label}-{hashlib.sha256(f'{folder.absolute()} {uid}'.encode()).hexdigest()[:12]}"
     files = [file.absolute() for file in files]
-    if own.is_dir() and _facts(own.iterdir()) == _facts(files):
-        return own
-    shutil.rmtree(own, ignore_errors=True)
-    own.mkdir(parents=True)
+    if links.is_dir() and _facts(links.iterdir()) == _facts(files):
+        return links
+    shutil.rmtree(links, ignore_errors=True)
+    links.mkdir(parents=True)
     for file in files:
         try:
-            (own / file.name).symlink_to(file)
+            (links / file.name).symlink_to(file)
         except OSError:
-            shutil.copy2(file, own / file.name)
-    return own
+            shutil.copy2(file, links / file.name)
+    return links
 
 
 def _facts(files) -> list[tuple]:
