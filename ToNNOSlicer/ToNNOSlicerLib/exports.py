@@ -13,6 +13,7 @@ from pathlib import Path
 
 from slicer.i18n import tr as _
 
+from tonno_core.output import check_name
 from tonno_core.worker.exports import Export
 from ToNNOSlicerLib.background import Background
 from ToNNOSlicerLib.engine import EngineClient
@@ -29,6 +30,11 @@ SEGMENTATION, HEATMAP, FINDINGS, REPORT = "segmentation", "heatmap", "findings",
 _YIELD_S = 0.01
 # A library that compresses a large volume may hold up the worker's heartbeat; whoever cannot wait cancels.
 _PATIENCE_S = math.inf
+# What the machine lacks, and what helps.
+_CAUSES = {
+    "disk-full": ("The disk that the files go to is full.", "Free some space, or choose another place."),
+    "out-of-memory": ("There is not enough memory to write the files.", "Close other programs, then export again."),
+}
 
 
 class Exports:
@@ -189,6 +195,7 @@ def writer(client: EngineClient) -> SlowWriter:
                 saving.join()
             if saving.error is not None:
                 raise saving.error
+            check_name(folder)
             client.submit("export", folder=str(folder), **saving.result)
             yield from _shares(client)
         finally:
@@ -207,7 +214,10 @@ def _shares(client: EngineClient) -> Iterator[float]:
                 share = event["done"] / event["total"]
             elif event["type"] == "result":
                 return
-            elif event["type"] == "error" and event["kind"] in ("user", "disk-full"):
+            elif event["type"] == "error" and event["kind"] in _CAUSES:
+                cause, nextStep = _CAUSES[event["kind"]]
+                raise ToNNOUserError(_(cause), _(nextStep))
+            elif event["type"] == "error" and event["kind"] == "user":
                 raise ToNNOUserError(*cannotWrite(event["message"]))
             elif event["type"] in ("error", "exited", "hung", "garbage"):
                 raise ToNNOUserError(

@@ -19,7 +19,7 @@ def notesOf(result: Result) -> tuple[str, ...]:
     """
     notes = []
     if result.isStopped:
-        text = _("The run was {stopped} directions. Click Apply for a complete run.")
+        text = _("The run was {stopped} directions. Click Apply to go on to the end.")
         notes.append(text.format(stopped=stoppedText(result.record)))
     notes += _aboutThreshold(result)
     notes += result.record.get("warnings") or ()

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from tonno_core.errors import TonnoError
+from tonno_core.output import PARTIAL
 from tonno_core.protocol import FOLDER_PREFIX, REQUESTS, VERSION, Message, ProtocolError
 from tonno_core.worker.channel import Channel
 from tonno_core.worker.failures import failure_of
@@ -137,6 +138,8 @@ class Server:
         for job in jobs:
             if isinstance(folder := job.fields.get("folder"), str):
                 remove_partial(Path(folder))
+                if orphaned and Path(folder).name.startswith(PARTIAL):  # an export's own, which nobody else removes
+                    shutil.rmtree(folder, ignore_errors=True)
         if orphaned and self._folder is not None and self._folder.name.startswith(FOLDER_PREFIX):
             os.chdir(self._folder.parent)  # Windows keeps a folder in which a process is
             shutil.rmtree(self._folder, ignore_errors=True)

@@ -18,7 +18,9 @@ from ToNNOSlicerLib.logic import ToNNOUserError
 from ToNNOSlicerLib.logic.export import SlowWriter, writeHere
 from ToNNOSlicerLib.logic.report import reportSteps
 
+from tonno_core.errors import TonnoError
 from tonno_core.pictures.drawing import Scene
+from tonno_core.protocol import encode
 from tonno_core.slicing.profile import Profile
 from tonno_core.volume.volume import Volume
 from tonno_core.worker.exports import Export, Picture
@@ -99,6 +101,47 @@ def test_a_refusal_is_told_with_what_to_do(export, tmp_path, temporary) -> None:
         drain(worker()(export, tmp_path / "missing"))
     assert error.value.nextStep == "Check the folder and the space on the disk, or choose another place."
     assert not any(temporary.iterdir())
+
+
+class Refusing:
+    """A client whose worker answers with an error."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self._folder, self._kind, self.closed = folder, kind, False
+
+    def newFolder(self) -> Path:
+        return self._folder
+
+    def submit(self, kind: str, **fields) -> int:
+        encode(kind, 1, **fields)
+        return 1
+
+    def poll(self) -> list[dict]:
+        return [{"type": "error", "kind": self._kind, "message": "Unable to allocate 2 GiB"}]
+
+    def close(self, _patience: float) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause", "nextStep"),
+    [
+        ("out-of-memory", "not enough memory to write the files", "Close other programs, then export again."),
+        ("disk-full", "The disk that the files go to is full", "Free some space, or choose another place."),
+    ],
+)
+def test_what_the_machine_lacks_is_told_without_a_word_of_packages(export, tmp_path, kind, cause, nextStep) -> None:
+    client = Refusing(tmp_path, kind)
+    with pytest.raises(ToNNOUserError, match=cause) as error:
+        drain(writer(client)(export, tmp_path))
+    assert error.value.nextStep == nextStep
+    assert client.closed
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
+def test_a_folder_whose_name_is_no_text_is_refused_in_words(export, tmp_path) -> None:
+    with pytest.raises(TonnoError, match="this name is not UTF-8; rename it"):
+        drain(writer(Refusing(tmp_path, "user"))(export, tmp_path / "M\udcfcller"))
 
 
 def test_a_process_that_dies_is_told_with_its_last_line(export, tmp_path, temporary) -> None:
