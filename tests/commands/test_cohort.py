@@ -13,11 +13,12 @@ import pytest
 
 from tests.training.toy import toy_scan
 from tonno_core import cli
+from tonno_core.cohort.cases import Outcome
 from tonno_core.cohort.manifest import read_volumes
 from tonno_core.cohort.source import source_of
 from tonno_core.commands import cohort
 from tonno_core.commands import reconstruct as workflow
-from tonno_core.commands.cohort import Outcome, reconstruct_cohort
+from tonno_core.commands.cohort import reconstruct_cohort
 from tonno_core.commands.request import Compute, Options
 from tonno_core.errors import TonnoError
 from tonno_core.volume.io import read_volume, write_volume

@@ -18,8 +18,9 @@ from tests.networks import write_random_bundle
 from tests.training.toy import toy_scan
 from tonno_core import cli
 from tonno_core.bundle.file import load_bundle, save_bundle
+from tonno_core.cohort.cases import Outcome
 from tonno_core.commands import evaluate as command
-from tonno_core.commands.evaluate import Choices, Outcome, evaluate_manifest
+from tonno_core.commands.evaluate import Choices, evaluate_manifest
 from tonno_core.errors import TonnoError
 from tonno_core.reconstruction import reconstruct
 from tonno_core.segmentation.metrics import best_dice, component_scores, dice

@@ -39,6 +39,14 @@ def test_group_norm_of_small_slices_in_bfloat16_is_contiguous(
     assert all(weight.is_contiguous() == contiguous for weight in kernels)
 
 
+@pytest.mark.parametrize(("size", "layout"), [(160, "contiguous"), (192, "channels last")])
+def test_networks_of_depthwise_convolutions_are_contiguous_up_to_larger_slices(size: int, layout: str) -> None:
+    network = create_model("tf_efficientnet_lite0", channels=1, classes=1, norm="group", slice_size=size)
+    encoder = Classifier(network, ("finding",), channels=1, precision=torch.bfloat16)
+    encoder.fit_memory_format(size)
+    assert encoder.layout == layout
+
+
 def test_kernels_of_three_dimensions_are_left_as_they_are() -> None:
     network = torch.nn.Sequential(torch.nn.Conv3d(2, 3, 3))
     place(network, torch.device("cpu"))

@@ -35,19 +35,6 @@ def entry(number: int, *, truth: int | None = 1, scale: float = 1.0, size: tuple
     return Entry(record(f"case-{number}", rows, truth=truth), tile)
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    figures: list[Figure] = []
-    save = Figure.savefig
-
-    def keep(figure: Figure, *args: Any, **options: Any) -> None:
-        figures.append(figure)
-        save(figure, *args, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return figures
-
-
 def write(folder: Path, entries: list[Entry]) -> list[str]:
     return [path.name for path in write_sheets(folder, entries, title="Evaluation", subtitle="resnet")]
 

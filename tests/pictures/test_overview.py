@@ -45,20 +45,6 @@ def write(path: Path, scene: dict[str, Any], **options: Any) -> None:
     write_overview(path, Scene(**scene), **{"title": "A head", "profiles": PROFILES, **options})
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are saved."""
-    figures: list[Figure] = []
-    save = Figure.savefig
-
-    def keep(figure: Figure, *args: Any, **options: Any) -> None:
-        figures.append(figure)
-        save(figure, *args, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return figures
-
-
 def texts(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.texts] + [t.get_text() for a in figure.axes for t in a.texts]
 

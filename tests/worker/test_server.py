@@ -6,11 +6,16 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from tests.worker.talk import COMMAND, ENVIRONMENT, EngineClient, Event, answer
+from tonno_core.output import PARTIAL
 from tonno_core.protocol import MAX_LINE, encode
+from tonno_core.worker.job import Job
+from tonno_core.worker.server import Server
 
 
 @pytest.fixture
@@ -80,3 +85,20 @@ def test_devices_are_described(client: EngineClient) -> None:
     assert (cpu["name"], cpu["kind"], cpu["usable"], cpu["problem"]) == ("cpu", "cpu", True, None)
     assert cpu["free_bytes"] is None or 0 < cpu["free_bytes"] <= cpu["total_bytes"]
     assert description["torch"]
+
+
+@pytest.mark.parametrize(("name", "orphaned", "stays"), [
+    (f"{PARTIAL}x", True, False), (f"{PARTIAL}x", False, True), ("of-the-user", True, True),
+])  # fmt: skip
+def test_an_export_of_a_client_that_is_gone_leaves_no_pictures(
+    name: str, orphaned: bool, stays: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else would remove its folder; a folder with a name of the user's own is never removed."""
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "finding-1.png").write_bytes(b"a picture")
+    server = Server(cast(Any, None))
+    server._jobs[1] = Job(1, {"folder": str(folder)}, lambda *event, **fields: None)
+    monkeypatch.setattr(os, "_exit", lambda code: None)
+    server._end(orphaned=orphaned)
+    assert folder.exists() == stays

@@ -8,6 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -25,6 +26,19 @@ class Named(Protocol):
     @property
     def name(self) -> str:
         """Name of its files, without their endings."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command over many cases prints.
+
+    Attributes:
+        text: Tables.
+        failed: A line about cases that failed, "" where none did.
+    """
+
+    text: str
+    failed: str
 
 
 Task = TypeVar("Task", bound=Named)

@@ -15,7 +15,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 import tonno_core
-from tonno_core.cohort.cases import CasesFolder, Progress, case_name, failed_line, fingerprint, run_cases
+from tonno_core.cohort.cases import CasesFolder, Outcome, Progress, case_name, failed_line, fingerprint, run_cases
 from tonno_core.cohort.manifest import read_volumes
 from tonno_core.cohort.source import source_of
 from tonno_core.commands.options import as_options
@@ -43,19 +43,6 @@ class Task:
 
     name: str
     volume: Path
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What to print.
-
-    Attributes:
-        text: Tables.
-        failed: A line about cases that failed, "" where none did.
-    """
-
-    text: str
-    failed: str
 
 
 class CohortFolder(CasesFolder):

@@ -12,7 +12,7 @@ import tonno_core
 from tonno_core.bundle.decide import check_stages, decide
 from tonno_core.bundle.file import Bundle, load_bundle
 from tonno_core.bundle.ready import ReadyModel, prepare_model
-from tonno_core.cohort.cases import Progress, case_name, failed_line, fingerprint, run_cases
+from tonno_core.cohort.cases import Outcome, Progress, case_name, failed_line, fingerprint, run_cases
 from tonno_core.cohort.manifest import Manifest, read_manifest
 from tonno_core.commands.options import as_options
 from tonno_core.distributed import device_of_process, share_of_cases
@@ -52,19 +52,6 @@ class Choices:
     device: str = "auto"
     precision: str = "auto"
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What to print.
-
-    Attributes:
-        text: Tables.
-        failed: A line about cases that failed, "" where none did.
-    """
-
-    text: str
-    failed: str
 
 
 def evaluate_manifest(

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scenes import THRESHOLD, addHeatmap, addVolume
+from studies_on_disk import hasEnded
 from test_logic_findings import RESULT
 from ToNNOSlicerLib.engine import EngineClient
 from ToNNOSlicerLib.exports import writer
@@ -167,19 +168,6 @@ def test_closing_ends_the_process_and_its_child(export, tmp_path, temporary) -> 
     for pid in map(int, pids.read_text().split()):
         assert hasEnded(pid)
     assert not any(temporary.iterdir())
-
-
-def hasEnded(pid: int) -> bool:
-    end = time.monotonic() + 5
-    while time.monotonic() < end:
-        try:
-            os.kill(pid, 0)
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def test_no_node_is_read_after_the_first_steps(host, logic, tmp_path) -> None:

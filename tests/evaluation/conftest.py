@@ -1,0 +1,5 @@
+"""Fixtures of the tests of evaluation."""
+
+from tests.figures import drawn
+
+__all__ = ["drawn"]

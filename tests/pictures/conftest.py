@@ -1,0 +1,5 @@
+"""Fixtures of the tests of pictures."""
+
+from tests.figures import drawn
+
+__all__ = ["drawn"]
