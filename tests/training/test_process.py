@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
+import pty
 import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from matplotlib.image import imread
 from tests.training.toy import environment, write_toy_set
 from tonno_core import cli
 from tonno_core.bundle.file import load_bundle
+from tonno_core.signals import ending_signals
 
 OPTIONS = [
     "--encoder", "test_resnet", "--slice-size", "32", "--volumes-per-batch", "4", "--slices-per-volume", "4",
@@ -29,9 +32,10 @@ OPTIONS = [
 @pytest.fixture(autouse=True)
 def handler() -> Iterator[None]:
     """Take back the signal handler that the command installs."""
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in ending_signals()}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, old in before.items():
+        signal.signal(number, old)
 
 
 def tonno(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
@@ -43,7 +47,11 @@ def tonno(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
     return done.value.code, capfd.readouterr().err
 
 
-@pytest.mark.parametrize(("number", "ema"), [(signal.SIGINT, "0"), (signal.SIGTERM, "0.9")], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(
+    ("number", "ema"),
+    [(signal.SIGINT, "0"), (signal.SIGTERM, "0.9"), (signal.SIGUSR1, "0")],
+    ids=["Ctrl-C", "SIGTERM", "SIGUSR1"],
+)
 def test_a_signal_leaves_a_checkpoint_that_goes_on_and_that_a_bundle_is_made_of(
     number: signal.Signals, ema: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,6 +86,29 @@ def test_a_signal_leaves_a_checkpoint_that_goes_on_and_that_a_bundle_is_made_of(
     with (run / "metrics.csv").open(newline="") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["40", "80"]
     imread(run / "curves.png")
+
+
+def test_a_lost_connection_leaves_a_checkpoint(tmp_path: Path) -> None:
+    manifest, run = write_toy_set(tmp_path / "toy", train=2, val=0), tmp_path / "model-run"
+    options = ["train", str(manifest), "--output", str(tmp_path / "model"), *OPTIONS, "--steps", "800"]
+    options += ["--epochs", "20"]
+    ours, theirs = pty.openpty()
+    os.set_blocking(ours, False)
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import fcntl, runpy, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+         "runpy.run_module('tonno_core', run_name='__main__')", *options],
+        env=environment(), stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    deadline = time.monotonic() + 60
+    while not (run / "checkpoint.pt").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+        with suppress(BlockingIOError):
+            os.read(ours, 1000)
+    os.close(ours)  # the kernel sends SIGHUP, and all that is written to the terminal fails from now on
+    assert process.wait(timeout=30) == 130
+    assert 40 <= torch.load(run / "checkpoint.pt", weights_only=True)["step"] < 800
+    assert not [path for path in run.rglob("*") if "partial" in path.name]
 
 
 @pytest.mark.parametrize(("limit", "file"), [(4096, "cache/00000.pt"), (300_000, "checkpoint.pt")])

@@ -86,7 +86,7 @@ def train_bundle(
 
     Raises:
         TonnoError: If anything that was asked for, or a volume, cannot be used.
-        TrainingInterrupted: On Ctrl-C or SIGTERM.
+        TrainingInterrupted: On Ctrl-C, or another signal that asks for an end.
     """
     destination.check()
     planes, overwrite = calibration or {}, destination.overwrite

@@ -24,6 +24,7 @@ from tonno_core.distributed import Processes
 from tonno_core.encoding.classifier import place
 from tonno_core.encoding.device import choose_precision
 from tonno_core.errors import TonnoError, first_line
+from tonno_core.signals import drop_terminal, ending_signals
 from tonno_core.training.augmentation import Augmentation
 from tonno_core.training.cache import TrainingVolume
 from tonno_core.training.dataset import Batch, SliceSampler, prefetch
@@ -35,7 +36,7 @@ from tonno_core.training.validation import Validation, validate
 
 
 class TrainingInterrupted(TonnoError):
-    """Raised on Ctrl-C or SIGTERM; the checkpoint holds the last step."""
+    """Raised on Ctrl-C, or another signal that asks for an end; the checkpoint holds the last step."""
 
 
 @dataclass
@@ -109,7 +110,7 @@ class Trainer:
 
         Raises:
             TonnoError: If the loss is not a number, or the checkpoint does not fit.
-            TrainingInterrupted: On Ctrl-C or SIGTERM.
+            TrainingInterrupted: On Ctrl-C, or another signal that asks for an end.
         """
         self._resume()
         settings = self.settings
@@ -270,18 +271,19 @@ def schedule(step: int, steps: int, warmup: float) -> float:
 
 @contextmanager
 def _stop_requests() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C and SIGTERM set, so that a step is never torn; a second signal ends the program."""
+    """Yield an event that Ctrl-C and what else asks for an end set: no step is torn, but by a second Ctrl-C."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
         yield stop
         return
 
     def asked(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
+        drop_terminal(number)
+        if stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.set()
 
-    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, *ending_signals())}
     try:
         yield stop
     finally:

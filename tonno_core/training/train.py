@@ -80,7 +80,7 @@ def train(
 
     Raises:
         TonnoError: If a volume cannot be read, or the loss is not a number.
-        TrainingInterrupted: On Ctrl-C or SIGTERM.
+        TrainingInterrupted: On Ctrl-C, or another signal that asks for an end.
     """
     started, shown = time.monotonic(), progress and group.first
     pixel_mm = _pixel_mm(manifest, settings, folder, group, shown)
