@@ -13,9 +13,10 @@ from typing import Any
 import click
 
 import tonno_core
-from tonno_core.commands.options import as_options
+from tonno_core.commands.options import as_options, as_options_of
 from tonno_core.errors import TonnoError
 from tonno_core.settings import METHODS, PRESETS, parse_stages
+from tonno_core.signals import drop_terminal, ending_signals
 
 _NOTICE = "For research only; not a medical device, not for diagnosis."
 # Texts of options that several commands share, or that are too long to stand beside them.
@@ -136,26 +137,7 @@ def _stage(text: str) -> int | str:
     return int(text) if re.fullmatch(r"-?[0-9]+", text) else "+".join(words)
 
 
-class _Command(click.Command):
-    """A command whose errors name its options."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except TonnoError as error:
-            error.args = (as_options(str(error)),)
-            raise
-
-
-class _Commands(click.Group):
-    command_class = _Command
-
-
-@click.group(
-    cls=_Commands,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog=_NOTICE,
-)
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_NOTICE)
 @click.version_option(tonno_core.__version__, prog_name="tonno")
 def cli() -> None:
     """Show where in a 3D scan a 2D classifier finds its evidence, as heatmaps and segmentations."""
@@ -220,9 +202,10 @@ def reconstruct(
         if outcome.failed:
             raise TonnoError(outcome.failed)
         return
-    from tonno_core.commands.reconstruct import reconstruct_files
+    from tonno_core.commands.reconstruct import reconstruct_into, single_run
 
-    table = reconstruct_files(volume, output, asked, compute, overwrite=overwrite)
+    with single_run(output, asked, compute, overwrite=overwrite) as (prepared, progress, group):
+        table = reconstruct_into(output, volume, prepared, progress=progress, overwrite=overwrite, group=group)
     if table:  # of the first process alone
         click.echo(f"{table}\nwritten to {output}. {_NOTICE}")
 
@@ -524,9 +507,10 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: Of the command line, None for the process's own.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in ending_signals():
+        signal.signal(number, _terminate)
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        arguments = sys.argv[1:] if arguments is None else arguments
         status = cli.main(arguments or ["--help"], prog_name="tonno", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.Abort:
@@ -535,8 +519,8 @@ def main(arguments: list[str] | None = None) -> None:
         os._exit(130)  # all is cleaned up; taking down torch's modules would last another second
     except click.ClickException as error:
         _fail(" ".join(error.format_message().split()), 2)
-    except TonnoError as error:
-        _fail(" ".join(str(error).split()), 2)
+    except TonnoError as error:  # only a command raises it
+        _fail(" ".join(as_options_of(cli.commands[arguments[0]], cli, str(error)).split()), 2)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
             raise
@@ -559,5 +543,7 @@ def _fail(message: str, status: int) -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    """SIGTERM unwinds like Ctrl-C, so that temporary files go."""
+    """Unwind as Ctrl-C does, so that temporary files go; a signal that comes twice disturbs this no more."""
+    signal.signal(number, signal.SIG_IGN)
+    drop_terminal(number)
     raise KeyboardInterrupt

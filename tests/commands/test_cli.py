@@ -29,6 +29,7 @@ from tonno_core.bundle import calibration
 from tonno_core.bundle.file import load_bundle, save_bundle
 from tonno_core.commands import reconstruct as workflow
 from tonno_core.settings import METHODS, PRESETS, Variant
+from tonno_core.signals import ending_signals
 from tonno_core.volume.io import read_volume, write_volume
 
 COARSE = ("--slices", "10", "--directions", "6", "--device", "cpu", "--precision", "float32")
@@ -49,9 +50,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run there, and take back the signal handler that the command installs."""
     monkeypatch.chdir(home)
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in ending_signals()}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, old in before.items():
+        signal.signal(number, old)
 
 
 class Command:
@@ -720,7 +722,9 @@ def test_a_full_disk(home: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "model"), [(signal.SIGINT, "model"), (signal.SIGTERM, "pixel-sum")], ids=["Ctrl-C", "SIGTERM"]
+    ("number", "model"),
+    [(signal.SIGINT, "model"), (signal.SIGTERM, "pixel-sum"), (signal.SIGHUP, "pixel-sum")],
+    ids=["Ctrl-C", "SIGTERM", "SIGHUP"],
 )
 def test_signals_end_a_run_within_a_second_and_leave_nothing(
     number: signal.Signals, model: str, home: Path, tmp_path: Path

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.commands.single import reconstruct_files
 from tests.training.toy import toy_scan
 from tonno_core import cli
 from tonno_core.cohort.cases import Outcome
@@ -66,7 +67,7 @@ def test_each_volume_has_what_a_single_run_writes(home: Path, tmp_path: Path) ->
     each = {f"cases/{case}/{file}" for case in CASES for file in FILES}
     assert files(home / "out") == {"settings.json", "summary.csv", *each}
     options = Options("pixel-sum", OPTIONS)
-    workflow.reconstruct_files(home / "set" / "1.nii.gz", tmp_path / "one", options, Compute("cpu"))
+    reconstruct_files(home / "set" / "1.nii.gz", tmp_path / "one", options, Compute("cpu"))
     for file in ("heatmap-tonno.nii.gz", "segmentation-tonno.nii.gz"):
         ours, single = (read_volume(folder / file).array for folder in (home / "out/cases/0002-1", tmp_path / "one"))
         np.testing.assert_array_equal(ours, single)
@@ -162,7 +163,7 @@ def test_a_volume_whose_file_has_changed_is_done_again(tmp_path: Path) -> None:
     after = [report.read_bytes() for report in reports]
     assert [a == b for a, b in zip(after, before, strict=True)] == [True, False, True]
     options = Options("pixel-sum", OPTIONS)
-    workflow.reconstruct_files(tmp_path / "set/1.nii.gz", tmp_path / "one", options, Compute("cpu"))
+    reconstruct_files(tmp_path / "set/1.nii.gz", tmp_path / "one", options, Compute("cpu"))
     again = read_volume(tmp_path / "out/cases/0002-1/heatmap-tonno.nii.gz").array
     np.testing.assert_array_equal(again, read_volume(tmp_path / "one/heatmap-tonno.nii.gz").array)
 

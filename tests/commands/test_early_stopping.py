@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.analytic import grid_around, make_blobs
+from tests.commands.single import reconstruct_files
 from tests.networks import write_random_bundle
 from tonno_core import cli
-from tonno_core.commands.reconstruct import reconstruct_files
 from tonno_core.commands.request import Compute, Options, _one_pass, prepare, read_options
 from tonno_core.errors import TonnoError
 from tonno_core.reconstruction import passes

@@ -15,7 +15,7 @@ from tests.networks import random_network, spec_of
 from tonno_core import Bundle, ReconstructionSettings, Volume, kernels, reconstruct
 from tonno_core.settings import CAM_METHODS
 from tonno_core.slicing.sampling import SliceSource, half_will_do
-from tonno_core.volume.atlas import VolumeAtlas
+from tonno_core.volume.atlas import Atlas
 
 SETTINGS = ReconstructionSettings(methods=("tonno", *CAM_METHODS), slices=20, directions=16, stages=(2,), slice_size=32)
 
@@ -39,7 +39,7 @@ def test_a_network_does_not_see_that_voxels_are_float16(monkeypatch: pytest.Monk
         source = original(volume, **options)  # type: ignore[arg-type]
         array = source.array.half().float()
         assert not torch.equal(array, source.array)
-        return replace(source, array=array, atlas=VolumeAtlas(array[0]))
+        return replace(source, array=array, atlas=Atlas.of_volume(array[0]))
 
     expected = reconstruct(head(), bundle(), SETTINGS, device="cpu", precision="float32").heatmaps
     monkeypatch.setattr(SliceSource, "from_volume", rounded)

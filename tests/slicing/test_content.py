@@ -38,7 +38,7 @@ def test_an_empty_volume_has_nothing_to_sample() -> None:
 
 
 def every_sample(volume: Volume, plan: SlicePlan) -> np.ndarray:
-    """Slices L T V U without any shortcut."""
+    """Slices N V U without any shortcut."""
     side = np.linspace(-1, 1, plan.pixels)
     ras_to_ijk = np.linalg.inv(volume.ijk_to_ras) @ plan.frame_to_ras
     stacks = []
@@ -47,7 +47,7 @@ def every_sample(volume: Volume, plan: SlicePlan) -> np.ndarray:
         ijk = points.reshape(-1, 3) @ ras_to_ijk[:3, :3].T + ras_to_ijk[:3, 3]
         values = trilinear(volume.array.astype(np.float64), ijk[:, ::-1])
         stacks.append(values.reshape(len(plan.offsets), plan.pixels, plan.pixels))
-    return np.array(stacks)
+    return np.concatenate(stacks)
 
 
 # Along the axes and next to them (the first of the hemisphere's 400), where a slice can graze a face of the content;
@@ -76,6 +76,6 @@ def test_no_slice_is_lost_in_400_directions(slices: int) -> None:
     shape = (24, 24, 24)
     volume = Volume(np.ones(shape, dtype=np.float32), grid_around((0, 0, 0), shape, (1, 1, 1)))
     plan = SlicePlan(physical_frame([0, 0, 0], 11.5), hemisphere(400), slices, 8)
-    found = sample_slices(SliceSource.from_volume(volume), plan, slice(None))
+    found = sample_slices(SliceSource.from_volume(volume), plan, slice(None)).unflatten(0, (400, -1))
     inner = torch.as_tensor(np.abs(plan.offsets) < 0.9)
     assert found[:, inner].amax(dim=(2, 3)).min() > 0.99  # ones, but for rounding

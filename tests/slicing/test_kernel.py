@@ -17,7 +17,7 @@ from tonno_core import kernels
 from tonno_core.slicing.directions import hemisphere, sphere
 from tonno_core.slicing.frame import physical_frame
 from tonno_core.slicing.plan import SlicePlan
-from tonno_core.slicing.sampling import SliceSource, sample_needed, sample_slices
+from tonno_core.slicing.sampling import SliceSource, sample_slices
 from tonno_core.volume.grid import ijk_to_grid
 from tonno_core.volume.volume import Volume
 
@@ -35,14 +35,14 @@ SOURCE = """
 from dataclasses import replace
 from tonno_core.slicing.kernel import sample_planes
 from tonno_core.slicing.plan import SlicePlan
-from tonno_core.slicing.sampling import SliceSource, sample_needed, sample_slices
+from tonno_core.slicing.sampling import SliceSource, sample_slices
 from tonno_core.volume.volume import Volume
 needed = given["needed"]
 plan = SlicePlan(given["frame"], given["normals"], 7, 13, needed)
 source = SliceSource.from_volume(Volume(given["array"], given["matrix"]), fill=float(given["fill"]))
 source = replace(source, atlas=None, kernel=sample_planes)
-found["slices"] = sample_slices(source, plan, slice(1, 4)).numpy()
-found["needed"] = sample_needed(source, plan, slice(1, 4)).numpy()
+found["slices"] = sample_slices(source, replace(plan, needed=None), slice(1, 4)).numpy()
+found["needed"] = sample_slices(source, plan, slice(1, 4)).numpy()
 
 from tonno_core import kernels
 found["works"] = kernels.import_tested("slicing", torch.device("cpu"))[1] == "triton"
@@ -140,8 +140,9 @@ def test_a_source_gives_the_same_slices_with_the_kernel(tmp_path: Path) -> None:
     source = SliceSource.from_volume(Volume(array, matrix), fill=fill, dtype=torch.float64)
     plan = SlicePlan(frame, normals, 7, 13, needed)
     # float32 positions among 13 voxels or fewer, beside float64.
-    np.testing.assert_allclose(found["slices"], sample_slices(source, plan, slice(1, 4)), rtol=0, atol=1e-5)
-    np.testing.assert_allclose(found["needed"], sample_needed(source, plan, slice(1, 4)), rtol=0, atol=1e-5)
+    whole = replace(plan, needed=None)
+    np.testing.assert_allclose(found["slices"], sample_slices(source, whole, slice(1, 4)), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found["needed"], sample_slices(source, plan, slice(1, 4)), rtol=0, atol=1e-5)
     assert found["needed"].shape == (5, 13, 13)
     assert found["works"]
 
@@ -184,15 +185,12 @@ def test_one_launch_serves_all_directions_of_a_batch(some: bool) -> None:
     source = SliceSource.from_volume(volume, fill=0.25, dtype=torch.float64)
     launched = replace(source, atlas=None, kernel=reference)
     for which in (slice(0, 5), slice(2, 4)):
-        for sample, count in (
-            (sample_needed, int(plan.counts[which].sum())),
-            (sample_slices, 9 * len(range(5)[which])),
-        ):
-            found = sample(launched, plan, which)
-            assert launches.pop() == count
+        for planes in (plan, replace(plan, needed=None)):
+            found = sample_slices(launched, planes, which)
+            assert launches.pop() == planes.counts[which].sum()
             assert not launches
             # Both in float64.
-            torch.testing.assert_close(found, sample(source, plan, which), rtol=0, atol=1e-9)
+            torch.testing.assert_close(found, sample_slices(source, planes, which), rtol=0, atol=1e-9)
 
 
 @pytest.mark.cuda

@@ -8,7 +8,7 @@ from tonno_core.slicing.directions import hemisphere
 from tonno_core.slicing.frame import physical_frame
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.slicing.region import Region
-from tonno_core.slicing.sampling import SliceSource, sample_needed, sample_slices
+from tonno_core.slicing.sampling import SliceSource, sample_slices
 from tonno_core.volume.volume import Volume
 
 
@@ -93,8 +93,8 @@ def test_the_needed_slices_are_those_of_the_whole_stack() -> None:
     whole = SlicePlan(physical_frame([23, 21, 19], 30.0), hemisphere(4), slices=16, pixels=12)
     plan = SlicePlan(whole.frame_to_ras, whole.directions, 16, 12, needed)
     np.testing.assert_array_equal(plan.counts, [18, 4, 1, 13])
-    stacks = sample_slices(source, whole, slice(0, 4)).numpy()
+    stacks = sample_slices(source, whole, slice(0, 4)).unflatten(0, (4, -1)).numpy()
     expected = np.concatenate([stack[first:stop] for stack, (first, stop) in zip(stacks, needed, strict=True)])
     # Trilinear weights in float32 from coordinates of about 20.
-    np.testing.assert_allclose(sample_needed(source, plan, slice(0, 4)), expected, atol=2e-5)
-    np.testing.assert_allclose(sample_needed(source, plan, slice(1, 3)), expected[18:23], atol=2e-5)
+    np.testing.assert_allclose(sample_slices(source, plan, slice(0, 4)), expected, atol=2e-5)
+    np.testing.assert_allclose(sample_slices(source, plan, slice(1, 3)), expected[18:23], atol=2e-5)

@@ -21,7 +21,8 @@ EVERY = slice(None)
 
 def slices_of(volume: Volume, plan: SlicePlan, fill: float = 0.0, dtype: torch.dtype = torch.float64) -> np.ndarray:
     """All slices of all directions: L T V U."""
-    return sample_slices(SliceSource.from_volume(volume, fill=fill, dtype=dtype), plan, EVERY).numpy()
+    slices = sample_slices(SliceSource.from_volume(volume, fill=fill, dtype=dtype), plan, EVERY)
+    return slices.unflatten(0, (len(plan.directions), -1)).numpy()
 
 
 def rotation_about_k(degrees: float) -> np.ndarray:

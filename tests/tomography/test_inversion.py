@@ -233,7 +233,7 @@ def test_the_papers_figure_4() -> None:
     stages, batches = (1, 2, 3), []
     for start in range(0, 96, 16):
         which = slice(start, start + 16)
-        slices = sample_slices(source, plan, which)
+        slices = sample_slices(source, plan, which).unflatten(0, (-1, plan.slices + 2))
         logits, maps = encoder.cam(slices.flatten(0, 1), [(0, stage) for stage in stages], "layercam")
         by_stage = {stage: each.reshape(16, 42, *each.shape[1:]) for (_, stage), each in maps.items()}
         batches.append(Projections(which, logits.reshape(16, 42), by_stage))

@@ -24,14 +24,14 @@ class Maker:
         self.made: list[tuple[int, bool]] = []
         self.living: list[weakref.ref[torch.Tensor]] = []
 
-    def __call__(self, which: slice) -> tuple[torch.Tensor, ...]:
+    def __call__(self, which: slice) -> tuple[slice, tuple[torch.Tensor, ...]]:
         ahead = self.stream is not None and self.stream.inside
         self.made.append((which.start, ahead))
         if self.fail is not None:
             self.fail(which, ahead)
         tensor = torch.full((3,), float(which.start))
         self.living.append(weakref.ref(tensor))
-        return (tensor,)
+        return which, (tensor,)
 
 
 def test_ranges_come_in_order_and_at_most_one_is_ahead() -> None:
@@ -40,7 +40,7 @@ def test_ranges_come_in_order_and_at_most_one_is_ahead() -> None:
     with Prefetch(maker, stream) as ahead:
         assert stream.log == ["follow"]
         for number, which in enumerate(RANGES):
-            taken, (tensor,) = ahead.take(which)
+            taken, (tensor,) = ahead.take() or maker(which)
             assert taken == which
             assert (tensor == which.start).all()
             assert (id(tensor) in stream.joined) == (number > 0)  # the first is made at once, beside nothing
@@ -51,12 +51,13 @@ def test_ranges_come_in_order_and_at_most_one_is_ahead() -> None:
     assert maker.made == [(0, False), (2, True), (4, True)]
 
 
-def test_what_was_begun_comes_whatever_is_asked_for_by_then() -> None:
+def test_what_was_begun_comes_once() -> None:
     stream = ToyStream()
     with Prefetch(Maker(stream), stream) as ahead:
         ahead.start(slice(3, 9))
-        assert ahead.take(slice(3, 5))[0] == slice(3, 9)  # of the batch before it was halved
-        assert ahead.take(slice(9, 11))[0] == slice(9, 11)
+        begun = ahead.take()
+        assert begun is not None and begun[0] == slice(3, 9)
+        assert ahead.take() is None
 
 
 def test_without_a_stream_nothing_is_made_before_its_time() -> None:
@@ -64,20 +65,19 @@ def test_without_a_stream_nothing_is_made_before_its_time() -> None:
     with Prefetch(maker, None) as ahead:
         ahead.start(RANGES[0])
         assert maker.made == []
-        assert ahead.take(RANGES[0])[0] == RANGES[0]
+        assert ahead.take() is None
+        assert maker.made == []
 
 
-def test_a_failure_comes_when_its_turn_comes() -> None:
+def test_what_failed_is_not_there_to_be_taken() -> None:
     def fail(which: slice, ahead: bool) -> None:
         if which.start == 2:
             raise ValueError("broken")
 
     stream = ToyStream()
     with Prefetch(Maker(stream, fail), stream) as ahead:
-        ahead.take(RANGES[0])
         ahead.start(RANGES[1])
-        with pytest.raises(ValueError, match="broken"):
-            ahead.take(RANGES[1])
+        assert ahead.take() is None
 
 
 def test_without_memory_for_two_it_goes_on_with_one() -> None:
@@ -89,7 +89,7 @@ def test_without_memory_for_two_it_goes_on_with_one() -> None:
     maker = Maker(stream, fail)
     with Prefetch(maker, stream) as ahead:
         for which, after in zip(RANGES, [*RANGES[1:], None], strict=True):
-            assert ahead.take(which)[0] == which
+            assert (ahead.take() or maker(which))[0] == which
             if after is not None:
                 ahead.start(after)
     assert maker.made == [(0, False), (2, True), (2, False), (4, False)]
@@ -99,11 +99,10 @@ def test_an_early_end_leaves_nothing() -> None:
     stream = ToyStream()
     maker = Maker(stream)
     with pytest.raises(KeyboardInterrupt), Prefetch(maker, stream) as ahead:
-        ahead.take(RANGES[0])
         ahead.start(RANGES[1])
         raise KeyboardInterrupt
     assert stream.log == ["follow", "join"]  # what comes now, as giving memory back, waits for it
-    assert [reference() for reference in maker.living] == [None, None]
+    assert [reference() for reference in maker.living] == [None]
 
 
 def test_only_cuda_has_streams() -> None:
@@ -131,11 +130,11 @@ def test_what_is_asked_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext(log.append(f"work in {stream.name}")))
 
     def make(which: slice) -> Any:
-        return Tensor(), Tensor()
+        return which, (Tensor(), Tensor())
 
     with Prefetch(make, CudaStream(torch.device("cuda:0"))) as ahead:
         ahead.start(RANGES[0])
-        ahead.take(RANGES[0])
+        ahead.take()
         log.append("taken")
     side = "side of priority -1"
     assert log == [
@@ -152,14 +151,14 @@ def test_on_a_gpu_no_memory_is_used_too_early() -> None:
     assert stream is not None and side_stream(device) is stream
     factor = torch.full((1 << 24,), 2.0, device=device)
 
-    def make(which: slice) -> tuple[torch.Tensor, ...]:
-        return (factor * which.start,)
+    def make(which: slice) -> tuple[slice, tuple[torch.Tensor, ...]]:
+        return which, (factor * which.start,)
 
     found = []
     busy = torch.randn(4096, 4096, device=device)
     with Prefetch(make, stream) as ahead:
         for number in range(20):
-            _, (values,) = ahead.take(slice(number, number + 1))
+            _, (values,) = ahead.take() or make(slice(number, number + 1))
             for _ in range(4):  # so that the device is behind the host
                 busy = busy @ busy / 4096
             found.append(torch.stack(torch.aminmax(values)) + 0 * busy[0, 0])

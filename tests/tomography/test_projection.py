@@ -19,7 +19,7 @@ from tonno_core.settings import CamKind
 from tonno_core.slicing.directions import sphere
 from tonno_core.slicing.frame import physical_frame
 from tonno_core.slicing.plan import SlicePlan
-from tonno_core.slicing.sampling import SliceSource, sample_needed, sample_slices
+from tonno_core.slicing.sampling import SliceSource, sample_slices
 from tonno_core.tomography import projection
 from tonno_core.tomography.projection import BatchSize, Maps, Projections, Projector
 
@@ -80,13 +80,13 @@ def test_blank_slices_get_the_answer_they_would_have_got(fill: float, class_inde
     logits, maps = gather(projector)
     slices = sample_slices(source, PLAN, slice(None))
     asked = [(class_index, 1), (class_index, 2)]
-    expected_logits, expected_maps = Counting().cam(slices.flatten(0, 1), asked, "layercam")
+    expected_logits, expected_maps = Counting().cam(slices, asked, "layercam")
     torch.testing.assert_close(logits, expected_logits[:, class_index].reshape(5, 16), rtol=0, atol=1e-6)
     assert list(maps) == [1, 2]
     torch.testing.assert_close(maps[1], expected_maps[class_index, 1].reshape(5, 16, 4, 4), rtol=0, atol=1e-6)
     torch.testing.assert_close(maps[2], expected_maps[class_index, 2].reshape(5, 16, 2, 2), rtol=0, atol=1e-6)
     # The volume's corner is 17 mm from the centre; of offsets every 4.9 mm from -37 to 37 mm at most 8 meet it.
-    blank = int((slices == fill).flatten(2).all(dim=2).sum())
+    blank = int((slices == fill).flatten(1).all(dim=1).sum())
     assert blank >= 5 * 8
     assert (projector.slices_total, projector.slices_blank) == (80, blank)
     assert sum(encoder.batches) == 80 - blank + 1  # one blank slice stands for all
@@ -191,9 +191,9 @@ def test_slices_that_do_not_fit_are_cut_in_smaller_numbers(monkeypatch: pytest.M
     def scarce(source: SliceSource, plan: SlicePlan, which: slice) -> torch.Tensor:
         if plan.counts[which].sum() > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return sample_needed(source, plan, which)
+        return sample_slices(source, plan, which)
 
-    monkeypatch.setattr(projection, "sample_needed", scarce)
+    monkeypatch.setattr(projection, "sample_slices", scarce)
     torch.testing.assert_close(gather(Projector(Counting(), source, Maps(CAM), BatchSize(500))), expected)
     most = 15  # not even one direction's 16
     with pytest.raises(TonnoError, match="no memory left"):
@@ -259,11 +259,11 @@ class Watched:
             self.log.append(f"cut {which.start}{' ahead' if self.stream.inside else ''}")
             if fail is not None:
                 fail(self.stream.inside, int(plan.counts[which].sum()))
-            slices = sample_needed(source, plan, which)
+            slices = sample_slices(source, plan, which)
             self.slices.append(weakref.ref(slices))
             return slices
 
-        monkeypatch.setattr(projection, "sample_needed", cut)
+        monkeypatch.setattr(projection, "sample_slices", cut)
 
     def encoder(self) -> Counting:
         watched = self
@@ -406,12 +406,10 @@ def test_answers_that_are_no_numbers_are_not_given() -> None:
     assert not done  # the blob, of height 1, is in the first directions' slices
 
 
-def test_directions_come_in_order_and_are_announced() -> None:
-    announced: list[int] = []
+def test_directions_come_in_order() -> None:
     projector = Projector(Counting(), SliceSource.from_volume(VOLUME), Maps({0: ()}), BatchSize(40))
-    ranges = [only(batch).which for batch in projector.project(PLAN, advanced=announced.append)]
+    ranges = [only(batch).which for batch in projector.project(PLAN)]
     assert ranges == [slice(0, 2), slice(2, 4), slice(4, 5)]  # two stacks of 16 slices fit in 40
-    assert announced == [2, 2, 1]
 
 
 def test_pixel_sum_is_the_plane_integral() -> None:

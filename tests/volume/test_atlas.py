@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tonno_core.volume.atlas import LARGEST_SIDE, VolumeAtlas
+from tonno_core.volume.atlas import LARGEST_SIDE, Atlas
 from tonno_core.volume.grid import affine_points, ijk_to_grid
 
 
@@ -26,7 +26,8 @@ def test_equals_grid_sample_inside_across_and_beyond_the_border(
     block = (9, 10, 11)
     theta = torch.as_tensor(ijk_to_grid(shape[::-1]) @ unit_to_ijk, dtype=dtype)[None]
     expected = F.grid_sample(array[None, None], affine_points(theta, block), align_corners=True)[0, 0]
-    found = VolumeAtlas(array).sample(unit_to_ijk, block)
+    atlas = Atlas.of_volume(array)
+    found = atlas.sample(*atlas.voxel_points(unit_to_ijk, block))[:, 0]
     # float32 coordinates of an atlas of about 250 pixels are good to 250 * 6e-8 = 1.5e-5 of a voxel, two
     # roundings each way; neighbouring voxels differ by up to about 5. float64: 1e-12 is far below either.
     assert torch.allclose(found, expected, rtol=0, atol=2e-4 if dtype == torch.float32 else 1e-12)
@@ -39,13 +40,14 @@ def test_a_ramp_is_itself() -> None:
     ramp = i + 10 * j + 100 * k
     unit_to_ijk = np.diag([2.5, 2.5, 2.5, 1.0])
     unit_to_ijk[:3, 3] = 2.5
-    found = VolumeAtlas(ramp).sample(unit_to_ijk, (3, 3, 3))
+    atlas = Atlas.of_volume(ramp)
+    found = atlas.sample(*atlas.voxel_points(unit_to_ijk, (3, 3, 3)))
     assert found.flatten().tolist() == pytest.approx(
         [x + 10 * y + 100 * z for z in (0, 2.5, 5) for y in (0, 2.5, 5) for x in (0, 2.5, 5)], abs=1e-9
     )
 
 
 def test_volumes_with_too_large_an_atlas_are_left_to_grid_sample() -> None:
-    assert VolumeAtlas.fits((100, 114, 94))
+    assert Atlas.fits((100, 114, 94))
     side = LARGEST_SIDE // 10
-    assert not VolumeAtlas.fits((99, side, side))  # 11 x 10 tiles
+    assert not Atlas.fits((99, side, side))  # 11 x 10 tiles

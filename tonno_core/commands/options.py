@@ -20,13 +20,21 @@ def as_options(message: str) -> str:
         The message with options.
     """
     context = click.get_current_context(silent=True)
-    return message if context is None else rename(message, _options(context))
+    return message if context is None else as_options_of(context.command, context.find_root().command, message)
 
 
-def _options(context: click.Context) -> dict[str, str]:
-    """Each option by its argument's name; where commands differ, the running one decides."""
-    root = context.find_root().command
+def as_options_of(running: click.Command, root: click.Command, message: str) -> str:
+    """Name the arguments in a message as a command's options; see `as_options`.
+
+    Args:
+        running: The command, which decides where commands differ.
+        root: The group of all commands.
+        message: With arguments in backquotes.
+
+    Returns:
+        The message with options.
+    """
     others = list(root.commands.values()) if isinstance(root, click.Group) else []
-    parameters = [parameter for command in (*others, context.command) for parameter in command.params]
+    parameters = [parameter for command in (*others, running) for parameter in command.params]
     options = [parameter for parameter in parameters if isinstance(parameter, click.Option)]
-    return {str(option.name): max(option.opts, key=len) for option in options}
+    return rename(message, {str(option.name): max(option.opts, key=len) for option in options})

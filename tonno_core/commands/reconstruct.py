@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,25 +51,25 @@ class Segmentation:
     components: list[Component]
 
 
-def reconstruct_files(
-    volume_path: Path, output: Path, options: Options, compute: Compute, *, overwrite: bool = False
-) -> str:
-    """Reconstruct a volume's heatmaps into a folder.
+@contextmanager
+def single_run(
+    output: Path, options: Options, compute: Compute, *, overwrite: bool = False
+) -> Iterator[tuple[PreparedRun, Callable[[int, int], None], Processes]]:
+    """Prepare the run of a single volume for `reconstruct_into`, with a bar.
 
     Under torchrun all processes call this and share the directions.
 
     Args:
-        volume_path: A file, or a folder of DICOM files.
-        output: Folder for the files that `reconstruct_into` writes.
+        output: The folder that will be written.
         options: Of the command line.
         compute: Where.
         overwrite: Replace files that are there.
 
-    Returns:
-        The table of what was found, "" in all processes but the first.
+    Yields:
+        The run, what to tell how far it is, and the processes.
 
     Raises:
-        TonnoError: An option or a file is wrong.
+        TonnoError: An option is wrong.
     """
     check_output(output, overwrite=overwrite)
     request = read_options(options)
@@ -77,9 +78,7 @@ def reconstruct_files(
     with processes(compute.device) as group:
         prepared = prepare(request, dataclasses.replace(compute, device=str(group.device)))
         with progress_bar(disable=not group.first) as bar:
-            return reconstruct_into(
-                output, volume_path, prepared, progress=progress_of(bar), overwrite=overwrite, group=group
-            )
+            yield prepared, progress_of(bar), group
 
 
 def reconstruct_into(

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from tonno_core.distributed import ALONE, Processes
 from tonno_core.reconstruction.projected import Projected
-from tonno_core.reporting import Reporter
+from tonno_core.reporting import Reporter, Timings
 from tonno_core.settings import Variant
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.slicing.sampling import SliceSource
 from tonno_core.tomography.inversion import Inverter, average
-from tonno_core.tomography.projection import BatchSize, Maps, Projector
+from tonno_core.tomography.projection import BatchSize, Maps, Projections, Projector
 
 # Slices of 96 x 96 pixels in one batch of the encoder; larger slices, fewer of them. On a GPU the most: 2048 have work
 # for each of its units many times over, and its free memory may hold fewer (`encoding.memory`).
@@ -27,131 +28,149 @@ _FIRST_PREVIEW, _PREVIEW_SHARE = 4, 1 / 32
 _PREVIEW_TIME = 0.2
 
 
+# A pass's outputs by class, batch by batch.
+_Batches = list[dict[int, Projections]]
+
+
 class _Stopped(Exception):
     """The caller wants what is there."""
 
 
-class Passes:
-    """Shows the encoder the planes that are left of a reconstruction, one pass after the other.
+@dataclass(frozen=True)
+class _Pass:
+    """Planes that are looked at one after the other.
 
-    Its state is in the classes' `Projected`, which agree after every batch of directions: who stops or cancels `run`
-    can go on with them in other passes.
+    Attributes:
+        plan: The planes.
+        stages: By class, those whose maps are needed.
+        take: Called with each batch of directions.
+        end: Called after the last.
+        start: First direction that is left.
+        name: By which it is timed as a whole; "" for one over the sphere, whose steps are timed, which is watched by
+            previews, and which the caller may stop.
     """
 
-    def __init__(
-        self,
-        classes: Sequence[Projected],
-        source: SliceSource,
-        *,
-        reporter: Reporter,
-        shown: Mapping[str, Variant],
-        batch_size: int | None = None,
-        processes: Processes = ALONE,
-    ) -> None:
-        """Prepare the passes.
+    plan: SlicePlan
+    stages: list[tuple[int, ...]]
+    take: Callable[[dict[int, Projections]], None]
+    end: Callable[[], None] = lambda: None
+    start: int = 0
+    name: str = ""
 
-        Args:
-            classes: Of one reconstruction, all of which get their outputs from one pass of the encoder.
-            source: The prepared volume.
-            reporter: Is told how far it is, and may end it.
-            shown: The first class's variants of which previews are made.
-            batch_size: Slices at once, None for the device's own.
-            processes: That share the directions.
-        """
-        self._classes, self._source = classes, source
-        self._reporter, self._shown, self._processes = reporter, shown, processes
-        self._first = classes[0]
-        self._planes = self._first.planes
-        run = self._planes.run
-        standard = GPU_BATCH if run.device.type == "cuda" else CPU_BATCH
-        self._batch = BatchSize(batch_size or max(4, round(standard * (96 / run.pixels) ** 2)), fit=batch_size is None)
-        self._done, self._total = self._first.planes_done
-        self._previews = Previews(every=reporter.every_preview)
 
-    def run(self) -> None:
-        """Look at all that is left; ends after a batch of directions where the caller wants what is there.
+def show_planes(
+    classes: Sequence[Projected],
+    source: SliceSource,
+    *,
+    reporter: Reporter,
+    shown: Mapping[str, Variant],
+    batch_size: int | None = None,
+    processes: Processes = ALONE,
+) -> None:
+    """Show the encoder the planes that are left of a reconstruction, one pass after the other.
 
-        The planes of a few directions are the first process's alone.
-        """
-        if self._processes.first and self._first.axes is None:
-            self._axes()
-        with suppress(_Stopped):
-            for inverters in zip(*(each.left for each in self._classes), strict=True):
-                self._tomographic(inverters)
-        if self._processes.first:
-            for method in self._first.slicewise_left:
-                with self._reporter.timings.measure(method):
-                    self._slicewise(method)
+    The state is in the classes' `Projected`, which agree after every batch of directions: who stops or cancels this can
+    go on with them. Where the caller wants what is there, the passes over the sphere end after a batch.
 
-    def _axes(self) -> None:
-        """The logits along R, A and S: one direction each."""
-        plan = self._planes.axes()
-        projector = self._projector([()] * len(self._classes), self._reporter.untimed())
-        with self._reporter.timings.measure("profiles"):
-            batches = list(projector.project(plan, advanced=self._advanced(plan)))
-        self._count(projector)
-        for each in self._classes:
-            each.axes = plan, torch.cat([batch[each.target.output].logits for batch in batches])
+    Args:
+        classes: Of one reconstruction, all of which get their outputs from one pass of the encoder.
+        source: The prepared volume.
+        reporter: Is told how far it is, and may end it.
+        shown: The first class's variants of which previews are made.
+        batch_size: Slices at once, None for the device's own.
+        processes: That share the directions; the planes of a few directions are the first one's alone.
+    """
+    first = classes[0]
+    run = first.planes.run
+    standard = GPU_BATCH if run.device.type == "cuda" else CPU_BATCH
+    batch = BatchSize(batch_size or max(4, round(standard * (96 / run.pixels) ** 2)), fit=batch_size is None)
+    done, total = first.planes_done
+    previews = Previews(every=reporter.every_preview)
 
-    def _tomographic(self, inverters: Sequence[Inverter]) -> None:
-        """What is left of one number of directions. inverters: by class."""
-        plan, start = inverters[0].plan, inverters[0].directions
-        watched = replace(self._reporter, check=self._check)
-        projector = self._projector([_stages(each.variants) for each in inverters], watched)
-        self._previews.begin(len(plan.directions))
-        try:
-            for batch in projector.project(plan, start=start, advanced=self._advanced(plan, start)):
-                for each, inverter in zip(self._classes, inverters, strict=True):
-                    inverter.add(batch[each.target.output], self._reporter.timings)
-                self._preview(inverters[0].directions)
-        finally:
-            self._count(projector)
-
-    def _slicewise(self, method: str) -> None:
-        plan = self._planes.slicewise(method)
-        grid = self._planes.grid(plan)
-        of_method = [[v for v in each.target.variants.values() if v.method == method] for each in self._classes]
-        stages = [_stages(parts_of(variants)) for variants in of_method]
-        projector = self._projector(stages, self._reporter.untimed())
-        batches = list(projector.project(plan, advanced=self._advanced(plan)))
-        self._count(projector)
-        for each, some in zip(self._classes, stages, strict=True):
-            means = average((batch[each.target.output] for batch in batches), plan, grid, some)
-            each.slicewise.update({Variant(method, (stage,)): (values, grid) for stage, values in means.items()})
-
-    # --- what they share
-
-    def _check(self) -> None:
-        self._reporter.check()
-        if self._reporter.stopped() and self._first.begun:
+    def check() -> None:
+        reporter.check()
+        if reporter.stopped() and first.begun:
             raise _Stopped
 
-    def _preview(self, directions: int) -> None:
-        if self._reporter.preview is not None and self._previews.due(directions):
-            with self._previews.measured(), self._reporter.timings.measure("previews"):
-                watched = replace(self._reporter, check=self._check)
-                self._reporter.preview(self._first.preview(self._shown, watched))
+    def advanced(plan: SlicePlan, which: slice) -> None:
+        nonlocal done
+        done += int(plan.counts[which].sum())
+        reporter.progress(done, total)
 
-    def _projector(self, stages: Sequence[tuple[int, ...]], reporter: Reporter) -> Projector:
-        """Return a projector. stages: by class, those of which maps are needed."""
-        by_output = {each.target.output: some for each, some in zip(self._classes, stages, strict=True)}
-        run = self._planes.run
-        return Projector(self._first.encoder, self._source, Maps(by_output, run.asked.cam), self._batch, reporter)
+    watched, stopped = replace(reporter, check=check), False
+    for each in _left(classes, processes, reporter.timings):
+        over_sphere, ended = not each.name, False
+        if over_sphere and stopped:
+            continue
+        by_output = {kind.target.output: stages for kind, stages in zip(classes, each.stages, strict=True)}
+        maps = Maps(by_output, run.asked.cam)
+        projector = Projector(first.encoder, source, maps, batch, watched if over_sphere else reporter.untimed())
+        previews.begin(len(each.plan.directions))
+        try:
+            with nullcontext() if over_sphere else reporter.timings.measure(each.name):
+                for projections in projector.project(each.plan, start=each.start):
+                    each.take(projections)
+                    which = projections[first.target.output].which
+                    if over_sphere and reporter.preview is not None and previews.due(which.stop):
+                        with previews.measured(), reporter.timings.measure("previews"):
+                            reporter.preview(first.preview(shown, watched))
+                    advanced(each.plan, which)
+                each.end()
+            ended = True
+        except _Stopped:
+            stopped = True
+        finally:
+            for kind in classes if over_sphere or ended else ():  # what was cancelled as a whole is looked at anew
+                kind.slices_total += projector.slices_total
+                kind.slices_blank += projector.slices_blank
+            batch = replace(batch, most=projector.batch_size)  # fewer, where the device has memory for fewer
 
-    def _advanced(self, plan: SlicePlan, position: int = 0) -> Callable[[int], None]:
-        def advanced(directions: int) -> None:
-            nonlocal position
-            self._done += int(plan.counts[position : position + directions].sum())
-            position += directions
-            self._reporter.progress(self._done, self._total)
 
-        return advanced
+def _left(classes: Sequence[Projected], processes: Processes, timings: Timings) -> Iterator[_Pass]:
+    """Yield the passes that are left: along R, A and S; over the sphere, by number of directions; slicewise methods."""
+    planes = classes[0].planes
+    if processes.first and classes[0].axes is None:
+        axes = planes.axes()
+        yield _gathered(axes, [()] * len(classes), "profiles", lambda batches: _keep_axes(classes, axes, batches))
+    for inverters in zip(*(each.left for each in classes), strict=True):
+        yield _Pass(
+            inverters[0].plan,
+            [_stages(each.variants) for each in inverters],
+            partial(_backproject, classes, inverters, timings),
+            start=inverters[0].directions,
+        )
+    for method in classes[0].slicewise_left if processes.first else ():
+        of_method = [[v for v in each.target.variants.values() if v.method == method] for each in classes]
+        stages = [_stages(parts_of(variants)) for variants in of_method]
+        keep = partial(_keep_means, classes, planes.slicewise(method), method, stages)
+        yield _gathered(planes.slicewise(method), stages, method, keep)
 
-    def _count(self, projector: Projector) -> None:
-        for each in self._classes:
-            each.slices_total += projector.slices_total
-            each.slices_blank += projector.slices_blank
-        self._batch = replace(self._batch, most=projector.batch_size)  # fewer, where the device has memory for fewer
+
+def _gathered(plan: SlicePlan, stages: list[tuple[int, ...]], name: str, keep: Callable[[_Batches], None]) -> _Pass:
+    """Return a pass whose batches are kept together, or not at all."""
+    batches: _Batches = []
+    return _Pass(plan, stages, batches.append, lambda: keep(batches), name=name)
+
+
+def _keep_axes(classes: Sequence[Projected], plan: SlicePlan, batches: _Batches) -> None:
+    for each in classes:
+        each.axes = plan, torch.cat([batch[each.target.output].logits for batch in batches])
+
+
+def _keep_means(
+    classes: Sequence[Projected], plan: SlicePlan, method: str, stages: list[tuple[int, ...]], batches: _Batches
+) -> None:
+    grid = classes[0].planes.grid(plan)
+    for each, some in zip(classes, stages, strict=True):
+        means = average((batch[each.target.output] for batch in batches), plan, grid, some)
+        each.slicewise.update({Variant(method, (stage,)): (values, grid) for stage, values in means.items()})
+
+
+def _backproject(
+    classes: Sequence[Projected], inverters: Sequence[Inverter], timings: Timings, batch: dict[int, Projections]
+) -> None:
+    for each, inverter in zip(classes, inverters, strict=True):
+        inverter.add(batch[each.target.output], timings)
 
 
 class Previews:

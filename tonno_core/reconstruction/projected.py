@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 
 from tonno_core.bundle.decide import Target
-from tonno_core.encoding.encoder import Encoder, PixelSum
+from tonno_core.encoding.encoder import Encoder
 from tonno_core.errors import TonnoError
 from tonno_core.reconstruction.planes import NOTHING_INSIDE, Planes
 from tonno_core.reconstruction.result import Reconstruction
@@ -35,7 +35,7 @@ Receive = Callable[[str, Volume, npt.NDArray[np.bool_]], None]
 
 @dataclass
 class Projected:
-    """A class's state of a reconstruction whose planes are looked at; `Passes` make it grow.
+    """A class's state of a reconstruction whose planes are looked at; `show_planes` makes it grow.
 
     Heatmaps come from it without another pass through the network, also with other filters, sigmas and smoothing than
     were first asked for; `gives` says which.
@@ -362,9 +362,9 @@ class Projected:
         with timings.measure("self-check"):
             source = SliceSource.from_volume(self.planes.volume.with_array(heatmap), device=self.planes.run.device)
             which = slice(0, min(CHECKED_DIRECTIONS, inverter.directions))
-            coarse = replace(inverter.plan, pixels=min(inverter.plan.pixels, inverter.plan.slices))
-            sums = PixelSum().logits(sample_slices(source, coarse, which).flatten(0, 1))[:, 0]
-            pair = torch.stack([sums, inverter.logits[which].flatten().to(sums)]).double()  # squares of large sums
+            coarse = replace(inverter.plan, pixels=min(inverter.plan.pixels, inverter.plan.slices), needed=None)
+            means = sample_slices(source, coarse, which).mean(dim=(1, 2))
+            pair = torch.stack([means, inverter.logits[which].flatten().to(means)]).double()  # squares of large means
             if float(pair.std(dim=1).min()) == 0.0:
                 return 0.0
             return float(torch.corrcoef(pair)[0, 1] ** 2)

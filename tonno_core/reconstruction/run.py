@@ -10,7 +10,7 @@ from tonno_core.bundle.file import Bundle
 from tonno_core.bundle.ready import ReadyModel, prepare_model
 from tonno_core.distributed import ALONE, Processes
 from tonno_core.encoding.encoder import Encoder
-from tonno_core.reconstruction.passes import Passes, parts_of
+from tonno_core.reconstruction.passes import parts_of, show_planes
 from tonno_core.reconstruction.planes import Planes, zoomed_ball
 from tonno_core.reconstruction.projected import Projected, Receive
 from tonno_core.reconstruction.result import Reconstruction
@@ -130,10 +130,10 @@ def project(
     made = _begin(planes, encoder, keep, processes)
     for each in made:
         each.warnings = _scale_warnings(prepared, run)
-    Passes(
+    show_planes(
         made, _source(prepared, run), reporter=reporter, shown=made[0].target.variants, batch_size=batch_size,
         processes=processes,
-    ).run()  # fmt: skip
+    )  # fmt: skip
     if processes.world > 1:
         with reporter.timings.measure("other processes"):
             _join(made, processes)
@@ -163,7 +163,7 @@ def resume(
     if first.stopped:
         source = _source(_prepare(first.planes.volume, first.planes.run), first.planes.run)
         shown = first.target.variants if shown is None else shown
-        Passes(projected, source, reporter=reporter or Reporter(), shown=shown, batch_size=batch_size).run()
+        show_planes(projected, source, reporter=reporter or Reporter(), shown=shown, batch_size=batch_size)
 
 
 def _prepare(volume: Volume, run: Run) -> PreparedVolume:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from tonno_core import kernels
 from tonno_core.slicing.content import Content, bounding_box
 from tonno_core.slicing.plan import SlicePlan
-from tonno_core.volume.atlas import VolumeAtlas
+from tonno_core.volume.atlas import Atlas
 from tonno_core.volume.grid import affine_block, affine_points, ijk_to_grid
 from tonno_core.volume.volume import Matrix, Volume
 
@@ -47,7 +47,7 @@ class SliceSource:
     ras_to_ijk: Matrix
     content: Content | None
     fill: float = 0.0
-    atlas: VolumeAtlas | None = None
+    atlas: Atlas | None = None
     kernel: SamplePlanes | None = None
 
     @staticmethod
@@ -78,93 +78,53 @@ class SliceSource:
         kernel: SamplePlanes | None = None if module is None else module.sample_planes
         stored = torch.float16 if half and kernel is not None and half_will_do(inner.array) else dtype
         on_device = torch.as_tensor(inner.array).to(stored).to(device)[None]
-        atlas = VolumeAtlas(on_device[0]) if device.type == "cpu" and VolumeAtlas.fits(inner.array.shape) else None
+        atlas = Atlas.of_volume(on_device[0]) if device.type == "cpu" and Atlas.fits(inner.array.shape) else None
         content = Content.of(inner.array, inner.ijk_to_ras) if kernel is None else None
         ras_to_ijk = np.asarray(np.linalg.inv(inner.ijk_to_ras), dtype=np.float64)
         return SliceSource(on_device, ras_to_ijk, content, fill, atlas, kernel)
 
-    def sample(self, unit_to_ras: Matrix, shape: tuple[int, int, int], out: torch.Tensor | None = None) -> torch.Tensor:
-        """Interpolate trilinearly on one affine block of slices, where it can meet the content; the rest is fill.
-
-        Args:
-            unit_to_ras: 4 x 4, from (x, y, z, 1) in [-1, 1]^3 over the block to RAS mm.
-            shape: T V U.
-            out: ``T V U`` to write into, None for a new tensor.
-
-        Returns:
-            Values ``T V U``.
-
-        Raises:
-            ValueError: this source is to be sliced by its kernel.
-        """
-        if self.content is None:
-            raise ValueError("this source is for the kernel")
-        values = torch.empty(shape, dtype=self.array.dtype, device=self.array.device) if out is None else out
-        values.fill_(self.fill)
-        runs = math.ceil(math.prod(shape) / _SAMPLES)
-        for block in self.content.blocks(unit_to_ras, shape, math.ceil(shape[0] / runs)):
-            size = (block[0].stop - block[0].start, block[1].stop - block[1].start, block[2].stop - block[2].start)
-            unit_to_ijk = self.ras_to_ijk @ affine_block(unit_to_ras, shape, block)
-            sample = self._grid_sample if self.atlas is None else self.atlas.sample
-            torch.add(sample(unit_to_ijk, size), self.fill, out=values[block])
-        return values
-
-    def _grid_sample(self, unit_to_ijk: Matrix, size: tuple[int, int, int]) -> torch.Tensor:
-        """Interpolate with torch's 3D grid_sample: ``T V U``."""
-        _, z, y, x = self.array.shape
-        matrix = ijk_to_grid((x, y, z)) @ unit_to_ijk
-        theta = torch.as_tensor(matrix, dtype=self.array.dtype, device=self.array.device)[None]
-        points = affine_points(theta, size)
-        return F.grid_sample(self.array[None], points, padding_mode="zeros", align_corners=True)[0, 0]
-
 
 def sample_slices(source: SliceSource, plan: SlicePlan, which: slice) -> torch.Tensor:
-    """Sample all M + 2 slices of some of a plan's directions.
+    """Interpolate trilinearly on the slices that matter of some of a plan's directions.
 
     Args:
         source: the volume.
-        plan: the planes.
-        which: range of the plan's directions, B of them.
-
-    Returns:
-        ``B T V U``, T = M + 2; rows run along u, columns along v.
-    """
-    shape = (plan.slices + 2, plan.pixels, plan.pixels)
-    if source.kernel is not None:
-        return _launch(source, source.kernel, replace(plan, needed=None), which).reshape(-1, *shape)
-    matrices = plan.frame_to_ras @ plan.slice_to_frame(which)
-    slices = torch.empty(len(matrices), *shape, dtype=source.array.dtype, device=source.array.device)
-    for stack, matrix in zip(slices, matrices, strict=True):
-        source.sample(matrix, shape, out=stack)
-    return slices
-
-
-def sample_needed(source: SliceSource, plan: SlicePlan, which: slice) -> torch.Tensor:
-    """Sample only the slices that matter of some of a plan's directions.
-
-    Args:
-        source: the volume.
-        plan: the planes, and which of them are needed.
+        plan: the planes, and which of them are needed; all M + 2 of a direction where it does not say.
         which: range of the plan's directions.
 
     Returns:
-        ``N V U``, one direction after the other.
+        ``N V U``, one direction after the other; rows run along u, columns along v.
     """
-    if plan.needed is None:
-        return sample_slices(source, plan, which).flatten(0, 1)
     if source.kernel is not None:
-        return _launch(source, source.kernel, plan, which)
+        plane_to_ijk = source.ras_to_ijk @ plan.frame_to_ras @ plan.plane_to_frame(which)
+        return source.kernel(source.array[0], plane_to_ijk[:, :3], plan.pixels, source.fill)
+    assert source.content is not None  # there is one without a kernel
+    whole, square = (plan.slices + 2, plan.pixels, plan.pixels), slice(0, plan.pixels)
     matrices = plan.frame_to_ras @ plan.slice_to_frame(which)
-    counts = plan.counts[which].tolist()
-    whole = (plan.slices + 2, plan.pixels, plan.pixels)
-    square = slice(0, plan.pixels)
-    slices = torch.empty(sum(counts), *whole[1:], dtype=source.array.dtype, device=source.array.device)
-    for part, matrix, (first, stop) in zip(
-        torch.split(slices, counts), matrices, plan.needed[which].tolist(), strict=True
-    ):
-        block = (slice(first, stop), square, square)
-        source.sample(affine_block(matrix, whole, block), (stop - first, *whole[1:]), out=part)
+    needed = np.tile([0, plan.slices + 2], (len(matrices), 1)) if plan.needed is None else plan.needed[which]
+    counts = (needed[:, 1] - needed[:, 0]).tolist()
+    slices = source.array.new_full((sum(counts), *whole[1:]), source.fill)
+    for stack, matrix, (first, stop) in zip(torch.split(slices, counts), matrices, needed.tolist(), strict=True):
+        unit_to_ras = affine_block(matrix, whole, (slice(first, stop), square, square))
+        shape = (stop - first, *whole[1:])
+        runs = math.ceil(math.prod(shape) / _SAMPLES)
+        # Where the slices can meet the content; the rest is fill.
+        for block in source.content.blocks(unit_to_ras, shape, math.ceil(shape[0] / runs)):
+            size = (block[0].stop - block[0].start, block[1].stop - block[1].start, block[2].stop - block[2].start)
+            unit_to_ijk = source.ras_to_ijk @ affine_block(unit_to_ras, shape, block)
+            if source.atlas is None:
+                values = _grid_sample(source.array, unit_to_ijk, size)
+            else:
+                values = source.atlas.sample(*source.atlas.voxel_points(unit_to_ijk, size))[:, 0]
+            torch.add(values, source.fill, out=stack[block])
     return slices
+
+
+def _grid_sample(array: torch.Tensor, unit_to_ijk: Matrix, size: tuple[int, int, int]) -> torch.Tensor:
+    """Interpolate ``1 Z Y X`` with torch's 3D grid_sample: ``T V U``."""
+    _, z, y, x = array.shape
+    theta = torch.as_tensor(ijk_to_grid((x, y, z)) @ unit_to_ijk, dtype=array.dtype, device=array.device)[None]
+    return F.grid_sample(array[None], affine_points(theta, size), padding_mode="zeros", align_corners=True)[0, 0]
 
 
 def half_will_do(array: npt.NDArray[np.float32]) -> bool:
@@ -178,9 +138,3 @@ def half_will_do(array: npt.NDArray[np.float32]) -> bool:
     """
     largest = max(float(array.max()), -float(array.min()))
     return _LEAST_OF_HALF <= largest <= _MOST_OF_HALF
-
-
-def _launch(source: SliceSource, kernel: SamplePlanes, plan: SlicePlan, which: slice) -> torch.Tensor:
-    """Sample the slices that matter of some directions in one launch: ``N V U``."""
-    plane_to_ijk = source.ras_to_ijk @ plan.frame_to_ras @ plan.plane_to_frame(which)
-    return kernel(source.array[0], plane_to_ijk[:, :3], plan.pixels, source.fill)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
@@ -118,11 +116,27 @@ class AtlasMaps:
             plan: the planes.
             which: range of the plan's directions, B of them.
         """
-        stacks = _MapAtlas(maps, plan.frame_to_slice(which), plan.pixels)
-        each = max(1, _SAMPLES // len(maps))
+        count, channels, offsets, height, width = maps.shape
+        # Around a tile its outermost cells are repeated: between their centres and the window's edge the outermost
+        # value goes on.
+        atlas = Atlas(F.pad(maps.flatten(0, 1), (1, 1, 1, 1), mode="replicate").unflatten(0, (count, channels)))  # type: ignore[no-untyped-call]
+        last = offsets - 1.0
+        # (a, b, s) to a column, a row and an offset: cell c's centre is pixel (c + 1/2) S / h - 1/2 of those at
+        # 2 t / (S - 1) - 1.
+        cells = (plan.pixels - 1.0) / plan.pixels / 2.0
+        scale = atlas.scale * [cells * width, cells * height, last / 2.0]
+        origin = atlas.scale * [(width + 1) / 2.0, (height + 1) / 2.0, last / 2.0] + atlas.origin
+        rotations = torch.as_tensor(plan.frame_to_slice(which) * scale[:, None], dtype=maps.dtype).reshape(-1, 3)
+        middle = torch.as_tensor(origin, dtype=maps.dtype)[:, None]
+        most = torch.as_tensor(scale * (1.0 + ROUNDING), dtype=maps.dtype)[:, None]
+        each = max(1, _SAMPLES // count)
         for (_, points), total, within in zip(self._nodes.parts(), self._sums, self._within, strict=True):
             for part, target in zip(torch.split(points, each), torch.split(total, each, dim=1), strict=True):
-                target += stacks.sample(part, within)
+                at = (rotations @ part.T).reshape(-1, 3, len(part))
+                inside = None if within else (at.abs() <= most).all(dim=1)
+                across, down, offset = at.add_(middle)[:, :, None].unbind(1)
+                values = atlas.sample(across, down, offset.clamp_(0.0, last))[:, :, 0]
+                target += (values if inside is None else values.mul_(inside[:, None])).sum(dim=0)
 
     def total(self, channel: int) -> torch.Tensor:
         """Return the sum of a channel.
@@ -137,37 +151,3 @@ class AtlasMaps:
         for (index, _), part in zip(self._nodes.parts(), self._sums, strict=True):
             total[index] = part[channel]
         return total
-
-
-class _MapAtlas:
-    """Maps ``B C M h w`` of B directions as an atlas, sampled at frame coordinates.
-
-    Around a tile its outermost cells are repeated: between their centres and the window's edge the outermost value
-    goes on.
-    """
-
-    def __init__(self, maps: torch.Tensor, frame_to_slice: npt.NDArray[np.float64], pixels: int) -> None:
-        """Lay out maps; frame_to_slice: B 3 3; pixels: S, which the cells tile."""
-        count, channels, offsets, height, width = maps.shape
-        bordered = F.pad(maps.flatten(0, 1), (1, 1, 1, 1), mode="replicate").unflatten(0, (count, channels))  # type: ignore[no-untyped-call]
-        self._atlas = Atlas(bordered)
-        self._last = offsets - 1.0
-        # (a, b, s) to a column, a row and an offset: cell c's centre is pixel (c + 1/2) S / h - 1/2 of those at
-        # 2 t / (S - 1) - 1.
-        cells = (pixels - 1.0) / pixels / 2.0
-        scale = self._atlas.scale * [cells * width, cells * height, self._last / 2.0]
-        middle = self._atlas.scale * [(width + 1) / 2.0, (height + 1) / 2.0, self._last / 2.0] + self._atlas.origin
-        self._rotations = torch.as_tensor(frame_to_slice * scale[:, None], dtype=maps.dtype).reshape(-1, 3)
-        self._middle = torch.as_tensor(middle, dtype=maps.dtype)[:, None]
-        self._most = torch.as_tensor(scale * (1.0 + ROUNDING), dtype=maps.dtype)[:, None]
-
-    def sample(self, points: torch.Tensor, within: bool) -> torch.Tensor:
-        """Sum over the directions at frame coordinates P 3: C P. within: all of them lie in all windows."""
-        at = (self._rotations @ points.T).reshape(-1, 3, len(points))
-        inside = None if within else (at.abs() <= self._most).all(dim=1)
-        at += self._middle
-        across, down, offset = at[:, :, None].unbind(1)
-        values = self._atlas.sample(across, down, offset.clamp_(0.0, self._last))[:, :, 0]
-        if inside is not None:
-            values *= inside[:, None]
-        return values.sum(dim=0)

@@ -87,17 +87,17 @@ def side_stream(device: torch.device) -> Stream | None:
 
 
 class Prefetch:
-    """Makes tensors for one range after another, at most one range early; without a stream, when they are taken.
+    """Makes tensors for one range after another, one range early; without a stream, none.
 
     Use it in a ``with`` block; at its end nothing is left.
     """
 
-    def __init__(self, make: Callable[[slice], Tensors], stream: Stream | None) -> None:
+    def __init__(self, make: Callable[[slice], tuple[slice, Tensors]], stream: Stream | None) -> None:
         """Prepare for ranges.
 
         Args:
-            make: makes a range's tensors. It may wait for its own work, which the caller's does not notice.
-            stream: where to prefetch, None to make every range when it is taken.
+            make: returns a range and its tensors. It may wait for its own work, which the caller's does not notice.
+            stream: where to prefetch, None for nowhere.
         """
         self._make, self._stream = make, stream
         self._made: tuple[slice, Tensors] | None = None
@@ -113,8 +113,7 @@ class Prefetch:
     def start(self, which: slice) -> None:
         """Begin the next range; the caller's work that was begun before goes on meanwhile.
 
-        A range that fails is made again when it is taken, without prefetching, and so are all later ones: memory for
-        two may be lacking.
+        After a range that fails nothing is prefetched any more: memory for two may be lacking.
 
         Args:
             which: the range.
@@ -123,21 +122,18 @@ class Prefetch:
             return
         try:
             with self._stream.working():
-                self._made = which, self._make(which)
+                self._made = self._make(which)
         except Exception:
             self._stop()
 
-    def take(self, which: slice) -> tuple[slice, Tensors]:
-        """Return the range that was begun, else make one now.
-
-        Args:
-            which: the range to make if none was begun.
+    def take(self) -> tuple[slice, Tensors] | None:
+        """Take what was begun.
 
         Returns:
-            The range, and its tensors.
+            The range and its tensors, None where none was begun.
         """
         if self._made is None or self._stream is None:
-            return which, self._make(which)
+            return None
         made, self._made = self._made, None
         self._stream.join(made[1])
         return made

@@ -141,26 +141,28 @@ class RowProfiles:
     def _add_few(self, profiles: torch.Tensor, steps: npt.NDArray[np.float64]) -> None:
         """Add a few directions; steps: B 4, change of the position in a profile by voxel index, and its origin."""
         at = _Positions(steps @ self._middles, steps[:, :1] * (self._columns - self._middle))
-        self._add_segments(_Tables(profiles, at), at)
+        self._add_segments(profiles, at)
         last = profiles.shape[1] - 1
         margin = ROUNDING * last
         for direction, profile in enumerate(profiles):
             self._add_jump(at, direction, -1, float(profile[0]), -margin)
             self._add_jump(at, direction, last - 1, -float(profile[-1]), margin)
 
-    def _add_segments(self, tables: _Tables, at: _Positions) -> None:
+    def _add_segments(self, profiles: torch.Tensor, at: _Positions) -> None:
         """Add all but the jumps, a few rows of the grid at a time."""
         rho = torch.as_tensor(at.rho, dtype=self._sum.dtype)
         alpha = torch.as_tensor(at.alpha, dtype=self._sum.dtype)
-        straight = tables.straight(rho, alpha)
+        row, values, slopes = _tables(profiles, at)
+        kinks = slopes[:, 1:] - slopes[:, :-1]
+        straight = _straight(row, values, slopes[:, :-1], rho, alpha)
         # t - 1, the sum of a column and a row, as a product of matrices: faster than by broadcasting.
         left = torch.stack([rho - 1.0, torch.ones_like(rho)], dim=2)
         right = torch.stack([torch.ones_like(alpha), alpha], dim=1)
         height = max(1, _NUMBERS // self._sum.shape[1])
-        parts = (torch.split(array, height, dim) for array, dim in ((self._sum, 0), (left, 1), (tables.row, 1)))
-        for number, (target, past, row) in enumerate(zip(*parts, strict=True)):
+        parts = (torch.split(array, height, dim) for array, dim in ((self._sum, 0), (left, 1), (row, 1)))
+        for number, (target, past, entries) in enumerate(zip(*parts, strict=True)):
             target += straight(slice(number * height, (number + 1) * height))
-            for columns, matrix, kink, index in zip(past, right, tables.kinks, row, strict=True):
+            for columns, matrix, kink, index in zip(past, right, kinks, entries, strict=True):
                 target.addcmul_(torch.mm(columns, matrix).clamp_min_(0.0), kink.index_select(0, index))
 
     def _add_jump(self, at: _Positions, direction: int, segment: int, jump: float, threshold: float) -> None:
@@ -200,36 +202,34 @@ class _Positions:
         return np.broadcast_to(rows[:, None], columns.shape)[inside], columns[inside]
 
 
-class _Tables:
-    """Tables of B profiles: what is to be added at each row R and column of the grid.
+def _tables(profiles: torch.Tensor, at: _Positions) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return tables of B profiles by N rows R and X columns.
 
-    row: B R, which row of the tables belongs to a row of the grid. kinks: B N X, the changes of slope k.
+    First which of their rows belongs to a row of the grid (B R), then the values v (B N X) and slopes d (B N+1 X).
     """
+    last = profiles.shape[1] - 1
+    lowest = at.whole.min(axis=1, keepdims=True)
+    row = torch.as_tensor((at.whole - lowest).astype(np.int32))
+    first = torch.as_tensor((lowest + at.shift).astype(np.int64))
+    segment = first[:, None] + torch.arange(int(row.max()) + 2)[:, None]  # B N+1 X
+    place = segment.clamp_(-1, last).add_(1).flatten(1)
 
-    def __init__(self, profiles: torch.Tensor, at: _Positions) -> None:
-        last = profiles.shape[1] - 1
-        lowest = at.whole.min(axis=1, keepdims=True)
-        self.row = torch.as_tensor((at.whole - lowest).astype(np.int32))
-        count = int(self.row.max()) + 1
-        first = torch.as_tensor((lowest + at.shift).astype(np.int64))
-        segment = first[:, None] + torch.arange(count + 1)[:, None]  # B N+1 X
-        place = segment.clamp_(-1, last).add_(1).flatten(1)
+    def table(numbers: torch.Tensor) -> torch.Tensor:  # B last, zero beyond the profile
+        return F.pad(numbers, (1, 1)).gather(1, place).reshape(segment.shape)
 
-        def table(numbers: torch.Tensor) -> torch.Tensor:  # B last, zero beyond the profile
-            return F.pad(numbers, (1, 1)).gather(1, place).reshape(segment.shape)
+    return row, table(profiles[:, :-1])[:, :-1], table(profiles.diff(dim=1))
 
-        values, slopes = table(profiles[:, :-1]), table(profiles.diff(dim=1))
-        self._values, self._slopes = values[:, :-1], slopes[:, :-1]
-        self.kinks = slopes[:, 1:] - slopes[:, :-1]
 
-    def straight(self, rho: torch.Tensor, alpha: torch.Tensor) -> Callable[[slice], torch.Tensor]:
-        """Return what gives v + (rho + alpha) d of some rows, summed over the directions. rho: B R. alpha: B X."""
-        directions, count, _ = self._values.shape
-        tables = torch.cat([self._values + alpha[:, None] * self._slopes, self._slopes], dim=1).flatten(0, 1)
-        entry = self.row + 2 * count * torch.arange(directions, dtype=torch.int32)[:, None]
-        index = torch.cat([entry, entry + count]).T.contiguous()  # R 2B
-        weights = torch.cat([torch.ones_like(rho), rho]).T.contiguous()
-        return lambda rows: F.embedding_bag(index[rows], tables, mode="sum", per_sample_weights=weights[rows])
+def _straight(
+    row: torch.Tensor, values: torch.Tensor, slopes: torch.Tensor, rho: torch.Tensor, alpha: torch.Tensor
+) -> Callable[[slice], torch.Tensor]:
+    """Return what gives v + (rho + alpha) d of some rows, summed over the directions. rho: B R. alpha: B X."""
+    directions, count, _ = values.shape
+    tables = torch.cat([values + alpha[:, None] * slopes, slopes], dim=1).flatten(0, 1)
+    entry = row + 2 * count * torch.arange(directions, dtype=torch.int32)[:, None]
+    index = torch.cat([entry, entry + count]).T.contiguous()  # R 2B
+    weights = torch.cat([torch.ones_like(rho), rho]).T.contiguous()
+    return lambda rows: F.embedding_bag(index[rows], tables, mode="sum", per_sample_weights=weights[rows])
 
 
 def interpolate(profile: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

@@ -8,8 +8,9 @@ logits are numbers. On other devices one comes after the other.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from tonno_core.errors import TonnoError, is_out_of_memory
 from tonno_core.reporting import Reporter
 from tonno_core.settings import CamKind
 from tonno_core.slicing.plan import SlicePlan
-from tonno_core.slicing.sampling import SliceSource, sample_needed
+from tonno_core.slicing.sampling import SliceSource, sample_slices
 from tonno_core.tomography.prefetch import Prefetch, Tensors, side_stream
 
 
@@ -104,15 +105,12 @@ class Projector:
         self.slices_blank = 0
         self._blank: dict[int, _Outputs] = {}
 
-    def project(
-        self, plan: SlicePlan, *, start: int = 0, advanced: Callable[[int], None] | None = None
-    ) -> Iterator[dict[int, Projections]]:
+    def project(self, plan: SlicePlan, *, start: int = 0) -> Iterator[dict[int, Projections]]:
         """Compute the outputs for a plan's directions in order, a few at a time.
 
         Args:
             plan: The planes.
             start: The first direction to look at.
-            advanced: Called with the number of directions just done.
 
         Yields:
             Projections by class index.
@@ -122,7 +120,7 @@ class Projector:
         with Prefetch(lambda which: self._cut(plan, which), side_stream(self._source.array.device)) as ahead:
             while start < stop:
                 try:
-                    which, (slices, seen) = ahead.take(self._next(plan, start))
+                    which, (slices, seen) = ahead.take() or self._cut(plan, self._next(plan, start))
                 except (RuntimeError, MemoryError) as error:
                     self._shrink(self.batch_size, error)
                     continue
@@ -138,8 +136,6 @@ class Projector:
                 with self._timings.measure("encoder"):
                     check_finite(logits)
                 yield self._by_class(plan, which, logits, maps)
-                if advanced is not None:
-                    advanced(which.stop - which.start)
 
     def _next(self, plan: SlicePlan, start: int) -> slice:
         """Return as many directions as fill a batch; at least two where memory allows, so that threads share them."""
@@ -147,14 +143,14 @@ class Projector:
         least = _AT_LEAST if self.batch_size > 1 else 1
         return slice(start, min(start + max(least, filled), len(plan.directions)))
 
-    def _cut(self, plan: SlicePlan, which: slice) -> Tensors:
-        """Return slices ``B V U`` and the indices of those that show more than fill, for which the host waits."""
+    def _cut(self, plan: SlicePlan, which: slice) -> tuple[slice, Tensors]:
+        """Return a range, its slices ``B V U`` and the indices of those that show more than fill; the host waits."""
         with self._timings.measure("slicing"):
-            slices = sample_needed(self._source, plan, which)
+            slices = sample_slices(self._source, plan, which)
         with self._timings.measure("encoder"):
             low, high = torch.aminmax(slices.flatten(1), dim=1)
             seen = ((low != self._source.fill) | (high != self._source.fill)).nonzero()[:, 0]
-        return slices, seen
+        return which, (slices, seen)
 
     def _outputs(self, slices: torch.Tensor, seen: torch.Tensor) -> _Outputs:
         """Return the outputs for slices ``B V U``. The slices that show nothing share theirs."""
@@ -171,7 +167,9 @@ class Projector:
         return logits, maps
 
     def _by_class(self, plan: SlicePlan, which: slice, logits: torch.Tensor, maps: ClassMaps) -> dict[int, Projections]:
-        scatter = _Scatter(plan, which, logits.device)
+        sampled = _nearest_sampled(plan, which, logits.device)
+        shape = (which.stop - which.start, plan.slices + 2)
+        scatter = partial(_scatter, sampled=sampled, shape=shape)
         return {
             index: Projections(which, scatter(row), {stage: scatter(maps[index, stage]) for stage in stages})
             for (index, stages), row in zip(self._stages.items(), logits, strict=True)
@@ -232,22 +230,16 @@ class Projector:
             torch.cuda.empty_cache()
 
 
-class _Scatter:
-    """Scatters the outputs (N, ...) of the sampled slices to all offsets (B, T, ...).
+def _scatter(outputs: torch.Tensor, sampled: torch.Tensor | None, shape: tuple[int, int]) -> torch.Tensor:
+    """Scatter the outputs (N, ...) of the sampled slices to all offsets (B, T, ...)."""
+    return (outputs if sampled is None else outputs[sampled]).reshape(*shape, *outputs.shape[1:])
 
-    An offset that was not sampled gets its nearest neighbor's.
-    """
 
-    def __init__(self, plan: SlicePlan, which: slice, device: torch.device) -> None:
-        self._shape = (which.stop - which.start, plan.slices + 2)
-        self._source: torch.Tensor | None = None
-        if plan.needed is not None:
-            first, stop = plan.needed[which].T[:, :, None]  # B 1 each
-            before = np.cumsum(plan.counts[which])[:, None] - (stop - first)
-            source = before + np.clip(np.arange(self._shape[1]), first, stop - 1) - first
-            self._source = torch.as_tensor(source.ravel(), device=device)
-
-    def __call__(self, outputs: torch.Tensor) -> torch.Tensor:
-        if self._source is not None:
-            outputs = outputs[self._source]
-        return outputs.reshape(*self._shape, *outputs.shape[1:])
+def _nearest_sampled(plan: SlicePlan, which: slice, device: torch.device) -> torch.Tensor | None:
+    """Return for each offset the number of the nearest slice that was sampled, of N; None where all were."""
+    if plan.needed is None:
+        return None
+    first, stop = plan.needed[which].T[:, :, None]  # B 1 each
+    before = np.cumsum(plan.counts[which])[:, None] - (stop - first)
+    nearest = before + np.clip(np.arange(plan.slices + 2), first, stop - 1) - first
+    return torch.as_tensor(nearest.ravel(), device=device)

@@ -51,6 +51,53 @@ class Atlas:
         wide, high = 2.0 / (self._image.shape[3] - 1), 2.0 / (self._image.shape[2] - 1)
         self._tile = width * wide, height * high
         self.scale, self.origin = np.array([wide, high, 1.0]), np.array([-1.0, -1.0, 0.0])
+        self._ends = self.scale * [width - 1.0 + margin, height - 1.0 + margin, planes - 1.0] + self.origin
+
+    @staticmethod
+    def of_volume(array: torch.Tensor) -> Atlas:
+        """Lay out a volume's planes, to be sampled as by ``grid_sample(..., padding_mode="zeros")``.
+
+        Args:
+            array: ``Z Y X`` on the CPU.
+
+        Returns:
+            Its atlas, for the coordinates of `voxel_points`.
+        """
+        # An empty voxel around, so that values fall off to zero within a voxel beyond the ends.
+        return Atlas(F.pad(array, (1, 0, 1, 0, 1, 1))[None, None], margin=1)
+
+    @staticmethod
+    def fits(shape: Sequence[int]) -> bool:
+        """Tell whether a volume's atlas is small enough for exact coordinates.
+
+        Args:
+            shape: Z, Y, X.
+
+        Returns:
+            False where the sides would exceed `LARGEST_SIDE` pixels.
+        """
+        z, y, x = shape
+        columns = _columns(z + 2)
+        return columns * (x + 1) < LARGEST_SIDE and math.ceil((z + 2) / columns) * (y + 1) < LARGEST_SIDE
+
+    def voxel_points(self, unit_to_ijk: Matrix, shape: tuple[int, int, int]) -> list[torch.Tensor]:
+        """Place an affine block of slices in a volume's atlas.
+
+        Args:
+            unit_to_ijk: 4 x 4, from (x, y, z, 1) in [-1, 1]^3 over the block to voxel indices.
+            shape: T V U.
+
+        Returns:
+            What `sample` takes, ``T V U`` each.
+        """
+        # In the atlas's coordinates before they are tensors: fewer passes over memory.
+        matrix = unit_to_ijk[:3].copy()
+        matrix[:, 3] += 1.0  # voxel 0 is column, row and plane 1
+        matrix *= self.scale[:, None]
+        matrix[:, 3] += self.origin
+        axes = [unit_range(count, self._image) for count in shape]
+        rows = zip(matrix, self.origin.tolist(), self._ends.tolist(), strict=True)
+        return [_affine(row.tolist(), axes).clamp_(low, high) for row, low, high in rows]
 
     def sample(self, across: torch.Tensor, down: torch.Tensor, plane: torch.Tensor) -> torch.Tensor:
         """Interpolate trilinearly.
@@ -73,58 +120,6 @@ class Atlas:
         # grid_sample runs one thread per batch entry.
         pairs = F.grid_sample(self._image.expand(len(points), -1, -1, -1), points, align_corners=True)
         return torch.lerp(pairs[:, : self._channels], pairs[:, self._channels :], fraction[:, None])
-
-
-class VolumeAtlas:
-    """A ``Z Y X`` volume that is sampled as by ``grid_sample(..., padding_mode="zeros")``."""
-
-    def __init__(self, array: torch.Tensor) -> None:
-        """Lay out a volume's planes.
-
-        Args:
-            array: ``Z Y X`` on the CPU.
-        """
-        self._size, self._like = array.shape, torch.empty(0, dtype=array.dtype)
-        # An empty voxel around, so that values fall off to zero within a voxel beyond the ends.
-        self._atlas = Atlas(F.pad(array, (1, 0, 1, 0, 1, 1))[None, None], margin=1)
-
-    @staticmethod
-    def fits(shape: Sequence[int]) -> bool:
-        """Tell whether a volume's atlas is small enough for exact coordinates.
-
-        Args:
-            shape: Z, Y, X.
-
-        Returns:
-            False where the sides would exceed `LARGEST_SIDE` pixels.
-        """
-        z, y, x = shape
-        columns = _columns(z + 2)
-        return columns * (x + 1) < LARGEST_SIDE and math.ceil((z + 2) / columns) * (y + 1) < LARGEST_SIDE
-
-    def sample(self, unit_to_ijk: Matrix, shape: tuple[int, int, int]) -> torch.Tensor:
-        """Interpolate on an affine block of slices.
-
-        Args:
-            unit_to_ijk: 4 x 4, from (x, y, z, 1) in [-1, 1]^3 over the block to voxel indices.
-            shape: T V U.
-
-        Returns:
-            Values ``T V U``.
-        """
-        # In the atlas's coordinates before they are tensors: fewer passes over memory.
-        scale, origin = self._atlas.scale, self._atlas.origin
-        matrix = unit_to_ijk[:3].copy()
-        matrix[:, 3] += 1.0  # voxel 0 is column, row and plane 1
-        matrix *= scale[:, None]
-        matrix[:, 3] += origin
-        ends = scale * (np.array(self._size[::-1]) + 1.0) + origin
-        axes = [unit_range(count, self._like) for count in shape]
-        across, down, plane = (
-            _affine(row.tolist(), axes).clamp_(low, high)
-            for row, low, high in zip(matrix, origin.tolist(), ends.tolist(), strict=True)
-        )
-        return self._atlas.sample(across, down, plane)[:, 0]
 
 
 def _affine(row: list[float], axes: Sequence[torch.Tensor]) -> torch.Tensor:
