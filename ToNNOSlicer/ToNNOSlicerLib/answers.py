@@ -120,15 +120,14 @@ class Answers:
         """
         request, answer = run.request, run.answer
         nodes, run.nodes = run.nodes, []
-        into = request.segmentationNode if self.isThere(request.segmentationNode) else None
+        into = None
         for node in nodes:
             threshold, smallest = self._replaceEarlier(node)
             first = results.firstThreshold(results.recordOf(node)) if threshold is None else threshold
             smallest = request.minMm3 if smallest is None else smallest
-            into, _segmentId = self._logic.newSegment(node, first, smallest, into)
-        warnings = (*run.input.warnings, *(forPanel(text) for text in answer.get("warnings") or ()))
+            into, _segmentId = self._logic.segments.writeNew(node, first, smallest, into)
         record = {name: value for name, value in answer.items() if name not in _NOT_FOR_THE_RECORD}
-        return Outcome(tuple(nodes), request, record, tuple(text for text in warnings if text), run.kind)
+        return Outcome(tuple(nodes), request, record, run.kind)
 
     def dropPreview(self, run: Run) -> None:
         """Remove the heatmaps of a run that has not succeeded.

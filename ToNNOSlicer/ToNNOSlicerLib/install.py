@@ -19,7 +19,6 @@ import re
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,7 +31,6 @@ _KEPT = ("numpy", "SimpleITK", "torch", "torchvision")
 # A version that pip takes as a requirement; what is built from source may call itself otherwise.
 _PLAIN_VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[A-Za-z0-9.]+)?")
 _LOG_LINES = 500
-_TURN_S = 0.02
 
 
 class InstallError(Exception):
@@ -129,11 +127,6 @@ class Installation:
             if not goesOn:
                 self._end()
         return goesOn
-
-    @property
-    def canCancel(self) -> bool:
-        """Whether `cancel` acts at once: while pip downloads, not while it places files."""
-        return self._process is None or self._process.canBreak
 
     def cancel(self) -> None:
         """Give up: `poll` raises InstallError, at once or when the files that are being placed are whole."""
@@ -281,46 +274,6 @@ class Installation:
 
 
 _running: Installation | None = None
-
-
-def isRunning() -> bool:
-    """Tell whether an installation is under way, beside which none can start.
-
-    Returns:
-        True until it has ended.
-    """
-    return _running is not None
-
-
-def run(
-    lacking: Missing,
-    requirementsFile: str | Path,
-    wheels: str | Path | None = None,
-    onLine: Callable[[str], None] = print,
-    **more,
-) -> None:
-    """Install what is missing and return when it is there; the application's events are handled meanwhile.
-
-    For scripts. A panel turns an `Installation` from a timer instead, so that no click's handler is still
-    open when the scene has become another.
-
-    Args:
-        lacking: What `missing` has returned.
-        requirementsFile: The file that `missing` was asked about.
-        wheels: A folder of wheel files; None for the network.
-        onLine: Called with each line that pip writes.
-        more: Other arguments of `Installation`.
-
-    Raises:
-        InstallError: With pip's own words and what to do.
-    """
-    import slicer
-
-    installation = Installation(lacking, requirementsFile, wheels, onLine, **more)
-    installation.start()
-    while installation.poll():
-        slicer.app.processEvents()
-        time.sleep(_TURN_S)
 
 
 def enginePackageFolder() -> Path:

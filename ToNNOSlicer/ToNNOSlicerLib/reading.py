@@ -75,7 +75,7 @@ class Reading:
     def close(self) -> None:
         """End the list and its process; the case stays in the scene."""
         if self._worklist is not None:
-            self._worklist.close()
+            self._worklist.cancel()
         self._worklist, self.state, self.case = None, worklist.State(), None
 
     def tick(self) -> None:

@@ -37,7 +37,6 @@ class RunRequest:
         device: The torch device, or "auto".
         threshold: The model's record for the method, for the previews.
         minMm3: The smallest part that is kept.
-        segmentationNode: Where the segment goes; None for a new node.
     """
 
     volumeNode: Any
@@ -51,7 +50,6 @@ class RunRequest:
     device: str = "auto"
     threshold: Json | None = None
     minMm3: float = 0.0
-    segmentationNode: Any = None
 
     def plainOptions(self) -> Json:
         """Return the options as the engine takes them, without what the model decides.
@@ -109,14 +107,12 @@ class Outcome:
         heatmapNodes: A heatmap for each class that was asked for.
         request: What was asked for.
         record: The engine's answer without its files.
-        warnings: What the user should know of the image.
         kind: "reconstruct", "resume", or "refine" (no pass through the network).
     """
 
     heatmapNodes: tuple[Any, ...]
     request: RunRequest
     record: Json
-    warnings: tuple[str, ...] = ()
     kind: str = "reconstruct"
 
 

@@ -23,7 +23,7 @@ from ToNNOSlicerLib.installing import Installing
 from ToNNOSlicerLib.logic import compare, diameters, summary, verdicts
 from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
 from ToNNOSlicerLib.logic.findings import hideCrosshair, jumpTo
-from ToNNOSlicerLib.logic.heatmap import inputOf, isHeatmap, modelThreshold, otsuThreshold
+from ToNNOSlicerLib.logic.heatmap import calibrationOf, inputOf, isHeatmap, otsuThreshold
 from ToNNOSlicerLib.logic.inputs import firstVolume, fitRegion
 from ToNNOSlicerLib.logic.limits import FEWER
 from ToNNOSlicerLib.logic.results import Result, heatmapsOf, resultOf
@@ -462,8 +462,7 @@ class Session:
         Raises:
             ToNNOUserError: If the model has none for this method; shown as the panel's message.
         """
-        result = self._needResult()
-        value = modelThreshold(result.heatmapNode)
+        value = calibrationOf(self._needResult().record).get("threshold")
         if value is None:
             raise ToNNOUserError(_("The model has no threshold for this method."), _("Set it by hand, or use Otsu."))
         self._write(value, None)
@@ -495,21 +494,19 @@ class Session:
         threshold = result.threshold if threshold is None else threshold
         smallest = result.smallestMm3 if smallest is None else smallest
         try:
-            self.logic.writeSegment(result.heatmapNode, threshold, smallest)
+            self.logic.segments.write(result.heatmapNode, threshold, smallest)
         except EditedByHandError as error:
             answer = self.ask.aboutHandWork(error)
             if answer == "overwrite":
-                self.logic.writeSegment(result.heatmapNode, threshold, smallest, overwrite=True)
+                self.logic.segments.write(result.heatmapNode, threshold, smallest, overwrite=True)
             elif answer == "new":
                 self._writeNew(result, threshold, smallest)
-            else:
-                self.logic.preview.hide()
         self._isStale = True
 
     def _writeNew(self, result: Result, threshold: float, smallest: float) -> None:
         """Write a segment into the segmentation chosen for it, else into the result's."""
         node = self.parameters.segmentation or result.segmentationNode
-        self.logic.newSegment(result.heatmapNode, threshold, smallest, node)
+        self.logic.segments.writeNew(result.heatmapNode, threshold, smallest, node)
         self._isStale = True
 
     def _repeatable(self, step, heatmapNode) -> None:

@@ -72,18 +72,6 @@ class RunTimes:
             speed = min(others)[1] if others else None
         return None if speed is None else slices / speed
 
-    def isMeasured(self, encoder: str, device: str) -> bool:
-        """Tell whether there was a run, so that `expected` is no first guess.
-
-        Args:
-            encoder: The network.
-            device: The torch device, such as cuda:0.
-
-        Returns:
-            True after a run.
-        """
-        return any(key.startswith(f"{encoder}|{_kind(device)}|") for key in self._speeds)
-
     def _sizes(self, encoder: str, device: str) -> dict[int, float]:
         prefix = f"{encoder}|{_kind(device)}|"
         known = {int(key[len(prefix) :]): speed for key, speed in self._speeds.items() if key.startswith(prefix)}

@@ -6,7 +6,7 @@ from typing import Any
 
 import vtk
 
-from ToNNOSlicerLib.logic.heatmap import peakOf
+from ToNNOSlicerLib.logic.heatmap import recordOf
 from ToNNOSlicerLib.logic.overlay import Layers, keepApart, shownImage
 from ToNNOSlicerLib.logic.patient import showSurface
 from ToNNOSlicerLib.logic.results import Result, showOnly, siblingsOf
@@ -59,7 +59,7 @@ class Views:
         heatmap = None if result is None else result.heatmapNode
         overlay, threshold = heatmap, 0.0 if result is None else result.threshold
         if preview is not None:
-            heatmap, overlay, threshold = None, preview, max(_PREVIEW_SHARE * peakOf(preview), 1e-9)
+            heatmap, overlay, threshold = None, preview, max(_PREVIEW_SHARE * recordOf(preview)["high"], 1e-9)
         second = parameters.secondVolume if volume is not None else None
         if not parameters.overlayVisible:
             overlay = None

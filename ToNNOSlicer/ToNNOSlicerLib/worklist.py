@@ -12,7 +12,7 @@ import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from slicer.i18n import tr as _
@@ -131,7 +131,6 @@ class Worklist:
         changes: Changed variables of the environment.
         model: A model's folder, or "pixel-sum".
         arguments: See `arguments`.
-        leftOut: Volumes that are not to be run.
     """
 
     source: str | Path
@@ -140,7 +139,6 @@ class Worklist:
     changes: Mapping[str, str | None]
     model: str
     arguments: Sequence[str] = ()
-    leftOut: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.source, self.output = Path(self.source).absolute(), Path(self.output).absolute()
@@ -166,10 +164,6 @@ class Worklist:
         if self._run is not None:
             self._takeResults()
         self._end(IDLE)
-
-    def close(self) -> None:
-        """End the process; the worklist may be started again."""
-        self.cancel()
 
     def nextUnread(self, after: Case | None = None) -> Case | None:
         """Return the next case with results that nobody has read yet, then from the list's beginning.
@@ -266,7 +260,7 @@ class Worklist:
 
     def _runOpen(self, cases: Sequence[Case]) -> None:
         """Start the engine for these cases, or end where there are none."""
-        volumes = [case.volume for case in cases if case.volume not in self.leftOut]
+        volumes = [case.volume for case in cases]
         if not volumes:
             self._end(ENDED)
             return

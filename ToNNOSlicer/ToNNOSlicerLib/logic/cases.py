@@ -225,7 +225,8 @@ def _open(logic, case, report: Report, method: str, nodes: list):
         reading = {}
     threshold = reading.get("threshold")
     threshold = report.threshold(method) if threshold is None else float(threshold)
-    segmentation, segmentId = logic.writeSegment(heatmapNode, threshold, reading.get("smallestMm3", report.smallestMm3))
+    smallestMm3 = reading.get("smallestMm3", report.smallestMm3)
+    segmentation, segmentId = logic.segments.write(heatmapNode, threshold, smallestMm3)
     nodes.insert(0, segmentation)
     for node in (volume, heatmapNode, segmentation):
         node.SetAttribute(CASE, report.identity)

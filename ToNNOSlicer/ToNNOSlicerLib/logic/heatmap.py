@@ -180,6 +180,18 @@ def writeRecord(heatmapNode, record: Record) -> None:
     heatmapNode.SetAttribute(RECORD, json.dumps(record))
 
 
+def calibrationOf(record: Record) -> Record:
+    """Return the model's calibration for the method, as a heatmap's record holds it.
+
+    Args:
+        record: The heatmap's.
+
+    Returns:
+        Such as "threshold", "noise_floor" and "note"; empty where the model has no threshold for the method.
+    """
+    return record.get("threshold") or {}
+
+
 def inputOf(heatmapNode):
     """Return the volume that a heatmap explains.
 
@@ -251,7 +263,7 @@ def otsuThreshold(heatmapNode) -> float:
                 _("Set the threshold by hand."),
             ) from None
         writeRecord(heatmapNode, record)
-    value, floor = float(record["otsu"]), noiseFloor(heatmapNode)
+    value, floor = float(record["otsu"]), calibrationOf(record).get("noise_floor")
     if floor is not None and value < floor and not record.get("zoom"):
         text = _(
             "Otsu's threshold {value:.3g} is below the noise floor {floor:.3g}: scans without the finding reach it."
@@ -260,49 +272,6 @@ def otsuThreshold(heatmapNode) -> float:
             text.format(value=value, floor=floor), _("Use the model's own threshold, or set one by hand.")
         )
     return value
-
-
-def peakOf(heatmapNode) -> float:
-    """Return the heatmap's highest value.
-
-    Args:
-        heatmapNode: The heatmap.
-
-    Returns:
-        The value, in the heatmap's units.
-    """
-    record = recordOf(heatmapNode)
-    return float(record.get("high", record["limit"]))
-
-
-def modelThreshold(heatmapNode) -> float | None:
-    """Return the threshold that the model was calibrated to for the method.
-
-    Args:
-        heatmapNode: The heatmap.
-
-    Returns:
-        The threshold, in the heatmap's units, or None where the model has none.
-    """
-    return _ofModel(heatmapNode, "threshold")
-
-
-def noiseFloor(heatmapNode) -> float | None:
-    """Return the value that a volume without the finding reaches, by the model's calibration.
-
-    Args:
-        heatmapNode: The heatmap.
-
-    Returns:
-        The value, in the heatmap's units, or None where the model has none.
-    """
-    return _ofModel(heatmapNode, "noise_floor")
-
-
-def _ofModel(heatmapNode, name: str) -> float | None:
-    """Return a number of the model's record for the method, or None."""
-    value = (recordOf(heatmapNode).get("threshold") or {}).get(name)
-    return None if value is None else float(value)
 
 
 def _finite(array: np.ndarray) -> np.ndarray:

@@ -65,55 +65,6 @@ class ToNNOLogic:
             for n in range(sliceLogics.GetNumberOfItems()):
                 sliceLogics.GetItemAsObject(n).FitSliceToAll()
 
-    def writeSegment(
-        self,
-        heatmapNode,
-        threshold: float,
-        minMm3: float = 0.0,
-        segmentationNode=None,
-        segmentId: str | None = None,
-        overwrite: bool = False,
-    ) -> tuple:
-        """Write heatmap >= threshold into a segment in place of the preview. Without node or ID: the heatmap's segment.
-
-        Args:
-            heatmapNode: The heatmap.
-            threshold: In the heatmap's units.
-            minMm3: Volume of the smallest component that is kept.
-            segmentationNode: Holds the segment; None: the heatmap's own segmentation, made where there is none.
-            segmentId: The segment's ID; None: the heatmap's own segment there, made where there is none.
-            overwrite: Whether work by hand is given up.
-
-        Returns:
-            The segmentation node and the segment's ID.
-
-        Raises:
-            EditedByHandError: If the segment was changed since it was written, unless `overwrite`.
-            ToNNOUserError: If the node cannot hold the heatmap's voxels.
-        """
-        written = self.segments.write(heatmapNode, threshold, minMm3, segmentationNode, segmentId, overwrite)
-        self.preview.hide()
-        return written
-
-    def newSegment(self, heatmapNode, threshold: float, minMm3: float = 0.0, segmentationNode=None) -> tuple:
-        """Write heatmap >= threshold into a new segment, which is the heatmap's own from now on.
-
-        Args:
-            heatmapNode: The heatmap.
-            threshold: In the heatmap's units.
-            minMm3: Volume of the smallest component that is kept.
-            segmentationNode: Gets the segment; None: a new node.
-
-        Returns:
-            The segmentation node and the segment's ID.
-
-        Raises:
-            ToNNOUserError: If the node cannot hold the heatmap's voxels.
-        """
-        written = self.segments.writeNew(heatmapNode, threshold, minMm3, segmentationNode)
-        self.preview.hide()
-        return written
-
     def removeFinding(self, heatmapNode, finding: Finding) -> None:
         """Remove a finding from the heatmap's segment; that counts as work by hand.
 

@@ -12,8 +12,8 @@ from slicer.i18n import tr as _
 
 from tonno_core.output import Json
 from ToNNOSlicerLib.logic import summary
-from ToNNOSlicerLib.logic.confidence import calibrationOf
 from ToNNOSlicerLib.logic.findings import MIDLINE_MM, Finding
+from ToNNOSlicerLib.logic.heatmap import calibrationOf
 from ToNNOSlicerLib.logic.verdicts import REJECT
 
 PROFILES = "profiles.png"

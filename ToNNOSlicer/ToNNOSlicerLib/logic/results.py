@@ -9,7 +9,7 @@ from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic import diameters, patient, segmentation, verdicts
 from ToNNOSlicerLib.logic.findings import Finding, Listing, listing
-from ToNNOSlicerLib.logic.heatmap import Record, inputOf, isHeatmap, methodName, modelThreshold, recordOf
+from ToNNOSlicerLib.logic.heatmap import Record, calibrationOf, inputOf, isHeatmap, methodName, recordOf
 from ToNNOSlicerLib.logic.hierarchy import takeOut
 from ToNNOSlicerLib.logic.scene import nodesByClass
 
@@ -67,11 +67,6 @@ class Result:
         return f"{volume}: {settingsText(self.record)}"
 
     @property
-    def modelThreshold(self) -> float | None:
-        """The model's threshold for the method, in the heatmap's units, or None."""
-        return modelThreshold(self.heatmapNode)
-
-    @property
     def isStopped(self) -> bool:
         """Whether the run was stopped early."""
         return bool(self.record.get("stopped"))
@@ -120,7 +115,7 @@ def firstThreshold(record: Record) -> float:
     Returns:
         The threshold, in the heatmap's units.
     """
-    ofModel = (record.get("threshold") or {}).get("threshold")
+    ofModel = calibrationOf(record).get("threshold")
     peak = record.get("high", record.get("limit", 0.0))
     return float(next(value for value in (ofModel, record.get("otsu"), max(peak / 2, 1e-6)) if value is not None))
 

@@ -95,17 +95,13 @@ class Segments:
         self._done: list[_Step] = []
         self._undone: list[_Step] = []
 
-    def write(
-        self, heatmapNode, threshold, smallestMm3=0.0, segmentationNode=None, segmentId=None, overwrite=False
-    ) -> tuple:
-        """Write heatmap >= threshold into a segment.
+    def write(self, heatmapNode, threshold, smallestMm3=0.0, overwrite=False) -> tuple:
+        """Write heatmap >= threshold into the heatmap's own segment, which is made where there is none.
 
         Args:
             heatmapNode: The heatmap.
             threshold: In the heatmap's units.
             smallestMm3: Volume of the smallest component that is kept.
-            segmentationNode: Holds the segment; None: the heatmap's own segmentation, made where there is none.
-            segmentId: The segment's ID; None: the heatmap's own segment there, made where there is none.
             overwrite: Whether work by hand is given up.
 
         Returns:
@@ -115,13 +111,10 @@ class Segments:
             EditedByHandError: If the segment holds other voxels than were written last, unless `overwrite`.
             ToNNOUserError: If the node cannot hold the heatmap's voxels.
         """
-        previous = segmentOf(heatmapNode)
-        previousNode, previousId = previous or (None, None)
-        segmentationNode = segmentationNode or previousNode
-        if segmentationNode is previousNode:
-            segmentId = segmentId or previousId
-        if segmentationNode is None or not _hasSegment(segmentationNode, segmentId):
-            return self.writeNew(heatmapNode, threshold, smallestMm3, segmentationNode)
+        segment = segmentOf(heatmapNode)
+        if segment is None:
+            return self.writeNew(heatmapNode, threshold, smallestMm3)
+        segmentationNode, segmentId = segment
         _prepare(segmentationNode, heatmapNode)
         before = _contentOf(segmentationNode, segmentId)
         if not overwrite and _isEdited(None if before is None else before.crop, _tagsOf(segmentationNode, segmentId)):
@@ -129,8 +122,8 @@ class Segments:
         crop = maskOf(heatmapNode, threshold, smallestMm3, segmentationNode)
         setCrop(segmentationNode, segmentId, crop)
         self._finish(heatmapNode, threshold, smallestMm3, segmentationNode, segmentId, crop)
-        self._remember(heatmapNode, segmentationNode, segmentId, before, _named(previous))
-        return segmentationNode, segmentId
+        self._remember(heatmapNode, segmentationNode, segmentId, before, _named(segment))
+        return segment
 
     def writeNew(self, heatmapNode, threshold, smallestMm3=0.0, segmentationNode=None) -> tuple:
         """Write heatmap >= threshold into a new segment, which becomes the heatmap's own.

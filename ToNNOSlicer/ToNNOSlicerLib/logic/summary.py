@@ -15,9 +15,8 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from tonno_core.output import Json
-from ToNNOSlicerLib.logic.confidence import calibrationOf
 from ToNNOSlicerLib.logic.geometry import ijkToWorld, transformPoint
-from ToNNOSlicerLib.logic.heatmap import inputOf, madeBy, recordOf
+from ToNNOSlicerLib.logic.heatmap import calibrationOf, inputOf, madeBy, recordOf
 from ToNNOSlicerLib.logic.results import stoppedText
 from ToNNOSlicerLib.logic.segmentation import isEditedByHand, thresholdOf
 from ToNNOSlicerLib.logic.verdicts import ACCEPT, NONE, REJECT, UNSURE

@@ -59,19 +59,6 @@ def setVerdict(heatmapNode, finding, verdict: str) -> None:
     heatmapNode.SetAttribute(ATTRIBUTE, json.dumps([asdict(kept) for kept in after]) if after else None)
 
 
-def verdictsOf(heatmapNode, findings: Sequence) -> tuple[str, ...]:
-    """Return the verdicts about findings.
-
-    Args:
-        heatmapNode: The heatmap.
-        findings: The findings of a segment, with the same `pieces`.
-
-    Returns:
-        A verdict for each finding: UNSURE where parts of it were judged differently, NONE where it was not judged.
-    """
-    return tuple(_common(verdicts) for verdicts in _all(heatmapNode, findings))
-
-
 def judged(heatmapNode, findings: Sequence) -> list:
     """Return findings with the verdicts that are kept now; components are not looked for again.
 

@@ -39,22 +39,3 @@ def setKind(label, kind: str) -> None:
     style = f"QLabel {{ color: {text}; background: {tint}, 40); border: 1px solid {tint}, 160); padding: 5px; }}"
     if label.styleSheet != style:
         label.styleSheet = style
-
-
-def color(widget, role: str) -> qt.QColor:
-    """Return a color of the theme.
-
-    Args:
-        widget: Whose palette counts.
-        role: "text", "base", "mid" or "highlight".
-
-    Returns:
-        The color.
-    """
-    roles = {
-        "text": qt.QPalette.Text,
-        "base": qt.QPalette.Base,
-        "mid": qt.QPalette.Mid,
-        "highlight": qt.QPalette.Highlight,
-    }
-    return widget.palette.color(roles[role])

@@ -7,7 +7,7 @@ import math
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib import plots
-from ToNNOSlicerLib.logic.heatmap import histogram
+from ToNNOSlicerLib.logic.heatmap import calibrationOf, histogram
 from ToNNOSlicerLib.sections.look import setKind, setText
 from ToNNOSlicerLib.state import NOTE, State
 
@@ -73,7 +73,7 @@ class ResultSection:
         ui, there = self._ui, state.result is not None
         for widget in (ui.thresholdSlider, ui.otsuButton, ui.newSegmentButton, ui.show3DButton):
             widget.enabled = there
-        ui.modelThresholdButton.enabled = there and state.result.modelThreshold is not None
+        ui.modelThresholdButton.enabled = there and calibrationOf(state.result.record).get("threshold") is not None
         ui.undoButton.enabled, ui.redoButton.enabled = state.canUndo, state.canRedo
         ui.opacitySlider.enabled = ui.overlayCheck.enabled = there
 
@@ -106,8 +106,8 @@ class ResultSection:
             return
         self._drawn = key
         edges, counts = self._histogram
-        record = result.record.get("threshold") or {}
-        marks = record.get("threshold"), record.get("noise_floor")
+        calibration = calibrationOf(result.record)
+        marks = calibration.get("threshold"), calibration.get("noise_floor")
         label.setPixmap(
             plots.histogramPixmap(
                 edges, counts, state.threshold, *marks, plots.Canvas(width, _HISTOGRAM_HEIGHT, label.palette)
