@@ -127,13 +127,13 @@ class Exports:
             session.fail(error)
         if share is not None:
             self.share = share
-            session.renderOnly()
+            session.render()
             return
         path = self._path
         self.cancel()
         if not failed:
             self._done(path, [])
-        session.renderOnly()
+        session.render()
 
     def _writeNow(self, kind: str, result: Result, path: str) -> list[str]:
         logic = self._session.logic

@@ -1,4 +1,4 @@
-"""The panel: makes the session and the sections, hands the state from the session to them, and runs the timer."""
+"""The panel: makes the session and the sections, renders these when the session has changed, and runs the timer."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Panel:
         self.session = Session(logic, ask, choices, makeClient or self._client, self._show, self._timer.start)
         self._sections = tuple(section(ui, self.session) for section in _SECTIONS)
         self.shortcuts = Shortcuts(self.session)
-        self._show(self.session.state)
+        self._show()
 
     def setParameters(self, parameters) -> None:
         """Follow another parameter node.
@@ -117,9 +117,9 @@ class Panel:
         """
         return next(section for section in self._sections if type(section) is kind)
 
-    def _show(self, state) -> None:
+    def _show(self) -> None:
         for section in self._sections:
-            section.render(state)
+            section.render()
 
     def _onTick(self) -> None:
         self.session.tick()

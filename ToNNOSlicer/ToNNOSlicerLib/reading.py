@@ -86,7 +86,7 @@ class Reading:
         self._polledAt = now
         before, self.state = self.state, self._worklist.poll()
         if self.state != before:
-            self._session.renderOnly()
+            self._session.render()
 
     def openCase(self, case: worklist.Case) -> Any:
         """Close the case that is open, and put another into the scene.

@@ -166,7 +166,7 @@ class Running:
             if wasShown:
                 self._session.onRunShown()
                 return
-        self._session.renderOnly()
+        self._session.render()
 
     def _onPreview(self, node) -> None:
         self._previewNode = node
@@ -203,4 +203,4 @@ class Running:
             about = "" if seconds is None else _(" (about {time})").format(time=timeText(seconds))
             text = _("No graphics card can be used: the run computes on the CPU.")
             session.message = Message(NOTE, text, _("Quality Fast is made for this{about}.").format(about=about))
-        session.renderOnly()
+        session.render()

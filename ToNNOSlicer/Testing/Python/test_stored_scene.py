@@ -65,7 +65,7 @@ class Opened:
 
     @property
     def modelName(self) -> str:
-        return self._session.state.model.name
+        return self._session.choices.modelOf(self.parameters).name
 
     def request(self) -> Any:
         """What Apply would ask for."""

@@ -104,7 +104,7 @@ def test_findings_are_the_samples_lesions(path) -> None:
     assert path.ui.findingsSection.text == "Findings (3)"
     assert path.ui.sentenceLabel.text.startswith("3 findings, ")
     assert isShown3D(path.panel.session.result.segmentationNode)  # within the patient's surface
-    assert path.panel.session.state.selected == 0
+    assert path.panel.session.selected == 0
 
 
 def test_slider_starts_at_the_models_threshold(path) -> None:

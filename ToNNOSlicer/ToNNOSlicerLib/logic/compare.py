@@ -80,12 +80,19 @@ class Comparison:
     """Two results of a patient, beside each other.
 
     Attributes:
+        priorName: The name of the earlier result.
         changes: One for each present finding in its order, then those of findings that are gone or not shown now.
         notes: What may mislead, a line each.
     """
 
+    priorName: str
     changes: tuple[Change, ...]
     notes: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """A summary of the changes."""
+        return sentence(self.changes)
 
 
 def changes(present: Result, prior: Result) -> Comparison:
@@ -106,7 +113,7 @@ def changes(present: Result, prior: Result) -> Comparison:
     """
     here, there = timePointOf(present), timePointOf(prior)
     warned = notes(present, prior, here, there)  # first: it refuses what cannot be compared
-    return Comparison(tuple(match(here, there)), warned)
+    return Comparison(prior.name, tuple(match(here, there)), warned)
 
 
 def match(present: TimePoint, prior: TimePoint) -> list[Change]:

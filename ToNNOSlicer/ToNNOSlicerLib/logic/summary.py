@@ -183,6 +183,24 @@ def nothing(peak: Peak | None, record: Json, threshold: float, smallestMm3: floa
     return " ".join((text, _highestOf(peak, threshold, calibration.get("noise_floor"))))
 
 
+def headline(findings: Sequence, heatmapNode, threshold: float | None, smallestMm3: float = 0.0) -> str:
+    """Summarize the findings; if there are none, say how close the highest voxel is to the threshold.
+
+    Args:
+        findings: All findings of the segment.
+        heatmapNode: The heatmap.
+        threshold: What the segment was written with; None: it was drawn by hand.
+        smallestMm3: The volume below which components were left out.
+
+    Returns:
+        A sentence or two without the last period.
+    """
+    record = recordOf(heatmapNode)
+    if findings or threshold is None:
+        return sentence(findings, record)
+    return nothing(highest(heatmapNode), record, threshold, smallestMm3)
+
+
 def reportText(identity: Identity, findings: Sequence, record: Json) -> str:
     """Write the result as plain text, for the clipboard: what it is, a line for each finding, totals.
 

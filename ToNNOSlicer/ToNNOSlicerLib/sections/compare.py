@@ -5,8 +5,8 @@ from __future__ import annotations
 import qt
 from slicer.i18n import tr as _
 
+from ToNNOSlicerLib.logic.compare import Comparison
 from ToNNOSlicerLib.sections.look import setText
-from ToNNOSlicerLib.state import Comparison, State
 
 _COLUMNS = ("Change", "Now", "ml now", "mm now", "Then", "ml then", "mm then", "+/- ml")
 
@@ -32,14 +32,10 @@ class CompareSection:
         table.horizontalHeader().stretchLastSection = True
         table.connect("cellClicked(int,int)", lambda row, _column: session.goToChange(row))
 
-    def render(self, state: State) -> None:
-        """Show the changes, or what is missing for them.
-
-        Args:
-            state: What is shown.
-        """
-        comparison = state.comparison
-        setText(self._ui.compareLabel, _words(comparison, state))
+    def render(self) -> None:
+        """Show the changes, or what is missing for them."""
+        comparison = self._session.comparison
+        setText(self._ui.compareLabel, _words(comparison, self._session.shownResult))
         if comparison is not self._filled:
             self._filled = comparison
             self._fill(() if comparison is None else comparison.changes)
@@ -70,10 +66,10 @@ def _mm(findings) -> str:
     return ", ".join(f"{finding.longestMm:.3g}" for finding in findings)
 
 
-def _words(comparison: Comparison | None, state: State) -> str:
+def _words(comparison: Comparison | None, result) -> str:
     if comparison is not None:
         title = _("{sentence} since {prior}.").format(sentence=comparison.sentence, prior=comparison.priorName)
         return "\n".join((title, *comparison.notes))
-    if state.result is None:
+    if result is None:
         return _("Select a result first.")
     return _("Choose the result of an earlier scan.")

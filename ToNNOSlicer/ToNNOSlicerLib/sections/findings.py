@@ -7,7 +7,6 @@ from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic import summary, verdicts
 from ToNNOSlicerLib.logic.diameters import isDrawn
-from ToNNOSlicerLib.state import State
 from ToNNOSlicerLib.words import shortNumber
 
 _COLUMNS = ("#", "Volume", "Size", "Side", "Peak", "Confidence", "Verdict")
@@ -58,20 +57,17 @@ class FindingsSection:
         ):
             button.connect("toggled(bool)" if button is ui.diametersCheck else "clicked(bool)", intention)
 
-    def render(self, state: State) -> None:
-        """Show the findings of the result.
-
-        Args:
-            state: What is shown.
-        """
-        ui, result = self._ui, state.result
+    def render(self) -> None:
+        """Show the findings of the result."""
+        ui, session = self._ui, self._session
+        result = session.shownResult
         listed = () if result is None else result.findings
         key = () if result is None else (result.identity, listed)
         if key != self._filled:
             self._filled = key
             self._fill(listed)
-        self._select(state.selected)
-        selected = 0 <= state.selected < len(listed)
+        self._select(session.selected)
+        selected = 0 <= session.selected < len(listed)
         for button in (ui.acceptButton, ui.rejectButton, ui.unsureButton, ui.removeFindingButton):
             button.enabled = selected
         ui.nextButton.enabled = ui.previousButton.enabled = ui.diametersCheck.enabled = bool(listed)

@@ -9,7 +9,6 @@ from ToNNOSlicerLib.logic.heatmap import recordOf
 from ToNNOSlicerLib.logic.profile import profileFor
 from ToNNOSlicerLib.logic.scene import nodesByClass
 from ToNNOSlicerLib.sections.look import setText
-from ToNNOSlicerLib.state import State
 from ToNNOSlicerLib.words import shortNumber
 
 _PLOT_HEIGHT = 140
@@ -29,14 +28,11 @@ class WhySection:
         ui.whySection.connect("contentsCollapsed(bool)", lambda _collapsed: self._draw())
         ui.viewSelector.connect("currentIndexChanged(int)", lambda _index: self._draw())
 
-    def render(self, state: State) -> None:
-        """Follow the result, if the section is open.
-
-        Args:
-            state: What is shown.
-        """
-        self._heatmapNode = None if state.result is None else state.result.heatmapNode
-        if state.parameters is not None:
+    def render(self) -> None:
+        """Follow the result, if the section is open."""
+        result = self._session.shownResult
+        self._heatmapNode = None if result is None else result.heatmapNode
+        if self._session.parameters is not None:
             self._listViews()
         self._draw()
 

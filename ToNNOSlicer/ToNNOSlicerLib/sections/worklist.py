@@ -7,7 +7,6 @@ from slicer.i18n import tr as _
 
 from ToNNOSlicerLib import worklist
 from ToNNOSlicerLib.sections.look import setText
-from ToNNOSlicerLib.state import State
 from ToNNOSlicerLib.words import shortNumber
 
 _COLUMNS = ("Study", "State", "Findings", "Score")
@@ -22,7 +21,7 @@ class WorklistSection:
     """
 
     def __init__(self, ui, session) -> None:
-        self._ui = ui
+        self._ui, self._session = ui, session
         self._filled: tuple = ()
         table = ui.worklistTable
         table.setColumnCount(len(_COLUMNS))
@@ -40,23 +39,19 @@ class WorklistSection:
         ui.worklistSaveButton.connect("clicked(bool)", session.saveAndNext)
         ui.worklistNextButton.connect("clicked(bool)", session.nextCase)
 
-    def render(self, state: State) -> None:
-        """Show the list.
-
-        Args:
-            state: What is shown.
-        """
-        ui, listed = self._ui, state.worklist.cases
-        isBusy = state.worklist.step in (worklist.FINDING, worklist.WORKING)
-        setText(ui.worklistLabel, _words(state))
-        ui.worklistFolderButton.enabled = ui.worklistFileButton.enabled = not isBusy and state.isIdle
+    def render(self) -> None:
+        """Show the list."""
+        ui, reading = self._ui, self._session.reading
+        listed, isBusy = reading.state.cases, reading.isBusy
+        setText(ui.worklistLabel, _words(reading.state))
+        ui.worklistFolderButton.enabled = ui.worklistFileButton.enabled = not isBusy and self._session.isIdle
         ui.worklistCancelButton.enabled = isBusy
-        ui.worklistSaveButton.enabled = state.case is not None
+        ui.worklistSaveButton.enabled = reading.case is not None
         ui.worklistNextButton.enabled = any(case.state == worklist.DONE for case in listed)
-        key = listed, state.case
+        key = listed, reading.case
         if key != self._filled:
             self._filled = key
-            self._fill(listed, state.case)
+            self._fill(listed, reading.case)
 
     def _fill(self, listed: tuple, openCase) -> None:
         table = self._ui.worklistTable
@@ -77,9 +72,8 @@ class WorklistSection:
             table.selectRow(rows[0])
 
 
-def _words(state: State) -> str:
+def _words(shown: worklist.State) -> str:
     """How far the list is."""
-    shown = state.worklist
     if shown.error:
         return shown.error
     if shown.step == worklist.FINDING:
