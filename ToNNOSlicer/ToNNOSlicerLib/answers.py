@@ -10,6 +10,7 @@ from tonno_core.output import Json
 from ToNNOSlicerLib.labels import forPanel
 from ToNNOSlicerLib.logic import results
 from ToNNOSlicerLib.logic.heatmap import Heatmap, histogramOf, showHeatmap
+from ToNNOSlicerLib.logic.scene import removeNode
 from ToNNOSlicerLib.logic.segmentation import isEditedByHand, segmentOf
 from ToNNOSlicerLib.run import Outcome, Run
 
@@ -138,7 +139,7 @@ class Answers:
         nodes, run.nodes = run.nodes, []
         for node in nodes:
             if self.isThere(node):
-                self._logic.scene.RemoveNode(node)
+                removeNode(node)
 
     def _replaceEarlier(self, node) -> tuple[float | None, float | None]:
         """Remove results of the same settings without work by hand; returns the reader's threshold, smallest part."""

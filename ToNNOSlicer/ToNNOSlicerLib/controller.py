@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,42 +23,19 @@ from ToNNOSlicerLib.run import IDLE, RUNNING, STARTING, STOPPING, Kept, Outcome,
 _CANCEL_S = 3.0
 
 
-@dataclass(frozen=True)
-class Listener:
-    """What a controller calls from `tick`, hence on the thread of its owner.
-
-    Attributes:
-        onProgress: How far the run is.
-        onPreview: The heatmap node with new voxels.
-        onOutcome: What the run has left in the scene.
-        onFailure: Why the run has ended.
-        onDescription: The engine's devices and versions.
-    """
-
-    onProgress: Callable[[Progress], None] = lambda progress: None
-    onPreview: Callable[[Any], None] = lambda node: None
-    onOutcome: Callable[[Outcome], None] = lambda outcome: None
-    onFailure: Callable[[Failure], None] = lambda failure: None
-    onDescription: Callable[[Json], None] = lambda event: None
-
-
 class RunController:
     """Owns the engine's process and one run at a time.
 
     Args:
         client: An EngineClient.
         logic: A ToNNOLogic.
-        listener: Hears of the run.
+        listener: Hears of the run from `tick`, hence on the thread of its owner: `onProgress` (a Progress),
+            `onPreview` (the heatmap node with new voxels), `onOutcome` (an Outcome), `onFailure` (a Failure), and
+            `onDescription` (the engine's devices and versions).
         clock: Seconds that only grow.
     """
 
-    def __init__(
-        self,
-        client,
-        logic,
-        listener: Listener = Listener(),
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, client, logic, listener, clock: Callable[[], float] = time.monotonic) -> None:
         self.client = client
         self.logic = logic
         self._answers = Answers(logic)

@@ -16,6 +16,7 @@ from typing import Any
 import slicer
 import vtk
 from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
 
 from ToNNOSlicerLib.choices import Choices
 from ToNNOSlicerLib.exports import Exports
@@ -98,16 +99,14 @@ class Session:
         self._isChanging = False
         self._seen: tuple[str, str] = ("", "")  # IDs of the volume and the heatmap that were chosen last
         self._seenPrior = ""
-        self._observed: list[tuple[Any, int]] = []
+        self._sceneObservations, self._resultObservations = VTKObservationMixin(), VTKObservationMixin()
         self.installing = Installing(self)
         self.running = Running(self, makeClient)
         self.exports = Exports(self)
         self.reading = Reading(self)
         self.views = Views(self)
-        scene = logic.scene
-        self._sceneObservers = [
-            scene.AddObserver(event, self._onScene) for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent)
-        ]
+        for event in (logic.scene.NodeAddedEvent, logic.scene.NodeRemovedEvent):
+            self._sceneObservations.addObserver(logic.scene, event, self._onScene)
 
     # --- life
 
@@ -121,7 +120,7 @@ class Session:
         self._seen = ("", "")
         self._isStale = True
         if parameters is None:
-            self._watch(())
+            self._resultObservations.removeObservers()
             self.shownResult = self.comparison = None
             return
         self.views.forget()
@@ -138,7 +137,7 @@ class Session:
         self.running.forget()
         self.exports.cancel()
         self.reading.case = None
-        self._watch(())
+        self._resultObservations.removeObservers()
         self.shownResult = self.comparison = self.draft = self.message = None
         self.selected, self.status = -1, ""
         self.views.forget()
@@ -149,10 +148,8 @@ class Session:
         self.exports.cancel()
         self.reading.close()
         self.running.close()
-        self._watch(())
-        for observer in self._sceneObservers:
-            self.logic.scene.RemoveObserver(observer)
-        self._sceneObservers = []
+        self._resultObservations.removeObservers()
+        self._sceneObservations.removeObservers()
         self.views.close()
         self.logic.cleanUp()
 
@@ -321,12 +318,12 @@ class Session:
         if self.installing.isBusy:
             self.installing.cancel()
         else:
-            self.running.cancel()
+            self.running.controller.cancel()
 
     @intention
     def stop(self) -> None:
         """End the run early and keep the heatmap that it has so far."""
-        self.running.stop()
+        self.running.controller.stop()
 
     def onRunShown(self) -> None:
         """Show the preview that the run has now, or stop showing it."""
@@ -668,7 +665,7 @@ class Session:
         with self.reportErrors():  # apart, so that diameters are drawn even if nothing can be compared
             self.comparison = self._compare() if self.shownResult is not None else None
         self._keepSelection(before)
-        self._watch(self._nodesToWatch())
+        self._watch()
 
     def _followWithDiameters(self, before: Result | None) -> None:
         """Draw diameters again where they are shown and the findings have changed."""
@@ -687,28 +684,22 @@ class Session:
         elif before is not None or self.selected >= len(findings):
             self.selected = -1
 
-    def _nodesToWatch(self) -> tuple:
+    def _watch(self) -> None:
+        """Observe the nodes of the result, and no others."""
+        self._resultObservations.removeObservers()
         result = self.shownResult
         if result is None:
-            return ()
-        prior = self.parameters.priorHeatmap
-        return tuple(node for node in (result.heatmapNode, result.segmentationNode, result.inputNode, prior) if node)
-
-    def _watch(self, nodes) -> None:
-        """Observe these nodes and no others of a result."""
-        for node, observer in self._observed:
-            node.RemoveObserver(observer)
-        self._observed = []
+            return
         segmentEvents = (
             slicer.vtkSegmentation.SourceRepresentationModified,
             slicer.vtkSegmentation.SegmentModified,
             slicer.vtkSegmentation.SegmentRemoved,
         )
+        nodes = {result.heatmapNode, result.segmentationNode, result.inputNode, self.parameters.priorHeatmap} - {None}
         for node in nodes:
-            events = segmentEvents if node.IsA("vtkMRMLSegmentationNode") else (vtk.vtkCommand.ModifiedEvent,)
-            if node.IsA("vtkMRMLTransformableNode"):
-                events = (*events, slicer.vtkMRMLTransformableNode.TransformModifiedEvent)
-            self._observed += [(node, node.AddObserver(event, self._onNode)) for event in events]
+            events = segmentEvents if node is result.segmentationNode else (vtk.vtkCommand.ModifiedEvent,)
+            for event in (*events, slicer.vtkMRMLTransformableNode.TransformModifiedEvent):
+                self._resultObservations.addObserver(node, event, self._onNode)
 
     def _onNode(self, _node, _event) -> None:
         """Mark the result as changed: it is read again at the next tick, or before it is needed."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import vtk
+from slicer.util import VTKObservationMixin
 
 from ToNNOSlicerLib.logic.heatmap import recordOf
 from ToNNOSlicerLib.logic.overlay import Layers, keepApart, shownImage
@@ -27,21 +26,18 @@ class Views:
     def __init__(self, session) -> None:
         self._session = session
         self._shown: tuple = ()
-        self._observers: list[tuple[Any, int]] = []
+        self._observations = VTKObservationMixin()
         self.haveChanged = False
 
     def observe(self) -> None:
         """Observe all slice views, because other modules may put another image into them."""
         self.close()
-        event = vtk.vtkCommand.ModifiedEvent
-        nodes = nodesByClass(self._session.logic.scene, "vtkMRMLSliceCompositeNode")
-        self._observers = [(node, node.AddObserver(event, self._onChange)) for node in nodes]
+        for node in nodesByClass(self._session.logic.scene, "vtkMRMLSliceCompositeNode"):
+            self._observations.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onChange)
 
     def close(self) -> None:
         """Stop observing the views."""
-        for node, observer in self._observers:
-            node.RemoveObserver(observer)
-        self._observers = []
+        self._observations.removeObservers()
 
     def forget(self) -> None:
         """Let the next `show` set the views even if nothing seems to have changed."""

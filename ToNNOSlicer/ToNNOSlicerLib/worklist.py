@@ -20,14 +20,13 @@ from slicer.i18n import tr as _
 from tonno_core.output import Json
 from ToNNOSlicerLib import worklist_files
 from ToNNOSlicerLib.models import SPEC_NAME
-from ToNNOSlicerLib.processes import changedEnvironment, killTree, ownGroup
+from ToNNOSlicerLib.processes import killTree, start
 from ToNNOSlicerLib.worklist_files import DONE, FAILED, READ, RUNNING, WAITING, Result, Run  # noqa: F401  the states of a case
 
 IDLE, FINDING, WORKING, ENDED = "idle", "finding", "working", "ended"
 _CHILD = "ToNNOSlicerLib.worklist_child"
 _LIBRARY = Path(__file__).resolve().parent.parent
 _WORKLIST, _STUDIES, _FIND_LOG = "worklist.json", "studies.json", "find-log.txt"
-_NICE = 10
 # What the bar of the engine needs not draw more often; the log grows by it.
 _BAR_S = "1"
 
@@ -358,22 +357,10 @@ class _Process:
     """A process of low priority that ends with this one, its words in a file."""
 
     def __init__(self, command: Sequence[str], changes: Mapping[str, str | None], log: Path) -> None:
-        options = ownGroup()
-        if os.name == "nt":
-            options["creationflags"] |= subprocess.BELOW_NORMAL_PRIORITY_CLASS
         with log.open("wb") as file:
-            self._popen = subprocess.Popen(
-                list(command),
-                stdin=subprocess.PIPE,  # it is closed with this process, which tells the other one to end
-                stdout=file,
-                stderr=file,
-                cwd=log.parent,  # `python -m` looks for modules in the current folder first
-                env=changedEnvironment(changes),
-                **options,
-            )
-        if os.name != "nt":
-            with suppress(OSError):  # it has ended already
-                os.setpriority(os.PRIO_PGRP, self._popen.pid, _NICE)
+            # The input is closed with this process, which tells the other one to end.
+            streams = {"stdin": subprocess.PIPE, "stdout": file, "stderr": file}
+            self._popen = start(command, log.parent, changes, isLow=True, **streams)
 
     @property
     def hasEnded(self) -> bool:

@@ -22,7 +22,7 @@ from ToNNOSlicerLib.logic.geometry import ijkToNode, ijkToWorld
 from ToNNOSlicerLib.logic.heatmap import calibrationOf, histogram, inputOf, recordOf
 from ToNNOSlicerLib.logic.labelmap import cropOf
 from ToNNOSlicerLib.logic.profile import profileAlong
-from ToNNOSlicerLib.logic.segmentation import isEditedByHand, segmentOf, thresholdOf
+from ToNNOSlicerLib.logic.segmentation import SEGMENTATION_ROLE, isEditedByHand, segmentOf, thresholdOf
 from ToNNOSlicerLib.models import shippedFolders
 from ToNNOSlicerLib.worklist import Worklist, arguments
 
@@ -268,7 +268,8 @@ def test_what_a_reader_has_saved_comes_back(logic, host, listed, six) -> None:
     segmentation, segmentId = segmentOf(heatmap)
     other = logic.segments.writeNew(heatmap, 1e9, segmentationNode=segmentation)[1]  # the case's own is the last one
     threshold = 0.8 * recordOf(heatmap)["limit"]
-    logic.segments.write(heatmap, threshold, 0.0, segmentation, segmentId)
+    heatmap.SetAttribute(SEGMENTATION_ROLE, segmentId)
+    logic.segments.write(heatmap, threshold)
     paint(segmentation, segmentId, brushed(heatmap), heatmap)
     heatmap.SetAttribute(cases.VERDICTS, VERDICTS)
     assert cases.isUnsaved(logic, case)

@@ -20,7 +20,7 @@ pytest.importorskip("slicer_core", reason="the package slicer-core is not instal
 def made(host, tmp_path):
     """A controller with its client, what it told, and a volume."""
     import slicer.util
-    from ToNNOSlicerLib.controller import Listener, RunController
+    from ToNNOSlicerLib.controller import RunController
     from ToNNOSlicerLib.logic import ToNNOLogic
     from ToNNOSlicerLib.run import RunRequest
 
@@ -31,12 +31,12 @@ def made(host, tmp_path):
     controller = RunController(
         client,
         logic,
-        Listener(
-            told.progress.append,
-            told.previews.append,
-            told.outcomes.append,
-            told.failures.append,
-            told.devices.append,
+        SimpleNamespace(
+            onProgress=told.progress.append,
+            onPreview=told.previews.append,
+            onOutcome=told.outcomes.append,
+            onFailure=told.failures.append,
+            onDescription=told.devices.append,
         ),
         clock=lambda: clock.now,
     )

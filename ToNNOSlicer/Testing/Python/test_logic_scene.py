@@ -79,6 +79,7 @@ def test_after_loading_the_slider_works_without_a_new_run(logic, host, tmp_path,
     # And the slider moves the segment that is there.
     setOverlay(heatmap, 5.0)
     logic.preview.show(heatmap, 5.0)
+    logic.preview.hide()
     assert logic.segments.write(heatmap, 5.0) == (segmentation, segmentId)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), slicer.util.arrayFromVolume(heatmap) >= 5)
     assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 1

@@ -153,7 +153,8 @@ def test_paint_is_never_overwritten_unasked(logic, written) -> None:
     assert logic.segments.write(heatmap, 4.5) == (segmentation, other)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), painted)
     # The other: overwrite.
-    logic.segments.write(heatmap, 5.0, 0.0, segmentation, segmentId, overwrite=True)
+    heatmap.SetAttribute(SEGMENTATION_ROLE, segmentId)
+    logic.segments.write(heatmap, 5.0, overwrite=True)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), blobs() >= 5.0)
     assert not isEditedByHand(segmentation, segmentId)
 
@@ -202,7 +203,7 @@ def test_other_segments_are_never_touched(logic, host, shared: bool) -> None:
         segmentation.GetSegmentation().SeparateSegmentLabelmap(other)
     assert segmentation.GetSegmentation().GetNumberOfLayers() == (1 if shared else 2)
     for threshold in (-0.5, 5.0, THRESHOLD):  # also over the neighbour
-        logic.segments.write(heatmap, threshold, 0.0, segmentation, segmentId)
+        logic.segments.write(heatmap, threshold)
         assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), blobs() >= threshold)
         assert np.array_equal(segmentArray(segmentation, other, heatmap), voxels)
     logic.segments.undo(heatmap)
@@ -327,7 +328,7 @@ def test_the_preview_is_the_mask_and_nobody_keeps_it(logic, host, tmp_path) -> N
         preview = slicer.util.getNode("ToNNO preview")
         assert np.array_equal(segmentArray(preview, "preview", heatmap), blobs() >= threshold)
     assert preview.GetHideFromEditors() and not preview.GetSaveWithScene()
-    logic.segments.write(heatmap, THRESHOLD)
+    logic.preview.hide()
     assert not slicer.util.getNodes("ToNNO preview*")
     logic.preview.show(heatmap, THRESHOLD)
     host.load(host.save(tmp_path / "scene"))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -54,7 +53,13 @@ def path():
         seen.previewed = node
         listener.onPreview(node)
 
-    controller._listener = replace(listener, onProgress=onProgress, onPreview=onPreview)
+    controller._listener = SimpleNamespace(
+        onProgress=onProgress,
+        onPreview=onPreview,
+        onOutcome=listener.onOutcome,
+        onFailure=listener.onFailure,
+        onDescription=listener.onDescription,
+    )
     gaps = Gaps()
     seconds = run(host, widget)
     longest = gaps.stop()

@@ -35,7 +35,7 @@ def set_(tmp_path_factory) -> Path:
     listed = worklist(home / "set", home / "out")
     listed.start()
     until(listed, ended)
-    listed.close()
+    listed.cancel()
     return home
 
 

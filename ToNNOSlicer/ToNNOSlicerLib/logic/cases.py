@@ -32,7 +32,6 @@ from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
 from ToNNOSlicerLib.logic.export import exportSegmentation
 from ToNNOSlicerLib.logic.geometry import ijkToNode
 from ToNNOSlicerLib.logic.heatmap import Heatmap, inputOf, recordOf, showHeatmap, writeRecord
-from ToNNOSlicerLib.logic.hierarchy import takeOut
 from ToNNOSlicerLib.logic.labelmap import LABELMAP, Crop, cropOf, imageOf, setCrop
 from ToNNOSlicerLib.logic.results import heatmapsOf
 from ToNNOSlicerLib.logic.scene import nodesByClass, removeNode
@@ -369,5 +368,4 @@ def _remove(scene, nodes: list) -> None:
     """Take nodes out of the scene and the subject hierarchy; what the user has put below them there stays."""
     for node in nodes:
         if node.GetScene() is scene:
-            takeOut(node)
             removeNode(node)

@@ -94,6 +94,20 @@ def transformPoint(matrix: np.ndarray, point) -> np.ndarray:
     return matrix[:3, :3] @ np.asarray(point, dtype=np.float64) + matrix[:3, 3]
 
 
+def corners(size, matrix: np.ndarray) -> np.ndarray:
+    """Return the places of a grid's outermost voxels.
+
+    Args:
+        size: (i, j, k) of the grid.
+        matrix: 4 x 4, from its voxels.
+
+    Returns:
+        3 x 8.
+    """
+    ijk = np.stack(np.meshgrid(*((0, n - 1) for n in size))).reshape(3, -1)
+    return matrix[:3, :3] @ ijk + matrix[:3, 3:]
+
+
 def volumeOf(volumeNode) -> Volume:
     """Return a scalar volume node as the engine's volume in the world.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import slicer
 import vtk
 from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
 
 from ToNNOSlicerLib.logic import diameters, export, findings, heatmap, overlay, patient
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
@@ -17,7 +18,7 @@ from ToNNOSlicerLib.logic.preview import Preview
 from ToNNOSlicerLib.logic.segmentation import Segments, segmentOf
 
 
-class ToNNOLogic:
+class ToNNOLogic(VTKObservationMixin):
     """Holds what belongs to a scene and is not saved with it; `cleanUp` ends it.
 
     Attributes:
@@ -36,22 +37,19 @@ class ToNNOLogic:
             dicomFile: Returns the path of the file of a DICOM instance's UID, or None where it is unknown. By default
                 Slicer's DICOM database is asked, where there is one.
         """
+        VTKObservationMixin.__init__(self)
         self.scene = scene
         self.applicationLogic = applicationLogic
         self.segments = Segments(scene)
         self.preview = Preview(scene)
         self._dicomFile = dicomFile
-        self._observers = [
-            scene.AddObserver(slicer.vtkMRMLScene.StartCloseEvent, self._onSceneClosing),
-            scene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, self._onNodeLeaving),
-        ]
+        self.addObserver(scene, slicer.vtkMRMLScene.StartCloseEvent, self._onSceneClosing)
+        self.addObserver(scene, slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, self._onNodeLeaving)
 
     def cleanUp(self) -> None:
         """Take the preview away and stop watching the scene. The results stay."""
         self.preview.hide()
-        for observer in self._observers:
-            self.scene.RemoveObserver(observer)
-        self._observers = []
+        self.removeObservers()
         self.segments.forget()
 
     def showLayers(self, layers: overlay.Layers) -> None:

@@ -11,6 +11,7 @@ from ToNNOSlicerLib.logic.geometry import ijkToWorld, toVTK, volumeOf
 from ToNNOSlicerLib.logic.heatmap import recordOf
 from ToNNOSlicerLib.logic.labelmap import GREEN, LABELMAP
 from ToNNOSlicerLib.logic.limits import MOST_PREVIEW_RUNS
+from ToNNOSlicerLib.logic.scene import addHidden, removeNode
 
 
 class Preview:
@@ -48,8 +49,7 @@ class Preview:
         """Take the outline away."""
         node = self._scene.GetNodeByID(self._nodeId) if self._nodeId else None
         if node is not None:
-            self._scene.RemoveNode(node.GetDisplayNode())
-            self._scene.RemoveNode(node)
+            removeNode(node)
         self._nodeId = self._mask = self._key = None
 
     def _node(self, heatmapNode):
@@ -60,16 +60,8 @@ class Preview:
             return node
         self.hide()
         self._key = key
-        node = slicer.vtkMRMLSegmentationNode()
-        node.SetName("ToNNO preview")
-        node.SetHideFromEditors(True)
-        node.SetSaveWithScene(False)
-        exclude = slicer.vtkMRMLSubjectHierarchyConstants.GetSubjectHierarchyExcludeFromTreeAttributeName()
-        node.SetAttribute(exclude, "1")
-        node = self._scene.AddNode(node)
-        node.CreateDefaultDisplayNodes()
+        node = addHidden(self._scene, slicer.vtkMRMLSegmentationNode(), "ToNNO preview")
         display = node.GetDisplayNode()
-        display.SetSaveWithScene(False)
         display.SetVisibility2DFill(False)
         display.SetSliceIntersectionThickness(2)
         display.SetVisibility3D(False)

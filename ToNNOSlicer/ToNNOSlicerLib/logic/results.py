@@ -10,8 +10,7 @@ from slicer.i18n import tr as _
 from ToNNOSlicerLib.logic import diameters, patient, segmentation, verdicts
 from ToNNOSlicerLib.logic.findings import Finding, Listing, listing
 from ToNNOSlicerLib.logic.heatmap import Record, calibrationOf, inputOf, isHeatmap, methodName, recordOf
-from ToNNOSlicerLib.logic.hierarchy import takeOut
-from ToNNOSlicerLib.logic.scene import nodesByClass
+from ToNNOSlicerLib.logic.scene import nodesByClass, removeNode
 
 _QUALITIES = {"fast": "Fast", "balanced": "Balanced", "paper": "Paper"}
 # What a run puts into a record beside the engine's answer.
@@ -238,15 +237,11 @@ def remove(heatmapNode, segments: segmentation.Segments) -> None:
         heatmapNode: The heatmap.
         segments: Forgets the steps of the heatmap.
     """
-    scene = heatmapNode.GetScene()
     segment = segmentation.segmentOf(heatmapNode)
     segments.forget(heatmapNode)
-    takeOut(heatmapNode)
-    scene.RemoveNode(heatmapNode)
+    removeNode(heatmapNode)
     if segment is not None:
         node, segmentId = segment
         node.GetSegmentation().RemoveSegment(segmentId)
         if not node.GetSegmentation().GetNumberOfSegments():
-            takeOut(node)
-            scene.RemoveNode(node.GetDisplayNode())
-            scene.RemoveNode(node)
+            removeNode(node)

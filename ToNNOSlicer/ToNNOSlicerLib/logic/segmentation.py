@@ -19,7 +19,7 @@ from tonno_core.segmentation.binarize import binarize, check_options, clear_smal
 from tonno_core.volume.volume import Volume
 from ToNNOSlicerLib.labels import forPanel
 from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
-from ToNNOSlicerLib.logic.geometry import ijkToWorld, nodeToWorld, volumeOf
+from ToNNOSlicerLib.logic.geometry import corners, ijkToWorld, nodeToWorld, volumeOf
 from ToNNOSlicerLib.logic.heatmap import inputOf, madeBy, recordOf
 from ToNNOSlicerLib.logic.hierarchy import putBeside
 from ToNNOSlicerLib.logic.labelmap import (
@@ -206,19 +206,7 @@ class Segments:
         Raises:
             EditedByHandError: If the segment has been changed by hand since, unless `overwrite`.
         """
-        step = self._last(self._done, heatmapNode)
-        if step is None:
-            return False
-        node = self._scene.GetNodeByID(step.segmentationId)
-        self._checkUntouched(node, step.segmentId, step.after, overwrite)
-        self._done.remove(step)
-        self._undone.append(step)
-        if step.before is None:
-            node.GetSegmentation().RemoveSegment(step.segmentId)
-        else:
-            _restore(node, step.segmentId, step.before)
-        _point(heatmapNode, *(step.previous or (None, None)))
-        return True
+        return self._take(self._done, self._undone, heatmapNode, overwrite)
 
     def redo(self, heatmapNode, overwrite: bool = False) -> bool:
         """Do the heatmap's last undone step again.
@@ -233,16 +221,28 @@ class Segments:
         Raises:
             EditedByHandError: If the segment has been changed by hand since, unless `overwrite`.
         """
-        step = self._last(self._undone, heatmapNode)
+        return self._take(self._undone, self._done, heatmapNode, overwrite)
+
+    def _take(self, steps: list[_Step], others: list[_Step], heatmapNode, overwrite: bool) -> bool:
+        """Take the heatmap's last step, back or again, and put it among the others; returns whether there was one."""
+        step = self._last(steps, heatmapNode)
         if step is None:
             return False
+        isUndone = steps is self._done
+        present, wanted = (step.after, step.before) if isUndone else (step.before, step.after)
+        own = step.previous if isUndone else (step.segmentationId, step.segmentId)
         node = self._scene.GetNodeByID(step.segmentationId)
-        if step.before is not None:
-            self._checkUntouched(node, step.segmentId, step.before, overwrite)
-        self._undone.remove(step)
-        self._done.append(step)
-        _restore(node, step.segmentId, step.after)
-        _point(heatmapNode, step.segmentationId, step.segmentId)
+        if present is not None and not overwrite:
+            crop = cropOf(node, step.segmentId)
+            if crop is None or not crop.has(present.crop.fingerprint):
+                raise _editedError(node, step.segmentId)
+        steps.remove(step)
+        others.append(step)
+        if wanted is None:
+            node.GetSegmentation().RemoveSegment(step.segmentId)
+        else:
+            _restore(node, step.segmentId, wanted)
+        _point(heatmapNode, *(own or (None, None)))
         return True
 
     def forget(self, heatmapNode=None) -> None:
@@ -264,13 +264,6 @@ class Segments:
                 return step
             steps.remove(step)
         return None
-
-    @staticmethod
-    def _checkUntouched(node, segmentId: str, content: _Content, overwrite: bool) -> None:
-        """Raise EditedByHandError where a segment holds other voxels than a step left, unless `overwrite`."""
-        crop = cropOf(node, segmentId)
-        if not overwrite and (crop is None or not crop.has(content.crop.fingerprint)):
-            raise _editedError(node, segmentId)
 
     def _finish(self, heatmapNode, threshold, smallestMm3, segmentationNode, segmentId: str, crop: Crop) -> None:
         """Tag a segment that was written, and make it the heatmap's own."""
@@ -533,16 +526,10 @@ def _hasGrid(segmentationNode, heatmapNode) -> bool:
     if reference is None:
         return False
     size, gridToNode = reference
-    there = _corners(size, nodeToWorld(segmentationNode) @ gridToNode)
-    here = _corners(heatmapNode.GetImageData().GetDimensions(), ijkToWorld(heatmapNode))
-    apart = np.linalg.norm(there[:, np.newaxis] - here, axis=-1)
+    there = corners(size, nodeToWorld(segmentationNode) @ gridToNode)
+    here = corners(heatmapNode.GetImageData().GetDimensions(), ijkToWorld(heatmapNode))
+    apart = np.linalg.norm(there[:, :, np.newaxis] - here[:, np.newaxis], axis=0)
     return size == heatmapNode.GetImageData().GetDimensions() and apart.min(axis=0).max() < SAME_PLACE_MM
-
-
-def _corners(size: tuple[int, int, int], matrix: np.ndarray) -> np.ndarray:
-    """Return the places of a grid's outermost voxels, 8 x 3."""
-    ijk = np.stack(np.meshgrid(*((0, n - 1) for n in size)), axis=-1).reshape(-1, 3)
-    return ijk @ matrix[:3, :3].T + matrix[:3, 3]
 
 
 def _isEdited(crop: Crop | None, tags: dict[str, str]) -> bool:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import qt
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic.compare import Comparison
-from ToNNOSlicerLib.sections.look import setText
+from ToNNOSlicerLib.sections.look import fillTable, makeTable, setText
 
 _COLUMNS = ("Change", "Now", "ml now", "mm now", "Then", "ml then", "mm then", "+/- ml")
 
@@ -22,15 +21,8 @@ class CompareSection:
     def __init__(self, ui, session) -> None:
         self._ui, self._session = ui, session
         self._filled: Comparison | None = None
-        table = ui.compareTable
-        table.setColumnCount(len(_COLUMNS))
-        table.setHorizontalHeaderLabels([_(name) for name in _COLUMNS])
-        table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
-        table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
-        table.verticalHeader().visible = False
-        table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
-        table.horizontalHeader().stretchLastSection = True
-        table.connect("cellClicked(int,int)", lambda row, _column: session.goToChange(row))
+        makeTable(ui.compareTable, _COLUMNS, _COLUMNS[-1])
+        ui.compareTable.connect("cellClicked(int,int)", lambda row, _column: session.goToChange(row))
 
     def render(self) -> None:
         """Show the changes, or what is missing for them."""
@@ -41,13 +33,12 @@ class CompareSection:
             self._fill(() if comparison is None else comparison.changes)
 
     def _fill(self, changes: tuple) -> None:
-        table = self._ui.compareTable
-        table.setRowCount(len(changes))
-        for row, change in enumerate(changes):
+        rows = []
+        for change in changes:
             now, before = change.present, change.prior
             mlNow = 0.0 if now is None else now.volumeMm3 / 1000
             mlBefore = sum(finding.volumeMm3 for finding in before) / 1000
-            texts = (
+            rows.append((
                 _(change.kind),
                 "" if now is None else str(now.label),
                 "" if now is None else f"{mlNow:.2f}",
@@ -56,9 +47,8 @@ class CompareSection:
                 f"{mlBefore:.2f}" if before else "",
                 _mm(before),
                 f"{mlNow - mlBefore:+.2f}",
-            )
-            for column, text in enumerate(texts):
-                table.setItem(row, column, qt.QTableWidgetItem(text))
+            ))  # fmt: skip
+        fillTable(self._ui.compareTable, rows)
 
 
 def _mm(findings) -> str:

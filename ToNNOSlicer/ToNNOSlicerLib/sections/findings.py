@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import qt
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic import summary, verdicts
 from ToNNOSlicerLib.logic.diameters import isDrawn
+from ToNNOSlicerLib.sections.look import fillTable, makeTable
 from ToNNOSlicerLib.words import shortNumber
 
 _COLUMNS = ("#", "Volume", "Size", "Side", "Peak", "Confidence", "Verdict")
@@ -34,17 +34,9 @@ class FindingsSection:
         self._filled: tuple = ()
         self._isFilling = False
         table = ui.findingsTable
-        table.setColumnCount(len(_COLUMNS))
-        table.setHorizontalHeaderLabels([_(name) for name in _COLUMNS])
+        makeTable(table, _COLUMNS, "Confidence")
         for column, tip in enumerate(_TIPS):
             table.horizontalHeaderItem(column).setToolTip(_(tip))
-        table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
-        table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
-        table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
-        table.verticalHeader().visible = False
-        table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
-        table.horizontalHeader().setSectionResizeMode(_COLUMNS.index("Confidence"), qt.QHeaderView.Stretch)
-        table.horizontalHeader().highlightSections = False
         table.connect("cellClicked(int,int)", lambda row, _column: session.select(row))
         for button, intention in (
             (ui.nextButton, lambda _on: session.step(1)),
@@ -77,10 +69,8 @@ class FindingsSection:
         self._isFilling = False
 
     def _fill(self, listed: tuple) -> None:
-        table = self._ui.findingsTable
-        table.setRowCount(len(listed))
-        for row, finding in enumerate(listed):
-            texts = (
+        rows = [
+            (
                 str(finding.label),
                 summary.ml(finding.ml),
                 summary.size(finding),
@@ -89,10 +79,9 @@ class FindingsSection:
                 finding.confidence,
                 summary.verdict(finding),
             )
-            for column, text in enumerate(texts):
-                item = qt.QTableWidgetItem(text)
-                item.setToolTip(text)  # what the column is too narrow for
-                table.setItem(row, column, item)
+            for finding in listed
+        ]
+        fillTable(self._ui.findingsTable, rows)
 
     def _select(self, row: int) -> None:
         table = self._ui.findingsTable

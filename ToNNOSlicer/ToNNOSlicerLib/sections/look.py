@@ -1,9 +1,10 @@
-"""How texts look: the application's own colors, so that a dark theme stays readable."""
+"""How texts and tables look: the application's own colors, so that a dark theme stays readable."""
 
 from __future__ import annotations
 
 import qt
 import slicer
+from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.state import DONE, ERROR, NOTE
 
@@ -39,3 +40,39 @@ def setKind(label, kind: str) -> None:
     style = f"QLabel {{ color: {text}; background: {tint}, 40); border: 1px solid {tint}, 160); padding: 5px; }}"
     if label.styleSheet != style:
         label.styleSheet = style
+
+
+def makeTable(table, columns: tuple[str, ...], wide: str) -> None:
+    """Give a table its columns; its rows are selected as a whole, one at a time, and not edited.
+
+    Args:
+        table: The widget.
+        columns: English titles.
+        wide: Title of the column that takes the room that the others leave.
+    """
+    table.setColumnCount(len(columns))
+    table.setHorizontalHeaderLabels([_(title) for title in columns])
+    table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
+    table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
+    table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
+    table.verticalHeader().visible = False
+    header = table.horizontalHeader()
+    header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+    header.setSectionResizeMode(columns.index(wide), qt.QHeaderView.Stretch)
+    header.highlightSections = False
+
+
+def fillTable(table, rows: list[tuple[str, ...]], tips: list[str] | None = None) -> None:
+    """Replace the rows of a table.
+
+    Args:
+        table: The widget.
+        rows: The texts of each row.
+        tips: What hovering shows, by row; None: a cell's own text, for which its column may be too narrow.
+    """
+    table.setRowCount(len(rows))
+    for row, texts in enumerate(rows):
+        for column, text in enumerate(texts):
+            item = qt.QTableWidgetItem(text)
+            item.setToolTip(text if tips is None else tips[row])
+            table.setItem(row, column, item)

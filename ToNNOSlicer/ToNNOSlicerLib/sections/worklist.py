@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import qt
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib import worklist
-from ToNNOSlicerLib.sections.look import setText
+from ToNNOSlicerLib.sections.look import fillTable, makeTable, setText
 from ToNNOSlicerLib.words import shortNumber
 
 _COLUMNS = ("Study", "State", "Findings", "Score")
@@ -23,16 +22,8 @@ class WorklistSection:
     def __init__(self, ui, session) -> None:
         self._ui, self._session = ui, session
         self._filled: tuple = ()
-        table = ui.worklistTable
-        table.setColumnCount(len(_COLUMNS))
-        table.setHorizontalHeaderLabels([_(name) for name in _COLUMNS])
-        table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
-        table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
-        table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
-        table.verticalHeader().visible = False
-        table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
-        table.horizontalHeader().stretchLastSection = True
-        table.connect("cellDoubleClicked(int,int)", lambda row, _column: session.openCase(row))
+        makeTable(ui.worklistTable, _COLUMNS, _COLUMNS[-1])
+        ui.worklistTable.connect("cellDoubleClicked(int,int)", lambda row, _column: session.openCase(row))
         ui.worklistFolderButton.connect("clicked(bool)", lambda _on: session.openWorklist("folder"))
         ui.worklistFileButton.connect("clicked(bool)", lambda _on: session.openWorklist("list"))
         ui.worklistCancelButton.connect("clicked(bool)", session.cancelWorklist)
@@ -54,22 +45,19 @@ class WorklistSection:
             self._fill(listed, reading.case)
 
     def _fill(self, listed: tuple, openCase) -> None:
-        table = self._ui.worklistTable
-        table.setRowCount(len(listed))
-        for row, case in enumerate(listed):
-            texts = (
+        rows = [
+            (
                 case.name,
                 _stateText(case),
                 "" if case.findings is None else str(case.findings),
                 "" if case.score is None else shortNumber(case.score),
             )
-            for column, text in enumerate(texts):
-                item = qt.QTableWidgetItem(text)
-                item.setToolTip(case.error or case.volume)
-                table.setItem(row, column, item)
-        rows = [n for n, case in enumerate(listed) if openCase is not None and case.volume == openCase.volume]
-        if rows:
-            table.selectRow(rows[0])
+            for case in listed
+        ]
+        fillTable(self._ui.worklistTable, rows, [case.error or case.volume for case in listed])
+        volumes = [case.volume for case in listed]
+        if openCase is not None and openCase.volume in volumes:
+            self._ui.worklistTable.selectRow(volumes.index(openCase.volume))
 
 
 def _words(shown: worklist.State) -> str:
