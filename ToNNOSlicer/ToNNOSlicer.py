@@ -147,7 +147,7 @@ class ToNNOSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Let the panel follow a parameter node or None; the same node may hold other choices than before."""
         if parameters is not self._parameters:
             self._disconnect()
-        self.panel.setParameters(parameters)
+        self.panel.session.setParameters(parameters)
         if parameters is not None and self._parameters is None:
             self._connection = parameters.connectGui(self.ui)
             self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self._onParameters)

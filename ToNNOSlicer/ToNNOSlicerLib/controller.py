@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 
 from tonno_core.output import Json
 from ToNNOSlicerLib import failures
-from ToNNOSlicerLib.answers import Answers, Part, read
+from ToNNOSlicerLib.answers import Answers, read
 from ToNNOSlicerLib.background import Background
 from ToNNOSlicerLib.failures import Failure
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
@@ -155,7 +155,7 @@ class RunController:
         if run is not None and run.writer is not None:
             self._finishWriting(run)
         if run is not None and run.reader is not None and not run.reader.is_alive():
-            self._steps.append(lambda: self._showResult(run))
+            self._later(run, self._showResult, run)
         for event in self.client.poll():
             self._take(event)
         self._checkScene()
@@ -236,7 +236,7 @@ class RunController:
         elif kind == "progress":
             self._progress(run, event)
         elif kind == "preview" and run.state == RUNNING:
-            self._steps.append(lambda: self._showPreview(run, event))
+            self._later(run, self._showPreview, run, event)
         elif kind == "result" and run.cancelledAt is not None:
             self._end()  # it was on its way when the user cancelled
         elif kind == "result":
@@ -277,8 +277,12 @@ class RunController:
 
     # --- nodes
 
+    def _later(self, run: Run, work: Callable[..., None], *arguments: Any) -> None:
+        """Queue a piece of work on nodes for a turn of its own; it is dropped if the run has ended by then."""
+        self._steps.append(lambda: work(*arguments) if run is self._run else None)
+
     def _showPreview(self, run: Run, event: Json) -> None:
-        if run is not self._run or run.state != RUNNING:
+        if run.state != RUNNING:
             return
         node = self._answers.showPreview(run, event)
         if node is not None:
@@ -286,23 +290,17 @@ class RunController:
 
     def _showResult(self, run: Run) -> None:
         """Queue a turn for each heatmap, and one for the segments."""
-        if run is not self._run or run.reader is None:
+        if run.reader is None:
             return
         reader, run.reader = run.reader, None
         if reader.error is not None:
             self._fail(failures.ofReading(reader.error))
             return
         for part in reader.result:
-            self._steps.append(lambda part=part: self._showPart(run, part))
-        self._steps.append(lambda: self._writeSegments(run))
-
-    def _showPart(self, run: Run, part: Part) -> None:
-        if run is self._run:
-            self._answers.showPart(run, part)
+            self._later(run, self._answers.showPart, run, part)
+        self._later(run, self._writeSegments, run)
 
     def _writeSegments(self, run: Run) -> None:
-        if run is not self._run:
-            return
         try:
             outcome = self._answers.writeSegments(run)
         except ToNNOUserError as error:
@@ -312,12 +310,11 @@ class RunController:
             box = self._kept.box if run.kind == "resume" else run.box
             self._kept = Kept(run.key, box, bool(run.answer.get("stopped")), run.answer.get("run"))
         # The panel reads the segment's findings then.
-        self._steps.append(lambda: self._finish(run, outcome))
+        self._later(run, self._finish, outcome)
 
-    def _finish(self, run: Run, outcome: Outcome) -> None:
-        if run is self._run:
-            self._end()
-            self._listener.onOutcome(outcome)
+    def _finish(self, outcome: Outcome) -> None:
+        self._end()
+        self._listener.onOutcome(outcome)
 
     # --- the end
 

@@ -23,6 +23,10 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import slicer
+from slicer.i18n import tr as _
+
+from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.packages import TORCH_MINIMUM, Missing, missing, moduleOf, nameOf, torchState, versionOf
 from ToNNOSlicerLib.pip_process import PipProcess, causeOf
 
@@ -33,17 +37,8 @@ _PLAIN_VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\
 _LOG_LINES = 500
 
 
-class InstallError(Exception):
-    """An installation that was refused, canceled, or failed.
-
-    Args:
-        cause: What went wrong, in a line; of a failure pip's own words.
-        nextStep: What the user can do about it, in a line.
-    """
-
-    def __init__(self, cause: str, nextStep: str) -> None:
-        super().__init__(cause)
-        self.cause, self.nextStep = cause, nextStep
+class InstallError(ToNNOUserError):
+    """Says why an installation was refused, canceled, or failed; of a failure in pip's own words."""
 
 
 class Installation:
@@ -92,13 +87,11 @@ class Installation:
             InstallError: Where an installation is under way, or this one cannot begin.
         """
         global _running
-        from slicer.i18n import tr as _
-
         if _running is not None or _isSlicerInstalling():
             raise InstallError(_("An installation is under way."), _("Wait until it has ended."))
         self._refuse()
         self._commands = self._steps()
-        place = self._temporaryPath or _applicationPath("temporaryPath")
+        place = self._temporaryPath or slicer.app.temporaryPath
         try:
             self._folder = Path(tempfile.mkdtemp(prefix="tonno-pip-", dir=place))
         except OSError as error:
@@ -164,8 +157,6 @@ class Installation:
 
     def _refuse(self) -> None:
         """Raise InstallError where the first command would fail anyway."""
-        from slicer.i18n import tr as _
-
         if self._wheels is not None and not any(Path(self._wheels).glob("*.whl")):
             raise InstallError(
                 _("{folder} holds no wheel files (*.whl).").format(folder=self._wheels),
@@ -220,10 +211,8 @@ class Installation:
         return True
 
     def _begin(self, arguments: list[str]) -> None:
-        from slicer.i18n import tr as _
-
         self._said.clear()
-        command = [*(self._command or moduleCommand(None, _applicationPath("slicerHome"))), *arguments]
+        command = [*(self._command or moduleCommand(None, slicer.app.slicerHome)), *arguments]
         try:
             self._process = PipProcess(command, self._folder)
         except OSError as error:
@@ -250,8 +239,6 @@ class Installation:
         self._onLine(line)
 
     def _check(self) -> None:
-        from slicer.i18n import tr as _
-
         left = missing(self._requirementsFile)
         if left:
             names = ", ".join(name for name, _size in left.rows())
@@ -350,12 +337,6 @@ def _hasLightTheTorch() -> bool:
     return find_spec("light_the_torch") is not None
 
 
-def _applicationPath(name: str) -> str:
-    import slicer
-
-    return getattr(slicer.app, name)
-
-
 def _isSlicerInstalling() -> bool:
     """Whether another module has asked Slicer (5.12 and newer) for packages that are still on their way."""
     try:
@@ -366,15 +347,11 @@ def _isSlicerInstalling() -> bool:
 
 
 def _canceled() -> InstallError:
-    from slicer.i18n import tr as _
-
     return InstallError(_("The installation was canceled."), _("Click Apply when you want to be asked again."))
 
 
 def _nextStep(said: str, isOffline: bool) -> str:
     """What helps against the usual causes, by the words in which pip and Python report them."""
-    from slicer.i18n import tr as _
-
     steps = (
         (r"No space left|\[Errno 28\]|not enough space", _("Free space on the disk; PyTorch needs up to 8 GB.")),
         (

@@ -8,7 +8,7 @@ import qt
 import slicer
 
 from ToNNOSlicerLib import ask
-from ToNNOSlicerLib.choices import Choices, Preferences
+from ToNNOSlicerLib.choices import Choices
 from ToNNOSlicerLib.engine import EngineClient
 from ToNNOSlicerLib.sections.compare import CompareSection
 from ToNNOSlicerLib.sections.editor import EditorSection
@@ -53,7 +53,7 @@ class Panel:
     def __init__(self, ui, logic, resourcePath, makeClient=None) -> None:
         self.ui, self.logic = ui, logic
         choices = Choices(
-            _preferences(),
+            qt.QSettings(),
             resources=resourcePath(""),
             userFolder=Path(slicer.app.slicerUserSettingsFilePath).parent / "ToNNO",
             slicerHome=slicer.app.slicerHome,
@@ -68,14 +68,6 @@ class Panel:
         self._sections = tuple(section(ui, self.session) for section in _SECTIONS)
         self.shortcuts = Shortcuts(self.session)
         self._show()
-
-    def setParameters(self, parameters) -> None:
-        """Follow another parameter node.
-
-        Args:
-            parameters: The parameter node, or None.
-        """
-        self.session.setParameters(parameters)
 
     def enter(self) -> None:
         """Enable the keyboard shortcuts when the module is shown."""
@@ -130,13 +122,3 @@ class Panel:
     def _client(choices: Choices) -> EngineClient:
         command, changes = choices.command()
         return EngineClient([*command, "tonno_core.worker"], changes, temporaryPath=choices.temporaryPath)
-
-
-def _preferences() -> Preferences:
-    def read(key: str) -> str:
-        return str(qt.QSettings().value(key, "") or "")
-
-    def write(key: str, value: str) -> None:
-        qt.QSettings().setValue(key, value)
-
-    return Preferences(read, write)

@@ -12,6 +12,7 @@ from ToNNOSlicerLib.logic import cases
 from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
 from ToNNOSlicerLib.logic.findings import Finding
 from ToNNOSlicerLib.logic.results import resultOf
+from ToNNOSlicerLib.parameter_node import optionsOf
 
 _POLL_S = 1.0
 
@@ -58,7 +59,7 @@ class Reading:
             parameters.quality.value,
             parameters.device or "auto",
             parameters.minMm3,
-            choices.options(parameters),
+            optionsOf(parameters),
         )
         self.close()
         self._worklist = worklist.Worklist(source, output, *choices.command(), str(model.folder), arguments)

@@ -40,7 +40,7 @@ def made(host, tmp_path):
         ),
         clock=lambda: clock.now,
     )
-    request = RunRequest(volume, "model-folder", "tonno", "lesion", {"slices": 8, "stage": None}, "fast")
+    request = RunRequest(volume, "model-folder", "tonno", "lesion", {"slices": 8}, "fast")
     yield SimpleNamespace(
         controller=controller, client=client, told=told, request=request, volume=volume, clock=clock, host=host
     )
@@ -98,7 +98,7 @@ def test_request_says_what_was_asked(made) -> None:
     assert kind == "reconstruct"
     assert np.load(fields["volume"]["array"]).shape == (12, 14, 16)
     assert fields["volume"]["ijk_to_ras"] == np.eye(4).tolist()
-    assert fields["options"] == {"slices": 8, "methods": ["tonno"], "class_name": "lesion"}  # None is the model's
+    assert fields["options"] == {"slices": 8, "methods": ["tonno"], "class_name": "lesion"}
     assert (fields["model"], fields["preset"], fields["roi"], fields["zoom"], fields["device"]) == (
         "model-folder",
         "fast",

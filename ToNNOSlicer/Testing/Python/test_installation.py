@@ -290,8 +290,7 @@ sys.exit(1)
     installation.start()
     with pytest.raises(InstallError) as error:
         finish(installation)
-    assert error.value.cause == "No matching distribution found for timm>=1.0.15"
-    assert str(error.value) == error.value.cause
+    assert error.value.message == "No matching distribution found for timm>=1.0.15"
     assert "See the log" in error.value.nextStep
     assert len(installation.said) == 4
 
@@ -506,7 +505,7 @@ def test_real_pip_finds_wheels_in_any_folder_and_says_what_it_lacks(
     assert "Would install tonnotiny-1.5" in lines
     with pytest.raises(InstallError) as error:
         finish(installation("tonnotiny>=2"))
-    assert error.value.cause == "No matching distribution found for tonnotiny>=2"
+    assert error.value.message == "No matching distribution found for tonnotiny>=2"
     assert error.value.nextStep.startswith("Add that wheel, for this system and for Python 3.")
     assert not list(tmp_path.glob("tonno-pip-*"))
 

@@ -50,7 +50,7 @@ def setVerdict(heatmapNode, finding, verdict: str) -> None:
     if verdict not in (ACCEPT, REJECT, UNSURE, NONE):
         raise ValueError(f"verdict is {verdict!r}, expected 'accept', 'reject', 'unsure' or ''")
     before = _read(heatmapNode)
-    parts = [kept for kept in before if _labelOf(finding.pieces, kept) == finding.label]
+    parts = [kept for kept in before if finding.pieces.labelOf(kept.place, kept.reach) == finding.label]
     after = [kept for kept in before if kept not in parts]
     if verdict != NONE:
         after += [replace(part, verdict=verdict) for part in parts if not _isAt(part, finding.place)]
@@ -82,7 +82,7 @@ def _all(heatmapNode, findings: Sequence) -> list[set[str]]:
     pieces = findings[0].pieces
     byLabel: dict[int, set[str]] = {}
     for kept in _read(heatmapNode):
-        byLabel.setdefault(_labelOf(pieces, kept), set()).add(kept.verdict)
+        byLabel.setdefault(pieces.labelOf(kept.place, kept.reach), set()).add(kept.verdict)
     return [byLabel.get(finding.label, set()) for finding in findings]
 
 
@@ -90,11 +90,6 @@ def _common(verdicts: set[str]) -> str:
     if not verdicts:
         return NONE
     return next(iter(verdicts)) if len(verdicts) == 1 else UNSURE
-
-
-def _labelOf(pieces, kept: _Kept) -> int:
-    """Return the label of the component that holds the place, or is nearest to it within reach of the old finding."""
-    return pieces.labelOf(kept.place, kept.reach)
 
 
 def _isAt(kept: _Kept, place) -> bool:
