@@ -92,8 +92,11 @@ class Exports:
             self._begin(path, reportSteps(path, result.heatmapNode, *result.segment, self._writer()))
         else:
             with self._session.ask.waiting():
-                notes = self._writeNow(kind, result, path)
-            self._done(path, notes)
+                if kind == SEGMENTATION:
+                    notes = self._session.logic.exportSegmentation(result.segmentationNode, path)
+                else:
+                    notes = exportFindings(list(result.findings), path, _identityOf(result))
+            self._done(path, notes or [])
 
     def reportText(self, result: Result) -> str:
         """Return the report as plain text.
@@ -105,8 +108,7 @@ class Exports:
             The text.
         """
         result.listing.checkWhole()
-        identity = self._identity(result)
-        return summary.reportText(identity, result.findings, result.record)
+        return summary.reportText(_identityOf(result), result.findings, result.record)
 
     def cancel(self) -> None:
         """End the export that goes on; nothing of it stays."""
@@ -134,16 +136,6 @@ class Exports:
         if not failed:
             self._done(path, [])
         session.render()
-
-    def _writeNow(self, kind: str, result: Result, path: str) -> list[str]:
-        logic = self._session.logic
-        if kind == SEGMENTATION:
-            return list(logic.exportSegmentation(result.segmentationNode, path) or ())
-        exportFindings(list(result.findings), path, self._identity(result))
-        return []
-
-    def _identity(self, result: Result) -> summary.Identity:
-        return summary.identityOf(result.heatmapNode, result.segmentationNode, result.segmentId)
 
     def _writer(self) -> SlowWriter:
         command, changes = self._session.choices.command()
@@ -231,6 +223,10 @@ def _reason(event) -> str:
     if event["type"] == "exited":
         return _("exit code {code}: {last}").format(code=event["code"], last=last)
     return last or event["type"]
+
+
+def _identityOf(result: Result) -> summary.Identity:
+    return summary.identityOf(result.heatmapNode, result.segmentationNode, result.segmentId)
 
 
 def fileName(result: Result) -> str:

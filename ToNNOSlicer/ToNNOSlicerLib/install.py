@@ -352,18 +352,16 @@ def _canceled() -> InstallError:
 
 def _nextStep(said: str, isOffline: bool) -> str:
     """What helps against the usual causes, by the words in which pip and Python report them."""
-    steps = (
-        (r"No space left|\[Errno 28\]|not enough space", _("Free space on the disk; PyTorch needs up to 8 GB.")),
-        (
-            r"Permission denied|Access is denied|\[WinError (5|32)\]|\[Errno 13\]|Read-only",
-            _("Close other Slicer windows, restart Slicer, and try again; Slicer's folder must be writable."),
+    steps = {
+        r"No space left|\[Errno 28\]|not enough space": _("Free space on the disk; PyTorch needs up to 8 GB."),
+        r"Permission denied|Access is denied|\[WinError (5|32)\]|\[Errno 13\]|Read-only": _(
+            "Close other Slicer windows, restart Slicer, and try again; Slicer's folder must be writable."
         ),
-        (
-            r"connection broken|NewConnectionError|NameResolution|ProxyError|SSLError|timed out|Max retries exceeded",
-            _("No package index answers: check network and proxy, or choose a folder of wheels, or another Python."),
+        r"connection broken|NewConnectionError|NameResolution|ProxyError|SSLError|timed out|Max retries exceeded": _(
+            "No package index answers: check network and proxy, or choose a folder of wheels, or another Python."
         ),
-    )
-    for words, step in steps:
+    }
+    for words, step in steps.items():
         if re.search(words, said):
             return step
     if isOffline and "No matching distribution" in said:

@@ -21,7 +21,7 @@ from tonno_core.output import Json
 from ToNNOSlicerLib import worklist_files
 from ToNNOSlicerLib.models import SPEC_NAME
 from ToNNOSlicerLib.processes import killTree, start
-from ToNNOSlicerLib.worklist_files import DONE, FAILED, READ, RUNNING, WAITING, Result, Run  # noqa: F401  the states of a case
+from ToNNOSlicerLib.worklist_files import DONE, FAILED, READ, RUNNING, WAITING, Case, Result, Run  # noqa: F401  the states of a case
 
 IDLE, FINDING, WORKING, ENDED = "idle", "finding", "working", "ended"
 _CHILD = "ToNNOSlicerLib.worklist_child"
@@ -29,46 +29,6 @@ _LIBRARY = Path(__file__).resolve().parent.parent
 _WORKLIST, _STUDIES, _FIND_LOG = "worklist.json", "studies.json", "find-log.txt"
 # What the bar of the engine needs not draw more often; the log grows by it.
 _BAR_S = "1"
-
-
-@dataclass(frozen=True)
-class Case:
-    """A study of the list.
-
-    Attributes:
-        name: For a person.
-        volume: Path of its file, or of the folder of its series.
-        source: The file that its results are of (`source_of`).
-        modality: As DICOM has it, "" where it is not known.
-        description: Of the series, "" without.
-        state: "waiting", "running", "done", "failed" or "read".
-        folder: Of its results, "" without.
-        error: Why it failed, in the engine's words.
-        findings: Number of the first method's findings, None without results.
-        score: The classifier's, None without results.
-    """
-
-    name: str
-    volume: str
-    source: str
-    modality: str = ""
-    description: str = ""
-    state: str = WAITING
-    folder: str = ""
-    error: str = ""
-    findings: int | None = None
-    score: float | None = None
-
-    def having(self, result: Result) -> Case:
-        """Return the same study with another result.
-
-        Args:
-            result: What has become of it.
-
-        Returns:
-            The study.
-        """
-        return replace(self, **asdict(result) | {"source": result.source or self.source})
 
 
 @dataclass(frozen=True)

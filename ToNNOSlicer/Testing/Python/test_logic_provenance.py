@@ -10,8 +10,9 @@ import slicer
 from scenes import SHAPE_ZYX, THRESHOLD, addHeatmap, addVolume, mask, paint, replace
 from ToNNOSlicerLib.logic.export import exportSegmentation
 from ToNNOSlicerLib.logic.findings import findingsOf
+from ToNNOSlicerLib.logic.labelmap import TERMINOLOGY
 from ToNNOSlicerLib.logic.provenance import ALGORITHM_NAME, ALGORITHM_TYPE, RESULT, tagOf
-from ToNNOSlicerLib.logic.segmentation import TERMINOLOGY, isEditedByHand, noteEditing
+from ToNNOSlicerLib.logic.segmentation import isEditedByHand, noteEditing
 from vtk import vtkStringArray
 
 

@@ -26,6 +26,11 @@ GREEN = (0x3D / 255, 1.0, 0x9E / 255)  # of the first segment, and of its previe
 SAME_PLACE_MM = 0.01
 # Cosine of two axes of a grid, as the engine's: below it, the far corner of 500 voxels is off by .05 voxel.
 _TILTED = 1e-4
+# From Slicer's own list, where "Lesion" (52988006) is missing; the user may choose another in the Segment Editor.
+TERMINOLOGY = (
+    "Segmentation category and type - 3D Slicer General Anatomy list"
+    "~SCT^49755003^Morphologically Altered Structure~SCT^4147007^Mass~^^~Anatomic codes - DICOM master list~^^~^^"
+)
 WRITTEN = "ToNNO.Written"  # tag of a segment: the fingerprint of the voxels that were written last
 # Voxels that are measured while no surface is shown: within a tenth of a second, at each release of the slider.
 _QUICK = 100_000
@@ -157,6 +162,7 @@ def addSegment(
     segment.SetName(name)
     segment.SetColor(*color)
     segment.SetLabelValue(1)
+    segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), TERMINOLOGY)
     segment.AddRepresentation(LABELMAP, imageOf(crop))
     segmentation = segmentationNode.GetSegmentation()
     _keepsSurface(segmentation, crop)

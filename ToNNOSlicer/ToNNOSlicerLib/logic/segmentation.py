@@ -9,9 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import slicer
-import slicer.util
-import vtk
 from slicer.i18n import tr as _
 
 from tonno_core.errors import TonnoError
@@ -38,18 +35,13 @@ from ToNNOSlicerLib.logic.labelmap import (
     setCrop,
 )
 from ToNNOSlicerLib.logic.limits import MOST_FILTERED_RUNS
-from ToNNOSlicerLib.logic.provenance import TAGS, editedProvenance, provenanceOf
+from ToNNOSlicerLib.logic.provenance import TAGS, editedProvenance, provenanceOf, tagOf
 from ToNNOSlicerLib.logic.scene import nodesByClass
 
 SEGMENTATION_ROLE = "ToNNO.segmentation"  # of a heatmap, the node of its segment; the attribute has the segment's ID
 THRESHOLD, SMALLEST, METHOD = "ToNNO.Threshold", "ToNNO.SmallestMm3", "ToNNO.Method"
 _TAGS = (WRITTEN, THRESHOLD, SMALLEST, METHOD, *TAGS)
 _COLORS = (GREEN, (1.0, 0x5C / 255, 0xF4 / 255), (0x5C / 255, 0.84, 1.0), (0.72, 0.6, 1.0))  # none of the heatmap's
-# From Slicer's own list, where "Lesion" (52988006) is missing; the user may choose another in the Segment Editor.
-TERMINOLOGY = (
-    "Segmentation category and type - 3D Slicer General Anatomy list"
-    "~SCT^49755003^Morphologically Altered Structure~SCT^4147007^Mass~^^~Anatomic codes - DICOM master list~^^~^^"
-)
 UNDO_STEPS = 20
 
 
@@ -149,8 +141,6 @@ class Segments:
         crop = maskOf(heatmapNode, threshold, smallestMm3, segmentationNode)
         name = _freeName(segmentationNode.GetSegmentation(), recordOf(heatmapNode)["className"] or _("finding"))
         segmentId = addSegment(segmentationNode, name, _freeColor(self._scene), crop)
-        segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
-        segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), TERMINOLOGY)
         self._finish(heatmapNode, threshold, smallestMm3, segmentationNode, segmentId, crop)
         self._remember(heatmapNode, segmentationNode, segmentId, None, _named(previous))
         if wasShown3D and segmentationNode.GetSegmentation().ContainsRepresentation(SURFACE):
@@ -352,8 +342,6 @@ def _restore(segmentationNode, segmentId: str, content: _Content) -> None:
     """Give a segment a content back; it is made again under its ID where it was removed."""
     if not _hasSegment(segmentationNode, segmentId):
         addSegment(segmentationNode, content.name, content.color, content.crop, segmentId)
-        segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
-        segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), TERMINOLOGY)
     else:
         setCrop(segmentationNode, segmentId, content.crop)
     _setTags(segmentationNode, segmentId, content.tags)
@@ -408,8 +396,7 @@ def thresholdOf(segmentationNode, segmentId: str) -> float | None:
     Returns:
         The threshold, in the heatmap's units; None where we have not written the segment.
     """
-    value = _tagsOf(segmentationNode, segmentId).get(THRESHOLD)
-    return None if value is None else float(value)
+    return _number(segmentationNode, segmentId, THRESHOLD)
 
 
 def smallestOf(segmentationNode, segmentId: str) -> float | None:
@@ -422,7 +409,11 @@ def smallestOf(segmentationNode, segmentId: str) -> float | None:
     Returns:
         The volume in mm3; None where we have not written the segment.
     """
-    value = _tagsOf(segmentationNode, segmentId).get(SMALLEST)
+    return _number(segmentationNode, segmentId, SMALLEST)
+
+
+def _number(segmentationNode, segmentId: str, tag: str) -> float | None:
+    value = _tagsOf(segmentationNode, segmentId).get(tag)
     return None if value is None else float(value)
 
 
@@ -587,8 +578,7 @@ def _hasSegment(segmentationNode, segmentId: str | None) -> bool:
 def _tagsOf(segmentationNode, segmentId: str) -> dict[str, str]:
     """Read our tags of a segment."""
     segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
-    value = vtk.reference("")
-    return {tag: str(value) for tag in _TAGS if segment.GetTag(tag, value)}
+    return {tag: tagOf(segment, tag) for tag in _TAGS if segment.HasTag(tag)}
 
 
 def _setTags(segmentationNode, segmentId: str, tags: dict[str, str]) -> None:
