@@ -142,14 +142,6 @@ class Choices:
             install.engineEnvironment(isOther=chosen is not None, startup=startup),
         )
 
-    def setDevices(self, description: Json) -> None:
-        """Store the list of devices.
-
-        Args:
-            description: The engine's event that describes it.
-        """
-        self.devices = list(description.get("devices") or ())
-
     @property
     def _usableDevices(self) -> list[Json]:
         return [device for device in self.devices if device.get("usable")]

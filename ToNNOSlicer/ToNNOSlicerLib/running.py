@@ -204,7 +204,7 @@ class Running:
             description: The engine's devices and versions.
         """
         session = self._session
-        session.choices.setDevices(description)
+        session.choices.devices = list(description.get("devices") or ())
         versions = (f"{name} {description[name]}" for name in ("python", "torch", "timm") if name in description)
         session.log(", ".join(versions))
         parameters = session.parameters

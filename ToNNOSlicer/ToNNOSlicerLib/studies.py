@@ -16,7 +16,7 @@ from pathlib import Path
 from tonno_core.cohort.manifest import read_volumes
 from tonno_core.cohort.source import source_of
 from tonno_core.errors import TonnoError
-from ToNNOSlicerLib.worklist_files import Case
+from ToNNOSlicerLib.worklist_files import Case, isDicom
 
 LIST_ENDINGS = (".csv", ".tsv")
 WORKLIST_NAME = "worklist.json"  # a folder with it holds results, not studies
@@ -92,7 +92,7 @@ def _inFolder(folder: Path, place: Path, output: Path, notes: list[str]) -> Iter
     for file in images:
         if not _isResult(file.name.lower()):
             yield from _readable(file, place, notes)
-    if any(_isDicom(file) for file in files if file not in images):
+    if any(isDicom(file) for file in files if file not in images):
         yield from _series(folder, place, output, notes)
 
 
@@ -107,12 +107,6 @@ def _readable(file: Path, place: Path, notes: list[str]) -> Iterator[Case]:
 
 def _isResult(name: str) -> bool:
     return ".seg." in name or name.startswith(_RESULTS)
-
-
-def _isDicom(file: Path) -> bool:
-    with suppress(OSError), file.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
-    return False
 
 
 def _series(folder: Path, place: Path, output: Path, notes: list[str]) -> Iterator[Case]:

@@ -44,16 +44,11 @@ class Report:
     settings: Json
     run: Json
 
-    @property
-    def methods(self) -> list[str]:
-        """Return the methods of which there are heatmaps."""
-        return list(self.content["methods"])
-
     def threshold(self, method: str) -> float:
         """Return the threshold that the engine segmented with.
 
         Args:
-            method: One of `methods`.
+            method: One of the report's.
 
         Returns:
             The threshold, in the heatmap's units.
@@ -292,12 +287,7 @@ def _model(report: Report) -> Json:
 def _slices(folder: Path) -> list[Path]:
     """List the DICOM files of a folder, which may hold others."""
     files = sorted(file for file in folder.iterdir() if file.is_file())
-    return [file for file in files if _isDicom(file)] or files
-
-
-def _isDicom(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
+    return [file for file in files if worklist_files.isDicom(file)] or files
 
 
 def _cut(covered: np.ndarray, ijkToSpace: np.ndarray, holds: Callable[[np.ndarray], np.ndarray]) -> None:

@@ -43,15 +43,14 @@ SAVED = "ToNNO.CaseSaved"  # an attribute of its heatmap: what was opened or sav
 _READING = "reading-"
 
 
-def openCase(logic, case, method: str | None = None):
-    """Put a finished case into the scene, as a run would have left it.
+def openCase(logic, case):
+    """Put a finished case into the scene, as a run would have left it, with the heatmap of its first method.
 
     Where a reader has saved the case, it is as it was saved. A case that is open already stays as it is.
 
     Args:
         logic: The scene's ToNNOLogic.
         case: A `worklist.Case`.
-        method: The heatmap's method; None: the first of the run.
 
     Returns:
         The heatmap's node.
@@ -64,10 +63,9 @@ def openCase(logic, case, method: str | None = None):
     known = heatmapOf(logic, case)
     if known is not None:
         return known
-    method = method or report.methods[0]
     nodes: list = []
     try:
-        return _open(logic, case, report, method, nodes)
+        return _open(logic, case, report, nodes)
     except BaseException:
         _remove(logic.scene, nodes)
         raise
@@ -201,7 +199,8 @@ def closeCase(logic, case, discard: bool = False) -> None:
 # --- opening
 
 
-def _open(logic, case, report: Report, method: str, nodes: list):
+def _open(logic, case, report: Report, nodes: list):
+    method = next(iter(report.content["methods"]))
     volume = loadVolume(logic.applicationLogic, case)
     nodes.append(volume)
     array = readHeatmap(report, method, volume)

@@ -10,18 +10,6 @@ from vtk.util.numpy_support import numpy_to_vtk
 from tonno_core.volume.volume import Volume
 
 
-def fromVTK(matrix) -> np.ndarray:
-    """Copy a vtkMatrix4x4.
-
-    Args:
-        matrix: The vtkMatrix4x4.
-
-    Returns:
-        4 x 4.
-    """
-    return slicer.util.arrayFromVTKMatrix(matrix)
-
-
 def toVTK(matrix: np.ndarray) -> vtk.vtkMatrix4x4:
     """Copy a matrix for VTK.
 
@@ -45,7 +33,7 @@ def ijkToNode(volumeNode) -> np.ndarray:
     """
     matrix = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(matrix)
-    return fromVTK(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
 
 
 def nodeToWorld(node) -> np.ndarray:
@@ -66,7 +54,7 @@ def nodeToWorld(node) -> np.ndarray:
     matrix = vtk.vtkMatrix4x4()
     if not transform.IsTransformToWorldLinear() or not transform.GetMatrixTransformToWorld(matrix):
         raise ValueError(f"{node.GetName()}: the transform above it is not linear")
-    return fromVTK(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
 
 
 def ijkToWorld(volumeNode) -> np.ndarray:

@@ -219,7 +219,7 @@ def histogram(heatmapNode) -> tuple[np.ndarray, np.ndarray]:
     kept = recordOf(heatmapNode).get("histogram")
     if kept is None:  # a preview; outside of the planes its voxels are exactly 0
         array = slicer.util.arrayFromVolume(heatmapNode)
-        kept = _histogram(array[array != 0])
+        kept = histogramOf(array, array != 0)
     counts = np.array(kept["counts"])
     return np.linspace(kept["low"], kept["high"], counts.size + 1), counts
 
@@ -232,9 +232,13 @@ def histogramOf(array: np.ndarray, inside: np.ndarray) -> Record:
         inside: Bool, Z Y X, the voxels that the planes cover.
 
     Returns:
-        The ends "low" and "high", and "counts" of HISTOGRAM_BINS.
+        The ends "low" and "high", and "counts" of HISTOGRAM_BINS; no voxel counts as one 0.
     """
-    return _histogram(array[np.asarray(inside, dtype=bool)])
+    values = array[np.asarray(inside, dtype=bool)]
+    if not values.size:
+        values = np.zeros(1, dtype=np.float32)
+    counts, edges = np.histogram(values, HISTOGRAM_BINS)
+    return {"low": float(edges[0]), "high": float(edges[-1]), "counts": counts.tolist()}
 
 
 def otsuThreshold(heatmapNode) -> float:
@@ -308,11 +312,3 @@ def _place(heatmapNode, volumeNode, ijkToRAS: np.ndarray) -> None:
     sameGrid = image is not None and image.GetDimensions() == heatmapNode.GetImageData().GetDimensions()
     heatmapNode.SetIJKToRASMatrix(toVTK(ijkToNode(volumeNode) if sameGrid else ijkToRAS))
     heatmapNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID() if sameGrid else None)
-
-
-def _histogram(values: np.ndarray) -> Record:
-    """Count values as a record keeps it; no value counts as one 0."""
-    if not values.size:
-        values = np.zeros(1, dtype=np.float32)
-    counts, edges = np.histogram(values, HISTOGRAM_BINS)
-    return {"low": float(edges[0]), "high": float(edges[-1]), "counts": counts.tolist()}

@@ -10,12 +10,13 @@ from types import MappingProxyType
 
 import numpy as np
 import slicer
+import slicer.util
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from tonno_core.segmentation.connected import find_runs
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
-from ToNNOSlicerLib.logic.geometry import fromVTK, ijkToWorld, nodeToWorld, toVTK, transformPoint
+from ToNNOSlicerLib.logic.geometry import ijkToWorld, nodeToWorld, toVTK, transformPoint
 from ToNNOSlicerLib.logic.limits import FEWER, MOST_SURFACE_RUNS
 from ToNNOSlicerLib.logic.surface import SLICERS_DEFAULT, SMOOTHING, smoothingFor, thinnest
 
@@ -364,7 +365,7 @@ def _gridToNode(image) -> np.ndarray:
 
     matrix = vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
-    return fromVTK(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
 
 
 def _box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import slicer.util
 
-from ToNNOSlicerLib.logic.geometry import fromVTK, ijkToWorld
+from ToNNOSlicerLib.logic.geometry import ijkToWorld
 from ToNNOSlicerLib.logic.heatmap import Record, recordOf
 
 # Among this many profiles of a region of interest at least two differ in length; three of a cube may be alike.
@@ -68,7 +69,7 @@ def profileFor(heatmapNode, sliceNode) -> Profile | None:
     Returns:
         The profile; None where none was kept.
     """
-    sliceToRAS = fromVTK(sliceNode.GetSliceToRAS())
+    sliceToRAS = slicer.util.arrayFromVTKMatrix(sliceNode.GetSliceToRAS())
     return profileAlong(heatmapNode, sliceToRAS[:3, 2], sliceToRAS[:3, 3])
 
 

@@ -113,14 +113,10 @@ class TimePoint:
         return inside
 
     def _nearest(self, pointsRAS: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        rasToIJK = self._rasToIJK
+        rasToIJK = np.linalg.inv(self.ijkToRAS)
         # A hair above one half, so that a point between two voxels belongs to the same one in either grid.
         ijk = np.floor(rasToIJK[:3, :3] @ pointsRAS + rasToIJK[:3, 3:] + (0.5 + _ROUNDING)).astype(np.int64)
         return ijk, ((ijk >= 0) & (ijk < np.array(self.size)[:, np.newaxis])).all(axis=0)
-
-    @cached_property
-    def _rasToIJK(self) -> np.ndarray:
-        return np.linalg.inv(self.ijkToRAS)
 
     @cached_property
     def _keys(self) -> np.ndarray:

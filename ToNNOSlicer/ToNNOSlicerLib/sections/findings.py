@@ -6,7 +6,7 @@ from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic import summary, verdicts
 from ToNNOSlicerLib.logic.diameters import isDrawn
-from ToNNOSlicerLib.sections.look import fillTable, makeTable
+from ToNNOSlicerLib.sections.look import Filling, fillTable, makeTable
 from ToNNOSlicerLib.words import shortNumber
 
 _COLUMNS = ("#", "Volume", "Size", "Side", "Peak", "Confidence", "Verdict")
@@ -32,7 +32,7 @@ class FindingsSection:
     def __init__(self, ui, session) -> None:
         self._ui, self._session = ui, session
         self._filled: tuple = ()
-        self._isFilling = False
+        self._filling = Filling()
         table = ui.findingsTable
         makeTable(table, _COLUMNS, "Confidence")
         for column, tip in enumerate(_TIPS):
@@ -45,9 +45,9 @@ class FindingsSection:
             (ui.rejectButton, lambda _on: session.judge(verdicts.REJECT)),
             (ui.unsureButton, lambda _on: session.judge(verdicts.UNSURE)),
             (ui.removeFindingButton, session.removeFinding),
-            (ui.diametersCheck, self._onDiameters),
         ):
-            button.connect("toggled(bool)" if button is ui.diametersCheck else "clicked(bool)", intention)
+            button.connect("clicked(bool)", intention)
+        self._filling.connect(ui.diametersCheck, "toggled(bool)", session.showDiameters)
 
     def render(self) -> None:
         """Show the findings of the result."""
@@ -64,9 +64,8 @@ class FindingsSection:
             button.enabled = selected
         ui.nextButton.enabled = ui.previousButton.enabled = ui.diametersCheck.enabled = bool(listed)
         ui.findingsSection.text = _("Findings ({count})").format(count=len(listed)) if result else _("Findings")
-        self._isFilling = True
-        ui.diametersCheck.checked = result is not None and isDrawn(result.heatmapNode)
-        self._isFilling = False
+        with self._filling:
+            ui.diametersCheck.checked = result is not None and isDrawn(result.heatmapNode)
 
     def _fill(self, listed: tuple) -> None:
         rows = [
@@ -89,7 +88,3 @@ class FindingsSection:
             table.clearSelection()
         elif table.currentRow() != row or not table.selectedItems():
             table.selectRow(row)
-
-    def _onDiameters(self, on) -> None:
-        if not self._isFilling:
-            self._session.showDiameters(on)

@@ -8,7 +8,7 @@ from slicer.i18n import tr as _
 from ToNNOSlicerLib import models, sample_data
 from ToNNOSlicerLib.choices import ALL_CLASSES
 from ToNNOSlicerLib.logic.results import heatmapsOf
-from ToNNOSlicerLib.sections.look import setText
+from ToNNOSlicerLib.sections.look import Filling, setText
 from ToNNOSlicerLib.words import timeText
 
 
@@ -22,10 +22,10 @@ class InputSection:
 
     def __init__(self, ui, session) -> None:
         self._ui, self._session = ui, session
-        self._isFilling = False
+        self._filling = Filling()
         self._listed: tuple = ()
-        ui.modelSelector.connect("currentIndexChanged(int)", self._onModel)
-        ui.classSelector.connect("currentIndexChanged(int)", self._onClass)
+        self._filling.connect(ui.modelSelector, "currentIndexChanged(int)", self._onModel)
+        self._filling.connect(ui.classSelector, "currentIndexChanged(int)", self._onClass)
         ui.openModelButton.connect("clicked(bool)", session.openModel)
         ui.sampleButton.connect("clicked(bool)", self._onSample)
 
@@ -35,10 +35,9 @@ class InputSection:
         if parameters is None:
             return
         model, seconds = choices.modelOf(parameters), choices.expectedSeconds(parameters)
-        self._isFilling = True
-        self._fillModels(tuple(choices.models), model)
-        self._fillClasses(model, parameters.className)
-        self._isFilling = False
+        with self._filling:
+            self._fillModels(tuple(choices.models), model)
+            self._fillClasses(model, parameters.className)
         setText(ui.modelInfoLabel, _about(model))
         expected = _("time not known yet") if seconds is None else _("about {time}").format(time=timeText(seconds))
         setText(ui.timeLabel, expected, hideIfEmpty=False)
@@ -79,12 +78,12 @@ class InputSection:
                 model.hiddenNodeIDs = hidden
 
     def _onModel(self, index) -> None:
-        if not self._isFilling and 0 <= index < len(self._listed):
+        if 0 <= index < len(self._listed):
             self._session.chooseModel(str(self._listed[index].folder))
 
     def _onClass(self, index) -> None:
         box = self._ui.classSelector
-        if not self._isFilling and index >= 0:
+        if index >= 0:
             self._session.set(className=ALL_CLASSES if index == box.count - 1 else box.itemText(index))
 
     def _onSample(self, _checked=None) -> None:

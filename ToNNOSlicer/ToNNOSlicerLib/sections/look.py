@@ -12,6 +12,29 @@ from ToNNOSlicerLib.state import DONE, ERROR, NOTE
 _HUES = {ERROR: (200, 40, 40), NOTE: (200, 140, 0), DONE: (30, 140, 60)}
 
 
+class Filling:
+    """Keeps widgets quiet while they are filled: `with filling:`; what they signal then is not the user's wish."""
+
+    def __init__(self) -> None:
+        self._isOn = False
+
+    def connect(self, widget, signal: str, call) -> None:
+        """Connect a signal that counts only while nothing is filled.
+
+        Args:
+            widget: The widget.
+            signal: Its signal.
+            call: Called with the signal's arguments.
+        """
+        widget.connect(signal, lambda *values: None if self._isOn else call(*values))
+
+    def __enter__(self) -> None:
+        self._isOn = True
+
+    def __exit__(self, *_error: object) -> None:
+        self._isOn = False
+
+
 def setText(label, text: str, hideIfEmpty: bool = True) -> None:
     """Set a label's text, and hide it while it has none.
 

@@ -6,7 +6,7 @@ import qt
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.parameter_node import Method
-from ToNNOSlicerLib.sections.look import setText
+from ToNNOSlicerLib.sections.look import Filling, setText
 
 
 class MethodSection:
@@ -19,9 +19,9 @@ class MethodSection:
 
     def __init__(self, ui, session) -> None:
         self._ui, self._session = ui, session
-        self._isFilling = False
+        self._filling = Filling()
         self._listed: list | None = None
-        ui.deviceSelector.connect("currentIndexChanged(int)", self._onDevice)
+        self._filling.connect(ui.deviceSelector, "currentIndexChanged(int)", self._onDevice)
         ui.deviceButton.connect("clicked(bool)", session.describe)
         ui.pythonButton.connect("clicked(bool)", session.choosePython)
         ui.roiSelector.connect("nodeAddedByUser(vtkMRMLNode*)", session.fitRegion)
@@ -31,11 +31,10 @@ class MethodSection:
         ui, session, parameters = self._ui, self._session, self._session.parameters
         if parameters is None:
             return
-        self._isFilling = True
-        self._fillDevices(session.choices.devices)
-        names = ["auto", *(device["name"] for device in session.choices.devices)]
-        ui.deviceSelector.currentIndex = names.index(parameters.device) if parameters.device in names else 0
-        self._isFilling = False
+        with self._filling:
+            self._fillDevices(session.choices.devices)
+            names = ["auto", *(device["name"] for device in session.choices.devices)]
+            ui.deviceSelector.currentIndex = names.index(parameters.device) if parameters.device in names else 0
         setText(ui.pythonPathLabel, session.choices.python or _("Slicer's Python"), hideIfEmpty=False)
         ui.zoomCheck.enabled = parameters.roi is not None
         for n, method in enumerate(Method):
@@ -59,5 +58,5 @@ class MethodSection:
             box.setItemData(n, device.get("problem") or device["name"], qt.Qt.ToolTipRole)
 
     def _onDevice(self, index) -> None:
-        if not self._isFilling and index >= 0:
+        if index >= 0:
             self._session.set(device=self._ui.deviceSelector.itemData(index))

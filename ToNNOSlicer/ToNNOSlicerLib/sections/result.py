@@ -12,7 +12,7 @@ from ToNNOSlicerLib.logic import summary
 from ToNNOSlicerLib.logic.heatmap import calibrationOf, histogram
 from ToNNOSlicerLib.logic.limits import FEWER
 from ToNNOSlicerLib.notes import notesOf
-from ToNNOSlicerLib.sections.look import setKind, setText
+from ToNNOSlicerLib.sections.look import Filling, setKind, setText
 from ToNNOSlicerLib.state import NOTE
 
 _HISTOGRAM_HEIGHT = 86
@@ -28,15 +28,15 @@ class ResultSection:
 
     def __init__(self, ui, session) -> None:
         self._ui, self._session = ui, session
-        self._isFilling = False
+        self._filling = Filling()
         self._drawn: tuple = ()
         self._ranged: tuple = ()
         self._histogram: tuple = ()
         ui.heatmapSelector.addAttribute("vtkMRMLScalarVolumeNode", "ToNNO.Record")
         ui.priorSelector.addAttribute("vtkMRMLScalarVolumeNode", "ToNNO.Record")
-        ui.thresholdSlider.connect("valueIsChanging(double)", self._onDragging)
-        ui.thresholdSlider.connect("valueChanged(double)", self._onThreshold)
-        ui.smallestBox.connect("valueChanged(double)", self._onSmallest)
+        self._filling.connect(ui.thresholdSlider, "valueIsChanging(double)", session.drag)
+        self._filling.connect(ui.thresholdSlider, "valueChanged(double)", session.setThreshold)
+        self._filling.connect(ui.smallestBox, "valueChanged(double)", session.setSmallest)
         for button, intention in (
             (ui.modelThresholdButton, session.toModelThreshold),
             (ui.otsuButton, session.toOtsu),
@@ -49,9 +49,14 @@ class ResultSection:
 
     def render(self) -> None:
         """Show the result, or that there is none."""
+        result = self._session.shownResult
+        with self._filling:
+            self._fill(result)
+        self._draw(result)
+        self._enable(result)
+
+    def _fill(self, result) -> None:
         ui, session = self._ui, self._session
-        result = session.shownResult
-        self._isFilling = True
         setText(ui.identityLabel, "" if result is None else f"<b>{escape(result.name, quote=False)}</b>")
         setText(ui.sentenceLabel, self._sentence(result), hideIfEmpty=False)
         ui.highestButton.visible = result is not None and not result.findings
@@ -66,9 +71,6 @@ class ResultSection:
         ui.show3DButton.setSegmentationNode(None if result is None else result.segmentationNode)
         if result is None or result.segmentationNode is None:
             ui.show3DButton.checked = False  # Slicer's button stays as it was, without anything to show
-        self._isFilling = False
-        self._draw(result)
-        self._enable(result)
 
     def _sentence(self, result) -> str:
         if result is not None and result.listing.gap:
@@ -125,15 +127,3 @@ class ResultSection:
                 edges, counts, threshold, *marks, plots.Canvas(width, _HISTOGRAM_HEIGHT, label.palette)
             )
         )
-
-    def _onDragging(self, value) -> None:
-        if not self._isFilling:
-            self._session.drag(value)
-
-    def _onThreshold(self, value) -> None:
-        if not self._isFilling:
-            self._session.setThreshold(value)
-
-    def _onSmallest(self, value) -> None:
-        if not self._isFilling:
-            self._session.setSmallest(value)
