@@ -11,8 +11,7 @@ import numpy as np
 from slicer.i18n import tr as _
 
 from tonno_core.output import Json
-from ToNNOSlicerLib import failures
-from ToNNOSlicerLib.answers import Answers, read
+from ToNNOSlicerLib import answers, failures
 from ToNNOSlicerLib.background import Background
 from ToNNOSlicerLib.failures import Failure
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
@@ -38,7 +37,6 @@ class RunController:
     def __init__(self, client, logic, listener, clock: Callable[[], float] = time.monotonic) -> None:
         self.client = client
         self.logic = logic
-        self._answers = Answers(logic)
         self._listener = listener
         self._clock = clock
         self._run: Run | None = None
@@ -130,7 +128,7 @@ class RunController:
         """End the engine with the application or the module, and remove every temporary file."""
         self._steps.clear()
         if self._run is not None:
-            self._answers.dropPreview(self._run)
+            answers.dropPreview(self._run)
             self._run.join()
             self._run = None
         self._describing, self._kept = None, None
@@ -241,7 +239,7 @@ class RunController:
             self._end()  # it was on its way when the user cancelled
         elif kind == "result":
             run.answer = event
-            run.reader = Background(lambda: read(event, run.request.method))
+            run.reader = Background(lambda: answers.read(event, run.request.method))
         elif kind == "cancelled":
             self._end()
         elif kind == "error":
@@ -284,7 +282,7 @@ class RunController:
     def _showPreview(self, run: Run, event: Json) -> None:
         if run.state != RUNNING:
             return
-        node = self._answers.showPreview(run, event)
+        node = answers.showPreview(run, event)
         if node is not None:
             self._listener.onPreview(node)
 
@@ -297,12 +295,12 @@ class RunController:
             self._fail(failures.ofReading(reader.error))
             return
         for part in reader.result:
-            self._later(run, self._answers.showPart, run, part)
+            self._later(run, answers.showPart, run, part)
         self._later(run, self._writeSegments, run)
 
     def _writeSegments(self, run: Run) -> None:
         try:
-            outcome = self._answers.writeSegments(run)
+            outcome = answers.writeSegments(self.logic, run)
         except ToNNOUserError as error:
             self._fail(Failure(error.message, error.nextStep))
             return
@@ -326,7 +324,7 @@ class RunController:
 
     def _end(self) -> None:
         run, self._run = self._run, None
-        self._answers.dropPreview(run)
+        answers.dropPreview(run)
         run.join()
         self.client.release(run.folder)
         self._listener.onProgress(Progress(IDLE))

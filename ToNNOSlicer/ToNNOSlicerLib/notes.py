@@ -19,7 +19,7 @@ def notesOf(result: Result) -> tuple[str, ...]:
         Sentences, each of them once.
     """
     notes = []
-    if result.isStopped:
+    if result.record.get("stopped"):
         text = _("The run was {stopped} directions. Click Apply to go on to the end.")
         notes.append(text.format(stopped=stoppedText(result.record)))
     notes += _aboutThreshold(result)

@@ -189,13 +189,9 @@ class Session:
 
     def refresh(self) -> None:
         """Read the result again if it has changed, show it in the views, and render the panel."""
-        if self.parameters is None:
-            self.render()
-            return
-        if self._isStale:
-            self._readResult()
-        with self.reportErrors():
-            self.views.show(self.shownResult)
+        if self.parameters is not None:
+            with self.reportErrors():
+                self.views.show(self.result)
         self.render()
 
     # --- choices
@@ -213,7 +209,8 @@ class Session:
         """Keep volume and result together: choosing one of them chooses the other."""
         parameters = self.parameters
         volume, heatmap = parameters.inputVolume, parameters.heatmap
-        isFromScene = self._seen == ("", "") and _isOf(heatmap, volume)  # a scene that was read brings both
+        # A scene that was read brings both.
+        isFromScene = self._seen == ("", "") and isHeatmap(heatmap) and inputOf(heatmap) is volume
         if _id(volume) != self._seen[0] and not isFromScene:
             results = heatmapsOf(self.logic.scene, volume) if volume is not None else []
             heatmap = results[-1] if results and not self.running.owns(results[-1]) else None
@@ -722,11 +719,10 @@ class Session:
     def _needResult(self) -> Result:
         if self.running.isRunning and self.running.preview is not None:
             raise ToNNOUserError(_("The run is under way."), _("Wait for its end, stop it, or cancel it."))
-        if self._isStale:
-            self._readResult()
-        if self.shownResult is None:
+        result = self.result
+        if result is None:
             raise ToNNOUserError(_("There is no result to work on."), _("Click Apply, or select a result."))
-        return self.shownResult
+        return result
 
     def _needFresh(self) -> Result:
         """Read the result again and return it."""
@@ -780,8 +776,3 @@ class Session:
 
 def _id(node) -> str:
     return node.GetID() or "" if node is not None else ""
-
-
-def _isOf(heatmap, volume) -> bool:
-    """Tell whether a heatmap was made from a volume."""
-    return isHeatmap(heatmap) and inputOf(heatmap) is volume

@@ -103,18 +103,25 @@ class Worklist:
         self.source, self.output = Path(self.source).absolute(), Path(self.output).absolute()
         self._process: _Process | None = None
         self._run: Run | None = None
-        self._goesOn = False
         self._state = State(cases=self._remembered())
 
     # --- what the user does
 
-    def find(self) -> None:
-        """Look for the studies and what is known of them; `poll` tells. Nothing is run."""
-        self._begin(goesOn=False)
-
     def start(self) -> None:
         """Look for the studies, then run those that have no result yet, or failed. Does nothing while at work."""
-        self._begin(goesOn=True)
+        if self._process is not None:
+            return
+        self._state = replace(self._state, step=FINDING, error="", notes=(), share=None)
+        if self.output == self.source:
+            self._end(ENDED, _("The results need a folder of their own, not that of the studies."))
+            return
+        try:
+            self.output.mkdir(parents=True, exist_ok=True)
+            (self.output / _STUDIES).unlink(missing_ok=True)
+            task = "find", str(self.source), self._key, str(self.output / _STUDIES)
+            self._process = self._spawn(task, self.output / _FIND_LOG)
+        except OSError as error:
+            self._end(ENDED, _("The list cannot be started: {error}").format(error=error))
 
     def cancel(self) -> None:
         """End the process; what is finished stays, and `start` goes on from there."""
@@ -186,22 +193,6 @@ class Worklist:
 
     # --- steps
 
-    def _begin(self, goesOn: bool) -> None:
-        if self._process is not None:
-            return
-        self._goesOn = goesOn
-        self._state = replace(self._state, step=FINDING, error="", notes=(), share=None)
-        if self.output == self.source:
-            self._end(ENDED, _("The results need a folder of their own, not that of the studies."))
-            return
-        try:
-            self.output.mkdir(parents=True, exist_ok=True)
-            (self.output / _STUDIES).unlink(missing_ok=True)
-            task = "find", str(self.source), self._key, str(self.output / _STUDIES)
-            self._process = self._spawn(task, self.output / _FIND_LOG)
-        except OSError as error:
-            self._end(ENDED, _("The list cannot be started: {error}").format(error=error))
-
     def _takeStudies(self, process: _Process) -> None:
         content = worklist_files.readJson(self.output / _STUDIES)
         (self.output / _STUDIES).unlink(missing_ok=True)
@@ -212,10 +203,7 @@ class Worklist:
         cases = tuple(Case(**case) for case in content["cases"])
         self._state = replace(self._state, cases=cases, notes=tuple(content["notes"]))
         self._remember()
-        if not self._goesOn:
-            self._end(IDLE)
-        else:
-            self._runOpen([case for case in cases if case.state in (WAITING, FAILED)])
+        self._runOpen([case for case in cases if case.state in (WAITING, FAILED)])
 
     def _runOpen(self, cases: Sequence[Case]) -> None:
         """Start the engine for these cases, or end where there are none."""
@@ -294,7 +282,7 @@ class Worklist:
         return hashlib.sha256(json.dumps([model, *self.arguments]).encode()).hexdigest()
 
     def _remembered(self) -> tuple[Case, ...]:
-        """The cases as they were seen last, where the same was asked for; `find` looks again."""
+        """The cases as they were seen last, where the same was asked for; `start` looks again."""
         content = worklist_files.readJson(self.output / _WORKLIST)
         with suppress(OSError, TypeError, KeyError):
             if (content["source"], content["key"]) == (str(self.source), self._key):

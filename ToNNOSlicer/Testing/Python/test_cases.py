@@ -54,7 +54,7 @@ def listed(finished, tmp_path) -> Worklist:
     """A list of its own; only the results are copied, as volumes are known by their place."""
     shutil.copytree(finished / "out/runs", tmp_path / "out/runs")
     result = worklist(finished / "set", tmp_path / "out")
-    result.find()
+    result.start()
     assert states(until(result, ended)) == ["done"] * 6
     return result
 
@@ -299,7 +299,7 @@ def test_what_a_reader_has_saved_comes_back(logic, host, listed, six) -> None:
     assert heatmap.GetAttribute(cases.VERDICTS) == VERDICTS
     assert not cases.isUnsaved(logic, case)
     # Another session, another Worklist: the files say so.
-    listed.find()
+    listed.start()
     assert [c.state for c in until(listed, ended).cases].count("read") == 1
 
 

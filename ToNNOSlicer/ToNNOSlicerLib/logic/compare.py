@@ -80,11 +80,6 @@ class Comparison:
     changes: tuple[Change, ...]
     notes: tuple[str, ...]
 
-    @property
-    def sentence(self) -> str:
-        """A summary of the changes."""
-        return sentence(self.changes)
-
 
 def changes(present: Result, prior: Result) -> Comparison:
     """Compare the findings of two results in the scene, but for the rejected ones.

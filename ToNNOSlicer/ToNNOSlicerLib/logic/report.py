@@ -68,7 +68,13 @@ def reportSteps(path, heatmapNode, segmentationNode, segmentId: str, write: Slow
         yield 0.0
         mask = onGrid(segmentationNode, segmentId, heatmapNode)
         threshold = thresholdOf(segmentationNode, segmentId)
-        export = _export(Scene(image, _copyOf(heatmapNode), mask, threshold, window), heatmapNode, listed)
+        export = Export(
+            scene=Scene(image, _copyOf(heatmapNode), mask, threshold, window),
+            pictures=_pictures(heatmapNode, listed),
+            profiles=tuple(_profiles(heatmapNode)),
+            profiles_file=PROFILES,
+            marks=tuple((str(finding.label), finding.peakRAS) for finding in _pictured(listed)),
+        )
         yield 0.0
         yield from write(export, partial.parent)
         partial.write_text(page(contents, partial.parent), encoding="utf-8")
@@ -96,16 +102,6 @@ def _contents(heatmapNode, segmentationNode, segmentId: str, listed: list[Findin
         headline=headline(listed, heatmapNode, thresholdOf(segmentationNode, segmentId)),
         written=datetime.now().isoformat(timespec="minutes"),
         pictured=tuple(finding.label for finding in _pictured(listed)),
-    )
-
-
-def _export(scene: Scene, heatmapNode, listed: list[Finding]) -> Export:
-    return Export(
-        scene=scene,
-        pictures=_pictures(heatmapNode, listed),
-        profiles=tuple(_profiles(heatmapNode)),
-        profiles_file=PROFILES,
-        marks=tuple((str(finding.label), finding.peakRAS) for finding in _pictured(listed)),
     )
 
 

@@ -65,11 +65,6 @@ class Result:
         volume = self.inputNode.GetName() if self.inputNode is not None else _("(volume removed)")
         return f"{volume}: {settingsText(self.record)}"
 
-    @property
-    def isStopped(self) -> bool:
-        """Whether the run was stopped early."""
-        return bool(self.record.get("stopped"))
-
 
 def resultOf(heatmapNode, smallestMm3: float = 0.0) -> Result:
     """Read a result from the scene.

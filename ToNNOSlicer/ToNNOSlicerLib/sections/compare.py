@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from slicer.i18n import tr as _
 
-from ToNNOSlicerLib.logic.compare import Comparison
+from ToNNOSlicerLib.logic.compare import Comparison, sentence
 from ToNNOSlicerLib.sections.look import fillTable, makeTable, setText
 
 _COLUMNS = ("Change", "Now", "ml now", "mm now", "Then", "ml then", "mm then", "+/- ml")
@@ -58,7 +58,7 @@ def _mm(findings) -> str:
 
 def _words(comparison: Comparison | None, result) -> str:
     if comparison is not None:
-        title = _("{sentence} since {prior}.").format(sentence=comparison.sentence, prior=comparison.priorName)
+        title = _("{sentence} since {prior}.").format(sentence=sentence(comparison.changes), prior=comparison.priorName)
         return "\n".join((title, *comparison.notes))
     if result is None:
         return _("Select a result first.")

@@ -54,4 +54,4 @@ class RunSection:
     def _goesOn(self) -> bool:
         """Whether the next run continues the one that was stopped."""
         result = self._session.shownResult
-        return self._session.isIdle and result is not None and result.isStopped
+        return self._session.isIdle and result is not None and bool(result.record.get("stopped"))

@@ -48,7 +48,7 @@ class WorklistSection:
         rows = [
             (
                 case.name,
-                _stateText(case),
+                _(case.state),
                 "" if case.findings is None else str(case.findings),
                 "" if case.score is None else shortNumber(case.score),
             )
@@ -75,14 +75,3 @@ def _words(shown: worklist.State) -> str:
     if failed:
         text += _(", {failed} failed").format(failed=failed)
     return "\n".join((text, *shown.notes))
-
-
-def _stateText(case) -> str:
-    words = {
-        worklist.WAITING: _("waiting"),
-        worklist.RUNNING: _("running"),
-        worklist.DONE: _("done"),
-        worklist.FAILED: _("failed"),
-        worklist.READ: _("read"),
-    }
-    return words[case.state]
