@@ -5,9 +5,7 @@ from __future__ import annotations
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic.compare import Comparison, sentence
-from ToNNOSlicerLib.sections.look import fillTable, makeTable, setText
-
-_COLUMNS = ("Change", "Now", "ml now", "mm now", "Then", "ml then", "mm then", "+/- ml")
+from ToNNOSlicerLib.sections.look import fillTable, fitColumns, setText
 
 
 class CompareSection:
@@ -21,7 +19,7 @@ class CompareSection:
     def __init__(self, ui, session) -> None:
         self._ui, self._session = ui, session
         self._filled: Comparison | None = None
-        makeTable(ui.compareTable, _COLUMNS, _COLUMNS[-1])
+        fitColumns(ui.compareTable, wide=7)
         ui.compareTable.connect("cellClicked(int,int)", lambda row, _column: session.goToChange(row))
 
     def render(self) -> None:

@@ -6,19 +6,10 @@ from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic import summary, verdicts
 from ToNNOSlicerLib.logic.diameters import isDrawn
-from ToNNOSlicerLib.sections.look import Filling, fillTable, makeTable
+from ToNNOSlicerLib.sections.look import Filling, fillTable, fitColumns
 from ToNNOSlicerLib.words import shortNumber
 
-_COLUMNS = ("#", "Volume", "Size", "Side", "Peak", "Confidence", "Verdict")
-_TIPS = (
-    "By the highest value of the heatmap",
-    "Volume",
-    "Longest diameter in an axial plane, and the longest across it",
-    "Of the patient",
-    "Highest value of the heatmap",
-    "By the calibration of the model: what scans without the finding reach",
-    "Yours",
-)
+_CONFIDENCE = 5  # its column
 
 
 class FindingsSection:
@@ -34,9 +25,7 @@ class FindingsSection:
         self._filled: tuple = ()
         self._filling = Filling()
         table = ui.findingsTable
-        makeTable(table, _COLUMNS, "Confidence")
-        for column, tip in enumerate(_TIPS):
-            table.horizontalHeaderItem(column).setToolTip(_(tip))
+        fitColumns(table, wide=_CONFIDENCE)
         table.connect("cellClicked(int,int)", lambda row, _column: session.select(row))
         for button, intention in (
             (ui.nextButton, lambda _on: session.step(1)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import qt
 import slicer
-from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.state import DONE, ERROR, NOTE
 
@@ -65,24 +64,15 @@ def setKind(label, kind: str) -> None:
         label.styleSheet = style
 
 
-def makeTable(table, columns: tuple[str, ...], wide: str) -> None:
-    """Give a table its columns; its rows are selected as a whole, one at a time, and not edited.
+def fitColumns(table, wide: int) -> None:
+    """Make a table's columns as wide as their texts, but for one.
 
     Args:
         table: The widget.
-        columns: English titles.
-        wide: Title of the column that takes the room that the others leave.
+        wide: Number of the column that takes the room that the others leave.
     """
-    table.setColumnCount(len(columns))
-    table.setHorizontalHeaderLabels([_(title) for title in columns])
-    table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
-    table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
-    table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
-    table.verticalHeader().visible = False
-    header = table.horizontalHeader()
-    header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
-    header.setSectionResizeMode(columns.index(wide), qt.QHeaderView.Stretch)
-    header.highlightSections = False
+    table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+    table.horizontalHeader().setSectionResizeMode(wide, qt.QHeaderView.Stretch)
 
 
 def fillTable(table, rows: list[tuple[str, ...]], tips: list[str] | None = None) -> None:

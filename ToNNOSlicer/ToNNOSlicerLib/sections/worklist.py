@@ -5,10 +5,8 @@ from __future__ import annotations
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib import worklist
-from ToNNOSlicerLib.sections.look import fillTable, makeTable, setText
+from ToNNOSlicerLib.sections.look import fillTable, fitColumns, setText
 from ToNNOSlicerLib.words import shortNumber
-
-_COLUMNS = ("Study", "State", "Findings", "Score")
 
 
 class WorklistSection:
@@ -22,7 +20,7 @@ class WorklistSection:
     def __init__(self, ui, session) -> None:
         self._ui, self._session = ui, session
         self._filled: tuple = ()
-        makeTable(ui.worklistTable, _COLUMNS, _COLUMNS[-1])
+        fitColumns(ui.worklistTable, wide=3)
         ui.worklistTable.connect("cellDoubleClicked(int,int)", lambda row, _column: session.openCase(row))
         ui.worklistFolderButton.connect("clicked(bool)", lambda _on: session.openWorklist("folder"))
         ui.worklistFileButton.connect("clicked(bool)", lambda _on: session.openWorklist("list"))
