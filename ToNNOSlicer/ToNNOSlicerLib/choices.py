@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import slicer
+import slicer.util
 from slicer.i18n import tr as _
 
 from tonno_core.output import Json
@@ -25,19 +27,13 @@ class Choices:
     Args:
         preferences: The user's settings, which outlive the scene: a QSettings.
         resources: Folder of the module's resources, with the shipped models.
-        userFolder: Folder of the user's models and of the measured run times.
-        slicerHome: The application's folder.
-        temporaryPath: The application's folder for temporary files.
-        startupEnvironment: Returns the environment variables from before the application changed them.
     """
 
     FOLDERS, PYTHON = "ToNNO/ModelFolders", "ToNNO/Python"
 
-    def __init__(self, preferences, resources, userFolder, slicerHome, temporaryPath, startupEnvironment) -> None:
-        self._preferences = preferences
-        self._resources, self._userFolder = Path(resources), Path(userFolder)
-        self._slicerHome, self._startupEnvironment = slicerHome, startupEnvironment
-        self.temporaryPath = temporaryPath
+    def __init__(self, preferences, resources) -> None:
+        self._preferences, self._resources = preferences, Path(resources)
+        self._userFolder = Path(slicer.app.slicerUserSettingsFilePath).parent / "ToNNO"
         self.requirements = str(self._resources / "requirements.txt")
         self.times = RunTimes(self._userFolder / "speed.json")
         self.models: list[models.Model] = []
@@ -136,9 +132,9 @@ class Choices:
             The command that the module's name is appended to, and the environment variables to change (None: unset).
         """
         chosen = self.python
-        startup = self._startupEnvironment() if chosen else None
+        startup = slicer.util.startupEnvironment() if chosen else None
         return (
-            install.moduleCommand(chosen, self._slicerHome),
+            install.moduleCommand(chosen, slicer.app.slicerHome),
             install.engineEnvironment(isOther=chosen is not None, startup=startup),
         )
 

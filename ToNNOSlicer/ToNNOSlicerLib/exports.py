@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import slicer
 from slicer.i18n import tr as _
 
 from tonno_core.output import check_name
@@ -120,27 +121,25 @@ class Exports:
         """One step; what goes wrong ends the export with words."""
         if self._steps is None:
             return
-        session, share, failed = self._session, None, True
+        session, goesOn = self._session, False
         try:
             with session.reportErrors():
                 share = next(self._steps, None)
-                failed = False
+                goesOn = share is not None
+                if goesOn:
+                    self.share = share
+                else:
+                    self._done(self._path, [])
         except Exception as error:
             session.fail(error)
-        if share is not None:
-            self.share = share
-            session.render()
-            return
-        path = self._path
-        self.cancel()
-        if not failed:
-            self._done(path, [])
+        if not goesOn:
+            self.cancel()
         session.render()
 
     def _writer(self) -> SlowWriter:
         command, changes = self._session.choices.command()
-        place = self._session.choices.temporaryPath
-        return writer(EngineClient([*command, "tonno_core.worker"], changes, _PATIENCE_S, place))
+        client = EngineClient([*command, "tonno_core.worker"], changes, _PATIENCE_S, slicer.app.temporaryPath)
+        return writer(client)
 
     def _begin(self, path: str, steps: Iterator[float]) -> None:
         self._path, self._steps, self.share = path, steps, 0.0

@@ -69,8 +69,7 @@ class Installing:
     def _start(self, missing, wheels: str | None) -> None:
         """Begin an installation, which `tick` follows."""
         session = self._session
-        requirements, place = session.choices.requirements, session.choices.temporaryPath
-        installation = install.Installation(missing, requirements, wheels, session.log, temporaryPath=place)
+        installation = install.Installation(missing, session.choices.requirements, wheels, session.log)
         installation.start()
         self._installation = installation
         session.status = _("Installing packages; this takes minutes. The log shows what happens")

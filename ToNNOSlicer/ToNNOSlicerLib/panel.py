@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import qt
 import slicer
 
@@ -47,24 +45,16 @@ class Panel:
         ui: The widgets as attributes.
         logic: The ToNNOLogic.
         resourcePath: Returns the path of a resource, given its name.
-        makeClient: Makes the engine's client from the Choices; None for an EngineClient with the chosen Python.
     """
 
-    def __init__(self, ui, logic, resourcePath, makeClient=None) -> None:
+    def __init__(self, ui, logic, resourcePath) -> None:
         self.ui, self.logic = ui, logic
-        choices = Choices(
-            qt.QSettings(),
-            resources=resourcePath(""),
-            userFolder=Path(slicer.app.slicerUserSettingsFilePath).parent / "ToNNO",
-            slicerHome=slicer.app.slicerHome,
-            temporaryPath=slicer.app.temporaryPath,
-            startupEnvironment=slicer.util.startupEnvironment,
-        )
+        choices = Choices(qt.QSettings(), resourcePath(""))
         self._timer = qt.QTimer()
         self._timer.setInterval(_TICK_MS)
         self._timer.connect("timeout()", self._onTick)
         self._sections = ()
-        self.session = Session(logic, ask, choices, makeClient or self._client, self._show, self._timer.start)
+        self.session = Session(logic, ask, choices, self._client, self._show, self._timer.start)
         self._sections = tuple(section(ui, self.session) for section in _SECTIONS)
         self.shortcuts = Shortcuts(self.session)
         self._show()
@@ -121,4 +111,4 @@ class Panel:
     @staticmethod
     def _client(choices: Choices) -> EngineClient:
         command, changes = choices.command()
-        return EngineClient([*command, "tonno_core.worker"], changes, temporaryPath=choices.temporaryPath)
+        return EngineClient([*command, "tonno_core.worker"], changes, temporaryPath=slicer.app.temporaryPath)

@@ -62,7 +62,9 @@ def test_report_is_written_without_holding_the_window(qtHost, widget, onSample, 
 
 
 def test_report_is_cancelled_and_leaves_nothing(qtHost, widget, onSample, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(widget.panel.session.choices, "temporaryPath", str(tmp_path / "temporary"))
+    import slicer
+
+    monkeypatch.setattr(slicer.app, "temporaryPath", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     qtHost.answers.append(("save", str(tmp_path / "report.html")))
     widget.ui.exportReportButton.click()

@@ -460,13 +460,12 @@ def show3D(segmentationNode, on: bool) -> None:
     Raises:
         ToNNOUserError: If there is no surface, or one that is too large.
     """
-    segmentation = segmentationNode.GetSegmentation()
-    if on:
-        checkSurface(segmentationNode)
-    if on and not segmentation.CreateRepresentation(SURFACE, fitSurface(segmentationNode)):
-        raise ToNNOUserError(_("The segmentation has no surface."), _("Lower the threshold until it holds voxels."))
     display = segmentationNode.GetDisplayNode()
     if on:
+        checkSurface(segmentationNode)
+        hasChanged = fitSurface(segmentationNode)
+        if not segmentationNode.GetSegmentation().CreateRepresentation(SURFACE, hasChanged):
+            raise ToNNOUserError(_("The segmentation has no surface."), _("Lower the threshold until it holds voxels."))
         display.SetPreferredDisplayRepresentationName3D(SURFACE)
     display.SetVisibility3D(on)
 
