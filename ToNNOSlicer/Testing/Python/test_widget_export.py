@@ -186,3 +186,13 @@ def test_dicom_seg_of_what_was_no_dicom_says_so(qtHost, widget, result, tmp_path
     assert "not loaded from one" in widget.ui.messageLabel.text
     assert "DICOM module" in widget.ui.messageLabel.text
     assert not (tmp_path / "a.dcm").exists()
+
+
+def test_without_a_segment_there_is_no_report(widget) -> None:
+    from scenes import addHeatmap, addVolume
+
+    session = widget.panel.session
+    session.set(heatmap=addHeatmap(widget.panel.logic, addVolume()))
+    assert session.result is not None and session.result.segment is None
+    for button in (widget.ui.exportReportButton, widget.ui.copyReportButton):
+        assert not button.enabled

@@ -36,6 +36,6 @@ class ExportSection:
             there = result is not None and (kind == exports.HEATMAP or result.segment is not None)
             isSlow = kind in (exports.HEATMAP, exports.REPORT)
             button.enabled = there and not (isBusy and isSlow)
-        ui.copyReportButton.enabled = result is not None
+        ui.copyReportButton.enabled = result is not None and result.segment is not None
         ui.exportProgressBar.visible = ui.exportCancelButton.visible = isBusy
         ui.exportProgressBar.value = round(_STEPS * self._session.exports.share)
