@@ -145,21 +145,18 @@ class ToNNOSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _follow(self, parameters):
         """Let the panel follow a parameter node or None; the same node may hold other choices than before."""
-        if parameters is not self._parameters:
-            self._disconnect()
-        self.panel.setParameters(parameters)
-        if parameters is not None and self._parameters is None:
+        known = self._parameters
+        if known is not None and known is not parameters:
+            known.disconnectGui(self._connection)
+            self.removeObserver(known, vtk.vtkCommand.ModifiedEvent, self._onParameters)
+            known = None
+        self.panel.session.setParameters(parameters)
+        if parameters is not None and known is None:
             self._connection = parameters.connectGui(self.ui)
             self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self._onParameters)
         self._parameters = parameters
         if parameters is None:
             self.logic.releaseParameterNode()
-
-    def _disconnect(self):
-        if self._parameters is not None:
-            self._parameters.disconnectGui(self._connection)
-            self.removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._onParameters)
-        self._parameters = None
 
     def _onParameters(self, caller=None, event=None):
         self.panel.session.onParameters()

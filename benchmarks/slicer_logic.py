@@ -44,6 +44,7 @@ def smooth_noise(size: int) -> np.ndarray:
 @click.option("--repeats", default=5, show_default=True)
 def main(size: int, repeats: int) -> None:
     """Print the table: median and longest of the repeats in ms."""
+    from scenes import setOverlay
     from slicer_host import Host
     from slicer_views import SliceView, whyNot
 
@@ -53,7 +54,6 @@ def main(size: int, repeats: int) -> None:
     from ToNNOSlicerLib.logic.findings import findingsOf
     from ToNNOSlicerLib.logic.heatmap import Heatmap, histogram, otsuThreshold, showHeatmap
     from ToNNOSlicerLib.logic.inputs import inputFor
-    from ToNNOSlicerLib.logic.overlay import setOverlay
     from ToNNOSlicerLib.logic.segmentation import show3D
 
     rows: list[list[Any]] = []
@@ -100,19 +100,19 @@ def main(size: int, repeats: int) -> None:
         measure("   and without components below 50 mm3", lambda: drag(next(steps), 50.0))  # noqa: B023
         if views:
             measure("   and three slice views drawn", lambda: drag_and_draw(next(steps), 50.0))  # noqa: B023
-        measure(f"release: segment {share}", lambda: logic.writeSegment(heatmap, next(steps)))  # noqa: B023
-        measure("   and without components below 50 mm3", lambda: logic.writeSegment(heatmap, next(steps), 50.0))  # noqa: B023
+        measure(f"release: segment {share}", lambda: logic.segments.write(heatmap, next(steps)))  # noqa: B023
+        measure("   and without components below 50 mm3", lambda: logic.segments.write(heatmap, next(steps), 50.0))  # noqa: B023
     for _ in range(repeats):
-        segmentation, segmentId = logic.writeSegment(heatmap, 3.0, 50.0)
+        segmentation, segmentId = logic.segments.write(heatmap, 3.0, 50.0)
     measure("undo", lambda: logic.segments.undo(heatmap))
-    logic.writeSegment(heatmap, 3.0, 50.0)
+    logic.segments.write(heatmap, 3.0, 50.0)
     found = measure("findings", lambda: findingsOf(segmentation, segmentId, heatmap))
     measure("histogram", lambda: histogram(heatmap))
     # Otsu's threshold of smooth noise may be below a noise floor, which is refused.
     unfloored = showHeatmap(volume, replace(made, threshold={"threshold": 3.0}))
     measure("Otsu, first time", lambda: otsuThreshold(unfloored), 1)
     measure("show 3D", lambda: show3D(segmentation, True), 1)
-    measure("release with 3D shown", lambda: logic.writeSegment(heatmap, 3.0, 50.0))
+    measure("release with 3D shown", lambda: logic.segments.write(heatmap, 3.0, 50.0))
     print(tabulate(rows, headers=["step", "median ms", "longest ms"], disable_numparse=True))
     print(f"{len(found)} findings; views drawn: {'yes' if views else whyNot()}")
     host.messages.take()

@@ -1,4 +1,7 @@
-"""What the engine's answers become in the scene: a preview that sharpens, a heatmap for each class, their segments."""
+"""What the engine's answers become in the scene: a preview that sharpens, a heatmap for each class, their segments.
+
+Each function is a piece of work for one turn of the event loop.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from tonno_core.output import Json
 from ToNNOSlicerLib.labels import forPanel
 from ToNNOSlicerLib.logic import results
 from ToNNOSlicerLib.logic.heatmap import Heatmap, histogramOf, showHeatmap
+from ToNNOSlicerLib.logic.scene import removeNode
 from ToNNOSlicerLib.logic.segmentation import isEditedByHand, segmentOf
 from ToNNOSlicerLib.run import Outcome, Run
 
@@ -52,125 +56,113 @@ def read(event: Json, method: str) -> list[Part]:
     return parts
 
 
-class Answers:
-    """Puts answers into the scene; each method is a piece of work for one turn of the event loop.
+def _shown(run: Run):
+    """Return the run's first heatmap; None where there is none, or no longer."""
+    return next((node for node in run.nodes[:1] if node.GetScene() is not None), None)
+
+
+def showPreview(run: Run, event: Json):
+    """Show a preview's voxels in the run's heatmap.
+
+    Args:
+        run: The run.
+        event: The ``preview``.
+
+    Returns:
+        The heatmap node; None where the file is gone.
+    """
+    array = _load(event["heatmaps"].get(run.request.method))
+    if array is None:
+        return None
+    remembered = {"directions": event.get("directions"), "planned": event.get("of"), "preview": True}
+    run.nodes[:1] = [_show(run, run.request.className, array, None, None, _shown(run), remembered)]
+    return run.nodes[0]
+
+
+def showPart(run: Run, part: Part) -> None:
+    """Show the final heatmap of a class; the first takes the preview's place.
+
+    Args:
+        run: The run.
+        part: The class.
+    """
+    count = run.answer.get("shown", 0)
+    known = _shown(run) if count == 0 else None
+    node = _show(run, part.className, part.array, part.inside, part.answer, known, run.remembered())
+    run.nodes[count:] = [node]
+    run.answer["shown"] = len(run.nodes)
+
+
+def writeSegments(logic, run: Run) -> Outcome:
+    """Write each heatmap's segment. From here on the heatmaps are whole and stay, also if this fails.
+
+    A result of the same settings that nobody has worked on makes room; what was decided on it is taken over.
 
     Args:
         logic: A ToNNOLogic.
+        run: The run.
+
+    Returns:
+        What the run has left in the scene.
+
+    Raises:
+        ToNNOUserError: If a segment cannot be written.
     """
+    request, answer = run.request, run.answer
+    nodes, run.nodes = run.nodes, []
+    into = None
+    for node in nodes:
+        threshold, smallest = _replaceEarlier(logic, node)
+        first = results.firstThreshold(results.recordOf(node)) if threshold is None else threshold
+        smallest = request.minMm3 if smallest is None else smallest
+        into, _segmentId = logic.segments.writeNew(node, first, smallest, into)
+    record = {name: value for name, value in answer.items() if name not in _NOT_FOR_THE_RECORD}
+    return Outcome(tuple(nodes), request, record, run.kind)
 
-    def __init__(self, logic) -> None:
-        self._logic = logic
 
-    def isThere(self, node) -> bool:
-        """Tell whether a node is (still) in the scene.
+def dropPreview(run: Run) -> None:
+    """Remove the heatmaps of a run that has not succeeded.
 
-        Args:
-            node: A node, or None.
+    Args:
+        run: The run.
+    """
+    nodes, run.nodes = run.nodes, []
+    for node in nodes:
+        if node.GetScene() is not None:
+            removeNode(node)
 
-        Returns:
-            True if it is there.
-        """
-        return node is not None and node.GetScene() is self._logic.scene
 
-    def showPreview(self, run: Run, event: Json):
-        """Show a preview's voxels in the run's heatmap.
+def _replaceEarlier(logic, node) -> tuple[float | None, float | None]:
+    """Remove results of the same settings without work by hand; returns the reader's threshold, smallest part."""
+    threshold = smallest = None
+    for earlier in results.predecessorsOf(node):
+        known = segmentOf(earlier)
+        if known is not None and isEditedByHand(*known):
+            continue
+        threshold, smallest = results.inherit(node, earlier)
+        results.remove(earlier, logic.segments)
+    return threshold, smallest
 
-        Args:
-            run: The run.
-            event: The ``preview``.
 
-        Returns:
-            The heatmap node; None where the file is gone.
-        """
-        array = _load(event["heatmaps"].get(run.request.method))
-        if array is None:
-            return None
-        known = run.nodes[0] if run.nodes and self.isThere(run.nodes[0]) else None
-        remembered = {"directions": event.get("directions"), "planned": event.get("of"), "preview": True}
-        run.nodes[:1] = [self._show(run, run.request.className, array, None, None, known, remembered)]
-        return run.nodes[0]
-
-    def showPart(self, run: Run, part: Part) -> None:
-        """Show the final heatmap of a class; the first takes the preview's place.
-
-        Args:
-            run: The run.
-            part: The class.
-        """
-        isFirst = run.answer.get("shown", 0) == 0
-        known = run.nodes[0] if isFirst and run.nodes and self.isThere(run.nodes[0]) else None
-        node = self._show(run, part.className, part.array, part.inside, part.answer, known, run.remembered())
-        run.nodes[run.answer.get("shown", 0) :] = [node]
-        run.answer["shown"] = len(run.nodes)
-
-    def writeSegments(self, run: Run) -> Outcome:
-        """Write each heatmap's segment. From here on the heatmaps are whole and stay, also if this fails.
-
-        A result of the same settings that nobody has worked on makes room; what was decided on it is taken over.
-
-        Args:
-            run: The run.
-
-        Returns:
-            What the run has left in the scene.
-
-        Raises:
-            ToNNOUserError: If a segment cannot be written.
-        """
-        request, answer = run.request, run.answer
-        nodes, run.nodes = run.nodes, []
-        into = request.segmentationNode if self.isThere(request.segmentationNode) else None
-        for node in nodes:
-            threshold, smallest = self._replaceEarlier(node)
-            first = results.firstThreshold(results.recordOf(node)) if threshold is None else threshold
-            smallest = request.minMm3 if smallest is None else smallest
-            into, _segmentId = self._logic.newSegment(node, first, smallest, into)
-        warnings = (*run.input.warnings, *(forPanel(text) for text in answer.get("warnings") or ()))
-        record = {name: value for name, value in answer.items() if name not in _NOT_FOR_THE_RECORD}
-        return Outcome(tuple(nodes), request, record, tuple(text for text in warnings if text), run.kind)
-
-    def dropPreview(self, run: Run) -> None:
-        """Remove the heatmaps of a run that has not succeeded.
-
-        Args:
-            run: The run.
-        """
-        nodes, run.nodes = run.nodes, []
-        for node in nodes:
-            if self.isThere(node):
-                self._logic.scene.RemoveNode(node)
-
-    def _replaceEarlier(self, node) -> tuple[float | None, float | None]:
-        """Remove results of the same settings without work by hand; returns the reader's threshold, smallest part."""
-        threshold = smallest = None
-        for earlier in results.predecessorsOf(node):
-            known = segmentOf(earlier)
-            if known is not None and isEditedByHand(*known):
-                continue
-            threshold, smallest = results.inherit(node, earlier)
-            results.remove(earlier, self._logic.segments)
-        return threshold, smallest
-
-    def _show(self, run: Run, className: str, array, inside, answer, node, remembered: Json):
-        request = run.request
-        event = answer or {}
-        record = event.get("heatmaps", {}).get(request.method, {}).get("threshold") or request.threshold
-        warnings = [forPanel(text) for text in (*run.input.warnings, *(event.get("warnings") or ()))]
-        if answer is not None:
-            event = {**answer, "warnings": [text for text in warnings if text]}
-        heatmap = Heatmap(
-            array,
-            run.input.ijkToRAS,
-            request.method,
-            className or event.get("class_name") or "",
-            record,
-            inside,
-            event,
-            request.zoom,
-            remembered,
-        )
-        return showHeatmap(request.volumeNode, heatmap, node)
+def _show(run: Run, className: str, array, inside, answer, node, remembered: Json):
+    request = run.request
+    event = answer or {}
+    record = event.get("heatmaps", {}).get(request.method, {}).get("threshold") or request.threshold
+    warnings = [forPanel(text) for text in (*run.input.warnings, *(event.get("warnings") or ()))]
+    if answer is not None:
+        event = {**answer, "warnings": [text for text in warnings if text]}
+    heatmap = Heatmap(
+        array,
+        run.input.ijkToRAS,
+        request.method,
+        className or event.get("class_name") or "",
+        record,
+        inside,
+        event,
+        request.zoom,
+        remembered,
+    )
+    return showHeatmap(request.volumeNode, heatmap, node)
 
 
 def _load(path: str | None) -> np.ndarray | None:

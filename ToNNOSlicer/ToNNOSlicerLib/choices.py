@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+import slicer
+import slicer.util
 from slicer.i18n import tr as _
 
 from tonno_core.output import Json
@@ -21,40 +21,19 @@ ALL_CLASSES = "*"
 _REMEMBERED = 20
 
 
-@dataclass(frozen=True)
-class Preferences:
-    """Access to the user's settings, which outlive the scene.
-
-    Attributes:
-        read: Returns the text stored under a key, or "".
-        write: Stores a text under a key.
-    """
-
-    read: Callable[[str], str]
-    write: Callable[[str, str], None]
-
-
 class Choices:
     """Keeps the lists of what can be chosen, and turns choices into a run.
 
     Args:
-        preferences: The user's settings.
+        preferences: The user's settings, which outlive the scene: a QSettings.
         resources: Folder of the module's resources, with the shipped models.
-        userFolder: Folder of the user's models and of the measured run times.
-        slicerHome: The application's folder.
-        temporaryPath: The application's folder for temporary files.
-        startupEnvironment: Returns the environment variables from before the application changed them.
     """
 
     FOLDERS, PYTHON = "ToNNO/ModelFolders", "ToNNO/Python"
 
-    def __init__(
-        self, preferences: Preferences, resources, userFolder, slicerHome, temporaryPath, startupEnvironment
-    ) -> None:
-        self._preferences = preferences
-        self._resources, self._userFolder = Path(resources), Path(userFolder)
-        self._slicerHome, self._startupEnvironment = slicerHome, startupEnvironment
-        self.temporaryPath = temporaryPath
+    def __init__(self, preferences, resources) -> None:
+        self._preferences, self._resources = preferences, Path(resources)
+        self._userFolder = Path(slicer.app.slicerUserSettingsFilePath).parent / "ToNNO"
         self.requirements = str(self._resources / "requirements.txt")
         self.times = RunTimes(self._userFolder / "speed.json")
         self.models: list[models.Model] = []
@@ -91,9 +70,9 @@ class Choices:
         Raises:
             ToNNOUserError: If the folder holds no model that can be read.
         """
-        model = _read(folder, _("Choose the folder that holds model.json and model.safetensors."))
+        model = _modelIn(folder, _("Choose the folder that holds model.json and model.safetensors."))
         kept = [known for known in self._rememberedFolders() if known != folder]
-        self._preferences.write(self.FOLDERS, "\n".join([*kept, folder][-_REMEMBERED:]))
+        self._preferences.setValue(self.FOLDERS, "\n".join([*kept, folder][-_REMEMBERED:]))
         if all(known.folder.resolve() != model.folder.resolve() for known in self.models):
             self.models.append(model)
         return model
@@ -111,7 +90,7 @@ class Choices:
 
     def _reread(self, model: models.Model) -> models.Model:
         """Read a model's folder again: it may have been trained again since. Raises ToNNOUserError where it is gone."""
-        present = _read(model.folder, _("Choose another model."))
+        present = _modelIn(model.folder, _("Choose another model."))
         self.models = [present if known is model else known for known in self.models]
         return present
 
@@ -128,20 +107,23 @@ class Choices:
             parameters.className = model.classes[0]
 
     def _rememberedFolders(self) -> list[str]:
-        return [folder for folder in self._preferences.read(self.FOLDERS).split("\n") if folder]
+        return [folder for folder in self._read(self.FOLDERS).split("\n") if folder]
+
+    def _read(self, key: str) -> str:
+        return str(self._preferences.value(key, "") or "")
 
     # --- Python and devices
 
     @property
     def python(self) -> str | None:
         """Path of the chosen interpreter; None for Slicer's. Setting it stores the choice."""
-        chosen = self._preferences.read(self.PYTHON)
+        chosen = self._read(self.PYTHON)
         return chosen if chosen and Path(chosen).is_file() else None
 
     @python.setter
     def python(self, path: str) -> None:
         isSlicers = Path(path).name.startswith("PythonSlicer")
-        self._preferences.write(self.PYTHON, "" if isSlicers else path)
+        self._preferences.setValue(self.PYTHON, "" if isSlicers else path)
 
     def command(self) -> tuple[list[str], dict[str, str | None]]:
         """Return how to run a Python module with the chosen interpreter.
@@ -150,19 +132,11 @@ class Choices:
             The command that the module's name is appended to, and the environment variables to change (None: unset).
         """
         chosen = self.python
-        startup = self._startupEnvironment() if chosen else None
+        startup = slicer.util.startupEnvironment() if chosen else None
         return (
-            install.moduleCommand(chosen, self._slicerHome),
+            install.moduleCommand(chosen, slicer.app.slicerHome),
             install.engineEnvironment(isOther=chosen is not None, startup=startup),
         )
-
-    def setDevices(self, description: Json) -> None:
-        """Store the list of devices.
-
-        Args:
-            description: The engine's event that describes it.
-        """
-        self.devices = list(description.get("devices") or ())
 
     @property
     def _usableDevices(self) -> list[Json]:
@@ -211,18 +185,6 @@ class Choices:
             return None if model is None else combine(defaults=model.defaults, preset=quality, explicit=explicit)
         except Exception:  # a model or a number that this version does not understand
             return None
-
-    @staticmethod
-    def options(parameters) -> Json:
-        """Return the advanced choices that the user made.
-
-        Args:
-            parameters: The parameter node.
-
-        Returns:
-            Values by the engine's names of its arguments.
-        """
-        return {name: value for name, value in optionsOf(parameters).items() if value is not None}
 
     def expectedSeconds(self, parameters, preset: str | None = None) -> float | None:
         """Estimate from earlier runs how long a run with the present choices takes.
@@ -291,7 +253,7 @@ class Choices:
         )
 
 
-def _read(folder: str | Path, nextStep: str) -> models.Model:
+def _modelIn(folder: str | Path, nextStep: str) -> models.Model:
     """Read a model's folder; raise a ToNNOUserError with a next step where that fails."""
     try:
         return models.readModel(folder)

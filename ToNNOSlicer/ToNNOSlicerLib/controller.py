@@ -5,15 +5,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from slicer.i18n import tr as _
 
 from tonno_core.output import Json
-from ToNNOSlicerLib import failures
-from ToNNOSlicerLib.answers import Answers, Part, read
+from ToNNOSlicerLib import answers, failures
 from ToNNOSlicerLib.background import Background
 from ToNNOSlicerLib.failures import Failure
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
@@ -24,45 +22,21 @@ from ToNNOSlicerLib.run import IDLE, RUNNING, STARTING, STOPPING, Kept, Outcome,
 _CANCEL_S = 3.0
 
 
-@dataclass(frozen=True)
-class Listener:
-    """What a controller calls from `tick`, hence on the thread of its owner.
-
-    Attributes:
-        onProgress: How far the run is.
-        onPreview: The heatmap node with new voxels.
-        onOutcome: What the run has left in the scene.
-        onFailure: Why the run has ended.
-        onDescription: The engine's devices and versions.
-    """
-
-    onProgress: Callable[[Progress], None] = lambda progress: None
-    onPreview: Callable[[Any], None] = lambda node: None
-    onOutcome: Callable[[Outcome], None] = lambda outcome: None
-    onFailure: Callable[[Failure], None] = lambda failure: None
-    onDescription: Callable[[Json], None] = lambda event: None
-
-
 class RunController:
     """Owns the engine's process and one run at a time.
 
     Args:
         client: An EngineClient.
         logic: A ToNNOLogic.
-        listener: Hears of the run.
+        listener: Hears of the run from `tick`, hence on the thread of its owner: `onProgress` (a Progress),
+            `onPreview` (the heatmap node with new voxels), `onOutcome` (an Outcome), `onFailure` (a Failure), and
+            `onDescription` (the engine's devices and versions).
         clock: Seconds that only grow.
     """
 
-    def __init__(
-        self,
-        client,
-        logic,
-        listener: Listener = Listener(),
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, client, logic, listener, clock: Callable[[], float] = time.monotonic) -> None:
         self.client = client
         self.logic = logic
-        self._answers = Answers(logic)
         self._listener = listener
         self._clock = clock
         self._run: Run | None = None
@@ -154,7 +128,7 @@ class RunController:
         """End the engine with the application or the module, and remove every temporary file."""
         self._steps.clear()
         if self._run is not None:
-            self._answers.dropPreview(self._run)
+            answers.dropPreview(self._run)
             self._run.join()
             self._run = None
         self._describing, self._kept = None, None
@@ -179,7 +153,7 @@ class RunController:
         if run is not None and run.writer is not None:
             self._finishWriting(run)
         if run is not None and run.reader is not None and not run.reader.is_alive():
-            self._steps.append(lambda: self._showResult(run))
+            self._later(run, self._showResult, run)
         for event in self.client.poll():
             self._take(event)
         self._checkScene()
@@ -260,12 +234,12 @@ class RunController:
         elif kind == "progress":
             self._progress(run, event)
         elif kind == "preview" and run.state == RUNNING:
-            self._steps.append(lambda: self._showPreview(run, event))
+            self._later(run, self._showPreview, run, event)
         elif kind == "result" and run.cancelledAt is not None:
             self._end()  # it was on its way when the user cancelled
         elif kind == "result":
             run.answer = event
-            run.reader = Background(lambda: read(event, run.request.method))
+            run.reader = Background(lambda: answers.read(event, run.request.method))
         elif kind == "cancelled":
             self._end()
         elif kind == "error":
@@ -301,34 +275,32 @@ class RunController:
 
     # --- nodes
 
+    def _later(self, run: Run, work: Callable[..., None], *arguments: Any) -> None:
+        """Queue a piece of work on nodes for a turn of its own; it is dropped if the run has ended by then."""
+        self._steps.append(lambda: work(*arguments) if run is self._run else None)
+
     def _showPreview(self, run: Run, event: Json) -> None:
-        if run is not self._run or run.state != RUNNING:
+        if run.state != RUNNING:
             return
-        node = self._answers.showPreview(run, event)
+        node = answers.showPreview(run, event)
         if node is not None:
             self._listener.onPreview(node)
 
     def _showResult(self, run: Run) -> None:
         """Queue a turn for each heatmap, and one for the segments."""
-        if run is not self._run or run.reader is None:
+        if run.reader is None:
             return
         reader, run.reader = run.reader, None
         if reader.error is not None:
             self._fail(failures.ofReading(reader.error))
             return
         for part in reader.result:
-            self._steps.append(lambda part=part: self._showPart(run, part))
-        self._steps.append(lambda: self._writeSegments(run))
-
-    def _showPart(self, run: Run, part: Part) -> None:
-        if run is self._run:
-            self._answers.showPart(run, part)
+            self._later(run, answers.showPart, run, part)
+        self._later(run, self._writeSegments, run)
 
     def _writeSegments(self, run: Run) -> None:
-        if run is not self._run:
-            return
         try:
-            outcome = self._answers.writeSegments(run)
+            outcome = answers.writeSegments(self.logic, run)
         except ToNNOUserError as error:
             self._fail(Failure(error.message, error.nextStep))
             return
@@ -336,12 +308,11 @@ class RunController:
             box = self._kept.box if run.kind == "resume" else run.box
             self._kept = Kept(run.key, box, bool(run.answer.get("stopped")), run.answer.get("run"))
         # The panel reads the segment's findings then.
-        self._steps.append(lambda: self._finish(run, outcome))
+        self._later(run, self._finish, outcome)
 
-    def _finish(self, run: Run, outcome: Outcome) -> None:
-        if run is self._run:
-            self._end()
-            self._listener.onOutcome(outcome)
+    def _finish(self, outcome: Outcome) -> None:
+        self._end()
+        self._listener.onOutcome(outcome)
 
     # --- the end
 
@@ -353,7 +324,7 @@ class RunController:
 
     def _end(self) -> None:
         run, self._run = self._run, None
-        self._answers.dropPreview(run)
+        answers.dropPreview(run)
         run.join()
         self.client.release(run.folder)
         self._listener.onProgress(Progress(IDLE))

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tonno_core.protocol import ANSWERED, FINAL, FOLDER_PREFIX, VERSION, ProtocolError, decode, encode
 from tonno_core.worker.processes import is_alive
-from ToNNOSlicerLib.processes import changedEnvironment, killTree, ownGroup, temporaryVariables
+from ToNNOSlicerLib.processes import killTree, start, temporaryVariables
 
 _LOG_LINES = 500
 # An engine that loads (the first import of torch from a cold disk) may be silent for this long.
@@ -206,15 +206,8 @@ class _Process:
     """One process: three threads move lines, so that neither side ever waits for the other."""
 
     def __init__(self, command, environment, folder, log):
-        self._popen = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=folder,  # `python -m` looks for modules in the current folder first, and there might be some
-            env=changedEnvironment(environment),
-            **ownGroup(),
-        )
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        self._popen = start(command, folder, environment, **streams)
         self._log = log
         self._events = queue.SimpleQueue()
         self._outgoing = queue.SimpleQueue()

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import slicer
 from slicer.i18n import tr as _
 
 from tonno_core.output import check_name
@@ -92,8 +93,11 @@ class Exports:
             self._begin(path, reportSteps(path, result.heatmapNode, *result.segment, self._writer()))
         else:
             with self._session.ask.waiting():
-                notes = self._writeNow(kind, result, path)
-            self._done(path, notes)
+                if kind == SEGMENTATION:
+                    notes = self._session.logic.exportSegmentation(result.segmentationNode, path)
+                else:
+                    notes = exportFindings(list(result.findings), path, _identityOf(result))
+            self._done(path, notes or [])
 
     def reportText(self, result: Result) -> str:
         """Return the report as plain text.
@@ -105,8 +109,7 @@ class Exports:
             The text.
         """
         result.listing.checkWhole()
-        identity = self._identity(result)
-        return summary.reportText(identity, result.findings, result.record)
+        return summary.reportText(_identityOf(result), result.findings, result.record)
 
     def cancel(self) -> None:
         """End the export that goes on; nothing of it stays."""
@@ -118,37 +121,25 @@ class Exports:
         """One step; what goes wrong ends the export with words."""
         if self._steps is None:
             return
-        session, share, failed = self._session, None, True
+        session, goesOn = self._session, False
         try:
             with session.reportErrors():
                 share = next(self._steps, None)
-                failed = False
+                goesOn = share is not None
+                if goesOn:
+                    self.share = share
+                else:
+                    self._done(self._path, [])
         except Exception as error:
             session.fail(error)
-        if share is not None:
-            self.share = share
-            session.renderOnly()
-            return
-        path = self._path
-        self.cancel()
-        if not failed:
-            self._done(path, [])
-        session.renderOnly()
-
-    def _writeNow(self, kind: str, result: Result, path: str) -> list[str]:
-        logic = self._session.logic
-        if kind == SEGMENTATION:
-            return list(logic.exportSegmentation(result.segmentationNode, path) or ())
-        exportFindings(list(result.findings), path, self._identity(result))
-        return []
-
-    def _identity(self, result: Result) -> summary.Identity:
-        return summary.identityOf(result.heatmapNode, result.segmentationNode, result.segmentId)
+        if not goesOn:
+            self.cancel()
+        session.render()
 
     def _writer(self) -> SlowWriter:
         command, changes = self._session.choices.command()
-        place = self._session.choices.temporaryPath
-        return writer(EngineClient([*command, "tonno_core.worker"], changes, _PATIENCE_S, place))
+        client = EngineClient([*command, "tonno_core.worker"], changes, _PATIENCE_S, slicer.app.temporaryPath)
+        return writer(client)
 
     def _begin(self, path: str, steps: Iterator[float]) -> None:
         self._path, self._steps, self.share = path, steps, 0.0
@@ -231,6 +222,10 @@ def _reason(event) -> str:
     if event["type"] == "exited":
         return _("exit code {code}: {last}").format(code=event["code"], last=last)
     return last or event["type"]
+
+
+def _identityOf(result: Result) -> summary.Identity:
+    return summary.identityOf(result.heatmapNode, result.segmentationNode, result.segmentId)
 
 
 def fileName(result: Result) -> str:

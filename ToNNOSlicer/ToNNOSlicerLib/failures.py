@@ -19,13 +19,11 @@ class Failure:
     Attributes:
         message: What went wrong.
         nextStep: What to click next.
-        kind: The engine's kind of error, or the module's own.
         log: The last lines of the engine's log.
     """
 
     message: str
     nextStep: str
-    kind: str = "user"
     log: tuple[str, ...] = ()
 
 
@@ -41,7 +39,7 @@ def ofError(event: Json, log: list[str]) -> Failure:
     """
     message, kind = str(event.get("message", "")), str(event.get("kind", "internal"))
     said, step = forPanel(message) if kind == "user" else message, forPanel(str(event.get("next", "")))
-    return Failure(said, step, kind, tuple(log[-_LOG_LINES:]))
+    return Failure(said, step, tuple(log[-_LOG_LINES:]))
 
 
 def ofLostEngine(event: Json) -> Failure:
@@ -61,7 +59,7 @@ def ofLostEngine(event: Json) -> Failure:
         ),
     }[event["type"]]
     log = tuple(event.get("log") or ())[-_LOG_LINES:]
-    return Failure(message, _("Click Apply: it starts a new engine."), event["type"], log)
+    return Failure(message, _("Click Apply: it starts a new engine."), log)
 
 
 def ofStart(error: OSError) -> Failure:
@@ -76,7 +74,6 @@ def ofStart(error: OSError) -> Failure:
     return Failure(
         _("The engine could not be started ({error}).").format(error=error),
         _("Choose a Python interpreter under Engine, or install the packages again."),
-        "no-engine",
     )
 
 
@@ -92,7 +89,6 @@ def ofWriting(error: Exception) -> Failure:
     return Failure(
         _("The volume could not be handed to the engine ({error}).").format(error=error),
         _("Free space on the disk, then click Apply."),
-        "disk-full",
     )
 
 
@@ -106,7 +102,7 @@ def ofReading(error: Exception) -> Failure:
         The failure.
     """
     message = _("The result cannot be read ({error}).").format(error=error)
-    return Failure(message, _("Click Apply to try again."), "no-result")
+    return Failure(message, _("Click Apply to try again."))
 
 
 def ofRemovedVolume(name: str) -> Failure:
@@ -121,5 +117,4 @@ def ofRemovedVolume(name: str) -> Failure:
     return Failure(
         _("The volume {name} was removed from the scene; the run has ended.").format(name=name),
         _("Select another volume."),
-        "volume-gone",
     )

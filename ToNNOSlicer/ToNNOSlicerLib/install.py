@@ -19,11 +19,14 @@ import re
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import slicer
+from slicer.i18n import tr as _
+
+from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.packages import TORCH_MINIMUM, Missing, missing, moduleOf, nameOf, torchState, versionOf
 from ToNNOSlicerLib.pip_process import PipProcess, causeOf
 
@@ -32,20 +35,10 @@ _KEPT = ("numpy", "SimpleITK", "torch", "torchvision")
 # A version that pip takes as a requirement; what is built from source may call itself otherwise.
 _PLAIN_VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[A-Za-z0-9.]+)?")
 _LOG_LINES = 500
-_TURN_S = 0.02
 
 
-class InstallError(Exception):
-    """An installation that was refused, canceled, or failed.
-
-    Args:
-        cause: What went wrong, in a line; of a failure pip's own words.
-        nextStep: What the user can do about it, in a line.
-    """
-
-    def __init__(self, cause: str, nextStep: str) -> None:
-        super().__init__(cause)
-        self.cause, self.nextStep = cause, nextStep
+class InstallError(ToNNOUserError):
+    """Says why an installation was refused, canceled, or failed; of a failure in pip's own words."""
 
 
 class Installation:
@@ -94,13 +87,11 @@ class Installation:
             InstallError: Where an installation is under way, or this one cannot begin.
         """
         global _running
-        from slicer.i18n import tr as _
-
         if _running is not None or _isSlicerInstalling():
             raise InstallError(_("An installation is under way."), _("Wait until it has ended."))
         self._refuse()
         self._commands = self._steps()
-        place = self._temporaryPath or _applicationPath("temporaryPath")
+        place = self._temporaryPath or slicer.app.temporaryPath
         try:
             self._folder = Path(tempfile.mkdtemp(prefix="tonno-pip-", dir=place))
         except OSError as error:
@@ -129,11 +120,6 @@ class Installation:
             if not goesOn:
                 self._end()
         return goesOn
-
-    @property
-    def canCancel(self) -> bool:
-        """Whether `cancel` acts at once: while pip downloads, not while it places files."""
-        return self._process is None or self._process.canBreak
 
     def cancel(self) -> None:
         """Give up: `poll` raises InstallError, at once or when the files that are being placed are whole."""
@@ -171,8 +157,6 @@ class Installation:
 
     def _refuse(self) -> None:
         """Raise InstallError where the first command would fail anyway."""
-        from slicer.i18n import tr as _
-
         if self._wheels is not None and not any(Path(self._wheels).glob("*.whl")):
             raise InstallError(
                 _("{folder} holds no wheel files (*.whl).").format(folder=self._wheels),
@@ -227,10 +211,8 @@ class Installation:
         return True
 
     def _begin(self, arguments: list[str]) -> None:
-        from slicer.i18n import tr as _
-
         self._said.clear()
-        command = [*(self._command or moduleCommand(None, _applicationPath("slicerHome"))), *arguments]
+        command = [*(self._command or moduleCommand(None, slicer.app.slicerHome)), *arguments]
         try:
             self._process = PipProcess(command, self._folder)
         except OSError as error:
@@ -257,8 +239,6 @@ class Installation:
         self._onLine(line)
 
     def _check(self) -> None:
-        from slicer.i18n import tr as _
-
         left = missing(self._requirementsFile)
         if left:
             names = ", ".join(name for name, _size in left.rows())
@@ -281,46 +261,6 @@ class Installation:
 
 
 _running: Installation | None = None
-
-
-def isRunning() -> bool:
-    """Tell whether an installation is under way, beside which none can start.
-
-    Returns:
-        True until it has ended.
-    """
-    return _running is not None
-
-
-def run(
-    lacking: Missing,
-    requirementsFile: str | Path,
-    wheels: str | Path | None = None,
-    onLine: Callable[[str], None] = print,
-    **more,
-) -> None:
-    """Install what is missing and return when it is there; the application's events are handled meanwhile.
-
-    For scripts. A panel turns an `Installation` from a timer instead, so that no click's handler is still
-    open when the scene has become another.
-
-    Args:
-        lacking: What `missing` has returned.
-        requirementsFile: The file that `missing` was asked about.
-        wheels: A folder of wheel files; None for the network.
-        onLine: Called with each line that pip writes.
-        more: Other arguments of `Installation`.
-
-    Raises:
-        InstallError: With pip's own words and what to do.
-    """
-    import slicer
-
-    installation = Installation(lacking, requirementsFile, wheels, onLine, **more)
-    installation.start()
-    while installation.poll():
-        slicer.app.processEvents()
-        time.sleep(_TURN_S)
 
 
 def enginePackageFolder() -> Path:
@@ -397,12 +337,6 @@ def _hasLightTheTorch() -> bool:
     return find_spec("light_the_torch") is not None
 
 
-def _applicationPath(name: str) -> str:
-    import slicer
-
-    return getattr(slicer.app, name)
-
-
 def _isSlicerInstalling() -> bool:
     """Whether another module has asked Slicer (5.12 and newer) for packages that are still on their way."""
     try:
@@ -413,27 +347,21 @@ def _isSlicerInstalling() -> bool:
 
 
 def _canceled() -> InstallError:
-    from slicer.i18n import tr as _
-
     return InstallError(_("The installation was canceled."), _("Click Apply when you want to be asked again."))
 
 
 def _nextStep(said: str, isOffline: bool) -> str:
     """What helps against the usual causes, by the words in which pip and Python report them."""
-    from slicer.i18n import tr as _
-
-    steps = (
-        (r"No space left|\[Errno 28\]|not enough space", _("Free space on the disk; PyTorch needs up to 8 GB.")),
-        (
-            r"Permission denied|Access is denied|\[WinError (5|32)\]|\[Errno 13\]|Read-only",
-            _("Close other Slicer windows, restart Slicer, and try again; Slicer's folder must be writable."),
+    steps = {
+        r"No space left|\[Errno 28\]|not enough space": _("Free space on the disk; PyTorch needs up to 8 GB."),
+        r"Permission denied|Access is denied|\[WinError (5|32)\]|\[Errno 13\]|Read-only": _(
+            "Close other Slicer windows, restart Slicer, and try again; Slicer's folder must be writable."
         ),
-        (
-            r"connection broken|NewConnectionError|NameResolution|ProxyError|SSLError|timed out|Max retries exceeded",
-            _("No package index answers: check network and proxy, or choose a folder of wheels, or another Python."),
+        r"connection broken|NewConnectionError|NameResolution|ProxyError|SSLError|timed out|Max retries exceeded": _(
+            "No package index answers: check network and proxy, or choose a folder of wheels, or another Python."
         ),
-    )
-    for words, step in steps:
+    }
+    for words, step in steps.items():
         if re.search(words, said):
             return step
     if isOffline and "No matching distribution" in said:

@@ -69,12 +69,8 @@ class Installing:
     def _start(self, missing, wheels: str | None) -> None:
         """Begin an installation, which `tick` follows."""
         session = self._session
-        requirements, place = session.choices.requirements, session.choices.temporaryPath
-        installation = install.Installation(missing, requirements, wheels, session.log, temporaryPath=place)
-        try:
-            installation.start()
-        except install.InstallError as error:
-            raise ToNNOUserError(error.cause, error.nextStep) from None
+        installation = install.Installation(missing, session.choices.requirements, wheels, session.log)
+        installation.start()
         self._installation = installation
         session.status = _("Installing packages; this takes minutes. The log shows what happens")
         session.wake()
@@ -99,7 +95,7 @@ class Installing:
                 return
             session.message = Message(DONE, _("The packages are installed."), _nextStep(installation.restartFor))
         except install.InstallError as error:
-            session.message = Message(ERROR, error.cause, error.nextStep)
+            session.message = Message(ERROR, error.message, error.nextStep)
         self._installation, session.status = None, ""
         session.running.newEngine()
         session.refresh()

@@ -28,50 +28,35 @@ LABELS = {
     "min_volume_mm3": _("Smallest part"),
 }
 # Messages that name what the panel has no control for, and the text that replaces each.
-_WITHOUT_CONTROL = (
-    (
-        "`zoom` has no meaning with `frame` .*",
-        _(
-            "{zoom} does not go with this {preset} or {model}: its planes always span the whole volume. "
-            "Choose another {preset}, or untick {zoom}."
-        ),
+_WITHOUT_CONTROL = {
+    "`zoom` has no meaning with `frame` .*": _(
+        "{zoom} does not go with this {preset} or {model}: its planes always span the whole volume. "
+        "Choose another {preset}, or untick {zoom}."
     ),
-    (
-        "`zoom` and `radius_mm` both determine the ball; .*",
-        _("The field of view of this {model} is fixed. Untick {zoom}."),
+    "`zoom` and `radius_mm` both determine the ball; .*": _(
+        "The field of view of this {model} is fixed. Untick {zoom}."
     ),
-    (
-        "the classifier's logits are not finite numbers; .*",
-        _("The model's answers for this volume are not finite numbers. Choose CPU as {device}, or another {model}."),
+    "the classifier's logits are not finite numbers; .*": _(
+        "The model's answers for this volume are not finite numbers. Choose CPU as {device}, or another {model}."
     ),
-    (
-        r"encoder (.*) cannot take slices of (\d+) x \d+ pixels \((.*)\); .*",
-        _("The network {0} cannot take slices of {1} pixels ({2}). Choose another {preset} or {model}."),
+    r"encoder (.*) cannot take slices of (\d+) x \d+ pixels \((.*)\); .*": _(
+        "The network {0} cannot take slices of {1} pixels ({2}). Choose another {preset} or {model}."
     ),
-    (
-        r"`stage` ([\d+]+): how much each of these counts in .*",
-        _("{stage} {0} was not calibrated for this {method} and {class_name}. Choose a single {stage}."),
+    r"`stage` ([\d+]+): how much each of these counts in .*": _(
+        "{stage} {0} was not calibrated for this {method} and {class_name}. Choose a single {stage}."
     ),
-    (
-        r"`intensity` \S+: the \d+ foreground voxels have no contrast; .*",
-        _("What is brighter than the background of this volume has no contrast. Choose another {volume}."),
+    r"`intensity` \S+: the \d+ foreground voxels have no contrast; .*": _(
+        "What is brighter than the background of this volume has no contrast. Choose another {volume}."
     ),
-    (
-        "ended before .* could be made",
-        _("The run was stopped before its heatmap could be made. Click Apply."),
+    "ended before .* could be made": _("The run was stopped before its heatmap could be made. Click Apply."),
+    "(.*): missing; expected a bundle made by .*": _(
+        "{0} is missing. Choose a {model} whose folder holds model.json and model.safetensors."
     ),
-    (
-        "(.*): missing; expected a bundle made by .*",
-        _("{0} is missing. Choose a {model} whose folder holds model.json and model.safetensors."),
+    "every slice was blank: .*": _(
+        "Every slice was blank: the intensities that the model looks at leave nothing of this volume. "
+        "Choose a {volume} of the kind that the model was trained on."
     ),
-    (
-        "every slice was blank: .*",
-        _(
-            "Every slice was blank: the intensities that the model looks at leave nothing of this volume. "
-            "Choose a {volume} of the kind that the model was trained on."
-        ),
-    ),
-)
+}
 _SCALE = re.compile(r"slices have pixels of ([\d.]+) mm, the model was trained at ([\d.]+) mm; give (.*)")
 # An argument or a command.
 _CODE = re.compile(r"`([^`]+)`")
@@ -89,7 +74,7 @@ def forPanel(message: str) -> str:
     scale = _SCALE.fullmatch(message)
     if scale is not None:
         return _aboutScale(*scale.groups())
-    for pattern, text in _WITHOUT_CONTROL:
+    for pattern, text in _WITHOUT_CONTROL.items():
         match = re.fullmatch(pattern, message)
         if match is not None:
             return text.format(*match.groups(), **LABELS)

@@ -63,11 +63,6 @@ class Model:
         key = method if className in (None, "", self.classes[0]) else f"{method}/{className}"
         return self.thresholds.get(key)
 
-    @property
-    def isDemonstration(self) -> bool:
-        """Whether the model is there to show the software, not to find anything in a patient."""
-        return "demonstration" in str(self.about.get("use", "")).lower()
-
 
 class ModelError(Exception):
     """Says in a line why a folder is no usable model."""
@@ -167,7 +162,7 @@ def notice(model: Model) -> str:
     """
     from slicer.i18n import tr as _
 
-    if not model.isDemonstration:
+    if "demonstration" not in str(model.about.get("use", "")).lower():
         return ""
     if re.search(r"implanted|drawn|synthetic", str(model.about.get("data", "")), re.IGNORECASE):
         return _("Demonstration model, trained on drawn lesions: do not read patients with it.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from slicer.i18n import tr as _
 
+from ToNNOSlicerLib.logic.heatmap import calibrationOf
 from ToNNOSlicerLib.logic.results import Result, stoppedText
 from ToNNOSlicerLib.words import shortNumber
 
@@ -18,7 +19,7 @@ def notesOf(result: Result) -> tuple[str, ...]:
         Sentences, each of them once.
     """
     notes = []
-    if result.isStopped:
+    if result.record.get("stopped"):
         text = _("The run was {stopped} directions. Click Apply to go on to the end.")
         notes.append(text.format(stopped=stoppedText(result.record)))
     notes += _aboutThreshold(result)
@@ -27,8 +28,8 @@ def notesOf(result: Result) -> tuple[str, ...]:
 
 
 def _aboutThreshold(result: Result) -> list[str]:
-    record = result.record.get("threshold") or {}
-    value = record.get("threshold")
+    calibration = calibrationOf(result.record)
+    value = calibration.get("threshold")
     if value is None:
         return [_("The model has no threshold for this method, so Otsu's method chose it. Check it, and adjust it.")]
     if result.record.get("zoom"):
@@ -36,8 +37,8 @@ def _aboutThreshold(result: Result) -> list[str]:
             "The model's threshold was calibrated for the whole volume, not for a finer region: look, and tune it."
         )
         return [text]
-    notes = [str(record["note"])] if record.get("note") else []
-    floor = record.get("noise_floor")
+    notes = [str(calibration["note"])] if calibration.get("note") else []
+    floor = calibration.get("noise_floor")
     if floor is not None and result.threshold < floor:
         text = _("The threshold is below the noise floor ({floor}): scans without the finding reach it too.")
         notes.append(text.format(floor=shortNumber(floor)))

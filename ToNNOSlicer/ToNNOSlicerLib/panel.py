@@ -1,14 +1,12 @@
-"""The panel: makes the session and the sections, hands the state from the session to them, and runs the timer."""
+"""The panel: makes the session and the sections, renders these when the session has changed, and runs the timer."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import qt
 import slicer
 
 from ToNNOSlicerLib import ask
-from ToNNOSlicerLib.choices import Choices, Preferences
+from ToNNOSlicerLib.choices import Choices
 from ToNNOSlicerLib.engine import EngineClient
 from ToNNOSlicerLib.sections.compare import CompareSection
 from ToNNOSlicerLib.sections.editor import EditorSection
@@ -47,35 +45,19 @@ class Panel:
         ui: The widgets as attributes.
         logic: The ToNNOLogic.
         resourcePath: Returns the path of a resource, given its name.
-        makeClient: Makes the engine's client from the Choices; None for an EngineClient with the chosen Python.
     """
 
-    def __init__(self, ui, logic, resourcePath, makeClient=None) -> None:
+    def __init__(self, ui, logic, resourcePath) -> None:
         self.ui, self.logic = ui, logic
-        choices = Choices(
-            _preferences(),
-            resources=resourcePath(""),
-            userFolder=Path(slicer.app.slicerUserSettingsFilePath).parent / "ToNNO",
-            slicerHome=slicer.app.slicerHome,
-            temporaryPath=slicer.app.temporaryPath,
-            startupEnvironment=slicer.util.startupEnvironment,
-        )
+        choices = Choices(qt.QSettings(), resourcePath(""))
         self._timer = qt.QTimer()
         self._timer.setInterval(_TICK_MS)
         self._timer.connect("timeout()", self._onTick)
         self._sections = ()
-        self.session = Session(logic, ask, choices, makeClient or self._client, self._show, self._timer.start)
+        self.session = Session(logic, ask, choices, self._client, self._show, self._timer.start)
         self._sections = tuple(section(ui, self.session) for section in _SECTIONS)
         self.shortcuts = Shortcuts(self.session)
-        self._show(self.session.state)
-
-    def setParameters(self, parameters) -> None:
-        """Follow another parameter node.
-
-        Args:
-            parameters: The parameter node, or None.
-        """
-        self.session.setParameters(parameters)
+        self._show()
 
     def enter(self) -> None:
         """Enable the keyboard shortcuts when the module is shown."""
@@ -117,9 +99,9 @@ class Panel:
         """
         return next(section for section in self._sections if type(section) is kind)
 
-    def _show(self, state) -> None:
+    def _show(self) -> None:
         for section in self._sections:
-            section.render(state)
+            section.render()
 
     def _onTick(self) -> None:
         self.session.tick()
@@ -129,14 +111,4 @@ class Panel:
     @staticmethod
     def _client(choices: Choices) -> EngineClient:
         command, changes = choices.command()
-        return EngineClient([*command, "tonno_core.worker"], changes, temporaryPath=choices.temporaryPath)
-
-
-def _preferences() -> Preferences:
-    def read(key: str) -> str:
-        return str(qt.QSettings().value(key, "") or "")
-
-    def write(key: str, value: str) -> None:
-        qt.QSettings().setValue(key, value)
-
-    return Preferences(read, write)
+        return EngineClient([*command, "tonno_core.worker"], changes, temporaryPath=slicer.app.temporaryPath)

@@ -146,17 +146,13 @@ def optionsOf(node) -> dict:
         node: The parameter node.
 
     Returns:
-        Values by the engine's names of its arguments; None where the model or the quality decides.
+        Values by the engine's names of its arguments, without those that the model or the quality decides.
     """
-    return {
-        "slices": _positive(node.slices),
-        "directions": _positive(node.directions),
-        "stage": _positive(node.stage),
-        "sigma_scale": _positive(node.sigmaScale),
-        "filter": node.filter.value or None,
+    numbers = {
+        "slices": node.slices,
+        "directions": node.directions,
+        "stage": node.stage,
+        "sigma_scale": node.sigmaScale,
     }
-
-
-def _positive(number):
-    """Return a number that was chosen; None for 0, and for the negative numbers of older scenes."""
-    return number if number > 0 else None
+    chosen = {name: number for name, number in numbers.items() if number > 0}  # older scenes hold negative ones
+    return chosen | ({"filter": node.filter.value} if node.filter.value else {})

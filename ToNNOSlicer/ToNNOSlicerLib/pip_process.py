@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from ToNNOSlicerLib.processes import changedEnvironment, killTree, ownGroup, temporaryVariables
+from ToNNOSlicerLib.processes import killTree, start, temporaryVariables
 
 # From this line on pip replaces files; an end before its own would leave half of them.
 _PLACING = ("Installing collected packages", "Found existing installation", "Uninstalling ")
@@ -37,15 +37,9 @@ class PipProcess:
         self._canBreak = True
         log = folder / "pip.txt"
         with log.open("wb") as output:
-            self._popen = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,  # a password that pip asks for ends it instead of making it wait for ever
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=folder,
-                env=changedEnvironment(_variables(folder)),
-                **ownGroup(),
-            )
+            # A password that pip asks for ends it instead of making it wait for ever.
+            streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+            self._popen = start(command, folder, _variables(folder), **streams)
         self._log = log.open("rb")
         self._rest = b""
 

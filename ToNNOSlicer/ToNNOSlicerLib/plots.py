@@ -49,8 +49,7 @@ def histogramPixmap(edges, counts, threshold: float, modelThreshold, noiseFloor,
     Returns:
         The pixmap.
     """
-    drawing = _Drawing(canvas)
-    try:
+    with _Drawing(canvas) as drawing:
         low, high = float(edges[0]), max(float(edges[-1]), threshold)
         drawing.frame(left=_GAP, right=_GAP, top=drawing.line + 2, bottom=drawing.line + 2)
         drawing.scale(low, high, 0.0, math.log1p(max(1.0, float(max(counts)))))
@@ -63,8 +62,6 @@ def histogramPixmap(edges, counts, threshold: float, modelThreshold, noiseFloor,
         for value, color, name in ((modelThreshold, _MODEL, _("model's")), (noiseFloor, _FLOOR, _("noise"))):
             if value is not None and low <= value <= high:
                 drawing.mark(value, color, name, taken)
-    finally:
-        drawing.end()
     return drawing.pixmap
 
 
@@ -80,8 +77,7 @@ def profilePixmap(positionsMm, logits, currentMm, canvas: Canvas):
     Returns:
         The pixmap.
     """
-    drawing = _Drawing(canvas)
-    try:
+    with _Drawing(canvas) as drawing:
         points = [(float(x), float(y)) for x, y in zip(positionsMm, logits, strict=True) if math.isfinite(y)]
         lowY, highY = min(0.0, *(y for _x, y in points)), max(0.0, *(y for _x, y in points))
         labels = [shortNumber(value) for value in (highY, 0.0, lowY)]
@@ -97,8 +93,6 @@ def profilePixmap(positionsMm, logits, currentMm, canvas: Canvas):
         drawing.axis(f"{points[0][0]:.0f} mm", _("position of the plane"), f"{points[-1][0]:.0f} mm")
         if currentMm is not None and points[0][0] <= currentMm <= points[-1][0]:
             drawing.mark(currentMm, _NOW, "", [])
-    finally:
-        drawing.end()
     return drawing.pixmap
 
 
@@ -114,7 +108,10 @@ class _Drawing:
         self._metrics = self._painter.fontMetrics()
         self.line = self._metrics.height()
 
-    def end(self) -> None:
+    def __enter__(self) -> _Drawing:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
         self._painter.end()
 
     def widthOf(self, text: str) -> int:

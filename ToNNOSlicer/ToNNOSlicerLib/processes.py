@@ -7,28 +7,35 @@ import os
 import signal
 import subprocess
 
-
-def ownGroup():
-    """Return options of Popen for a new process group, whose processes end together, without a console window.
-
-    Returns:
-        Keyword arguments of Popen.
-    """
-    if os.name == "nt":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
-    return {"start_new_session": True}
+_NICE = 10
 
 
-def changedEnvironment(changes):
-    """Return this process' variables with changes.
+def start(command, folder, changes, isLow=False, **streams):
+    """Start a process in a new group, whose processes end together, without a console window.
 
     Args:
-        changes: Values by name; None removes a variable.
+        command: The program and its arguments.
+        folder: Where it starts: `python -m` looks for modules in the current folder first, and there might be some.
+        changes: Changed variables by name; None removes a variable.
+        isLow: Whether it gives way to other programs.
+        streams: Where its input, output and errors go.
 
     Returns:
-        All variables.
+        The Popen.
+
+    Raises:
+        OSError: If there is nothing to start.
     """
-    return {name: value for name, value in {**os.environ, **changes}.items() if value is not None}
+    environment = {name: value for name, value in {**os.environ, **changes}.items() if value is not None}
+    group = {"start_new_session": True}
+    if os.name == "nt":
+        low = subprocess.BELOW_NORMAL_PRIORITY_CLASS if isLow else 0
+        group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW | low}
+    popen = subprocess.Popen(list(command), cwd=folder, env=environment, **group, **streams)
+    if isLow and os.name != "nt":
+        with contextlib.suppress(OSError):  # it has ended already
+            os.setpriority(os.PRIO_PGRP, popen.pid, _NICE)
+    return popen
 
 
 def temporaryVariables(folder):
@@ -44,7 +51,7 @@ def temporaryVariables(folder):
 
 
 def killTree(popen, pid=None):
-    """End a process that was started with `ownGroup`, and all of its children.
+    """End a process that was started with `start`, and all of its children.
 
     Args:
         popen: The process.

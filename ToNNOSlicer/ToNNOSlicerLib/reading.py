@@ -12,6 +12,7 @@ from ToNNOSlicerLib.logic import cases
 from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
 from ToNNOSlicerLib.logic.findings import Finding
 from ToNNOSlicerLib.logic.results import resultOf
+from ToNNOSlicerLib.parameter_node import optionsOf
 
 _POLL_S = 1.0
 
@@ -58,7 +59,7 @@ class Reading:
             parameters.quality.value,
             parameters.device or "auto",
             parameters.minMm3,
-            choices.options(parameters),
+            optionsOf(parameters),
         )
         self.close()
         self._worklist = worklist.Worklist(source, output, *choices.command(), str(model.folder), arguments)
@@ -75,7 +76,7 @@ class Reading:
     def close(self) -> None:
         """End the list and its process; the case stays in the scene."""
         if self._worklist is not None:
-            self._worklist.close()
+            self._worklist.cancel()
         self._worklist, self.state, self.case = None, worklist.State(), None
 
     def tick(self) -> None:
@@ -86,7 +87,7 @@ class Reading:
         self._polledAt = now
         before, self.state = self.state, self._worklist.poll()
         if self.state != before:
-            self._session.renderOnly()
+            self._session.render()
 
     def openCase(self, case: worklist.Case) -> Any:
         """Close the case that is open, and put another into the scene.

@@ -6,7 +6,6 @@ import json
 import uuid
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +29,13 @@ class RunRequest:
         model: The model's folder.
         method: The method of the heatmap.
         className: The class; "" for all classes of the model, with a heatmap for each.
-        options: Settings by the names of tonno_core; None leaves a setting to the model.
+        options: Settings by the names of tonno_core; the model decides the others.
         preset: The quality's preset; None for the model's own planes.
         roiNode: The region; None for the whole volume.
         zoom: Whether all planes go into the region, which must be given then.
         device: The torch device, or "auto".
         threshold: The model's record for the method, for the previews.
         minMm3: The smallest part that is kept.
-        segmentationNode: Where the segment goes; None for a new node.
     """
 
     volumeNode: Any
@@ -51,19 +49,15 @@ class RunRequest:
     device: str = "auto"
     threshold: Json | None = None
     minMm3: float = 0.0
-    segmentationNode: Any = None
 
     def plainOptions(self) -> Json:
-        """Return the options as the engine takes them, without what the model decides.
+        """Return the options as the engine takes them.
 
         Returns:
             Values by the names of tonno_core's settings.
         """
-        options = {name: value for name, value in self.options.items() if value is not None}
-        options["methods"] = [self.method]
-        if self.className:
-            options["class_name"] = self.className
-        return options
+        ofClass = {"class_name": self.className} if self.className else {}
+        return {**self.options, "methods": [self.method], **ofClass}
 
     def key(self, ijkToRAS: np.ndarray) -> tuple:
         """Return a key that is equal for two runs whose projections are the same but for the region.
@@ -109,14 +103,12 @@ class Outcome:
         heatmapNodes: A heatmap for each class that was asked for.
         request: What was asked for.
         record: The engine's answer without its files.
-        warnings: What the user should know of the image.
         kind: "reconstruct", "resume", or "refine" (no pass through the network).
     """
 
     heatmapNodes: tuple[Any, ...]
     request: RunRequest
     record: Json
-    warnings: tuple[str, ...] = ()
     kind: str = "reconstruct"
 
 
@@ -146,6 +138,7 @@ class Run:
 
     def __init__(self, request: RunRequest, given, rasToBox, now: float) -> None:
         self.request, self.input, self.rasToBox, self.startedAt = request, given, rasToBox, now
+        self.identifier = uuid.uuid4().hex
         self.state = STARTING
         self.kind = "reconstruct"
         self.key = request.key(given.ijkToRAS)
@@ -172,11 +165,6 @@ class Run:
         made = datetime.now().astimezone().isoformat(timespec="seconds")
         box = None if self.rasToBox is None else {"box_to_ras": np.linalg.inv(self.rasToBox).tolist()}
         return {QUALITY: request.preset, KEY: key, RUN: self.identifier, MADE: made, "region": box}
-
-    @cached_property
-    def identifier(self) -> str:
-        """Return a name that no other run has."""
-        return uuid.uuid4().hex
 
     @property
     def roi(self) -> Json | None:

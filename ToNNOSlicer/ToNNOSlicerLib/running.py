@@ -8,7 +8,7 @@ from slicer.i18n import tr as _
 
 from tonno_core.output import Json
 from ToNNOSlicerLib import models
-from ToNNOSlicerLib.controller import Listener, RunController
+from ToNNOSlicerLib.controller import RunController
 from ToNNOSlicerLib.failures import Failure
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.inputs import concerns, dicomModalityOf
@@ -95,8 +95,7 @@ class Running:
         self._volume, self._isWatched = request.volumeNode, True
         self.controller.start(request)
         if not self._askedForDevices:
-            self._askedForDevices = True
-            self.controller.describe()
+            self.describe()
         session.wake()
 
     def _confirmed(self, request: RunRequest, model) -> bool:
@@ -108,14 +107,6 @@ class Running:
         differences = concerns(request.volumeNode, model.training) if not expected else []
         return not differences or self._session.ask.otherImage(differences)
 
-    def cancel(self) -> None:
-        """End the run; nothing of it stays."""
-        self.controller.cancel()
-
-    def stop(self) -> None:
-        """End the run early and keep what is there."""
-        self.controller.stop()
-
     def forget(self) -> None:
         """End the run because the scene closes."""
         self.controller.forget()
@@ -124,13 +115,12 @@ class Running:
     def close(self) -> None:
         """End the run and the engine."""
         self.controller.close()
-        self._previewNode, self._isWatched = None, False
+        self._previewNode, self._isWatched, self.progress = None, False, Progress()
 
     def newEngine(self) -> None:
         """End the engine; the next click starts one with the present choice of Python."""
         self.close()
         self.controller = self._newController()
-        self.progress = Progress()
         self._askedForDevices = False
 
     def describe(self) -> None:
@@ -145,20 +135,20 @@ class Running:
             self.controller.tick()
         except Exception as error:  # the run ends with words instead of a timer that throws for ever
             self.close()
-            self.progress = Progress()
             self._session.fail(error)
             self._session.onRunShown()
 
     def _newController(self) -> RunController:
-        return RunController(
-            self._makeClient(self._session.choices),
-            self._session.logic,
-            Listener(self._onProgress, self._onPreview, self._onOutcome, self._onFailure, self._onDevices),
-        )
+        return RunController(self._makeClient(self._session.choices), self._session.logic, self)
 
     # --- what the run says
 
-    def _onProgress(self, progress: Progress) -> None:
+    def onProgress(self, progress: Progress) -> None:
+        """Show how far the run is; at its end, no longer its preview.
+
+        Args:
+            progress: How far it is.
+        """
         wasShown = self.preview is not None
         self.progress = progress
         if progress.state == IDLE:
@@ -166,14 +156,24 @@ class Running:
             if wasShown:
                 self._session.onRunShown()
                 return
-        self._session.renderOnly()
+        self._session.render()
 
-    def _onPreview(self, node) -> None:
+    def onPreview(self, node) -> None:
+        """Show the preview if the user waits for it.
+
+        Args:
+            node: The heatmap node with new voxels.
+        """
         self._previewNode = node
         if self._isWatched:
             self._session.onRunShown()
 
-    def _onOutcome(self, outcome: Outcome) -> None:
+    def onOutcome(self, outcome: Outcome) -> None:
+        """Hand the result to the session.
+
+        Args:
+            outcome: What the run has left in the scene.
+        """
         session, isWatched = self._session, self._isWatched
         self._previewNode, self._isWatched = None, False
         if outcome.kind == "reconstruct":
@@ -185,16 +185,26 @@ class Running:
         )
         session.onOutcome(outcome.heatmapNodes[0], isWatched)
 
-    def _onFailure(self, failure: Failure) -> None:
+    def onFailure(self, failure: Failure) -> None:
+        """Tell the user why the run has ended.
+
+        Args:
+            failure: Why.
+        """
         session = self._session
         self._previewNode, self._isWatched = None, False
         session.message = Message(ERROR, failure.message, failure.nextStep)
         session.log("\n".join((failure.message, *failure.log)))
         session.onRunShown()
 
-    def _onDevices(self, description: Json) -> None:
+    def onDescription(self, description: Json) -> None:
+        """List the devices; advise quality Fast where there is no graphics card.
+
+        Args:
+            description: The engine's devices and versions.
+        """
         session = self._session
-        session.choices.setDevices(description)
+        session.choices.devices = list(description.get("devices") or ())
         versions = (f"{name} {description[name]}" for name in ("python", "torch", "timm") if name in description)
         session.log(", ".join(versions))
         parameters = session.parameters
@@ -203,4 +213,4 @@ class Running:
             about = "" if seconds is None else _(" (about {time})").format(time=timeText(seconds))
             text = _("No graphics card can be used: the run computes on the CPU.")
             session.message = Message(NOTE, text, _("Quality Fast is made for this{about}.").format(about=about))
-        session.renderOnly()
+        session.render()

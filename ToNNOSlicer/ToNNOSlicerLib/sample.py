@@ -36,7 +36,7 @@ def makeSample() -> tuple[np.ndarray, np.ndarray]:
     sulcus = np.abs(folds) * 9.0 - 2.0 + np.maximum(depth - 7.0, 0) * 0.9
     below = np.minimum(depth, sulcus)
     head = depth > 0
-    tissue = _ramp(below, (-1.0, 1.0, 3.5, 6.5), (0.30, 0.72, 0.78, 1.0))
+    tissue = np.interp(below, (-1.0, 1.0, 3.5, 6.5), (0.30, 0.72, 0.78, 1.0))
     tissue = _ventricles(tissue, x, y, z)
     tissue *= 1 + 0.025 * _smoothNoise(rng, axes, 3.0)
     tissue = _vessels(rng, axes, tissue, head)
@@ -72,10 +72,6 @@ def _smoothNoise(rng: np.random.Generator, axes: list[np.ndarray], scaleMm: floa
     for kernel in kernels:  # each turn contracts the first axis and appends the fine one: Z Y X after three
         noise = np.tensordot(noise, kernel, axes=(0, 1))
     return noise
-
-
-def _ramp(values: np.ndarray, knots: tuple[float, ...], levels: tuple[float, ...]) -> np.ndarray:
-    return np.interp(values, knots, levels)
 
 
 def _ventricles(tissue: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The state of the module, and everything that changes it. No Qt: widgets call intentions and render the state.
+"""The state of the module, and everything that changes it. No Qt: sections call intentions and render the session.
 
 Choices are kept in the parameter node and results in their own nodes; both are saved with the scene. A run, a drag of
 the slider and a message are known only here and end with the scene. Events of the scene change the state as well.
@@ -16,6 +16,7 @@ from typing import Any
 import slicer
 import vtk
 from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
 
 from ToNNOSlicerLib.choices import Choices
 from ToNNOSlicerLib.exports import Exports
@@ -23,14 +24,12 @@ from ToNNOSlicerLib.installing import Installing
 from ToNNOSlicerLib.logic import compare, diameters, summary, verdicts
 from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
 from ToNNOSlicerLib.logic.findings import hideCrosshair, jumpTo
-from ToNNOSlicerLib.logic.heatmap import inputOf, isHeatmap, modelThreshold, otsuThreshold
+from ToNNOSlicerLib.logic.heatmap import calibrationOf, inputOf, isHeatmap, otsuThreshold
 from ToNNOSlicerLib.logic.inputs import firstVolume, fitRegion
-from ToNNOSlicerLib.logic.limits import FEWER
 from ToNNOSlicerLib.logic.results import Result, heatmapsOf, resultOf
-from ToNNOSlicerLib.notes import notesOf
 from ToNNOSlicerLib.reading import Reading
 from ToNNOSlicerLib.running import Running
-from ToNNOSlicerLib.state import DONE, ERROR, EXPORTING, IDLE, INSTALLING, NOTE, RUNNING, Comparison, Message, State
+from ToNNOSlicerLib.state import DONE, ERROR, NOTE, Message
 from ToNNOSlicerLib.views import Views
 
 _LOG_LINES = 2000
@@ -39,7 +38,7 @@ _LOG_LINES = 2000
 def intention(method: Callable[..., None]) -> Callable[..., None]:
     """Decorate a method that a user's action calls.
 
-    Before it, the last message is cleared and a drag of the slider ends; after it, the state is rendered. An error
+    Before it, the last message is cleared and a drag of the slider ends; after it, the panel is rendered. An error
     becomes the panel's message.
 
     Args:
@@ -53,8 +52,8 @@ def intention(method: Callable[..., None]) -> Callable[..., None]:
     @wraps(method)
     def call(self, *arguments: Any) -> None:
         self.message, self.status = None, ""
-        if self._draft is not None:
-            self._draft = None
+        if self.draft is not None:
+            self.draft = None
             self.logic.preview.hide()
         with self.reportErrors():
             method(self, *arguments[:argumentCount])
@@ -71,36 +70,43 @@ class Session:
         ask: The module of questions.
         choices: The models, devices and Python interpreters to choose from.
         makeClient: Makes the engine's client from the Choices.
-        render: Called with each new State.
+        render: Called when the panel must show what is here now.
         wake: Called when `tick` must be called from now on, every 20 to 100 ms, until `isAwake` is False.
+
+    Attributes:
+        parameters: The parameter node with the user's choices; None while there is no scene.
+        message: What the panel tells the user, or None.
+        status: A line for the status, or empty.
+        shownResult: The result as it was read last, or None.
+        comparison: That result compared with an earlier one, or None.
+        draft: While the threshold is dragged, the slider's value; else None.
+        selected: Index of the selected finding, -1 for none.
     """
 
-    def __init__(self, logic, ask, choices: Choices, makeClient, render: Callable[[State], None], wake) -> None:
+    def __init__(self, logic, ask, choices: Choices, makeClient, render, wake) -> None:
         self.logic, self.ask, self.choices = logic, ask, choices
-        self._render, self._wake = render, wake
+        self.render, self.wake = render, wake
         self.parameters: Any = None
         self.message: Message | None = None
         self.status = ""
         self.logLines: deque[str] = deque(maxlen=_LOG_LINES)
         self.loggedCount = 0
-        self._result: Result | None = None
-        self._comparison: Comparison | None = None
-        self._draft: float | None = None
-        self._selected = -1
+        self.shownResult: Result | None = None
+        self.comparison: compare.Comparison | None = None
+        self.draft: float | None = None
+        self.selected = -1
         self._isStale = True
         self._isChanging = False
         self._seen: tuple[str, str] = ("", "")  # IDs of the volume and the heatmap that were chosen last
         self._seenPrior = ""
-        self._observed: list[tuple[Any, int]] = []
+        self._sceneObservations, self._resultObservations = VTKObservationMixin(), VTKObservationMixin()
         self.installing = Installing(self)
         self.running = Running(self, makeClient)
         self.exports = Exports(self)
         self.reading = Reading(self)
         self.views = Views(self)
-        scene = logic.scene
-        self._sceneObservers = [
-            scene.AddObserver(event, self._onScene) for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent)
-        ]
+        for event in (logic.scene.NodeAddedEvent, logic.scene.NodeRemovedEvent):
+            self._sceneObservations.addObserver(logic.scene, event, self._onScene)
 
     # --- life
 
@@ -114,13 +120,15 @@ class Session:
         self._seen = ("", "")
         self._isStale = True
         if parameters is None:
-            self._watch(())
-            self._result = self._comparison = None
+            self._resultObservations.removeObservers()
+            self.shownResult = self.comparison = None
             return
         self.views.forget()
         self.choices.findModels(parameters)
         self.views.observe()
-        self._chooseFirstVolume()
+        if parameters.inputVolume is None:  # it saves a click
+            with self._changing():
+                parameters.inputVolume = firstVolume(self.logic.scene)
         self._followChoices()
         self.refresh()
 
@@ -129,9 +137,9 @@ class Session:
         self.running.forget()
         self.exports.cancel()
         self.reading.case = None
-        self._watch(())
-        self._result = self._comparison = self._draft = self.message = None
-        self._selected, self.status = -1, ""
+        self._resultObservations.removeObservers()
+        self.shownResult = self.comparison = self.draft = self.message = None
+        self.selected, self.status = -1, ""
         self.views.forget()
 
     def close(self) -> None:
@@ -140,10 +148,8 @@ class Session:
         self.exports.cancel()
         self.reading.close()
         self.running.close()
-        self._watch(())
-        for observer in self._sceneObservers:
-            self.logic.scene.RemoveObserver(observer)
-        self._sceneObservers = []
+        self._resultObservations.removeObservers()
+        self._sceneObservations.removeObservers()
         self.views.close()
         self.logic.cleanUp()
 
@@ -154,10 +160,6 @@ class Session:
         """Whether `tick` must be called."""
         parts = self.installing, self.running, self.exports, self.reading
         return any(part.isBusy for part in parts) or self.views.haveChanged or self._isStale
-
-    def wake(self) -> None:
-        """Ask for calls of `tick`."""
-        self._wake()
 
     def tick(self) -> None:
         """Do what is due, in small steps, so that the window stays responsive."""
@@ -171,76 +173,26 @@ class Session:
         if self._isStale:
             self.refresh()
 
-    # --- the state
+    # --- the result
 
     @property
-    def state(self) -> State:
-        """Everything that the panel shows."""
-        parameters, result = self.parameters, self._result
-        if parameters is None:
-            return State(message=self.message)
-        heatmap = None if result is None else result.heatmapNode
-        return State(
-            parameters=parameters,
-            models=tuple(self.choices.models),
-            model=self.choices.modelOf(parameters),
-            devices=tuple(self.choices.devices),
-            python=self.choices.python,
-            expectedS=self.choices.expectedSeconds(parameters),
-            progress=self.running.progress,
-            isPreview=self.running.preview is not None,
-            result=result,
-            threshold=self._threshold,
-            isDragging=self._draft is not None,
-            selected=self._selected,
-            sentence="" if result is None else _sentence(result),
-            notes=() if result is None else notesOf(result),
-            canUndo=self.logic.segments.canUndo(heatmap),
-            canRedo=self.logic.segments.canRedo(heatmap),
-            comparison=self._comparison,
-            message=self.message,
-            status=self.status,
-            busy=self._busy,
-            share=self.exports.share,
-            worklist=self.reading.state,
-            case=self.reading.case,
-        )
-
-    @property
-    def _busy(self) -> str:
-        if self.installing.isBusy:
-            return INSTALLING
-        if self.running.isRunning:
-            return RUNNING
-        return EXPORTING if self.exports.isBusy else IDLE
-
-    @property
-    def _threshold(self) -> float:
-        if self._draft is not None:
-            return self._draft
-        return 0.0 if self._result is None else self._result.threshold
+    def isIdle(self) -> bool:
+        """Whether a run can begin; an export does not prevent it."""
+        return not (self.installing.isBusy or self.running.isRunning)
 
     @property
     def result(self) -> Result | None:
         """The result that is shown and exported, as the scene has it now; None if there is none."""
         if self._isStale:
             self._readResult()
-        return self._result
+        return self.shownResult
 
     def refresh(self) -> None:
         """Read the result again if it has changed, show it in the views, and render the panel."""
-        if self.parameters is None:
-            self._render(self.state)
-            return
-        if self._isStale:
-            self._readResult()
-        with self.reportErrors():
-            self.views.show(self._result)
-        self._render(self.state)
-
-    def renderOnly(self) -> None:
-        """Render the panel without reading the scene, for progress."""
-        self._render(self.state)
+        if self.parameters is not None:
+            with self.reportErrors():
+                self.views.show(self.result)
+        self.render()
 
     # --- choices
 
@@ -257,7 +209,8 @@ class Session:
         """Keep volume and result together: choosing one of them chooses the other."""
         parameters = self.parameters
         volume, heatmap = parameters.inputVolume, parameters.heatmap
-        isFromScene = self._seen == ("", "") and _isOf(heatmap, volume)  # a scene that was read brings both
+        # A scene that was read brings both.
+        isFromScene = self._seen == ("", "") and isHeatmap(heatmap) and inputOf(heatmap) is volume
         if _id(volume) != self._seen[0] and not isFromScene:
             results = heatmapsOf(self.logic.scene, volume) if volume is not None else []
             heatmap = results[-1] if results and not self.running.owns(results[-1]) else None
@@ -285,18 +238,8 @@ class Session:
             if parameters.segmentation is not None:
                 parameters.segmentation = None
         self._seen = _id(volume), _id(heatmap)
-        self._draft, self._selected, self._isStale = None, -1, True
+        self.draft, self.selected, self._isStale = None, -1, True
         self.logic.preview.hide()
-
-    def _chooseFirstVolume(self) -> None:
-        """Choose the volume in the first view, else the first volume, if none is chosen: it saves a click."""
-        parameters = self.parameters
-        if parameters.inputVolume is not None:
-            return
-        volume = firstVolume(self.logic.scene)
-        if volume is not None:
-            with self._changing():
-                parameters.inputVolume = volume
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -335,12 +278,8 @@ class Session:
     def openModel(self) -> None:
         """Ask for a model's folder, remember it and choose its model."""
         folder = self.ask.folder(_("Folder of a model"))
-        if not folder:
-            return
-        model = self.choices.open(folder)
-        with self._changing():
-            self.parameters.modelFolder = str(model.folder)
-        self.choices.checkClass(self.parameters)
+        if folder:
+            self.chooseModel(str(self.choices.open(folder).folder))
 
     @intention
     def choosePython(self) -> None:
@@ -376,12 +315,12 @@ class Session:
         if self.installing.isBusy:
             self.installing.cancel()
         else:
-            self.running.cancel()
+            self.running.controller.cancel()
 
     @intention
     def stop(self) -> None:
         """End the run early and keep the heatmap that it has so far."""
-        self.running.stop()
+        self.running.controller.stop()
 
     def onRunShown(self) -> None:
         """Show the preview that the run has now, or stop showing it."""
@@ -413,11 +352,11 @@ class Session:
     def _selectFirst(self) -> None:
         """Go to the first finding of a new result, and show all findings in 3D."""
         with self.reportErrors():
-            self.views.show(self._result)  # first, because fitting another image into the views moves their planes
-        if self._result is not None and self._result.findings:
-            self._selected = 0
-            self._goTo(self._result.findings[0])
-            self.views.show3D(self._result, True)
+            self.views.show(self.shownResult)  # first, because fitting another image into the views moves their planes
+        if self.shownResult is not None and self.shownResult.findings:
+            self.selected = 0
+            self._goTo(self.shownResult.findings[0])
+            self.views.show3D(self.shownResult, True)
 
     # --- threshold and segment
 
@@ -427,12 +366,12 @@ class Session:
         Args:
             value: The slider's value.
         """
-        if self._result is None:
+        if self.shownResult is None:
             return
-        self._draft = value
+        self.draft = value
         with self.reportErrors():
-            self.logic.preview.show(self._result.heatmapNode, value, self._result.smallestMm3)
-        self._render(self.state)
+            self.logic.preview.show(self.shownResult.heatmapNode, value, self.shownResult.smallestMm3)
+        self.render()
 
     @intention
     def setThreshold(self, value: float) -> None:
@@ -462,8 +401,7 @@ class Session:
         Raises:
             ToNNOUserError: If the model has none for this method; shown as the panel's message.
         """
-        result = self._needResult()
-        value = modelThreshold(result.heatmapNode)
+        value = calibrationOf(self._needResult().record).get("threshold")
         if value is None:
             raise ToNNOUserError(_("The model has no threshold for this method."), _("Set it by hand, or use Otsu."))
         self._write(value, None)
@@ -495,21 +433,19 @@ class Session:
         threshold = result.threshold if threshold is None else threshold
         smallest = result.smallestMm3 if smallest is None else smallest
         try:
-            self.logic.writeSegment(result.heatmapNode, threshold, smallest)
+            self.logic.segments.write(result.heatmapNode, threshold, smallest)
         except EditedByHandError as error:
             answer = self.ask.aboutHandWork(error)
             if answer == "overwrite":
-                self.logic.writeSegment(result.heatmapNode, threshold, smallest, overwrite=True)
+                self.logic.segments.write(result.heatmapNode, threshold, smallest, overwrite=True)
             elif answer == "new":
                 self._writeNew(result, threshold, smallest)
-            else:
-                self.logic.preview.hide()
         self._isStale = True
 
     def _writeNew(self, result: Result, threshold: float, smallest: float) -> None:
         """Write a segment into the segmentation chosen for it, else into the result's."""
         node = self.parameters.segmentation or result.segmentationNode
-        self.logic.newSegment(result.heatmapNode, threshold, smallest, node)
+        self.logic.segments.writeNew(result.heatmapNode, threshold, smallest, node)
         self._isStale = True
 
     def _repeatable(self, step, heatmapNode) -> None:
@@ -532,7 +468,7 @@ class Session:
         """
         findings = self._needResult().findings
         if 0 <= index < len(findings):
-            self._selected = index
+            self.selected = index
             self._goTo(findings[index])
 
     @intention
@@ -544,13 +480,13 @@ class Session:
         """
         findings = self._needResult().findings
         if findings:
-            before = self._selected if self._selected >= 0 or by > 0 else 0
-            self._selected = (before + by) % len(findings)
-            self._goTo(findings[self._selected])
+            before = self.selected if self.selected >= 0 or by > 0 else 0
+            self.selected = (before + by) % len(findings)
+            self._goTo(findings[self.selected])
 
     def _goTo(self, finding) -> None:
         """Show a finding's peak in all views; the plane of its diameters where these are drawn."""
-        if diameters.isDrawn(self._result.heatmapNode):
+        if diameters.isDrawn(self.shownResult.heatmapNode):
             first, last = finding.longestRAS
             jumpTo(self.logic.scene, tuple((a + b) / 2 for a, b in zip(first, last, strict=True)))
         else:
@@ -591,8 +527,8 @@ class Session:
         """
         result = self._needResult()
         diameters.draw(self.logic.scene, result.heatmapNode, result.findings if on else ())
-        if on and 0 <= self._selected < len(result.findings):
-            self._goTo(result.findings[self._selected])
+        if on and 0 <= self.selected < len(result.findings):
+            self._goTo(result.findings[self.selected])
 
     @intention
     def copyReport(self) -> None:
@@ -631,16 +567,15 @@ class Session:
 
     # --- another time point
 
-    def _compare(self) -> Comparison | None:
+    def _compare(self) -> compare.Comparison | None:
         """Compare the result with the earlier one that is chosen; None if they cannot be compared."""
         prior = self.parameters.priorHeatmap
-        if self._result is None or prior is None or not isHeatmap(prior) or prior is self._result.heatmapNode:
+        if self.shownResult is None or prior is None or not isHeatmap(prior) or prior is self.shownResult.heatmapNode:
             return None
         other = resultOf(prior)
-        if self._result.segment is None or other.segment is None:
+        if self.shownResult.segment is None or other.segment is None:
             return None
-        compared = compare.changes(self._result, other)
-        return Comparison(other.name, compared.changes, compare.sentence(compared.changes), compared.notes)
+        return compare.changes(self.shownResult, other)
 
     @intention
     def goToChange(self, row: int) -> None:
@@ -649,12 +584,12 @@ class Session:
         Args:
             row: Its row in the table.
         """
-        changes = () if self._comparison is None else self._comparison.changes
+        changes = () if self.comparison is None else self.comparison.changes
         if not 0 <= row < len(changes):
             return
         change = changes[row]
         labels = [finding.label for finding in self._needResult().findings]
-        self._selected = labels.index(change.present.label) if change.present is not None else -1
+        self.selected = labels.index(change.present.label) if change.present is not None else -1
         jumpTo(self.logic.scene, change.placeRAS)
 
     # --- the worklist
@@ -717,21 +652,21 @@ class Session:
         self._isStale = False
         parameters = self.parameters
         heatmap = parameters.heatmap if parameters is not None else None
-        before = self._result
+        before = self.shownResult
         isThere = isHeatmap(heatmap) and heatmap.GetScene() is self.logic.scene and inputOf(heatmap) is not None
-        self._result = self._comparison = None
+        self.shownResult = self.comparison = None
         with self.reportErrors():
             if isThere and self.running.preview is None:
-                self._result = resultOf(heatmap, parameters.minMm3)
+                self.shownResult = resultOf(heatmap, parameters.minMm3)
             self._followWithDiameters(before)
         with self.reportErrors():  # apart, so that diameters are drawn even if nothing can be compared
-            self._comparison = self._compare() if self._result is not None else None
+            self.comparison = self._compare() if self.shownResult is not None else None
         self._keepSelection(before)
-        self._watch(self._nodesToWatch())
+        self._watch()
 
     def _followWithDiameters(self, before: Result | None) -> None:
         """Draw diameters again where they are shown and the findings have changed."""
-        result = self._result
+        result = self.shownResult
         if result is None or not diameters.isDrawn(result.heatmapNode):
             return
         if before is None or before.heatmapNode is not result.heatmapNode or before.findings != result.findings:
@@ -739,35 +674,29 @@ class Session:
 
     def _keepSelection(self, before: Result | None) -> None:
         """Keep the same finding selected when the list changes."""
-        findings = () if self._result is None else self._result.findings
-        if before is not None and 0 <= self._selected < len(before.findings):
-            peak = before.findings[self._selected].peakRAS
-            self._selected = next((row for row, finding in enumerate(findings) if finding.peakRAS == peak), -1)
-        elif before is not None or self._selected >= len(findings):
-            self._selected = -1
+        findings = () if self.shownResult is None else self.shownResult.findings
+        if before is not None and 0 <= self.selected < len(before.findings):
+            peak = before.findings[self.selected].peakRAS
+            self.selected = next((row for row, finding in enumerate(findings) if finding.peakRAS == peak), -1)
+        elif before is not None or self.selected >= len(findings):
+            self.selected = -1
 
-    def _nodesToWatch(self) -> tuple:
-        result = self._result
+    def _watch(self) -> None:
+        """Observe the nodes of the result, and no others."""
+        self._resultObservations.removeObservers()
+        result = self.shownResult
         if result is None:
-            return ()
-        prior = self.parameters.priorHeatmap
-        return tuple(node for node in (result.heatmapNode, result.segmentationNode, result.inputNode, prior) if node)
-
-    def _watch(self, nodes) -> None:
-        """Observe these nodes and no others of a result."""
-        for node, observer in self._observed:
-            node.RemoveObserver(observer)
-        self._observed = []
+            return
         segmentEvents = (
             slicer.vtkSegmentation.SourceRepresentationModified,
             slicer.vtkSegmentation.SegmentModified,
             slicer.vtkSegmentation.SegmentRemoved,
         )
+        nodes = {result.heatmapNode, result.segmentationNode, result.inputNode, self.parameters.priorHeatmap} - {None}
         for node in nodes:
-            events = segmentEvents if node.IsA("vtkMRMLSegmentationNode") else (vtk.vtkCommand.ModifiedEvent,)
-            if node.IsA("vtkMRMLTransformableNode"):
-                events = (*events, slicer.vtkMRMLTransformableNode.TransformModifiedEvent)
-            self._observed += [(node, node.AddObserver(event, self._onNode)) for event in events]
+            events = segmentEvents if node is result.segmentationNode else (vtk.vtkCommand.ModifiedEvent,)
+            for event in (*events, slicer.vtkMRMLTransformableNode.TransformModifiedEvent):
+                self._resultObservations.addObserver(node, event, self._onNode)
 
     def _onNode(self, _node, _event) -> None:
         """Mark the result as changed: it is read again at the next tick, or before it is needed."""
@@ -790,11 +719,10 @@ class Session:
     def _needResult(self) -> Result:
         if self.running.isRunning and self.running.preview is not None:
             raise ToNNOUserError(_("The run is under way."), _("Wait for its end, stop it, or cancel it."))
-        if self._isStale:
-            self._readResult()
-        if self._result is None:
+        result = self.result
+        if result is None:
             raise ToNNOUserError(_("There is no result to work on."), _("Click Apply, or select a result."))
-        return self._result
+        return result
 
     def _needFresh(self) -> Result:
         """Read the result again and return it."""
@@ -803,9 +731,9 @@ class Session:
 
     def _needSelected(self):
         result = self._needResult()
-        if not 0 <= self._selected < len(result.findings):
+        if not 0 <= self.selected < len(result.findings):
             raise ToNNOUserError(_("No finding is selected."), _("Click one in the table."))
-        return result.findings[self._selected]
+        return result.findings[self.selected]
 
     # --- words
 
@@ -843,23 +771,8 @@ class Session:
             lines = text.splitlines()
             self.logLines.extend(lines)
             self.loggedCount += len(lines)
-            self._render(self.state)
-
-
-def _sentence(result: Result) -> str:
-    """Summarize the findings; if there are none, say how close the highest voxel is to the threshold."""
-    if result.listing.gap:
-        return f"{result.listing.gap} {FEWER}"
-    if result.findings:
-        return summary.sentence(result.findings, result.record)
-    peak = summary.highest(result.heatmapNode)
-    return summary.nothing(peak, result.record, result.threshold, result.smallestMm3)
+            self.render()
 
 
 def _id(node) -> str:
     return node.GetID() or "" if node is not None else ""
-
-
-def _isOf(heatmap, volume) -> bool:
-    """Tell whether a heatmap was made from a volume."""
-    return isHeatmap(heatmap) and inputOf(heatmap) is volume

@@ -11,12 +11,12 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from tonno_core.cohort.manifest import read_volumes
 from tonno_core.cohort.source import source_of
 from tonno_core.errors import TonnoError
+from ToNNOSlicerLib.worklist_files import Case, isDicom
 
 LIST_ENDINGS = (".csv", ".tsv")
 WORKLIST_NAME = "worklist.json"  # a folder with it holds results, not studies
@@ -25,26 +25,7 @@ _MODALITY, _DESCRIPTION = "0008|0060", "0008|103e"
 _RESULTS = ("heatmap-", "segmentation-")
 
 
-@dataclass(frozen=True)
-class Study:
-    """A volume of a worklist.
-
-    Attributes:
-        name: For a person.
-        volume: Path.
-        source: See `source_of`.
-        modality: As DICOM has it, or empty.
-        description: Likewise.
-    """
-
-    name: str
-    volume: str
-    source: str
-    modality: str = ""
-    description: str = ""
-
-
-def findStudies(place: Path, output: Path) -> tuple[list[Study], list[str]]:
+def findStudies(place: Path, output: Path) -> tuple[list[Case], list[str]]:
     """Find the volumes of a list (CSV with a column ``volume``) or below a folder, and lines about what was left out.
 
     Segmentations, hidden files and results are passed over.
@@ -66,7 +47,7 @@ def findStudies(place: Path, output: Path) -> tuple[list[Study], list[str]]:
         return [_ofList(case) for case in read_volumes(place)], []
     if not place.is_dir():
         raise TonnoError(f"{place}: no such folder or list; check the path")
-    studies: list[Study] = []
+    studies: list[Case] = []
     notes: list[str] = []
     for folder in _folders(place, output):
         try:
@@ -76,9 +57,9 @@ def findStudies(place: Path, output: Path) -> tuple[list[Study], list[str]]:
     return _different(studies, notes), notes
 
 
-def _different(studies: list[Study], notes: list[str]) -> list[Study]:
+def _different(studies: list[Case], notes: list[str]) -> list[Case]:
     """Leave out links to what is there already: the engine refuses a list that has a volume twice."""
-    first: dict[str, Study] = {}
+    first: dict[str, Case] = {}
     for study in studies:
         known = first.setdefault(os.path.realpath(study.volume), study)
         if known is not study:
@@ -86,10 +67,10 @@ def _different(studies: list[Study], notes: list[str]) -> list[Study]:
     return list(first.values())
 
 
-def _ofList(case) -> Study:
+def _ofList(case) -> Case:
     stem = _stem(case.volume)
     given = case.patient if not str(case.volume).endswith(case.patient) else ""
-    return Study(f"{given} {stem}".strip(), str(case.volume), source_of(case.volume))
+    return Case(f"{given} {stem}".strip(), str(case.volume), source_of(case.volume))
 
 
 def _folders(place: Path, output: Path) -> Iterator[Path]:
@@ -103,7 +84,7 @@ def _folders(place: Path, output: Path) -> Iterator[Path]:
         yield folder
 
 
-def _inFolder(folder: Path, place: Path, output: Path, notes: list[str]) -> Iterator[Study]:
+def _inFolder(folder: Path, place: Path, output: Path, notes: list[str]) -> Iterator[Case]:
     from tonno_core.volume.io import READABLE
 
     files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
@@ -111,30 +92,24 @@ def _inFolder(folder: Path, place: Path, output: Path, notes: list[str]) -> Iter
     for file in images:
         if not _isResult(file.name.lower()):
             yield from _readable(file, place, notes)
-    if any(_isDicom(file) for file in files if file not in images):
+    if any(isDicom(file) for file in files if file not in images):
         yield from _series(folder, place, output, notes)
 
 
-def _readable(file: Path, place: Path, notes: list[str]) -> Iterator[Study]:
+def _readable(file: Path, place: Path, notes: list[str]) -> Iterator[Case]:
     try:
         str(file).encode()
     except UnicodeEncodeError:
         notes.append(f"{os.fsencode(file).decode(errors='backslashreplace')}: this name is not UTF-8; rename it")
         return
-    yield Study(_below(file.parent / _stem(file), place), str(file), source_of(file))
+    yield Case(_below(file.parent / _stem(file), place), str(file), source_of(file))
 
 
 def _isResult(name: str) -> bool:
     return ".seg." in name or name.startswith(_RESULTS)
 
 
-def _isDicom(file: Path) -> bool:
-    with suppress(OSError), file.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
-    return False
-
-
-def _series(folder: Path, place: Path, output: Path, notes: list[str]) -> Iterator[Study]:
+def _series(folder: Path, place: Path, output: Path, notes: list[str]) -> Iterator[Case]:
     """The series of a folder that have two files or more."""
     import SimpleITK as sitk
 
@@ -152,7 +127,7 @@ def _series(folder: Path, place: Path, output: Path, notes: list[str]) -> Iterat
         modality, description = _described(folder, files[0])
         volume = folder if len(names) == 1 else _ownFolder(output, folder, uid, description, [Path(f) for f in files])
         name = f"{_below(folder, place)} {description}".strip()
-        yield Study(name, str(volume), source_of(volume), modality, description)
+        yield Case(name, str(volume), source_of(volume), modality, description)
 
 
 def _described(folder: Path, file: str) -> tuple[str, str]:

@@ -21,18 +21,15 @@ class RunTimes:
     A file that cannot be read or written costs the estimate, never the run.
 
     Args:
-        path: The file; None keeps the speeds in memory alone.
+        path: The file.
     """
 
-    def __init__(self, path: str | Path | None = None) -> None:
-        self._path = None if path is None else Path(path)
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
         self._speeds: dict[str, float] = {}
-        if self._path is not None:
-            try:
-                data = json.loads(self._path.read_text(encoding="utf-8"))
-                self._speeds = {str(key): float(value) for key, value in data.items() if float(value) > 0}
-            except (OSError, ValueError, TypeError, AttributeError):
-                pass
+        with suppress(OSError, ValueError, TypeError, AttributeError):
+            data = json.loads(self._path.read_text(encoding="utf-8"))
+            self._speeds = {str(key): float(value) for key, value in data.items() if float(value) > 0}
 
     def record(self, encoder: str, device: str, sliceSize: int, slices: int, seconds: float) -> None:
         """Remember a run. The mean with the speed so far is kept.
@@ -49,7 +46,8 @@ class RunTimes:
         key = _key(encoder, device, sliceSize)
         speed = slices / seconds
         self._speeds[key] = (self._speeds.get(key, speed) + speed) / 2
-        self._write()
+        with suppress(TonnoError), atomic_file(self._path, make_folders=True) as partial:
+            partial.write_text(json.dumps(self._speeds, indent=1), encoding="utf-8")
 
     def expected(self, encoder: str, device: str, sliceSize: int, slices: int) -> float | None:
         """Predict a run's seconds. A speed at another slice size is scaled by its pixels.
@@ -72,29 +70,11 @@ class RunTimes:
             speed = min(others)[1] if others else None
         return None if speed is None else slices / speed
 
-    def isMeasured(self, encoder: str, device: str) -> bool:
-        """Tell whether there was a run, so that `expected` is no first guess.
-
-        Args:
-            encoder: The network.
-            device: The torch device, such as cuda:0.
-
-        Returns:
-            True after a run.
-        """
-        return any(key.startswith(f"{encoder}|{_kind(device)}|") for key in self._speeds)
-
     def _sizes(self, encoder: str, device: str) -> dict[int, float]:
         prefix = f"{encoder}|{_kind(device)}|"
         known = {int(key[len(prefix) :]): speed for key, speed in self._speeds.items() if key.startswith(prefix)}
         guess = _FIRST_GUESS.get((encoder, _kind(device)))
         return known or ({_GUESS_SIZE: guess} if guess else {})
-
-    def _write(self) -> None:
-        if self._path is None:
-            return
-        with suppress(TonnoError), atomic_file(self._path, make_folders=True) as partial:
-            partial.write_text(json.dumps(self._speeds, indent=1), encoding="utf-8")
 
 
 def slicesOf(settings) -> int:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import vtk
+from slicer.util import VTKObservationMixin
 
-from ToNNOSlicerLib.logic.heatmap import peakOf
+from ToNNOSlicerLib.logic.heatmap import recordOf
 from ToNNOSlicerLib.logic.overlay import Layers, keepApart, shownImage
 from ToNNOSlicerLib.logic.patient import showSurface
 from ToNNOSlicerLib.logic.results import Result, showOnly, siblingsOf
@@ -27,21 +26,18 @@ class Views:
     def __init__(self, session) -> None:
         self._session = session
         self._shown: tuple = ()
-        self._observers: list[tuple[Any, int]] = []
+        self._observations = VTKObservationMixin()
         self.haveChanged = False
 
     def observe(self) -> None:
         """Observe all slice views, because other modules may put another image into them."""
         self.close()
-        event = vtk.vtkCommand.ModifiedEvent
-        nodes = nodesByClass(self._session.logic.scene, "vtkMRMLSliceCompositeNode")
-        self._observers = [(node, node.AddObserver(event, self._onChange)) for node in nodes]
+        for node in nodesByClass(self._session.logic.scene, "vtkMRMLSliceCompositeNode"):
+            self._observations.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onChange)
 
     def close(self) -> None:
         """Stop observing the views."""
-        for node, observer in self._observers:
-            node.RemoveObserver(observer)
-        self._observers = []
+        self._observations.removeObservers()
 
     def forget(self) -> None:
         """Let the next `show` set the views even if nothing seems to have changed."""
@@ -59,7 +55,7 @@ class Views:
         heatmap = None if result is None else result.heatmapNode
         overlay, threshold = heatmap, 0.0 if result is None else result.threshold
         if preview is not None:
-            heatmap, overlay, threshold = None, preview, max(_PREVIEW_SHARE * peakOf(preview), 1e-9)
+            heatmap, overlay, threshold = None, preview, max(_PREVIEW_SHARE * recordOf(preview)["high"], 1e-9)
         second = parameters.secondVolume if volume is not None else None
         if not parameters.overlayVisible:
             overlay = None

@@ -12,7 +12,7 @@ import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from slicer.i18n import tr as _
@@ -20,56 +20,15 @@ from slicer.i18n import tr as _
 from tonno_core.output import Json
 from ToNNOSlicerLib import worklist_files
 from ToNNOSlicerLib.models import SPEC_NAME
-from ToNNOSlicerLib.processes import changedEnvironment, killTree, ownGroup
-from ToNNOSlicerLib.worklist_files import DONE, FAILED, READ, RUNNING, WAITING, Result, Run  # noqa: F401  the states of a case
+from ToNNOSlicerLib.processes import killTree, start
+from ToNNOSlicerLib.worklist_files import DONE, FAILED, READ, RUNNING, WAITING, Case, Result, Run  # noqa: F401  the states of a case
 
 IDLE, FINDING, WORKING, ENDED = "idle", "finding", "working", "ended"
 _CHILD = "ToNNOSlicerLib.worklist_child"
 _LIBRARY = Path(__file__).resolve().parent.parent
 _WORKLIST, _STUDIES, _FIND_LOG = "worklist.json", "studies.json", "find-log.txt"
-_NICE = 10
 # What the bar of the engine needs not draw more often; the log grows by it.
 _BAR_S = "1"
-
-
-@dataclass(frozen=True)
-class Case:
-    """A study of the list.
-
-    Attributes:
-        name: For a person.
-        volume: Path of its file, or of the folder of its series.
-        source: The file that its results are of (`source_of`).
-        modality: As DICOM has it, "" where it is not known.
-        description: Of the series, "" without.
-        state: "waiting", "running", "done", "failed" or "read".
-        folder: Of its results, "" without.
-        error: Why it failed, in the engine's words.
-        findings: Number of the first method's findings, None without results.
-        score: The classifier's, None without results.
-    """
-
-    name: str
-    volume: str
-    source: str
-    modality: str = ""
-    description: str = ""
-    state: str = WAITING
-    folder: str = ""
-    error: str = ""
-    findings: int | None = None
-    score: float | None = None
-
-    def having(self, result: Result) -> Case:
-        """Return the same study with another result.
-
-        Args:
-            result: What has become of it.
-
-        Returns:
-            The study.
-        """
-        return replace(self, **asdict(result) | {"source": result.source or self.source})
 
 
 @dataclass(frozen=True)
@@ -131,7 +90,6 @@ class Worklist:
         changes: Changed variables of the environment.
         model: A model's folder, or "pixel-sum".
         arguments: See `arguments`.
-        leftOut: Volumes that are not to be run.
     """
 
     source: str | Path
@@ -140,24 +98,30 @@ class Worklist:
     changes: Mapping[str, str | None]
     model: str
     arguments: Sequence[str] = ()
-    leftOut: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.source, self.output = Path(self.source).absolute(), Path(self.output).absolute()
         self._process: _Process | None = None
         self._run: Run | None = None
-        self._goesOn = False
         self._state = State(cases=self._remembered())
 
     # --- what the user does
 
-    def find(self) -> None:
-        """Look for the studies and what is known of them; `poll` tells. Nothing is run."""
-        self._begin(goesOn=False)
-
     def start(self) -> None:
         """Look for the studies, then run those that have no result yet, or failed. Does nothing while at work."""
-        self._begin(goesOn=True)
+        if self._process is not None:
+            return
+        self._state = replace(self._state, step=FINDING, error="", notes=(), share=None)
+        if self.output == self.source:
+            self._end(ENDED, _("The results need a folder of their own, not that of the studies."))
+            return
+        try:
+            self.output.mkdir(parents=True, exist_ok=True)
+            (self.output / _STUDIES).unlink(missing_ok=True)
+            task = "find", str(self.source), self._key, str(self.output / _STUDIES)
+            self._process = self._spawn(task, self.output / _FIND_LOG)
+        except OSError as error:
+            self._end(ENDED, _("The list cannot be started: {error}").format(error=error))
 
     def cancel(self) -> None:
         """End the process; what is finished stays, and `start` goes on from there."""
@@ -166,10 +130,6 @@ class Worklist:
         if self._run is not None:
             self._takeResults()
         self._end(IDLE)
-
-    def close(self) -> None:
-        """End the process; the worklist may be started again."""
-        self.cancel()
 
     def nextUnread(self, after: Case | None = None) -> Case | None:
         """Return the next case with results that nobody has read yet, then from the list's beginning.
@@ -233,22 +193,6 @@ class Worklist:
 
     # --- steps
 
-    def _begin(self, goesOn: bool) -> None:
-        if self._process is not None:
-            return
-        self._goesOn = goesOn
-        self._state = replace(self._state, step=FINDING, error="", notes=(), share=None)
-        if self.output == self.source:
-            self._end(ENDED, _("The results need a folder of their own, not that of the studies."))
-            return
-        try:
-            self.output.mkdir(parents=True, exist_ok=True)
-            (self.output / _STUDIES).unlink(missing_ok=True)
-            task = "find", str(self.source), self._key, str(self.output / _STUDIES)
-            self._process = self._spawn(task, self.output / _FIND_LOG)
-        except OSError as error:
-            self._end(ENDED, _("The list cannot be started: {error}").format(error=error))
-
     def _takeStudies(self, process: _Process) -> None:
         content = worklist_files.readJson(self.output / _STUDIES)
         (self.output / _STUDIES).unlink(missing_ok=True)
@@ -259,14 +203,11 @@ class Worklist:
         cases = tuple(Case(**case) for case in content["cases"])
         self._state = replace(self._state, cases=cases, notes=tuple(content["notes"]))
         self._remember()
-        if not self._goesOn:
-            self._end(IDLE)
-        else:
-            self._runOpen([case for case in cases if case.state in (WAITING, FAILED)])
+        self._runOpen([case for case in cases if case.state in (WAITING, FAILED)])
 
     def _runOpen(self, cases: Sequence[Case]) -> None:
         """Start the engine for these cases, or end where there are none."""
-        volumes = [case.volume for case in cases if case.volume not in self.leftOut]
+        volumes = [case.volume for case in cases]
         if not volumes:
             self._end(ENDED)
             return
@@ -341,7 +282,7 @@ class Worklist:
         return hashlib.sha256(json.dumps([model, *self.arguments]).encode()).hexdigest()
 
     def _remembered(self) -> tuple[Case, ...]:
-        """The cases as they were seen last, where the same was asked for; `find` looks again."""
+        """The cases as they were seen last, where the same was asked for; `start` looks again."""
         content = worklist_files.readJson(self.output / _WORKLIST)
         with suppress(OSError, TypeError, KeyError):
             if (content["source"], content["key"]) == (str(self.source), self._key):
@@ -364,22 +305,10 @@ class _Process:
     """A process of low priority that ends with this one, its words in a file."""
 
     def __init__(self, command: Sequence[str], changes: Mapping[str, str | None], log: Path) -> None:
-        options = ownGroup()
-        if os.name == "nt":
-            options["creationflags"] |= subprocess.BELOW_NORMAL_PRIORITY_CLASS
         with log.open("wb") as file:
-            self._popen = subprocess.Popen(
-                list(command),
-                stdin=subprocess.PIPE,  # it is closed with this process, which tells the other one to end
-                stdout=file,
-                stderr=file,
-                cwd=log.parent,  # `python -m` looks for modules in the current folder first
-                env=changedEnvironment(changes),
-                **options,
-            )
-        if os.name != "nt":
-            with suppress(OSError):  # it has ended already
-                os.setpriority(os.PRIO_PGRP, self._popen.pid, _NICE)
+            # The input is closed with this process, which tells the other one to end.
+            streams = {"stdin": subprocess.PIPE, "stdout": file, "stderr": file}
+            self._popen = start(command, log.parent, changes, isLow=True, **streams)
 
     @property
     def hasEnded(self) -> bool:

@@ -63,9 +63,8 @@ def find(source: Path, output: Path, key: str) -> Json:
         shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed; nobody else is at work here
     studies, notes = findStudies(source, output)
     runs = worklist_files.runsOf(output, key)
-    results = (worklist_files.resultOf(runs, study.volume, study.source) for study in studies)
-    cases = [asdict(result) | asdict(study) for study, result in zip(studies, results, strict=True)]
-    return {"cases": cases, "notes": notes}
+    cases = [study.having(worklist_files.resultOf(runs, study.volume, study.source)) for study in studies]
+    return {"cases": [asdict(case) for case in cases], "notes": notes}
 
 
 def _run(arguments: list[str]) -> int:

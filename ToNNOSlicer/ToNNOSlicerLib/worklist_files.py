@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tonno_core.errors import TonnoError
@@ -44,6 +44,46 @@ class Result:
     findings: int | None = None
     score: float | None = None
     source: str = ""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A study of the list.
+
+    Attributes:
+        name: For a person.
+        volume: Path of its file, or of the folder of its series.
+        source: The file that its results are of (`source_of`).
+        modality: As DICOM has it, "" where it is not known.
+        description: Of the series, "" without.
+        state: "waiting", "running", "done", "failed" or "read".
+        folder: Of its results, "" without.
+        error: Why it failed, in the engine's words.
+        findings: Number of the first method's findings, None without results.
+        score: The classifier's, None without results.
+    """
+
+    name: str
+    volume: str
+    source: str
+    modality: str = ""
+    description: str = ""
+    state: str = WAITING
+    folder: str = ""
+    error: str = ""
+    findings: int | None = None
+    score: float | None = None
+
+    def having(self, result: Result) -> Case:
+        """Return the same study with another result.
+
+        Args:
+            result: What has become of it.
+
+        Returns:
+            The study.
+        """
+        return replace(self, **asdict(result) | {"source": result.source or self.source})
 
 
 @dataclass(frozen=True)
@@ -229,6 +269,20 @@ def progress(log: Path) -> tuple[float, str]:
     lines = [re.sub(rf"^.*{_BAR} [^\]]*\]?", "", line).strip() for line in text.splitlines()]
     plain = [line for line in lines if line]
     return float(bars[-1]) if bars else -1.0, plain[-1].removeprefix("tonno: ") if plain else ""
+
+
+def isDicom(file: Path) -> bool:
+    """Look for the mark of a DICOM file.
+
+    Args:
+        file: Any file.
+
+    Returns:
+        True where it is one; False also where it cannot be read.
+    """
+    with suppress(OSError), file.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+    return False
 
 
 def _names(cases: Path, number: int) -> list[str]:

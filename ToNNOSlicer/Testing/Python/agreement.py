@@ -131,7 +131,7 @@ def check(widget: Any) -> None:
     sizes = components(mask) if mask is not None else []
     assert ui.findingsTable.rowCount == len(sizes), "the table is of another segment"
     mm3 = abs(np.linalg.det(_linear(heatmap)))
-    listed = sorted((finding.volumeMm3 for finding in panel.session.state.result.findings), reverse=True)
+    listed = sorted((finding.volumeMm3 for finding in panel.session.shownResult.findings), reverse=True)
     np.testing.assert_allclose(listed, [size * mm3 for size in sizes], rtol=1e-5)
 
 

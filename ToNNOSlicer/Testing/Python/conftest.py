@@ -94,6 +94,6 @@ def result(widget: Any) -> Any:
     session = widget.panel.session
     session.set(minMm3=0.0)
     heatmap = addHeatmap(widget.panel.logic, addVolume())
-    widget.panel.logic.writeSegment(heatmap, THRESHOLD)
+    widget.panel.logic.segments.write(heatmap, THRESHOLD)
     session.set(heatmap=heatmap)
     return heatmap

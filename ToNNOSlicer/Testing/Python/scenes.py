@@ -7,9 +7,10 @@ import slicer
 import slicer.util
 from ToNNOSlicerLib.logic import ToNNOLogic
 from ToNNOSlicerLib.logic.geometry import ijkToNode
-from ToNNOSlicerLib.logic.heatmap import Heatmap, showHeatmap
+from ToNNOSlicerLib.logic.heatmap import Heatmap, inputOf, showHeatmap
 from ToNNOSlicerLib.logic.inputs import inputFor
 from ToNNOSlicerLib.logic.labelmap import Crop, imageOf
+from ToNNOSlicerLib.logic.overlay import Layers, show
 
 # In mm, and no two axes alike, so that no exchange of axes goes unseen.
 SHAPE_ZYX = (14, 18, 22)
@@ -95,6 +96,12 @@ def addHeatmap(logic: ToNNOLogic, volumeNode, array=None, heatmapNode=None, resu
     inside, ijkToRAS = np.ones(array.shape, dtype=bool), inputFor(volumeNode).ijkToRAS
     heatmap = Heatmap(array, ijkToRAS, inside=inside, answer=result, isZoomed=zoom, **values)
     return showHeatmap(volumeNode, heatmap, heatmapNode)
+
+
+def setOverlay(heatmapNode, threshold: float, opacity: float = 0.6, visible: bool = True) -> None:
+    """Show a heatmap over its image in all slice views, or take it away."""
+    shown = heatmapNode if visible else None
+    show(heatmapNode.GetScene(), Layers(inputOf(heatmapNode), shown, threshold, opacity))
 
 
 def paint(segmentationNode, segmentId: str, voxels: np.ndarray, volumeNode) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from ToNNOSlicerLib.worklist import ENDED, IDLE, State, Worklist, arguments
+from ToNNOSlicerLib.worklist import ENDED, IDLE, Case, State, Worklist, arguments
+from ToNNOSlicerLib.worklist_child import find
 
 from tonno_core.volume.io import write_volume
 from tonno_core.volume.volume import Volume
@@ -60,6 +61,11 @@ def ended(state: State) -> bool:
 
 def states(state: State) -> list[str]:
     return [case.state for case in state.cases]
+
+
+def known(listed: Worklist) -> tuple[Case, ...]:
+    """The cases as a start would find them, without running anything."""
+    return tuple(Case(**case) for case in find(listed.source, listed.output, listed._key)["cases"])
 
 
 def hasEnded(pid: int, seconds: float = 10.0) -> bool:

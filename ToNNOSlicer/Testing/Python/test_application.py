@@ -43,7 +43,7 @@ def addResult(widget: Any, name: str = "CT") -> Any:
     """A heatmap with its segment, shown in the panel as a run would leave it."""
     session = widget.panel.session
     heatmap = addHeatmap(widget.panel.logic, addVolume(name=name))
-    widget.panel.logic.writeSegment(heatmap, THRESHOLD)
+    widget.panel.logic.segments.write(heatmap, THRESHOLD)
     session.set(heatmap=heatmap)
     return heatmap
 

@@ -14,16 +14,15 @@ import pytest
 import slicer
 import slicer.util
 from dicom_series import writeSeries
-from scenes import GRIDS, RIGID, addHeatmap, addVolume, paint, segmentArray
+from scenes import GRIDS, RIGID, addHeatmap, addVolume, paint, segmentArray, setOverlay
 from studies_on_disk import CHANGES, COMMAND, ended, states, until, worklist, write
 from ToNNOSlicerLib.logic import EditedByHandError, ToNNOUserError, case_files, cases
 from ToNNOSlicerLib.logic.findings import findingsOf
 from ToNNOSlicerLib.logic.geometry import ijkToNode, ijkToWorld
-from ToNNOSlicerLib.logic.heatmap import histogram, inputOf, modelThreshold, recordOf
+from ToNNOSlicerLib.logic.heatmap import calibrationOf, histogram, inputOf, recordOf
 from ToNNOSlicerLib.logic.labelmap import cropOf
-from ToNNOSlicerLib.logic.overlay import setOverlay
-from ToNNOSlicerLib.logic.profile import profileAlong, whyOf
-from ToNNOSlicerLib.logic.segmentation import isEditedByHand, segmentOf, thresholdOf
+from ToNNOSlicerLib.logic.profile import profileAlong
+from ToNNOSlicerLib.logic.segmentation import SEGMENTATION_ROLE, isEditedByHand, segmentOf, thresholdOf
 from ToNNOSlicerLib.models import shippedFolders
 from ToNNOSlicerLib.worklist import Worklist, arguments
 
@@ -55,7 +54,7 @@ def listed(finished, tmp_path) -> Worklist:
     """A list of its own; only the results are copied, as volumes are known by their place."""
     shutil.copytree(finished / "out/runs", tmp_path / "out/runs")
     result = worklist(finished / "set", tmp_path / "out")
-    result.find()
+    result.start()
     assert states(until(result, ended)) == ["done"] * 6
     return result
 
@@ -120,7 +119,7 @@ def test_a_case_opens_as_a_run_would_have_left_it(logic, six, number: int) -> No
     assert (record["method"], record["className"], record["threshold"]) == ("tonno", facts["class"], None)
     assert (record["directions"], record["stopped"], record["zoom"]) == (6, False, False)
     assert record["model"]["name"] == "pixel-sum"
-    assert whyOf(heatmap).score == facts["score"]
+    assert recordOf(heatmap).get("score") == facts["score"]
     along = profileAlong(heatmap, (0, 0, 1))
     assert along.logits.tolist() == pytest.approx(facts["profiles"][2]["logits"])
     assert along.positionsMm.tolist() == pytest.approx(facts["profiles"][2]["offsets_mm"])
@@ -267,9 +266,10 @@ def test_what_a_reader_has_saved_comes_back(logic, host, listed, six) -> None:
     case = six[1]
     heatmap = cases.openCase(logic, case)
     segmentation, segmentId = segmentOf(heatmap)
-    other = logic.newSegment(heatmap, 1e9, segmentationNode=segmentation)[1]  # the case's own is the last one
+    other = logic.segments.writeNew(heatmap, 1e9, segmentationNode=segmentation)[1]  # the case's own is the last one
     threshold = 0.8 * recordOf(heatmap)["limit"]
-    logic.writeSegment(heatmap, threshold, 0.0, segmentation, segmentId)
+    heatmap.SetAttribute(SEGMENTATION_ROLE, segmentId)
+    logic.segments.write(heatmap, threshold)
     paint(segmentation, segmentId, brushed(heatmap), heatmap)
     heatmap.SetAttribute(cases.VERDICTS, VERDICTS)
     assert cases.isUnsaved(logic, case)
@@ -299,14 +299,14 @@ def test_what_a_reader_has_saved_comes_back(logic, host, listed, six) -> None:
     assert heatmap.GetAttribute(cases.VERDICTS) == VERDICTS
     assert not cases.isUnsaved(logic, case)
     # Another session, another Worklist: the files say so.
-    listed.find()
+    listed.start()
     assert [c.state for c in until(listed, ended).cases].count("read") == 1
 
 
 def test_no_finding_is_a_verdict_too(logic, six) -> None:
     case = six[0]
     heatmap = cases.openCase(logic, case)
-    logic.writeSegment(heatmap, 1e9)
+    logic.segments.write(heatmap, 1e9)
     cases.save(logic, case, heatmap, [])
     assert cases.readingOf(case)["segmentation"] is None
     assert not list(Path(case.folder).glob("*.seg.nrrd"))
@@ -363,7 +363,7 @@ def test_other_work_on_the_volume_is_not_lost_unasked(logic, host, six) -> None:
     before = contents(host.scene)
     heatmap = cases.openCase(logic, case)
     another = addHeatmap(logic, inputOf(heatmap), slicer.util.arrayFromVolume(heatmap) + 1, method="matched-cam")
-    logic.writeSegment(another, 3.0)
+    logic.segments.write(another, 3.0)
     assert cases.isUnsaved(logic, case)
     with pytest.raises(EditedByHandError):
         cases.closeCase(logic, case)
@@ -374,12 +374,12 @@ def test_other_work_on_the_volume_is_not_lost_unasked(logic, host, six) -> None:
 def test_a_segmentation_that_another_volume_uses_stays(logic, host, six) -> None:
     mine = addVolume(GRIDS["oblique"], read_volume(six[0].volume).array, "mine")
     own = addHeatmap(logic, mine, heatmapFile(six[0]).array)
-    segmentation, segmentId = logic.writeSegment(own, 3.0)
+    segmentation, segmentId = logic.segments.write(own, 3.0)
     before = contents(host.scene)
     heatmap = cases.openCase(logic, six[0])
     written = segmentOf(heatmap)
     own.SetNodeReferenceID("ToNNO.segmentation", written[0].GetID())  # the user has chosen the case's node for it
-    own.SetAttribute("ToNNO.segmentation", logic.newSegment(own, 3.0, segmentationNode=written[0])[1])
+    own.SetAttribute("ToNNO.segmentation", logic.segments.writeNew(own, 3.0, segmentationNode=written[0])[1])
     cases.closeCase(logic, six[0], discard=True)
     left, leftId = segmentOf(own)
     assert left is written[0] and left.GetSegmentation().GetSegmentIDs() == (leftId,)
@@ -445,7 +445,7 @@ def test_the_models_calibration_goes_along(logic, finished, tmp_path) -> None:
     assert record["model"]["sha256"] == spec["sha256"] and record["model"]["name"] == "brain-lesions"
     assert (record["className"], record["directions"], record["quality"]) == ("lesion", 24, "fast")
     segmentation, segmentId = segmentOf(heatmap)
-    assert thresholdOf(segmentation, segmentId) == modelThreshold(heatmap)
+    assert thresholdOf(segmentation, segmentId) == calibrationOf(recordOf(heatmap)).get("threshold")
     assert case_files.readReport(case).smallestMm3 == 1.5
     os.utime(model / "brain-lesions/model.json")  # its place and time do not matter
     assert listed.poll().cases == worklist_again(listed).poll().cases

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from listening import Client
+from ToNNOSlicerLib.logic.heatmap import recordOf
 from ToNNOSlicerLib.logic.patient import showSurface
 from ToNNOSlicerLib.logic.segmentation import isEditedByHand, segmentOf, thresholdOf
 
@@ -19,7 +20,7 @@ pytest.importorskip("slicer_core", reason="the package slicer-core is not instal
 def made(host, tmp_path):
     """A controller with its client, what it told, and a volume."""
     import slicer.util
-    from ToNNOSlicerLib.controller import Listener, RunController
+    from ToNNOSlicerLib.controller import RunController
     from ToNNOSlicerLib.logic import ToNNOLogic
     from ToNNOSlicerLib.run import RunRequest
 
@@ -30,16 +31,16 @@ def made(host, tmp_path):
     controller = RunController(
         client,
         logic,
-        Listener(
-            told.progress.append,
-            told.previews.append,
-            told.outcomes.append,
-            told.failures.append,
-            told.devices.append,
+        SimpleNamespace(
+            onProgress=told.progress.append,
+            onPreview=told.previews.append,
+            onOutcome=told.outcomes.append,
+            onFailure=told.failures.append,
+            onDescription=told.devices.append,
         ),
         clock=lambda: clock.now,
     )
-    request = RunRequest(volume, "model-folder", "tonno", "lesion", {"slices": 8, "stage": None}, "fast")
+    request = RunRequest(volume, "model-folder", "tonno", "lesion", {"slices": 8}, "fast")
     yield SimpleNamespace(
         controller=controller, client=client, told=told, request=request, volume=volume, clock=clock, host=host
     )
@@ -97,7 +98,7 @@ def test_request_says_what_was_asked(made) -> None:
     assert kind == "reconstruct"
     assert np.load(fields["volume"]["array"]).shape == (12, 14, 16)
     assert fields["volume"]["ijk_to_ras"] == np.eye(4).tolist()
-    assert fields["options"] == {"slices": 8, "methods": ["tonno"], "class_name": "lesion"}  # None is the model's
+    assert fields["options"] == {"slices": 8, "methods": ["tonno"], "class_name": "lesion"}
     assert (fields["model"], fields["preset"], fields["roi"], fields["zoom"], fields["device"]) == (
         "model-folder",
         "fast",
@@ -323,7 +324,7 @@ def test_a_zoomed_result_is_told_by_its_name(made) -> None:
     tick(made, {"type": "preview", "id": number, "heatmaps": {"tonno": heatmap_file(made)}})
     tick(made, result(made, number, warnings=["a line of the engine's"]))
     (outcome,) = made.told.outcomes
-    assert outcome.warnings == ("A line of the engine's.",)
+    assert recordOf(outcome.heatmapNodes[0])["warnings"] == ["A line of the engine's."]
     assert names(made) == ["scan", "scan ToNNO finer in region"]
 
 
@@ -361,7 +362,7 @@ def test_a_run_by_the_same_settings_takes_its_predecessors_place(made) -> None:
     logic = made.controller.logic
     tick(made, result(made, begin(made)))
     (first,) = made.told.outcomes[0].heatmapNodes
-    logic.writeSegment(first, 5.0, 10.0)
+    logic.segments.write(first, 5.0, 10.0)
     made.volume.Modified()  # nothing to refine
     tick(made, result(made, begin(made)))
     (second,) = made.told.outcomes[1].heatmapNodes

@@ -212,7 +212,7 @@ def test_twenty_findings_at_256_are_measured_within_100_ms(turn, figure) -> None
 @pytest.mark.parametrize("transforms", [(), (RIGID,), (SCALED,)], ids=["bare", "rigid", "scaled"])
 def test_lines_are_drawn_where_they_were_measured(logic, host, transforms) -> None:
     heatmap = addHeatmap(logic, addVolume(GRIDS["left-handed"], transforms=transforms))
-    listed = findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
+    listed = findingsOf(*logic.segments.write(heatmap, THRESHOLD), heatmap)
     lines = diameters.draw(host.scene, heatmap, listed)
     assert [line.GetName() for line in lines] == [
         "Finding 1 longest", "Finding 1 perpendicular", "Finding 2 longest", "Finding 2 perpendicular",
@@ -228,7 +228,7 @@ def test_lines_are_drawn_where_they_were_measured(logic, host, transforms) -> No
 
 def test_lines_go_with_the_patient(logic, host) -> None:
     heatmap = addHeatmap(logic, volume := addVolume())
-    listed = findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
+    listed = findingsOf(*logic.segments.write(heatmap, THRESHOLD), heatmap)
     transform = host.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
     for node in (volume, heatmap):
         node.SetAndObserveTransformNodeID(transform.GetID())
@@ -240,7 +240,7 @@ def test_lines_go_with_the_patient(logic, host) -> None:
 
 def test_lines_are_replaced_and_removed_and_no_others(logic, host) -> None:
     heatmap = addHeatmap(logic, addVolume())
-    listed = findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
+    listed = findingsOf(*logic.segments.write(heatmap, THRESHOLD), heatmap)
     other = host.scene.AddNewNodeByClass("vtkMRMLMarkupsLineNode", "mine")
     diameters.draw(host.scene, heatmap, listed)
     lines = diameters.draw(host.scene, heatmap, listed[:1])
@@ -258,7 +258,7 @@ def test_lines_are_replaced_and_removed_and_no_others(logic, host) -> None:
 
 def test_lines_are_saved_with_the_scene(logic, host, tmp_path) -> None:
     heatmap = addHeatmap(logic, addVolume(transforms=(RIGID,)))
-    listed = findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
+    listed = findingsOf(*logic.segments.write(heatmap, THRESHOLD), heatmap)
     diameters.draw(host.scene, heatmap, listed)
     del heatmap
     host.load(host.save(tmp_path / "scene"))

@@ -176,7 +176,7 @@ def test_no_node_is_read_after_the_first_steps(host, logic, tmp_path) -> None:
 
     volume = addVolume()
     heatmap = addHeatmap(logic, volume, result=RESULT)
-    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, segmentId = logic.segments.write(heatmap, THRESHOLD)
     given = []
 
     def write(export, place):
@@ -196,7 +196,7 @@ def test_no_node_is_read_after_the_first_steps(host, logic, tmp_path) -> None:
 
 def test_a_report_that_is_closed_leaves_nothing(logic, tmp_path) -> None:
     heatmap = addHeatmap(logic, addVolume(), result=RESULT)
-    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, segmentId = logic.segments.write(heatmap, THRESHOLD)
     for stop in range(1, 7):
         steps = reportSteps(tmp_path / "report.html", heatmap, segmentation, segmentId, writeHere)
         for _n in range(stop):

@@ -217,7 +217,7 @@ def test_a_failed_installation_tells_pips_cause_and_the_way_out(qtHost, panel, i
     qtHost.answers.append(("message", "Download and install"))
     panel.ui.runButton.click()
     installation.error = install.InstallError("Could not find a version of timm", "See the log.")
-    assert qtHost.process(5, lambda: panel.session.state.isIdle)
+    assert qtHost.process(5, lambda: panel.session.isIdle)
     assert panel.ui.messageLabel.text == "Could not find a version of timm\nSee the log."
 
 
@@ -226,7 +226,7 @@ def test_an_installation_is_canceled_by_the_button(qtHost, panel, installation) 
     panel.ui.runButton.click()
     panel.ui.cancelButton.click()
     assert installation.canceled
-    assert qtHost.process(5, lambda: panel.session.state.isIdle)
+    assert qtHost.process(5, lambda: panel.session.isIdle)
     assert "canceled" in panel.ui.messageLabel.text
 
 

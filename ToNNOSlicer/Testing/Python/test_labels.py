@@ -203,7 +203,7 @@ def test_advice_without_a_control_is_dropped_and_the_rest_is_kept() -> None:
 def test_what_is_a_bug_keeps_the_engines_words() -> None:
     event = {"kind": "internal", "message": "KeyError: `slices`; `x_y` is gone", "next": "Start again"}
     failure = failures.ofError(event, ["a line"])
-    assert failure == failures.Failure(event["message"], "Start again.", "internal", ("a line",))
+    assert failure == failures.Failure(event["message"], "Start again.", ("a line",))
 
 
 def test_the_next_step_is_about_the_panels_controls() -> None:

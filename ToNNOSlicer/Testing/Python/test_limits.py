@@ -33,7 +33,7 @@ def lattice() -> np.ndarray:
 @pytest.fixture
 def scattered(logic: Any) -> Any:
     heatmap = addHeatmap(logic, addVolume(), lattice())
-    logic.writeSegment(heatmap, THRESHOLD)
+    logic.segments.write(heatmap, THRESHOLD)
     return heatmap
 
 
@@ -67,7 +67,7 @@ def compared(logic: Any, heatmap: Any, prior: Any) -> Any:
     from ToNNOSlicerLib.logic import compare
     from ToNNOSlicerLib.logic.results import resultOf
 
-    logic.writeSegment(heatmap, THRESHOLD)
+    logic.segments.write(heatmap, THRESHOLD)
     return compare.changes(resultOf(heatmap), resultOf(prior))
 
 
@@ -96,13 +96,13 @@ def test_small_parts_that_are_too_many_are_not_left_out_without_a_word(
     before = segmentOf(scattered), thresholdOf(*segmentOf(scattered))
     monkeypatch.setattr(segmentation, "MOST_FILTERED_RUNS", 692)
     with pytest.raises(ToNNOUserError, match="too many parts to leave out") as refused:
-        logic.writeSegment(scattered, THRESHOLD, 5.0)
+        logic.segments.write(scattered, THRESHOLD, 5.0)
     assert "set the smallest part to 0" in refused.value.nextStep
     assert (segmentOf(scattered), thresholdOf(*segmentOf(scattered))) == before
     assert resultOf(scattered).listing.parts == 693
-    logic.writeSegment(scattered, THRESHOLD, 0.0)  # without them nothing is refused
+    logic.segments.write(scattered, THRESHOLD, 0.0)  # without them nothing is refused
     monkeypatch.setattr(segmentation, "MOST_FILTERED_RUNS", 693)
-    logic.writeSegment(scattered, THRESHOLD, 5.0)
+    logic.segments.write(scattered, THRESHOLD, 5.0)
     assert resultOf(scattered).listing.parts == 0
 
 
@@ -119,16 +119,16 @@ def test_too_many_parts_have_no_surface(logic: Any, scattered: Any, monkeypatch:
 
 def test_a_surface_is_given_up_when_its_segment_is_scattered(logic: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     heatmap = addHeatmap(logic, addVolume())
-    node, _id = logic.writeSegment(heatmap, THRESHOLD)
+    node, _id = logic.segments.write(heatmap, THRESHOLD)
     show3D(node, True)
     runs = np.count_nonzero(np.diff(np.pad(blobs() >= NOISE, ((0, 0), (0, 0), (1, 0))).astype(int), axis=2) == 1)
     monkeypatch.setattr(labelmap, "MOST_SURFACE_RUNS", int(runs) - 1)
-    logic.writeSegment(heatmap, NOISE)
+    logic.segments.write(heatmap, NOISE)
     assert not isShown3D(node)
     logic.segments.undo(heatmap)
     show3D(node, True)
     assert isShown3D(node)
-    logic.newSegment(heatmap, NOISE, segmentationNode=node)  # into the same node
+    logic.segments.writeNew(heatmap, NOISE, segmentationNode=node)  # into the same node
     assert not isShown3D(node)
 
 
@@ -222,7 +222,7 @@ def test_any_mask_is_read_within_the_time_of_a_click(logic: Any, name: str, figu
     array = np.where(mask, np.float32(5), np.float32(0))
     array[0, 0, 0] += 1  # an image with contrast
     heatmap = addHeatmap(logic, addVolume(np.eye(4), array), array)
-    logic.writeSegment(heatmap, THRESHOLD)
+    logic.segments.write(heatmap, THRESHOLD)
     times = []
     for _n in range(3):
         start = time.process_time()

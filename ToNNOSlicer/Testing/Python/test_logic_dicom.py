@@ -96,8 +96,8 @@ def inOrder(points: np.ndarray) -> np.ndarray:
 def test_each_segment_lies_on_the_pixels_it_was_made_from(series, reverse: bool, transforms) -> None:
     highdicom = pytest.importorskip("highdicom")
     made = series(reverse=reverse, transforms=transforms)
-    segmentation, _id = made.logic.writeSegment(made.heatmap, THRESHOLD)
-    made.logic.newSegment(made.heatmap, 7.5, segmentationNode=segmentation)
+    segmentation, _id = made.logic.segments.write(made.heatmap, THRESHOLD)
+    made.logic.segments.writeNew(made.heatmap, 7.5, segmentationNode=segmentation)
     data, notes = written(made, segmentation)
     assert not notes
     assert data.SegmentationType == "BINARY"  # others are mirrored, scaled or refused by some readers
@@ -116,7 +116,7 @@ def test_a_part_of_the_series_is_written_where_it_lies(series) -> None:
     shift = affine(np.eye(3), (1, 3, 2))
     volume = addVolume(GRIDS["oblique"] @ shift, image()[part])
     volume.SetAttribute("DICOM.instanceUIDs", " ".join(made.files))
-    segmentation, _id = made.logic.writeSegment(addHeatmap(made.logic, volume, blobs()[part]), THRESHOLD)
+    segmentation, _id = made.logic.segments.write(addHeatmap(made.logic, volume, blobs()[part]), THRESHOLD)
     data, _notes = written(made, segmentation)
     assert framePoints(data, 1) == pytest.approx(gridPoints(mask(), GRIDS["oblique"]), abs=DICOM_MM)
 
@@ -130,7 +130,7 @@ def test_a_volume_that_was_moved_since_is_refused(series, move) -> None:
     """A registration that was hardened, say: its mask would be written to pixels from which it was not made."""
     made = series(GRIDS["anisotropic"])
     made.volume.SetIJKToRASMatrix(toVTK(move @ GRIDS["anisotropic"]))
-    segmentation, _id = made.logic.writeSegment(addHeatmap(made.logic, made.volume), THRESHOLD)
+    segmentation, _id = made.logic.segments.write(addHeatmap(made.logic, made.volume), THRESHOLD)
     with pytest.raises(ToNNOUserError, match="CT does not lie on the slices of its DICOM series") as error:
         exportSegmentation(segmentation, made.path, made.files.get)
     assert ".seg.nrrd" in error.value.nextStep and "disk" not in str(error.value)
@@ -142,7 +142,7 @@ def test_a_volume_with_slices_missing_is_refused(series) -> None:
     made = series()
     uids = list(made.files)
     made.volume.SetAttribute("DICOM.instanceUIDs", " ".join(uids[:5] + uids[6:]))
-    segmentation, _id = made.logic.writeSegment(made.heatmap, THRESHOLD)
+    segmentation, _id = made.logic.segments.write(made.heatmap, THRESHOLD)
     with pytest.raises(ToNNOUserError, match="does not lie on the slices"):
         exportSegmentation(segmentation, made.path, made.files.get)
 
@@ -151,7 +151,7 @@ def test_a_volume_with_slices_missing_is_refused(series) -> None:
 def test_a_tilted_series_is_refused(series, degrees: float) -> None:
     """dcmqi, and Slicer by it, straighten its frames without a word (at -15 degrees 4.9 mm), or show nothing."""
     made = series(tilted(degrees))
-    segmentation, _id = made.logic.writeSegment(made.heatmap, THRESHOLD)
+    segmentation, _id = made.logic.segments.write(made.heatmap, THRESHOLD)
     with pytest.raises(ToNNOUserError, match=f"tilted by {abs(degrees):.2g} degrees") as error:
         exportSegmentation(segmentation, made.path, made.files.get)
     assert ".seg.nrrd" in error.value.nextStep and "disk" not in str(error.value)
@@ -159,7 +159,7 @@ def test_a_tilted_series_is_refused(series, degrees: float) -> None:
 
 def test_a_tilt_of_less_than_a_pixel_is_written_as_it_is(series) -> None:
     made = series(tilted(0.5))
-    segmentation, _id = made.logic.writeSegment(made.heatmap, THRESHOLD)
+    segmentation, _id = made.logic.segments.write(made.heatmap, THRESHOLD)
     data, _notes = written(made, segmentation)
     assert framePoints(data, 1) == pytest.approx(gridPoints(mask(), tilted(0.5)), abs=DICOM_MM)
 
@@ -181,8 +181,8 @@ def codes(sequence) -> tuple[str, str, str]:
 
 def test_color_terminology_algorithm_and_tracking_of_each_segment(series) -> None:
     made = series()
-    segmentation, _id = made.logic.writeSegment(made.heatmap, THRESHOLD)
-    _node, other = made.logic.newSegment(made.heatmap, 5.0, segmentationNode=segmentation)
+    segmentation, _id = made.logic.segments.write(made.heatmap, THRESHOLD)
+    _node, other = made.logic.segments.writeNew(made.heatmap, 5.0, segmentationNode=segmentation)
     segment = segmentation.GetSegmentation().GetSegment(other)
     segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), NODULE)
     segment.SetColor(0.8, 0.4, 0.2)
@@ -209,7 +209,7 @@ def test_color_terminology_algorithm_and_tracking_of_each_segment(series) -> Non
 
 def test_the_file_says_of_what_it_is(series) -> None:
     made = series()
-    segmentation, _id = made.logic.writeSegment(made.heatmap, 4.0)
+    segmentation, _id = made.logic.segments.write(made.heatmap, 4.0)
     data, _notes = written(made, segmentation)
     assert data.SegmentSequence[0].SegmentDescription == "CT, lesion, ToNNO Matched CAM, model demo, threshold 4"
     assert data.ContentDescription == data.SegmentSequence[0].SegmentDescription[:64]
@@ -218,7 +218,7 @@ def test_the_file_says_of_what_it_is(series) -> None:
 
 def test_what_was_edited_by_hand_is_semiautomatic(series) -> None:
     made = series()
-    segmentation, segmentId = made.logic.writeSegment(made.heatmap, THRESHOLD)
+    segmentation, segmentId = made.logic.segments.write(made.heatmap, THRESHOLD)
     speck = np.zeros(SHAPE_ZYX, np.uint8)
     speck[12, 2, 3] = 1
     paint(segmentation, segmentId, speck, made.heatmap)
@@ -229,7 +229,7 @@ def test_what_was_edited_by_hand_is_semiautomatic(series) -> None:
 
 def test_a_segment_is_tracked_from_export_to_export_and_through_a_saved_scene(series, host, tmp_path) -> None:
     made = series()
-    segmentation, _id = made.logic.writeSegment(made.heatmap, THRESHOLD)
+    segmentation, _id = made.logic.segments.write(made.heatmap, THRESHOLD)
     uids = {written(made, segmentation)[0].SegmentSequence[0].TrackingUID for _ in range(2)}
     host.load(host.save(tmp_path / "scene"))
     segmentation = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[0]
@@ -239,7 +239,7 @@ def test_a_segment_is_tracked_from_export_to_export_and_through_a_saved_scene(se
 
 def test_a_segment_of_another_hand_is_manual(series) -> None:
     made = series()
-    segmentation, _id = made.logic.writeSegment(made.heatmap, THRESHOLD)
+    segmentation, _id = made.logic.segments.write(made.heatmap, THRESHOLD)
     theirs = segmentation.GetSegmentation().AddEmptySegment("", "Läsion")
     segmentation.GetSegmentation().GetSegment(theirs).RemoveTag(slicer.vtkSegment.GetTerminologyEntryTagName())
     paint(segmentation, theirs, mask(), made.heatmap)
@@ -259,8 +259,8 @@ def test_a_segment_of_another_hand_is_manual(series) -> None:
 def test_an_empty_segment_is_left_out_and_named(series) -> None:
     """Slicer's exporter asks about it in the middle; dcmqi makes a file of zeros of it."""
     made = series()
-    segmentation, _id = made.logic.writeSegment(made.heatmap, THRESHOLD)
-    made.logic.newSegment(made.heatmap, 100.0, segmentationNode=segmentation)
+    segmentation, _id = made.logic.segments.write(made.heatmap, THRESHOLD)
+    made.logic.segments.writeNew(made.heatmap, 100.0, segmentationNode=segmentation)
     data, notes = written(made, segmentation)
     assert [item.SegmentLabel for item in data.SegmentSequence] == ["lesion"]
     assert notes == ["Left out, being empty: lesion 2."]
@@ -272,7 +272,7 @@ def test_an_empty_segment_is_left_out_and_named(series) -> None:
 def test_it_says_what_it_needs(host, tmp_path, monkeypatch) -> None:
     logic = ToNNOLogic(host.scene, dicomFile={}.get)
     volume = addVolume()
-    segmentation, _id = logic.writeSegment(addHeatmap(logic, volume), THRESHOLD)
+    segmentation, _id = logic.segments.write(addHeatmap(logic, volume), THRESHOLD)
     with pytest.raises(ToNNOUserError, match="not loaded from one"):
         logic.exportSegmentation(segmentation, tmp_path / "a.dcm")
     volume.SetAttribute("DICOM.instanceUIDs", "1.2.3 1.2.4")
@@ -295,7 +295,7 @@ def test_a_series_that_cannot_be_referred_to_is_named(series, lacking: str) -> N
         data = pydicom.dcmread(path)
         del data[lacking]
         data.save_as(path)
-    segmentation, _id = made.logic.writeSegment(made.heatmap, THRESHOLD)
+    segmentation, _id = made.logic.segments.write(made.heatmap, THRESHOLD)
     with pytest.raises(ToNNOUserError, match=r"cannot refer to this series|several slices in a file"):
         exportSegmentation(segmentation, made.path, made.files.get)
     assert not made.path.exists()
@@ -346,9 +346,9 @@ def test_slicers_exporter_is_told_of_the_algorithm(series, tmp_path, monkeypatch
         fileForInstance=made.files.get, insert=lambda path: stored.append(Path(path).read_text())
     )
     monkeypatch.setattr(slicer, "dicomDatabase", database, raising=False)
-    segmentation, _id = made.logic.writeSegment(made.heatmap, THRESHOLD)
-    made.logic.newSegment(made.heatmap, 5.0, segmentationNode=segmentation)
-    made.logic.newSegment(made.heatmap, 100.0, segmentationNode=segmentation)  # empty: the real one would ask
+    segmentation, _id = made.logic.segments.write(made.heatmap, THRESHOLD)
+    made.logic.segments.writeNew(made.heatmap, 5.0, segmentationNode=segmentation)
+    made.logic.segments.writeNew(made.heatmap, 100.0, segmentationNode=segmentation)  # empty: the real one would ask
     if problem:
         with pytest.raises(ToNNOUserError, match="no luck"):
             exportSegmentation(segmentation, made.path)

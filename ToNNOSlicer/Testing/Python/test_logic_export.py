@@ -47,7 +47,7 @@ ROOT = Path(__file__).parents[3]
 def results(request, logic):
     """(heatmap, segmentation, segment ID)"""
     heatmap = addHeatmap(logic, addVolume(GRIDS[request.param]), result=RESULT)
-    return heatmap, *logic.writeSegment(heatmap, THRESHOLD)
+    return heatmap, *logic.segments.write(heatmap, THRESHOLD)
 
 
 def places(array: np.ndarray, ijkToRAS: np.ndarray) -> np.ndarray:
@@ -75,7 +75,7 @@ def only(folder: Path) -> list[str]:
 def test_seg_nrrd(logic, host, results, tmp_path) -> None:
     heatmap, segmentation, segmentId = results
     before = voxelCentres(segmentation, segmentId)
-    _node, inner = logic.newSegment(heatmap, 5.0, segmentationNode=segmentation)  # overlaps the first
+    _node, inner = logic.segments.writeNew(heatmap, 5.0, segmentationNode=segmentation)  # overlaps the first
     logic.exportSegmentation(segmentation, tmp_path / "a.seg.nrrd")
     read = host.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "read")
     storage = slicer.vtkMRMLSegmentationStorageNode()
@@ -93,7 +93,7 @@ def test_seg_nrrd(logic, host, results, tmp_path) -> None:
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii"])
 def test_nifti_labelmap(logic, results, tmp_path, ending: str) -> None:
     heatmap, segmentation, _id = results
-    logic.newSegment(heatmap, 5.0, segmentationNode=segmentation)
+    logic.segments.writeNew(heatmap, 5.0, segmentationNode=segmentation)
     logic.exportSegmentation(segmentation, tmp_path / f"a{ending}")
     array, ijkToRAS = readImage(tmp_path / f"a{ending}")
     assert array.shape == SHAPE_ZYX and set(np.unique(array)) == {0, 1, 2}
@@ -131,13 +131,13 @@ def test_stl(logic, results, tmp_path) -> None:
 
 def test_stl_says_where_its_volume_is_not_the_voxels(logic, tmp_path) -> None:
     heatmap = addHeatmap(logic, addVolume())
-    segmentation, _id = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, _id = logic.segments.write(heatmap, THRESHOLD)
     assert exportSegmentation(segmentation, tmp_path / "a.stl") == [
         "lesion: the surface encloses 0.144 ml, its voxels are 0.164 ml."  # .88 x .164
     ]
     array = np.full(SHAPE_ZYX, -1.0, np.float32)
     array[3:11, 4:12, 5:13] = 5.0
-    large, _id = logic.writeSegment(addHeatmap(logic, addVolume(name="MR"), array), THRESHOLD)
+    large, _id = logic.segments.write(addHeatmap(logic, addVolume(name="MR"), array), THRESHOLD)
     assert exportSegmentation(large, tmp_path / "a.stl") == []  # a cube of 512 voxels keeps 98 %
     assert enclosed(readSTL(tmp_path / "a.stl")[1]) == pytest.approx(512 * VOXEL_MM3, rel=0.03)
 
@@ -158,7 +158,7 @@ def test_heatmap(logic, results, tmp_path, ending: str) -> None:
 def test_files_fit_the_volumes_file_also_under_a_transform(logic, tmp_path) -> None:
     volume = addVolume(transforms=(RIGID,))
     heatmap = addHeatmap(logic, volume)
-    segmentation, _id = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, _id = logic.segments.write(heatmap, THRESHOLD)
     expected = places(mask(), ijkToNode(volume))
     logic.exportSegmentation(segmentation, tmp_path / "a.nii.gz")
     assert places(*readImage(tmp_path / "a.nii.gz")) == pytest.approx(expected, abs=NIFTI_MM)
@@ -197,7 +197,7 @@ FIRST_COLUMNS = (
 
 def test_findings_csv_names_its_result_and_the_verdicts(logic, tmp_path) -> None:
     heatmap = addHeatmap(logic, addVolume(name='CT; "first", axial'), result=RESULT)
-    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, segmentId = logic.segments.write(heatmap, THRESHOLD)
     verdicts.setVerdict(heatmap, findingsOf(segmentation, segmentId, heatmap)[1], verdicts.REJECT)
     listed = findingsOf(segmentation, segmentId, heatmap)
     identity = replace(summary.identityOf(heatmap, segmentation, segmentId), stopped="stopped at 38 of 96")
@@ -222,7 +222,7 @@ def test_findings_csv_names_its_result_and_the_verdicts(logic, tmp_path) -> None
 def test_nifti_of_a_tilted_grid_is_refused(logic, tmp_path, ending: str, degrees: float) -> None:
     """Slicer's writer straightened a segmentation in silence: 3.6 mm over 14 slices at 15 degrees."""
     heatmap = addHeatmap(logic, addVolume(tilted(degrees)))
-    segmentation, _id = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, _id = logic.segments.write(heatmap, THRESHOLD)
     for export, thing, instead in (
         (exportSegmentation, segmentation, ".seg.nrrd"),
         (exportHeatmap, heatmap, ".nrrd"),
@@ -237,7 +237,7 @@ def test_nifti_of_a_tilted_grid_is_refused(logic, tmp_path, ending: str, degrees
 def test_the_other_formats_keep_a_tilted_grid(logic, tmp_path, degrees: float) -> None:
     grid = tilted(degrees)
     heatmap = addHeatmap(logic, addVolume(grid))
-    segmentation, _id = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, _id = logic.segments.write(heatmap, THRESHOLD)
     expected = places(mask(), grid)
     exportSegmentation(segmentation, tmp_path / "a.seg.nrrd")
     assert places(*readImage(tmp_path / "a.seg.nrrd")) == pytest.approx(expected, abs=WORLD_MM)
@@ -276,9 +276,9 @@ def test_a_refusal_of_the_engines_writer_gives_its_own_advice() -> None:
 
 def test_labels_and_what_they_cannot_tell_are_said(logic, tmp_path) -> None:
     heatmap = addHeatmap(logic, addVolume(), result=RESULT)
-    segmentation, _id = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, _id = logic.segments.write(heatmap, THRESHOLD)
     assert exportSegmentation(segmentation, tmp_path / "a.nii") == []
-    logic.newSegment(heatmap, 5.0, segmentationNode=segmentation)
+    logic.segments.writeNew(heatmap, 5.0, segmentationNode=segmentation)
     covered = int(np.count_nonzero(blobs() >= 5.0))
     assert exportSegmentation(segmentation, tmp_path / "a.nii") == [
         "Labels: 1 lesion, 2 lesion 2.",
@@ -289,7 +289,7 @@ def test_labels_and_what_they_cannot_tell_are_said(logic, tmp_path) -> None:
 
 def test_nifti_says_of_what_it_is(logic, tmp_path) -> None:
     nibabel = pytest.importorskip("nibabel")
-    segmentation, _id = logic.writeSegment(addHeatmap(logic, addVolume(name="Kopf ä")), THRESHOLD)
+    segmentation, _id = logic.segments.write(addHeatmap(logic, addVolume(name="Kopf ä")), THRESHOLD)
     exportSegmentation(segmentation, tmp_path / "a.nii.gz")
     described = bytes(nibabel.load(tmp_path / "a.nii.gz").header["descrip"]).decode("ascii").rstrip("\0")
     assert described == "Kopf ?, lesion, ToNNO Matched CAM, threshold 3"
@@ -298,7 +298,7 @@ def test_nifti_says_of_what_it_is(logic, tmp_path) -> None:
 @pytest.fixture
 def onOtherGrid(logic):
     """A segment whose voxels have half the size: a block of them, and a speck between two centers of the reference."""
-    segmentation, segmentId = logic.writeSegment(addHeatmap(logic, addVolume()), THRESHOLD)
+    segmentation, segmentId = logic.segments.write(addHeatmap(logic, addVolume()), THRESHOLD)
 
     def fill(block: bool):
         fine = np.zeros((12, 12, 12), np.uint8)
@@ -330,7 +330,7 @@ def test_a_label_map_that_would_be_empty_is_refused_for_its_reason(onOtherGrid, 
 
 def test_voxels_that_slicers_own_file_resamples_are_told(logic, host, tmp_path) -> None:
     """A turned grid beside the reference's: Slicer resamples to the latter what it saves."""
-    segmentation, segmentId = logic.writeSegment(addHeatmap(logic, addVolume()), THRESHOLD)
+    segmentation, segmentId = logic.segments.write(addHeatmap(logic, addVolume()), THRESHOLD)
     turned = GRIDS["oblique"] @ affine(rotation((1, 1, 1), 20) * 0.9, (5, 6, 4))
     setCrop(segmentation, segmentId, cropped(np.eye(6, dtype=np.uint8)[np.newaxis], turned))
     notes = exportSegmentation(segmentation, tmp_path / "a.seg.nrrd")
@@ -344,12 +344,12 @@ def test_voxels_that_slicers_own_file_resamples_are_told(logic, host, tmp_path) 
 
 def test_the_wrong_ending_and_the_empty_segmentation_are_refused(logic, tmp_path) -> None:
     heatmap = addHeatmap(logic, addVolume())
-    segmentation, _id = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, _id = logic.segments.write(heatmap, THRESHOLD)
     with pytest.raises(ToNNOUserError, match=r"\.seg\.nrrd"):
         logic.exportSegmentation(segmentation, tmp_path / "a.png")
     with pytest.raises(ToNNOUserError, match=r"\.nrrd"):
         exportHeatmap(heatmap, tmp_path / "a.mp4")
-    logic.writeSegment(heatmap, 100.0)
+    logic.segments.write(heatmap, 100.0)
     with pytest.raises(ToNNOUserError, match="empty"):
         logic.exportSegmentation(segmentation, tmp_path / "a.seg.nrrd")
     assert only(tmp_path) == []
@@ -374,7 +374,7 @@ from ToNNOSlicerLib.logic.export import exportHeatmap
 from ToNNOSlicerLib.logic.report import exportReport
 logic = ToNNOLogic(host.scene)
 heatmap = addHeatmap(logic, addVolume())
-segmentation, segmentId = logic.writeSegment(heatmap, -0.9)
+segmentation, segmentId = logic.segments.write(heatmap, -0.9)
 # No file grows beyond 1 kB: to a program that is a full disk, but for the name of the error.
 resource.setrlimit(resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY))
 for name in {names!r}:

@@ -28,7 +28,8 @@ from test_logic_inputs import world
 from ToNNOSlicerLib.logic import EditedByHandError, ToNNOUserError
 from ToNNOSlicerLib.logic.findings import findingsOf, hideCrosshair, jumpTo, midlineOf, sideOf
 from ToNNOSlicerLib.logic.geometry import ijkToWorld, volumeOf
-from ToNNOSlicerLib.logic.profile import profileAlong, profileFor, whyOf
+from ToNNOSlicerLib.logic.heatmap import recordOf
+from ToNNOSlicerLib.logic.profile import profileAlong, profileFor
 from ToNNOSlicerLib.logic.segmentation import isEditedByHand
 
 from tonno_core.segmentation.binarize import components
@@ -48,7 +49,7 @@ def only(centre) -> np.ndarray:
 @pytest.mark.parametrize("grid", ["oblique", "left-handed"])
 def test_findings_by_hand(logic, grid: str, transforms) -> None:
     heatmap = addHeatmap(logic, addVolume(GRIDS[grid], transforms=transforms))
-    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, segmentId = logic.segments.write(heatmap, THRESHOLD)
     listed = findingsOf(segmentation, segmentId, heatmap)
     assert [f.label for f in listed] == [1, 2]
     for finding, (centre, peak) in zip(listed, BLOBS.items(), strict=True):
@@ -62,13 +63,13 @@ def test_findings_by_hand(logic, grid: str, transforms) -> None:
 
 def test_millimetres_are_the_worlds(logic) -> None:
     heatmap = addHeatmap(logic, addVolume(transforms=(SCALED,)))
-    listed = findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
+    listed = findingsOf(*logic.segments.write(heatmap, THRESHOLD), heatmap)
     assert listed[0].volumeMm3 == pytest.approx(27 * VOXEL_MM3 * 1.1 * 0.8 * 1.5)
 
 
 def test_work_by_hand_is_in_the_table(logic) -> None:
     heatmap = addHeatmap(logic, addVolume())
-    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, segmentId = logic.segments.write(heatmap, THRESHOLD)
     voxels = np.zeros(SHAPE_ZYX, np.uint8)
     voxels[12, 2, 3] = 1
     paint(segmentation, segmentId, voxels, heatmap)
@@ -81,7 +82,7 @@ def test_a_segment_on_another_grid_is_measured_too(logic) -> None:
     heatmap = addHeatmap(logic, addVolume(GRIDS["plain"]))
     fine = addVolume(np.diag([0.5, 0.5, 0.5, 1]), array=image((28, 36, 44)), name="fine")
     other = addHeatmap(logic, fine, np.kron(blobs(), np.ones((2, 2, 2), np.float32)))
-    segmentation, segmentId = logic.writeSegment(other, THRESHOLD)
+    segmentation, segmentId = logic.segments.write(other, THRESHOLD)
     listed = findingsOf(segmentation, segmentId, heatmap)
     assert [f.peak for f in listed] == list(BLOBS.values())
     assert [f.volumeMm3 for f in listed] == [27, 27]
@@ -91,19 +92,19 @@ def test_a_segment_on_another_grid_is_measured_too(logic) -> None:
 
 def test_an_empty_segment_has_no_findings(logic) -> None:
     heatmap = addHeatmap(logic, addVolume())
-    assert findingsOf(*logic.writeSegment(heatmap, 100.0), heatmap) == []
+    assert findingsOf(*logic.segments.write(heatmap, 100.0), heatmap) == []
 
 
 def test_a_finding_is_removed_and_comes_back(logic) -> None:
     heatmap = addHeatmap(logic, addVolume(transforms=(RIGID,)))
-    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, segmentId = logic.segments.write(heatmap, THRESHOLD)
     first, second = findingsOf(segmentation, segmentId, heatmap)
     logic.removeFinding(heatmap, first)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), only((15, 12, 9)))
     assert [f.peak for f in findingsOf(segmentation, segmentId, heatmap)] == [second.peak]
     # The user's decision: the slider asks before it brings the finding back.
     with pytest.raises(EditedByHandError):
-        logic.writeSegment(heatmap, 2.9)
+        logic.segments.write(heatmap, 2.9)
     with pytest.raises(ToNNOUserError, match="no longer in the segment"):
         logic.removeFinding(heatmap, first)
     logic.segments.undo(heatmap)
@@ -113,7 +114,7 @@ def test_a_finding_is_removed_and_comes_back(logic) -> None:
 
 def test_all_findings_removed_leave_an_empty_segment(logic) -> None:
     heatmap = addHeatmap(logic, addVolume())
-    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, segmentId = logic.segments.write(heatmap, THRESHOLD)
     for finding in findingsOf(segmentation, segmentId, heatmap):
         logic.removeFinding(heatmap, finding)
     assert not segmentArray(segmentation, segmentId, heatmap).any()
@@ -124,7 +125,7 @@ def test_diameters_are_of_the_findings_own_plane(logic, transforms) -> None:
     """A cube of 27 voxels: longer than its thinnest side, shorter than its diagonal, in a plane of constant S."""
     heatmap = addHeatmap(logic, addVolume(transforms=transforms))
     edges = np.linalg.norm(3 * ijkToWorld(heatmap)[:3, :3], axis=0)
-    for finding in findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap):
+    for finding in findingsOf(*logic.segments.write(heatmap, THRESHOLD), heatmap):
         assert edges.min() < finding.longestMm < np.linalg.norm(edges)
         assert finding.perpendicularMm <= finding.longestMm
         ends = np.array([*finding.longestRAS, *finding.perpendicularRAS])
@@ -136,7 +137,7 @@ def test_diameters_are_of_the_findings_own_plane(logic, transforms) -> None:
 def test_measures_of_a_part_are_those_of_the_whole(logic) -> None:
     """Only the mask's box is measured: numbers are those of all of the heatmap, by the engine itself."""
     heatmap = addHeatmap(logic, addVolume())
-    measured = findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
+    measured = findingsOf(*logic.segments.write(heatmap, THRESHOLD), heatmap)
     for finding, component in zip(measured, components(mask(), volumeOf(heatmap)), strict=True):
         assert (finding.label, finding.peak, finding.mean) == (component.label, component.peak, component.mean)
         assert finding.peakRAS == pytest.approx(component.peak_ras) and finding.extentMm == component.extent_mm
@@ -145,7 +146,7 @@ def test_measures_of_a_part_are_those_of_the_whole(logic) -> None:
 
 def test_findings_know_their_own_voxels(logic) -> None:
     heatmap = addHeatmap(logic, addVolume(GRIDS["left-handed"], transforms=(RIGID,)))
-    first, second = findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
+    first, second = findingsOf(*logic.segments.write(heatmap, THRESHOLD), heatmap)
     for finding in (first, second):
         assert finding.pieces.labelOf(finding.place, 0.0) == finding.label
         # From the middle of 3 x 3 x 3 voxels of 0.9, 1.3 and 2.6 mm the nearest one outside is two voxels away.
@@ -194,15 +195,15 @@ def test_a_region_that_was_zoomed_into_is_not_the_patient(logic) -> None:
 def test_sides_are_the_patients_also_of_a_scan_off_the_middle(logic) -> None:
     """On a grid of 4 mm that ends far to the patient's left; the blobs are at i = 5 and 15 of 22."""
     heatmap = addHeatmap(logic, addVolume(affine(np.diag([4.0, 4.0, 4.0]), (-300, 0, 0))))
-    assert [f.side for f in findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)] == ["left", "right"]
+    assert [f.side for f in findingsOf(*logic.segments.write(heatmap, THRESHOLD), heatmap)] == ["left", "right"]
     heatmap = addHeatmap(logic, addVolume(affine(np.diag([-4.0, -4.0, 4.0]), (300, 0, 0)), name="b"))
-    assert [f.side for f in findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)] == ["right", "left"]
+    assert [f.side for f in findingsOf(*logic.segments.write(heatmap, THRESHOLD), heatmap)] == ["right", "left"]
     assert [sideOf((r, 0, 0), 10.0) for r in (4.9, 5.1, 14.9, 15.1)] == ["left", "midline", "midline", "right"]
 
 
 def test_confidence_is_in_the_table(logic) -> None:
     heatmap = addHeatmap(logic, addVolume(), threshold=record(7.0) | {"negative_volumes": 12})
-    listed = findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)
+    listed = findingsOf(*logic.segments.write(heatmap, THRESHOLD), heatmap)
     assert [f.confidence for f in listed] == [
         "above at least 11 of 12 negative scans", "between noise floor and threshold",
     ]  # fmt: skip
@@ -210,7 +211,7 @@ def test_confidence_is_in_the_table(logic) -> None:
 
 def test_all_slice_views_jump_to_the_peak(logic, host) -> None:
     heatmap = addHeatmap(logic, addVolume(transforms=(RIGID,)))
-    finding = findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)[1]
+    finding = findingsOf(*logic.segments.write(heatmap, THRESHOLD), heatmap)[1]
     crosshair = host.scene.AddNewNodeByClass("vtkMRMLCrosshairNode")
     jumpTo(logic.scene, finding.peakRAS)
     for name in ("Red", "Yellow", "Green"):
@@ -222,7 +223,7 @@ def test_all_slice_views_jump_to_the_peak(logic, host) -> None:
 
 def test_the_crosshair_of_a_jump_goes_with_its_patient(logic, host) -> None:
     heatmap = addHeatmap(logic, addVolume())
-    finding = findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)[0]
+    finding = findingsOf(*logic.segments.write(heatmap, THRESHOLD), heatmap)[0]
     crosshair = host.scene.AddNewNodeByClass("vtkMRMLCrosshairNode")
     jumpTo(logic.scene, finding.peakRAS)
     assert crosshair.GetCrosshairMode() == slicer.vtkMRMLCrosshairNode.ShowBasic
@@ -232,7 +233,6 @@ def test_the_crosshair_of_a_jump_goes_with_its_patient(logic, host) -> None:
     jumpTo(logic.scene, finding.peakRAS)
     hideCrosshair(logic.scene)
     assert crosshair.GetCrosshairMode() == slicer.vtkMRMLCrosshairNode.ShowIntersection
-
 
 
 # Why
@@ -246,9 +246,9 @@ RESULT = {"score": 4.25, "explained": 0.75, "profiles": PROFILES}
 
 def test_why_by_hand(logic) -> None:
     heatmap = addHeatmap(logic, addVolume(), result=RESULT)
-    assert (whyOf(heatmap).score, whyOf(heatmap).explained) == (4.25, 0.75)
-    nothing = whyOf(addHeatmap(logic, addVolume(name="b")))
-    assert (nothing.score, nothing.explained) == (None, None)
+    assert (recordOf(heatmap).get("score"), recordOf(heatmap).get("explained")) == (4.25, 0.75)
+    nothing = recordOf(addHeatmap(logic, addVolume(name="b")))
+    assert "score" not in nothing and "explained" not in nothing
 
 
 def test_the_profile_nearest_to_the_views_normal(logic) -> None:

@@ -9,20 +9,12 @@ import numpy as np
 import pytest
 import slicer
 import slicer.util
-from scenes import GRIDS, RIGID, SCALED, SHAPE_ZYX, THRESHOLD, addHeatmap, addVolume, blobs, record
+from scenes import GRIDS, RIGID, SCALED, SHAPE_ZYX, THRESHOLD, addHeatmap, addVolume, blobs, record, setOverlay
 from test_logic_inputs import world
 from ToNNOSlicerLib.logic import ToNNOUserError
-from ToNNOSlicerLib.logic.heatmap import (
-    Heatmap,
-    histogram,
-    modelThreshold,
-    noiseFloor,
-    otsuThreshold,
-    recordOf,
-    showHeatmap,
-)
+from ToNNOSlicerLib.logic.heatmap import Heatmap, calibrationOf, histogram, otsuThreshold, recordOf, showHeatmap
 from ToNNOSlicerLib.logic.inputs import inputFor
-from ToNNOSlicerLib.logic.overlay import setOverlay, window
+from ToNNOSlicerLib.logic.overlay import window
 from ToNNOSlicerLib.logic.results import heatmapsOf
 from vtk.util.numpy_support import vtk_to_numpy
 
@@ -83,7 +75,7 @@ def test_a_zoomed_heatmap_is_told_by_name_legend_and_segmentation(logic) -> None
     whole, zoomed = addHeatmap(logic, volume), addHeatmap(logic, volume, zoom=True)
     assert [recordOf(node)["zoom"] for node in (whole, zoomed)] == [False, True]
     assert zoomed.GetName() == "T1 ToNNO Matched CAM finer in region"
-    assert logic.writeSegment(zoomed, THRESHOLD)[0].GetName() == f"{zoomed.GetName()} segmentation"
+    assert logic.segments.write(zoomed, THRESHOLD)[0].GetName() == f"{zoomed.GetName()} segmentation"
     setOverlay(zoomed, THRESHOLD)
     legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(zoomed)
     assert legend.GetTitleText() == "ToNNO Matched CAM finer in region\nlesion"
@@ -95,7 +87,7 @@ def test_heatmap_and_segmentation_are_in_the_volumes_study(logic, host) -> None:
     volume = addVolume()
     tree.CreateItem(study, volume)
     heatmap = addHeatmap(logic, volume)
-    segmentation, _id = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, _id = logic.segments.write(heatmap, THRESHOLD)
     for node in (heatmap, segmentation):
         assert tree.GetItemParent(tree.GetItemByDataNode(node)) == study
 
@@ -110,10 +102,10 @@ def test_nan_in_the_heatmap_becomes_zero(logic) -> None:
 
 def test_the_models_numbers_are_kept(logic) -> None:
     heatmap = addHeatmap(logic, addVolume())
-    assert modelThreshold(heatmap) == THRESHOLD
-    assert noiseFloor(heatmap) == 1.0
+    assert calibrationOf(recordOf(heatmap)).get("threshold") == THRESHOLD
+    assert calibrationOf(recordOf(heatmap)).get("noise_floor") == 1.0
     bare = addHeatmap(logic, addVolume(name="other"), threshold=None)
-    assert modelThreshold(bare) is None and noiseFloor(bare) is None
+    assert calibrationOf(recordOf(bare)) == {}
 
 
 def test_the_histogram_counts_what_the_planes_cover(host) -> None:

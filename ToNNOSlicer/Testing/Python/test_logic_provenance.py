@@ -10,8 +10,9 @@ import slicer
 from scenes import SHAPE_ZYX, THRESHOLD, addHeatmap, addVolume, mask, paint, replace
 from ToNNOSlicerLib.logic.export import exportSegmentation
 from ToNNOSlicerLib.logic.findings import findingsOf
+from ToNNOSlicerLib.logic.labelmap import TERMINOLOGY
 from ToNNOSlicerLib.logic.provenance import ALGORITHM_NAME, ALGORITHM_TYPE, RESULT, tagOf
-from ToNNOSlicerLib.logic.segmentation import TERMINOLOGY, isEditedByHand, noteEditing
+from ToNNOSlicerLib.logic.segmentation import isEditedByHand, noteEditing
 from vtk import vtkStringArray
 
 
@@ -37,20 +38,20 @@ def speck() -> np.ndarray:
 )
 def test_only_the_models_own_threshold_is_automatic(logic, threshold: float, expected: str) -> None:
     """DICOM PS3.3, C.8.20.2.3: calculated, or calculated with user assistance."""
-    written = logic.writeSegment(addHeatmap(logic, addVolume(), result={"model": {"name": "demo"}}), threshold)
+    written = logic.segments.write(addHeatmap(logic, addVolume(), result={"model": {"name": "demo"}}), threshold)
     result = f"CT, lesion, ToNNO Matched CAM, model demo, threshold {threshold:.4g}"
     assert tags(*written) == (expected, "ToNNO 0.1.0 matched-cam demo", result)
 
 
 def test_without_a_threshold_of_the_models_a_person_has_chosen_it(logic) -> None:
     heatmap = addHeatmap(logic, addVolume(), threshold=None)
-    assert tags(*logic.writeSegment(heatmap, THRESHOLD))[0] == "SEMIAUTOMATIC"
+    assert tags(*logic.segments.write(heatmap, THRESHOLD))[0] == "SEMIAUTOMATIC"
 
 
 def test_the_slider_takes_it_back_and_forth_and_undo_too(logic) -> None:
     heatmap = addHeatmap(logic, addVolume())
-    written = logic.writeSegment(heatmap, THRESHOLD)
-    logic.writeSegment(heatmap, 5.0)
+    written = logic.segments.write(heatmap, THRESHOLD)
+    logic.segments.write(heatmap, 5.0)
     assert tags(*written)[0] == "SEMIAUTOMATIC" and tags(*written)[2].endswith("threshold 5")
     logic.segments.undo(heatmap)
     assert tags(*written)[0] == "AUTOMATIC" and tags(*written)[2].endswith("threshold 3")
@@ -58,7 +59,7 @@ def test_the_slider_takes_it_back_and_forth_and_undo_too(logic) -> None:
 
 def test_work_by_hand_is_semiautomatic(logic) -> None:
     heatmap = addHeatmap(logic, addVolume())
-    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, segmentId = logic.segments.write(heatmap, THRESHOLD)
     noteEditing(segmentation)
     assert tags(segmentation, segmentId)[0] == "AUTOMATIC"  # nobody has touched it
     paint(segmentation, segmentId, speck(), heatmap)
@@ -71,7 +72,7 @@ def test_work_by_hand_is_semiautomatic(logic) -> None:
 
 def test_a_finding_that_was_removed_is_work_by_hand(logic) -> None:
     heatmap = addHeatmap(logic, addVolume())
-    written = logic.writeSegment(heatmap, THRESHOLD)
+    written = logic.segments.write(heatmap, THRESHOLD)
     logic.removeFinding(heatmap, findingsOf(*written, heatmap)[0])
     assert tags(*written)[0] == "SEMIAUTOMATIC"
     logic.segments.undo(heatmap)
@@ -80,7 +81,7 @@ def test_a_finding_that_was_removed_is_work_by_hand(logic) -> None:
 
 def test_a_users_own_segment_is_left_alone(logic) -> None:
     heatmap = addHeatmap(logic, addVolume())
-    segmentation, _id = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, _id = logic.segments.write(heatmap, THRESHOLD)
     theirs = segmentation.GetSegmentation().AddEmptySegment("", "organ")
     replace(segmentation, theirs, mask(), heatmap)
     noteEditing(segmentation)
@@ -90,7 +91,7 @@ def test_a_users_own_segment_is_left_alone(logic) -> None:
 def test_a_long_or_odd_name_fits_into_dicom(logic) -> None:
     model = {"name": "a|b\\c\n" + 100 * "x"}
     record = addHeatmap(logic, addVolume(name="5: T1 | AX"), result={"model": model, "stopped": True, "directions": 38})
-    _type, name, result = tags(*logic.writeSegment(record, THRESHOLD))
+    _type, name, result = tags(*logic.segments.write(record, THRESHOLD))
     assert name == ("ToNNO 0.1.0 matched-cam a b c " + 100 * "x")[:64]
     assert result.startswith("5: T1 AX, lesion") and result.endswith("threshold 3, stopped after 38 directions")
 
@@ -98,7 +99,7 @@ def test_a_long_or_odd_name_fits_into_dicom(logic) -> None:
 def test_the_tags_are_in_slicers_file(logic, tmp_path) -> None:
     import SimpleITK as sitk
 
-    segmentation, _id = logic.writeSegment(addHeatmap(logic, addVolume(name="5: T1")), THRESHOLD)
+    segmentation, _id = logic.segments.write(addHeatmap(logic, addVolume(name="5: T1")), THRESHOLD)
     exportSegmentation(segmentation, tmp_path / "a.seg.nrrd")
     read = dict(
         tag.split(":", 1)

@@ -12,15 +12,27 @@ import numpy as np
 import pytest
 import slicer
 import slicer.util
-from scenes import GRIDS, RIGID, SHAPE_ZYX, THRESHOLD, addHeatmap, addVolume, blobs, mask, paint, record, segmentArray
+from scenes import (
+    GRIDS,
+    RIGID,
+    SHAPE_ZYX,
+    THRESHOLD,
+    addHeatmap,
+    addVolume,
+    blobs,
+    mask,
+    paint,
+    record,
+    segmentArray,
+    setOverlay,
+)
 from test_logic_findings import RESULT
 from test_logic_heatmap import WORLD_MM, shown
 from test_logic_inputs import world
 from ToNNOSlicerLib.logic import EditedByHandError, ToNNOLogic
 from ToNNOSlicerLib.logic.findings import findingsOf
-from ToNNOSlicerLib.logic.heatmap import histogram, modelThreshold, noiseFloor, otsuThreshold
-from ToNNOSlicerLib.logic.overlay import setOverlay
-from ToNNOSlicerLib.logic.profile import profileAlong, whyOf
+from ToNNOSlicerLib.logic.heatmap import calibrationOf, histogram, otsuThreshold, recordOf
+from ToNNOSlicerLib.logic.profile import profileAlong
 from ToNNOSlicerLib.logic.results import heatmapsOf
 from ToNNOSlicerLib.logic.segmentation import isEditedByHand, segmentOf, thresholdOf
 
@@ -40,7 +52,7 @@ def test_after_loading_the_slider_works_without_a_new_run(logic, host, tmp_path,
     volume = addVolume(GRIDS[grid], transforms=(RIGID,))
     heatmap = addHeatmap(logic, volume, result=RESULT, threshold=record(floor=0.0))  # Otsu's is not refused
     setOverlay(heatmap, THRESHOLD, 0.6)
-    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, segmentId = logic.segments.write(heatmap, THRESHOLD)
     before = findingsOf(segmentation, segmentId, heatmap)
     counted, otsu = histogram(heatmap), otsuThreshold(heatmap)
     del heatmap, segmentation, volume
@@ -58,29 +70,31 @@ def test_after_loading_the_slider_works_without_a_new_run(logic, host, tmp_path,
         assert loaded.volumeMm3 == pytest.approx(finding.volumeMm3, rel=1e-6)  # the text of a file's header
     assert [a.tolist() for a in histogram(heatmap)] == [a.tolist() for a in counted]
     assert otsuThreshold(heatmap) == otsu
-    assert (modelThreshold(heatmap), noiseFloor(heatmap)) == (THRESHOLD, 0.0)
-    assert whyOf(heatmap).score == RESULT["score"]
+    calibration = calibrationOf(recordOf(heatmap))
+    assert (calibration["threshold"], calibration["noise_floor"]) == (THRESHOLD, 0.0)
+    assert recordOf(heatmap).get("score") == RESULT["score"]
     assert profileAlong(heatmap, (0, 0, 1)).logits.tolist() == [1, 5, 2]
     # The colours are those that were saved, also before the module has touched them.
     assert ((shown(heatmap)[..., 3] > 0)[slicer.util.arrayFromVolume(heatmap) >= 0] > 0).sum() == mask().sum()
     # And the slider moves the segment that is there.
     setOverlay(heatmap, 5.0)
     logic.preview.show(heatmap, 5.0)
-    assert logic.writeSegment(heatmap, 5.0) == (segmentation, segmentId)
+    logic.preview.hide()
+    assert logic.segments.write(heatmap, 5.0) == (segmentation, segmentId)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), slicer.util.arrayFromVolume(heatmap) >= 5)
     assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 1
 
 
 def test_work_by_hand_is_protected_after_loading(logic, host, tmp_path) -> None:
     heatmap = addHeatmap(logic, addVolume())
-    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, segmentId = logic.segments.write(heatmap, THRESHOLD)
     voxels = np.zeros(SHAPE_ZYX, np.uint8)
     voxels[12, 2, 3] = 1
     paint(segmentation, segmentId, voxels, heatmap)
     host.load(host.save(tmp_path / "scene"))
     (heatmap,) = heatmapsOf(logic.scene)
     with pytest.raises(EditedByHandError):
-        logic.writeSegment(heatmap, 5.0)
+        logic.segments.write(heatmap, 5.0)
     segmentation, segmentId = segmentOf(heatmap)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), mask() | voxels)
 
@@ -88,7 +102,7 @@ def test_work_by_hand_is_protected_after_loading(logic, host, tmp_path) -> None:
 def test_a_scene_is_added_to_another(logic, host, tmp_path) -> None:
     """Importing gives the nodes new IDs; references follow them."""
     heatmap = addHeatmap(logic, addVolume())
-    logic.writeSegment(heatmap, THRESHOLD)
+    logic.segments.write(heatmap, THRESHOLD)
     path = host.save(tmp_path / "scene")
     host.scene.SetURL(str(path))
     assert host.scene.Import()
@@ -100,31 +114,31 @@ def test_a_scene_is_added_to_another(logic, host, tmp_path) -> None:
 
 def test_a_closed_scene_leaves_nothing_to_undo(logic, host) -> None:
     heatmap = addHeatmap(logic, addVolume())
-    logic.writeSegment(heatmap, THRESHOLD)
+    logic.segments.write(heatmap, THRESHOLD)
     logic.preview.show(heatmap, 5.0)
     setOverlay(heatmap, 5.0)
     host.scene.Clear(0)
     again = addHeatmap(logic, addVolume())
     assert not logic.segments.canUndo(again) and not logic.segments.undo(again)
     logic.preview.show(again, THRESHOLD)
-    assert logic.writeSegment(again, THRESHOLD)[0] is not None
+    assert logic.segments.write(again, THRESHOLD)[0] is not None
 
 
 def test_the_volume_may_go_and_its_results_stay(logic, host) -> None:
     heatmap = addHeatmap(logic, volume := addVolume(transforms=(RIGID,)))
     place = world(heatmap, (3, 4, 5))
     host.scene.RemoveNode(volume)
-    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, segmentId = logic.segments.write(heatmap, THRESHOLD)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), mask())
     assert world(heatmap, (3, 4, 5)) == pytest.approx(place, abs=WORLD_MM)
 
 
 def test_the_segmentation_may_go_and_is_made_again(logic, host) -> None:
     heatmap = addHeatmap(logic, addVolume())
-    segmentation, _id = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, _id = logic.segments.write(heatmap, THRESHOLD)
     host.scene.RemoveNode(segmentation)
     assert segmentOf(heatmap) is None
-    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, segmentId = logic.segments.write(heatmap, THRESHOLD)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), mask())
 
 

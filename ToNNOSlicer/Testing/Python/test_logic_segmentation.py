@@ -27,7 +27,7 @@ from scenes import (
 from test_logic_heatmap import WORLD_MM
 from test_logic_inputs import world
 from ToNNOSlicerLib.logic import EditedByHandError, ToNNOUserError
-from ToNNOSlicerLib.logic.segmentation import isEditedByHand, segmentOf, show3D, thresholdOf
+from ToNNOSlicerLib.logic.segmentation import SEGMENTATION_ROLE, isEditedByHand, segmentOf, show3D, thresholdOf
 
 VOXEL_MM3 = 0.9 * 1.3 * 2.6
 
@@ -36,7 +36,7 @@ VOXEL_MM3 = 0.9 * 1.3 * 2.6
 def written(logic):
     """(heatmap, segmentation, segment ID) at the threshold, on the oblique grid."""
     heatmap = addHeatmap(logic, addVolume())
-    return heatmap, *logic.writeSegment(heatmap, THRESHOLD)
+    return heatmap, *logic.segments.write(heatmap, THRESHOLD)
 
 
 def speck() -> np.ndarray:
@@ -68,7 +68,7 @@ def voxelCentres(segmentation, segmentId: str) -> np.ndarray:
 def test_the_segment_lies_on_its_volume(logic, grid: str, transforms) -> None:
     volume = addVolume(GRIDS[grid], transforms=transforms)
     heatmap = addHeatmap(logic, volume)
-    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, segmentId = logic.segments.write(heatmap, THRESHOLD)
     centres = voxelCentres(segmentation, segmentId)
     expected = np.array([world(volume, (i, j, k)) for k, j, i in np.argwhere(mask())])
     assert centres == pytest.approx(expected, abs=WORLD_MM)
@@ -81,7 +81,7 @@ def test_a_segmentation_of_another_frame_gets_the_same_place(logic, host) -> Non
     transform = host.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
     slicer.util.updateTransformMatrixFromArray(transform, SCALED)
     segmentation.SetAndObserveTransformNodeID(transform.GetID())
-    _node, segmentId = logic.writeSegment(heatmap, THRESHOLD, segmentationNode=segmentation)
+    _node, segmentId = logic.segments.writeNew(heatmap, THRESHOLD, segmentationNode=segmentation)
     expected = np.array([world(heatmap, (i, j, k)) for k, j, i in np.argwhere(mask())])
     assert voxelCentres(segmentation, segmentId) == pytest.approx(expected, abs=WORLD_MM)
 
@@ -104,7 +104,7 @@ def test_the_segment_is_an_ordinary_one(written) -> None:
 
 def test_the_slider_rewrites_the_same_segment(logic, written) -> None:
     heatmap, segmentation, segmentId = written
-    assert logic.writeSegment(heatmap, 5.0) == (segmentation, segmentId)
+    assert logic.segments.write(heatmap, 5.0) == (segmentation, segmentId)
     assert segmentation.GetSegmentation().GetNumberOfSegments() == 1
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), blobs() >= 5.0)
     assert thresholdOf(segmentation, segmentId) == 5.0
@@ -115,24 +115,24 @@ def test_small_components_are_left_out(logic) -> None:
     array = blobs()
     array[12, 2, 3] = 8.0
     heatmap = addHeatmap(logic, addVolume(), array)
-    node, segmentId = logic.writeSegment(heatmap, THRESHOLD, 2 * VOXEL_MM3)
+    node, segmentId = logic.segments.write(heatmap, THRESHOLD, 2 * VOXEL_MM3)
     assert np.array_equal(segmentArray(node, segmentId, heatmap), mask())
-    logic.writeSegment(heatmap, THRESHOLD, VOXEL_MM3)  # exactly one voxel's volume is enough
+    logic.segments.write(heatmap, THRESHOLD, VOXEL_MM3)  # exactly one voxel's volume is enough
     assert np.array_equal(segmentArray(node, segmentId, heatmap), mask() | speck())
 
 
 def test_an_empty_segment_can_be_written_and_filled_again(logic, written) -> None:
     heatmap, segmentation, segmentId = written
-    logic.writeSegment(heatmap, 100.0)
+    logic.segments.write(heatmap, 100.0)
     assert not segmentArray(segmentation, segmentId, heatmap).any()
     assert not isEditedByHand(segmentation, segmentId)
-    logic.writeSegment(heatmap, THRESHOLD)
+    logic.segments.write(heatmap, THRESHOLD)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), mask())
 
 
 def test_a_threshold_that_is_no_number_is_refused(logic, written) -> None:
     with pytest.raises(ToNNOUserError, match="finite number"):
-        logic.writeSegment(written[0], float("nan"))
+        logic.segments.write(written[0], float("nan"))
 
 
 # Work by hand
@@ -145,15 +145,16 @@ def test_paint_is_never_overwritten_unasked(logic, written) -> None:
     assert np.array_equal(painted, mask() | speck())
     assert isEditedByHand(segmentation, segmentId)
     with pytest.raises(EditedByHandError, match="lesion has been changed by hand"):
-        logic.writeSegment(heatmap, 5.0)
+        logic.segments.write(heatmap, 5.0)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), painted)
     # One way out: a new segment, which the slider moves from now on.
-    _node, other = logic.newSegment(heatmap, 5.0, segmentationNode=segmentation)
+    _node, other = logic.segments.writeNew(heatmap, 5.0, segmentationNode=segmentation)
     assert segmentation.GetSegmentation().GetSegment(other).GetName() == "lesion 2"
-    assert logic.writeSegment(heatmap, 4.5) == (segmentation, other)
+    assert logic.segments.write(heatmap, 4.5) == (segmentation, other)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), painted)
     # The other: overwrite.
-    logic.writeSegment(heatmap, 5.0, 0.0, segmentation, segmentId, overwrite=True)
+    heatmap.SetAttribute(SEGMENTATION_ROLE, segmentId)
+    logic.segments.write(heatmap, 5.0, overwrite=True)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), blobs() >= 5.0)
     assert not isEditedByHand(segmentation, segmentId)
 
@@ -183,14 +184,16 @@ def test_a_users_own_segment_counts_as_work_by_hand(logic, host) -> None:
     segmentation.SetReferenceImageGeometryParameterFromVolumeNode(heatmap)
     tumour = segmentation.GetSegmentation().AddEmptySegment("", "tumour")
     paint(segmentation, tumour, speck(), heatmap)
+    heatmap.SetNodeReferenceID(SEGMENTATION_ROLE, segmentation.GetID())
+    heatmap.SetAttribute(SEGMENTATION_ROLE, tumour)
     with pytest.raises(EditedByHandError, match="tumour"):
-        logic.writeSegment(heatmap, THRESHOLD, segmentationNode=segmentation, segmentId=tumour)
+        logic.segments.write(heatmap, THRESHOLD)
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["own layers", "a shared layer"])
 def test_other_segments_are_never_touched(logic, host, shared: bool) -> None:
     heatmap = addHeatmap(logic, addVolume())
-    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, segmentId = logic.segments.write(heatmap, THRESHOLD)
     other = segmentation.GetSegmentation().AddEmptySegment("", "tumour")
     voxels = np.zeros(SHAPE_ZYX, np.uint8)
     voxels[2:12, 2:12, 10:12] = 1
@@ -200,11 +203,11 @@ def test_other_segments_are_never_touched(logic, host, shared: bool) -> None:
         segmentation.GetSegmentation().SeparateSegmentLabelmap(other)
     assert segmentation.GetSegmentation().GetNumberOfLayers() == (1 if shared else 2)
     for threshold in (-0.5, 5.0, THRESHOLD):  # also over the neighbour
-        logic.writeSegment(heatmap, threshold, 0.0, segmentation, segmentId)
+        logic.segments.write(heatmap, threshold)
         assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), blobs() >= threshold)
         assert np.array_equal(segmentArray(segmentation, other, heatmap), voxels)
     logic.segments.undo(heatmap)
-    logic.newSegment(heatmap, 0.0, segmentationNode=segmentation)
+    logic.segments.writeNew(heatmap, 0.0, segmentationNode=segmentation)
     logic.segments.undo(heatmap)
     assert np.array_equal(segmentArray(segmentation, other, heatmap), voxels)
 
@@ -214,17 +217,17 @@ def test_a_segmentation_of_surfaces_is_refused(logic, written) -> None:
     segmentation.CreateClosedSurfaceRepresentation()
     segmentation.SetSourceRepresentationToClosedSurface()
     with pytest.raises(ToNNOUserError, match="made of surfaces"):
-        logic.writeSegment(heatmap, 5.0, overwrite=True)
+        logic.segments.write(heatmap, 5.0, overwrite=True)
     with pytest.raises(ToNNOUserError, match="made of surfaces"):
-        logic.newSegment(heatmap, 5.0, segmentationNode=segmentation)
+        logic.segments.writeNew(heatmap, 5.0, segmentationNode=segmentation)
 
 
 def test_a_segmentation_on_another_grid_is_refused(logic, host) -> None:
     """Slicer would resample the segment to that grid when it saves it."""
     heatmap = addHeatmap(logic, addVolume())
-    segmentation, _id = logic.writeSegment(addHeatmap(logic, addVolume(GRIDS["plain"], name="MR")), THRESHOLD)
+    segmentation, _id = logic.segments.write(addHeatmap(logic, addVolume(GRIDS["plain"], name="MR")), THRESHOLD)
     with pytest.raises(ToNNOUserError, match="another grid"):
-        logic.newSegment(heatmap, THRESHOLD, segmentationNode=segmentation)
+        logic.segments.writeNew(heatmap, THRESHOLD, segmentationNode=segmentation)
     assert segmentation.GetSegmentation().GetNumberOfSegments() == 1
 
 
@@ -235,7 +238,7 @@ def test_undo_goes_back_step_by_step_and_redo_forward(logic, written) -> None:
     heatmap, segmentation, segmentId = written
     thresholds = (THRESHOLD, 4.0, 5.0, 8.0)
     for threshold in thresholds[1:]:
-        logic.writeSegment(heatmap, threshold)
+        logic.segments.write(heatmap, threshold)
 
     def isWritten(threshold: float) -> bool:
         assert thresholdOf(segmentation, segmentId) == threshold
@@ -257,19 +260,19 @@ def test_undo_goes_back_step_by_step_and_redo_forward(logic, written) -> None:
 
 def test_a_new_step_ends_what_could_be_done_again(logic, written) -> None:
     heatmap, _segmentation, _id = written
-    logic.writeSegment(heatmap, 5.0)
+    logic.segments.write(heatmap, 5.0)
     logic.segments.undo(heatmap)
-    logic.writeSegment(heatmap, 6.5)
+    logic.segments.write(heatmap, 6.5)
     assert not logic.segments.canRedo(heatmap)
 
 
 def test_each_heatmap_has_steps_of_its_own(logic, written) -> None:
     """What is taken back belongs to the result that is looked at, whatever was done last elsewhere."""
     heatmap, segmentation, segmentId = written
-    logic.writeSegment(heatmap, 5.0)
+    logic.segments.write(heatmap, 5.0)
     other = addHeatmap(logic, addVolume(name="MR"))
-    logic.writeSegment(other, THRESHOLD)
-    logic.writeSegment(other, 6.5)
+    logic.segments.write(other, THRESHOLD)
+    logic.segments.write(other, 6.5)
     logic.segments.undo(heatmap)
     assert thresholdOf(segmentation, segmentId) == THRESHOLD
     assert thresholdOf(*segmentOf(other)) == 6.5
@@ -277,7 +280,7 @@ def test_each_heatmap_has_steps_of_its_own(logic, written) -> None:
 
 def test_undo_of_a_new_segment_makes_the_old_one_the_heatmaps_again(logic, written) -> None:
     heatmap, segmentation, segmentId = written
-    logic.newSegment(heatmap, 5.0, segmentationNode=segmentation)
+    logic.segments.writeNew(heatmap, 5.0, segmentationNode=segmentation)
     assert segmentOf(heatmap)[1] != segmentId
     logic.segments.undo(heatmap)
     assert segmentOf(heatmap) == (segmentation, segmentId)
@@ -286,7 +289,7 @@ def test_undo_of_a_new_segment_makes_the_old_one_the_heatmaps_again(logic, writt
 def test_undo_brings_overwritten_paint_back(logic, written) -> None:
     heatmap, segmentation, segmentId = written
     paint(segmentation, segmentId, speck(), heatmap)
-    logic.writeSegment(heatmap, 5.0, overwrite=True)
+    logic.segments.write(heatmap, 5.0, overwrite=True)
     logic.segments.undo(heatmap)
     assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), mask() | speck())
     assert isEditedByHand(segmentation, segmentId)
@@ -294,7 +297,7 @@ def test_undo_brings_overwritten_paint_back(logic, written) -> None:
 
 def test_undo_and_redo_ask_before_they_take_paint_away(logic, written) -> None:
     heatmap, segmentation, segmentId = written
-    logic.writeSegment(heatmap, 5.0)
+    logic.segments.write(heatmap, 5.0)
     paint(segmentation, segmentId, speck(), heatmap)
     with pytest.raises(EditedByHandError):
         logic.segments.undo(heatmap)
@@ -309,7 +312,7 @@ def test_undo_and_redo_ask_before_they_take_paint_away(logic, written) -> None:
 
 def test_undo_passes_over_what_is_gone(logic, host, written) -> None:
     heatmap, segmentation, _id = written
-    logic.newSegment(heatmap, 5.0)
+    logic.segments.writeNew(heatmap, 5.0)
     gone, _gone_id = segmentOf(heatmap)
     host.scene.RemoveNode(gone)
     assert logic.segments.undo(heatmap) and segmentation.GetSegmentation().GetNumberOfSegments() == 0
@@ -325,7 +328,7 @@ def test_the_preview_is_the_mask_and_nobody_keeps_it(logic, host, tmp_path) -> N
         preview = slicer.util.getNode("ToNNO preview")
         assert np.array_equal(segmentArray(preview, "preview", heatmap), blobs() >= threshold)
     assert preview.GetHideFromEditors() and not preview.GetSaveWithScene()
-    logic.writeSegment(heatmap, THRESHOLD)
+    logic.preview.hide()
     assert not slicer.util.getNodes("ToNNO preview*")
     logic.preview.show(heatmap, THRESHOLD)
     host.load(host.save(tmp_path / "scene"))
@@ -361,7 +364,7 @@ def test_show_3d_follows_the_threshold(logic, written) -> None:
         return surface.GetNumberOfPoints() if surface is not None else 0
 
     both = points()
-    logic.writeSegment(heatmap, 7.5)  # one voxel is left
+    logic.segments.write(heatmap, 7.5)  # one voxel is left
     assert 0 < points() < both
     show3D(segmentation, False)
     assert not segmentation.GetDisplayNode().GetVisibility3D()
@@ -372,5 +375,5 @@ def test_a_release_of_the_slider_is_far_from_a_freeze(logic) -> None:
     array = np.random.default_rng(0).normal(size=(96, 104, 110)).astype(np.float32)
     heatmap = addHeatmap(logic, addVolume(array=array), array)
     started = time.perf_counter()
-    logic.writeSegment(heatmap, 2.0, 5 * VOXEL_MM3)
+    logic.segments.write(heatmap, 2.0, 5 * VOXEL_MM3)
     assert time.perf_counter() - started < 3.0

@@ -139,14 +139,14 @@ def heatmapOf(logic, *cubes: tuple[int, float]):
 
 
 def test_small_findings_are_there_in_3d(logic) -> None:
-    segmentation, segmentId = logic.writeSegment(heatmapOf(logic, (3, 5.0)), THRESHOLD)
+    segmentation, segmentId = logic.segments.write(heatmapOf(logic, (3, 5.0)), THRESHOLD)
     assert smoothing(segmentation) == 0.2  # before anything is shown: Slicer's own buttons make surfaces too
     show3D(segmentation, True)
     assert shownMl(segmentation, segmentId) == pytest.approx(0.877 * 0.027, rel=0.01)
 
 
 def test_large_findings_are_as_smooth_as_everywhere_in_slicer(logic) -> None:
-    segmentation, segmentId = logic.writeSegment(heatmapOf(logic, (8, 5.0)), THRESHOLD)
+    segmentation, segmentId = logic.segments.write(heatmapOf(logic, (8, 5.0)), THRESHOLD)
     assert smoothing(segmentation) == 0.5
     show3D(segmentation, True)
     assert shownMl(segmentation, segmentId) == pytest.approx(0.981 * 0.512, rel=0.01)
@@ -155,14 +155,14 @@ def test_large_findings_are_as_smooth_as_everywhere_in_slicer(logic) -> None:
 def test_a_smaller_finding_that_comes_up_is_shown_too(logic) -> None:
     """All that is shown is made anew, not only the segment that was written."""
     heatmap = heatmapOf(logic, (8, 9.0), (2, 5.0))
-    segmentation, segmentId = logic.writeSegment(heatmap, 7.0)
+    segmentation, segmentId = logic.segments.write(heatmap, 7.0)
     show3D(segmentation, True)
     large = shownMl(segmentation, segmentId)
-    logic.writeSegment(heatmap, THRESHOLD)
+    logic.segments.write(heatmap, THRESHOLD)
     assert shownMl(segmentation, segmentId) == pytest.approx(0.978 * 0.512 + 0.708 * 0.008, rel=0.01)
     logic.segments.undo(heatmap)
     assert smoothing(segmentation) == 0.5 and shownMl(segmentation, segmentId) == pytest.approx(large)
-    _node, small = logic.newSegment(heatmap, THRESHOLD, segmentationNode=segmentation)
+    _node, small = logic.segments.writeNew(heatmap, THRESHOLD, segmentationNode=segmentation)
     assert smoothing(segmentation) == 0.1
     assert shownMl(segmentation, small) == pytest.approx(0.978 * 0.512 + 0.708 * 0.008, rel=0.01)
     assert shownMl(segmentation, segmentId) == pytest.approx(0.978 * 0.512, rel=0.01)
@@ -170,16 +170,16 @@ def test_a_smaller_finding_that_comes_up_is_shown_too(logic) -> None:
 
 def test_the_users_own_smoothing_stays(logic) -> None:
     heatmap = heatmapOf(logic, (3, 9.0), (2, 5.0))
-    segmentation, _id = logic.writeSegment(heatmap, 7.0)
+    segmentation, _id = logic.segments.write(heatmap, 7.0)
     segmentation.GetSegmentation().SetConversionParameter(SMOOTHING, "0.35")
-    logic.writeSegment(heatmap, THRESHOLD)
+    logic.segments.write(heatmap, THRESHOLD)
     show3D(segmentation, True)
     assert smoothing(segmentation) == 0.35
 
 
 def test_the_users_own_segments_do_not_decide(logic) -> None:
     """A whole body's organs in the same node would take seconds to measure, and a speck in one would make all rough."""
-    segmentation, _id = logic.writeSegment(heatmapOf(logic, (8, 9.0)), THRESHOLD)
+    segmentation, _id = logic.segments.write(heatmapOf(logic, (8, 9.0)), THRESHOLD)
     theirs = segmentation.GetSegmentation().AddEmptySegment("", "organ")
     speck = np.zeros(SHAPE_ZYX, np.uint8)
     speck[12, 12, 12] = 1

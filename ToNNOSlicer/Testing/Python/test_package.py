@@ -112,7 +112,7 @@ def test_requirements_are_the_engines_but_torch() -> None:
 def test_installed_layout_is_importable_by_a_bare_python(build: Path) -> None:
     """No site-packages (-S), so neither torch nor numpy nor this repository: what it needs, it brings."""
     code = (
-        "import ToNNOSlicerLib.models, ToNNOSlicerLib.install, ToNNOSlicerLib.timing, ToNNOSlicerLib.engine, sys;"
+        "import ToNNOSlicerLib.models, ToNNOSlicerLib.pip_process, ToNNOSlicerLib.timing, ToNNOSlicerLib.engine, sys;"
         "import tonno_core.protocol, tonno_core.settings;"
         "found = ToNNOSlicerLib.models.findModels();"
         "print(found[0].name, found[0].classes, 'torch' in sys.modules)"

@@ -64,7 +64,7 @@ def picturesOf(page: Page) -> list:
 @pytest.fixture
 def result(logic):
     heatmap = addHeatmap(logic, addVolume(name="FLAIR"), result=RESULT)
-    return heatmap, *logic.writeSegment(heatmap, THRESHOLD)
+    return heatmap, *logic.segments.write(heatmap, THRESHOLD)
 
 
 def written(logic, result, tmp_path: Path) -> Page:
@@ -126,7 +126,7 @@ def test_texts_are_texts_whatever_they_hold(logic, tmp_path) -> None:
     writeRecord(heatmap, recordOf(heatmap) | {
         "warnings": ["a < b"], "quality": "'><img src=x>", "model": {"name": "<u>m</u>", "about": {"data": "</dd>"}},
     })  # fmt: skip
-    page = written(logic, (heatmap, *logic.writeSegment(heatmap, THRESHOLD)), tmp_path)
+    page = written(logic, (heatmap, *logic.segments.write(heatmap, THRESHOLD)), tmp_path)
     assert not {"script", "b", "i", "u"} & set(page.tags) and len(page.images) == 3
     for expected in (volume.GetName(), "<i>lesion</i>", "a < b", "'><img src=x>", "<u>m</u>", "</dd>"):
         assert expected in page.text
@@ -134,7 +134,7 @@ def test_texts_are_texts_whatever_they_hold(logic, tmp_path) -> None:
 
 def test_nothing_found_is_a_report_too(logic, tmp_path) -> None:
     heatmap = addHeatmap(logic, addVolume())
-    page = written(logic, (heatmap, *logic.writeSegment(heatmap, 10.0)), tmp_path)
+    page = written(logic, (heatmap, *logic.segments.write(heatmap, 10.0)), tmp_path)
     assert "Nothing above the threshold 10. Highest: 9 (90 % of it) at" in page.text
     assert len(page.images) == 1 and "table" not in page.tags
 
@@ -144,7 +144,7 @@ def test_many_findings_have_a_row_each_and_some_a_picture(logic, tmp_path, monke
 
     monkeypatch.setattr(import_module("ToNNOSlicerLib.logic.report"), "LARGEST_NUMBER_OF_PICTURES", 1)
     heatmap = addHeatmap(logic, addVolume())
-    page = written(logic, (heatmap, *logic.writeSegment(heatmap, THRESHOLD)), tmp_path)
+    page = written(logic, (heatmap, *logic.segments.write(heatmap, THRESHOLD)), tmp_path)
     assert page.tags.count("tr") == 3 and len(page.images) == 1
     assert "1 more finding is in the table alone." in page.text
 

@@ -70,7 +70,7 @@ class User:
         return listed[int(self.rng.integers(len(listed)))] if listed else None
 
     def segment(self) -> tuple[Any, str] | None:
-        result = self.widget.panel.session.state.result
+        result = self.widget.panel.session.shownResult
         return None if result is None else result.segment
 
     # --- what a user does
@@ -152,7 +152,7 @@ class User:
 
         known = self.segment()
         if known is not None and self.rng.random() < 0.6:
-            volume = self.widget.panel.session.state.result.heatmapNode
+            volume = self.widget.panel.session.shownResult.heatmapNode
             voxels = np.zeros(scenes.SHAPE_ZYX, dtype=np.uint8)
             voxels[tuple(int(self.rng.integers(size)) for size in voxels.shape)] = 1
             scenes.paint(*known, voxels, volume)
@@ -238,7 +238,8 @@ class User:
         self.host.scene.Clear(0)
 
     def do_saveAndLoad(self) -> None:
-        if self.widget.panel.session.state.busy:
+        session = self.widget.panel.session
+        if not session.isIdle or session.exports.isBusy:
             return
         target = self.folder / f"scene-{len(self.done)}"
         self.host.load(self.host.save(target))

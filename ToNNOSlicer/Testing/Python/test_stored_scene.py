@@ -14,8 +14,8 @@ import pytest
 pytest.importorskip("slicer_core", reason="the package slicer-core is not installed here")
 pytest.importorskip("PySide6", reason="the package PySide6-Essentials is not installed here")
 
-from ToNNOSlicerLib.logic.heatmap import histogram, modelThreshold, noiseFloor, otsuThreshold
-from ToNNOSlicerLib.logic.profile import profileAlong, whyOf
+from ToNNOSlicerLib.logic.heatmap import calibrationOf, histogram, otsuThreshold, recordOf
+from ToNNOSlicerLib.logic.profile import profileAlong
 
 STORED = Path(__file__).resolve().parents[3] / "tests" / "stored"
 THEN = json.loads((STORED / "scene.json").read_text(encoding="utf-8"))
@@ -65,7 +65,7 @@ class Opened:
 
     @property
     def modelName(self) -> str:
-        return self._session.state.model.name
+        return self._session.choices.modelOf(self.parameters).name
 
     def request(self) -> Any:
         """What Apply would ask for."""
@@ -182,8 +182,8 @@ def test_what_was_known_of_each_result_is_known(opened: Opened, then: dict[str, 
     check(opened, then)
     heatmap = opened.heatmap
     assert float(slicer.util.arrayFromVolume(heatmap).max()) == then["heatmap"]["max"]
-    assert modelThreshold(heatmap) == then["model"]
-    assert noiseFloor(heatmap) == then["floor"]
+    assert calibrationOf(recordOf(heatmap)).get("threshold") == then["model"]
+    assert calibrationOf(recordOf(heatmap)).get("noise_floor") == then["floor"]
     if then["otsu"] < then["floor"]:  # that was taken without a word
         with pytest.raises(Exception, match="below the noise floor"):
             otsuThreshold(heatmap)
@@ -192,8 +192,7 @@ def test_what_was_known_of_each_result_is_known(opened: Opened, then: dict[str, 
         assert otsuThreshold(heatmap) == then["otsu"]
     edges, counts = histogram(heatmap)
     assert [edges[0], edges[-1], counts.sum()] == pytest.approx(then["histogram"])
-    why = whyOf(heatmap)
-    assert [why.score, why.explained] == then["why"]
+    assert [recordOf(heatmap).get("score"), recordOf(heatmap).get("explained")] == then["why"]
     assert profileAlong(heatmap, (0, 0, 1)).logits.tolist() == pytest.approx(then["profile"], abs=1e-6)
 
 

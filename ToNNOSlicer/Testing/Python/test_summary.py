@@ -156,7 +156,7 @@ def test_identity_of_a_result(logic) -> None:
     kept = {"slices": 6144, "directions": 96, "model": {"name": "brain-lesions"}, "stopped": False}
     heatmap = addHeatmap(logic, addVolume(name="FLAIR"), result=RESULT | kept)
     writeRecord(heatmap, recordOf(heatmap) | {"quality": "Fast", "made": "2026-11-02T14:03:11", "planned": 96})
-    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, segmentId = logic.segments.write(heatmap, THRESHOLD)
     assert summary.identityOf(heatmap, segmentation, segmentId) == summary.Identity(
         volume="FLAIR",
         model="brain-lesions",
@@ -175,7 +175,7 @@ def test_identity_of_a_result(logic) -> None:
 
 def test_identity_of_an_old_scene_leaves_out_what_it_does_not_know(logic, host) -> None:
     heatmap = addHeatmap(logic, volume := addVolume(), threshold=None, result={"stopped": True})
-    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, segmentId = logic.segments.write(heatmap, THRESHOLD)
     host.scene.RemoveNode(volume)
     identity = summary.identityOf(heatmap, segmentation, segmentId)
     unknown = [name for name, text in asdict(identity).items() if not text]
@@ -187,7 +187,7 @@ def test_where_a_threshold_is_from(logic) -> None:
     heatmap = addHeatmap(logic, addVolume(), threshold=record(floor=0.0))  # Otsu's is not refused
     otsu = otsuThreshold(heatmap)
     for threshold, source in ((THRESHOLD, "the model's"), (otsu, "Otsu's method"), (4.5, "set by hand")):
-        segmentation, segmentId = logic.writeSegment(heatmap, threshold)
+        segmentation, segmentId = logic.segments.write(heatmap, threshold)
         assert summary.identityOf(heatmap, segmentation, segmentId).thresholdSource == source
     paint(segmentation, segmentId, np.ones((1, 1, 1), np.uint8), heatmap)
     identity = summary.identityOf(heatmap, segmentation, segmentId)
@@ -200,7 +200,7 @@ def test_where_a_threshold_is_from(logic) -> None:
 def test_report_text(logic) -> None:
     heatmap = addHeatmap(logic, addVolume(GRIDS["plain"], name="FLAIR"), threshold=record() | {"negative_volumes": 12})
     writeRecord(heatmap, recordOf(heatmap) | {"made": "2026-11-02T14:03:11"})
-    segmentation, segmentId = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, segmentId = logic.segments.write(heatmap, THRESHOLD)
     first, second = findingsOf(segmentation, segmentId, heatmap)
     verdicts.setVerdict(heatmap, first, verdicts.ACCEPT)
     verdicts.setVerdict(heatmap, second, verdicts.REJECT)

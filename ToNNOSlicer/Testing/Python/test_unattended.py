@@ -65,8 +65,7 @@ def test_a_python_of_the_users_own_is_trusted_by_the_test(unattended: Any, monke
 
 def test_reconstruct_asks_nobody_and_installs_nothing(unattended: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(install, "missing", lambda file: MISSING)
-    for name in ("run", "Installation"):
-        monkeypatch.setattr(install, name, lambda *_arguments, **_more: pytest.fail("nobody agreed"))
+    monkeypatch.setattr(install, "Installation", lambda *_arguments, **_more: pytest.fail("nobody agreed"))
     widget = opened(unattended)
     widget.ui.runButton.click()
     assert not widget.panel.session.running.isRunning

@@ -34,7 +34,7 @@ def scene(request, logic):
     heatmap = addHeatmap(logic, addVolume(GRIDS[request.param], transforms=(RIGID,)), mountains())
 
     def at(threshold: float, overwrite: bool = True) -> list:
-        segmentation, segmentId = logic.writeSegment(heatmap, threshold, overwrite=overwrite)
+        segmentation, segmentId = logic.segments.write(heatmap, threshold, overwrite=overwrite)
         return findingsOf(segmentation, segmentId, heatmap)
 
     return heatmap, at
@@ -53,14 +53,14 @@ def judge(heatmap, findings: list, words: dict[float, str]) -> None:
 def test_at_first_nothing_is_judged(scene) -> None:
     heatmap, at = scene
     assert byPeak(at(EACH)) == {9: NONE, 7: NONE, 5: NONE}
-    assert verdicts.verdictsOf(heatmap, []) == () and heatmap.GetAttribute(verdicts.ATTRIBUTE) is None
+    assert verdicts.judged(heatmap, []) == [] and heatmap.GetAttribute(verdicts.ATTRIBUTE) is None
 
 
 def test_a_verdict_is_kept_changed_and_taken_back(scene) -> None:
     heatmap, at = scene
     findings = at(EACH)
     judge(heatmap, findings, {9: ACCEPT, 5: REJECT})
-    assert verdicts.verdictsOf(heatmap, findings) == (ACCEPT, NONE, REJECT)  # without another look at the segment
+    # without another look at the segment
     assert byPeak(verdicts.judged(heatmap, findings)) == byPeak(at(EACH)) == {9: ACCEPT, 7: NONE, 5: REJECT}
     judge(heatmap, findings, {9: UNSURE, 5: NONE})
     assert byPeak(at(EACH)) == {9: UNSURE, 7: NONE, 5: NONE}
@@ -108,17 +108,17 @@ def test_one_who_is_gone_does_not_judge_its_neighbor(logic) -> None:
     array[5, 5:12, 5:12] = -1.0
     array[5, 8, 8] = 5.0
     heatmap = addHeatmap(logic, addVolume(), array)
-    _ring, summit = findingsOf(*logic.writeSegment(heatmap, 4.0), heatmap)
+    _ring, summit = findingsOf(*logic.segments.write(heatmap, 4.0), heatmap)
     verdicts.setVerdict(heatmap, summit, REJECT)
-    assert byPeak(findingsOf(*logic.writeSegment(heatmap, 6.0), heatmap)) == {9: NONE}
-    assert byPeak(findingsOf(*logic.writeSegment(heatmap, 4.0), heatmap)) == {9: NONE, 5: REJECT}
+    assert byPeak(findingsOf(*logic.segments.write(heatmap, 6.0), heatmap)) == {9: NONE}
+    assert byPeak(findingsOf(*logic.segments.write(heatmap, 4.0), heatmap)) == {9: NONE, 5: REJECT}
 
 
 def test_what_is_left_of_a_finding_without_its_peak_keeps_the_verdict(scene, logic) -> None:
     heatmap, at = scene
     findings = at(EACH)
     judge(heatmap, findings, {9: REJECT})
-    segmentation, segmentId = logic.writeSegment(heatmap, EACH)
+    segmentation, segmentId = logic.segments.write(heatmap, EACH)
     mask = (mountains() >= EACH).astype(np.uint8)
     i, j, k = HIGH
     mask[k, j, i] = 0  # by the eraser
@@ -148,7 +148,7 @@ def test_verdicts_are_saved_with_the_scene(scene, host, logic, tmp_path) -> None
     del heatmap, at
     host.load(host.save(tmp_path / "scene"))
     (heatmap,) = heatmapsOf(logic.scene)
-    segmentation, segmentId = logic.writeSegment(heatmap, EACH)
+    segmentation, segmentId = logic.segments.write(heatmap, EACH)
     assert byPeak(findingsOf(segmentation, segmentId, heatmap)) == {9: ACCEPT, 7: REJECT, 5: NONE}
 
 
@@ -156,7 +156,7 @@ def test_verdicts_stay_with_a_segment_on_another_grid(logic) -> None:
     heatmap = addHeatmap(logic, addVolume(np.eye(4)), mountains())
     fine = addVolume(np.diag([0.5, 0.5, 0.5, 1]), array=image([2 * n for n in SHAPE_ZYX]), name="fine")
     other = addHeatmap(logic, fine, np.kron(mountains(), np.ones((2, 2, 2), np.float32)))
-    segmentation, segmentId = logic.writeSegment(other, EACH)
+    segmentation, segmentId = logic.segments.write(other, EACH)
     verdicts.setVerdict(heatmap, findingsOf(segmentation, segmentId, heatmap)[0], ACCEPT)
     assert byPeak(findingsOf(segmentation, segmentId, heatmap)) == {9: ACCEPT, 7: NONE, 5: NONE}
     assert byPeak(findingsOf(segmentation, segmentId, other)) == {9: NONE, 7: NONE, 5: NONE}  # another result

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import slicer
 import slicer.util
-from scenes import GRIDS, RIGID, SHAPE_ZYX, THRESHOLD, addHeatmap, addVolume, blobs, image
+from scenes import GRIDS, RIGID, SHAPE_ZYX, THRESHOLD, addHeatmap, addVolume, blobs, image, setOverlay
 from slicer_views import SliceView, ThreeDView, whyNot
 from ToNNOSlicerLib.logic import diameters
 from ToNNOSlicerLib.logic.findings import findingsOf, jumpTo
-from ToNNOSlicerLib.logic.overlay import setOverlay
 from ToNNOSlicerLib.logic.segmentation import segmentOf, show3D
 from vtk.util.numpy_support import vtk_to_numpy
 
@@ -79,7 +78,7 @@ def test_the_overlay_is_where_the_heatmap_reaches_the_threshold(logic, red, grid
     setOverlay(heatmap, THRESHOLD, 0.6)
     slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(heatmap).SetVisibility(False)
     red.fit()
-    finding = findingsOf(*logic.writeSegment(heatmap, THRESHOLD), heatmap)[0]
+    finding = findingsOf(*logic.segments.write(heatmap, THRESHOLD), heatmap)[0]
     slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[0].SetDisplayVisibility(False)
     jumpTo(logic.scene, finding.peakRAS)
     pixels = picture(red)
@@ -99,7 +98,7 @@ def test_the_overlay_is_where_the_heatmap_reaches_the_threshold(logic, red, grid
 @pytest.mark.parametrize("written", [False, True], ids=["preview", "segment"])
 def test_the_outline_is_around_the_mask(logic, red, written: bool) -> None:
     heatmap = addHeatmap(logic, addVolume(transforms=(RIGID,)), smooth())
-    logic.writeSegment(heatmap, 8.0)  # so that the slider has something to move
+    logic.segments.write(heatmap, 8.0)  # so that the slider has something to move
     slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[0].SetDisplayVisibility(written)
     for view in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
         view.SetBackgroundVolumeID(slicer.util.getNode("CT").GetID())
@@ -110,7 +109,7 @@ def test_the_outline_is_around_the_mask(logic, red, written: bool) -> None:
     jumpTo(logic.scene, finding.peakRAS)
     for threshold in (2.0, 5.0):  # dragged from one to the other
         if written:
-            logic.writeSegment(heatmap, threshold)
+            logic.segments.write(heatmap, threshold)
         else:
             logic.preview.show(heatmap, threshold)
         green = tinted(picture(red))
@@ -174,7 +173,7 @@ def test_outlines_have_none_of_the_heatmaps_colors() -> None:
 
 def test_diameters_leave_the_views(logic, host, red) -> None:
     heatmap = addHeatmap(logic, addVolume(GRIDS["plain"]), smooth())
-    listed = findingsOf(*logic.writeSegment(heatmap, 2.0), heatmap)
+    listed = findingsOf(*logic.segments.write(heatmap, 2.0), heatmap)
     jumpTo(logic.scene, tuple(np.mean(listed[0].longestRAS, axis=0)))
     red.fit()
     without = picture(red)
@@ -188,7 +187,7 @@ def test_the_surface_is_in_the_3d_view(logic, host) -> None:
     view = ThreeDView(host, (200, 200))
     view.plain()
     heatmap = addHeatmap(logic, addVolume(GRIDS["plain"]), smooth())
-    segmentation, _id = logic.writeSegment(heatmap, 2.0)
+    segmentation, _id = logic.segments.write(heatmap, 2.0)
     assert not tinted(picture(view)).any()
     show3D(segmentation, True)
     view.renderer.ResetCamera()

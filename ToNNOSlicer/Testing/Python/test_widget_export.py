@@ -29,7 +29,7 @@ def onSample(widget):
     inside = np.ones(array.shape, dtype=bool)
     made = Heatmap(array, given.ijkToRAS, "matched-cam", "lesion", {"threshold": 4.0}, inside)
     heatmap = showHeatmap(volume, made)
-    logic.writeSegment(heatmap, 4.0)
+    logic.segments.write(heatmap, 4.0)
     widget.panel.session.set(heatmap=heatmap)
     return heatmap
 
@@ -62,7 +62,9 @@ def test_report_is_written_without_holding_the_window(qtHost, widget, onSample, 
 
 
 def test_report_is_cancelled_and_leaves_nothing(qtHost, widget, onSample, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(widget.panel.session.choices, "temporaryPath", str(tmp_path / "temporary"))
+    import slicer
+
+    monkeypatch.setattr(slicer.app, "temporaryPath", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     qtHost.answers.append(("save", str(tmp_path / "report.html")))
     widget.ui.exportReportButton.click()
@@ -148,7 +150,7 @@ def fromDicom(widget, tmp_path, monkeypatch):
     volume = addVolume()
     volume.SetAttribute("DICOM.instanceUIDs", " ".join(files))
     heatmap = addHeatmap(widget.panel.logic, volume)
-    widget.panel.logic.writeSegment(heatmap, THRESHOLD)
+    widget.panel.logic.segments.write(heatmap, THRESHOLD)
     widget.panel.session.set(heatmap=heatmap)
     return files
 
@@ -184,3 +186,13 @@ def test_dicom_seg_of_what_was_no_dicom_says_so(qtHost, widget, result, tmp_path
     assert "not loaded from one" in widget.ui.messageLabel.text
     assert "DICOM module" in widget.ui.messageLabel.text
     assert not (tmp_path / "a.dcm").exists()
+
+
+def test_without_a_segment_there_is_no_report(widget) -> None:
+    from scenes import addHeatmap, addVolume
+
+    session = widget.panel.session
+    session.set(heatmap=addHeatmap(widget.panel.logic, addVolume()))
+    assert session.result is not None and session.result.segment is None
+    for button in (widget.ui.exportReportButton, widget.ui.copyReportButton):
+        assert not button.enabled

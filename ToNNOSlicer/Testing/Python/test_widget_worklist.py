@@ -63,7 +63,7 @@ def test_from_patient_to_patient(qtHost, widget, reading) -> None:
 
     unwrap(ui.worklistTable).cellDoubleClicked.emit(0, 0)  # back to the first: as it was saved
     finding = session.result.findings[0]
-    assert finding.verdict == verdicts.ACCEPT and session.state.selected == 0
+    assert finding.verdict == verdicts.ACCEPT and session.selected == 0
     axial = slicer.util.getNode("vtkMRMLSliceNodeRed")  # at the finding, although another image came into the views
     assert axial.GetSliceToRAS().GetElement(2, 3) == pytest.approx(finding.peakRAS[2])
     check(widget)

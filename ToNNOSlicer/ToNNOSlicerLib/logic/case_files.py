@@ -19,7 +19,7 @@ from tonno_core.output import Json
 from tonno_core.settings import CAM_METHODS
 from ToNNOSlicerLib import worklist_files
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
-from ToNNOSlicerLib.logic.geometry import ijkToNode
+from ToNNOSlicerLib.logic.geometry import corners, ijkToNode
 from ToNNOSlicerLib.models import SPEC_NAME, ModelError, readModel
 
 _SINGLE_FILE = 4  # a bit of the Volumes module's loading options: a number in the file's name does not make a series
@@ -44,16 +44,11 @@ class Report:
     settings: Json
     run: Json
 
-    @property
-    def methods(self) -> list[str]:
-        """Return the methods of which there are heatmaps."""
-        return list(self.content["methods"])
-
     def threshold(self, method: str) -> float:
         """Return the threshold that the engine segmented with.
 
         Args:
-            method: One of `methods`.
+            method: One of the report's.
 
         Returns:
             The threshold, in the heatmap's units.
@@ -196,8 +191,7 @@ def ordered(array: np.ndarray, ijkToRAS: np.ndarray, volumeNode) -> np.ndarray |
     signs = np.sign(np.diag(between)[:3])
     expected = np.diag([*signs, 1.0])
     expected[:3, 3] = np.where(signs < 0, np.array(size) - 1, 0)
-    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in size])).reshape(3, -1)
-    apart = (between - expected)[:3, :3] @ corners + (between - expected)[:3, 3:]
+    apart = corners(size, between - expected)
     if not signs.all() or np.abs(apart).max() > _SAME_GRID:
         return None
     return np.flip(array, [2 - axis for axis in range(3) if signs[axis] < 0])
@@ -293,12 +287,7 @@ def _model(report: Report) -> Json:
 def _slices(folder: Path) -> list[Path]:
     """List the DICOM files of a folder, which may hold others."""
     files = sorted(file for file in folder.iterdir() if file.is_file())
-    return [file for file in files if _isDicom(file)] or files
-
-
-def _isDicom(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
+    return [file for file in files if worklist_files.isDicom(file)] or files
 
 
 def _cut(covered: np.ndarray, ijkToSpace: np.ndarray, holds: Callable[[np.ndarray], np.ndarray]) -> None:

@@ -32,7 +32,6 @@ from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
 from ToNNOSlicerLib.logic.export import exportSegmentation
 from ToNNOSlicerLib.logic.geometry import ijkToNode
 from ToNNOSlicerLib.logic.heatmap import Heatmap, inputOf, recordOf, showHeatmap, writeRecord
-from ToNNOSlicerLib.logic.hierarchy import takeOut
 from ToNNOSlicerLib.logic.labelmap import LABELMAP, Crop, cropOf, imageOf, setCrop
 from ToNNOSlicerLib.logic.results import heatmapsOf
 from ToNNOSlicerLib.logic.scene import nodesByClass, removeNode
@@ -44,15 +43,14 @@ SAVED = "ToNNO.CaseSaved"  # an attribute of its heatmap: what was opened or sav
 _READING = "reading-"
 
 
-def openCase(logic, case, method: str | None = None):
-    """Put a finished case into the scene, as a run would have left it.
+def openCase(logic, case):
+    """Put a finished case into the scene, as a run would have left it, with the heatmap of its first method.
 
     Where a reader has saved the case, it is as it was saved. A case that is open already stays as it is.
 
     Args:
         logic: The scene's ToNNOLogic.
         case: A `worklist.Case`.
-        method: The heatmap's method; None: the first of the run.
 
     Returns:
         The heatmap's node.
@@ -65,10 +63,9 @@ def openCase(logic, case, method: str | None = None):
     known = heatmapOf(logic, case)
     if known is not None:
         return known
-    method = method or report.methods[0]
     nodes: list = []
     try:
-        return _open(logic, case, report, method, nodes)
+        return _open(logic, case, report, nodes)
     except BaseException:
         _remove(logic.scene, nodes)
         raise
@@ -202,7 +199,8 @@ def closeCase(logic, case, discard: bool = False) -> None:
 # --- opening
 
 
-def _open(logic, case, report: Report, method: str, nodes: list):
+def _open(logic, case, report: Report, nodes: list):
+    method = next(iter(report.content["methods"]))
     volume = loadVolume(logic.applicationLogic, case)
     nodes.append(volume)
     array = readHeatmap(report, method, volume)
@@ -225,7 +223,8 @@ def _open(logic, case, report: Report, method: str, nodes: list):
         reading = {}
     threshold = reading.get("threshold")
     threshold = report.threshold(method) if threshold is None else float(threshold)
-    segmentation, segmentId = logic.writeSegment(heatmapNode, threshold, reading.get("smallestMm3", report.smallestMm3))
+    smallestMm3 = reading.get("smallestMm3", report.smallestMm3)
+    segmentation, segmentId = logic.segments.write(heatmapNode, threshold, smallestMm3)
     nodes.insert(0, segmentation)
     for node in (volume, heatmapNode, segmentation):
         node.SetAttribute(CASE, report.identity)
@@ -368,5 +367,4 @@ def _remove(scene, nodes: list) -> None:
     """Take nodes out of the scene and the subject hierarchy; what the user has put below them there stays."""
     for node in nodes:
         if node.GetScene() is scene:
-            takeOut(node)
             removeNode(node)

@@ -8,7 +8,7 @@ from slicer.i18n import tr as _
 
 from tonno_core.output import Json
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
-from ToNNOSlicerLib.logic.geometry import ijkToWorld
+from ToNNOSlicerLib.logic.geometry import corners, ijkToWorld
 from ToNNOSlicerLib.logic.heatmap import madeBy
 from ToNNOSlicerLib.logic.results import Result
 from ToNNOSlicerLib.logic.segmentation import smallestOf, thresholdOf
@@ -134,9 +134,9 @@ def _aboutPlace(heatmapNode, priorHeatmapNode) -> list[str]:
 
 def _sharedPoints(scan, priorScan) -> np.ndarray:
     """Spread points (3 x N, in the world) evenly over what both grids hold."""
-    boxes = [_corners(node) for node in (scan, priorScan)]
-    low = np.max([corners.min(axis=1) for corners in boxes], axis=0)
-    high = np.min([corners.max(axis=1) for corners in boxes], axis=0)
+    boxes = [corners(node.GetImageData().GetDimensions(), ijkToWorld(node)) for node in (scan, priorScan)]
+    low = np.max([box.min(axis=1) for box in boxes], axis=0)
+    high = np.min([box.max(axis=1) for box in boxes], axis=0)
     if (low >= high).any():
         return np.empty((3, 0))
     axes = [np.linspace(a, b, _POINTS) for a, b in zip(low, high, strict=True)]
@@ -160,11 +160,3 @@ def _inside(node, points: np.ndarray) -> np.ndarray:
 def _voxelsAt(node, points: np.ndarray) -> np.ndarray:
     rasToIJK = np.linalg.inv(ijkToWorld(node))
     return np.rint(rasToIJK[:3, :3] @ points + rasToIJK[:3, 3:]).astype(np.int64)
-
-
-def _corners(node) -> np.ndarray:
-    """Return the outermost voxels' centers in the world, 3 x 8."""
-    ends = [(0, n - 1) for n in node.GetImageData().GetDimensions()]
-    ijk = np.stack(np.meshgrid(*ends)).reshape(3, -1)
-    ijkToRAS = ijkToWorld(node)
-    return ijkToRAS[:3, :3] @ ijk + ijkToRAS[:3, 3:]

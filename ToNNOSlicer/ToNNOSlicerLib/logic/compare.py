@@ -50,9 +50,7 @@ class Change:
         growth: `LARGER`, `SMALLER` or `UNCHANGED`, of the group; "" for a finding that is alone.
         presentMm3: Volume of the group now, in the scan's own mm; 0 without a finding.
         priorMm3: Volume of the group before, likewise.
-        diameterMm: By how much the longest diameter has grown; None unless it is known of one finding each.
         matchedBy: "overlap", "near" or "centroid"; "" for a finding that is alone.
-        distanceMm: Between the centroids of one finding each, else None.
         placeRAS: Where to look, RAS mm in the world.
         group: Number of the group.
     """
@@ -63,16 +61,9 @@ class Change:
     growth: str
     presentMm3: float
     priorMm3: float
-    diameterMm: float | None
     matchedBy: str
-    distanceMm: float | None
     placeRAS: tuple[float, float, float]
     group: int
-
-    @property
-    def volumeRatio(self) -> float | None:
-        """Return presentMm3 / priorMm3; None without a finding at either time."""
-        return self.presentMm3 / self.priorMm3 if self.presentMm3 and self.priorMm3 else None
 
 
 @dataclass(frozen=True)
@@ -80,10 +71,12 @@ class Comparison:
     """Two results of a patient, beside each other.
 
     Attributes:
+        priorName: The name of the earlier result.
         changes: One for each present finding in its order, then those of findings that are gone or not shown now.
         notes: What may mislead, a line each.
     """
 
+    priorName: str
     changes: tuple[Change, ...]
     notes: tuple[str, ...]
 
@@ -106,7 +99,7 @@ def changes(present: Result, prior: Result) -> Comparison:
     """
     here, there = timePointOf(present), timePointOf(prior)
     warned = notes(present, prior, here, there)  # first: it refuses what cannot be compared
-    return Comparison(tuple(match(here, there)), warned)
+    return Comparison(prior.name, tuple(match(here, there)), warned)
 
 
 def match(present: TimePoint, prior: TimePoint) -> list[Change]:
@@ -160,7 +153,6 @@ class _Pairing:
         self.now, self.before = now, before
         self._links = {pair: how for pair, how in links.items() if pair[0] in now}
         self._mm3 = tuple(float(t.counts[n].sum() * t.voxelMm3) for t, n in ((present, now), (prior, before)))
-        self._diameterMm = self._diameterChange()
 
     def ofNow(self, p: int) -> Change:
         """Describe the present finding number p, which is in `now`."""
@@ -183,14 +175,7 @@ class _Pairing:
         return self._change(_alone(seen, GONE), None, (self._prior.findings[q],), place)
 
     def _change(self, kind, finding, before, place, growth="", how="") -> Change:
-        two = len(self.now) == len(self.before) == 1
-        distance = self._distance() if two else None
-        mm3 = self._mm3
-        return Change(kind, finding, before, growth, *mm3, self._diameterMm, how, distance, place, self._number)
-
-    def _distance(self) -> float:
-        apart = self._present.centroidsRAS[:, self.now[0]] - self._prior.centroidsRAS[:, self.before[0]]
-        return float(np.linalg.norm(apart))
+        return Change(kind, finding, before, growth, *self._mm3, how, place, self._number)
 
     def _growth(self) -> str:
         mm3, priorMm3 = self._mm3
@@ -221,10 +206,6 @@ class _Pairing:
         if None in longest:
             return None
         return longest[0] / self._present.scale, longest[1] / self._prior.scale
-
-    def _diameterChange(self) -> float | None:
-        diameters = self._diameters()
-        return None if diameters is None else diameters[0] - diameters[1]
 
 
 def _alone(seen: np.ndarray, kind: str) -> str:

@@ -7,18 +7,7 @@ import math
 from slicer.i18n import tr as _
 
 from tonno_core.output import Json
-
-
-def calibrationOf(record: Json) -> Json:
-    """Return the model's calibration for the method, as a heatmap's record holds it.
-
-    Args:
-        record: The heatmap's (`heatmap.recordOf`).
-
-    Returns:
-        Such as "threshold", "noise_floor" and "note"; empty where the model has no threshold for the method.
-    """
-    return record.get("threshold") or {}
+from ToNNOSlicerLib.logic.heatmap import calibrationOf
 
 
 def confidence(finding, record: Json) -> str:

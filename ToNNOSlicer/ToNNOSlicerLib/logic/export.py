@@ -23,9 +23,9 @@ from ToNNOSlicerLib.labels import forPanel
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.findings import Finding
 from ToNNOSlicerLib.logic.geometry import ijkToNode, volumeOf
-from ToNNOSlicerLib.logic.hierarchy import takeOut
 from ToNNOSlicerLib.logic.labelmap import cropOf
 from ToNNOSlicerLib.logic.nifti import checkTilt, writeLabelmap
+from ToNNOSlicerLib.logic.scene import removeNode
 from ToNNOSlicerLib.logic.seg_nrrd import writeSegNrrd
 from ToNNOSlicerLib.logic.segmentation import noteEditing, visibleSegments
 from ToNNOSlicerLib.logic.stl import writeSurface
@@ -100,8 +100,7 @@ def shownAlone(segmentationNode) -> Iterator[Any]:
             _("All segments of {name} are hidden.").format(name=segmentationNode.GetName()),
             _("Show what is to be written."),
         )
-    scene = segmentationNode.GetScene()
-    copy = scene.AddNode(slicer.vtkMRMLSegmentationNode())
+    copy = segmentationNode.GetScene().AddNode(slicer.vtkMRMLSegmentationNode())
     try:
         copy.Copy(segmentationNode)
         copy.SetSaveWithScene(False)
@@ -110,8 +109,7 @@ def shownAlone(segmentationNode) -> Iterator[Any]:
                 copy.GetSegmentation().RemoveSegment(segmentId)
         yield copy
     finally:
-        takeOut(copy)
-        scene.RemoveNode(copy)
+        removeNode(copy)
 
 
 def heatmapSteps(heatmapNode, path, write: SlowWriter) -> Iterator[float]:

@@ -10,18 +10,6 @@ from vtk.util.numpy_support import numpy_to_vtk
 from tonno_core.volume.volume import Volume
 
 
-def fromVTK(matrix) -> np.ndarray:
-    """Copy a vtkMatrix4x4.
-
-    Args:
-        matrix: The vtkMatrix4x4.
-
-    Returns:
-        4 x 4.
-    """
-    return slicer.util.arrayFromVTKMatrix(matrix)
-
-
 def toVTK(matrix: np.ndarray) -> vtk.vtkMatrix4x4:
     """Copy a matrix for VTK.
 
@@ -45,7 +33,7 @@ def ijkToNode(volumeNode) -> np.ndarray:
     """
     matrix = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(matrix)
-    return fromVTK(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
 
 
 def nodeToWorld(node) -> np.ndarray:
@@ -66,7 +54,7 @@ def nodeToWorld(node) -> np.ndarray:
     matrix = vtk.vtkMatrix4x4()
     if not transform.IsTransformToWorldLinear() or not transform.GetMatrixTransformToWorld(matrix):
         raise ValueError(f"{node.GetName()}: the transform above it is not linear")
-    return fromVTK(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
 
 
 def ijkToWorld(volumeNode) -> np.ndarray:
@@ -92,6 +80,20 @@ def transformPoint(matrix: np.ndarray, point) -> np.ndarray:
         The point, 3.
     """
     return matrix[:3, :3] @ np.asarray(point, dtype=np.float64) + matrix[:3, 3]
+
+
+def corners(size, matrix: np.ndarray) -> np.ndarray:
+    """Return the places of a grid's outermost voxels.
+
+    Args:
+        size: (i, j, k) of the grid.
+        matrix: 4 x 4, from its voxels.
+
+    Returns:
+        3 x 8.
+    """
+    ijk = np.stack(np.meshgrid(*((0, n - 1) for n in size))).reshape(3, -1)
+    return matrix[:3, :3] @ ijk + matrix[:3, 3:]
 
 
 def volumeOf(volumeNode) -> Volume:

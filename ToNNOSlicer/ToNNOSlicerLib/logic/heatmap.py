@@ -180,6 +180,18 @@ def writeRecord(heatmapNode, record: Record) -> None:
     heatmapNode.SetAttribute(RECORD, json.dumps(record))
 
 
+def calibrationOf(record: Record) -> Record:
+    """Return the model's calibration for the method, as a heatmap's record holds it.
+
+    Args:
+        record: The heatmap's.
+
+    Returns:
+        Such as "threshold", "noise_floor" and "note"; empty where the model has no threshold for the method.
+    """
+    return record.get("threshold") or {}
+
+
 def inputOf(heatmapNode):
     """Return the volume that a heatmap explains.
 
@@ -207,7 +219,7 @@ def histogram(heatmapNode) -> tuple[np.ndarray, np.ndarray]:
     kept = recordOf(heatmapNode).get("histogram")
     if kept is None:  # a preview; outside of the planes its voxels are exactly 0
         array = slicer.util.arrayFromVolume(heatmapNode)
-        kept = _histogram(array[array != 0])
+        kept = histogramOf(array, array != 0)
     counts = np.array(kept["counts"])
     return np.linspace(kept["low"], kept["high"], counts.size + 1), counts
 
@@ -220,9 +232,13 @@ def histogramOf(array: np.ndarray, inside: np.ndarray) -> Record:
         inside: Bool, Z Y X, the voxels that the planes cover.
 
     Returns:
-        The ends "low" and "high", and "counts" of HISTOGRAM_BINS.
+        The ends "low" and "high", and "counts" of HISTOGRAM_BINS; no voxel counts as one 0.
     """
-    return _histogram(array[np.asarray(inside, dtype=bool)])
+    values = array[np.asarray(inside, dtype=bool)]
+    if not values.size:
+        values = np.zeros(1, dtype=np.float32)
+    counts, edges = np.histogram(values, HISTOGRAM_BINS)
+    return {"low": float(edges[0]), "high": float(edges[-1]), "counts": counts.tolist()}
 
 
 def otsuThreshold(heatmapNode) -> float:
@@ -251,7 +267,7 @@ def otsuThreshold(heatmapNode) -> float:
                 _("Set the threshold by hand."),
             ) from None
         writeRecord(heatmapNode, record)
-    value, floor = float(record["otsu"]), noiseFloor(heatmapNode)
+    value, floor = float(record["otsu"]), calibrationOf(record).get("noise_floor")
     if floor is not None and value < floor and not record.get("zoom"):
         text = _(
             "Otsu's threshold {value:.3g} is below the noise floor {floor:.3g}: scans without the finding reach it."
@@ -260,49 +276,6 @@ def otsuThreshold(heatmapNode) -> float:
             text.format(value=value, floor=floor), _("Use the model's own threshold, or set one by hand.")
         )
     return value
-
-
-def peakOf(heatmapNode) -> float:
-    """Return the heatmap's highest value.
-
-    Args:
-        heatmapNode: The heatmap.
-
-    Returns:
-        The value, in the heatmap's units.
-    """
-    record = recordOf(heatmapNode)
-    return float(record.get("high", record["limit"]))
-
-
-def modelThreshold(heatmapNode) -> float | None:
-    """Return the threshold that the model was calibrated to for the method.
-
-    Args:
-        heatmapNode: The heatmap.
-
-    Returns:
-        The threshold, in the heatmap's units, or None where the model has none.
-    """
-    return _ofModel(heatmapNode, "threshold")
-
-
-def noiseFloor(heatmapNode) -> float | None:
-    """Return the value that a volume without the finding reaches, by the model's calibration.
-
-    Args:
-        heatmapNode: The heatmap.
-
-    Returns:
-        The value, in the heatmap's units, or None where the model has none.
-    """
-    return _ofModel(heatmapNode, "noise_floor")
-
-
-def _ofModel(heatmapNode, name: str) -> float | None:
-    """Return a number of the model's record for the method, or None."""
-    value = (recordOf(heatmapNode).get("threshold") or {}).get(name)
-    return None if value is None else float(value)
 
 
 def _finite(array: np.ndarray) -> np.ndarray:
@@ -339,11 +312,3 @@ def _place(heatmapNode, volumeNode, ijkToRAS: np.ndarray) -> None:
     sameGrid = image is not None and image.GetDimensions() == heatmapNode.GetImageData().GetDimensions()
     heatmapNode.SetIJKToRASMatrix(toVTK(ijkToNode(volumeNode) if sameGrid else ijkToRAS))
     heatmapNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID() if sameGrid else None)
-
-
-def _histogram(values: np.ndarray) -> Record:
-    """Count values as a record keeps it; no value counts as one 0."""
-    if not values.size:
-        values = np.zeros(1, dtype=np.float32)
-    counts, edges = np.histogram(values, HISTOGRAM_BINS)
-    return {"low": float(edges[0]), "high": float(edges[-1]), "counts": counts.tolist()}

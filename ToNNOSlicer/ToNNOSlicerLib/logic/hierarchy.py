@@ -19,20 +19,6 @@ def putBeside(node, volumeNode) -> None:
     tree.SetItemParent(_itemOf(tree, node), parent)
 
 
-def takeOut(node) -> None:
-    """Take a node's item out of the subject hierarchy, before the node leaves the scene.
-
-    In the application a plug-in does so; the hierarchy alone would keep an item without a node.
-
-    Args:
-        node: Any node of a scene.
-    """
-    tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
-    item = tree.GetItemByDataNode(node) if tree is not None else 0
-    if item:
-        tree.RemoveItem(item, False, False)
-
-
 def _itemOf(tree, node) -> int:
     """Return a node's item; the application makes items by itself, a bare scene does not."""
     return tree.GetItemByDataNode(node) or tree.CreateItem(tree.GetSceneItemID(), node)

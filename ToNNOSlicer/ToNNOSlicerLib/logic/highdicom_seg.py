@@ -116,14 +116,8 @@ def _codes(segment) -> list:
     entry = slicer.vtkSlicerTerminologyEntry()
     terminology = tagOf(segment, slicer.vtkSegment.GetTerminologyEntryTagName())
     slicer.vtkSlicerTerminologiesModuleLogic.DeserializeTerminologyEntry(terminology, entry)
-    objects = (
-        entry.GetCategoryObject(),
-        entry.GetTypeObject(),
-        entry.GetTypeModifierObject(),
-        entry.GetRegionObject(),
-        entry.GetRegionModifierObject(),
-    )
-    return [_code(codeSequence) for codeSequence in objects]
+    names = ("Category", "Type", "TypeModifier", "Region", "RegionModifier")
+    return [_code(getattr(entry, f"Get{name}Object")()) for name in names]
 
 
 def _code(entry):

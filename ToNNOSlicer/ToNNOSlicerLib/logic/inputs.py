@@ -10,13 +10,16 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
-from ToNNOSlicerLib.logic.geometry import fromVTK, ijkToNode, nodeToWorld
+from ToNNOSlicerLib.logic.geometry import ijkToNode, nodeToWorld
 from ToNNOSlicerLib.logic.heatmap import isHeatmap
 from ToNNOSlicerLib.logic.scene import nodesByClass
 
 # The engine's own limits for files.
 SPACING_LIMITS_MM = (0.001, 100.0)
 ORIGIN_LIMIT_MM = 1e6
+_AMPERSAND = _(
+    "The volume's name holds an ampersand: Slicer cannot open a scene that is saved with it. Rename it first."
+)
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,14 @@ def inputFor(volumeNode) -> Input:
     """
     checkKind(volumeNode)
     ijkToRAS = _checkedGeometry(volumeNode)
-    array, warnings = _checkedVoxels(volumeNode)
-    return Input(array, ijkToRAS, (*_frameWarnings(volumeNode), *_nameWarnings(volumeNode), *warnings))
+    array, bad = _checkedVoxels(volumeNode)
+    warnings = _frameWarnings(volumeNode)
+    if "&" in (volumeNode.GetName() or ""):  # slicer-core 5.13 saves such a scene without a word
+        warnings.append(_AMPERSAND)
+    if bad:
+        text = _("{bad} voxels of {name} are NaN or infinite; they count as its lowest value.")
+        warnings.append(text.format(bad=bad, name=volumeNode.GetName()))
+    return Input(array, ijkToRAS, tuple(warnings))
 
 
 def roiFor(roiNode, volumeNode=None) -> np.ndarray:
@@ -78,7 +87,7 @@ def roiFor(roiNode, volumeNode=None) -> np.ndarray:
             _("The region of interest {name} is under a warping transform.").format(name=roiNode.GetName()),
             _("Take it out of the transform (Transforms module), or draw another."),
         ) from None
-    boxToRAS = fromVTK(roiNode.GetObjectToWorldMatrix()) @ np.diag([*size / 2, 1.0])
+    boxToRAS = slicer.util.arrayFromVTKMatrix(roiNode.GetObjectToWorldMatrix()) @ np.diag([*size / 2, 1.0])
     rasToBox = np.linalg.inv(boxToRAS)
     if volumeNode is not None and not _meets(rasToBox, volumeNode):
         raise ToNNOUserError(
@@ -225,11 +234,10 @@ def _checkedGeometry(volumeNode) -> np.ndarray:
     return ijkToRAS
 
 
-def _checkedVoxels(volumeNode) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return finite float32 voxels and warnings; raises ToNNOUserError where there is no contrast."""
+def _checkedVoxels(volumeNode) -> tuple[np.ndarray, int]:
+    """Return finite float32 voxels, and how many were none; raises ToNNOUserError where there is no contrast."""
     name = volumeNode.GetName()
     array = np.array(slicer.util.arrayFromVolume(volumeNode), dtype=np.float32, order="C")
-    warnings = []
     finite = np.isfinite(array)
     bad = array.size - int(np.count_nonzero(finite))
     if bad == array.size:
@@ -238,32 +246,21 @@ def _checkedVoxels(volumeNode) -> tuple[np.ndarray, tuple[str, ...]]:
         )
     if bad:
         array[~finite] = array[finite].min()
-        warnings.append(
-            _("{bad} voxels of {name} are NaN or infinite; they count as its lowest value.").format(bad=bad, name=name)
-        )
     if array.min() == array.max():
         raise ToNNOUserError(
             _("Every voxel of {name} is {value:g}.").format(name=name, value=array.flat[0]), _("Select another volume.")
         )
-    return array, tuple(warnings)
+    return array, bad
 
 
-def _frameWarnings(volumeNode) -> tuple[str, ...]:
+def _frameWarnings(volumeNode) -> list[str]:
     """Warn of a volume that a sequence browser drives: it is one time point of several."""
     scene = volumeNode.GetScene()
     for browser in nodesByClass(scene, "vtkMRMLSequenceBrowserNode") if scene else ():
         if browser.IsProxyNodeID(volumeNode.GetID()):
             number = browser.GetSelectedItemNumber() + 1
-            return (_("{name} is time point {number} of a sequence.").format(name=volumeNode.GetName(), number=number),)
-    return ()
-
-
-def _nameWarnings(volumeNode) -> tuple[str, ...]:
-    """Warn of a name with which Slicer saves a scene without a word, and cannot open it again (slicer-core 5.13)."""
-    if "&" not in (volumeNode.GetName() or ""):
-        return ()
-    text = _("The volume's name holds an ampersand: Slicer cannot open a scene that is saved with it. Rename it first.")
-    return (text,)
+            return [_("{name} is time point {number} of a sequence.").format(name=volumeNode.GetName(), number=number)]
+    return []
 
 
 def _meets(rasToBox: np.ndarray, volumeNode) -> bool:

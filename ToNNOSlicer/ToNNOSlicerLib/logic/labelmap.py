@@ -10,12 +10,13 @@ from types import MappingProxyType
 
 import numpy as np
 import slicer
+import slicer.util
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from tonno_core.segmentation.connected import find_runs
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
-from ToNNOSlicerLib.logic.geometry import fromVTK, ijkToWorld, nodeToWorld, toVTK, transformPoint
+from ToNNOSlicerLib.logic.geometry import ijkToWorld, nodeToWorld, toVTK, transformPoint
 from ToNNOSlicerLib.logic.limits import FEWER, MOST_SURFACE_RUNS
 from ToNNOSlicerLib.logic.surface import SLICERS_DEFAULT, SMOOTHING, smoothingFor, thinnest
 
@@ -26,6 +27,11 @@ GREEN = (0x3D / 255, 1.0, 0x9E / 255)  # of the first segment, and of its previe
 SAME_PLACE_MM = 0.01
 # Cosine of two axes of a grid, as the engine's: below it, the far corner of 500 voxels is off by .05 voxel.
 _TILTED = 1e-4
+# From Slicer's own list, where "Lesion" (52988006) is missing; the user may choose another in the Segment Editor.
+TERMINOLOGY = (
+    "Segmentation category and type - 3D Slicer General Anatomy list"
+    "~SCT^49755003^Morphologically Altered Structure~SCT^4147007^Mass~^^~Anatomic codes - DICOM master list~^^~^^"
+)
 WRITTEN = "ToNNO.Written"  # tag of a segment: the fingerprint of the voxels that were written last
 # Voxels that are measured while no surface is shown: within a tenth of a second, at each release of the slider.
 _QUICK = 100_000
@@ -157,6 +163,7 @@ def addSegment(
     segment.SetName(name)
     segment.SetColor(*color)
     segment.SetLabelValue(1)
+    segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), TERMINOLOGY)
     segment.AddRepresentation(LABELMAP, imageOf(crop))
     segmentation = segmentationNode.GetSegmentation()
     _keepsSurface(segmentation, crop)
@@ -358,7 +365,7 @@ def _gridToNode(image) -> np.ndarray:
 
     matrix = vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
-    return fromVTK(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
 
 
 def _box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import slicer
 import vtk
 from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
 
 from ToNNOSlicerLib.logic import diameters, export, findings, heatmap, overlay, patient
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
@@ -17,7 +18,7 @@ from ToNNOSlicerLib.logic.preview import Preview
 from ToNNOSlicerLib.logic.segmentation import Segments, segmentOf
 
 
-class ToNNOLogic:
+class ToNNOLogic(VTKObservationMixin):
     """Holds what belongs to a scene and is not saved with it; `cleanUp` ends it.
 
     Attributes:
@@ -36,22 +37,19 @@ class ToNNOLogic:
             dicomFile: Returns the path of the file of a DICOM instance's UID, or None where it is unknown. By default
                 Slicer's DICOM database is asked, where there is one.
         """
+        VTKObservationMixin.__init__(self)
         self.scene = scene
         self.applicationLogic = applicationLogic
         self.segments = Segments(scene)
         self.preview = Preview(scene)
         self._dicomFile = dicomFile
-        self._observers = [
-            scene.AddObserver(slicer.vtkMRMLScene.StartCloseEvent, self._onSceneClosing),
-            scene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, self._onNodeLeaving),
-        ]
+        self.addObserver(scene, slicer.vtkMRMLScene.StartCloseEvent, self._onSceneClosing)
+        self.addObserver(scene, slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, self._onNodeLeaving)
 
     def cleanUp(self) -> None:
         """Take the preview away and stop watching the scene. The results stay."""
         self.preview.hide()
-        for observer in self._observers:
-            self.scene.RemoveObserver(observer)
-        self._observers = []
+        self.removeObservers()
         self.segments.forget()
 
     def showLayers(self, layers: overlay.Layers) -> None:
@@ -64,55 +62,6 @@ class ToNNOLogic:
             sliceLogics = self.applicationLogic.GetSliceLogics()
             for n in range(sliceLogics.GetNumberOfItems()):
                 sliceLogics.GetItemAsObject(n).FitSliceToAll()
-
-    def writeSegment(
-        self,
-        heatmapNode,
-        threshold: float,
-        minMm3: float = 0.0,
-        segmentationNode=None,
-        segmentId: str | None = None,
-        overwrite: bool = False,
-    ) -> tuple:
-        """Write heatmap >= threshold into a segment in place of the preview. Without node or ID: the heatmap's segment.
-
-        Args:
-            heatmapNode: The heatmap.
-            threshold: In the heatmap's units.
-            minMm3: Volume of the smallest component that is kept.
-            segmentationNode: Holds the segment; None: the heatmap's own segmentation, made where there is none.
-            segmentId: The segment's ID; None: the heatmap's own segment there, made where there is none.
-            overwrite: Whether work by hand is given up.
-
-        Returns:
-            The segmentation node and the segment's ID.
-
-        Raises:
-            EditedByHandError: If the segment was changed since it was written, unless `overwrite`.
-            ToNNOUserError: If the node cannot hold the heatmap's voxels.
-        """
-        written = self.segments.write(heatmapNode, threshold, minMm3, segmentationNode, segmentId, overwrite)
-        self.preview.hide()
-        return written
-
-    def newSegment(self, heatmapNode, threshold: float, minMm3: float = 0.0, segmentationNode=None) -> tuple:
-        """Write heatmap >= threshold into a new segment, which is the heatmap's own from now on.
-
-        Args:
-            heatmapNode: The heatmap.
-            threshold: In the heatmap's units.
-            minMm3: Volume of the smallest component that is kept.
-            segmentationNode: Gets the segment; None: a new node.
-
-        Returns:
-            The segmentation node and the segment's ID.
-
-        Raises:
-            ToNNOUserError: If the node cannot hold the heatmap's voxels.
-        """
-        written = self.segments.writeNew(heatmapNode, threshold, minMm3, segmentationNode)
-        self.preview.hide()
-        return written
 
     def removeFinding(self, heatmapNode, finding: Finding) -> None:
         """Remove a finding from the heatmap's segment; that counts as work by hand.

@@ -32,13 +32,8 @@ def lossNotes(segmentationNode, heldMm3: dict[str, float]) -> list[str]:
             ),
             _("Choose a finer geometry in the Segment Editor (Specify geometry)."),
         )
-    notes = []
-    for segmentId, held in heldMm3.items():
-        inScene = cropOf(segmentationNode, segmentId).volumeMm3
-        if abs(held - inScene) > _OF_VOXELS * inScene:
-            text = _("{name}: {file} in the file, {scene} in the scene: its voxels lie on another grid, or beyond it.")
-            notes.append(text.format(name=nameOf(segmentationNode, segmentId), file=_ml(held), scene=_ml(inScene)))
-    return notes
+    text = _("{name}: {written} in the file, {voxels} in the scene: its voxels lie on another grid, or beyond it.")
+    return _differing(segmentationNode, heldMm3, _OF_VOXELS, text)
 
 
 def volumesMm3(masks: dict[str, np.ndarray], gridToNode: np.ndarray) -> dict[str, float]:
@@ -87,13 +82,18 @@ def surfaceNotes(segmentationNode, surfacesMm3: dict[str, float]) -> list[str]:
     Returns:
         A sentence for each such segment.
     """
+    text = _("{name}: the surface encloses {written}, its voxels are {voxels}.")
+    return _differing(segmentationNode, surfacesMm3, _OF_SURFACES, text)
+
+
+def _differing(segmentationNode, writtenMm3: dict[str, float], tolerance: float, text: str) -> list[str]:
+    """Write a sentence for each segment whose volume in a file differs from that of its voxels."""
     notes = []
-    for segmentId, surfaceMm3 in surfacesMm3.items():
+    for segmentId, mm3 in writtenMm3.items():
         voxelsMm3 = cropOf(segmentationNode, segmentId).volumeMm3
-        if abs(surfaceMm3 - voxelsMm3) > _OF_SURFACES * voxelsMm3:
-            text = _("{name}: the surface encloses {surface}, its voxels are {voxels}.")
+        if abs(mm3 - voxelsMm3) > tolerance * voxelsMm3:
             name = nameOf(segmentationNode, segmentId)
-            notes.append(text.format(name=name, surface=_ml(surfaceMm3), voxels=_ml(voxelsMm3)))
+            notes.append(text.format(name=name, written=_ml(mm3), voxels=_ml(voxelsMm3)))
     return notes
 
 

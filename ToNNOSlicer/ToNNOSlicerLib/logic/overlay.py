@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import slicer
 
-from ToNNOSlicerLib.logic.heatmap import Record, inputOf, isHeatmap, madeBy, recordOf
+from ToNNOSlicerLib.logic.heatmap import Record, isHeatmap, madeBy, recordOf
 from ToNNOSlicerLib.logic.scene import nodesByClass
 
 _COLORS = 256
@@ -68,19 +68,6 @@ def show(scene, layers: Layers) -> bool:
         changed |= _showIn(view, layers)
     _showLegends(scene, layers.heatmapNode)
     return changed
-
-
-def setOverlay(heatmapNode, threshold: float, opacity: float = 0.6, visible: bool = True) -> None:
-    """Show a heatmap over its image in all slice views where |value| >= threshold, with its legend, or take it away.
-
-    Args:
-        heatmapNode: The heatmap.
-        threshold: In the heatmap's units.
-        opacity: 0 to 1.
-        visible: False takes it away.
-    """
-    shown = heatmapNode if visible else None
-    show(heatmapNode.GetScene(), Layers(inputOf(heatmapNode), shown, threshold, opacity))
 
 
 def shownImage(scene):

@@ -11,7 +11,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.segmentation.binarize import otsu_threshold
 from tonno_core.volume.volume import Volume
 from ToNNOSlicerLib.logic.geometry import ijkToNode, toVTK, vtkImageOf
-from ToNNOSlicerLib.logic.scene import nodesByClass, removeNode
+from ToNNOSlicerLib.logic.scene import addHidden, nodesByClass, removeNode
 
 ROLE = "ToNNO.surface"  # the reference from an image to the model node of its surface
 OPACITY = 0.12
@@ -59,20 +59,13 @@ def removeSurface(volumeNode) -> None:
 
 def _make(volumeNode):
     scene = volumeNode.GetScene()
-    node = slicer.vtkMRMLModelNode()
-    node.SetName(scene.GenerateUniqueName(f"{volumeNode.GetName()} surface"))
-    node.SetHideFromEditors(True)
+    name = scene.GenerateUniqueName(f"{volumeNode.GetName()} surface")
+    node = addHidden(scene, slicer.vtkMRMLModelNode(), name)
     node.SetSelectable(False)
-    node.SetSaveWithScene(False)
     node.SetAttribute(ROLE, "1")
-    exclude = slicer.vtkMRMLSubjectHierarchyConstants.GetSubjectHierarchyExcludeFromTreeAttributeName()
-    node.SetAttribute(exclude, "1")
-    node = scene.AddNode(node)
     node.SetAndObservePolyData(_polyData(volumeNode))
     node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
-    node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
-    display.SetSaveWithScene(False)
     display.SetColor(*_COLOR)
     display.SetOpacity(OPACITY)
     display.SetVisibility2D(False)

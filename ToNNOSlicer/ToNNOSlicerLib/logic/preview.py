@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import slicer
-from vtk.util.numpy_support import numpy_to_vtk
 
 from tonno_core.segmentation.binarize import clear_small
-from ToNNOSlicerLib.logic.geometry import ijkToWorld, toVTK, volumeOf
+from ToNNOSlicerLib.logic.geometry import ijkToWorld, volumeOf
 from ToNNOSlicerLib.logic.heatmap import recordOf
-from ToNNOSlicerLib.logic.labelmap import GREEN, LABELMAP
+from ToNNOSlicerLib.logic.labelmap import GREEN, LABELMAP, Crop, imageOf
 from ToNNOSlicerLib.logic.limits import MOST_PREVIEW_RUNS
+from ToNNOSlicerLib.logic.scene import addHidden, removeNode
 
 
 class Preview:
@@ -40,7 +40,7 @@ class Preview:
         np.greater_equal(volume.array, np.float32(threshold), out=mask)
         if smallestMm3 > 0:
             clear_small(mask, volume.voxel_mm3, float(smallestMm3), MOST_PREVIEW_RUNS)
-        self._scalars.Modified()
+        self._image.GetPointData().GetScalars().Modified()
         self._image.Modified()
         node.SetDisplayVisibility(True)
 
@@ -48,8 +48,7 @@ class Preview:
         """Take the outline away."""
         node = self._scene.GetNodeByID(self._nodeId) if self._nodeId else None
         if node is not None:
-            self._scene.RemoveNode(node.GetDisplayNode())
-            self._scene.RemoveNode(node)
+            removeNode(node)
         self._nodeId = self._mask = self._key = None
 
     def _node(self, heatmapNode):
@@ -60,16 +59,8 @@ class Preview:
             return node
         self.hide()
         self._key = key
-        node = slicer.vtkMRMLSegmentationNode()
-        node.SetName("ToNNO preview")
-        node.SetHideFromEditors(True)
-        node.SetSaveWithScene(False)
-        exclude = slicer.vtkMRMLSubjectHierarchyConstants.GetSubjectHierarchyExcludeFromTreeAttributeName()
-        node.SetAttribute(exclude, "1")
-        node = self._scene.AddNode(node)
-        node.CreateDefaultDisplayNodes()
+        node = addHidden(self._scene, slicer.vtkMRMLSegmentationNode(), "ToNNO preview")
         display = node.GetDisplayNode()
-        display.SetSaveWithScene(False)
         display.SetVisibility2DFill(False)
         display.SetSliceIntersectionThickness(2)
         display.SetVisibility3D(False)
@@ -79,13 +70,8 @@ class Preview:
 
     def _fill(self, node, heatmapNode) -> None:
         """Add a segment over the whole grid whose voxels are shared with numpy."""
-        size = heatmapNode.GetImageData().GetDimensions()
-        self._mask = np.zeros(size[::-1], dtype=np.uint8)
-        self._image = slicer.vtkOrientedImageData()
-        self._image.SetImageToWorldMatrix(toVTK(ijkToWorld(heatmapNode)))
-        self._image.SetDimensions(size)
-        self._scalars = numpy_to_vtk(self._mask.reshape(-1))
-        self._image.GetPointData().SetScalars(self._scalars)
+        self._mask = np.zeros(heatmapNode.GetImageData().GetDimensions()[::-1], dtype=np.uint8)
+        self._image = imageOf(Crop(self._mask, (0, 0, 0), ijkToWorld(heatmapNode)), shared=True)
         segment = slicer.vtkSegment()
         segment.SetName("ToNNO preview")
         segment.SetColor(*GREEN)

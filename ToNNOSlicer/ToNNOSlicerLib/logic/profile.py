@@ -1,12 +1,13 @@
-"""The classifier's answers to the planes along a direction and to the volume as a whole: why something is shown."""
+"""The classifier's answers to the planes along a direction: why something is shown."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+import slicer.util
 
-from ToNNOSlicerLib.logic.geometry import fromVTK, ijkToWorld
+from ToNNOSlicerLib.logic.geometry import ijkToWorld
 from ToNNOSlicerLib.logic.heatmap import Record, recordOf
 
 # Among this many profiles of a region of interest at least two differ in length; three of a cube may be alike.
@@ -30,34 +31,6 @@ class Profile:
     logits: np.ndarray
     angleDeg: float
     currentMm: float | None = None
-
-
-@dataclass(frozen=True)
-class Why:
-    """The classifier's answer to the volume as a whole.
-
-    Attributes:
-        score: The volume's score, or None.
-        explained: Share of the classifier's output that the heatmap explains, or None.
-        isSum: Whether the method is ToNNO, whose heatmap adds up to the classifier's output again.
-    """
-
-    score: float | None
-    explained: float | None
-    isSum: bool
-
-
-def whyOf(heatmapNode) -> Why:
-    """Return the volume's score, and how much of the classifier's output a heatmap explains.
-
-    Args:
-        heatmapNode: The heatmap.
-
-    Returns:
-        The answer.
-    """
-    record = recordOf(heatmapNode)
-    return Why(record.get("score"), record.get("explained"), record["method"] == "tonno")
 
 
 def profileAlong(heatmapNode, normalRAS, pointRAS=None) -> Profile | None:
@@ -96,7 +69,7 @@ def profileFor(heatmapNode, sliceNode) -> Profile | None:
     Returns:
         The profile; None where none was kept.
     """
-    sliceToRAS = fromVTK(sliceNode.GetSliceToRAS())
+    sliceToRAS = slicer.util.arrayFromVTKMatrix(sliceNode.GetSliceToRAS())
     return profileAlong(heatmapNode, sliceToRAS[:3, 2], sliceToRAS[:3, 3])
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from vtk import reference
 
 from tonno_core import __version__
-from ToNNOSlicerLib.logic.heatmap import Record, inputOf, madeBy, modelThreshold, recordOf
+from ToNNOSlicerLib.logic.heatmap import Record, calibrationOf, inputOf, madeBy, recordOf
 
 # Slicer's own exporter of DICOM SEG reads these two; without them it writes MANUAL.
 ALGORITHM_TYPE, ALGORITHM_NAME = "DICOM.SegmentAlgorithmType", "DICOM.SegmentAlgorithmName"
@@ -37,7 +37,7 @@ def provenanceOf(heatmapNode, threshold: float) -> dict[str, str]:
         Values by the names TAGS.
     """
     record = recordOf(heatmapNode)
-    model = modelThreshold(heatmapNode)
+    model = calibrationOf(record).get("threshold")
     isModels = model is not None and math.isclose(threshold, model, rel_tol=_SAME_THRESHOLD)
     name = f"ToNNO {__version__} {record['method']} {_modelName(record)}"
     return {

@@ -23,7 +23,7 @@ from ToNNOSlicerLib.logic.labelmap import onGrid
 from ToNNOSlicerLib.logic.profile import profileAlong
 from ToNNOSlicerLib.logic.report_page import HIGHEST, PROFILES, Contents, page, pictureOf
 from ToNNOSlicerLib.logic.segmentation import thresholdOf
-from ToNNOSlicerLib.logic.summary import counted, highest, identityOf, nothing, sentence
+from ToNNOSlicerLib.logic.summary import counted, headline, highest, identityOf
 
 ENDINGS = (".html", ".htm")
 LARGEST_NUMBER_OF_PICTURES = 12
@@ -68,7 +68,13 @@ def reportSteps(path, heatmapNode, segmentationNode, segmentId: str, write: Slow
         yield 0.0
         mask = onGrid(segmentationNode, segmentId, heatmapNode)
         threshold = thresholdOf(segmentationNode, segmentId)
-        export = _export(Scene(image, _copyOf(heatmapNode), mask, threshold, window), heatmapNode, listed)
+        export = Export(
+            scene=Scene(image, _copyOf(heatmapNode), mask, threshold, window),
+            pictures=_pictures(heatmapNode, listed),
+            profiles=tuple(_profiles(heatmapNode)),
+            profiles_file=PROFILES,
+            marks=tuple((str(finding.label), finding.peakRAS) for finding in _pictured(listed)),
+        )
         yield 0.0
         yield from write(export, partial.parent)
         partial.write_text(page(contents, partial.parent), encoding="utf-8")
@@ -89,28 +95,13 @@ def exportReport(path, heatmapNode, segmentationNode, segmentId: str) -> None:
 
 def _contents(heatmapNode, segmentationNode, segmentId: str, listed: list[Finding]) -> Contents:
     record = recordOf(heatmapNode)
-    threshold = thresholdOf(segmentationNode, segmentId)
-    if listed or threshold is None:
-        headline = sentence(listed, record)
-    else:
-        headline = nothing(highest(heatmapNode), record, threshold)
     return Contents(
         identity=identityOf(heatmapNode, segmentationNode, segmentId),
         record={name: value for name, value in record.items() if name not in ("profiles", "histogram")},
         findings=tuple(listed),
-        headline=headline,
+        headline=headline(listed, heatmapNode, thresholdOf(segmentationNode, segmentId)),
         written=datetime.now().isoformat(timespec="minutes"),
         pictured=tuple(finding.label for finding in _pictured(listed)),
-    )
-
-
-def _export(scene: Scene, heatmapNode, listed: list[Finding]) -> Export:
-    return Export(
-        scene=scene,
-        pictures=_pictures(heatmapNode, listed),
-        profiles=tuple(_profiles(heatmapNode)),
-        profiles_file=PROFILES,
-        marks=tuple((str(finding.label), finding.peakRAS) for finding in _pictured(listed)),
     )
 
 

@@ -7,15 +7,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from string import Template
 
 from slicer.i18n import tr as _
 
 from tonno_core.output import Json
 from ToNNOSlicerLib.logic import summary
-from ToNNOSlicerLib.logic.confidence import calibrationOf
 from ToNNOSlicerLib.logic.findings import MIDLINE_MM, Finding
+from ToNNOSlicerLib.logic.heatmap import calibrationOf
 from ToNNOSlicerLib.logic.verdicts import REJECT
 
+_TEMPLATE = Path(__file__).resolve().parents[2] / "Resources" / "report.html"
 PROFILES = "profiles.png"
 HIGHEST = "highest.png"  # the picture where there is no finding
 
@@ -72,7 +74,8 @@ def page(contents: Contents, folder: Path) -> str:
         _answers(contents, folder),
         _making(contents),
     ))  # fmt: skip
-    return _PAGE.format(title=escape(title), style=_STYLE, body=body, note=escape(summary.RESEARCH_USE))
+    template = Template(_TEMPLATE.read_text(encoding="utf-8"))
+    return template.substitute(title=escape(title), body=body, note=escape(summary.RESEARCH_USE))
 
 
 def _head(contents: Contents) -> str:
@@ -263,67 +266,3 @@ def _figure(path: Path, caption: str, alt: str) -> str:
         f'<figure><img src="data:image/png;base64,{data}" alt="{escape(alt)}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>\n"
     )
-
-
-_STYLE = """
-:root { color-scheme: only light; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 62rem; padding: 2.2rem 2rem 4rem; background: #fff; color: #1b1f24;
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "Liberation Sans", "DejaVu Sans", sans-serif;
-  print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-header { border-bottom: 2px solid #1b1f24; margin-bottom: 1.2rem; padding-bottom: .9rem; }
-.kind { margin: 0; color: #59626d; font-size: .8rem; letter-spacing: .08em; text-transform: uppercase; }
-h1 { margin: .1rem 0 .3rem; font-size: 1.9rem; line-height: 1.2; overflow-wrap: anywhere; }
-h2 { margin: 1.9rem 0 .5rem; font-size: 1.1rem; }
-.headline { margin: 0 0 .7rem; font-size: 1.2rem; }
-.note { display: inline-block; margin: 0; padding: .2rem .7rem; border: 1.5px solid #a32020; border-radius: .25rem;
-  color: #a32020; font-weight: 600; }
-dl { display: grid; grid-template-columns: 1fr 1fr; gap: .15rem 2rem; margin: 0; }
-dl div { display: grid; grid-template-columns: 8.5rem 1fr; gap: .6rem; padding: .15rem 0;
-  border-bottom: 1px solid #e6e8eb; break-inside: avoid; }
-dt { color: #59626d; }
-dd { margin: 0; overflow-wrap: anywhere; }
-table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th { padding: .3rem .5rem; border-bottom: 1.5px solid #1b1f24; color: #59626d; font-weight: 600; text-align: left;
-  vertical-align: bottom; }
-td { padding: .35rem .5rem; border-bottom: 1px solid #e6e8eb; vertical-align: top; }
-td:nth-child(3), td:nth-child(4), td:nth-child(8) { white-space: nowrap; }
-td:nth-child(4), th:nth-child(4), td:nth-child(5), th:nth-child(5) { text-align: right; }
-tr { break-inside: avoid; }
-.rejected td { color: #7a828c; text-decoration: line-through; }
-.rejected td:nth-child(7) { text-decoration: none; }
-.totals { margin: .6rem 0 0; font-weight: 600; }
-.legend, .making { color: #3a424c; font-size: .9rem; }
-.warnings { margin: 1.2rem 0; padding: .1rem 1.1rem .4rem; border-left: 4px solid #c98200; background: #fdf6e6; }
-.warnings h2 { margin-top: .6rem; }
-.warnings ul { margin: .2rem 0; padding-left: 1.1rem; }
-figure { margin: 1rem 0 1.8rem; break-inside: avoid; }
-figcaption { margin-top: .55rem; }
-img { display: block; width: 100%; height: auto; }
-footer { margin-top: 2.5rem; padding-top: .7rem; border-top: 1px solid #c4c9d0; color: #59626d; font-size: .85rem; }
-@page { margin: 14mm; }
-@media print {
-  body { max-width: none; padding: 0; font-size: 10pt; }
-  h2, .legend { break-after: avoid; }
-  p, .legend { break-inside: avoid; }
-  footer { break-before: avoid; margin-top: 1rem; }
-  img { width: auto; max-width: 100%; max-height: 98mm; }
-}
-"""
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="color-scheme" content="only light">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-{body}
-<footer>{note}</footer>
-</body>
-</html>
-"""

@@ -9,9 +9,8 @@ from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic import diameters, patient, segmentation, verdicts
 from ToNNOSlicerLib.logic.findings import Finding, Listing, listing
-from ToNNOSlicerLib.logic.heatmap import Record, inputOf, isHeatmap, methodName, modelThreshold, recordOf
-from ToNNOSlicerLib.logic.hierarchy import takeOut
-from ToNNOSlicerLib.logic.scene import nodesByClass
+from ToNNOSlicerLib.logic.heatmap import Record, calibrationOf, inputOf, isHeatmap, methodName, recordOf
+from ToNNOSlicerLib.logic.scene import nodesByClass, removeNode
 
 _QUALITIES = {"fast": "Fast", "balanced": "Balanced", "paper": "Paper"}
 # What a run puts into a record beside the engine's answer.
@@ -66,16 +65,6 @@ class Result:
         volume = self.inputNode.GetName() if self.inputNode is not None else _("(volume removed)")
         return f"{volume}: {settingsText(self.record)}"
 
-    @property
-    def modelThreshold(self) -> float | None:
-        """The model's threshold for the method, in the heatmap's units, or None."""
-        return modelThreshold(self.heatmapNode)
-
-    @property
-    def isStopped(self) -> bool:
-        """Whether the run was stopped early."""
-        return bool(self.record.get("stopped"))
-
 
 def resultOf(heatmapNode, smallestMm3: float = 0.0) -> Result:
     """Read a result from the scene.
@@ -120,7 +109,7 @@ def firstThreshold(record: Record) -> float:
     Returns:
         The threshold, in the heatmap's units.
     """
-    ofModel = (record.get("threshold") or {}).get("threshold")
+    ofModel = calibrationOf(record).get("threshold")
     peak = record.get("high", record.get("limit", 0.0))
     return float(next(value for value in (ofModel, record.get("otsu"), max(peak / 2, 1e-6)) if value is not None))
 
@@ -243,15 +232,11 @@ def remove(heatmapNode, segments: segmentation.Segments) -> None:
         heatmapNode: The heatmap.
         segments: Forgets the steps of the heatmap.
     """
-    scene = heatmapNode.GetScene()
     segment = segmentation.segmentOf(heatmapNode)
     segments.forget(heatmapNode)
-    takeOut(heatmapNode)
-    scene.RemoveNode(heatmapNode)
+    removeNode(heatmapNode)
     if segment is not None:
         node, segmentId = segment
         node.GetSegmentation().RemoveSegment(segmentId)
         if not node.GetSegmentation().GetNumberOfSegments():
-            takeOut(node)
-            scene.RemoveNode(node.GetDisplayNode())
-            scene.RemoveNode(node)
+            removeNode(node)

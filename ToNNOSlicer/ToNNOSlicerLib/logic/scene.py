@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import slicer
+
 
 def nodesByClass(scene, className: str) -> list:
     """List the nodes of a class in a scene. slicer.util.getNodesByClass looks into the application's scene alone.
@@ -16,8 +18,32 @@ def nodesByClass(scene, className: str) -> list:
     return [scene.GetNthNodeByClass(n, className) for n in range(scene.GetNumberOfNodesByClass(className))]
 
 
+def addHidden(scene, node, name: str):
+    """Add a displayable node that nobody sees in a list or a tree, and that is not saved with the scene.
+
+    Args:
+        scene: The vtkMRMLScene.
+        node: A node that is in no scene.
+        name: Its name.
+
+    Returns:
+        The node, with its display node.
+    """
+    node.SetName(name)
+    node.SetHideFromEditors(True)
+    node.SetSaveWithScene(False)
+    exclude = slicer.vtkMRMLSubjectHierarchyConstants.GetSubjectHierarchyExcludeFromTreeAttributeName()
+    node.SetAttribute(exclude, "1")
+    node = scene.AddNode(node)
+    node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().SetSaveWithScene(False)
+    return node
+
+
 def removeNode(node) -> None:
-    """Remove a node from its scene, with its display and storage nodes, which would stay behind.
+    """Remove a node from its scene, with its display and storage nodes and its item in the subject hierarchy.
+
+    In the application a plug-in removes the item; the hierarchy alone would keep one without a node.
 
     Args:
         node: A displayable node that is in a scene.
@@ -25,6 +51,10 @@ def removeNode(node) -> None:
     scene = node.GetScene()
     helpers = [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
     helpers += [node.GetNthStorageNode(n) for n in range(node.GetNumberOfStorageNodes())]
+    tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    item = tree.GetItemByDataNode(node) if tree is not None else 0
+    if item:
+        tree.RemoveItem(item, False, False)
     scene.RemoveNode(node)
     for helper in helpers:
         if helper is not None and helper.GetScene() is scene:

@@ -48,7 +48,9 @@ def _heldMm3(path: Path) -> dict[str, float] | None:
     try:
         voxels = gzip.decompress(body) if fields["encoding"] == "gzip" else body
         size = [int(n) for n in fields["sizes"].split()]
-        layers = np.frombuffer(voxels, _typeOf(fields)).reshape(size[::-1])
+        order = "<" if fields.get("endian", "little") == "little" else ">"
+        kind = np.dtype(_TYPES[fields["type"]]).newbyteorder(order)
+        layers = np.frombuffer(voxels, kind).reshape(size[::-1])
     except (KeyError, ValueError, EOFError, gzip.BadGzipFile, zlib.error):
         return None
     layers = layers.reshape(*size[:-4:-1], -1)  # Z Y X layers: segments that overlap lie in different layers
@@ -59,7 +61,3 @@ def _heldMm3(path: Path) -> dict[str, float] | None:
         value, layer = (int(fields[f"Segment{n}_{name}"]) for name in ("LabelValue", "Layer"))
         held[fields[f"Segment{n}_ID"]] = int(np.count_nonzero(layers[..., layer] == value)) * voxelMm3
     return held
-
-
-def _typeOf(fields: dict[str, str]) -> np.dtype:
-    return np.dtype(_TYPES[fields["type"]]).newbyteorder("<" if fields.get("endian", "little") == "little" else ">")

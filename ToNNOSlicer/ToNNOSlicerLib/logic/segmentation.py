@@ -9,9 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import slicer
-import slicer.util
-import vtk
 from slicer.i18n import tr as _
 
 from tonno_core.errors import TonnoError
@@ -19,7 +16,7 @@ from tonno_core.segmentation.binarize import binarize, check_options, clear_smal
 from tonno_core.volume.volume import Volume
 from ToNNOSlicerLib.labels import forPanel
 from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
-from ToNNOSlicerLib.logic.geometry import ijkToWorld, nodeToWorld, volumeOf
+from ToNNOSlicerLib.logic.geometry import corners, ijkToWorld, nodeToWorld, volumeOf
 from ToNNOSlicerLib.logic.heatmap import inputOf, madeBy, recordOf
 from ToNNOSlicerLib.logic.hierarchy import putBeside
 from ToNNOSlicerLib.logic.labelmap import (
@@ -38,18 +35,13 @@ from ToNNOSlicerLib.logic.labelmap import (
     setCrop,
 )
 from ToNNOSlicerLib.logic.limits import MOST_FILTERED_RUNS
-from ToNNOSlicerLib.logic.provenance import TAGS, editedProvenance, provenanceOf
+from ToNNOSlicerLib.logic.provenance import TAGS, editedProvenance, provenanceOf, tagOf
 from ToNNOSlicerLib.logic.scene import nodesByClass
 
 SEGMENTATION_ROLE = "ToNNO.segmentation"  # of a heatmap, the node of its segment; the attribute has the segment's ID
 THRESHOLD, SMALLEST, METHOD = "ToNNO.Threshold", "ToNNO.SmallestMm3", "ToNNO.Method"
 _TAGS = (WRITTEN, THRESHOLD, SMALLEST, METHOD, *TAGS)
 _COLORS = (GREEN, (1.0, 0x5C / 255, 0xF4 / 255), (0x5C / 255, 0.84, 1.0), (0.72, 0.6, 1.0))  # none of the heatmap's
-# From Slicer's own list, where "Lesion" (52988006) is missing; the user may choose another in the Segment Editor.
-TERMINOLOGY = (
-    "Segmentation category and type - 3D Slicer General Anatomy list"
-    "~SCT^49755003^Morphologically Altered Structure~SCT^4147007^Mass~^^~Anatomic codes - DICOM master list~^^~^^"
-)
 UNDO_STEPS = 20
 
 
@@ -95,17 +87,13 @@ class Segments:
         self._done: list[_Step] = []
         self._undone: list[_Step] = []
 
-    def write(
-        self, heatmapNode, threshold, smallestMm3=0.0, segmentationNode=None, segmentId=None, overwrite=False
-    ) -> tuple:
-        """Write heatmap >= threshold into a segment.
+    def write(self, heatmapNode, threshold, smallestMm3=0.0, overwrite=False) -> tuple:
+        """Write heatmap >= threshold into the heatmap's own segment, which is made where there is none.
 
         Args:
             heatmapNode: The heatmap.
             threshold: In the heatmap's units.
             smallestMm3: Volume of the smallest component that is kept.
-            segmentationNode: Holds the segment; None: the heatmap's own segmentation, made where there is none.
-            segmentId: The segment's ID; None: the heatmap's own segment there, made where there is none.
             overwrite: Whether work by hand is given up.
 
         Returns:
@@ -115,13 +103,10 @@ class Segments:
             EditedByHandError: If the segment holds other voxels than were written last, unless `overwrite`.
             ToNNOUserError: If the node cannot hold the heatmap's voxels.
         """
-        previous = segmentOf(heatmapNode)
-        previousNode, previousId = previous or (None, None)
-        segmentationNode = segmentationNode or previousNode
-        if segmentationNode is previousNode:
-            segmentId = segmentId or previousId
-        if segmentationNode is None or not _hasSegment(segmentationNode, segmentId):
-            return self.writeNew(heatmapNode, threshold, smallestMm3, segmentationNode)
+        segment = segmentOf(heatmapNode)
+        if segment is None:
+            return self.writeNew(heatmapNode, threshold, smallestMm3)
+        segmentationNode, segmentId = segment
         _prepare(segmentationNode, heatmapNode)
         before = _contentOf(segmentationNode, segmentId)
         if not overwrite and _isEdited(None if before is None else before.crop, _tagsOf(segmentationNode, segmentId)):
@@ -129,8 +114,8 @@ class Segments:
         crop = maskOf(heatmapNode, threshold, smallestMm3, segmentationNode)
         setCrop(segmentationNode, segmentId, crop)
         self._finish(heatmapNode, threshold, smallestMm3, segmentationNode, segmentId, crop)
-        self._remember(heatmapNode, segmentationNode, segmentId, before, _named(previous))
-        return segmentationNode, segmentId
+        self._remember(heatmapNode, segmentationNode, segmentId, before, _named(segment))
+        return segment
 
     def writeNew(self, heatmapNode, threshold, smallestMm3=0.0, segmentationNode=None) -> tuple:
         """Write heatmap >= threshold into a new segment, which becomes the heatmap's own.
@@ -156,8 +141,6 @@ class Segments:
         crop = maskOf(heatmapNode, threshold, smallestMm3, segmentationNode)
         name = _freeName(segmentationNode.GetSegmentation(), recordOf(heatmapNode)["className"] or _("finding"))
         segmentId = addSegment(segmentationNode, name, _freeColor(self._scene), crop)
-        segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
-        segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), TERMINOLOGY)
         self._finish(heatmapNode, threshold, smallestMm3, segmentationNode, segmentId, crop)
         self._remember(heatmapNode, segmentationNode, segmentId, None, _named(previous))
         if wasShown3D and segmentationNode.GetSegmentation().ContainsRepresentation(SURFACE):
@@ -213,19 +196,7 @@ class Segments:
         Raises:
             EditedByHandError: If the segment has been changed by hand since, unless `overwrite`.
         """
-        step = self._last(self._done, heatmapNode)
-        if step is None:
-            return False
-        node = self._scene.GetNodeByID(step.segmentationId)
-        self._checkUntouched(node, step.segmentId, step.after, overwrite)
-        self._done.remove(step)
-        self._undone.append(step)
-        if step.before is None:
-            node.GetSegmentation().RemoveSegment(step.segmentId)
-        else:
-            _restore(node, step.segmentId, step.before)
-        _point(heatmapNode, *(step.previous or (None, None)))
-        return True
+        return self._take(self._done, self._undone, heatmapNode, overwrite)
 
     def redo(self, heatmapNode, overwrite: bool = False) -> bool:
         """Do the heatmap's last undone step again.
@@ -240,16 +211,28 @@ class Segments:
         Raises:
             EditedByHandError: If the segment has been changed by hand since, unless `overwrite`.
         """
-        step = self._last(self._undone, heatmapNode)
+        return self._take(self._undone, self._done, heatmapNode, overwrite)
+
+    def _take(self, steps: list[_Step], others: list[_Step], heatmapNode, overwrite: bool) -> bool:
+        """Take the heatmap's last step, back or again, and put it among the others; returns whether there was one."""
+        step = self._last(steps, heatmapNode)
         if step is None:
             return False
+        isUndone = steps is self._done
+        present, wanted = (step.after, step.before) if isUndone else (step.before, step.after)
+        own = step.previous if isUndone else (step.segmentationId, step.segmentId)
         node = self._scene.GetNodeByID(step.segmentationId)
-        if step.before is not None:
-            self._checkUntouched(node, step.segmentId, step.before, overwrite)
-        self._undone.remove(step)
-        self._done.append(step)
-        _restore(node, step.segmentId, step.after)
-        _point(heatmapNode, step.segmentationId, step.segmentId)
+        if present is not None and not overwrite:
+            crop = cropOf(node, step.segmentId)
+            if crop is None or not crop.has(present.crop.fingerprint):
+                raise _editedError(node, step.segmentId)
+        steps.remove(step)
+        others.append(step)
+        if wanted is None:
+            node.GetSegmentation().RemoveSegment(step.segmentId)
+        else:
+            _restore(node, step.segmentId, wanted)
+        _point(heatmapNode, *(own or (None, None)))
         return True
 
     def forget(self, heatmapNode=None) -> None:
@@ -271,13 +254,6 @@ class Segments:
                 return step
             steps.remove(step)
         return None
-
-    @staticmethod
-    def _checkUntouched(node, segmentId: str, content: _Content, overwrite: bool) -> None:
-        """Raise EditedByHandError where a segment holds other voxels than a step left, unless `overwrite`."""
-        crop = cropOf(node, segmentId)
-        if not overwrite and (crop is None or not crop.has(content.crop.fingerprint)):
-            raise _editedError(node, segmentId)
 
     def _finish(self, heatmapNode, threshold, smallestMm3, segmentationNode, segmentId: str, crop: Crop) -> None:
         """Tag a segment that was written, and make it the heatmap's own."""
@@ -366,8 +342,6 @@ def _restore(segmentationNode, segmentId: str, content: _Content) -> None:
     """Give a segment a content back; it is made again under its ID where it was removed."""
     if not _hasSegment(segmentationNode, segmentId):
         addSegment(segmentationNode, content.name, content.color, content.crop, segmentId)
-        segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
-        segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), TERMINOLOGY)
     else:
         setCrop(segmentationNode, segmentId, content.crop)
     _setTags(segmentationNode, segmentId, content.tags)
@@ -422,8 +396,7 @@ def thresholdOf(segmentationNode, segmentId: str) -> float | None:
     Returns:
         The threshold, in the heatmap's units; None where we have not written the segment.
     """
-    value = _tagsOf(segmentationNode, segmentId).get(THRESHOLD)
-    return None if value is None else float(value)
+    return _number(segmentationNode, segmentId, THRESHOLD)
 
 
 def smallestOf(segmentationNode, segmentId: str) -> float | None:
@@ -436,7 +409,11 @@ def smallestOf(segmentationNode, segmentId: str) -> float | None:
     Returns:
         The volume in mm3; None where we have not written the segment.
     """
-    value = _tagsOf(segmentationNode, segmentId).get(SMALLEST)
+    return _number(segmentationNode, segmentId, SMALLEST)
+
+
+def _number(segmentationNode, segmentId: str, tag: str) -> float | None:
+    value = _tagsOf(segmentationNode, segmentId).get(tag)
     return None if value is None else float(value)
 
 
@@ -483,13 +460,12 @@ def show3D(segmentationNode, on: bool) -> None:
     Raises:
         ToNNOUserError: If there is no surface, or one that is too large.
     """
-    segmentation = segmentationNode.GetSegmentation()
-    if on:
-        checkSurface(segmentationNode)
-    if on and not segmentation.CreateRepresentation(SURFACE, fitSurface(segmentationNode)):
-        raise ToNNOUserError(_("The segmentation has no surface."), _("Lower the threshold until it holds voxels."))
     display = segmentationNode.GetDisplayNode()
     if on:
+        checkSurface(segmentationNode)
+        hasChanged = fitSurface(segmentationNode)
+        if not segmentationNode.GetSegmentation().CreateRepresentation(SURFACE, hasChanged):
+            raise ToNNOUserError(_("The segmentation has no surface."), _("Lower the threshold until it holds voxels."))
         display.SetPreferredDisplayRepresentationName3D(SURFACE)
     display.SetVisibility3D(on)
 
@@ -540,16 +516,10 @@ def _hasGrid(segmentationNode, heatmapNode) -> bool:
     if reference is None:
         return False
     size, gridToNode = reference
-    there = _corners(size, nodeToWorld(segmentationNode) @ gridToNode)
-    here = _corners(heatmapNode.GetImageData().GetDimensions(), ijkToWorld(heatmapNode))
-    apart = np.linalg.norm(there[:, np.newaxis] - here, axis=-1)
+    there = corners(size, nodeToWorld(segmentationNode) @ gridToNode)
+    here = corners(heatmapNode.GetImageData().GetDimensions(), ijkToWorld(heatmapNode))
+    apart = np.linalg.norm(there[:, :, np.newaxis] - here[:, np.newaxis], axis=0)
     return size == heatmapNode.GetImageData().GetDimensions() and apart.min(axis=0).max() < SAME_PLACE_MM
-
-
-def _corners(size: tuple[int, int, int], matrix: np.ndarray) -> np.ndarray:
-    """Return the places of a grid's outermost voxels, 8 x 3."""
-    ijk = np.stack(np.meshgrid(*((0, n - 1) for n in size)), axis=-1).reshape(-1, 3)
-    return ijk @ matrix[:3, :3].T + matrix[:3, 3]
 
 
 def _isEdited(crop: Crop | None, tags: dict[str, str]) -> bool:
@@ -607,8 +577,7 @@ def _hasSegment(segmentationNode, segmentId: str | None) -> bool:
 def _tagsOf(segmentationNode, segmentId: str) -> dict[str, str]:
     """Read our tags of a segment."""
     segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
-    value = vtk.reference("")
-    return {tag: str(value) for tag in _TAGS if segment.GetTag(tag, value)}
+    return {tag: tagOf(segment, tag) for tag in _TAGS if segment.HasTag(tag)}
 
 
 def _setTags(segmentationNode, segmentId: str, tags: dict[str, str]) -> None:

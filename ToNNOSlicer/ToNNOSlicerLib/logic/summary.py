@@ -15,9 +15,8 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from tonno_core.output import Json
-from ToNNOSlicerLib.logic.confidence import calibrationOf
 from ToNNOSlicerLib.logic.geometry import ijkToWorld, transformPoint
-from ToNNOSlicerLib.logic.heatmap import inputOf, madeBy, recordOf
+from ToNNOSlicerLib.logic.heatmap import calibrationOf, inputOf, madeBy, recordOf
 from ToNNOSlicerLib.logic.results import stoppedText
 from ToNNOSlicerLib.logic.segmentation import isEditedByHand, thresholdOf
 from ToNNOSlicerLib.logic.verdicts import ACCEPT, NONE, REJECT, UNSURE
@@ -182,6 +181,24 @@ def nothing(peak: Peak | None, record: Json, threshold: float, smallestMm3: floa
     else:
         text = _("Nothing above {name}.").format(name=name)
     return " ".join((text, _highestOf(peak, threshold, calibration.get("noise_floor"))))
+
+
+def headline(findings: Sequence, heatmapNode, threshold: float | None, smallestMm3: float = 0.0) -> str:
+    """Summarize the findings; if there are none, say how close the highest voxel is to the threshold.
+
+    Args:
+        findings: All findings of the segment.
+        heatmapNode: The heatmap.
+        threshold: What the segment was written with; None: it was drawn by hand.
+        smallestMm3: The volume below which components were left out.
+
+    Returns:
+        A sentence or two without the last period.
+    """
+    record = recordOf(heatmapNode)
+    if findings or threshold is None:
+        return sentence(findings, record)
+    return nothing(highest(heatmapNode), record, threshold, smallestMm3)
 
 
 def reportText(identity: Identity, findings: Sequence, record: Json) -> str:

@@ -20,7 +20,6 @@ from ToNNOSlicerLib.logic.pieces import NOTHING, Pieces
 from ToNNOSlicerLib.logic.results import Result
 from ToNNOSlicerLib.logic.summary import counted
 
-_FACES = ((0, 0, 1), (0, 1, 0), (1, 0, 0))
 # Tolerance in a box's coordinates, so that voxels on its very face belong to it.
 _ROUNDING = 1e-6
 
@@ -64,7 +63,7 @@ class TimePoint:
     def rims(self) -> np.ndarray:
         """Return how many voxels of each finding have a face to the outside."""
         inner = np.ones(self.owner.size, dtype=bool)
-        for step in _steps(self.size, _FACES):
+        for step in _strides(self.size):
             inner &= _lookUp(self._keys, self._keys + step) >= 0
             inner &= _lookUp(self._keys, self._keys - step) >= 0
         return np.bincount(self.owner[~inner], minlength=len(self.findings))
@@ -114,14 +113,10 @@ class TimePoint:
         return inside
 
     def _nearest(self, pointsRAS: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        rasToIJK = self._rasToIJK
+        rasToIJK = np.linalg.inv(self.ijkToRAS)
         # A hair above one half, so that a point between two voxels belongs to the same one in either grid.
         ijk = np.floor(rasToIJK[:3, :3] @ pointsRAS + rasToIJK[:3, 3:] + (0.5 + _ROUNDING)).astype(np.int64)
         return ijk, ((ijk >= 0) & (ijk < np.array(self.size)[:, np.newaxis])).all(axis=0)
-
-    @cached_property
-    def _rasToIJK(self) -> np.ndarray:
-        return np.linalg.inv(self.ijkToRAS)
 
     @cached_property
     def _keys(self) -> np.ndarray:
@@ -223,11 +218,6 @@ def _rasToBox(record: Json, ijkToRAS: np.ndarray) -> np.ndarray | None:
 def _strides(size) -> np.ndarray:
     """Return what a step along i, j and k adds to a voxel's key; a border of empty voxels keeps rows apart."""
     return np.array([1, size[0] + 2, (size[0] + 2) * (size[1] + 2)])
-
-
-def _steps(size, neighbours) -> list[int]:
-    """Return what a step to each neighbour (k, j, i) adds to a voxel's key."""
-    return [int(_strides(size) @ kji[::-1]) for kji in neighbours]
 
 
 def _keys(ijk: np.ndarray, size) -> np.ndarray:

@@ -50,26 +50,13 @@ def setVerdict(heatmapNode, finding, verdict: str) -> None:
     if verdict not in (ACCEPT, REJECT, UNSURE, NONE):
         raise ValueError(f"verdict is {verdict!r}, expected 'accept', 'reject', 'unsure' or ''")
     before = _read(heatmapNode)
-    parts = [kept for kept in before if _labelOf(finding.pieces, kept) == finding.label]
+    parts = [kept for kept in before if finding.pieces.labelOf(kept.place, kept.reach) == finding.label]
     after = [kept for kept in before if kept not in parts]
     if verdict != NONE:
         after += [replace(part, verdict=verdict) for part in parts if not _isAt(part, finding.place)]
         reach = finding.pieces.reachAt(finding.place, finding.label, _FARTHEST_MM)
         after.append(_Kept(finding.place, reach, verdict))
     heatmapNode.SetAttribute(ATTRIBUTE, json.dumps([asdict(kept) for kept in after]) if after else None)
-
-
-def verdictsOf(heatmapNode, findings: Sequence) -> tuple[str, ...]:
-    """Return the verdicts about findings.
-
-    Args:
-        heatmapNode: The heatmap.
-        findings: The findings of a segment, with the same `pieces`.
-
-    Returns:
-        A verdict for each finding: UNSURE where parts of it were judged differently, NONE where it was not judged.
-    """
-    return tuple(_common(verdicts) for verdicts in _all(heatmapNode, findings))
 
 
 def judged(heatmapNode, findings: Sequence) -> list:
@@ -95,7 +82,7 @@ def _all(heatmapNode, findings: Sequence) -> list[set[str]]:
     pieces = findings[0].pieces
     byLabel: dict[int, set[str]] = {}
     for kept in _read(heatmapNode):
-        byLabel.setdefault(_labelOf(pieces, kept), set()).add(kept.verdict)
+        byLabel.setdefault(pieces.labelOf(kept.place, kept.reach), set()).add(kept.verdict)
     return [byLabel.get(finding.label, set()) for finding in findings]
 
 
@@ -103,11 +90,6 @@ def _common(verdicts: set[str]) -> str:
     if not verdicts:
         return NONE
     return next(iter(verdicts)) if len(verdicts) == 1 else UNSURE
-
-
-def _labelOf(pieces, kept: _Kept) -> int:
-    """Return the label of the component that holds the place, or is nearest to it within reach of the old finding."""
-    return pieces.labelOf(kept.place, kept.reach)
 
 
 def _isAt(kept: _Kept, place) -> bool:

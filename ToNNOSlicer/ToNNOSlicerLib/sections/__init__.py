@@ -1,1 +1,1 @@
-"""The panel's sections: each renders the state and tells the session what the user wants; none knows another."""
+"""The panel's sections: each renders the session and tells the session what the user wants; none knows another."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import qt
 from slicer.i18n import tr as _
 
-from ToNNOSlicerLib.sections.look import setText
-from ToNNOSlicerLib.state import Comparison, State
-
-_COLUMNS = ("Change", "Now", "ml now", "mm now", "Then", "ml then", "mm then", "+/- ml")
+from ToNNOSlicerLib.logic.compare import Comparison, sentence
+from ToNNOSlicerLib.sections.look import fillTable, fitColumns, setText
 
 
 class CompareSection:
@@ -22,36 +19,24 @@ class CompareSection:
     def __init__(self, ui, session) -> None:
         self._ui, self._session = ui, session
         self._filled: Comparison | None = None
-        table = ui.compareTable
-        table.setColumnCount(len(_COLUMNS))
-        table.setHorizontalHeaderLabels([_(name) for name in _COLUMNS])
-        table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
-        table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
-        table.verticalHeader().visible = False
-        table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
-        table.horizontalHeader().stretchLastSection = True
-        table.connect("cellClicked(int,int)", lambda row, _column: session.goToChange(row))
+        fitColumns(ui.compareTable, wide=7)
+        ui.compareTable.connect("cellClicked(int,int)", lambda row, _column: session.goToChange(row))
 
-    def render(self, state: State) -> None:
-        """Show the changes, or what is missing for them.
-
-        Args:
-            state: What is shown.
-        """
-        comparison = state.comparison
-        setText(self._ui.compareLabel, _words(comparison, state))
+    def render(self) -> None:
+        """Show the changes, or what is missing for them."""
+        comparison = self._session.comparison
+        setText(self._ui.compareLabel, _words(comparison, self._session.shownResult))
         if comparison is not self._filled:
             self._filled = comparison
             self._fill(() if comparison is None else comparison.changes)
 
     def _fill(self, changes: tuple) -> None:
-        table = self._ui.compareTable
-        table.setRowCount(len(changes))
-        for row, change in enumerate(changes):
+        rows = []
+        for change in changes:
             now, before = change.present, change.prior
             mlNow = 0.0 if now is None else now.volumeMm3 / 1000
             mlBefore = sum(finding.volumeMm3 for finding in before) / 1000
-            texts = (
+            rows.append((
                 _(change.kind),
                 "" if now is None else str(now.label),
                 "" if now is None else f"{mlNow:.2f}",
@@ -60,9 +45,8 @@ class CompareSection:
                 f"{mlBefore:.2f}" if before else "",
                 _mm(before),
                 f"{mlNow - mlBefore:+.2f}",
-            )
-            for column, text in enumerate(texts):
-                table.setItem(row, column, qt.QTableWidgetItem(text))
+            ))  # fmt: skip
+        fillTable(self._ui.compareTable, rows)
 
 
 def _mm(findings) -> str:
@@ -70,10 +54,10 @@ def _mm(findings) -> str:
     return ", ".join(f"{finding.longestMm:.3g}" for finding in findings)
 
 
-def _words(comparison: Comparison | None, state: State) -> str:
+def _words(comparison: Comparison | None, result) -> str:
     if comparison is not None:
-        title = _("{sentence} since {prior}.").format(sentence=comparison.sentence, prior=comparison.priorName)
+        title = _("{sentence} since {prior}.").format(sentence=sentence(comparison.changes), prior=comparison.priorName)
         return "\n".join((title, *comparison.notes))
-    if state.result is None:
+    if result is None:
         return _("Select a result first.")
     return _("Choose the result of an earlier scan.")

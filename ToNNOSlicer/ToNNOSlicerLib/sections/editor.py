@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import slicer
 
-from ToNNOSlicerLib.state import State
-
 
 class EditorSection:
     """ui: the widgets by name. session: the Session. The editor is made once, when the section is opened first."""
@@ -17,15 +15,11 @@ class EditorSection:
         self._shown: tuple = ()
         ui.editorSection.connect("contentsCollapsed(bool)", self._onCollapsed)
 
-    def render(self, state: State) -> None:
-        """Point the editor at the result's segment, if the section is open.
-
-        Args:
-            state: What is shown.
-        """
-        if state.parameters is None or self._ui.editorSection.collapsed:
+    def render(self) -> None:
+        """Point the editor at the result's segment, if the section is open."""
+        if self._session.parameters is None or self._ui.editorSection.collapsed:
             return
-        result = state.result
+        result = self._session.shownResult
         shown = () if result is None or result.segmentationNode is None else result.identity
         if shown == self._shown and self._node is not None and self._node.GetScene() is not None:
             return

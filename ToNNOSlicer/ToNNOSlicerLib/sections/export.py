@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ToNNOSlicerLib import exports
-from ToNNOSlicerLib.state import EXPORTING, State
 
 _STEPS = 1000
 
@@ -17,7 +16,7 @@ class ExportSection:
     """
 
     def __init__(self, ui, session) -> None:
-        self._ui = ui
+        self._ui, self._session = ui, session
         self._buttons = {
             ui.exportReportButton: exports.REPORT,
             ui.exportSegmentationButton: exports.SEGMENTATION,
@@ -29,18 +28,14 @@ class ExportSection:
         ui.copyReportButton.connect("clicked(bool)", session.copyReport)
         ui.exportCancelButton.connect("clicked(bool)", session.cancelExport)
 
-    def render(self, state: State) -> None:
-        """Enable what there is something to write of, and show how far the export is.
-
-        Args:
-            state: What is shown.
-        """
-        ui, result = self._ui, state.result
-        isBusy = state.busy == EXPORTING
+    def render(self) -> None:
+        """Enable what there is something to write of, and show how far the export is."""
+        ui, result = self._ui, self._session.shownResult
+        isBusy = self._session.exports.isBusy
         for button, kind in self._buttons.items():
             there = result is not None and (kind == exports.HEATMAP or result.segment is not None)
             isSlow = kind in (exports.HEATMAP, exports.REPORT)
             button.enabled = there and not (isBusy and isSlow)
-        ui.copyReportButton.enabled = result is not None
+        ui.copyReportButton.enabled = result is not None and result.segment is not None
         ui.exportProgressBar.visible = ui.exportCancelButton.visible = isBusy
-        ui.exportProgressBar.value = round(_STEPS * state.share)
+        ui.exportProgressBar.value = round(_STEPS * self._session.exports.share)

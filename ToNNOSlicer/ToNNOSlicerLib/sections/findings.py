@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import qt
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic import summary, verdicts
 from ToNNOSlicerLib.logic.diameters import isDrawn
-from ToNNOSlicerLib.state import State
+from ToNNOSlicerLib.sections.look import Filling, fillTable, fitColumns
 from ToNNOSlicerLib.words import shortNumber
 
-_COLUMNS = ("#", "Volume", "Size", "Side", "Peak", "Confidence", "Verdict")
-_TIPS = (
-    "By the highest value of the heatmap",
-    "Volume",
-    "Longest diameter in an axial plane, and the longest across it",
-    "Of the patient",
-    "Highest value of the heatmap",
-    "By the calibration of the model: what scans without the finding reach",
-    "Yours",
-)
+_CONFIDENCE = 5  # its column
 
 
 class FindingsSection:
@@ -33,19 +23,9 @@ class FindingsSection:
     def __init__(self, ui, session) -> None:
         self._ui, self._session = ui, session
         self._filled: tuple = ()
-        self._isFilling = False
+        self._filling = Filling()
         table = ui.findingsTable
-        table.setColumnCount(len(_COLUMNS))
-        table.setHorizontalHeaderLabels([_(name) for name in _COLUMNS])
-        for column, tip in enumerate(_TIPS):
-            table.horizontalHeaderItem(column).setToolTip(_(tip))
-        table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
-        table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
-        table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
-        table.verticalHeader().visible = False
-        table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
-        table.horizontalHeader().setSectionResizeMode(_COLUMNS.index("Confidence"), qt.QHeaderView.Stretch)
-        table.horizontalHeader().highlightSections = False
+        fitColumns(table, wide=_CONFIDENCE)
         table.connect("cellClicked(int,int)", lambda row, _column: session.select(row))
         for button, intention in (
             (ui.nextButton, lambda _on: session.step(1)),
@@ -54,37 +34,31 @@ class FindingsSection:
             (ui.rejectButton, lambda _on: session.judge(verdicts.REJECT)),
             (ui.unsureButton, lambda _on: session.judge(verdicts.UNSURE)),
             (ui.removeFindingButton, session.removeFinding),
-            (ui.diametersCheck, self._onDiameters),
         ):
-            button.connect("toggled(bool)" if button is ui.diametersCheck else "clicked(bool)", intention)
+            button.connect("clicked(bool)", intention)
+        self._filling.connect(ui.diametersCheck, "toggled(bool)", session.showDiameters)
 
-    def render(self, state: State) -> None:
-        """Show the findings of the result.
-
-        Args:
-            state: What is shown.
-        """
-        ui, result = self._ui, state.result
+    def render(self) -> None:
+        """Show the findings of the result."""
+        ui, session = self._ui, self._session
+        result = session.shownResult
         listed = () if result is None else result.findings
         key = () if result is None else (result.identity, listed)
         if key != self._filled:
             self._filled = key
             self._fill(listed)
-        self._select(state.selected)
-        selected = 0 <= state.selected < len(listed)
+        self._select(session.selected)
+        selected = 0 <= session.selected < len(listed)
         for button in (ui.acceptButton, ui.rejectButton, ui.unsureButton, ui.removeFindingButton):
             button.enabled = selected
         ui.nextButton.enabled = ui.previousButton.enabled = ui.diametersCheck.enabled = bool(listed)
         ui.findingsSection.text = _("Findings ({count})").format(count=len(listed)) if result else _("Findings")
-        self._isFilling = True
-        ui.diametersCheck.checked = result is not None and isDrawn(result.heatmapNode)
-        self._isFilling = False
+        with self._filling:
+            ui.diametersCheck.checked = result is not None and isDrawn(result.heatmapNode)
 
     def _fill(self, listed: tuple) -> None:
-        table = self._ui.findingsTable
-        table.setRowCount(len(listed))
-        for row, finding in enumerate(listed):
-            texts = (
+        rows = [
+            (
                 str(finding.label),
                 summary.ml(finding.ml),
                 summary.size(finding),
@@ -93,10 +67,9 @@ class FindingsSection:
                 finding.confidence,
                 summary.verdict(finding),
             )
-            for column, text in enumerate(texts):
-                item = qt.QTableWidgetItem(text)
-                item.setToolTip(text)  # what the column is too narrow for
-                table.setItem(row, column, item)
+            for finding in listed
+        ]
+        fillTable(self._ui.findingsTable, rows)
 
     def _select(self, row: int) -> None:
         table = self._ui.findingsTable
@@ -104,7 +77,3 @@ class FindingsSection:
             table.clearSelection()
         elif table.currentRow() != row or not table.selectedItems():
             table.selectRow(row)
-
-    def _onDiameters(self, on) -> None:
-        if not self._isFilling:
-            self._session.showDiameters(on)

@@ -8,8 +8,7 @@ from slicer.i18n import tr as _
 from ToNNOSlicerLib import models, sample_data
 from ToNNOSlicerLib.choices import ALL_CLASSES
 from ToNNOSlicerLib.logic.results import heatmapsOf
-from ToNNOSlicerLib.sections.look import setText
-from ToNNOSlicerLib.state import RUNNING, State
+from ToNNOSlicerLib.sections.look import Filling, setText
 from ToNNOSlicerLib.words import timeText
 
 
@@ -23,48 +22,42 @@ class InputSection:
 
     def __init__(self, ui, session) -> None:
         self._ui, self._session = ui, session
-        self._isFilling = False
+        self._filling = Filling()
         self._listed: tuple = ()
-        ui.modelSelector.connect("currentIndexChanged(int)", self._onModel)
-        ui.classSelector.connect("currentIndexChanged(int)", self._onClass)
+        self._filling.connect(ui.modelSelector, "currentIndexChanged(int)", self._onModel)
+        self._filling.connect(ui.classSelector, "currentIndexChanged(int)", self._onClass)
         ui.openModelButton.connect("clicked(bool)", session.openModel)
         ui.sampleButton.connect("clicked(bool)", self._onSample)
 
-    def render(self, state: State) -> None:
-        """Show models, classes and the expected time.
-
-        Args:
-            state: What is shown.
-        """
-        ui = self._ui
-        if state.parameters is None:
+    def render(self) -> None:
+        """Show models, classes and the expected time."""
+        ui, choices, parameters = self._ui, self._session.choices, self._session.parameters
+        if parameters is None:
             return
-        self._isFilling = True
-        self._fillModels(state)
-        self._fillClasses(state)
-        self._isFilling = False
-        setText(ui.modelInfoLabel, _about(state.model))
-        expected = _("time not known yet") if state.expectedS is None else _("about {time}").format(
-            time=timeText(state.expectedS)
-        )  # fmt: skip
+        model, seconds = choices.modelOf(parameters), choices.expectedSeconds(parameters)
+        with self._filling:
+            self._fillModels(tuple(choices.models), model)
+            self._fillClasses(model, parameters.className)
+        setText(ui.modelInfoLabel, _about(model))
+        expected = _("time not known yet") if seconds is None else _("about {time}").format(time=timeText(seconds))
         setText(ui.timeLabel, expected, hideIfEmpty=False)
         self._hideHeatmaps()
         for widget in (ui.modelSelector, ui.classSelector, ui.openModelButton, ui.sampleButton):
-            widget.enabled = state.isIdle or state.busy == RUNNING
+            widget.enabled = not self._session.installing.isBusy
 
-    def _fillModels(self, state: State) -> None:
+    def _fillModels(self, listed: tuple, chosen) -> None:
         box = self._ui.modelSelector
-        if state.models != self._listed:
-            self._listed = state.models
+        if listed != self._listed:
+            self._listed = listed
             box.clear()
-            for n, (model, label) in enumerate(zip(state.models, models.labels(state.models), strict=True)):
+            for n, (model, label) in enumerate(zip(listed, models.labels(listed), strict=True)):
                 box.addItem(label, str(model.folder))
                 box.setItemData(n, _tip(model), qt.Qt.ToolTipRole)
-        box.currentIndex = state.models.index(state.model) if state.model else -1
-        box.toolTip = _tip(state.model) if state.model else _("Which model looks at the image")
+        box.currentIndex = listed.index(chosen) if chosen else -1
+        box.toolTip = _tip(chosen) if chosen else _("Which model looks at the image")
 
-    def _fillClasses(self, state: State) -> None:
-        box, model = self._ui.classSelector, state.model
+    def _fillClasses(self, model, name: str) -> None:
+        box = self._ui.classSelector
         several = model is not None and len(model.classes) > 1
         self._ui.classLabel.visible = box.visible = several
         if not several:
@@ -74,7 +67,6 @@ class InputSection:
             box.clear()
             box.addItems(texts)
         known = [*model.classes, ALL_CLASSES]
-        name = state.parameters.className
         box.currentIndex = known.index(name) if name in known else 0
 
     def _hideHeatmaps(self) -> None:
@@ -86,12 +78,12 @@ class InputSection:
                 model.hiddenNodeIDs = hidden
 
     def _onModel(self, index) -> None:
-        if not self._isFilling and 0 <= index < len(self._listed):
+        if 0 <= index < len(self._listed):
             self._session.chooseModel(str(self._listed[index].folder))
 
     def _onClass(self, index) -> None:
         box = self._ui.classSelector
-        if not self._isFilling and index >= 0:
+        if index >= 0:
             self._session.set(className=ALL_CLASSES if index == box.count - 1 else box.itemText(index))
 
     def _onSample(self, _checked=None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ToNNOSlicerLib import ask
-from ToNNOSlicerLib.state import State
 
 
 class LogSection:
@@ -19,12 +18,8 @@ class LogSection:
         self._shown = 0
         ui.copyLogButton.connect("clicked(bool)", self._onCopy)
 
-    def render(self, _state: State) -> None:
-        """Append the lines that are new.
-
-        Args:
-            _state: Not used.
-        """
+    def render(self) -> None:
+        """Append the lines that are new."""
         new = self._session.loggedCount - self._shown
         if new > 0:
             self._ui.logText.appendPlainText("\n".join(list(self._session.logLines)[-new:]))

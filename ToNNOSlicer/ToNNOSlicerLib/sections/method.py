@@ -6,8 +6,7 @@ import qt
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.parameter_node import Method
-from ToNNOSlicerLib.sections.look import setText
-from ToNNOSlicerLib.state import State
+from ToNNOSlicerLib.sections.look import Filling, setText
 
 
 class MethodSection:
@@ -20,36 +19,31 @@ class MethodSection:
 
     def __init__(self, ui, session) -> None:
         self._ui, self._session = ui, session
-        self._isFilling = False
-        self._listed: tuple | None = None
-        ui.deviceSelector.connect("currentIndexChanged(int)", self._onDevice)
+        self._filling = Filling()
+        self._listed: list | None = None
+        self._filling.connect(ui.deviceSelector, "currentIndexChanged(int)", self._onDevice)
         ui.deviceButton.connect("clicked(bool)", session.describe)
         ui.pythonButton.connect("clicked(bool)", session.choosePython)
         ui.roiSelector.connect("nodeAddedByUser(vtkMRMLNode*)", session.fitRegion)
 
-    def render(self, state: State) -> None:
-        """Show devices and the interpreter; the rest is connected with the parameter node.
-
-        Args:
-            state: What is shown.
-        """
-        ui, parameters = self._ui, state.parameters
+    def render(self) -> None:
+        """Show devices and the interpreter; the rest is connected with the parameter node."""
+        ui, session, parameters = self._ui, self._session, self._session.parameters
         if parameters is None:
             return
-        self._isFilling = True
-        self._fillDevices(state.devices)
-        names = ["auto", *(device["name"] for device in state.devices)]
-        ui.deviceSelector.currentIndex = names.index(parameters.device) if parameters.device in names else 0
-        self._isFilling = False
-        setText(ui.pythonPathLabel, state.python or _("Slicer's Python"), hideIfEmpty=False)
+        with self._filling:
+            self._fillDevices(session.choices.devices)
+            names = ["auto", *(device["name"] for device in session.choices.devices)]
+            ui.deviceSelector.currentIndex = names.index(parameters.device) if parameters.device in names else 0
+        setText(ui.pythonPathLabel, session.choices.python or _("Slicer's Python"), hideIfEmpty=False)
         ui.zoomCheck.enabled = parameters.roi is not None
         for n, method in enumerate(Method):
             if n < ui.methodSelector.count:
                 ui.methodSelector.setItemData(n, method.tip(), qt.Qt.ToolTipRole)
         for widget in (ui.deviceButton, ui.pythonButton):
-            widget.enabled = state.isIdle
+            widget.enabled = session.isIdle
 
-    def _fillDevices(self, devices: tuple) -> None:
+    def _fillDevices(self, devices: list) -> None:
         if devices == self._listed:
             return
         self._listed = devices
@@ -64,5 +58,5 @@ class MethodSection:
             box.setItemData(n, device.get("problem") or device["name"], qt.Qt.ToolTipRole)
 
     def _onDevice(self, index) -> None:
-        if not self._isFilling and index >= 0:
+        if index >= 0:
             self._session.set(device=self._ui.deviceSelector.itemData(index))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from html import escape
 
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib import plots
-from ToNNOSlicerLib.logic.heatmap import histogram
-from ToNNOSlicerLib.sections.look import setKind, setText
-from ToNNOSlicerLib.state import NOTE, State
+from ToNNOSlicerLib.logic import summary
+from ToNNOSlicerLib.logic.heatmap import calibrationOf, histogram
+from ToNNOSlicerLib.logic.limits import FEWER
+from ToNNOSlicerLib.notes import notesOf
+from ToNNOSlicerLib.sections.look import Filling, setKind, setText
+from ToNNOSlicerLib.state import NOTE
 
 _HISTOGRAM_HEIGHT = 86
 
@@ -24,15 +28,15 @@ class ResultSection:
 
     def __init__(self, ui, session) -> None:
         self._ui, self._session = ui, session
-        self._isFilling = False
+        self._filling = Filling()
         self._drawn: tuple = ()
         self._ranged: tuple = ()
         self._histogram: tuple = ()
         ui.heatmapSelector.addAttribute("vtkMRMLScalarVolumeNode", "ToNNO.Record")
         ui.priorSelector.addAttribute("vtkMRMLScalarVolumeNode", "ToNNO.Record")
-        ui.thresholdSlider.connect("valueIsChanging(double)", self._onDragging)
-        ui.thresholdSlider.connect("valueChanged(double)", self._onThreshold)
-        ui.smallestBox.connect("valueChanged(double)", self._onSmallest)
+        self._filling.connect(ui.thresholdSlider, "valueIsChanging(double)", session.drag)
+        self._filling.connect(ui.thresholdSlider, "valueChanged(double)", session.setThreshold)
+        self._filling.connect(ui.smallestBox, "valueChanged(double)", session.setSmallest)
         for button, intention in (
             (ui.modelThresholdButton, session.toModelThreshold),
             (ui.otsuButton, session.toOtsu),
@@ -43,38 +47,47 @@ class ResultSection:
         ):
             button.connect("clicked(bool)", intention)
 
-    def render(self, state: State) -> None:
-        """Show the result, or that there is none.
+    def render(self) -> None:
+        """Show the result, or that there is none."""
+        result = self._session.shownResult
+        with self._filling:
+            self._fill(result)
+        self._draw(result)
+        self._enable(result)
 
-        Args:
-            state: What is shown.
-        """
-        ui, result = self._ui, state.result
-        self._isFilling = True
-        setText(ui.identityLabel, "" if result is None else f"<b>{_escaped(result.name)}</b>")
-        setText(ui.sentenceLabel, state.sentence if result is not None else _nothing(state), hideIfEmpty=False)
+    def _fill(self, result) -> None:
+        ui, session = self._ui, self._session
+        setText(ui.identityLabel, "" if result is None else f"<b>{escape(result.name, quote=False)}</b>")
+        setText(ui.sentenceLabel, self._sentence(result), hideIfEmpty=False)
         ui.highestButton.visible = result is not None and not result.findings
         setKind(ui.notesLabel, NOTE)
-        setText(ui.notesLabel, "\n".join(state.notes))
+        setText(ui.notesLabel, "" if result is None else "\n".join(notesOf(result)))
         if result is not None:
             self._setRange(result)
-            if not state.isDragging:  # a value that is set meanwhile would end the drag without a word
-                ui.thresholdSlider.value = state.threshold
-        if state.parameters is not None:
-            ui.smallestBox.value = state.parameters.minMm3 if result is None else result.smallestMm3
+            if session.draft is None:  # a value that is set during a drag would end it without a word
+                ui.thresholdSlider.value = result.threshold
+        if session.parameters is not None:
+            ui.smallestBox.value = session.parameters.minMm3 if result is None else result.smallestMm3
         ui.show3DButton.setSegmentationNode(None if result is None else result.segmentationNode)
         if result is None or result.segmentationNode is None:
             ui.show3DButton.checked = False  # Slicer's button stays as it was, without anything to show
-        self._isFilling = False
-        self._draw(state)
-        self._enable(state)
 
-    def _enable(self, state: State) -> None:
-        ui, there = self._ui, state.result is not None
+    def _sentence(self, result) -> str:
+        if result is not None and result.listing.gap:
+            return f"{result.listing.gap} {FEWER}"
+        if result is not None:
+            return summary.headline(result.findings, result.heatmapNode, result.threshold, result.smallestMm3)
+        if self._session.running.preview is not None:
+            return _("Preview: it sharpens while the model looks on.")
+        return _("No result yet. Choose a volume and a model, and click Apply.")
+
+    def _enable(self, result) -> None:
+        ui, there, segments = self._ui, result is not None, self._session.logic.segments
+        heatmap = result.heatmapNode if there else None
         for widget in (ui.thresholdSlider, ui.otsuButton, ui.newSegmentButton, ui.show3DButton):
             widget.enabled = there
-        ui.modelThresholdButton.enabled = there and state.result.modelThreshold is not None
-        ui.undoButton.enabled, ui.redoButton.enabled = state.canUndo, state.canRedo
+        ui.modelThresholdButton.enabled = there and calibrationOf(result.record).get("threshold") is not None
+        ui.undoButton.enabled, ui.redoButton.enabled = segments.canUndo(heatmap), segments.canRedo(heatmap)
         ui.opacitySlider.enabled = ui.overlayCheck.enabled = there
 
     def _setRange(self, result) -> None:
@@ -93,45 +106,24 @@ class ResultSection:
         slider.singleStep = top / 500
         slider.decimals = min(max(5 - math.ceil(math.log10(top)), 0), 10)  # five digits of the largest
 
-    def _draw(self, state: State) -> None:
-        label, result = self._ui.histogramLabel, state.result
+    def _draw(self, result) -> None:
+        label = self._ui.histogramLabel
         if result is None:
             if self._drawn:
                 label.clear()
             self._drawn = ()
             return
         width = max(label.width, 240)
-        key = self._ranged, state.threshold, width, label.palette.cacheKey()
+        threshold = result.threshold if self._session.draft is None else self._session.draft
+        key = self._ranged, threshold, width, label.palette.cacheKey()
         if key == self._drawn:
             return
         self._drawn = key
         edges, counts = self._histogram
-        record = result.record.get("threshold") or {}
-        marks = record.get("threshold"), record.get("noise_floor")
+        calibration = calibrationOf(result.record)
+        marks = calibration.get("threshold"), calibration.get("noise_floor")
         label.setPixmap(
             plots.histogramPixmap(
-                edges, counts, state.threshold, *marks, plots.Canvas(width, _HISTOGRAM_HEIGHT, label.palette)
+                edges, counts, threshold, *marks, plots.Canvas(width, _HISTOGRAM_HEIGHT, label.palette)
             )
         )
-
-    def _onDragging(self, value) -> None:
-        if not self._isFilling:
-            self._session.drag(value)
-
-    def _onThreshold(self, value) -> None:
-        if not self._isFilling:
-            self._session.setThreshold(value)
-
-    def _onSmallest(self, value) -> None:
-        if not self._isFilling:
-            self._session.setSmallest(value)
-
-
-def _nothing(state: State) -> str:
-    if state.isPreview:
-        return _("Preview: it sharpens while the model looks on.")
-    return _("No result yet. Choose a volume and a model, and click Apply.")
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -6,7 +6,6 @@ from slicer.i18n import tr as _
 
 from ToNNOSlicerLib import run
 from ToNNOSlicerLib.sections.look import setKind, setText
-from ToNNOSlicerLib.state import INSTALLING, State
 from ToNNOSlicerLib.words import timeText
 
 
@@ -19,46 +18,40 @@ class RunSection:
     """
 
     def __init__(self, ui, session) -> None:
-        self._ui = ui
+        self._ui, self._session = ui, session
         ui.runButton.connect("clicked(bool)", session.start)
         ui.cancelButton.connect("clicked(bool)", session.cancel)
         ui.stopButton.connect("clicked(bool)", session.stop)
 
-    def render(self, state: State) -> None:
-        """Show progress and message.
-
-        Args:
-            state: What is shown.
-        """
-        ui, progress = self._ui, state.progress
-        isRunning, isInstalling = progress.state != run.IDLE, state.busy == INSTALLING
+    def render(self) -> None:
+        """Show progress and message."""
+        ui, session, progress = self._ui, self._session, self._session.running.progress
+        isRunning, isInstalling = progress.state != run.IDLE, session.installing.isBusy
         ui.progressBar.visible = ui.cancelButton.visible = isRunning or isInstalling
         ui.stopButton.visible = isRunning
-        ui.runButton.enabled = state.isIdle and state.parameters is not None
-        ui.runButton.text = _("Apply (go on to the end)") if _goesOn(state) else _("Apply")
+        ui.runButton.enabled = session.isIdle and session.parameters is not None
+        ui.runButton.text = _("Apply (go on to the end)") if self._goesOn() else _("Apply")
         ui.stopButton.enabled = progress.state == run.RUNNING
         ui.cancelButton.enabled = (isRunning and progress.state != run.STOPPING) or isInstalling
         if isRunning or isInstalling:
             unknown = progress.percent is None or isInstalling
             ui.progressBar.maximum = 0 if unknown else 1000
             ui.progressBar.value = 0 if unknown else round(10 * progress.percent)
-        setText(ui.statusLabel, self._status(state))
-        message = state.message
+        setText(ui.statusLabel, self._status(progress))
+        message = session.message
         if message is not None:
             setKind(ui.messageLabel, message.kind)
         setText(ui.messageLabel, "" if message is None else f"{message.text}\n{message.nextStep}".strip())
 
-    @staticmethod
-    def _status(state: State) -> str:
-        progress = state.progress
+    def _status(self, progress: run.Progress) -> str:
         if progress.state == run.IDLE:
-            return state.status
+            return self._session.status
         text = _("{step}, {elapsed}").format(step=progress.text, elapsed=timeText(progress.elapsedS))
         if progress.remainingS is not None:
             text += _(", {remaining} left").format(remaining=timeText(progress.remainingS))
-        return text + (_(" (preview)") if state.isPreview else "")
+        return text + (_(" (preview)") if self._session.running.preview is not None else "")
 
-
-def _goesOn(state: State) -> bool:
-    """Whether the next run continues the one that was stopped."""
-    return state.isIdle and state.result is not None and state.result.isStopped
+    def _goesOn(self) -> bool:
+        """Whether the next run continues the one that was stopped."""
+        result = self._session.shownResult
+        return self._session.isIdle and result is not None and bool(result.record.get("stopped"))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib import plots
-from ToNNOSlicerLib.logic.profile import profileFor, whyOf
+from ToNNOSlicerLib.logic.heatmap import recordOf
+from ToNNOSlicerLib.logic.profile import profileFor
 from ToNNOSlicerLib.logic.scene import nodesByClass
 from ToNNOSlicerLib.sections.look import setText
-from ToNNOSlicerLib.state import State
 from ToNNOSlicerLib.words import shortNumber
 
 _PLOT_HEIGHT = 140
@@ -28,14 +28,11 @@ class WhySection:
         ui.whySection.connect("contentsCollapsed(bool)", lambda _collapsed: self._draw())
         ui.viewSelector.connect("currentIndexChanged(int)", lambda _index: self._draw())
 
-    def render(self, state: State) -> None:
-        """Follow the result, if the section is open.
-
-        Args:
-            state: What is shown.
-        """
-        self._heatmapNode = None if state.result is None else state.result.heatmapNode
-        if state.parameters is not None:
+    def render(self) -> None:
+        """Follow the result, if the section is open."""
+        result = self._session.shownResult
+        self._heatmapNode = None if result is None else result.heatmapNode
+        if self._session.parameters is not None:
             self._listViews()
         self._draw()
 
@@ -72,9 +69,10 @@ class WhySection:
             setText(ui.whyLabel, _("Click Apply first, or select a result."))
             ui.profilePlotLabel.clear()
             return
-        why = whyOf(heatmap)
-        lines = [] if why.score is None else [_("Score of the volume: {score}").format(score=shortNumber(why.score))]
-        lines.append(_selfCheck(why))
+        record = recordOf(heatmap)
+        score = record.get("score")
+        lines = [] if score is None else [_("Score of the volume: {score}").format(score=shortNumber(score))]
+        lines.append(_selfCheck(record))
         view = self.view
         profile = None if view is None else profileFor(heatmap, view)
         if profile is None or len(profile.logits) < 2:
@@ -93,11 +91,12 @@ class WhySection:
         label.setPixmap(plots.profilePixmap(profile.positionsMm, profile.logits, profile.currentMm, canvas))
 
 
-def _selfCheck(why) -> str:
+def _selfCheck(record) -> str:
     """How much the heatmap explains, or why nobody can say."""
-    if why.explained is not None:
-        return _("The heatmap explains {share:.0f} % of the classifier's output").format(share=100 * why.explained)
-    if why.isSum:
+    share = record.get("explained")
+    if share is not None:
+        return _("The heatmap explains {share:.0f} % of the classifier's output").format(share=100 * share)
+    if record["method"] == "tonno":
         return _("No self-check: it needs the whole heatmap (a run that was not stopped, no region of interest)")
     return _(
         "No self-check: only the heatmap of the method ToNNO can be added up to the classifier's output again. "

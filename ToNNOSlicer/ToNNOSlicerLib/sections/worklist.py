@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import qt
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib import worklist
-from ToNNOSlicerLib.sections.look import setText
-from ToNNOSlicerLib.state import State
+from ToNNOSlicerLib.sections.look import fillTable, fitColumns, setText
 from ToNNOSlicerLib.words import shortNumber
-
-_COLUMNS = ("Study", "State", "Findings", "Score")
 
 
 class WorklistSection:
@@ -22,64 +18,48 @@ class WorklistSection:
     """
 
     def __init__(self, ui, session) -> None:
-        self._ui = ui
+        self._ui, self._session = ui, session
         self._filled: tuple = ()
-        table = ui.worklistTable
-        table.setColumnCount(len(_COLUMNS))
-        table.setHorizontalHeaderLabels([_(name) for name in _COLUMNS])
-        table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
-        table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
-        table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
-        table.verticalHeader().visible = False
-        table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
-        table.horizontalHeader().stretchLastSection = True
-        table.connect("cellDoubleClicked(int,int)", lambda row, _column: session.openCase(row))
+        fitColumns(ui.worklistTable, wide=3)
+        ui.worklistTable.connect("cellDoubleClicked(int,int)", lambda row, _column: session.openCase(row))
         ui.worklistFolderButton.connect("clicked(bool)", lambda _on: session.openWorklist("folder"))
         ui.worklistFileButton.connect("clicked(bool)", lambda _on: session.openWorklist("list"))
         ui.worklistCancelButton.connect("clicked(bool)", session.cancelWorklist)
         ui.worklistSaveButton.connect("clicked(bool)", session.saveAndNext)
         ui.worklistNextButton.connect("clicked(bool)", session.nextCase)
 
-    def render(self, state: State) -> None:
-        """Show the list.
-
-        Args:
-            state: What is shown.
-        """
-        ui, listed = self._ui, state.worklist.cases
-        isBusy = state.worklist.step in (worklist.FINDING, worklist.WORKING)
-        setText(ui.worklistLabel, _words(state))
-        ui.worklistFolderButton.enabled = ui.worklistFileButton.enabled = not isBusy and state.isIdle
+    def render(self) -> None:
+        """Show the list."""
+        ui, reading = self._ui, self._session.reading
+        listed, isBusy = reading.state.cases, reading.isBusy
+        setText(ui.worklistLabel, _words(reading.state))
+        ui.worklistFolderButton.enabled = ui.worklistFileButton.enabled = not isBusy and self._session.isIdle
         ui.worklistCancelButton.enabled = isBusy
-        ui.worklistSaveButton.enabled = state.case is not None
+        ui.worklistSaveButton.enabled = reading.case is not None
         ui.worklistNextButton.enabled = any(case.state == worklist.DONE for case in listed)
-        key = listed, state.case
+        key = listed, reading.case
         if key != self._filled:
             self._filled = key
-            self._fill(listed, state.case)
+            self._fill(listed, reading.case)
 
     def _fill(self, listed: tuple, openCase) -> None:
-        table = self._ui.worklistTable
-        table.setRowCount(len(listed))
-        for row, case in enumerate(listed):
-            texts = (
+        rows = [
+            (
                 case.name,
-                _stateText(case),
+                _(case.state),
                 "" if case.findings is None else str(case.findings),
                 "" if case.score is None else shortNumber(case.score),
             )
-            for column, text in enumerate(texts):
-                item = qt.QTableWidgetItem(text)
-                item.setToolTip(case.error or case.volume)
-                table.setItem(row, column, item)
-        rows = [n for n, case in enumerate(listed) if openCase is not None and case.volume == openCase.volume]
-        if rows:
-            table.selectRow(rows[0])
+            for case in listed
+        ]
+        fillTable(self._ui.worklistTable, rows, [case.error or case.volume for case in listed])
+        volumes = [case.volume for case in listed]
+        if openCase is not None and openCase.volume in volumes:
+            self._ui.worklistTable.selectRow(volumes.index(openCase.volume))
 
 
-def _words(state: State) -> str:
+def _words(shown: worklist.State) -> str:
     """How far the list is."""
-    shown = state.worklist
     if shown.error:
         return shown.error
     if shown.step == worklist.FINDING:
@@ -93,14 +73,3 @@ def _words(state: State) -> str:
     if failed:
         text += _(", {failed} failed").format(failed=failed)
     return "\n".join((text, *shown.notes))
-
-
-def _stateText(case) -> str:
-    words = {
-        worklist.WAITING: _("waiting"),
-        worklist.RUNNING: _("running"),
-        worklist.DONE: _("done"),
-        worklist.FAILED: _("failed"),
-        worklist.READ: _("read"),
-    }
-    return words[case.state]
