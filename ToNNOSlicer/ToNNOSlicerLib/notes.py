@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from slicer.i18n import tr as _
 
-from ToNNOSlicerLib.logic.heatmap import calibrationOf
+from tonno_core.segmentation.threshold import MOST
+from ToNNOSlicerLib.logic.heatmap import calibrationOf, shareAbove
 from ToNNOSlicerLib.logic.results import Result, stoppedText
 from ToNNOSlicerLib.words import shortNumber
 
@@ -23,6 +24,11 @@ def notesOf(result: Result) -> tuple[str, ...]:
         text = _("The run was {stopped} directions. Click Apply to go on to the end.")
         notes.append(text.format(stopped=stoppedText(result.record)))
     notes += _aboutThreshold(result)
+    share = shareAbove(result.record, result.threshold)
+    isImage = (result.record.get("model") or {}).get("name") == "pixel-sum"
+    if not isImage and (result.threshold <= 0 or share > MOST):
+        text = _("The segment takes {share:.0%} of what was looked at: that is no finding. Raise the threshold.")
+        notes.append(text.format(share=share))
     notes += result.record.get("warnings") or ()
     return tuple(dict.fromkeys(text for text in notes if text))
 

@@ -12,6 +12,7 @@ from tonno_core.encoding.device import choose_device, choose_precision
 from tonno_core.encoding.encoder import Encoder, PixelSum
 from tonno_core.errors import TonnoError
 from tonno_core.settings import ReconstructionSettings
+from tonno_core.volume.intensity import IMAGE
 
 PIXEL_SUM = "pixel-sum"
 PIXEL_SUM_CHOICES = ModelChoices(PixelSum.classes, 96, {"methods": ("tonno",)})
@@ -43,7 +44,7 @@ class ReadyModel:
     @property
     def intensity(self) -> str:
         """How the volume's intensities are normalised."""
-        return "none" if self.spec is None else self.spec.intensity
+        return IMAGE if self.spec is None else self.spec.intensity
 
     @property
     def choices(self) -> ModelChoices:

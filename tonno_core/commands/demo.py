@@ -78,7 +78,7 @@ def run_demo(output: Path, *, seed: int, directions: int | None = None, overwrit
 
 def _measure(phantom: Phantom, result: Reconstruction, segmentation: Segmentation, method: str) -> dict[str, float]:
     """Measure scores at the model's own threshold, the best Dice of any threshold, and the seconds of the method."""
-    best_threshold, best = best_dice(result.heatmaps[method].array, phantom.truth)
+    best_threshold, best = best_dice(result.heatmaps[method].array, phantom.truth, result.inside)
     return {
         **asdict(score(segmentation.mask, phantom.truth)),
         "best_dice": best,

@@ -28,8 +28,9 @@ from tonno_core.pictures.drawing import Scene
 from tonno_core.pictures.overview import write_overview
 from tonno_core.reconstruction import Reconstruction, execute
 from tonno_core.reporting import Reporter
-from tonno_core.segmentation.binarize import Component, binarize, components
-from tonno_core.segmentation.threshold import find_threshold
+from tonno_core.segmentation.binarize import Component, binarize, components, peak_of
+from tonno_core.segmentation.threshold import find_threshold, threshold_warning
+from tonno_core.volume.intensity import IMAGE
 from tonno_core.volume.io import check_writable, read_volume, write_volume
 from tonno_core.volume.volume import Volume
 
@@ -43,12 +44,14 @@ class Segmentation:
         source: How the threshold was found.
         mask: Uint8 Z Y X.
         components: Its pieces, highest peak first.
+        warning: Why it is hardly one of a finding; None where nothing speaks against it.
     """
 
     threshold: float
     source: str
     mask: np.ndarray
     components: list[Component]
+    warning: str | None = None
 
 
 @contextmanager
@@ -117,8 +120,9 @@ def reconstruct_into(
     result = execute(volume, prepared.model.encoder, run, reporter, processes=group)
     if not group.first:
         return ""
-    result = dataclasses.replace(result, warnings=tuple(map(as_options, result.warnings)))
     segmentations = segment(result, run, options.threshold, options.min_volume_mm3)
+    doubts = [each.warning for each in segmentations.values() if each.warning]
+    result = dataclasses.replace(result, warnings=tuple(map(as_options, [*result.warnings, *doubts])))
     with output_folder(output, overwrite=overwrite) as folder:
         write_images(folder, result, segmentations, options.file_format)
         more = {"region": request.region_record(), "processes": group.world, **(extra or {})}
@@ -206,7 +210,9 @@ def segment(
         known = run.threshold(run.targets[0], name, result.ended_at)
         value, source = find_threshold(heatmap, result.inside, threshold, known)
         mask = binarize(heatmap, value, min_volume_mm3=min_volume_mm3)
-        segmentations[name] = Segmentation(value, source, mask, components(mask, heatmap))
+        # What pixel-sum shows are intensities, which may be anything.
+        doubt = None if run.intensity == IMAGE else threshold_warning(name, mask, result.inside, value)
+        segmentations[name] = Segmentation(value, source, mask, components(mask, heatmap), doubt)
     return segmentations
 
 
@@ -256,7 +262,7 @@ def write_report(
                 "threshold": segmentation.threshold,
                 "threshold_source": segmentation.source,
                 "volume_mm3": float(segmentation.mask.sum() * volume.voxel_mm3),
-                "peak": float(result.heatmaps[method].array.max()),
+                "peak": peak_of(result.heatmaps[method].array),
                 "components": [dataclasses.asdict(component) for component in segmentation.components],
             }
             for method, segmentation in segmentations.items()
@@ -284,7 +290,7 @@ def summary(result: Reconstruction, segmentations: Mapping[str, Segmentation]) -
             f"{segmentation.threshold:.4g} ({segmentation.source})",
             len(segmentation.components),
             f"{segmentation.mask.sum() * result.heatmaps[method].voxel_mm3 / 1000:.2f}",
-            f"{result.heatmaps[method].array.max():.4g}",
+            f"{peak_of(result.heatmaps[method].array):.4g}",
         ]
         for method, segmentation in segmentations.items()
     ]

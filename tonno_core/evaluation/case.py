@@ -18,8 +18,9 @@ from tonno_core.evaluation.rows import Row
 from tonno_core.pictures.tile import Tile, make_tile
 from tonno_core.reconstruction import Reconstruction, execute
 from tonno_core.reporting import Reporter
-from tonno_core.segmentation.binarize import otsu_threshold
+from tonno_core.segmentation.binarize import otsu_threshold, reaches
 from tonno_core.segmentation.metrics import Components
+from tonno_core.segmentation.threshold import threshold_warning
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.io import read_mask, read_volume
 from tonno_core.volume.volume import Volume
@@ -96,7 +97,7 @@ def evaluate_case(
     heatmaps = {name: judge.heatmaps[name] for name in setup.shown}
     masks = {name: judge.masks[name] for name in setup.shown}
     tile = make_tile(volume, heatmaps, masks, truth, judge.foreground)
-    warnings = (*_contradictions(task, truth), *result.warnings)
+    warnings = (*_contradictions(task, truth), *result.warnings, *judge.doubts)
     return _record(task, setup, judge, result, warnings, seconds), tile
 
 
@@ -159,6 +160,7 @@ class _Judge:
         self.findings: dict[str, Finding] = {}
         self.heatmaps: dict[str, npt.NDArray[np.float32]] = {}
         self.masks: dict[str, BoolArray] = {}
+        self.doubts: list[str] = []
         self._setup, self._voxel_mm3 = setup, volume.voxel_mm3
         # A hair below the quotient, as `binarize` has it.
         self._min_voxels = setup.min_volume_mm3 / volume.voxel_mm3 * (1 - 1e-9)
@@ -176,9 +178,11 @@ class _Judge:
         threshold, source = _threshold(row, heatmap, inside)
         overlap: Overlap | None = None
         if self.truth is None:
-            segmented = Components(heatmap.array >= threshold, self._min_voxels)
+            segmented = Components(reaches(heatmap.array, threshold), self._min_voxels)
         else:
             segmented, overlap = measure(heatmap.array, self.truth, threshold, min_voxels=self._min_voxels)
+        if row.best and (doubt := threshold_warning(name, segmented.mask, inside, threshold)):
+            self.doubts.append(doubt)
         looked_at = self.foreground & inside
         peak = float(heatmap.array[looked_at if looked_at.any() else inside].max())
         self.findings[name] = Finding(

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json, write_json
+from tonno_core.segmentation.binarize import covered, reaches
 from tonno_core.segmentation.metrics import Components, best_dice, dice_of, match
 
 # Factors on a row's own threshold at which Dice and F1 are measured too: thirds of an octave, 1/8 to 4.
@@ -122,13 +123,14 @@ def measure(
     Returns:
         The segmentation and its agreement with the truth.
     """
-    predicted = Components(heatmap >= threshold, min_voxels)
+    predicted = Components(reaches(heatmap, threshold), min_voxels)
     ladder = [
-        predicted if factor == 1.0 else Components(heatmap >= threshold * factor, min_voxels) for factor in LADDER
+        predicted if factor == 1.0 else Components(reaches(heatmap, threshold * factor), min_voxels)
+        for factor in LADDER
     ]
     precision, recall, f1 = match(predicted, truth)
     precision_10, recall_10, f1_10 = match(predicted, truth, TENTH)
-    best_threshold, best = best_dice(heatmap, truth.mask)
+    best_threshold, best = best_dice(heatmap, truth.mask, covered(heatmap))
     return predicted, Overlap(
         dice=dice_of(predicted, truth),
         precision=precision,

@@ -30,7 +30,7 @@ from tonno_core.pictures.drawing import (
     save_figure,
     shorten,
 )
-from tonno_core.segmentation.binarize import components
+from tonno_core.segmentation.binarize import components, covered
 from tonno_core.slicing.profile import Profile
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _peak_ras(scene: Scene) -> Float:
     if highest:
         return np.array(highest[0].peak_ras)
     array = scene.heatmap.array
-    k, j, i = np.unravel_index(int(np.argmax(array)), array.shape)
+    k, j, i = np.unravel_index(int(np.argmax(np.where(covered(array), array, -np.inf))), array.shape)
     return np.asarray(scene.heatmap.ijk_to_ras @ np.array((i, j, k, 1.0)))[:3]
 
 

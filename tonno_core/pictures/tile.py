@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tonno_core.errors import TonnoError
 from tonno_core.output import write_bytes
 from tonno_core.pictures.cuts import PLANES, Float, Plane, View, cut_plane, sample
+from tonno_core.segmentation.binarize import covered
 from tonno_core.volume.volume import Volume
 
 BoolArray = npt.NDArray[np.bool_]
@@ -165,8 +166,8 @@ def _most_of(truth: BoolArray, image: Volume, plane: Plane) -> Float:
 
 
 def _peak_of(heatmap: npt.NDArray[np.floating], image: Volume, foreground: BoolArray) -> Float:
-    """Find the highest point (RAS mm) within the foreground."""
-    k, j, i = np.unravel_index(int(np.argmax(np.where(foreground, heatmap, -np.inf))), heatmap.shape)
+    """Find the highest point (RAS mm) within the foreground that planes cover."""
+    k, j, i = np.unravel_index(int(np.argmax(np.where(foreground & covered(heatmap), heatmap, -np.inf))), heatmap.shape)
     return np.asarray(image.ijk_to_ras @ np.array([i, j, k, 1.0]))[:3]
 
 

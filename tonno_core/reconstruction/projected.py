@@ -30,6 +30,9 @@ from tonno_core.volume.volume import Volume
 # Directions on which the self-check compares the heatmap's own projections with the logits.
 CHECKED_DIRECTIONS = 24
 
+# Their heatmaps are the same where a constant is added to the volume.
+_BLIND_TO_CONSTANTS = ("tomographic-cam", "center")
+
 Receive = Callable[[str, Volume, npt.NDArray[np.bool_]], None]
 
 
@@ -50,6 +53,7 @@ class Projected:
         slices_total: Slices that were looked at.
         slices_blank: Those of them that showed nothing.
         warnings: For whoever reads the result.
+        taken_off: What was taken off the volume before it was sliced.
     """
 
     planes: Planes
@@ -61,6 +65,7 @@ class Projected:
     slices_total: int = 0
     slices_blank: int = 0
     warnings: tuple[str, ...] = ()
+    taken_off: float = 0.0
 
     def __post_init__(self) -> None:
         self.inside = self.planes.inside
@@ -194,7 +199,7 @@ class Projected:
             reporter.check()
             if variant.method == "tonno" and explained is None:
                 explained = self._self_check(variant, plain, timings)
-            heatmap = self.planes.volume.with_array(np.where(inside, array, np.float32(0.0)))
+            heatmap = self._shown(variant, array, inside)
             if receive is None:
                 heatmaps[name] = heatmap
             else:
@@ -234,7 +239,6 @@ class Projected:
             The preview.
         """
         timings = reporter.timings
-        volume = self.planes.volume
         heatmaps = {}
         for name, variant in variants.items():
             if not self.gives(variant):
@@ -246,8 +250,16 @@ class Projected:
                 smooth = ndimage.gaussian_filter(values.float().cpu().numpy(), (variant.smooth_mm / nodes_mm)[::-1])
                 values = torch.as_tensor(smooth)
             array = self._on_input_grid(values, grid, timings).float().cpu().numpy()
-            heatmaps[name] = volume.with_array(np.where(self.inside, array, np.float32(0.0)))
+            heatmaps[name] = self._shown(variant, array, self.inside)
         return Preview(heatmaps, self.inside, self.directions, self.planned)
+
+    def _shown(self, variant: Variant, array: npt.NDArray[np.float32], inside: npt.NDArray[np.bool_]) -> Volume:
+        """Return a heatmap that is 0 outside and, by a hair, nowhere else (`binarize.covered` relies on it)."""
+        if self.taken_off and variant.method not in _BLIND_TO_CONSTANTS:
+            array = array + np.float32(self.taken_off)
+        shown = np.where(inside, array, np.float32(0.0))
+        shown[inside & (shown == 0.0)] = np.finfo(np.float32).tiny
+        return self.planes.volume.with_array(shown)
 
     def _blank_warning(self) -> tuple[str, ...]:
         """Return a warning where the classifier saw nothing at all."""
@@ -333,7 +345,11 @@ class Projected:
         """
         plans = [] if self.axes is None else [self.axes]
         plans += [(each.plan, each.logits) for each in self.inverters[:1] if each.directions > 0]
-        return [_plane_profile(plan, row, logits[row]) for plan, logits in plans for row in range(len(logits))][:most]
+        return [
+            _plane_profile(plan, row, logits[row] + self.taken_off)
+            for plan, logits in plans
+            for row in range(len(logits))
+        ][:most]
 
     def _profiles(self) -> tuple[Profile, ...]:
         if self.axes is None:
@@ -342,7 +358,7 @@ class Projected:
         points = plan.offsets[1:-1, None, None] * plan.directions  # M 3 3: where the planes cut the axes
         ras = points @ plan.frame_to_ras[:3, :3].T + plan.frame_to_ras[:3, 3]
         return tuple(
-            Profile(letter, ras[:, axis, axis], logits[axis, 1:-1].double().cpu().numpy())
+            Profile(letter, ras[:, axis, axis], (logits[axis, 1:-1].double() + self.taken_off).cpu().numpy())
             for axis, letter in enumerate("RAS")
         )
 
@@ -351,7 +367,7 @@ class Projected:
         if not logits:
             return float("nan")
         values = torch.cat(logits)
-        return float(values.topk(max(1, len(values) // 10)).values.mean())
+        return float(values.topk(max(1, len(values) // 10)).values.mean()) + self.taken_off
 
     def _self_check(self, variant: Variant, heatmap: npt.NDArray[np.float32], timings: Timings) -> float | None:
         """Return the squared correlation of R G with p over the first directions: the share of variance explained."""

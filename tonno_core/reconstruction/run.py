@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from tonno_core.bundle.decide import Run, decide
 from tonno_core.bundle.file import Bundle
 from tonno_core.bundle.ready import ReadyModel, prepare_model
@@ -21,6 +23,7 @@ from tonno_core.slicing.preparation import PreparedVolume, prepare_volume
 from tonno_core.slicing.region import Region
 from tonno_core.slicing.sampling import SliceSource
 from tonno_core.tomography.inversion import Inverter
+from tonno_core.volume.intensity import IMAGE
 from tonno_core.volume.volume import Volume
 
 # Terms of the maps' sums that are kept for refinements, up to so many numbers (1 GB).
@@ -130,6 +133,7 @@ def project(
     made = _begin(planes, encoder, keep, processes)
     for each in made:
         each.warnings = _scale_warnings(prepared, run)
+        each.taken_off = prepared.fill if run.intensity == IMAGE else 0.0
     show_planes(
         made, _source(prepared, run), reporter=reporter, shown=made[0].target.variants, batch_size=batch_size,
         processes=processes,
@@ -181,6 +185,9 @@ def _prepare(volume: Volume, run: Run) -> PreparedVolume:
 
 
 def _source(prepared: PreparedVolume, run: Run) -> SliceSource:
+    if run.intensity == IMAGE:  # the space outside is 0, also where maps end; `Projected` puts the fill back
+        image = prepared.volume.with_array(prepared.volume.array - np.float32(prepared.fill))
+        prepared = replace(prepared, volume=image, fill=0.0)
     half = run.precision.itemsize == 2  # float16 or bfloat16: the encoder rounds its slices likewise
     return SliceSource.from_volume(prepared.volume, fill=prepared.fill, device=run.device, half=half)
 

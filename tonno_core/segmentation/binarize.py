@@ -104,8 +104,53 @@ def _best_split(counts: IntArray, edges: npt.NDArray[np.float64]) -> int:
     return int(np.nanargmax(between))
 
 
+def covered(array: npt.NDArray[np.floating]) -> BoolMask:
+    """Find the voxels that the planes cover. A heatmap is exactly 0 outside of them, and nowhere else.
+
+    Args:
+        array: The heatmap's values.
+
+    Returns:
+        Bool, of the same shape.
+    """
+    mask: BoolMask = array != 0
+    return mask
+
+
+def reaches(array: npt.NDArray[np.floating], threshold: float, out: BoolMask | None = None) -> BoolMask:
+    """Find the voxels that reach a threshold; outside of the planes there is nothing to reach it, however low it is.
+
+    Args:
+        array: The heatmap's values; NaN does not reach it.
+        threshold: Any number.
+        out: Array of the same shape to write into; None for a new one.
+
+    Returns:
+        Bool, of the same shape.
+    """
+    mask: BoolMask = np.greater_equal(array, np.asarray(threshold, array.dtype), out=out)
+    if threshold <= 0:
+        mask &= covered(array)
+    return mask
+
+
+def peak_of(array: npt.NDArray[np.floating]) -> float:
+    """Find the highest value within what the planes cover.
+
+    Args:
+        array: The heatmap's values.
+
+    Returns:
+        The value; 0 where nothing is covered.
+    """
+    highest = float(array.max())
+    if highest > 0:
+        return highest
+    return float(array.max(where=covered(array), initial=-np.inf)) if covered(array).any() else 0.0
+
+
 def binarize(heatmap: Volume, threshold: float, *, low: float | None = None, min_volume_mm3: float = 0.0) -> Mask:
-    """Segment a heatmap by a threshold; NaN is background, components are 26-connected.
+    """Segment a heatmap by a threshold, within what the planes cover; NaN is background, components are 26-connected.
 
     Args:
         heatmap: The heatmap.
@@ -121,7 +166,7 @@ def binarize(heatmap: Volume, threshold: float, *, low: float | None = None, min
         TonnoError: A threshold that is not finite, low above threshold, or a negative volume.
     """
     check_options(threshold, low, min_volume_mm3)
-    mask = heatmap.array >= (threshold if low is None else low)
+    mask = reaches(heatmap.array, threshold if low is None else low)
     if low is not None:
         voxels, component, count = connected(mask)
         seeds = component[heatmap.array.reshape(-1)[voxels] >= threshold]

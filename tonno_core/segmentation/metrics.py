@@ -155,15 +155,16 @@ def match(predicted: Components, true: Components, min_overlap: float = 0.0) -> 
     return precision, recall, 2 * precision * recall / total if total else 0.0
 
 
-def best_dice(heatmap: npt.NDArray[np.floating], truth: Array) -> tuple[float, float]:
+def best_dice(heatmap: npt.NDArray[np.floating], truth: Array, covered: BoolArray | None = None) -> tuple[float, float]:
     """Find the threshold t whose mask heatmap >= t has the highest Dice, exactly, among all thresholds.
 
     It uses the truth: an upper bound (an oracle), never a result. An empty truth is met by a threshold just above the
-    heatmap's maximum, with Dice 1.
+    heatmap's maximum, with Dice 1; so is one of which nothing is covered, with Dice 0.
 
     Args:
         heatmap: Values without NaN.
         truth: The true mask, of the same shape; not zero is inside.
+        covered: Where alone the mask can be; None for everywhere.
 
     Returns:
         The threshold, the highest of equally good ones, and its Dice.
@@ -174,14 +175,17 @@ def best_dice(heatmap: npt.NDArray[np.floating], truth: Array) -> tuple[float, f
     true = _masks(heatmap, truth)[1]
     if np.isnan(heatmap).any():
         raise ValueError("the heatmap holds NaN, which no threshold orders")
-    if not true.any():
+    inside = np.ones_like(true) if covered is None else covered
+    reachable = true & inside
+    if not reachable.any():
         top = heatmap.max()
-        return float(np.nextafter(top, np.inf, dtype=heatmap.dtype)), 1.0
+        return float(np.nextafter(top, np.inf, dtype=heatmap.dtype)), float(not true.any())
+    missed = int(np.count_nonzero(true)) - int(np.count_nonzero(reachable))
     # Only values of true voxels can be best: between two of them a lower threshold adds false voxels alone.
-    lesion, rest = np.sort(heatmap[true]), np.sort(heatmap[~true])
+    lesion, rest = np.sort(heatmap[reachable]), np.sort(heatmap[inside & ~true])
     true_positives = lesion.size - np.searchsorted(lesion, lesion)
     false_positives = rest.size - np.searchsorted(rest, lesion)
-    scores = 2 * true_positives / (true_positives + false_positives + lesion.size)
+    scores = 2 * true_positives / (true_positives + false_positives + lesion.size + missed)
     best = lesion.size - 1 - int(np.argmax(scores[::-1]))
     return float(lesion[best]), float(scores[best])
 

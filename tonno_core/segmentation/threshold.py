@@ -10,6 +10,9 @@ from tonno_core.errors import TonnoError
 from tonno_core.segmentation.binarize import otsu_threshold
 from tonno_core.volume.volume import Volume
 
+# A mask of more than this share of what the planes cover is no finding.
+MOST = 0.5
+
 
 def parse_threshold(text: str) -> float | None:
     """Read a threshold.
@@ -58,3 +61,27 @@ def find_threshold(
         return float(np.nextafter(shown.max(), np.float32(np.inf))), "none: the heatmap is constant"
     source = "otsu" if text == "otsu" else "otsu, as the model brings none for this method"
     return otsu_threshold(heatmap, inside), source
+
+
+def threshold_warning(
+    name: str, mask: npt.NDArray[np.generic], inside: npt.NDArray[np.bool_], threshold: float
+) -> str | None:
+    """Say that a segmentation of a classifier's heatmap is hardly one of a finding.
+
+    Args:
+        name: Of the heatmap.
+        mask: Z Y X, not zero is inside.
+        inside: Bool Z Y X, what the planes cover.
+        threshold: Of the mask.
+
+    Returns:
+        A sentence with what to do; None where the threshold is above 0 and the mask no more than `MOST` of that.
+    """
+    share = int(np.count_nonzero(mask)) / max(1, int(np.count_nonzero(inside)))
+    if threshold > 0 and share <= MOST:
+        return None
+    found = f"the threshold {threshold:.4g} is not above 0" if threshold <= 0 else "the threshold is too low"
+    return (
+        f"{name}: {found}, and {100 * share:.0f} % of what was looked at is segmented: that is no finding. Look at the "
+        "heatmap, and give `threshold` a number that only its peaks reach; `tonno calibrate` finds one for the model"
+    )

@@ -243,7 +243,8 @@ def foreground_values(
     measured: dict[str, Measured] = {}
 
     def receive(name: str, heatmap: Volume, inside: npt.NDArray[np.bool_]) -> None:
-        measured[name] = measure(heatmap.array[foreground & inside])
+        looked_at = foreground & inside
+        measured[name] = measure(heatmap.array[looked_at if looked_at.any() else inside])
 
     execute(volume, model.encoder, run, receive=receive)
     return measured

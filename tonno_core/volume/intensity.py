@@ -11,11 +11,15 @@ import numpy.typing as npt
 from tonno_core.errors import TonnoError
 from tonno_core.volume.volume import FloatArray
 
+# How ``pixel-sum`` takes a volume. No model has it: a classifier sees outside of a volume what it saw in training.
+IMAGE = "image"
+_SAMPLES = 500_000
+
 
 class Intensity(NamedTuple):
     """How intensities are normalized; ``low`` and ``high`` bound the window (in the volume's own units)."""
 
-    kind: Literal["none", "zscore", "window"]
+    kind: Literal["none", "image", "zscore", "window"]
     low: float = 0.0
     high: float = 1.0
 
@@ -34,6 +38,8 @@ def parse_intensity(spec: str) -> Intensity:
     """
     if spec == "none":
         return Intensity("none")
+    if spec == IMAGE:
+        return Intensity("image")
     if spec == "zscore":
         return Intensity("zscore")
     wrong = f"`intensity` {spec!r}: expected none, zscore or window:LO:HI with LO < HI, as window:-100:300"
@@ -52,13 +58,14 @@ def normalise(array: FloatArray, mask: npt.NDArray[np.bool_], spec: str) -> tupl
     """Normalise voxels.
 
     - ``none``: the array itself; 0 outside the volume, following the paper.
+    - ``image``: the array itself; 0 outside, or, where some are negative, the background's median: air goes on as air.
     - ``zscore``: mean 0 and standard deviation 1 over the foreground; the minimum outside.
     - ``window:LO:HI``: LO..HI to 0..1, clipped; 0 outside.
 
     Args:
         array: ``Z Y X``.
         mask: ``Z Y X``, the foreground.
-        spec: one of the three above.
+        spec: one of these.
 
     Returns:
         Voxels ``Z Y X``, and the value of the space outside of the volume.
@@ -69,6 +76,11 @@ def normalise(array: FloatArray, mask: npt.NDArray[np.bool_], spec: str) -> tupl
     kind, low, high = parse_intensity(spec)
     if kind == "none":
         return array, 0.0
+    if kind == "image":
+        background = array[~mask]
+        if not background.size or array.min() >= 0:
+            return array, 0.0
+        return array, float(np.median(background[:: background.size // _SAMPLES | 1]))
     if kind == "window":
         scaled = (array - np.float32(low)) / np.float32(high - low)
         return np.clip(scaled, 0, 1, out=scaled), 0.0

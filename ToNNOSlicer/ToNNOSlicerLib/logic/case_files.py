@@ -16,6 +16,7 @@ from slicer.i18n import tr as _
 from tonno_core.bundle.calibration import OTHER_PLANES, OWN
 from tonno_core.cohort.source import source_of
 from tonno_core.output import Json
+from tonno_core.segmentation.binarize import peak_of
 from tonno_core.settings import CAM_METHODS
 from ToNNOSlicerLib import worklist_files
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
@@ -166,8 +167,8 @@ def readHeatmap(report: Report, method: str, volumeNode) -> np.ndarray:
             again,
         )
     peak = report.content["methods"][method]["peak"]
-    # Both come from the same float32.
-    if not np.isclose(float(array.max()), peak, rtol=1e-6, atol=1e-12):
+    # Both come from the same float32. Earlier reports counted the zeros outside of the planes.
+    if not np.isclose([peak_of(array), float(array.max())], peak, rtol=1e-6, atol=1e-12).any():
         raise ToNNOUserError(_("{path} is not the heatmap of its report.").format(path=path), again)
     return np.ascontiguousarray(array, dtype=np.float32)
 

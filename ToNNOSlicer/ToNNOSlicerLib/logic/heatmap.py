@@ -241,6 +241,24 @@ def histogramOf(array: np.ndarray, inside: np.ndarray) -> Record:
     return {"low": float(edges[0]), "high": float(edges[-1]), "counts": counts.tolist()}
 
 
+def shareAbove(record: Record, threshold: float) -> float:
+    """Return how much of what the planes cover reaches a threshold, by the bins of the histogram.
+
+    Args:
+        record: The heatmap's record.
+        threshold: In the heatmap's units.
+
+    Returns:
+        0 to 1; 0 where no histogram is kept.
+    """
+    kept = record.get("histogram")
+    if kept is None:
+        return 0.0
+    counts = np.array(kept["counts"])
+    starts = np.linspace(kept["low"], kept["high"], counts.size + 1)[:-1]
+    return float(counts[starts >= threshold].sum() / max(1, counts.sum()))
+
+
 def otsuThreshold(heatmapNode) -> float:
     """Return Otsu's threshold over the voxels that the planes cover; it is computed once and remembered.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import slicer
 
-from tonno_core.segmentation.binarize import clear_small
+from tonno_core.segmentation.binarize import clear_small, reaches
 from ToNNOSlicerLib.logic.geometry import ijkToWorld, volumeOf
 from ToNNOSlicerLib.logic.heatmap import recordOf
 from ToNNOSlicerLib.logic.labelmap import GREEN, LABELMAP, Crop, imageOf
@@ -37,7 +37,7 @@ class Preview:
         node = self._node(heatmapNode)
         volume = volumeOf(heatmapNode)
         mask = self._mask.view(np.bool_)
-        np.greater_equal(volume.array, np.float32(threshold), out=mask)
+        reaches(volume.array, float(threshold), out=mask)
         if smallestMm3 > 0:
             clear_small(mask, volume.voxel_mm3, float(smallestMm3), MOST_PREVIEW_RUNS)
         self._image.GetPointData().GetScalars().Modified()
