@@ -259,8 +259,8 @@ def bundle(output: Path, overwrite: bool, classes: str, about: tuple[str, ...], 
 def check(manifest: Path, class_name: str) -> int:
     """Check the volumes of MANIFEST before training.
 
-    Reports counts, geometry, outliers, duplicates and damaged files, and warns if the geometry alone predicts the
-    label. Reads headers only. Exit status 2 if something would stop training.
+    Reports counts, geometry, outliers, duplicates, damaged files and masks that do not fit, and warns if the geometry
+    alone predicts the label. Of volumes it reads the headers only. Exit status 2 if something would stop training.
     """
     from tonno_core.cohort.check import check_cohort, report
     from tonno_core.cohort.manifest import read_manifest

@@ -125,6 +125,33 @@ def test_masks_of_the_only_class(tmp_path: Path, columns: str) -> None:
     assert content.cases[0].masks == (tmp_path / "m.nii",)
 
 
+@pytest.mark.parametrize(
+    ("header", "cells", "values"),
+    [
+        ("mask", "m.nii#2", (2,)),
+        ("mask", "m.nii#1+4", (1, 4)),
+        ("mask", "m.nii#any", ()),
+        ("mask,mask_label", "m.nii,2.0", (2,)),
+        ("mask_label:tumour,mask:tumour", "2,m.nii", (2,)),
+        ("mask,mask_label", "m.nii#2,2", (2,)),
+    ],
+)
+def test_values_of_a_mask_that_mean_the_finding(
+    header: str, cells: str, values: tuple[int, ...], tmp_path: Path
+) -> None:
+    content = read_manifest(manifest(tmp_path, f"volume,label:tumour,{header}\na.nii,1,{cells}\nb.nii,0{',' * 3}\n"))
+    case, without = content.cases
+    assert (case.masks, case.values_of(0)) == ((tmp_path / "m.nii",), values)
+    assert (without.masks, without.values_of(0)) == ((None,), None)
+    written(content, tmp_path / "new.csv")
+
+
+def test_a_number_sign_in_the_name_of_a_file_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "m#2").mkdir()
+    case = read_manifest(manifest(tmp_path, "volume,label,mask\na.nii,1,m#2\n")).cases[0]
+    assert (case.masks, case.values_of(0)) == ((tmp_path / "m#2",), None)
+
+
 # -------------------- which line is wrong
 
 
@@ -146,6 +173,13 @@ def test_masks_of_the_only_class(tmp_path: Path, columns: str) -> None:
             # An empty line is skipped, and counted.
             "volume,label,patient,split\na.nii,0,P1,train\n\nb.nii,1,P1,val\n",
             ", line 4: patient 'P1' is in split 'val' and in 'train' (line 2); a patient belongs to one split",
+        ),
+        ("volume,label,mask\na.nii,1,m#0\n", ", line 2: mask: '0': 0 is the background of a mask, expected values of"),
+        ("volume,label,mask,mask_label\na.nii,1,m,tumour\n", ", line 2: mask_label: 'tumour' is no value of a mask"),
+        ("volume,label,mask,mask_label\na.nii,1,m#1,2\n", ", line 2: mask is 'm#1', but mask_label '2'; leave one"),
+        (
+            "volume,label,mask\na.nii,1,m#2\nb.nii,1,n\n",
+            ", line 3: the mask of finding states no value, but that of line 2 2; state it in all lines that",
         ),
         ("volume,label,split\na.nii,0,\nb.nii,1,val\n", ", line 2: no split, but line 3 has one; give train, val"),
         ("volume,label,split\na.nii,0,val\nb.nii,1,valid\n", ", line 3: split is 'valid', expected train, val, test"),

@@ -298,6 +298,28 @@ def test_masks_and_labels_in_all_their_combinations(home: Path, tmp_path: Path) 
     assert found["0004-1", "matched-cam"]["peak"] != ""
 
 
+def test_a_mask_of_several_values_asks_which_mean_the_finding(home: Path, tmp_path: Path) -> None:
+    """As in LiTS: 1 is the organ, 2 the tumour. The truth is the tumour alone, as in a mask that holds nothing else."""
+    manifest, out = write_set(tmp_path / "set", LINES), tmp_path / "out"
+    for index in (1, 3):
+        scan, tumour = toy_scan(index, 1), truth_of(index).array
+        both = scan.with_array(np.where(tumour > 0, 2.0, scan.array > 50))
+        assert (both.array == 1).sum() > 3 * (both.array == 2).sum()
+        write_volume(both, tmp_path / "set" / f"{index}-mask.nii.gz", dtype="uint8")
+    with pytest.raises(
+        TonnoError, match=r"1-mask\.nii\.gz \(so do 1 more\): holds the values 1 \(.*FILE#2 for 2 alone"
+    ):
+        evaluate(manifest, out, model=home / "model")
+    assert not out.exists()
+    manifest.write_text(manifest.read_text().replace("-mask.nii.gz", "-mask.nii.gz#2"))
+    evaluate(manifest, out, model=home / "model")
+    assert same_but_seconds(out, home / "out")
+    # Other values are another evaluation.
+    manifest.write_text(manifest.read_text().replace("#2", "#any"))
+    with pytest.raises(TonnoError, match=r"holds another evaluation: manifest\.sha256"):
+        evaluate(manifest, out, model=home / "model")
+
+
 def test_a_class_of_several_has_its_own_labels_and_masks(home: Path, tmp_path: Path) -> None:
     lines = ["0.nii.gz,0,1,1-mask.nii.gz", "1.nii.gz,1,0,"]
     manifest = write_set(tmp_path / "set", lines, header="volume,label:a,label:b,mask:b")

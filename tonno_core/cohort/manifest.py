@@ -1,8 +1,9 @@
-"""The list of a study's volumes: CSV ``volume,label[,mask,patient,split]``, a volume on each line."""
+"""The list of a study's volumes: CSV ``volume,label[,mask,mask_label,patient,split]``, a volume on each line."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import difflib
 import io
 import os
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from tonno_core.cohort.mask import ANY, Values, parse_values, values_text
 from tonno_core.errors import TonnoError
 from tonno_core.output import atomic_file
 
@@ -20,11 +22,13 @@ SPLITS = ("train", "val", "test")
 DEFAULT_CLASS = "finding"
 NO_FINDING = ("0", "none", "negative", "healthy", "normal", "control")
 
-_COLUMNS = ("volume", "label", "mask", "patient", "split")
-_PER_CLASS = ("label", "mask")
+_COLUMNS = ("volume", "label", "mask", "mask_label", "patient", "split")
+_PER_CLASS = ("label", "mask", "mask_label")
 _EXPECTED = "volume,label[,mask,patient,split]"
 # How a spreadsheet or pandas writes whole numbers where a column had gaps.
 _WHOLE = {"0.0": "0", "1.0": "1"}
+# A mask's file, and its values that mean the finding.
+_WITH_VALUES = re.compile(rf"(.+)#([\d.+]+|{ANY})", re.IGNORECASE)
 _NOT_A_NAME = re.compile(r"[-+.,\d]+|yes|no|true|false|positive", re.IGNORECASE)
 
 
@@ -32,7 +36,7 @@ _NOT_A_NAME = re.compile(r"[-+.,\d]+|yes|no|true|false|positive", re.IGNORECASE)
 class Case:
     """A volume with its labels.
 
-    Masks are for evaluation only: reading a manifest neither opens them nor asks whether they exist.
+    Masks are for evaluation only: reading a manifest opens none, and does not mind if one is missing.
 
     Attributes:
         volume: Absolute path.
@@ -41,6 +45,8 @@ class Case:
         patient: Name of the patient.
         split: "train", "val" or "test"; "" where the manifest gives none.
         line: Line of the manifest; 0 for a case from elsewhere.
+        mask_values: For each class which values of the mask mean the finding, see `cohort.mask`; empty where the
+            manifest states none at all.
     """
 
     volume: Path
@@ -49,6 +55,18 @@ class Case:
     patient: str
     split: str
     line: int = field(default=0, compare=False)
+    mask_values: tuple[Values, ...] = ()
+
+    def values_of(self, index: int) -> Values:
+        """Return which values of a class's mask mean the finding.
+
+        Args:
+            index: Of the class.
+
+        Returns:
+            See `cohort.mask`.
+        """
+        return self.mask_values[index] if self.mask_values else None
 
 
 @dataclass(frozen=True)
@@ -96,6 +114,9 @@ class _Row(NamedTuple):
 def read_manifest(path: Path, *, class_name: str = DEFAULT_CLASS) -> Manifest:
     """Read a manifest; paths in it are relative to its folder.
 
+    ``mask`` is a file, with ``#2`` or ``#1+2`` after it where only these of its values mean the finding (or these in
+    a column ``mask_label``).
+
     ``label`` is 0 or 1 (a single class) or the name of a class, with a word of `NO_FINDING` for none; or each class
     has columns ``label:NAME`` and ``mask:NAME``. Classes from names are sorted. ``patient`` is the volume's name
     where it is missing. Separators may be commas, semicolons or tabs.
@@ -118,9 +139,12 @@ def read_manifest(path: Path, *, class_name: str = DEFAULT_CLASS) -> Manifest:
         labels = [tuple(_binary(row, f"label:{name}") for name in classes) for row in rows]
     else:
         classes, labels = _labels(rows, class_name)
-    masks = _mask_columns(names, classes, path)
-    cases = tuple(_case(row, label, masks, path) for row, label in zip(rows, labels, strict=True))
+    masks, values = (_columns_of_masks(names, classes, kind, path) for kind in ("mask", "mask_label"))
+    cases = tuple(
+        _with_masks(_case(row, label, path), row, masks, values, path) for row, label in zip(rows, labels, strict=True)
+    )
     _check_volumes(cases, path)
+    _check_mask_values(cases, classes, path)
     _check_splits(cases, path)
     return Manifest(path, classes, cases)
 
@@ -138,7 +162,7 @@ def read_volumes(path: Path) -> tuple[Case, ...]:
         TonnoError: As `read_manifest` does, but for labels and masks.
     """
     _, rows = _read_rows(path, ("volume",))
-    cases = tuple(_case(row, (), (), path) for row in rows)
+    cases = tuple(_case(row, (), path) for row in rows)
     _check_volumes(cases, path)
     return cases
 
@@ -282,17 +306,17 @@ def _classes_of_columns(names: Sequence[str], kind: str, path: Path) -> list[str
     return classes
 
 
-def _mask_columns(names: Sequence[str], classes: tuple[str, ...], path: Path) -> tuple[str | None, ...]:
-    """Find for each class the column of its masks."""
-    named = _classes_of_columns(names, "mask", path)
+def _columns_of_masks(names: Sequence[str], classes: tuple[str, ...], kind: str, path: Path) -> tuple[str | None, ...]:
+    """Find for each class the column of its masks, or of their values."""
+    named = _classes_of_columns(names, kind, path)
     for name in named:
         if name not in classes:
-            raise TonnoError(f"{path}: column mask:{name} for no class of the labels, these are {', '.join(classes)}")
-    if "mask" in names and len(classes) > 1:
-        columns = ", ".join(f"mask:{name}" for name in classes)
-        raise TonnoError(f"{path}: column mask is for one class, there are {len(classes)}; expected {columns}")
-    plain = "mask" if "mask" in names else None
-    return tuple(f"mask:{name}" if name in named else plain for name in classes)
+            raise TonnoError(f"{path}: column {kind}:{name} for no class of the labels, these are {', '.join(classes)}")
+    if kind in names and len(classes) > 1:
+        columns = ", ".join(f"{kind}:{name}" for name in classes)
+        raise TonnoError(f"{path}: column {kind} is for one class, there are {len(classes)}; expected {columns}")
+    plain = kind if kind in names else None
+    return tuple(f"{kind}:{name}" if name in named else plain for name in classes)
 
 
 def _binary(row: _Row, column: str) -> int:
@@ -336,22 +360,56 @@ def _check_spelling(names: Mapping[str, _Row]) -> None:
 # -------------------- cases
 
 
-def _case(row: _Row, labels: tuple[int, ...], mask_columns: Sequence[str | None], path: Path) -> Case:
+def _case(row: _Row, labels: tuple[int, ...], path: Path) -> Case:
     name = row.cells["volume"]
     if not name or not (path.parent / name).exists():
         raise TonnoError(f"{row.where}: volume {name!r} does not exist (paths are relative to the manifest)")
     split = row.cells.get("split", "").lower()
     if split and split not in SPLITS:
         raise TonnoError(f"{row.where}: split is {row.cells['split']!r}, expected {', '.join(SPLITS)}")
-    masks = [row.cells[column] if column else "" for column in mask_columns]
     return Case(
         volume=(path.parent / name).absolute(),
         labels=labels,
-        masks=tuple((path.parent / mask).absolute() if mask else None for mask in masks),
+        masks=(None,) * len(labels),
         patient=row.cells.get("patient") or name,
         split=split,
         line=row.line,
     )
+
+
+def _with_masks(
+    case: Case, row: _Row, mask_columns: Sequence[str | None], value_columns: Sequence[str | None], path: Path
+) -> Case:
+    """Give a case the masks of its row, with the values that mean the finding."""
+    masks: list[Path | None] = []
+    values: list[Values] = []
+    for mask_column, value_column in zip(mask_columns, value_columns, strict=True):
+        name = row.cells[mask_column] if mask_column else ""
+        text = row.cells[value_column] if value_column else ""
+        match = None if (path.parent / name).exists() else _WITH_VALUES.fullmatch(name)
+        if match and text and match[2] != text:
+            raise TonnoError(f"{row.where}: {mask_column} is {name!r}, but {value_column} {text!r}; leave one out")
+        name, text = (match[1], match[2]) if match else (name, text)
+        try:
+            values.append(parse_values(text) if name else None)
+        except ValueError as error:
+            raise TonnoError(f"{row.where}: {mask_column if match else value_column}: {error}") from error
+        masks.append((path.parent / name).absolute() if name else None)
+    stated = tuple(values) if any(value is not None for value in values) else ()
+    return dataclasses.replace(case, masks=tuple(masks), mask_values=stated)
+
+
+def _check_mask_values(cases: Sequence[Case], classes: Sequence[str], path: Path) -> None:
+    """Refuse a class whose masks state values in some lines only: elsewhere any value would be the finding."""
+    for index, name in enumerate(classes):
+        having = [case for case in cases if case.masks[index]]
+        stated = [case for case in having if case.values_of(index) is not None]
+        if stated and len(stated) < len(having):
+            case = next(case for case in having if case.values_of(index) is None)
+            raise TonnoError(
+                f"{path}, line {case.line}: the mask of {name} states no value, but that of line {stated[0].line} "
+                f"{values_text(stated[0].values_of(index))}; state it in all lines that have a mask, or in none"
+            )
 
 
 def _check_volumes(cases: Sequence[Case], path: Path) -> None:
@@ -381,7 +439,10 @@ def _check_splits(cases: Sequence[Case], path: Path) -> None:
 
 def _cells(case: Case, folder: Path, with_masks: bool) -> list[str | int]:
     """Write the line of a case, for a manifest in ``folder``."""
-    masks = [_relative(mask, folder) if mask else "" for mask in case.masks] if with_masks else []
+    masks = []
+    for index, mask in enumerate(case.masks if with_masks else ()):
+        values = values_text(case.values_of(index))
+        masks.append((_relative(mask, folder) if mask else "") + (f"#{values}" if mask and values else ""))
     return [_relative(case.volume, folder), *case.labels, *masks, case.patient, *([case.split] if case.split else [])]
 
 

@@ -14,10 +14,11 @@ from tonno_core.bundle.file import Bundle, load_bundle
 from tonno_core.bundle.ready import ReadyModel, prepare_model
 from tonno_core.cohort.cases import Outcome, Progress, case_name, failed_line, fingerprint, run_cases
 from tonno_core.cohort.manifest import Manifest, read_manifest
+from tonno_core.cohort.mask import values_text
 from tonno_core.commands.options import as_options
 from tonno_core.distributed import device_of_process, share_of_cases
 from tonno_core.errors import TonnoError
-from tonno_core.evaluation.case import Setup, Task, evaluate_case
+from tonno_core.evaluation.case import Setup, Task, check_masks, evaluate_case
 from tonno_core.evaluation.folder import ResultsFolder
 from tonno_core.evaluation.record import CaseRecord
 from tonno_core.evaluation.report import markdown, terminal_table
@@ -94,14 +95,15 @@ def evaluate_manifest(
     names = [task.name for task in tasks]
     rank, world = share_of_cases()
     folder = ResultsFolder(output, setup.fingerprint)
+    share, shown = tasks[rank::world], progress and rank == 0
+    check_masks([task for task in share if not folder.has(task.name)], progress=shown)
     folder.open(content, names, names[rank::world], overwrite=overwrite)
 
     def work(task: Task, advanced: Progress) -> None:
         record, tile = evaluate_case(task, setup, advanced)
         folder.save(dataclasses.replace(record, warnings=tuple(map(as_options, record.warnings))), tile)
 
-    shown = progress and rank == 0
-    run_cases(tasks[rank::world], folder, work, label="evaluating", progress=shown, reworded=as_options)
+    run_cases(share, folder, work, label="evaluating", progress=shown, reworded=as_options)
     records, failures, missing = folder.gather(names)
     if missing:
         here = len(names[rank::world])
@@ -141,7 +143,14 @@ def tasks_of(manifest: Manifest, split: str, class_name: str) -> list[Task]:
         counts = ", ".join(f"{len(manifest.split(name))} in {name}" for name in ("train", "val", "test"))
         raise TonnoError(f"{manifest.path}: no volume in split {split} ({counts}); choose another by `split`")
     return [
-        Task(case_name(number, case.volume), case.volume, case.labels[index], case.masks[index], case.patient)
+        Task(
+            name=case_name(number, case.volume),
+            volume=case.volume,
+            label=case.labels[index],
+            mask=case.masks[index],
+            patient=case.patient,
+            values=case.values_of(index),
+        )
         for number, case in numbered
     ]
 
@@ -193,7 +202,8 @@ def _prepare(
 
 
 def _row(task: Task) -> tuple[object, ...]:
-    return task.volume, task.label, task.mask or "", task.patient
+    stated = () if task.values is None else (values_text(task.values),)
+    return task.volume, task.label, task.mask or "", task.patient, *stated
 
 
 def _stages(
