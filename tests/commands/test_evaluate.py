@@ -329,8 +329,27 @@ def test_a_class_of_several_has_its_own_labels_and_masks(home: Path, tmp_path: P
     found = results(tmp_path / "out")
     assert [found[case, "matched-cam"]["label"] for case in ("0001-0", "0002-1")] == ["1", "0"]
     assert [found[case, "matched-cam"]["truth_components"] for case in ("0001-0", "0002-1")] == ["1", "0"]
-    with pytest.raises(TonnoError, match=r"has the classes a, b, the model's is 'finding'"):
+    with pytest.raises(TonnoError, match=r"labels are of a, b, the model tells finding: none are of 'finding'"):
         evaluate(manifest, tmp_path / "other", model=home / "model")
+
+
+def test_label_1_means_the_finding_of_a_model_that_tells_normal_from_it(home: Path, tmp_path: Path) -> None:
+    """By the rule of `tonno calibrate`: the class that is no word for no finding, or the one that is named."""
+    write_random_bundle(tmp_path / "model", classes=("normal", "lesion"))
+    options = {"methods": ("matched-cam",)}
+    manifest, out = home / "manifest.csv", tmp_path / "out"
+    evaluate(manifest, out, model=tmp_path / "model", options=options)
+    assert json.loads((out / "settings.json").read_text())["class"] == "lesion"
+    asked = evaluate(manifest, tmp_path / "asked", model=tmp_path / "model", options=options | {"class_name": "lesion"})
+    assert "matched-cam" in asked.text
+    assert same_but_seconds(out, tmp_path / "asked")
+    evaluate(manifest, tmp_path / "normal", model=tmp_path / "model", options=options | {"class_name": "normal"})
+    found, absent = results(out), results(tmp_path / "normal")
+    assert {case: line["label"] for (case, _), line in found.items()} == {"0001-0": "0", "0002-1": "1", "0004-3": "1"}
+    assert {case: line["label"] for (case, _), line in absent.items()} == {"0001-0": "1", "0002-1": "0", "0004-3": "0"}
+    write_random_bundle(tmp_path / "two", classes=("a", "b"))
+    with pytest.raises(TonnoError, match=r"which of them label 1 means: .*or choose another class by `class_name`"):
+        evaluate(manifest, tmp_path / "none", model=tmp_path / "two", options=options)
 
 
 def test_a_split_without_volumes_is_said(home: Path) -> None:

@@ -87,6 +87,7 @@ def check_cohort(manifest: Manifest, *, progress: bool = True) -> CohortCheck:
     problems += _duplicates(manifest.cases, progress)
     problems += _unlike([case for case, _ in read], [header for _, header in read])
     problems += _shortcuts(manifest.classes, [case for case, _ in read], [header for _, header in read])
+    problems += [Problem(0, note) for note in manifest.notes]
     problems += _missing_classes(manifest)
     return CohortCheck(manifest, tuple(headers), tuple(sorted(problems, key=lambda problem: problem.line)))
 

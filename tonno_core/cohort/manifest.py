@@ -9,27 +9,32 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from tonno_core.cohort.mask import ANY, Values, parse_values, values_text
+from tonno_core.cohort.places import locate, missing
 from tonno_core.errors import TonnoError
 from tonno_core.output import atomic_file
+from tonno_core.words import is_finding, is_no_finding, is_not_known, only_finding, spelling, visible
 
 SPLITS = ("train", "val", "test")
 DEFAULT_CLASS = "finding"
-NO_FINDING = ("0", "none", "negative", "healthy", "normal", "control")
 
 _COLUMNS = ("volume", "label", "mask", "mask_label", "patient", "split")
 _PER_CLASS = ("label", "mask", "mask_label")
 _EXPECTED = "volume,label[,mask,patient,split]"
-# How a spreadsheet or pandas writes whole numbers where a column had gaps.
-_WHOLE = {"0.0": "0", "1.0": "1"}
+_UNNAMED = "\0"
 # A mask's file, and its values that mean the finding.
 _WITH_VALUES = re.compile(rf"(.+)#([\d.+]+|{ANY})", re.IGNORECASE)
-_NOT_A_NAME = re.compile(r"[-+.,\d]+|yes|no|true|false|positive", re.IGNORECASE)
+_NOT_A_NAME = re.compile(r"[-+.,\d]+")
+_DELIMITER_LINE = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
+# Columns that are often meant by patient and split.
+_PERSON = re.compile(r"(?:subject|participant|person|patient|pat)s?(?:id|name|number|no)?|caseid|mrn|pid")
+_SPLIT_WORDS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
+_SUBJECT = re.compile(r"(?:^|[/\\_])(sub-[A-Za-z0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -77,11 +82,13 @@ class Manifest:
         path: The file.
         classes: Names of the classes.
         cases: The volumes; all or none have a split.
+        notes: How the file was understood, where a person may have meant something else; a line each.
     """
 
     path: Path
     classes: tuple[str, ...]
     cases: tuple[Case, ...]
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def has_split(self) -> bool:
@@ -111,19 +118,20 @@ class _Row(NamedTuple):
     cells: dict[str, str]
 
 
-def read_manifest(path: Path, *, class_name: str = DEFAULT_CLASS) -> Manifest:
+def read_manifest(path: Path, *, class_name: str = DEFAULT_CLASS, model_classes: Sequence[str] = ()) -> Manifest:
     """Read a manifest; paths in it are relative to its folder.
 
-    ``mask`` is a file, with ``#2`` or ``#1+2`` after it where only these of its values mean the finding (or these in
-    a column ``mask_label``).
-
-    ``label`` is 0 or 1 (a single class) or the name of a class, with a word of `NO_FINDING` for none; or each class
-    has columns ``label:NAME`` and ``mask:NAME``. Classes from names are sorted. ``patient`` is the volume's name
-    where it is missing. Separators may be commas, semicolons or tabs.
+    ``label`` is 0 or 1 (a single class), or the name of a class, or a word for no finding (see `words`); or each class
+    has columns ``label:NAME`` and ``mask:NAME``. Classes from names are sorted. Of two names that share all volumes
+    between them, `class_name` chooses one. ``mask`` is a file, with ``#2`` or ``#1+2`` after it where only these of its
+    values mean the finding (or these in a column ``mask_label``). ``patient`` is the volume's name where it is missing.
+    Separators may be commas, semicolons or tabs.
 
     Args:
         path: The CSV file.
         class_name: Name of the class that label 1 means.
+        model_classes: Of the model that the labels are for, if there is one; two names that are both its are no
+            question.
 
     Returns:
         The volumes, checked against each other.
@@ -133,12 +141,13 @@ def read_manifest(path: Path, *, class_name: str = DEFAULT_CLASS) -> Manifest:
             a column that looks like a slip, or no volumes; the message names the file and the line.
     """
     names, rows = _read_rows(path)
+    _check_overlooked(names, rows, path)
     named = _classes_of_columns(names, "label", path)
     if named:
         classes = tuple(named)
         labels = [tuple(_binary(row, f"label:{name}") for name in classes) for row in rows]
     else:
-        classes, labels = _labels(rows, class_name)
+        classes, labels = _labels(rows, class_name, model_classes, path)
     masks, values = (_columns_of_masks(names, classes, kind, path) for kind in ("mask", "mask_label"))
     cases = tuple(
         _with_masks(_case(row, label, path), row, masks, values, path) for row, label in zip(rows, labels, strict=True)
@@ -146,7 +155,47 @@ def read_manifest(path: Path, *, class_name: str = DEFAULT_CLASS) -> Manifest:
     _check_volumes(cases, path)
     _check_mask_values(cases, classes, path)
     _check_splits(cases, path)
-    return Manifest(path, classes, cases)
+    return Manifest(path, classes, cases, tuple(_notes(rows, cases)))
+
+
+def read_for_model(
+    path: Path, classes: Sequence[str], *, wanted: str | None = None, class_name: str | None = None
+) -> Manifest:
+    """Read a manifest with the labels of a model's classes.
+
+    Label 1 of a manifest that names no class means `class_name`, or the only class of the model that is a finding. A
+    class such as "normal" that the manifest has no labels of is the absence of all others.
+
+    Args:
+        path: The CSV file.
+        classes: Of the model.
+        wanted: The only one whose labels are needed.
+        class_name: The one that label 1 means, where a person says so.
+
+    Returns:
+        The volumes with labels of the model's classes, or of the one that is wanted.
+
+    Raises:
+        TonnoError: As `read_manifest` does, or a class has no labels.
+    """
+    finding = only_finding(classes)
+    of_1 = finding if class_name is None or is_no_finding(class_name) else class_name
+    manifest = read_manifest(path, class_name=of_1 or _UNNAMED, model_classes=classes)
+    advice = "name the label columns label:NAME like the model's classes"
+    advice += ", or choose another class by `class_name`" if wanted else ""
+    told = ", ".join(classes)
+    if manifest.classes == (_UNNAMED,):
+        raise TonnoError(f"{path}: labels are 0 and 1, the model tells {told}; which of them label 1 means: {advice}")
+    column = {name: _column_of(name, manifest.classes) for name in classes}
+    others = {name: column[name] for name in classes if not is_no_finding(name)}
+    names = (wanted,) if wanted else tuple(classes)
+    for name in sorted(names, key=is_no_finding):
+        absence = is_no_finding(name) and others and None not in others.values()
+        if column[name] is None and not absence:
+            present = ", ".join(manifest.classes)
+            raise TonnoError(f"{path}: labels are of {present}, the model tells {told}: none are of {name!r}; {advice}")
+    cases = tuple(_chosen(case, [column[name] for name in names], others) for case in manifest.cases)
+    return dataclasses.replace(manifest, classes=names, cases=cases)
 
 
 def read_volumes(path: Path) -> tuple[Case, ...]:
@@ -223,12 +272,35 @@ def require_trainable(manifest: Manifest) -> None:
 # -------------------- the table
 
 
+def _column_of(name: str, classes: Sequence[str]) -> int | None:
+    """Find a model's class among those of a manifest, in upper or lower case."""
+    same = (index for index, other in enumerate(classes) if other == name)
+    alike = (index for index, other in enumerate(classes) if spelling(other) == spelling(name))
+    return next(same, next(alike, None))
+
+
+def _chosen(case: Case, columns: Sequence[int | None], others: Mapping[str, int | None]) -> Case:
+    """Give a case the labels and masks of some columns; None is the absence of all others, which has no mask."""
+    absent = int(not any(case.labels[index] for index in others.values() if index is not None))
+    return dataclasses.replace(
+        case,
+        labels=tuple(absent if index is None else case.labels[index] for index in columns),
+        masks=tuple(None if index is None else case.masks[index] for index in columns),
+        mask_values=tuple(None if index is None else case.values_of(index) for index in columns)
+        if case.mask_values
+        else (),
+    )
+
+
 def _read_rows(path: Path, needed: Sequence[str] = ("volume", "label")) -> tuple[list[str], list[_Row]]:
     """Read the names of the columns, and the lines that are not empty, with spaces around cells removed."""
     text = _read_text(path)
-    head = text.partition("\n")[0]
-    delimiter = max(",;\t", key=head.count)
+    said = _DELIMITER_LINE.match(text)  # as Excel writes and understands it
+    text = text[said.end() :] if said else text
+    head = re.split(r"[\r\n]", text, maxsplit=1)[0]
+    delimiter = said[1] if said else max(",;\t", key=head.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    before = 1 if said else 0
     rows = []
     try:
         names = [_column_name(cell) for cell in next(reader, [])]
@@ -236,16 +308,18 @@ def _read_rows(path: Path, needed: Sequence[str] = ("volume", "label")) -> tuple
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue
-            where = f"{path}, line {reader.line_num}"
+            line = reader.line_num + before
+            where = f"{path}, line {line}"
             if len(cells) > len(names) and any(cell.strip() for cell in cells[len(names) :]):
                 raise TonnoError(
                     f"{where}: {len(cells)} cells under {len(names)} columns; "
                     f'put names that contain "{delimiter}" in double quotes'
                 )
-            padded = [cell.strip() for cell in cells] + [""] * len(names)
-            rows.append(_Row(where, reader.line_num, dict(zip(names, padded, strict=False))))
+            padded = [*cells, *[""] * len(names)]
+            cleaned = {name: _cell(name, cell) for name, cell in zip(names, padded, strict=False)}
+            rows.append(_Row(where, line, cleaned))
     except csv.Error as error:
-        raise TonnoError(f"{path}, line {reader.line_num}: not readable as CSV ({error})") from error
+        raise TonnoError(f"{path}, line {reader.line_num + before}: not readable as CSV ({error})") from error
     if not rows:
         raise TonnoError(f"{path}: no volumes in it, expected a line for each under {_EXPECTED}")
     return names, rows
@@ -271,9 +345,14 @@ def _read_text(path: Path) -> str:
         ) from None
 
 
+def _cell(column: str, text: str) -> str:
+    """Remove spaces around a cell, and signs that show nothing but from names of files, which may have them."""
+    return text.strip() if column.partition(":")[0] in ("volume", "mask") else visible(text)
+
+
 def _column_name(cell: str) -> str:
     """Put a known name in lower case; the name of a class after the colon stays as it is."""
-    head, colon, name = (part.strip() for part in cell.partition(":"))
+    head, colon, name = (visible(part) for part in cell.partition(":"))
     return f"{head.lower()}:{name}" if colon else head.lower()
 
 
@@ -291,6 +370,18 @@ def _check_columns(names: Sequence[str], path: Path, needed: Sequence[str]) -> N
     if missing:
         present = ", ".join(names) or "nothing"
         raise TonnoError(f"{path}: column {' and '.join(missing)} missing, found {present}; expected {_EXPECTED}")
+
+
+def _check_overlooked(names: Sequence[str], rows: Sequence[_Row], path: Path) -> None:
+    """Refuse a table whose column of patients or splits has another name: all would go on without it."""
+    heads = {name.partition(":")[0] for name in names}
+    for name in names:
+        cells = [row.cells[name].lower() for row in rows if name and row.cells[name]]
+        person = _PERSON.fullmatch(re.sub(r"[\W_]+", "", name)) and len(set(cells)) < len(cells)
+        part = name not in _COLUMNS and len(set(cells)) > 1 and set(cells) <= _SPLIT_WORDS
+        for known, looks in (("patient", person), ("split", part)):
+            if looks and known not in heads:
+                raise TonnoError(f"{path}: unknown column {name}, and no {known}; did you mean {known}? Rename it")
 
 
 # -------------------- labels and masks
@@ -321,40 +412,67 @@ def _columns_of_masks(names: Sequence[str], classes: tuple[str, ...], kind: str,
 
 def _binary(row: _Row, column: str) -> int:
     text = row.cells[column]
-    if _WHOLE.get(text, text) not in ("0", "1"):
-        raise TonnoError(f"{row.where}: {column} is {text!r}, expected 0 or 1")
-    return int(_WHOLE.get(text, text))
+    if is_not_known(text) or not (is_finding(text) or is_no_finding(text)):
+        raise TonnoError(f"{row.where}: {column} is {text!r}, expected 0 or 1{_if_not_known(text)}")
+    return int(is_finding(text))
 
 
-def _labels(rows: Sequence[_Row], class_name: str) -> tuple[tuple[str, ...], list[tuple[int, ...]]]:
+def _labels(
+    rows: Sequence[_Row], class_name: str, model_classes: Sequence[str], path: Path
+) -> tuple[tuple[str, ...], list[tuple[int, ...]]]:
     """Read the classes, and the labels of each row, from the column ``label``."""
-    texts = [_WHOLE.get(row.cells["label"], row.cells["label"]) for row in rows]
+    texts = [row.cells["label"] for row in rows]
     names = {text: row for row, text in zip(rows, texts, strict=True) if _is_name(text)}
     for row, text in zip(rows, texts, strict=True):
-        if not (_is_name(text) or text.casefold() in NO_FINDING or text == "1"):
-            raise TonnoError(f"{row.where}: label is {text!r}, expected 0 or 1, or the name of a class")
-        if text == "1" and names:
+        if is_not_known(text) or not (_is_name(text) or is_no_finding(text) or is_finding(text)):
+            expected = f"expected 0 or 1, or the name of a class{_if_not_known(text)}"
+            raise TonnoError(f"{row.where}: label is {text!r}, {expected}")
+        if is_finding(text) and names:
             other, its_row = next(iter(names.items()))
             raise TonnoError(
-                f"{row.where}: label is '1', but {other!r} in line {its_row.line}; expected 0 and 1 in all lines, "
+                f"{row.where}: label is {text!r}, but {other!r} in line {its_row.line}; expected 0 and 1 in all lines, "
                 "or names of classes (none for no finding)"
             )
     if not names:
-        return (class_name,), [(int(text == "1"),) for text in texts]
+        return (class_name,), [(int(is_finding(text)),) for text in texts]
     _check_spelling(names)
     classes = tuple(sorted(names))
+    if (
+        len(classes) == 2
+        and all(map(_is_name, texts))
+        and not {*map(spelling, classes)} <= {*map(spelling, model_classes)}
+    ):
+        classes = (_one_of(classes, texts, class_name, path),)
     return classes, [tuple(int(text == name) for name in classes) for text in texts]
 
 
+def _one_of(classes: Sequence[str], texts: Sequence[str], class_name: str, path: Path) -> str:
+    """Choose the finding where each volume has one of two names. Raises TonnoError that asks, if none was chosen."""
+    chosen = _column_of(class_name, classes)
+    if chosen is None:
+        first, second = classes
+        counts = f"{first!r} ({texts.count(first)}) or {second!r} ({texts.count(second)})"
+        raise TonnoError(
+            f"{path}: every label is {counts}, so that the one is the absence of the other; which is the finding? "
+            f"Name it by `class_name`, write 0 for the other, or give columns label:{first} and label:{second} for both"
+        )
+    return classes[chosen]
+
+
+def _if_not_known(text: str) -> str:
+    return "; leave out volumes whose label is not known" if is_not_known(text) else ""
+
+
 def _is_name(text: str) -> bool:
-    return bool(text) and text.casefold() not in NO_FINDING and not _NOT_A_NAME.fullmatch(text)
+    return not (is_not_known(text) or is_no_finding(text) or is_finding(text) or _NOT_A_NAME.fullmatch(text))
 
 
 def _check_spelling(names: Mapping[str, _Row]) -> None:
-    seen: dict[str, str] = {}
+    seen: dict[tuple[str, ...], str] = {}
     for name, row in names.items():
-        if seen.setdefault(name.casefold(), name) != name:
-            raise TonnoError(f"{row.where}: class {name!r} is {seen[name.casefold()]!r} elsewhere; spell it one way")
+        other = seen.setdefault(spelling(name), name)
+        if other != name:
+            raise TonnoError(f"{row.where}: class {name!r} is {other!r} elsewhere; spell it one way")
 
 
 # -------------------- cases
@@ -362,13 +480,14 @@ def _check_spelling(names: Mapping[str, _Row]) -> None:
 
 def _case(row: _Row, labels: tuple[int, ...], path: Path) -> Case:
     name = row.cells["volume"]
-    if not name or not (path.parent / name).exists():
-        raise TonnoError(f"{row.where}: volume {name!r} does not exist (paths are relative to the manifest)")
+    volume = locate(path.parent, name)
+    if not name or not volume.exists():
+        raise TonnoError(f"{row.where}: volume {name!r} does not exist {missing(path.parent, name)}")
     split = row.cells.get("split", "").lower()
     if split and split not in SPLITS:
         raise TonnoError(f"{row.where}: split is {row.cells['split']!r}, expected {', '.join(SPLITS)}")
     return Case(
-        volume=(path.parent / name).absolute(),
+        volume=volume,
         labels=labels,
         masks=(None,) * len(labels),
         patient=row.cells.get("patient") or name,
@@ -386,7 +505,7 @@ def _with_masks(
     for mask_column, value_column in zip(mask_columns, value_columns, strict=True):
         name = row.cells[mask_column] if mask_column else ""
         text = row.cells[value_column] if value_column else ""
-        match = None if (path.parent / name).exists() else _WITH_VALUES.fullmatch(name)
+        match = None if locate(path.parent, name).exists() else _WITH_VALUES.fullmatch(name)
         if match and text and match[2] != text:
             raise TonnoError(f"{row.where}: {mask_column} is {name!r}, but {value_column} {text!r}; leave one out")
         name, text = (match[1], match[2]) if match else (name, text)
@@ -394,7 +513,7 @@ def _with_masks(
             values.append(parse_values(text) if name else None)
         except ValueError as error:
             raise TonnoError(f"{row.where}: {mask_column if match else value_column}: {error}") from error
-        masks.append((path.parent / name).absolute() if name else None)
+        masks.append(locate(path.parent, name) if name else None)
     stated = tuple(values) if any(value is not None for value in values) else ()
     return dataclasses.replace(case, masks=tuple(masks), mask_values=stated)
 
@@ -422,19 +541,45 @@ def _check_volumes(cases: Sequence[Case], path: Path) -> None:
 
 def _check_splits(cases: Sequence[Case], path: Path) -> None:
     given = [case for case in cases if case.split]
-    first: dict[str, Case] = {}
+    first: dict[tuple[str, ...], Case] = {}
     for case in cases if given else ():
         if not case.split:
             raise TonnoError(
                 f"{path}, line {case.line}: no split, but line {given[0].line} has one; give {', '.join(SPLITS)} "
                 "in all lines or in none"
             )
-        other = first.setdefault(case.patient, case)
+        other = first.setdefault(spelling(case.patient), case)
+        if other.split != case.split and other.patient != case.patient:
+            raise TonnoError(
+                f"{path}, line {case.line}: patient {case.patient!r} is in split {case.split!r}, and {other.patient!r} "
+                f"in {other.split!r} (line {other.line}); a patient belongs to one split: spell it one way, or rename "
+                "one if they are two persons"
+            )
         if other.split != case.split:
             raise TonnoError(
                 f"{path}, line {case.line}: patient {case.patient!r} is in split {case.split!r} and in "
                 f"{other.split!r} (line {other.line}); a patient belongs to one split"
             )
+
+
+def _notes(rows: Sequence[_Row], cases: Sequence[Case]) -> Iterator[str]:
+    """Tell what of the patients' names a person may have meant otherwise."""
+    spellings: dict[tuple[str, ...], dict[str, int]] = {}
+    for case in cases:
+        spellings.setdefault(spelling(case.patient), {}).setdefault(case.patient, case.line)
+    several = [names for names in spellings.values() if len(names) > 1]
+    if several:
+        shown = " and ".join(f"{name!r} (line {line})" for name, line in several[0].items())
+        more = f", and {len(several) - 1} more such names" if len(several) > 1 else ""
+        yield f"patients {shown} differ in spelling alone{more}: spell a person one way, or rename one of two"
+    without = [row for row in rows if not row.cells.get("patient")]
+    if without and len(without) < len(rows):
+        lines = f"{len(without)} line{'s' * (len(without) > 1)}, such as {without[0].line}"
+        yield f"no patient in {lines}: each such volume is its own patient"
+    subjects = Counter(match[1] for row in without if (match := _SUBJECT.search(row.cells["volume"])))
+    if len(without) == len(rows) and 1 < len(subjects) < subjects.total():
+        name, count = subjects.most_common(1)[0]
+        yield f"no column patient, but {count} volumes are of {name}: without it, each is its own patient"
 
 
 def _cells(case: Case, folder: Path, with_masks: bool) -> list[str | int]:
