@@ -12,7 +12,7 @@ import tonno_core
 from tonno_core.bundle.decide import check_stages, decide
 from tonno_core.bundle.file import Bundle, load_bundle
 from tonno_core.bundle.ready import ReadyModel, prepare_model
-from tonno_core.cohort.cases import Outcome, Progress, case_name, failed_line, fingerprint, run_cases
+from tonno_core.cohort.cases import SETTINGS_NAME, Outcome, Progress, case_name, failed_line, fingerprint, run_cases
 from tonno_core.cohort.manifest import Manifest, read_for_model
 from tonno_core.cohort.mask import values_text
 from tonno_core.commands.options import as_options
@@ -93,8 +93,7 @@ def evaluate_manifest(
     class_name = _class_of(bundle, settings)
     classes = bundle.spec.classes
     manifest = read_for_model(manifest_path, classes, wanted=class_name, class_name=settings.class_name)
-    if class_name != classes[0]:
-        settings = dataclasses.replace(settings, class_name=class_name)
+    settings = dataclasses.replace(settings, class_name=_recorded_class(output, class_name, classes, settings))
     tasks = tasks_of(manifest, choices.split)
     content, setup = _prepare(bundle, settings, tasks, choices, class_name)
     names = [task.name for task in tasks]
@@ -157,6 +156,19 @@ def _class_of(bundle: Bundle, settings: ReconstructionSettings) -> str:
         classes = ", ".join(bundle.spec.classes)
         raise TonnoError(f"`class_name` '{name}' is unknown to this model, expected one of {classes}")
     return name
+
+
+def _recorded_class(
+    output: Path, class_name: str, classes: Sequence[str], settings: ReconstructionSettings
+) -> str | None:
+    """Return the class as ``settings.json`` states it: the first one by its name or not at all, as is there already."""
+    if class_name != classes[0]:
+        return class_name
+    try:
+        kept = json.loads((output / SETTINGS_NAME).read_text(encoding="utf-8"))["settings"]["class_name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return settings.class_name
+    return class_name if kept == class_name else None
 
 
 def _prepare(
