@@ -210,6 +210,10 @@ def test_a_line_of_excel_that_names_the_separator(tmp_path: Path) -> None:
             ["patients 'P01' (line 2) and 'p1' (line 3) differ in spelling alone: spell a person one way, or rename"],
         ),
         (
+            ["volume,label", "a.nii,tumour", "b.nii,tumor", "d.nii,oedema", "sub/c.nii,none"],
+            ["classes 'tumor' and 'tumour' differ by little: spell one class one way"],
+        ),
+        (
             ["volume,label,patient", "a.nii,0,P1", "b.nii,1,"],
             ["no patient in 1 line, such as 3: each such volume is its own patient"],
         ),
@@ -219,6 +223,14 @@ def test_what_a_person_may_have_meant_otherwise_is_noted(lines: list[str], notes
     found = read_manifest(manifest(tmp_path, "\n".join(lines))).notes
     assert len(found) == len(notes)
     assert all(note.startswith(start) for note, start in zip(found, notes, strict=True))
+
+
+def test_a_class_name_that_is_not_used_is_noted(tmp_path: Path) -> None:
+    path = manifest(tmp_path, "volume,label\na.nii,tumour\nb.nii,none\n")
+    assert read_manifest(path, class_name="lesion").notes == (
+        "the labels name tumour; 'lesion', which label 1 would mean, is not used",
+    )
+    assert read_manifest(path, class_name="Tumour").notes == read_for_model(path, ("tumour",)).notes == ()
 
 
 def test_volumes_of_one_subject_without_a_column_patient_are_noted(tmp_path: Path) -> None:

@@ -314,6 +314,17 @@ def test_a_mask_of_several_values_asks_which_mean_the_finding(home: Path, tmp_pa
     manifest.write_text(manifest.read_text().replace("-mask.nii.gz", "-mask.nii.gz#2"))
     evaluate(manifest, out, model=home / "model")
     assert same_but_seconds(out, home / "out")
+    # One value each, but not the same: is the one of the organ?
+    for index, value in ((1, 1), (3, 2)):
+        one = truth_of(index)
+        write_volume(one.with_array(value * one.array), tmp_path / "set" / f"{index}-mask.nii.gz", dtype="uint8")
+    lines = manifest.read_text()
+    manifest.write_text(lines.replace("#2", ""))
+    said = (
+        "masks hold one value each, but not the same: 1 in 1-mask.nii.gz and 2 in 3-mask.nii.gz; all mean the finding"
+    )
+    assert evaluate(manifest, tmp_path / "unlike", model=home / "model").text.startswith(f"{manifest}: {said}\nmethod")
+    manifest.write_text(lines)
     # Other values are another evaluation.
     manifest.write_text(manifest.read_text().replace("#2", "#any"))
     with pytest.raises(TonnoError, match=r"holds another evaluation: manifest\.sha256"):

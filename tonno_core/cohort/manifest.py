@@ -6,11 +6,12 @@ import csv
 import dataclasses
 import difflib
 import io
-import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,10 +28,11 @@ _COLUMNS = ("volume", "label", "mask", "mask_label", "patient", "split")
 _PER_CLASS = ("label", "mask", "mask_label")
 _EXPECTED = "volume,label[,mask,patient,split]"
 _UNNAMED = "\0"
+_ONE_WORD = 0.9  # as tumour and tumor are alike
 # A mask's file, and its values that mean the finding.
 _WITH_VALUES = re.compile(rf"(.+)#([\d.+]+|{ANY})", re.IGNORECASE)
 _NOT_A_NAME = re.compile(r"[-+.,\d]+")
-_DELIMITER_LINE = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
+_DELIMITER_LINE = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
 # Columns that are often meant by patient and split.
 _PERSON = re.compile(r"(?:subject|participant|person|patient|pat)s?(?:id|name|number|no)?|caseid|mrn|pid")
 _SPLIT_WORDS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
@@ -155,7 +157,8 @@ def read_manifest(path: Path, *, class_name: str = DEFAULT_CLASS, model_classes:
     _check_volumes(cases, path)
     _check_mask_values(cases, classes, path)
     _check_splits(cases, path)
-    return Manifest(path, classes, cases, tuple(_notes(rows, cases)))
+    notes = [*_notes_on_classes(classes, class_name, by_word=not named), *_notes_on_patients(rows, cases)]
+    return Manifest(path, classes, cases, tuple(notes))
 
 
 def read_for_model(
@@ -532,11 +535,15 @@ def _check_mask_values(cases: Sequence[Case], classes: Sequence[str], path: Path
 
 
 def _check_volumes(cases: Sequence[Case], path: Path) -> None:
-    line_of: dict[str, int] = {}
+    """Refuse a volume in two lines, by links or, where a file system has one file for both, by other spellings."""
+    seen: dict[str, list[tuple[Path, int]]] = {}
     for case in cases:
-        line = line_of.setdefault(os.path.realpath(case.volume), case.line)
-        if line != case.line:
-            raise TonnoError(f"{path}, line {case.line}: the volume of line {line} again; remove one of the lines")
+        real = case.volume.resolve()
+        alike = seen.setdefault(unicodedata.normalize("NFC", str(real)).casefold(), [])
+        for other, line in alike:
+            if other == real or other.samefile(real):
+                raise TonnoError(f"{path}, line {case.line}: the volume of line {line} again; remove one of the lines")
+        alike.append((real, case.line))
 
 
 def _check_splits(cases: Sequence[Case], path: Path) -> None:
@@ -562,7 +569,16 @@ def _check_splits(cases: Sequence[Case], path: Path) -> None:
             )
 
 
-def _notes(rows: Sequence[_Row], cases: Sequence[Case]) -> Iterator[str]:
+def _notes_on_classes(classes: Sequence[str], class_name: str, *, by_word: bool) -> Iterator[str]:
+    """Tell what of the classes' names a person may have meant otherwise; ``by_word``: the column label has them."""
+    if class_name not in (DEFAULT_CLASS, _UNNAMED) and _column_of(class_name, classes) is None:
+        yield f"the labels name {', '.join(classes)}; {class_name!r}, which label 1 would mean, is not used"
+    for first, second in combinations(classes, 2) if by_word else ():
+        if difflib.SequenceMatcher(None, first.casefold(), second.casefold()).ratio() >= _ONE_WORD:
+            yield f"classes {first!r} and {second!r} differ by little: spell one class one way"
+
+
+def _notes_on_patients(rows: Sequence[_Row], cases: Sequence[Case]) -> Iterator[str]:
     """Tell what of the patients' names a person may have meant otherwise."""
     spellings: dict[tuple[str, ...], dict[str, int]] = {}
     for case in cases:

@@ -100,7 +100,7 @@ def evaluate_manifest(
     rank, world = share_of_cases()
     folder = ResultsFolder(output, setup.fingerprint)
     share, shown = tasks[rank::world], progress and rank == 0
-    check_masks([task for task in share if not folder.has(task.name)], progress=shown)
+    unlike = check_masks([task for task in share if not folder.has(task.name)], progress=shown)
     folder.open(content, names, names[rank::world], overwrite=overwrite)
 
     def work(task: Task, advanced: Progress) -> None:
@@ -116,7 +116,9 @@ def evaluate_manifest(
     if not records:
         raise TonnoError(failed)
     text = _write_summary(folder, records, failures, setup, content, choices.seed)
-    return Outcome("\n".join([f"{manifest_path}: {note}" for note in manifest.notes] + [text]), failed)
+    return Outcome(
+        "\n".join([f"{manifest_path}: {note}" for note in (*manifest.notes, unlike) if note] + [text]), failed
+    )
 
 
 def tasks_of(manifest: Manifest, split: str) -> list[Task]:

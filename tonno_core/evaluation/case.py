@@ -155,26 +155,33 @@ def read_truth(task: Task, volume: Volume) -> BoolArray | None:
     return finding_in(mask.array, task.values, task.mask)
 
 
-def check_masks(tasks: Sequence[Task], *, progress: bool) -> None:
+def check_masks(tasks: Sequence[Task], *, progress: bool) -> str:
     """Look at masks before hours of work: which of their values mean the finding is for the manifest to say.
 
     Args:
         tasks: The volumes. A mask that cannot be read is left for its case to fail.
         progress: Whether to show a bar, where it takes long.
 
+    Returns:
+        A line where the masks have one value each, but not the same; else "".
+
     Raises:
         TonnoError: A mask has several values and none is stated.
     """
     several: list[tuple[Path, dict[int, int]]] = []
+    first: dict[int, Path] = {}
     unstated = [task.mask for task in tasks if task.mask is not None and task.values is None]
     for mask in tqdm(unstated, desc="looking at masks", unit="mask", disable=not progress, delay=1):
         with suppress(TonnoError):
             counts = values_in(read_mask(mask).array)
             several += [(mask, counts)] if len(counts) > 1 else []
+            first |= {value: mask for value in counts if value not in first}
     if several:
         mask, counts = several[0]
         more = f" (so do {len(several) - 1} more)" if len(several) > 1 else ""
         raise TonnoError(f"{mask}{more}: {several_values(counts)}")
+    listed = " and ".join(f"{value} in {mask.name}" for value, mask in first.items())
+    return f"masks hold one value each, but not the same: {listed}; all mean the finding" if len(first) > 1 else ""
 
 
 class _Judge:
