@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tonno_core.words import is_finding, is_no_finding, is_not_known, only_finding, spelling, visible
+from tonno_core.words import findings_of, is_finding, is_no_finding, is_not_known, spelling, visible
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,7 @@ def test_spellings_of_a_name(names: tuple[str, ...], same: bool) -> None:
     assert len({spelling(name) for name in names}) == (1 if same else len(names))
 
 
-def test_the_class_that_label_1_can_only_mean() -> None:
-    assert only_finding(("normal", "lesion")) == "lesion"
-    assert only_finding(("lesion",)) == "lesion"
-    assert only_finding(("a", "b")) is None
-    assert only_finding(("normal", "background")) is None
+def test_the_classes_of_a_model_that_are_findings() -> None:
+    assert findings_of(("normal", "lesion")) == findings_of(("lesion",)) == ("lesion",)
+    assert findings_of(("a", "background", "b")) == ("a", "b")
+    assert findings_of(("normal", "background")) == ()

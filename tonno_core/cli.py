@@ -25,12 +25,13 @@ _CALIBRATED = "Method to calibrate; may be repeated."
 _CAM = "Kind of class activation map."
 _CAM_STAGE = "CAM stage of the model."
 _CHANNELS = "Input channels of the encoder; all of them get the same slice."
-_CLASS_OF_1 = "Name of the class that label 1 means."
+_CLASS_OF_1 = "Name of the class that label 1 means, or which of two names is the finding."
 _COMPLETE = "Keep all choices and thresholds; add only what models of earlier versions lack."
 _DEVICE = "Where to compute. auto: CUDA if there is one, else Apple's MPS, else the CPU."
 _DIRECTIONS = "Number of directions, i.e. of orientations of the planes."
 _EMA = "Decay of the moving average of the weights, e.g. 0.995 (0: off)."
 _EPOCHS = "Number of parts of the training, each ending with a validation and a checkpoint."
+_EVALUATED_CLASS = "Class of the model to evaluate, which label 1 means."
 _EVALUATED = "Method to evaluate; may be repeated."
 _FEWER = "Directions; fewer are faster and noisier."
 _FILTER = "Second derivative along the offsets; hann and gaussian let less noise through."
@@ -406,7 +407,7 @@ def calibrate(
 @_lattice_option
 @_filter_option
 @_min_volume_option
-@click.option("--class", "class_name", metavar="NAME", help="Class of the model to evaluate.", show_default="the first")
+@click.option("--class", "class_name", metavar="NAME", help=_EVALUATED_CLASS, show_default="the first finding")
 @click.option("--all-candidates", is_flag=True, help="Add a row for each variant that the calibration tried.")
 @click.option("--seed", default=0, show_default=True, type=_SEED, help="Seed of the bootstrap.")
 @_device_option

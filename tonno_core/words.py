@@ -83,17 +83,16 @@ def is_not_known(text: str) -> bool:
     return not any(map(str.isalnum, word)) or word in _NOT_KNOWN or bool(_NOT_KNOWN_FORMS.fullmatch(word))
 
 
-def only_finding(classes: Sequence[str]) -> str | None:
-    """Return the class of a model that label 1 can only mean.
+def findings_of(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the classes of a model that are findings; label 1 can only mean that one, if it is alone.
 
     Args:
         classes: Such as ("normal", "lesion").
 
     Returns:
-        The only class whose name does not say that there is no finding; None where there are several or none.
+        Those whose names do not say that there is no finding.
     """
-    found = [name for name in classes if not is_no_finding(name)]
-    return found[0] if len(found) == 1 else None
+    return tuple(name for name in classes if not is_no_finding(name))
 
 
 def spelling(name: str) -> tuple[str, ...]:

@@ -242,6 +242,13 @@ def test_values_of_masks_are_looked_at(tmp_path: Path) -> None:
     ]
 
 
+def test_how_the_file_was_understood_is_said(tmp_path: Path) -> None:
+    scans(tmp_path, 2)
+    check = checked(tmp_path, "0.nii,1,P01", "1.nii,0,p1", header="volume,label,patient")
+    text = "patients 'P01' (line 2) and 'p1' (line 3) differ in spelling alone: spell a person one way, or rename one "
+    assert problems(check) == [(0, f"{text}of two")]
+
+
 def test_grids_are_the_same_up_to_a_tenth_of_a_voxel(tmp_path: Path) -> None:
     base = read_header(scan(tmp_path / "a.nii"))
 

@@ -19,7 +19,7 @@ from tonno_core.cohort.mask import ANY, Values, parse_values, values_text
 from tonno_core.cohort.places import locate, missing
 from tonno_core.errors import TonnoError
 from tonno_core.output import atomic_file
-from tonno_core.words import is_finding, is_no_finding, is_not_known, only_finding, spelling, visible
+from tonno_core.words import findings_of, is_finding, is_no_finding, is_not_known, spelling, visible
 
 SPLITS = ("train", "val", "test")
 DEFAULT_CLASS = "finding"
@@ -181,16 +181,18 @@ def read_for_model(
     Raises:
         TonnoError: As `read_manifest` does, or a class has no labels.
     """
-    finding = only_finding(classes)
-    of_1 = finding if class_name is None or is_no_finding(class_name) else class_name
-    manifest = read_manifest(path, class_name=of_1 or _UNNAMED, model_classes=classes)
+    findings = findings_of(classes)
+    of_1 = findings[0] if len(findings) == 1 else _UNNAMED
+    if class_name and not is_no_finding(class_name):
+        of_1 = class_name
+    manifest = read_manifest(path, class_name=of_1, model_classes=classes)
     advice = "name the label columns label:NAME like the model's classes"
     advice += ", or choose another class by `class_name`" if wanted else ""
     told = ", ".join(classes)
     if manifest.classes == (_UNNAMED,):
         raise TonnoError(f"{path}: labels are 0 and 1, the model tells {told}; which of them label 1 means: {advice}")
     column = {name: _column_of(name, manifest.classes) for name in classes}
-    others = {name: column[name] for name in classes if not is_no_finding(name)}
+    others = {name: column[name] for name in findings}
     names = (wanted,) if wanted else tuple(classes)
     for name in sorted(names, key=is_no_finding):
         absence = is_no_finding(name) and others and None not in others.values()

@@ -14,7 +14,7 @@ from tonno_core.settings import METHODS, ReconstructionSettings, Variant
 from tonno_core.training.calibration import Look, Search, calibrate
 from tonno_core.training.other_planes import measure_other_planes
 from tonno_core.volume.appearance import appearance, record_of_images
-from tonno_core.words import is_no_finding
+from tonno_core.words import findings_of
 
 
 def recalibrate(
@@ -86,7 +86,8 @@ def _read(model: Path, manifest_path: Path, output: Path, overwrite: bool) -> tu
     bundle = load_bundle(model)
     check_can_write(output, overwrite=overwrite)
     manifest = read_for_model(manifest_path, bundle.spec.classes)
-    first = next((n for n, name in enumerate(manifest.classes) if not is_no_finding(name)), 0)
+    classes = bundle.spec.classes
+    first = classes.index((findings_of(classes) or classes)[0])
     if not any(case.labels[first] == 0 for case in manifest.split("val")):
         raise TonnoError(f"{manifest.path}: no volume with label 0 has split val; a threshold comes from those")
     return bundle, manifest

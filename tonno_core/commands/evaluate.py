@@ -28,7 +28,7 @@ from tonno_core.evaluation.summary import results_csv, summarize, summary_csv
 from tonno_core.output import Json
 from tonno_core.segmentation.binarize import check_options
 from tonno_core.settings import METHODS, ReconstructionSettings, Variant, stages_text
-from tonno_core.words import only_finding
+from tonno_core.words import findings_of
 
 ALL = "all"
 
@@ -153,7 +153,7 @@ def tasks_of(manifest: Manifest, split: str) -> list[Task]:
 
 
 def _class_of(bundle: Bundle, settings: ReconstructionSettings) -> str:
-    name = settings.class_name or only_finding(bundle.spec.classes) or bundle.spec.classes[0]
+    name = settings.class_name or (findings_of(bundle.spec.classes) or bundle.spec.classes)[0]
     if name not in bundle.spec.classes:
         classes = ", ".join(bundle.spec.classes)
         raise TonnoError(f"`class_name` '{name}' is unknown to this model, expected one of {classes}")

@@ -107,7 +107,7 @@ def train_bundle(
             folder.open(overwrite=overwrite)
             if not manifest.has_split:
                 write_manifest(folder.split, divided)
-            for note in manifest.notes if progress else ():
+            for note in manifest.notes:
                 tqdm.write(f"{manifest_path}: {note}", file=sys.stderr)
         group.wait()
         model = train(divided, settings, folder, group, progress=progress)
