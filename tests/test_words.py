@@ -64,4 +64,4 @@ def test_spellings_of_a_name(names: tuple[str, ...], same: bool) -> None:
 def test_the_classes_of_a_model_that_are_findings() -> None:
     assert findings_of(("normal", "lesion")) == findings_of(("lesion",)) == ("lesion",)
     assert findings_of(("a", "background", "b")) == ("a", "b")
-    assert findings_of(("normal", "background")) == ()
+    assert findings_of(("normal",)) == ("normal",)

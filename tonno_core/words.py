@@ -90,9 +90,9 @@ def findings_of(classes: Sequence[str]) -> tuple[str, ...]:
         classes: Such as ("normal", "lesion").
 
     Returns:
-        Those whose names do not say that there is no finding.
+        Those whose names do not say that there is no finding; all where each says so.
     """
-    return tuple(name for name in classes if not is_no_finding(name))
+    return tuple(name for name in classes if not is_no_finding(name)) or tuple(classes)
 
 
 def spelling(name: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ def volumes(tmp_path: Path) -> None:
     """Files to name; a manifest is read without opening them."""
     (tmp_path / "sub").mkdir()
     (tmp_path / "series").mkdir()
-    for name in ("a.nii", "b.nii", "sub/c.nii", "d.nii"):
+    for name in ("a.nii", "a.nii.gz", "b.nii", "sub/c.nii", "d.nii"):
         (tmp_path / name).touch()
 
 
@@ -131,6 +131,8 @@ def test_of_two_names_that_exclude_each_other_one_is_chosen(tmp_path: Path) -> N
         (("healthy", "a", "b"), "label:a,label:b", ("0,1", "0,0"), [(0, 0, 1), (1, 0, 0)]),
         (("a", "b"), "label", ("1", "0"), "labels are 0 and 1, the model tells a, b; which of them label 1 means: "),
         (("lesion",), "label:edema", ("1", "0"), "labels are of edema, the model tells lesion: none are of 'lesion'"),
+        (("normal",), "label", ("1", "0"), [(1,), (0,)]),
+        (("lesion",), "label", ("benign", "malignant"), "Give columns label:NAME for what the model tells, lesion"),
         (("lesion",), "label:normal", ("1", "0"), "labels are of normal, the model tells lesion: none are of 'lesion'"),
     ],
 )  # fmt: skip
@@ -214,8 +216,16 @@ def test_a_line_of_excel_that_names_the_separator(tmp_path: Path) -> None:
             ["classes 'tumor' and 'tumour' differ by little: spell one class one way"],
         ),
         (
+            ["volume,label,patient", "a.nii,0,1.23457E+15", "b.nii,1,P"],
+            ["patient '1.23457E+15' (line 2) looks like a long number that a spreadsheet rounded"],
+        ),
+        (
+            ["volume,label", "a.nii,0", "b.nii,1", "a.nii.gz,1"],
+            ["the volumes of lines 2 and 4 have one name but for the ending: is it one scan twice?"],
+        ),
+        (
             ["volume,label,patient", "a.nii,0,P1", "b.nii,1,"],
-            ["no patient in 1 line, such as 3: each such volume is its own patient"],
+            ["no patient in 1 of 2 lines, such as 3: each is its own patient"],
         ),
     ],
 )

@@ -9,17 +9,17 @@ import io
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
 
+from tonno_core.cohort.labels import Row, binary_label, column_of, labels_by_word
 from tonno_core.cohort.mask import ANY, Values, parse_values, values_text
+from tonno_core.cohort.notes import notes_on_files, notes_on_names, notes_on_patients
 from tonno_core.cohort.places import locate, missing
 from tonno_core.errors import TonnoError
 from tonno_core.output import atomic_file
-from tonno_core.words import findings_of, is_finding, is_no_finding, is_not_known, spelling, visible
+from tonno_core.words import findings_of, is_no_finding, spelling, visible
 
 SPLITS = ("train", "val", "test")
 DEFAULT_CLASS = "finding"
@@ -28,15 +28,12 @@ _COLUMNS = ("volume", "label", "mask", "mask_label", "patient", "split")
 _PER_CLASS = ("label", "mask", "mask_label")
 _EXPECTED = "volume,label[,mask,patient,split]"
 _UNNAMED = "\0"
-_ONE_WORD = 0.9  # as tumour and tumor are alike
 # A mask's file, and its values that mean the finding.
 _WITH_VALUES = re.compile(rf"(.+)#([\d.+]+|{ANY})", re.IGNORECASE)
-_NOT_A_NAME = re.compile(r"[-+.,\d]+")
 _DELIMITER_LINE = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
 # Columns that are often meant by patient and split.
 _PERSON = re.compile(r"(?:subject|participant|person|patient|pat)s?(?:id|name|number|no)?|caseid|mrn|pid")
 _SPLIT_WORDS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
-_SUBJECT = re.compile(r"(?:^|[/\\_])(sub-[A-Za-z0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -114,12 +111,6 @@ class Manifest:
         return tuple(case for case in self.cases if case.split == name)
 
 
-class _Row(NamedTuple):
-    where: str
-    line: int
-    cells: dict[str, str]
-
-
 def read_manifest(path: Path, *, class_name: str = DEFAULT_CLASS, model_classes: Sequence[str] = ()) -> Manifest:
     """Read a manifest; paths in it are relative to its folder.
 
@@ -147,9 +138,9 @@ def read_manifest(path: Path, *, class_name: str = DEFAULT_CLASS, model_classes:
     named = _classes_of_columns(names, "label", path)
     if named:
         classes = tuple(named)
-        labels = [tuple(_binary(row, f"label:{name}") for name in classes) for row in rows]
+        labels = [tuple(binary_label(row, f"label:{name}") for name in classes) for row in rows]
     else:
-        classes, labels = _labels(rows, class_name, model_classes, path)
+        classes, labels = labels_by_word(rows, class_name, model_classes, path)
     masks, values = (_columns_of_masks(names, classes, kind, path) for kind in ("mask", "mask_label"))
     cases = tuple(
         _with_masks(_case(row, label, path), row, masks, values, path) for row, label in zip(rows, labels, strict=True)
@@ -157,7 +148,14 @@ def read_manifest(path: Path, *, class_name: str = DEFAULT_CLASS, model_classes:
     _check_volumes(cases, path)
     _check_mask_values(cases, classes, path)
     _check_splits(cases, path)
-    notes = [*_notes_on_classes(classes, class_name, by_word=not named), *_notes_on_patients(rows, cases)]
+    lines = [case.line for case in cases]
+    notes = [] if named else [*notes_on_names(classes)]
+    if class_name not in (DEFAULT_CLASS, _UNNAMED) and column_of(class_name, classes) is None:
+        notes.append(f"the labels name {', '.join(classes)}; {class_name!r}, which label 1 would mean, is not used")
+    notes += notes_on_patients(
+        [case.patient for case in cases], [bool(row.cells.get("patient")) for row in rows], lines
+    )
+    notes += notes_on_files([case.volume for case in cases], lines)
     return Manifest(path, classes, cases, tuple(notes))
 
 
@@ -191,7 +189,7 @@ def read_for_model(
     told = ", ".join(classes)
     if manifest.classes == (_UNNAMED,):
         raise TonnoError(f"{path}: labels are 0 and 1, the model tells {told}; which of them label 1 means: {advice}")
-    column = {name: _column_of(name, manifest.classes) for name in classes}
+    column = {name: column_of(name, manifest.classes) for name in classes}
     others = {name: column[name] for name in findings}
     names = (wanted,) if wanted else tuple(classes)
     for name in sorted(names, key=is_no_finding):
@@ -277,13 +275,6 @@ def require_trainable(manifest: Manifest) -> None:
 # -------------------- the table
 
 
-def _column_of(name: str, classes: Sequence[str]) -> int | None:
-    """Find a model's class among those of a manifest, in upper or lower case."""
-    same = (index for index, other in enumerate(classes) if other == name)
-    alike = (index for index, other in enumerate(classes) if spelling(other) == spelling(name))
-    return next(same, next(alike, None))
-
-
 def _chosen(case: Case, columns: Sequence[int | None], others: Mapping[str, int | None]) -> Case:
     """Give a case the labels and masks of some columns; None is the absence of all others, which has no mask."""
     absent = int(not any(case.labels[index] for index in others.values() if index is not None))
@@ -297,7 +288,7 @@ def _chosen(case: Case, columns: Sequence[int | None], others: Mapping[str, int 
     )
 
 
-def _read_rows(path: Path, needed: Sequence[str] = ("volume", "label")) -> tuple[list[str], list[_Row]]:
+def _read_rows(path: Path, needed: Sequence[str] = ("volume", "label")) -> tuple[list[str], list[Row]]:
     """Read the names of the columns, and the lines that are not empty, with spaces around cells removed."""
     text = _read_text(path)
     said = _DELIMITER_LINE.match(text)  # as Excel writes and understands it
@@ -322,7 +313,7 @@ def _read_rows(path: Path, needed: Sequence[str] = ("volume", "label")) -> tuple
                 )
             padded = [*cells, *[""] * len(names)]
             cleaned = {name: _cell(name, cell) for name, cell in zip(names, padded, strict=False)}
-            rows.append(_Row(where, line, cleaned))
+            rows.append(Row(where, line, cleaned))
     except csv.Error as error:
         raise TonnoError(f"{path}, line {reader.line_num + before}: not readable as CSV ({error})") from error
     if not rows:
@@ -377,7 +368,7 @@ def _check_columns(names: Sequence[str], path: Path, needed: Sequence[str]) -> N
         raise TonnoError(f"{path}: column {' and '.join(missing)} missing, found {present}; expected {_EXPECTED}")
 
 
-def _check_overlooked(names: Sequence[str], rows: Sequence[_Row], path: Path) -> None:
+def _check_overlooked(names: Sequence[str], rows: Sequence[Row], path: Path) -> None:
     """Refuse a table whose column of patients or splits has another name: all would go on without it."""
     heads = {name.partition(":")[0] for name in names}
     for name in names:
@@ -415,75 +406,10 @@ def _columns_of_masks(names: Sequence[str], classes: tuple[str, ...], kind: str,
     return tuple(f"{kind}:{name}" if name in named else plain for name in classes)
 
 
-def _binary(row: _Row, column: str) -> int:
-    text = row.cells[column]
-    if is_not_known(text) or not (is_finding(text) or is_no_finding(text)):
-        raise TonnoError(f"{row.where}: {column} is {text!r}, expected 0 or 1{_if_not_known(text)}")
-    return int(is_finding(text))
-
-
-def _labels(
-    rows: Sequence[_Row], class_name: str, model_classes: Sequence[str], path: Path
-) -> tuple[tuple[str, ...], list[tuple[int, ...]]]:
-    """Read the classes, and the labels of each row, from the column ``label``."""
-    texts = [row.cells["label"] for row in rows]
-    names = {text: row for row, text in zip(rows, texts, strict=True) if _is_name(text)}
-    for row, text in zip(rows, texts, strict=True):
-        if is_not_known(text) or not (_is_name(text) or is_no_finding(text) or is_finding(text)):
-            expected = f"expected 0 or 1, or the name of a class{_if_not_known(text)}"
-            raise TonnoError(f"{row.where}: label is {text!r}, {expected}")
-        if is_finding(text) and names:
-            other, its_row = next(iter(names.items()))
-            raise TonnoError(
-                f"{row.where}: label is {text!r}, but {other!r} in line {its_row.line}; expected 0 and 1 in all lines, "
-                "or names of classes (none for no finding)"
-            )
-    if not names:
-        return (class_name,), [(int(is_finding(text)),) for text in texts]
-    _check_spelling(names)
-    classes = tuple(sorted(names))
-    if (
-        len(classes) == 2
-        and all(map(_is_name, texts))
-        and not {*map(spelling, classes)} <= {*map(spelling, model_classes)}
-    ):
-        classes = (_one_of(classes, texts, class_name, path),)
-    return classes, [tuple(int(text == name) for name in classes) for text in texts]
-
-
-def _one_of(classes: Sequence[str], texts: Sequence[str], class_name: str, path: Path) -> str:
-    """Choose the finding where each volume has one of two names. Raises TonnoError that asks, if none was chosen."""
-    chosen = _column_of(class_name, classes)
-    if chosen is None:
-        first, second = classes
-        counts = f"{first!r} ({texts.count(first)}) or {second!r} ({texts.count(second)})"
-        raise TonnoError(
-            f"{path}: every label is {counts}, so that the one is the absence of the other; which is the finding? "
-            f"Name it by `class_name`, write 0 for the other, or give columns label:{first} and label:{second} for both"
-        )
-    return classes[chosen]
-
-
-def _if_not_known(text: str) -> str:
-    return "; leave out volumes whose label is not known" if is_not_known(text) else ""
-
-
-def _is_name(text: str) -> bool:
-    return not (is_not_known(text) or is_no_finding(text) or is_finding(text) or _NOT_A_NAME.fullmatch(text))
-
-
-def _check_spelling(names: Mapping[str, _Row]) -> None:
-    seen: dict[tuple[str, ...], str] = {}
-    for name, row in names.items():
-        other = seen.setdefault(spelling(name), name)
-        if other != name:
-            raise TonnoError(f"{row.where}: class {name!r} is {other!r} elsewhere; spell it one way")
-
-
 # -------------------- cases
 
 
-def _case(row: _Row, labels: tuple[int, ...], path: Path) -> Case:
+def _case(row: Row, labels: tuple[int, ...], path: Path) -> Case:
     name = row.cells["volume"]
     volume = locate(path.parent, name)
     if not name or not volume.exists():
@@ -502,7 +428,7 @@ def _case(row: _Row, labels: tuple[int, ...], path: Path) -> Case:
 
 
 def _with_masks(
-    case: Case, row: _Row, mask_columns: Sequence[str | None], value_columns: Sequence[str | None], path: Path
+    case: Case, row: Row, mask_columns: Sequence[str | None], value_columns: Sequence[str | None], path: Path
 ) -> Case:
     """Give a case the masks of its row, with the values that mean the finding."""
     masks: list[Path | None] = []
@@ -569,35 +495,6 @@ def _check_splits(cases: Sequence[Case], path: Path) -> None:
                 f"{path}, line {case.line}: patient {case.patient!r} is in split {case.split!r} and in "
                 f"{other.split!r} (line {other.line}); a patient belongs to one split"
             )
-
-
-def _notes_on_classes(classes: Sequence[str], class_name: str, *, by_word: bool) -> Iterator[str]:
-    """Tell what of the classes' names a person may have meant otherwise; ``by_word``: the column label has them."""
-    if class_name not in (DEFAULT_CLASS, _UNNAMED) and _column_of(class_name, classes) is None:
-        yield f"the labels name {', '.join(classes)}; {class_name!r}, which label 1 would mean, is not used"
-    for first, second in combinations(classes, 2) if by_word else ():
-        if difflib.SequenceMatcher(None, first.casefold(), second.casefold()).ratio() >= _ONE_WORD:
-            yield f"classes {first!r} and {second!r} differ by little: spell one class one way"
-
-
-def _notes_on_patients(rows: Sequence[_Row], cases: Sequence[Case]) -> Iterator[str]:
-    """Tell what of the patients' names a person may have meant otherwise."""
-    spellings: dict[tuple[str, ...], dict[str, int]] = {}
-    for case in cases:
-        spellings.setdefault(spelling(case.patient), {}).setdefault(case.patient, case.line)
-    several = [names for names in spellings.values() if len(names) > 1]
-    if several:
-        shown = " and ".join(f"{name!r} (line {line})" for name, line in several[0].items())
-        more = f", and {len(several) - 1} more such names" if len(several) > 1 else ""
-        yield f"patients {shown} differ in spelling alone{more}: spell a person one way, or rename one of two"
-    without = [row for row in rows if not row.cells.get("patient")]
-    if without and len(without) < len(rows):
-        lines = f"{len(without)} line{'s' * (len(without) > 1)}, such as {without[0].line}"
-        yield f"no patient in {lines}: each such volume is its own patient"
-    subjects = Counter(match[1] for row in without if (match := _SUBJECT.search(row.cells["volume"])))
-    if len(without) == len(rows) and 1 < len(subjects) < subjects.total():
-        name, count = subjects.most_common(1)[0]
-        yield f"no column patient, but {count} volumes are of {name}: without it, each is its own patient"
 
 
 def _cells(case: Case, folder: Path, with_masks: bool) -> list[str | int]:

@@ -86,8 +86,7 @@ def _read(model: Path, manifest_path: Path, output: Path, overwrite: bool) -> tu
     bundle = load_bundle(model)
     check_can_write(output, overwrite=overwrite)
     manifest = read_for_model(manifest_path, bundle.spec.classes)
-    classes = bundle.spec.classes
-    first = classes.index((findings_of(classes) or classes)[0])
+    first = manifest.classes.index(findings_of(manifest.classes)[0])
     if not any(case.labels[first] == 0 for case in manifest.split("val")):
         raise TonnoError(f"{manifest.path}: no volume with label 0 has split val; a threshold comes from those")
     return bundle, manifest

@@ -153,7 +153,7 @@ def tasks_of(manifest: Manifest, split: str) -> list[Task]:
 
 
 def _class_of(bundle: Bundle, settings: ReconstructionSettings) -> str:
-    name = settings.class_name or (findings_of(bundle.spec.classes) or bundle.spec.classes)[0]
+    name = settings.class_name or findings_of(bundle.spec.classes)[0]
     if name not in bundle.spec.classes:
         classes = ", ".join(bundle.spec.classes)
         raise TonnoError(f"`class_name` '{name}' is unknown to this model, expected one of {classes}")
