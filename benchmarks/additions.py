@@ -27,6 +27,7 @@ from tonno_core.bundle.decide import decide
 from tonno_core.bundle.file import load_bundle
 from tonno_core.bundle.ready import ReadyModel, prepare_model
 from tonno_core.cohort.manifest import Case, Manifest, read_manifest
+from tonno_core.cohort.mask import finding_in
 from tonno_core.encoding.encoder import ClassMaps, Encoder
 from tonno_core.evaluation.bootstrap import Bootstrap
 from tonno_core.evaluation.rows import rows_of
@@ -154,7 +155,8 @@ def examples(
     collected = []
     for number, case in enumerate(cases):
         volume = read_volume(case.volume)
-        truth = None if case in negatives else read_mask(case.masks[0]).array > 0
+        mask = case.masks[0]
+        truth = None if case in negatives else finding_in(read_mask(mask).array, case.values_of(0), mask)
         passes = {name: by_pass[name][number] for name in names}
         collected.append(Example(case, volume, passes, foreground_mask(volume), truth))
     return collected

@@ -307,7 +307,8 @@ def test_an_interrupted_evaluation_goes_on(place: Path) -> None:
     relocate.evaluation(place / "out", rows, version=tonno_core.__version__)
     before = {path.name: path.read_bytes() for path in (place / "out/cases").iterdir()}
     assert len(before) == 4
-    words = ["--model", "models/calibrated", *then["words"], "--output", "out"]
+    # It took label 1 as the first of the model's classes, which now has to be said.
+    words = ["--model", "models/calibrated", *then["words"], "--class", "a", "--output", "out"]
     assert tonno("evaluate", "data/study.csv", *words) == 0
     assert files(place / "out") == set(then["files"])
     assert {name: (place / "out/cases" / name).read_bytes() for name in before} == before

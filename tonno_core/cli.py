@@ -26,12 +26,13 @@ _CALIBRATED = "Method to calibrate; may be repeated."
 _CAM = "Kind of class activation map."
 _CAM_STAGE = "CAM stage of the model."
 _CHANNELS = "Input channels of the encoder; all of them get the same slice."
-_CLASS_OF_1 = "Name of the class that label 1 means."
+_CLASS_OF_1 = "Name of the class that label 1 means, or which of two names is the finding."
 _COMPLETE = "Keep all choices and thresholds; add only what models of earlier versions lack."
 _DEVICE = "Where to compute. auto: CUDA if there is one, else Apple's MPS, else the CPU."
 _DIRECTIONS = "Number of directions, i.e. of orientations of the planes."
 _EMA = "Decay of the moving average of the weights, e.g. 0.995 (0: off)."
 _EPOCHS = "Number of parts of the training, each ending with a validation and a checkpoint."
+_EVALUATED_CLASS = "Class of the model to evaluate, which label 1 means."
 _EVALUATED = "Method to evaluate; may be repeated."
 _FEWER = "Directions; fewer are faster and noisier."
 _FILTER = "Second derivative along the offsets; hann and gaussian let less noise through."
@@ -242,8 +243,8 @@ def bundle(output: Path, overwrite: bool, classes: str, about: tuple[str, ...], 
 def check(manifest: Path, class_name: str) -> int:
     """Check the volumes of MANIFEST before training.
 
-    Reports counts, geometry, outliers, duplicates and damaged files, and warns if the geometry alone predicts the
-    label. Reads headers only. Exit status 2 if something would stop training.
+    Reports counts, geometry, outliers, duplicates, damaged files and masks that do not fit, and warns if the geometry
+    alone predicts the label. Of volumes it reads the headers only. Exit status 2 if something would stop training.
     """
     from tonno_core.cohort.check import check_cohort, report
     from tonno_core.cohort.manifest import read_manifest
@@ -389,7 +390,7 @@ def calibrate(
 @_lattice_option
 @_filter_option
 @_min_volume_option
-@click.option("--class", "class_name", metavar="NAME", help="Class of the model to evaluate.", show_default="the first")
+@click.option("--class", "class_name", metavar="NAME", help=_EVALUATED_CLASS, show_default="the first finding")
 @click.option("--all-candidates", is_flag=True, help="Add a row for each variant that the calibration tried.")
 @click.option("--seed", default=0, show_default=True, type=_SEED, help="Seed of the bootstrap.")
 @_device_option

@@ -23,12 +23,16 @@ WORKLIST_NAME = "worklist.json"  # a folder with it holds results, not studies
 SERIES_NAME = "series"  # in the worklist's folder, series that share their own folder with others
 _MODALITY, _DESCRIPTION = "0008|0060", "0008|103e"
 _RESULTS = ("heatmap-", "segmentation-")
+# What files and folders of masks are called in public data: labelsTr/, x_seg.nii.gz, x-mask.nii.gz, segmentations/.
+_MASK = re.compile(
+    r"(?<![a-z])(?:masks?|msk|labels?(?:tr|ts)?|labelmaps?|segs?|segmentations?|truth)(?![a-z])", re.IGNORECASE
+)
 
 
 def findStudies(place: Path, output: Path) -> tuple[list[Case], list[str]]:
     """Find the volumes of a list (CSV with a column ``volume``) or below a folder, and lines about what was left out.
 
-    Segmentations, hidden files and results are passed over.
+    Segmentations, hidden files and results are passed over, and what its name calls a mask is left out.
 
     Args:
         place: A list or a folder.
@@ -89,8 +93,12 @@ def _inFolder(folder: Path, place: Path, output: Path, notes: list[str]) -> Iter
 
     files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
     images = [file for file in files if file.name.lower().endswith(READABLE)]
-    for file in images:
-        if not _isResult(file.name.lower()):
+    wanted = [file for file in images if not _isResult(file.name.lower())]
+    masks = [file for file in wanted if _MASK.search(str(file.relative_to(place)))]
+    if masks:
+        notes.append(f"{folder}: {len(masks)} left out by name as masks, such as {masks[0].name}; a list can have them")
+    for file in wanted:
+        if file not in masks:
             yield from _readable(file, place, notes)
     if any(isDicom(file) for file in files if file not in images):
         yield from _series(folder, place, output, notes)

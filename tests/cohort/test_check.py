@@ -30,6 +30,14 @@ def scan(path: Path, seed: int = 0, *, shape: Sequence[int] = SHAPE, diagonal: S
     return path
 
 
+def mask(path: Path, *values: int, diagonal: Sequence[float] = (1, 1, 2)) -> Path:
+    """A uint8 NIfTI on the grid of `scan`, with two voxels of each value."""
+    array = np.zeros(SHAPE, np.uint8)
+    array.flat[: 2 * len(values)] = np.repeat(values, 2)
+    nibabel.save(nibabel.Nifti1Image(array.T, np.diag([*diagonal, 1.0])), path)
+    return path
+
+
 def scans(folder: Path, count: int) -> None:
     """Volumes 0.nii, 1.nii, ... of one grid."""
     for index in range(count):
@@ -193,8 +201,8 @@ def test_what_is_far_from_the_median(values: list[float], far: list[int]) -> Non
 
 def test_masks_must_be_readable_and_on_the_grid_of_their_volume(tmp_path: Path) -> None:
     scans(tmp_path, 4)
-    scan(tmp_path / "right.nii", 8)
-    scan(tmp_path / "other.nii", 8, diagonal=(1, 1, 2.2))
+    mask(tmp_path / "right.nii", 1)
+    mask(tmp_path / "other.nii", 1, diagonal=(1, 1, 2.2))
     lines = ["0.nii,1,right.nii", "1.nii,1,other.nii", "2.nii,0,absent.nii", "3.nii,0,"]
     check = checked(tmp_path, *lines, header="volume,label,mask")
     assert problems(check) == [
@@ -208,6 +216,37 @@ def test_masks_must_be_readable_and_on_the_grid_of_their_volume(tmp_path: Path) 
     assert check.usable  # training opens no mask
     check = checked(tmp_path, "0.nii,1,0,absent.nii", "1.nii,0,1,", header="volume,label:x,label:y,mask:x")
     assert problems(check) == [(2, "mask of x: no such file or folder; check the path")]
+
+
+def test_values_of_masks_are_looked_at(tmp_path: Path) -> None:
+    scans(tmp_path, 6)
+    for name, values in {"1": (1,), "2": (2,), "12": (1, 2), "none": ()}.items():
+        mask(tmp_path / f"{name}.nii.gz", *values)
+    lines = ["0.nii,1,1.nii.gz", "1.nii,1,12.nii.gz", "2.nii,0,none.nii.gz", "3.nii,0,1.nii.gz", "4.nii,1,none.nii.gz"]
+    check = checked(tmp_path, *lines, "5.nii,1,2.nii.gz", header="volume,label,mask")
+    assert problems(check) == [
+        (
+            3,
+            "mask: holds the values 1 (2 voxels), 2 (2 voxels); which mean the finding? In the manifest, write FILE#2 "
+            "for 2 alone, FILE#1+2 for both, FILE#any for all that are not 0, or the same in a column mask_label",
+        ),
+        (5, "mask: label is 0, but it holds values 1"),
+        (6, "mask: label is 1, but it holds nothing"),
+        (7, "mask: holds 2, mostly 1; if both mean the finding, write FILE#any in all lines"),
+    ]
+    lines = ["0.nii,1,12.nii.gz", "1.nii,1,2.nii.gz", "2.nii,0,1.nii.gz", "3.nii,1,1.nii.gz"]
+    check = checked(tmp_path, *(f"{line}#2" for line in lines), header="volume,label,mask")
+    assert problems(check) == [(5, "mask: label is 1, but it holds values 1, and 2 means the finding")]
+    assert problems(checked(tmp_path, *(f"{line},any" for line in lines), header="volume,label,mask,mask_label")) == [
+        (4, "mask: label is 0, but it holds values 1")
+    ]
+
+
+def test_how_the_file_was_understood_is_said(tmp_path: Path) -> None:
+    scans(tmp_path, 2)
+    check = checked(tmp_path, "0.nii,1,P01", "1.nii,0,p1", header="volume,label,patient")
+    text = "patients 'P01' (line 2) and 'p1' (line 3) differ in spelling alone: spell a person one way, or rename one "
+    assert problems(check) == [(0, f"{text}of two")]
 
 
 def test_grids_are_the_same_up_to_a_tenth_of_a_voxel(tmp_path: Path) -> None:

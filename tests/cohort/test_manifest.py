@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tonno_core.cohort.manifest import Case, Manifest, read_manifest, require_trainable, write_manifest
+from tonno_core.cohort.manifest import Case, Manifest, read_for_model, read_manifest, require_trainable, write_manifest
 from tonno_core.errors import TonnoError
 
 
@@ -16,7 +16,7 @@ def volumes(tmp_path: Path) -> None:
     """Files to name; a manifest is read without opening them."""
     (tmp_path / "sub").mkdir()
     (tmp_path / "series").mkdir()
-    for name in ("a.nii", "b.nii", "sub/c.nii", "d.nii"):
+    for name in ("a.nii", "a.nii.gz", "b.nii", "sub/c.nii", "d.nii"):
         (tmp_path / name).touch()
 
 
@@ -101,6 +101,62 @@ def test_names_are_classes_and_words_for_no_finding_are_not(tmp_path: Path) -> N
     assert labels(tmp_path, "tumour", "NONE", "negative", "Normal") == (("tumour",), [(1,), (0,), (0,), (0,)])
 
 
+def test_words_for_no_finding_are_no_classes(tmp_path: Path) -> None:
+    assert labels(tmp_path, "tumour", "neg", "absent", "No Finding") == (("tumour",), [(1,), (0,), (0,), (0,)])
+    assert labels(tmp_path, "TRUE", "False", "yes", "no") == (("finding",), [(1,), (0,), (1,), (0,)])
+    text = "volume,label:a,label:b\na.nii,Yes,absent\nb.nii,neg,True\n"
+    assert [case.labels for case in read_manifest(manifest(tmp_path, text)).cases] == [(1, 0), (0, 1)]
+
+
+def test_of_two_names_that_exclude_each_other_one_is_chosen(tmp_path: Path) -> None:
+    path = manifest(tmp_path, "volume,label\na.nii,Benign\nb.nii,malignant\n")
+    chosen = read_manifest(path, class_name="Malignant")
+    assert (chosen.classes, [case.labels for case in chosen.cases]) == (("malignant",), [(0,), (1,)])
+    # A model that tells both leaves no question; nor do three names, or one volume without a finding.
+    assert read_for_model(path, ("malignant", "benign")).cases[0].labels == (0, 1)
+    assert len(labels(tmp_path, "a", "b", "c")[0]) == 3
+    assert labels(tmp_path, "benign", "malignant", "none")[0] == ("benign", "malignant")
+
+
+@pytest.mark.parametrize(
+    ("classes", "header", "cells", "expected"),
+    [
+        (("normal", "lesion"), "label", ("1", "0"), [(0, 1), (1, 0)]),
+        (("normal", "lesion"), "label", ("Lesion", "none"), [(0, 1), (1, 0)]),
+        (("normal", "lesion"), "label:lesion", ("1", "0"), [(0, 1), (1, 0)]),
+        (("normal", "lesion"), "label:normal,label:lesion", ("1,0", "1,1"), [(1, 0), (1, 1)]),
+        (("lesion",), "label", ("1", "0"), [(1,), (0,)]),
+        (("b", "a"), "label:a,label:b", ("1,0", "0,1"), [(0, 1), (1, 0)]),
+        (("healthy", "a", "b"), "label", ("a", "none"), "none are of 'b'"),
+        (("healthy", "a", "b"), "label:a,label:b", ("0,1", "0,0"), [(0, 0, 1), (1, 0, 0)]),
+        (("a", "b"), "label", ("1", "0"), "labels are 0 and 1, the model tells a, b; which of them label 1 means: "),
+        (("lesion",), "label:edema", ("1", "0"), "labels are of edema, the model tells lesion: none are of 'lesion'"),
+        (("normal",), "label", ("1", "0"), [(1,), (0,)]),
+        (("lesion",), "label", ("benign", "malignant"), "Give columns label:NAME for what the model tells, lesion"),
+        (("lesion",), "label:normal", ("1", "0"), "labels are of normal, the model tells lesion: none are of 'lesion'"),
+    ],
+)  # fmt: skip
+def test_labels_of_the_classes_of_a_model(
+    classes: tuple[str, ...], header: str, cells: tuple[str, str], expected: list[tuple[int, ...]] | str, tmp_path: Path
+) -> None:
+    path = manifest(tmp_path, f"volume,{header}\na.nii,{cells[0]}\nb.nii,{cells[1]}\n")
+    if isinstance(expected, str):
+        with pytest.raises(TonnoError, match=expected):
+            read_for_model(path, classes)
+        return
+    content = read_for_model(path, classes)
+    assert (content.classes, [case.labels for case in content.cases]) == (classes, expected)
+    for index, name in enumerate(classes):
+        one = read_for_model(path, classes, wanted=name)
+        assert [case.labels for case in one.cases] == [(values[index],) for values in expected]
+
+
+def test_the_absence_of_a_finding_has_no_mask(tmp_path: Path) -> None:
+    path = manifest(tmp_path, "volume,label,mask\na.nii,1,m.nii#2\nb.nii,0,\n")
+    case = read_for_model(path, ("normal", "lesion")).cases[0]
+    assert (case.masks, case.mask_values) == ((None, tmp_path / "m.nii"), (None, (2,)))
+
+
 def test_numbers_as_pandas_writes_them_and_words_beside_them(tmp_path: Path) -> None:
     assert labels(tmp_path, "1.0", "0.0", "1", "control") == (("finding",), [(1,), (0,), (1,), (0,)])
 
@@ -125,6 +181,127 @@ def test_masks_of_the_only_class(tmp_path: Path, columns: str) -> None:
     assert content.cases[0].masks == (tmp_path / "m.nii",)
 
 
+def test_paths_of_another_machine(tmp_path: Path) -> None:
+    """Of Windows, and of a Mac, whose names have their accents as signs of their own."""
+    (tmp_path / "E\u0301tude").mkdir()
+    (tmp_path / "E\u0301tude" / "cre\u0302te.nii").touch()
+    (tmp_path / "sub" / "m\u00e9.nii").touch()
+    text = "volume,label,mask\nsub\\c.nii,1,sub\\me\u0301.nii#2\n.\\\u00c9tude\\cr\u00eate.nii,0,sub\\none.nii#2\n"
+    cases = read_manifest(manifest(tmp_path, text)).cases
+    assert all(case.volume.is_file() for case in cases)
+    assert cases[0].masks == (tmp_path / "sub" / "m\u00e9.nii",)
+    assert cases[1].masks[0] is not None and not cases[1].masks[0].exists()  # evaluation says so
+    # A name with a backslash in it is that file.
+    (tmp_path / "sub\\c.nii").touch()
+    assert read_manifest(manifest(tmp_path, text)).cases[0].volume == tmp_path / "sub\\c.nii"
+
+
+def test_a_line_of_excel_that_names_the_separator(tmp_path: Path) -> None:
+    for separator in ";,\t|":
+        text = f"\ufeffsep={separator}\r\nvolume,label,patient\r\na.nii,0,P\u200b1\r\n".replace(",", separator)
+        cases = read_manifest(manifest(tmp_path, text.replace("sep=;", "SEP=;"))).cases
+        assert [(case.volume, case.patient, case.line) for case in cases] == [(tmp_path / "a.nii", "P1", 3)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "notes"),
+    [
+        (["volume,label", "a.nii,0", "b.nii,1"], []),
+        (
+            ["volume,label,patient", "a.nii,0,P01", "b.nii,1,p1", "d.nii,1,P2"],
+            ["patients 'P01' (line 2) and 'p1' (line 3) differ in spelling alone: spell a person one way, or rename"],
+        ),
+        (
+            ["volume,label", "a.nii,tumour", "b.nii,tumor", "d.nii,oedema", "sub/c.nii,none"],
+            ["classes 'tumor' and 'tumour' differ by little: spell one class one way"],
+        ),
+        (
+            ["volume,label,patient", "a.nii,0,1.23457E+15", "b.nii,1,P"],
+            ["patient '1.23457E+15' (line 2) looks like a long number that a spreadsheet rounded"],
+        ),
+        (
+            ["volume,label", "a.nii,0", "b.nii,1", "a.nii.gz,1"],
+            ["the volumes of lines 2 and 4 have one name but for the ending: is it one scan twice?"],
+        ),
+        (
+            ["volume,label,patient", "a.nii,0,P1", "b.nii,1,"],
+            ["no patient in 1 of 2 lines, such as 3: each is its own patient"],
+        ),
+    ],
+)
+def test_what_a_person_may_have_meant_otherwise_is_noted(lines: list[str], notes: list[str], tmp_path: Path) -> None:
+    found = read_manifest(manifest(tmp_path, "\n".join(lines))).notes
+    assert len(found) == len(notes)
+    assert all(note.startswith(start) for note, start in zip(found, notes, strict=True))
+
+
+def test_a_class_name_that_is_not_used_is_noted(tmp_path: Path) -> None:
+    path = manifest(tmp_path, "volume,label\na.nii,tumour\nb.nii,none\n")
+    assert read_manifest(path, class_name="lesion").notes == (
+        "the labels name tumour; 'lesion', which label 1 would mean, is not used",
+    )
+    assert read_manifest(path, class_name="Tumour").notes == read_for_model(path, ("tumour",)).notes == ()
+
+
+def test_volumes_of_one_subject_without_a_column_patient_are_noted(tmp_path: Path) -> None:
+    names = [f"sub-{person}_ses-{session}_T1w.nii.gz" for person in ("01", "02") for session in (1, 2)]
+    for name in names:
+        (tmp_path / name).touch()
+    lines = "".join(f"{name},0\n" for name in names)
+    assert read_manifest(manifest(tmp_path, f"volume,label\n{lines}")).notes == (
+        "no column patient, but 2 volumes are of sub-01: without it, each is its own patient",
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "cells", "refused_as"),
+    [
+        ("subject_id", ("s1", "s1"), "patient"),
+        ("Participant", ("s1", "s1"), "patient"),
+        ("subject_id", ("s1", "s2"), None),  # nobody twice: nothing is lost
+        ("patient,subject_id", ("p,s1", "q,s1"), None),
+        ("set", ("train", "Test"), "split"),
+        ("set", ("train", "train"), None),
+        ("case", ("1", "1"), None),
+    ],
+)
+def test_columns_of_patients_and_splits_under_other_names(
+    names: str, cells: tuple[str, str], refused_as: str | None, tmp_path: Path
+) -> None:
+    path = manifest(tmp_path, f"volume,label,{names}\na.nii,0,{cells[0]}\nb.nii,1,{cells[1]}\n")
+    if refused_as is None:
+        assert len(read_manifest(path).cases) == 2
+    else:
+        assert f"no {refused_as}; did you mean {refused_as}? Rename it" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "values"),
+    [
+        ("mask", "m.nii#2", (2,)),
+        ("mask", "m.nii#1+4", (1, 4)),
+        ("mask", "m.nii#any", ()),
+        ("mask,mask_label", "m.nii,2.0", (2,)),
+        ("mask_label:tumour,mask:tumour", "2,m.nii", (2,)),
+        ("mask,mask_label", "m.nii#2,2", (2,)),
+    ],
+)
+def test_values_of_a_mask_that_mean_the_finding(
+    header: str, cells: str, values: tuple[int, ...], tmp_path: Path
+) -> None:
+    content = read_manifest(manifest(tmp_path, f"volume,label:tumour,{header}\na.nii,1,{cells}\nb.nii,0{',' * 3}\n"))
+    case, without = content.cases
+    assert (case.masks, case.values_of(0)) == ((tmp_path / "m.nii",), values)
+    assert (without.masks, without.values_of(0)) == ((None,), None)
+    written(content, tmp_path / "new.csv")
+
+
+def test_a_number_sign_in_the_name_of_a_file_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "m#2").mkdir()
+    case = read_manifest(manifest(tmp_path, "volume,label,mask\na.nii,1,m#2\n")).cases[0]
+    assert (case.masks, case.values_of(0)) == ((tmp_path / "m#2",), None)
+
+
 # -------------------- which line is wrong
 
 
@@ -132,7 +309,27 @@ def test_masks_of_the_only_class(tmp_path: Path, columns: str) -> None:
     ("text", "message"),
     [
         ("volume,label\na.nii,0\nb.nii,2\n", ", line 3: label is '2', expected 0 or 1, or the name of a class"),
-        ("volume,label\na.nii,Yes\n", ", line 2: label is 'Yes', expected 0 or 1"),
+        ("volume,label\na.nii,0.5\n", ", line 2: label is '0.5', expected 0 or 1"),
+        (
+            "volume,label\na.nii,0\nb.nii,N/A\n",
+            ", line 3: label is 'N/A', expected 0 or 1, or the name of a class; leave out volumes whose label is not",
+        ),
+        ("volume,label\na.nii,tumour\nb.nii,unknown\n", ", line 3: label is 'unknown', expected 0 or 1, or the name"),
+        ("volume,label:a\na.nii,nan\n", ", line 2: label:a is 'nan', expected 0 or 1; leave out volumes whose label"),
+        ("volume,label\na.nii,glioma-1\nb.nii,Glioma 1\n", ", line 3: class 'Glioma 1' is 'glioma-1' elsewhere; spe"),
+        (
+            "volume,label\na.nii,benign\nb.nii,malignant\nd.nii,benign\n",
+            ": every label is 'benign' (2) or 'malignant' (1), so that the one is the absence of the other; which is "
+            "the finding? Name it by `class_name`, write 0 for the other, or give columns label:benign and label:mali",
+        ),
+        (
+            "volume,label,patient,split\na.nii,0,001,train\nb.nii,1,1,val\nd.nii,1,1.0,test\n",
+            ", line 3: patient '1' is in split 'val', and '001' in 'train' (line 2); a patient belongs to one split: "
+            "spell it one way, or rename one if they are two persons",
+        ),
+        ("sep=;\nvolume;label\na.nii;0\nb.nii;2\n", ", line 4: label is '2', expected 0 or 1"),
+        ("volume,label\nA.nii,0\n", ", line 2: volume 'A.nii' does not exist (did you mean 'a.nii'?)"),
+        ("volume,label\nC:\\scans\\x.nii,0\n", ", line 2: volume 'C:\\\\scans\\\\x.nii' does not exist (a path of W"),
         ("volume,label\na.nii\n", ", line 2: label is '', expected 0 or 1"),
         ("volume,label\na.nii,0\nb.nii,1\nd.nii,tumuor\n", ", line 3: label is '1', but 'tumuor' in line 4; expected"),
         ("volume,label\na.nii,Tumour\nb.nii,tumour\n", ", line 3: class 'tumour' is 'Tumour' elsewhere; spell it"),
@@ -146,6 +343,13 @@ def test_masks_of_the_only_class(tmp_path: Path, columns: str) -> None:
             # An empty line is skipped, and counted.
             "volume,label,patient,split\na.nii,0,P1,train\n\nb.nii,1,P1,val\n",
             ", line 4: patient 'P1' is in split 'val' and in 'train' (line 2); a patient belongs to one split",
+        ),
+        ("volume,label,mask\na.nii,1,m#0\n", ", line 2: mask: '0': 0 is the background of a mask, expected values of"),
+        ("volume,label,mask,mask_label\na.nii,1,m,tumour\n", ", line 2: mask_label: 'tumour' is no value of a mask"),
+        ("volume,label,mask,mask_label\na.nii,1,m#1,2\n", ", line 2: mask is 'm#1', but mask_label '2'; leave one"),
+        (
+            "volume,label,mask\na.nii,1,m#2\nb.nii,1,n\n",
+            ", line 3: the mask of finding states no value, but that of line 2 2; state it in all lines that",
         ),
         ("volume,label,split\na.nii,0,\nb.nii,1,val\n", ", line 2: no split, but line 3 has one; give train, val"),
         ("volume,label,split\na.nii,0,val\nb.nii,1,valid\n", ", line 3: split is 'valid', expected train, val, test"),

@@ -95,3 +95,16 @@ def test_parts_of_fraction_zero_stay_empty_and_an_old_split_is_replaced() -> Non
 def test_fractions_that_are_none(fractions: tuple[float, ...]) -> None:
     with pytest.raises(TonnoError, match=r"expected three from 0 to 1 whose sum is 1"):
         split_patients(cohort(["1"]), seed=0, fractions=fractions)
+
+
+def test_spellings_of_a_patient_are_one_patient() -> None:
+    whole = cohort(["1", "0"] * 15)
+    cases = [replace(case, patient=f"{int(case.patient[1:]) // 3}") for case in whole.cases]
+    spelled = [replace(case, patient=f"{'0' * (n % 3)}{case.patient}{'.0' * (n % 2)}") for n, case in enumerate(cases)]
+    together = split_patients(replace(whole, cases=tuple(cases)), seed=0)
+    apart = split_patients(replace(whole, cases=tuple(spelled)), seed=0)
+    parts: dict[int, set[str]] = {}
+    for case in apart.cases:
+        parts.setdefault(int(float(case.patient)), set()).add(case.split)
+    assert [len(splits) for splits in parts.values()] == [1] * 10
+    assert len(patients_of(apart, "train")) > len(patients_of(together, "train"))  # in several spellings

@@ -121,6 +121,16 @@ def test_several_classes_have_thresholds_of_their_own(home: Path, tmp_path: Path
     assert thresholds["matched-cam"]["threshold"] != thresholds["matched-cam/b"]["threshold"]
 
 
+def test_label_1_means_the_finding_of_a_model_that_tells_normal_from_it(home: Path, tmp_path: Path) -> None:
+    """By the rule of `tonno evaluate`; a normal volume is one without the finding."""
+    write_random_bundle(tmp_path / "model", classes=("normal", "lesion"), intensity="zscore")
+    options = {"methods": ("matched-cam",), **PLANES}
+    recalibrate(tmp_path / "model", home / "manifest.csv", tmp_path / "new", options, Search(stages=(4,)), QUIETLY)
+    thresholds = load_bundle(tmp_path / "new").spec.thresholds
+    counts = {key: (one["positive_volumes"], one["negative_volumes"]) for key, one in thresholds.items()}
+    assert counts == {"matched-cam": (2, 1), "matched-cam/lesion": (1, 2)}
+
+
 def test_what_an_earlier_version_did_not_measure_is_added_and_nothing_else_changes(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -298,6 +298,39 @@ def test_masks_and_labels_in_all_their_combinations(home: Path, tmp_path: Path) 
     assert found["0004-1", "matched-cam"]["peak"] != ""
 
 
+def test_a_mask_of_several_values_asks_which_mean_the_finding(home: Path, tmp_path: Path) -> None:
+    """As in LiTS: 1 is the organ, 2 the tumour. The truth is the tumour alone, as in a mask that holds nothing else."""
+    manifest, out = write_set(tmp_path / "set", LINES), tmp_path / "out"
+    for index in (1, 3):
+        scan, tumour = toy_scan(index, 1), truth_of(index).array
+        both = scan.with_array(np.where(tumour > 0, 2.0, scan.array > 50))
+        assert (both.array == 1).sum() > 3 * (both.array == 2).sum()
+        write_volume(both, tmp_path / "set" / f"{index}-mask.nii.gz", dtype="uint8")
+    with pytest.raises(
+        TonnoError, match=r"1-mask\.nii\.gz \(so do 1 more\): holds the values 1 \(.*FILE#2 for 2 alone"
+    ):
+        evaluate(manifest, out, model=home / "model")
+    assert not out.exists()
+    manifest.write_text(manifest.read_text().replace("-mask.nii.gz", "-mask.nii.gz#2"))
+    evaluate(manifest, out, model=home / "model")
+    assert same_but_seconds(out, home / "out")
+    # One value each, but not the same: is the one of the organ?
+    for index, value in ((1, 1), (3, 2)):
+        one = truth_of(index)
+        write_volume(one.with_array(value * one.array), tmp_path / "set" / f"{index}-mask.nii.gz", dtype="uint8")
+    lines = manifest.read_text()
+    manifest.write_text(lines.replace("#2", ""))
+    said = (
+        "masks hold one value each, but not the same: 1 in 1-mask.nii.gz and 2 in 3-mask.nii.gz; all mean the finding"
+    )
+    assert evaluate(manifest, tmp_path / "unlike", model=home / "model").text.startswith(f"{manifest}: {said}\nmethod")
+    manifest.write_text(lines)
+    # Other values are another evaluation.
+    manifest.write_text(manifest.read_text().replace("#2", "#any"))
+    with pytest.raises(TonnoError, match=r"holds another evaluation: manifest\.sha256"):
+        evaluate(manifest, out, model=home / "model")
+
+
 def test_a_class_of_several_has_its_own_labels_and_masks(home: Path, tmp_path: Path) -> None:
     lines = ["0.nii.gz,0,1,1-mask.nii.gz", "1.nii.gz,1,0,"]
     manifest = write_set(tmp_path / "set", lines, header="volume,label:a,label:b,mask:b")
@@ -307,8 +340,27 @@ def test_a_class_of_several_has_its_own_labels_and_masks(home: Path, tmp_path: P
     found = results(tmp_path / "out")
     assert [found[case, "matched-cam"]["label"] for case in ("0001-0", "0002-1")] == ["1", "0"]
     assert [found[case, "matched-cam"]["truth_components"] for case in ("0001-0", "0002-1")] == ["1", "0"]
-    with pytest.raises(TonnoError, match=r"has the classes a, b, the model's is 'finding'"):
+    with pytest.raises(TonnoError, match=r"labels are of a, b, the model tells finding: none are of 'finding'"):
         evaluate(manifest, tmp_path / "other", model=home / "model")
+
+
+def test_label_1_means_the_finding_of_a_model_that_tells_normal_from_it(home: Path, tmp_path: Path) -> None:
+    """By the rule of `tonno calibrate`: the class that is no word for no finding, or the one that is named."""
+    write_random_bundle(tmp_path / "model", classes=("normal", "lesion"))
+    options = {"methods": ("matched-cam",)}
+    manifest, out = home / "manifest.csv", tmp_path / "out"
+    evaluate(manifest, out, model=tmp_path / "model", options=options)
+    assert json.loads((out / "settings.json").read_text())["class"] == "lesion"
+    asked = evaluate(manifest, tmp_path / "asked", model=tmp_path / "model", options=options | {"class_name": "lesion"})
+    assert "matched-cam" in asked.text
+    assert same_but_seconds(out, tmp_path / "asked")
+    evaluate(manifest, tmp_path / "normal", model=tmp_path / "model", options=options | {"class_name": "normal"})
+    found, absent = results(out), results(tmp_path / "normal")
+    assert {case: line["label"] for (case, _), line in found.items()} == {"0001-0": "0", "0002-1": "1", "0004-3": "1"}
+    assert {case: line["label"] for (case, _), line in absent.items()} == {"0001-0": "1", "0002-1": "0", "0004-3": "0"}
+    write_random_bundle(tmp_path / "two", classes=("a", "b"))
+    with pytest.raises(TonnoError, match=r"which of them label 1 means: .*or choose another class by `class_name`"):
+        evaluate(manifest, tmp_path / "none", model=tmp_path / "two", options=options)
 
 
 def test_a_split_without_volumes_is_said(home: Path) -> None:

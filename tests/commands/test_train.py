@@ -85,17 +85,23 @@ def test_without_negative_validation_scans_there_is_a_bundle_without_thresholds(
 
 
 @pytest.mark.usefixtures("uncalibrated")
-def test_a_split_by_patient_is_made_and_recorded_where_none_is_given(tmp_path: Path) -> None:
-    rows = [f"{i % 2},p{i // 2}" for i in range(24)]  # each patient has a scan with and one without
+def test_a_split_by_patient_is_made_and_recorded_where_none_is_given(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Each patient has a scan with and one without; the last one is spelled in two ways.
+    rows = [f"{i % 2},{'P' if i == 23 else 'p'}{i // 2}" for i in range(24)]
     manifest = write_rows(tmp_path / "toy", "volume,label,patient", rows)
     summary = run(manifest, tmp_path / "model", options={"steps": 3})
     recorded = tmp_path / "model-run" / "split.csv"
     assert f"the manifest gives no split: one by patient was made, {recorded}" in summary
+    assert (
+        f"{manifest}: patients 'p11' (line 24) and 'P11' (line 25) differ in spelling alone" in capfd.readouterr().err
+    )
     split = read_manifest(recorded)
     assert [case.volume for case in split.cases] == [case.volume for case in read_manifest(manifest).cases]
     assert {name: len(split.split(name)) for name in ("train", "val", "test")} == {"train": 16, "val": 4, "test": 4}
     for case, other in zip(split.cases[::2], split.cases[1::2], strict=True):
-        assert (case.patient, case.split) == (other.patient, other.split)
+        assert (case.patient.lower(), case.split) == (other.patient.lower(), other.split)
     counts = load_bundle(tmp_path / "model").spec.training["volumes"]
     assert counts["train"] == {"finding": {"positive": 8, "negative": 8}}
     # The recorded split trains to the same: it is the same run.

@@ -131,6 +131,17 @@ def test_nibabel_agrees(tmp_path: Path, ijk_to_ras: npt.NDArray[np.float64]) -> 
     assert np.array_equal(ours.get_fdata(dtype=np.float32).T, volume.array)
 
 
+def test_a_compressed_file_beside_its_uncompressed_namesake(tmp_path: Path) -> None:
+    """ITK's NIfTI library looks for the voxels of x.nii.gz in x.nii first."""
+    arrays = {
+        name: np.random.default_rng(seed).normal(size=(5, 6, 7)) for seed, name in enumerate(("x.nii", "x.nii.gz"))
+    }
+    for name, array in arrays.items():
+        nibabel.save(nibabel.Nifti1Image(array.astype(np.float32), OBLIQUE), tmp_path / name)
+    for name, array in arrays.items():
+        assert np.array_equal(read_volume(tmp_path / name).array.T, array.astype(np.float32))
+
+
 def test_scaled_integers_and_mni_brain_agree_with_nibabel() -> None:
     path = Path(pytest.importorskip("nilearn").__file__).parent / "datasets" / "data"
     path /= "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"

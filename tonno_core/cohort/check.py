@@ -13,10 +13,11 @@ from tqdm import tqdm
 
 from tonno_core.cohort.duplicates import find_duplicates
 from tonno_core.cohort.manifest import SPLITS, Case, Manifest, require_trainable
+from tonno_core.cohort.mask import ANY, several_values, values_in, values_text
 from tonno_core.cohort.shortcuts import find_shortcuts
 from tonno_core.errors import TonnoError
 from tonno_core.volume.header import Header, same_grid
-from tonno_core.volume.io import read_header
+from tonno_core.volume.io import read_header, read_mask
 
 # Unlike the rest: this factor from the median, or this many robust standard deviations of the logarithm. Where
 # nearly all volumes are alike that deviation is next to nothing, so a small factor is never unlike.
@@ -63,7 +64,7 @@ class CohortCheck:
 
 
 def check_cohort(manifest: Manifest, *, progress: bool = True) -> CohortCheck:
-    """Read the headers of all volumes and masks, and compare files of equal size; no voxel is decoded.
+    """Read the headers of all volumes, and all masks, and compare files of equal size; no volume's voxel is decoded.
 
     Args:
         manifest: The cohort.
@@ -74,16 +75,19 @@ def check_cohort(manifest: Manifest, *, progress: bool = True) -> CohortCheck:
     """
     headers: list[Header | None] = []
     problems: list[Problem] = []
+    found: dict[str, list[tuple[Case, int]]] = {name: [] for name in manifest.classes}
     for case in tqdm(manifest.cases, desc="checking", unit="volume", disable=not progress):
         header, text = _header(case.volume)
         headers.append(header)
         if header is None:
             problems.append(Problem(case.line, f"volume: {text}", stops=True))
-        problems += [Problem(case.line, text) for text in _mask_problems(case, header, manifest.classes)]
+        problems += [Problem(case.line, text) for text in _mask_problems(case, header, found)]
     read = [(case, header) for case, header in zip(manifest.cases, headers, strict=True) if header is not None]
+    problems += _unlike_values(found)
     problems += _duplicates(manifest.cases, progress)
     problems += _unlike([case for case, _ in read], [header for _, header in read])
     problems += _shortcuts(manifest.classes, [case for case, _ in read], [header for _, header in read])
+    problems += [Problem(0, note) for note in manifest.notes]
     problems += _missing_classes(manifest)
     return CohortCheck(manifest, tuple(headers), tuple(sorted(problems, key=lambda problem: problem.line)))
 
@@ -118,17 +122,53 @@ def _header(path: Path) -> tuple[Header | None, str]:
         return None, str(error).removeprefix(f"{path}: ")
 
 
-def _mask_problems(case: Case, header: Header | None, classes: Sequence[str]) -> Iterable[str]:
-    """Say why masks cannot be compared with heatmaps of their volume; training does not need them."""
-    for name, mask in zip(classes, case.masks, strict=True):
+def _mask_problems(case: Case, header: Header | None, found: dict[str, list[tuple[Case, int]]]) -> Iterable[str]:
+    """Say why masks cannot be compared with heatmaps of their volume; training does not need them.
+
+    ``found`` has the classes' names, and gets the value of each mask that has a single one and states none.
+    """
+    for index, (name, mask) in enumerate(zip(found, case.masks, strict=True)):
         if mask is None:
             continue
-        title = f"mask of {name}" if len(classes) > 1 else "mask"
+        title = f"mask of {name}" if len(found) > 1 else "mask"
         grid, text = _header(mask)
         if grid is None:
             yield f"{title}: {text}"
         elif header is not None and not same_grid(grid, header):
             yield f"{title}: on another grid, {_grid(grid)}, than its volume, {_grid(header)}; resample it"
+        else:
+            yield from (f"{title}: {text}" for text in _value_problems(case, index, mask, found[name]))
+
+
+def _value_problems(case: Case, index: int, mask: Path, single: list[tuple[Case, int]]) -> Iterable[str]:
+    """Say which values of a mask do not fit what the manifest says of it."""
+    try:
+        counts = values_in(read_mask(mask).array)
+    except TonnoError as error:
+        yield str(error).removeprefix(f"{mask}: ")
+        return
+    wanted = case.values_of(index)
+    if wanted is None and len(counts) > 1:
+        yield several_values(counts)
+        return
+    if wanted is None:
+        single += [(case, value) for value in counts]
+    present = bool(set(counts) & set(wanted)) if wanted else bool(counts)
+    if present != bool(case.labels[index]):
+        holds = "values " + ", ".join(map(str, counts)) if counts else "nothing"
+        meant = f", and {values_text(wanted)} means the finding" if wanted else ""
+        yield f"label is {case.labels[index]}, but it holds {holds}{meant}"
+
+
+def _unlike_values(found: dict[str, list[tuple[Case, int]]]) -> Iterable[Problem]:
+    """Find masks of a single value that is not the other masks': one may be of an organ, another of its tumour."""
+    for name, masks in found.items():
+        usual = Counter(value for _, value in masks).most_common(1)
+        for case, value in masks:
+            if value != usual[0][0]:
+                title = f"mask of {name}" if len(found) > 1 else "mask"
+                text = f"holds {value}, mostly {usual[0][0]}; if both mean the finding, write FILE#{ANY} in all lines"
+                yield Problem(case.line, f"{title}: {text}")
 
 
 def _grid(header: Header) -> str:

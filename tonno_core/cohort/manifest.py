@@ -1,38 +1,46 @@
-"""The list of a study's volumes: CSV ``volume,label[,mask,patient,split]``, a volume on each line."""
+"""The list of a study's volumes: CSV ``volume,label[,mask,mask_label,patient,split]``, a volume on each line."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import difflib
 import io
-import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
+from tonno_core.cohort.labels import Row, binary_label, column_of, labels_by_word
+from tonno_core.cohort.mask import ANY, Values, parse_values, values_text
+from tonno_core.cohort.notes import notes_on_files, notes_on_names, notes_on_patients
+from tonno_core.cohort.places import locate, missing
 from tonno_core.errors import TonnoError
 from tonno_core.output import atomic_file
+from tonno_core.words import findings_of, is_no_finding, spelling, visible
 
 SPLITS = ("train", "val", "test")
 DEFAULT_CLASS = "finding"
-NO_FINDING = ("0", "none", "negative", "healthy", "normal", "control")
 
-_COLUMNS = ("volume", "label", "mask", "patient", "split")
-_PER_CLASS = ("label", "mask")
+_COLUMNS = ("volume", "label", "mask", "mask_label", "patient", "split")
+_PER_CLASS = ("label", "mask", "mask_label")
 _EXPECTED = "volume,label[,mask,patient,split]"
-# How a spreadsheet or pandas writes whole numbers where a column had gaps.
-_WHOLE = {"0.0": "0", "1.0": "1"}
-_NOT_A_NAME = re.compile(r"[-+.,\d]+|yes|no|true|false|positive", re.IGNORECASE)
+_UNNAMED = "\0"
+# A mask's file, and its values that mean the finding.
+_WITH_VALUES = re.compile(rf"(.+)#([\d.+]+|{ANY})", re.IGNORECASE)
+_DELIMITER_LINE = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
+# Columns that are often meant by patient and split.
+_PERSON = re.compile(r"(?:subject|participant|person|patient|pat)s?(?:id|name|number|no)?|caseid|mrn|pid")
+_SPLIT_WORDS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
 
 
 @dataclass(frozen=True)
 class Case:
     """A volume with its labels.
 
-    Masks are for evaluation only: reading a manifest neither opens them nor asks whether they exist.
+    Masks are for evaluation only: reading a manifest opens none, and does not mind if one is missing.
 
     Attributes:
         volume: Absolute path.
@@ -41,6 +49,8 @@ class Case:
         patient: Name of the patient.
         split: "train", "val" or "test"; "" where the manifest gives none.
         line: Line of the manifest; 0 for a case from elsewhere.
+        mask_values: For each class which values of the mask mean the finding, see `cohort.mask`; empty where the
+            manifest states none at all.
     """
 
     volume: Path
@@ -49,6 +59,18 @@ class Case:
     patient: str
     split: str
     line: int = field(default=0, compare=False)
+    mask_values: tuple[Values, ...] = ()
+
+    def values_of(self, index: int) -> Values:
+        """Return which values of a class's mask mean the finding.
+
+        Args:
+            index: Of the class.
+
+        Returns:
+            See `cohort.mask`.
+        """
+        return self.mask_values[index] if self.mask_values else None
 
 
 @dataclass(frozen=True)
@@ -59,11 +81,13 @@ class Manifest:
         path: The file.
         classes: Names of the classes.
         cases: The volumes; all or none have a split.
+        notes: How the file was understood, where a person may have meant something else; a line each.
     """
 
     path: Path
     classes: tuple[str, ...]
     cases: tuple[Case, ...]
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def has_split(self) -> bool:
@@ -87,22 +111,20 @@ class Manifest:
         return tuple(case for case in self.cases if case.split == name)
 
 
-class _Row(NamedTuple):
-    where: str
-    line: int
-    cells: dict[str, str]
-
-
-def read_manifest(path: Path, *, class_name: str = DEFAULT_CLASS) -> Manifest:
+def read_manifest(path: Path, *, class_name: str = DEFAULT_CLASS, model_classes: Sequence[str] = ()) -> Manifest:
     """Read a manifest; paths in it are relative to its folder.
 
-    ``label`` is 0 or 1 (a single class) or the name of a class, with a word of `NO_FINDING` for none; or each class
-    has columns ``label:NAME`` and ``mask:NAME``. Classes from names are sorted. ``patient`` is the volume's name
-    where it is missing. Separators may be commas, semicolons or tabs.
+    ``label`` is 0 or 1 (a single class), or the name of a class, or a word for no finding (see `words`); or each class
+    has columns ``label:NAME`` and ``mask:NAME``. Classes from names are sorted. Of two names that share all volumes
+    between them, `class_name` chooses one. ``mask`` is a file, with ``#2`` or ``#1+2`` after it where only these of its
+    values mean the finding (or these in a column ``mask_label``). ``patient`` is the volume's name where it is missing.
+    Separators may be commas, semicolons or tabs.
 
     Args:
         path: The CSV file.
         class_name: Name of the class that label 1 means.
+        model_classes: Of the model that the labels are for, if there is one; two names that are both its are no
+            question.
 
     Returns:
         The volumes, checked against each other.
@@ -112,17 +134,71 @@ def read_manifest(path: Path, *, class_name: str = DEFAULT_CLASS) -> Manifest:
             a column that looks like a slip, or no volumes; the message names the file and the line.
     """
     names, rows = _read_rows(path)
+    _check_overlooked(names, rows, path)
     named = _classes_of_columns(names, "label", path)
     if named:
         classes = tuple(named)
-        labels = [tuple(_binary(row, f"label:{name}") for name in classes) for row in rows]
+        labels = [tuple(binary_label(row, f"label:{name}") for name in classes) for row in rows]
     else:
-        classes, labels = _labels(rows, class_name)
-    masks = _mask_columns(names, classes, path)
-    cases = tuple(_case(row, label, masks, path) for row, label in zip(rows, labels, strict=True))
+        classes, labels = labels_by_word(rows, class_name, model_classes, path)
+    masks, values = (_columns_of_masks(names, classes, kind, path) for kind in ("mask", "mask_label"))
+    cases = tuple(
+        _with_masks(_case(row, label, path), row, masks, values, path) for row, label in zip(rows, labels, strict=True)
+    )
     _check_volumes(cases, path)
+    _check_mask_values(cases, classes, path)
     _check_splits(cases, path)
-    return Manifest(path, classes, cases)
+    lines = [case.line for case in cases]
+    notes = [] if named else [*notes_on_names(classes)]
+    if class_name not in (DEFAULT_CLASS, _UNNAMED) and column_of(class_name, classes) is None:
+        notes.append(f"the labels name {', '.join(classes)}; {class_name!r}, which label 1 would mean, is not used")
+    notes += notes_on_patients(
+        [case.patient for case in cases], [bool(row.cells.get("patient")) for row in rows], lines
+    )
+    notes += notes_on_files([case.volume for case in cases], lines)
+    return Manifest(path, classes, cases, tuple(notes))
+
+
+def read_for_model(
+    path: Path, classes: Sequence[str], *, wanted: str | None = None, class_name: str | None = None
+) -> Manifest:
+    """Read a manifest with the labels of a model's classes.
+
+    Label 1 of a manifest that names no class means `class_name`, or the only class of the model that is a finding. A
+    class such as "normal" that the manifest has no labels of is the absence of all others.
+
+    Args:
+        path: The CSV file.
+        classes: Of the model.
+        wanted: The only one whose labels are needed.
+        class_name: The one that label 1 means, where a person says so.
+
+    Returns:
+        The volumes with labels of the model's classes, or of the one that is wanted.
+
+    Raises:
+        TonnoError: As `read_manifest` does, or a class has no labels.
+    """
+    findings = findings_of(classes)
+    of_1 = findings[0] if len(findings) == 1 else _UNNAMED
+    if class_name and not is_no_finding(class_name):
+        of_1 = class_name
+    manifest = read_manifest(path, class_name=of_1, model_classes=classes)
+    advice = "name the label columns label:NAME like the model's classes"
+    advice += ", or choose another class by `class_name`" if wanted else ""
+    told = ", ".join(classes)
+    if manifest.classes == (_UNNAMED,):
+        raise TonnoError(f"{path}: labels are 0 and 1, the model tells {told}; which of them label 1 means: {advice}")
+    column = {name: column_of(name, manifest.classes) for name in classes}
+    others = {name: column[name] for name in findings}
+    names = (wanted,) if wanted else tuple(classes)
+    for name in sorted(names, key=is_no_finding):
+        absence = is_no_finding(name) and others and None not in others.values()
+        if column[name] is None and not absence:
+            present = ", ".join(manifest.classes)
+            raise TonnoError(f"{path}: labels are of {present}, the model tells {told}: none are of {name!r}; {advice}")
+    cases = tuple(_chosen(case, [column[name] for name in names], others) for case in manifest.cases)
+    return dataclasses.replace(manifest, classes=names, cases=cases)
 
 
 def read_volumes(path: Path) -> tuple[Case, ...]:
@@ -138,7 +214,7 @@ def read_volumes(path: Path) -> tuple[Case, ...]:
         TonnoError: As `read_manifest` does, but for labels and masks.
     """
     _, rows = _read_rows(path, ("volume",))
-    cases = tuple(_case(row, (), (), path) for row in rows)
+    cases = tuple(_case(row, (), path) for row in rows)
     _check_volumes(cases, path)
     return cases
 
@@ -199,12 +275,28 @@ def require_trainable(manifest: Manifest) -> None:
 # -------------------- the table
 
 
-def _read_rows(path: Path, needed: Sequence[str] = ("volume", "label")) -> tuple[list[str], list[_Row]]:
+def _chosen(case: Case, columns: Sequence[int | None], others: Mapping[str, int | None]) -> Case:
+    """Give a case the labels and masks of some columns; None is the absence of all others, which has no mask."""
+    absent = int(not any(case.labels[index] for index in others.values() if index is not None))
+    return dataclasses.replace(
+        case,
+        labels=tuple(absent if index is None else case.labels[index] for index in columns),
+        masks=tuple(None if index is None else case.masks[index] for index in columns),
+        mask_values=tuple(None if index is None else case.values_of(index) for index in columns)
+        if case.mask_values
+        else (),
+    )
+
+
+def _read_rows(path: Path, needed: Sequence[str] = ("volume", "label")) -> tuple[list[str], list[Row]]:
     """Read the names of the columns, and the lines that are not empty, with spaces around cells removed."""
     text = _read_text(path)
-    head = text.partition("\n")[0]
-    delimiter = max(",;\t", key=head.count)
+    said = _DELIMITER_LINE.match(text)  # as Excel writes and understands it
+    text = text[said.end() :] if said else text
+    head = re.split(r"[\r\n]", text, maxsplit=1)[0]
+    delimiter = said[1] if said else max(",;\t", key=head.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    before = 1 if said else 0
     rows = []
     try:
         names = [_column_name(cell) for cell in next(reader, [])]
@@ -212,16 +304,18 @@ def _read_rows(path: Path, needed: Sequence[str] = ("volume", "label")) -> tuple
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue
-            where = f"{path}, line {reader.line_num}"
+            line = reader.line_num + before
+            where = f"{path}, line {line}"
             if len(cells) > len(names) and any(cell.strip() for cell in cells[len(names) :]):
                 raise TonnoError(
                     f"{where}: {len(cells)} cells under {len(names)} columns; "
                     f'put names that contain "{delimiter}" in double quotes'
                 )
-            padded = [cell.strip() for cell in cells] + [""] * len(names)
-            rows.append(_Row(where, reader.line_num, dict(zip(names, padded, strict=False))))
+            padded = [*cells, *[""] * len(names)]
+            cleaned = {name: _cell(name, cell) for name, cell in zip(names, padded, strict=False)}
+            rows.append(Row(where, line, cleaned))
     except csv.Error as error:
-        raise TonnoError(f"{path}, line {reader.line_num}: not readable as CSV ({error})") from error
+        raise TonnoError(f"{path}, line {reader.line_num + before}: not readable as CSV ({error})") from error
     if not rows:
         raise TonnoError(f"{path}: no volumes in it, expected a line for each under {_EXPECTED}")
     return names, rows
@@ -247,9 +341,14 @@ def _read_text(path: Path) -> str:
         ) from None
 
 
+def _cell(column: str, text: str) -> str:
+    """Remove spaces around a cell, and signs that show nothing but from names of files, which may have them."""
+    return text.strip() if column.partition(":")[0] in ("volume", "mask") else visible(text)
+
+
 def _column_name(cell: str) -> str:
     """Put a known name in lower case; the name of a class after the colon stays as it is."""
-    head, colon, name = (part.strip() for part in cell.partition(":"))
+    head, colon, name = (visible(part) for part in cell.partition(":"))
     return f"{head.lower()}:{name}" if colon else head.lower()
 
 
@@ -269,6 +368,18 @@ def _check_columns(names: Sequence[str], path: Path, needed: Sequence[str]) -> N
         raise TonnoError(f"{path}: column {' and '.join(missing)} missing, found {present}; expected {_EXPECTED}")
 
 
+def _check_overlooked(names: Sequence[str], rows: Sequence[Row], path: Path) -> None:
+    """Refuse a table whose column of patients or splits has another name: all would go on without it."""
+    heads = {name.partition(":")[0] for name in names}
+    for name in names:
+        cells = [row.cells[name].lower() for row in rows if name and row.cells[name]]
+        person = _PERSON.fullmatch(re.sub(r"[\W_]+", "", name)) and len(set(cells)) < len(cells)
+        part = name not in _COLUMNS and len(set(cells)) > 1 and set(cells) <= _SPLIT_WORDS
+        for known, looks in (("patient", person), ("split", part)):
+            if looks and known not in heads:
+                raise TonnoError(f"{path}: unknown column {name}, and no {known}; did you mean {known}? Rename it")
+
+
 # -------------------- labels and masks
 
 
@@ -282,96 +393,103 @@ def _classes_of_columns(names: Sequence[str], kind: str, path: Path) -> list[str
     return classes
 
 
-def _mask_columns(names: Sequence[str], classes: tuple[str, ...], path: Path) -> tuple[str | None, ...]:
-    """Find for each class the column of its masks."""
-    named = _classes_of_columns(names, "mask", path)
+def _columns_of_masks(names: Sequence[str], classes: tuple[str, ...], kind: str, path: Path) -> tuple[str | None, ...]:
+    """Find for each class the column of its masks, or of their values."""
+    named = _classes_of_columns(names, kind, path)
     for name in named:
         if name not in classes:
-            raise TonnoError(f"{path}: column mask:{name} for no class of the labels, these are {', '.join(classes)}")
-    if "mask" in names and len(classes) > 1:
-        columns = ", ".join(f"mask:{name}" for name in classes)
-        raise TonnoError(f"{path}: column mask is for one class, there are {len(classes)}; expected {columns}")
-    plain = "mask" if "mask" in names else None
-    return tuple(f"mask:{name}" if name in named else plain for name in classes)
-
-
-def _binary(row: _Row, column: str) -> int:
-    text = row.cells[column]
-    if _WHOLE.get(text, text) not in ("0", "1"):
-        raise TonnoError(f"{row.where}: {column} is {text!r}, expected 0 or 1")
-    return int(_WHOLE.get(text, text))
-
-
-def _labels(rows: Sequence[_Row], class_name: str) -> tuple[tuple[str, ...], list[tuple[int, ...]]]:
-    """Read the classes, and the labels of each row, from the column ``label``."""
-    texts = [_WHOLE.get(row.cells["label"], row.cells["label"]) for row in rows]
-    names = {text: row for row, text in zip(rows, texts, strict=True) if _is_name(text)}
-    for row, text in zip(rows, texts, strict=True):
-        if not (_is_name(text) or text.casefold() in NO_FINDING or text == "1"):
-            raise TonnoError(f"{row.where}: label is {text!r}, expected 0 or 1, or the name of a class")
-        if text == "1" and names:
-            other, its_row = next(iter(names.items()))
-            raise TonnoError(
-                f"{row.where}: label is '1', but {other!r} in line {its_row.line}; expected 0 and 1 in all lines, "
-                "or names of classes (none for no finding)"
-            )
-    if not names:
-        return (class_name,), [(int(text == "1"),) for text in texts]
-    _check_spelling(names)
-    classes = tuple(sorted(names))
-    return classes, [tuple(int(text == name) for name in classes) for text in texts]
-
-
-def _is_name(text: str) -> bool:
-    return bool(text) and text.casefold() not in NO_FINDING and not _NOT_A_NAME.fullmatch(text)
-
-
-def _check_spelling(names: Mapping[str, _Row]) -> None:
-    seen: dict[str, str] = {}
-    for name, row in names.items():
-        if seen.setdefault(name.casefold(), name) != name:
-            raise TonnoError(f"{row.where}: class {name!r} is {seen[name.casefold()]!r} elsewhere; spell it one way")
+            raise TonnoError(f"{path}: column {kind}:{name} for no class of the labels, these are {', '.join(classes)}")
+    if kind in names and len(classes) > 1:
+        columns = ", ".join(f"{kind}:{name}" for name in classes)
+        raise TonnoError(f"{path}: column {kind} is for one class, there are {len(classes)}; expected {columns}")
+    plain = kind if kind in names else None
+    return tuple(f"{kind}:{name}" if name in named else plain for name in classes)
 
 
 # -------------------- cases
 
 
-def _case(row: _Row, labels: tuple[int, ...], mask_columns: Sequence[str | None], path: Path) -> Case:
+def _case(row: Row, labels: tuple[int, ...], path: Path) -> Case:
     name = row.cells["volume"]
-    if not name or not (path.parent / name).exists():
-        raise TonnoError(f"{row.where}: volume {name!r} does not exist (paths are relative to the manifest)")
+    volume = locate(path.parent, name)
+    if not name or not volume.exists():
+        raise TonnoError(f"{row.where}: volume {name!r} does not exist {missing(path.parent, name)}")
     split = row.cells.get("split", "").lower()
     if split and split not in SPLITS:
         raise TonnoError(f"{row.where}: split is {row.cells['split']!r}, expected {', '.join(SPLITS)}")
-    masks = [row.cells[column] if column else "" for column in mask_columns]
     return Case(
-        volume=(path.parent / name).absolute(),
+        volume=volume,
         labels=labels,
-        masks=tuple((path.parent / mask).absolute() if mask else None for mask in masks),
+        masks=(None,) * len(labels),
         patient=row.cells.get("patient") or name,
         split=split,
         line=row.line,
     )
 
 
+def _with_masks(
+    case: Case, row: Row, mask_columns: Sequence[str | None], value_columns: Sequence[str | None], path: Path
+) -> Case:
+    """Give a case the masks of its row, with the values that mean the finding."""
+    masks: list[Path | None] = []
+    values: list[Values] = []
+    for mask_column, value_column in zip(mask_columns, value_columns, strict=True):
+        name = row.cells[mask_column] if mask_column else ""
+        text = row.cells[value_column] if value_column else ""
+        match = None if locate(path.parent, name).exists() else _WITH_VALUES.fullmatch(name)
+        if match and text and match[2] != text:
+            raise TonnoError(f"{row.where}: {mask_column} is {name!r}, but {value_column} {text!r}; leave one out")
+        name, text = (match[1], match[2]) if match else (name, text)
+        try:
+            values.append(parse_values(text) if name else None)
+        except ValueError as error:
+            raise TonnoError(f"{row.where}: {mask_column if match else value_column}: {error}") from error
+        masks.append(locate(path.parent, name) if name else None)
+    stated = tuple(values) if any(value is not None for value in values) else ()
+    return dataclasses.replace(case, masks=tuple(masks), mask_values=stated)
+
+
+def _check_mask_values(cases: Sequence[Case], classes: Sequence[str], path: Path) -> None:
+    """Refuse a class whose masks state values in some lines only: elsewhere any value would be the finding."""
+    for index, name in enumerate(classes):
+        having = [case for case in cases if case.masks[index]]
+        stated = [case for case in having if case.values_of(index) is not None]
+        if stated and len(stated) < len(having):
+            case = next(case for case in having if case.values_of(index) is None)
+            raise TonnoError(
+                f"{path}, line {case.line}: the mask of {name} states no value, but that of line {stated[0].line} "
+                f"{values_text(stated[0].values_of(index))}; state it in all lines that have a mask, or in none"
+            )
+
+
 def _check_volumes(cases: Sequence[Case], path: Path) -> None:
-    line_of: dict[str, int] = {}
+    """Refuse a volume in two lines, by links or, where a file system has one file for both, by other spellings."""
+    seen: dict[str, list[tuple[Path, int]]] = {}
     for case in cases:
-        line = line_of.setdefault(os.path.realpath(case.volume), case.line)
-        if line != case.line:
-            raise TonnoError(f"{path}, line {case.line}: the volume of line {line} again; remove one of the lines")
+        real = case.volume.resolve()
+        alike = seen.setdefault(unicodedata.normalize("NFC", str(real)).casefold(), [])
+        for other, line in alike:
+            if other == real or other.samefile(real):
+                raise TonnoError(f"{path}, line {case.line}: the volume of line {line} again; remove one of the lines")
+        alike.append((real, case.line))
 
 
 def _check_splits(cases: Sequence[Case], path: Path) -> None:
     given = [case for case in cases if case.split]
-    first: dict[str, Case] = {}
+    first: dict[tuple[str, ...], Case] = {}
     for case in cases if given else ():
         if not case.split:
             raise TonnoError(
                 f"{path}, line {case.line}: no split, but line {given[0].line} has one; give {', '.join(SPLITS)} "
                 "in all lines or in none"
             )
-        other = first.setdefault(case.patient, case)
+        other = first.setdefault(spelling(case.patient), case)
+        if other.split != case.split and other.patient != case.patient:
+            raise TonnoError(
+                f"{path}, line {case.line}: patient {case.patient!r} is in split {case.split!r}, and {other.patient!r} "
+                f"in {other.split!r} (line {other.line}); a patient belongs to one split: spell it one way, or rename "
+                "one if they are two persons"
+            )
         if other.split != case.split:
             raise TonnoError(
                 f"{path}, line {case.line}: patient {case.patient!r} is in split {case.split!r} and in "
@@ -381,7 +499,10 @@ def _check_splits(cases: Sequence[Case], path: Path) -> None:
 
 def _cells(case: Case, folder: Path, with_masks: bool) -> list[str | int]:
     """Write the line of a case, for a manifest in ``folder``."""
-    masks = [_relative(mask, folder) if mask else "" for mask in case.masks] if with_masks else []
+    masks = []
+    for index, mask in enumerate(case.masks if with_masks else ()):
+        values = values_text(case.values_of(index))
+        masks.append((_relative(mask, folder) if mask else "") + (f"#{values}" if mask and values else ""))
     return [_relative(case.volume, folder), *case.labels, *masks, case.patient, *([case.split] if case.split else [])]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from tonno_core.cohort.manifest import SPLITS, Manifest
 from tonno_core.errors import TonnoError
+from tonno_core.words import spelling
 
 DEFAULT_FRACTIONS = (0.7, 0.15, 0.15)
 
@@ -36,8 +37,12 @@ def split_patients(manifest: Manifest, *, seed: int, fractions: Sequence[float] 
     if len(fractions) != len(SPLITS) or min(fractions) < 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-6):
         given = ", ".join(f"{fraction:g}" for fraction in fractions)
         raise TonnoError(f"fractions of train, val and test are {given}; expected three from 0 to 1 whose sum is 1")
-    patients = sorted({case.patient for case in manifest.cases})
-    row = {patient: index for index, patient in enumerate(patients)}
+    named: dict[tuple[str, ...], str] = {}  # spellings of one name are one patient
+    for patient in sorted({case.patient for case in manifest.cases}):
+        named.setdefault(spelling(patient), patient)
+    patients = list(named.values())
+    number = {patient: index for index, patient in enumerate(patients)}
+    row = {case.patient: number[named[spelling(case.patient)]] for case in manifest.cases}
     labels = np.zeros((len(patients), len(manifest.classes)), dtype=bool)
     for case in manifest.cases:
         labels[row[case.patient]] |= np.array(case.labels, dtype=bool)

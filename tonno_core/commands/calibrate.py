@@ -7,13 +7,14 @@ from pathlib import Path
 
 from tonno_core.bundle.calibration import OTHER_PLANES, planes_text
 from tonno_core.bundle.file import Bundle, BundleSpec, check_can_write, load_bundle, save_description
-from tonno_core.cohort.manifest import Manifest, read_manifest
+from tonno_core.cohort.manifest import Manifest, read_for_model
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
 from tonno_core.settings import METHODS, ReconstructionSettings, Variant
 from tonno_core.training.calibration import Look, Search, calibrate
 from tonno_core.training.other_planes import measure_other_planes
 from tonno_core.volume.appearance import appearance, record_of_images
+from tonno_core.words import findings_of
 
 
 def recalibrate(
@@ -49,7 +50,7 @@ def recalibrate(
     planes.pop("methods", None)
     spec = dataclasses.replace(spec, defaults={**spec.defaults, **planes})
     save_description(output, spec, bundle, overwrite=overwrite)
-    return "\n".join([*summary_of(spec), f"written to {output}"])
+    return "\n".join([*manifest.notes, *summary_of(spec), f"written to {output}"])
 
 
 def complete(model: Path, manifest_path: Path, output: Path, look: Look, *, overwrite: bool = False) -> str:
@@ -78,14 +79,16 @@ def complete(model: Path, manifest_path: Path, output: Path, look: Look, *, over
     training = {**bundle.spec.training, "images": _images(manifest, bundle.spec, look)}
     spec = dataclasses.replace(bundle.spec, thresholds=thresholds, training=training)
     save_description(output, spec, bundle, overwrite=overwrite)
-    return "\n".join([*summary_of(spec), f"written to {output}"])
+    return "\n".join([*manifest.notes, *summary_of(spec), f"written to {output}"])
 
 
 def _read(model: Path, manifest_path: Path, output: Path, overwrite: bool) -> tuple[Bundle, Manifest]:
     bundle = load_bundle(model)
     check_can_write(output, overwrite=overwrite)
-    manifest = read_manifest(manifest_path, class_name=bundle.spec.classes[0])
-    _require_classes(manifest, bundle.spec)
+    manifest = read_for_model(manifest_path, bundle.spec.classes)
+    first = manifest.classes.index(findings_of(manifest.classes)[0])
+    if not any(case.labels[first] == 0 for case in manifest.split("val")):
+        raise TonnoError(f"{manifest.path}: no volume with label 0 has split val; a threshold comes from those")
     return bundle, manifest
 
 
@@ -96,16 +99,6 @@ def _images(manifest: Manifest, spec: BundleSpec, look: Look) -> Json:
     seen = [appearance(volume.array, volume.ijk_to_ras, spec.intensity) for volume, _ in volumes]
     images = [image for image in seen if image is not None]
     return record_of_images(images, spec.intensity, spec.pixel_mm) if images else spec.training.get("images", {})
-
-
-def _require_classes(manifest: Manifest, spec: BundleSpec) -> None:
-    if manifest.classes != spec.classes:
-        raise TonnoError(
-            f"{manifest.path}: labels are of {', '.join(manifest.classes)}, the model tells {', '.join(spec.classes)}; "
-            "name the label columns label:NAME like the model's classes"
-        )
-    if not any(case.labels[0] == 0 for case in manifest.split("val")):
-        raise TonnoError(f"{manifest.path}: no volume with label 0 has split val; a threshold comes from those")
 
 
 def calibrate_bundle(bundle: Bundle, manifest: Manifest, options: Json, search: Search, look: Look) -> BundleSpec:

@@ -12,12 +12,13 @@ import tonno_core
 from tonno_core.bundle.decide import check_stages, decide
 from tonno_core.bundle.file import Bundle, load_bundle
 from tonno_core.bundle.ready import ReadyModel, prepare_model
-from tonno_core.cohort.cases import Outcome, Progress, case_name, failed_line, fingerprint, run_cases
-from tonno_core.cohort.manifest import Manifest, read_manifest
+from tonno_core.cohort.cases import SETTINGS_NAME, Outcome, Progress, case_name, failed_line, fingerprint, run_cases
+from tonno_core.cohort.manifest import Manifest, read_for_model
+from tonno_core.cohort.mask import values_text
 from tonno_core.commands.options import as_options
 from tonno_core.distributed import device_of_process, share_of_cases
 from tonno_core.errors import TonnoError
-from tonno_core.evaluation.case import Setup, Task, evaluate_case
+from tonno_core.evaluation.case import Setup, Task, check_masks, evaluate_case
 from tonno_core.evaluation.folder import ResultsFolder
 from tonno_core.evaluation.record import CaseRecord
 from tonno_core.evaluation.report import markdown, terminal_table
@@ -27,6 +28,7 @@ from tonno_core.evaluation.summary import results_csv, summarize, summary_csv
 from tonno_core.output import Json
 from tonno_core.segmentation.binarize import check_options
 from tonno_core.settings import METHODS, ReconstructionSettings, Variant, stages_text
+from tonno_core.words import findings_of
 
 ALL = "all"
 
@@ -89,19 +91,23 @@ def evaluate_manifest(
     asked = {**options, "methods": options.get("methods") or METHODS}
     settings = bundle.spec.choices.settings(asked)
     class_name = _class_of(bundle, settings)
-    tasks = tasks_of(read_manifest(manifest_path, class_name=class_name), choices.split, class_name)
+    classes = bundle.spec.classes
+    manifest = read_for_model(manifest_path, classes, wanted=class_name, class_name=settings.class_name)
+    settings = dataclasses.replace(settings, class_name=_recorded_class(output, class_name, classes, settings))
+    tasks = tasks_of(manifest, choices.split)
     content, setup = _prepare(bundle, settings, tasks, choices, class_name)
     names = [task.name for task in tasks]
     rank, world = share_of_cases()
     folder = ResultsFolder(output, setup.fingerprint)
+    share, shown = tasks[rank::world], progress and rank == 0
+    unlike = check_masks([task for task in share if not folder.has(task.name)], progress=shown)
     folder.open(content, names, names[rank::world], overwrite=overwrite)
 
     def work(task: Task, advanced: Progress) -> None:
         record, tile = evaluate_case(task, setup, advanced)
         folder.save(dataclasses.replace(record, warnings=tuple(map(as_options, record.warnings))), tile)
 
-    shown = progress and rank == 0
-    run_cases(tasks[rank::world], folder, work, label="evaluating", progress=shown, reworded=as_options)
+    run_cases(share, folder, work, label="evaluating", progress=shown, reworded=as_options)
     records, failures, missing = folder.gather(names)
     if missing:
         here = len(names[rank::world])
@@ -109,49 +115,62 @@ def evaluate_manifest(
     failed = failed_line(failures, len(tasks), "summary.md") if failures else ""
     if not records:
         raise TonnoError(failed)
-    return Outcome(_write_summary(folder, records, failures, setup, content, choices.seed), failed)
+    text = _write_summary(folder, records, failures, setup, content, choices.seed)
+    return Outcome(
+        "\n".join([f"{manifest_path}: {note}" for note in (*manifest.notes, unlike) if note] + [text]), failed
+    )
 
 
-def tasks_of(manifest: Manifest, split: str, class_name: str) -> list[Task]:
-    """Return the volumes of a split with a class's labels and masks.
+def tasks_of(manifest: Manifest, split: str) -> list[Task]:
+    """Return the volumes of a split with the labels and masks of a manifest's only class.
 
     Args:
         manifest: Of all volumes.
         split: Its name, or ``all``; a manifest without splits is taken whole.
-        class_name: The model's.
 
     Returns:
         What to evaluate, in the manifest's order.
 
     Raises:
-        TonnoError: The manifest has no such class, or no volume in the split.
+        TonnoError: The manifest has no volume in the split.
     """
-    if class_name in manifest.classes:
-        index = manifest.classes.index(class_name)
-    elif len(manifest.classes) == 1:
-        index = 0
-    else:
-        raise TonnoError(
-            f"{manifest.path}: has the classes {', '.join(manifest.classes)}, the model's is '{class_name}'; "
-            "rename one of them, or choose another by `class_name`"
-        )
     used = not manifest.has_split or split == ALL
     numbered = [(n, case) for n, case in enumerate(manifest.cases, start=1) if used or case.split == split]
     if not numbered:
         counts = ", ".join(f"{len(manifest.split(name))} in {name}" for name in ("train", "val", "test"))
         raise TonnoError(f"{manifest.path}: no volume in split {split} ({counts}); choose another by `split`")
     return [
-        Task(case_name(number, case.volume), case.volume, case.labels[index], case.masks[index], case.patient)
+        Task(
+            name=case_name(number, case.volume),
+            volume=case.volume,
+            label=case.labels[0],
+            mask=case.masks[0],
+            patient=case.patient,
+            values=case.values_of(0),
+        )
         for number, case in numbered
     ]
 
 
 def _class_of(bundle: Bundle, settings: ReconstructionSettings) -> str:
-    name = settings.class_name or bundle.spec.classes[0]
+    name = settings.class_name or findings_of(bundle.spec.classes)[0]
     if name not in bundle.spec.classes:
         classes = ", ".join(bundle.spec.classes)
         raise TonnoError(f"`class_name` '{name}' is unknown to this model, expected one of {classes}")
     return name
+
+
+def _recorded_class(
+    output: Path, class_name: str, classes: Sequence[str], settings: ReconstructionSettings
+) -> str | None:
+    """Return the class as ``settings.json`` states it: the first one by its name or not at all, as is there already."""
+    if class_name != classes[0]:
+        return class_name
+    try:
+        kept = json.loads((output / SETTINGS_NAME).read_text(encoding="utf-8"))["settings"]["class_name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return settings.class_name
+    return class_name if kept == class_name else None
 
 
 def _prepare(
@@ -193,7 +212,8 @@ def _prepare(
 
 
 def _row(task: Task) -> tuple[object, ...]:
-    return task.volume, task.label, task.mask or "", task.patient
+    stated = () if task.values is None else (values_text(task.values),)
+    return task.volume, task.label, task.mask or "", task.patient, *stated
 
 
 def _stages(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from tqdm import tqdm
 
 from tonno_core.bundle.file import Bundle, BundleSpec, check_can_write, save_bundle
 from tonno_core.cohort.manifest import read_manifest, require_trainable, write_manifest
@@ -104,6 +107,8 @@ def train_bundle(
             folder.open(overwrite=overwrite)
             if not manifest.has_split:
                 write_manifest(folder.split, divided)
+            for note in manifest.notes:
+                tqdm.write(f"{manifest_path}: {note}", file=sys.stderr)
         group.wait()
         model = train(divided, settings, folder, group, progress=progress)
     if not group.first:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from tonno_core.bundle.decide import Run
 from tonno_core.bundle.ready import ReadyModel
+from tonno_core.cohort.mask import Values, finding_in, several_values, values_in
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation.record import CaseRecord, Finding, Overlap, measure
 from tonno_core.evaluation.rows import Row
@@ -41,6 +44,7 @@ class Task:
         label: 0 or 1 of the class.
         mask: File, None where none is given.
         patient: Identifier from the manifest.
+        values: Which values of the mask mean the finding, see `cohort.mask`.
     """
 
     name: str
@@ -48,6 +52,7 @@ class Task:
     label: int
     mask: Path | None
     patient: str
+    values: Values = None
 
 
 @dataclass(frozen=True)
@@ -129,10 +134,10 @@ def read_truth(task: Task, volume: Volume) -> BoolArray | None:
         volume: As it was read.
 
     Returns:
-        The nonzero voxels, bool Z Y X; empty without a mask where the label is 0, None where it is 1.
+        The voxels of the finding, bool Z Y X; empty without a mask where the label is 0, None where it is 1.
 
     Raises:
-        TonnoError: The mask cannot be read, or is on another grid.
+        TonnoError: The mask cannot be read, is on another grid, or has several values and none is stated.
     """
     if task.mask is None:
         return None if task.label else np.zeros(volume.array.shape, dtype=np.bool_)
@@ -148,7 +153,36 @@ def read_truth(task: Task, volume: Volume) -> BoolArray | None:
             f"{task.mask}: lies on another grid ({_grid(mask)}) than its volume {task.volume} ({_grid(volume)}); "
             "masks are never resampled here: resample it to the volume's grid"
         )
-    return np.asarray(mask.array != 0)
+    return finding_in(mask.array, task.values, task.mask)
+
+
+def check_masks(tasks: Sequence[Task], *, progress: bool) -> str:
+    """Look at masks before hours of work: which of their values mean the finding is for the manifest to say.
+
+    Args:
+        tasks: The volumes. A mask that cannot be read is left for its case to fail.
+        progress: Whether to show a bar, where it takes long.
+
+    Returns:
+        A line where the masks have one value each, but not the same; else "".
+
+    Raises:
+        TonnoError: A mask has several values and none is stated.
+    """
+    several: list[tuple[Path, dict[int, int]]] = []
+    first: dict[int, Path] = {}
+    unstated = [task.mask for task in tasks if task.mask is not None and task.values is None]
+    for mask in tqdm(unstated, desc="looking at masks", unit="mask", disable=not progress, delay=1):
+        with suppress(TonnoError):
+            counts = values_in(read_mask(mask).array)
+            several += [(mask, counts)] if len(counts) > 1 else []
+            first |= {value: mask for value in counts if value not in first}
+    if several:
+        mask, counts = several[0]
+        more = f" (so do {len(several) - 1} more)" if len(several) > 1 else ""
+        raise TonnoError(f"{mask}{more}: {several_values(counts)}")
+    listed = " and ".join(f"{value} in {mask.name}" for value, mask in first.items())
+    return f"masks hold one value each, but not the same: {listed}; all mean the finding" if len(first) > 1 else ""
 
 
 class _Judge:

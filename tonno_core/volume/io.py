@@ -5,7 +5,11 @@ from __future__ import annotations
 import gzip
 import math
 import os
+import shutil
+import tempfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -162,17 +166,33 @@ def check_writable(ijk_to_ras: Matrix, path: str | os.PathLike[str]) -> None:
 
 def _read_file(path: Path) -> tuple[FloatArray, Matrix]:
     """Read voxels, NaN and infinities as NaN, and ijk_to_ras of a file."""
-    reader = _open_file(path)
-    reader.SetOutputPixelType(sitk.sitkFloat32)
-    nonfinite = _nifti_nonfinite(path, reader) if _suffix(path) in (".nii", ".nii.gz") else None
-    array = sitk.GetArrayFromImage(run_itk(path, reader.Execute))
+    with _alone(path) as file:
+        reader = _open_file(path, file)
+        reader.SetOutputPixelType(sitk.sitkFloat32)
+        nonfinite = _nifti_nonfinite(path, reader) if _suffix(path) in (".nii", ".nii.gz") else None
+        array = sitk.GetArrayFromImage(run_itk(path, reader.Execute))
     if nonfinite is not None:
         array[nonfinite.reshape(array.shape)] = np.nan
     return array, _ijk_to_ras(reader)
 
 
-def _open_file(path: Path) -> sitk.ImageFileReader:
-    """Return a reader that has read the header and found a 3D volume in a sane position."""
+@contextmanager
+def _alone(path: Path) -> Iterator[Path]:
+    """Yield a name under which ITK reads this file: of x.nii.gz beside an x.nii it would read the voxels of x.nii."""
+    if _suffix(path) != ".nii.gz" or not path.with_suffix("").exists():
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / path.name
+        try:
+            link.symlink_to(path.absolute())
+        except OSError:  # as on Windows without the right to
+            shutil.copyfile(path, link)
+        yield link
+
+
+def _open_file(path: Path, file: Path | None = None) -> sitk.ImageFileReader:
+    """Return a reader, of ``file`` where it is another name of it, that has read a 3D volume's header."""
     suffix = _suffix(path)
     if not path.exists():
         raise TonnoError(f"{path}: no such file or folder; check the path")
@@ -184,7 +204,7 @@ def _open_file(path: Path) -> sitk.ImageFileReader:
         if not stream.read(1):
             raise TonnoError(f"{path}: the file is empty; export or copy it again")
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    reader.SetFileName(str(file or path))
     run_itk(path, reader.ReadImageInformation)
     _check_header(path, reader, reader.GetSize())
     _check_affine(path, _ijk_to_ras(reader))

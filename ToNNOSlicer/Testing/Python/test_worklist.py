@@ -262,6 +262,18 @@ def test_images_are_found_and_results_are_not(tmp_path) -> None:
     assert len(studies) == 2 and "the same as" in notes[0]
 
 
+def test_masks_by_name_are_no_studies_and_that_is_said(tmp_path) -> None:
+    masks = ("labelsTr/p1.nii.gz", "p2/p2_seg.nii.gz", "p2/p2-Mask.nrrd", "p3/segmentations/a.nii.gz", "p4/labels.mha")
+    images = ("imagesTr/p1.nii.gz", "p2/p2_t1.nii.gz", "p3/ct.nii.gz", "p4/unmasked.mha", "p4/segment.mha")
+    for name in (*masks, *images):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"1")
+    assert sorted(path for _name, path in found(tmp_path, tmp_path / "out")) == sorted(images)
+    notes = findStudies(tmp_path, tmp_path / "out")[1]
+    assert notes[1] == f"{tmp_path / 'p2'}: 2 left out by name as masks, such as p2-Mask.nrrd; a list can have them"
+    assert len(notes) == 4
+
+
 def test_a_list_names_its_volumes(tmp_path) -> None:
     write(tmp_path / "set/x.nii.gz", 0)
     write(tmp_path / "set/y, z.nii.gz", 1)

@@ -1,0 +1,70 @@
+"""Files that a table names, as they are called on this machine."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import unicodedata
+from contextlib import suppress
+from pathlib import Path
+
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+
+
+def locate(folder: Path, name: str) -> Path:
+    r"""Find a file that a table names: as it stands, with ``\`` for ``/``, or in another Unicode form of its letters.
+
+    A Mac writes é as two signs, others as one; a table and the names of files often come from different machines.
+
+    Args:
+        folder: Where relative names begin.
+        name: Of a file or folder.
+
+    Returns:
+        Its absolute path; as it stands in the table, where there is no such file.
+    """
+    literal = (folder / name).absolute()
+    if os.path.lexists(literal):
+        return literal
+    for text in dict.fromkeys((name, name.replace("\\", "/"))):
+        place: Path | None = Path(folder / Path(text).anchor).absolute()
+        for part in Path(text).parts[1 if Path(text).anchor else 0 :]:
+            place = None if place is None else _child(place, part)
+        if place is not None:
+            return place
+    return literal
+
+
+def missing(folder: Path, name: str) -> str:
+    """Say why a file that a table names may not be found.
+
+    Args:
+        folder: Where relative names begin.
+        name: Of the file.
+
+    Returns:
+        The end of a message, in brackets.
+    """
+    if os.name != "nt" and _DRIVE.match(name):
+        return "(a path of Windows; write it relative to the manifest)"
+    path = folder / name.replace("\\", "/")
+    names = [other.name for other in _entries(path.parent)]
+    close = [other for other in names if other.casefold() == path.name.casefold()]
+    close = close or difflib.get_close_matches(path.name, names, n=1, cutoff=0.9)
+    return f"(did you mean {close[0]!r}?)" if close else "(paths are relative to the manifest)"
+
+
+def _child(folder: Path, name: str) -> Path | None:
+    """Find an entry of a folder whose name is the same text in any Unicode form."""
+    if name == ".." or os.path.lexists(folder / name):
+        return folder / name
+    wanted = unicodedata.normalize("NFC", name)
+    same = (entry for entry in _entries(folder) if unicodedata.normalize("NFC", entry.name) == wanted)
+    return next(same, None)
+
+
+def _entries(folder: Path) -> list[Path]:
+    with suppress(OSError):
+        return sorted(folder.iterdir())
+    return []
