@@ -11,7 +11,7 @@ import tonno_core
 PACKAGE = Path(tonno_core.__file__).parent
 ROOMS = (
     "errors", "signals", "protocol", "output", "words", "kernels", "settings", "volume", "reporting", "slicing",
-    "encoding", "distributed", "tomography", "bundle", "segmentation", "reconstruction", "pictures", "cohort", "demo",
+    "encoding", "distributed", "tomography", "bundle", "segmentation", "pictures", "reconstruction", "cohort", "demo",
     "evaluation", "training", "benchmark", "worker", "commands", "cli", "__main__",
 )  # fmt: skip
 

@@ -2,12 +2,12 @@
 
     import tonno_core as tonno
 
-    volume = tonno.read_volume("scan.nii.gz")
-    model = tonno.load_bundle("my-model")
-    result = tonno.reconstruct(volume, model)
+    result = tonno.reconstruct("scan.nii.gz", "my-model")
     heatmap = result.heatmaps["matched-cam"]
-    mask = tonno.binarize(heatmap, threshold=0.5)
-    tonno.write_volume(volume.with_array(mask), "mask.nii.gz", dtype="uint8")
+    mask = heatmap.with_array(result.segment("matched-cam").mask)
+    tonno.write_volume(heatmap, "heatmap.nii.gz")
+    tonno.write_volume(mask, "mask.nii.gz", dtype="uint8")
+    result.show()  # the overview, in a notebook
 
 Names are loaded when they are first used, so importing the package is cheap and needs no torch.
 """
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tonno_core.bundle.file import Bundle, load_bundle
-    from tonno_core.errors import TonnoError
+    from tonno_core.errors import TonnoError, TonnoWarning
     from tonno_core.reconstruction import Reconstruction, reconstruct
     from tonno_core.segmentation.binarize import binarize, components, otsu_threshold
     from tonno_core.settings import ReconstructionSettings
@@ -38,6 +38,7 @@ _HOME = {
     "Reconstruction": "reconstruction",
     "ReconstructionSettings": "settings",
     "TonnoError": "errors",
+    "TonnoWarning": "errors",
     "Volume": "volume.volume",
     "binarize": "segmentation.binarize",
     "components": "segmentation.binarize",
@@ -53,6 +54,7 @@ __all__ = [
     "Reconstruction",
     "ReconstructionSettings",
     "TonnoError",
+    "TonnoWarning",
     "Volume",
     "binarize",
     "components",

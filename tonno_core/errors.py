@@ -17,6 +17,10 @@ class TonnoError(Exception):
     """
 
 
+class TonnoWarning(UserWarning):
+    """What whoever reads a result should know, as the command line prints it."""
+
+
 def rename(message: str, names: Mapping[str, str]) -> str:
     """Name the arguments in a message as its reader knows them.
 

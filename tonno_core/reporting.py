@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from tonno_core.volume.volume import Volume
 
@@ -86,3 +89,41 @@ class Reporter:
             The same, whose steps are not added to the timings.
         """
         return replace(self, timings=Timings())
+
+
+def progress_bar(*, disable: bool = False) -> tqdm[Any]:
+    """Make a bar that appears with the first slices: what is wrong before them is said in the only line.
+
+    Args:
+        disable: Show none.
+
+    Returns:
+        The bar.
+    """
+    return tqdm(desc="reconstructing", unit="slice", unit_scale=True, delay=0.01, disable=disable)
+
+
+def progress_of(bar: tqdm[Any]) -> Callable[[int, int], None]:
+    """Return a callback that drives a progress bar.
+
+    Args:
+        bar: From `progress_bar`.
+
+    Returns:
+        To be called with (done, total).
+    """
+
+    def advanced(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return advanced
+
+
+def is_watched() -> bool:
+    """Tell whether a person may be looking: in a terminal or a notebook.
+
+    Returns:
+        Whether to show a bar.
+    """
+    return sys.stderr.isatty() or "ipykernel" in sys.modules

@@ -18,7 +18,7 @@ from tonno_core.bundle.decide import decide
 from tonno_core.bundle.file import load_bundle
 from tonno_core.bundle.ready import prepare_model
 from tonno_core.commands.calibrate import complete, recalibrate
-from tonno_core.commands.reconstruct import segment
+from tonno_core.commands.reconstruct import segment_all as segment
 from tonno_core.errors import TonnoError
 from tonno_core.reconstruction import execute
 from tonno_core.settings import METHODS, PRESETS, Variant

@@ -88,6 +88,35 @@ class Bundle:
     weights: StateDict
     path: Path
 
+    def __repr__(self) -> str:
+        size = self.spec.slice_size
+        return f"Bundle({self.path}: {self.spec.encoder}, {', '.join(self.spec.classes)}, slices of {size} x {size})"
+
+    def threshold(self, method: str, class_name: str | None = None) -> float:
+        """Return the model's threshold for a method, at the model's own settings.
+
+        Args:
+            method: A name from `METHODS`.
+            class_name: None for the model's first.
+
+        Returns:
+            The threshold.
+
+        Raises:
+            TonnoError: The model brings none, or has no such class.
+        """
+        if class_name is not None and class_name not in self.spec.classes:
+            known = ", ".join(self.spec.classes)
+            raise TonnoError(f"`class_name` '{class_name}' is unknown to this model, expected one of {known}")
+        settings = self.spec.choices.settings({"class_name": class_name})
+        known_threshold = self.spec.choices.threshold(self.spec.choices.variant(method, settings), settings)
+        if known_threshold is None:
+            raise TonnoError(
+                f"{self.path}: brings no threshold for {method}; calibrate it (`tonno calibrate`), or let the result's "
+                "`segment` take Otsu's"
+            )
+        return known_threshold.value
+
     def classifier(
         self,
         *,

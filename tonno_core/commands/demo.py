@@ -10,14 +10,15 @@ from tabulate import tabulate
 from tonno_core.bundle.decide import decide
 from tonno_core.bundle.file import load_bundle
 from tonno_core.bundle.ready import prepare_model
-from tonno_core.commands.reconstruct import Segmentation, progress_bar, progress_of, segment, write_images, write_report
+from tonno_core.commands.reconstruct import segment_all, write_images, write_report
 from tonno_core.demo.phantom import Phantom, make_phantom
 from tonno_core.output import check_output, output_folder
 from tonno_core.pictures.drawing import Scene
 from tonno_core.pictures.overview import write_overview
 from tonno_core.reconstruction import Reconstruction, execute
-from tonno_core.reporting import Reporter
+from tonno_core.reporting import Reporter, progress_bar, progress_of
 from tonno_core.segmentation.metrics import best_dice, score
+from tonno_core.segmentation.threshold import Segmentation
 from tonno_core.volume.io import write_volume
 
 MODEL = Path(__file__).resolve().parent.parent / "models" / "brain-lesions"
@@ -56,7 +57,7 @@ def run_demo(output: Path, *, seed: int, directions: int | None = None, overwrit
     phantom = make_phantom(seed=seed, lesions=LESIONS)
     with progress_bar() as bar:
         result = execute(phantom.image, ready.encoder, run, Reporter(progress=progress_of(bar)))
-    segmentations = segment(result, run, min_volume_mm3=SMALLEST_MM3)
+    segmentations = segment_all(result, run, min_volume_mm3=SMALLEST_MM3)
     measured = {method: _measure(phantom, result, segmentations[method], method) for method in METHODS}
     shown = "matched-cam"
     with output_folder(output, overwrite=overwrite) as folder:

@@ -7,13 +7,10 @@ import json
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import tonno_core
 from tonno_core.bundle.decide import Run
@@ -27,31 +24,12 @@ from tonno_core.output import Json, check_output, output_folder
 from tonno_core.pictures.drawing import Scene
 from tonno_core.pictures.overview import write_overview
 from tonno_core.reconstruction import Reconstruction, execute
-from tonno_core.reporting import Reporter
-from tonno_core.segmentation.binarize import Component, binarize, components, peak_of
-from tonno_core.segmentation.threshold import find_threshold, threshold_warning
+from tonno_core.reporting import Reporter, progress_bar, progress_of
+from tonno_core.segmentation.binarize import peak_of
+from tonno_core.segmentation.threshold import Segmentation, segment
 from tonno_core.volume.intensity import IMAGE
 from tonno_core.volume.io import check_writable, read_volume, write_volume
 from tonno_core.volume.volume import Volume
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """A binarized heatmap.
-
-    Attributes:
-        threshold: From which on a voxel is in it.
-        source: How the threshold was found.
-        mask: Uint8 Z Y X.
-        components: Its pieces, highest peak first.
-        warning: Why it is hardly one of a finding; None where nothing speaks against it.
-    """
-
-    threshold: float
-    source: str
-    mask: np.ndarray
-    components: list[Component]
-    warning: str | None = None
 
 
 @contextmanager
@@ -120,7 +98,7 @@ def reconstruct_into(
     result = execute(volume, prepared.model.encoder, run, reporter, processes=group)
     if not group.first:
         return ""
-    segmentations = segment(result, run, options.threshold, options.min_volume_mm3)
+    segmentations = segment_all(result, run, options.threshold, options.min_volume_mm3)
     doubts = [each.warning for each in segmentations.values() if each.warning]
     result = dataclasses.replace(result, warnings=tuple(map(as_options, [*result.warnings, *doubts])))
     with output_folder(output, overwrite=overwrite) as folder:
@@ -159,36 +137,7 @@ def write_images(
         write_volume(mask, folder / f"segmentation-{method}.{file_format}", dtype="uint8")
 
 
-def progress_bar(*, disable: bool = False) -> tqdm[Any]:
-    """Make a bar that appears with the first slices: what is wrong before them is said in the only line.
-
-    Args:
-        disable: Show none.
-
-    Returns:
-        The bar.
-    """
-    return tqdm(desc="reconstructing", unit="slice", unit_scale=True, delay=0.01, disable=disable)
-
-
-def progress_of(bar: tqdm[Any]) -> Any:
-    """Return a callback that drives a progress bar.
-
-    Args:
-        bar: From `progress_bar`.
-
-    Returns:
-        To be called with (done, total).
-    """
-
-    def advanced(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-
-    return advanced
-
-
-def segment(
+def segment_all(
     result: Reconstruction, run: Run, threshold: str = "auto", min_volume_mm3: float = 0.0
 ) -> dict[str, Segmentation]:
     """Binarize the heatmaps of a run.
@@ -208,11 +157,11 @@ def segment(
     segmentations = {}
     for name, heatmap in result.heatmaps.items():
         known = run.threshold(run.targets[0], name, result.ended_at)
-        value, source = find_threshold(heatmap, result.inside, threshold, known)
-        mask = binarize(heatmap, value, min_volume_mm3=min_volume_mm3)
+        made = segment(
+            name, heatmap, result.inside, known, threshold=threshold, min_volume_mm3=min_volume_mm3
+        )  # fmt: skip
         # What pixel-sum shows are intensities, which may be anything.
-        doubt = None if run.intensity == IMAGE else threshold_warning(name, mask, result.inside, value)
-        segmentations[name] = Segmentation(value, source, mask, components(mask, heatmap), doubt)
+        segmentations[name] = dataclasses.replace(made, warning=None) if run.intensity == IMAGE else made
     return segmentations
 
 

@@ -5,6 +5,7 @@ Planes lie in the patient (RAS), not in the voxel grid, so an oblique scan shows
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from tonno_core.pictures.cuts import PLANES, Cut, Float, cut_plane, sample
 from tonno_core.pictures.drawing import (
     CURVE,
+    DPI,
     MARK,
     QUIET,
     STYLE,
@@ -36,6 +38,7 @@ from tonno_core.slicing.profile import Profile
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 _WIDTH_INCHES = 16.0  # 1760 pixels wide
 _TALLEST_INCHES = 7.0
@@ -68,6 +71,37 @@ def write_overview(
     """
     import matplotlib
 
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(scene, title, subtitle, profiles, centre_ras)
+        save_figure(figure, Path(path))
+
+
+def overview(scene: Scene, *, title: str, subtitle: str = "", profiles: Sequence[Profile] = ()) -> Image:
+    """Draw what `write_overview` writes.
+
+    Args:
+        scene: Image, heatmap and masks.
+        title: The heading.
+        subtitle: A line below it.
+        profiles: Along "R", "A" or "S".
+
+    Returns:
+        The picture, 1760 pixels wide.
+    """
+    import matplotlib
+    from PIL import Image
+
+    drawn = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        _figure(scene, title, subtitle, profiles, None).savefig(drawn, format="png", dpi=DPI)
+    picture = Image.open(drawn)
+    picture.load()
+    return picture
+
+
+def _figure(
+    scene: Scene, title: str, subtitle: str, profiles: Sequence[Profile], centre_ras: npt.ArrayLike | None
+) -> Figure:
     image, heatmap = scene.image, scene.heatmap
     if any(mask is not None and mask.shape != heatmap.array.shape for mask in (scene.mask, scene.truth)):
         raise ValueError(f"masks are expected on the heatmap's grid, of shape {heatmap.array.shape}")
@@ -79,12 +113,11 @@ def write_overview(
     by_axis = {profile.axis: profile for profile in profiles}
     if not by_axis.keys() <= {"R", "A", "S"}:
         raise ValueError(f"profiles along {sorted(by_axis)}, expected 'R', 'A' or 'S'")
-    with matplotlib.rc_context(STYLE):
-        figure, rows = _layout(cuts, with_profiles=bool(by_axis))
-        _draw_title(figure, title, subtitle)
-        _draw_planes(rows, cuts, scene)
-        _draw_profiles(rows[2], cuts, by_axis, scene.unit)
-        save_figure(figure, Path(path))
+    figure, rows = _layout(cuts, with_profiles=bool(by_axis))
+    _draw_title(figure, title, subtitle)
+    _draw_planes(rows, cuts, scene)
+    _draw_profiles(rows[2], cuts, by_axis, scene.unit)
+    return figure
 
 
 def _peak_ras(scene: Scene) -> Float:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from tonno_core.bundle.calibration import ModelThreshold
+from tonno_core.encoding.encoder import PixelSum
+from tonno_core.errors import TonnoError, TonnoWarning
+from tonno_core.segmentation.threshold import Segmentation, segment
 from tonno_core.settings import ReconstructionSettings, Variant
 from tonno_core.slicing.profile import Profile
 from tonno_core.volume.volume import Matrix, Volume
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,8 @@ class Reconstruction:
         directions: How many were backprojected, 0 without any; where ``stopped``, of the pass that it was in.
         planned: How many directions a whole run has.
         stopped: Whether the caller ended the run early.
+        image: The scan; None where only heatmaps were asked for (`execute`).
+        thresholds: The model's own, by the heatmaps' names; None for those for which it has none.
     """
 
     heatmaps: dict[str, Volume]
@@ -60,6 +71,75 @@ class Reconstruction:
     directions: int = 0
     planned: int = 0
     stopped: bool = False
+    image: Volume | None = None
+    thresholds: dict[str, ModelThreshold | None] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        made = f"{', '.join(self.heatmaps)} of class {self.class_name}"
+        return f"Reconstruction({made}; {self.slices_total} slices in {self.seconds.get('total', 0.0):.1f} s)"
+
+    def segment(
+        self, name: str | None = None, *, threshold: float | str = "auto", min_volume_mm3: float = 0.0
+    ) -> Segmentation:
+        """Binarize a heatmap, as `tonno reconstruct` does.
+
+        Args:
+            name: Of the heatmap, None for the first.
+            threshold: ``auto`` for the model's own, Otsu's where it has none; ``otsu``; or a number.
+            min_volume_mm3: Smallest component that is kept.
+
+        Returns:
+            The segmentation; a mask that is hardly a finding is warned of.
+
+        Raises:
+            TonnoError: There is no such heatmap, or Otsu's method cannot split it.
+        """
+        name = self._name(name)
+        known, heatmap = self.thresholds.get(name), self.heatmaps[name]
+        made = segment(
+            name, heatmap, self.inside, known, threshold=str(threshold), min_volume_mm3=min_volume_mm3
+        )  # fmt: skip
+        if made.warning is not None and not self._of_pixels:
+            warnings.warn(made.warning, TonnoWarning, stacklevel=2)
+        return made
+
+    def show(self, name: str | None = None, *, threshold: float | str = "auto") -> Image:
+        """Draw a heatmap over the scan in three planes, with the segmentation's outline and the logit's profiles.
+
+        Args:
+            name: Of the heatmap, None for the first.
+            threshold: See `segment`.
+
+        Returns:
+            The picture, which a notebook shows; ``show().save("overview.png")`` writes it.
+
+        Raises:
+            TonnoError: There is no such heatmap.
+        """
+        from tonno_core.pictures.drawing import Scene
+        from tonno_core.pictures.overview import overview
+
+        name = self._name(name)
+        made = self.segment(name, threshold=threshold)
+        image = self.heatmaps[name] if self.image is None else self.image
+        return overview(
+            Scene(image, self.heatmaps[name], made.mask, unit="intensity" if self._of_pixels else "logit"),
+            profiles=self.profiles,
+            title=f"{name}: {self.class_name}",
+            subtitle=f"threshold {made.threshold:.4g} ({made.source})",
+        )
+
+    @property
+    def _of_pixels(self) -> bool:
+        """Whether the heatmaps are of intensities, which may be anything, rather than of a classifier."""
+        return self.class_name in PixelSum.classes
+
+    def _name(self, name: str | None) -> str:
+        if name is None:
+            return next(iter(self.heatmaps))
+        if name not in self.heatmaps:
+            raise TonnoError(f"`name` '{name}': no such heatmap, expected one of {', '.join(self.heatmaps)}")
+        return name
 
     @property
     def ended_at(self) -> int | None:

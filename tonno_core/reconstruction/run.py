@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from tonno_core.bundle.decide import Run, decide
 from tonno_core.bundle.file import Bundle
-from tonno_core.bundle.ready import ReadyModel, prepare_model
+from tonno_core.bundle.ready import ReadyModel, load_model, prepare_model
 from tonno_core.distributed import ALONE, Processes
 from tonno_core.encoding.encoder import Encoder
+from tonno_core.errors import TonnoError, TonnoWarning
 from tonno_core.reconstruction.passes import parts_of, show_planes
 from tonno_core.reconstruction.planes import Planes, zoomed_ball
 from tonno_core.reconstruction.projected import Projected, Receive
 from tonno_core.reconstruction.result import Reconstruction
 from tonno_core.reconstruction.shared import Gathered, join, share_of
-from tonno_core.reporting import Reporter
+from tonno_core.reporting import Reporter, is_watched, progress_bar, progress_of
 from tonno_core.settings import ReconstructionSettings, Variant
 from tonno_core.slicing.preparation import PreparedVolume, prepare_volume
 from tonno_core.slicing.region import Region
 from tonno_core.slicing.sampling import SliceSource
 from tonno_core.tomography.inversion import Inverter
+from tonno_core.volume.exchange import from_xyz
 from tonno_core.volume.intensity import IMAGE
+from tonno_core.volume.io import read_volume
 from tonno_core.volume.volume import Volume
 
 # Terms of the maps' sums that are kept for refinements, up to so many numbers (1 GB).
@@ -31,27 +37,31 @@ _KEPT_NUMBERS = 1 << 28
 
 
 def reconstruct(
-    volume: Volume,
-    model: Bundle | str | ReadyModel,
+    volume: Volume | str | os.PathLike[str] | tuple[npt.ArrayLike, npt.ArrayLike],
+    model: Bundle | str | os.PathLike[str] | ReadyModel,
     settings: ReconstructionSettings | None = None,
     *,
     region: Region | None = None,
     zoom: bool = False,
     device: str = "auto",
     precision: str = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | bool = True,
 ) -> Reconstruction:
     """Make heatmaps of a volume: get the model ready, `decide` the run, and `execute` it.
 
+    What the command line would warn of is a `TonnoWarning`.
+
     Args:
-        volume: The scan.
-        model: A bundle, or ``"pixel-sum"``, whose heatmap is the volume itself; or a model that is ready.
+        volume: The scan; or its file, or folder of a DICOM series; or ``(array, affine)`` as nibabel gives them.
+        model: A bundle, or its folder, or ``"pixel-sum"``, whose heatmap is the volume itself; or a model that is
+            ready.
         settings: None for the model's own defaults.
         region: Where alone heatmaps are wanted; fewer planes are looked at, and only its voxels are ``inside``.
         zoom: Put all offsets and pixels into the region.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
-        progress: Called with (slices done, slices in all).
+        progress: Called with (slices done, slices in all). True shows a bar where somebody may be looking, in a
+            terminal or a notebook.
 
     Returns:
         A heatmap of each of the settings' methods, named by it.
@@ -59,9 +69,30 @@ def reconstruct(
     Raises:
         TonnoError: The model cannot serve the settings.
     """
-    ready = model if isinstance(model, ReadyModel) else prepare_model(model, settings, device, precision)
+    loaded = load_model(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else model
+    ready = loaded if isinstance(loaded, ReadyModel) else prepare_model(loaded, settings, device, precision)
     run = decide(settings, ready, region=region, zoom=zoom)
-    return execute(volume, ready.encoder, run, Reporter(progress=progress) if progress else None)
+    image = _as_volume(volume)
+    with progress_bar(disable=progress is not True or not is_watched()) as bar:
+        told = progress if callable(progress) else progress_of(bar)
+        result = execute(image, ready.encoder, run, Reporter(progress=told))
+    for warning in result.warnings:
+        warnings.warn(warning, TonnoWarning, stacklevel=2)
+    thresholds = {name: run.threshold(run.targets[0], name) for name in result.heatmaps}
+    return replace(result, image=image, thresholds=thresholds)
+
+
+def _as_volume(volume: Volume | str | os.PathLike[str] | tuple[npt.ArrayLike, npt.ArrayLike]) -> Volume:
+    if isinstance(volume, Volume):
+        return volume
+    if isinstance(volume, (str, os.PathLike)):
+        return read_volume(volume)
+    if isinstance(volume, tuple) and len(volume) == 2:
+        return from_xyz(*volume)
+    raise TonnoError(
+        f"`volume`: is a {type(volume).__name__}, expected a Volume, a path, or (array, affine); "
+        "`volume.exchange` takes images of MONAI and TorchIO"
+    )
 
 
 def execute(

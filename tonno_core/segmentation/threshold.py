@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from tonno_core.bundle.calibration import ModelThreshold
 from tonno_core.errors import TonnoError
-from tonno_core.segmentation.binarize import otsu_threshold
+from tonno_core.segmentation.binarize import Component, Mask, binarize, components, otsu_threshold
 from tonno_core.volume.volume import Volume
 
 # A mask of more than this share of what the planes cover is no finding.
 MOST = 0.5
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A binarized heatmap.
+
+    Attributes:
+        threshold: From which on a voxel is in it.
+        source: How the threshold was found.
+        mask: Uint8 Z Y X.
+        components: Its pieces, highest peak first.
+        warning: Why it is hardly one of a finding; None where nothing speaks against it.
+    """
+
+    threshold: float
+    source: str
+    mask: Mask
+    components: list[Component]
+    warning: str | None = None
 
 
 def parse_threshold(text: str) -> float | None:
@@ -61,6 +82,36 @@ def find_threshold(
         return float(np.nextafter(shown.max(), np.float32(np.inf))), "none: the heatmap is constant"
     source = "otsu" if text == "otsu" else "otsu, as the model brings none for this method"
     return otsu_threshold(heatmap, inside), source
+
+
+def segment(
+    name: str,
+    heatmap: Volume,
+    inside: npt.NDArray[np.bool_],
+    known: ModelThreshold | None,
+    *,
+    threshold: str = "auto",
+    min_volume_mm3: float = 0.0,
+) -> Segmentation:
+    """Binarize a heatmap of a classifier.
+
+    Args:
+        name: Of the heatmap, for the warning.
+        heatmap: On any grid.
+        inside: Bool Z Y X, what the planes cover.
+        known: The model's threshold for it, None where it has none.
+        threshold: ``auto`` for the model's own, Otsu's where it has none; ``otsu``; or a number.
+        min_volume_mm3: Smallest component that is kept.
+
+    Returns:
+        The segmentation.
+
+    Raises:
+        TonnoError: The heatmap cannot be split by Otsu's method, or the threshold is none.
+    """
+    value, source = find_threshold(heatmap, inside, threshold, known)
+    mask = binarize(heatmap, value, min_volume_mm3=min_volume_mm3)
+    return Segmentation(value, source, mask, components(mask, heatmap), threshold_warning(name, mask, inside, value))
 
 
 def threshold_warning(

@@ -23,6 +23,10 @@ class Volume:
     array: FloatArray
     ijk_to_ras: Matrix
 
+    def __repr__(self) -> str:
+        size, spacing = (" x ".join(f"{n:g}" for n in numbers) for numbers in (self.size_ijk, self.spacing_mm.round(3)))
+        return f"Volume({size} voxels of {spacing} mm)"
+
     @property
     def spacing_mm(self) -> npt.NDArray[np.float64]:
         """Distance between neighbouring voxels along i, j, k in mm."""
