@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
+from ToNNOSlicerLib.labels import forPanel
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.geometry import fromVTK, ijkToNode, nodeToWorld
 from ToNNOSlicerLib.logic.heatmap import isHeatmap
@@ -49,7 +51,8 @@ def inputFor(volumeNode) -> Input:
     checkKind(volumeNode)
     ijkToRAS = _checkedGeometry(volumeNode)
     array, warnings = _checkedVoxels(volumeNode)
-    return Input(array, ijkToRAS, (*_frameWarnings(volumeNode), *_nameWarnings(volumeNode), *warnings))
+    told = (*_frameWarnings(volumeNode), *_nameWarnings(volumeNode), *_orientationWarnings(volumeNode))
+    return Input(array, ijkToRAS, (*told, *warnings))
 
 
 def roiFor(roiNode, volumeNode=None) -> np.ndarray:
@@ -264,6 +267,20 @@ def _nameWarnings(volumeNode) -> tuple[str, ...]:
         return ()
     text = _("The volume's name holds an ampersand: Slicer cannot open a scene that is saved with it. Rename it first.")
     return (text,)
+
+
+def _orientationWarnings(volumeNode) -> tuple[str, ...]:
+    """Warn where the file that a volume was loaded from states no orientation, or two."""
+    from tonno_core.volume.orientation import orientation_concerns, read_forms
+
+    storage = volumeNode.GetStorageNode()
+    path = Path(storage.GetFileName() or "") if storage is not None else Path()
+    try:
+        forms = read_forms(path) if path.name.lower().endswith((".nii", ".nii.gz")) else None
+        concerns = orientation_concerns(path, forms, (ijkToNode(volumeNode), volumeNode.GetImageData().GetDimensions()))
+    except OSError:  # the file is gone, or there was none
+        return ()
+    return tuple(forPanel(text) for text in concerns)
 
 
 def _meets(rasToBox: np.ndarray, volumeNode) -> bool:
