@@ -431,10 +431,7 @@ def _write_and_verify(array: npt.NDArray[np.generic], volume: Volume, temporary:
     image.SetOrigin(ijk_to_lps[:3, 3].tolist())
     try:
         with captured_stderr():
-            if forms is None:
-                sitk.WriteImage(image, str(temporary), useCompression=True)
-            else:
-                _write_with_forms(image, forms, temporary)
+            write_image(image, temporary, forms)
             written = sitk.ReadImage(str(temporary))
         intact = np.array_equal(sitk.GetArrayViewFromImage(written), array, equal_nan=array.dtype != np.uint8)
     except RuntimeError:
@@ -450,15 +447,28 @@ def _write_and_verify(array: npt.NDArray[np.generic], volume: Volume, temporary:
         raise TonnoError(f"{path}: this format would move the image by {moved:.2g} mm; write .nrrd")
 
 
-def _write_with_forms(image: sitk.Image, forms: Forms, temporary: Path) -> None:
-    """Write NIfTI with qform and sform as given: ITK would write its own choice as both."""
-    plain = temporary.with_name("plain.nii")
+def write_image(image: sitk.Image, path: Path, forms: Forms | None) -> None:
+    """Write an ITK image compressed; NIfTI with qform and sform as given: ITK would write its own choice as both.
+
+    Args:
+        image: the image.
+        path: in a folder of its own, see `atomic_file`: a file ``plain.nii`` may lie there meanwhile.
+        forms: None for ITK's.
+
+    Raises:
+        RuntimeError: ITK failed.
+        OSError: the disk is full or the like.
+    """
+    if forms is None:
+        sitk.WriteImage(image, str(path), useCompression=True)
+        return
+    plain = path.with_name("plain.nii")
     sitk.WriteImage(image, str(plain))
     put_forms(plain, forms)
-    if _suffix(temporary) == ".nii":
-        plain.replace(temporary)
+    if _suffix(path) == ".nii":
+        plain.replace(path)
         return
-    with plain.open("rb") as content, gzip.open(temporary, "wb", compresslevel=6) as packed:
+    with plain.open("rb") as content, gzip.open(path, "wb", compresslevel=6) as packed:
         shutil.copyfileobj(content, packed)
     plain.unlink()
 

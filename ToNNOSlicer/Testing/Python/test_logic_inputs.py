@@ -7,8 +7,9 @@ import pytest
 import slicer
 import slicer.util
 import vtk
-from scenes import GRIDS, RIGID, SCALED, addVolume, image, rotation
+from scenes import GRIDS, RIGID, SCALED, THRESHOLD, addHeatmap, addVolume, image, rotation
 from ToNNOSlicerLib.logic import ToNNOUserError
+from ToNNOSlicerLib.logic.export import exportHeatmap
 from ToNNOSlicerLib.logic.geometry import ijkToNode
 from ToNNOSlicerLib.logic.inputs import inputFor, roiFor
 
@@ -208,7 +209,7 @@ def test_a_name_that_slicer_cannot_save_is_told(host) -> None:
         ((1, 0), ""),
     ],
 )
-def test_doubtful_orientation_of_a_nifti_file_is_told_and_carried_on(host, tmp_path, codes, expected) -> None:
+def test_doubtful_orientation_of_a_nifti_file_is_told_and_carried_on(host, logic, tmp_path, codes, expected) -> None:
     """The node is loaded as Slicer loads it; results are read back as Slicer reads them, and by nibabel."""
     nibabel = pytest.importorskip("nibabel")
     moved = np.array([[1, 0, 0, 10], [0, 2, 0, 5], [0, 0, 3, 3], [0, 0, 0, 1.0]])
@@ -228,6 +229,18 @@ def test_doubtful_orientation_of_a_nifti_file_is_told_and_carried_on(host, tmp_p
     back = nibabel.load(tmp_path / "map.nii.gz")
     np.testing.assert_array_equal(back.affine, nibabel.load(tmp_path / "scan.nii").affine)
     assert (back.header["qform_code"], back.header["sform_code"]) == codes
+
+    heatmap = addHeatmap(logic, node)
+    segmentation, _id = logic.writeSegment(heatmap, THRESHOLD)
+    for name in ("heatmap.nii.gz", "heatmap.nii", "mask.nii.gz", "mask.nii"):
+        write, written = (
+            (exportHeatmap, heatmap) if name.startswith("heatmap") else (logic.exportSegmentation, segmentation)
+        )
+        write(written, tmp_path / name)
+        back = nibabel.load(tmp_path / name)
+        np.testing.assert_array_equal(back.affine, nibabel.load(tmp_path / "scan.nii").affine)
+        assert (back.header["qform_code"], back.header["sform_code"]) == codes
+        np.testing.assert_array_equal(ijkToNode(loaded(tmp_path / name)), ijkToNode(node))
 
 
 def loaded(path):

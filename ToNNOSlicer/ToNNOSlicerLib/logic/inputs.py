@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import slicer
@@ -12,7 +11,7 @@ from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.labels import forPanel
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
-from ToNNOSlicerLib.logic.geometry import fromVTK, ijkToNode, nodeToWorld
+from ToNNOSlicerLib.logic.geometry import fileOf, fromVTK, ijkToNode, nodeToWorld
 from ToNNOSlicerLib.logic.heatmap import isHeatmap
 from ToNNOSlicerLib.logic.scene import nodesByClass
 
@@ -273,8 +272,7 @@ def _orientationWarnings(volumeNode) -> tuple[str, ...]:
     """Warn where the file that a volume was loaded from states no orientation, or two."""
     from tonno_core.volume.orientation import orientation_concerns, read_forms
 
-    storage = volumeNode.GetStorageNode()
-    path = Path(storage.GetFileName() or "") if storage is not None else Path()
+    path = fileOf(volumeNode)
     try:
         forms = read_forms(path) if path.name.lower().endswith((".nii", ".nii.gz")) else None
         concerns = orientation_concerns(path, forms, (ijkToNode(volumeNode), volumeNode.GetImageData().GetDimensions()))
