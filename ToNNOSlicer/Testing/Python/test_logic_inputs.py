@@ -243,6 +243,23 @@ def test_doubtful_orientation_of_a_nifti_file_is_told_and_carried_on(host, logic
         np.testing.assert_array_equal(ijkToNode(loaded(tmp_path / name)), ijkToNode(node))
 
 
+def test_exports_of_a_left_handed_nifti_file_fit_it_for_nibabel_too(host, logic, tmp_path) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    theirs = nibabel.Nifti1Image(image().T, None)
+    theirs.header.set_zooms((1, 2, 3))
+    theirs.set_qform(np.diag([-1.0, 2, 3, 1]), 1)
+    theirs.set_sform(np.array([[-1, 0, 0, 10], [0, 2, 0, 5], [0, 0, 3, 3], [0, 0, 0, 1.0]]), 2)
+    nibabel.save(theirs, tmp_path / "scan.nii")
+    node = loaded(tmp_path / "scan.nii")
+    turned = np.linalg.inv(np.diag([-1.0, 2, 3, 1])) @ ijkToNode(node)  # from the node's voxels to the file's
+    exportHeatmap(addHeatmap(logic, node), tmp_path / "heatmap.nii.gz")
+    back = nibabel.load(tmp_path / "heatmap.nii.gz")
+    # Small whole numbers, exact in the header's float32; the quaternion adds rounding.
+    np.testing.assert_allclose(back.get_sform(), theirs.get_sform() @ turned, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(back.get_qform(), theirs.get_qform() @ turned, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(ijkToNode(loaded(tmp_path / "heatmap.nii.gz")), ijkToNode(node), rtol=0, atol=1e-5)
+
+
 def loaded(path):
     storage = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
     storage.SetFileName(str(path))

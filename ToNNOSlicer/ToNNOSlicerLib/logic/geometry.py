@@ -120,14 +120,17 @@ def formsOf(volumeNode, ijkToNode: np.ndarray, size: tuple[int, int, int]) -> Fo
     Returns:
         None where there is no such file any more, or it is on another grid.
     """
-    from tonno_core.volume.orientation import describes, read_forms
+    from tonno_core.volume.orientation import describes, read_forms, reversed_slices
 
     path = fileOf(volumeNode)
     try:
         forms = read_forms(path) if path.name.lower().endswith((".nii", ".nii.gz")) else None
     except OSError:
         return None
-    return forms if forms is not None and describes(forms, ijkToNode, size) else None
+    if forms is None:
+        return None
+    both = (forms, reversed_slices(forms, size[2]))
+    return next((stated for stated in both if describes(stated, ijkToNode, size)), None)
 
 
 def fileOf(volumeNode) -> Path:
