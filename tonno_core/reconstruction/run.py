@@ -129,7 +129,7 @@ def project(
     planes = Planes(volume, run, prepared.frame_to_ras)
     made = _begin(planes, encoder, keep, processes)
     for each in made:
-        each.warnings = _scale_warnings(prepared, run)
+        each.warnings = (*volume.concerns, *_scale_warnings(prepared, run))
     show_planes(
         made, _source(prepared, run), reporter=reporter, shown=made[0].target.variants, batch_size=batch_size,
         processes=processes,
