@@ -97,6 +97,23 @@ def test_volumes_of_other_orientation_are_measured_along_the_same_axes(tmp_path:
 # -------------------- what is not
 
 
+def test_doubtful_orientation_is_a_warning_and_nibabels_mask_fits(tmp_path: Path) -> None:
+    scans(tmp_path, 2)
+    image = nibabel.load(tmp_path / "1.nii")
+    moved = image.affine.copy()
+    moved[:3, 3] += 10, 5, 3
+    twofold = nibabel.Nifti1Image(image.get_fdata(dtype=np.float32), None, image.header)
+    twofold.set_qform(image.affine, 1)
+    twofold.set_sform(moved, 2)
+    nibabel.save(twofold, tmp_path / "2.nii")
+    nibabel.save(nibabel.Nifti1Image(np.ones(image.shape, np.uint8), moved), tmp_path / "mask.nii")
+    check = checked(tmp_path, "0.nii,0,", "2.nii,1,mask.nii", header="volume,label,mask")
+    assert check.usable
+    ((line, text),) = problems(check)
+    assert line == 3
+    assert text.startswith("volume: the file's qform and sform place a corner 11.6 mm apart")
+
+
 def test_what_training_could_not_read_is_an_error(tmp_path: Path) -> None:
     scans(tmp_path, 2)
     (tmp_path / "bad.nii").write_bytes(b"not an image")

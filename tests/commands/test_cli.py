@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -117,6 +118,34 @@ def test_pixel_sum_writes_a_heatmap_a_segmentation_a_report_and_an_overview(tonn
     assert pixel_type(tmp_path / "out" / "heatmap-tonno.nii.gz") == "32-bit float"
     assert pixel_type(tmp_path / "out" / "segmentation-tonno.nii.gz") == "8-bit unsigned integer"
     assert (tmp_path / "out" / "overview.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_scan_of_two_orientations_is_said_once_and_its_results_fit_it_in_every_viewer(
+    tonno: Command, tmp_path: Path
+) -> None:
+    volume = toy_scan(0, 1)
+    image = nibabel.Nifti1Image(volume.array.T, None)
+    image.header.set_zooms(volume.spacing_mm)
+    image.set_qform(volume.ijk_to_ras, 1)
+    image.set_sform(np.diag([-1.0, 1, 1, 1]) @ volume.ijk_to_ras, 2)
+    nibabel.save(image, tmp_path / "scan.nii.gz")
+    options = ("--slices", 8, "--directions", 16, "--slice-size", 16)
+    status, out, err = tonno(
+        "reconstruct", tmp_path / "scan.nii.gz", "--model", "pixel-sum", "--output", tmp_path / "out", *options
+    )
+    assert status == 0
+    assert (out + err).count("qform and sform place a corner") == 1
+    warnings = json.loads((tmp_path / "out" / "report.json").read_text())["warnings"]
+    assert sum("qform and sform" in text for text in warnings) == 1
+    theirs = nibabel.load(tmp_path / "scan.nii.gz")
+    for name in ("heatmap-tonno.nii.gz", "segmentation-tonno.nii.gz"):
+        ours = nibabel.load(tmp_path / "out" / name)
+        assert np.array_equal(ours.affine, theirs.affine)
+        assert np.array_equal(ours.get_qform(), theirs.get_qform())
+        assert (
+            sitk.ReadImage(str(tmp_path / "out" / name)).GetOrigin()
+            == sitk.ReadImage(str(tmp_path / "scan.nii.gz")).GetOrigin()
+        )
 
 
 def pixel_type(path: Path) -> str:

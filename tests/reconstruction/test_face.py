@@ -58,7 +58,7 @@ def test_the_segmentation_is_what_the_command_writes(home: Path, tmp_path: Path)
     higher = result.segment("matched-cam", threshold=made.threshold + 1e-3, min_volume_mm3=30.0)
     assert higher.source == "given"
     assert higher.mask.sum() <= made.mask.sum()
-    with pytest.raises(TonnoError, match="`name` 'center': no such heatmap, expected one of matched-cam"):
+    with pytest.raises(TonnoError, match="'center': no such heatmap, expected one of matched-cam"):
         result.segment("center")
 
 

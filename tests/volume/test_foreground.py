@@ -76,7 +76,7 @@ def dice(a: Mask, b: Mask) -> float:
     return float(2 * np.sum(a & b) / (np.sum(a) + np.sum(b)))
 
 
-@pytest.mark.parametrize("padding", [None, -1500, -2000, -3024])
+@pytest.mark.parametrize("padding", [None, -1500, -2000, -3024, -8192, -32768])
 def test_body_in_a_ct_with_air_and_padding(padding: float | None) -> None:
     inside, circle = body()
     array = np.where(inside, 40.0, -1000.0) + np.random.default_rng(0).normal(0, 20, inside.shape)
@@ -84,6 +84,25 @@ def test_body_in_a_ct_with_air_and_padding(padding: float | None) -> None:
         array[~circle] = padding
     mask = foreground_mask(Volume(array.astype(np.float32), np.eye(4)))
     assert np.array_equal(mask, inside)  # 1040 HU of contrast are 50 times the noise
+
+
+@pytest.mark.parametrize("padding", [-3024, -8192, -32768])
+@pytest.mark.parametrize("axes", [(0, 1, 2), (1, 0, 2), (2, 1, 0)], ids=["axial", "coronal", "sagittal"])
+def test_padding_does_not_move_the_ball(padding: float, axes: tuple[int, int, int]) -> None:
+    inside, circle = body()
+    array = np.where(inside, 40.0, -1000.0) + np.random.default_rng(0).normal(0, 20, inside.shape)
+    plain = foreground_ball(Volume(array.transpose(axes).astype(np.float32), np.eye(4)))
+    array[~circle] = padding
+    padded = foreground_ball(Volume(array.transpose(axes).astype(np.float32), np.eye(4)))
+    np.testing.assert_array_equal(padded[0], plain[0])  # the same foreground, sampled alike
+    assert padded[1] == plain[1]
+
+
+def test_a_low_background_that_is_no_padding_stays() -> None:
+    inside, _ = body()
+    # Not in HU: what is scanned lies below air's -1024 as well.
+    array = np.where(inside, -4000.0, -8192.0)
+    assert np.array_equal(foreground_mask(Volume(array.astype(np.float32), np.eye(4))), inside)
 
 
 @pytest.mark.parametrize("background", ["noise", "zeros outside of a circle", "zeros"])

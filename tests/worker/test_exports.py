@@ -14,15 +14,16 @@ from tests.worker.talk import ENVIRONMENT, EngineClient, answer, make_client, wa
 from tonno_core.pictures.drawing import Scene
 from tonno_core.slicing.profile import Profile
 from tonno_core.volume.io import read_volume
-from tonno_core.volume.volume import Volume
+from tonno_core.volume.volume import Forms, Volume
 from tonno_core.worker.exports import Export, Picture
 
 MATRIX = np.diag([1.0, 2.0, 3.0, 1.0])
+FORMS = Forms(1, 2, 10, (1.0, 1.0, 2.0, 3.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), tuple(MATRIX[:3].ravel().tolist()))
 
 
 @pytest.fixture
 def export() -> Export:
-    heatmap = Volume(np.random.default_rng(0).normal(size=(6, 7, 8)).astype(np.float32), MATRIX)
+    heatmap = Volume(np.random.default_rng(0).normal(size=(6, 7, 8)).astype(np.float32), MATRIX, FORMS)
     scene = Scene(
         heatmap.with_array(100 * heatmap.array), heatmap, (heatmap.array > 1).astype(np.uint8), 1.0, (-150, 200)
     )
@@ -44,6 +45,7 @@ def test_an_export_is_read_as_it_was(export: Export, tmp_path: Path) -> None:
         np.testing.assert_array_equal(volume.array, expected.array)
         np.testing.assert_array_equal(volume.ijk_to_ras, expected.ijk_to_ras)
         assert volume.array.dtype == np.float32
+        assert volume.forms == expected.forms
     np.testing.assert_array_equal(read.scene.mask, export.scene.mask)
     assert (read.scene.threshold, read.scene.window) == (1.0, (-150, 200))
     np.testing.assert_array_equal(read.pictures[0].lines, export.pictures[0].lines)

@@ -112,8 +112,8 @@ class Bundle:
         known_threshold = self.spec.choices.threshold(self.spec.choices.variant(method, settings), settings)
         if known_threshold is None:
             raise TonnoError(
-                f"{self.path}: brings no threshold for {method}; calibrate it (`tonno calibrate`), or let the result's "
-                "`segment` take Otsu's"
+                f"{self.path}: brings no threshold for {method}; calibrate it (`tonno calibrate`), or let the result "
+                "segment by Otsu's"
             )
         return known_threshold.value
 

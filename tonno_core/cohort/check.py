@@ -81,6 +81,8 @@ def check_cohort(manifest: Manifest, *, progress: bool = True) -> CohortCheck:
         headers.append(header)
         if header is None:
             problems.append(Problem(case.line, f"volume: {text}", stops=True))
+        else:
+            problems += [Problem(case.line, f"volume: {concern}") for concern in header.concerns]
         problems += [Problem(case.line, text) for text in _mask_problems(case, header, found)]
     read = [(case, header) for case, header in zip(manifest.cases, headers, strict=True) if header is not None]
     problems += _unlike_values(found)

@@ -25,13 +25,11 @@ from tonno_core.segmentation.binarize import otsu_threshold, reaches
 from tonno_core.segmentation.metrics import Components
 from tonno_core.segmentation.threshold import threshold_warning
 from tonno_core.volume.foreground import foreground_mask
+from tonno_core.volume.header import same_grid
 from tonno_core.volume.io import read_mask, read_volume
 from tonno_core.volume.volume import Volume
 
 BoolArray = npt.NDArray[np.bool_]
-
-# NIfTI rounds its affine to float32, and programs write it in different ways; in voxels, at the grid's corners.
-_SAME_GRID = 0.05
 
 
 @dataclass(frozen=True)
@@ -142,13 +140,7 @@ def read_truth(task: Task, volume: Volume) -> BoolArray | None:
     if task.mask is None:
         return None if task.label else np.zeros(volume.array.shape, dtype=np.bool_)
     mask = read_mask(task.mask)
-    same = mask.array.shape == volume.array.shape
-    if same:
-        corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=np.float64)
-        corners[:, :3] *= np.array(volume.size_ijk) - 1
-        moved = np.abs(corners @ (mask.ijk_to_ras - volume.ijk_to_ras).T).max()
-        same = bool(moved <= _SAME_GRID * volume.spacing_mm.min())
-    if not same:
+    if not same_grid(volume, mask):
         raise TonnoError(
             f"{task.mask}: lies on another grid ({_grid(mask)}) than its volume {task.volume} ({_grid(volume)}); "
             "masks are never resampled here: resample it to the volume's grid"

@@ -138,7 +138,7 @@ class Reconstruction:
         if name is None:
             return next(iter(self.heatmaps))
         if name not in self.heatmaps:
-            raise TonnoError(f"`name` '{name}': no such heatmap, expected one of {', '.join(self.heatmaps)}")
+            raise TonnoError(f"'{name}': no such heatmap, expected one of {', '.join(self.heatmaps)}")
         return name
 
     @property

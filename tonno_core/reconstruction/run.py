@@ -163,7 +163,7 @@ def project(
     planes = Planes(volume, run, prepared.frame_to_ras)
     made = _begin(planes, encoder, keep, processes)
     for each in made:
-        each.warnings = _scale_warnings(prepared, run)
+        each.warnings = (*volume.concerns, *_scale_warnings(prepared, run))
         each.taken_off = prepared.fill if run.intensity == IMAGE else 0.0
     show_planes(
         made, _source(prepared, run), reporter=reporter, shown=made[0].target.variants, batch_size=batch_size,

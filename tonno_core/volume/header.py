@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import permutations, product
+from itertools import permutations
 
 import numpy as np
 import numpy.typing as npt
 
-from tonno_core.volume.volume import Matrix
+from tonno_core.volume.orientation import coincide, placement
+from tonno_core.volume.volume import Forms, Matrix, Volume
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,15 @@ class Header:
         size_ijk: numbers of voxels along i, j, k.
         ijk_to_ras: 4 x 4, from the centre of voxel (i, j, k, 1) to RAS mm.
         voxels: ITK's name of the type.
+        forms: qform and sform of a NIfTI file.
+        concerns: what a reader of the results should know of the file.
     """
 
     size_ijk: tuple[int, int, int]
     ijk_to_ras: Matrix
     voxels: str
+    forms: Forms | None = None
+    concerns: tuple[str, ...] = ()
 
     @property
     def spacing_mm(self) -> npt.NDArray[np.float64]:
@@ -46,13 +51,13 @@ class Header:
         return "".join(letters)
 
 
-def same_grid(first: Header, second: Header) -> bool:
+def same_grid(first: Header | Volume, second: Header | Volume) -> bool:
     """Tell whether the voxels of two volumes coincide: their sizes agree, and their corners to a tenth of a voxel.
 
-    Formats round an affine (NIfTI to float32, DICOM to 16 characters); that moves a voxel far less.
+    ITK and nibabel choose differently between qform and sform: it is enough that one of them sees one grid.
 
     Args:
-        first: of a volume, whose smallest spacing is the scale.
+        first: of a volume.
         second: of another.
 
     Returns:
@@ -60,6 +65,12 @@ def same_grid(first: Header, second: Header) -> bool:
     """
     if first.size_ijk != second.size_ijk:
         return False
-    corners = np.array([[*ijk, 1] for ijk in product(*((0, n - 1) for n in first.size_ijk))])
-    moved = corners @ (first.ijk_to_ras - second.ijk_to_ras).T
-    return float(np.linalg.norm(moved, axis=1).max()) < 0.1 * float(first.spacing_mm.min())
+    return any(
+        coincide(a, b, first.size_ijk)
+        for a, b in ((first.ijk_to_ras, second.ijk_to_ras), (_by_nibabel(first), _by_nibabel(second)))
+    )
+
+
+def _by_nibabel(volume: Header | Volume) -> Matrix:
+    """Return the affine by which nibabel sees a volume."""
+    return volume.ijk_to_ras if volume.forms is None else placement(volume.forms, volume.size_ijk).nibabel

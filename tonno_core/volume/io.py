@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import math
 import os
@@ -21,7 +22,8 @@ from tonno_core.errors import TonnoError
 from tonno_core.output import atomic_file, check_name
 from tonno_core.volume.header import Header
 from tonno_core.volume.itk import captured_stderr, run_itk
-from tonno_core.volume.volume import FloatArray, Matrix, Volume
+from tonno_core.volume.orientation import describes, orientation_concerns, put_forms, read_forms
+from tonno_core.volume.volume import FloatArray, Forms, Matrix, Volume
 
 READABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 WRITABLE = (".nii", ".nii.gz", ".nrrd")
@@ -37,7 +39,7 @@ def read_volume(path: str | os.PathLike[str], *, replace_nonfinite: bool = False
     """Read NIfTI, NRRD, MetaImage, or a folder that holds one DICOM series.
 
     Where a NIfTI file's qform and sform disagree, ITK's choice holds, the same as in 3D Slicer: the sform if its
-    code is 1 or the qform's is 0, else the qform. A tilted gantry gives a sheared ``ijk_to_ras``.
+    code is 1 (and it has no shear) or the qform's is 0, else the qform. A tilted gantry gives a sheared ``ijk_to_ras``.
 
     Args:
         path: a file or folder.
@@ -50,8 +52,8 @@ def read_volume(path: str | os.PathLike[str], *, replace_nonfinite: bool = False
         TonnoError: it is anything else than a 3D volume of finite, varying numbers in a sane position.
     """
     path = Path(path)
-    array, ijk_to_ras = _read(path)
-    return Volume(_check_voxels(path, array, replace_nonfinite), ijk_to_ras)
+    volume = _read(path)
+    return dataclasses.replace(volume, array=_check_voxels(path, volume.array, replace_nonfinite))
 
 
 def read_mask(path: str | os.PathLike[str]) -> Volume:
@@ -67,18 +69,22 @@ def read_mask(path: str | os.PathLike[str]) -> Volume:
         TonnoError: it cannot be read, or holds other values than whole numbers.
     """
     path = Path(path)
-    array, ijk_to_ras = _read(path)
-    odd = array[array != np.rint(array)]  # includes NaN
+    mask = _read(path)
+    odd = mask.array[mask.array != np.rint(mask.array)]  # includes NaN
     if odd.size:
         raise TonnoError(f"{path}: {odd.size} voxels are no whole numbers, such as {odd[0]:g}; expected a mask")
-    return Volume(array, ijk_to_ras)
+    return mask
 
 
-def _read(path: Path) -> tuple[FloatArray, Matrix]:
-    """Read voxels and ijk_to_ras of a file or folder."""
+def _read(path: Path) -> Volume:
+    """Read a file or folder."""
     check_name(path)
     try:
-        return _read_series(path) if path.is_dir() else _read_file(path)
+        if path.is_dir():
+            return Volume(*_read_series(path))
+        array, ijk_to_ras = _read_file(path)
+        z, y, x = array.shape
+        return Volume(array, ijk_to_ras, *_orientation(path, ijk_to_ras, (x, y, z)))
     except OSError as error:
         raise TonnoError(f"{path}: cannot be opened: {error.strerror or error}") from None
 
@@ -97,6 +103,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     """
     path = Path(path)
     check_name(path)
+    read: tuple[Forms | None, tuple[str, ...]] = (None, ())
     try:
         if path.is_dir():
             files, ijk_to_ras = _find_series(path, whole=False)
@@ -106,15 +113,18 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         else:
             reader = _open_file(path)
             size, ijk_to_ras = reader.GetSize(), _ijk_to_ras(reader)
+            read = _orientation(path, ijk_to_ras, size)
     except OSError as error:
         raise TonnoError(f"{path}: cannot be opened: {error.strerror or error}") from None
-    return Header(size, ijk_to_ras, sitk.GetPixelIDValueAsString(reader.GetPixelID()))
+    return Header(size, ijk_to_ras, sitk.GetPixelIDValueAsString(reader.GetPixelID()), *read)
 
 
 def write_volume(
     volume: Volume, path: str | os.PathLike[str], *, dtype: Literal["float32", "uint8"] = "float32"
 ) -> None:
     """Write compressed NIfTI or NRRD with the volume's geometry; ``path`` then holds all of it or is untouched.
+
+    A NIfTI file gets qform, sform and codes of the file that the volume, or the scan under it, was read from.
 
     Args:
         volume: the volume.
@@ -132,7 +142,7 @@ def write_volume(
     if dtype == "uint8" and not np.array_equal(array, volume.array):
         raise ValueError("uint8 was asked for, but the volume holds other values than 0..255")
     with atomic_file(path) as partial:
-        _write_and_verify(array, volume.ijk_to_ras, partial, path)
+        _write_and_verify(array, volume, partial, path)
 
 
 def check_writable(ijk_to_ras: Matrix, path: str | os.PathLike[str]) -> None:
@@ -386,6 +396,14 @@ def _even_step(folder: Path, positions: npt.NDArray[np.float64]) -> npt.NDArray[
 # -------------------- geometry
 
 
+def _orientation(
+    path: Path, ijk_to_ras: Matrix, size_ijk: tuple[int, int, int]
+) -> tuple[Forms | None, tuple[str, ...]]:
+    """Read what a file states of its orientation, and say where that is doubtful."""
+    forms = read_forms(path) if _suffix(path) in (".nii", ".nii.gz") else None
+    return forms, tuple(orientation_concerns(path, forms, (ijk_to_ras, size_ijk)))
+
+
 def _ijk_to_ras(image: sitk.Image | sitk.ImageFileReader) -> Matrix:
     """Return [direction * spacing | origin], converted from LPS to RAS."""
     ijk_to_lps = np.eye(4)
@@ -419,8 +437,11 @@ def _suffix(path: Path) -> str:
 # -------------------- writing
 
 
-def _write_and_verify(array: npt.NDArray[np.generic], ijk_to_ras: Matrix, temporary: Path, path: Path) -> None:
+def _write_and_verify(array: npt.NDArray[np.generic], volume: Volume, temporary: Path, path: Path) -> None:
     """Write, read back and compare: niftilib reports success on a full disk."""
+    ijk_to_ras, forms = volume.ijk_to_ras, volume.forms
+    if _suffix(path) == ".nrrd" or (forms and not describes(forms, ijk_to_ras, volume.size_ijk)):
+        forms = None
     image = sitk.GetImageFromArray(array)
     ijk_to_lps = _LPS_TO_RAS @ ijk_to_ras
     spacing = np.linalg.norm(ijk_to_lps[:3, :3], axis=0)
@@ -429,7 +450,7 @@ def _write_and_verify(array: npt.NDArray[np.generic], ijk_to_ras: Matrix, tempor
     image.SetOrigin(ijk_to_lps[:3, 3].tolist())
     try:
         with captured_stderr():
-            sitk.WriteImage(image, str(temporary), useCompression=True)
+            write_image(image, temporary, forms)
             written = sitk.ReadImage(str(temporary))
         intact = np.array_equal(sitk.GetArrayViewFromImage(written), array, equal_nan=array.dtype != np.uint8)
     except RuntimeError:
@@ -443,6 +464,32 @@ def _write_and_verify(array: npt.NDArray[np.generic], ijk_to_ras: Matrix, tempor
     # NIfTI stores the affine as float32: 1e-7 of the distance; a twentieth of a voxel is far above it.
     if moved > 0.05 * spacing.min():
         raise TonnoError(f"{path}: this format would move the image by {moved:.2g} mm; write .nrrd")
+
+
+def write_image(image: sitk.Image, path: Path, forms: Forms | None) -> None:
+    """Write an ITK image compressed; NIfTI with qform and sform as given: ITK would write its own choice as both.
+
+    Args:
+        image: the image.
+        path: in a folder of its own, see `atomic_file`: a file ``plain.nii`` may lie there meanwhile.
+        forms: None for ITK's.
+
+    Raises:
+        RuntimeError: ITK failed.
+        OSError: the disk is full or the like.
+    """
+    if forms is None:
+        sitk.WriteImage(image, str(path), useCompression=True)
+        return
+    plain = path.with_name("plain.nii")
+    sitk.WriteImage(image, str(plain))
+    put_forms(plain, forms)
+    if _suffix(path) == ".nii":
+        plain.replace(path)
+        return
+    with plain.open("rb") as content, gzip.open(path, "wb", compresslevel=6) as packed:
+        shutil.copyfileobj(content, packed)
+    plain.unlink()
 
 
 def _why_writing_failed(temporary: Path, size: int) -> str:

@@ -12,16 +12,44 @@ Matrix = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Forms:
+    """What a NIfTI header states of the place of its voxels, which its readers choose from differently.
+
+    Attributes:
+        qform_code: 0 where the qform counts for nothing.
+        sform_code: 0 where the sform counts for nothing.
+        units: NIfTI's code of the units of length and time.
+        pixdim: handedness of the qform (-1 or 1), and spacing along i, j, k.
+        quaternion: b, c, d of the qform.
+        offset: of the qform.
+        sform: its three rows of four, in order.
+    """
+
+    qform_code: int
+    sform_code: int
+    units: int
+    pixdim: tuple[float, ...]
+    quaternion: tuple[float, ...]
+    offset: tuple[float, ...]
+    sform: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Volume:
     """A scalar image on a regular grid.
 
     Attributes:
         array: ``Z Y X`` float32; voxel (i, j, k) is ``array[k, j, i]``.
         ijk_to_ras: 4 x 4 float64, from the centre of voxel (i, j, k, 1) to RAS mm.
+        forms: qform and sform of the NIfTI file that it was read from or shares the grid with; `write_volume` carries
+            them on.
+        concerns: what a reader of the results should know of the file.
     """
 
     array: FloatArray
     ijk_to_ras: Matrix
+    forms: Forms | None = None
+    concerns: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         size, spacing = (" x ".join(f"{n:g}" for n in numbers) for numbers in (self.size_ijk, self.spacing_mm.round(3)))
@@ -57,4 +85,4 @@ class Volume:
         """
         if array.shape != self.array.shape:
             raise ValueError(f"array of shape {array.shape} on a grid of shape {self.array.shape}")
-        return Volume(np.ascontiguousarray(array, dtype=np.float32), self.ijk_to_ras)
+        return Volume(np.ascontiguousarray(array, dtype=np.float32), self.ijk_to_ras, self.forms)

@@ -17,7 +17,7 @@ from tonno_core.pictures.drawing import Scene
 from tonno_core.pictures.report import Line, Mark, Point, draw_finding, draw_profiles
 from tonno_core.protocol import ProtocolError
 from tonno_core.slicing.profile import Profile
-from tonno_core.volume.volume import Volume
+from tonno_core.volume.volume import Forms, Volume
 from tonno_core.worker.failures import MissingPackage
 from tonno_core.worker.job import Job
 from tonno_core.worker.requests import field_of, matrix_of
@@ -171,7 +171,13 @@ def _encoded(value: Any, path: Path) -> Any:
 
 
 def _volume(fields: Json) -> Volume:
-    return Volume(np.load(fields["array"]), matrix_of(fields, "ijk_to_ras"))
+    stated = fields.get("forms")
+    forms = None if stated is None else Forms(**{name: _tuple(value) for name, value in stated.items()})
+    return Volume(np.load(fields["array"]), matrix_of(fields, "ijk_to_ras"), forms)
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _scene(

@@ -7,8 +7,10 @@ import pytest
 import slicer
 import slicer.util
 import vtk
-from scenes import GRIDS, RIGID, SCALED, addVolume, image, rotation
+from scenes import GRIDS, RIGID, SCALED, THRESHOLD, addHeatmap, addVolume, image, rotation
 from ToNNOSlicerLib.logic import ToNNOUserError
+from ToNNOSlicerLib.logic.export import exportHeatmap
+from ToNNOSlicerLib.logic.geometry import ijkToNode
 from ToNNOSlicerLib.logic.inputs import inputFor, roiFor
 
 # Corners and the like in the world, by two ways of multiplying float64 matrices: far below a micrometre.
@@ -197,3 +199,71 @@ def test_a_name_that_slicer_cannot_save_is_told(host) -> None:
     assert inputFor(addVolume(name="T1 and T2")).warnings == ()
     (warning,) = inputFor(addVolume(name="T1 & T2")).warnings
     assert "ampersand" in warning and "Rename it" in warning
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [
+        ((1, 2), "The file's qform and sform place a corner 11.6 mm apart"),
+        ((0, 0), "states no orientation"),
+        ((1, 0), ""),
+    ],
+)
+def test_doubtful_orientation_of_a_nifti_file_is_told_and_carried_on(host, logic, tmp_path, codes, expected) -> None:
+    """The node is loaded as Slicer loads it; results are read back as Slicer reads them, and by nibabel."""
+    nibabel = pytest.importorskip("nibabel")
+    moved = np.array([[1, 0, 0, 10], [0, 2, 0, 5], [0, 0, 3, 3], [0, 0, 0, 1.0]])
+    theirs = nibabel.Nifti1Image(image().T, None)
+    theirs.header.set_zooms((1, 2, 3))
+    theirs.set_qform(np.diag([1.0, 2, 3, 1]), codes[0])
+    theirs.set_sform(moved, codes[1])
+    nibabel.save(theirs, tmp_path / "scan.nii")
+    node = loaded(tmp_path / "scan.nii")
+    warnings = inputFor(node).warnings
+    assert len(warnings) == bool(expected) and all(expected in text for text in warnings)
+
+    from tonno_core.volume.io import read_volume, write_volume
+
+    write_volume(read_volume(tmp_path / "scan.nii"), tmp_path / "map.nii.gz")
+    np.testing.assert_array_equal(ijkToNode(loaded(tmp_path / "map.nii.gz")), ijkToNode(node))
+    back = nibabel.load(tmp_path / "map.nii.gz")
+    np.testing.assert_array_equal(back.affine, nibabel.load(tmp_path / "scan.nii").affine)
+    assert (back.header["qform_code"], back.header["sform_code"]) == codes
+
+    heatmap = addHeatmap(logic, node)
+    segmentation, _id = logic.writeSegment(heatmap, THRESHOLD)
+    for name in ("heatmap.nii.gz", "heatmap.nii", "mask.nii.gz", "mask.nii"):
+        write, written = (
+            (exportHeatmap, heatmap) if name.startswith("heatmap") else (logic.exportSegmentation, segmentation)
+        )
+        write(written, tmp_path / name)
+        back = nibabel.load(tmp_path / name)
+        np.testing.assert_array_equal(back.affine, nibabel.load(tmp_path / "scan.nii").affine)
+        assert (back.header["qform_code"], back.header["sform_code"]) == codes
+        np.testing.assert_array_equal(ijkToNode(loaded(tmp_path / name)), ijkToNode(node))
+
+
+def test_exports_of_a_left_handed_nifti_file_fit_it_for_nibabel_too(host, logic, tmp_path) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    theirs = nibabel.Nifti1Image(image().T, None)
+    theirs.header.set_zooms((1, 2, 3))
+    theirs.set_qform(np.diag([-1.0, 2, 3, 1]), 1)
+    theirs.set_sform(np.array([[-1, 0, 0, 10], [0, 2, 0, 5], [0, 0, 3, 3], [0, 0, 0, 1.0]]), 2)
+    nibabel.save(theirs, tmp_path / "scan.nii")
+    node = loaded(tmp_path / "scan.nii")
+    turned = np.linalg.inv(np.diag([-1.0, 2, 3, 1])) @ ijkToNode(node)  # from the node's voxels to the file's
+    exportHeatmap(addHeatmap(logic, node), tmp_path / "heatmap.nii.gz")
+    back = nibabel.load(tmp_path / "heatmap.nii.gz")
+    # Small whole numbers, exact in the header's float32; the quaternion adds rounding.
+    np.testing.assert_allclose(back.get_sform(), theirs.get_sform() @ turned, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(back.get_qform(), theirs.get_qform() @ turned, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(ijkToNode(loaded(tmp_path / "heatmap.nii.gz")), ijkToNode(node), rtol=0, atol=1e-5)
+
+
+def loaded(path):
+    storage = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
+    storage.SetFileName(str(path))
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
+    node.SetAndObserveStorageNodeID(storage.GetID())
+    assert storage.ReadData(node)
+    return node

@@ -22,7 +22,8 @@ from tonno_core.worker.exports import Export
 from ToNNOSlicerLib.labels import forPanel
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.findings import Finding
-from ToNNOSlicerLib.logic.geometry import ijkToNode, volumeOf
+from ToNNOSlicerLib.logic.geometry import formsOf, ijkToNode, volumeOf
+from ToNNOSlicerLib.logic.heatmap import inputOf
 from ToNNOSlicerLib.logic.labelmap import cropOf
 from ToNNOSlicerLib.logic.nifti import checkTilt, writeLabelmap
 from ToNNOSlicerLib.logic.scene import removeNode
@@ -132,7 +133,8 @@ def heatmapSteps(heatmapNode, path, write: SlowWriter) -> Iterator[float]:
     if not path.name.lower().endswith(HEATMAP_ENDINGS):
         raise _wrongEnding(path, HEATMAP_ENDINGS)
     checkTilt(path, ijkToNode(heatmapNode), ".nrrd")
-    heatmap = Volume(volumeOf(heatmapNode).array.copy(), ijkToNode(heatmapNode))  # the node may change meanwhile
+    array, place = volumeOf(heatmapNode).array.copy(), ijkToNode(heatmapNode)  # the node may change meanwhile
+    heatmap = Volume(array, place, formsOf(inputOf(heatmapNode), place, array.shape[::-1]))
     with atomicFile(path) as partial:
         yield from write(Export(heatmap, partial.name), partial.parent)
 

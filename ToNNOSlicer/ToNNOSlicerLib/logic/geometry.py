@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import slicer.util
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk
 
-from tonno_core.volume.volume import Volume
+from tonno_core.volume.volume import Forms, Volume
 
 
 def toVTK(matrix: np.ndarray) -> vtk.vtkMatrix4x4:
@@ -107,6 +109,43 @@ def volumeOf(volumeNode) -> Volume:
     """
     array = slicer.util.arrayFromVolume(volumeNode)
     return Volume(np.asarray(array, dtype=np.float32), ijkToWorld(volumeNode))
+
+
+def formsOf(volumeNode, ijkToNode: np.ndarray, size: tuple[int, int, int]) -> Forms | None:
+    """Read qform and sform of the NIfTI file that a volume was loaded from, for files on its grid.
+
+    Args:
+        volumeNode: The volume, or None.
+        ijkToNode: 4 x 4, of the grid.
+        size: Its voxels along i, j, k.
+
+    Returns:
+        None where there is no such file any more, or it is on another grid.
+    """
+    from tonno_core.volume.orientation import describes, read_forms, reversed_slices
+
+    path = fileOf(volumeNode)
+    try:
+        forms = read_forms(path) if path.name.lower().endswith((".nii", ".nii.gz")) else None
+    except OSError:
+        return None
+    if forms is None:
+        return None
+    both = (forms, reversed_slices(forms, size[2]))
+    return next((stated for stated in both if describes(stated, ijkToNode, size)), None)
+
+
+def fileOf(volumeNode) -> Path:
+    """Return the file that a volume was loaded from or saved to.
+
+    Args:
+        volumeNode: The volume, or None.
+
+    Returns:
+        Its path, an empty one where there is none.
+    """
+    storage = volumeNode.GetStorageNode() if volumeNode is not None else None
+    return Path(storage.GetFileName() or "") if storage is not None else Path()
 
 
 def vtkImageOf(array: np.ndarray) -> vtk.vtkImageData:

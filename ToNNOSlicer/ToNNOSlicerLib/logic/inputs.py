@@ -9,8 +9,9 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
+from ToNNOSlicerLib.labels import forPanel
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
-from ToNNOSlicerLib.logic.geometry import ijkToNode, nodeToWorld
+from ToNNOSlicerLib.logic.geometry import fileOf, ijkToNode, nodeToWorld
 from ToNNOSlicerLib.logic.heatmap import isHeatmap
 from ToNNOSlicerLib.logic.scene import nodesByClass
 
@@ -52,7 +53,7 @@ def inputFor(volumeNode) -> Input:
     checkKind(volumeNode)
     ijkToRAS = _checkedGeometry(volumeNode)
     array, bad = _checkedVoxels(volumeNode)
-    warnings = _frameWarnings(volumeNode)
+    warnings = [*_frameWarnings(volumeNode), *_orientationWarnings(volumeNode)]
     if "&" in (volumeNode.GetName() or ""):  # slicer-core 5.13 saves such a scene without a word
         warnings.append(_AMPERSAND)
     if bad:
@@ -261,6 +262,19 @@ def _frameWarnings(volumeNode) -> list[str]:
             number = browser.GetSelectedItemNumber() + 1
             return [_("{name} is time point {number} of a sequence.").format(name=volumeNode.GetName(), number=number)]
     return []
+
+
+def _orientationWarnings(volumeNode) -> tuple[str, ...]:
+    """Warn where the file that a volume was loaded from states no orientation, or two."""
+    from tonno_core.volume.orientation import orientation_concerns, read_forms
+
+    path = fileOf(volumeNode)
+    try:
+        forms = read_forms(path) if path.name.lower().endswith((".nii", ".nii.gz")) else None
+        concerns = orientation_concerns(path, forms, (ijkToNode(volumeNode), volumeNode.GetImageData().GetDimensions()))
+    except OSError:  # the file is gone, or there was none
+        return ()
+    return tuple(forPanel(text) for text in concerns)
 
 
 def _meets(rasToBox: np.ndarray, volumeNode) -> bool:

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 from slicer.i18n import tr as _
 
+from tonno_core.volume.volume import Forms
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
+from ToNNOSlicerLib.logic.geometry import formsOf
 from ToNNOSlicerLib.logic.labelmap import onReferences, referenceGrid, tiltDegrees
 from ToNNOSlicerLib.logic.notes import lossNotes, nameOf, overlapNotes, volumesMm3
 from ToNNOSlicerLib.logic.provenance import inAscii, statement
@@ -67,17 +69,22 @@ def writeLabelmap(segmentationNode, path: Path) -> list[str]:
     for label, mask in enumerate(masks.values(), start=1):
         labels[mask != 0] = label
     notes = lossNotes(segmentationNode, volumesMm3(masks, gridToNode)) + overlapNotes(segmentationNode, masks)
-    _writeNifti(labels, gridToNode, path, statement(segmentationNode))
+    role = segmentationNode.GetReferenceImageGeometryReferenceRole()
+    forms = formsOf(segmentationNode.GetNodeReference(role), gridToNode, size)
+    _writeNifti(labels, (gridToNode, forms), path, statement(segmentationNode))
     if len(masks) == 1:
         return notes
     listed = ", ".join(f"{label} {nameOf(segmentationNode, n)}" for label, n in enumerate(masks, start=1))
     return [_("Labels: {listed}.").format(listed=listed), *notes]
 
 
-def _writeNifti(labels: np.ndarray, gridToNode: np.ndarray, path: Path, description: str) -> None:
+def _writeNifti(labels: np.ndarray, grid: tuple[np.ndarray, Forms | None], path: Path, description: str) -> None:
     """Write int16 voxels (Z Y X), and read them back: on a full disk niftilib reports success."""
     import SimpleITK as sitk
 
+    from tonno_core.volume.io import write_image
+
+    gridToNode, forms = grid
     image = sitk.GetImageFromArray(labels)
     gridToLPS = _RAS_TO_LPS @ gridToNode
     spacing = np.linalg.norm(gridToLPS[:3, :3], axis=0)
@@ -86,7 +93,7 @@ def _writeNifti(labels: np.ndarray, gridToNode: np.ndarray, path: Path, descript
     image.SetOrigin(gridToLPS[:3, 3].tolist())
     image.SetMetaData("ITK_FileNotes", inAscii(description, _DESCRIPTION))
     try:
-        sitk.WriteImage(image, str(path), useCompression=True)
+        write_image(image, path, forms)
         isWhole = np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), labels)
     except RuntimeError:
         isWhole = False
