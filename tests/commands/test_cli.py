@@ -624,7 +624,7 @@ def test_check_looks_at_a_manifest_before_training(tonno: Command, tmp_path: Pat
     status, out, _ = tonno("check", manifest)
     assert status == 2
     assert f"{manifest}, line 3: error: volume: cannot be read" in out
-    assert out.endswith("not usable for training: 1 error, 4 warnings\n")
+    assert out.endswith("not usable for training: 1 error, 5 warnings\n")
     (tmp_path / "1.nii.gz").unlink()
     assert tonno.refused("check", manifest).startswith(f"{manifest}, line 3: volume '1.nii.gz' does not exist")
 
