@@ -14,8 +14,9 @@ import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
-from tonno_core.cohort.check import CohortCheck, check_cohort, outlying, report
+from tonno_core.cohort.check import CohortCheck, Problem, as_trained, check_cohort, outlying, report
 from tonno_core.cohort.manifest import read_manifest
+from tonno_core.cohort.split import split_patients
 from tonno_core.volume.header import same_grid
 from tonno_core.volume.io import read_header
 from tonno_core.volume.volume import Volume
@@ -50,8 +51,16 @@ def checked(folder: Path, *lines: str, header: str = "volume,label") -> CohortCh
 
 
 def problems(check: CohortCheck) -> list[tuple[int, str]]:
-    """Lines and texts, the texts of errors with a "!" before them."""
-    return [(problem.line, ("!" if problem.stops else "") + problem.text) for problem in check.problems]
+    """Lines and texts, the texts of errors with a "!" before them, but for what is said of every list so short."""
+    return [(problem.line, ("!" if problem.stops else "") + problem.text) for problem in long_enough(check)]
+
+
+def long_enough(check: CohortCheck) -> list[Problem]:
+    """The problems that a longer list would have too."""
+    return [
+        problem for problem in check.problems
+        if "too few to choose" not in problem.text and "that training will make" not in problem.text
+    ]  # fmt: skip
 
 
 # -------------------- what is usual
@@ -71,7 +80,7 @@ def test_a_sound_cohort_is_counted_and_measured(tmp_path: Path) -> None:
     assert re.search(r"size in voxels +8 x 7 x 6 +8 x 7 x 6 +9 x 7 x 6\n", text)
     assert re.search(r"extent in mm +8 x 7 x 12 +8 x 7 x 12 +9\.9 x 7 x 12\n", text)
     assert "orientation: RAS (5)\nvoxel type: 32-bit float (5)\n" in text
-    assert text.endswith("\n\nusable: 0 errors, 0 warnings")
+    assert text.endswith("\n\nusable: 0 errors, 1 warning")
 
 
 def test_no_voxel_is_decoded(tmp_path: Path) -> None:
@@ -129,7 +138,7 @@ def test_what_training_could_not_read_is_an_error(tmp_path: Path) -> None:
     assert texts[7].startswith("!volume: no DICOM image in this folder")
     assert not check.usable
     assert f"{tmp_path / 'list.csv'}, line 4: error: volume: a 4D image" in report(check)
-    assert report(check).endswith("not usable for training: 4 errors, 0 warnings")
+    assert report(check).endswith("not usable for training: 4 errors, 1 warning")
 
 
 def test_nothing_that_can_be_read(tmp_path: Path) -> None:
@@ -363,3 +372,23 @@ def test_series_are_compared_whatever_their_files_are_called(tmp_path: Path) -> 
     check = checked(tmp_path, "a,1", "b,0", "c,0")
     assert problems(check) == [(3, "the same bytes as the volume of line 2, with other labels, of another patient")]
     assert "orientation: LPS (3)" in report(check)
+
+
+# -------------------- the split
+
+
+def test_the_split_that_training_will_make_is_shown_and_what_it_is_too_small_for(tmp_path: Path) -> None:
+    scans(tmp_path, 12)
+    check = checked(tmp_path, *[f"{index}.nii,{index % 2}" for index in range(12)])
+    text = report(check)
+    divided = split_patients(check.manifest, seed=0)
+    assert as_trained(check.manifest) == divided
+    for split in ("train", "val", "test"):
+        labels = [case.labels[0] for case in divided.split(split)]
+        assert re.search(rf"{split} +finding +{len(labels)} +{sum(labels)} +{len(labels) - sum(labels)} ", text)
+    assert "training makes this one" in text
+    (found,) = [each.text for each in check.problems if "too few to choose" in each.text]
+    counts = [sum(case.labels[0] == label for case in divided.split("val")) for label in (1, 0)]
+    assert f"{counts[0]} volumes with and {counts[1]} without" in found
+    lines = [f"{index}.nii,{index % 2},val" for index in range(10)] + ["10.nii,0,train", "11.nii,1,train"]
+    assert not checked(tmp_path, *lines, header="volume,label,split").problems  # five of each

@@ -323,8 +323,10 @@ def test_training_calibrates_for_the_planes_asked_for_and_calibrate_for_others(
     assert status == 0
     status, out, _ = tonno("calibrate", first, manifest, "--output", second, *COARSE, "--stage", 1, "--method", "tonno")
     assert status == 0
-    line = r"tonno: threshold \S+, AUC \S+; filter \S+, smooth_mm \S+\n"
-    assert re.search(line + r"  6 slices in each of 4 directions: threshold \S+\nwritten to ", out)
+    line = r"tonno: threshold \S+, peak AUC [^;]+; \d+ \+ \d+ volumes\); filter \S+, smooth_mm \S+\n"
+    others = r"  6 slices in each of 4 directions: threshold \S+\n"
+    few = r"nothing was chosen, .* has 1 volumes with and 1 without the finding, .*\n"
+    assert re.search(line + others + few + "(warning: .*\n)?written to ", out)
     planes = [load_bundle(path).spec.defaults for path in (first, second)]
     assert [(one["slices"], one["directions"]) for one in planes] == [(8, 3), (10, 6)]
     assert tuple(load_bundle(first).spec.thresholds) == METHODS
@@ -647,13 +649,13 @@ def test_check_looks_at_a_manifest_before_training(tonno: Command, tmp_path: Pat
     assert status == 0
     assert re.search(r"train +lesion +2 +1 +1 +2 +1\n", out)
     assert f"{manifest}, line 2: warning: mask: cannot be read; it is truncated" in out
-    assert out.endswith("usable: 0 errors, 4 warnings\n")
+    assert out.endswith("usable: 0 errors, 5 warnings\n")
     assert "checking: 100%" in err
     (tmp_path / "1.nii.gz").write_bytes(b"not an image")
     status, out, _ = tonno("check", manifest)
     assert status == 2
     assert f"{manifest}, line 3: error: volume: cannot be read" in out
-    assert out.endswith("not usable for training: 1 error, 4 warnings\n")
+    assert out.endswith("not usable for training: 1 error, 5 warnings\n")
     (tmp_path / "1.nii.gz").unlink()
     assert tonno.refused("check", manifest).startswith(f"{manifest}, line 3: volume '1.nii.gz' does not exist")
 

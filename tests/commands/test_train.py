@@ -65,7 +65,7 @@ def test_a_bundle_that_finds_the_lesion(manifest: Path, tmp_path: Path) -> None:
     assert (bundle.spec.defaults["stage"], bundle.spec.defaults["directions"]) == (2, 6)
     assert "matched-cam" in bundle.spec.thresholds
     assert bundle.spec.training["validation"]["volume_auc"] == 1.0
-    assert "volumes 1.0" in summary
+    assert "volume AUC 1.0" in summary
     assert f"matched-cam: threshold {bundle.spec.thresholds['matched-cam']['threshold']:.4g}" in summary
     assert summary.endswith(f"curves and metrics in {tmp_path / 'model-run'}\nwritten to {tmp_path / 'model'}")
     names = sorted(path.name for path in (tmp_path / "model-run").iterdir())

@@ -111,7 +111,14 @@ def test_the_report_states_numbers_counts_definitions_warnings_and_failures() ->
     text = markdown(summary, title="Evaluation", facts={"model": "resnet"})
     assert "| matched-cam | 0.600 (0.500 to 0.700) |" in text.replace("   ", " ").replace("  ", " ")
     assert "5 volumes of 5 patients: 2 with something to find, 2 without, 1 positive without a mask" in text
-    for part in ("- model: resnet", "- c: odd", "- f: f.nii: truncated", "**Dice** = 2 |P ∩ T|", "**AUC**"):
+    for part in (
+        "- model: resnet",
+        "- c: odd",
+        "- f: f.nii: truncated",
+        "**Dice** = 2 |P ∩ T|",
+        "**Peak AUC**",
+        "**score AUC**",
+    ):
         assert part in text
     for measure in ("Dice", "Precision", "Recall", "F1", "Dice, tuned on masks", "Best Dice", "Balanced accuracy"):
         assert f"**{measure}" in text

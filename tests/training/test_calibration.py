@@ -13,6 +13,7 @@ import pytest
 from tests.networks import random_network, spec_of
 from tests.runs import executed
 from tests.training.toy import toy_scan
+from tonno_core.bundle.calibration import LEAST_TO_CHOOSE
 from tonno_core.bundle.decide import Run
 from tonno_core.bundle.file import Bundle
 from tonno_core.settings import ReconstructionSettings, Variant, model_defaults
@@ -75,7 +76,10 @@ def test_records_are_the_peaks_and_floors_of_each_candidate(bundle: Bundle, scan
         assert record["auc"] == pytest.approx((wins + draws / 2).mean())
 
 
-def test_the_choice_is_stored_with_all_that_moves_the_threshold(bundle: Bundle, scans: list[tuple[Path, int]]) -> None:
+def test_the_choice_is_stored_with_all_that_moves_the_threshold(
+    bundle: Bundle, scans: list[tuple[Path, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "LEAST_TO_CHOOSE", 2)
     found = run(bundle, scans, class_index=1)
     assert set(found.thresholds) == {"tonno/b", "matched-cam/b"}  # not of the bundle's first class
     tried = default_candidates(bundle, SETTINGS)
@@ -180,6 +184,7 @@ def peaks(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> Iterator[dict[Vari
     def values(volume: int, model: Any, run: Run, measure: Any) -> dict[str, tuple[float, float]]:
         return {name: (made_up[variant][volume], -1.0) for name, variant in run.targets[0].variants.items()}
 
+    monkeypatch.setattr(calibration, "LEAST_TO_CHOOSE", 1)
     monkeypatch.setattr(calibration, "read_volume", lambda path: int(path.name))
     monkeypatch.setattr(calibration, "foreground_values", values)
     yield made_up
@@ -239,6 +244,50 @@ def test_the_error_of_an_auc_is_that_of_hanley_and_mcneil(monkeypatch: pytest.Mo
     # Their example: 58 normal and 51 abnormal images, an area of 0.893 with an error of 0.032.
     tried = calibration._Tried(A, ([0.0] * 58, [1.0] * 51))
     assert tried.auc_error == pytest.approx(0.0325, abs=1e-4)
+
+
+def guesses(seed: int, volumes: int, variants: int = 97) -> list[calibration._Tried]:
+    """Variants of a classifier that has learned nothing: all peaks are chance."""
+    rng = np.random.default_rng(seed)
+    draws = rng.normal(size=(variants, 2, volumes)).tolist()
+    return [
+        calibration._Tried(Variant("averaged-cam", (1,), smooth_mm=float(index)), (low, high))
+        for index, (low, high) in enumerate(draws)
+    ]
+
+
+def test_the_best_of_a_hundred_guesses_is_told_as_a_guess() -> None:
+    chosen, nested = [], []
+    for seed in range(6):
+        tried = guesses(seed, 6)
+        chosen.append(calibration._best(tried).auc)
+        nested.append(calibration.nested_auc(tried))
+    assert min(area for area in chosen if area is not None) > 0.8  # what was reported
+    # 36 pairs of six repetitions, a standard error of the mean of some 0.07.
+    assert np.mean([area for area in nested if area is not None]) == pytest.approx(0.5, abs=0.2)
+
+
+def test_what_tells_all_volumes_apart_stays_so() -> None:
+    tried = [calibration._Tried(A, ([0.0, 1.0, 2.0, 0.5, 1.5], [30.0, 31.0, 32.0, 30.5, 31.5])), *guesses(0, 5)[:10]]
+    assert calibration.nested_auc(tried) == 1.0
+    low, high = calibration.auc_interval(1.0, 5, 5)
+    assert (0.5 < low < 0.85, high) == (True, 1.0)  # five and five volumes do not prove it
+    assert calibration.auc_interval(1.0, 50, 50)[0] > low
+    for end in calibration.auc_interval(0.893, 58, 51):  # 0.810 and 0.941, to the grid's 1/2000
+        assert abs(end - 0.893) == pytest.approx(1.96 * calibration.auc_error(end, 58, 51), abs=1e-3)
+
+
+@pytest.mark.parametrize(("each", "stage"), [(4, 1), (5, 2)])
+def test_few_volumes_choose_nothing(
+    bundle: Bundle, peaks: dict[Variant, tuple[float, ...]], monkeypatch: pytest.MonkeyPatch, each: int, stage: int
+) -> None:
+    monkeypatch.setattr(calibration, "LEAST_TO_CHOOSE", LEAST_TO_CHOOSE)
+    apart = tuple(float(index) for index in range(2 * each))
+    peaks.update({A: apart[::-1], B: apart})
+    record = chosen(bundle, peaks, labels=(0,) * each + (1,) * each)
+    assert record["settings"]["stage"] == stage
+    assert record["chosen_from"] == stage
+    assert record["nested_auc"] == record["auc"] == float(stage == 2)
 
 
 def test_of_equal_aucs_the_larger_separation_wins_then_the_first(

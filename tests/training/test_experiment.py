@@ -26,7 +26,7 @@ def test_phantoms_and_an_efficientnet_of_other_names(tmp_path: Path, monkeypatch
         steps=4, epochs=2, volumes_per_batch=2, slices_per_volume=4, device="cpu", precision="float32",
     )  # fmt: skip
     summary = train_bundle(manifest, Destination(tmp_path / "model", half=True), settings, progress=False)
-    assert "validation AUC: slices 0." in summary
+    assert "validation on random slices: slice AUC 0." in summary
     bundle = load_bundle(tmp_path / "model")
     assert (bundle.spec.norm, bundle.spec.classes) == ("frozen-batch", ("finding",))
     assert bundle.spec.training["settings"]["weights"] == "adv-efficientnet-b0.pth"

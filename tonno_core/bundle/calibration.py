@@ -24,6 +24,8 @@ from tonno_core.settings import (
 
 # The presets for whose planes a calibration measures thresholds beside those for the model's own planes.
 CALIBRATED_PRESETS = ("fast", "balanced")
+# Fewer volumes with the finding, or without it, cannot choose among variants: of a hundred one is always lucky.
+LEAST_TO_CHOOSE = 5
 # Where a method's record in ``thresholds`` keeps them.
 OTHER_PLANES = "other_planes"
 # What differs from every calibration where all planes went into a region; the rest are names of settings.

@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from tonno_core.bundle.calibration import LEAST_TO_CHOOSE
 from tonno_core.cohort.duplicates import find_duplicates
 from tonno_core.cohort.manifest import SPLITS, Case, Manifest, require_trainable
 from tonno_core.cohort.mask import ANY, several_values, values_in, values_text
 from tonno_core.cohort.shortcuts import find_shortcuts
+from tonno_core.cohort.split import split_patients
 from tonno_core.errors import TonnoError
 from tonno_core.volume.header import Header, same_grid
 from tonno_core.volume.io import read_header, read_mask
@@ -257,11 +259,34 @@ def _missing_classes(manifest: Manifest) -> Iterable[Problem]:
         require_trainable(manifest)
     except TonnoError as error:
         yield Problem(0, str(error).removeprefix(f"{manifest.path}: "), stops=True)
-    validation = manifest.split("val")
-    for index, name in enumerate(manifest.classes if manifest.has_split else ()):
+        if not manifest.has_split:
+            return
+    whose = "" if manifest.has_split else " that training will make"
+    validation = as_trained(manifest).split("val")
+    for index, name in enumerate(manifest.classes):
+        counts = [sum(case.labels[index] == label for case in validation) for label in (0, 1)]
         for label, loss in ((0, "no threshold can be calibrated"), (1, "no settings can be chosen")):
-            if not any(case.labels[index] == label for case in validation):
-                yield Problem(0, f"no volume in split val has label {label} of class {name!r}: {loss}")
+            if not counts[label]:
+                yield Problem(0, f"no volume in split val{whose} has label {label} of class {name!r}: {loss}")
+        if all(counts) and min(counts) < LEAST_TO_CHOOSE:
+            yield Problem(
+                0,
+                f"split val{whose} has {counts[1]} volumes with and {counts[0]} without class {name!r}, too few to "
+                f"choose settings by ({LEAST_TO_CHOOSE} of each): methods keep their defaults, thresholds are rough",
+            )
+
+
+def as_trained(manifest: Manifest, seed: int = 0) -> Manifest:
+    """Return a manifest with the split that training takes.
+
+    Args:
+        manifest: The cohort.
+        seed: Of the training.
+
+    Returns:
+        The manifest itself where it has a split.
+    """
+    return manifest if manifest.has_split else split_patients(manifest, seed=seed)
 
 
 def _problem_line(problem: Problem, path: Path) -> str:
@@ -290,17 +315,18 @@ def _quantity(headers: Sequence[Header], name: str) -> _Values:
 def _counts(manifest: Manifest) -> str:
     from tabulate import tabulate
 
-    splits = [name for name in SPLITS if manifest.split(name)] if manifest.has_split else ["(none)"]
+    divided = as_trained(manifest)
     rows = []
-    for split in splits:
-        cases = manifest.split(split) if manifest.has_split else manifest.cases
+    for split in [name for name in SPLITS if divided.split(name)]:
+        cases = divided.split(split)
         patients = len({case.patient for case in cases})
         for index, name in enumerate(manifest.classes):
             positive = [case for case in cases if case.labels[index]]
             having = len({case.patient for case in positive})
             rows.append([split, name, len(cases), len(positive), len(cases) - len(positive), patients, having])
     headers = ["split", "class", "volumes", "positive", "negative", "patients", "with it"]
-    return str(tabulate(rows, headers=headers))
+    table = str(tabulate(rows, headers=headers))
+    return table if manifest.has_split else f"{table}\nthe list gives no split: training makes this one (seed 0)"
 
 
 def _geometry(headers: Sequence[Header]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from tonno_core.bundle.calibration import OTHER_PLANES, planes_text
+from tonno_core.bundle.calibration import LEAST_TO_CHOOSE, OTHER_PLANES, planes_text
 from tonno_core.bundle.file import Bundle, BundleSpec, check_can_write, load_bundle, save_description
 from tonno_core.cohort.manifest import Manifest, read_for_model
 from tonno_core.errors import TonnoError
@@ -153,9 +153,35 @@ def summary_of(spec: BundleSpec) -> list[str]:
     for key, record in spec.thresholds.items():
         names = Variant(key.partition("/")[0]).choices()
         chosen = ", ".join(f"{name} {record['settings'][name]}" for name in names)
-        area = record.get("auc")
-        volumes = "no AUC" if area is None else f"AUC {area:.3f}"
-        lines.append(f"{key}: threshold {record['threshold']:.4g}, {volumes}; {chosen}")
+        lines.append(f"{key}: threshold {record['threshold']:.4g}, {_area_of(record)}; {chosen}")
         for other in record.get(OTHER_PLANES, ()):
             lines.append(f"  {planes_text(other['settings'])}: threshold {other['threshold']:.4g}")
+    few = [record for record in spec.thresholds.values() if _is_few(record)]
+    if few:
+        lines.append(
+            f"nothing was chosen, each method has its default: split val has {few[0]['positive_volumes']} volumes "
+            f"with and {few[0]['negative_volumes']} without the finding, a choice takes {LEAST_TO_CHOOSE} of each"
+        )
+    for key, record in spec.thresholds.items():
+        if record["threshold"] <= 0:
+            lines.append(f"warning: {key}: the threshold is not above 0; the classifier may have learned nothing")
     return lines or ["no negative volume in split val: nothing calibrated, `threshold` auto will be Otsu's"]
+
+
+def _is_few(record: Json) -> bool:
+    """Return whether a method has its default because there were too few volumes to choose by."""
+    counts = [record.get(f"{kind}_volumes", LEAST_TO_CHOOSE) for kind in ("positive", "negative")]
+    return "nested_auc" in record and bool(min(counts) < LEAST_TO_CHOOSE)
+
+
+def _area_of(record: Json) -> str:
+    """Return a record's AUC as it is expected of other volumes, with its interval and the counts."""
+    area = record.get("nested_auc", record.get("auc"))
+    if area is None:
+        return "no peak AUC"
+    if "nested_auc_interval" not in record:  # of an earlier version: the highest of all that were tried
+        return f"peak AUC {area:.3f} (of the variant chosen by it)"
+    low, high = record["nested_auc_interval"]
+    volumes = f"{record['positive_volumes']} + {record['negative_volumes']} volumes"
+    among = f", chosen from {record['chosen_from']} without the volumes compared" if record["chosen_from"] > 1 else ""
+    return f"peak AUC {area:.3f} ({low:.2f} to {high:.2f}; {volumes}{among})"

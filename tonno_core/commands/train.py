@@ -128,9 +128,8 @@ def _summary(spec: BundleSpec, output: Path, folder: RunFolder, *, split_made: b
     record = spec.training
     lines = [f"loss at the end {record['final_loss']}, {record['seconds']:.0f} s"]
     if "validation" in record:
-        lines.append(
-            f"validation AUC: slices {record['validation']['slice_auc']}, volumes {record['validation']['volume_auc']}"
-        )
+        areas = record["validation"]
+        lines.append(f"validation on random slices: slice AUC {areas['slice_auc']}, volume AUC {areas['volume_auc']}")
     lines += summary_of(spec)
     if split_made:
         lines.append(f"the manifest gives no split: one by patient was made, {folder.split}")

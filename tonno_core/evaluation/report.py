@@ -30,7 +30,9 @@ DEFINITIONS = f"""\
   among {_FACTORS}. It has seen the masks: no result, but what one rule for all could
   reach. **Cost**: how much higher it is than Dice at the own threshold; its interval is at that factor.
 - **Best Dice**: the threshold chosen by each case's own truth: an upper bound.
-- **AUC**: of the heatmap's highest value in the foreground, against the volume's label. **Balanced accuracy**: mean
+- **Peak AUC**: of the heatmap's highest value in the foreground, against the volume's label; **score AUC**: of the
+  mean of the classifier's highest tenth of logits, over all planes. Neither is training's *volume AUC*, of 64 random
+  slices. **Balanced accuracy**: mean
   of sensitivity and specificity, where a volume is called positive when that value reaches the own threshold,
   however small the component."""
 
@@ -80,7 +82,7 @@ def terminal_table(summary: Summary) -> str:
         for row in summary.rows
         if row.best
     ]
-    names = ["method", *headers.values(), "AUC", "bal. acc."]
+    names = ["method", *headers.values(), "peak AUC", "bal. acc."]
     return tabulate(rows, headers=names, disable_numparse=True) + f"\n{_counts(summary)}"
 
 
@@ -115,10 +117,10 @@ def _volume_table(summary: Summary) -> str:
         ]
         for row in summary.rows
     ]
-    headers = ["method", "AUC", "balanced accuracy", "threshold", "from", "tuned factor", "cost in Dice"]
+    headers = ["method", "peak AUC", "balanced accuracy", "threshold", "from", "tuned factor", "cost in Dice"]
     table = _pipe(headers, cells)
     if summary.score_auc is not None:
-        table += "\n\nThe classifier's own volume-level score, without any heatmap: AUC "
+        table += "\n\nThe classifier's own volume-level score, without any heatmap: score AUC "
         table += f"{_with_interval(summary.score_auc)}."
     return table
 

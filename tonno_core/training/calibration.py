@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from tonno_core.bundle.calibration import settings_that_matter, threshold_key
+from tonno_core.bundle.calibration import LEAST_TO_CHOOSE, settings_that_matter, threshold_key
 from tonno_core.bundle.decide import Run, decide
 from tonno_core.bundle.file import Bundle, BundleSpec
 from tonno_core.bundle.ready import ReadyModel, prepare_model
@@ -36,6 +36,10 @@ from tonno_core.volume.volume import Volume
 SHARE_OF_VOLUMES = 0.95
 # The noise floor: one foreground voxel in a thousand of a negative scan reaches it.
 FLOOR_QUANTILE = 0.999
+# Of an interval of an AUC, which holds 95 %.
+DEVIATIONS = 1.96
+# Pairs of a positive and a negative volume that are left out in turn, at most.
+LEFT_OUT = 200
 # So many negative volumes say how much each stage counts where stages are added up, before all volumes are looked at.
 WEIGHING_VOLUMES = 8
 
@@ -77,11 +81,13 @@ class _Tried:
 
     @property
     def auc_error(self) -> float:
-        """Its standard error (J. A. Hanley, B. J. McNeil, Radiology 143(1), 1982, 29-36)."""
-        area, negative, positive = self.auc or 0.0, len(self.peaks[0]), len(self.peaks[1])
-        of_positives = (positive - 1) * (area / (2.0 - area) - area**2)
-        of_negatives = (negative - 1) * (2.0 * area**2 / (1.0 + area) - area**2)
-        return math.sqrt((area * (1.0 - area) + of_positives + of_negatives) / (positive * negative))
+        """Its standard error."""
+        return auc_error(self.auc or 0.0, len(self.peaks[0]), len(self.peaks[1]))
+
+    def without(self, negative: int, positive: int) -> _Tried:
+        """Return the same without one volume of each label."""
+        kept = [values[:out] + values[out + 1 :] for values, out in zip(self.peaks, (negative, positive), strict=True)]
+        return _Tried(self.variant, (kept[0], kept[1]), self.floors)
 
     @property
     def separation(self) -> float:
@@ -163,8 +169,9 @@ def calibrate(
     """Choose a variant and a threshold for each method of a bundle, from volumes with labels of a class.
 
     Of single stages the highest AUC wins, then the larger separation, then the first; a sum of that stage and a
-    neighbor goes before it where its AUC is not clearly lower. Without positive volumes it is the first of each method;
-    without negative volumes there is no noise to measure: nothing is returned.
+    neighbor goes before it where its AUC is not clearly lower. With fewer than `LEAST_TO_CHOOSE` volumes of a label it
+    is the first of each method, its default; without negative volumes there is no noise to measure, and nothing is
+    returned.
 
     Args:
         bundle: The model.
@@ -250,6 +257,69 @@ def foreground_values(
     return measured
 
 
+def auc_error(area: float, negative: int, positive: int) -> float:
+    """Compute the standard error of an AUC (J. A. Hanley, B. J. McNeil, Radiology 143(1), 1982, 29-36).
+
+    Args:
+        area: The AUC.
+        negative: Number of negative volumes.
+        positive: Number of positive ones.
+
+    Returns:
+        The error; 0 for areas of 0 and 1.
+    """
+    of_positives = (positive - 1) * (area / (2.0 - area) - area**2)
+    of_negatives = (negative - 1) * (2.0 * area**2 / (1.0 + area) - area**2)
+    return math.sqrt(max(0.0, area * (1.0 - area) + of_positives + of_negatives) / (positive * negative))
+
+
+def auc_interval(area: float, negative: int, positive: int) -> tuple[float, float]:
+    """Return the areas from which an observed one is no more than `DEVIATIONS` of their own standard errors away.
+
+    So an area of 1 from few volumes has a width (R. G. Newcombe, Stat. Med. 25(4), 2006, 559-573, method 5 in its plain
+    form).
+
+    Args:
+        area: The AUC observed.
+        negative: Number of negative volumes.
+        positive: Number of positive ones.
+
+    Returns:
+        The ends.
+    """
+    true = np.linspace(0.0, 1.0, 2001)
+    errors = np.array([auc_error(each, negative, positive) for each in true.tolist()])
+    held = true[np.abs(true - area) <= DEVIATIONS * errors + 1e-9]
+    return float(min(held.min(initial=area), area)), float(max(held.max(initial=area), area))
+
+
+def nested_auc(tried: list[_Tried]) -> float | None:
+    """Estimate the AUC of a method whose variant is chosen: of volumes that the choice did not see.
+
+    A positive and a negative volume are left out in turn, the others choose, and the two are compared by that variant.
+    The AUC of the variant that all chose is the highest of many, which flatters.
+
+    Args:
+        tried: The method's variants.
+
+    Returns:
+        The share of pairs in the right order, ties counting half; None where a label has fewer than two volumes.
+    """
+    negatives, positives = (len(values) for values in tried[0].peaks)
+    if min(negatives, positives) < 2:
+        return None
+    pairs = list(np.ndindex(negatives, positives))
+    if len(pairs) > LEFT_OUT:
+        pairs = [pairs[index] for index in np.random.default_rng(0).choice(len(pairs), LEFT_OUT, replace=False)]
+    wins = 0.0
+    for negative, positive in pairs:
+        best = _best([candidate.without(negative, positive) for candidate in tried]).variant
+        chosen = next(candidate for candidate in tried if candidate.variant == best)
+        low, high = chosen.peaks[0][negative], chosen.peaks[1][positive]
+        wins += (high > low) + 0.5 * (high == low)
+    return float(wins / len(pairs))
+
+
 def _best(tried: list[_Tried]) -> _Tried:
     """Return a method's best of a single stage by AUC and separation, or that stage and its neighbor added up.
 
@@ -272,7 +342,9 @@ def _best(tried: list[_Tried]) -> _Tried:
 def _chosen(tried: list[_Tried], spec: BundleSpec, settings: ReconstructionSettings, quantile: float) -> Calibration:
     thresholds: dict[str, Json] = {}
     for method in dict.fromkeys(candidate.variant.method for candidate in tried):
-        best = _best([candidate for candidate in tried if candidate.variant.method == method])
+        of_method = [candidate for candidate in tried if candidate.variant.method == method]
+        choosing = len(of_method) > 1 and min(map(len, of_method[0].peaks)) >= LEAST_TO_CHOOSE
+        best = _best(of_method) if choosing else of_method[0]
         thresholds[threshold_key(method, settings.class_name, spec.classes)] = {
             **best.numbers(quantile),
             "volume_quantile": quantile,
@@ -280,9 +352,19 @@ def _chosen(tried: list[_Tried], spec: BundleSpec, settings: ReconstructionSetti
             "negative_volumes": len(best.peaks[0]),
             "positive_volumes": len(best.peaks[1]),
             "settings": settings_that_matter(best.variant, settings),
+            **_honest(best, of_method if choosing else []),
         }
     records = [
         {"class": settings.class_name, **candidate.variant.record(), **candidate.numbers(quantile)}
         for candidate in tried
     ]
     return Calibration(thresholds, records)
+
+
+def _honest(best: _Tried, chosen_from: list[_Tried]) -> Json:
+    """Return ``nested_auc`` of a record, of volumes that the choice did not see, and its interval."""
+    area = nested_auc(chosen_from) if chosen_from else best.auc
+    record: Json = {"chosen_from": max(1, len(chosen_from)), "nested_auc": area}
+    if area is not None:
+        record["nested_auc_interval"] = list(auc_interval(area, len(best.peaks[0]), len(best.peaks[1])))
+    return record

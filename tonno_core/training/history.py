@@ -75,10 +75,10 @@ def _draw(path: Path, history: Sequence[Epoch]) -> None:
     losses.set_ylabel("cross-entropy of slices")
     where: Any = ("axes fraction", "data")
     losses.annotate("guessing ", (1, np.log(2)), xycoords=where, ha="right", va="top", color="0.4")
-    _curve(aucs, steps, [epoch.slice_auc for epoch in history], "slices", "#8f5902")
-    _curve(aucs, steps, [epoch.volume_auc for epoch in history], "volumes", "#4e9a06")
+    _curve(aucs, steps, [epoch.slice_auc for epoch in history], "slice AUC", "#8f5902")
+    _curve(aucs, steps, [epoch.volume_auc for epoch in history], "volume AUC", "#4e9a06")
     aucs.axhline(0.5, color="0.6", linewidth=0.8, linestyle="--")
-    aucs.set(ylabel="AUC on validation", ylim=(0.0 if _below_half(history) else 0.45, 1.02))
+    aucs.set(ylabel="validation, random slices", ylim=(0.0 if _below_half(history) else 0.45, 1.02))
     _curve(rates, steps, [epoch.learning_rate for epoch in history], "", "0.3")
     rates.set(ylabel="learning rate", xlabel="step", ylim=(0, None))
     for axes in (losses, aucs):

@@ -211,7 +211,7 @@ class Trainer:
         at = self._at
         shown = {"loss": f"{np.mean(at.losses[-50:]):.3f}"}
         if at.history and at.history[-1].volume_auc is not None:
-            shown["AUC"] = f"{at.history[-1].volume_auc:.3f}"
+            shown["volume AUC"] = f"{at.history[-1].volume_auc:.3f}"
         if at.history:
             shown["waiting"] = f"{at.history[-1].wait_share:.0%}"
         bar.set_postfix(shown, refresh=False)
