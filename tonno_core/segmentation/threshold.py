@@ -126,10 +126,11 @@ def threshold_warning(
         threshold: Of the mask.
 
     Returns:
-        A sentence with what to do; None where the threshold is above 0 and the mask no more than `MOST` of that.
+        A sentence with what to do; None where the mask is empty, or the threshold above 0 and the mask no more than
+        `MOST` of that.
     """
     share = int(np.count_nonzero(mask)) / max(1, int(np.count_nonzero(inside)))
-    if threshold > 0 and share <= MOST:
+    if not share or (threshold > 0 and share <= MOST):
         return None
     found = f"the threshold {threshold:.4g} is not above 0" if threshold <= 0 else "the threshold is too low"
     return (
