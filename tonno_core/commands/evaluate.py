@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tonno_core
+from tonno_core.bundle.classes import class_of
 from tonno_core.bundle.decide import check_stages, decide
 from tonno_core.bundle.file import Bundle, load_bundle
 from tonno_core.bundle.ready import ReadyModel, prepare_model
@@ -88,7 +89,10 @@ def evaluate_manifest(
     bundle = load_bundle(model)
     asked = {**options, "methods": options.get("methods") or METHODS}
     settings = bundle.spec.choices.settings(asked)
-    class_name = _class_of(bundle, settings)
+    class_name = class_of(settings.class_name, bundle.spec.classes)
+    if len(bundle.spec.classes) > 1:  # evaluations of earlier versions did not name the first
+        named = None if class_name == bundle.spec.classes[0] else class_name
+        settings = dataclasses.replace(settings, class_name=named)
     tasks = tasks_of(read_manifest(manifest_path, class_name=class_name), choices.split, class_name)
     content, setup = _prepare(bundle, settings, tasks, choices, class_name)
     names = [task.name for task in tasks]
@@ -146,14 +150,6 @@ def tasks_of(manifest: Manifest, split: str, class_name: str) -> list[Task]:
     ]
 
 
-def _class_of(bundle: Bundle, settings: ReconstructionSettings) -> str:
-    name = settings.class_name or bundle.spec.classes[0]
-    if name not in bundle.spec.classes:
-        classes = ", ".join(bundle.spec.classes)
-        raise TonnoError(f"`class_name` '{name}' is unknown to this model, expected one of {classes}")
-    return name
-
-
 def _prepare(
     bundle: Bundle, settings: ReconstructionSettings, tasks: Sequence[Task], choices: Choices, class_name: str
 ) -> tuple[Json, Setup]:
@@ -169,11 +165,16 @@ def _prepare(
     variants: dict[Variant, str] = {}
     for name, row in rows.items():
         variants.setdefault(row.variant, name)
-    run = decide(settings, model, variants={name: variant for variant, name in variants.items()})
+    named = {name: variant for variant, name in variants.items()}
+    run = decide(settings, model, variants=named, classes=(class_name,))
     listed = [[str(part) for part in _row(task)] for task in tasks]
     content = {
         "tonno": tonno_core.__version__,
-        "model": {"encoder": bundle.spec.encoder, "sha256": bundle.spec.sha256},
+        "model": {
+            "encoder": bundle.spec.encoder,
+            "sha256": bundle.spec.sha256,
+            **bundle.spec.more_than_default(),
+        },
         "manifest": {
             "cases": len(tasks),
             "sha256": fingerprint(listed),

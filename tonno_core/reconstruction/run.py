@@ -21,6 +21,7 @@ from tonno_core.slicing.preparation import PreparedVolume, prepare_volume
 from tonno_core.slicing.region import Region
 from tonno_core.slicing.sampling import SliceSource
 from tonno_core.tomography.inversion import Inverter
+from tonno_core.volume.intensity import parse_intensity
 from tonno_core.volume.volume import Volume
 
 # Terms of the maps' sums that are kept for refinements, up to so many numbers (1 GB).
@@ -181,7 +182,8 @@ def _prepare(volume: Volume, run: Run) -> PreparedVolume:
 
 
 def _source(prepared: PreparedVolume, run: Run) -> SliceSource:
-    half = run.precision.itemsize == 2  # float16 or bfloat16: the encoder rounds its slices likewise
+    # float16 or bfloat16: the encoder rounds its slices likewise, but not the wide range that holds several windows
+    half = run.precision.itemsize == 2 and not parse_intensity(run.intensity).windows
     return SliceSource.from_volume(prepared.volume, fill=prepared.fill, device=run.device, half=half)
 
 
