@@ -21,11 +21,12 @@ from tonno_core.signals import drop_terminal, ending_signals
 _NOTICE = "For research only; not a medical device, not for diagnosis."
 # Texts of options that several commands share, or that are too long to stand beside them.
 _ABOUT = "Fact for the model's users, e.g. finding=..., modality=..., licence=..., data=...; may be repeated."
+_ACTIVATION = "softmax if the classes exclude each other, sigmoid if each is a question of its own."
 _BENCHED = "Model folder, or a timm model with random weights."
 _CALIBRATED = "Method to calibrate; may be repeated."
 _CAM = "Kind of class activation map."
 _CAM_STAGE = "CAM stage of the model."
-_CHANNELS = "Input channels of the encoder; all of them get the same slice."
+_CHANNELS = "Input channels of the encoder; all of them get the same slice, or a window each (--intensity)."
 _CLASS_OF_1 = "Name of the class that label 1 means, or which of two names is the finding."
 _COMPLETE = "Keep all choices and thresholds; add only what models of earlier versions lack."
 _DEVICE = "Where to compute. auto: CUDA if there is one, else Apple's MPS, else the CPU."
@@ -43,9 +44,13 @@ _GRID = "Backproject onto M^3 nodes and interpolate (band-limited), or onto ever
 _HALF = "Store kernels as float16, which halves the file."
 _HEADS = "Heads; every second one has lesions."
 _HEADS_SEED = "Seed of the heads; sets of different seeds share none."
-_INTENSITY = "How intensities are normalised; LO and HI are in the image's units, e.g. Hounsfield units."
+_INTENSITY = (
+    "How intensities are normalised; LO and HI are in the image's units, e.g. Hounsfield units. "
+    "window:LO:HI,LO:HI,... gives each channel its own window."
+)
 _LATTICE = "Spread the directions over a hemisphere, or over the whole sphere as in the paper."
 _LESIONS = "Lesions in each of those."
+_MEAN = "Mean that is subtracted: a number, one for each channel (a,b,c), or timm's for this model."
 _METHODS = f"Heatmap to compute; may be repeated. One of {', '.join(METHODS)}."
 _MIN_VOLUME = "Drop connected components that are smaller than this."
 _MODEL = "Model folder, or pixel-sum: a test of the whole chain without a model."
@@ -71,13 +76,16 @@ _STAGE = "Encoder stage of the class activation maps: 1 is the finest; 3+4 adds 
 _STAGES = "Stage to choose from; may be repeated."
 _STAGE_DECAY = "Factor on the learning rate from each encoder stage to the one before it."
 _START = "Weights to start from: random ones (none), those of ImageNet, or a file."
+_STD = "Standard deviation by which that is divided, likewise."
 _STOP = "Stop early once doubling the number of directions no longer changes the segmentation (Dice >= 0.98)."
 _THRESHOLD = "Threshold of the segmentation. auto: the model's own, or Otsu's if it has none."
 _TRAIN_SEED = "Seed of the weights, the split and the batches."
 _VOLUMES = "Volumes per batch, an even number: half of them are negative."
+_WHITE = "What HI of a window becomes: 1, or 255 for a classifier that was fed bytes."
 _WEIGHTS = "File with the weights (.safetensors or .pth), or none for random ones drawn from --seed."
 _ZOOM = "Put all offsets and pixels into the --roi: finer pixels than in training, see docs/method.md."
 _MODELS = "the model's"  # as a default
+_ONLY = "the only one beside normal, none, ..."
 _PATH = click.Path(path_type=Path)
 _SEED = click.IntRange(0, 999_999_999)
 _COUNT = click.IntRange(min=1)
@@ -85,6 +93,7 @@ _VOLUME = click.FloatRange(min=0)
 _PIXELS = click.IntRange(min=8)
 _FILTERS = click.Choice(["second-difference", "hann", "gaussian"])
 _FRAMES = click.Choice(["physical", "normalized"])
+_ACTIVATIONS = click.Choice(["sigmoid", "softmax"])
 _NORMS = click.Choice(["batch", "frozen-batch", "group"])
 # Options that several commands share.
 _slices_option = click.option("--slices", type=int, metavar="M", help=_SLICES, show_default="the model's, usually 64")
@@ -167,7 +176,7 @@ def cli() -> None:
 @click.option("--slice-size", type=int, metavar="S", help=_SIDE, show_default=_MODELS)
 @click.option("--stop-when", type=click.Choice(["stable"]), help=_STOP)
 @_preset_option
-@click.option("--class", "class_name", metavar="NAME", help="Class of the model to map.", show_default="the first")
+@click.option("--class", "class_name", metavar="NAME", help="Class of the model to map.", show_default=_ONLY)
 @click.option("--threshold", default="auto", show_default=True, metavar="auto|otsu|NUMBER", help=_THRESHOLD)
 @_min_volume_option
 @_device_option
@@ -221,20 +230,30 @@ def reconstruct(
 )
 @click.option("--norm", default="batch", show_default=True, type=_NORMS, help=_NORM)
 @click.option("--intensity", default="none", show_default=True, metavar="none|zscore|window:LO:HI", help=_INTENSITY)
+@click.option("--white", default="1", show_default=True, type=click.Choice(["1", "255"]), help=_WHITE)
+@click.option("--mean", metavar="timm|A,...", help=_MEAN, show_default="none")
+@click.option("--std", metavar="timm|A,...", help=_STD, show_default="none")
+@click.option("--pixel-mm", type=float, metavar="P", help=_PIXEL_MM, show_default="none: slices hold the whole scan")
+@click.option("--activation", default="sigmoid", show_default=True, type=_ACTIVATIONS, help=_ACTIVATION)
 @click.option("--seed", default=0, show_default=True, type=_SEED, help="Seed of random weights (--weights none).")
 @_about_option
 @click.option("--output", required=True, type=_PATH, metavar="DIR", help="Model folder to write.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing model.")
-def bundle(output: Path, overwrite: bool, classes: str, about: tuple[str, ...], **options: Any) -> None:
+def bundle(output: Path, overwrite: bool, classes: str, about: tuple[str, ...], white: str, **options: Any) -> None:
     """Make a model folder (bundle) from your own classifier.
 
     The folder holds the weights, and all settings that `tonno reconstruct` needs to show what the classifier sees.
+    Prints what is assumed of the classifier: compare that with how it was trained.
     """
-    from tonno_core.bundle.file import OwnClassifier, make_bundle
+    from tabulate import tabulate
+
+    from tonno_core.bundle.file import OwnClassifier, assumptions, make_bundle
 
     names = tuple(name.strip() for name in classes.split(","))
-    spec = make_bundle(OwnClassifier(classes=names, about=_pairs(about), **options), output, overwrite=overwrite)
-    click.echo(f"{spec.encoder} with classes {', '.join(spec.classes)} written to {output}")
+    own = OwnClassifier(classes=names, about=_pairs(about), white=int(white), **options)
+    spec = make_bundle(own, output, overwrite=overwrite)
+    click.echo(f"{spec.encoder} with classes {', '.join(spec.classes)} written to {output}. Assumed of its training:")
+    click.echo(tabulate(assumptions(spec), tablefmt="plain", disable_numparse=True))
 
 
 @cli.command()
@@ -390,7 +409,7 @@ def calibrate(
 @_lattice_option
 @_filter_option
 @_min_volume_option
-@click.option("--class", "class_name", metavar="NAME", help=_EVALUATED_CLASS, show_default="the first finding")
+@click.option("--class", "class_name", metavar="NAME", help=_EVALUATED_CLASS, show_default=_ONLY)
 @click.option("--all-candidates", is_flag=True, help="Add a row for each variant that the calibration tried.")
 @click.option("--seed", default=0, show_default=True, type=_SEED, help="Seed of the bootstrap.")
 @_device_option

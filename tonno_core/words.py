@@ -9,7 +9,7 @@ from collections.abc import Sequence
 _NO_FINDING = frozenset(
     {
         "0", "none", "no", "not", "nil", "false", "negative", "negativ", "neg", "absent", "absence", "healthy",
-        "normal", "control", "controls", "hc", "unremarkable", "unaffected", "background", "wnl",
+        "normal", "control", "controls", "hc", "unremarkable", "unaffected", "background", "bg", "clear", "wnl",
         "within normal limits",
     }
 )  # fmt: skip

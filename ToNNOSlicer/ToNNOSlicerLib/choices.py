@@ -8,6 +8,7 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
+from tonno_core.bundle.classes import first_choice
 from tonno_core.output import Json
 from ToNNOSlicerLib import install, models
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
@@ -95,7 +96,7 @@ class Choices:
         return present
 
     def checkClass(self, parameters) -> None:
-        """Choose the model's first class if it does not have the chosen class.
+        """Choose the model's first class of a finding if it does not have the chosen class.
 
         Args:
             parameters: The parameter node.
@@ -104,7 +105,7 @@ class Choices:
         if model is None or parameters.className in model.classes:
             return
         if parameters.className != ALL_CLASSES or len(model.classes) == 1:
-            parameters.className = model.classes[0]
+            parameters.className = first_choice(model.classes)
 
     def _rememberedFolders(self) -> list[str]:
         return [folder for folder in self._read(self.FOLDERS).split("\n") if folder]
@@ -236,7 +237,7 @@ class Choices:
         if chosen is None:
             raise ToNNOUserError(_("No model is selected."), _("Select one, or click Open folder..."))
         model = self._reread(chosen)
-        className = parameters.className or model.classes[0]
+        className = parameters.className or first_choice(model.classes)
         className = "" if className == ALL_CLASSES else className
         return RunRequest(
             volumeNode=parameters.inputVolume,
@@ -248,7 +249,7 @@ class Choices:
             roiNode=parameters.roi,
             zoom=parameters.zoom and parameters.roi is not None,
             device=parameters.device or "auto",
-            threshold=model.threshold(parameters.method.value, className or model.classes[0]),
+            threshold=model.threshold(parameters.method.value, className or first_choice(model.classes)),
             minMm3=parameters.minMm3,
         )
 

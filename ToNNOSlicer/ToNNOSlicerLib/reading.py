@@ -7,6 +7,7 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
+from tonno_core.bundle.classes import first_choice
 from ToNNOSlicerLib import worklist
 from ToNNOSlicerLib.logic import cases
 from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
@@ -55,7 +56,7 @@ class Reading:
             raise ToNNOUserError(_("No model is selected."), _("Select one, or click Open folder..."))
         arguments = worklist.arguments(
             parameters.method.value,
-            parameters.className if parameters.className in model.classes else "",
+            parameters.className if parameters.className in model.classes else first_choice(model.classes),
             parameters.quality.value,
             parameters.device or "auto",
             parameters.minMm3,

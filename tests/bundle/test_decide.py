@@ -28,7 +28,7 @@ RECORD = {
 
 
 def ready(stages: int = 4, **changes: Any) -> ReadyModel:
-    spec = spec_of(classes=("a", "b"), slice_size=32, **changes)
+    spec = spec_of(classes=("a", "none"), slice_size=32, **changes)
     encoder: Any = SimpleNamespace(classes=spec.classes, stages=stages)
     return ReadyModel(encoder, spec, 32, torch.device("cpu"), torch.float32)
 
@@ -56,13 +56,13 @@ def test_what_is_asked_goes_before_what_the_model_chose() -> None:
 
 
 def test_each_class_has_its_output_once() -> None:
-    run = decide(ReconstructionSettings(methods=("tonno",)), ready(), classes=("b", "a", "b"))
-    assert [(target.name, target.output) for target in run.targets] == [("b", 1), ("a", 0)]
+    run = decide(ReconstructionSettings(methods=("tonno",)), ready(), classes=("none", "a", "none"))
+    assert [(target.name, target.output) for target in run.targets] == [("none", 1), ("a", 0)]
 
 
 def test_a_run_of_several_classes_is_not_taken_for_that_of_the_first() -> None:
     volume = Volume(np.zeros((8, 8, 8), np.float32), np.eye(4))
-    run = decide(ReconstructionSettings(methods=("tonno",)), ready(), classes=("a", "b"))
+    run = decide(ReconstructionSettings(methods=("tonno",)), ready(), classes=("a", "none"))
     with pytest.raises(ValueError):
         execute(volume, ready().encoder, run)
 
@@ -85,13 +85,13 @@ def test_a_threshold_is_that_of_the_planes_that_were_looked_at(
     known = run.threshold(run.targets[0], "tonno", directions)
     assert known is not None
     assert (known.value, known.source) == (value, source)
-    assert run.threshold(replace(run.targets[0], name="b"), "tonno") is None  # which nobody calibrated
+    assert run.threshold(replace(run.targets[0], name="none"), "tonno") is None  # which nobody calibrated
 
 
 @pytest.mark.parametrize(
     ("settings", "more", "message"),
     [
-        ({"class_name": "c"}, {}, "`class_name` 'c' is unknown to this model, expected one of a, b"),
+        ({"class_name": "c"}, {}, "`class_name` 'c' is unknown to this model, expected one of a, none"),
         ({"slice_size": 48}, {}, "`slice_size` is 48, the model was made ready for 32"),
         ({"methods": ("averaged-cam",), "stages": (5,)}, {}, "`stage` 5 does not exist in this encoder, expected 1 to"),
         ({"methods": ("averaged-cam",), "stages": (2, 3)}, {}, r"`stage` 2\+3: how much each of these counts"),

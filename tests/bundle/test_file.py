@@ -17,6 +17,7 @@ from tonno_core.bundle import file as bundle_module
 from tonno_core.bundle.file import (
     BundleSpec,
     OwnClassifier,
+    assumptions,
     check_can_write,
     load_bundle,
     make_bundle,
@@ -267,7 +268,8 @@ def test_a_schema_of_the_future(folder: Path) -> None:
     assert "schema None is unknown" in refused(folder)
 
 
-KEYS = [field.name for field in dataclasses.fields(BundleSpec) if field.name not in ("schema", "calibration")]
+OPTIONAL = ("schema", "calibration", "white", "mean", "std", "activation")
+KEYS = [field.name for field in dataclasses.fields(BundleSpec) if field.name not in OPTIONAL]
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -504,3 +506,68 @@ def test_weights_of_other_classes_are_named(tmp_path: Path) -> None:
     torch.save(random_network("resnet10t", classes=1000).state_dict(), tmp_path / "w.pth")
     with pytest.raises(TonnoError, match=r"`weights` .*w\.pth: tensor fc.weight has shape \(1000, 512\).*classes"):
         make(tmp_path / "b", weights=str(tmp_path / "w.pth"))
+
+
+# -------------------- what is assumed of a classifier
+
+
+def test_what_is_said_of_a_classifier_is_kept_and_used(tmp_path: Path) -> None:
+    model = random_network("resnet10t", channels=3, classes=2)
+    save_file(model.state_dict(), tmp_path / "mine.safetensors")
+    own = OwnClassifier(
+        "resnet10t", str(tmp_path / "mine.safetensors"), 32, 3, ("normal", "lesion"), intensity="window:-50:150",
+        white=255, mean="timm", pixel_mm=1.5, activation="softmax",
+    )  # fmt: skip
+    spec = make_bundle(own, tmp_path / "model")
+    bundle = load_bundle(tmp_path / "model")
+    assert dataclasses.replace(bundle.spec, defaults=spec.defaults) == spec  # whose tuples are lists in JSON
+    spec = bundle.spec
+    assert (spec.pixel_mm, spec.white, spec.activation) == (1.5, 255, "softmax")
+    assert spec.mean == pytest.approx((0.485 * 255, 0.456 * 255, 0.406 * 255))
+    slices = torch.rand(2, 32, 32, generator=torch.Generator().manual_seed(0))
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    fed = (slices[:, None] - mean[:, None, None]) / std[:, None, None]
+    with torch.no_grad():
+        expected = torch.logit(model(fed).double().softmax(1))
+    # float32 keeps 1e-7; ten layers in another order keep 1e-5.
+    torch.testing.assert_close(bundle.classifier().logits(slices).double(), expected, rtol=1e-4, atol=1e-4)
+    said = dict(assumptions(spec))
+    assert said["pixels"] == "32 x 32, of 1.5 mm"
+    assert said["intensities"] == "-50 to 150 become 0 to 255, cut off beyond; 0 outside of the scan"
+    assert said["mean and std"] == "less 123.675, 116.28, 103.53 and divided by 58.395, 57.12, 57.375"
+    assert "normal, lesion" in said["outputs"] and "softmax" in said["outputs"]
+
+
+def test_a_model_that_needs_no_optional_key_has_none(folder: Path) -> None:
+    assert not {"white", "mean", "std", "activation"} & json.loads((folder / "model.json").read_text()).keys()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"activation": "softmax"}, "`activation` softmax: one class has no others"),
+        ({"mean": "timm"}, "`mean` timm: needs intensities from 0 to 1, `intensity` none gives others"),
+        ({"white": 255, "intensity": "zscore"}, "`white` 255: needs intensities from 0 to 1"),
+        ({"mean": "timm", "std": "1", "intensity": "window:0:1"}, "one is timm"),
+        ({"std": "0"}, "`std` '0': expected timm, a number above 0"),
+        ({"intensity": "window:0:1,0:2"}, "2 windows for `channels` 1"),
+        ({"pixel_mm": 0.0}, "`pixel_mm` is 0.0, expected millimeters"),
+    ],
+)
+def test_what_cannot_be_meant_of_a_classifier_is_refused(changes: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(TonnoError) as caught:
+        make_bundle(OwnClassifier("resnet10t", "none", 32, **changes), tmp_path / "model")
+    assert message in str(caught.value)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("white", 2), ("mean", [1, 2]), ("mean", "1"), ("mean", ["a"]), ("std", [0]), ("std", [float("nan")]),
+        ("activation", "softmax"), ("activation", "relu"),
+    ],
+)  # fmt: skip
+def test_an_optional_key_that_is_wrong_is_named(key: str, value: object, folder: Path) -> None:
+    edit(folder, **{key: value})
+    assert f"model.json: key '{key}' is {value!r}, expected" in refused(folder)

@@ -194,7 +194,11 @@ def test_the_report_tells_the_run_and_neither_path_nor_patient(tonno: Command, t
     assert report["model"]["encoder"] == "resnet10t"
     assert report["model"]["sha256"] == load_bundle("model").spec.sha256
     assert report["model"]["about"] == {"finding": "none"}
-    assert (report["device"], report["precision"], report["class"]) == ("cpu", "float32", "healthy")
+    assert (report["device"], report["precision"], report["class"]) == (
+        "cpu",
+        "float32",
+        "ill",
+    )  # not the first, which stands for no finding
     assert report["layout"] == "channels last"
     assert report["settings"]["slices"] == 10
     assert report["settings"]["directions"] == 6
@@ -290,7 +294,8 @@ def test_a_bundle_from_a_weights_file_explains_ones_own_classifier(tonno: Comman
         "bundle", "--encoder", "resnet10t", "--weights", tmp_path / "mine.pth", "--slice-size", 32, "--classes", "a, b",
         "--intensity", "zscore", "--about", "modality=MR", "--about", "licence = CC0=ok", "--output", tmp_path / "b",
     )  # fmt: skip
-    assert (status, out, err) == (0, f"resnet10t with classes a, b written to {tmp_path / 'b'}\n", "")
+    assert (status, err) == (0, "")
+    assert out.startswith(f"resnet10t with classes a, b written to {tmp_path / 'b'}. Assumed of its training:\n")
     assert load_bundle(tmp_path / "b").spec.about == {"modality": "MR", "licence": "CC0=ok"}
     run = ("reconstruct", "scan.nii.gz", "--model", tmp_path / "b", "--class", "b", *COARSE, "--output", tmp_path / "o")
     assert tonno(*run)[0] == 0
@@ -783,3 +788,28 @@ def test_signals_end_a_run_within_a_second_and_leave_nothing(
     assert rest.decode().splitlines()[-1] == "tonno: interrupted, nothing half-written is left"
     assert b"Traceback" not in rest
     assert names(tmp_path) == set()
+
+
+def test_the_class_of_a_softmax_head_is_named_and_what_is_assumed_is_said(tonno: Command, tmp_path: Path) -> None:
+    head = ("bundle", "--encoder", "resnet10t", "--weights", "none", "--slice-size", 32, "--activation", "softmax")
+    status, out, _ = tonno(
+        *head, "--classes", "normal,lesion", "--intensity", "window:0:200", "--mean", "timm", "--pixel-mm", 2,
+        "--output", tmp_path / "two",
+    )  # fmt: skip
+    assert status == 0
+    for said in ("32 x 32, of 2 mm", "0 to 200 become 0 to 1", "less 0.449 and divided by 0.226", "(softmax)"):
+        assert said in out
+    status, out, _ = tonno(
+        "reconstruct", "scan.nii.gz", "--model", tmp_path / "two", *COARSE, "--output", tmp_path / "o"
+    )
+    assert status == 0
+    assert out.splitlines()[2].split()[1] == "lesion"
+    report = json.loads((tmp_path / "o/report.json").read_text())
+    assert report["class"] == "lesion"
+    assert report["model"]["activation"] == "softmax"
+    assert report["model"]["mean"] == [0.449]
+    assert tonno(*head, "--classes", "cyst,tumour", "--output", tmp_path / "asks")[0] == 0
+    asked = tonno.refused(
+        "reconstruct", "scan.nii.gz", "--model", tmp_path / "asks", *COARSE, "--output", tmp_path / "p"
+    )
+    assert asked == "the model has 2 classes (cyst, tumour); give --class to say which to look for"

@@ -35,7 +35,7 @@ PAIR = 2 * 22  # slices: two directions in a batch
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> ReadyModel:
     """A network of two classes, whose answers to slices one by one are all different."""
-    folder = write_random_bundle(tmp_path_factory.mktemp("models") / "two", classes=("first", "second"))
+    folder = write_random_bundle(tmp_path_factory.mktemp("models") / "two", classes=("first", "none"))
     return prepare_model(load_bundle(folder), SETTINGS, "cpu", "float32")
 
 
@@ -117,7 +117,7 @@ def test_a_resumed_run_is_a_whole_one_to_the_last_bit(ready: ReadyModel, stops: 
 def test_a_stop_in_either_of_two_passes(
     ready: ReadyModel, batches: int, extent: tuple[int, int], reach: dict[str, tuple[int, int]]
 ) -> None:
-    names = ("second", "first")
+    names = ("none", "first")
     ending = Ending(batches)
     classes = look_at(
         VOLUME, ready, SEVERAL, classes=names, reporter=ending.reporter(), keep=True, batch_size=PAIR
@@ -179,7 +179,7 @@ def test_batches_of_another_size_make_no_difference_but_rounding(ready: ReadyMod
 
 def test_a_resumed_run_that_is_cancelled_stays_as_far_as_it_came(ready: ReadyModel) -> None:
     classes = look_at(
-        VOLUME, ready, SEVERAL, classes=("first", "second"), reporter=Ending(3).reporter(), keep=True, batch_size=PAIR
+        VOLUME, ready, SEVERAL, classes=("first", "none"), reporter=Ending(3).reporter(), keep=True, batch_size=PAIR
     )
     for batches in (1, 10):  # in the first pass, and in the second
         before = classes[0].planes_done[0]
@@ -189,7 +189,7 @@ def test_a_resumed_run_that_is_cancelled_stays_as_far_as_it_came(ready: ReadyMod
         assert classes[0].planes_done[0] == before + batches * PAIR
         assert classes[0].stopped
     resume(classes, batch_size=PAIR)
-    same(all_finished(classes, SEVERAL), whole(ready, SEVERAL, classes=("first", "second")))
+    same(all_finished(classes, SEVERAL), whole(ready, SEVERAL, classes=("first", "none")))
 
 
 def test_a_cancel_in_the_middle_of_a_batch_counts_nothing_twice(ready: ReadyModel) -> None:

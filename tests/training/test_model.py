@@ -13,6 +13,7 @@ from torch import nn
 from tests.networks import random_network
 from tests.training.toy import SETTINGS, same_weights
 from tonno_core.encoding.classifier import create_model
+from tonno_core.encoding.convention import Convention
 from tonno_core.errors import TonnoError
 from tonno_core.training.model import SliceLogits, initial_model, parameter_groups, set_training_mode
 from tonno_core.training.settings import TrainingSettings
@@ -150,7 +151,7 @@ def test_slices_go_to_every_channel_and_logits_come_in_float32(precision: torch.
     model = random_network("test_resnet", channels=3, classes=2)
     slices = torch.randn(2, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        logits = SliceLogits(model, 3, precision)(slices)
+        logits = SliceLogits(model, Convention(3), precision)(slices)
         expected = model(slices[:, None].expand(-1, 3, -1, -1))
     assert logits.dtype == torch.float32
     # bfloat16 has 8 bits: 0.4 % per layer.
@@ -160,5 +161,5 @@ def test_slices_go_to_every_channel_and_logits_come_in_float32(precision: torch.
 
 def test_a_network_of_several_branches_can_be_trained() -> None:
     model = create_model("crossvit_tiny_240", channels=1, classes=1, norm="batch", slice_size=240)
-    logits = SliceLogits(model, 1, torch.float32)(torch.randn(1, 240, 240))
+    logits = SliceLogits(model, Convention(), torch.float32)(torch.randn(1, 240, 240))
     assert logits.shape == (1, 1)

@@ -151,9 +151,10 @@ def plain_heatmap(
     shown = within_ball(volume, prepared.frame_to_ras) if settings.frame == "physical" else True
     network = plain_network(bundle, size).to(device)
     index = spec.classes.index(settings.class_name) if settings.class_name else 0
+    convention = spec.convention
 
     def classify(slices: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = network(slices[:, None].repeat(1, spec.channels, 1, 1))[:, index]
+        logits: torch.Tensor = convention.logits(network(convention.input(slices)))[:, index]
         return logits
 
     def heatmap() -> npt.NDArray[np.float32]:

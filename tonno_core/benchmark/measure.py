@@ -169,7 +169,7 @@ def run_whole(volume: Volume, ready: ReadyModel, settings: ReconstructionSetting
 def _reconstruct(
     volume: Volume, ready: ReadyModel, settings: ReconstructionSettings, reporter: Reporter
 ) -> Reconstruction:
-    return execute(volume, ready.encoder, decide(settings, ready), reporter)
+    return execute(volume, ready.encoder, decide(settings, ready, classes=ready.encoder.classes[:1]), reporter)
 
 
 @dataclass(frozen=True)

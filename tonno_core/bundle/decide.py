@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from tonno_core.bundle.calibration import ModelChoices, ModelThreshold
+from tonno_core.bundle.classes import class_of
 from tonno_core.bundle.ready import ReadyModel
 from tonno_core.errors import TonnoError
 from tonno_core.settings import CAM_METHODS, ReconstructionSettings, Variant, choices_of, stages_text
@@ -112,7 +113,7 @@ def decide(
         model: Ready on its device.
         variants: The heatmaps wanted, by names of the caller's; None for one of each of the settings' methods, as the
             model makes it, named by its method.
-        classes: Of which heatmaps are wanted; none for the settings' class alone, by default the model's first.
+        classes: Of which heatmaps are wanted; none for the settings' class alone, see `class_of`.
         region: Where alone heatmaps are wanted: fewer planes are looked at.
         zoom: Put all offsets and pixels into the region.
 
@@ -130,10 +131,7 @@ def decide(
     if zoom:
         check_zoom(region, asked)
     targets = []
-    for name in dict.fromkeys(classes or [asked.class_name or model.encoder.classes[0]]):
-        if name not in model.encoder.classes:
-            known = ", ".join(model.encoder.classes)
-            raise TonnoError(f"`class_name` '{name}' is unknown to this model, expected one of {known}")
+    for name in dict.fromkeys(class_of(each, model.encoder.classes) for each in classes or (asked.class_name,)):
         settings = replace(asked, class_name=name)
         wanted = variants or {method: choices.variant(method, settings) for method in asked.methods}
         complete = {key: _with_stages(variant, model.encoder.stages) for key, variant in wanted.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -16,6 +17,15 @@ from safetensors.torch import save_file
 
 from tonno_core.bundle.calibration import ModelChoices, is_threshold
 from tonno_core.encoding.classifier import Classifier, create_model, try_slice
+from tonno_core.encoding.convention import (
+    ACTIVATIONS,
+    TIMM,
+    WHITES,
+    Activation,
+    Convention,
+    parse_statistics,
+    timm_statistics,
+)
 from tonno_core.encoding.normalization import NORM_KINDS, NormKind
 from tonno_core.encoding.weights import StateDict, load_exactly, read_weights
 from tonno_core.errors import TonnoError, first_line, plain
@@ -34,12 +44,12 @@ class BundleSpec:
 
     Attributes:
         encoder: timm's name.
-        channels: Of the network's input; the slice is repeated.
+        channels: Of the network's input; the slice is repeated, or cut to a window for each.
         classes: Names of the network's outputs.
         norm: Kind of its normalization layers.
         slice_size: S pixels of its input.
         pixel_mm: Pixel size of the training slices, None where the classifier saw no physical scale.
-        intensity: ``none``, ``zscore`` or ``window:LO:HI``.
+        intensity: ``none``, ``zscore`` or ``window:LO:HI``, see `parse_intensity`.
         frame: ``physical`` or ``normalized``.
         defaults: Settings of a reconstruction by name (slices, directions, stage, ...).
         thresholds: By method (for a class other than the first: ``method/class``) a record whose ``threshold`` is the
@@ -50,6 +60,10 @@ class BundleSpec:
         calibration: A record of each variant that was tried: class, the fields of a `Variant`, its own threshold.
         sha256: Of the weights.
         schema: Version of the description.
+        white: What the upper end of a window is in the network's input, 1 or 255.
+        mean: By channel, subtracted from the input; empty for none.
+        std: By channel, by which that is divided; empty for none.
+        activation: ``softmax`` where the classes exclude each other, else ``sigmoid``.
     """
 
     encoder: str
@@ -67,6 +81,25 @@ class BundleSpec:
     calibration: list[Json] = field(default_factory=list)
     sha256: str = ""
     schema: int = SCHEMA
+    white: float = 1
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    activation: Activation = "sigmoid"
+
+    @property
+    def convention(self) -> Convention:
+        """What the network expects of its input, and what its outputs mean."""
+        windows = parse_intensity(self.intensity).windows
+        return Convention(self.channels, windows, self.white, self.mean, self.std, self.activation)
+
+    def more_than_default(self) -> Json:
+        """Return what of the optional keys is not as in a model that needs none of them.
+
+        Returns:
+            By name, as JSON holds it.
+        """
+        values = {name: (getattr(self, name), default) for name, (default, *_) in _OPTIONAL.items()}
+        return {name: list(v) if isinstance(v, tuple) else v for name, (v, default) in values.items() if v != default}
 
     @property
     def choices(self) -> ModelChoices:
@@ -146,7 +179,14 @@ class Bundle:
         except TonnoError as error:
             raise TonnoError(f"{self.path / SPEC_NAME}: {error}") from error
         load_exactly(model, self.weights, str(self.path / WEIGHTS_NAME))
-        encoder = Classifier(model, spec.classes, channels=spec.channels, device=device, precision=precision)
+        encoder = Classifier(
+            model,
+            spec.classes,
+            channels=spec.channels,
+            device=device,
+            precision=precision,
+            convention=spec.convention,
+        )
         try_slice(encoder, size, spec.encoder)
         return encoder
 
@@ -246,8 +286,13 @@ def save_description(
 
 
 def _as_json(spec: BundleSpec) -> str:
-    """Return text for people: the hundreds of variants that a calibration tries have a line each, at the end."""
+    """Return text for people: the hundreds of variants that a calibration tries have a line each, at the end.
+
+    An optional key at its default is left out.
+    """
     data = dataclasses.asdict(spec)
+    for name in _OPTIONAL.keys() - spec.more_than_default().keys():
+        del data[name]
     records = ",\n    ".join(json.dumps(record) for record in data.pop("calibration"))
     head = json.dumps(data, indent=2).removesuffix("\n}")
     return f'{head},\n  "calibration": [\n    {records}\n  ]\n}}\n'
@@ -301,9 +346,20 @@ def _read_spec(path: Path) -> BundleSpec:
             raise TonnoError(f"{path}: key '{name}' is missing, expected {text}")
         if not isinstance(data[name], kinds) or isinstance(data[name], bool):
             raise TonnoError(f"{path}: key '{name}' is {data[name]!r}, expected {text}")
+    for name, (default, kinds, text) in _OPTIONAL.items():
+        value = data.setdefault(name, default)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise TonnoError(f"{path}: key '{name}' is {value!r}, expected {text}")
     return _checked(data, path)
 
 
+# Keys that a description may leave out: their value then, their kinds, and what they are.
+_OPTIONAL: dict[str, tuple[object, tuple[type, ...], str]] = {
+    "white": (1, (int,), "1 or 255"),
+    "mean": ((), (list, tuple), "a list with a finite number for each channel"),
+    "std": ((), (list, tuple), "a list with a finite number above 0 for each channel"),
+    "activation": ("sigmoid", (str,), f"one of {', '.join(ACTIVATIONS)}"),
+}
 _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
     "encoder": ((str,), "the name of a timm model"),
     "channels": ((int,), "a whole number from 1"),
@@ -311,7 +367,7 @@ _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
     "norm": ((str,), f"one of {', '.join(NORM_KINDS)}"),
     "slice_size": ((int,), "a number of pixels from 8"),
     "pixel_mm": ((float, int, type(None)), "millimeters between 0 and 100, or null"),
-    "intensity": ((str,), "none, zscore or window:LO:HI"),
+    "intensity": ((str,), "none, zscore, window:LO:HI, or a window for each channel as window:LO:HI,LO:HI"),
     "frame": ((str,), "physical or normalized"),
     "defaults": ((dict,), "an object"),
     "thresholds": ((dict,), "by method an object with a finite number 'threshold'"),
@@ -325,7 +381,8 @@ _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
 def _checked(data: Json, path: Path) -> BundleSpec:
     def require(condition: bool, name: str) -> None:
         if not condition:
-            raise TonnoError(f"{path}: key '{name}' is {data[name]!r}, expected {_EXPECTED[name][1]}")
+            text = (_EXPECTED | {key: row[1:] for key, row in _OPTIONAL.items()})[name][1]
+            raise TonnoError(f"{path}: key '{name}' is {data[name]!r}, expected {text}")
 
     require(data["channels"] >= 1, "channels")
     names = data["classes"]
@@ -337,9 +394,19 @@ def _checked(data: Json, path: Path) -> BundleSpec:
     require(all(is_threshold(record) for record in data["calibration"]), "calibration")
     require(data["frame"] in ("physical", "normalized"), "frame")
     try:
-        parse_intensity(data["intensity"])
+        windows = parse_intensity(data["intensity"]).windows
     except TonnoError:
         require(False, "intensity")
+    else:
+        require(len(windows) in (0, data["channels"]), "intensity")
+    require(data["white"] in WHITES, "white")
+    for name in ("mean", "std"):
+        numbers = data[name]
+        good = all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
+        require(good and len(numbers) in (0, data["channels"]), name)
+    require(all(number > 0 for number in data["std"]), "std")
+    require(data["activation"] in ACTIVATIONS, "activation")
+    require(data["activation"] == "sigmoid" or len(names) > 1, "activation")
     try:
         combine(defaults=data["defaults"], explicit={})
     except TonnoError as error:
@@ -359,7 +426,7 @@ def _checked(data: Json, path: Path) -> BundleSpec:
             raise TonnoError(f"{path}: key 'calibration', record {number + 1}: {plain(first_line(error))}") from error
     known = {f.name for f in dataclasses.fields(BundleSpec)}
     values: Json = {name: value for name, value in data.items() if name in known}
-    values["classes"] = tuple(values["classes"])
+    values |= {name: tuple(values[name]) for name in ("classes", "mean", "std")}
     return BundleSpec(**values)
 
 
@@ -374,7 +441,12 @@ class OwnClassifier:
         channels: Of its input.
         classes: Names of its outputs.
         norm: Kind of its normalization layers.
-        intensity: ``none``, ``zscore`` or ``window:LO:HI``.
+        intensity: ``none``, ``zscore`` or ``window:LO:HI``, see `parse_intensity`.
+        white: What a window's upper end is in its input, 1 or 255.
+        mean: Of its input, subtracted: ``timm``, a number, or one for each channel separated by commas; None for none.
+        std: By which that is divided, likewise.
+        pixel_mm: Pixel size of its training slices; None where they had no physical scale.
+        activation: ``softmax`` where its classes exclude each other, else ``sigmoid``.
         seed: For random weights.
         about: What a person should know.
     """
@@ -386,6 +458,11 @@ class OwnClassifier:
     classes: tuple[str, ...] = ("finding",)
     norm: NormKind = "batch"
     intensity: str = "none"
+    white: float = 1
+    mean: str | None = None
+    std: str | None = None
+    pixel_mm: float | None = None
+    activation: Activation = "sigmoid"
     seed: int = 0
     about: dict[str, str] = field(default_factory=dict)
 
@@ -405,10 +482,13 @@ def make_bundle(classifier: OwnClassifier, output: Path, *, overwrite: bool = Fa
         TonnoError: The network, the weights or a name is wrong, or the folder cannot be written.
     """
     check_can_write(output, overwrite=overwrite)
-    parse_intensity(classifier.intensity)
+    _check_input(classifier)
+    mean, std = _statistics(classifier)
     classes, size, channels = classifier.classes, classifier.slice_size, classifier.channels
     if not all(classes) or len(set(classes)) != len(classes):
         raise TonnoError(f"`classes` '{','.join(classes)}': expected different names separated by commas")
+    if classifier.activation == "softmax" and len(classes) == 1:
+        raise TonnoError("`activation` softmax: one class has no others to exclude; name all outputs by `classes`")
     torch.manual_seed(classifier.seed)
     model = create_model(
         classifier.encoder, channels=channels, classes=len(classes), norm=classifier.norm, slice_size=size
@@ -422,12 +502,87 @@ def make_bundle(classifier: OwnClassifier, output: Path, *, overwrite: bool = Fa
         classes=classes,
         norm=classifier.norm,
         slice_size=size,
-        pixel_mm=None,
+        pixel_mm=classifier.pixel_mm,
         intensity=classifier.intensity,
         frame="physical",
         defaults=model_defaults(),
         about=dict(classifier.about),
         training={"weights": f"random, seed {classifier.seed}" if random else Path(classifier.weights).name},
+        white=classifier.white,
+        mean=mean,
+        std=std,
+        activation=classifier.activation,
     )
-    try_slice(Classifier(model, classes, channels=channels), size, classifier.encoder)
+    encoder = Classifier(model, classes, channels=channels, convention=spec.convention)
+    try_slice(encoder, size, classifier.encoder)
     return save_bundle(output, spec, model.state_dict(), overwrite=overwrite)
+
+
+def _check_input(classifier: OwnClassifier) -> None:
+    """Raise TonnoError where what is said of the input cannot be meant."""
+    intensity, channels = parse_intensity(classifier.intensity), classifier.channels
+    if len(intensity.windows) not in (0, channels):
+        raise TonnoError(
+            f"`intensity` {classifier.intensity}: {len(intensity.windows)} windows for `channels` {channels}; "
+            "give one for all channels, or one for each"
+        )
+    if classifier.pixel_mm is not None and not 0 < classifier.pixel_mm < 100:
+        raise TonnoError(f"`pixel_mm` is {classifier.pixel_mm}, expected millimeters between 0 and 100")
+    scaled = {"white": classifier.white != 1, "mean": classifier.mean == TIMM, "std": classifier.std == TIMM}
+    for name in (name for name, given in scaled.items() if given and intensity.kind != "window"):
+        raise TonnoError(
+            f"`{name}` {getattr(classifier, name)}: needs intensities from 0 to 1, `intensity` {classifier.intensity} "
+            "gives others; give `intensity` window:LO:HI"
+        )
+
+
+def _statistics(classifier: OwnClassifier) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation by channel; ``timm`` for one of them means both."""
+    mean, std, channels = classifier.mean, classifier.std, classifier.channels
+    if TIMM in (mean, std):
+        if not {mean, std} <= {TIMM, None}:
+            raise TonnoError("`mean` and `std`: one is timm, expected both to be timm, or both numbers")
+        means, stds = timm_statistics(classifier.encoder, channels)
+        scale = classifier.white
+        return tuple(scale * value for value in means), tuple(scale * value for value in stds)
+    return parse_statistics("mean", mean, channels), parse_statistics("std", std, channels)
+
+
+def assumptions(spec: BundleSpec) -> list[tuple[str, str]]:
+    """List what is assumed of a classifier, in the order in which it acts.
+
+    Args:
+        spec: The description.
+
+    Returns:
+        Pairs of topic and text.
+    """
+    kind, low, high, windows = parse_intensity(spec.intensity)
+    size = f"{spec.slice_size} x {spec.slice_size}"
+    scale = "no scale: the whole scan in each" if spec.pixel_mm is None else f"of {spec.pixel_mm:g} mm"
+    intensities = {
+        "none": "the scan's own, 0 outside of it",
+        "zscore": "mean 0 and standard deviation 1 over the scan's foreground",
+        "window": f"{low:g} to {high:g} become 0 to {spec.white:g}, cut off beyond; 0 outside of the scan",
+    }[kind]
+    if windows:
+        bounds = spec.intensity.partition(":")[2].replace(",", ", ")
+        intensities = f"a window for each channel, {bounds}, becomes 0 to {spec.white:g}; 0 outside of the scan"
+    channels = "1" if spec.channels == 1 else f"{spec.channels}, {'a window' if windows else 'the same slice'} in each"
+    statistics = " and ".join(
+        f"{verb} {', '.join(f'{value:.6g}' for value in dict.fromkeys(values))}"
+        for verb, values in (("less", spec.mean), ("divided by", spec.std))
+        if values
+    )
+    outputs = (
+        "each class is a question of its own (sigmoid)"
+        if spec.activation == "sigmoid"
+        else "the classes exclude each other (softmax): log-odds of a class against all others"
+    )
+    return [
+        ("pixels", f"{size}, {scale}"),
+        ("intensities", intensities),
+        ("channels", channels),
+        ("mean and std", statistics or "none"),
+        ("outputs", f"{', '.join(spec.classes)}: {outputs}"),
+    ]

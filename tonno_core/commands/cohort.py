@@ -218,12 +218,14 @@ def _csv(names: Sequence[str], reports: Mapping[str, Json], failures: Mapping[st
 def _table(reports: Mapping[str, Json], failures: Mapping[str, str]) -> str:
     """Return a table of what each method found, and of the cases that failed."""
     by_method: dict[str, list[Json]] = {}
+    looked_for = next((report["class"] for report in reports.values()), "")  # the same in all
     for name, report in reports.items():
         for row in _rows(name, report):
             by_method.setdefault(row["method"], []).append(row)
     rows = [
         [
             method,
+            looked_for,
             len(cases),
             sum(case["components"] > 0 for case in cases),
             f"{statistics.median(case['volume_mm3'] for case in cases) / 1000:.2f}",
@@ -231,7 +233,7 @@ def _table(reports: Mapping[str, Json], failures: Mapping[str, str]) -> str:
         ]
         for method, cases in by_method.items()
     ]
-    headers = ["method", "cases", "with components", "median volume ml", "median peak"]
+    headers = ["method", "class", "cases", "with components", "median volume ml", "median peak"]
     parts = [tabulate(rows, headers=headers, disable_numparse=True)] if rows else []
     if failures:
         shown = list(failures.items())[:_SHOWN_FAILURES]

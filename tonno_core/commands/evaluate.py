@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tonno_core
+from tonno_core.bundle.classes import class_of
 from tonno_core.bundle.decide import check_stages, decide
 from tonno_core.bundle.file import Bundle, load_bundle
 from tonno_core.bundle.ready import ReadyModel, prepare_model
@@ -28,7 +29,6 @@ from tonno_core.evaluation.summary import results_csv, summarize, summary_csv
 from tonno_core.output import Json
 from tonno_core.segmentation.binarize import check_options
 from tonno_core.settings import METHODS, ReconstructionSettings, Variant, stages_text
-from tonno_core.words import findings_of
 
 ALL = "all"
 
@@ -90,7 +90,7 @@ def evaluate_manifest(
     bundle = load_bundle(model)
     asked = {**options, "methods": options.get("methods") or METHODS}
     settings = bundle.spec.choices.settings(asked)
-    class_name = _class_of(bundle, settings)
+    class_name = class_of(settings.class_name, bundle.spec.classes)
     classes = bundle.spec.classes
     manifest = read_for_model(manifest_path, classes, wanted=class_name, class_name=settings.class_name)
     settings = dataclasses.replace(settings, class_name=_recorded_class(output, class_name, classes, settings))
@@ -152,14 +152,6 @@ def tasks_of(manifest: Manifest, split: str) -> list[Task]:
     ]
 
 
-def _class_of(bundle: Bundle, settings: ReconstructionSettings) -> str:
-    name = settings.class_name or findings_of(bundle.spec.classes)[0]
-    if name not in bundle.spec.classes:
-        classes = ", ".join(bundle.spec.classes)
-        raise TonnoError(f"`class_name` '{name}' is unknown to this model, expected one of {classes}")
-    return name
-
-
 def _recorded_class(
     output: Path, class_name: str, classes: Sequence[str], settings: ReconstructionSettings
 ) -> str | None:
@@ -188,11 +180,16 @@ def _prepare(
     variants: dict[Variant, str] = {}
     for name, row in rows.items():
         variants.setdefault(row.variant, name)
-    run = decide(settings, model, variants={name: variant for variant, name in variants.items()})
+    named = {name: variant for variant, name in variants.items()}
+    run = decide(settings, model, variants=named, classes=(class_name,))
     listed = [[str(part) for part in _row(task)] for task in tasks]
     content = {
         "tonno": tonno_core.__version__,
-        "model": {"encoder": bundle.spec.encoder, "sha256": bundle.spec.sha256},
+        "model": {
+            "encoder": bundle.spec.encoder,
+            "sha256": bundle.spec.sha256,
+            **bundle.spec.more_than_default(),
+        },
         "manifest": {
             "cases": len(tasks),
             "sha256": fingerprint(listed),

@@ -236,6 +236,7 @@ def summary(result: Reconstruction, segmentations: Mapping[str, Segmentation]) -
     rows = [
         [
             method,
+            result.class_name,
             f"{segmentation.threshold:.4g} ({segmentation.source})",
             len(segmentation.components),
             f"{segmentation.mask.sum() * result.heatmaps[method].voxel_mm3 / 1000:.2f}",
@@ -243,7 +244,8 @@ def summary(result: Reconstruction, segmentations: Mapping[str, Segmentation]) -
         ]
         for method, segmentation in segmentations.items()
     ]
-    table = tabulate(rows, headers=["method", "threshold", "components", "volume ml", "peak"], disable_numparse=True)
+    headers = ["method", "class", "threshold", "components", "volume ml", "peak"]
+    table = tabulate(rows, headers=headers, disable_numparse=True)
     lines = [table, *(f"warning: {warning}" for warning in result.warnings)]
     skipped = f"{100 * result.slices_blank / max(1, result.slices_total):.0f} % blank and skipped"
     lines.append(f"{result.slices_total} slices ({skipped}) in {result.seconds['total']:.1f} s on {result.device}")

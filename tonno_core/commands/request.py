@@ -83,8 +83,11 @@ class Request:
             What tells one request from another.
         """
         names = ("threshold", "min_volume_mm3", "file_format", "replace_nonfinite", "stop_when")
+        classes, settings = choices_of_model(self.model).classes, self.settings
+        if len(classes) > 1 and settings.class_name == classes[0]:  # which results of earlier versions did not name
+            settings = dataclasses.replace(settings, class_name=None)
         return {
-            "settings": self.settings.record(),
+            "settings": settings.record(),
             **{name: getattr(self.options, name) for name in names},
             "region": self.region_record(),
         }
@@ -169,7 +172,8 @@ def model_identity(model: Bundle | str) -> Json | str:
     """
     if isinstance(model, str):
         return model
-    return {"encoder": model.spec.encoder, "sha256": model.spec.sha256, "about": model.spec.about}
+    identity = {"encoder": model.spec.encoder, "sha256": model.spec.sha256, "about": model.spec.about}
+    return {**identity, **model.spec.more_than_default()}
 
 
 def _one_pass(settings: ReconstructionSettings) -> ReconstructionSettings:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from tonno_core.encoding.cam import activation_map, gradients_at
+from tonno_core.encoding.convention import Convention
 from tonno_core.encoding.encoder import ClassMaps, check_finite
 from tonno_core.encoding.normalization import NormKind, fold_batch_norm, to_group_norm
 from tonno_core.errors import TonnoError, first_line
@@ -169,6 +170,7 @@ class Classifier:
         device: torch.device | str = "cpu",
         precision: torch.dtype = torch.float32,
         fold: bool = True,
+        convention: Convention | None = None,
     ) -> None:
         """Copy a model and make it ready.
 
@@ -179,9 +181,12 @@ class Classifier:
             device: where it runs.
             precision: of the body.
             fold: fold batch norms into the convolutions before them.
+            convention: what it expects of its input and what its outputs mean; None for slices as they are, and
+                outputs that are logits.
         """
         self._classes = classes
         self._channels = channels
+        self._convention = convention or Convention(channels)
         self.device = torch.device(device)
         self._precision = precision
         self._stages = stage_modules(model)
@@ -397,7 +402,7 @@ class Classifier:
         activation = activations[stage]
         if not isinstance(features, torch.Tensor) or features.shape != activation.shape:
             return None
-        if not torch.equal(features, activation):
+        if not torch.equal(features, activation) or not self._convention.linear(len(self._classes)):
             return None
         magnitudes = torch.tensor([0.1, 1.0, 10.0], dtype=dtype, device=self.device)
         random = (noise(*activation.shape[1:]) * magnitudes[:, None, None, None]).requires_grad_(True)
@@ -426,15 +431,14 @@ class Classifier:
             )
 
     def _input(self, slices: torch.Tensor) -> torch.Tensor:
-        """Repeat each slice for every input channel: ``B C V U``."""
-        return slices[:, None].expand(-1, self._channels, -1, -1).contiguous(memory_format=self._memory_format)
+        """Make the network's input of slices: ``B C V U``."""
+        return self._convention.input(slices).contiguous(memory_format=self._memory_format)
 
     def _head(self, features: Features) -> torch.Tensor:
-        """Run pooling and the last layer in the weights' own precision: ``B K``."""
+        """Run pooling and the last layer in the weights' own precision; return the classes' logits ``B K``."""
         dtype = next(self.model.parameters()).dtype
         exact = features.to(dtype) if isinstance(features, torch.Tensor) else [each.to(dtype) for each in features]
-        logits: torch.Tensor = self.model.forward_head(exact)
-        return logits
+        return self._convention.logits(self.model.forward_head(exact))
 
     def _autocast(self) -> torch.autocast:
         """Return the context in which the body runs at its precision."""

@@ -28,7 +28,7 @@ from tonno_core.slicing.region import Region
 from tonno_core.slicing.sampling import SliceSource
 from tonno_core.tomography.inversion import Inverter
 from tonno_core.volume.exchange import from_xyz
-from tonno_core.volume.intensity import IMAGE
+from tonno_core.volume.intensity import IMAGE, parse_intensity
 from tonno_core.volume.io import read_volume
 from tonno_core.volume.volume import Volume
 
@@ -219,7 +219,8 @@ def _source(prepared: PreparedVolume, run: Run) -> SliceSource:
     if run.intensity == IMAGE:  # the space outside is 0, also where maps end; `Projected` puts the fill back
         image = prepared.volume.with_array(prepared.volume.array - np.float32(prepared.fill))
         prepared = replace(prepared, volume=image, fill=0.0)
-    half = run.precision.itemsize == 2  # float16 or bfloat16: the encoder rounds its slices likewise
+    # float16 or bfloat16: the encoder rounds its slices likewise, but not the wide range that holds several windows
+    half = run.precision.itemsize == 2 and not parse_intensity(run.intensity).windows
     return SliceSource.from_volume(prepared.volume, fill=prepared.fill, device=run.device, half=half)
 
 

@@ -85,7 +85,7 @@ class Trainer:
         self._optimizer = torch.optim.Adam(groups, lr=settings.learning_rate)
         self._average = ModelEmaV3(self.model, decay=settings.ema, use_warmup=True) if settings.ema else None
         self._precision = choose_precision(settings.precision, processes.device)
-        self._network = SliceLogits(self.model, settings.channels, self._precision)
+        self._network = SliceLogits(self.model, settings.convention, self._precision)
         self._shared = processes.share(self._network)
         self._sampler = SliceSampler(train_set, settings.slice_size, Augmentation(), settings.seed, processes.device)
         self._at = _Position()
@@ -204,7 +204,7 @@ class Trainer:
     def _validate(self) -> Validation:
         network = self._network
         if self._average is not None:
-            network = SliceLogits(self._average.module, self.settings.channels, self._precision)
+            network = SliceLogits(self._average.module, self.settings.convention, self._precision)
         return validate(network, self._val_set, self.settings.slice_size, self.settings.seed, self.processes)
 
     def _show(self, bar: tqdm[Any]) -> None:

@@ -10,6 +10,7 @@ from timm.models import group_parameters
 from torch import nn
 
 from tonno_core.encoding.classifier import create_model
+from tonno_core.encoding.convention import Convention
 from tonno_core.encoding.normalization import freeze_batch_norm, to_group_norm
 from tonno_core.encoding.weights import classifier_layers, load_pretrained, read_weights
 from tonno_core.errors import TonnoError
@@ -108,14 +109,14 @@ class SliceLogits(nn.Module):
 
     Args:
         model: timm model.
-        channels: Its input channels; a slice is repeated for each.
+        convention: What its input is made like.
         precision: Precision of the body.
     """
 
-    def __init__(self, model: Any, channels: int, precision: torch.dtype) -> None:
+    def __init__(self, model: Any, convention: Convention, precision: torch.dtype) -> None:
         super().__init__()
         self.model = model
-        self._channels = channels
+        self._convention = convention
         # Training in float16 would need loss scaling; bfloat16 has float32's range.
         self._precision = torch.bfloat16 if precision == torch.float16 else precision
 
@@ -128,7 +129,7 @@ class SliceLogits(nn.Module):
         Returns:
             Logits: B C.
         """
-        x = slices[:, None].expand(-1, self._channels, -1, -1).contiguous(memory_format=torch.channels_last)
+        x = self._convention.input(slices).contiguous(memory_format=torch.channels_last)
         reduced = self._precision != torch.float32
         with torch.autocast(slices.device.type, dtype=self._precision, enabled=reduced):
             features = self.model.forward_features(x)

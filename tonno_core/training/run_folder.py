@@ -181,7 +181,8 @@ def describe(settings: TrainingSettings, manifest: Manifest) -> Json:
     folder = manifest.path.absolute().parent
     lines = [f"{os.path.relpath(case.volume, folder)} {case.labels} {case.split}" for case in manifest.cases]
     digest = hashlib.sha256("\n".join([*manifest.classes, *lines]).encode()).hexdigest()
-    return {"settings": settings.record(), "cases": digest}
+    mean = settings.convention.mean
+    return {"settings": settings.record() | ({"mean": list(mean)} if mean else {}), "cases": digest}
 
 
 def _write_json(path: Path, value: Json) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from tonno_core.encoding.convention import Convention, timm_statistics
 from tonno_core.encoding.normalization import NormKind
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
@@ -75,6 +76,20 @@ class TrainingSettings:
         """Return the slices per step, over all processes."""
         return self.volumes_per_batch * self.slices_per_volume
 
+    @property
+    def convention(self) -> Convention:
+        """Return how slices become the network's input.
+
+        ImageNet's weights get a window's 0 to 1 with the mean and standard deviation that they were trained with;
+        intensities of ``zscore`` have mean 0 and standard deviation 1 already.
+        """
+        intensity = parse_intensity(self.intensity)
+        mean: tuple[float, ...] = ()
+        std: tuple[float, ...] = ()
+        if self.weights == "imagenet" and intensity.kind == "window":
+            mean, std = timm_statistics(self.encoder, self.channels)
+        return Convention(self.channels, intensity.windows, mean=mean, std=std)
+
     def epoch_end(self, epoch: int) -> int:
         """Return the step at which an epoch ends; the epochs differ by one step at most.
 
@@ -92,7 +107,10 @@ class TrainingSettings:
         Raises:
             TonnoError: If a value cannot be meant.
         """
-        parse_intensity(self.intensity)
+        count = len(parse_intensity(self.intensity).windows)
+        _require(
+            count in (0, self.channels), "intensity", self.intensity, f"one window, or {self.channels}, as channels"
+        )
         if self.pixel_mm is not None:
             _require(0 < self.pixel_mm < 100, "pixel_mm", self.pixel_mm, "millimeters between 0 and 100")
         _require(0 < self.learning_rate < 10, "learning_rate", self.learning_rate, "a number between 0 and 10")

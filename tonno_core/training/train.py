@@ -57,7 +57,7 @@ def check_trainable(settings: TrainingSettings, stage: int | None = None) -> Non
     choose_precision(settings.precision, choose_device(settings.device))
     model = initial_model(settings)
     parameter_groups(model, settings)
-    encoder = Classifier(model, settings.classes, channels=settings.channels)
+    encoder = Classifier(model, settings.classes, channels=settings.channels, convention=settings.convention)
     try_slice(encoder, settings.slice_size, settings.encoder)
     if stage is not None and stage > encoder.stages:
         raise TonnoError(f"`stage` {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
@@ -112,6 +112,8 @@ def train(
         intensity=settings.intensity,
         frame=settings.frame,
         training=record,
+        mean=settings.convention.mean,
+        std=settings.convention.std,
     )
     return TrainedModel(spec, trainer.weights())
 

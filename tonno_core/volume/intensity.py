@@ -17,18 +17,27 @@ _SAMPLES = 500_000
 
 
 class Intensity(NamedTuple):
-    """How intensities are normalized; ``low`` and ``high`` bound the window (in the volume's own units)."""
+    """How intensities are normalized.
+
+    Attributes:
+        kind: Of the normalization.
+        low: Of the window, or of the lowest of several, in the volume's own units.
+        high: Of the window, or of the highest of several.
+        windows: By channel of the encoder's input its share of ``low`` to ``high``; empty for one window.
+    """
 
     kind: Literal["none", "image", "zscore", "window"]
     low: float = 0.0
     high: float = 1.0
+    windows: tuple[tuple[float, float], ...] = ()
 
 
 def parse_intensity(spec: str) -> Intensity:
     """Read how intensities are normalised.
 
     Args:
-        spec: ``none``, ``zscore`` or ``window:LO:HI`` with LO < HI in the volume's own units.
+        spec: ``none``, ``zscore`` or ``window:LO:HI`` with LO < HI in the volume's own units; for an encoder of several
+            channels also a window for each, ``window:LO:HI,LO:HI,...``.
 
     Returns:
         The kind, and the window's bounds.
@@ -42,16 +51,21 @@ def parse_intensity(spec: str) -> Intensity:
         return Intensity("image")
     if spec == "zscore":
         return Intensity("zscore")
-    wrong = f"`intensity` {spec!r}: expected none, zscore or window:LO:HI with LO < HI, as window:-100:300"
-    match spec.split(":"):
-        case ["window", low_text, high_text]:
-            try:
-                low, high = float(low_text), float(high_text)
-            except ValueError:
-                raise TonnoError(wrong) from None
-            if math.isfinite(low) and math.isfinite(high) and low < high:
-                return Intensity("window", low, high)
-    raise TonnoError(wrong)
+    wrong = TonnoError(
+        f"`intensity` {spec!r}: expected none, zscore or window:LO:HI with LO < HI, as window:-100:300, "
+        "or a window for each channel, as window:0:80,-20:180,-800:2000"
+    )
+    kind, _, rest = spec.partition(":")
+    try:
+        bounds = [tuple(float(text) for text in window.split(":")) for window in rest.split(",")]
+    except ValueError:
+        raise wrong from None
+    good = all(len(pair) == 2 and all(map(math.isfinite, pair)) and pair[0] < pair[1] for pair in bounds)
+    if kind != "window" or not good:
+        raise wrong
+    low, high = min(pair[0] for pair in bounds), max(pair[1] for pair in bounds)
+    shares = tuple(((pair[0] - low) / (high - low), (pair[1] - low) / (high - low)) for pair in bounds)
+    return Intensity("window", low, high, shares if len(bounds) > 1 else ())
 
 
 def normalise(array: FloatArray, mask: npt.NDArray[np.bool_], spec: str) -> tuple[FloatArray, float]:
@@ -60,7 +74,7 @@ def normalise(array: FloatArray, mask: npt.NDArray[np.bool_], spec: str) -> tupl
     - ``none``: the array itself; 0 outside the volume, following the paper.
     - ``image``: the array itself; 0 outside, or, where some are negative, the background's median: air goes on as air.
     - ``zscore``: mean 0 and standard deviation 1 over the foreground; the minimum outside.
-    - ``window:LO:HI``: LO..HI to 0..1, clipped; 0 outside.
+    - ``window:LO:HI``: LO..HI to 0..1, clipped; 0 outside. Of several windows, from the lowest to the highest bound.
 
     Args:
         array: ``Z Y X``.
@@ -73,7 +87,7 @@ def normalise(array: FloatArray, mask: npt.NDArray[np.bool_], spec: str) -> tupl
     Raises:
         TonnoError: a bad ``spec``, or a foreground without contrast to divide by.
     """
-    kind, low, high = parse_intensity(spec)
+    kind, low, high, _ = parse_intensity(spec)
     if kind == "none":
         return array, 0.0
     if kind == "image":

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tonno_core.bundle.classes import first_choice
 from tonno_core.bundle.decide import Run, Target, decide
 from tonno_core.bundle.ready import ReadyModel
 from tonno_core.errors import TonnoError
@@ -177,9 +178,12 @@ def _run_fields(result: Reconstruction) -> Json:
 
 
 def _classes(request: ReconstructRequest, model: ReadyModel) -> tuple[str, ...]:
-    """The names asked for, none where it is the settings' class. Raises TonnoError where they are too many."""
+    """The names asked for, none where it is the settings' class. Raises TonnoError where they are too many.
+
+    A client that names none gets the first class of a finding: the answer says which.
+    """
     if request.classes is None:
-        return ()
+        return () if request.options.get("class_name") else (first_choice(model.encoder.classes),)
     names = model.encoder.classes if request.classes == "all" else request.classes
     if len(names) > _MOST_CLASSES:
         raise TonnoError(f"{len(names)} classes in one run, expected at most {_MOST_CLASSES}; name those that matter")

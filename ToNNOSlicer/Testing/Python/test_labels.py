@@ -76,7 +76,7 @@ def _zoomed(**changes: Any) -> Callable[[], Any]:
 
 
 def _decided(settings: ReconstructionSettings, **wanted: Any) -> Run:
-    encoder: Any = SimpleNamespace(classes=("ill", "well"), stages=4)
+    encoder: Any = SimpleNamespace(classes=("ill", "healthy"), stages=4)
     return decide(settings, ReadyModel(encoder, None, 96, torch.device("cpu"), torch.float32), **wanted)
 
 
@@ -92,7 +92,7 @@ ERRORS: tuple[tuple[Callable[[], Any], str], ...] = (
     (_staged(1, 2), "Stage 1+2 was not calibrated for this Method and Class. Choose a single Stage."),
     (
         lambda: _decided(ReconstructionSettings(class_name="cyst")),
-        "Class 'cyst' is unknown to this model, expected one of ill, well.",
+        "Class 'cyst' is unknown to this model, expected one of ill, healthy.",
     ),
     (
         lambda: check_zoom(None, ReconstructionSettings()),

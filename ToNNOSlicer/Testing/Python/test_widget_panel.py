@@ -85,6 +85,18 @@ def test_opened_folder_is_selected_and_remembered(qtHost, widget, second_model, 
     assert "Choose the folder" in widget.ui.messageLabel.text
 
 
+def test_the_class_of_images_without_a_finding_is_not_what_is_looked_for(qtHost, widget, second_model) -> None:
+    spec = second_model / "model.json"
+    data = {**json.loads(spec.read_text(encoding="utf-8")), "classes": ["normal", "bleeding"], "about": {}}
+    spec.write_text(json.dumps(data), encoding="utf-8")
+    qtHost.answers.append(("folder", str(second_model)))
+    widget.ui.openModelButton.click()
+    assert widget.ui.classSelector.currentText == "bleeding"
+    assert widget.ui.modelInfoLabel.text.startswith("Looks for bleeding.")
+    assert click(qtHost, widget)["options"]["class_name"] == "bleeding"
+    widget.panel.session.running.controller.cancel()
+
+
 def test_another_kind_of_image_is_asked_about(qtHost, widget, second_model) -> None:
     import slicer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import qt
 from slicer.i18n import tr as _
 
+from tonno_core.words import findings_of
 from ToNNOSlicerLib import models, sample_data
 from ToNNOSlicerLib.choices import ALL_CLASSES
 from ToNNOSlicerLib.logic.results import heatmapsOf
@@ -94,7 +95,8 @@ class InputSection:
 def _about(model) -> str:
     if model is None:
         return _("No model. Click Open folder...")
-    finding = model.about.get("finding", ", ".join(model.classes))
+    findings = findings_of(model.classes)
+    finding = model.about.get("finding", ", ".join(findings))
     text = _("Looks for {finding}. {modality}.").format(finding=finding, modality=model.about.get("modality", ""))
     warning = models.notice(model)
     return f"{warning}\n{text}" if warning else text
