@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,33 +37,40 @@ def stir(model: nn.Module) -> None:
             nn.init.uniform_(weight, 0.3, 1.0)
 
 
-def stage_by_hooks(model: Any, inputs: torch.Tensor, feature: int, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A feature stage ``B C h w`` and the logit's gradient there, zeros if it has none, by hooks on all modules.
+def stages_by_hooks(
+    model: Any, inputs: torch.Tensor, features: Sequence[int], index: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Feature stages ``B C h w`` and the logit's gradient at each, zeros if it has none, by hooks on all modules.
 
-    The stage is the output of the module that timm names for it, or else the first of any module, that holds in some
+    A stage is the output of the module that timm names for it, or else the first of any module, that holds in some
     layout exactly the numbers of timm's feature. The hooks hand on copies, so that no later layer changes it in place.
 
     Args:
         model: In float64 and evaluation mode.
         inputs: ``B C V U``.
-        feature: timm's index of the stage.
+        features: timm's indices of the stages, ascending.
         index: Of the class.
-
-    Raises:
-        LookupError: No module puts these numbers out.
     """
     with torch.no_grad(), copied_outputs(model):
-        _, (expected,) = model.forward_intermediates(inputs, indices=[feature], stop_early=False)
+        _, images = model.forward_intermediates(inputs, indices=list(features), stop_early=False)
     with copied_outputs(model) as outputs:
-        logits = model(inputs.clone().requires_grad_(True))
-    named = model.feature_info[feature]["module"]
-    for _, output in sorted(outputs, key=lambda pair: pair[0] != named):
-        for layout in layouts(model, output, expected):
-            # The same operations in the same order, but for fused attention and the like.
-            if torch.allclose(layout(output), expected, rtol=1e-9, atol=1e-12):
-                (gradient,) = torch.autograd.grad(logits[:, index].sum(), output, allow_unused=True)
-                return layout(output).detach(), torch.zeros_like(expected) if gradient is None else layout(gradient)
-    raise LookupError(f"{type(model).__name__}: no module puts out feature {feature}")
+        logit = model(inputs.clone().requires_grad_(True))[:, index].sum()
+    for feature, image in zip(features, images, strict=True):
+        named = model.feature_info[feature]["module"]
+        found = next(
+            (
+                (output, layout)
+                for _, output in sorted(outputs, key=lambda pair: pair[0] != named)
+                for layout in layouts(model, output, image)
+                # The same operations in the same order, but for fused attention and the like.
+                if torch.allclose(layout(output), image, rtol=1e-9, atol=1e-12)
+            ),
+            None,
+        )
+        assert found is not None, f"no module puts out feature {feature}"
+        output, layout = found
+        (gradient,) = torch.autograd.grad(logit, output, allow_unused=True, retain_graph=True)
+        yield layout(output).detach(), torch.zeros_like(image) if gradient is None else layout(gradient)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import nn
 
-from tests.hooks import exact_network, stage_by_hooks
+from tests.hooks import exact_network, stages_by_hooks
 from tonno_core.bundle.decide import standard_stage
 from tonno_core.encoding.cam import activation_map
 from tonno_core.encoding.classifier import Classifier, stage_modules, try_slice
@@ -43,7 +43,11 @@ def test_maps_of_every_stage_are_those_of_hooks(name: str) -> None:
 
 
 def check_against_hooks(model: nn.Module, channels: int, size: int) -> tuple[int, ...]:
-    """Compare logits and maps of all stages; return those that give maps."""
+    """Compare logits and maps of all stages; return those that give maps.
+
+    There are two slices: of one alone, torch 2.14 gets EfficientFormer's gradients through batch norm wrong in the
+    hooks' memory format (not in channels last).
+    """
     slices = torch.randn(2, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     inputs = slices[:, None].repeat(1, channels, 1, 1)
     encoder = Classifier(model, ("a", "b"), channels=channels)
@@ -51,8 +55,8 @@ def check_against_hooks(model: nn.Module, channels: int, size: int) -> tuple[int
     # Float64 keeps 1e-16 and gives 1e-14 here. A few networks compute their attention in float32: 1e-7.
     with torch.no_grad():
         assert relative(encoder.logits(slices), model(inputs.clone())) < 1e-6
-    for stage, (feature, _) in enumerate(stage_modules(model), start=1):
-        activation, gradient = stage_by_hooks(model, inputs, feature, 1)
+    features = [feature for feature, _ in stage_modules(model)]
+    for stage, (activation, gradient) in enumerate(stages_by_hooks(model, inputs, features, 1), start=1):
         assert bool(gradient.any()) == (stage in usable), f"stage {stage}"
         for kind in KINDS if stage in usable else ():
             maps = encoder.cam(slices, [(1, stage)], kind)[1][1, stage]
@@ -66,9 +70,8 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("TONNO_SWEEP" not in os.environ, reason="takes long: one network of every module, by `make sweep`")
 @pytest.mark.filterwarnings("ignore")  # of networks that nobody here chose
-@pytest.mark.parametrize("module", timm.list_modules())
+@pytest.mark.parametrize("module", timm.list_modules() if "TONNO_SWEEP" in os.environ else [])  # by `make sweep`
 def test_maps_of_a_network_of_every_module_are_those_of_hooks(module: str) -> None:
     name = smallest(module)
     config: Any = timm.get_pretrained_cfg(name)
