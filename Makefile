@@ -2,12 +2,13 @@
 # make slicer-demo   the Slicer module at work: pictures of its panel and of Slicer's views, into slicer-demo/
 # make test   style, types and all tests
 # make test-nightly   what takes hours: 300 random sequences of a user's actions in the Slicer module
+# make sweep  what takes an hour: maps of one network of every module of timm against plain hooks in float64
 # make clean  what these made
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo slicer-demo test test-nightly clean
+.PHONY: demo slicer-demo test test-nightly sweep clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tonno demo --output demo-output --overwrite
@@ -23,6 +24,10 @@ test: $(VENV)/.test
 test-nightly: $(VENV)/.test
 	OMP_NUM_THREADS=1 TONNO_SEQUENCES=300 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 8 \
 	  ToNNOSlicer/Testing/Python/test_sequences.py
+
+sweep: $(VENV)/.test
+	OMP_NUM_THREADS=1 TONNO_SWEEP=1 $(BIN)/python -m pytest -q -rs --numprocesses auto --maxprocesses 8 \
+	  tests/encoding/test_stages.py
 
 # One environment: the engine (editable) with what its demo needs, and for the tests more.
 $(VENV)/.demo: pyproject.toml | $(BIN)/python

@@ -27,9 +27,10 @@ RECORD = {
 }
 
 
-def ready(stages: int = 4, **changes: Any) -> ReadyModel:
+def ready(stages: int = 4, with_maps: tuple[int, ...] | None = None, **changes: Any) -> ReadyModel:
     spec = spec_of(classes=("a", "none"), slice_size=32, **changes)
-    encoder: Any = SimpleNamespace(classes=spec.classes, stages=stages)
+    usable = tuple(range(1, stages + 1)) if with_maps is None else with_maps
+    encoder: Any = SimpleNamespace(classes=spec.classes, stages=stages, stages_with_maps=lambda *_: usable)
     return ReadyModel(encoder, spec, 32, torch.device("cpu"), torch.float32)
 
 
@@ -46,6 +47,28 @@ def test_every_choice_of_every_method_is_made() -> None:
 def test_a_network_of_one_stage_has_that() -> None:
     (target,) = decide(ReconstructionSettings(methods=("averaged-cam",)), ready(stages=1)).targets
     assert target.variants["averaged-cam"].stages == (1,)
+
+
+@pytest.mark.parametrize(("with_maps", "expected"), [((1, 2, 3), 3), ((1,), 1), ((1, 2), 2), ((4,), 4)])
+def test_the_standard_stage_is_one_that_gives_maps(with_maps: tuple[int, ...], expected: int) -> None:
+    (target,) = decide(ReconstructionSettings(methods=("averaged-cam",)), ready(4, with_maps)).targets
+    assert target.variants["averaged-cam"].stages == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("with_maps", "message"),
+    [
+        ((1, 2, 3), "`stage` 4: the logit of class 'a' does not depend .* choose a `stage` from 1 to 3$"),
+        ((1, 3), "`stage` 4: .* choose a `stage` of 1, 3$"),
+        ((2,), "`stage` 4: .* choose a `stage` of 2$"),
+        ((), "`stage` 4: the logit of class 'a' does not depend on any stage's .* or `method` tonno, which needs no"),
+    ],
+)
+def test_a_stage_without_maps_is_refused_with_those_that_have_some(with_maps: tuple[int, ...], message: str) -> None:
+    asked = ReconstructionSettings(methods=("averaged-cam",), stages=(4,))
+    with pytest.raises(TonnoError, match=message):
+        decide(asked, ready(4, with_maps))
+    decide(replace(asked, methods=("tonno",)), ready(4, with_maps))  # which needs none
 
 
 def test_what_is_asked_goes_before_what_the_model_chose() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from tonno_core.encoding.cam import activation_map, gradients_at
@@ -33,6 +32,7 @@ def test_tokens_rearranged_to_an_image_beside_the_path_to_the_logit() -> None:
     image = tokens[:, 1:].reshape(1, 1, 2, 2).permute(0, 3, 1, 2).contiguous()
     weights = torch.tensor([[0.0, 0.0], [1.0, 2.0], [3.0, 4.0]])
     (gradient,) = gradients_at((tokens * weights).sum((1, 2)), [image])
+    assert gradient is not None
     assert gradient.tolist() == [[[[1.0, 3.0]], [[2.0, 4.0]]]]
 
 
@@ -43,12 +43,42 @@ def test_several_stages_on_and_beside_the_path_in_one_call() -> None:
     beside = tokens.transpose(1, 2).reshape(1, 2, 1, 2).contiguous()
     gradients = gradients_at((tokens * tokens).sum((1, 2)), [first, beside, second])
     # Logit = 9 x^4: 36 x^3 with respect to x, 18 x^2 to x^2, and 2 t = 6 x^2 to the tokens.
-    assert gradients[0].flatten().tolist() == [36.0, 288.0, 972.0, 2304.0]
-    assert gradients[1].flatten().tolist() == [6.0, 24.0, 54.0, 96.0]
-    assert gradients[2].flatten().tolist() == [18.0, 72.0, 162.0, 288.0]
+    assert [None if gradient is None else gradient.flatten().tolist() for gradient in gradients] == [
+        [36.0, 288.0, 972.0, 2304.0],
+        [6.0, 24.0, 54.0, 96.0],
+        [18.0, 72.0, 162.0, 288.0],
+    ]
 
 
 def test_activations_off_the_path_have_no_gradient() -> None:
     leaf = torch.ones(1, 2, 1, 1, requires_grad=True)
-    with pytest.raises(ValueError, match="does not depend"):
-        gradients_at((leaf * 3.0).sum((1, 2, 3)), [torch.ones(1, 2, 1, 1, requires_grad=True) * 2.0])
+    beside = torch.ones(1, 2, 1, 1, requires_grad=True) * 2.0
+    assert gradients_at((leaf * 3.0).sum((1, 2, 3)), [beside]) == [None]
+
+
+def test_numbers_that_the_path_never_holds_have_no_gradient() -> None:
+    # The activation is made of a tensor on the path, whose gradient belongs to that tensor and not to this one.
+    tensor = torch.tensor([-1.0, 2.0]).reshape(1, 2, 1, 1).requires_grad_(True) * 1.0
+    assert gradients_at((tensor * 3.0).sum((1, 2, 3)), [tensor.relu()]) == [None]
+
+
+def test_a_layout_is_followed_where_both_have_the_same_shape() -> None:
+    # Channels last of two channels and 2 x 2 cells, which channels first has too.
+    last = torch.arange(8.0).reshape(1, 2, 2, 2).requires_grad_(True) * 1.0
+    weights = torch.arange(10.0, 18.0).reshape(1, 2, 2, 2)
+    (gradient,) = gradients_at((last * weights).sum((1, 2, 3)), [last.permute(0, 3, 1, 2).contiguous()])
+    assert gradient is not None
+    assert torch.equal(gradient, weights.permute(0, 3, 1, 2))
+
+
+def test_tokens_in_an_order_of_the_networks_own_are_followed() -> None:
+    # Four tokens that go block by block into 2 x 2 cells, as Hiera's, with a step for each view.
+    tokens = torch.arange(8.0).reshape(1, 4, 2).requires_grad_(True) * 1.0
+    weights = torch.arange(10.0, 18.0).reshape(1, 4, 2)
+
+    def to_image(values: torch.Tensor) -> torch.Tensor:
+        return values.view(1, 2, 1, 2, 2).permute(0, 2, 3, 1, 4).reshape(1, 2, 2, 2)[:, :, :].permute(0, 3, 1, 2)
+
+    (gradient,) = gradients_at((tokens * weights).sum((1, 2)), [to_image(tokens)])
+    assert gradient is not None
+    assert torch.equal(gradient, to_image(weights))

@@ -45,7 +45,7 @@ def rows(
     spec = spec_of(**changes, defaults=SHARED)
     settings = combine(defaults=spec.defaults, explicit={"methods": methods, **asked})
     return rows_of(
-        spec.choices, settings, stages=[parse_stages(stage) for stage in stages], last_stage=4, all_candidates=every
+        spec.choices, settings, stages=[parse_stages(stage) for stage in stages], standard=3, all_candidates=every
     )
 
 
@@ -63,7 +63,7 @@ def test_at_its_own_stage_the_models_choice_stands_for_the_method_whatever_ties_
     records = [candidate("matched-cam", 1.0, 0.9, stage=2), *CALIBRATION[1:]]
     spec = spec_of(calibration=records, thresholds=CHOSEN, defaults=SHARED)
     settings = combine(defaults=spec.defaults, explicit={"methods": ("matched-cam",)})
-    found = rows_of(spec.choices, settings, stages=[(2,)], last_stage=4, all_candidates=False)
+    found = rows_of(spec.choices, settings, stages=[(2,)], standard=3, all_candidates=False)
     assert found["matched-cam@2"].variant == found["matched-cam"].variant == Variant("matched-cam", (2,), "hann", 2.0)
 
 
@@ -76,7 +76,7 @@ def test_stages_that_were_added_up_are_rows_of_the_methods_that_did() -> None:
     spec = spec_of(calibration=[*CALIBRATION, *added], thresholds=CHOSEN, defaults=SHARED)
     methods = ("matched-cam", "slicewise-cam", "averaged-cam")
     settings = combine(defaults=spec.defaults, explicit={"methods": methods})
-    found = rows_of(spec.choices, settings, stages=[(3,), (2, 3)], last_stage=4, all_candidates=False)
+    found = rows_of(spec.choices, settings, stages=[(3,), (2, 3)], standard=3, all_candidates=False)
     summed = {name: (row.threshold, row.variant.weights) for name, row in found.items() if "2+3" in name}
     assert summed == {
         "matched-cam@2+3": (8.0, (0.25, 0.75)), "slicewise-cam@2+3": (9.0, (0.5, 0.5)),
@@ -131,7 +131,7 @@ def test_planes_that_were_calibrated_too_have_their_own_threshold_and_others_fol
         ),
     ):
         settings = combine(defaults=SHARED, explicit={"methods": ("matched-cam",), "slices": slices})
-        found = rows_of(spec.choices, settings, stages=[(3,)], last_stage=4, all_candidates=False)
+        found = rows_of(spec.choices, settings, stages=[(3,)], standard=3, all_candidates=False)
         assert found["matched-cam"].threshold == pytest.approx(threshold)
         assert found["matched-cam"].source.startswith(source)
         # Other planes were measured for the model's choice alone.
@@ -156,6 +156,6 @@ def test_a_name_states_what_matters_to_the_method_alone() -> None:
 def test_a_second_class_has_its_own_calibration() -> None:
     spec = spec_of(classes=("finding", "other"), calibration=CALIBRATION, thresholds=CHOSEN, defaults=SHARED)
     settings = ReconstructionSettings(methods=("matched-cam",), class_name="other", **SHARED)
-    found = rows_of(spec.choices, settings, stages=[(2,)], last_stage=4, all_candidates=True)
+    found = rows_of(spec.choices, settings, stages=[(2,)], standard=3, all_candidates=True)
     assert {row.threshold for row in found.values()} == {None}
     assert list(found) == ["matched-cam", "matched-cam@2"]

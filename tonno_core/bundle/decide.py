@@ -10,6 +10,7 @@ import torch
 from tonno_core.bundle.calibration import ModelChoices, ModelThreshold
 from tonno_core.bundle.classes import class_of
 from tonno_core.bundle.ready import ReadyModel
+from tonno_core.encoding.encoder import Encoder, without_map
 from tonno_core.errors import TonnoError
 from tonno_core.settings import CAM_METHODS, ReconstructionSettings, Variant, choices_of, stages_text
 from tonno_core.slicing.region import Region
@@ -134,8 +135,9 @@ def decide(
     for name in dict.fromkeys(class_of(each, model.encoder.classes) for each in classes or (asked.class_name,)):
         settings = replace(asked, class_name=name)
         wanted = variants or {method: choices.variant(method, settings) for method in asked.methods}
-        complete = {key: _with_stages(variant, model.encoder.stages) for key, variant in wanted.items()}
-        targets.append(Target(name, model.encoder.classes.index(name), complete))
+        output = model.encoder.classes.index(name)
+        complete = {key: _with_stages(variant, model.encoder, output, size) for key, variant in wanted.items()}
+        targets.append(Target(name, output, complete))
     return Run(
         asked=asked,
         targets=tuple(targets),
@@ -168,38 +170,48 @@ def check_zoom(region: Region | None, asked: ReconstructionSettings) -> None:
         raise TonnoError("`zoom` and `radius_mm` both determine the ball; leave one of them out")
 
 
-def check_stages(stages: Sequence[int], last: int) -> None:
-    """Check that an encoder has some stages.
+def check_stages(stages: Sequence[int], encoder: Encoder, class_index: int, size: int) -> None:
+    """Check that an encoder has some stages, and that these give maps of a class.
 
     Args:
         stages: From 1, the finest.
-        last: How many the encoder has.
+        encoder: The encoder.
+        class_index: Of the class, from 0.
+        size: S, pixels along a slice's side.
 
     Raises:
-        TonnoError: A stage does not exist.
+        TonnoError: A stage does not exist, or gives no map.
     """
-    if any(not 1 <= stage <= last for stage in stages):
+    if any(not 1 <= stage <= encoder.stages for stage in stages):
         text = stages_text(tuple(stages))
-        raise TonnoError(f"`stage` {text} does not exist in this encoder, expected 1 to {last}")
+        raise TonnoError(f"`stage` {text} does not exist in this encoder, expected 1 to {encoder.stages}")
+    usable = encoder.stages_with_maps(class_index, size) if stages else ()
+    for stage in stages:
+        if stage not in usable:
+            raise without_map(stage, encoder.classes[class_index], usable)
 
 
-def standard_stage(last: int) -> int:
+def standard_stage(encoder: Encoder, class_index: int, size: int) -> int:
     """Return the stage that is taken where nobody chose one.
 
     Args:
-        last: How many stages the encoder has.
+        encoder: The encoder.
+        class_index: Of the class, from 0.
+        size: S, pixels along a slice's side.
 
     Returns:
-        The last but one.
+        The last but one; where that gives no map, the nearest that does.
     """
-    return max(1, last - 1)
+    standard = max(1, encoder.stages - 1)
+    usable = encoder.stages_with_maps(class_index, size)
+    return min(usable or (standard,), key=lambda stage: abs(stage - standard))
 
 
-def _with_stages(variant: Variant, last: int) -> Variant:
+def _with_stages(variant: Variant, encoder: Encoder, class_index: int, size: int) -> Variant:
     if "stages" not in choices_of(variant.method):
         return variant
-    stages = variant.stages or (standard_stage(last),)
-    check_stages(stages, last)
+    stages = variant.stages or (standard_stage(encoder, class_index, size),)
+    check_stages(stages, encoder, class_index, size)
     if len(stages) > 1 and not variant.weights:
         raise TonnoError(
             f"`stage` {stages_text(stages)}: how much each of these counts in {variant.method} is not known; give one "

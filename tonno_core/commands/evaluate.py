@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tonno_core
 from tonno_core.bundle.classes import class_of
-from tonno_core.bundle.decide import check_stages, decide
+from tonno_core.bundle.decide import check_stages, decide, standard_stage
 from tonno_core.bundle.file import Bundle, load_bundle
 from tonno_core.bundle.ready import ReadyModel, prepare_model
 from tonno_core.cohort.cases import SETTINGS_NAME, Outcome, Progress, case_name, failed_line, fingerprint, run_cases
@@ -170,11 +170,12 @@ def _prepare(
 ) -> tuple[Json, Setup]:
     """Return what this evaluation is, as ``settings.json`` states it, and what its cases share."""
     model = prepare_model(bundle, settings, device_of_process(choices.device), choices.precision)
+    index = bundle.spec.classes.index(class_name)
     rows = rows_of(
         bundle.spec.choices,
         settings,
         stages=_stages(model, bundle, class_name, choices.stages),
-        last_stage=model.encoder.stages,
+        standard=standard_stage(model.encoder, index, model.slice_size),
         all_candidates=choices.all_candidates,
     )
     variants: dict[Variant, str] = {}
@@ -219,16 +220,16 @@ def _stages(
     """Return the stages asked for, else all on which the class's logit depends and those that calibration added up."""
     tried = bundle.spec.choices.tried_variants(class_name)
     added = sorted({variant.stages for variant in tried if len(variant.stages) > 1})
+    index = bundle.spec.classes.index(class_name)
     for stages in asked:
-        check_stages(stages, model.encoder.stages)
+        check_stages(stages, model.encoder, index, model.slice_size)
         if len(stages) > 1 and stages not in added:
             known = ", ".join(map(stages_text, added)) or "none"
             text = stages_text(stages)
             raise TonnoError(f"`stage` {text}: the model's calibration added up {known}; see `tonno calibrate`")
     if asked:
         return sorted(set(asked))
-    encoder = bundle.classifier(slice_size=model.slice_size)
-    single = encoder.stages_with_maps(bundle.spec.classes.index(class_name), model.slice_size)
+    single = model.encoder.stages_with_maps(index, model.slice_size)
     return [*((stage,) for stage in single), *added]
 
 

@@ -13,7 +13,12 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from tonno_core.settings import CamKind
 
-_NO_GRADIENT = "the logit does not depend on this stage's activations"
+# Operations, as autograd names them, that move values and change none. Beyond any other there is no map rather than a
+# wrong one.
+_REARRANGEMENTS = (
+    "Alias", "AsStrided", "Clone", "Permute", "ReshapeAlias", "Select", "Slice", "Split", "SplitWithSizes", "Squeeze",
+    "T", "ToCopy", "Transpose", "Unbind", "UnsafeView", "Unsqueeze", "View",
+)  # fmt: skip
 
 
 def activation_map(activation: torch.Tensor, gradient: torch.Tensor, kind: CamKind) -> torch.Tensor:
@@ -35,58 +40,49 @@ def activation_map(activation: torch.Tensor, gradient: torch.Tensor, kind: CamKi
     return (gradient.mean(dim=(2, 3), keepdim=True) * activation).sum(1)
 
 
-def gradients_at(logits: torch.Tensor, activations: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def gradients_at(logits: torch.Tensor, activations: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
     """Compute the gradients of the sum of logits with respect to some stages' activations in one backward pass.
 
     The pass ends at the finest of the stages and collects the others' gradients on its way.
 
-    In transformers timm's activation is a rearranged copy that lies beside the path to the logit (tokens to a
-    ``B C h w`` image) and has no gradient. The rearrangement's source, a few steps up its graph, is on the path: its
-    gradient is taken and rearranged alike.
+    Some of timm's activations are rearranged copies (tokens or ``B h w C`` to a ``B C h w`` image) that lie beside the
+    path to the logit and have no gradient. The tensor that was rearranged, a few steps up the graph, is on the path:
+    its gradient is taken and sent through the very same steps, so that no layout is ever guessed.
 
     Args:
         logits: B.
         activations: ``B C h w`` each, from timm's ``forward_intermediates``.
 
     Returns:
-        ``B C h w`` each, in the order of the activations.
-
-    Raises:
-        ValueError: the logits do not depend on a stage's activations.
+        ``B C h w`` each, in the order of the activations; None where the logits do not depend on these numbers.
     """
-    images: dict[int, torch.Tensor] = {}
-    edges = {index: get_gradient_edge(activation) for index, activation in enumerate(activations)}
-    for _ in range(8):  # permute, contiguous, reshape, slice: at most a handful
+    edges: list[GradientEdge | None] = [get_gradient_edge(activation) for activation in activations]
+    found: list[torch.Tensor | None] = [None] * len(edges)
+    while missing := {index: edge for index, edge in enumerate(edges) if edge is not None and found[index] is None}:
         gradients: Sequence[torch.Tensor | None] = torch.autograd.grad(
-            logits.sum(), list(edges.values()), allow_unused=True, retain_graph=True
+            logits.sum(), list(missing.values()), allow_unused=True, retain_graph=True
         )
-        for index, gradient in zip(list(edges), gradients, strict=True):
+        for (index, edge), gradient in zip(missing.items(), gradients, strict=True):
             if gradient is None:
-                edges[index] = _source(edges[index])
+                edges[index] = _source(edge)
             else:
-                images[index] = _to_image(gradient, activations[index])
-                del edges[index]
-        if not edges:
-            return [images[index] for index in range(len(activations))]
-    raise ValueError(_NO_GRADIENT)
+                found[index] = _rearranged(gradient, edge, activations[index])
+    return found
 
 
-def _source(edge: GradientEdge) -> GradientEdge:
-    """Go one step up the graph, where it does not branch."""
+def _source(edge: GradientEdge) -> GradientEdge | None:
+    """Go one step up the graph, if that step moved values without changing them; else return None."""
+    name = edge.node.name().removesuffix("0").removesuffix("Backward")
     sources = [GradientEdge(node, output) for node, output in edge.node.next_functions if node is not None]
-    if len(sources) != 1:
-        raise ValueError(_NO_GRADIENT)
-    return sources[0]
+    return sources[0] if name in _REARRANGEMENTS and len(sources) == 1 else None
 
 
-def _to_image(gradient: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Bring a gradient in ``B C h w``, ``B h w C`` or ``B tokens C`` (prefix tokens first) into ``B C h w``."""
-    batch, channels, height, width = like.shape
-    if gradient.shape == like.shape:
+def _rearranged(gradient: torch.Tensor, source: GradientEdge, like: torch.Tensor) -> torch.Tensor:
+    """Bring a gradient at the source of an activation into the activation's layout, as the activation was brought."""
+    if source == get_gradient_edge(like):
         return gradient
-    if gradient.ndim == 4 and gradient.shape[-1] == channels:
-        return gradient.permute(0, 3, 1, 2)
-    if gradient.ndim == 3 and gradient.shape[-1] == channels:
-        tokens = gradient[:, gradient.shape[1] - height * width :]
-        return tokens.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
-    raise ValueError(f"a gradient of shape {tuple(gradient.shape)} for activations {tuple(like.shape)}")
+    # The steps are linear. The graph holds their transpose, and the derivative of that is the steps themselves.
+    image = torch.zeros_like(like, requires_grad=True)
+    (transposed,) = torch.autograd.grad(like, source, image, create_graph=True)
+    (rearranged,) = torch.autograd.grad(transposed, image, gradient)
+    return rearranged

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+import re
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import timm
@@ -12,7 +14,7 @@ from torch import nn
 
 from tonno_core.encoding.cam import activation_map, gradients_at
 from tonno_core.encoding.convention import Convention
-from tonno_core.encoding.encoder import ClassMaps, check_finite
+from tonno_core.encoding.encoder import ClassMaps, check_finite, without_map
 from tonno_core.encoding.normalization import NormKind, fold_batch_norm, to_group_norm
 from tonno_core.errors import TonnoError, first_line
 from tonno_core.settings import CamKind
@@ -21,6 +23,10 @@ from tonno_core.settings import CamKind
 _SMALL_SLICE = 128
 # Networks of depthwise convolutions, whose time is group norm's for the most part, gain up to here (measured).
 _SMALL_SLICE_DEPTHWISE = 192
+# Last parts of names that a first feature has where it comes from the stem.
+_STEM = re.compile(r"layer0|(conv|bn|norm|act)\d*|")
+# Names of parts that are no stem, also where one is a single convolution.
+_BLOCKS = ("blocks", "stages", "serial_blocks")
 # What a model's body hands to its head; models of several branches hand over a list.
 Features = torch.Tensor | list[torch.Tensor]
 
@@ -102,15 +108,27 @@ def stage_modules(model: nn.Module) -> list[tuple[int, str]]:
             "choose another, such as resnet10t"
         )
     names = [str(entry["module"]) for entry in entries]
-    first = 1 if _is_stem(model, names[0]) else 0
+    layers = dict(model.named_modules())
+    first = 0
+    while first < len(names) - 1 and _is_stem(names[first], layers.get(names[first]), first=first == 0):
+        first += 1
     return list(enumerate(names))[first:]
 
 
-def _is_stem(model: nn.Module, module: str) -> bool:
-    """Tell whether a module is the stem: named so, nameless, or an activation or norm without kernels (act1, bn1)."""
-    layer = dict(model.named_modules()).get(module)  # None: timm's names are not always those of modules
-    kernels = layer is None or any(weight.ndim > 1 for weight in layer.parameters())
-    return not module or module.startswith("stem") or not kernels
+def _is_stem(name: str, layer: nn.Module | None, *, first: bool) -> bool:
+    """Tell whether a feature comes before the first block: named so, or a convolution with its norm and activation.
+
+    The first feature may also be nameless, or an activation or norm without kernels. timm's names are not always those
+    of modules.
+    """
+    if "stem" in name:
+        return True
+    if name.startswith(_BLOCKS):
+        return False
+    if first and _STEM.fullmatch(name.rpartition(".")[2]):
+        return True
+    kernels = None if layer is None else sum(weight.ndim > 1 for weight in layer.parameters())
+    return kernels == 1 or (first and kernels == 0)
 
 
 def place(model: nn.Module, device: torch.device, memory_format: torch.memory_format = torch.channels_last) -> None:
@@ -137,15 +155,37 @@ def try_slice(encoder: Classifier, size: int, name: str) -> None:
     Raises:
         TonnoError: the model refuses this size, or its logits are not finite.
     """
+    error = _refusal(lambda: encoder.logits(torch.zeros(1, size, size, device=encoder.device)))
+    if error is None:
+        return
+    remedy = "choose another `slice_size`"
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if config is not None:
+        channels, _, side = config.input_size
+
+        def takes(channels: int, side: int) -> bool:
+            return not _refusal(lambda: encoder.model(torch.zeros(1, channels, side, side, device=encoder.device)))
+
+        if takes(encoder.channels, side):
+            remedy = f"choose another `slice_size`, such as {side}"
+        elif channels != encoder.channels and takes(channels, size):
+            remedy = f"it takes {channels} channels only: choose `channels` {channels}"
+        elif channels != encoder.channels and takes(channels, side):
+            remedy = f"it takes {channels} channels only: choose `channels` {channels} and `slice_size` {side}"
+    raise TonnoError(
+        f"encoder {name} cannot take slices of {size} x {size} pixels ({first_line(error)}); {remedy}"
+    ) from error
+
+
+def _refusal(classify: Callable[[], torch.Tensor]) -> Exception | None:
+    """Return the error with which a model refuses a slice, None if it takes it."""
     try:
-        check_finite(encoder.logits(torch.zeros(1, size, size, device=encoder.device)))
+        check_finite(classify())
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # the ways in which models refuse
-        raise TonnoError(
-            f"encoder {name} cannot take slices of {size} x {size} pixels ({first_line(error)}); "
-            "choose another `slice_size`"
-        ) from error
+        return error
+    return None
 
 
 class Classifier:
@@ -196,6 +236,8 @@ class Classifier:
             fold_batch_norm(self.model)
         self.set_memory_format(torch.channels_last)
         self._constant: dict[tuple[int, int, int], torch.Tensor | None] = {}
+        self._with_maps: dict[tuple[int, int], tuple[int, ...]] = {}
+        self._read: set[int] = set()  # stages whose module's output is read instead of timm's feature
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -280,14 +322,43 @@ class Classifier:
         Returns:
             Numbers of the stages, 1 is the finest.
         """
-        stages = []
-        for stage in range(1, self.stages + 1):
+        key = (class_index, size)
+        if key not in self._with_maps:
             try:
-                self._known_gradient(size, class_index, stage)
-            except TonnoError:
-                continue
-            stages.append(stage)
-        return tuple(stages)
+                gradients = self._gradients_of_all(class_index, size)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, ValueError) as error:  # the ways in which timm's feature stages fail
+                raise TonnoError(
+                    f"this encoder gives no maps of slices of {size} pixels ({first_line(error)}); choose another, or "
+                    "`method` tonno, which needs none"
+                ) from error
+            self._with_maps[key] = tuple(
+                stage for stage, gradient in gradients.items() if gradient is not None and gradient.any()
+            )
+        return self._with_maps[key]
+
+    def _gradients_of_all(self, class_index: int, size: int) -> dict[int, torch.Tensor | None]:
+        """Compute the gradients at all stages for random slices, and find the stages whose module is to be read.
+
+        Of some stages timm computes a copy beside the path to the logit, which has no gradient. The stage's module puts
+        out the same numbers on the path: that tensor is read instead.
+        """
+        slices, every = self._noise(size, size), range(1, self.stages + 1)
+        asked = [(class_index, stage) for stage in every]
+        with self._outputs(every) as outputs:
+            _, activations, gradients = self._forward_backward(slices, asked, every)
+        beside = {
+            stage
+            for (_, stage), gradient in gradients.items()
+            if gradient is None
+            and isinstance(outputs.get(stage), torch.Tensor)
+            and torch.equal(outputs[stage], activations[stage])
+        }
+        if beside - self._read:
+            self._read |= beside
+            _, _, gradients = self._forward_backward(slices, asked, every)
+        return {stage: gradient for (_, stage), gradient in gradients.items()}
 
     @torch.no_grad()
     def logits(self, slices: torch.Tensor) -> torch.Tensor:
@@ -331,24 +402,38 @@ class Classifier:
             with torch.no_grad():
                 features, activations = self._forward(self._input(slices), stages)
                 logits = self._head(features)
-        known = {key: gradient for key, gradient in constant.items() if gradient is not None} | gradients
+        known = {key: gradient for key, gradient in (constant | gradients).items() if gradient is not None}
         exact = {stage: activation.to(logits.dtype) for stage, activation in activations.items()}
         return logits, {key: activation_map(exact[key[1]], known[key].to(logits.dtype), kind) for key in asked}
 
     def _forward(self, inputs: torch.Tensor, stages: Collection[int]) -> tuple[Features, dict[int, torch.Tensor]]:
         """Run the body; return the head's input and some stages' activations ``B C h w``."""
         ordered = sorted(set(stages))  # timm returns them in the order of the network
-        with self._autocast():
+        with self._autocast(), self._outputs(self._read.intersection(stages)) as outputs:
             features, activations = self.model.forward_intermediates(
-                inputs, indices=[self._stages[stage - 1][0] for stage in ordered]
+                inputs, indices=[self._stages[stage - 1][0] for stage in ordered], stop_early=False
             )
-        return features, dict(zip(ordered, activations, strict=True))
+        return features, dict(zip(ordered, activations, strict=True)) | outputs
+
+    @contextmanager
+    def _outputs(self, stages: Collection[int]) -> Iterator[dict[int, torch.Tensor]]:
+        """Collect what the modules of some stages put out."""
+        outputs: dict[int, torch.Tensor] = {}
+        layers = dict(self.model.named_modules())
+        with ExitStack() as hooks:
+            for stage in stages:
+                layer = layers.get(self._stages[stage - 1][1])
+                if layer is not None:
+                    hook = layer.register_forward_hook(lambda *call, stage=stage: outputs.update({stage: call[-1]}))
+                    hooks.callback(hook.remove)
+            yield outputs
 
     def _forward_backward(
         self, slices: torch.Tensor, varying: Collection[tuple[int, int]], stages: Collection[int]
-    ) -> tuple[torch.Tensor, dict[int, torch.Tensor], dict[tuple[int, int], torch.Tensor]]:
+    ) -> tuple[torch.Tensor, dict[int, torch.Tensor], dict[tuple[int, int], torch.Tensor | None]]:
         """Compute logits ``B K``, activations by stage, and gradients ``B C h w`` by class index and varying stage.
 
+        A gradient is None where the logit does not depend on the stage.
         The graph is recorded from the finest varying stage's last weight on, so that nothing before it is kept
         or retraced; from the input on in the few models whose stage has no weight on the way to its output.
         """
@@ -367,7 +452,7 @@ class Classifier:
                 anchor.requires_grad_(False)
             if all(activations[stage].requires_grad for _, stage in varying):
                 break
-        gradients: dict[tuple[int, int], torch.Tensor] = {}
+        gradients: dict[tuple[int, int], torch.Tensor | None] = {}
         for index in dict.fromkeys(index for index, _ in varying):
             keys = [key for key in varying if key[0] == index]
             of_class = gradients_at(logits[:, index], [activations[stage] for _, stage in keys])
@@ -389,14 +474,10 @@ class Classifier:
         three magnitudes show. Random slices would not: a network that expects intensities of thousands gives
         nearly the same output for all small ones. Raises TonnoError where the gradient is zero or does not exist.
         """
-        generator = torch.Generator().manual_seed(0)
-        dtype = next(self.model.parameters()).dtype
-
-        def noise(*shape: int) -> torch.Tensor:
-            return torch.randn(3, *shape, generator=generator, dtype=dtype).to(self.device)
-
-        slices = noise(size, size)
-        self._check_gradient(slices, class_index, stage)
+        usable = self.stages_with_maps(class_index, size)
+        if stage not in usable:
+            raise without_map(stage, self._classes[class_index], usable)
+        slices = self._noise(size, size)
         with torch.no_grad():
             features, activations = self._forward(self._input(slices), [stage])
         activation = activations[stage]
@@ -404,31 +485,19 @@ class Classifier:
             return None
         if not torch.equal(features, activation) or not self._convention.linear(len(self._classes)):
             return None
-        magnitudes = torch.tensor([0.1, 1.0, 10.0], dtype=dtype, device=self.device)
-        random = (noise(*activation.shape[1:]) * magnitudes[:, None, None, None]).requires_grad_(True)
+        random = self._noise(*activation.shape[1:])
+        magnitudes = torch.tensor([0.1, 1.0, 10.0], dtype=random.dtype, device=self.device)
+        random = (random * magnitudes[:, None, None, None]).requires_grad_(True)
         with torch.enable_grad():
             (gradients,) = torch.autograd.grad(self._head(random)[:, class_index].sum(), random)
         # Rounding of a linear layer's gradient is 1e-7; any curvature shows over two decades.
         constant = torch.allclose(gradients, gradients[:1].expand_as(gradients), rtol=1e-5, atol=0.0)
         return gradients[:1].clone() if constant else None
 
-    def _check_gradient(self, slices: torch.Tensor, class_index: int, stage: int) -> None:
-        """Raise TonnoError where a class's logit has no gradient at a stage, or one that is zero."""
-        try:
-            _, _, gradients = self._forward_backward(slices, [(class_index, stage)], [stage])
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError) as error:
-            raise TonnoError(
-                f"`stage` {stage}: this encoder gives no map there ({first_line(error)}); "
-                f"choose another of 1 to {self.stages}"
-            ) from error
-        if not gradients[class_index, stage].any():
-            raise TonnoError(
-                f"`stage` {stage}: the logit of class '{self._classes[class_index]}' does not depend on this stage's "
-                "cells, so its map would be empty (after a transformer's last block only the class token counts); "
-                f"choose {f'a `stage` from 1 to {stage - 1}' if stage > 1 else 'a classifier that was trained'}"
-            )
+    def _noise(self, *shape: int) -> torch.Tensor:
+        """Draw three random tensors, always the same."""
+        dtype = next(self.model.parameters()).dtype
+        return torch.randn(3, *shape, generator=torch.Generator().manual_seed(0), dtype=dtype).to(self.device)
 
     def _input(self, slices: torch.Tensor) -> torch.Tensor:
         """Make the network's input of slices: ``B C V U``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import torch
@@ -25,6 +25,17 @@ class Encoder(Protocol):
     @property
     def stages(self) -> int:
         """Number of feature stages after the stem; stage 1 is the finest."""
+
+    def stages_with_maps(self, class_index: int, size: int) -> tuple[int, ...]:
+        """List the stages on whose cells a class's logit depends; `cam` refuses the others.
+
+        Args:
+            class_index: the class's number, from 0.
+            size: S, pixels along a slice's side.
+
+        Returns:
+            Numbers of the stages, ascending.
+        """
 
     def logits(self, slices: torch.Tensor) -> torch.Tensor:
         """Compute one logit per slice and class.
@@ -67,6 +78,31 @@ def check_finite(logits: torch.Tensor) -> None:
         )
 
 
+def without_map(stage: int, class_name: str, usable: Sequence[int]) -> TonnoError:
+    """Make the error about a stage that gives no map.
+
+    Args:
+        stage: the stage.
+        class_name: of the class.
+        usable: stages that give maps.
+
+    Returns:
+        The error.
+    """
+    if not usable:
+        return TonnoError(
+            f"`stage` {stage}: the logit of class '{class_name}' does not depend on any stage's cells, so all maps "
+            "would be empty; choose a classifier that was trained, or `method` tonno, which needs no maps"
+        )
+    first, last = usable[0], usable[-1]
+    whole = len(usable) == last - first + 1 > 1
+    return TonnoError(
+        f"`stage` {stage}: the logit of class '{class_name}' does not depend on this stage's cells, so its map would "
+        "be empty (after a transformer's last block only the class token counts); choose a `stage` "
+        f"{f'from {first} to {last}' if whole else 'of ' + ', '.join(map(str, usable))}"
+    )
+
+
 class PixelSum:
     """An encoder that returns the mean of a slice's pixels: planes become the Radon transform, the heatmap the input.
 
@@ -80,6 +116,18 @@ class PixelSum:
 
     classes: tuple[str, ...] = ("pixel-sum",)
     stages: int = 4
+
+    def stages_with_maps(self, class_index: int, size: int) -> tuple[int, ...]:
+        """List all stages.
+
+        Args:
+            class_index: of no effect.
+            size: of no effect.
+
+        Returns:
+            Their numbers.
+        """
+        return tuple(range(1, self.stages + 1))
 
     def logits(self, slices: torch.Tensor) -> torch.Tensor:
         """Average the pixels of each slice.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame, GroupNormAct
@@ -66,11 +68,34 @@ class _Tracer(torch.fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, (nn.Conv2d, nn.BatchNorm2d)) or super().is_leaf_module(m, module_qualified_name)
 
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Look through modules that exist for a moment alone (a slice of a sequence) into those that they hold."""
+        try:
+            self.path_of_module(m)
+        except NameError:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+
+class _Tapped(nn.Module):
+    """A timm model that also returns its feature stages, so that a trace shows where they are read."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        features, stages = self.model.forward_intermediates(x)
+        return self.model.forward_head(features), stages
+
 
 def fold_batch_norm(model: nn.Module) -> int:
     """Fold each batch norm that follows a convolution into it, in place; exact up to rounding.
 
-    Which norm follows which convolution is read from the traced data flow.
+    Which norm follows which convolution is read from the traced data flow. A convolution whose output is read
+    elsewhere, as a feature stage too, stays: a folded norm would change what is read there.
 
     Args:
         model: in evaluation mode.
@@ -78,21 +103,24 @@ def fold_batch_norm(model: nn.Module) -> int:
     Returns:
         How many norms were folded; 0 for models that cannot be traced (vision transformers, which have none).
     """
+    root = _Tapped(model) if hasattr(model, "forward_intermediates") else model
     try:
-        graph = _Tracer().trace(model)
+        graph = _Tracer().trace(root)
     except Exception:  # torch.fx raises whatever the model's own code raises on symbolic input
         return 0
+    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
     folded = 0
     for node in graph.nodes:
         if node.op != "call_module" or len(node.args) != 1 or not isinstance(node.args[0], torch.fx.Node):
             continue
-        norm, before = model.get_submodule(str(node.target)), node.args[0]
+        norm, before = root.get_submodule(str(node.target)), node.args[0]
         if not isinstance(norm, nn.BatchNorm2d) or before.op != "call_module" or len(before.users) != 1:
             continue
-        convolution = model.get_submodule(str(before.target))
-        if isinstance(convolution, nn.Conv2d) and type(convolution) in _FOLDABLE:
-            model.set_submodule(str(before.target), fuse_conv_bn_eval(convolution, norm))
+        convolution = root.get_submodule(str(before.target))
+        once = calls[str(node.target)] == calls[str(before.target)] == 1  # else another call would get this norm too
+        if once and isinstance(convolution, nn.Conv2d) and type(convolution) in _FOLDABLE:
+            root.set_submodule(str(before.target), fuse_conv_bn_eval(convolution, norm))
             activation = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
-            model.set_submodule(str(node.target), activation)
+            root.set_submodule(str(node.target), activation)
             folded += 1
     return folded

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tonno_core.bundle.calibration import ModelChoices
-from tonno_core.bundle.decide import standard_stage
 from tonno_core.settings import (
     CAM_METHODS,
     SLICEWISE_METHODS,
@@ -43,7 +42,7 @@ def rows_of(
     settings: ReconstructionSettings,
     *,
     stages: Sequence[tuple[int, ...]],
-    last_stage: int,
+    standard: int,
     all_candidates: bool,
 ) -> dict[str, Row]:
     """Return the rows of an evaluation.
@@ -55,7 +54,7 @@ def rows_of(
         choices: The model's.
         settings: Of the reconstructions.
         stages: Of the CAM methods' rows; several numbers are added up.
-        last_stage: How many stages the encoder has.
+        standard: The stage that is taken where nobody chose one.
         all_candidates: Whether there is a row for each variant that the calibration tried.
 
     Returns:
@@ -65,7 +64,7 @@ def rows_of(
     for method in settings.methods:
         best = choices.variant(method, settings)
         if "stages" in choices_of(method) and not best.stages:
-            best = dataclasses.replace(best, stages=(standard_stage(last_stage),))
+            best = dataclasses.replace(best, stages=(standard,))
         rows[method] = _row(choices, settings, best, best=True)
         if method in (*CAM_METHODS, *SLICEWISE_METHODS):
             for stage in stages:

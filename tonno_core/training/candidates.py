@@ -47,14 +47,14 @@ def default_candidates(
     """
     size = settings.slice_size or bundle.spec.slice_size
     encoder = bundle.classifier(slice_size=size)
-    check_stages(stages, encoder.stages)
+    check_stages(stages, encoder, class_index, size)
     stage_grid = {"stages": tuple((stage,) for stage in stages or encoder.stages_with_maps(class_index, size))}
     candidates = []
     for method in settings.methods:
         default = variant_of(method, settings, defaults=bundle.spec.defaults)
         known = not stages or default.stages in stage_grid["stages"]
         if "stages" in choices_of(method) and not (default.stages and known):
-            first = stages[0] if stages else standard_stage(encoder.stages)
+            first = stages[0] if stages else standard_stage(encoder, class_index, size)
             default = dataclasses.replace(default, stages=(first,))
         grid = {**stage_grid, **SEARCH_GRIDS[method]}
         steps = [

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
+from tonno_core.bundle.decide import check_stages
 from tonno_core.bundle.file import BundleSpec
 from tonno_core.cohort.manifest import Case, Manifest
 from tonno_core.distributed import Processes
@@ -59,8 +61,10 @@ def check_trainable(settings: TrainingSettings, stage: int | None = None) -> Non
     parameter_groups(model, settings)
     encoder = Classifier(model, settings.classes, channels=settings.channels, convention=settings.convention)
     try_slice(encoder, settings.slice_size, settings.encoder)
-    if stage is not None and stage > encoder.stages:
-        raise TonnoError(f"`stage` {stage} does not exist in this encoder, expected 1 to {encoder.stages}")
+    if stage is not None:
+        for weight in encoder.model.get_classifier().parameters():
+            nn.init.normal_(weight)  # in a copy: a head that starts at zero would give no map yet
+        check_stages([stage], encoder, 0, settings.slice_size)
 
 
 def train(
