@@ -139,6 +139,12 @@ def test_nothing_found_is_a_report_too(logic, tmp_path) -> None:
     assert len(page.images) == 1 and "table" not in page.tags
 
 
+def test_parts_that_were_too_small_are_told_by_that_volume(logic, tmp_path) -> None:
+    heatmap = addHeatmap(logic, addVolume())
+    page = written(logic, (heatmap, *logic.segments.write(heatmap, THRESHOLD, 1e6)), tmp_path)
+    assert "is 1000 ml or larger. Highest: 9" in page.text
+
+
 def test_many_findings_have_a_row_each_and_some_a_picture(logic, tmp_path, monkeypatch) -> None:
     from importlib import import_module
 
