@@ -54,6 +54,7 @@ _MEAN = "Mean that is subtracted: a number, one for each channel (a,b,c), or tim
 _METHODS = f"Heatmap to compute; may be repeated. One of {', '.join(METHODS)}."
 _MIN_VOLUME = "Drop connected components that are smaller than this."
 _MODEL = "Model folder, or pixel-sum: a test of the whole chain without a model."
+_NEIGHBOR_MM = "Distance in mm of the slices in neighbouring channels, for classifiers of several slices at once."
 _NONFINITE = "Replace NaN and infinite voxels by the lowest finite value instead of refusing the volume."
 _NORM = "Normalisation layers: batch norm, batch norm with fixed statistics, or group norm in its place."
 _OUTPUT = "Output folder. For a CSV, an existing folder is resumed."
@@ -234,6 +235,7 @@ def reconstruct(
 @click.option("--mean", metavar="timm|A,...", help=_MEAN, show_default="none")
 @click.option("--std", metavar="timm|A,...", help=_STD, show_default="none")
 @click.option("--pixel-mm", type=float, metavar="P", help=_PIXEL_MM, show_default="none: slices hold the whole scan")
+@click.option("--neighbor-mm", type=float, metavar="D", help=_NEIGHBOR_MM, show_default="none: the same slice in each")
 @click.option("--activation", default="sigmoid", show_default=True, type=_ACTIVATIONS, help=_ACTIVATION)
 @click.option("--seed", default=0, show_default=True, type=_SEED, help="Seed of random weights (--weights none).")
 @_about_option

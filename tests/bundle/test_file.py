@@ -268,7 +268,7 @@ def test_a_schema_of_the_future(folder: Path) -> None:
     assert "schema None is unknown" in refused(folder)
 
 
-OPTIONAL = ("schema", "calibration", "white", "mean", "std", "activation")
+OPTIONAL = ("schema", "calibration", "white", "mean", "std", "activation", "neighbor_mm")
 KEYS = [field.name for field in dataclasses.fields(BundleSpec) if field.name not in OPTIONAL]
 
 
@@ -539,7 +539,10 @@ def test_what_is_said_of_a_classifier_is_kept_and_used(tmp_path: Path) -> None:
 
 
 def test_a_model_that_needs_no_optional_key_has_none(folder: Path) -> None:
-    assert not {"white", "mean", "std", "activation"} & json.loads((folder / "model.json").read_text()).keys()
+    assert (
+        not {"white", "mean", "std", "activation", "neighbor_mm"}
+        & json.loads((folder / "model.json").read_text()).keys()
+    )
 
 
 @pytest.mark.parametrize(
@@ -552,6 +555,8 @@ def test_a_model_that_needs_no_optional_key_has_none(folder: Path) -> None:
         ({"std": "0"}, "`std` '0': expected timm, a number above 0"),
         ({"intensity": "window:0:1,0:2"}, "2 windows for `channels` 1"),
         ({"pixel_mm": 0.0}, "`pixel_mm` is 0.0, expected millimeters"),
+        ({"neighbor_mm": 0.0, "channels": 3}, "`neighbor_mm` is 0.0, expected millimeters"),
+        ({"neighbor_mm": 2.0}, "neighbouring slices into the channels; this classifier has one channel"),
     ],
 )
 def test_what_cannot_be_meant_of_a_classifier_is_refused(changes: Any, message: str, tmp_path: Path) -> None:

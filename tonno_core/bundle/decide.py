@@ -41,6 +41,8 @@ class Run:
         pixels: S, along a slice's side.
         intensity: Normalization of the volume's intensities.
         pixel_mm: Pixel size of the training slices; None where the model saw no physical scale.
+        shifts_mm: By channel of the encoder's input how far its slice lies along the normal; empty where all channels
+            get the same slice.
         region: Where alone heatmaps are wanted; None for everywhere.
         zoom: Whether all offsets and pixels go into the region.
         device: Where to compute.
@@ -53,6 +55,7 @@ class Run:
     pixels: int
     intensity: str
     pixel_mm: float | None
+    shifts_mm: tuple[float, ...]
     region: Region | None
     zoom: bool
     device: torch.device
@@ -131,6 +134,8 @@ def decide(
         raise TonnoError(f"`slice_size` is {asked.slice_size}, the model was made ready for {model.slice_size}")
     if zoom:
         check_zoom(region, asked)
+    if model.shifts_mm and asked.frame != "physical":
+        raise TonnoError(f"`frame` {asked.frame}: the model's channels are slices some mm apart; expected physical")
     targets = []
     for name in dict.fromkeys(class_of(each, model.encoder.classes) for each in classes or (asked.class_name,)):
         settings = replace(asked, class_name=name)
@@ -144,6 +149,7 @@ def decide(
         pixels=size,
         intensity=model.intensity,
         pixel_mm=model.pixel_mm,
+        shifts_mm=model.shifts_mm,
         region=region,
         zoom=zoom,
         device=model.device,

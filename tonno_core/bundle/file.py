@@ -64,6 +64,7 @@ class BundleSpec:
         mean: By channel, subtracted from the input; empty for none.
         std: By channel, by which that is divided; empty for none.
         activation: ``softmax`` where the classes exclude each other, else ``sigmoid``.
+        neighbor_mm: Distance of the slices in neighbouring channels; None where all channels get the same slice.
     """
 
     encoder: str
@@ -85,6 +86,14 @@ class BundleSpec:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     activation: Activation = "sigmoid"
+    neighbor_mm: float | None = None
+
+    @property
+    def shifts_mm(self) -> tuple[float, ...]:
+        """By channel how far its slice lies along the normal; empty where all channels get the same slice."""
+        if self.neighbor_mm is None:
+            return ()
+        return tuple((channel - (self.channels - 1) / 2) * self.neighbor_mm for channel in range(self.channels))
 
     @property
     def convention(self) -> Convention:
@@ -359,6 +368,7 @@ _OPTIONAL: dict[str, tuple[object, tuple[type, ...], str]] = {
     "mean": ((), (list, tuple), "a list with a finite number for each channel"),
     "std": ((), (list, tuple), "a list with a finite number above 0 for each channel"),
     "activation": ("sigmoid", (str,), f"one of {', '.join(ACTIVATIONS)}"),
+    "neighbor_mm": (None, (float, int, type(None)), "millimeters between 0 and 100 for several channels, or null"),
 }
 _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
     "encoder": ((str,), "the name of a timm model"),
@@ -407,6 +417,9 @@ def _checked(data: Json, path: Path) -> BundleSpec:
     require(all(number > 0 for number in data["std"]), "std")
     require(data["activation"] in ACTIVATIONS, "activation")
     require(data["activation"] == "sigmoid" or len(names) > 1, "activation")
+    distance = data["neighbor_mm"]
+    require(distance is None or (0 < distance < 100 and data["channels"] > 1), "neighbor_mm")
+    require(distance is None or data["frame"] == "physical", "neighbor_mm")
     try:
         combine(defaults=data["defaults"], explicit={})
     except TonnoError as error:
@@ -447,6 +460,7 @@ class OwnClassifier:
         std: By which that is divided, likewise.
         pixel_mm: Pixel size of its training slices; None where they had no physical scale.
         activation: ``softmax`` where its classes exclude each other, else ``sigmoid``.
+        neighbor_mm: Distance of the slices in neighbouring channels; None where all channels get the same slice.
         seed: For random weights.
         about: What a person should know.
     """
@@ -463,6 +477,7 @@ class OwnClassifier:
     std: str | None = None
     pixel_mm: float | None = None
     activation: Activation = "sigmoid"
+    neighbor_mm: float | None = None
     seed: int = 0
     about: dict[str, str] = field(default_factory=dict)
 
@@ -512,6 +527,7 @@ def make_bundle(classifier: OwnClassifier, output: Path, *, overwrite: bool = Fa
         mean=mean,
         std=std,
         activation=classifier.activation,
+        neighbor_mm=classifier.neighbor_mm,
     )
     encoder = Classifier(model, classes, channels=channels, convention=spec.convention)
     try_slice(encoder, size, classifier.encoder)
@@ -526,6 +542,12 @@ def _check_input(classifier: OwnClassifier) -> None:
             f"`intensity` {classifier.intensity}: {len(intensity.windows)} windows for `channels` {channels}; "
             "give one for all channels, or one for each"
         )
+    if classifier.neighbor_mm is not None:
+        if not 0 < classifier.neighbor_mm < 100:
+            raise TonnoError(f"`neighbor_mm` is {classifier.neighbor_mm}, expected millimeters between 0 and 100")
+        if channels == 1 or intensity.windows:
+            found = "one channel" if channels == 1 else "a window in each channel"
+            raise TonnoError(f"`neighbor_mm` puts neighbouring slices into the channels; this classifier has {found}")
     if classifier.pixel_mm is not None and not 0 < classifier.pixel_mm < 100:
         raise TonnoError(f"`pixel_mm` is {classifier.pixel_mm}, expected millimeters between 0 and 100")
     scaled = {"white": classifier.white != 1, "mean": classifier.mean == TIMM, "std": classifier.std == TIMM}
@@ -569,6 +591,8 @@ def assumptions(spec: BundleSpec) -> list[tuple[str, str]]:
         bounds = spec.intensity.partition(":")[2].replace(",", ", ")
         intensities = f"a window for each channel, {bounds}, becomes 0 to {spec.white:g}; 0 outside of the scan"
     channels = "1" if spec.channels == 1 else f"{spec.channels}, {'a window' if windows else 'the same slice'} in each"
+    if spec.neighbor_mm is not None:
+        channels = f"{spec.channels}, neighbouring slices {spec.neighbor_mm:g} mm apart, the middle one in its place"
     statistics = " and ".join(
         f"{verb} {', '.join(f'{value:.6g}' for value in dict.fromkeys(values))}"
         for verb, values in (("less", spec.mean), ("divided by", spec.std))

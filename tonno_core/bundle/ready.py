@@ -42,6 +42,11 @@ class ReadyModel:
         return None if self.spec is None else self.spec.pixel_mm
 
     @property
+    def shifts_mm(self) -> tuple[float, ...]:
+        """By channel how far its slice lies along the normal; empty where all channels get the same slice."""
+        return () if self.spec is None else self.spec.shifts_mm
+
+    @property
     def intensity(self) -> str:
         """How the volume's intensities are normalised."""
         return IMAGE if self.spec is None else self.spec.intensity

@@ -44,12 +44,12 @@ class Convention:
         """Make the network's input.
 
         Args:
-            slices: ``B V U``.
+            slices: ``B V U``, or ``B C V U`` where channels are neighbouring slices.
 
         Returns:
             ``B C V U``; a view where every channel gets the slice as it is.
         """
-        values = slices[:, None].expand(-1, self.channels, -1, -1)
+        values = slices if slices.ndim == 4 else slices[:, None].expand(-1, self.channels, -1, -1)
         if self.windows:
             low, high = (self._by_channel(bounds, slices) for bounds in zip(*self.windows, strict=True))
             values = ((values - low) / (high - low)).clamp_(0, 1)

@@ -104,7 +104,8 @@ def show_planes(
             continue
         by_output = {kind.target.output: stages for kind, stages in zip(classes, each.stages, strict=True)}
         maps = Maps(by_output, run.asked.cam)
-        projector = Projector(first.encoder, source, maps, batch, watched if over_sphere else reporter.untimed())
+        told = watched if over_sphere else reporter.untimed()
+        projector = Projector(first.encoder, source, maps, batch, told, shifts=first.planes.shifts)
         previews.begin(len(each.plan.directions))
         try:
             with nullcontext() if over_sphere else reporter.timings.measure(each.name):

@@ -109,6 +109,12 @@ class Planes:
             return math.inf
         return max(variant.smooth_mm for variant in self.run.variants)
 
+    @property
+    def shifts(self) -> tuple[float, ...]:
+        """By channel how far its slice lies along the normal, in frame units; empty where all get the same slice."""
+        frame_unit_mm = float(np.linalg.norm(self.frame_to_ras[:3, 0]))  # the frame is a ball
+        return tuple(mm / frame_unit_mm for mm in self.run.shifts_mm)
+
     def closeness(self) -> npt.NDArray[np.float32]:
         """Return how close each voxel is to the frame's center.
 

@@ -22,6 +22,7 @@ class SlicePlan:
             derivative).
         pixels: S, with centres at 2 t / (S - 1) - 1 along u and v.
         needed: L 2, first and one past the last offset that matters of each direction; None: all T.
+        shift: by which all planes are moved along their normals, in frame units.
     """
 
     frame_to_ras: Matrix
@@ -29,6 +30,7 @@ class SlicePlan:
     slices: int
     pixels: int
     needed: npt.NDArray[np.intp] | None = None
+    shift: float = 0.0
 
     @property
     def counts(self) -> npt.NDArray[np.intp]:
@@ -60,8 +62,9 @@ class SlicePlan:
             stack's first sample to its last.
         """
         basis = plane_basis(self.directions[which])
-        basis[:, :, 2] *= 1.0 + self.step
         matrix = np.zeros((len(basis), 4, 4))
+        matrix[:, :3, 3] = basis[:, :, 2] * self.shift
+        basis[:, :, 2] *= 1.0 + self.step
         matrix[:, :3, :3] = basis
         matrix[:, 3, 3] = 1.0
         return matrix

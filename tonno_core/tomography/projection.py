@@ -8,8 +8,8 @@ logits are numbers. On other devices one comes after the other.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -83,6 +83,8 @@ class Projector:
         maps: Maps,
         batch: BatchSize = BatchSize(),
         reporter: Reporter | None = None,
+        *,
+        shifts: Sequence[float] = (),
     ) -> None:
         """Prepare a projector.
 
@@ -92,9 +94,11 @@ class Projector:
             maps: What is wanted of which classes.
             batch: How many slices go through the encoder at once.
             reporter: Its check is called between batches of the encoder; what it raises ends the projection.
+            shifts: By channel of the encoder's input how far its slice lies along the normal, in frame units; none
+                where all channels get the same slice.
         """
         self._encoder = encoder
-        self._source = source
+        self._source, self._shifts = source, tuple(shifts)
         self._stages, self._cam = dict(maps.stages), maps.cam
         self._maps = [(index, stage) for index, stages in maps.stages.items() for stage in stages]
         reporter = reporter or Reporter()
@@ -144,9 +148,13 @@ class Projector:
         return slice(start, min(start + max(least, filled), len(plan.directions)))
 
     def _cut(self, plan: SlicePlan, which: slice) -> tuple[slice, Tensors]:
-        """Return a range, its slices ``B V U`` and the indices of those that show more than fill; the host waits."""
+        """Return a range, its slices ``B V U`` or ``B C V U``, and the indices of those that show more than fill."""
         with self._timings.measure("slicing"):
-            slices = sample_slices(self._source, plan, which)
+            if self._shifts:
+                channels = [sample_slices(self._source, replace(plan, shift=s), which) for s in self._shifts]
+                slices = torch.stack(channels, dim=1)
+            else:
+                slices = sample_slices(self._source, plan, which)
         with self._timings.measure("encoder"):
             low, high = torch.aminmax(slices.flatten(1), dim=1)
             seen = ((low != self._source.fill) | (high != self._source.fill)).nonzero()[:, 0]
@@ -211,7 +219,9 @@ class Projector:
         if not self._fit or memory is None:
             return
         device = self._source.array.device  # slices are float32, whatever the voxels are
-        blank = torch.full((1, plan.pixels, plan.pixels), self._source.fill, dtype=torch.float32, device=device)
+        channels = (len(self._shifts),) if self._shifts else ()
+        shape = (1, *channels, plan.pixels, plan.pixels)
+        blank = torch.full(shape, self._source.fill, dtype=torch.float32, device=device)
         least = int(np.sort(plan.counts)[-_AT_LEAST:].sum())
         with self._timings.measure("batch size"):
             self.batch_size = fitting_batch(memory, self._encode_chunk, blank, self.batch_size, least)
