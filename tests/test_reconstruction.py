@@ -490,5 +490,5 @@ def test_what_the_model_cannot_serve_is_refused(bundle: Bundle, settings: Recons
 
 
 def test_an_unknown_model_is_refused() -> None:
-    with pytest.raises(TonnoError, match="expected a bundle's folder or pixel-sum"):
+    with pytest.raises(TonnoError, match="pixelsum: no such model folder"):
         reconstruct(oblique_volume(), "pixelsum")

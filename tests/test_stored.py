@@ -364,7 +364,9 @@ def _same_model(now: Path, then: Path) -> None:
         # Adam moves a weight by up to the rate, 1e-3, in each step, whatever its gradient's size: where that is all
         # rounding, so is the step. On the same machine the bits are the same.
         np.testing.assert_allclose(weights[name], tensor, atol=1e-3 + 1e-3 * np.abs(tensor).max(), err_msg=name)
-    skip: dict[str, float | None] = dict.fromkeys(("sha256", "seconds", "seconds_in_steps", "threads"))
+    # What is chosen of so few volumes is the default now; each variant's own numbers are in the records.
+    names = ("sha256", "seconds", "seconds_in_steps", "threads", "thresholds")
+    skip: dict[str, float | None] = dict.fromkeys(names)
     same(read_json(now / "model.json"), read_json(then / "model.json"), rel=0.02, skip=skip)
 
 

@@ -213,7 +213,7 @@ def test_the_command_takes_a_csv_and_ends_with_2_where_a_case_failed(
     out, err = capfd.readouterr()
     assert done.value.code == 2
     assert out.startswith("method")
-    assert "tonno     2" in out
+    assert "tonno pixel-sum 2" in " ".join(out.split())
     assert err.splitlines()[-1].startswith("tonno: 1 of 3 cases failed: 0003-2: ")
 
 

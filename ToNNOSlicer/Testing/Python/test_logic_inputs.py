@@ -231,7 +231,7 @@ def test_doubtful_orientation_of_a_nifti_file_is_told_and_carried_on(host, logic
     assert (back.header["qform_code"], back.header["sform_code"]) == codes
 
     heatmap = addHeatmap(logic, node)
-    segmentation, _id = logic.writeSegment(heatmap, THRESHOLD)
+    segmentation, _id = logic.segments.write(heatmap, THRESHOLD)
     for name in ("heatmap.nii.gz", "heatmap.nii", "mask.nii.gz", "mask.nii"):
         write, written = (
             (exportHeatmap, heatmap) if name.startswith("heatmap") else (logic.exportSegmentation, segmentation)
