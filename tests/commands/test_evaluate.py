@@ -360,7 +360,7 @@ def test_label_1_means_the_finding_of_a_model_that_tells_normal_from_it(home: Pa
     assert {case: line["label"] for (case, _), line in found.items()} == {"0001-0": "0", "0002-1": "1", "0004-3": "1"}
     assert {case: line["label"] for (case, _), line in absent.items()} == {"0001-0": "1", "0002-1": "0", "0004-3": "0"}
     write_random_bundle(tmp_path / "two", classes=("a", "b"))
-    with pytest.raises(TonnoError, match=r"the model has 2 classes \(a, b\); give `class_name` to say which to look for"):
+    with pytest.raises(TonnoError, match=r"the model has 2 classes \(a, b\); give `class_name` to say which"):
         evaluate(manifest, tmp_path / "none", model=tmp_path / "two", options=options)
 
 
