@@ -24,7 +24,8 @@ from tonno_core.errors import TonnoError
 from tonno_core.volume.io import read_volume, write_volume
 
 OPTIONS = {"methods": ("tonno",), "slices": 12, "directions": 6, "slice_size": 12}
-FILES = {"heatmap-tonno.nii.gz", "segmentation-tonno.nii.gz", "report.json", "overview.png"}
+FILES = {"heatmap-tonno.nii.gz", "segmentation-tonno.nii.gz", "report.json", "overview.png", "planes.npz"}
+SUMMARY = {"settings.json", "summary.csv", "findings.csv", "contact-sheet-1.png"}
 CASES = ("0001-0", "0002-1", "0003-2")
 
 
@@ -42,7 +43,7 @@ def write_set(folder: Path, *, broken: int | None = None) -> Path:
 def run(manifest: Path, output: Path, *, overwrite: bool = False, compiled: bool = False, **changes: Any) -> Outcome:
     options = Options("pixel-sum", {**OPTIONS, **changes})
     compute = Compute("cpu", compiled=compiled)
-    return reconstruct_cohort(manifest, output, options, compute, overwrite=overwrite, progress=False)
+    return reconstruct_cohort([manifest], output, options, compute, overwrite=overwrite, progress=False)
 
 
 def rows(output: Path) -> list[dict[str, str]]:
@@ -64,7 +65,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_volume_has_what_a_single_run_writes(home: Path, tmp_path: Path) -> None:
     each = {f"cases/{case}/{file}" for case in CASES for file in FILES}
-    assert files(home / "out") == {"settings.json", "summary.csv", *each}
+    assert files(home / "out") == {*SUMMARY, *each}
     options = Options("pixel-sum", OPTIONS)
     workflow.reconstruct_files(home / "set" / "1.nii.gz", tmp_path / "one", options, Compute("cpu"))
     for file in ("heatmap-tonno.nii.gz", "segmentation-tonno.nii.gz"):
@@ -124,7 +125,7 @@ def test_an_interruption_leaves_finished_cases_whole(tmp_path: Path, monkeypatch
 def test_another_run_is_refused_until_it_is_to_be_replaced(home: Path, tmp_path: Path) -> None:
     run(home / "set" / "list.csv", tmp_path / "out")
     with pytest.raises(
-        TonnoError, match=r"holds another cohort: settings\.slices was 12, now 10; choose another folder, or give"
+        TonnoError, match=r"holds another cohort: `slices` was 12, now 10; choose another folder, or give"
     ):
         run(home / "set" / "list.csv", tmp_path / "out", slices=10)
     (tmp_path / "out/cases/0001-0/notes.txt").write_text("mine")
@@ -136,7 +137,7 @@ def test_another_run_is_refused_until_it_is_to_be_replaced(home: Path, tmp_path:
 
 
 def test_a_compiled_network_rounds_otherwise_and_is_another_run(home: Path) -> None:
-    with pytest.raises(TonnoError, match="compiled was false, now true"):
+    with pytest.raises(TonnoError, match="`compiled` was off, now on"):
         run(home / "set" / "list.csv", home / "out", compiled=True)
 
 

@@ -25,6 +25,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.output import Json, check_output, output_folder
 from tonno_core.pictures.drawing import Scene
 from tonno_core.pictures.overview import write_overview
+from tonno_core.progress import progress_bar as bar_or_lines
 from tonno_core.reconstruction import Reconstruction, execute
 from tonno_core.reporting import Reporter
 from tonno_core.segmentation.binarize import Component, binarize, components
@@ -165,7 +166,7 @@ def progress_bar(*, disable: bool = False) -> tqdm[Any]:
     Returns:
         The bar.
     """
-    return tqdm(desc="reconstructing", unit="slice", unit_scale=True, delay=0.01, disable=disable)
+    return bar_or_lines(desc="reconstructing", unit="slice", unit_scale=True, delay=0.01, disable=disable)
 
 
 def progress_of(bar: tqdm[Any]) -> Any:

@@ -74,6 +74,21 @@ def read_mask(path: str | os.PathLike[str]) -> Volume:
     return Volume(array, ijk_to_ras)
 
 
+def read_heatmap(path: str | os.PathLike[str]) -> Volume:
+    """Read what `write_volume` wrote, of whatever values: a heatmap may be the same everywhere.
+
+    Args:
+        path: a file.
+
+    Returns:
+        The heatmap.
+
+    Raises:
+        TonnoError: it cannot be read.
+    """
+    return Volume(*_read(Path(path)))
+
+
 def _read(path: Path) -> tuple[FloatArray, Matrix]:
     """Read voxels and ijk_to_ras of a file or folder."""
     check_name(path)
