@@ -223,7 +223,9 @@ def reconstruct(
         from tonno_core.commands.cohort import reconstruct_cohort
 
         with silenced(quiet):
-            outcome = reconstruct_cohort([volume, *more], output, asked, compute, overwrite=overwrite)
+            said = click.get_current_context().get_parameter_source("threshold")
+            ask = said is click.core.ParameterSource.DEFAULT
+            outcome = reconstruct_cohort([volume, *more], output, asked, compute, overwrite=overwrite, ask=ask)
         if not quiet:
             click.echo(f"{outcome.text}\n{_NOTICE}")
         if outcome.failed:

@@ -27,6 +27,8 @@ def differences(kept: Json, asked: Json) -> str:
     later = [name for name in _LATER if name not in kept]
     one, other = ({key: value for key, value in run.items() if key not in (*_NOTED, *later)} for run in (kept, asked))
     said = list(dict.fromkeys(_differing(one, other, ())))
+    if len(said) > 1:  # it follows from the others
+        said = [text for text in said if not text.startswith("`cam_directions`")]
     if any(text.startswith("the model's network") for text in said):
         said = [text for text in said if not text.startswith(("the model's", "what the model")) or "network" in text]
     more = f", and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""

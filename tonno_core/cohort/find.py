@@ -67,6 +67,31 @@ def find_volumes(places: Sequence[Path], notes: list[str]) -> tuple[Listed, ...]
     return tuple(found.values())
 
 
+def is_mask(place: Path) -> bool:
+    """Tell whether a file or one of its folders is called a mask.
+
+    Args:
+        place: The file, relative to the folder that is looked through.
+
+    Returns:
+        True for ``labelsTr/x.nii.gz``, ``x_seg.nii.gz``, ``x-mask.nii.gz`` and the like.
+    """
+    return _MASK.search(str(place)) is not None
+
+
+def is_result(file: Path) -> bool:
+    """Tell whether a file is called as our results are, or as 3D Slicer's segmentations.
+
+    Args:
+        file: An image file.
+
+    Returns:
+        True for ``heatmap-tonno.nii.gz``, ``x.seg.nrrd`` and the like.
+    """
+    name = file.name.lower()
+    return ".seg." in name or name.startswith(_RESULTS)
+
+
 def _is_pattern(place: Path) -> bool:
     """Tell whether a name is a pattern; a file that is there is itself, whatever its name."""
     return glob.has_magic(str(place)) and not place.exists()
@@ -80,7 +105,7 @@ def _at(place: Path, notes: list[str]) -> Iterator[Listed]:
     """Find the volumes of a file or folder."""
     if place.is_dir():
         yield from _volumes(place, notes)
-    elif place.name.lower().endswith(_IMAGES) and not place.name.startswith(_RESULTS):
+    elif place.name.lower().endswith(_IMAGES) and not is_result(place):
         yield _listed(place)
 
 
@@ -95,9 +120,8 @@ def _volumes(place: Path, notes: list[str]) -> Iterator[Listed]:
             continue
         shown = [folder / file for file in sorted(files) if not file.startswith(".")]
         images = [file for file in shown if file.name.lower().endswith(_IMAGES)]
-        images = [file for file in images if not file.name.startswith(_RESULTS) and ".seg." not in file.name.lower()]
-        for image in images:
-            if _MASK.search(str(image.relative_to(place))):
+        for image in (file for file in images if not is_result(file)):
+            if is_mask(image.relative_to(place)):
                 masks.append(image)
             else:
                 yield _listed(image)

@@ -32,7 +32,7 @@ def name_cases(
     """Name the cases of a list, whose results may be there from an earlier list.
 
     A volume is known by its place, or where it has moved by its own name and its bytes. No result of another volume is
-    given up: a new case whose name is taken gets the next free number.
+    given up: a new case whose number is taken gets the next free one.
 
     Args:
         volumes: Of each case its number in the list, and its file or folder.
@@ -53,17 +53,18 @@ def name_cases(
         if names[index] is None and volume.name in moved:
             names[index] = _same(volume, [name for name in moved[volume.name] if name not in taken], content)
             taken |= {name for name in (names[index],) if name is not None}
-    numbers = [number for number, _ in volumes]
-    highest = max([0, *numbers, *(int(name.partition("-")[0]) for name in known)])
+    used = {_number(name) for name in known if name in taken or content(name) is not None}
+    new = [number for (number, _), name in zip(volumes, names, strict=True) if name is None]
+    highest = max([*used, *(number for number in new if number not in used)], default=0)
     for index, (number, volume) in enumerate(volumes):
         if names[index] is None:
-            name = case_name(number, volume)
-            if name in taken or (name in known and content(name) is not None):
-                highest += 1
-                name = case_name(highest, volume)
-            names[index] = name
-            taken.add(name)
+            highest += number in used
+            names[index] = case_name(highest if number in used else number, volume)
     return [name for name in names if name is not None]
+
+
+def _number(name: str) -> int:
+    return int(name.partition("-")[0])
 
 
 def _same(volume: Path, names: Sequence[str], content: Callable[[str], str | None]) -> str | None:

@@ -126,6 +126,7 @@ def reconstruct_cohort(
     compute: Compute,
     *,
     overwrite: bool = False,
+    ask: bool = True,
     progress: bool = True,
 ) -> Outcome:
     """Reconstruct many volumes, by one model that is loaded once.
@@ -140,6 +141,7 @@ def reconstruct_cohort(
         options: Of the command line.
         compute: Where.
         overwrite: Start anew where another cohort is.
+        ask: Refuse to begin where scans would get thresholds of their own because the model has none.
         progress: Show a bar.
 
     Returns:
@@ -158,7 +160,7 @@ def reconstruct_cohort(
     volumes = [(number, volume.volume) for number, volume in enumerate(listed, start=1)]
     content = _content(prepared, compute.compiled)
     names = folder.take_up(content, [str(volume) for _, volume in volumes], volumes, overwrite=overwrite)
-    if overwrite or not (output / SETTINGS_NAME).is_file():
+    if ask and (overwrite or not (output / SETTINGS_NAME).is_file()):
         _require_thresholds(prepared)
     tasks = [Task(name, volume) for name, volume in zip(names, listed, strict=True)]
     folder.volumes = {task.name: task.listed.volume for task in tasks}
