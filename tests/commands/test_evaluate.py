@@ -195,6 +195,53 @@ def test_another_model_is_another_evaluation(home: Path, tmp_path: Path) -> None
         evaluate(home / "manifest.csv", home / "out", model=tmp_path / "model")
 
 
+def test_a_longer_sorted_and_moved_list_goes_on_and_what_has_changed_is_measured_again(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, out = write_set(tmp_path / "set", LINES), tmp_path / "out"
+    evaluate(manifest, out, model=home / "model")
+    before, done, original = results(out), [], command.evaluate_case
+
+    def counted(task: Any, *rest: Any) -> Any:
+        done.append(task.name)
+        return original(task, *rest)
+
+    monkeypatch.setattr(command, "evaluate_case", counted)
+    # Longer, in another order, a patient's name corrected, at another place.
+    (tmp_path / "set").rename(tmp_path / "moved")
+    manifest = tmp_path / "moved" / "manifest.csv"
+    lines = ["4.nii.gz,0,,p4,test", *LINES[::-1]]
+    lines[3] = lines[3].replace("p1", "p1b")
+    manifest.write_text("\n".join(["volume,label,mask,patient,split", *lines, ""]))
+    evaluate(manifest, out, model=home / "model")
+    assert done == ["0005-4"]
+    after = results(out)
+    assert {key: after[key]["dice"] for key in before} == {key: row["dice"] for key, row in before.items()}
+    assert after["0002-1", "center"]["patient"] == "p1b"
+    # Another scan, another mask and another label under the old names.
+    done.clear()
+    write_volume(toy_scan(8, 0), tmp_path / "moved" / "0.nii.gz")
+    write_volume(truth_of(5), tmp_path / "moved" / "1-mask.nii.gz", dtype="uint8")
+    manifest.write_text(manifest.read_text().replace("4.nii.gz,0,", "4.nii.gz,1,"))
+    evaluate(manifest, out, model=home / "model")
+    assert sorted(done) == ["0001-0", "0002-1", "0005-4"]
+    assert results(out)["0005-4", "center"]["label"] == "1"
+    # One that cannot be measured now has no result of what it was.
+    (tmp_path / "moved" / "0.nii.gz").write_bytes(b"no image")
+    outcome = evaluate(manifest, out, model=home / "model")
+    assert outcome.failed.startswith("1 of 4 cases failed: 0001-0: ")
+    assert ("0001-0", "center") not in results(out)
+
+
+def test_a_missing_volume_is_a_case_that_failed(home: Path, tmp_path: Path) -> None:
+    manifest = write_set(tmp_path / "set", [*LINES, "gone.nii.gz,0,,p9,test"])
+    outcome = evaluate(manifest, tmp_path / "out", model=home / "model")
+    assert outcome.failed == (
+        "1 of 4 cases failed: 0005-gone: volume 'gone.nii.gz' does not exist (paths are relative to the manifest)"
+    )
+    assert len({case for case, _ in results(tmp_path / "out")}) == 3
+
+
 def test_overwriting_starts_anew_and_leaves_other_files(home: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     evaluate(home / "manifest.csv", out)

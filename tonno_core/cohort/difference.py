@@ -31,8 +31,8 @@ def differences(kept: Json, asked: Json) -> str:
         said = [text for text in said if not text.startswith("`cam_directions`")]
     if any(text.startswith("the model's network") for text in said):
         said = [text for text in said if not text.startswith(("the model's", "what the model")) or "network" in text]
-    more = f", and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""
-    return ", ".join(said[:_SHOWN]) + more
+    more = f"; and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""
+    return "; ".join(said[:_SHOWN]) + more
 
 
 def _differing(kept: Any, asked: Any, place: tuple[str, ...]) -> Iterator[str]:
