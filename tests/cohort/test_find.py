@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,26 @@ def test_a_tree_of_dicom_is_its_folders_of_series(tmp_path: Path) -> None:
     # One series is one volume, whatever lies below or beside its files: as it was.
     files(tmp_path / "p1/t1", "more/x.nii.gz", "y.nii.gz")
     assert not is_cohort([tmp_path / "p1/t1"])
+
+
+def test_folders_that_are_links_are_followed_once_and_what_cannot_be_read_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files(tmp_path / "data", "x/t1.nii.gz", "locked/t2.nii.gz")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "link").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "circle").symlink_to(tmp_path / "data")
+    scan = os.scandir
+
+    def denied(place: str) -> object:
+        if Path(place).name == "locked":
+            raise PermissionError(13, "Permission denied", place)
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", denied)  # a test that runs as root may read all
+    names, notes = found(tmp_path / "set")
+    assert names == ["t1.nii.gz"]
+    assert notes == [f"{tmp_path / 'set' / 'link' / 'locked'}: cannot be read (Permission denied)"]
 
 
 def test_patterns_and_several_files(tmp_path: Path) -> None:

@@ -83,6 +83,12 @@ def test_a_method_has_one_scale_for_all_cases_and_pages(tmp_path: Path, drawn: l
     assert any("page 2 of 2" in text.get_text() for text in drawn[1].texts)
 
 
+def test_pages_of_a_longer_list_go(tmp_path: Path) -> None:
+    write(tmp_path, [entry(n) for n in range(CASES_PER_PAGE + 1)])
+    write(tmp_path, [entry(1)])
+    assert [path.name for path in tmp_path.iterdir()] == ["contact-sheet-1.png"]
+
+
 def test_the_threshold_is_marked_on_its_methods_scale(tmp_path: Path, drawn: list[Figure]) -> None:
     write(tmp_path, [entry(1, scale=3.0)])
     bars = [axes for axes in drawn[0].axes if axes.get_title() in METHODS]

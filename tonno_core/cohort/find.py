@@ -112,12 +112,18 @@ def _at(place: Path, notes: list[str]) -> Iterator[Listed]:
 def _volumes(place: Path, notes: list[str]) -> Iterator[Listed]:
     """Find the volumes below a folder, by name."""
     masks: list[Path] = []
-    for name, below, files in os.walk(place):
-        folder = Path(name)
+    seen: set[str] = set()
+
+    def unread(error: OSError) -> None:
+        notes.append(f"{error.filename}: cannot be read ({error.strerror})")
+
+    for name, below, files in os.walk(place, followlinks=True, onerror=unread):
+        folder, real = Path(name), os.path.realpath(name)
         below[:] = sorted(child for child in below if not child.startswith("."))
-        if _SETTINGS in files and "cases" in below:
+        if real in seen or (_SETTINGS in files and "cases" in below):  # links may lead in circles
             below.clear()
             continue
+        seen.add(real)
         shown = [folder / file for file in sorted(files) if not file.startswith(".")]
         images = [file for file in shown if file.name.lower().endswith(_IMAGES)]
         for image in (file for file in images if not is_result(file)):

@@ -187,8 +187,6 @@ def _write_sheets(folder: Path, cases: Sequence[Done]) -> None:
     for case in cases:
         with suppress(TonnoError):
             entries.append(_entry(case))
-    for file in folder.glob(SUMMARY_NAMES[-1]):  # of a longer list
-        file.unlink(missing_ok=True)
     if not entries:
         return
     report = next(case.report for case in cases if case.report)

@@ -91,7 +91,8 @@ def write_sheets(
 ) -> list[Path]:
     """Write ``contact-sheet-1.png``, ... with `CASES_PER_PAGE` cases on each.
 
-    A column's colours have one scale for all cases, so that what is bright in one is bright in all.
+    Pages that a longer list had are removed. A column's colours have one scale for all cases, so that what is bright
+    in one is bright in all.
 
     Args:
         folder: Where they go; each file appears whole or not at all.
@@ -118,6 +119,9 @@ def write_sheets(
             _draw_head(figure, title + of, subtitle, truth)
             paths.append(folder / f"contact-sheet-{number}.png")
             save_figure(figure, paths[-1])
+    for old in folder.glob("contact-sheet-*.png"):  # of a longer list
+        if old not in paths:
+            old.unlink(missing_ok=True)
     return paths
 
 
