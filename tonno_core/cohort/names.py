@@ -51,8 +51,10 @@ def name_cases(
             moved.setdefault(Path(place).name, []).append(name)
     for index, (_, volume) in enumerate(volumes):
         if names[index] is None and volume.name in moved:
-            names[index] = _same(volume, [name for name in moved[volume.name] if name not in taken], content)
-            taken |= {name for name in (names[index],) if name is not None}
+            found = _same(volume, [name for name in moved[volume.name] if name not in taken], content)
+            if found is not None:
+                names[index] = found
+                taken.add(found)
     used = {_number(name) for name in known if name in taken or content(name) is not None}
     new = [number for (number, _), name in zip(volumes, names, strict=True) if name is None]
     highest = max([*used, *(number for number in new if number not in used)], default=0)

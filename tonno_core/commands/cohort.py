@@ -170,9 +170,8 @@ def reconstruct_cohort(
     def work(task: Task, advanced: Progress) -> None:
         volume = task.listed.volume
         if not volume.exists():
-            is_list = task.listed.absent and _is_list(places)
-            text = why_absent(places[0], task.listed) if is_list else f"{volume}: no such file or folder"
-            raise TonnoError(text)
+            of_list = task.listed.absent and _is_list(places)
+            raise TonnoError(why_absent(places[0], task.listed) if of_list else f"{volume}: no such file or folder")
         # Before it is read.
         identity = {"run": folder.fingerprint, "source": source_of(volume), "content": content_of(volume)}
         place = folder.cases / task.name
@@ -215,7 +214,8 @@ def _content(prepared: PreparedRun, compiled: bool) -> Json:
     heatmaps: Json = {}
     for name, variant in target.variants.items():
         known = run.threshold(target, name)
-        heatmaps[name] = {**variant.record(), "threshold": None if known is None else known.value}
+        # Scaled for other planes, where machines may round otherwise.
+        heatmaps[name] = {**variant.record(), "threshold": None if known is None else float(f"{known.value:.9g}")}
     content = {
         "tonno": tonno_core.__version__,
         "model": model_identity(prepared.request.model),
