@@ -301,6 +301,25 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
         raise TonnoError(f"{path}: cannot be written ({error})") from error
 
 
+def require_volumes(cases: Sequence[Case], path: Path) -> None:
+    """Check that volumes are there.
+
+    Args:
+        cases: The volumes that are needed.
+        path: The manifest.
+
+    Raises:
+        TonnoError: Some are missing; it names them, the first twenty.
+    """
+    lost = [case for case in cases if case.absent]
+    shown = "; ".join(f"line {case.line}: {why_absent(path, case)}" for case in lost[:_SHOWN])
+    if len(lost) == 1:
+        raise TonnoError(f"{path}, {shown}")
+    if lost:
+        more = f"; and {len(lost) - _SHOWN} more, which `tonno check` lists" if len(lost) > _SHOWN else ""
+        raise TonnoError(f"{path}: {len(lost)} of {len(cases)} volumes are missing: {shown}{more}")
+
+
 def require_trainable(manifest: Manifest) -> None:
     """Check that training has two volumes or more and, for each class, a volume with it and a volume without.
 
@@ -525,12 +544,8 @@ def _check_mask_values(cases: Sequence[Case], classes: Sequence[str], path: Path
 
 def _check_volumes(cases: Sequence[Case], path: Path, absent: bool) -> None:
     """Refuse missing volumes, unless they may be, and one in two lines, by links or other spellings of one file."""
-    lost = [case for case in cases if case.absent]
-    if lost and not absent:
-        shown = "; ".join(f"line {case.line}: {why_absent(path, case)}" for case in lost[:_SHOWN])
-        more = f"; and {len(lost) - _SHOWN} more, which `tonno check` lists" if len(lost) > _SHOWN else ""
-        counted = f"{len(lost)} of {len(cases)} volumes are missing: " if len(lost) > 1 else ""
-        raise TonnoError(f"{path}: {counted}{shown}{more}" if counted else f"{path}, {shown}")
+    if not absent:
+        require_volumes(cases, path)
     seen: dict[str, list[tuple[Path, int]]] = {}
     for case in cases:
         real = case.volume.resolve()
