@@ -95,14 +95,18 @@ class _Folder(CasesFolder):
     def has(self, name: str) -> bool:
         return False
 
+    def content_of_case(self, name: str) -> str | None:
+        return None
+
     def clear(self, keep: set[str]) -> None:
         pass
 
 
 @pytest.mark.parametrize(("command", "words"), [(None, "`replace_nonfinite`"), ("reconstruct", "--replace-nonfinite")])
 def test_why_a_case_failed_is_kept_in_the_words_of_who_started(command: str | None, words: str, tmp_path: Path) -> None:
-    folder = _Folder(tmp_path, "")
-    folder.open({}, ["a"], ["a"], overwrite=False)
+    folder = _Folder(tmp_path)
+    folder.take_up({}, ["a.nii"], [(1, Path("a.nii"))], overwrite=False)
+    folder.open(["a"], ["a"])
 
     def work(task: Any, advanced: Any) -> None:
         raise TonnoError("scan.nii: 1 of 8 voxels are NaN or infinite; use `replace_nonfinite`")

@@ -57,7 +57,7 @@ _MODEL = "Model folder, or pixel-sum: a test of the whole chain without a model.
 _NEIGHBOR_MM = "Distance in mm of the slices in neighbouring channels, for classifiers of several slices at once."
 _NONFINITE = "Replace NaN and infinite voxels by the lowest finite value instead of refusing the volume."
 _NORM = "Normalisation layers: batch norm, batch norm with fixed statistics, or group norm in its place."
-_OUTPUT = "Output folder. For a CSV, an existing folder is resumed."
+_OUTPUT = "Output folder. For many volumes, an existing folder is resumed."
 _PIXEL_MM = "Pixel size of the slices in mm."
 _PRECISION = "Number format of the encoder. auto: float16 on CUDA, bfloat16 on CPUs with AMX, else float32."
 _PRESET = "Set slices, directions and more at once; options given explicitly take precedence."
@@ -125,6 +125,7 @@ _precision_option = click.option(
 _class_of_1_option = click.option(
     "--class", "class_name", default="finding", show_default=True, metavar="NAME", help=_CLASS_OF_1
 )
+_quiet_option = click.option("--quiet", is_flag=True, help="Say nothing but what went wrong.")
 _about_option = click.option("--about", multiple=True, metavar="KEY=VALUE", help=_ABOUT)
 # What `reconstruct` asks for beside the settings of a reconstruction.
 _BESIDE_SETTINGS = (
@@ -156,6 +157,7 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("volume", type=_PATH)
+@click.argument("more", nargs=-1, type=_PATH, metavar="[VOLUME]...")
 @click.option("--model", required=True, metavar="BUNDLE|pixel-sum", help=_MODEL)
 @click.option("--output", required=True, type=_PATH, metavar="DIR", help=_OUTPUT)
 @click.option("--method", "methods", multiple=True, metavar="NAME", help=_METHODS, show_default=_MODELS)
@@ -188,36 +190,44 @@ def cli() -> None:
 )
 @click.option("--replace-nonfinite", is_flag=True, help=_NONFINITE)
 @click.option("--overwrite", is_flag=True, help="Replace existing results.")
+@_quiet_option
 def reconstruct(
-    volume: Path, output: Path, methods: tuple[str, ...], device: str, precision: str, compiled: bool, overwrite: bool,
-    **options: Any,
+    volume: Path, more: tuple[Path, ...], output: Path, methods: tuple[str, ...], device: str, precision: str,
+    compiled: bool, overwrite: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Compute heatmaps and segmentations of VOLUME.
 
     VOLUME is a NIfTI, NRRD or MetaImage file, or a folder with one DICOM series.
 
-    It may also be a CSV file with a column `volume`. Each case then gets a folder in DIR/cases, summary.csv lists the
-    results of all, and running the same command again resumes. Under torchrun, the processes share the directions of
-    one volume, or the volumes of a CSV file.
+    It may also be many volumes: a CSV file with a column `volume`, a folder of files or of DICOM folders, a pattern
+    ('scans/*.nii.gz'), or several files. Each case then gets a folder in DIR/cases, summary.csv and findings.csv list
+    the results of all, contact sheets show them, and running the same command again resumes. Under torchrun, the
+    processes share the directions of one volume, or the volumes.
     """
+    from tonno_core.cohort.find import is_cohort
     from tonno_core.commands.request import Compute, Options
+    from tonno_core.progress import silenced
 
     beside = {name: options.pop(name) for name in _BESIDE_SETTINGS}
     asked = Options(settings={"methods": methods or None, **options}, **beside)
     compute = Compute(device, precision, compiled)
-    if volume.suffix.lower() in (".csv", ".tsv"):
+    if is_cohort([volume, *more]):
         from tonno_core.commands.cohort import reconstruct_cohort
 
-        outcome = reconstruct_cohort(volume, output, asked, compute, overwrite=overwrite)
-        click.echo(f"{outcome.text}\n{_NOTICE}")
+        with silenced(quiet):
+            said = click.get_current_context().get_parameter_source("threshold")
+            ask = said is click.core.ParameterSource.DEFAULT
+            outcome = reconstruct_cohort([volume, *more], output, asked, compute, overwrite=overwrite, ask=ask)
+        if not quiet:
+            click.echo(f"{outcome.text}\n{_NOTICE}")
         if outcome.failed:
             raise TonnoError(outcome.failed)
         return
     from tonno_core.commands.reconstruct import reconstruct_into, single_run
 
-    with single_run(output, asked, compute, overwrite=overwrite) as (prepared, progress, group):
+    with silenced(quiet), single_run(output, asked, compute, overwrite=overwrite) as (prepared, progress, group):
         table = reconstruct_into(output, volume, prepared, progress=progress, overwrite=overwrite, group=group)
-    if table:  # of the first process alone
+    if table and not quiet:  # of the first process alone
         click.echo(f"{table}\nwritten to {output}. {_NOTICE}")
 
 
@@ -270,7 +280,7 @@ def check(manifest: Path, class_name: str) -> int:
     from tonno_core.cohort.check import check_cohort, report
     from tonno_core.cohort.manifest import read_manifest
 
-    found = check_cohort(read_manifest(manifest, class_name=class_name))
+    found = check_cohort(read_manifest(manifest, class_name=class_name, absent=True))
     click.echo(report(found))
     return 0 if found.usable else 2
 
@@ -417,6 +427,7 @@ def calibrate(
 @_device_option
 @_precision_option
 @click.option("--overwrite", is_flag=True, help="Replace the results of another evaluation.")
+@_quiet_option
 def evaluate(
     manifest: Path,
     methods: tuple[str, ...],
@@ -428,6 +439,7 @@ def evaluate(
     model: str,
     output: Path,
     overwrite: bool,
+    quiet: bool,
     **choices: Any,
 ) -> None:
     """Compare all methods with the masks of MANIFEST.
@@ -436,16 +448,19 @@ def evaluate(
     the processes share the cases.
     """
     from tonno_core.commands.evaluate import Choices, evaluate_manifest
+    from tonno_core.progress import silenced
 
     options = {
         "methods": methods or None, "slices": slices, "directions": directions, "lattice": lattice,
         "filter": filter, "class_name": class_name,
     }  # fmt: skip
     choices["stages"] = tuple(map(parse_stages, choices["stages"]))
-    outcome = evaluate_manifest(
-        manifest, model=model, output=output, choices=Choices(**choices), options=options, overwrite=overwrite
-    )
-    click.echo(outcome.text)
+    with silenced(quiet):
+        outcome = evaluate_manifest(
+            manifest, model=model, output=output, choices=Choices(**choices), options=options, overwrite=overwrite
+        )
+    if not quiet:
+        click.echo(outcome.text)
     if outcome.failed:
         raise TonnoError(outcome.failed)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from tonno_core.progress import progress_bar as bar_or_lines
 from tonno_core.volume.volume import Volume
 
 
@@ -100,7 +100,7 @@ def progress_bar(*, disable: bool = False) -> tqdm[Any]:
     Returns:
         The bar.
     """
-    return tqdm(desc="reconstructing", unit="slice", unit_scale=True, delay=0.01, disable=disable)
+    return bar_or_lines(desc="reconstructing", unit="slice", unit_scale=True, delay=0.01, disable=disable)
 
 
 def progress_of(bar: tqdm[Any]) -> Callable[[int, int], None]:
@@ -118,12 +118,3 @@ def progress_of(bar: tqdm[Any]) -> Callable[[int, int], None]:
         bar.update(done - bar.n)
 
     return advanced
-
-
-def is_watched() -> bool:
-    """Tell whether a person may be looking: in a terminal or a notebook.
-
-    Returns:
-        Whether to show a bar.
-    """
-    return sys.stderr.isatty() or "ipykernel" in sys.modules

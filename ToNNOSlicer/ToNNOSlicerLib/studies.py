@@ -13,20 +13,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from tonno_core.cohort.manifest import read_volumes
+from tonno_core.cohort.find import LIST_ENDINGS, is_mask, is_result
+from tonno_core.cohort.manifest import read_volumes, why_absent
 from tonno_core.cohort.source import source_of
 from tonno_core.errors import TonnoError
 from ToNNOSlicerLib.worklist_files import Case, isDicom
 
-LIST_ENDINGS = (".csv", ".tsv")
 WORKLIST_NAME = "worklist.json"  # a folder with it holds results, not studies
 SERIES_NAME = "series"  # in the worklist's folder, series that share their own folder with others
 _MODALITY, _DESCRIPTION = "0008|0060", "0008|103e"
-_RESULTS = ("heatmap-", "segmentation-")
-# What files and folders of masks are called in public data: labelsTr/, x_seg.nii.gz, x-mask.nii.gz, segmentations/.
-_MASK = re.compile(
-    r"(?<![a-z])(?:masks?|msk|labels?(?:tr|ts)?|labelmaps?|segs?|segmentations?|truth)(?![a-z])", re.IGNORECASE
-)
 
 
 def findStudies(place: Path, output: Path) -> tuple[list[Case], list[str]]:
@@ -48,7 +43,12 @@ def findStudies(place: Path, output: Path) -> tuple[list[Case], list[str]]:
     if place.is_file():
         if place.suffix.lower() not in LIST_ENDINGS:
             raise TonnoError(f"{place}: expected a folder of studies, or a list (.csv) with a column volume")
-        return [_ofList(case) for case in read_volumes(place)], []
+        listed = read_volumes(place, absent=True)
+        there = [case for case in listed if not case.absent]
+        if not there:
+            read_volumes(place)
+        notes = [f"{place}, line {case.line}: {why_absent(place, case)}" for case in listed if case.absent]
+        return [_ofList(case) for case in there], notes
     if not place.is_dir():
         raise TonnoError(f"{place}: no such folder or list; check the path")
     studies: list[Case] = []
@@ -73,8 +73,7 @@ def _different(studies: list[Case], notes: list[str]) -> list[Case]:
 
 def _ofList(case) -> Case:
     stem = _stem(case.volume)
-    given = case.patient if not str(case.volume).endswith(case.patient) else ""
-    return Case(f"{given} {stem}".strip(), str(case.volume), source_of(case.volume))
+    return Case(f"{case.patient} {stem}".strip(), str(case.volume), source_of(case.volume))
 
 
 def _folders(place: Path, output: Path) -> Iterator[Path]:
@@ -93,8 +92,8 @@ def _inFolder(folder: Path, place: Path, output: Path, notes: list[str]) -> Iter
 
     files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
     images = [file for file in files if file.name.lower().endswith(READABLE)]
-    wanted = [file for file in images if not _isResult(file.name.lower())]
-    masks = [file for file in wanted if _MASK.search(str(file.relative_to(place)))]
+    wanted = [file for file in images if not is_result(file)]
+    masks = [file for file in wanted if is_mask(file.relative_to(place))]
     if masks:
         notes.append(f"{folder}: {len(masks)} left out by name as masks, such as {masks[0].name}; a list can have them")
     for file in wanted:
@@ -111,10 +110,6 @@ def _readable(file: Path, place: Path, notes: list[str]) -> Iterator[Case]:
         notes.append(f"{os.fsencode(file).decode(errors='backslashreplace')}: this name is not UTF-8; rename it")
         return
     yield Case(_below(file.parent / _stem(file), place), str(file), source_of(file))
-
-
-def _isResult(name: str) -> bool:
-    return ".seg." in name or name.startswith(_RESULTS)
 
 
 def _series(folder: Path, place: Path, output: Path, notes: list[str]) -> Iterator[Case]:

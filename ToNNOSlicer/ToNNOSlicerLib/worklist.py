@@ -213,8 +213,9 @@ class Worklist:
             return
         self._run = run = worklist_files.newRun(self.output, self._key, self.model, volumes, self.arguments)
         words = ("reconstruct", str(run.folder / worklist_files.LIST), "--model", self.model)
-        # NRRD holds every grid as it is, a sheared one too.
-        words += ("--output", str(run.folder / worklist_files.RESULTS), "--format", "nrrd", *self.arguments)
+        # NRRD holds every grid as it is, a sheared one too. A threshold is where a reader begins: Otsu's will do.
+        words += ("--threshold", "auto", "--format", "nrrd", "--output", str(run.folder / worklist_files.RESULTS))
+        words += tuple(self.arguments)
         self._process = self._spawn(("run", *words), run.folder / worklist_files.LOG)
         now = dict.fromkeys(volumes, Result()) | {volumes[0]: Result(RUNNING)}
         cases = tuple(c.having(now[c.volume]) if c.volume in now else c for c in self._state.cases)

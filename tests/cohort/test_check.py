@@ -17,6 +17,7 @@ from scipy.spatial.transform import Rotation
 from tonno_core.cohort.check import CohortCheck, Problem, as_trained, check_cohort, outlying, report
 from tonno_core.cohort.manifest import read_manifest
 from tonno_core.cohort.split import split_patients
+from tonno_core.errors import TonnoError
 from tonno_core.volume.header import same_grid
 from tonno_core.volume.io import read_header
 from tonno_core.volume.volume import Volume
@@ -146,6 +147,20 @@ def test_nothing_that_can_be_read(tmp_path: Path) -> None:
     check = checked(tmp_path, "a.nii,0")
     assert [line for line, _ in problems(check)] == [0, 2]
     assert report(check).endswith("not usable for training: 2 errors, 0 warnings")
+
+
+def test_all_volumes_that_are_missing_are_listed(tmp_path: Path) -> None:
+    scans(tmp_path, 3)
+    lines = ("0.nii,0", "x/gone.nii,1", "1.nii,1", "2.NII,0")
+    (tmp_path / "list.csv").write_text("\n".join(["volume,label", *lines, ""]))
+    check = check_cohort(read_manifest(tmp_path / "list.csv", absent=True), progress=False)
+    assert [text for text in problems(check) if text[1].startswith("!")] == [
+        (3, "!volume 'x/gone.nii' does not exist (paths are relative to the manifest)"),
+        (5, "!volume '2.NII' does not exist (did you mean '2.nii'?)"),
+    ]
+    # Training begins with all volumes or not at all; it lists them too.
+    with pytest.raises(TonnoError, match=r"2 of 4 volumes are missing: line 3: .*'x/gone\.nii'.*; line 5: .*'2\.NII'"):
+        read_manifest(tmp_path / "list.csv")
 
 
 def test_missing_classes(tmp_path: Path) -> None:

@@ -335,7 +335,7 @@ def test_a_number_sign_in_the_name_of_a_file_that_is_there(tmp_path: Path) -> No
         ("volume,label\na.nii,Tumour\nb.nii,tumour\n", ", line 3: class 'tumour' is 'Tumour' elsewhere; spell it"),
         ("volume,label:a\na.nii,x\n", ", line 2: label:a is 'x', expected 0 or 1"),
         ("volume,label\na.nii,0\n\nabsent.nii,1\n", ", line 4: volume 'absent.nii' does not exist (paths are relative"),
-        ("volume,label\n,1\n", ", line 2: volume '' does not exist"),
+        ("volume,label\n,1\n", ", line 2: no volume; write its path, or remove the line"),
         ("volume,label\na.nii,0\nb.nii,1\nsub/../a.nii,1\n", ", line 4: the volume of line 2 again; remove one"),
         ("volume,label\na.nii,0,x\n", ", line 2: 3 cells under 2 columns; put names that contain \",\" in double"),
         ('volume,label\n"a.nii,0\n', ", line 2: not readable as CSV (unexpected end of data)"),

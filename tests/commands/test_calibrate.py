@@ -166,4 +166,19 @@ def test_mistakes_are_told_before_anything_is_computed(home: Path, tmp_path: Pat
     (home / "other.csv").write_text("\n".join(lines).replace("label", "label:edema", 1), encoding="utf-8")
     with pytest.raises(TonnoError, match="labels are of edema, the model tells finding"):
         run(home, tmp_path / "new", manifest="other.csv")
+    first = next(number for number, line in enumerate(lines) if line.endswith("val"))
+    lost = [
+        line.replace(".nii", "-gone.nii") if number in (first, first + 1) else line for number, line in enumerate(lines)
+    ]
+    (home / "lost.csv").write_text("\n".join(lost), encoding="utf-8")
+    with pytest.raises(TonnoError, match=rf"2 of 3 volumes are missing: line {first + 1}: .*; line {first + 2}: "):
+        run(home, tmp_path / "new", manifest="lost.csv")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_missing_volume_of_training_does_not_matter(home: Path, tmp_path: Path) -> None:
+    lines = (home / "manifest.csv").read_text(encoding="utf-8").splitlines()
+    lost = [line.replace(".nii", "-gone.nii") if line.endswith("train") else line for line in lines]
+    (home / "untrained.csv").write_text("\n".join(lost), encoding="utf-8")
+    options = {"methods": ("center",), **PLANES}
+    assert "center: threshold" in run(home, tmp_path / "new", manifest="untrained.csv", options=options)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from tests.commands.single import reconstruct_files
+from tests.networks import write_random_bundle
 from tests.training.toy import toy_scan
 from tonno_core import cli
-from tonno_core.cohort.cases import Outcome
+from tonno_core.cohort.cases import Outcome, fingerprint
 from tonno_core.cohort.manifest import read_volumes
 from tonno_core.cohort.source import source_of
 from tonno_core.commands import cohort
@@ -25,7 +29,9 @@ from tonno_core.errors import TonnoError
 from tonno_core.volume.io import read_volume, write_volume
 
 OPTIONS = {"methods": ("tonno",), "slices": 12, "directions": 6, "slice_size": 12}
-FILES = {"heatmap-tonno.nii.gz", "segmentation-tonno.nii.gz", "report.json", "overview.png"}
+FILES = {"heatmap-tonno.nii.gz", "segmentation-tonno.nii.gz", "report.json", "overview.png", "planes.npz"}
+SUMMARY = {"settings.json", "summary.csv", "findings.csv", "contact-sheet-1.png"}
+PLANES = {"slices": 12, "directions": 6}
 CASES = ("0001-0", "0002-1", "0003-2")
 
 
@@ -43,7 +49,7 @@ def write_set(folder: Path, *, broken: int | None = None) -> Path:
 def run(manifest: Path, output: Path, *, overwrite: bool = False, compiled: bool = False, **changes: Any) -> Outcome:
     options = Options("pixel-sum", {**OPTIONS, **changes})
     compute = Compute("cpu", compiled=compiled)
-    return reconstruct_cohort(manifest, output, options, compute, overwrite=overwrite, progress=False)
+    return reconstruct_cohort([manifest], output, options, compute, overwrite=overwrite, progress=False)
 
 
 def rows(output: Path) -> list[dict[str, str]]:
@@ -65,7 +71,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_volume_has_what_a_single_run_writes(home: Path, tmp_path: Path) -> None:
     each = {f"cases/{case}/{file}" for case in CASES for file in FILES}
-    assert files(home / "out") == {"settings.json", "summary.csv", *each}
+    assert files(home / "out") == {*SUMMARY, *each}
     options = Options("pixel-sum", OPTIONS)
     reconstruct_files(home / "set" / "1.nii.gz", tmp_path / "one", options, Compute("cpu"))
     for file in ("heatmap-tonno.nii.gz", "segmentation-tonno.nii.gz"):
@@ -125,7 +131,7 @@ def test_an_interruption_leaves_finished_cases_whole(tmp_path: Path, monkeypatch
 def test_another_run_is_refused_until_it_is_to_be_replaced(home: Path, tmp_path: Path) -> None:
     run(home / "set" / "list.csv", tmp_path / "out")
     with pytest.raises(
-        TonnoError, match=r"holds another cohort: settings\.slices was 12, now 10; choose another folder, or give"
+        TonnoError, match=r"holds another cohort: `slices` was 12, now 10; choose another folder, or give"
     ):
         run(home / "set" / "list.csv", tmp_path / "out", slices=10)
     (tmp_path / "out/cases/0001-0/notes.txt").write_text("mine")
@@ -137,7 +143,7 @@ def test_another_run_is_refused_until_it_is_to_be_replaced(home: Path, tmp_path:
 
 
 def test_a_compiled_network_rounds_otherwise_and_is_another_run(home: Path) -> None:
-    with pytest.raises(TonnoError, match="compiled was false, now true"):
+    with pytest.raises(TonnoError, match="`compiled` was off, now on"):
         run(home / "set" / "list.csv", home / "out", compiled=True)
 
 
@@ -217,6 +223,266 @@ def test_the_command_takes_a_csv_and_ends_with_2_where_a_case_failed(
     assert err.splitlines()[-1].startswith("tonno: 1 of 3 cases failed: 0003-2: ")
 
 
+# --- another list
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The cases that are reconstructed from now on."""
+    names: list[str] = []
+    original = workflow.reconstruct_into
+
+    def counted(output: Path, *arguments: Any, **options: Any) -> str:
+        names.append(output.name)
+        return original(output, *arguments, **options)
+
+    monkeypatch.setattr(cohort, "reconstruct_into", counted)
+    return names
+
+
+def copy_of(home: Path, folder: Path) -> tuple[Path, Path]:
+    """The set of `home` and what came out, as they are there, and known to be."""
+    shutil.copytree(home / "set", folder / "set")
+    manifest = folder / "set" / "list.csv"
+    run(manifest, folder / "out")
+    return manifest, folder / "out"
+
+
+def test_a_longer_and_sorted_list_goes_on(home: Path, tmp_path: Path, done: list[str]) -> None:
+    manifest, out = copy_of(home, tmp_path)
+    before = rows(out)
+    done.clear()
+    write_volume(toy_scan(5, 1), tmp_path / "set" / "more.nii.gz")
+    manifest.write_text("volume\nmore.nii.gz\n2.nii.gz\n1.nii.gz\n0.nii.gz\n")
+    assert run(manifest, out).failed == ""
+    assert done == ["0004-more"]
+    assert [row["case"] for row in rows(out)] == ["0004-more", "0003-2", "0002-1", "0001-0"]
+    assert rows(out)[1:] == before[::-1]
+    # A name that another volume has: the next free number. What the list no longer has stays, and is said.
+    done.clear()
+    (tmp_path / "set" / "b").mkdir()
+    write_volume(toy_scan(6, 1), tmp_path / "set" / "b" / "0.nii.gz")
+    manifest.write_text("volume\nb/0.nii.gz\n1.nii.gz\n")
+    text = run(manifest, out).text
+    assert done == ["0005-0"]
+    assert f"3 cases of an earlier list stay in {out / 'cases'} and are left out of the summary" in text
+    assert [row["case"] for row in rows(out)] == ["0005-0", "0002-1"]
+    manifest.write_text("volume\n0.nii.gz\n1.nii.gz\n2.nii.gz\n")
+    run(manifest, out)
+    assert done == ["0005-0"]
+    assert rows(out) == before
+
+
+def test_volumes_that_were_moved_or_copied_are_known_by_their_bytes(
+    home: Path, tmp_path: Path, done: list[str]
+) -> None:
+    manifest, out = copy_of(home, tmp_path)
+    before, sources = rows(out), [json.loads(path.read_text())["source"] for path in sorted(out.rglob("report.json"))]
+    done.clear()
+    shutil.copytree(tmp_path / "set", tmp_path / "elsewhere", copy_function=shutil.copyfile)  # with other times
+    shutil.rmtree(tmp_path / "set")
+    # Under an old name at the new place: another scan.
+    write_volume(toy_scan(9, 1), tmp_path / "elsewhere" / "1.nii.gz")
+    run(tmp_path / "elsewhere" / "list.csv", out)
+    assert done == ["0004-1"]
+    assert [row["case"] for row in rows(out)] == ["0001-0", "0004-1", "0003-2"]
+    assert [row["seconds"] for row in rows(out)[::2]] == [row["seconds"] for row in before[::2]]
+    assert rows(out)[0]["path"] == str(tmp_path / "elsewhere" / "0.nii.gz")
+    # The module's worklist knows a result by its volume's place and time.
+    now = json.loads((out / "cases/0001-0/report.json").read_text())["source"]
+    assert now == source_of(tmp_path / "elsewhere" / "0.nii.gz")
+    assert now not in sources
+    manifest = tmp_path / "elsewhere" / "list.csv"
+    (tmp_path / "elsewhere" / "0.nii.gz").touch()  # the same bytes
+    run(manifest, out)
+    assert done == ["0004-1"]
+
+
+def test_volumes_of_one_name_in_many_folders_are_told_apart(tmp_path: Path, done: list[str]) -> None:
+    for index, folder in enumerate("abc"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        write_volume(toy_scan(index, index % 2), tmp_path / "set" / folder / "t1.nii.gz")
+    (tmp_path / "set" / "list.csv").write_text("volume\na/t1.nii.gz\nb/t1.nii.gz\nc/t1.nii.gz\n")
+    run(tmp_path / "set" / "list.csv", tmp_path / "out")
+    peaks = {row["path"].split("/")[-2]: row["peak"] for row in rows(tmp_path / "out")}
+    done.clear()
+    (tmp_path / "set").rename(tmp_path / "moved")
+    manifest = tmp_path / "moved" / "list.csv"
+    manifest.write_text("volume\nc/t1.nii.gz\na/t1.nii.gz\nb/t1.nii.gz\n")
+    run(manifest, tmp_path / "out")
+    assert done == []
+    assert {row["path"].split("/")[-2]: row["peak"] for row in rows(tmp_path / "out")} == peaks
+    assert len(set(peaks.values())) == 3
+
+
+def test_processes_name_the_cases_of_a_new_list_alike(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, out = copy_of(home, tmp_path)
+    write_volume(toy_scan(5, 1), tmp_path / "set" / "new.nii.gz")
+    (tmp_path / "set").rename(tmp_path / "moved")
+    (tmp_path / "moved" / "list.csv").write_text("volume\nnew.nii.gz\n2.nii.gz\n0.nii.gz\n1.nii.gz\n")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert "2 of 4 cases done here, 1 are not done" in run(tmp_path / "moved" / "list.csv", out).text
+    monkeypatch.setenv("RANK", "0")
+    assert "4 of 4 cases in" in run(tmp_path / "moved" / "list.csv", out).text
+    assert {path.name for path in (out / "cases").iterdir()} == {"0004-new", *CASES}
+
+
+def as_earlier(out: Path, places: list[str]) -> None:
+    """Make a folder what earlier builds wrote: hashed with its list, without a hash of each volume."""
+    settings = json.loads((out / "settings.json").read_text())
+    for name in ("run", "cases", "heatmaps"):
+        del settings[name]
+    settings["manifest"] = {"cases": len(places), "sha256": fingerprint(places)}
+    (out / "settings.json").write_text(json.dumps(settings))
+    for path in out.rglob("report.json"):
+        report = {**json.loads(path.read_text()), "run": fingerprint(settings)}
+        del report["content"]
+        path.write_text(json.dumps(report))
+
+
+def test_a_folder_of_an_earlier_build_goes_on_where_its_list_grew(home: Path, tmp_path: Path, done: list[str]) -> None:
+    manifest, out = copy_of(home, tmp_path)
+    before = rows(out)
+    as_earlier(out, [str(tmp_path / "set" / f"{index}.nii.gz") for index in range(3)])
+    done.clear()
+    manifest.write_text("volume\n2.nii.gz\n1.nii.gz\n0.nii.gz\n")
+    with pytest.raises(TonnoError, match=r"holds a cohort of another list, and an earlier version .* which volume"):
+        run(manifest, out)
+    write_volume(toy_scan(5, 1), tmp_path / "set" / "more.nii.gz")
+    manifest.write_text("volume\n0.nii.gz\n1.nii.gz\n2.nii.gz\nmore.nii.gz\n")
+    run(manifest, out)
+    assert done == ["0004-more"]
+    manifest.write_text("volume\nmore.nii.gz\n2.nii.gz\n1.nii.gz\n0.nii.gz\n")  # it is written down by now
+    run(manifest, out)
+    assert done == ["0004-more"]
+    assert rows(out)[:0:-1] == before
+
+
+def test_a_result_whose_volume_is_gone_stays(home: Path, tmp_path: Path) -> None:
+    manifest, out = copy_of(home, tmp_path)
+    before = rows(out)
+    (tmp_path / "set" / "1.nii.gz").unlink()
+    assert run(manifest, out).failed == ""
+    assert rows(out) == before
+
+
+def test_a_model_calibrated_anew_is_another_run(tmp_path: Path) -> None:
+    """The weights are the same, the masks would not be."""
+    manifest = write_set(tmp_path / "set")
+    manifest.write_text("volume\n1.nii.gz\n")
+    for name, threshold in (("one", 0.25), ("other", 0.5)):
+        known = {"matched-cam": {"threshold": threshold, "settings": {**PLANES, "stage": 2}}}
+        write_random_bundle(tmp_path / name, thresholds=known)
+    asked = Options(str(tmp_path / "one"), {"methods": ("matched-cam",), **PLANES})
+    reconstruct_cohort([manifest], tmp_path / "out", asked, Compute("cpu"), progress=False)
+    again = Options(str(tmp_path / "other"), {"methods": ("matched-cam",), **PLANES})
+    with pytest.raises(TonnoError, match=r"the model's threshold for matched-cam was 0\.25, now 0\.5; choose"):
+        reconstruct_cohort([manifest], tmp_path / "out", again, Compute("cpu"), progress=False)
+
+
+# --- what is written about all cases
+
+
+def test_missing_volumes_are_all_listed_and_the_others_run(tmp_path: Path) -> None:
+    manifest = write_set(tmp_path / "set")
+    lines = ["volume;patient;label;split", "0.nii.gz;p0;0;train", "gone.nii.gz;p1;1;test", "1.nii.gz;p2;1;test"]
+    manifest.write_text("\n".join([*lines, "3.nii.gz;p3;0;val"]))
+    outcome = run(manifest, tmp_path / "out")
+    assert outcome.failed.startswith(
+        "2 of 4 cases failed: 0002-gone: volume 'gone.nii.gz' does not exist (paths are relative to the manifest); "
+        "0004-3: volume '3.nii.gz' does not exist"
+    )
+    summary = rows(tmp_path / "out")
+    assert [bool(row["failed"]) for row in summary] == [False, True, False, True]
+    assert [(row["patient"], row["label"], row["split"]) for row in summary] == [
+        ("p0", "0", "train"), ("p1", "1", "test"), ("p2", "1", "test"), ("p3", "0", "val"),
+    ]  # fmt: skip
+    assert [Path(row["path"]).name for row in summary] == ["0.nii.gz", "gone.nii.gz", "1.nii.gz", "3.nii.gz"]
+    write_volume(toy_scan(3, 1), tmp_path / "set" / "gone.nii.gz")
+    assert run(manifest, tmp_path / "out").failed.startswith("1 of 4 cases failed: 0004-3")
+
+
+def test_findings_csv_has_each_finding_of_each_case(home: Path) -> None:
+    with (home / "out" / "findings.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    expected = []
+    for case in CASES:
+        components = json.loads((home / f"out/cases/{case}/report.json").read_text())["methods"]["tonno"]["components"]
+        expected += [(case, each) for each in components]
+    assert len(found) == len(expected) > 3
+    for row, (case, component) in zip(found, expected, strict=True):
+        assert (row["case"], int(row["finding"]), int(row["voxels"])) == (case, component["label"], component["voxels"])
+        peak = [float(row[f"peak_ras_{axis}"]) for axis in "ras"]
+        assert peak == pytest.approx(component["peak_ras"], abs=5e-4)  # three digits are written
+        # In the patient's millimetres: the heatmap has its peak there, as nibabel sees the file.
+        image = nibabel.load(home / f"out/cases/{case}/heatmap-tonno.nii.gz")
+        ijk = np.rint(np.linalg.inv(image.affine) @ [*peak, 1.0]).astype(int)[:3]
+        assert float(image.dataobj[tuple(ijk)]) == pytest.approx(float(row["peak"]), rel=1e-6)  # both are float32
+
+
+def test_a_contact_sheet_shows_each_case(home: Path, tmp_path: Path, drawn: list[Figure]) -> None:
+    _, out = copy_of(home, tmp_path)
+    assert [len([axes for axes in figure.axes if axes.images]) for figure in drawn[-1:]] == [2 * 3]
+    headings = [text.get_text() for text in drawn[-1].texts if text.get_text().startswith("000")]
+    assert [heading.split()[0] for heading in headings] == list(CASES)
+    report = json.loads((out / "cases/0002-1/report.json").read_text())
+    method = report["methods"]["tonno"]
+    parts = f"{method['volume_mm3'] / 1000:.1f} ml in {len(method['components'])} part"
+    assert sum(text.get_text().startswith(parts) for text in drawn[-1].texts) >= 1
+    # An earlier build kept no planes; where the volume is gone as well, the case is left out.
+    for name in ("0001-0", "0002-1"):
+        (out / "cases" / name / "planes.npz").unlink()
+    (tmp_path / "set" / "1.nii.gz").unlink()
+    run(tmp_path / "set" / "list.csv", out)
+    headings = [text.get_text() for text in drawn[-1].texts if text.get_text().startswith("000")]
+    assert [heading.split()[0] for heading in headings] == ["0001-0", "0003-2"]
+
+
+def test_a_model_without_thresholds_asks_before_any_work(tmp_path: Path) -> None:
+    manifest = write_set(tmp_path / "set")
+    manifest.write_text("volume\n1.nii.gz\n")
+    write_random_bundle(tmp_path / "bare")
+    options = Options(str(tmp_path / "bare"), {"methods": ("tonno", "center"), **PLANES})
+
+    def go(asked: Options, **more: Any) -> Outcome:
+        return reconstruct_cohort([manifest], tmp_path / "out", asked, Compute("cpu"), progress=False, **more)
+
+    with pytest.raises(TonnoError, match=r"no threshold for tonno, center; which one .* `threshold` otsu.*calibr"):
+        go(options)
+    assert not (tmp_path / "out").exists()
+    go(dataclasses.replace(options, threshold="otsu"))
+    assert {row["threshold_source"] for row in rows(tmp_path / "out")} == {"otsu"}
+    shutil.rmtree(tmp_path / "out")
+    go(options, ask=False)
+    go(options)  # what was begun goes on
+    assert {row["threshold_source"][:16] for row in rows(tmp_path / "out")} == {"otsu, as the mod"}
+
+
+def test_the_command_takes_folders_and_can_be_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_set(tmp_path / "set")
+    write_random_bundle(tmp_path / "bare")
+    words = ["--model", str(tmp_path / "bare"), "--method", "tonno", "--device", "cpu", "--slices", "12"]
+    words += ["--directions", "6", "--quiet"]
+
+    def go(*more: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as done:
+            cli.main(["reconstruct", *more, *words])
+        return int(done.value.code or 0), *capfd.readouterr()
+
+    code, out, err = go(str(tmp_path / "set"), "--output", str(tmp_path / "asked"))
+    assert (code, out) == (2, "")
+    assert "--threshold otsu" in err
+    ended = go(str(tmp_path / "set"), "--output", str(tmp_path / "out"), "--threshold", "auto")  # which is an answer
+    assert ended == (0, "", "")
+    assert [row["case"] for row in rows(tmp_path / "out")] == list(CASES)
+    ended = go(str(tmp_path / "set" / "0.nii.gz"), "--output", str(tmp_path / "one"))
+    assert ended == (0, "", "")
+    assert (tmp_path / "one" / "report.json").is_file()
+
+
 # --- the list
 
 
@@ -231,6 +497,7 @@ def test_a_study_s_manifest_is_a_list_too_and_its_labels_are_not_looked_at(tmp_p
     [
         ("scan\n0.nii.gz\n", "column volume missing, found scan"),
         ("volume\n0.nii.gz\n9.nii.gz\n", r"line 3: volume '9\.nii\.gz' does not exist"),
+        ("volume\n8.nii.gz\n0.nii.gz\n9.nii.gz\n", r"2 of 3 volumes are missing: line 2: .*'8\.nii.*line 4: .*'9\.nii"),
         ("volume\n0.nii.gz\n0.nii.gz\n", "line 3: the volume of line 2 again"),
         ("volume\n", "no volumes in it"),
     ],

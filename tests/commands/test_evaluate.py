@@ -127,7 +127,8 @@ def test_the_summary_counts_cases_and_patients(home: Path) -> None:
     dice_of = summary["rows"][0]["main"]["dice"]
     assert (dice_of["cases"], dice_of["patients"]) == (2, 1)
     assert (summary["cases"], summary["patients"], summary["cases_without_finding"]) == (3, 2, 1)
-    assert summary["evaluation"] == json.loads((home / "out" / "settings.json").read_text())
+    settings = json.loads((home / "out" / "settings.json").read_text())
+    assert summary["evaluation"] == {name: settings[name] for name in settings if name not in ("run", "cases")}
     assert "3 volumes of 2 patients" in (home / "out" / "summary.md").read_text(encoding="utf-8")
 
 
@@ -173,9 +174,9 @@ def same_but_seconds(one: Path, other: Path) -> bool:
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [
-        ({"options": {"directions": 7}}, "settings.directions was 6, now 7"),
-        ({"min_volume_mm3": 100.0}, "min_volume_mm3 was 0.0, now 100.0"),
-        ({"split": "all"}, "manifest.cases was 3, now 4"),
+        ({"options": {"directions": 7}}, "`directions` was 6, now 7"),
+        ({"min_volume_mm3": 100.0}, "`min_volume_mm3` was 0.0, now 100.0"),
+        ({"split": "all"}, "`split` was test, now all"),
         ({"stages": (2,)}, r"rows.*4 is only in that one"),
     ],
 )
@@ -190,8 +191,55 @@ def test_another_evaluation_in_the_folder_is_refused_with_the_difference(
 
 def test_another_model_is_another_evaluation(home: Path, tmp_path: Path) -> None:
     write_random_bundle(tmp_path / "model", thresholds={"matched-cam": {**RECORD, "threshold": 0.5}})
-    with pytest.raises(TonnoError, match=r"rows\.matched-cam\.threshold was 0\.25, now 0\.5"):
+    with pytest.raises(TonnoError, match=r"the model's threshold for matched-cam was 0\.25, now 0\.5"):
         evaluate(home / "manifest.csv", home / "out", model=tmp_path / "model")
+
+
+def test_a_longer_sorted_and_moved_list_goes_on_and_what_has_changed_is_measured_again(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, out = write_set(tmp_path / "set", LINES), tmp_path / "out"
+    evaluate(manifest, out, model=home / "model")
+    before, done, original = results(out), [], command.evaluate_case
+
+    def counted(task: Any, *rest: Any) -> Any:
+        done.append(task.name)
+        return original(task, *rest)
+
+    monkeypatch.setattr(command, "evaluate_case", counted)
+    # Longer, in another order, a patient's name corrected, at another place.
+    (tmp_path / "set").rename(tmp_path / "moved")
+    manifest = tmp_path / "moved" / "manifest.csv"
+    lines = ["4.nii.gz,0,,p4,test", *LINES[::-1]]
+    lines[3] = lines[3].replace("p1", "p1b")
+    manifest.write_text("\n".join(["volume,label,mask,patient,split", *lines, ""]))
+    evaluate(manifest, out, model=home / "model")
+    assert done == ["0005-4"]
+    after = results(out)
+    assert {key: after[key]["dice"] for key in before} == {key: row["dice"] for key, row in before.items()}
+    assert after["0002-1", "center"]["patient"] == "p1b"
+    # Another scan, another mask and another label under the old names.
+    done.clear()
+    write_volume(toy_scan(8, 0), tmp_path / "moved" / "0.nii.gz")
+    write_volume(truth_of(5), tmp_path / "moved" / "1-mask.nii.gz", dtype="uint8")
+    manifest.write_text(manifest.read_text().replace("4.nii.gz,0,", "4.nii.gz,1,"))
+    evaluate(manifest, out, model=home / "model")
+    assert sorted(done) == ["0001-0", "0002-1", "0005-4"]
+    assert results(out)["0005-4", "center"]["label"] == "1"
+    # One that cannot be measured now has no result of what it was.
+    (tmp_path / "moved" / "0.nii.gz").write_bytes(b"no image")
+    outcome = evaluate(manifest, out, model=home / "model")
+    assert outcome.failed.startswith("1 of 4 cases failed: 0001-0: ")
+    assert ("0001-0", "center") not in results(out)
+
+
+def test_a_missing_volume_is_a_case_that_failed(home: Path, tmp_path: Path) -> None:
+    manifest = write_set(tmp_path / "set", [*LINES, "gone.nii.gz,0,,p9,test"])
+    outcome = evaluate(manifest, tmp_path / "out", model=home / "model")
+    assert outcome.failed == (
+        "1 of 4 cases failed: 0005-gone: volume 'gone.nii.gz' does not exist (paths are relative to the manifest)"
+    )
+    assert len({case for case, _ in results(tmp_path / "out")}) == 3
 
 
 def test_overwriting_starts_anew_and_leaves_other_files(home: Path, tmp_path: Path) -> None:
@@ -325,11 +373,13 @@ def test_a_mask_of_several_values_asks_which_mean_the_finding(home: Path, tmp_pa
         "masks hold one value each, but not the same: 1 in 1-mask.nii.gz and 2 in 3-mask.nii.gz; all mean the finding"
     )
     assert evaluate(manifest, tmp_path / "unlike", model=home / "model").text.startswith(f"{manifest}: {said}\nmethod")
-    manifest.write_text(lines)
-    # Other values are another evaluation.
-    manifest.write_text(manifest.read_text().replace("#2", "#any"))
-    with pytest.raises(TonnoError, match=r"holds another evaluation: manifest\.sha256"):
-        evaluate(manifest, out, model=home / "model")
+    # Another mask is another truth: the case is measured again.
+    organ = truth_of(1).with_array((toy_scan(1, 1).array > 50).astype(np.float32))
+    write_volume(organ, tmp_path / "set" / "1-mask.nii.gz", dtype="uint8")
+    manifest.write_text(lines.replace("#2", "#any"))
+    before = results(out)["0002-1", "matched-cam"]["truth_ml"]
+    evaluate(manifest, out, model=home / "model")
+    assert float(results(out)["0002-1", "matched-cam"]["truth_ml"]) > 3 * float(before)
 
 
 def test_a_class_of_several_has_its_own_labels_and_masks(home: Path, tmp_path: Path) -> None:

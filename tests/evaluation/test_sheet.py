@@ -12,14 +12,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from tests.evaluation.records import finding, record
-from tonno_core.evaluation.sheet import CASES_PER_PAGE, Entry, write_sheets
+from tonno_core.evaluation.sheet import CASES_PER_PAGE, Entry, entry_of, write_sheets
 from tonno_core.pictures.cuts import View
 from tonno_core.pictures.tile import Tile
 
 METHODS = ("matched-cam", "slicewise-cam-3axes")
 
 
-def entry(number: int, *, truth: int | None = 1, scale: float = 1.0, size: tuple[int, int] = (40, 50)) -> Entry:
+def entry(
+    number: int, *, truth: int | None = 1, scale: float = 1.0, size: tuple[int, int] = (40, 50), **changes: Any
+) -> Entry:
     """A case of two methods: a hill of a given height, its mask and a truth beside it."""
     v, u = np.mgrid[: size[0], : size[1]].astype(float)
     hill = scale * np.exp(-((v - 15) ** 2 + (u - 20) ** 2) / 40)
@@ -32,7 +34,7 @@ def entry(number: int, *, truth: int | None = 1, scale: float = 1.0, size: tuple
         truth=None if truth is None else other, heatmaps={name: hill for name in METHODS},
         masks={name: (hill > 0.5).astype(float) for name in METHODS},
     )  # fmt: skip
-    return Entry(record(f"case-{number}", rows, truth=truth), tile)
+    return entry_of(dataclasses.replace(record(f"case-{number}", rows, truth=truth), **changes), lambda: tile)
 
 
 def write(folder: Path, entries: list[Entry]) -> list[str]:
@@ -81,6 +83,12 @@ def test_a_method_has_one_scale_for_all_cases_and_pages(tmp_path: Path, drawn: l
     assert any("page 2 of 2" in text.get_text() for text in drawn[1].texts)
 
 
+def test_pages_of_a_longer_list_go(tmp_path: Path) -> None:
+    write(tmp_path, [entry(n) for n in range(CASES_PER_PAGE + 1)])
+    write(tmp_path, [entry(1)])
+    assert [path.name for path in tmp_path.iterdir()] == ["contact-sheet-1.png"]
+
+
 def test_the_threshold_is_marked_on_its_methods_scale(tmp_path: Path, drawn: list[Figure]) -> None:
     write(tmp_path, [entry(1, scale=3.0)])
     bars = [axes for axes in drawn[0].axes if axes.get_title() in METHODS]
@@ -99,9 +107,8 @@ def test_a_positive_without_a_mask_is_said_to_be_so(tmp_path: Path, drawn: list[
 
 
 def test_no_text_overlaps_another_or_leaves_the_page(tmp_path: Path, drawn: list[Figure]) -> None:
-    entries = [entry(1), entry(2, truth=0, size=(80, 30)), entry(3, truth=None, size=(24, 60)), entry(4, truth=12)]
-    long = dataclasses.replace(entries[3].record, case="A-patient_of_some_hospital-" * 3, truth_ml=1234.5)
-    entries[3] = dataclasses.replace(entries[3], record=long)
+    entries = [entry(1), entry(2, truth=0, size=(80, 30)), entry(3, truth=None, size=(24, 60))]
+    entries.append(entry(4, truth=12, case="A-patient_of_some_hospital-" * 3, truth_ml=1234.5))
     write(tmp_path, entries)
     figure = drawn[0]
     canvas = FigureCanvasAgg(figure)

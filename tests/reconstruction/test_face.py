@@ -107,7 +107,8 @@ def test_progress(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert told[-1][0] == told[-1][1] > 0
     tonno.reconstruct(home / "scan.nii.gz", home / "model", SETTINGS, device="cpu")
     assert capsys.readouterr().err == ""  # neither a terminal nor a notebook
-    monkeypatch.setattr("tonno_core.reconstruction.run.is_watched", lambda: True)
+    for room in ("reconstruction.run", "progress"):
+        monkeypatch.setattr(f"tonno_core.{room}.is_watched", lambda: True)
     tonno.reconstruct(home / "scan.nii.gz", home / "model", SETTINGS, device="cpu")
     assert "reconstructing" in capsys.readouterr().err
     tonno.reconstruct(home / "scan.nii.gz", home / "model", SETTINGS, device="cpu", progress=False)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from tqdm import tqdm
-
+from tonno_core.cohort.difference import differences
+from tonno_core.cohort.names import case_name, name_cases
 from tonno_core.errors import TonnoError, is_out_of_memory
 from tonno_core.output import Json, check_output, write_json
+from tonno_core.progress import progress_bar
 
 SETTINGS_NAME = "settings.json"
+_ADVICE = "choose another folder, or give `overwrite`"
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"
 
 
 class Named(Protocol):
@@ -46,20 +47,6 @@ Task = TypeVar("Task", bound=Named)
 Progress = Callable[[int, int], None]
 
 
-def case_name(number: int, volume: Path) -> str:
-    """Name a case for files and tables.
-
-    Args:
-        number: The volume's place in the manifest, from 1, which makes the name unique.
-        volume: The volume's file or folder.
-
-    Returns:
-        Such as "0012-head" for ``head.nii.gz``.
-    """
-    stem = re.sub(r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)$", "", volume.name, flags=re.IGNORECASE)
-    return f"{number:04d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', stem)[:80]}"
-
-
 def fingerprint(content: Any) -> str:
     """Hash what tells two runs apart.
 
@@ -75,21 +62,28 @@ def fingerprint(content: Any) -> str:
 class CasesFolder(ABC):
     """Holds ``settings.json``, ``cases/`` and a summary; a second run, or another process, goes on in it.
 
+    The list of cases may have grown, been sorted or moved since: a case keeps its name as long as its volume is the
+    same. All else that makes another run is refused.
+
     Attributes:
         kind: What messages call such a run.
         summary_names: Patterns of the summary's files.
+        path: The folder.
+        fingerprint: Hash that identifies the run, from `take_up` on.
+        content: Content of ``settings.json``, likewise.
 
     Args:
         path: The folder.
-        fingerprint: Hash that identifies the run.
     """
 
     kind: str
     summary_names: tuple[str, ...]
 
-    def __init__(self, path: Path, fingerprint: str) -> None:
-        self.path, self.fingerprint = path, fingerprint
+    def __init__(self, path: Path) -> None:
+        self.path, self.fingerprint = path, ""
         self.cases = path / "cases"
+        self.content: Json = {}
+        self._overwrite = False
 
     @abstractmethod
     def has(self, name: str) -> bool:
@@ -99,7 +93,18 @@ class CasesFolder(ABC):
             name: Name of the case.
 
         Returns:
-            Whether its results are there.
+            Whether its results are there, of the volume as it is.
+        """
+
+    @abstractmethod
+    def content_of_case(self, name: str) -> str | None:
+        """Return what a case's results are of.
+
+        Args:
+            name: Name of the case.
+
+        Returns:
+            The hash of its volume (`content_of`), "" where an earlier build kept none; None without results.
         """
 
     @abstractmethod
@@ -110,31 +115,76 @@ class CasesFolder(ABC):
             keep: Names of the cases whose results stay.
         """
 
-    def open(self, content: Json, names: Sequence[str], assigned: Sequence[str], *, overwrite: bool) -> None:
-        """Make the folder, or take up what is in it.
+    def take_up(
+        self, content: Json, listed: Sequence[Any], volumes: Sequence[tuple[int, Path]], *, overwrite: bool
+    ) -> list[str]:
+        """Compare a run with what is in the folder, and name the cases; nothing is written.
 
         Args:
-            content: Content of ``settings.json``.
-            names: Names of all cases.
-            assigned: Names of the cases of this process; those that failed are tried again.
-            overwrite: Whether to remove the files of another run, and no others.
+            content: What the run is, but for its list.
+            listed: What identifies each case, as `json` can write it.
+            volumes: Of each case its number in the list, and its file or folder.
+            overwrite: Whether to begin anew.
+
+        Returns:
+            The cases' names: those that the folder has for these volumes, else `case_name`.
 
         Raises:
-            TonnoError: The folder holds something else, or cannot be written.
+            TonnoError: The folder holds something else.
         """
         check_output(self.path, overwrite=True)
-        if not overwrite:
-            self._require_same(content)
+        kept = None if overwrite else self._kept()
+        known: dict[str, str] = {}
+        self.fingerprint = fingerprint(content)
+        if kept is not None:
+            different = differences(kept, content)
+            if different:
+                raise TonnoError(f"`output` {self.path}: holds another {self.kind}: {different}; {_ADVICE}")
+            # An earlier build hashed the list as well, and named the cases by their places in it.
+            self.fingerprint = kept.get("run") or fingerprint(kept)
+            known = kept["cases"] if "cases" in kept else self._known_to_earlier(kept, listed, volumes)
+        names = name_cases(volumes, known, self.content_of_case)
+        places = {name: str(volume) for name, (_, volume) in zip(names, volumes, strict=True)}
+        manifest = {"cases": len(listed), "sha256": fingerprint(listed)}
+        self.content = {**content, "manifest": manifest, "run": self.fingerprint, "cases": {**known, **places}}
+        self._overwrite = overwrite
+        return names
+
+    def open(self, names: Sequence[str], assigned: Sequence[str]) -> None:
+        """Make the folder, or go on in it, after `take_up`.
+
+        Args:
+            names: Names of all cases.
+            assigned: Names of the cases of this process; those that failed are tried again.
+
+        Raises:
+            TonnoError: The folder cannot be written.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_json(self.path / SETTINGS_NAME, content)  # first: another process may look into the folder now
+            write_json(self.path / SETTINGS_NAME, self.content)  # first: another process may look into the folder now
             self.cases.mkdir(exist_ok=True)
-            if overwrite:
+            if self._overwrite:
                 self._clear_all(set(names) - set(assigned))
             for name in assigned:
                 self._failure(name).unlink(missing_ok=True)
         except OSError as error:
             raise TonnoError(f"`output` {self.path}: cannot be written ({error.strerror or error})") from error
+
+    def left_out(self, names: Sequence[str]) -> str:
+        """Say how many cases of earlier lists are done, and in this list no more.
+
+        Args:
+            names: Of this list.
+
+        Returns:
+            A line, "" where there are none.
+        """
+        others = set(self.content["cases"]) - set(names)
+        done = sum(self.content_of_case(name) is not None for name in others)
+        one = done == 1
+        text = f"{done} case{'' if one else 's'} of an earlier list stay{'s' if one else ''} in {self.cases}"
+        return f"{text} and {'is' if one else 'are'} left out of the summary" if done else ""
 
     def fail(self, name: str, reason: str) -> None:
         """Keep why a case could not be done.
@@ -173,22 +223,34 @@ class CasesFolder(ABC):
             for file in self.path.glob(pattern):
                 file.unlink(missing_ok=True)
 
-    def _require_same(self, content: Json) -> None:
-        """Raise TonnoError if the folder holds another run, or something else."""
+    def _kept(self) -> Json | None:
+        """Read ``settings.json``; None where there is no run yet."""
         path = self.path / SETTINGS_NAME
-        advice = "choose another folder, or give `overwrite`"
         if not path.is_file():
             # Hidden files are no results: such as what another process is writing.
             if self.path.is_dir() and any(not file.name.startswith(".") for file in self.path.iterdir()):
-                raise TonnoError(f"`output` {self.path}: holds other files and no {self.kind}; {advice}")
-            return
+                raise TonnoError(f"`output` {self.path}: holds other files and no {self.kind}; {_ADVICE}")
+            return None
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise TonnoError(f"{path}: not readable as JSON ({error}); {advice}") from error
-        different = _difference(kept, content)
-        if different:
-            raise TonnoError(f"`output` {self.path}: holds another {self.kind}: {different}; {advice}")
+            raise TonnoError(f"{path}: not readable as JSON ({error}); {_ADVICE}") from error
+        if not isinstance(kept, dict):
+            raise TonnoError(f"`output` {self.path}: holds other files and no {self.kind}; {_ADVICE}")
+        return kept
+
+    def _known_to_earlier(
+        self, kept: Json, listed: Sequence[Any], volumes: Sequence[tuple[int, Path]]
+    ) -> dict[str, str]:
+        """Name the cases as an earlier build did, whose list may have grown at its end."""
+        manifest = kept.get("manifest", {})
+        count = manifest.get("cases", 0)
+        if fingerprint(listed[:count]) != manifest.get("sha256"):
+            raise TonnoError(
+                f"`output` {self.path}: holds a {self.kind} of another list, and an earlier version of tonno did not "
+                f"write down which volume each result is of; {_ADVICE}"
+            )
+        return {case_name(number, volume): str(volume) for number, volume in volumes[:count]}
 
 
 def run_cases(
@@ -212,8 +274,11 @@ def run_cases(
         reworded: Puts a reason in the words of its reader, such as the command line's options.
     """
     waiting = [task for task in tasks if not folder.has(task.name)]
-    with _bar(len(tasks), len(tasks) - len(waiting), label, disable=not progress) as bar:
-        for done, task in enumerate(waiting, start=1 + len(tasks) - len(waiting)):
+    initial = len(tasks) - len(waiting)
+    with progress_bar(
+        total=len(tasks), initial=initial, desc=label, bar_format=_BAR, disable=not progress, smoothing=0.0
+    ) as bar:
+        for done, task in enumerate(waiting, start=1 + initial):
 
             def advanced(step: int, steps: int, done: int = done) -> None:
                 bar.update(done - 1 + 0.99 * step / max(1, steps) - bar.n)
@@ -241,25 +306,3 @@ def failed_line(failures: Mapping[str, str], cases: int, details: str) -> str:
     shown = [f"{name}: {reason}" for name, reason in list(failures.items())[:3]]
     more = f"; {len(failures) - 3} more in {details}" if len(failures) > 3 else ""
     return f"{len(failures)} of {cases} cases failed: {'; '.join(shown)}{more}"
-
-
-@contextmanager
-def _bar(total: int, initial: int, label: str, *, disable: bool) -> Iterator[tqdm[Any]]:
-    text = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"
-    bar = tqdm(total=total, initial=initial, desc=label, bar_format=text, disable=disable, smoothing=0.0)
-    with bar:
-        yield bar
-
-
-def _difference(kept: Any, asked: Any, name: str = "") -> str:
-    """Say in which value two JSON objects differ first; "" where they are equal."""
-    if isinstance(kept, dict) and isinstance(asked, dict):
-        for key in dict.fromkeys((*asked, *kept)):
-            where = f"{name}.{key}" if name else str(key)
-            if key not in kept or key not in asked:
-                return f"{where} is only in {'this' if key in asked else 'that'} one"
-            different = _difference(kept[key], asked[key], where)
-            if different:
-                return different
-        return ""
-    return "" if kept == asked else f"{name} was {json.dumps(kept)}, now {json.dumps(asked)}"

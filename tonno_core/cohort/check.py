@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from tonno_core.bundle.calibration import LEAST_TO_CHOOSE
 from tonno_core.cohort.duplicates import find_duplicates
-from tonno_core.cohort.manifest import SPLITS, Case, Manifest, require_trainable
+from tonno_core.cohort.manifest import SPLITS, Case, Manifest, require_trainable, why_absent
 from tonno_core.cohort.mask import ANY, several_values, values_in, values_text
 from tonno_core.cohort.shortcuts import find_shortcuts
 from tonno_core.cohort.split import split_patients
 from tonno_core.errors import TonnoError
+from tonno_core.progress import progress_bar
 from tonno_core.volume.header import Header, same_grid
 from tonno_core.volume.io import read_header, read_mask
 
@@ -78,11 +78,12 @@ def check_cohort(manifest: Manifest, *, progress: bool = True) -> CohortCheck:
     headers: list[Header | None] = []
     problems: list[Problem] = []
     found: dict[str, list[tuple[Case, int]]] = {name: [] for name in manifest.classes}
-    for case in tqdm(manifest.cases, desc="checking", unit="volume", disable=not progress):
+    for case in progress_bar(manifest.cases, desc="checking", unit="volume", disable=not progress):
         header, text = _header(case.volume)
         headers.append(header)
         if header is None:
-            problems.append(Problem(case.line, f"volume: {text}", stops=True))
+            text = why_absent(manifest.path, case) if case.absent else f"volume: {text}"
+            problems.append(Problem(case.line, text, stops=True))
         else:
             problems += [Problem(case.line, f"volume: {concern}") for concern in header.concerns]
         problems += [Problem(case.line, text) for text in _mask_problems(case, header, found)]

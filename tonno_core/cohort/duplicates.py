@@ -12,6 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from tonno_core.progress import progress_bar
+
 _PART = 65536
 # A detached header is the same for all scans of a protocol; the voxels are in the file it names.
 _DATA_FILE = {
@@ -38,7 +40,7 @@ def find_duplicates(volumes: Sequence[Path], *, progress: bool = True) -> list[l
     kinds: tuple[Callable[[Path], Hashable], ...] = (_size, _middle_hash, _hash)
     for kind in kinds:
         suspects = sum(len(group) for group in groups)
-        with tqdm(desc="comparing", unit="volume", total=suspects, disable=not progress, delay=1) as bar:
+        with progress_bar(desc="comparing", unit="volume", total=suspects, disable=not progress, delay=1) as bar:
             groups = [part for group in groups for part in _split(group, files, kind, bar)]
     return groups
 

@@ -28,6 +28,7 @@ _COLUMNS = ("volume", "label", "mask", "mask_label", "patient", "split")
 _PER_CLASS = ("label", "mask", "mask_label")
 _EXPECTED = "volume,label[,mask,patient,split]"
 _UNNAMED = "\0"
+_SHOWN = 20  # missing volumes in a message
 # A mask's file, and its values that mean the finding.
 _WITH_VALUES = re.compile(rf"(.+)#([\d.+]+|{ANY})", re.IGNORECASE)
 _DELIMITER_LINE = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
@@ -51,6 +52,7 @@ class Case:
         line: Line of the manifest; 0 for a case from elsewhere.
         mask_values: For each class which values of the mask mean the finding, see `cohort.mask`; empty where the
             manifest states none at all.
+        absent: How the manifest writes the volume where there is no such file; "" where there is.
     """
 
     volume: Path
@@ -60,6 +62,7 @@ class Case:
     split: str
     line: int = field(default=0, compare=False)
     mask_values: tuple[Values, ...] = ()
+    absent: str = field(default="", compare=False)
 
     def values_of(self, index: int) -> Values:
         """Return which values of a class's mask mean the finding.
@@ -71,6 +74,27 @@ class Case:
             See `cohort.mask`.
         """
         return self.mask_values[index] if self.mask_values else None
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A volume of a list, with what the list says of it.
+
+    Attributes:
+        volume: Absolute path.
+        patient: Name of the patient, "" where none is given.
+        label: As it is written; of several columns ``NAME=1, OTHER=0``.
+        split: "train", "val", "test" or "".
+        line: Line of the list.
+        absent: See `Case`.
+    """
+
+    volume: Path
+    patient: str = ""
+    label: str = ""
+    split: str = ""
+    line: int = 0
+    absent: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,7 +135,13 @@ class Manifest:
         return tuple(case for case in self.cases if case.split == name)
 
 
-def read_manifest(path: Path, *, class_name: str = DEFAULT_CLASS, model_classes: Sequence[str] = ()) -> Manifest:
+def read_manifest(
+    path: Path,
+    *,
+    class_name: str = DEFAULT_CLASS,
+    model_classes: Sequence[str] = (),
+    absent: bool = False,
+) -> Manifest:
     """Read a manifest; paths in it are relative to its folder.
 
     ``label`` is 0 or 1 (a single class), or the name of a class, or a word for no finding (see `words`); or each class
@@ -125,12 +155,13 @@ def read_manifest(path: Path, *, class_name: str = DEFAULT_CLASS, model_classes:
         class_name: Name of the class that label 1 means.
         model_classes: Of the model that the labels are for, if there is one; two names that are both its are no
             question.
+        absent: Whether volumes may be missing.
 
     Returns:
         The volumes, checked against each other.
 
     Raises:
-        TonnoError: A bad label, a missing file, a volume twice, a patient in two splits, a split on some lines only,
+        TonnoError: A bad label, missing files, a volume twice, a patient in two splits, a split on some lines only,
             a column that looks like a slip, or no volumes; the message names the file and the line.
     """
     names, rows = _read_rows(path)
@@ -145,7 +176,7 @@ def read_manifest(path: Path, *, class_name: str = DEFAULT_CLASS, model_classes:
     cases = tuple(
         _with_masks(_case(row, label, path), row, masks, values, path) for row, label in zip(rows, labels, strict=True)
     )
-    _check_volumes(cases, path)
+    _check_volumes(cases, path, absent)
     _check_mask_values(cases, classes, path)
     _check_splits(cases, path)
     lines = [case.line for case in cases]
@@ -160,7 +191,12 @@ def read_manifest(path: Path, *, class_name: str = DEFAULT_CLASS, model_classes:
 
 
 def read_for_model(
-    path: Path, classes: Sequence[str], *, wanted: str | None = None, class_name: str | None = None
+    path: Path,
+    classes: Sequence[str],
+    *,
+    wanted: str | None = None,
+    class_name: str | None = None,
+    absent: bool = False,
 ) -> Manifest:
     """Read a manifest with the labels of a model's classes.
 
@@ -172,6 +208,7 @@ def read_for_model(
         classes: Of the model.
         wanted: The only one whose labels are needed.
         class_name: The one that label 1 means, where a person says so.
+        absent: Whether volumes may be missing.
 
     Returns:
         The volumes with labels of the model's classes, or of the one that is wanted.
@@ -183,7 +220,7 @@ def read_for_model(
     of_1 = findings[0] if len(findings) == 1 else _UNNAMED
     if class_name and not is_no_finding(class_name):
         of_1 = class_name
-    manifest = read_manifest(path, class_name=of_1, model_classes=classes)
+    manifest = read_manifest(path, class_name=of_1, model_classes=classes, absent=absent)
     advice = "name the label columns label:NAME like the model's classes"
     advice += ", or choose another class by `class_name`" if wanted else ""
     told = ", ".join(classes)
@@ -201,22 +238,39 @@ def read_for_model(
     return dataclasses.replace(manifest, classes=names, cases=cases)
 
 
-def read_volumes(path: Path) -> tuple[Case, ...]:
-    """Read the volumes of a manifest, or of a CSV with a column ``volume`` alone; labels and masks are ignored.
+def read_volumes(path: Path, *, absent: bool = False) -> tuple[Listed, ...]:
+    """Read the volumes of a manifest, or of a CSV with a column ``volume`` alone; labels are not understood.
 
     Args:
         path: The CSV file.
+        absent: Whether volumes may be missing.
 
     Returns:
-        Cases without labels and masks.
+        The volumes, with labels as they are written.
 
     Raises:
         TonnoError: As `read_manifest` does, but for labels and masks.
     """
     _, rows = _read_rows(path, ("volume",))
     cases = tuple(_case(row, (), path) for row in rows)
-    _check_volumes(cases, path)
-    return cases
+    _check_volumes(cases, path, absent)
+    return tuple(
+        Listed(case.volume, row.cells.get("patient", ""), _label_text(row), case.split, case.line, case.absent)
+        for case, row in zip(cases, rows, strict=True)
+    )
+
+
+def why_absent(path: Path, case: Case | Listed) -> str:
+    """Say that a volume is missing, and why that may be.
+
+    Args:
+        path: The manifest.
+        case: A case whose volume is missing.
+
+    Returns:
+        Such as "volume '9.nii.gz' does not exist (paths are relative to the manifest)".
+    """
+    return f"volume {case.absent!r} does not exist {missing(path.parent, case.absent)}"
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
@@ -245,6 +299,25 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
             writer.writerows(_cells(case, folder, bool(columns["mask"])) for case in manifest.cases)
     except UnicodeEncodeError as error:
         raise TonnoError(f"{path}: cannot be written ({error})") from error
+
+
+def require_volumes(cases: Sequence[Case], path: Path) -> None:
+    """Check that volumes are there.
+
+    Args:
+        cases: The volumes that are needed.
+        path: The manifest.
+
+    Raises:
+        TonnoError: Some are missing; it names them, the first twenty.
+    """
+    lost = [case for case in cases if case.absent]
+    shown = "; ".join(f"line {case.line}: {why_absent(path, case)}" for case in lost[:_SHOWN])
+    if len(lost) == 1:
+        raise TonnoError(f"{path}, {shown}")
+    if lost:
+        more = f"; and {len(lost) - _SHOWN} more, which `tonno check` lists" if len(lost) > _SHOWN else ""
+        raise TonnoError(f"{path}: {len(lost)} of {len(cases)} volumes are missing: {shown}{more}")
 
 
 def require_trainable(manifest: Manifest) -> None:
@@ -412,8 +485,8 @@ def _columns_of_masks(names: Sequence[str], classes: tuple[str, ...], kind: str,
 def _case(row: Row, labels: tuple[int, ...], path: Path) -> Case:
     name = row.cells["volume"]
     volume = locate(path.parent, name)
-    if not name or not volume.exists():
-        raise TonnoError(f"{row.where}: volume {name!r} does not exist {missing(path.parent, name)}")
+    if not name:
+        raise TonnoError(f"{row.where}: no volume; write its path, or remove the line")
     split = row.cells.get("split", "").lower()
     if split and split not in SPLITS:
         raise TonnoError(f"{row.where}: split is {row.cells['split']!r}, expected {', '.join(SPLITS)}")
@@ -424,7 +497,14 @@ def _case(row: Row, labels: tuple[int, ...], path: Path) -> Case:
         patient=row.cells.get("patient") or name,
         split=split,
         line=row.line,
+        absent="" if volume.exists() else name,
     )
+
+
+def _label_text(row: Row) -> str:
+    """Return a line's labels as they are written."""
+    named = [(name.partition(":")[2], cell) for name, cell in row.cells.items() if name.startswith("label:")]
+    return row.cells.get("label", "") or ", ".join(f"{name}={cell}" for name, cell in named if cell)
 
 
 def _with_masks(
@@ -462,14 +542,16 @@ def _check_mask_values(cases: Sequence[Case], classes: Sequence[str], path: Path
             )
 
 
-def _check_volumes(cases: Sequence[Case], path: Path) -> None:
-    """Refuse a volume in two lines, by links or, where a file system has one file for both, by other spellings."""
+def _check_volumes(cases: Sequence[Case], path: Path, absent: bool) -> None:
+    """Refuse missing volumes, unless they may be, and one in two lines, by links or other spellings of one file."""
+    if not absent:
+        require_volumes(cases, path)
     seen: dict[str, list[tuple[Path, int]]] = {}
     for case in cases:
         real = case.volume.resolve()
         alike = seen.setdefault(unicodedata.normalize("NFC", str(real)).casefold(), [])
         for other, line in alike:
-            if other == real or other.samefile(real):
+            if other == real or (real.exists() and other.exists() and other.samefile(real)):
                 raise TonnoError(f"{path}, line {case.line}: the volume of line {line} again; remove one of the lines")
         alike.append((real, case.line))
 

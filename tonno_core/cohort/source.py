@@ -1,4 +1,4 @@
-"""Identify the volume of a result: its place, and its files as they were when they were read."""
+"""Identify the volume of a result: its place, its files as they were when they were read, and their bytes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 # Formats with a header in one file and voxels in another of the same stem.
 _DETACHED = (".nhdr", ".mhd")
+_PART = 1 << 20
 
 
 def source_of(volume: Path) -> str:
@@ -26,6 +27,45 @@ def source_of(volume: Path) -> str:
     files = [(file.name, file.stat()) for file in _files(volume)]
     facts = [str(volume), *((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def content_of(volume: Path) -> str:
+    """Hash the bytes of a volume's files, wherever they lie and whenever they were written.
+
+    Args:
+        volume: A file, or the folder of a DICOM series.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    files = _files(volume)
+    whole = hashlib.sha256()
+    for file in files:
+        part = hashlib.sha256()
+        with file.open("rb") as stream:
+            while block := stream.read(_PART):
+                part.update(block)
+        name = file.name if len(files) > 1 else ""  # a header names its data file
+        whole.update(json.dumps([name, part.hexdigest()]).encode())
+    return whole.hexdigest()
+
+
+def newest(volume: Path) -> float:
+    """Return when a file, or the newest of a volume's, was written last.
+
+    Args:
+        volume: A file, or the folder of a DICOM series.
+
+    Returns:
+        Seconds, as `os.stat` has them.
+
+    Raises:
+        OSError: The volume is not there.
+    """
+    return max((file.stat().st_mtime for file in _files(volume)), default=0.0)
 
 
 def _files(volume: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tonno_core.bundle.calibration import LEAST_TO_CHOOSE, OTHER_PLANES, planes_text
 from tonno_core.bundle.file import Bundle, BundleSpec, check_can_write, load_bundle, save_description
-from tonno_core.cohort.manifest import Manifest, read_for_model
+from tonno_core.cohort.manifest import Manifest, read_for_model, require_volumes
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
 from tonno_core.settings import METHODS, ReconstructionSettings, Variant
@@ -44,7 +44,7 @@ def recalibrate(
     Raises:
         TonnoError: The model, the manifest or an option is wrong.
     """
-    bundle, manifest = _read(model, manifest_path, output, overwrite)
+    bundle, manifest = _read(model, manifest_path, output, overwrite, ("val",))
     spec = calibrate_bundle(bundle, manifest, options, search, look)
     planes = {name: value for name, value in options.items() if name in spec.defaults and value is not None}
     planes.pop("methods", None)
@@ -72,7 +72,7 @@ def complete(model: Path, manifest_path: Path, output: Path, look: Look, *, over
     Raises:
         TonnoError: The model or the manifest is wrong, or the model has no thresholds.
     """
-    bundle, manifest = _read(model, manifest_path, output, overwrite)
+    bundle, manifest = _read(model, manifest_path, output, overwrite, ("val", "train"))
     if not bundle.spec.thresholds:
         raise TonnoError(f"{model}: has no thresholds to complete; a whole calibration finds them")
     thresholds = _with_other_planes(bundle, manifest, bundle.spec.choices.settings(), look)
@@ -82,10 +82,14 @@ def complete(model: Path, manifest_path: Path, output: Path, look: Look, *, over
     return "\n".join([*manifest.notes, *summary_of(spec), f"written to {output}"])
 
 
-def _read(model: Path, manifest_path: Path, output: Path, overwrite: bool) -> tuple[Bundle, Manifest]:
+def _read(
+    model: Path, manifest_path: Path, output: Path, overwrite: bool, splits: tuple[str, ...]
+) -> tuple[Bundle, Manifest]:
+    """Read a model, and a manifest whose volumes of some splits have to be there."""
     bundle = load_bundle(model)
     check_can_write(output, overwrite=overwrite)
-    manifest = read_for_model(manifest_path, bundle.spec.classes)
+    manifest = read_for_model(manifest_path, bundle.spec.classes, absent=True)
+    require_volumes([case for case in manifest.cases if case.split in splits], manifest_path)
     first = manifest.classes.index(findings_of(manifest.classes)[0])
     if not any(case.labels[first] == 0 for case in manifest.split("val")):
         raise TonnoError(f"{manifest.path}: no volume with label 0 has split val; a threshold comes from those")

@@ -1,23 +1,20 @@
-"""`tonno reconstruct MANIFEST.csv`: a folder for each volume of a cohort, and one summary."""
+"""`tonno reconstruct` of many volumes: a folder for each, and tables and pictures of all."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
-import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tabulate import tabulate
-
 import tonno_core
-from tonno_core.cohort.cases import CasesFolder, Outcome, Progress, case_name, failed_line, fingerprint, run_cases
-from tonno_core.cohort.manifest import read_volumes
-from tonno_core.cohort.source import source_of
+from tonno_core.cohort.cases import SETTINGS_NAME, CasesFolder, Outcome, Progress, run_cases
+from tonno_core.cohort.find import LIST_ENDINGS, find_volumes
+from tonno_core.cohort.manifest import Listed, read_volumes, why_absent
+from tonno_core.cohort.source import content_of, newest, source_of
+from tonno_core.commands.cohort_summary import PLANES, SUMMARY_NAMES, Done, write_planes, write_summary
 from tonno_core.commands.options import as_options
 from tonno_core.commands.reconstruct import reconstruct_into
 from tonno_core.commands.request import Compute, Options, PreparedRun, model_identity, prepare, read_options
@@ -25,11 +22,8 @@ from tonno_core.distributed import device_of_process, share_of_cases
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json, write_text
 
-REPORT, SUMMARY = "report.json", "summary.csv"
-_FILES = ("heatmap-*", "segmentation-*", "overview.png", REPORT)
-# Of a method in the summary; beside them stand those of the case.
-_OF_A_METHOD = ("threshold", "threshold_source", "components", "volume_mm3", "peak")
-_SHOWN_FAILURES = 20
+REPORT = "report.json"
+_FILES = ("heatmap-*", "segmentation-*", "overview.png", PLANES, REPORT)
 
 
 @dataclass(frozen=True)
@@ -38,25 +32,22 @@ class Task:
 
     Attributes:
         name: Of its case.
-        volume: File, or folder of DICOM files.
+        listed: The volume, with what its list says of it.
     """
 
     name: str
-    volume: Path
+    listed: Listed
 
 
 class CohortFolder(CasesFolder):
-    """``cases/NAME/`` holds what a run of one volume writes; its report says of which cohort, and which file, it is.
-
-    volumes: by the names of all cases.
-    """
+    """``cases/NAME/`` holds what a run of one volume writes; its report says of which cohort, and which file, it is."""
 
     kind = "cohort"
-    summary_names = (SUMMARY,)
+    summary_names = SUMMARY_NAMES
 
-    def __init__(self, path: Path, fingerprint: str, volumes: Mapping[str, Path]) -> None:
-        super().__init__(path, fingerprint)
-        self._volumes = volumes
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.volumes: dict[str, Path] = {}
 
     def has(self, name: str) -> bool:
         """Return whether a case is done, and its volume is still the one that was read.
@@ -65,17 +56,32 @@ class CohortFolder(CasesFolder):
             name: Of the case.
 
         Returns:
-            False where it is to be done.
+            False where it is to be done. A result whose volume is gone stays.
         """
-        report = self.report(name)
-        if report is None:
-            return False
-        volume = self._volumes[name]
+        report, volume = self.report(name), self.volumes[name]
+        if report is None or not volume.exists():
+            return report is not None
         with suppress(OSError):
             if "source" not in report:  # written by an earlier build: the times tell
-                return _newest(volume) <= (self.cases / name / REPORT).stat().st_mtime
-            return bool(report["source"] == source_of(volume))
+                return newest(volume) <= (self.cases / name / REPORT).stat().st_mtime
+            source = source_of(volume)
+            if report["source"] != source and report.get("content") == content_of(volume):  # moved, or copied
+                report["source"] = source
+                write_text(self.cases / name / REPORT, json.dumps(report, indent=2, allow_nan=False) + "\n")
+            return bool(report["source"] == source)
         return False
+
+    def content_of_case(self, name: str) -> str | None:
+        """Return what a case's results are of.
+
+        Args:
+            name: Of the case.
+
+        Returns:
+            See `CasesFolder`.
+        """
+        report = self.report(name)
+        return None if report is None else str(report.get("content", ""))
 
     def clear(self, keep: set[str]) -> None:
         """Remove the results of cases.
@@ -114,135 +120,124 @@ class CohortFolder(CasesFolder):
 
 
 def reconstruct_cohort(
-    manifest: Path,
+    places: Sequence[Path],
     output: Path,
     options: Options,
     compute: Compute,
     *,
     overwrite: bool = False,
+    ask: bool = True,
     progress: bool = True,
 ) -> Outcome:
-    """Reconstruct every volume of a manifest, by one model that is loaded once.
+    """Reconstruct many volumes, by one model that is loaded once.
 
-    Resumes a folder whose settings are the same; a volume whose file has changed since is done again. Several processes
-    with RANK and WORLD_SIZE set share the cases; the last one writes the summary.
+    Resumes a folder whose settings are the same, whatever has become of the list; a volume whose file has changed since
+    is done again, and one that is missing is a case that failed. Several processes with RANK and WORLD_SIZE set share
+    the cases; the last one writes the summary.
 
     Args:
-        manifest: CSV with a column ``volume``.
+        places: A CSV with a column ``volume``; or folders, patterns and files, see `find_volumes`.
         output: Folder of the cohort.
         options: Of the command line.
         compute: Where.
         overwrite: Start anew where another cohort is.
+        ask: Refuse to begin where scans would get thresholds of their own because the model has none.
         progress: Show a bar.
 
     Returns:
         What to print.
 
     Raises:
-        TonnoError: An option or the manifest is wrong, or the folder holds another cohort.
+        TonnoError: An option or the manifest is wrong, the model has no threshold and none is asked for, or the folder
+            holds another cohort.
     """
     request = read_options(options)
-    tasks = [Task(case_name(n, case.volume), case.volume) for n, case in enumerate(read_volumes(manifest), start=1)]
+    notes: list[str] = []
+    listed = _listed(places, notes)
     rank, world = share_of_cases()
     prepared = prepare(request, dataclasses.replace(compute, device=device_of_process(compute.device)))
-    content = _content(prepared, tasks, compute.compiled)
-    folder = CohortFolder(output, fingerprint(content), {task.name: task.volume for task in tasks})
-    names, share = [task.name for task in tasks], tasks[rank::world]
-    folder.open(content, names, [task.name for task in share], overwrite=overwrite)
+    folder = CohortFolder(output)
+    volumes = [(number, volume.volume) for number, volume in enumerate(listed, start=1)]
+    content = _content(prepared, compute.compiled)
+    names = folder.take_up(content, [str(volume) for _, volume in volumes], volumes, overwrite=overwrite)
+    if ask and (overwrite or not (output / SETTINGS_NAME).is_file()):
+        _require_thresholds(prepared)
+    tasks = [Task(name, volume) for name, volume in zip(names, listed, strict=True)]
+    folder.volumes = {task.name: task.listed.volume for task in tasks}
+    share = tasks[rank::world]
+    folder.open(names, [task.name for task in share])
 
     def work(task: Task, advanced: Progress) -> None:
-        identity = {"run": folder.fingerprint, "source": source_of(task.volume)}  # before it is read
+        volume = task.listed.volume
+        if not volume.exists():
+            of_list = task.listed.absent and _is_list(places)
+            raise TonnoError(why_absent(places[0], task.listed) if of_list else f"{volume}: no such file or folder")
+        # Before it is read.
+        identity = {"run": folder.fingerprint, "source": source_of(volume), "content": content_of(volume)}
         place = folder.cases / task.name
-        (place / REPORT).unlink(missing_ok=True)  # of what the file was before; should it fail now, nothing is reported
-        reconstruct_into(place, task.volume, prepared, progress=advanced, overwrite=place.exists(), extra=identity)
+        for name in (REPORT, PLANES):  # of what the file was before; should it fail now, nothing is reported
+            (place / name).unlink(missing_ok=True)
+        reconstruct_into(place, volume, prepared, progress=advanced, overwrite=place.exists(), extra=identity)
+        write_planes(place, volume, list(prepared.run.targets[0].variants))
 
     run_cases(share, folder, work, label="reconstructing", progress=progress and rank == 0, reworded=as_options)
-    return _outcome(folder, names, len(share))
+    outcome = _outcome(folder, tasks, len(share))
+    return dataclasses.replace(outcome, text="\n".join([*notes, outcome.text]))
 
 
-def _content(prepared: PreparedRun, tasks: Sequence[Task], compiled: bool) -> Json:
-    """Return what this run is, as ``settings.json`` states it."""
+def _listed(places: Sequence[Path], notes: list[str]) -> tuple[Listed, ...]:
+    return read_volumes(places[0], absent=True) if _is_list(places) else find_volumes(places, notes)
+
+
+def _is_list(places: Sequence[Path]) -> bool:
+    return len(places) == 1 and places[0].suffix.lower() in LIST_ENDINGS
+
+
+def _require_thresholds(prepared: PreparedRun) -> None:
+    """Ask, before hours of work, where each scan would get a threshold of its own."""
+    model, run = prepared.request.model, prepared.run
+    target = run.targets[0]
+    without = [name for name in target.variants if run.threshold(target, name) is None]
+    if isinstance(model, str) or prepared.request.options.threshold != "auto" or not without:
+        return
+    raise TonnoError(
+        f"`model` {prepared.request.options.model}: has no threshold for {', '.join(without)}; which one for all these "
+        "scans? `threshold` with a number; or `threshold` otsu, which finds one in each scan, even where it has no "
+        "finding; or `tonno calibrate`, which measures the model's own on labelled scans"
+    )
+
+
+def _content(prepared: PreparedRun, compiled: bool) -> Json:
+    """Return what this run is, as ``settings.json`` states it, but for its list."""
+    run = prepared.run
+    target = run.targets[0]
+    heatmaps: Json = {}
+    for name, variant in target.variants.items():
+        known = run.threshold(target, name)
+        # Scaled for other planes, where machines may round otherwise.
+        heatmaps[name] = {**variant.record(), "threshold": None if known is None else float(f"{known.value:.9g}")}
     content = {
         "tonno": tonno_core.__version__,
         "model": model_identity(prepared.request.model),
-        "manifest": {"cases": len(tasks), "sha256": fingerprint([str(task.volume) for task in tasks])},
-        "device": prepared.run.device.type,
-        "precision": str(prepared.run.precision).removeprefix("torch."),
+        "device": run.device.type,
+        "precision": str(run.precision).removeprefix("torch."),
         "compiled": compiled,
         **prepared.request.record(),
+        "heatmaps": heatmaps,
     }
     return dict(json.loads(json.dumps(content)))  # as it will be read: tuples are lists
 
 
-# --- the summary
-
-
-def _outcome(folder: CohortFolder, names: Sequence[str], here: int) -> Outcome:
-    reports, failures = {}, {}
-    for name in names:
-        report = folder.report(name)
-        reason = None if report is not None else folder.reason(name)
-        if report is not None:
-            reports[name] = report
-        elif reason is not None:
-            failures[name] = reason
-    missing = len(names) - len(reports) - len(failures)
+def _outcome(folder: CohortFolder, tasks: Sequence[Task], here: int) -> Outcome:
+    done, missing = [], 0
+    for task in tasks:
+        report = folder.report(task.name)
+        reason = None if report is not None else folder.reason(task.name)
+        if report is None and reason is None:
+            missing += 1
+        done.append(Done(folder.cases / task.name, task.listed, report, reason or ""))
     if missing:
-        return Outcome(f"{here} of {len(names)} cases done here, {missing} are not done elsewhere yet", "")
-    write_text(folder.path / SUMMARY, _csv(names, reports, failures))
-    failed = failed_line(failures, len(names), SUMMARY) if failures else ""
-    return Outcome(f"{_table(reports, failures)}\n{len(reports)} of {len(names)} cases in {folder.path}", failed)
-
-
-def _rows(name: str, report: Json) -> Iterator[Json]:
-    """A row for each method of a case."""
-    of_case = {"case": name, "score": report["score"], "warnings": "; ".join(report["warnings"])}
-    for method, values in report["methods"].items():
-        of_method = {**{key: values[key] for key in _OF_A_METHOD}, "components": len(values["components"])}
-        yield {**of_case, "method": method, **of_method, "seconds": report["seconds"]["total"]}
-
-
-def _csv(names: Sequence[str], reports: Mapping[str, Json], failures: Mapping[str, str]) -> str:
-    text = io.StringIO()
-    columns = ["case", "method", "score", *_OF_A_METHOD, "seconds", "warnings", "failed"]
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    for name in names:
-        if name in failures:
-            writer.writerow({"case": name, "failed": failures[name]})
-        else:
-            writer.writerows(_rows(name, reports[name]))
-    return text.getvalue()
-
-
-def _table(reports: Mapping[str, Json], failures: Mapping[str, str]) -> str:
-    """Return a table of what each method found, and of the cases that failed."""
-    by_method: dict[str, list[Json]] = {}
-    looked_for = next((report["class"] for report in reports.values()), "")  # the same in all
-    for name, report in reports.items():
-        for row in _rows(name, report):
-            by_method.setdefault(row["method"], []).append(row)
-    rows = [
-        [
-            method,
-            looked_for,
-            len(cases),
-            sum(case["components"] > 0 for case in cases),
-            f"{statistics.median(case['volume_mm3'] for case in cases) / 1000:.2f}",
-            f"{statistics.median(case['peak'] for case in cases):.4g}",
-        ]
-        for method, cases in by_method.items()
-    ]
-    headers = ["method", "class", "cases", "with components", "median volume ml", "median peak"]
-    parts = [tabulate(rows, headers=headers, disable_numparse=True)] if rows else []
-    if failures:
-        shown = list(failures.items())[:_SHOWN_FAILURES]
-        more = [["...", f"{len(failures) - len(shown)} more in {SUMMARY}"]] if len(shown) < len(failures) else []
-        parts.append(tabulate([*shown, *more], headers=["failed", "why"], disable_numparse=True))
-    return "\n\n".join(parts)
-
-
-def _newest(volume: Path) -> float:
-    """Return when a file, or the newest of a folder's, was written last."""
-    files = [file for file in volume.iterdir() if file.is_file()] if volume.is_dir() else [volume]
-    return max(file.stat().st_mtime for file in files)
+        return Outcome(f"{here} of {len(tasks)} cases done here, {missing} are not done elsewhere yet", "")
+    left_out = folder.left_out([task.name for task in tasks])
+    outcome = write_summary(folder.path, done)
+    return dataclasses.replace(outcome, text="\n".join(filter(None, [outcome.text, left_out])))

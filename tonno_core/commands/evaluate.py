@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,18 +15,18 @@ from tonno_core.bundle.classes import class_of
 from tonno_core.bundle.decide import check_stages, decide, standard_stage
 from tonno_core.bundle.file import Bundle, load_bundle
 from tonno_core.bundle.ready import ReadyModel, prepare_model
-from tonno_core.cohort.cases import SETTINGS_NAME, Outcome, Progress, case_name, failed_line, fingerprint, run_cases
-from tonno_core.cohort.manifest import Manifest, read_for_model
+from tonno_core.cohort.cases import SETTINGS_NAME, Outcome, Progress, failed_line, run_cases
+from tonno_core.cohort.manifest import Manifest, read_for_model, why_absent
 from tonno_core.cohort.mask import values_text
 from tonno_core.commands.options import as_options
 from tonno_core.distributed import device_of_process, share_of_cases
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation.case import Setup, Task, check_masks, evaluate_case
-from tonno_core.evaluation.folder import ResultsFolder
-from tonno_core.evaluation.record import CaseRecord
+from tonno_core.evaluation.folder import ResultsFolder, files_of
+from tonno_core.evaluation.record import CaseRecord, Files
 from tonno_core.evaluation.report import markdown, terminal_table
 from tonno_core.evaluation.rows import Row, rows_of
-from tonno_core.evaluation.sheet import Entry, write_sheets
+from tonno_core.evaluation.sheet import entry_of, write_sheets
 from tonno_core.evaluation.summary import results_csv, summarize, summary_csv
 from tonno_core.output import Json
 from tonno_core.segmentation.binarize import check_options
@@ -92,20 +94,33 @@ def evaluate_manifest(
     settings = bundle.spec.choices.settings(asked)
     class_name = class_of(settings.class_name, bundle.spec.classes)
     classes = bundle.spec.classes
-    manifest = read_for_model(manifest_path, classes, wanted=class_name, class_name=settings.class_name)
+    manifest = read_for_model(manifest_path, classes, wanted=class_name, class_name=settings.class_name, absent=True)
     settings = dataclasses.replace(settings, class_name=_recorded_class(output, class_name, classes, settings))
-    tasks = tasks_of(manifest, choices.split)
-    content, setup = _prepare(bundle, settings, tasks, choices, class_name)
-    names = [task.name for task in tasks]
+    numbered = tasks_of(manifest, choices.split)
+    content, setup = _prepare(bundle, settings, choices, class_name)
+    folder = ResultsFolder(output)
+    listed = [[str(part) for part in _row(task)] for _, task in numbered]
+    volumes = [(number, task.volume) for number, task in numbered]
+    names = folder.take_up(content, listed, volumes, overwrite=overwrite)
+    tasks = [dataclasses.replace(task, name=name) for name, (_, task) in zip(names, numbered, strict=True)]
+    setup = dataclasses.replace(setup, fingerprint=folder.fingerprint)
+    folder.tasks = {task.name: task for task in tasks}
     rank, world = share_of_cases()
-    folder = ResultsFolder(output, setup.fingerprint)
     share, shown = tasks[rank::world], progress and rank == 0
     unlike = check_masks([task for task in share if not folder.has(task.name)], progress=shown)
-    folder.open(content, names, names[rank::world], overwrite=overwrite)
+    folder.open(names, names[rank::world])
 
     def work(task: Task, advanced: Progress) -> None:
+        if not task.volume.exists():
+            case = next(case for case in manifest.cases if case.volume == task.volume)
+            raise TonnoError(why_absent(manifest_path, case) if case.absent else f"{task.volume}: no such file")
+        folder.drop(task.name)
+        files = Files()
+        with suppress(OSError):  # the evaluation says what is missing
+            files = files_of(task)  # before it is read
         record, tile = evaluate_case(task, setup, advanced)
-        folder.save(dataclasses.replace(record, warnings=tuple(map(as_options, record.warnings))), tile)
+        warnings = tuple(map(as_options, record.warnings))
+        folder.save(dataclasses.replace(record, warnings=warnings, files=files), tile)
 
     run_cases(share, folder, work, label="evaluating", progress=shown, reworded=as_options)
     records, failures, missing = folder.gather(names)
@@ -115,13 +130,12 @@ def evaluate_manifest(
     failed = failed_line(failures, len(tasks), "summary.md") if failures else ""
     if not records:
         raise TonnoError(failed)
-    text = _write_summary(folder, records, failures, setup, content, choices.seed)
-    return Outcome(
-        "\n".join([f"{manifest_path}: {note}" for note in (*manifest.notes, unlike) if note] + [text]), failed
-    )
+    text = _write_summary(folder, records, failures, setup, choices.seed)
+    notes = [f"{manifest_path}: {note}" for note in (*manifest.notes, unlike) if note]
+    return Outcome("\n".join(filter(None, [*notes, text, folder.left_out(names)])), failed)
 
 
-def tasks_of(manifest: Manifest, split: str) -> list[Task]:
+def tasks_of(manifest: Manifest, split: str) -> list[tuple[int, Task]]:
     """Return the volumes of a split with the labels and masks of a manifest's only class.
 
     Args:
@@ -129,7 +143,7 @@ def tasks_of(manifest: Manifest, split: str) -> list[Task]:
         split: Its name, or ``all``; a manifest without splits is taken whole.
 
     Returns:
-        What to evaluate, in the manifest's order.
+        What to evaluate, in the manifest's order, each with its number there; names are given later.
 
     Raises:
         TonnoError: The manifest has no volume in the split.
@@ -140,13 +154,16 @@ def tasks_of(manifest: Manifest, split: str) -> list[Task]:
         counts = ", ".join(f"{len(manifest.split(name))} in {name}" for name in ("train", "val", "test"))
         raise TonnoError(f"{manifest.path}: no volume in split {split} ({counts}); choose another by `split`")
     return [
-        Task(
-            name=case_name(number, case.volume),
-            volume=case.volume,
-            label=case.labels[0],
-            mask=case.masks[0],
-            patient=case.patient,
-            values=case.values_of(0),
+        (
+            number,
+            Task(
+                name="",
+                volume=case.volume,
+                label=case.labels[0],
+                mask=case.masks[0],
+                patient=case.patient,
+                values=case.values_of(0),
+            ),
         )
         for number, case in numbered
     ]
@@ -165,10 +182,8 @@ def _recorded_class(
     return class_name if kept == class_name else None
 
 
-def _prepare(
-    bundle: Bundle, settings: ReconstructionSettings, tasks: Sequence[Task], choices: Choices, class_name: str
-) -> tuple[Json, Setup]:
-    """Return what this evaluation is, as ``settings.json`` states it, and what its cases share."""
+def _prepare(bundle: Bundle, settings: ReconstructionSettings, choices: Choices, class_name: str) -> tuple[Json, Setup]:
+    """Return what this evaluation is, as ``settings.json`` states it but for its list, and what its cases share."""
     model = prepare_model(bundle, settings, device_of_process(choices.device), choices.precision)
     index = bundle.spec.classes.index(class_name)
     rows = rows_of(
@@ -183,17 +198,12 @@ def _prepare(
         variants.setdefault(row.variant, name)
     named = {name: variant for variant, name in variants.items()}
     run = decide(settings, model, variants=named, classes=(class_name,))
-    listed = [[str(part) for part in _row(task)] for task in tasks]
     content = {
         "tonno": tonno_core.__version__,
         "model": {
             "encoder": bundle.spec.encoder,
             "sha256": bundle.spec.sha256,
             **bundle.spec.more_than_default(),
-        },
-        "manifest": {
-            "cases": len(tasks),
-            "sha256": fingerprint(listed),
         },
         "split": choices.split,
         "class": class_name,
@@ -206,7 +216,7 @@ def _prepare(
     content = json.loads(json.dumps(content))  # as it will be read: tuples are lists
     best = tuple(name for name, row in rows.items() if row.best)
     shown = tuple(name for name in best if name != "center") or best  # which is blind to the image
-    return content, Setup(model, run, rows, shown, choices.min_volume_mm3, fingerprint(content))
+    return content, Setup(model, run, rows, shown, choices.min_volume_mm3, "")
 
 
 def _row(task: Task) -> tuple[object, ...]:
@@ -238,10 +248,10 @@ def _write_summary(
     records: Sequence[CaseRecord],
     failures: Mapping[str, str],
     setup: Setup,
-    content: Json,
     seed: int,
 ) -> str:
     """Write all files about all cases; return the table for the terminal."""
+    content = {name: value for name, value in folder.content.items() if name not in ("run", "cases")}
     variants = {name: (row.variant, row.best) for name, row in setup.rows.items()}
     summary = summarize(records, variants, seed=seed, failures=failures)
     facts = _facts(content, setup.rows, seed)
@@ -250,9 +260,9 @@ def _write_summary(
     folder.write("summary.csv", summary_csv(summary))
     written = dataclasses.asdict(summary)
     written["rows"] = [{**dataclasses.asdict(row), "variant": row.variant.record()} for row in summary.rows]
-    folder.write_json("summary.json", {"seed": seed, **written, "evaluation": dict(content)})
+    folder.write_json("summary.json", {"seed": seed, **written, "evaluation": content})
     folder.write("summary.md", markdown(summary, title=title, facts=facts))
-    entries = [Entry(record, folder.tile(record.case)) for record in records]
+    entries = [entry_of(record, functools.partial(folder.tile, record.case)) for record in records]
     write_sheets(folder.path, entries, title=title, subtitle=f"{facts['model']}; {facts['planes']}. Not for diagnosis.")
     return f"{terminal_table(summary)}\nwritten to {folder.path}"
 

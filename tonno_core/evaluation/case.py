@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from tonno_core.bundle.decide import Run
 from tonno_core.bundle.ready import ReadyModel
@@ -19,6 +18,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.evaluation.record import CaseRecord, Finding, Overlap, measure
 from tonno_core.evaluation.rows import Row
 from tonno_core.pictures.tile import Tile, make_tile
+from tonno_core.progress import progress_bar
 from tonno_core.reconstruction import Reconstruction, execute
 from tonno_core.reporting import Reporter
 from tonno_core.segmentation.binarize import otsu_threshold, reaches
@@ -164,7 +164,7 @@ def check_masks(tasks: Sequence[Task], *, progress: bool) -> str:
     several: list[tuple[Path, dict[int, int]]] = []
     first: dict[int, Path] = {}
     unstated = [task.mask for task in tasks if task.mask is not None and task.values is None]
-    for mask in tqdm(unstated, desc="looking at masks", unit="mask", disable=not progress, delay=1):
+    for mask in progress_bar(unstated, desc="looking at masks", unit="mask", disable=not progress, delay=1):
         with suppress(TonnoError):
             counts = values_in(read_mask(mask).array)
             several += [(mask, counts)] if len(counts) > 1 else []

@@ -77,6 +77,21 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Files:
+    """What identifies the files of a case; "" where an earlier build kept nothing.
+
+    Attributes:
+        source: Hash of place, size and time of volume and mask.
+        content: Hash of the volume's bytes.
+        truth: Hash of the mask's bytes, with its values that mean the finding; "" without a mask.
+    """
+
+    source: str = ""
+    content: str = ""
+    truth: str = ""
+
+
+@dataclass(frozen=True)
 class CaseRecord:
     """All that an evaluation keeps of a case, but for its planes.
 
@@ -93,6 +108,7 @@ class CaseRecord:
         precision: Number format of the network.
         warnings: Texts for the reader.
         rows: By name of the table's row.
+        files: That it is of.
     """
 
     case: str
@@ -107,6 +123,7 @@ class CaseRecord:
     precision: str
     warnings: tuple[str, ...]
     rows: dict[str, Finding]
+    files: Files = Files()
 
 
 def measure(
@@ -178,7 +195,8 @@ def load_record(path: Path, fingerprint: str) -> CaseRecord | None:
     if not isinstance(data, dict) or data.get("fingerprint") != fingerprint:
         return None
     rows = {name: _finding(row) for name, row in data.pop("rows").items()}
-    return CaseRecord(**{**data, "warnings": tuple(data["warnings"])}, rows=rows)
+    files = Files(**data.pop("files", {}))
+    return CaseRecord(**{**data, "warnings": tuple(data["warnings"])}, rows=rows, files=files)
 
 
 def _finding(data: Json) -> Finding:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,12 +41,16 @@ class Entry:
     """A case of the sheet.
 
     Attributes:
-        record: Its numbers.
-        tile: Its planes.
+        heading: The line above it.
+        thresholds: By method.
+        captions: By method, the text below its picture.
+        load: Returns its planes; those of thousands of cases are never in memory together.
     """
 
-    record: CaseRecord
-    tile: Tile
+    heading: str
+    thresholds: Mapping[str, float]
+    captions: Mapping[str, str]
+    load: Callable[[], Tile]
 
 
 @dataclass(frozen=True)
@@ -64,16 +68,38 @@ class _Column:
     threshold: float | None
 
 
-def write_sheets(folder: Path, entries: Sequence[Entry], *, title: str, subtitle: str) -> list[Path]:
+def entry_of(record: CaseRecord, load: Callable[[], Tile]) -> Entry:
+    """Say what the sheet says of an evaluated case.
+
+    Args:
+        record: Its numbers.
+        load: Returns its planes.
+
+    Returns:
+        The case.
+    """
+    return Entry(
+        heading=_heading(record, load().where),
+        thresholds={name: row.threshold for name, row in record.rows.items()},
+        captions={name: _caption(row, record.truth_components) for name, row in record.rows.items()},
+        load=load,
+    )
+
+
+def write_sheets(
+    folder: Path, entries: Sequence[Entry], *, title: str, subtitle: str, truth: bool = True
+) -> list[Path]:
     """Write ``contact-sheet-1.png``, ... with `CASES_PER_PAGE` cases on each.
 
-    A column's colours have one scale for all cases, so that what is bright in one is bright in all.
+    Pages that a longer list had are removed. A column's colours have one scale for all cases, so that what is bright
+    in one is bright in all.
 
     Args:
         folder: Where they go; each file appears whole or not at all.
         entries: The cases, at least one, of the same methods.
         title: The heading of all pages.
         subtitle: A line below it.
+        truth: Whether there may be outlines of a truth.
 
     Returns:
         The files.
@@ -83,47 +109,61 @@ def write_sheets(folder: Path, entries: Sequence[Entry], *, title: str, subtitle
     """
     import matplotlib
 
-    columns = [_column(name, entries) for name in entries[0].tile.heatmaps]
+    columns = _columns(entries)
     pages = [entries[start : start + CASES_PER_PAGE] for start in range(0, len(entries), CASES_PER_PAGE)]
     paths = []
     with matplotlib.rc_context(STYLE):
         for number, page in enumerate(pages, start=1):
             of = f", page {number} of {len(pages)}" if len(pages) > 1 else ""
-            figure = _page(page, columns, title + of, subtitle)
+            figure = _page(page, columns)
+            _draw_head(figure, title + of, subtitle, truth)
             paths.append(folder / f"contact-sheet-{number}.png")
             save_figure(figure, paths[-1])
+    for old in folder.glob("contact-sheet-*.png"):  # of a longer list
+        if old not in paths:
+            old.unlink(missing_ok=True)
     return paths
 
 
-def _column(name: str, entries: Sequence[Entry]) -> _Column:
-    highest = [float(np.nanpercentile(np.abs(entry.tile.heatmaps[name]), 99.8)) for entry in entries]
-    thresholds = {entry.record.rows[name].threshold for entry in entries}
-    limit = float(np.quantile(highest, 0.9)) or 1.0
-    return _Column(name, limit, thresholds.pop() if len(thresholds) == 1 else None)
+def _columns(entries: Sequence[Entry]) -> list[_Column]:
+    """Find the colours' limits and the thresholds of all methods in one pass over the cases."""
+    highest: dict[str, list[float]] = {}
+    for entry in entries:
+        for name, heatmap in entry.load().heatmaps.items():
+            highest.setdefault(name, []).append(float(np.nanpercentile(np.abs(heatmap), 99.8)))
+    columns = []
+    for name, values in highest.items():
+        thresholds = {entry.thresholds[name] for entry in entries}
+        limit = float(np.quantile(values, 0.9)) or 1.0
+        columns.append(_Column(name, limit, thresholds.pop() if len(thresholds) == 1 else None))
+    return columns
 
 
-def _page(page: Sequence[Entry], columns: Sequence[_Column], title: str, subtitle: str) -> Figure:
+def _page(page: Sequence[Entry], columns: Sequence[_Column]) -> Figure:
+    """Draw the cases of a page."""
     from matplotlib.figure import Figure
 
     width = max(_NARROWEST, 2 * _EDGE + (1 + len(columns)) * (_TILE + _GAP) - _GAP)
-    heights = [min(_TALLEST, entry.tile.view.v.size / entry.tile.view.u.size) * _TILE for entry in page]
+    tiles = [entry.load() for entry in page]
+    heights = [min(_TALLEST, tile.view.v.size / tile.view.u.size) * _TILE for tile in tiles]
     figure = Figure(figsize=(width, _HEAD + sum(heights) + len(page) * (_LINE + _CAPTION) + _FOOT))
-    _draw_head(figure, title, subtitle)
     top = figure.get_figheight() - _HEAD
-    for entry, tall in zip(page, heights, strict=True):
+    for entry, tile, tall in zip(page, tiles, heights, strict=True):
         bottom = top - _LINE - tall
-        shown = _draw_line(figure, entry, columns, bottom, tall)
+        shown = _draw_line(figure, entry, tile, columns, (bottom, tall))
         if entry is page[0]:
             _draw_scales(figure, columns, shown)
         top = bottom - _CAPTION
     return figure
 
 
-def _draw_line(figure: Figure, entry: Entry, columns: Sequence[_Column], bottom: float, tall: float) -> list[AxesImage]:
+def _draw_line(
+    figure: Figure, entry: Entry, tile: Tile, columns: Sequence[_Column], place: tuple[float, float]
+) -> list[AxesImage]:
     """Draw a case: its heading, its image, and each method with its caption; return the heatmaps' pictures."""
+    bottom, tall = place
     width, height = figure.get_figwidth(), figure.get_figheight()
-    figure.text(_EDGE / width, (bottom + tall + _LINE - 0.22) / height, _heading(entry), size=12, weight="bold")
-    tile = entry.tile
+    figure.text(_EDGE / width, (bottom + tall + _LINE - 0.22) / height, entry.heading, size=12, weight="bold")
     window = grey_window([tile.image])
     axes = _add_axes(figure, (_EDGE, bottom, _TILE, tall))
     draw_plane(axes, tile.view, PlaneLayers(tile.image, window, truth=tile.truth))
@@ -134,9 +174,8 @@ def _draw_line(figure: Figure, entry: Entry, columns: Sequence[_Column], bottom:
         heatmap, mask = tile.heatmaps[column.name], tile.masks[column.name]
         layers = PlaneLayers(tile.image, window, heatmap, column.limit, mask, tile.truth)
         pictures.append(draw_plane(axes, tile.view, layers, guides=False))
-        caption = _caption(entry.record.rows[column.name], entry.record.truth_components)
         at = (left + 0.02) / width, (bottom - 0.05) / height
-        figure.text(*at, caption, size=9.5, color="#c4c9d0", va="top")
+        figure.text(*at, entry.captions[column.name], size=9.5, color="#c4c9d0", va="top")
     return pictures
 
 
@@ -147,11 +186,11 @@ def _add_axes(figure: Figure, box: tuple[float, float, float, float]) -> Axes:
     return figure.add_axes((left / width, bottom / height, wide / width, tall / height))
 
 
-def _draw_head(figure: Figure, title: str, subtitle: str) -> None:
+def _draw_head(figure: Figure, title: str, subtitle: str, truth: bool) -> None:
     width, inch = figure.get_figwidth(), 1 / figure.get_figheight()
     figure.text(_EDGE / width, 1 - 0.15 * inch, shorten(title, int(7 * width)), size=17, weight="bold", va="top")
     figure.text(_EDGE / width, 1 - 0.55 * inch, shorten(subtitle, int(11 * width)), color=QUIET, va="top")
-    handles = outline_handles(("segmentation at own threshold", "truth"))
+    handles = outline_handles(("segmentation at own threshold", *(("truth",) if truth else ())))
     # Over the images: the only column without a scale.
     box = (_EDGE / width, 1 - 1.88 * inch, _TILE / width, 0.8 * inch)
     figure.legend(
@@ -181,11 +220,35 @@ def _digits(value: float) -> str:
     return f"{float(f'{value:.3g}'):g}"
 
 
-def _heading(entry: Entry) -> str:
+def short_name(case: str) -> str:
+    """Shorten the name of a case for a heading.
+
+    Args:
+        case: Its name.
+
+    Returns:
+        The name itself, or its beginning with an ellipsis.
+    """
+    return case if len(case) <= _LONGEST else f"{case[: _LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def size_text(volume_ml: float, components: int) -> str:
+    """Say how large a segmentation is.
+
+    Args:
+        volume_ml: Its volume.
+        components: Number of its parts.
+
+    Returns:
+        Such as "1.5 ml in 2 parts".
+    """
+    parts = f"{components} part{'' if components == 1 else 's'}"
+    return f"{volume_ml:.1f} ml in {parts}" if components else "nothing found"
+
+
+def _heading(record: CaseRecord, where: str) -> str:
     """Name the case, its label, the plane and the size of the truth."""
-    record = entry.record
-    name = record.case if len(record.case) <= _LONGEST else f"{record.case[: _LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
-    parts = [name, "positive" if record.label else "negative", entry.tile.where]
+    parts = [short_name(record.case), "positive" if record.label else "negative", where]
     if record.truth_components:
         several = "s" if record.truth_components > 1 else ""
         parts.append(f"truth {record.truth_ml:.1f} ml in {record.truth_components} part{several}")
@@ -196,9 +259,7 @@ def _heading(entry: Entry) -> str:
 
 def _caption(row: Finding, truth_components: int | None) -> str:
     """Say in up to two lines what the picture, one plane of many, does not tell."""
-    size = f"{row.volume_ml:.1f} ml in {row.components} part{'' if row.components == 1 else 's'}"
-    if not row.components:
-        size = "nothing found"
+    size = size_text(row.volume_ml, row.components)
     if row.called is not None:
         size += ", called positive" if row.called else ", not called"
     if row.overlap is None or not truth_components:

@@ -16,12 +16,13 @@ from tonno_core.bundle.ready import ReadyModel, load_model, prepare_model
 from tonno_core.distributed import ALONE, Processes
 from tonno_core.encoding.encoder import Encoder
 from tonno_core.errors import TonnoError, TonnoWarning
+from tonno_core.progress import is_watched
 from tonno_core.reconstruction.passes import parts_of, show_planes
 from tonno_core.reconstruction.planes import Planes, zoomed_ball
 from tonno_core.reconstruction.projected import Projected, Receive
 from tonno_core.reconstruction.result import Reconstruction
 from tonno_core.reconstruction.shared import Gathered, join, share_of
-from tonno_core.reporting import Reporter, is_watched, progress_bar, progress_of
+from tonno_core.reporting import Reporter, progress_bar, progress_of
 from tonno_core.settings import ReconstructionSettings, Variant
 from tonno_core.slicing.preparation import PreparedVolume, prepare_volume
 from tonno_core.slicing.region import Region

@@ -76,6 +76,21 @@ def read_mask(path: str | os.PathLike[str]) -> Volume:
     return mask
 
 
+def read_heatmap(path: str | os.PathLike[str]) -> Volume:
+    """Read what `write_volume` wrote, of whatever values: a heatmap may be the same everywhere.
+
+    Args:
+        path: a file.
+
+    Returns:
+        The heatmap.
+
+    Raises:
+        TonnoError: it cannot be read.
+    """
+    return _read(Path(path))
+
+
 def _read(path: Path) -> Volume:
     """Read a file or folder."""
     check_name(path)

@@ -282,6 +282,11 @@ def test_a_list_names_its_volumes(tmp_path) -> None:
         ("P1 x", "../set/x.nii.gz"),
         ("y, z", "../set/y, z.nii.gz"),
     ]
+    (tmp_path / "list.csv").write_text("volume\nset/none.nii.gz\nset/x.nii.gz\n")
+    studies, notes = findStudies(tmp_path / "list.csv", tmp_path / "out")
+    assert [study.name for study in studies] == ["x"]  # what is missing stops no other, and is said
+    hint = "(paths are relative to the manifest)"
+    assert notes == [f"{tmp_path / 'list.csv'}, line 2: volume 'set/none.nii.gz' does not exist {hint}"]
     (tmp_path / "list.csv").write_text("volume\nset/none.nii.gz\n")
     with pytest.raises(TonnoError, match=r"line 2: volume 'set/none\.nii\.gz' does not exist"):
         findStudies(tmp_path / "list.csv", tmp_path / "out")

@@ -1,0 +1,214 @@
+"""What `tonno reconstruct` writes about all volumes of a cohort: tables of cases and of findings, contact sheets."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tabulate import tabulate
+
+from tonno_core.cohort.cases import Outcome, failed_line
+from tonno_core.cohort.manifest import Listed
+from tonno_core.errors import TonnoError
+from tonno_core.evaluation.sheet import Entry, short_name, size_text, write_sheets
+from tonno_core.output import Json, write_text
+from tonno_core.pictures.tile import Tile, load_tile, make_tile, save_tile
+from tonno_core.volume.foreground import foreground_mask
+from tonno_core.volume.io import WRITABLE, read_heatmap, read_volume
+
+SUMMARY, FINDINGS, PLANES = "summary.csv", "findings.csv", "planes.npz"
+SUMMARY_NAMES = (SUMMARY, FINDINGS, "contact-sheet-*.png")
+# Of a method in the summary; beside them stand those of the case.
+_OF_A_METHOD = ("threshold", "threshold_source", "components", "volume_mm3", "peak")
+_OF_THE_LIST = ("path", "patient", "label", "split")
+_POINTS = {"peak_ras": "RAS", "centroid_ras": "RAS", "extent_mm": "IJK"}
+_SHOWN_FAILURES = 20
+
+
+@dataclass(frozen=True)
+class Done:
+    """A case that is done, or has failed.
+
+    Attributes:
+        folder: Of its results.
+        listed: Its volume, with what the list says of it.
+        report: Content of its ``report.json``, None where it failed.
+        reason: Why it failed.
+    """
+
+    folder: Path
+    listed: Listed
+    report: Json | None
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the case."""
+        return self.folder.name
+
+
+def write_planes(folder: Path, volume_path: Path, methods: Sequence[str]) -> Tile:
+    """Keep a finished case's line of the contact sheet in its folder.
+
+    Args:
+        folder: With the case's heatmaps and segmentations.
+        volume_path: The case's volume.
+        methods: Of which there are heatmaps; the first decides on the plane.
+
+    Returns:
+        The planes.
+
+    Raises:
+        TonnoError: A file cannot be read, or the planes not be written.
+    """
+    volume = read_volume(volume_path, replace_nonfinite=True)
+    heatmaps, masks = {}, {}
+    for method in methods:
+        ending = next((end for end in WRITABLE if (folder / f"heatmap-{method}{end}").is_file()), WRITABLE[0])
+        heatmaps[method] = read_heatmap(folder / f"heatmap-{method}{ending}").array
+        masks[method] = read_heatmap(folder / f"segmentation-{method}{ending}").array != 0
+    tile = make_tile(volume, heatmaps, masks, None, foreground_mask(volume))
+    save_tile(folder / PLANES, tile)
+    return tile
+
+
+def write_summary(folder: Path, cases: Sequence[Done]) -> Outcome:
+    """Write ``summary.csv``, ``findings.csv`` and contact sheets.
+
+    Args:
+        folder: Of the cohort.
+        cases: All of them, in the list's order.
+
+    Returns:
+        What to print.
+
+    Raises:
+        TonnoError: A file cannot be written.
+    """
+    of_case = ["case", "method", "score", *_OF_A_METHOD, "seconds", "warnings", "failed", *_OF_THE_LIST, "class"]
+    write_text(folder / SUMMARY, _csv(of_case, (row for case in cases for row in _rows(case))))
+    points = [f"{name}_{axis}" for name, axes in _POINTS.items() for axis in axes.lower()]
+    of_finding = ["case", "method", "finding", "voxels", "volume_mm3", "peak", "mean", "threshold", *points]
+    write_text(
+        folder / FINDINGS, _csv([*of_finding, *_OF_THE_LIST], (row for case in cases for row in _findings(case)))
+    )
+    _write_sheets(folder, [case for case in cases if case.report is not None])
+    failures = {case.name: case.reason for case in cases if case.report is None}
+    failed = failed_line(failures, len(cases), SUMMARY) if failures else ""
+    return Outcome(
+        f"{_table(cases, failures)}\n{len(cases) - len(failures)} of {len(cases)} cases in {folder}".strip(), failed
+    )
+
+
+# -------------------- tables
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Json]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    # A folder's name may hold bytes that are no UTF-8.
+    return text.getvalue().encode(errors="backslashreplace").decode()
+
+
+def _of_the_list(case: Done) -> Json:
+    listed = case.listed
+    return {"path": str(listed.volume), "patient": listed.patient, "label": listed.label, "split": listed.split}
+
+
+def _rows(case: Done) -> Iterator[Json]:
+    """A row for each method of a case, or one that says why it failed."""
+    report = case.report
+    if report is None:
+        yield {"case": case.name, "failed": case.reason, **_of_the_list(case)}
+        return
+    of_case = {"case": case.name, "score": report["score"], "warnings": "; ".join(report["warnings"])}
+    of_case["class"] = report["class"]
+    for method, values in report["methods"].items():
+        of_method = {**{key: values[key] for key in _OF_A_METHOD}, "components": len(values["components"])}
+        seconds = report["seconds"]["total"]
+        yield {**of_case, "method": method, **of_method, "seconds": seconds, **_of_the_list(case)}
+
+
+def _findings(case: Done) -> Iterator[Json]:
+    """A row for each finding of each method."""
+    methods = {} if case.report is None else case.report["methods"]
+    for method, values in methods.items():
+        for found in values["components"]:
+            points = {
+                f"{name}_{axis}": round(number, 3)
+                for name, axes in _POINTS.items()
+                for axis, number in zip(axes.lower(), found[name], strict=True)
+            }
+            numbers = {name: found[name] for name in ("voxels", "volume_mm3", "peak", "mean")}
+            yield {
+                "case": case.name, "method": method, "finding": found["label"], **numbers,
+                "threshold": values["threshold"], **points, **_of_the_list(case),
+            }  # fmt: skip
+
+
+def _table(cases: Sequence[Done], failures: dict[str, str]) -> str:
+    """Return a table of what each method found, and of the cases that failed."""
+    by_method: dict[str, list[Json]] = {}
+    for case in cases:
+        for row in _rows(case) if case.report is not None else ():
+            by_method.setdefault(row["method"], []).append(row)
+    rows = [
+        [
+            method,
+            found[0]["class"],  # the same in all
+            len(found),
+            sum(row["components"] > 0 for row in found),
+            f"{statistics.median(row['volume_mm3'] for row in found) / 1000:.2f}",
+            f"{statistics.median(row['peak'] for row in found):.4g}",
+        ]
+        for method, found in by_method.items()
+    ]
+    headers = ["method", "class", "cases", "with components", "median volume ml", "median peak"]
+    parts = [tabulate(rows, headers=headers, disable_numparse=True)] if rows else []
+    if failures:
+        shown = list(failures.items())[:_SHOWN_FAILURES]
+        more = [["...", f"{len(failures) - len(shown)} more in {SUMMARY}"]] if len(shown) < len(failures) else []
+        parts.append(tabulate([*shown, *more], headers=["failed", "why"], disable_numparse=True))
+    return "\n\n".join(parts)
+
+
+# -------------------- contact sheets
+
+
+def _write_sheets(folder: Path, cases: Sequence[Done]) -> None:
+    """Draw the cases whose planes are there, or can be had: an earlier build kept none, and a volume may be gone."""
+    entries = []
+    for case in cases:
+        with suppress(TonnoError):
+            entries.append(_entry(case))
+    if not entries:
+        return
+    report = next(case.report for case in cases if case.report)
+    model = report["model"] if isinstance(report["model"], str) else report["model"]["encoder"]
+    subtitle = f"{model}; class {report['class']}. Colours have one scale for all cases. Not for diagnosis."
+    write_sheets(folder, entries, title=f"{len(entries)} scans", subtitle=subtitle, truth=False)
+
+
+def _entry(case: Done) -> Entry:
+    """Say what the sheet says of a case."""
+    assert case.report is not None
+    methods = case.report["methods"]
+    path = case.folder / PLANES
+    tile = load_tile(path) if path.is_file() else write_planes(case.folder, case.listed.volume, list(methods))
+    said = [short_name(case.name), case.listed.label and f"label {case.listed.label}", tile.where]
+    return Entry(
+        heading="   ·   ".join(filter(None, said)),
+        thresholds={name: values["threshold"] for name, values in methods.items()},
+        captions={
+            name: size_text(values["volume_mm3"] / 1000, len(values["components"])) for name, values in methods.items()
+        },
+        load=functools.partial(load_tile, path),
+    )
