@@ -44,7 +44,7 @@ def is_watched() -> bool:
 
 
 def progress_bar(iterable: Iterable[Any] | None = None, *, disable: bool = False, **options: Any) -> tqdm[Any]:
-    """Make a progress bar on stderr; where that is no terminal or notebook, it writes a line now and then, and one at the end.
+    """Make a progress bar on stderr; without a terminal or notebook, write a line now and then, and one at the end.
 
     Whoever sets TQDM_MININTERVAL reads the bar itself, as the Slicer module does: it stays one.
 
