@@ -52,6 +52,7 @@ def recalibrate(
         TonnoError: The model, the manifest or an option is wrong.
     """
     bundle, manifest = _read(model, manifest_path, output, overwrite)
+    bundle = bundle.to_calibrate()
     spec = calibrate_bundle(bundle, manifest, options, search, look)
     planes = {name: value for name, value in options.items() if name in spec.defaults and value is not None}
     planes.pop("methods", None)

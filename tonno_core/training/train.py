@@ -15,7 +15,7 @@ from tonno_core.bundle.decide import check_stages
 from tonno_core.bundle.file import BundleSpec
 from tonno_core.cohort.manifest import Case, Manifest
 from tonno_core.distributed import Processes
-from tonno_core.encoding.classifier import Classifier, try_slice
+from tonno_core.encoding.classifier import Classifier, stage_modules, try_slice
 from tonno_core.encoding.device import choose_device, choose_precision
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
@@ -118,6 +118,7 @@ def train(
         training=record,
         mean=settings.convention.mean,
         std=settings.convention.std,
+        stages=tuple(name for _, name in stage_modules(trainer.model)),
     )
     return TrainedModel(spec, trainer.weights())
 
