@@ -55,6 +55,7 @@ _METHODS = f"Heatmap to compute; may be repeated. One of {', '.join(METHODS)}."
 _MIN_VOLUME = "Drop connected components that are smaller than this."
 _MODEL = "Model folder, or pixel-sum: a test of the whole chain without a model."
 _NEIGHBOR_MM = "Distance in mm of the slices in neighbouring channels, for classifiers of several slices at once."
+_NO_CALIBRATE = "Leave the model without thresholds; `tonno calibrate` finds them later."
 _NONFINITE = "Replace NaN and infinite voxels by the lowest finite value instead of refusing the volume."
 _NORM = "Normalisation layers: batch norm, batch norm with fixed statistics, or group norm in its place."
 _OUTPUT = "Output folder. For many volumes, an existing folder is resumed."
@@ -310,6 +311,8 @@ def check(manifest: Path, class_name: str) -> int:
 @click.option("--ema", default=0.0, show_default=True, type=float, metavar="D", help=_EMA)
 @click.option("--seed", default=0, show_default=True, type=_SEED, help=_TRAIN_SEED)
 @click.option("--stage", type=_COUNT, metavar="N", help=_CAM_STAGE, show_default="chosen by the calibration")
+@click.option("--calibrate-stages", multiple=True, type=_COUNT, metavar="N", help=_STAGES, show_default="all")
+@click.option("--no-calibrate", is_flag=True, help=_NO_CALIBRATE)
 @click.option("--slices", type=int, metavar="M", help="Offsets that the model is calibrated for.", show_default="64")
 @click.option("--directions", type=int, metavar="L", help="Directions that it is calibrated for.", show_default="256")
 @_about_option
@@ -324,6 +327,8 @@ def train(
     overwrite: bool,
     class_name: str,
     stage: int | None,
+    calibrate_stages: tuple[int, ...],
+    no_calibrate: bool,
     slices: int | None,
     directions: int | None,
     about: tuple[str, ...],
@@ -333,21 +338,22 @@ def train(
     """Train a classifier from the volume-level labels of MANIFEST.
 
     MANIFEST is a CSV file with the columns volume,label and optionally patient,split,mask; training never opens a mask.
-    Afterwards the model is calibrated on the split val. Ctrl-C keeps a checkpoint, from which --resume continues. Under
-    torchrun, the processes share every batch.
+    Afterwards the model is calibrated on the split val. Ctrl-C keeps a checkpoint, or what the calibration measured,
+    from which --resume continues. Under torchrun, the processes share every batch.
     """
-    from tonno_core.commands.train import Destination, train_bundle
+    from tonno_core.commands.train import Destination, Ending, train_bundle
     from tonno_core.training.loop import TrainingInterrupted
     from tonno_core.training.settings import complete_settings
 
     asked = {"stage": stage, "slices": slices, "directions": directions}
+    planes = {name: value for name, value in asked.items() if value is not None}
     try:
         summary = train_bundle(
             manifest,
             Destination(output, run, resume=resume, overwrite=overwrite, half=half),
             complete_settings(**options),
             class_name=class_name,
-            calibration={name: value for name, value in asked.items() if value is not None},
+            calibration=Ending(planes, calibrate_stages, not no_calibrate),
             about=_pairs(about),
         )
     except TrainingInterrupted as interruption:
@@ -393,7 +399,8 @@ def calibrate(
     for the presets fast and balanced are measured as well.
     """
     from tonno_core.commands import calibrate as command
-    from tonno_core.training.calibration import Look, Search
+    from tonno_core.training.calibration import Search
+    from tonno_core.training.look import Look
 
     look = Look(device, precision)
     if complete:

@@ -268,7 +268,7 @@ def test_a_schema_of_the_future(folder: Path) -> None:
     assert "schema None is unknown" in refused(folder)
 
 
-OPTIONAL = ("schema", "calibration", "white", "mean", "std", "activation", "neighbor_mm")
+OPTIONAL = ("schema", "calibration", "white", "mean", "std", "activation", "neighbor_mm", "stages")
 KEYS = [field.name for field in dataclasses.fields(BundleSpec) if field.name not in OPTIONAL]
 
 

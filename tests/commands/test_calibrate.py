@@ -22,7 +22,8 @@ from tonno_core.commands.reconstruct import segment_all as segment
 from tonno_core.errors import TonnoError
 from tonno_core.reconstruction import execute
 from tonno_core.settings import METHODS, PRESETS, Variant
-from tonno_core.training.calibration import Look, Search
+from tonno_core.training.calibration import Search
+from tonno_core.training.look import Look
 from tonno_core.volume.io import read_volume
 
 QUIETLY = Look("cpu", "float32", progress=False)

@@ -25,7 +25,8 @@ from tonno_core.errors import TonnoError
 from tonno_core.reconstruction import reconstruct
 from tonno_core.segmentation.metrics import best_dice, component_scores, dice
 from tonno_core.settings import METHODS, combine, parse_stages
-from tonno_core.training.calibration import Look, Search, calibrate
+from tonno_core.training.calibration import Search, calibrate
+from tonno_core.training.look import Look
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.io import read_volume, write_volume
 from tonno_core.volume.volume import Volume

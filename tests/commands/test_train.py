@@ -12,9 +12,9 @@ import pytest
 
 from tests.training.toy import OPTIONS, same_weights, toy_scan, write_rows, write_toy_set
 from tonno_core.bundle.file import load_bundle
-from tonno_core.cohort.manifest import read_manifest
+from tonno_core.cohort.manifest import read_for_model, read_manifest
 from tonno_core.commands import train as command
-from tonno_core.commands.train import Destination, train_bundle
+from tonno_core.commands.train import Destination, Ending, train_bundle
 from tonno_core.errors import TonnoError
 from tonno_core.reconstruction import reconstruct
 from tonno_core.settings import ReconstructionSettings
@@ -58,7 +58,7 @@ def test_a_bundle_that_finds_the_lesion(manifest: Path, tmp_path: Path) -> None:
     options = {"intensity": "window:0:300", "steps": 80}
     summary = run(
         manifest, tmp_path / "model", about={"finding": "bright"}, half=True, options=options,
-        calibration={"stage": 2, "slices": 10, "directions": 6},
+        calibration=Ending({"stage": 2, "slices": 10, "directions": 6}),
     )  # fmt: skip
     bundle = load_bundle(tmp_path / "model")
     assert bundle.spec.about == {"finding": "bright"}
@@ -82,6 +82,21 @@ def test_without_negative_validation_scans_there_is_a_bundle_without_thresholds(
     summary = run(write_toy_set(tmp_path / "toy", train=2, val=0), tmp_path / "model", options={"steps": 3})
     assert load_bundle(tmp_path / "model").spec.thresholds == {}
     assert "nothing calibrated, `threshold` auto will be Otsu's" in summary
+
+
+def test_a_model_that_is_not_calibrated_says_so_and_by_what_it_is(tmp_path: Path) -> None:
+    manifest = write_rows(tmp_path / "toy", "volume,label,patient", [f"{i % 2},p{i}" for i in range(8)])
+    ending = Ending({"stage": 2, "slices": 6, "directions": 4}, calibrate=False)
+    summary = run(manifest, tmp_path / "model", options={"steps": 3}, calibration=ending)
+    spec = load_bundle(tmp_path / "model").spec
+    assert (spec.thresholds, spec.calibration, spec.defaults["stage"]) == ({}, [], 2)
+    split = tmp_path / "model-run" / "split.csv"
+    assert (
+        "not calibrated: the model has no thresholds, `threshold` auto will be Otsu's; `tonno calibrate` finds some"
+        in summary
+    )
+    assert f"finds some, of {tmp_path / 'model'} and {split}\n" in summary
+    read_for_model(split, spec.classes)
 
 
 @pytest.mark.usefixtures("uncalibrated")
@@ -173,7 +188,7 @@ def test_a_failing_calibration_loses_no_training(
 
     with monkeypatch.context() as patch:
         patch.setattr(command, "calibrate_bundle", failing)
-        with pytest.raises(TonnoError, match="no calibration"):
+        with pytest.raises(TonnoError, match=r"no calibration; the model is written to .*model, without thresholds; "):
             run(manifest, tmp_path / "model")
     before = load_bundle(tmp_path / "model").weights
     monkeypatch.setattr(loop.Trainer, "_step", lambda *arguments: pytest.fail("a step was taken"))
@@ -199,7 +214,10 @@ def test_overwriting_begins_again(manifest: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"calibration": {"stage": 9}}, "`stage` 9 does not exist in this encoder, expected 1 to 4"),
+        ({"calibration": Ending({"stage": 9})}, "`stage` 9 does not exist in this encoder, expected 1 to 4"),
+        ({"calibration": Ending(stages=(2, 9))}, "`calibrate_stages` 2\\+9 does not exist in this encoder"),
+        ({"calibration": Ending(stages=(2,), calibrate=False)}, "`calibrate_stages` and `no_calibrate`: expected one"),
+        ({"calibration": Ending({"stage": 3}, (2,))}, "`stage` and `calibrate_stages`: expected one of them"),
         ({"options": {"encoder": "resnet10x"}}, "'resnet10x' is not a timm model"),
         ({"options": {"encoder": "inception_v3"}}, "inception_v3 cannot take slices of 32 x 32 pixels"),
         ({"options": {"intensity": "log"}}, "`intensity` 'log'"),

@@ -18,8 +18,10 @@ from tonno_core.bundle.decide import Run
 from tonno_core.bundle.file import Bundle
 from tonno_core.settings import ReconstructionSettings, Variant, model_defaults
 from tonno_core.training import calibration
-from tonno_core.training.calibration import FLOOR_QUANTILE, SHARE_OF_VOLUMES, Calibration, Look, Search, calibrate
+from tonno_core.training import look as looking
+from tonno_core.training.calibration import FLOOR_QUANTILE, SHARE_OF_VOLUMES, Calibration, Search, calibrate
 from tonno_core.training.candidates import default_candidates
+from tonno_core.training.look import Look
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.io import write_volume
 
@@ -181,11 +183,11 @@ def peaks(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> Iterator[dict[Vari
     """By variant the peaks of four volumes, to be filled in; no heatmap is made."""
     made_up: dict[Variant, tuple[float, ...]] = {}
 
-    def values(volume: int, model: Any, run: Run, measure: Any) -> dict[str, tuple[float, float]]:
+    def values(volume: int, model: Any, run: Run, *rest: Any) -> dict[str, tuple[float, float]]:
         return {name: (made_up[variant][volume], -1.0) for name, variant in run.targets[0].variants.items()}
 
     monkeypatch.setattr(calibration, "LEAST_TO_CHOOSE", 1)
-    monkeypatch.setattr(calibration, "read_volume", lambda path: int(path.name))
+    monkeypatch.setattr(looking, "read_volume", lambda path: int(path.name))
     monkeypatch.setattr(calibration, "foreground_values", values)
     yield made_up
 

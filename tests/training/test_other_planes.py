@@ -14,8 +14,9 @@ from tests.training.toy import toy_scan
 from tonno_core.bundle import calibration
 from tonno_core.bundle.file import Bundle
 from tonno_core.settings import PRESETS, ReconstructionSettings, Variant, model_defaults
-from tonno_core.training import calibration as looking
-from tonno_core.training.calibration import FLOOR_QUANTILE, Look
+from tonno_core.training import look as looking
+from tonno_core.training.calibration import FLOOR_QUANTILE
+from tonno_core.training.look import Look
 from tonno_core.training.other_planes import COMPARED_VOLUMES, measure_other_planes
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.io import read_volume, write_volume

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import pty
+import re
 import resource
 import signal
 import subprocess
@@ -20,8 +21,13 @@ from matplotlib.image import imread
 
 from tests.training.toy import environment, write_toy_set
 from tonno_core import cli
+from tonno_core.bundle import calibration
 from tonno_core.bundle.file import load_bundle
+from tonno_core.settings import PRESETS
 from tonno_core.signals import ending_signals
+from tonno_core.training import look
+from tonno_core.volume.io import read_volume
+from tonno_core.volume.volume import Volume
 
 OPTIONS = [
     "--encoder", "test_resnet", "--slice-size", "32", "--volumes-per-batch", "4", "--slices-per-volume", "4",
@@ -86,6 +92,54 @@ def test_a_signal_leaves_a_checkpoint_that_goes_on_and_that_a_bundle_is_made_of(
     with (run / "metrics.csv").open(newline="") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["40", "80"]
     imread(run / "curves.png")
+
+
+def test_a_calibration_that_is_stopped_goes_on_to_the_same_end(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "CALIBRATED_PRESETS", ("fast",))
+    monkeypatch.setitem(PRESETS, "fast", {"slices": 5, "directions": 3})
+    manifest, run = write_toy_set(tmp_path / "toy", val=3), tmp_path / "model-run"
+    options = ["train", manifest, "--output", tmp_path / "model", *OPTIONS, "--steps", 3, "--epochs", 1]
+    options += ["--slices", 6, "--directions", 4, "--calibrate-stages", 2, "--calibrate-stages", 3]
+    read: list[Path] = []
+    stops: dict[int, signal.Signals] = {}
+
+    def reading(path: Path) -> Volume:
+        read.append(path)
+        if len(read) in stops:
+            signal.raise_signal(stops.pop(len(read)))
+        return read_volume(path)
+
+    monkeypatch.setattr(look, "read_volume", reading)
+    status, said = tonno(capfd, *options, "--output", tmp_path / "whole")
+    assert status == 0
+    # Two negative volumes weigh the stages, all three choose, and are looked at again for the preset.
+    assert len(read) == 8
+    assert "calibrating on 3 volumes of split val; how long it takes shows after the first" in said
+    assert re.search(r"calibrating: about \d+ s left, as the first volume took", said)
+    assert not (tmp_path / "whole-run/calibration").exists()
+    read.clear()
+    stops.update({2: signal.SIGTERM, 5: signal.SIGINT, 9: signal.SIGUSR1})
+    for more, kept in (((), 1), (("--resume",), 3), (("--resume",), 6)):
+        status, said = tonno(capfd, *options, *more)
+        assert (status, said.splitlines()[-1]) == (
+            130,
+            f"tonno: interrupted while calibrating; the model is written to {tmp_path / 'model'}, without thresholds; "
+            "the same command with --resume goes on with its calibration where it stopped",
+        )
+        assert load_bundle(tmp_path / "model").spec.thresholds == {}
+        assert len(list((run / "calibration").iterdir())) == kept  # files, and nothing half-written
+    damaged = min((run / "calibration").iterdir())
+    damaged.write_text(damaged.read_text()[:-20])
+    assert tonno(capfd, *options, "--resume")[0] == 0
+    assert len(read) == 8 + 3 + 1  # those that were stopped, and the damaged one, once more
+    one, other = (load_bundle(tmp_path / name).spec for name in ("model", "whole"))
+    assert one.thresholds
+    assert (one.thresholds, one.calibration) == (other.thresholds, other.calibration)  # to the last bit
+    assert sorted(path.name for path in run.iterdir()) == sorted(
+        path.name for path in (tmp_path / "whole-run").iterdir()
+    )
 
 
 def test_a_lost_connection_leaves_a_checkpoint(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import nn
 
 from tonno_core.bundle.calibration import ModelChoices, is_threshold
-from tonno_core.encoding.classifier import Classifier, create_model, try_slice
+from tonno_core.encoding.classifier import Classifier, create_model, earlier_stages, stage_modules, try_slice
 from tonno_core.encoding.convention import (
     ACTIVATIONS,
     TIMM,
@@ -30,7 +31,7 @@ from tonno_core.encoding.normalization import NORM_KINDS, NormKind
 from tonno_core.encoding.weights import StateDict, load_exactly, read_weights
 from tonno_core.errors import TonnoError, first_line, plain
 from tonno_core.output import Json, check_output, output_folder
-from tonno_core.settings import METHODS, Variant, combine, model_defaults
+from tonno_core.settings import METHODS, Variant, combine, model_defaults, parse_stages
 from tonno_core.volume.intensity import parse_intensity
 
 SCHEMA = 1
@@ -65,6 +66,7 @@ class BundleSpec:
         std: By channel, by which that is divided; empty for none.
         activation: ``softmax`` where the classes exclude each other, else ``sigmoid``.
         neighbor_mm: Distance of the slices in neighbouring channels; None where all channels get the same slice.
+        stages: Names of the modules that the numbers of stages mean, finest first; empty in models of earlier versions.
     """
 
     encoder: str
@@ -87,6 +89,7 @@ class BundleSpec:
     std: tuple[float, ...] = ()
     activation: Activation = "sigmoid"
     neighbor_mm: float | None = None
+    stages: tuple[str, ...] = ()
 
     @property
     def shifts_mm(self) -> tuple[float, ...]:
@@ -102,12 +105,13 @@ class BundleSpec:
         return Convention(self.channels, windows, self.white, self.mean, self.std, self.activation)
 
     def more_than_default(self) -> Json:
-        """Return what of the optional keys is not as in a model that needs none of them.
+        """Return what of the optional keys that shape heatmaps is not as in a model that needs none of them.
 
         Returns:
             By name, as JSON holds it.
         """
-        values = {name: (getattr(self, name), default) for name, (default, *_) in _OPTIONAL.items()}
+        names = _OPTIONAL.keys() - {"stages"}
+        values = {name: (getattr(self, name), default) for name, (default, *_) in _OPTIONAL.items() if name in names}
         return {name: list(v) if isinstance(v, tuple) else v for name, (v, default) in values.items() if v != default}
 
     @property
@@ -181,12 +185,12 @@ class Bundle:
         """
         spec = self.spec
         size = slice_size or spec.slice_size
-        try:
-            model = create_model(
-                spec.encoder, channels=spec.channels, classes=len(spec.classes), norm=spec.norm, slice_size=size
+        model = self._network(size)
+        if other := _numbered_otherwise(spec, model):
+            raise TonnoError(
+                f"{self.path / SPEC_NAME}: {other}; its choices and thresholds are of other maps than this version "
+                "makes, and `tonno calibrate` finds new ones"
             )
-        except TonnoError as error:
-            raise TonnoError(f"{self.path / SPEC_NAME}: {error}") from error
         load_exactly(model, self.weights, str(self.path / WEIGHTS_NAME))
         encoder = Classifier(
             model,
@@ -198,6 +202,48 @@ class Bundle:
         )
         try_slice(encoder, size, spec.encoder)
         return encoder
+
+    def to_calibrate(self) -> Bundle:
+        """Return the bundle with its stages as this version numbers them, for a new calibration.
+
+        Returns:
+            The same; where an earlier version numbered them otherwise, without what named a stage.
+        """
+        model = self._network(self.spec.slice_size)
+        spec = dataclasses.replace(self.spec, stages=_stages_of(model))
+        if _numbered_otherwise(self.spec, model):
+            spec = dataclasses.replace(spec, defaults={**spec.defaults, "stage": None}, thresholds={}, calibration=[])
+        return dataclasses.replace(self, spec=spec)
+
+    def _network(self, size: int) -> nn.Module:
+        """Make the network, with random weights."""
+        spec = self.spec
+        try:
+            return create_model(
+                spec.encoder, channels=spec.channels, classes=len(spec.classes), norm=spec.norm, slice_size=size
+            )
+        except TonnoError as error:
+            raise TonnoError(f"{self.path / SPEC_NAME}: {error}") from error
+
+
+def _stages_of(model: nn.Module) -> tuple[str, ...]:
+    return tuple(name for _, name in stage_modules(model))
+
+
+def _numbered_otherwise(spec: BundleSpec, model: nn.Module) -> str:
+    """Say which stage of a description meant another module to the version that wrote it; "" where none did."""
+    records = [spec.defaults, *(record.get("settings", {}) for record in spec.thresholds.values()), *spec.calibration]
+    numbers = sorted({number for record in records for number in parse_stages(record.get("stage"))})
+    if not numbers:
+        return ""
+    now, then = _stages_of(model), spec.stages or tuple(earlier_stages(model))
+    for number in numbers:
+        was, is_now = then[number - 1 : number], now[number - 1 : number]
+        if was != is_now:
+            before = f"was {was[0]}" if was else "did not exist"
+            after = f"is {is_now[0]}" if is_now else "does not exist"
+            return f"stage {number} of {spec.encoder} {before} to the version that wrote this model, and {after} now"
+    return ""
 
 
 def load_bundle(path: str | os.PathLike[str]) -> Bundle:
@@ -300,7 +346,7 @@ def _as_json(spec: BundleSpec) -> str:
     An optional key at its default is left out.
     """
     data = dataclasses.asdict(spec)
-    for name in _OPTIONAL.keys() - spec.more_than_default().keys():
+    for name in [name for name, (default, *_) in _OPTIONAL.items() if getattr(spec, name) == default]:
         del data[name]
     records = ",\n    ".join(json.dumps(record) for record in data.pop("calibration"))
     head = json.dumps(data, indent=2).removesuffix("\n}")
@@ -369,6 +415,7 @@ _OPTIONAL: dict[str, tuple[object, tuple[type, ...], str]] = {
     "std": ((), (list, tuple), "a list with a finite number above 0 for each channel"),
     "activation": ("sigmoid", (str,), f"one of {', '.join(ACTIVATIONS)}"),
     "neighbor_mm": (None, (float, int, type(None)), "millimeters between 0 and 100 for several channels, or null"),
+    "stages": ((), (list, tuple), "a list of names of modules"),
 }
 _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
     "encoder": ((str,), "the name of a timm model"),
@@ -415,6 +462,7 @@ def _checked(data: Json, path: Path) -> BundleSpec:
         good = all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
         require(good and len(numbers) in (0, data["channels"]), name)
     require(all(number > 0 for number in data["std"]), "std")
+    require(all(isinstance(stage, str) for stage in data["stages"]), "stages")
     require(data["activation"] in ACTIVATIONS, "activation")
     require(data["activation"] == "sigmoid" or len(names) > 1, "activation")
     distance = data["neighbor_mm"]
@@ -439,7 +487,7 @@ def _checked(data: Json, path: Path) -> BundleSpec:
             raise TonnoError(f"{path}: key 'calibration', record {number + 1}: {plain(first_line(error))}") from error
     known = {f.name for f in dataclasses.fields(BundleSpec)}
     values: Json = {name: value for name, value in data.items() if name in known}
-    values |= {name: tuple(values[name]) for name in ("classes", "mean", "std")}
+    values |= {name: tuple(values[name]) for name in ("classes", "mean", "std", "stages")}
     return BundleSpec(**values)
 
 
@@ -528,6 +576,7 @@ def make_bundle(classifier: OwnClassifier, output: Path, *, overwrite: bool = Fa
         std=std,
         activation=classifier.activation,
         neighbor_mm=classifier.neighbor_mm,
+        stages=_stages_of(model),
     )
     encoder = Classifier(model, classes, channels=channels, convention=spec.convention)
     try_slice(encoder, size, classifier.encoder)

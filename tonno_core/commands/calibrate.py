@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from tonno_core.bundle.calibration import LEAST_TO_CHOOSE, OTHER_PLANES, planes_text
+import numpy as np
+from tqdm import tqdm
+
+from tonno_core.bundle.calibration import LEAST_TO_CHOOSE, OTHER_PLANES, planes_text, threshold_key
 from tonno_core.bundle.file import Bundle, BundleSpec, check_can_write, load_bundle, save_description
 from tonno_core.cohort.manifest import Manifest, read_for_model, require_volumes
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
 from tonno_core.settings import METHODS, ReconstructionSettings, Variant
-from tonno_core.training.calibration import Look, Search, calibrate
-from tonno_core.training.other_planes import measure_other_planes
+from tonno_core.training.calibration import Search, calibrate
+from tonno_core.training.look import Case, Look, Pace
+from tonno_core.training.other_planes import expected_amounts, measure_other_planes
 from tonno_core.volume.appearance import appearance, record_of_images
 from tonno_core.words import findings_of
 
@@ -45,6 +52,7 @@ def recalibrate(
         TonnoError: The model, the manifest or an option is wrong.
     """
     bundle, manifest = _read(model, manifest_path, output, overwrite, ("val",))
+    bundle = bundle.to_calibrate()
     spec = calibrate_bundle(bundle, manifest, options, search, look)
     planes = {name: value for name, value in options.items() if name in spec.defaults and value is not None}
     planes.pop("methods", None)
@@ -75,7 +83,9 @@ def complete(model: Path, manifest_path: Path, output: Path, look: Look, *, over
     bundle, manifest = _read(model, manifest_path, output, overwrite, ("val", "train"))
     if not bundle.spec.thresholds:
         raise TonnoError(f"{model}: has no thresholds to complete; a whole calibration finds them")
-    thresholds = _with_other_planes(bundle, manifest, bundle.spec.choices.settings(), look)
+    settings = bundle.spec.choices.settings()
+    with _watched(look, bundle, manifest, settings, choosing=False) as watched:
+        thresholds = _with_other_planes(bundle, manifest, settings, watched)
     training = {**bundle.spec.training, "images": _images(manifest, bundle.spec, look)}
     spec = dataclasses.replace(bundle.spec, thresholds=thresholds, training=training)
     save_description(output, spec, bundle, overwrite=overwrite)
@@ -123,14 +133,39 @@ def calibrate_bundle(bundle: Bundle, manifest: Manifest, options: Json, search: 
     settings = bundle.spec.choices.settings({"methods": METHODS, **asked})
     thresholds: dict[str, Json] = {}
     records: list[Json] = []
-    for index in range(len(bundle.spec.classes)):
-        labelled = [(case.volume, case.labels[index]) for case in manifest.split("val")]
-        calibration = calibrate(bundle, labelled, settings, search, look, class_index=index)
-        thresholds |= calibration.thresholds
-        records += calibration.records
-    spec = dataclasses.replace(bundle.spec, thresholds=thresholds, calibration=records)
-    calibrated = dataclasses.replace(bundle, spec=spec)
-    return dataclasses.replace(spec, thresholds=_with_other_planes(calibrated, manifest, settings, look))
+    with _watched(look, bundle, manifest, settings, choosing=True) as look:
+        for index in range(len(bundle.spec.classes)):
+            calibration = calibrate(bundle, _labelled(manifest, index), settings, search, look, class_index=index)
+            thresholds |= calibration.thresholds
+            records += calibration.records
+        spec = dataclasses.replace(bundle.spec, thresholds=thresholds, calibration=records)
+        calibrated = dataclasses.replace(bundle, spec=spec)
+        return dataclasses.replace(spec, thresholds=_with_other_planes(calibrated, manifest, settings, look))
+
+
+@contextmanager
+def _watched(
+    look: Look, bundle: Bundle, manifest: Manifest, settings: ReconstructionSettings, *, choosing: bool
+) -> Iterator[Look]:
+    """Show one bar for all that is measured in a block, after a line that says what it is of."""
+    labelled = [_labelled(manifest, index) for index in range(len(bundle.spec.classes))]
+    calibrated = [cases for cases in labelled if not all(label for _, label in cases)]
+    if not calibrated:
+        yield look
+        return
+    if look.progress:
+        volumes = len(calibrated[0])
+        tqdm.write(
+            f"calibrating on {volumes} volumes of split val; how long it takes shows after the first", file=sys.stderr
+        )
+    presets = sum((expected_amounts(cases, settings) for cases in calibrated), np.zeros(3))
+    with Pace(len(calibrated) if choosing else 0, presets, show=look.progress) as pace:
+        yield dataclasses.replace(look, pace=pace)
+
+
+def _labelled(manifest: Manifest, index: int) -> list[Case]:
+    """Return the volumes of split ``val`` with their labels of a class."""
+    return [(case.volume, case.labels[index]) for case in manifest.split("val")]
 
 
 def _with_other_planes(
@@ -139,7 +174,7 @@ def _with_other_planes(
     """Return the bundle's thresholds, with those for the planes of presets."""
     thresholds = dict(bundle.spec.thresholds)
     for index in range(len(bundle.spec.classes)):
-        cases = [(case.volume, case.labels[index]) for case in manifest.split("val")]
+        cases = _labelled(manifest, index)
         thresholds |= measure_other_planes(bundle, cases, settings, look, class_index=index)
     return thresholds
 
@@ -166,10 +201,29 @@ def summary_of(spec: BundleSpec) -> list[str]:
             f"nothing was chosen, each method has its default: split val has {few[0]['positive_volumes']} volumes "
             f"with and {few[0]['negative_volumes']} without the finding, a choice takes {LEAST_TO_CHOOSE} of each"
         )
+    lines += _without_thresholds(spec) if spec.thresholds else []
     for key, record in spec.thresholds.items():
         if record["threshold"] <= 0:
             lines.append(f"warning: {key}: the threshold is not above 0; the classifier may have learned nothing")
     return lines or ["no negative volume in split val: nothing calibrated, `threshold` auto will be Otsu's"]
+
+
+def _without_thresholds(spec: BundleSpec) -> list[str]:
+    """Return a line for the classes, and one for the methods, for which a calibrated model has no thresholds."""
+    known = {
+        (method, name)
+        for method in METHODS
+        for name in spec.classes
+        if threshold_key(method, name, spec.classes) in spec.thresholds
+    }
+    classes = [name for name in spec.classes if name not in {other for _, other in known}]
+    methods = [method for method in METHODS if method not in {other for other, _ in known}]
+    reasons = {"class": (classes, "split val has no volume without it"), "method": (methods, "not asked for")}
+    return [
+        f"no thresholds for {kind} {', '.join(names)} ({reason}): `threshold` auto will be Otsu's there"
+        for kind, (names, reason) in reasons.items()
+        if names
+    ]
 
 
 def _is_few(record: Json) -> bool:

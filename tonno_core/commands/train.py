@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,10 +16,12 @@ from tonno_core.cohort.manifest import read_manifest, require_trainable, write_m
 from tonno_core.cohort.split import split_patients
 from tonno_core.commands.calibrate import calibrate_bundle, summary_of
 from tonno_core.distributed import processes, world_size
-from tonno_core.errors import TonnoError
+from tonno_core.errors import TonnoError, is_out_of_memory, rename
 from tonno_core.output import Json
 from tonno_core.settings import model_defaults
-from tonno_core.training.calibration import Look, Search
+from tonno_core.training.calibration import Search
+from tonno_core.training.look import Look
+from tonno_core.training.loop import TrainingInterrupted
 from tonno_core.training.run_folder import RunFolder
 from tonno_core.training.settings import TrainingSettings, check_shares
 from tonno_core.training.train import check_trainable, train
@@ -63,13 +66,55 @@ class Destination:
         check_can_write(self.output, overwrite=self.overwrite or self.resume)
 
 
+@dataclass(frozen=True)
+class Ending:
+    """How a training ends: the calibration of its model.
+
+    Attributes:
+        planes: Settings of the reconstructions that the thresholds are for, by name; the rest is chosen.
+        stages: To choose among; empty for all that give maps.
+        calibrate: Whether to calibrate at all.
+    """
+
+    planes: Json = field(default_factory=dict)
+    stages: tuple[int, ...] = ()
+    calibrate: bool = True
+
+    def check(self) -> None:
+        """Check that the choices agree.
+
+        Raises:
+            TonnoError: They contradict each other.
+        """
+        if self.stages and not self.calibrate:
+            raise TonnoError("`calibrate_stages` and `no_calibrate`: expected one of them, nothing is chosen without")
+        if self.stages and "stage" in self.planes:
+            raise TonnoError("`stage` and `calibrate_stages`: expected one of them, the stage itself or the choice")
+
+    def check_stages(self, settings: TrainingSettings) -> None:
+        """Check that a network can be trained, and has the stages.
+
+        Args:
+            settings: How to train.
+
+        Raises:
+            TonnoError: It cannot, or has not.
+        """
+        stages = self.stages or ((self.planes["stage"],) if "stage" in self.planes else ())
+        try:
+            check_trainable(settings, stages)
+        except TonnoError as error:
+            names = {"stage": "`calibrate_stages`"} if self.stages else {}
+            raise TonnoError(rename(str(error), names)) from error
+
+
 def train_bundle(
     manifest_path: Path,
     destination: Destination,
     settings: TrainingSettings,
     *,
     class_name: str = "finding",
-    calibration: Json | None = None,
+    calibration: Ending | None = None,
     about: Mapping[str, str] | None = None,
     progress: bool = True,
 ) -> str:
@@ -80,7 +125,7 @@ def train_bundle(
         destination: Where to write.
         settings: How to train; the manifest tells the classes.
         class_name: Name of the class that label 1 means.
-        calibration: Settings of the reconstructions that the thresholds are for, by name; the rest is chosen.
+        calibration: How the model is calibrated; None for the standard planes, and all stages.
         about: What the bundle shall tell a person.
         progress: Show bars.
 
@@ -91,12 +136,14 @@ def train_bundle(
         TonnoError: If anything that was asked for, or a volume, cannot be used.
         TrainingInterrupted: On Ctrl-C, or another signal that asks for an end.
     """
+    ending = calibration or Ending()
     destination.check()
-    planes, overwrite = calibration or {}, destination.overwrite
+    ending.check()
+    planes, overwrite = ending.planes, destination.overwrite
     manifest = read_manifest(manifest_path, class_name=class_name)
     settings = dataclasses.replace(settings, classes=manifest.classes)
     check_shares(world_size(), settings.volumes_per_batch, settings.norm)
-    check_trainable(settings, planes.get("stage"))
+    ending.check_stages(settings)
     defaults = model_defaults(**{"frame": settings.frame, **planes})
     divided = manifest if manifest.has_split else split_patients(manifest, seed=settings.seed)
     require_trainable(divided)
@@ -116,21 +163,54 @@ def train_bundle(
     output, half = destination.output, destination.half
     spec = dataclasses.replace(model.spec, defaults=defaults, about=dict(about or {}))
     # Before the calibration, so that nothing which happens there loses the training.
-    save_bundle(output, spec, model.weights, half=half, overwrite=overwrite or destination.resume)
-    look = Look(settings.device, settings.precision, progress)
-    spec = calibrate_bundle(Bundle(spec, model.weights, output), divided, planes, Search(), look)
-    save_bundle(output, spec, model.weights, half=half, overwrite=True)
+    spec = save_bundle(output, spec, model.weights, half=half, overwrite=overwrite or destination.resume)
+    if ending.calibrate:
+        look = Look(settings.device, settings.precision, progress, kept=folder.calibration)
+        with _told(destination):
+            spec = calibrate_bundle(
+                Bundle(spec, model.weights, output), divided, planes, Search(stages=ending.stages), look
+            )
+            save_bundle(output, spec, model.weights, half=half, overwrite=True)
     folder.finish()
-    return _summary(spec, output, folder, split_made=not manifest.has_split)
+    manifest_path = manifest_path if manifest.has_split else folder.split
+    return _summary(
+        spec, output, folder, None if ending.calibrate else manifest_path, split_made=not manifest.has_split
+    )
 
 
-def _summary(spec: BundleSpec, output: Path, folder: RunFolder, *, split_made: bool) -> str:
+@contextmanager
+def _told(destination: Destination) -> Iterator[None]:
+    """Say where the model is, and how to go on, where its calibration ends early."""
+    resume = "`resume` in place of `overwrite`" if destination.overwrite else "`resume`"
+    written = (
+        f"the model is written to {destination.output}, without thresholds; the same command with {resume} goes on "
+        "with its calibration"
+    )
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise TrainingInterrupted(f"interrupted while calibrating; {written} where it stopped") from None
+    except (TonnoError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, TonnoError) and not is_out_of_memory(error):
+            raise
+        reason = error if isinstance(error, TonnoError) else "out of memory while calibrating"
+        raise TonnoError(f"{reason}; {written}") from error
+
+
+def _summary(spec: BundleSpec, output: Path, folder: RunFolder, uncalibrated: Path | None, *, split_made: bool) -> str:
+    """Return what a person should know of a model; ``uncalibrated`` is the manifest of one that was not calibrated."""
     record = spec.training
     lines = [f"loss at the end {record['final_loss']}, {record['seconds']:.0f} s"]
     if "validation" in record:
         areas = record["validation"]
         lines.append(f"validation on random slices: slice AUC {areas['slice_auc']}, volume AUC {areas['volume_auc']}")
-    lines += summary_of(spec)
+    if uncalibrated is None:
+        lines += summary_of(spec)
+    else:
+        lines.append(
+            "not calibrated: the model has no thresholds, `threshold` auto will be Otsu's; "
+            f"`tonno calibrate` finds some, of {output} and {uncalibrated}"
+        )
     if split_made:
         lines.append(f"the manifest gives no split: one by patient was made, {folder.split}")
     lines.append(f"curves and metrics in {folder.path}")

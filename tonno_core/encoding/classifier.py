@@ -115,6 +115,23 @@ def stage_modules(model: nn.Module) -> list[tuple[int, str]]:
     return list(enumerate(names))[first:]
 
 
+def earlier_stages(model: nn.Module) -> list[str]:
+    """List the stages as earlier versions numbered them, which took the first feature alone for a stem, if any.
+
+    Models that they wrote do not name the modules, and mean these.
+
+    Args:
+        model: a timm model that `stage_modules` accepts.
+
+    Returns:
+        Names of modules, finest first.
+    """
+    names = [str(entry["module"]) for entry in model.feature_info]  # type: ignore[union-attr]
+    layer = dict(model.named_modules()).get(names[0])
+    kernels = layer is None or any(weight.ndim > 1 for weight in layer.parameters())
+    return names[1:] if not names[0] or names[0].startswith("stem") or not kernels else names
+
+
 def _is_stem(name: str, layer: nn.Module | None, *, first: bool) -> bool:
     """Tell whether a feature comes before the first block: named so, or a convolution with its norm and activation.
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from tonno_core.bundle.calibration import LEAST_TO_CHOOSE, settings_that_matter, threshold_key
 from tonno_core.bundle.decide import Run, decide
@@ -28,8 +26,8 @@ from tonno_core.reconstruction import execute
 from tonno_core.segmentation.metrics import auc
 from tonno_core.settings import ReconstructionSettings, Variant
 from tonno_core.training.candidates import add_stages, default_candidates, neighbouring_stages
+from tonno_core.training.look import Amounts, Case, Look, Watched, amounts, facts_of
 from tonno_core.volume.foreground import foreground_mask
-from tonno_core.volume.io import read_volume
 from tonno_core.volume.volume import Volume
 
 # The threshold: this share of the negative scans have no voxel above it.
@@ -46,8 +44,6 @@ WEIGHING_VOLUMES = 8
 
 Values = npt.NDArray[np.float32]
 Measured = TypeVar("Measured")
-# A file, and its label 0 or 1 of a class.
-Case = tuple[Path, int]
 
 
 @dataclass(frozen=True)
@@ -114,34 +110,6 @@ class _Tried:
 
 
 @dataclass(frozen=True)
-class Look:
-    """How volumes are looked at.
-
-    Attributes:
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
-        progress: Show a bar.
-    """
-
-    device: str = "auto"
-    precision: str = "auto"
-    progress: bool = True
-
-    def volumes(self, cases: Sequence[Case], description: str) -> Iterator[tuple[Volume, int]]:
-        """Read volumes one after the other.
-
-        Args:
-            cases: Files with labels.
-            description: Of the bar.
-
-        Yields:
-            Each volume with its label.
-        """
-        for path, label in tqdm(cases, desc=description, unit="volume", disable=not self.progress):
-            yield read_volume(path), label
-
-
-@dataclass(frozen=True)
 class Search:
     """What is chosen from.
 
@@ -188,32 +156,45 @@ def calibrate(
     if all(label for _, label in cases):
         return Calibration({}, [])
     model = prepare_model(bundle, settings, look.device, look.precision)
-    candidates = search.candidates
+    candidates, pairs = search.candidates, []
     if candidates is None:
         candidates = default_candidates(bundle, settings, class_index=class_index, stages=search.stages)
-        if pairs := neighbouring_stages(candidates):
-            negatives = [case for case in cases if not case[1]][:WEIGHING_VOLUMES]
-            singles = list(dict.fromkeys(chain.from_iterable(pairs)))
-            weighed = _try(model, settings, singles, look.volumes(negatives, "weighing stages"))
-            floors = {tried.variant: tried.floor for tried in weighed}
-            noisy = [pair for pair in pairs if min(floors[variant] for variant in pair) > 0]
-            candidates += [add_stages(pair, (floors[pair[0]], floors[pair[1]])) for pair in noisy]
-    tried = _try(model, settings, candidates, look.volumes(cases, "calibrating"))
+        pairs = neighbouring_stages(candidates)
+    negatives = [case for case in cases if not case[1]][:WEIGHING_VOLUMES] if pairs else []
+    singles = list(dict.fromkeys(chain.from_iterable(pairs)))
+    weighing, choosing = _amounts(settings, singles), _amounts(settings, [*candidates, *(pair[0] for pair in pairs)])
+    look.pace.expect(len(negatives) * weighing + len(cases) * choosing)
+    if pairs:
+        weighed = _try(model, settings, singles, negatives, look)
+        floors = {tried.variant: tried.floor for tried in weighed}
+        noisy = [pair for pair in pairs if min(floors[variant] for variant in pair) > 0]
+        candidates = [*candidates, *(add_stages(pair, (floors[pair[0]], floors[pair[1]])) for pair in noisy)]
+    tried = _try(model, settings, candidates, cases, look)
     return _chosen(tried, bundle.spec, settings, search.quantile)
+
+
+def _amounts(settings: ReconstructionSettings, variants: Sequence[Variant]) -> Amounts:
+    return amounts(settings, [variant.method for variant in variants], len(variants))
 
 
 def _try(
     model: ReadyModel,
     settings: ReconstructionSettings,
     candidates: Sequence[Variant],
-    volumes: Iterator[tuple[Volume, int]],
+    cases: Sequence[Case],
+    look: Look,
 ) -> list[_Tried]:
     """Return the candidates' peaks and floors in all volumes."""
     run = decide(settings, model, variants={str(index): variant for index, variant in enumerate(candidates)})
     variants = run.targets[0].variants
     tried = {name: _Tried(variant) for name, variant in variants.items()}
-    for volume, label in volumes:
-        for name, (peak, floor) in foreground_values(volume, model, run, peak_and_floor).items():
+    facts, takes = facts_of(model, run), _amounts(settings, candidates)
+
+    def peaks_and_floors(volume: Volume, watched: Watched) -> dict[str, tuple[float, float]]:
+        return foreground_values(volume, model, run, peak_and_floor, watched)
+
+    for path, label in cases:
+        for name, (peak, floor) in look.measure(path, facts, takes, peaks_and_floors).items():
             tried[name].peaks[label].append(peak)
             if label == 0:
                 tried[name].floors.append(floor)
@@ -233,7 +214,7 @@ def peak_and_floor(values: Values) -> tuple[float, float]:
 
 
 def foreground_values(
-    volume: Volume, model: ReadyModel, run: Run, measure: Callable[[Values], Measured]
+    volume: Volume, model: ReadyModel, run: Run, measure: Callable[[Values], Measured], watched: Watched
 ) -> dict[str, Measured]:
     """Measure the foreground of a run's heatmaps of a volume, each as it is made.
 
@@ -242,18 +223,22 @@ def foreground_values(
         model: On its device.
         run: What is made.
         measure: Called with the values of the foreground's voxels.
+        watched: Is told how far it is.
 
     Returns:
         What it returned, by the heatmaps' names.
     """
     foreground = foreground_mask(volume)
+    variants = list(run.targets[0].variants.values())
+    _, slices, _ = _amounts(run.asked, variants)
     measured: dict[str, Measured] = {}
 
     def receive(name: str, heatmap: Volume, inside: npt.NDArray[np.bool_]) -> None:
         looked_at = foreground & inside
         measured[name] = measure(heatmap.array[looked_at if looked_at.any() else inside])
+        watched.heatmap()
 
-    execute(volume, model.encoder, run, receive=receive)
+    execute(volume, model.encoder, run, watched.reporter(slices), receive=receive)
     return measured
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -21,14 +22,9 @@ from tonno_core.bundle.file import Bundle
 from tonno_core.bundle.ready import ReadyModel, prepare_model
 from tonno_core.output import Json
 from tonno_core.settings import METHODS, PRESETS, ReconstructionSettings, Variant
-from tonno_core.training.calibration import (
-    SHARE_OF_VOLUMES,
-    Case,
-    Look,
-    Values,
-    foreground_values,
-    peak_and_floor,
-)
+from tonno_core.training.calibration import SHARE_OF_VOLUMES, Values, foreground_values, peak_and_floor
+from tonno_core.training.look import Amounts, Case, Look, Watched, amounts, facts_of
+from tonno_core.volume.volume import Volume
 
 # Positive volumes whose heatmaps are compared.
 COMPARED_VOLUMES = 8
@@ -42,19 +38,19 @@ class _Measured:
     floors: list[float] = field(default_factory=list)
     equal: list[float] = field(default_factory=list)
 
-    def add(self, values: Values, voxels: int | None) -> None:
+    def add(self, measured: Sequence[float], label: int) -> None:
         """Take in a volume.
 
         Args:
-            values: Of the heatmap's foreground.
-            voxels: How many shall reach the threshold; None for a negative volume.
+            measured: By `_measure`.
+            label: The volume's.
         """
-        if voxels is None:
-            peak, floor = peak_and_floor(values)
+        if label:
+            self.equal.extend(measured)
+        else:
+            peak, floor = measured
             self.peaks.append(peak)
             self.floors.append(floor)
-        elif 0 < voxels <= len(values):
-            self.equal.append(float(np.partition(values, -voxels)[-voxels]))
 
     def record(self, chosen: Json, planes: Json) -> Json:
         """Return what `OTHER_PLANES` of the method's record gets.
@@ -112,14 +108,27 @@ def measure_other_planes(
         variants = {name: variant for preset in presets for name, variant in _variants(preset).items()}
         if variants:
             whole = decide(settings, model, variants=variants)
-            looked_at = negatives + [case for case in cases if case[1]][:COMPARED_VOLUMES]
-            for volume, label in look.volumes(looked_at, "calibrating presets"):
-                values = foreground_values(volume, model, whole, _all) if label else {}
-                voxels = {name: int((some >= records[name]["threshold"]).sum()) for name, some in values.items()}
-                for preset in presets:
-                    if preset.run is not None:
-                        for name, some in foreground_values(volume, model, preset.run, _all).items():
-                            preset.measured[name].add(some, voxels.get(name))
+            thresholds = {name: records[name]["threshold"] for name in variants}
+            runs = [preset.run for preset in presets if preset.run is not None]
+            facts = {**facts_of(model, whole, *runs), "thresholds": thresholds}
+
+            def of_presets(volume: Volume, watched: Watched, label: int) -> list[dict[str, list[float]]]:
+                values = foreground_values(volume, model, whole, _all, watched) if label else {}
+                voxels = {name: int((some >= thresholds[name]).sum()) for name, some in values.items()}
+                return [
+                    {
+                        name: _measure(some, voxels.get(name))
+                        for name, some in foreground_values(volume, model, run, _all, watched).items()
+                    }
+                    for run in runs
+                ]
+
+            for path, label in negatives + [case for case in cases if case[1]][:COMPARED_VOLUMES]:
+                takes = sum((_amounts(run) for run in [whole] * label + runs), np.zeros(3))
+                found = look.measure(path, {**facts, "label": label}, takes, partial(of_presets, label=label))
+                for preset, measured in zip((each for each in presets if each.run is not None), found, strict=True):
+                    for name, some in measured.items():
+                        preset.measured[name].add(some, label)
             others = {method: {OTHER_PLANES: _others(method, records[method], presets)} for method in variants}
     return {
         threshold_key(method, settings.class_name, choices.classes): {**record, **others.get(method, {})}
@@ -127,11 +136,38 @@ def measure_other_planes(
     }
 
 
+def expected_amounts(cases: Sequence[Case], settings: ReconstructionSettings) -> Amounts:
+    """Estimate what `measure_other_planes` takes, before the thresholds are known.
+
+    Args:
+        cases: As there.
+        settings: As there.
+
+    Returns:
+        From `amounts`.
+    """
+    negatives = [case for case in cases if not case[1]]
+    takes = np.zeros(3)
+    if not negatives:
+        return takes
+    positives = min(COMPARED_VOLUMES, len(cases) - len(negatives))
+    changed: set[str] = set()
+    for name in calibration.CALIBRATED_PRESETS:
+        other = _with_planes(settings, name)
+        methods = [each for each in settings.methods if planes_of(each, other) != planes_of(each, settings)]
+        changed.update(methods)
+        takes += (len(negatives) + positives) * amounts(other, methods, len(methods)) * bool(methods)
+    return takes + positives * amounts(settings, sorted(changed), len(changed)) * bool(changed)
+
+
+def _with_planes(settings: ReconstructionSettings, preset: str) -> ReconstructionSettings:
+    planes = {choice: PRESETS[preset][choice] for choice in ("slices", "directions")}
+    return dataclasses.replace(settings, **planes, cam_directions=None)
+
+
 def _preset(model: ReadyModel, settings: ReconstructionSettings, records: Mapping[str, Json], name: str) -> _Preset:
     """Decide on the methods whose planes are others with a preset, of those calibrated for the settings' planes."""
-    planes = {choice: PRESETS[name][choice] for choice in ("slices", "directions")}
-    other = dataclasses.replace(settings, **planes, cam_directions=None)
-    variants = {}
+    other, variants = _with_planes(settings, name), {}
     for method, record in records.items():
         before, then = planes_of(method, settings), record.get("settings", {})
         same = all(then.get(choice, value) == value for choice, value in before.items())
@@ -145,8 +181,23 @@ def _variants(preset: _Preset) -> Mapping[str, Variant]:
     return {} if preset.run is None else preset.run.targets[0].variants
 
 
+def _amounts(run: Run) -> Amounts:
+    variants = run.targets[0].variants
+    return amounts(run.asked, [variant.method for variant in variants.values()], len(variants))
+
+
 def _all(values: Values) -> Values:
     return values
+
+
+def _measure(values: Values, voxels: int | None) -> list[float]:
+    """Return peak and floor of a negative volume, for which ``voxels`` is None.
+
+    Of a positive one, the value that so many voxels of the foreground reach; nothing where there is none.
+    """
+    if voxels is None:
+        return list(peak_and_floor(values))
+    return [float(np.partition(values, -voxels)[-voxels])] if 0 < voxels <= len(values) else []
 
 
 def _others(method: str, record: Json, presets: Sequence[_Preset]) -> list[Json]:

@@ -5,6 +5,7 @@ measured.json    the size of the training volumes' foreground
 checkpoint.pt    weights, optimizer and position; `tonno bundle --weights` reads it too
 metrics.csv, curves.png, split.csv (where the manifest gave no split)
 cache/           prepared volumes; removed when the run is complete
+calibration/     what the calibration measured of each volume; likewise
 """
 
 from __future__ import annotations
@@ -45,6 +46,11 @@ class RunFolder:
     def cache(self) -> Path:
         """Return the folder of prepared volumes."""
         return self.path / "cache"
+
+    @property
+    def calibration(self) -> Path:
+        """Return the folder of what the calibration measured."""
+        return self.path / "calibration"
 
     @property
     def checkpoint(self) -> Path:
@@ -99,6 +105,8 @@ class RunFolder:
         try:
             for name in _RESULTS if overwrite else ():
                 (self.path / name).unlink(missing_ok=True)
+            if overwrite and self.calibration.is_dir():
+                shutil.rmtree(self.calibration)
         except OSError as error:
             raise TonnoError(f"`run` {self.path}: cannot be written ({error.strerror or error})") from error
         _write_json(self.path / _RUN, self._description)
@@ -146,8 +154,9 @@ class RunFolder:
         return value
 
     def finish(self) -> None:
-        """Remove the prepared volumes."""
-        shutil.rmtree(self.cache, ignore_errors=True)
+        """Remove the prepared volumes, and what was measured of them."""
+        for folder in (self.cache, self.calibration):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _check_same(self, stored: object, path: Path) -> None:
         """Raise TonnoError that names a difference between the description in a file and this run."""

@@ -15,7 +15,7 @@ from tonno_core.bundle.decide import check_stages
 from tonno_core.bundle.file import BundleSpec
 from tonno_core.cohort.manifest import Case, Manifest
 from tonno_core.distributed import Processes
-from tonno_core.encoding.classifier import Classifier, try_slice
+from tonno_core.encoding.classifier import Classifier, stage_modules, try_slice
 from tonno_core.encoding.device import choose_device, choose_precision
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
@@ -45,12 +45,12 @@ class TrainedModel:
     weights: dict[str, torch.Tensor]
 
 
-def check_trainable(settings: TrainingSettings, stage: int | None = None) -> None:
+def check_trainable(settings: TrainingSettings, stages: Sequence[int] = ()) -> None:
     """Check what can be known before hours of training: values, device, weights, network.
 
     Args:
         settings: How to train.
-        stage: CAM stage that the model shall use, from 1; None where calibration chooses.
+        stages: CAM stages that the model shall use or choose among, from 1; empty for all.
 
     Raises:
         TonnoError: If this cannot be trained, or has no such stage.
@@ -61,10 +61,10 @@ def check_trainable(settings: TrainingSettings, stage: int | None = None) -> Non
     parameter_groups(model, settings)
     encoder = Classifier(model, settings.classes, channels=settings.channels, convention=settings.convention)
     try_slice(encoder, settings.slice_size, settings.encoder)
-    if stage is not None:
+    if stages:
         for weight in encoder.model.get_classifier().parameters():
             nn.init.normal_(weight)  # in a copy: a head that starts at zero would give no map yet
-        check_stages([stage], encoder, 0, settings.slice_size)
+        check_stages(stages, encoder, 0, settings.slice_size)
 
 
 def train(
@@ -118,6 +118,7 @@ def train(
         training=record,
         mean=settings.convention.mean,
         std=settings.convention.std,
+        stages=tuple(name for _, name in stage_modules(trainer.model)),
     )
     return TrainedModel(spec, trainer.weights())
 

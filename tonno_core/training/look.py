@@ -1,0 +1,313 @@
+"""How a calibration looks at volumes: where it computes, how far it is, and what it has measured before.
+
+What was measured of a volume is a file of its own, with all that it depends on: so a calibration that was interrupted
+goes on where it stopped, and ends with the same result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+import tonno_core
+from tonno_core.bundle.decide import Run
+from tonno_core.bundle.ready import ReadyModel
+from tonno_core.cohort.source import source_of
+from tonno_core.output import Json, write_text
+from tonno_core.reporting import Reporter
+from tonno_core.settings import CAM_METHODS, SLICEWISE_METHODS, ReconstructionSettings
+from tonno_core.volume.io import read_volume
+from tonno_core.volume.volume import Volume
+
+# A file, and its label 0 or 1 of a class.
+Case = tuple[Path, int]
+# Volumes, slices and heatmaps, of which each kind has a cost of its own.
+Amounts = npt.NDArray[np.float64]
+_READ, _SLICES, _HEATMAPS = range(3)
+# Of a model's description, what no heatmap of its calibration depends on.
+_BESIDE = ("defaults", "thresholds", "training", "about", "calibration", "schema", "stages")
+
+
+def amounts(settings: ReconstructionSettings, methods: Sequence[str], heatmaps: int) -> Amounts:
+    """Estimate what looking at one volume takes.
+
+    Args:
+        settings: Whose planes are looked at.
+        methods: Of the heatmaps.
+        heatmaps: How many are made.
+
+    Returns:
+        Volumes, slices, heatmaps.
+    """
+    tomographic = {settings.directions_for(name) for name in methods if name == "tonno" or name in CAM_METHODS}
+    axes = 3 + 3 * any(name in SLICEWISE_METHODS for name in methods)
+    return np.array([1.0, settings.slices * (axes + sum(tomographic)), heatmaps])
+
+
+class Pace:
+    """Shows one bar for a whole calibration, and tells after the first volume how long it will take.
+
+    Until then half of that volume's time is taken to be its slices', and half its heatmaps'; afterwards each kind costs
+    what it did on average.
+
+    Args:
+        classes: How many are calibrated, each of which `expect` is called for.
+        presets: What is done besides for the planes of presets, from `amounts`.
+        show: Show the bar, and tell.
+    """
+
+    def __init__(self, classes: int = 1, presets: Amounts | None = None, *, show: bool = False) -> None:
+        self._classes, self._begun = classes, 0
+        self._presets = np.zeros(3) if presets is None else presets
+        self._choices, self._done, self._measured, self._seconds = (np.zeros(3) for _ in range(4))
+        self._each: Amounts | None = None
+        self._last = time.perf_counter()
+        self._show, self._percent = show, 0.0
+        text = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
+        self._bar = tqdm(total=100.0, desc="calibrating", bar_format=text, disable=not show)
+
+    def __enter__(self) -> Pace:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._move_to(100.0)
+        self._bar.close()
+
+    def expect(self, choice: Amounts) -> None:
+        """Take in what the choice for one more class takes; the classes that follow are expected to take as much.
+
+        Args:
+            choice: From `amounts`.
+        """
+        self._begun += 1
+        self._choices = self._choices + choice
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left, as the volumes so far took; not a number before the first was measured."""
+        return math.nan if self._each is None else max(0.0, float((self._expected - self._done) @ self._each))
+
+    @property
+    def _expected(self) -> Amounts:
+        return self._choices * (self._classes / max(1, self._begun)) + self._presets
+
+    def passed(self, volume: Amounts) -> None:
+        """Count a volume that was measured before.
+
+        Args:
+            volume: What it took.
+        """
+        self._done = self._done + volume
+        self._move()
+
+    def begin(self) -> None:
+        """Start the clock for a volume."""
+        self._last = time.perf_counter()
+
+    def advance(self, kind: int, amount: float, volume: Amounts) -> None:
+        """Count a part of a volume, and the time since the part before.
+
+        Args:
+            kind: Index into `Amounts`.
+            amount: How much of it.
+            volume: What all of the volume takes.
+        """
+        now = time.perf_counter()
+        self._seconds[kind] += now - self._last
+        self._last = now
+        self._measured[kind] += amount
+        self._done[kind] += amount
+        self._move(volume)
+
+    def end(self) -> None:
+        """Take the costs of a volume that is done; after the first, tell how long the whole will take."""
+        first = self._each is None
+        self._each = self._seconds / np.maximum(self._measured, 1e-9)
+        self._move()
+        if first and self._show:
+            tqdm.write(f"calibrating: {duration(self.left)} left, as the first volume took", file=sys.stderr)
+
+    def _move(self, volume: Amounts | None = None) -> None:
+        """Move the bar, never back."""
+        each = self._each
+        if each is None:
+            if volume is None:
+                return
+            each = np.array([0.0, 0.5, 0.5]) / np.maximum(volume, 1e-9)
+        else:
+            self._bar.set_postfix_str(f"{duration(self.left)} left", refresh=False)
+        self._move_to(min(100.0 * float(self._done @ each) / max(float(self._expected @ each), 1e-9), 99.0))
+
+    def _move_to(self, percent: float) -> None:
+        step = max(0.0, percent - self._percent)
+        self._percent += step
+        self._bar.update(step)
+
+
+def duration(seconds: float) -> str:
+    """Say how long something takes.
+
+    Args:
+        seconds: The time.
+
+    Returns:
+        As "about 2 h 5 min"; seconds below two minutes.
+    """
+    if seconds < 120.0:
+        return f"about {seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60.0), 60)
+    return f"about {hours} h {minutes} min" if hours else f"about {minutes} min"
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A volume that is looked at: tells `Pace` how far it is.
+
+    Attributes:
+        pace: Is told.
+        volume: What all of it takes.
+    """
+
+    pace: Pace = field(default_factory=Pace)
+    volume: Amounts = field(default_factory=lambda: np.ones(3))
+
+    def read(self) -> None:
+        """Tell that the volume was read."""
+        self.pace.advance(_READ, self.volume[_READ], self.volume)
+
+    def reporter(self, slices: float) -> Reporter:
+        """Return a reporter for a reconstruction of the volume.
+
+        Args:
+            slices: How many of the volume's it is expected to take.
+
+        Returns:
+            To be passed to `execute`.
+        """
+        before = 0.0
+
+        def advanced(done: int, total: int) -> None:
+            nonlocal before
+            now = slices * done / max(1, total)
+            self.pace.advance(_SLICES, now - before, self.volume)
+            before = now
+
+        return Reporter(progress=advanced)
+
+    def heatmap(self) -> None:
+        """Tell that one more heatmap was made."""
+        self.pace.advance(_HEATMAPS, 1.0, self.volume)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How volumes are looked at.
+
+    Attributes:
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+        progress: Show a bar.
+        kept: Folder for what was measured; None to keep nothing.
+        pace: Is told how far the calibration is.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    progress: bool = True
+    kept: Path | None = None
+    pace: Pace = field(default_factory=Pace)
+
+    def volumes(self, cases: Sequence[Case], description: str) -> Iterator[tuple[Volume, int]]:
+        """Read volumes one after the other.
+
+        Args:
+            cases: Files with labels.
+            description: Of the bar.
+
+        Yields:
+            Each volume with its label.
+        """
+        for path, label in tqdm(cases, desc=description, unit="volume", disable=not self.progress):
+            yield read_volume(path), label
+
+    def measure(self, path: Path, facts: Json, volume: Amounts, measure: Callable[[Volume, Watched], Any]) -> Any:
+        """Measure a volume, or read what was measured of it before.
+
+        Args:
+            path: Its file.
+            facts: All that the result depends on beside the volume, from `facts_of`.
+            volume: What it takes.
+            measure: Called with the volume; returns what JSON can hold.
+
+        Returns:
+            What it returned, as JSON holds it.
+        """
+        place = None
+        if self.kept is not None:
+            facts = {"volume": source_of(path), **facts}
+            text = json.dumps(facts, sort_keys=True)
+            place = self.kept / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+            known = _read(place)
+            if known.get("facts") == json.loads(text) and "measured" in known:
+                self.pace.passed(volume)
+                return known["measured"]
+        self.pace.begin()
+        watched = Watched(self.pace, volume)
+        image = read_volume(path)
+        watched.read()
+        measured = json.loads(json.dumps(measure(image, watched)))
+        if place is not None:
+            place.parent.mkdir(exist_ok=True)
+            write_text(place, json.dumps({"facts": facts, "measured": measured}))
+        self.pace.end()
+        return measured
+
+
+def facts_of(model: ReadyModel, *runs: Run) -> Json:
+    """Describe all that heatmaps depend on beside the volume.
+
+    Args:
+        model: On its device.
+        runs: What is made.
+
+    Returns:
+        As JSON holds it.
+    """
+    spec = {} if model.spec is None else {k: v for k, v in vars(model.spec).items() if k not in _BESIDE}
+    return {
+        "tonno": tonno_core.__version__,
+        "model": spec,
+        "device": model.device.type,
+        "precision": str(model.precision),
+        "runs": [
+            {
+                "settings": run.asked.record(),
+                "variants": {name: variant.record() for name, variant in run.targets[0].variants.items()},
+            }
+            for run in runs
+        ],
+    }
+
+
+def _read(place: Path) -> Json:
+    """Read what was kept; nothing, where there is nothing or it is damaged."""
+    try:
+        known = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
