@@ -26,6 +26,7 @@ from tonno_core.bundle.decide import Run
 from tonno_core.bundle.ready import ReadyModel
 from tonno_core.cohort.source import source_of
 from tonno_core.output import Json, write_text
+from tonno_core.progress import progress_bar
 from tonno_core.reporting import Reporter
 from tonno_core.settings import CAM_METHODS, SLICEWISE_METHODS, ReconstructionSettings
 from tonno_core.volume.io import read_volume
@@ -76,7 +77,7 @@ class Pace:
         self._last = time.perf_counter()
         self._show, self._percent = show, 0.0
         text = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
-        self._bar = tqdm(total=100.0, desc="calibrating", bar_format=text, disable=not show)
+        self._bar = progress_bar(total=100.0, desc="calibrating", bar_format=text, disable=not show)
 
     def __enter__(self) -> Pace:
         return self
@@ -242,7 +243,7 @@ class Look:
         Yields:
             Each volume with its label.
         """
-        for path, label in tqdm(cases, desc=description, unit="volume", disable=not self.progress):
+        for path, label in progress_bar(cases, desc=description, unit="volume", disable=not self.progress):
             yield read_volume(path), label
 
     def measure(self, path: Path, facts: Json, volume: Amounts, measure: Callable[[Volume, Watched], Any]) -> Any:

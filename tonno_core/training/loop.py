@@ -24,6 +24,7 @@ from tonno_core.distributed import Processes
 from tonno_core.encoding.classifier import place
 from tonno_core.encoding.device import choose_precision
 from tonno_core.errors import TonnoError, first_line
+from tonno_core.progress import progress_bar
 from tonno_core.signals import drop_terminal, ending_signals
 from tonno_core.training.augmentation import Augmentation
 from tonno_core.training.cache import TrainingVolume
@@ -33,6 +34,8 @@ from tonno_core.training.model import SliceLogits, initial_model, parameter_grou
 from tonno_core.training.run_folder import RunFolder
 from tonno_core.training.settings import TrainingSettings
 from tonno_core.training.validation import Validation, validate
+
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
 class TrainingInterrupted(TonnoError):
@@ -114,9 +117,9 @@ class Trainer:
         """
         self._resume()
         settings = self.settings
-        bar = tqdm(
+        bar = progress_bar(
             total=settings.steps, initial=self._at.step, desc="training", unit="slice", unit_scale=settings.batch_size,
-            disable=not self._progress,
+            disable=not self._progress, bar_format=_BAR,
         )  # fmt: skip
         with bar, _stop_requests() as stop:
             for epoch in range(len(self._at.history) + 1, settings.epochs + 1):

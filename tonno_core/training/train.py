@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from tonno_core.bundle.decide import check_stages
 from tonno_core.bundle.file import BundleSpec
@@ -19,6 +18,7 @@ from tonno_core.encoding.classifier import Classifier, stage_modules, try_slice
 from tonno_core.encoding.device import choose_device, choose_precision
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
+from tonno_core.progress import progress_bar
 from tonno_core.training.cache import Preparation, TrainingVolume, VolumeCache
 from tonno_core.training.loop import Trainer
 from tonno_core.training.model import initial_model, parameter_groups
@@ -137,7 +137,7 @@ def _pixel_mm(
 
 def _radius_mm(cases: Sequence[Case], group: Processes, progress: bool) -> float:
     radii = []
-    for case in tqdm(cases[group.rank :: group.world], desc="measuring", unit="volume", disable=not progress):
+    for case in progress_bar(cases[group.rank :: group.world], desc="measuring", unit="volume", disable=not progress):
         volume = read_volume(case.volume)
         try:
             radii.append(foreground_ball(volume)[1])
@@ -152,7 +152,7 @@ def _load(
     """Map the volumes of each split, after the processes have prepared them together."""
     numbered = [(number, case) for number, case in enumerate(cases) if case.split in ("train", "val")]
     share = numbered[group.rank :: group.world]
-    for number, case in tqdm(share, desc="preparing", unit="volume", disable=not progress):
+    for number, case in progress_bar(share, desc="preparing", unit="volume", disable=not progress):
         cache.prepare(case, number)
     group.wait()
     volumes: dict[str, list[TrainingVolume]] = {"train": [], "val": []}
