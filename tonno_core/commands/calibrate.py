@@ -86,6 +86,11 @@ def _read(model: Path, manifest_path: Path, output: Path, overwrite: bool) -> tu
     bundle = load_bundle(model)
     check_can_write(output, overwrite=overwrite)
     manifest = read_for_model(manifest_path, bundle.spec.classes)
+    if not manifest.has_split:
+        raise TonnoError(
+            f"{manifest.path}: gives no split, and thresholds come from the split val; after `tonno train` give "
+            "split.csv in the run's folder (usually MODEL-run), else a column split with train, val and test"
+        )
     first = manifest.classes.index(findings_of(manifest.classes)[0])
     if not any(case.labels[first] == 0 for case in manifest.split("val")):
         raise TonnoError(f"{manifest.path}: no volume with label 0 has split val; a threshold comes from those")
