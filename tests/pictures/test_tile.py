@@ -102,7 +102,7 @@ def test_a_damaged_tile_is_named(tmp_path: Path) -> None:
 def test_the_padding_of_a_ct_is_shown_as_air() -> None:
     image, truth = volume(), np.zeros(SHAPE, np.bool_)
     truth[10, 12, 14] = True
-    image.array[:] = np.where(image.array > 50, 40.0, -1000.0)
+    image.array[:] = np.where(image.array > 50, 60.0, -1000.0)
     plain = tile(image, truth)
-    image.array[:, [0, 0, -1, -1], [0, -1, 0, -1]] = -3024.0  # the corners alone, which the margin shows
+    image.array[:, :3] = -3024.0  # two of four corners, and what the margin shows
     np.testing.assert_array_equal(tile(image, truth).image, plain.image)
