@@ -78,6 +78,18 @@ def test_pixel_sum_gives_back_a_smooth_volume() -> None:
     assert result.explained > 0.999
 
 
+def test_pixel_sum_takes_the_padding_of_a_ct_for_air() -> None:
+    _, y, x = np.indices((32, 48, 48)) - 23.5
+    array = np.where((x / 18) ** 2 + (y / 14) ** 2 < 1, 40.0, -1000.0).astype(np.float32)
+    array[(x**2 + y**2 >= 23.5**2)] = -3024
+    grid = grid_around((0, 0, 0), (48, 48, 32), (2, 2, 2))
+    settings = ReconstructionSettings(methods=("tonno",), slices=32, directions=200, slice_size=48, radius_mm=40.0)
+    padded = run(Volume(array, grid), "pixel-sum", settings).heatmaps["tonno"]
+    plain = run(Volume(np.maximum(array, -1000), grid), "pixel-sum", settings).heatmaps["tonno"]
+    # The same slices to the last bit. With padding in them the heatmap was hundreds of HU off.
+    np.testing.assert_array_equal(padded.array, plain.array)
+
+
 @pytest.mark.slow
 def test_pixel_sum_gives_back_a_real_brain() -> None:
     # Sharp edges at 1 mm, seen by slices of 48 pixels of 3.9 mm at offsets every 1.9 mm: measured 0.975

@@ -194,3 +194,8 @@ def test_every_preset_and_every_method_is_complete() -> None:
 def test_settings_need_no_torch() -> None:
     code = "import sys, tonno_core.settings; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_single_name_for_methods_is_said_and_not_taken_apart() -> None:
+    with pytest.raises(TonnoError, match=r"`methods` is tonno, expected a tuple of names, as \('tonno',\)"):
+        ReconstructionSettings(methods="tonno")  # type: ignore[arg-type]

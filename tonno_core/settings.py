@@ -113,6 +113,9 @@ class ReconstructionSettings:
             if name in _OPTIONAL and getattr(self, name) is None:
                 continue
             _require(getattr(self, name) in choices, name, getattr(self, name), f"one of {', '.join(choices)}")
+        _require(
+            not isinstance(self.methods, str), "methods", self.methods, f"a tuple of names, as ('{self.methods}',)"
+        )
         _require(len(self.methods) > 0, "methods", "empty", "at least one")
         for method in self.methods:
             _require(method in METHODS, "methods", method, f"one of {', '.join(METHODS)}")

@@ -552,6 +552,12 @@ def test_a_model_that_needs_no_optional_key_has_none(folder: Path) -> None:
         ({"mean": "timm"}, "`mean` timm: needs intensities from 0 to 1, `intensity` none gives others"),
         ({"white": 255, "intensity": "zscore"}, "`white` 255: needs intensities from 0 to 1"),
         ({"mean": "timm", "std": "1", "intensity": "window:0:1"}, "one is timm"),
+        # of bytes, where a window goes to 1: the network would see a constant, -2.1; and the other way round
+        ({"mean": "123.7", "std": "58.4", "intensity": "window:0:80"}, "`mean` 123.7 and `std` 58.4: cannot be those"),
+        ({"std": "58.4", "intensity": "window:0:80"}, "give `white` 255 if the classifier was fed 0 to 255"),
+        ({"mean": "-100", "std": "200", "intensity": "window:-500:300", "white": 255}, "`mean` -100 and `std` 200"),
+        ({"mean": ".5", "std": ".2", "intensity": "window:0:80", "white": 255}, "give `white` 1 if the classifier was"),
+        ({"mean": ".5", "intensity": "window:0:80", "white": 255}, "`mean` .5: cannot be those of intensities"),
         ({"std": "0"}, "`std` '0': expected timm, a number above 0"),
         ({"intensity": "window:0:1,0:2"}, "2 windows for `channels` 1"),
         ({"pixel_mm": 0.0}, "`pixel_mm` is 0.0, expected millimeters"),
@@ -564,6 +570,15 @@ def test_what_cannot_be_meant_of_a_classifier_is_refused(changes: Any, message: 
         make_bundle(OwnClassifier("resnet10t", "none", 32, **changes), tmp_path / "model")
     assert message in str(caught.value)
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("white", "mean", "std"),
+    [(1, "0.5", "1"), (1, "0", "0.3"), (255, "128", None), (255, "0.9", "5"), (255, None, "255")],
+)
+def test_mean_and_std_that_suit_a_window(white: int, mean: str | None, std: str | None, tmp_path: Path) -> None:
+    own = OwnClassifier("resnet10t", "none", 32, intensity="window:0:80", white=white, mean=mean, std=std)
+    assert make_bundle(own, tmp_path / "model").white == white
 
 
 @pytest.mark.parametrize(

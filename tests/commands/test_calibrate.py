@@ -164,6 +164,11 @@ def test_mistakes_are_told_before_anything_is_computed(home: Path, tmp_path: Pat
     (home / "positive.csv").write_text("\n".join(line for line in lines if ",0," not in line), encoding="utf-8")
     with pytest.raises(TonnoError, match=r"positive.csv: no volume with label 0 has split val"):
         run(home, tmp_path / "new", manifest="positive.csv")
+    whole = "\n".join(line.rsplit(",", 1)[0] for line in lines)
+    assert lines[0].endswith(",split")
+    (home / "whole.csv").write_text(whole, encoding="utf-8")
+    with pytest.raises(TonnoError, match=r"whole.csv: gives no split.*split.csv in the run's folder"):
+        run(home, tmp_path / "new", manifest="whole.csv")
     (home / "other.csv").write_text("\n".join(lines).replace("label", "label:edema", 1), encoding="utf-8")
     with pytest.raises(TonnoError, match="labels are of edema, the model tells finding"):
         run(home, tmp_path / "new", manifest="other.csv")

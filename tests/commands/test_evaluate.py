@@ -19,6 +19,8 @@ from tests.training.toy import toy_scan
 from tonno_core import cli
 from tonno_core.bundle.file import load_bundle, save_bundle
 from tonno_core.cohort.cases import Outcome
+from tonno_core.cohort.manifest import read_manifest
+from tonno_core.cohort.split import split_patients
 from tonno_core.commands import evaluate as command
 from tonno_core.commands.evaluate import Choices, evaluate_manifest
 from tonno_core.errors import TonnoError
@@ -31,6 +33,7 @@ from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.io import read_volume, write_volume
 from tonno_core.volume.volume import Volume
 
+LABELS = (("positive", 1), ("negative", 0))
 RECORD = {"threshold": 0.25, "settings": {"slices": 10, "directions": 6, "stage": 2}}
 SUMMARY = {"results.csv", "summary.csv", "summary.json", "summary.md", "contact-sheet-1.png"}
 
@@ -413,6 +416,28 @@ def test_label_1_means_the_finding_of_a_model_that_tells_normal_from_it(home: Pa
     write_random_bundle(tmp_path / "two", classes=("a", "b"))
     with pytest.raises(TonnoError, match=r"the model has 2 classes \(a, b\); give `class_name` to say which"):
         evaluate(manifest, tmp_path / "none", model=tmp_path / "two", options=options)
+
+
+def test_the_list_of_the_training_is_not_evaluated_for_want_of_a_split(home: Path, tmp_path: Path) -> None:
+    lines = [line.rsplit(",", 1)[0].replace(",p1", f",p{line[0]}") for line in LINES]
+    lines += ["4.nii.gz,0,,p4", "5.nii.gz,1,5-mask.nii.gz,p5"]
+    manifest = write_set(tmp_path, lines, header="volume,label,mask,patient")
+    divided = split_patients(read_manifest(manifest), seed=7)
+    volumes = {
+        part: {"finding": {key: sum(case.labels[0] == label for case in divided.split(part)) for key, label in LABELS}}
+        for part in ("train", "val")
+    }
+    bundle = load_bundle(home / "model")
+    training = {"settings": {"seed": 7}, "volumes": volumes}
+    trained = dataclasses.replace(bundle.spec, classes=("finding",), training=training)
+    save_bundle(tmp_path / "model", trained, bundle.weights)
+    seen = len(divided.split("train")) + len(divided.split("val"))
+    with pytest.raises(TonnoError, match=rf"gives no split, and looks like the list .* {seen} of its 6 volumes"):
+        evaluate(manifest, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    other = write_set(tmp_path, lines[:4], header="volume,label,mask,patient")
+    said = evaluate(other, tmp_path / "out", options={"methods": ("center",)}).text
+    assert "gives no split: all 4 volumes are evaluated; none should be of the model's training" in said
 
 
 def test_a_split_without_volumes_is_said(home: Path) -> None:

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from tonno_core.pictures import report
 from tonno_core.pictures.cuts import PLANES, cut_plane
-from tonno_core.pictures.drawing import Scene
+from tonno_core.pictures.drawing import Scene, plane_layers
 from tonno_core.pictures.report import Line
 from tonno_core.slicing.profile import Profile
 from tonno_core.volume.volume import Volume
@@ -134,3 +134,14 @@ def test_a_point_beside_the_image_leaves_it_black(tmp_path: Path) -> None:
     scene = Scene(image, image, np.zeros((3, 4, 5), np.uint8))
     report.draw_finding(tmp_path / "f.png", scene, (500.0, 500.0, 500.0))
     assert (tmp_path / "f.png").exists()
+
+
+def test_padding_does_not_turn_tissue_white_and_air_grey() -> None:
+    _, y, x = np.indices((20, 40, 40)) - 19.5
+    plain = np.where(x**2 + y**2 < 12**2, 40, -1000).astype(np.float32)
+    padded = np.where(x**2 + y**2 < 19.5**2, plain, np.float32(-3024))
+    for array in (plain, padded):
+        image = Volume(array, GRID)
+        scene = Scene(image, image.with_array(np.zeros_like(array)), np.zeros(array.shape, np.uint8))
+        cuts = [cut_plane(plane, image, (0.0, 0.0, 0.0)) for plane in PLANES]
+        assert {layers.window for layers in plane_layers(scene, cuts)} == {(-1000.0, 40.0)}

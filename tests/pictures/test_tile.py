@@ -97,3 +97,12 @@ def test_a_damaged_tile_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(b"PK half")
     with pytest.raises(TonnoError, match=r"a\.npz: not readable"):
         load_tile(tmp_path / "a.npz")
+
+
+def test_the_padding_of_a_ct_is_shown_as_air() -> None:
+    image, truth = volume(), np.zeros(SHAPE, np.bool_)
+    truth[10, 12, 14] = True
+    image.array[:] = np.where(image.array > 50, 60.0, -1000.0)
+    plain = tile(image, truth)
+    image.array[:, :3] = -3024.0  # two of four corners, and what the margin shows
+    np.testing.assert_array_equal(tile(image, truth).image, plain.image)

@@ -54,6 +54,16 @@ def test_depth_and_foreground_are_those_of_other_libraries() -> None:
     assert (volume.array > module._level(volume.array)).sum() == foreground_mask(volume).sum()
 
 
+@pytest.mark.parametrize("padding", [-3024, -8192, -32768])
+def test_padding_of_a_ct_is_not_what_the_image_shows(padding: int) -> None:
+    _, y, x = np.indices((20, 40, 40)) - 19.5
+    rng = np.random.default_rng(0)
+    plain = np.where(x**2 + y**2 < 12**2, 40, -1000) + rng.normal(0, 10, x.shape)
+    padded = np.where(x**2 + y**2 < 19.5**2, plain, padding)
+    grid = np.diag([2.0, 2, 2, 1])
+    assert look(Volume(padded.astype(np.float32), grid)) == look(Volume(plain.astype(np.float32), grid))
+
+
 def test_a_ball_is_as_large_and_as_bright_by_depth_as_it_was_drawn() -> None:
     found = look(ball((2.0, 1.5, 4.0)), "none")
     assert found.spacing_mm == (1.5, 4.0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tonno_core.errors import TonnoError
-from tonno_core.volume.intensity import Intensity, normalise, parse_intensity
+from tonno_core.volume.intensity import IMAGE, Intensity, normalise, parse_intensity, without_padding
 
 ARRAY = np.array([[[-1000, -100, 0, 100], [200, 300, 400, 3000]]], dtype=np.float32)
 EVERYWHERE = np.ones(ARRAY.shape, dtype=bool)
@@ -87,3 +87,21 @@ def test_the_input_is_left_alone(spec: str) -> None:
     array = ARRAY.copy()
     normalise(array, EVERYWHERE, spec)
     assert np.array_equal(array, ARRAY)
+
+
+@pytest.mark.parametrize("padding", [-2000, -3024, -32768])
+def test_padding_of_a_ct_is_air(padding: int) -> None:
+    _, y, x = np.indices((6, 40, 40)) - 19.5
+    plain = np.where(x**2 + y**2 < 12**2, 40, -1000).astype(np.float32)
+    padded = np.where(x**2 + y**2 < 19.5**2, plain, np.float32(padding))
+    np.testing.assert_array_equal(without_padding(padded), plain)
+    array, fill = normalise(padded, plain > 0, IMAGE)
+    np.testing.assert_array_equal(array, plain)
+    assert fill == -1000
+
+
+def test_what_is_no_padding_stays() -> None:
+    _, y, x = np.indices((6, 40, 40)) - 19.5
+    for body, corner in ((-4000, -8192), (300, 0), (40, -1000)):
+        array = np.where(x**2 + y**2 < 12**2, body, corner).astype(np.float32)
+        assert without_padding(array) is array

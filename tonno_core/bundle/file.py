@@ -616,7 +616,26 @@ def _statistics(classifier: OwnClassifier) -> tuple[tuple[float, ...], tuple[flo
         means, stds = timm_statistics(classifier.encoder, channels)
         scale = classifier.white
         return tuple(scale * value for value in means), tuple(scale * value for value in stds)
-    return parse_statistics("mean", mean, channels), parse_statistics("std", std, channels)
+    means, stds = parse_statistics("mean", mean, channels), parse_statistics("std", std, channels)
+    _check_scale(classifier, means, stds)
+    return means, stds
+
+
+def _check_scale(classifier: OwnClassifier, means: tuple[float, ...], stds: tuple[float, ...]) -> None:
+    """Raise TonnoError where mean and std are those of bytes and the window goes to 1, or the other way round."""
+    if parse_intensity(classifier.intensity).kind != "window":
+        return
+    white = classifier.white
+    beyond = any(not 0 <= value <= white for value in means) or any(value > white for value in stds)
+    below = white > 1 and (max(stds) < 1 if stds else any(0 < value < 1 for value in means))
+    if beyond or below:
+        given = [f"`{name}` {text}" for name, text in (("mean", classifier.mean), ("std", classifier.std)) if text]
+        other = 255 if white == 1 else 1
+        raise TonnoError(
+            f"{' and '.join(given)}: cannot be those of intensities from 0 to {white}, to which `intensity` "
+            f"{classifier.intensity} and `white` {white} lead; "
+            f"give `white` {other} if the classifier was fed 0 to {other}"
+        )
 
 
 def assumptions(spec: BundleSpec) -> list[tuple[str, str]]:

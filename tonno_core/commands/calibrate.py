@@ -99,6 +99,11 @@ def _read(
     bundle = load_bundle(model)
     check_can_write(output, overwrite=overwrite)
     manifest = read_for_model(manifest_path, bundle.spec.classes, absent=True)
+    if not manifest.has_split:
+        raise TonnoError(
+            f"{manifest.path}: gives no split, and thresholds come from the split val; after `tonno train` give "
+            "split.csv in the run's folder (usually MODEL-run), else a column split with train, val and test"
+        )
     require_volumes([case for case in manifest.cases if case.split in splits], manifest_path)
     first = manifest.classes.index(findings_of(manifest.classes)[0])
     if not any(case.labels[first] == 0 for case in manifest.split("val")):

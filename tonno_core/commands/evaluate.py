@@ -18,6 +18,7 @@ from tonno_core.bundle.ready import ReadyModel, prepare_model
 from tonno_core.cohort.cases import SETTINGS_NAME, Outcome, Progress, failed_line, run_cases
 from tonno_core.cohort.manifest import Manifest, read_for_model, why_absent
 from tonno_core.cohort.mask import values_text
+from tonno_core.cohort.split import split_patients
 from tonno_core.commands.options import as_options
 from tonno_core.distributed import device_of_process, share_of_cases
 from tonno_core.errors import TonnoError
@@ -96,6 +97,7 @@ def evaluate_manifest(
     classes = bundle.spec.classes
     manifest = read_for_model(manifest_path, classes, wanted=class_name, class_name=settings.class_name, absent=True)
     settings = dataclasses.replace(settings, class_name=_recorded_class(output, class_name, classes, settings))
+    unsplit = _without_split(manifest, choices.split, bundle, class_name)
     numbered = tasks_of(manifest, choices.split)
     content, setup = _prepare(bundle, settings, choices, class_name)
     folder = ResultsFolder(output)
@@ -131,8 +133,33 @@ def evaluate_manifest(
     if not records:
         raise TonnoError(failed)
     text = _write_summary(folder, records, failures, setup, choices.seed)
-    notes = [f"{manifest_path}: {note}" for note in (*manifest.notes, unlike) if note]
+    notes = [f"{manifest_path}: {note}" for note in (*manifest.notes, unsplit, unlike) if note]
     return Outcome("\n".join(filter(None, [*notes, text, folder.left_out(names)])), failed)
+
+
+def _without_split(manifest: Manifest, split: str, bundle: Bundle, class_name: str) -> str:
+    """Say that a list without a split is evaluated whole; raise TonnoError where it is the list of the training."""
+    if manifest.has_split or split == ALL:
+        return ""
+    training = bundle.spec.training
+    try:
+        divided = split_patients(manifest, seed=int(training["settings"]["seed"]))
+        known = {part: training["volumes"][part][class_name] for part in ("train", "val")}
+    except (KeyError, TypeError, ValueError):  # a model that was not trained here
+        divided, known = manifest, {}
+    counts = {}
+    for part in known:
+        labels = [case.labels[0] for case in divided.split(part)]
+        counts[part] = {"positive": sum(labels), "negative": len(labels) - sum(labels)}
+    if known and counts == known:
+        seen = sum(sum(part.values()) for part in counts.values())
+        raise TonnoError(
+            f"{manifest.path}: gives no split, and looks like the list that the model was trained on: {seen} of its "
+            f"{len(manifest.cases)} volumes would be those of the training. Evaluate the list with the split that "
+            "training made, split.csv in the run's folder (usually MODEL-run); or all volumes, by `split` all, if this "
+            "is another list"
+        )
+    return f"gives no split: all {len(manifest.cases)} volumes are evaluated; none should be of the model's training"
 
 
 def tasks_of(manifest: Manifest, split: str) -> list[tuple[int, Task]]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tonno_core.output import atomic_file
 from tonno_core.pictures.cuts import OPPOSITE, PLANES, Cut, Float, View, sample
 from tonno_core.slicing.profile import Profile
+from tonno_core.volume.intensity import without_padding
 from tonno_core.volume.volume import Volume
 
 if TYPE_CHECKING:
@@ -181,7 +182,8 @@ def plane_layers(scene: Scene, cuts: Sequence[Cut], limit: float | None = None) 
         What each plane shows.
     """
     grid, points = scene.heatmap.ijk_to_ras, [cut.points_ras for cut in cuts]
-    images = [sample(scene.image.array, scene.image.ijk_to_ras, places) for places in points]
+    image = without_padding(scene.image.array)
+    images = [sample(image, scene.image.ijk_to_ras, places) for places in points]
     heatmaps = [sample(scene.heatmap.array, grid, places) for places in points]
     if limit is None:
         limit = float(np.percentile(np.abs(_finite(heatmaps)), 99.9)) or 1.0

@@ -16,6 +16,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.output import write_bytes
 from tonno_core.pictures.cuts import PLANES, Float, Plane, View, cut_plane, sample
 from tonno_core.segmentation.binarize import covered
+from tonno_core.volume.intensity import without_padding
 from tonno_core.volume.volume import Volume
 
 BoolArray = npt.NDArray[np.bool_]
@@ -82,7 +83,7 @@ def make_tile(
     return Tile(
         where=f"{plane.name} {cut.position()}",
         view=View(cut.view.u[box[1]], cut.view.v[box[0]], plane.edges),
-        image=on_plane(image.array),
+        image=on_plane(without_padding(image.array)),
         truth=None if truth is None else on_plane(truth.astype(np.uint8)),
         heatmaps={name: on_plane(array) for name, array in heatmaps.items()},
         masks={name: on_plane(mask.astype(np.uint8)) for name, mask in masks.items()},

@@ -15,14 +15,13 @@ import numpy.typing as npt
 
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
-from tonno_core.volume.intensity import normalise
+from tonno_core.volume.intensity import LOWEST_HU, NOISY_AIR_HU, find_padding, normalise
 from tonno_core.volume.volume import Matrix
 
 # Groups of foreground voxels from the surface to the core, as many in each.
 _DEPTHS = 5
 # Number of voxels that are sampled: those of a brain at 4 mm.
 _SAMPLES = 50_000
-_LOWEST_HU = -1024.0
 
 # Least distance that counts, in standard deviations of the training images' foreground. From the training images of the
 # shipped model a cartoon of the same contrast is 0.31, FLAIR 0.72 and 0.88, a T2-like contrast 1.08
@@ -209,8 +208,10 @@ def _every(array: npt.NDArray[Any], steps: npt.NDArray[np.int_]) -> npt.NDArray[
 def _level(values: npt.NDArray[np.float32]) -> float:
     """Compute the threshold between background and foreground by the rule of `foreground_mask`."""
     low, high = (float(value) for value in np.percentile(values, [1, 99]))
-    if -5000 < low < _LOWEST_HU < high:
-        low = _LOWEST_HU
+    padding = find_padding(values)
+    scanned = values if padding is None else values[values != padding]
+    if low < LOWEST_HU < high and np.percentile(scanned, 1) > NOISY_AIR_HU:
+        low = LOWEST_HU
     if low == high:
         return low
     counts, edges = np.histogram(np.sqrt(np.clip(values, low, high) - low), bins=256)

@@ -7,11 +7,10 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from tonno_core.errors import TonnoError
+from tonno_core.volume.intensity import LOWEST_HU, NOISY_AIR_HU, every_nth, find_padding
 from tonno_core.volume.volume import FloatArray, Volume
 
 _SAMPLES = 500_000
-_LOWEST_HU = -1024.0
-_NOISY_AIR_HU = 1.25 * _LOWEST_HU  # air's first percentile lies above it up to a noise of 100 HU
 
 
 def foreground_mask(volume: Volume) -> npt.NDArray[np.bool_]:
@@ -26,12 +25,12 @@ def foreground_mask(volume: Volume) -> npt.NDArray[np.bool_]:
     Returns:
         Bool ``Z Y X``.
     """
-    voxels = volume.array.ravel()[:: volume.array.size // _SAMPLES | 1]  # odd: not in step with a grid of 2^n
-    padding = _padding(volume.array)
+    voxels = every_nth(volume.array)
+    padding = find_padding(volume.array)
     scanned = voxels if padding is None else voxels[voxels != padding]
     low, high = (float(value) for value in np.percentile(voxels, [1, 99]))
-    if scanned.size and low < _LOWEST_HU < high and np.percentile(scanned, 1) > _NOISY_AIR_HU:
-        low = _LOWEST_HU
+    if scanned.size and low < LOWEST_HU < high and np.percentile(scanned, 1) > NOISY_AIR_HU:
+        low = LOWEST_HU
     if low == high:
         return volume.array > low
     return volume.array > low + _otsu(np.sqrt(np.clip(voxels, low, high) - low)) ** 2
@@ -62,19 +61,6 @@ def foreground_ball(volume: Volume) -> tuple[npt.NDArray[np.float64], float]:
     distances = np.linalg.norm(points - centre[:, np.newaxis], axis=0)
     half_diagonal = np.linalg.norm(volume.spacing_mm) / 2
     return centre, float(np.percentile(distances, 99.9) + half_diagonal)
-
-
-def _padding(array: FloatArray) -> float | None:
-    """Find the value below air's with which CT fills what lies outside of its circle.
-
-    It is that of half of the voxels at the slices' corners, whichever axis the slices lie along.
-    """
-    for axis in range(3):
-        corners = np.moveaxis(array, axis, 0)[:, [0, 0, -1, -1], [0, -1, 0, -1]]
-        values, counts = np.unique(corners, return_counts=True)
-        if values[counts.argmax()] < _LOWEST_HU and 2 * counts.max() >= corners.size:
-            return float(values[counts.argmax()])
-    return None
 
 
 def _otsu(values: FloatArray) -> float:

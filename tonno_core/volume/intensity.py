@@ -13,6 +13,8 @@ from tonno_core.volume.volume import FloatArray
 
 # How ``pixel-sum`` takes a volume. No model has it: a classifier sees outside of a volume what it saw in training.
 IMAGE = "image"
+LOWEST_HU = -1024.0
+NOISY_AIR_HU = 1.25 * LOWEST_HU  # air's first percentile lies above it up to a noise of 100 HU
 _SAMPLES = 500_000
 
 
@@ -72,7 +74,8 @@ def normalise(array: FloatArray, mask: npt.NDArray[np.bool_], spec: str) -> tupl
     """Normalise voxels.
 
     - ``none``: the array itself; 0 outside the volume, following the paper.
-    - ``image``: the array itself; 0 outside, or, where some are negative, the background's median: air goes on as air.
+    - ``image``: the array itself; 0 outside, or, where some are negative, the background's median: air goes on as air,
+      also in what a CT pads.
     - ``zscore``: mean 0 and standard deviation 1 over the foreground; the minimum outside.
     - ``window:LO:HI``: LO..HI to 0..1, clipped; 0 outside. Of several windows, from the lowest to the highest bound.
 
@@ -94,7 +97,12 @@ def normalise(array: FloatArray, mask: npt.NDArray[np.bool_], spec: str) -> tupl
         background = array[~mask]
         if not background.size or array.min() >= 0:
             return array, 0.0
-        return array, float(np.median(background[:: background.size // _SAMPLES | 1]))
+        padding = find_padding(array)
+        if padding is None:
+            return array, float(np.median(every_nth(background)))
+        background = background[background != padding]
+        fill = float(np.median(every_nth(background))) if background.size else padding
+        return np.where(array == np.float32(padding), np.float32(fill), array), fill
     if kind == "window":
         scaled = (array - np.float32(low)) / np.float32(high - low)
         return np.clip(scaled, 0, 1, out=scaled), 0.0
@@ -107,3 +115,54 @@ def normalise(array: FloatArray, mask: npt.NDArray[np.bool_], spec: str) -> tupl
         )
     scaled = (array - np.float32(foreground.mean())) / np.float32(std)
     return scaled, float(scaled.min())
+
+
+def find_padding(array: FloatArray) -> float | None:
+    """Find the value below air's with which CT fills what lies outside of its circle.
+
+    It is that of half of the voxels at the slices' corners, whichever axis the slices lie along, where air is what
+    else lies lowest.
+
+    Args:
+        array: ``Z Y X``.
+
+    Returns:
+        The value, None where there is none.
+    """
+    for axis in range(3):
+        corners = np.moveaxis(array, axis, 0)[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+        values, counts = np.unique(corners, return_counts=True)
+        value = float(values[counts.argmax()])
+        if value < LOWEST_HU and 2 * counts.max() >= corners.size:
+            voxels = every_nth(array)
+            scanned = voxels[voxels != value]
+            return value if scanned.size and np.percentile(scanned, 1) > NOISY_AIR_HU else None
+    return None
+
+
+def without_padding(array: FloatArray) -> FloatArray:
+    """Give padding the lowest value that was scanned: beside it, air would be grey in a picture, and tissue white.
+
+    Args:
+        array: ``Z Y X``.
+
+    Returns:
+        ``Z Y X``, the array itself where there is none.
+    """
+    padding = find_padding(array)
+    if padding is None:
+        return array
+    scanned = array != np.float32(padding)
+    return np.where(scanned, array, array[scanned].min())
+
+
+def every_nth(array: FloatArray) -> FloatArray:
+    """Take every n-th voxel.
+
+    Args:
+        array: any shape.
+
+    Returns:
+        About half a million of its voxels, or all.
+    """
+    return array.ravel()[:: array.size // _SAMPLES | 1]  # odd: not in step with a grid of 2^n

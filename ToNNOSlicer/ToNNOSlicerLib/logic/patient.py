@@ -9,6 +9,7 @@ import vtk
 
 from tonno_core.errors import TonnoError
 from tonno_core.segmentation.binarize import otsu_threshold
+from tonno_core.volume.intensity import without_padding
 from tonno_core.volume.volume import Volume
 from ToNNOSlicerLib.logic.geometry import ijkToNode, toVTK, vtkImageOf
 from ToNNOSlicerLib.logic.scene import addHidden, nodesByClass, removeNode
@@ -81,6 +82,7 @@ def _polyData(volumeNode) -> vtk.vtkPolyData:
     array = slicer.util.arrayFromVolume(volumeNode)
     step = max(1, -(-max(array.shape) // _SIDE))
     coarse = np.ascontiguousarray(array[::step, ::step, ::step], dtype=np.float32)
+    coarse = without_padding(coarse)
     coarse = np.pad(coarse, 1, constant_values=coarse.min())  # closed where the image ends inside of the patient
     edges = vtkFlyingEdges3D()
     edges.SetInputData(vtkImageOf(coarse))
