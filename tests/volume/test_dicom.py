@@ -370,6 +370,15 @@ def test_copies_of_an_instance_are_left_out(tmp_path: Path) -> None:
     assert "x: states the same SOPInstanceUID as 3, but is another image" in one_line(tmp_path)
 
 
+def test_a_slice_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    write_series(tmp_path, range(4))
+    dataset = pydicom.dcmread(tmp_path / "2")
+    dataset.compress(RLELossless, generate_instance_uid=False)  # of an odd number of columns, which GDCM refuses
+    dataset.save_as(tmp_path / "2")
+    with pytest.raises(TonnoError, match=r"2: cannot be read; .* RLE Lossless"):
+        read_volume(tmp_path)
+
+
 def test_another_kind_of_image_is_named(tmp_path: Path) -> None:
     write_series(tmp_path, range(5))
     capture = {"0008|0016": "1.2.840.10008.5.1.4.1.1.7"}

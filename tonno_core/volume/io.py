@@ -24,6 +24,7 @@ from tonno_core.volume.dicom import find_series
 from tonno_core.volume.header import Header
 from tonno_core.volume.itk import LPS_TO_RAS, affine_of, captured_stderr, check_affine, check_header, run_itk
 from tonno_core.volume.orientation import describes, orientation_concerns, put_forms, read_forms
+from tonno_core.volume.signature import is_lone_header, kind_of, missing_data
 from tonno_core.volume.volume import FloatArray, Forms, Matrix, Volume
 
 READABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -205,12 +206,19 @@ def _open_file(path: Path, file: Path | None = None) -> sitk.ImageFileReader:
     if not path.exists():
         raise TonnoError(f"{path}: no such file or folder; check the path")
     if suffix not in READABLE:
+        kind = (kind_of(path) or "").partition(":")[0]
         raise TonnoError(
-            f"{path}: unknown format; expected a file {', '.join(READABLE)} or a folder with one DICOM series"
+            f"{path}: unknown format{f' ({kind})' if kind else ''}; expected a file {', '.join(READABLE)} or a folder "
+            "with one DICOM series"
         )
     with path.open("rb") as stream:
         if not stream.read(1):
             raise TonnoError(f"{path}: the file is empty; export or copy it again")
+    absent = missing_data(path)
+    if absent:
+        raise TonnoError(f"{path}: {absent}")
+    if is_lone_header(path):
+        raise TonnoError(f"{path}: the header of a pair of files without its voxels (.img); save both as one .nii")
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(file or path))
     run_itk(path, reader.ReadImageInformation)
