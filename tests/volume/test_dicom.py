@@ -283,6 +283,14 @@ def test_nothing_but_packed_files(tmp_path: Path) -> None:
     assert expected in one_line(tmp_path)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
+def test_a_slice_that_cannot_be_opened(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", range(5), suffix=".dcm")
+    (tmp_path / "ct" / "5.dcm").symlink_to(tmp_path / "absent")
+    assert "1 of 6 files give no image: a link to nothing: 5.dcm; export or copy" in one_line(tmp_path / "ct")
+    assert "no DICOM image in this folder; folders in it are not looked into (1); expected" in one_line(tmp_path)
+
+
 def test_an_icon_is_no_image_and_does_no_harm(tmp_path: Path) -> None:
     pixels = write_series(tmp_path, range(5))
     for path in tmp_path.iterdir():

@@ -122,7 +122,8 @@ def find_series(folder: Path) -> Series:
     paths = sorted(folder.iterdir())
     for path in paths:
         check_name(path)
-    looked = [_look(path) for path in paths if path.is_file()]
+    folders = [path for path in paths if path.is_dir()]
+    looked = [_look(path) for path in paths if path.is_file() or not path.exists()]
     images = [file for file in looked if file.fault is None]
     rest = [file for file in looked if file.fault is not None]
     faulty = [file for file in rest if _claims(file, images)]
@@ -133,6 +134,7 @@ def find_series(folder: Path) -> Series:
         )
     if not images:
         inside = f" ({_by_fault(rest)})" if rest else ""
+        inside += f"; folders in it are not looked into ({len(folders)})" if folders else ""
         raise TonnoError(f"{folder}: no DICOM image in this folder{inside}; expected the slices of one series")
     images = _of_one_series(folder, images)
     images, copies = _without_copies(images)
@@ -146,6 +148,15 @@ def find_series(folder: Path) -> Series:
 
 
 def _look(path: Path) -> _File:
+    """Look into a file, which may be a link to nothing or closed to this user."""
+    try:
+        return _open(path)
+    except OSError as error:
+        fault = "a link to nothing" if not path.exists() else f"cannot be opened ({error.strerror or error})"
+        return _File(path, {}, fault, False)
+
+
+def _open(path: Path) -> _File:
     """Read a file's header and see whether its pixels are all there."""
     from pydicom import dcmread
 
