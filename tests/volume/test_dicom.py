@@ -385,6 +385,10 @@ def test_a_slice_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     dataset.save_as(tmp_path / "2")
     with pytest.raises(TonnoError, match=r"2: cannot be read; .* RLE Lossless"):
         read_volume(tmp_path)
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.113619.5.99"  # a vendor's own
+    dataset.save_as(tmp_path / "2", implicit_vr=False, little_endian=True)
+    with pytest.raises(TonnoError, match=r"2: cannot be read; .* compressed as 1\.2\.840\.113619\.5\.99"):
+        read_volume(tmp_path)
 
 
 def test_another_kind_of_image_is_named(tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def _why_dicom(path: Path, expected: str | None) -> str | None:
         syntax = dcmread(path, stop_before_pixels=True, specific_tags=[]).file_meta.TransferSyntaxUID
     except Exception:  # damaged bytes make pydicom raise nearly any kind
         return None
-    if not syntax.is_compressed:
+    if not syntax.is_private and syntax.is_transfer_syntax and not syntax.is_compressed:
         return None
     return (
         f"its pixels are compressed as {syntax.name}, and are damaged or of a kind that ITK cannot decode: "
