@@ -89,6 +89,53 @@ def test_the_command_line_says_each_argument_as_its_option(name: str) -> None:
     assert as_options("give `slice_size` 3") == "give `slice_size` 3"
 
 
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (
+            "a.nii: 1 of 8 voxels are NaN; clean the file, or use `replace_nonfinite` to give them the lowest",
+            {"reconstruct": "; clean the file, or use --replace-nonfinite to", "train evaluate": "NaN; clean the file"},
+        ),
+        (
+            "the logits are not finite numbers; try `precision` float32, else look at its weights",
+            {"reconstruct train": "; try --precision float32, else look", "bundle": "numbers; look at its weights"},
+        ),
+        (
+            "no memory; close other programs, or choose a smaller `slice_size`, or choose `device` cpu",
+            {
+                "train bench": "; close other programs, or choose a smaller --slice-size, or choose --device cpu",
+                "evaluate": "; close other programs, or choose --device cpu",
+                "demo": "no memory; close other programs",
+            },
+        ),
+        (
+            "`intensity` zscore: no contrast; expected different values: use `intensity` none or window:LO:HI",
+            {"train": "values: use --intensity none or window:LO:HI", "reconstruct": "; expected different values"},
+        ),
+        (
+            "x: no finding. Look at the heatmap; give `threshold` a number, or let `tonno calibrate` find one",
+            {"evaluate": "heatmap; let `tonno calibrate` find one", "reconstruct": "give --threshold a number, or let"},
+        ),
+        (
+            "which is the finding? Name it by `class_name`, or write 0 for the other",
+            {"train": "? Name it by --class, or write 0", "calibrate": "is the finding? Write 0 for the other"},
+        ),
+        ("no maps; choose another, or `method` tonno", {"train": "; choose another", "bench": ", or --method tonno"}),
+        ("`stage` 4: empty; choose a `stage` from 1 to 3", {"calibrate": "--stage 4: empty; choose a --stage from 1"}),
+        ("`slice_size` is 7, or 8; expected more", {"evaluate": "--slice-size is 7, or 8; expected more"}),
+    ],
+)  # fmt: skip
+def test_advice_that_the_running_command_does_not_have_is_left_out(message: str, said: dict[str, str]) -> None:
+    for commands, words in said.items():
+        for name in commands.split():
+            with click.Context(cli) as root, click.Context(COMMANDS[name], parent=root):
+                text = as_options(message)
+            assert words in text
+            own = {option for parameter in COMMANDS[name].params for option in parameter.opts}
+            advised = set(re.findall(r"--[a-z-]+", re.split(r"[;?.] ", text)[-1]))
+            assert advised <= own, name
+
+
 class _Folder(CasesFolder):
     kind, summary_names = "cohort", ()
 

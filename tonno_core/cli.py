@@ -568,7 +568,8 @@ def main(arguments: list[str] | None = None) -> None:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
             raise
-        _fail("out of memory; close other programs, or choose fewer --slices or a smaller --slice-size", 2)
+        text = "out of memory; close other programs, or choose fewer `slices`, or choose a smaller `slice_size`"
+        _fail(as_options_of(cli.commands[arguments[0]], cli, text), 2)
     except OSError as error:  # what no reader or writer foresaw: a name too long, a folder that may not be searched
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
 

@@ -34,6 +34,18 @@ def rename(message: str, names: Mapping[str, str]) -> str:
     return _ARGUMENT.sub(lambda match: names.get(match[1], match[0]), message)
 
 
+def arguments_in(message: str) -> list[str]:
+    """List the arguments that a message names.
+
+    Args:
+        message: An error or a warning.
+
+    Returns:
+        The names.
+    """
+    return _ARGUMENT.findall(message)
+
+
 def plain(message: object) -> str:
     """Remove the backquotes where what a message names is no argument but, say, a key of a file.
 

@@ -320,7 +320,7 @@ def test_a_number_sign_in_the_name_of_a_file_that_is_there(tmp_path: Path) -> No
         (
             "volume,label\na.nii,benign\nb.nii,malignant\nd.nii,benign\n",
             ": every label is 'benign' (2) or 'malignant' (1), so that the one is the absence of the other; which is "
-            "the finding? Name it by `class_name`, write 0 for the other, or give columns label:benign and label:mali",
+            "the finding? Name it by `class_name`, or write 0 for the other, or give columns label:benign and label:",
         ),
         (
             "volume,label,patient,split\na.nii,0,001,train\nb.nii,1,1,val\nd.nii,1,1.0,test\n",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import random
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ def refused(path: Path) -> str:
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert "\n" not in message
+    assert "weights_only" not in message  # no advice to run what is in a file
     return message.removeprefix(f"{path}: ")
 
 
@@ -97,6 +100,22 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(container: str, tmp
 def test_a_whole_model_is_refused(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "a.pth")
     assert "save model.state_dict() again" in refused(tmp_path / "a.pth")
+
+
+@pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated
+def test_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "a.pt")
+    assert "a TorchScript archive or torch's old .tar, which run code when loaded; save" in refused(tmp_path / "a.pt")
+
+
+def test_a_tar_of_an_old_torch_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in ("storages", "tensors", "pickle"):
+            member = tarfile.TarInfo(name)
+            content = pickle.dumps({})
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    assert "torch's old .tar, which run code when loaded; save model.state_dict()" in refused(tmp_path / "a.tar")
 
 
 def test_files_without_weights(tmp_path: Path) -> None:

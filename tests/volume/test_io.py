@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import os
 import struct
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 import SimpleITK as sitk
 
 from tonno_core.errors import TonnoError
-from tonno_core.volume.io import check_writable, read_header, read_volume, write_volume
+from tonno_core.volume.io import check_writable, read_volume, write_volume
 from tonno_core.volume.volume import Volume
 
 FORMATS = [".nii", ".nii.gz", ".nrrd"]
@@ -331,159 +330,6 @@ def test_absurd_nifti_affine(
     nibabel.save(image, tmp_path / "a.nii")
     assert expected in one_line(tmp_path / "a.nii")
     assert capfd.readouterr().err == ""
-
-
-# -------------------- DICOM
-
-
-def write_slice(
-    path: Path,
-    pixels: npt.NDArray[np.float64],
-    position: Sequence[float],
-    *,
-    axes: npt.ArrayLike = (1, 0, 0, 0, 1, 0),
-    series: str = "1.2.3.4",
-    slope: float = 1,
-    compress: bool = False,
-) -> None:
-    """One slice of 0.7 x 1.3 mm pixels, stored as 16 bit integers times ``slope``."""
-    image = sitk.GetImageFromArray(pixels.astype(np.float32))
-    image.SetSpacing((0.7, 1.3))
-    tags = {
-        "0008|0060": "CT",
-        "0010|0010": "DOE^JANE",
-        "0020|000d": "1.2.3",
-        "0020|000e": series,
-        "0020|0032": "\\".join(f"{x:.6f}" for x in position),
-        "0020|0037": "\\".join(f"{x:.9f}" for x in np.ravel(axes)),
-        "0028|0100": "16",
-        "0028|0101": "16",
-        "0028|0102": "15",
-        "0028|0103": "1",
-        "0028|1052": "0",
-        "0028|1053": str(slope),
-    }
-    for tag, value in tags.items():
-        image.SetMetaData(tag, value)
-    writer = sitk.ImageFileWriter()
-    writer.SetImageIO("GDCMImageIO")
-    writer.KeepOriginalImageUIDOn()
-    writer.SetUseCompression(compress)
-    writer.SetCompressor("JPEG")
-    writer.SetFileName(str(path))
-    writer.Execute(image)
-
-
-def write_series(folder: Path, heights: Sequence[float], **options: object) -> npt.NDArray[np.float64]:
-    """An axial series, 6 rows and 7 columns, one slice at each height (mm); slices x rows x columns."""
-    folder.mkdir(exist_ok=True)
-    pixels = np.random.default_rng(0).integers(0, 1000, (len(heights), 6, 7)).astype(np.float64)
-    for number, height in enumerate(heights):
-        write_slice(folder / f"{number}{options.get('series', '')}", pixels[number], (10, 20, height), **options)
-    return pixels
-
-
-def test_oblique_series_in_any_file_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels = np.random.default_rng(0).integers(0, 1000, (4, 6, 7)).astype(np.float64)
-    names = ["c", "a", "d", "b"]  # names tell nothing about the order of the slices
-    for k in range(4):
-        position = np.array([10, 20, 30]) + 2.5 * k * ROTATION[:, 2]
-        write_slice(tmp_path / names[k], pixels[k], position, axes=ROTATION[:, :2].T)
-    (tmp_path / "README.txt").write_text("not a slice")
-    volume = read_volume(tmp_path)
-    assert np.array_equal(volume.array, pixels)
-    expected = np.diag([-1, -1, 1, 1]) @ affine(ROTATION * [0.7, 1.3, 2.5], (10, 20, 30))
-    np.testing.assert_allclose(volume.ijk_to_ras, expected, rtol=0, atol=2e-6)  # decimals of the tags
-    monkeypatch.delattr(Path, "read_bytes")  # a header is known without the voxels
-    header = read_header(tmp_path)
-    assert header.size_ijk == volume.size_ijk
-    assert np.array_equal(header.ijk_to_ras, volume.ijk_to_ras)
-    assert header.voxels == "16-bit signed integer"
-
-
-def test_slopes_of_single_slices_are_not_rounded_to_integers(tmp_path: Path) -> None:
-    stored = np.arange(42).reshape(6, 7) + 100.0
-    for k, slope in enumerate((1, 0.25, 2.5)):
-        write_slice(tmp_path / str(k), stored * slope, (0, 0, k), slope=slope)
-    assert np.array_equal(read_volume(tmp_path).array, np.stack([stored, stored * 0.25, stored * 2.5]))
-
-
-def test_tilted_gantry_is_a_sheared_affine(tmp_path: Path) -> None:
-    for k in range(5):
-        write_slice(tmp_path / str(k), np.arange(42.0).reshape(6, 7), (0, 0.5 * k, 2 * k))
-    # Each slice lies 2 mm above and 0.5 mm behind the one before.
-    assert read_volume(tmp_path).ijk_to_ras[:3, 2] == pytest.approx([0, -0.5, 2], abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("heights", "expected"),
-    [
-        ([0, 2, 4, 8, 10, 16], "2 to 6 mm apart, mostly 2, 3 missing"),
-        ([0, 2, 6], "2 to 4 mm apart"),
-        ([0, 2, 4, 4.5, 6.5, 8.5], "0.5 to 2 mm apart, mostly 2, 0 missing"),
-        ([0, 2, 4, 4, 6], "several slices lie at one position"),
-        ([3, 3, 3], "several slices lie at one position"),
-        ([0, 2, 4, 6, 106, 206, 306, 406], "not evenly spaced"),
-        ([0, 200, 400], "voxels of 0.7 x 1.3 x 200 mm"),
-        ([5], "a single slice, the third axis has one voxel (7 x 6 x 1)"),
-    ],
-)
-def test_slices_that_are_no_stack(tmp_path: Path, heights: Sequence[float], expected: str) -> None:
-    write_series(tmp_path / "ct", heights)
-    message = one_line(tmp_path / "ct")
-    assert expected in message
-    assert "DOE" not in message
-
-
-def test_positions_rounded_to_a_tenth_of_a_millimetre(tmp_path: Path) -> None:
-    write_series(tmp_path / "ct", [round(0.625 * k, 1) for k in range(12)])
-    # The ends are rounded by up to 0.05 mm each, over 11 steps.
-    assert read_volume(tmp_path / "ct").ijk_to_ras[2, 2] == pytest.approx(0.625, abs=0.1 / 11)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="names of bytes that are no text are Linux's")
-def test_a_slice_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
-    write_series(tmp_path, [0, 1, 2])
-    first = sorted(tmp_path.iterdir())[0]
-    first.rename(tmp_path / os.fsdecode(b"\xe9.dcm"))
-    with pytest.raises(TonnoError, match=r"\\udce9.dcm: this name is not UTF-8; rename it"):
-        read_volume(tmp_path)
-
-
-def test_folder_without_one_series(tmp_path: Path) -> None:
-    assert "no DICOM image" in one_line(tmp_path)
-    for series, count in (("1.2.3.4", 3), ("1.2.3.5", 5), ("1.2.3.6", 1)):
-        write_series(tmp_path, range(count), series=series)
-    message = one_line(tmp_path)
-    assert "3 series (5, 3, 1 slices); expected one" in message
-    assert "DOE" not in message
-
-
-def test_slices_of_different_orientation(tmp_path: Path) -> None:
-    write_series(tmp_path / "ct", [0, 1, 2])
-    write_slice(tmp_path / "ct" / "x", np.ones((6, 7)), (10, 20, 3), axes=(1, 0, 0, 0, 0.8, 0.6))
-    assert "slices differ in size, pixel spacing or orientation" in one_line(tmp_path / "ct")
-    write_slice(tmp_path / "ct" / "x", np.ones((6, 8)), (10, 20, 3))
-    assert "slices differ" in one_line(tmp_path / "ct")
-
-
-@pytest.mark.parametrize("missing", [1, 20, 84])
-def test_truncated_slice(tmp_path: Path, capfd: pytest.CaptureFixture[str], missing: int) -> None:
-    write_series(tmp_path / "ct", [0, 1, 2])
-    path = tmp_path / "ct" / "2"  # the last: without it the others look complete
-    path.write_bytes(path.read_bytes()[:-missing])
-    assert "1 of its DICOM files are truncated" in one_line(tmp_path / "ct")
-    assert capfd.readouterr().err == ""
-
-
-def test_truncated_compressed_slice(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 1000, (3, 64, 64)).astype(np.float64)
-    for k in range(3):
-        write_slice(tmp_path / str(k), pixels[k], (0, 0, k), compress=True)
-    assert np.array_equal(read_volume(tmp_path).array, pixels)  # lossless JPEG
-    whole = (tmp_path / "1").read_bytes()
-    (tmp_path / "1").write_bytes(whole[: len(whole) // 2])
-    assert "1 of its DICOM files are truncated" in one_line(tmp_path)
 
 
 # -------------------- writing: all or nothing

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
@@ -13,13 +11,9 @@ from typing import Any
 from tqdm import tqdm
 
 from tonno_core.progress import progress_bar
+from tonno_core.volume.signature import data_files
 
 _PART = 65536
-# A detached header is the same for all scans of a protocol; the voxels are in the file it names.
-_DATA_FILE = {
-    ".mhd": re.compile(rb"^ElementDataFile *= *(.+?)\s*$", re.MULTILINE),
-    ".nhdr": re.compile(rb"^data ?file *: *(.+?)\s*$", re.MULTILINE | re.IGNORECASE),
-}
 
 
 def find_duplicates(volumes: Sequence[Path], *, progress: bool = True) -> list[list[int]]:
@@ -65,12 +59,9 @@ def _files(volume: Path) -> list[Path]:
     try:
         if volume.is_dir():
             return [file for file in volume.iterdir() if file.is_file()]
-        pattern = _DATA_FILE.get(volume.suffix.lower())
-        if pattern is None:
-            return [volume]
-        match = pattern.search(volume.read_bytes()[:_PART])
-        data = volume.parent / os.fsdecode(match[1]) if match else volume
-        return [data] if match and data.is_file() else []
+        # A detached header is the same for all scans of a protocol; the voxels are in the files it names.
+        files = data_files(volume)
+        return files if all(file.is_file() for file in files) else []
     except OSError:
         return []
 

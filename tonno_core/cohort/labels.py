@@ -111,11 +111,8 @@ def _one_of(
     if chosen is None:
         first, second = classes
         counts = f"{first!r} ({texts.count(first)}) or {second!r} ({texts.count(second)})"
-        advice = (
-            f"Name it by `class_name`, write 0 for the other, or give columns label:{first} and label:{second} for both"
-        )
-        if model_classes:
-            advice = f"Name it by `class_name`, write 0 for the other, or give columns label:{first} and label:{second}"
+        columns = f"label:{first} and label:{second}"
+        advice = f"Name it by `class_name`, or write 0 for the other, or give columns {columns} for both"
         if model_classes:
             advice = f"Give columns label:NAME for what the model tells, {', '.join(model_classes)}"
         asked = "so that the one is the absence of the other; which is the finding?"

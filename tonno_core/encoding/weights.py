@@ -49,6 +49,11 @@ def read_weights(path: Path) -> StateDict:
             "save model.state_dict() again, best as .safetensors"
         ) from error
     except Exception as error:  # damaged bytes make torch's unpickler raise nearly any kind
+        if "weights_only" in str(error):  # torch advises to run what is in a TorchScript archive or its old .tar
+            raise TonnoError(
+                f"{path}: refused, a TorchScript archive or torch's old .tar, which run code "
+                "when loaded; save model.state_dict() again, best as .safetensors"
+            ) from error
         raise TonnoError(f"{path}: not a readable weights file ({first_line(error)})") from error
     return _tensors_only(loaded, path)
 

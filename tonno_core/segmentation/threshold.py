@@ -135,5 +135,5 @@ def threshold_warning(
     found = f"the threshold {threshold:.4g} is not above 0" if threshold <= 0 else "the threshold is too low"
     return (
         f"{name}: {found}, and {100 * share:.0f} % of what was looked at is segmented: that is no finding. Look at the "
-        "heatmap, and give `threshold` a number that only its peaks reach; `tonno calibrate` finds one for the model"
+        "heatmap; give `threshold` a number that only its peaks reach, or let `tonno calibrate` find one for the model"
     )

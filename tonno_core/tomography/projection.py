@@ -233,7 +233,7 @@ class Projector:
         if failed <= 1:
             raise TonnoError(
                 "the device has no memory left for a single slice; close other programs that use it, "
-                "choose a smaller `slice_size`, or `device` cpu"
+                "or choose a smaller `slice_size`, or choose `device` cpu"
             ) from error
         self.batch_size = max(1, failed // 2)
         if torch.cuda.is_available():

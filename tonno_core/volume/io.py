@@ -1,4 +1,4 @@
-"""Reading and writing volumes with SimpleITK, whose LPS millimetres are known in this file only."""
+"""Reading and writing volumes with SimpleITK."""
 
 from __future__ import annotations
 
@@ -20,19 +20,17 @@ import SimpleITK as sitk
 
 from tonno_core.errors import TonnoError
 from tonno_core.output import atomic_file, check_name
+from tonno_core.volume.dicom import find_series
 from tonno_core.volume.header import Header
-from tonno_core.volume.itk import captured_stderr, run_itk
+from tonno_core.volume.itk import LPS_TO_RAS, affine_of, captured_stderr, check_affine, check_header, run_itk
 from tonno_core.volume.orientation import describes, orientation_concerns, put_forms, read_forms
+from tonno_core.volume.signature import is_lone_header, kind_of, missing_data
 from tonno_core.volume.volume import FloatArray, Forms, Matrix, Volume
 
 READABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 WRITABLE = (".nii", ".nii.gz", ".nrrd")
-SPACING_LIMITS_MM = (0.001, 100.0)
-ORIGIN_LIMIT_MM = 1e6
 # Accepted magnitudes of voxels, and least contrast; beyond these, sums of squares leave float32.
 LARGEST_VOXEL, SMALLEST_CONTRAST = 1e15, 1e-15
-
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def read_volume(path: str | os.PathLike[str], *, replace_nonfinite: bool = False) -> Volume:
@@ -96,7 +94,8 @@ def _read(path: Path) -> Volume:
     check_name(path)
     try:
         if path.is_dir():
-            return Volume(*_read_series(path))
+            series = find_series(path)
+            return Volume(series.read(), series.ijk_to_ras, concerns=series.concerns)
         array, ijk_to_ras = _read_file(path)
         z, y, x = array.shape
         return Volume(array, ijk_to_ras, *_orientation(path, ijk_to_ras, (x, y, z)))
@@ -121,13 +120,13 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     read: tuple[Forms | None, tuple[str, ...]] = (None, ())
     try:
         if path.is_dir():
-            files, ijk_to_ras = _find_series(path, whole=False)
-            reader = _slice_header(path, files[0])
+            series = find_series(path)
+            reader, ijk_to_ras, read = series.first, series.ijk_to_ras, (None, series.concerns)
             width, height = reader.GetSize()[:2]
-            size = (width, height, len(files))
+            size = (width, height, len(series.files))
         else:
             reader = _open_file(path)
-            size, ijk_to_ras = reader.GetSize(), _ijk_to_ras(reader)
+            size, ijk_to_ras = reader.GetSize(), affine_of(reader)
             read = _orientation(path, ijk_to_ras, size)
     except OSError as error:
         raise TonnoError(f"{path}: cannot be opened: {error.strerror or error}") from None
@@ -198,7 +197,7 @@ def _read_file(path: Path) -> tuple[FloatArray, Matrix]:
         array = sitk.GetArrayFromImage(run_itk(path, reader.Execute))
     if nonfinite is not None:
         array[nonfinite.reshape(array.shape)] = np.nan
-    return array, _ijk_to_ras(reader)
+    return array, affine_of(reader)
 
 
 @contextmanager
@@ -222,41 +221,25 @@ def _open_file(path: Path, file: Path | None = None) -> sitk.ImageFileReader:
     if not path.exists():
         raise TonnoError(f"{path}: no such file or folder; check the path")
     if suffix not in READABLE:
+        kind = (kind_of(path) or "").partition(":")[0]
         raise TonnoError(
-            f"{path}: unknown format; expected a file {', '.join(READABLE)} or a folder with one DICOM series"
+            f"{path}: unknown format{f' ({kind})' if kind else ''}; expected a file {', '.join(READABLE)} or a folder "
+            "with one DICOM series"
         )
     with path.open("rb") as stream:
         if not stream.read(1):
             raise TonnoError(f"{path}: the file is empty; export or copy it again")
+    absent = missing_data(path)
+    if absent:
+        raise TonnoError(f"{path}: {absent}")
+    if is_lone_header(path):
+        raise TonnoError(f"{path}: the header of a pair of files without its voxels (.img); save both as one .nii")
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(file or path))
     run_itk(path, reader.ReadImageInformation)
-    _check_header(path, reader, reader.GetSize())
-    _check_affine(path, _ijk_to_ras(reader))
+    check_header(path, reader, reader.GetSize())
+    check_affine(path, affine_of(reader))
     return reader
-
-
-def _check_header(path: Path, reader: sitk.ImageFileReader, size: tuple[int, ...]) -> None:
-    """Refuse anything but one real number per voxel on a 3D grid, before any voxel is read."""
-    kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
-    shape = " x ".join(str(n) for n in size)
-    if "complex" in kind:
-        raise TonnoError(f"{path}: voxels are complex numbers; expected real ones: take the magnitude first")
-    if reader.GetNumberOfComponents() != 1:
-        raise TonnoError(
-            f"{path}: {reader.GetNumberOfComponents()} values per voxel (color or vector image); "
-            "expected one: extract a channel first"
-        )
-    if 0 in size:
-        raise TonnoError(f"{path}: the image is empty ({shape} voxels); export it again")
-    if len(size) != 3:
-        advice = "give the 3D volume" if len(size) < 3 else "extract one 3D volume first"
-        raise TonnoError(f"{path}: a {len(size)}D image of {shape} voxels; expected 3D: {advice}")
-    if 1 in size:
-        axis = ("first", "second", "third")[size.index(1)]
-        raise TonnoError(
-            f"{path}: a single slice, the {axis} axis has one voxel ({shape}); expected a volume: two or more"
-        )
 
 
 def _nifti_nonfinite(path: Path, reader: sitk.ImageFileReader) -> npt.NDArray[np.bool_] | None:
@@ -308,106 +291,6 @@ def _check_voxels(path: Path, array: FloatArray, replace_nonfinite: bool) -> Flo
     return array
 
 
-# -------------------- DICOM
-
-
-def _read_series(folder: Path) -> tuple[FloatArray, Matrix]:
-    """Read voxels and ijk_to_ras of a folder's DICOM series."""
-    files, ijk_to_ras = _find_series(folder, whole=True)
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(files)
-    reader.SetOutputPixelType(sitk.sitkFloat32)  # before rescaling: slopes may differ between slices (PET)
-    return sitk.GetArrayFromImage(run_itk(folder, reader.Execute)), ijk_to_ras
-
-
-def _find_series(folder: Path, *, whole: bool) -> tuple[list[str], Matrix]:
-    """Find files of the folder's only series, in order, and its affine; ``whole``: no file may be truncated."""
-    for file in folder.iterdir():
-        check_name(file)
-    series = sitk.ImageSeriesReader
-    names = [
-        series.GetGDCMSeriesFileNames(str(folder), uid)
-        for uid in run_itk(folder, lambda: series.GetGDCMSeriesIDs(str(folder)))
-    ]
-    contents = (file.read_bytes() for file in folder.iterdir() if whole and file.is_file())
-    truncated = sum(_is_truncated(content) for content in contents)
-    if truncated:
-        raise TonnoError(f"{folder}: {truncated} of its DICOM files are truncated; export or copy them again")
-    if not names:
-        raise TonnoError(f"{folder}: no DICOM image in this folder; expected the slices of one series")
-    if len(names) > 1:
-        counts = ", ".join(str(n) for n in sorted((len(files) for files in names), reverse=True))
-        raise TonnoError(
-            f"{folder}: {len(names)} series ({counts} slices); expected one: copy it to a folder of its own"
-        )
-    files, ijk_to_ras = _sort_slices(folder, names[0])
-    _check_affine(folder, ijk_to_ras)
-    return files, ijk_to_ras
-
-
-def _is_truncated(content: bytes) -> bool:
-    """Tell whether a DICOM file ends before its pixels do; ITK skips it or adds zeros without a word."""
-    start = content.find(b"\xe0\x7f\x10\x00")  # the tag (7FE0, 0010); reports and indices have none
-    if content[128:132] != b"DICM" or start < 0:
-        return False
-    explicit = content[start + 4 : start + 6] in (b"OW", b"OB", b"UN")
-    header = 12 if explicit else 8
-    length = int.from_bytes(content[start + header - 4 : start + header], "little")
-    if length == 0xFFFFFFFF:  # compressed: a delimiter instead of a length
-        return b"\xfe\xff\xdd\xe0" not in content[start:]
-    return start + header + length > len(content)
-
-
-def _sort_slices(folder: Path, files: tuple[str, ...]) -> tuple[list[str], Matrix]:
-    """Sort files along the slice normal and fit the affine to their positions, which must be evenly spaced."""
-    headers = [_slice_header(folder, name) for name in files]
-    first = headers[0]
-    width, height, frames = first.GetSize()
-    if frames > 1:
-        raise TonnoError(f"{folder}: DICOM of {frames} frames in a file; expected one: convert it to NIfTI")
-    _check_header(folder, first, (width, height, len(files)))
-    columns = np.array([_ijk_to_ras(header)[:3, :2] for header in headers])
-    # 1e-4 of a pixel moves the far edge of 1000 pixels by a tenth of a pixel.
-    turned = np.ptp(columns, axis=0).max() / min(first.GetSpacing()[:2])
-    if len({header.GetSize() for header in headers}) > 1 or turned > 1e-4:
-        raise TonnoError(f"{folder}: slices differ in size, pixel spacing or orientation; expected one stack")
-    positions = np.array([_ijk_to_ras(header)[:3, 3] for header in headers])
-    order = np.argsort(positions @ np.cross(columns[0, :, 0], columns[0, :, 1]), kind="stable")
-    ijk_to_ras = np.eye(4)
-    ijk_to_ras[:3, :2] = columns[0]
-    ijk_to_ras[:3, 2] = _even_step(folder, positions[order])
-    ijk_to_ras[:3, 3] = positions[order[0]]
-    return [files[i] for i in order], ijk_to_ras
-
-
-def _slice_header(folder: Path, name: str) -> sitk.ImageFileReader:
-    """Return a reader that has read the header of one file of a series."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(name)
-    run_itk(folder, reader.ReadImageInformation)
-    return reader
-
-
-def _even_step(folder: Path, positions: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Compute the vector (3) in mm from each slice to the next; positions: slices x 3, in order."""
-    steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
-    typical = float(np.median(steps))
-    if steps.min() < 0.01 * typical or typical < SPACING_LIMITS_MM[0]:
-        raise TonnoError(
-            f"{folder}: several slices lie at one position (phases, echoes or a missing position); "
-            "expected one slice per position: export them as separate series"
-        )
-    even = np.linspace(positions[0], positions[-1], len(positions))
-    # A missing slice moves some slice by half a step or more; positions rounded to 0.1 mm move one far less.
-    if np.linalg.norm(positions - even, axis=1).max() > 0.2 * typical:
-        missing = int(np.sum(np.maximum(np.rint(steps / typical) - 1, 0)))
-        raise TonnoError(
-            f"{folder}: slices are not evenly spaced: {steps.min():.4g} to {steps.max():.4g} mm apart, "
-            f"mostly {typical:.4g}, {missing} missing; export the complete series, or resample it"
-        )
-    return np.asarray((positions[-1] - positions[0]) / (len(positions) - 1), dtype=np.float64)
-
-
 # -------------------- geometry
 
 
@@ -417,30 +300,6 @@ def _orientation(
     """Read what a file states of its orientation, and say where that is doubtful."""
     forms = read_forms(path) if _suffix(path) in (".nii", ".nii.gz") else None
     return forms, tuple(orientation_concerns(path, forms, (ijk_to_ras, size_ijk)))
-
-
-def _ijk_to_ras(image: sitk.Image | sitk.ImageFileReader) -> Matrix:
-    """Return [direction * spacing | origin], converted from LPS to RAS."""
-    ijk_to_lps = np.eye(4)
-    ijk_to_lps[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    ijk_to_lps[:3, 3] = image.GetOrigin()
-    return np.asarray(_LPS_TO_RAS @ ijk_to_lps, dtype=np.float64)
-
-
-def _check_affine(path: Path, ijk_to_ras: Matrix) -> None:
-    """Refuse affines that are not finite, singular, or of absurd spacing or origin."""
-    if not np.isfinite(ijk_to_ras).all():
-        raise TonnoError(f"{path}: its affine has numbers that are not finite; repair the header")
-    low, high = SPACING_LIMITS_MM
-    spacing = np.linalg.norm(ijk_to_ras[:3, :3], axis=0)
-    if spacing.min() < low or spacing.max() > high:
-        size = " x ".join(f"{mm:.4g}" for mm in spacing)
-        raise TonnoError(f"{path}: voxels of {size} mm; expected {low:g} to {high:g} mm: repair the header")
-    if abs(np.linalg.det(ijk_to_ras[:3, :3] / spacing)) < 1e-3:
-        raise TonnoError(f"{path}: its affine is singular, the axes lie in one plane; repair the header")
-    if np.abs(ijk_to_ras[:3, 3]).max() > ORIGIN_LIMIT_MM:
-        origin = ", ".join(f"{mm:.7g}" for mm in ijk_to_ras[:3, 3])
-        raise TonnoError(f"{path}: origin ({origin}) mm; expected within {ORIGIN_LIMIT_MM:g}: repair the header")
 
 
 def _suffix(path: Path) -> str:
@@ -458,7 +317,7 @@ def _write_and_verify(array: npt.NDArray[np.generic], volume: Volume, temporary:
     if _suffix(path) == ".nrrd" or (forms and not describes(forms, ijk_to_ras, volume.size_ijk)):
         forms = None
     image = sitk.GetImageFromArray(array)
-    ijk_to_lps = _LPS_TO_RAS @ ijk_to_ras
+    ijk_to_lps = LPS_TO_RAS @ ijk_to_ras
     spacing = np.linalg.norm(ijk_to_lps[:3, :3], axis=0)
     image.SetSpacing(spacing.tolist())
     image.SetDirection((ijk_to_lps[:3, :3] / spacing).ravel().tolist())
@@ -475,7 +334,7 @@ def _write_and_verify(array: npt.NDArray[np.generic], volume: Volume, temporary:
         raise TonnoError(f"{path}: cannot be written: {cause}; check the folder, or choose another")
     last = [n - 1 for n in image.GetSize()]
     corners = np.array([[i, j, k, 1] for i in (0, last[0]) for j in (0, last[1]) for k in (0, last[2])])
-    moved = np.abs(corners @ (_ijk_to_ras(written) - ijk_to_ras).T).max()
+    moved = np.abs(corners @ (affine_of(written) - ijk_to_ras).T).max()
     # NIfTI stores the affine as float32: 1e-7 of the distance; a twentieth of a voxel is far above it.
     if moved > 0.05 * spacing.min():
         raise TonnoError(f"{path}: this format would move the image by {moved:.2g} mm; write .nrrd")

@@ -1,4 +1,4 @@
-"""Calls into ITK whose failures become one clean line, whatever its libraries print and throw."""
+"""Calls into ITK whose failures become one clean line; its LPS millimetres, which are known in this file only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+import SimpleITK as sitk
+
 from tonno_core.errors import TonnoError
+from tonno_core.volume.signature import why_unreadable
+from tonno_core.volume.volume import Matrix
+
+SPACING_LIMITS_MM = (0.001, 100.0)
+ORIGIN_LIMIT_MM = 1e6
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 _STDERR_LOCK = threading.Lock()
 _T = TypeVar("_T")
@@ -44,9 +53,7 @@ def run_itk(path: Path, action: Callable[[], _T]) -> _T:
         raise TonnoError(f"{path}: its sform and pixdim give different spacings; repair the header")
     # MetaIO reports damage on stderr only (versions differ in what they report otherwise).
     if failed or "Uncompress failed" in text or "data not read completely" in text:
-        raise TonnoError(
-            f"{path}: cannot be read; it is truncated, damaged or in another format: export or copy it again"
-        )
+        raise TonnoError(f"{path}: cannot be read; {why_unreadable(path)}")
     return result
 
 
@@ -74,3 +81,74 @@ def captured_stderr() -> Iterator[list[str]]:
             os.close(saved)
             sink.seek(0)
             lines += sink.read().decode(errors="replace").splitlines()
+
+
+def affine_of(image: sitk.Image | sitk.ImageFileReader) -> Matrix:
+    """Return [direction * spacing | origin], converted from LPS to RAS.
+
+    Args:
+        image: a 3D image, or a reader that has read its header.
+
+    Returns:
+        4 x 4, from the centre of voxel (i, j, k, 1) to RAS mm.
+    """
+    ijk_to_lps = np.eye(4)
+    ijk_to_lps[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    ijk_to_lps[:3, 3] = image.GetOrigin()
+    return np.asarray(LPS_TO_RAS @ ijk_to_lps, dtype=np.float64)
+
+
+def check_header(path: Path, reader: sitk.ImageFileReader, size: tuple[int, ...]) -> None:
+    """Refuse anything but one real number per voxel on a 3D grid, before any voxel is read.
+
+    Args:
+        path: the file or folder, for messages.
+        reader: has read a header.
+        size: numbers of voxels along i, j, k.
+
+    Raises:
+        TonnoError: it is anything else.
+    """
+    kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    shape = " x ".join(str(n) for n in size)
+    if "complex" in kind:
+        raise TonnoError(f"{path}: voxels are complex numbers; expected real ones: take the magnitude first")
+    if reader.GetNumberOfComponents() != 1:
+        raise TonnoError(
+            f"{path}: {reader.GetNumberOfComponents()} values per voxel (color or vector image); "
+            "expected one: extract a channel first"
+        )
+    if 0 in size:
+        raise TonnoError(f"{path}: the image is empty ({shape} voxels); export it again")
+    if len(size) != 3:
+        advice = "give the 3D volume" if len(size) < 3 else "extract one 3D volume first"
+        raise TonnoError(f"{path}: a {len(size)}D image of {shape} voxels; expected 3D: {advice}")
+    if 1 in size:
+        axis = ("first", "second", "third")[size.index(1)]
+        raise TonnoError(
+            f"{path}: a single slice, the {axis} axis has one voxel ({shape}); expected a volume: two or more"
+        )
+
+
+def check_affine(path: Path, ijk_to_ras: Matrix) -> None:
+    """Refuse affines that are not finite, singular, or of absurd spacing or origin.
+
+    Args:
+        path: the file or folder, for messages.
+        ijk_to_ras: 4 x 4, of the volume.
+
+    Raises:
+        TonnoError: it is one of these.
+    """
+    if not np.isfinite(ijk_to_ras).all():
+        raise TonnoError(f"{path}: its affine has numbers that are not finite; repair the header")
+    low, high = SPACING_LIMITS_MM
+    spacing = np.linalg.norm(ijk_to_ras[:3, :3], axis=0)
+    if spacing.min() < low or spacing.max() > high:
+        size = " x ".join(f"{mm:.4g}" for mm in spacing)
+        raise TonnoError(f"{path}: voxels of {size} mm; expected {low:g} to {high:g} mm: repair the header")
+    if abs(np.linalg.det(ijk_to_ras[:3, :3] / spacing)) < 1e-3:
+        raise TonnoError(f"{path}: its affine is singular, the axes lie in one plane; repair the header")
+    if np.abs(ijk_to_ras[:3, 3]).max() > ORIGIN_LIMIT_MM:
+        origin = ", ".join(f"{mm:.7g}" for mm in ijk_to_ras[:3, 3])
+        raise TonnoError(f"{path}: origin ({origin}) mm; expected within {ORIGIN_LIMIT_MM:g}: repair the header")
