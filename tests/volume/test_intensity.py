@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tonno_core.errors import TonnoError
-from tonno_core.volume.intensity import IMAGE, Intensity, normalise, parse_intensity, without_padding
+from tonno_core.volume.intensity import IMAGE, Intensity, normalise, parse_intensity, shown_window, without_padding
 
 ARRAY = np.array([[[-1000, -100, 0, 100], [200, 300, 400, 3000]]], dtype=np.float32)
 EVERYWHERE = np.ones(ARRAY.shape, dtype=bool)
@@ -105,3 +105,11 @@ def test_what_is_no_padding_stays() -> None:
     for body, corner in ((-4000, -8192), (300, 0), (40, -1000)):
         array = np.where(x**2 + y**2 < 12**2, body, corner).astype(np.float32)
         assert without_padding(array) is array
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [("none", None), ("zscore", None), ("window:0:80", (0, 80)), ("window:-20:180,-800:2000", (-20, 180))],
+)
+def test_pictures_show_what_the_classifier_sees(spec: str, expected: tuple[float, float] | None) -> None:
+    assert shown_window(spec) == (None if expected is None else pytest.approx(expected))

@@ -20,6 +20,7 @@ from tonno_core.evaluation.sheet import Entry, short_name, size_text, write_shee
 from tonno_core.output import Json, write_text
 from tonno_core.pictures.tile import Tile, load_tile, make_tile, save_tile
 from tonno_core.volume.foreground import foreground_mask
+from tonno_core.volume.intensity import shown_window
 from tonno_core.volume.io import WRITABLE, read_heatmap, read_volume
 
 SUMMARY, FINDINGS, PLANES = "summary.csv", "findings.csv", "planes.npz"
@@ -211,4 +212,5 @@ def _entry(case: Done) -> Entry:
             name: size_text(values["volume_mm3"] / 1000, len(values["components"])) for name, values in methods.items()
         },
         load=functools.partial(load_tile, path),
+        window=shown_window(case.report.get("intensity", "none")),  # reports of earlier versions do not tell
     )

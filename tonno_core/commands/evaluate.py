@@ -32,6 +32,7 @@ from tonno_core.evaluation.summary import results_csv, summarize, summary_csv
 from tonno_core.output import Json
 from tonno_core.segmentation.binarize import check_options
 from tonno_core.settings import METHODS, ReconstructionSettings, Variant, stages_text
+from tonno_core.volume.intensity import shown_window
 
 ALL = "all"
 
@@ -290,6 +291,7 @@ def _write_summary(
     folder.write_json("summary.json", {"seed": seed, **written, "evaluation": content})
     folder.write("summary.md", markdown(summary, title=title, facts=facts))
     entries = [entry_of(record, functools.partial(folder.tile, record.case)) for record in records]
+    entries = [dataclasses.replace(entry, window=shown_window(setup.run.intensity)) for entry in entries]
     write_sheets(folder.path, entries, title=title, subtitle=f"{facts['model']}; {facts['planes']}. Not for diagnosis.")
     return f"{terminal_table(summary)}\nwritten to {folder.path}"
 

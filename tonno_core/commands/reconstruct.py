@@ -27,7 +27,7 @@ from tonno_core.reconstruction import Reconstruction, execute
 from tonno_core.reporting import Reporter, progress_bar, progress_of
 from tonno_core.segmentation.binarize import peak_of
 from tonno_core.segmentation.threshold import Segmentation, segment
-from tonno_core.volume.intensity import IMAGE
+from tonno_core.volume.intensity import IMAGE, shown_window
 from tonno_core.volume.io import check_writable, read_volume, write_volume
 from tonno_core.volume.volume import Volume
 
@@ -109,9 +109,12 @@ def reconstruct_into(
         write_report(folder / "report.json", volume, request.model, result, segmentations, more)
         best = next(iter(result.heatmaps))
         unit = "intensity" if isinstance(request.model, str) else "logit"
+        window = shown_window(run.intensity)
         write_overview(
             folder / "overview.png",
-            Scene(volume, result.heatmaps[best], segmentations[best].mask, unit=unit),
+            Scene(
+                volume, result.heatmaps[best], segmentations[best].mask, window=shown_window(run.intensity), unit=unit
+            ),
             profiles=result.profiles,
             title=f"{best}: {result.class_name}",
             subtitle=f"threshold {segmentations[best].threshold:.4g} ({segmentations[best].source})",
@@ -193,6 +196,7 @@ def write_report(
         "threads": torch.get_num_threads(),
         "model": model_identity(model),
         "class": result.class_name,
+        "intensity": "none" if isinstance(model, str) else model.spec.intensity,
         "settings": result.settings.record(),
         "slice_size": result.slice_size,
         "volume": {"size_ijk": volume.size_ijk, "ijk_to_ras": volume.ijk_to_ras.tolist()},

@@ -45,12 +45,14 @@ class Entry:
         thresholds: By method.
         captions: By method, the text below its picture.
         load: Returns its planes; those of thousands of cases are never in memory together.
+        window: The scan's values shown as black and as white; None for nearly the whole range of its plane.
     """
 
     heading: str
     thresholds: Mapping[str, float]
     captions: Mapping[str, str]
     load: Callable[[], Tile]
+    window: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def _draw_line(
     bottom, tall = place
     width, height = figure.get_figwidth(), figure.get_figheight()
     figure.text(_EDGE / width, (bottom + tall + _LINE - 0.22) / height, entry.heading, size=12, weight="bold")
-    window = grey_window([tile.image])
+    window = entry.window or grey_window([tile.image])
     axes = _add_axes(figure, (_EDGE, bottom, _TILE, tall))
     draw_plane(axes, tile.view, PlaneLayers(tile.image, window, truth=tile.truth))
     pictures = []

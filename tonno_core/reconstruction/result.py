@@ -48,6 +48,7 @@ class Reconstruction:
         planned: How many directions a whole run has.
         stopped: Whether the caller ended the run early.
         image: The scan; None where only heatmaps were asked for (`execute`).
+        window: The scan's values that pictures show as black and as white; None for nearly the whole range.
         thresholds: The model's own, by the heatmaps' names; None for those for which it has none.
     """
 
@@ -72,6 +73,7 @@ class Reconstruction:
     planned: int = 0
     stopped: bool = False
     image: Volume | None = None
+    window: tuple[float, float] | None = None
     thresholds: dict[str, ModelThreshold | None] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -123,7 +125,13 @@ class Reconstruction:
         made = self.segment(name, threshold=threshold)
         image = self.heatmaps[name] if self.image is None else self.image
         return overview(
-            Scene(image, self.heatmaps[name], made.mask, unit="intensity" if self._of_pixels else "logit"),
+            Scene(
+                image,
+                self.heatmaps[name],
+                made.mask,
+                window=self.window,
+                unit="intensity" if self._of_pixels else "logit",
+            ),
             profiles=self.profiles,
             title=f"{name}: {self.class_name}",
             subtitle=f"threshold {made.threshold:.4g} ({made.source})",

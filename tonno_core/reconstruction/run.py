@@ -29,7 +29,7 @@ from tonno_core.slicing.region import Region
 from tonno_core.slicing.sampling import SliceSource
 from tonno_core.tomography.inversion import Inverter
 from tonno_core.volume.exchange import from_xyz
-from tonno_core.volume.intensity import IMAGE, parse_intensity
+from tonno_core.volume.intensity import IMAGE, parse_intensity, shown_window
 from tonno_core.volume.io import read_volume
 from tonno_core.volume.volume import Volume
 
@@ -80,7 +80,7 @@ def reconstruct(
     for warning in result.warnings:
         warnings.warn(warning, TonnoWarning, stacklevel=2)
     thresholds = {name: run.threshold(run.targets[0], name) for name in result.heatmaps}
-    return replace(result, image=image, thresholds=thresholds)
+    return replace(result, image=image, window=shown_window(run.intensity), thresholds=thresholds)
 
 
 def _as_volume(volume: Volume | str | os.PathLike[str] | tuple[npt.ArrayLike, npt.ArrayLike]) -> Volume:

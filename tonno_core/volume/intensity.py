@@ -70,6 +70,22 @@ def parse_intensity(spec: str) -> Intensity:
     return Intensity("window", low, high, shares if len(bounds) > 1 else ())
 
 
+def shown_window(spec: str) -> tuple[float, float] | None:
+    """Return the values that a picture shows as black and as white, as the classifier sees them.
+
+    Args:
+        spec: See `parse_intensity`.
+
+    Returns:
+        The window, the first of several; None where the intensities are no window.
+    """
+    kind, low, high, windows = parse_intensity(spec)
+    if kind != "window":
+        return None
+    start, stop = windows[0] if windows else (0.0, 1.0)
+    return low + start * (high - low), low + stop * (high - low)
+
+
 def normalise(array: FloatArray, mask: npt.NDArray[np.bool_], spec: str) -> tuple[FloatArray, float]:
     """Normalise voxels.
 
