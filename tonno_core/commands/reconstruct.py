@@ -112,9 +112,7 @@ def reconstruct_into(
         window = shown_window(run.intensity)
         write_overview(
             folder / "overview.png",
-            Scene(
-                volume, result.heatmaps[best], segmentations[best].mask, window=shown_window(run.intensity), unit=unit
-            ),
+            Scene(volume, result.heatmaps[best], segmentations[best].mask, window=window, unit=unit),
             profiles=result.profiles,
             title=f"{best}: {result.class_name}",
             subtitle=f"threshold {segmentations[best].threshold:.4g} ({segmentations[best].source})",
