@@ -26,8 +26,9 @@ from tonno_core.encoding.convention import (
     parse_statistics,
     timm_statistics,
 )
+from tonno_core.encoding.layers import LayeredModel
 from tonno_core.encoding.normalization import NORM_KINDS, NormKind
-from tonno_core.encoding.weights import StateDict, load_exactly, read_weights
+from tonno_core.encoding.weights import StateDict, load_exactly, read_weights, weights_for
 from tonno_core.errors import TonnoError, first_line, plain
 from tonno_core.output import Json, check_output, output_folder
 from tonno_core.settings import METHODS, Variant, combine, model_defaults
@@ -64,6 +65,7 @@ class BundleSpec:
         mean: By channel, subtracted from the input; empty for none.
         std: By channel, by which that is divided; empty for none.
         activation: ``softmax`` where the classes exclude each other, else ``sigmoid``.
+        layers: Names of the layers that are the stages of a classifier that is not timm's; empty for timm's.
     """
 
     encoder: str
@@ -85,6 +87,7 @@ class BundleSpec:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     activation: Activation = "sigmoid"
+    layers: tuple[str, ...] = ()
 
     @property
     def convention(self) -> Convention:
@@ -359,6 +362,7 @@ _OPTIONAL: dict[str, tuple[object, tuple[type, ...], str]] = {
     "mean": ((), (list, tuple), "a list with a finite number for each channel"),
     "std": ((), (list, tuple), "a list with a finite number above 0 for each channel"),
     "activation": ("sigmoid", (str,), f"one of {', '.join(ACTIVATIONS)}"),
+    "layers": ((), (list, tuple), "a list of different names"),
 }
 _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
     "encoder": ((str,), "the name of a timm model"),
@@ -405,6 +409,8 @@ def _checked(data: Json, path: Path) -> BundleSpec:
         good = all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
         require(good and len(numbers) in (0, data["channels"]), name)
     require(all(number > 0 for number in data["std"]), "std")
+    layers = data["layers"]
+    require(all(isinstance(name, str) for name in layers) and len(set(layers)) == len(layers), "layers")
     require(data["activation"] in ACTIVATIONS, "activation")
     require(data["activation"] == "sigmoid" or len(names) > 1, "activation")
     try:
@@ -426,7 +432,7 @@ def _checked(data: Json, path: Path) -> BundleSpec:
             raise TonnoError(f"{path}: key 'calibration', record {number + 1}: {plain(first_line(error))}") from error
     known = {f.name for f in dataclasses.fields(BundleSpec)}
     values: Json = {name: value for name, value in data.items() if name in known}
-    values |= {name: tuple(values[name]) for name in ("classes", "mean", "std")}
+    values |= {name: tuple(values[name]) for name in ("classes", "mean", "std", "layers")}
     return BundleSpec(**values)
 
 
@@ -482,40 +488,90 @@ def make_bundle(classifier: OwnClassifier, output: Path, *, overwrite: bool = Fa
         TonnoError: The network, the weights or a name is wrong, or the folder cannot be written.
     """
     check_can_write(output, overwrite=overwrite)
+    spec = describe(classifier)
+    torch.manual_seed(classifier.seed)
+    model = create_model(
+        spec.encoder, channels=spec.channels, classes=len(spec.classes), norm=spec.norm, slice_size=spec.slice_size
+    )
+    training: Json = {"weights": f"random, seed {classifier.seed}"}
+    if classifier.weights != "none":
+        weights, taken = weights_for(model, Path(classifier.weights))
+        load_exactly(model, weights, f"`weights` {classifier.weights}")
+        training = {"weights": Path(classifier.weights).name} | ({"taken": list(taken)} if taken else {})
+    encoder = Classifier(model, spec.classes, channels=spec.channels, convention=spec.convention)
+    try_slice(encoder, spec.slice_size, spec.encoder)
+    spec = dataclasses.replace(spec, training=training)
+    return save_bundle(output, spec, model.state_dict(), overwrite=overwrite)
+
+
+def describe(classifier: OwnClassifier) -> BundleSpec:
+    """Describe a classifier from elsewhere as a bundle does; how its weights came about is left out.
+
+    Args:
+        classifier: What is said of it.
+
+    Returns:
+        The description.
+
+    Raises:
+        TonnoError: Something that is said of it cannot be meant.
+    """
     _check_input(classifier)
     mean, std = _statistics(classifier)
-    classes, size, channels = classifier.classes, classifier.slice_size, classifier.channels
+    classes = classifier.classes
     if not all(classes) or len(set(classes)) != len(classes):
         raise TonnoError(f"`classes` '{','.join(classes)}': expected different names separated by commas")
     if classifier.activation == "softmax" and len(classes) == 1:
         raise TonnoError("`activation` softmax: one class has no others to exclude; name all outputs by `classes`")
-    torch.manual_seed(classifier.seed)
-    model = create_model(
-        classifier.encoder, channels=channels, classes=len(classes), norm=classifier.norm, slice_size=size
-    )
-    random = classifier.weights == "none"
-    if not random:
-        load_exactly(model, read_weights(Path(classifier.weights)), f"`weights` {classifier.weights}")
-    spec = BundleSpec(
+    return BundleSpec(
         encoder=classifier.encoder,
-        channels=channels,
+        channels=classifier.channels,
         classes=classes,
         norm=classifier.norm,
-        slice_size=size,
+        slice_size=classifier.slice_size,
         pixel_mm=classifier.pixel_mm,
         intensity=classifier.intensity,
         frame="physical",
         defaults=model_defaults(),
         about=dict(classifier.about),
-        training={"weights": f"random, seed {classifier.seed}" if random else Path(classifier.weights).name},
         white=classifier.white,
         mean=mean,
         std=std,
         activation=classifier.activation,
     )
-    encoder = Classifier(model, classes, channels=channels, convention=spec.convention)
-    try_slice(encoder, size, classifier.encoder)
-    return save_bundle(output, spec, model.state_dict(), overwrite=overwrite)
+
+
+def layered_classifier(
+    model: LayeredModel, spec: BundleSpec, *, device: torch.device | str = "cpu", precision: torch.dtype = torch.float32
+) -> Classifier:
+    """Build the encoder of a classifier whose layers were named.
+
+    Args:
+        model: The network.
+        spec: Its description.
+        device: Where it runs.
+        precision: Of its numbers.
+
+    Returns:
+        Ready to run.
+
+    Raises:
+        TonnoError: The description names another number of classes, or the logits are not finite.
+    """
+    if model.classes != len(spec.classes):
+        raise TonnoError(
+            f"`classes` '{','.join(spec.classes)}': the classifier has {model.classes} outputs; name each of them"
+        )
+    encoder = Classifier(
+        model,
+        spec.classes,
+        channels=spec.channels,
+        device=device,
+        precision=precision,
+        convention=spec.convention,
+    )
+    try_slice(encoder, spec.slice_size, spec.encoder)
+    return encoder
 
 
 def _check_input(classifier: OwnClassifier) -> None:
@@ -579,7 +635,11 @@ def assumptions(spec: BundleSpec) -> list[tuple[str, str]]:
         if spec.activation == "sigmoid"
         else "the classes exclude each other (softmax): log-odds of a class against all others"
     )
+    weights = "; ".join(map(str, (spec.training.get("weights", "trained by tonno"), *spec.training.get("taken", ()))))
+    stages = [("stages", f"layers {', '.join(spec.layers)}")] if spec.layers else []
     return [
+        ("weights", weights),
+        *stages,
         ("pixels", f"{size}, {scale}"),
         ("intensities", intensities),
         ("channels", channels),

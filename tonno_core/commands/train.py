@@ -96,7 +96,7 @@ def train_bundle(
     manifest = read_manifest(manifest_path, class_name=class_name)
     settings = dataclasses.replace(settings, classes=manifest.classes)
     check_shares(world_size(), settings.volumes_per_batch, settings.norm)
-    check_trainable(settings, planes.get("stage"))
+    taken = check_trainable(settings, planes.get("stage"))
     defaults = model_defaults(**{"frame": settings.frame, **planes})
     divided = manifest if manifest.has_split else split_patients(manifest, seed=settings.seed)
     require_trainable(divided)
@@ -109,6 +109,8 @@ def train_bundle(
                 write_manifest(folder.split, divided)
             for note in manifest.notes:
                 tqdm.write(f"{manifest_path}: {note}", file=sys.stderr)
+            if taken:
+                tqdm.write(f"weights {settings.weights}: {'; '.join(taken)}", file=sys.stderr)
         group.wait()
         model = train(divided, settings, folder, group, progress=progress)
     if not group.first:
