@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from tonno_core.bundle.calibration import ModelChoices, is_threshold
@@ -28,6 +28,7 @@ from tonno_core.encoding.convention import (
 )
 from tonno_core.encoding.layers import LayeredModel
 from tonno_core.encoding.normalization import NORM_KINDS, NormKind
+from tonno_core.encoding.program import Program, read_program
 from tonno_core.encoding.weights import StateDict, load_exactly, read_weights, weights_for
 from tonno_core.errors import TonnoError, first_line, plain
 from tonno_core.output import Json, check_output, output_folder
@@ -37,6 +38,9 @@ from tonno_core.volume.intensity import parse_intensity
 SCHEMA = 1
 WEIGHTS_NAME = "model.safetensors"
 SPEC_NAME = "model.json"
+# Key of an exported program beside its tensors: one file, and one hash of both.
+_PROGRAM = "tonno program"
+PROGRAM_SUFFIX = ".pt2"
 
 
 @dataclass(frozen=True)
@@ -118,11 +122,13 @@ class Bundle:
         spec: Its description.
         weights: Its tensors.
         path: Its folder.
+        program: Its network as JSON where that is not timm's, see `Program`.
     """
 
     spec: BundleSpec
     weights: StateDict
     path: Path
+    program: str = ""
 
     def __repr__(self) -> str:
         size = self.spec.slice_size
@@ -175,15 +181,22 @@ class Bundle:
         """
         spec = self.spec
         size = slice_size or spec.slice_size
+        if spec.layers:
+            try:
+                model = layered_program(self.program, self.weights, spec, size)
+            except TonnoError as error:
+                raise TonnoError(f"{self.path / WEIGHTS_NAME}: {error}") from error
+            spec = dataclasses.replace(spec, slice_size=size)
+            return layered_classifier(model, spec, device=device, precision=precision)
         try:
-            model = create_model(
+            network = create_model(
                 spec.encoder, channels=spec.channels, classes=len(spec.classes), norm=spec.norm, slice_size=size
             )
         except TonnoError as error:
             raise TonnoError(f"{self.path / SPEC_NAME}: {error}") from error
-        load_exactly(model, self.weights, str(self.path / WEIGHTS_NAME))
+        load_exactly(network, self.weights, str(self.path / WEIGHTS_NAME))
         encoder = Classifier(
-            model,
+            network,
             spec.classes,
             channels=spec.channels,
             device=device,
@@ -222,8 +235,12 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
             f"{weights_path}: SHA-256 is {found[:12]}..., {SPEC_NAME} states {spec.sha256[:12]}...; "
             "the weights were changed or damaged, copy the bundle again"
         )
-    weights = {name: tensor.float() for name, tensor in read_weights(weights_path).items()}
-    return Bundle(spec, weights, folder)
+    weights = read_weights(weights_path)
+    if not spec.layers:
+        return Bundle(spec, {name: tensor.float() for name, tensor in weights.items()}, folder)
+    with safe_open(weights_path, "pt") as file:
+        program = (file.metadata() or {}).get(_PROGRAM, "")
+    return Bundle(spec, weights, folder, program)
 
 
 def save_bundle(
@@ -233,6 +250,7 @@ def save_bundle(
     *,
     half: bool = False,
     overwrite: bool = False,
+    program: str = "",
 ) -> BundleSpec:
     """Write a bundle; the folder appears whole or not at all.
 
@@ -245,6 +263,7 @@ def save_bundle(
         weights: The tensors.
         half: Store the weights as float16, half the size.
         overwrite: Replace a bundle that is there.
+        program: The network as JSON where it is not timm's.
 
     Returns:
         The description with the weights' hash.
@@ -257,7 +276,7 @@ def save_bundle(
     plain = {name: _stored(tensor, half=half) for name, tensor in weights.items()}
     with output_folder(folder, overwrite=overwrite) as temporary:
         try:
-            save_file(plain, temporary / WEIGHTS_NAME)
+            save_file(plain, temporary / WEIGHTS_NAME, {_PROGRAM: program} if program else None)
         except SafetensorError as error:  # a full disk
             raise TonnoError(f"{folder}: the weights could not be written ({first_line(error)})") from error
         spec = dataclasses.replace(spec, sha256=_sha256(temporary / WEIGHTS_NAME))
@@ -441,9 +460,9 @@ class OwnClassifier:
     """A classifier that somebody trained elsewhere.
 
     Attributes:
-        encoder: timm's name.
-        weights: A file, or ``none`` for random weights of a seed.
-        slice_size: S pixels of its input.
+        encoder: timm's name, or a file with an exported program (.pt2).
+        weights: A file, or ``none`` for random weights of a seed; empty for a program.
+        slice_size: S pixels of its input; 0 for a program's own.
         channels: Of its input.
         classes: Names of its outputs.
         norm: Kind of its normalization layers.
@@ -455,11 +474,12 @@ class OwnClassifier:
         activation: ``softmax`` where its classes exclude each other, else ``sigmoid``.
         seed: For random weights.
         about: What a person should know.
+        layers: Names of the program's layers that are its stages.
     """
 
     encoder: str
-    weights: str
-    slice_size: int
+    weights: str = ""
+    slice_size: int = 0
     channels: int = 1
     classes: tuple[str, ...] = ("finding",)
     norm: NormKind = "batch"
@@ -471,6 +491,7 @@ class OwnClassifier:
     activation: Activation = "sigmoid"
     seed: int = 0
     about: dict[str, str] = field(default_factory=dict)
+    layers: tuple[str, ...] = ()
 
 
 def make_bundle(classifier: OwnClassifier, output: Path, *, overwrite: bool = False) -> BundleSpec:
@@ -488,6 +509,13 @@ def make_bundle(classifier: OwnClassifier, output: Path, *, overwrite: bool = Fa
         TonnoError: The network, the weights or a name is wrong, or the folder cannot be written.
     """
     check_can_write(output, overwrite=overwrite)
+    if classifier.encoder.endswith(PROGRAM_SUFFIX):
+        return _bundle_of_program(classifier, output, overwrite=overwrite)
+    missing = [name for name in ("weights", "slice_size") if not getattr(classifier, name)]
+    if missing:
+        raise TonnoError(f"`{missing[0]}`: missing; only an exported program ({PROGRAM_SUFFIX}) brings its own")
+    if classifier.layers:
+        raise TonnoError(f"`layers`: are for an exported program ({PROGRAM_SUFFIX}) alone; timm's models have stages")
     spec = describe(classifier)
     torch.manual_seed(classifier.seed)
     model = create_model(
@@ -502,6 +530,52 @@ def make_bundle(classifier: OwnClassifier, output: Path, *, overwrite: bool = Fa
     try_slice(encoder, spec.slice_size, spec.encoder)
     spec = dataclasses.replace(spec, training=training)
     return save_bundle(output, spec, model.state_dict(), overwrite=overwrite)
+
+
+def _bundle_of_program(classifier: OwnClassifier, output: Path, *, overwrite: bool) -> BundleSpec:
+    """Write a bundle of an exported program, which brings its weights, channels and mostly its slice size."""
+    path = Path(classifier.encoder)
+    if classifier.weights:
+        raise TonnoError(f"`weights` {classifier.weights}: {path.name} brings its own, leave it out")
+    if not classifier.layers:
+        raise TonnoError(
+            f"`layers`: missing; {path.name} has no stages of its own, name one or more layers that put out "
+            "B x channels x height x width, such as layer4"
+        )
+    text, tensors = read_program(path, classifier.layers)
+    program = Program(text, tensors)
+    size = classifier.slice_size or program.slice_size
+    if not size:
+        raise TonnoError(f"`slice_size`: missing; {path.name} takes any")
+    named = dataclasses.replace(classifier, encoder=path.name, channels=program.channels, slice_size=size)
+    spec = dataclasses.replace(describe(named), layers=classifier.layers, training={"weights": "of the program"})
+    model = layered_program(text, tensors, spec, size)
+    spec = dataclasses.replace(spec, layers=model.layers)
+    layered_classifier(model, spec)
+    return save_bundle(output, spec, tensors, overwrite=overwrite, program=text)
+
+
+def layered_program(text: str, tensors: StateDict, spec: BundleSpec, size: int) -> LayeredModel:
+    """Build the network of an exported program.
+
+    Args:
+        text: The program as JSON.
+        tensors: By name.
+        spec: The description of the classifier.
+        size: Pixels along a slice's side.
+
+    Returns:
+        The network, in float32.
+
+    Raises:
+        TonnoError: The program cannot be built, or was exported for another size.
+    """
+    program = Program(text, tensors).float()
+    if program.slice_size not in (0, size):
+        raise TonnoError(
+            f"`slice_size` {size}: the program was exported for slices of {program.slice_size} pixels; choose that"
+        )
+    return LayeredModel(program, spec.layers, channels=spec.channels, slice_size=size)
 
 
 def describe(classifier: OwnClassifier) -> BundleSpec:

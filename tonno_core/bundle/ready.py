@@ -83,7 +83,8 @@ def prepare_model(
     chosen = choose_device(device)
     size = (None if settings is None else settings.slice_size) or choices_of_model(model).slice_size
     if isinstance(model, Bundle):
-        dtype = choose_precision(precision, chosen)
+        whole = model.spec.layers and precision == "auto"  # whose last layer would run in it as well
+        dtype = choose_precision("float32" if whole else precision, chosen)
         encoder = model.classifier(device=chosen, precision=dtype, slice_size=size)
         encoder.fit_memory_format(size)
         if compiled:
