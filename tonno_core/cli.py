@@ -32,7 +32,7 @@ _COMPLETE = "Keep all choices and thresholds; add only what models of earlier ve
 _DEVICE = "Where to compute. auto: CUDA if there is one, else Apple's MPS, else the CPU."
 _DIRECTIONS = "Number of directions, i.e. of orientations of the planes."
 _EMA = "Decay of the moving average of the weights, e.g. 0.995 (0: off)."
-_ENCODER = "Name of a timm model, or a file with an exported program (torch.export)."
+_ENCODER = "Name of a timm model, hf-hub:OWNER/NAME, local-dir:PATH, or an exported program (torch.export)."
 _EPOCHS = "Number of parts of the training, each ending with a validation and a checkpoint."
 _EVALUATED_CLASS = "Class of the model to evaluate, which label 1 means."
 _EVALUATED = "Method to evaluate; may be repeated."
@@ -223,7 +223,7 @@ def reconstruct(
 
 
 @cli.command()
-@click.option("--encoder", required=True, metavar="TIMM_NAME|FILE.pt2", help=_ENCODER)
+@click.option("--encoder", required=True, metavar="TIMM_NAME|SOURCE|FILE.pt2", help=_ENCODER)
 @click.option("--weights", default="", metavar="FILE|none", help=_WEIGHTS)
 @click.option("--layers", default="", metavar="a,b", help=_LAYERS)
 @click.option("--slice-size", type=_PIXELS, metavar="S", help=_SIDE)

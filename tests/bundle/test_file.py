@@ -268,7 +268,7 @@ def test_a_schema_of_the_future(folder: Path) -> None:
     assert "schema None is unknown" in refused(folder)
 
 
-OPTIONAL = ("schema", "calibration", "white", "mean", "std", "activation")
+OPTIONAL = ("schema", "calibration", "white", "mean", "std", "activation", "layers", "arguments")
 KEYS = [field.name for field in dataclasses.fields(BundleSpec) if field.name not in OPTIONAL]
 
 
@@ -429,7 +429,7 @@ def test_a_write_that_fails_or_is_interrupted_leaves_what_was_there(
         write_random_bundle(folder)
     before = content(folder) if exists else {}
 
-    def fail(tensors: object, path: Path) -> None:
+    def fail(tensors: object, path: Path, metadata: object) -> None:
         path.write_bytes(b"half of it")
         raise failure
 
@@ -540,7 +540,10 @@ def test_what_is_said_of_a_classifier_is_kept_and_used(tmp_path: Path) -> None:
 
 
 def test_a_model_that_needs_no_optional_key_has_none(folder: Path) -> None:
-    assert not {"white", "mean", "std", "activation"} & json.loads((folder / "model.json").read_text()).keys()
+    assert (
+        not {"white", "mean", "std", "activation", "layers", "arguments"}
+        & json.loads((folder / "model.json").read_text()).keys()
+    )
 
 
 @pytest.mark.parametrize(
@@ -566,7 +569,7 @@ def test_what_cannot_be_meant_of_a_classifier_is_refused(changes: Any, message: 
     ("key", "value"),
     [
         ("white", 2), ("mean", [1, 2]), ("mean", "1"), ("mean", ["a"]), ("std", [0]), ("std", [float("nan")]),
-        ("activation", "softmax"), ("activation", "relu"),
+        ("activation", "softmax"), ("activation", "relu"), ("layers", ["a", "a"]), ("layers", [1]), ("arguments", [1]),
     ],
 )  # fmt: skip
 def test_an_optional_key_that_is_wrong_is_named(key: str, value: object, folder: Path) -> None:

@@ -29,6 +29,7 @@ from tonno_core.encoding.convention import (
 from tonno_core.encoding.layers import LayeredModel
 from tonno_core.encoding.normalization import NORM_KINDS, NormKind
 from tonno_core.encoding.program import Program, read_program
+from tonno_core.encoding.sources import Source, is_source, read_source
 from tonno_core.encoding.weights import StateDict, load_exactly, read_weights, weights_for
 from tonno_core.errors import TonnoError, first_line, plain
 from tonno_core.output import Json, check_output, output_folder
@@ -70,6 +71,7 @@ class BundleSpec:
         std: By channel, by which that is divided; empty for none.
         activation: ``softmax`` where the classes exclude each other, else ``sigmoid``.
         layers: Names of the layers that are the stages of a classifier that is not timm's; empty for timm's.
+        arguments: What else timm makes the network with, such as its pooling; empty for timm's defaults.
     """
 
     encoder: str
@@ -92,6 +94,7 @@ class BundleSpec:
     std: tuple[float, ...] = ()
     activation: Activation = "sigmoid"
     layers: tuple[str, ...] = ()
+    arguments: Json = field(default_factory=dict)
 
     @property
     def convention(self) -> Convention:
@@ -190,7 +193,12 @@ class Bundle:
             return layered_classifier(model, spec, device=device, precision=precision)
         try:
             network = create_model(
-                spec.encoder, channels=spec.channels, classes=len(spec.classes), norm=spec.norm, slice_size=size
+                spec.encoder,
+                channels=spec.channels,
+                classes=len(spec.classes),
+                norm=spec.norm,
+                slice_size=size,
+                arguments=spec.arguments,
             )
         except TonnoError as error:
             raise TonnoError(f"{self.path / SPEC_NAME}: {error}") from error
@@ -382,6 +390,7 @@ _OPTIONAL: dict[str, tuple[object, tuple[type, ...], str]] = {
     "std": ((), (list, tuple), "a list with a finite number above 0 for each channel"),
     "activation": ("sigmoid", (str,), f"one of {', '.join(ACTIVATIONS)}"),
     "layers": ((), (list, tuple), "a list of different names"),
+    "arguments": ({}, (dict,), "an object"),
 }
 _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
     "encoder": ((str,), "the name of a timm model"),
@@ -460,9 +469,9 @@ class OwnClassifier:
     """A classifier that somebody trained elsewhere.
 
     Attributes:
-        encoder: timm's name, or a file with an exported program (.pt2).
-        weights: A file, or ``none`` for random weights of a seed; empty for a program.
-        slice_size: S pixels of its input; 0 for a program's own.
+        encoder: timm's name, one of timm's sources (see `read_source`), or a file with an exported program (.pt2).
+        weights: A file, or ``none`` for random weights of a seed; empty for a source's or program's own.
+        slice_size: S pixels of its input; 0 for a source's or program's own.
         channels: Of its input.
         classes: Names of its outputs.
         norm: Kind of its normalization layers.
@@ -511,15 +520,26 @@ def make_bundle(classifier: OwnClassifier, output: Path, *, overwrite: bool = Fa
     check_can_write(output, overwrite=overwrite)
     if classifier.encoder.endswith(PROGRAM_SUFFIX):
         return _bundle_of_program(classifier, output, overwrite=overwrite)
+    arguments: Json = {}
+    if is_source(classifier.encoder):
+        source = read_source(classifier.encoder)
+        classifier, arguments = _of_source(classifier, source), source.arguments
     missing = [name for name in ("weights", "slice_size") if not getattr(classifier, name)]
     if missing:
-        raise TonnoError(f"`{missing[0]}`: missing; only an exported program ({PROGRAM_SUFFIX}) brings its own")
+        raise TonnoError(
+            f"`{missing[0]}`: missing; only an exported program ({PROGRAM_SUFFIX}) or a source of timm's brings it"
+        )
     if classifier.layers:
         raise TonnoError(f"`layers`: are for an exported program ({PROGRAM_SUFFIX}) alone; timm's models have stages")
-    spec = describe(classifier)
+    spec = dataclasses.replace(describe(classifier), arguments=arguments)
     torch.manual_seed(classifier.seed)
     model = create_model(
-        spec.encoder, channels=spec.channels, classes=len(spec.classes), norm=spec.norm, slice_size=spec.slice_size
+        spec.encoder,
+        channels=spec.channels,
+        classes=len(spec.classes),
+        norm=spec.norm,
+        slice_size=spec.slice_size,
+        arguments=arguments,
     )
     training: Json = {"weights": f"random, seed {classifier.seed}"}
     if classifier.weights != "none":
@@ -530,6 +550,27 @@ def make_bundle(classifier: OwnClassifier, output: Path, *, overwrite: bool = Fa
     try_slice(encoder, spec.slice_size, spec.encoder)
     spec = dataclasses.replace(spec, training=training)
     return save_bundle(output, spec, model.state_dict(), overwrite=overwrite)
+
+
+def _of_source(classifier: OwnClassifier, source: Source) -> OwnClassifier:
+    """Put in what a source says of its classifier; classes, slice size and weights where nobody said others."""
+    _check_input(dataclasses.replace(classifier, channels=source.channels))
+    mean, std = classifier.mean, classifier.std
+    if TIMM in (mean, std) and {mean, std} <= {TIMM, None} and source.mean and source.std:
+        mean, std = (
+            ",".join(str(classifier.white * value) for value in values) for values in (source.mean, source.std)
+        )
+    unnamed = classifier.classes == OwnClassifier.classes
+    return dataclasses.replace(
+        classifier,
+        encoder=source.architecture,
+        weights=classifier.weights or str(source.weights),
+        slice_size=classifier.slice_size or source.slice_size,
+        channels=source.channels,
+        classes=source.classes if unnamed else classifier.classes,
+        mean=mean,
+        std=std,
+    )
 
 
 def _bundle_of_program(classifier: OwnClassifier, output: Path, *, overwrite: bool) -> BundleSpec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -29,12 +29,24 @@ _SMALL_SLICE_DEPTHWISE = 192
 _STEM = re.compile(r"layer0|(conv|bn|norm|act)\d*|")
 # Names of parts that are no stem, also where one is a single convolution.
 _BLOCKS = ("blocks", "stages", "serial_blocks")
+# Arguments of `timm.create_model` that are said elsewhere, read other files, or make something else than a classifier.
+_FIXED = (
+    "model_name", "in_chans", "num_classes", "img_size", "checkpoint_path", "cache_dir", "features_only", "scriptable",
+    "exportable", "no_jit",
+)  # fmt: skip
 # What a model's body hands to its head; models of several branches hand over a list.
 Features = torch.Tensor | list[torch.Tensor]
 
 
 def create_model(
-    name: str, *, channels: int, classes: int, norm: NormKind, slice_size: int, imagenet: bool = False
+    name: str,
+    *,
+    channels: int,
+    classes: int,
+    norm: NormKind,
+    slice_size: int,
+    imagenet: bool = False,
+    arguments: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Create a timm model with random weights, or with the ImageNet weights that timm fetches from its hub.
 
@@ -45,6 +57,7 @@ def create_model(
         norm: ``group`` replaces every batch norm by a group norm; the others leave the model as it is.
         slice_size: pixels along a side, which models of a fixed input size are made for.
         imagenet: start from ImageNet weights.
+        arguments: what else timm makes it with, such as ``{"global_pool": "max"}``.
 
     Returns:
         The model on the CPU, in training mode.
@@ -58,7 +71,10 @@ def create_model(
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise TonnoError(f"encoder '{name}' is not a timm model{hint} (timm.list_models() lists all)")
-    options = {"in_chans": channels, "num_classes": classes, **size_options(name, slice_size)}
+    for argument in arguments or {}:
+        if argument in _FIXED or argument.startswith("pretrained"):
+            raise TonnoError(f"encoder {name}: the argument '{argument}' cannot be chosen")
+    options = {"in_chans": channels, "num_classes": classes, **size_options(name, slice_size), **(arguments or {})}
     try:
         with quick_hub() if imagenet else nullcontext():
             model: nn.Module = timm.create_model(name, pretrained=imagenet, **options)
