@@ -171,7 +171,8 @@ def _narrower(now: click.Parameter, then: dict[str, Any]) -> list[str]:
     """In what a parameter takes less than it did, or something else."""
     facts = {
         "argument": isinstance(now, click.Argument), "multiple": now.multiple, "nargs": now.nargs,
-        "flag": getattr(now, "is_flag", False), "type": now.type.name, "required": now.required,
+        "flag": getattr(now, "is_flag", False), "type": now.type.name,
+        "required": now.required or then.get("required", False),  # one that may be left out by now takes more
     }  # fmt: skip
     if then["type"] == "custom":
         facts["type"] = "custom"  # a function of ours; the runs below use it

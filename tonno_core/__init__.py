@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tonno_core.bundle.file import Bundle, load_bundle
+    from tonno_core.bundle.ready import prepare_module
     from tonno_core.errors import TonnoError, TonnoWarning
     from tonno_core.reconstruction import Reconstruction, reconstruct
     from tonno_core.segmentation.binarize import binarize, components, otsu_threshold
@@ -44,6 +45,7 @@ _HOME = {
     "components": "segmentation.binarize",
     "load_bundle": "bundle.file",
     "otsu_threshold": "segmentation.binarize",
+    "prepare_module": "bundle.ready",
     "read_volume": "volume.io",
     "reconstruct": "reconstruction",
     "write_volume": "volume.io",
@@ -60,6 +62,7 @@ __all__ = [
     "components",
     "load_bundle",
     "otsu_threshold",
+    "prepare_module",
     "read_volume",
     "reconstruct",
     "write_volume",

@@ -32,6 +32,7 @@ _COMPLETE = "Keep all choices and thresholds; add only what models of earlier ve
 _DEVICE = "Where to compute. auto: CUDA if there is one, else Apple's MPS, else the CPU."
 _DIRECTIONS = "Number of directions, i.e. of orientations of the planes."
 _EMA = "Decay of the moving average of the weights, e.g. 0.995 (0: off)."
+_ENCODER = "Name of a timm model, hf-hub:OWNER/NAME, local-dir:PATH, or an exported program (torch.export)."
 _EPOCHS = "Number of parts of the training, each ending with a validation and a checkpoint."
 _EVALUATED_CLASS = "Class of the model to evaluate, which label 1 means."
 _EVALUATED = "Method to evaluate; may be repeated."
@@ -49,6 +50,7 @@ _INTENSITY = (
     "window:LO:HI,LO:HI,... gives each channel its own window."
 )
 _LATTICE = "Spread the directions over a hemisphere, or over the whole sphere as in the paper."
+_LAYERS = "Layers of a FILE.pt2 whose maps are wanted, its stages."
 _LESIONS = "Lesions in each of those."
 _MEAN = "Mean that is subtracted: a number, one for each channel (a,b,c), or timm's for this model."
 _METHODS = f"Heatmap to compute; may be repeated. One of {', '.join(METHODS)}."
@@ -233,9 +235,10 @@ def reconstruct(
 
 
 @cli.command()
-@click.option("--encoder", required=True, metavar="TIMM_NAME", help="Name of a timm model.")
-@click.option("--weights", required=True, metavar="FILE|none", help=_WEIGHTS)
-@click.option("--slice-size", required=True, type=_PIXELS, metavar="S", help=_SIDE)
+@click.option("--encoder", required=True, metavar="TIMM_NAME|SOURCE|FILE.pt2", help=_ENCODER)
+@click.option("--weights", default="", metavar="FILE|none", help=_WEIGHTS)
+@click.option("--layers", default="", metavar="a,b", help=_LAYERS)
+@click.option("--slice-size", type=_PIXELS, metavar="S", help=_SIDE)
 @click.option("--channels", default=1, show_default=True, type=click.IntRange(min=1), metavar="C", help=_CHANNELS)
 @click.option(
     "--classes", default="finding", show_default=True, metavar="a,b", help="Names of the outputs, separated by commas."
@@ -252,7 +255,9 @@ def reconstruct(
 @_about_option
 @click.option("--output", required=True, type=_PATH, metavar="DIR", help="Model folder to write.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing model.")
-def bundle(output: Path, overwrite: bool, classes: str, about: tuple[str, ...], white: str, **options: Any) -> None:
+def bundle(
+    output: Path, overwrite: bool, classes: str, layers: str, about: tuple[str, ...], white: str, **options: Any
+) -> None:
     """Make a model folder (bundle) from your own classifier.
 
     The folder holds the weights, and all settings that `tonno reconstruct` needs to show what the classifier sees.
@@ -263,7 +268,9 @@ def bundle(output: Path, overwrite: bool, classes: str, about: tuple[str, ...], 
     from tonno_core.bundle.file import OwnClassifier, assumptions, make_bundle
 
     names = tuple(name.strip() for name in classes.split(","))
-    own = OwnClassifier(classes=names, about=_pairs(about), white=int(white), **options)
+    stages = tuple(name.strip() for name in layers.split(",") if name.strip())
+    options["slice_size"] = options["slice_size"] or 0
+    own = OwnClassifier(classes=names, layers=stages, about=_pairs(about), white=int(white), **options)
     spec = make_bundle(own, output, overwrite=overwrite)
     click.echo(f"{spec.encoder} with classes {', '.join(spec.classes)} written to {output}. Assumed of its training:")
     click.echo(tabulate(assumptions(spec), tablefmt="plain", disable_numparse=True))

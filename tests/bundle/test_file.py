@@ -268,7 +268,9 @@ def test_a_schema_of_the_future(folder: Path) -> None:
     assert "schema None is unknown" in refused(folder)
 
 
-OPTIONAL = ("schema", "calibration", "white", "mean", "std", "activation", "neighbor_mm", "stages")
+OPTIONAL = (
+    "schema", "calibration", "white", "mean", "std", "activation", "neighbor_mm", "stages", "layers", "arguments",
+)  # fmt: skip
 KEYS = [field.name for field in dataclasses.fields(BundleSpec) if field.name not in OPTIONAL]
 
 
@@ -429,7 +431,7 @@ def test_a_write_that_fails_or_is_interrupted_leaves_what_was_there(
         write_random_bundle(folder)
     before = content(folder) if exists else {}
 
-    def fail(tensors: object, path: Path) -> None:
+    def fail(tensors: object, path: Path, metadata: object) -> None:
         path.write_bytes(b"half of it")
         raise failure
 
@@ -475,7 +477,8 @@ def test_a_classifier_of_ones_own(suffix: str, tmp_path: Path) -> None:
         save_file(model.state_dict(), weights)
     make(tmp_path / "b", weights=str(weights), channels=3, classes=("healthy", "ill"), intensity="zscore")
     bundle = load_bundle(tmp_path / "b")
-    assert bundle.spec.training == {"weights": f"mine{suffix}"}  # the file's name, not where it lay
+    taken = {"taken": ["those under 'state_dict'"]} if suffix == ".pth" else {}
+    assert bundle.spec.training == {"weights": f"mine{suffix}", **taken}  # the file's name, not where it lay
     slices = torch.randn(2, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model(slices[:, None].expand(-1, 3, -1, -1))
@@ -540,7 +543,7 @@ def test_what_is_said_of_a_classifier_is_kept_and_used(tmp_path: Path) -> None:
 
 def test_a_model_that_needs_no_optional_key_has_none(folder: Path) -> None:
     assert (
-        not {"white", "mean", "std", "activation", "neighbor_mm"}
+        not {"white", "mean", "std", "activation", "neighbor_mm", "layers", "arguments"}
         & json.loads((folder / "model.json").read_text()).keys()
     )
 
@@ -585,7 +588,7 @@ def test_mean_and_std_that_suit_a_window(white: int, mean: str | None, std: str 
     ("key", "value"),
     [
         ("white", 2), ("mean", [1, 2]), ("mean", "1"), ("mean", ["a"]), ("std", [0]), ("std", [float("nan")]),
-        ("activation", "softmax"), ("activation", "relu"),
+        ("activation", "softmax"), ("activation", "relu"), ("layers", ["a", "a"]), ("layers", [1]), ("arguments", [1]),
     ],
 )  # fmt: skip
 def test_an_optional_key_that_is_wrong_is_named(key: str, value: object, folder: Path) -> None:

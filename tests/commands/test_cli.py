@@ -302,6 +302,25 @@ def test_a_bundle_from_a_weights_file_explains_ones_own_classifier(tonno: Comman
     assert "overview.png" in names(tmp_path / "o")
 
 
+@pytest.mark.filterwarnings("ignore")  # of torch.export, about itself
+def test_a_bundle_from_an_exported_program_is_reconstructed(tonno: Command, tmp_path: Path) -> None:
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3, stride=2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    ).eval()
+    network.append(torch.nn.Linear(4, 2))
+    batch = ({0: torch.export.Dim("batch")},)
+    exported = torch.export.export(network, (torch.zeros(2, 1, 32, 32),), dynamic_shapes=batch)
+    torch.export.save(exported, tmp_path / "mine.pt2")
+    base = ("bundle", "--encoder", tmp_path / "mine.pt2", "--classes", "normal,lesion", "--output", tmp_path / "b")
+    assert "--layers: missing; mine.pt2 has no stages of its own" in tonno.refused(*base)
+    status, out, err = tonno(*base, "--layers", "1", "--activation", "softmax")
+    assert (status, err) == (0, "")
+    assert out.startswith(f"mine.pt2 with classes normal, lesion written to {tmp_path / 'b'}. Assumed of its training:")
+    assert "layers 1" in out
+    assert tonno("reconstruct", "scan.nii.gz", "--model", tmp_path / "b", *COARSE, "--output", tmp_path / "o")[0] == 0
+    assert "overview.png" in names(tmp_path / "o")
+
+
 def test_training_from_the_command_line(tonno: Command, tmp_path: Path) -> None:
     options = ("--encoder", "test_resnet", "--slice-size", 32, "--steps", 2, "--epochs", 1, "--device", "cpu")
     manifest = write_toy_set(tmp_path / "set", train=2, val=0)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from torch import nn
 
 from tests.networks import random_network
@@ -387,6 +390,16 @@ def test_slices_too_small_for_a_model() -> None:
     model = random_network("inception_v3")  # its unpadded convolutions need 75 pixels
     with pytest.raises(TonnoError, match=r"encoder inception_v3 cannot take slices of 32 x 32 pixels"):
         try_slice(classifier(model), 32, "inception_v3")
+
+
+def test_a_hub_that_does_not_answer_is_given_up_within_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    begun = time.monotonic()
+    with pytest.raises(TonnoError, match=r"`weights` imagenet: .*pretrained=True.*give `weights` FILE$"):
+        create_model("resnet10t", channels=1, classes=1, norm="batch", slice_size=32, imagenet=True)
+    assert time.monotonic() - begun < 10  # the client's own attempts take 55 s
+    assert not constants.HF_HUB_OFFLINE
 
 
 def test_weights_that_no_hub_gives(monkeypatch: pytest.MonkeyPatch) -> None:

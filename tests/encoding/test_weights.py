@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import pickle
 import random
 import tarfile
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from tests.hooks import stir
 from tests.networks import efficientnet_as_lukemelas, random_network
-from tonno_core.encoding.weights import load_exactly, load_pretrained, read_weights
+from tonno_core.encoding.classifier import create_model
+from tonno_core.encoding.weights import (
+    load_exactly,
+    load_pretrained,
+    named_as,
+    read_checkpoint,
+    read_weights,
+    weights_for,
+)
 from tonno_core.errors import TonnoError
 
 TENSORS = {"layer.weight": torch.arange(6.0).reshape(2, 3), "layer.bias": torch.tensor([1.0, -1.0])}
@@ -53,17 +66,82 @@ def test_safetensors(tmp_path: Path) -> None:
         lambda tensors: tensors,
         lambda tensors: {"state_dict": tensors, "epoch": 3},
         lambda tensors: {"model": tensors, "optimizer": {"lr": 0.1}},
-        lambda tensors: {f"module.{name}": tensor for name, tensor in tensors.items()},
-        lambda tensors: {"state_dict": {f"module.{name}": tensor for name, tensor in tensors.items()}},
         lambda tensors: {**tensors, "epoch": 3},
+        lambda tensors: {"net": tensors, "epoch": 3},
+        lambda tensors: {"run": {"model_state_dict": tensors, "loss": torch.tensor(0.3)}, "best": torch.tensor(0.9)},
+        lambda tensors: {"weights": tensors, "optimizer_state": {"state": {"a": {"exp_avg": torch.ones(2)}}}},
+        lambda tensors: {"state_dict": tensors, "args": argparse.Namespace(lr=0.1, out=Path("runs"))},
+        lambda tensors: {"state_dict": tensors, "auc": np.float64(0.9), "n": np.int64(3), "curve": np.ones(3)},
     ],
-    ids=["plain", "state_dict", "model", "module.", "both", "with a number"],
+    ids=[
+        "plain",
+        "state_dict",
+        "model",
+        "with a number",
+        "any key",
+        "two deep",
+        "beside an optimizer",
+        "options",
+        "numpy's numbers",
+    ],
 )
 def test_torch_files_as_trainers_write_them(
     wrap: Callable[[dict[str, torch.Tensor]], Any], zipped: bool, tmp_path: Path
 ) -> None:
     torch.save(wrap(TENSORS), tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
     assert same(read_weights(tmp_path / "a.pth"), TENSORS)
+
+
+@pytest.mark.parametrize(
+    ("keys", "taken", "said"),
+    [
+        (
+            ("state_dict", "state_dict_ema"),
+            "state_dict_ema",
+            "those under 'state_dict_ema', a moving average (EMA), not",
+        ),
+        (("model", "model_ema"), "model_ema", "not those under 'model'"),
+        (("state_dict", "model", "net"), "state_dict", "those under 'state_dict', not those under 'model', 'net'"),
+        (("model", "ema"), "model", "those under 'model', not those under 'ema'"),
+    ],
+)
+def test_weights_beside_others_are_those_that_timm_takes(
+    keys: tuple[str, ...], taken: str, said: str, tmp_path: Path
+) -> None:
+    torch.save({key: {"a": torch.full((2,), float(n))} for n, key in enumerate(keys)}, tmp_path / "a.pth")
+    found, notes = read_checkpoint(tmp_path / "a.pth")
+    assert same(found, timm.models.load_state_dict(str(tmp_path / "a.pth")))
+    assert found["a"][0] == keys.index(taken)
+    assert said in "; ".join(notes)
+
+
+def test_several_dictionaries_of_unknown_keys_are_a_question_with_a_line_that_answers_it(tmp_path: Path) -> None:
+    torch.save({"generator": TENSORS, "critic": {"net": {"a": torch.ones(1)}}}, tmp_path / "a.pth")
+    message = refused(tmp_path / "a.pth")
+    assert "several dictionaries of tensors (generator, critic.net)" in message
+    names = {"torch": torch, "FILE": tmp_path / "a.pth", "OTHER": tmp_path / "b.pth"}
+    eval(message.partition("save it: ")[2], names)
+    assert same(read_weights(tmp_path / "b.pth"), TENSORS)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize(
+    ("beside", "kind"),
+    [
+        (datetime(2020, 1, 1), "datetime.datetime"),
+        (nn.Linear(1, 1), "torch.nn.modules.linear.Linear"),
+        (np.array([{}], dtype=object), "ObjectDType"),
+    ],
+    ids=["a date", "a module", "objects of numpy"],
+)
+def test_an_object_beside_the_tensors_is_named_and_is_no_damage(
+    beside: object, kind: str, zipped: bool, tmp_path: Path
+) -> None:
+    torch.save({"state_dict": TENSORS, "x": beside}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    message = refused(tmp_path / "a.pth")
+    assert kind in message
+    assert "damaged" not in message and "weights_only=False" not in message
+    assert "save_file(model.state_dict()" in message
 
 
 class Malicious:
@@ -130,7 +208,7 @@ def test_files_without_weights(tmp_path: Path) -> None:
     torch.save([torch.ones(1)], tmp_path / "list.pth")
     assert "holds a list, expected a dictionary of tensors by name" in refused(tmp_path / "list.pth")
     torch.save({"epoch": 3}, tmp_path / "none.pth")
-    assert "holds no tensors" in refused(tmp_path / "none.pth")
+    assert refused(tmp_path / "none.pth").endswith("it holds epoch (int)")
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
@@ -175,6 +253,54 @@ def test_counters_of_batches_may_be_absent() -> None:
     model = random_network("resnet10t")
     weights = {name: tensor for name, tensor in model.state_dict().items() if "num_batches" not in name}
     load_exactly(random_network("resnet10t", seed=1), weights, "w.pth")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod.", "net.encoder."])
+def test_a_prefix_that_all_names_share_is_taken_off(prefix: str, suffix: str, tmp_path: Path) -> None:
+    source, target = random_network("resnet10t"), random_network("resnet10t", seed=1)
+    weights = {f"{prefix}{name}": tensor for name, tensor in source.state_dict().items()}
+    path = tmp_path / f"w{suffix}"
+    save_file(weights, path) if suffix == ".safetensors" else torch.save({"weights": weights}, path)
+    found, said = weights_for(target, path)
+    load_exactly(target, found, "w")
+    assert same(target.state_dict(), source.state_dict())
+    assert f"without the prefix '{prefix}'" in said
+
+
+def test_what_stands_beside_a_prefix_is_left_aside_and_said() -> None:
+    state = random_network("resnet10t").state_dict()
+    averaged = {"n_averaged": torch.tensor(3), **{f"module.{name}": tensor for name, tensor in state.items()}}
+    found, said = named_as(random_network("resnet10t", seed=1), averaged, "w.pth")
+    assert same(found, state)
+    assert said == ("without the prefix 'module.', without n_averaged",)
+
+
+def test_two_networks_in_one_file_are_a_question() -> None:
+    state = random_network("resnet10t").state_dict()
+    both = {f"{who}.{name}": tensor for who in ("student", "teacher") for name, tensor in state.items()}
+    with pytest.raises(TonnoError, match=r"^w.pth: holds the weights twice, as student\.\.\.\. and as teacher\."):
+        named_as(random_network("resnet10t"), both, "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [("resnet18", "resnet18"), ("densenet121", "densenet121"), ("efficientnet_b0", "efficientnet_b0")],
+)
+def test_torchvision_s_weights_give_torchvision_s_logits(theirs: str, ours: str, tmp_path: Path) -> None:
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    source = getattr(torchvision.models, theirs)(num_classes=2)
+    stir(source)
+    source.double().eval()
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    model = create_model(ours, channels=3, classes=2, norm="batch", slice_size=64).double().eval()
+    weights, said = weights_for(model, tmp_path / "w.pth")
+    load_exactly(model, weights, "w.pth")
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), source(images), rtol=1e-10, atol=1e-10)  # float64 keeps 1e-16
+    assert bool(said) == (theirs == "efficientnet_b0")  # whose names differ
 
 
 def mismatch(model: nn.Module, weights: dict[str, torch.Tensor]) -> str:
@@ -260,6 +386,8 @@ def test_names_of_another_library_stand_for_the_same_tensors_in_the_same_order(c
     assert {"_blocks.0._project_conv.weight", "_blocks.15._se_expand.bias", "_fc.weight"} < theirs.keys()
     given = {name: tensor for name, tensor in theirs.items() if counters or not name.endswith("num_batches_tracked")}
     target = random_network("efficientnet_b0", seed=1)
+    given, said = named_as(target, given, "w.pth")
+    assert "named as in another library" in said[0]
     assert load_pretrained(target, given, channels=1, source="w.pth")
     found = target.state_dict()
     for name, tensor in source.state_dict().items():
@@ -273,10 +401,12 @@ def test_tensors_in_another_order_are_not_taken_for_others() -> None:
     theirs = efficientnet_as_lukemelas(random_network("efficientnet_b0"))
     for order in (reversed(list(theirs)), sorted(theirs)):
         with pytest.raises(TonnoError, match=r"^w.pth: weights are of another model"):
-            load_pretrained(
-                random_network("efficientnet_b0", seed=1), {name: theirs[name] for name in order}, channels=1,
-                source="w.pth",
-            )  # fmt: skip
+            start_from({name: theirs[name] for name in order})
     larger = efficientnet_as_lukemelas(random_network("efficientnet_b1"))
     with pytest.raises(TonnoError, match=r"^w.pth: weights are of another model"):
-        load_pretrained(random_network("efficientnet_b0"), larger, channels=1, source="w.pth")
+        start_from(larger)
+
+
+def start_from(weights: dict[str, torch.Tensor]) -> None:
+    model = random_network("efficientnet_b0", seed=1)
+    load_pretrained(model, named_as(model, weights, "w.pth")[0], channels=1, source="w.pth")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -27,8 +27,11 @@ from tonno_core.encoding.convention import (
     parse_statistics,
     timm_statistics,
 )
+from tonno_core.encoding.layers import LayeredModel
 from tonno_core.encoding.normalization import NORM_KINDS, NormKind
-from tonno_core.encoding.weights import StateDict, load_exactly, read_weights
+from tonno_core.encoding.program import Program, read_program
+from tonno_core.encoding.sources import Source, is_source, read_source
+from tonno_core.encoding.weights import StateDict, load_exactly, read_weights, weights_for
 from tonno_core.errors import TonnoError, first_line, plain
 from tonno_core.output import Json, check_output, output_folder
 from tonno_core.settings import METHODS, Variant, combine, model_defaults, parse_stages
@@ -37,6 +40,9 @@ from tonno_core.volume.intensity import parse_intensity
 SCHEMA = 1
 WEIGHTS_NAME = "model.safetensors"
 SPEC_NAME = "model.json"
+# Key of an exported program beside its tensors: one file, and one hash of both.
+_PROGRAM = "tonno program"
+PROGRAM_SUFFIX = ".pt2"
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,8 @@ class BundleSpec:
         activation: ``softmax`` where the classes exclude each other, else ``sigmoid``.
         neighbor_mm: Distance of the slices in neighbouring channels; None where all channels get the same slice.
         stages: Names of the modules that the numbers of stages mean, finest first; empty in models of earlier versions.
+        layers: Names of the layers that are the stages of a classifier that is not timm's; empty for timm's.
+        arguments: What else timm makes the network with, such as its pooling; empty for timm's defaults.
     """
 
     encoder: str
@@ -90,6 +98,8 @@ class BundleSpec:
     activation: Activation = "sigmoid"
     neighbor_mm: float | None = None
     stages: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+    arguments: Json = field(default_factory=dict)
 
     @property
     def shifts_mm(self) -> tuple[float, ...]:
@@ -128,11 +138,13 @@ class Bundle:
         spec: Its description.
         weights: Its tensors.
         path: Its folder.
+        program: Its network as JSON where that is not timm's, see `Program`.
     """
 
     spec: BundleSpec
     weights: StateDict
     path: Path
+    program: str = ""
 
     def __repr__(self) -> str:
         size = self.spec.slice_size
@@ -185,15 +197,22 @@ class Bundle:
         """
         spec = self.spec
         size = slice_size or spec.slice_size
-        model = self._network(size)
-        if other := _numbered_otherwise(spec, model):
+        if spec.layers:
+            try:
+                model = layered_program(self.program, self.weights, spec, size)
+            except TonnoError as error:
+                raise TonnoError(f"{self.path / WEIGHTS_NAME}: {error}") from error
+            spec = dataclasses.replace(spec, slice_size=size)
+            return layered_classifier(model, spec, device=device, precision=precision)
+        network = self._network(size)
+        if other := _numbered_otherwise(spec, network):
             raise TonnoError(
                 f"{self.path / SPEC_NAME}: {other}; its choices and thresholds are of other maps than this version "
                 "makes, and `tonno calibrate` finds new ones"
             )
-        load_exactly(model, self.weights, str(self.path / WEIGHTS_NAME))
+        load_exactly(network, self.weights, str(self.path / WEIGHTS_NAME))
         encoder = Classifier(
-            model,
+            network,
             spec.classes,
             channels=spec.channels,
             device=device,
@@ -209,6 +228,8 @@ class Bundle:
         Returns:
             The same; where an earlier version numbered them otherwise, without what named a stage.
         """
+        if self.spec.layers:  # named, not numbered
+            return self
         model = self._network(self.spec.slice_size)
         spec = dataclasses.replace(self.spec, stages=_stages_of(model))
         if _numbered_otherwise(self.spec, model):
@@ -220,7 +241,12 @@ class Bundle:
         spec = self.spec
         try:
             return create_model(
-                spec.encoder, channels=spec.channels, classes=len(spec.classes), norm=spec.norm, slice_size=size
+                spec.encoder,
+                channels=spec.channels,
+                classes=len(spec.classes),
+                norm=spec.norm,
+                slice_size=size,
+                arguments=spec.arguments,
             )
         except TonnoError as error:
             raise TonnoError(f"{self.path / SPEC_NAME}: {error}") from error
@@ -274,8 +300,12 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
             f"{weights_path}: SHA-256 is {found[:12]}..., {SPEC_NAME} states {spec.sha256[:12]}...; "
             "the weights were changed or damaged, copy the bundle again"
         )
-    weights = {name: tensor.float() for name, tensor in read_weights(weights_path).items()}
-    return Bundle(spec, weights, folder)
+    weights = read_weights(weights_path)
+    if not spec.layers:
+        return Bundle(spec, {name: tensor.float() for name, tensor in weights.items()}, folder)
+    with safe_open(weights_path, "pt") as file:
+        program = (file.metadata() or {}).get(_PROGRAM, "")
+    return Bundle(spec, weights, folder, program)
 
 
 def save_bundle(
@@ -285,6 +315,7 @@ def save_bundle(
     *,
     half: bool = False,
     overwrite: bool = False,
+    program: str = "",
 ) -> BundleSpec:
     """Write a bundle; the folder appears whole or not at all.
 
@@ -297,6 +328,7 @@ def save_bundle(
         weights: The tensors.
         half: Store the weights as float16, half the size.
         overwrite: Replace a bundle that is there.
+        program: The network as JSON where it is not timm's.
 
     Returns:
         The description with the weights' hash.
@@ -309,7 +341,7 @@ def save_bundle(
     plain = {name: _stored(tensor, half=half) for name, tensor in weights.items()}
     with output_folder(folder, overwrite=overwrite) as temporary:
         try:
-            save_file(plain, temporary / WEIGHTS_NAME)
+            save_file(plain, temporary / WEIGHTS_NAME, {_PROGRAM: program} if program else None)
         except SafetensorError as error:  # a full disk
             raise TonnoError(f"{folder}: the weights could not be written ({first_line(error)})") from error
         spec = dataclasses.replace(spec, sha256=_sha256(temporary / WEIGHTS_NAME))
@@ -416,6 +448,8 @@ _OPTIONAL: dict[str, tuple[object, tuple[type, ...], str]] = {
     "activation": ("sigmoid", (str,), f"one of {', '.join(ACTIVATIONS)}"),
     "neighbor_mm": (None, (float, int, type(None)), "millimeters between 0 and 100 for several channels, or null"),
     "stages": ((), (list, tuple), "a list of names of modules"),
+    "layers": ((), (list, tuple), "a list of different names"),
+    "arguments": ({}, (dict,), "an object"),
 }
 _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
     "encoder": ((str,), "the name of a timm model"),
@@ -463,6 +497,8 @@ def _checked(data: Json, path: Path) -> BundleSpec:
         require(good and len(numbers) in (0, data["channels"]), name)
     require(all(number > 0 for number in data["std"]), "std")
     require(all(isinstance(stage, str) for stage in data["stages"]), "stages")
+    layers = data["layers"]
+    require(all(isinstance(name, str) for name in layers) and len(set(layers)) == len(layers), "layers")
     require(data["activation"] in ACTIVATIONS, "activation")
     require(data["activation"] == "sigmoid" or len(names) > 1, "activation")
     distance = data["neighbor_mm"]
@@ -487,7 +523,7 @@ def _checked(data: Json, path: Path) -> BundleSpec:
             raise TonnoError(f"{path}: key 'calibration', record {number + 1}: {plain(first_line(error))}") from error
     known = {f.name for f in dataclasses.fields(BundleSpec)}
     values: Json = {name: value for name, value in data.items() if name in known}
-    values |= {name: tuple(values[name]) for name in ("classes", "mean", "std", "stages")}
+    values |= {name: tuple(values[name]) for name in ("classes", "mean", "std", "stages", "layers")}
     return BundleSpec(**values)
 
 
@@ -496,9 +532,9 @@ class OwnClassifier:
     """A classifier that somebody trained elsewhere.
 
     Attributes:
-        encoder: timm's name.
-        weights: A file, or ``none`` for random weights of a seed.
-        slice_size: S pixels of its input.
+        encoder: timm's name, one of timm's sources (see `read_source`), or a file with an exported program (.pt2).
+        weights: A file, or ``none`` for random weights of a seed; empty for a source's or program's own.
+        slice_size: S pixels of its input; 0 for a source's or program's own.
         channels: Of its input.
         classes: Names of its outputs.
         norm: Kind of its normalization layers.
@@ -511,11 +547,12 @@ class OwnClassifier:
         neighbor_mm: Distance of the slices in neighbouring channels; None where all channels get the same slice.
         seed: For random weights.
         about: What a person should know.
+        layers: Names of the program's layers that are its stages.
     """
 
     encoder: str
-    weights: str
-    slice_size: int
+    weights: str = ""
+    slice_size: int = 0
     channels: int = 1
     classes: tuple[str, ...] = ("finding",)
     norm: NormKind = "batch"
@@ -528,6 +565,7 @@ class OwnClassifier:
     neighbor_mm: float | None = None
     seed: int = 0
     about: dict[str, str] = field(default_factory=dict)
+    layers: tuple[str, ...] = ()
 
 
 def make_bundle(classifier: OwnClassifier, output: Path, *, overwrite: bool = False) -> BundleSpec:
@@ -545,42 +583,176 @@ def make_bundle(classifier: OwnClassifier, output: Path, *, overwrite: bool = Fa
         TonnoError: The network, the weights or a name is wrong, or the folder cannot be written.
     """
     check_can_write(output, overwrite=overwrite)
+    if classifier.encoder.endswith(PROGRAM_SUFFIX):
+        return _bundle_of_program(classifier, output, overwrite=overwrite)
+    arguments: Json = {}
+    if is_source(classifier.encoder):
+        source = read_source(classifier.encoder)
+        classifier, arguments = _of_source(classifier, source), source.arguments
+    missing = [name for name in ("weights", "slice_size") if not getattr(classifier, name)]
+    if missing:
+        raise TonnoError(
+            f"`{missing[0]}`: missing; only an exported program ({PROGRAM_SUFFIX}) or a source of timm's brings it"
+        )
+    if classifier.layers:
+        raise TonnoError(f"`layers`: are for an exported program ({PROGRAM_SUFFIX}) alone; timm's models have stages")
+    spec = dataclasses.replace(describe(classifier), arguments=arguments)
+    torch.manual_seed(classifier.seed)
+    model = create_model(
+        spec.encoder,
+        channels=spec.channels,
+        classes=len(spec.classes),
+        norm=spec.norm,
+        slice_size=spec.slice_size,
+        arguments=arguments,
+    )
+    training: Json = {"weights": f"random, seed {classifier.seed}"}
+    if classifier.weights != "none":
+        weights, taken = weights_for(model, Path(classifier.weights))
+        load_exactly(model, weights, f"`weights` {classifier.weights}")
+        training = {"weights": Path(classifier.weights).name} | ({"taken": list(taken)} if taken else {})
+    encoder = Classifier(model, spec.classes, channels=spec.channels, convention=spec.convention)
+    try_slice(encoder, spec.slice_size, spec.encoder)
+    spec = dataclasses.replace(spec, training=training, stages=_stages_of(model))
+    return save_bundle(output, spec, model.state_dict(), overwrite=overwrite)
+
+
+def _of_source(classifier: OwnClassifier, source: Source) -> OwnClassifier:
+    """Put in what a source says of its classifier; classes, slice size and weights where nobody said others."""
+    _check_input(dataclasses.replace(classifier, channels=source.channels))
+    mean, std = classifier.mean, classifier.std
+    if TIMM in (mean, std) and {mean, std} <= {TIMM, None} and source.mean and source.std:
+        mean, std = (
+            ",".join(str(classifier.white * value) for value in values) for values in (source.mean, source.std)
+        )
+    unnamed = classifier.classes == OwnClassifier.classes
+    return dataclasses.replace(
+        classifier,
+        encoder=source.architecture,
+        weights=classifier.weights or str(source.weights),
+        slice_size=classifier.slice_size or source.slice_size,
+        channels=source.channels,
+        classes=source.classes if unnamed else classifier.classes,
+        mean=mean,
+        std=std,
+    )
+
+
+def _bundle_of_program(classifier: OwnClassifier, output: Path, *, overwrite: bool) -> BundleSpec:
+    """Write a bundle of an exported program, which brings its weights, channels and mostly its slice size."""
+    path = Path(classifier.encoder)
+    if classifier.weights:
+        raise TonnoError(f"`weights` {classifier.weights}: {path.name} brings its own, leave it out")
+    if not classifier.layers:
+        raise TonnoError(
+            f"`layers`: missing; {path.name} has no stages of its own, name one or more layers that put out "
+            "B x channels x height x width, such as layer4"
+        )
+    text, tensors = read_program(path, classifier.layers)
+    program = Program(text, tensors)
+    size = classifier.slice_size or program.slice_size
+    if not size:
+        raise TonnoError(f"`slice_size`: missing; {path.name} takes any")
+    named = dataclasses.replace(classifier, encoder=path.name, channels=program.channels, slice_size=size)
+    spec = dataclasses.replace(describe(named), layers=classifier.layers, training={"weights": "of the program"})
+    model = layered_program(text, tensors, spec, size)
+    spec = dataclasses.replace(spec, layers=model.layers)
+    layered_classifier(model, spec)
+    return save_bundle(output, spec, tensors, overwrite=overwrite, program=text)
+
+
+def layered_program(text: str, tensors: StateDict, spec: BundleSpec, size: int) -> LayeredModel:
+    """Build the network of an exported program.
+
+    Args:
+        text: The program as JSON.
+        tensors: By name.
+        spec: The description of the classifier.
+        size: Pixels along a slice's side.
+
+    Returns:
+        The network, in float32.
+
+    Raises:
+        TonnoError: The program cannot be built, or was exported for another size.
+    """
+    program = Program(text, tensors).float()
+    if program.slice_size not in (0, size):
+        raise TonnoError(
+            f"`slice_size` {size}: the program was exported for slices of {program.slice_size} pixels; choose that"
+        )
+    return LayeredModel(program, spec.layers, channels=spec.channels, slice_size=size)
+
+
+def describe(classifier: OwnClassifier) -> BundleSpec:
+    """Describe a classifier from elsewhere as a bundle does; how its weights came about is left out.
+
+    Args:
+        classifier: What is said of it.
+
+    Returns:
+        The description.
+
+    Raises:
+        TonnoError: Something that is said of it cannot be meant.
+    """
     _check_input(classifier)
     mean, std = _statistics(classifier)
-    classes, size, channels = classifier.classes, classifier.slice_size, classifier.channels
+    classes = classifier.classes
     if not all(classes) or len(set(classes)) != len(classes):
         raise TonnoError(f"`classes` '{','.join(classes)}': expected different names separated by commas")
     if classifier.activation == "softmax" and len(classes) == 1:
         raise TonnoError("`activation` softmax: one class has no others to exclude; name all outputs by `classes`")
-    torch.manual_seed(classifier.seed)
-    model = create_model(
-        classifier.encoder, channels=channels, classes=len(classes), norm=classifier.norm, slice_size=size
-    )
-    random = classifier.weights == "none"
-    if not random:
-        load_exactly(model, read_weights(Path(classifier.weights)), f"`weights` {classifier.weights}")
-    spec = BundleSpec(
+    return BundleSpec(
         encoder=classifier.encoder,
-        channels=channels,
+        channels=classifier.channels,
         classes=classes,
         norm=classifier.norm,
-        slice_size=size,
+        slice_size=classifier.slice_size,
         pixel_mm=classifier.pixel_mm,
         intensity=classifier.intensity,
         frame="physical",
         defaults=model_defaults(),
         about=dict(classifier.about),
-        training={"weights": f"random, seed {classifier.seed}" if random else Path(classifier.weights).name},
         white=classifier.white,
         mean=mean,
         std=std,
         activation=classifier.activation,
         neighbor_mm=classifier.neighbor_mm,
-        stages=_stages_of(model),
     )
-    encoder = Classifier(model, classes, channels=channels, convention=spec.convention)
-    try_slice(encoder, size, classifier.encoder)
-    return save_bundle(output, spec, model.state_dict(), overwrite=overwrite)
+
+
+def layered_classifier(
+    model: LayeredModel, spec: BundleSpec, *, device: torch.device | str = "cpu", precision: torch.dtype = torch.float32
+) -> Classifier:
+    """Build the encoder of a classifier whose layers were named.
+
+    Args:
+        model: The network.
+        spec: Its description.
+        device: Where it runs.
+        precision: Of its numbers.
+
+    Returns:
+        Ready to run.
+
+    Raises:
+        TonnoError: The description names another number of classes, or the logits are not finite.
+    """
+    if model.classes != len(spec.classes):
+        raise TonnoError(
+            f"`classes` '{','.join(spec.classes)}': the classifier has {model.classes} outputs; name each of them"
+        )
+    encoder = Classifier(
+        model,
+        spec.classes,
+        channels=spec.channels,
+        device=device,
+        precision=precision,
+        convention=spec.convention,
+    )
+    try_slice(encoder, spec.slice_size, spec.encoder)
+    return encoder
 
 
 def _check_input(classifier: OwnClassifier) -> None:
@@ -671,7 +843,11 @@ def assumptions(spec: BundleSpec) -> list[tuple[str, str]]:
         if spec.activation == "sigmoid"
         else "the classes exclude each other (softmax): log-odds of a class against all others"
     )
+    weights = "; ".join(map(str, (spec.training.get("weights", "trained by tonno"), *spec.training.get("taken", ()))))
+    stages = [("stages", f"layers {', '.join(spec.layers)}")] if spec.layers else []
     return [
+        ("weights", weights),
+        *stages,
         ("pixels", f"{size}, {scale}"),
         ("intensities", intensities),
         ("channels", channels),

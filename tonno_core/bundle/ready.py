@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
 
 from tonno_core.bundle.calibration import ModelChoices
-from tonno_core.bundle.file import Bundle, BundleSpec, load_bundle
+from tonno_core.bundle.file import Bundle, BundleSpec, OwnClassifier, describe, layered_classifier, load_bundle
 from tonno_core.encoding.device import choose_device, choose_precision
 from tonno_core.encoding.encoder import Encoder, PixelSum
+from tonno_core.encoding.layers import LayeredModel
 from tonno_core.errors import TonnoError
 from tonno_core.settings import ReconstructionSettings
 from tonno_core.volume.intensity import IMAGE
@@ -83,7 +88,8 @@ def prepare_model(
     chosen = choose_device(device)
     size = (None if settings is None else settings.slice_size) or choices_of_model(model).slice_size
     if isinstance(model, Bundle):
-        dtype = choose_precision(precision, chosen)
+        whole = model.spec.layers and precision == "auto"  # whose last layer would run in it as well
+        dtype = choose_precision("float32" if whole else precision, chosen)
         encoder = model.classifier(device=chosen, precision=dtype, slice_size=size)
         encoder.fit_memory_format(size)
         if compiled:
@@ -92,6 +98,46 @@ def prepare_model(
     if model == PIXEL_SUM:
         return ReadyModel(PixelSum(), None, size, chosen, torch.float32)
     raise TonnoError(f"`model` {model}: expected a bundle's folder or {PIXEL_SUM}")
+
+
+def prepare_module(
+    module: nn.Module,
+    layers: Sequence[str],
+    slice_size: int = 224,
+    *,
+    device: str = "auto",
+    precision: str = "float32",
+    **described: Any,
+) -> ReadyModel:
+    """Put any classifier of images on a device, as a model of heatmaps.
+
+    Args:
+        module: From images ``B C V U`` to logits ``B K``; stays as it is.
+        layers: Names of the layers whose maps are wanted (as `nn.Module.named_modules` has them), its stages. Their
+            order is that in which they are called.
+        slice_size: S pixels of its input.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        precision: ``float32``; or ``bfloat16`` or ``float16``, in which then its last layer runs as well.
+        described: What it was trained with, as `OwnClassifier` has it: ``channels``, ``classes``, ``intensity``,
+            ``white``, ``mean``, ``std``, ``pixel_mm``, ``activation``. Without ``channels`` those of its first
+            convolution are taken; without ``classes`` several outputs are called ``output 0``, ``output 1``, ...
+
+    Returns:
+        The model, ready for any number of volumes.
+
+    Raises:
+        TonnoError: It has no such layers, puts out no logits, or was described as something that it is not.
+    """
+    first = next((layer for layer in module.modules() if isinstance(layer, nn.Conv2d)), None)
+    channels = described.setdefault("channels", 1 if first is None else first.in_channels)
+    model = LayeredModel(module, layers, channels=channels, slice_size=slice_size)
+    if "classes" not in described and model.classes > 1:
+        described["classes"] = tuple(f"output {index}" for index in range(model.classes))
+    own = OwnClassifier(type(module).__name__, "none", slice_size, **described)
+    spec = dataclasses.replace(describe(own), layers=model.layers, training={"weights": "of the module"})
+    chosen, dtype = choose_device(device), choose_precision(precision, choose_device(device))
+    encoder = layered_classifier(model, spec, device=chosen, precision=dtype)
+    return ReadyModel(encoder, spec, slice_size, chosen, dtype)
 
 
 def choices_of_model(model: Bundle | str) -> ModelChoices:

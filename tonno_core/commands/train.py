@@ -91,18 +91,21 @@ class Ending:
         if self.stages and "stage" in self.planes:
             raise TonnoError("`stage` and `calibrate_stages`: expected one of them, the stage itself or the choice")
 
-    def check_stages(self, settings: TrainingSettings) -> None:
+    def check_stages(self, settings: TrainingSettings) -> tuple[str, ...]:
         """Check that a network can be trained, and has the stages.
 
         Args:
             settings: How to train.
+
+        Returns:
+            What is worth saying of the weights that training starts from.
 
         Raises:
             TonnoError: It cannot, or has not.
         """
         stages = self.stages or ((self.planes["stage"],) if "stage" in self.planes else ())
         try:
-            check_trainable(settings, stages)
+            return check_trainable(settings, stages)
         except TonnoError as error:
             names = {"stage": "`calibrate_stages`"} if self.stages else {}
             raise TonnoError(rename(str(error), names)) from error
@@ -143,7 +146,7 @@ def train_bundle(
     manifest = read_manifest(manifest_path, class_name=class_name)
     settings = dataclasses.replace(settings, classes=manifest.classes)
     check_shares(world_size(), settings.volumes_per_batch, settings.norm)
-    ending.check_stages(settings)
+    taken = ending.check_stages(settings)
     defaults = model_defaults(**{"frame": settings.frame, **planes})
     divided = manifest if manifest.has_split else split_patients(manifest, seed=settings.seed)
     require_trainable(divided)
@@ -156,6 +159,8 @@ def train_bundle(
                 write_manifest(folder.split, divided)
             for note in manifest.notes:
                 tqdm.write(f"{manifest_path}: {note}", file=sys.stderr)
+            if taken:
+                tqdm.write(f"weights {settings.weights}: {'; '.join(taken)}", file=sys.stderr)
         group.wait()
         model = train(divided, settings, folder, group, progress=progress)
     if not group.first:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import timm
@@ -15,6 +15,8 @@ from torch import nn
 from tonno_core.encoding.cam import activation_map, gradients_at
 from tonno_core.encoding.convention import Convention
 from tonno_core.encoding.encoder import ClassMaps, check_finite, without_map
+from tonno_core.encoding.hub import quick_hub
+from tonno_core.encoding.layers import LayeredModel
 from tonno_core.encoding.normalization import NormKind, fold_batch_norm, to_group_norm
 from tonno_core.errors import TonnoError, first_line
 from tonno_core.settings import CamKind
@@ -27,12 +29,24 @@ _SMALL_SLICE_DEPTHWISE = 192
 _STEM = re.compile(r"layer0|(conv|bn|norm|act)\d*|")
 # Names of parts that are no stem, also where one is a single convolution.
 _BLOCKS = ("blocks", "stages", "serial_blocks")
+# Arguments of `timm.create_model` that are said elsewhere, read other files, or make something else than a classifier.
+_FIXED = (
+    "model_name", "in_chans", "num_classes", "img_size", "checkpoint_path", "cache_dir", "features_only", "scriptable",
+    "exportable", "no_jit",
+)  # fmt: skip
 # What a model's body hands to its head; models of several branches hand over a list.
 Features = torch.Tensor | list[torch.Tensor]
 
 
 def create_model(
-    name: str, *, channels: int, classes: int, norm: NormKind, slice_size: int, imagenet: bool = False
+    name: str,
+    *,
+    channels: int,
+    classes: int,
+    norm: NormKind,
+    slice_size: int,
+    imagenet: bool = False,
+    arguments: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Create a timm model with random weights, or with the ImageNet weights that timm fetches from its hub.
 
@@ -43,6 +57,7 @@ def create_model(
         norm: ``group`` replaces every batch norm by a group norm; the others leave the model as it is.
         slice_size: pixels along a side, which models of a fixed input size are made for.
         imagenet: start from ImageNet weights.
+        arguments: what else timm makes it with, such as ``{"global_pool": "max"}``.
 
     Returns:
         The model on the CPU, in training mode.
@@ -56,9 +71,13 @@ def create_model(
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise TonnoError(f"encoder '{name}' is not a timm model{hint} (timm.list_models() lists all)")
-    options = {"in_chans": channels, "num_classes": classes, **size_options(name, slice_size)}
+    for argument in arguments or {}:
+        if argument in _FIXED or argument.startswith("pretrained"):
+            raise TonnoError(f"encoder {name}: the argument '{argument}' cannot be chosen")
+    options = {"in_chans": channels, "num_classes": classes, **size_options(name, slice_size), **(arguments or {})}
     try:
-        model: nn.Module = timm.create_model(name, pretrained=imagenet, **options)
+        with quick_hub() if imagenet else nullcontext():
+            model: nn.Module = timm.create_model(name, pretrained=imagenet, **options)
     except Exception as error:  # assertions of the model; the hub's client: no network, no such file, proxy
         reason = first_line(error)
         if not imagenet:
@@ -66,8 +85,8 @@ def create_model(
                 f"encoder {name} cannot be made for {channels} channels and slices of {slice_size} pixels ({reason})"
             ) from error
         raise TonnoError(
-            f"`weights` imagenet: the weights of {name} could not be fetched ({reason}); "
-            "on a machine without internet give `weights` FILE"
+            f"`weights` imagenet: the weights of {name} could not be fetched ({reason}); without internet, save "
+            f"timm.create_model('{name}', pretrained=True).state_dict() where there is some, and give `weights` FILE"
         ) from error
     if norm == "group":
         to_group_norm(model)
@@ -93,7 +112,7 @@ def stage_modules(model: nn.Module) -> list[tuple[int, str]]:
     """List the feature stages after the stem, finest first.
 
     Args:
-        model: a timm model.
+        model: a timm model, or one whose layers were named.
 
     Returns:
         For each stage timm's feature index and the module's name.
@@ -101,6 +120,8 @@ def stage_modules(model: nn.Module) -> list[tuple[int, str]]:
     Raises:
         TonnoError: timm knows no feature stages of this model.
     """
+    if isinstance(model, LayeredModel):
+        return [(index, f"body.{name}") for index, name in enumerate(model.layers)]
     entries = getattr(model, "feature_info", None)
     if entries is None or not hasattr(model, "forward_intermediates"):
         raise TonnoError(
@@ -232,7 +253,7 @@ class Classifier:
         """Copy a model and make it ready.
 
         Args:
-            model: a timm model with one output per class.
+            model: a timm model, or one whose layers were named, with one output per class.
             classes: names of the K classes.
             channels: of the model's input; a slice is repeated for each.
             device: where it runs.
@@ -249,7 +270,7 @@ class Classifier:
         self._stages = stage_modules(model)
         # timm's methods (forward_features, forward_intermediates, forward_head) are not nn.Module's.
         self.model: Any = copy.deepcopy(model).eval().requires_grad_(False)
-        if fold:
+        if fold and not isinstance(model, LayeredModel):  # whose hooks a trace does not see
             fold_batch_norm(self.model)
         self.set_memory_format(torch.channels_last)
         self._constant: dict[tuple[int, int, int], torch.Tensor | None] = {}

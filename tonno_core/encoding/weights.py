@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
+import itertools
 import pickle
+import re
+import sys
 import warnings
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -17,33 +26,62 @@ from tonno_core.errors import TonnoError, first_line
 StateDict = dict[str, torch.Tensor]
 # Number of batches that a batch norm saw: absent from many exported files, and not used for inference.
 _COUNTER = "num_batches_tracked"
+# Keys of the weights in checkpoints, in timm's order.
+_AVERAGES = ("state_dict_ema", "model_ema")
+_KNOWN_KEYS = (*_AVERAGES, "state_dict", "model")
+_UNKNOWN_TYPE = re.compile(r"GLOBAL (\S+) was not an allowed global|but got <class '([^']+)'>")
+_SAVE = "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
+_NUMPY_2 = int(np.__version__.partition(".")[0]) >= 2
 
 
 def read_weights(path: Path) -> StateDict:
     """Read tensors by name from a ``.safetensors`` file or a ``torch.save`` of plain tensors.
 
-    A checkpoint may hold the weights under ``state_dict`` or ``model``, and names may start with ``module.``.
+    Args:
+        path: the file. Nothing in it is executed.
+
+    Returns:
+        Tensors by the file's own names, on the CPU; of a checkpoint those that `read_checkpoint` chooses.
+
+    Raises:
+        TonnoError: there is no such file, or it holds anything else.
+    """
+    return read_checkpoint(path)[0]
+
+
+def read_checkpoint(path: Path) -> tuple[StateDict, tuple[str, ...]]:
+    """Read tensors by name, and say which of a checkpoint's dictionaries they are.
+
+    As by timm's own loader the moving average goes before the raw weights. A dictionary under another key is taken
+    where it is the only one that holds tensors.
 
     Args:
         path: the file. Nothing in it is executed.
 
     Returns:
-        Tensors by name, on the CPU.
+        Tensors by the file's own names, on the CPU, and what is worth saying of the choice.
 
     Raises:
-        TonnoError: there is no such file, or it holds anything else.
+        TonnoError: there is no such file, it holds anything else, or which weights are meant is not clear.
     """
     if not path.is_file():
         raise TonnoError(f"{path}: no such file, expected weights as .safetensors or a torch file")
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        with warnings.catch_warnings():
+            return dict(load_file(path)), ()
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_plain_types()):
             warnings.simplefilter("ignore")  # an unusual pickle ends in an error anyway
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise TonnoError(f"{path}: not a readable safetensors file ({error})") from error
     except pickle.UnpicklingError as error:
+        unknown = _UNKNOWN_TYPE.search(str(error))
+        if unknown:
+            kind = unknown[1] or unknown[2]
+            raise TonnoError(
+                f"{path}: refused, it holds a {kind} beside its tensors, which could run code when loaded; where the "
+                f"model was made, save model.state_dict() again, best as .safetensors: {_SAVE}"
+            ) from error
         raise TonnoError(
             f"{path}: refused, not a file of plain tensors: it is damaged, or could run code when loaded; "
             "save model.state_dict() again, best as .safetensors"
@@ -55,20 +93,154 @@ def read_weights(path: Path) -> StateDict:
                 "when loaded; save model.state_dict() again, best as .safetensors"
             ) from error
         raise TonnoError(f"{path}: not a readable weights file ({first_line(error)})") from error
-    return _tensors_only(loaded, path)
+    return _chosen(loaded, path)
 
 
-def _tensors_only(loaded: object, path: Path) -> StateDict:
-    """Find the tensors in what a file held; raises TonnoError where there are none."""
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
+def _plain_types() -> list[Any]:
+    """List what checkpoints hold beside tensors and cannot run code: a parser's options, paths, numpy's numbers.
+
+    numpy's arrays of objects stay refused: their type is not among these.
+    """
+    multiarray = importlib.import_module("numpy._core.multiarray" if _NUMPY_2 else "numpy.core.multiarray")
+    functions = [
+        (getattr(multiarray, name), f"numpy.{core}.multiarray.{name}")
+        for name in ("scalar", "_reconstruct")
+        for core in ("core", "_core")
+    ]
+    paths = [
+        (kind, f"{module}.{name}")
+        for module in ("pathlib", "pathlib._local")
+        for kind, name in ((PurePosixPath, "PosixPath"), (PureWindowsPath, "WindowsPath"))
+    ]
+    numbers = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdg"}
+    return [argparse.Namespace, np.dtype, np.ndarray, *functions, *paths, *numbers]
+
+
+def _chosen(loaded: object, path: Path) -> tuple[StateDict, tuple[str, ...]]:
+    """Choose the dictionary of tensors in what a file held; raises TonnoError where there is none, or several."""
     if not isinstance(loaded, dict):
         raise TonnoError(f"{path}: holds a {type(loaded).__name__}, expected a dictionary of tensors by name")
-    tensors = {str(k).removeprefix("module."): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
-    if not tensors:
-        raise TonnoError(f"{path}: holds no tensors, expected a dictionary of tensors by name")
-    return tensors
+    found = dict(_dictionaries(loaded))
+    if not found:
+        held = ", ".join(f"{key} ({type(value).__name__})" for key, value in list(loaded.items())[:8])
+        raise TonnoError(
+            f"{path}: holds no tensors, expected a dictionary of tensors by name; it holds {held or 'nothing'}"
+        )
+    known = next((key for key in _KNOWN_KEYS if key in found), None)
+    nested = [key for key in found if key]
+    if known is None and len(nested) > 1:
+        keys = "".join(f"[{key!r}]" for key in nested[0].split("."))
+        raise TonnoError(
+            f"{path}: holds several dictionaries of tensors ({', '.join(nested)}); choose one and save it: "
+            f"torch.save(torch.load(FILE, weights_only=True){keys}, OTHER)"
+        )
+    chosen = known or (nested[0] if nested and len(found[nested[0]]) >= len(found.get("", ())) else "")
+    left = [key for key in found if key not in ("", chosen)]
+    said = [f"those under '{chosen}'"] if chosen else []
+    if chosen in _AVERAGES:
+        said[0] += ", a moving average (EMA)"
+    if left:
+        said[0] += f", not those under {', '.join(repr(key) for key in left)}"
+    return found[chosen], tuple(said)
+
+
+def _dictionaries(loaded: dict[Any, Any], under: str = "") -> Iterator[tuple[str, StateDict]]:
+    """List the dictionaries that hold tensors by their keys, joined by points; an optimizer's are passed over."""
+    tensors = {str(key): value for key, value in loaded.items() if isinstance(value, torch.Tensor)}
+    if any(tensor.ndim for tensor in tensors.values()):
+        yield under, {name: tensor.detach() for name, tensor in tensors.items()}
+    for key, value in loaded.items():
+        if isinstance(value, dict) and isinstance(key, str) and "optim" not in key.lower():
+            yield from _dictionaries(value, f"{under}.{key}" if under else key)
+
+
+def weights_for(model: nn.Module, path: Path) -> tuple[StateDict, tuple[str, ...]]:
+    """Read a weights file, and give its tensors the names of a model.
+
+    Args:
+        model: what the weights are for; stays as it is.
+        path: the file.
+
+    Returns:
+        Tensors by name, and what is worth saying of how they were found.
+
+    Raises:
+        TonnoError: there is no such file, it holds anything else, or which weights are meant is not clear.
+    """
+    weights, said = read_checkpoint(path)
+    weights, also = named_as(model, weights, str(path))
+    return weights, (*said, *also)
+
+
+def named_as(model: nn.Module, weights: StateDict, source: str) -> tuple[StateDict, tuple[str, ...]]:
+    """Give weights the names of a model, as far as it is clear which tensor is which.
+
+    A prefix before the model's names goes, whatever it is, and with it what stands under no such prefix (a loss's
+    weights beside ``model.``). Names of the model's own authors are converted by timm. Names of other libraries are
+    taken if they stand for tensors of the same kind and shape in the same order.
+
+    Args:
+        model: a timm model; stays as it is.
+        weights: tensors by name.
+        source: of the weights, for messages.
+
+    Returns:
+        The same tensors, and what is worth saying of their names. Where nothing fits, they are as they were.
+
+    Raises:
+        TonnoError: several prefixes lead to all of the model's names.
+    """
+    state = model.state_dict()
+    weights, said = _without_prefix(weights, state, source)
+    if weights.keys() & state.keys() == state.keys() or not weights.keys() - state.keys():
+        return weights, said
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is not None:
+        try:
+            converted: StateDict = convert(dict(weights), model)
+        except Exception:  # made for the files of its authors; of others it raises anything
+            converted = {}
+        if converted.keys() == state.keys():
+            return converted, (*said, "with names that timm converts")
+    renamed = _renamed(weights, state)
+    if renamed is weights:
+        return weights, said
+    note = (
+        "named as in another library, taken in their order; norms and padding are timm's, so compare a logit with yours"
+    )
+    return renamed, (*said, note)
+
+
+def _without_prefix(weights: StateDict, state: StateDict, source: str) -> tuple[StateDict, tuple[str, ...]]:
+    """Remove the prefix under which most of a model's names stand, or else one that all names share."""
+    matches: Counter[str] = Counter()
+    for name in weights:
+        parts = name.split(".")
+        for count in range(len(parts)):
+            if ".".join(parts[count:]) in state:
+                matches["".join(f"{part}." for part in parts[:count])] += 1
+    most = max(matches.values(), default=0)
+    best = [prefix for prefix, count in matches.items() if count == most and 2 * count > len(state)]
+    if len(best) > 1:
+        first, second = sorted(best)[:2]
+        raise TonnoError(
+            f"{source}: holds the weights twice, as {first}... and as {second}...; choose one and save it: "
+            f"{{k.removeprefix({first!r}): v for k, v in weights.items() if k.startswith({first!r})}}"
+        )
+    prefix = best[0] if best else _shared_prefix(weights)
+    if not prefix:
+        return weights, ()
+    inside = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    beside = [name for name in weights if not name.startswith(prefix)]
+    left = f", without {', '.join(beside[:3])}{', ...' if len(beside) > 3 else ''}" if beside else ""
+    return inside, (f"without the prefix '{prefix}'{left}",)
+
+
+def _shared_prefix(weights: StateDict) -> str:
+    """Return the longest start that all names share, up to a point."""
+    first, last = min(weights).split("."), max(weights).split(".")
+    shared = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first[:-1], last[:-1], strict=False))
+    return "".join(f"{part}." for part, _ in shared) if len(weights) > 1 else ""
 
 
 def load_exactly(model: nn.Module, weights: StateDict, source: str) -> None:
@@ -104,8 +276,7 @@ def load_pretrained(model: nn.Module, weights: StateDict, *, channels: int, sour
     """Start training from weights of the same encoder with another last layer or number of channels.
 
     The last layer's weights are taken only where their shape agrees; the first convolution is adapted to
-    ``channels`` the way timm does it (summed for 1, repeated and scaled for more). Everything else must agree. Names
-    may be another library's, if they stand for the same tensors in the same order.
+    ``channels`` the way timm does it (summed for 1, repeated and scaled for more). Everything else must agree.
 
     Args:
         model: changed in place.
@@ -120,7 +291,6 @@ def load_pretrained(model: nn.Module, weights: StateDict, *, channels: int, sour
         TonnoError: another name or shape does not agree.
     """
     state = model.state_dict()
-    weights = _renamed(weights, state)
     of_head = {id(parameter) for layer in classifier_layers(model) for parameter in layer.parameters()}
     replaceable = {name for name, parameter in model.named_parameters() if id(parameter) in of_head}
     adapted: StateDict = {}

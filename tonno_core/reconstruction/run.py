@@ -9,10 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 from tonno_core.bundle.decide import Run, decide
-from tonno_core.bundle.file import Bundle
-from tonno_core.bundle.ready import ReadyModel, load_model, prepare_model
+from tonno_core.bundle.file import Bundle, assumptions
+from tonno_core.bundle.ready import ReadyModel, load_model, prepare_model, prepare_module
 from tonno_core.distributed import ALONE, Processes
 from tonno_core.encoding.encoder import Encoder
 from tonno_core.errors import TonnoError, TonnoWarning
@@ -39,9 +40,10 @@ _KEPT_NUMBERS = 1 << 28
 
 def reconstruct(
     volume: Volume | str | os.PathLike[str] | tuple[npt.ArrayLike, npt.ArrayLike],
-    model: Bundle | str | os.PathLike[str] | ReadyModel,
+    model: Bundle | str | os.PathLike[str] | ReadyModel | nn.Module,
     settings: ReconstructionSettings | None = None,
     *,
+    layers: Sequence[str] = (),
     region: Region | None = None,
     zoom: bool = False,
     device: str = "auto",
@@ -55,8 +57,10 @@ def reconstruct(
     Args:
         volume: The scan; or its file, or folder of a DICOM series; or ``(array, affine)`` as nibabel gives them.
         model: A bundle, or its folder, or ``"pixel-sum"``, whose heatmap is the volume itself; or a model that is
-            ready.
+            ready; or any module from slices ``B C H W`` to logits, of which a warning says what is assumed
+            (`prepare_module` takes what it was trained with).
         settings: None for the model's own defaults.
+        layers: Names of a module's layers that put out ``B C h w``, whose maps are wanted.
         region: Where alone heatmaps are wanted; fewer planes are looked at, and only its voxels are ``inside``.
         zoom: Put all offsets and pixels into the region.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
@@ -70,8 +74,7 @@ def reconstruct(
     Raises:
         TonnoError: The model cannot serve the settings.
     """
-    loaded = load_model(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else model
-    ready = loaded if isinstance(loaded, ReadyModel) else prepare_model(loaded, settings, device, precision)
+    ready = _ready(model, settings, layers, device, precision)
     run = decide(settings, ready, region=region, zoom=zoom)
     image = _as_volume(volume)
     with progress_bar(disable=progress is not True or not is_watched()) as bar:
@@ -81,6 +84,28 @@ def reconstruct(
         warnings.warn(warning, TonnoWarning, stacklevel=2)
     thresholds = {name: run.threshold(run.targets[0], name) for name in result.heatmaps}
     return replace(result, image=image, window=shown_window(run.intensity), thresholds=thresholds)
+
+
+def _ready(
+    model: Bundle | str | os.PathLike[str] | ReadyModel | nn.Module,
+    settings: ReconstructionSettings | None,
+    layers: Sequence[str],
+    device: str,
+    precision: str,
+) -> ReadyModel:
+    """Put a model on a device, whatever it is given as."""
+    if isinstance(model, nn.Module):
+        size = {} if settings is None or settings.slice_size is None else {"slice_size": settings.slice_size}
+        precision = "float32" if precision == "auto" else precision
+        ready = prepare_module(model, layers, **size, device=device, precision=precision)
+        assert ready.spec is not None
+        assumed = "; ".join(f"{topic}: {text}" for topic, text in assumptions(ready.spec))
+        warnings.warn(f"assumed of the classifier: {assumed}; prepare_module takes others", TonnoWarning, stacklevel=3)
+        return ready
+    if layers:
+        raise TonnoError("`layers`: are for a module alone; a model folder and a model that is ready have theirs")
+    loaded = load_model(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else model
+    return loaded if isinstance(loaded, ReadyModel) else prepare_model(loaded, settings, device, precision)
 
 
 def _as_volume(volume: Volume | str | os.PathLike[str] | tuple[npt.ArrayLike, npt.ArrayLike]) -> Volume:

@@ -12,7 +12,7 @@ from torch import nn
 from tonno_core.encoding.classifier import create_model
 from tonno_core.encoding.convention import Convention
 from tonno_core.encoding.normalization import freeze_batch_norm, to_group_norm
-from tonno_core.encoding.weights import classifier_layers, load_pretrained, read_weights
+from tonno_core.encoding.weights import classifier_layers, load_pretrained, weights_for
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
 from tonno_core.training.settings import TrainingSettings
@@ -22,13 +22,14 @@ from tonno_core.training.settings import TrainingSettings
 _HEAD_STD = 0.01
 
 
-def initial_model(settings: TrainingSettings) -> Any:
+def initial_model(settings: TrainingSettings, said: list[str] | None = None) -> Any:
     """Make the network with random weights, timm's ImageNet weights, or those of a file.
 
     Group norm in place of batch norm keeps the weights and loses the statistics.
 
     Args:
         settings: How to train.
+        said: Gets what is worth saying of the file that the weights are from.
 
     Returns:
         timm model.
@@ -44,7 +45,10 @@ def initial_model(settings: TrainingSettings) -> Any:
     new_head = True
     if settings.weights not in ("none", "imagenet"):
         path = Path(settings.weights)
-        new_head = load_pretrained(model, read_weights(path), channels=settings.channels, source=f"`weights` {path}")
+        weights, taken = weights_for(model, path)
+        new_head = load_pretrained(model, weights, channels=settings.channels, source=f"`weights` {path}")
+        if said is not None:
+            said += taken
     if settings.pretrained and new_head:
         _start_head(model)
     if settings.pretrained and settings.norm == "group":

@@ -8,6 +8,7 @@ from typing import Any
 
 from tonno_core.encoding.convention import Convention, timm_statistics
 from tonno_core.encoding.normalization import NormKind
+from tonno_core.encoding.sources import is_source, read_source
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
 from tonno_core.volume.intensity import parse_intensity
@@ -137,11 +138,17 @@ class TrainingSettings:
 
 
 def complete_settings(
-    *, weights: str = "none", norm: NormKind | None = None, stage_decay: float | None = None, **others: Any
+    *,
+    encoder: str = TrainingSettings.encoder,
+    weights: str = "none",
+    norm: NormKind | None = None,
+    stage_decay: float | None = None,
+    **others: Any,
 ) -> TrainingSettings:
     """Make settings in which normalization and stage decay suit the weights, unless they are given.
 
     Args:
+        encoder: Name of a timm model, or one of timm's sources, whose weights are taken unless others are given.
         weights: What to start from.
         norm: None for frozen batch norm with pretrained weights, else batch norm.
         stage_decay: None for `PRETRAINED_STAGE_DECAY` with pretrained weights, else 1.
@@ -149,9 +156,19 @@ def complete_settings(
 
     Returns:
         The settings.
+
+    Raises:
+        TonnoError: There is no such source, or its network is not the one that timm makes by its name.
     """
+    if is_source(encoder):
+        source = read_source(encoder)
+        if not source.is_plain:
+            told = ", ".join(f"{name} {value}" for name, value in source.arguments.items())
+            raise TonnoError(f"`encoder` {encoder}: is no plain {source.architecture} ({told}), which training needs")
+        encoder, weights = source.architecture, str(source.weights) if weights == "none" else weights
     pretrained = weights != "none"
     return TrainingSettings(
+        encoder=encoder,
         weights=weights,
         norm=norm or ("frozen-batch" if pretrained else "batch"),
         stage_decay=(PRETRAINED_STAGE_DECAY if pretrained else 1.0) if stage_decay is None else stage_decay,

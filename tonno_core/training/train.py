@@ -45,19 +45,23 @@ class TrainedModel:
     weights: dict[str, torch.Tensor]
 
 
-def check_trainable(settings: TrainingSettings, stages: Sequence[int] = ()) -> None:
+def check_trainable(settings: TrainingSettings, stages: Sequence[int] = ()) -> tuple[str, ...]:
     """Check what can be known before hours of training: values, device, weights, network.
 
     Args:
         settings: How to train.
         stages: CAM stages that the model shall use or choose among, from 1; empty for all.
 
+    Returns:
+        What is worth saying of the weights that training starts from.
+
     Raises:
         TonnoError: If this cannot be trained, or has no such stage.
     """
     settings.check()
     choose_precision(settings.precision, choose_device(settings.device))
-    model = initial_model(settings)
+    said: list[str] = []
+    model = initial_model(settings, said)
     parameter_groups(model, settings)
     encoder = Classifier(model, settings.classes, channels=settings.channels, convention=settings.convention)
     try_slice(encoder, settings.slice_size, settings.encoder)
@@ -65,6 +69,7 @@ def check_trainable(settings: TrainingSettings, stages: Sequence[int] = ()) -> N
         for weight in encoder.model.get_classifier().parameters():
             nn.init.normal_(weight)  # in a copy: a head that starts at zero would give no map yet
         check_stages(stages, encoder, 0, settings.slice_size)
+    return tuple(said)
 
 
 def train(
