@@ -239,7 +239,9 @@ def test_a_model_of_then_has_the_thresholds_of_then(model: str, place: Path) -> 
 def test_a_calibration_chooses_what_it_chose(place: Path) -> None:
     words = stored("random.json")["calibrate"]
     assert tonno("calibrate", "models/calibrated", "data/classes.csv", "--output", "again", *words) == 0
-    same(read_json(place / "again/model.json"), read_json(place / "models/calibrated/model.json"))
+    # Of so few volumes nothing is chosen any more; what was measured of each variant is as it was.
+    then = read_json(place / "models/calibrated/model.json")
+    same(read_json(place / "again/model.json"), then, skip={"thresholds": None})
 
 
 def test_the_same_seed_draws_the_same_weights(place: Path) -> None:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 # Between lines: a log of a night has some hundred.
 _LINE_S = 30.0
-_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
+_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 _SILENT: ContextVar[bool] = ContextVar("silent", default=False)
 
 

@@ -791,7 +791,8 @@ def test_signals_end_a_run_within_a_second_and_leave_nothing(
     command[-1] = model if model == "pixel-sum" else home / model
     options = ["--output", tmp_path / "x" / "out", "--slices", "64", "--directions", "5000", "--device", "cpu"]
     with subprocess.Popen(
-        [*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=home, env=environment(),
+        [*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=home,
+        env=environment() | {"TQDM_MININTERVAL": "0.1"},  # a bar, as on a terminal
         # A shell's background job, as these tests may be, ignores Ctrl-C, and so would its children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:  # fmt: skip

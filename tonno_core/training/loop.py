@@ -35,8 +35,6 @@ from tonno_core.training.run_folder import RunFolder
 from tonno_core.training.settings import TrainingSettings
 from tonno_core.training.validation import Validation, validate
 
-_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
-
 
 class TrainingInterrupted(TonnoError):
     """Raised on Ctrl-C, or another signal that asks for an end; the checkpoint holds the last step."""
@@ -119,7 +117,7 @@ class Trainer:
         settings = self.settings
         bar = progress_bar(
             total=settings.steps, initial=self._at.step, desc="training", unit="slice", unit_scale=settings.batch_size,
-            disable=not self._progress, bar_format=_BAR,
+            disable=not self._progress,
         )  # fmt: skip
         with bar, _stop_requests() as stop:
             for epoch in range(len(self._at.history) + 1, settings.epochs + 1):
