@@ -47,7 +47,8 @@ def refused(path: Path) -> str:
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert "\n" not in message
-    assert "weights_only" not in message.replace("weights_only=True", "")  # torch advises False  # no advice to run what is in a file
+    # No advice to run what is in a file, as torch's own with False.
+    assert "weights_only" not in message.replace("weights_only=True", "")
     return message.removeprefix(f"{path}: ")
 
 
