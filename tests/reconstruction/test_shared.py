@@ -50,7 +50,7 @@ def report(folder: Path) -> dict[str, Any]:
 
 
 def test_two_processes_give_what_one_gives(home: Path, tmp_path: Path) -> None:
-    done = two_processes(*command(home, tmp_path / "two"))
+    done = two_processes(*command(home, tmp_path / "two"), TQDM_MININTERVAL="0.1")  # a bar, as on a terminal
     assert done.returncode == 0, done.stderr
     assert "child ended with 0" in done.stdout
     assert done.stdout.count("written to") == 1  # by the first process alone

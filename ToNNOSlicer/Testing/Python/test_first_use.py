@@ -75,7 +75,7 @@ def installed(monkeypatch):
     """A Python in which exactly these packages are: name to version, None where a broken-off pip left half a record."""
     there = {"torch": "2.9.0+cpu", "numpy": "2.0.2", "scipy": "1.15.0", "SimpleITK": "2.4"}
     there |= {"timm": "1.0.20", "safetensors": "0.5", "click": "8.2", "tqdm": "4.67", "tabulate": "0.9.0"}
-    there |= {"matplotlib": "3.10.1"}
+    there |= {"pydicom": "3.0", "matplotlib": "3.10.1"}
 
     def version(name):
         if name not in there:

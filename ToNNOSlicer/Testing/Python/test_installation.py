@@ -76,7 +76,7 @@ def pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakePip:
 @pytest.fixture
 def python(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
     """A Python in which exactly these packages are: name to version, None for a folder without a record."""
-    names = ("numpy", "scipy", "SimpleITK", "timm", "safetensors", "click", "tqdm", "tabulate", "matplotlib")
+    names = ("numpy", "scipy", "SimpleITK", "pydicom", "timm", "safetensors", "click", "tqdm", "tabulate", "matplotlib")
     there: dict[str, str | None] = dict.fromkeys((*names, "torch", "torchvision", "light_the_torch"), "99.0")
 
     def version(name: str) -> str:

@@ -184,7 +184,8 @@ def library_texts() -> Iterator[str]:
 
 
 def test_no_message_of_the_engine_shows_code_in_the_panel() -> None:
-    texts = [text for text in library_texts() if re.search(r"`\w+`|`tonno \w+`", text)]
+    # What begins with a semicolon is put after another text.
+    texts = [text for text in library_texts() if re.search(r"`\w+`|`tonno \w+`", text) and text[0] != ";"]
     assert len(texts) > 60
     for text in texts:
         said = forPanel(text)

@@ -129,6 +129,21 @@ def test_stl(logic, results, tmp_path) -> None:
     assert enclosed(triangles) == pytest.approx(0.88 * 54 * VOXEL_MM3, rel=0.01)
 
 
+@pytest.mark.parametrize("ending", ["seg.nrrd", "nii.gz", "stl"])
+def test_an_export_leaves_the_segmentation_as_it_was_shown(logic, tmp_path, ending: str) -> None:
+    heatmap = addHeatmap(logic, addVolume())
+    segmentation, hidden = logic.segments.write(heatmap, THRESHOLD)
+    logic.segments.writeNew(heatmap, THRESHOLD, 0.0, segmentation)
+    display = segmentation.GetDisplayNode()
+    display.SetSegmentVisibility(hidden, False)
+    nodes = logic.scene.GetNumberOfNodes()
+    for number in (1, 2):
+        logic.exportSegmentation(segmentation, str(tmp_path / f"{number}.{ending}"))
+        assert segmentation.GetDisplayNode() is display and display.GetScene() is logic.scene
+        assert not display.GetSegmentVisibility(hidden)
+        assert logic.scene.GetNumberOfNodes() == nodes
+
+
 def test_stl_says_where_its_volume_is_not_the_voxels(logic, tmp_path) -> None:
     heatmap = addHeatmap(logic, addVolume())
     segmentation, _id = logic.segments.write(heatmap, THRESHOLD)

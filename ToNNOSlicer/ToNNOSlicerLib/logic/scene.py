@@ -41,21 +41,28 @@ def addHidden(scene, node, name: str):
 
 
 def removeNode(node) -> None:
-    """Remove a node from its scene, with its display and storage nodes and its item in the subject hierarchy.
+    """Remove a node from its scene, with the display, storage and item of the subject hierarchy that are its own.
 
     In the application a plug-in removes the item; the hierarchy alone would keep one without a node.
 
     Args:
         node: A displayable node that is in a scene.
     """
-    scene = node.GetScene()
-    helpers = [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
-    helpers += [node.GetNthStorageNode(n) for n in range(node.GetNumberOfStorageNodes())]
+    scene, helpers = node.GetScene(), _helpersOf(node)
     tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     item = tree.GetItemByDataNode(node) if tree is not None else 0
     if item:
         tree.RemoveItem(item, False, False)
     scene.RemoveNode(node)
+    # A copy of a node has the display and storage of the one that it was copied from.
+    used = [helper for other in nodesByClass(scene, "vtkMRMLDisplayableNode") for helper in _helpersOf(other)]
     for helper in helpers:
-        if helper is not None and helper.GetScene() is scene:
+        if helper.GetScene() is scene and helper not in used:
             scene.RemoveNode(helper)
+
+
+def _helpersOf(node) -> list:
+    """List the display and storage nodes of a displayable node."""
+    helpers = [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
+    helpers += [node.GetNthStorageNode(n) for n in range(node.GetNumberOfStorageNodes())]
+    return [helper for helper in helpers if helper is not None]
