@@ -265,7 +265,7 @@ def bundle(
     """
     from tabulate import tabulate
 
-    from tonno_core.bundle.file import OwnClassifier, assumptions, make_bundle
+    from tonno_core.bundle.own import OwnClassifier, assumptions, make_bundle
 
     names = tuple(name.strip() for name in classes.split(","))
     stages = tuple(name.strip() for name in layers.split(",") if name.strip())

@@ -14,16 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.networks import random_network, spec_of, write_random_bundle
 from tonno_core.bundle import file as bundle_module
-from tonno_core.bundle.file import (
-    BundleSpec,
-    OwnClassifier,
-    assumptions,
-    check_can_write,
-    load_bundle,
-    make_bundle,
-    save_bundle,
-    save_description,
-)
+from tonno_core.bundle.file import BundleSpec, check_can_write, load_bundle, save_bundle, save_description
+from tonno_core.bundle.own import OwnClassifier, assumptions, make_bundle
 from tonno_core.errors import TonnoError
 from tonno_core.settings import ReconstructionSettings, Variant, model_defaults
 

@@ -13,7 +13,8 @@ from tests.bundle.test_file import edit
 from tests.networks import write_random_bundle
 from tests.training.toy import write_toy_set
 from tonno_core.bundle import calibration
-from tonno_core.bundle.file import OwnClassifier, load_bundle, make_bundle
+from tonno_core.bundle.file import load_bundle
+from tonno_core.bundle.own import OwnClassifier, make_bundle
 from tonno_core.commands.calibrate import complete, recalibrate
 from tonno_core.encoding.classifier import create_model, earlier_stages, stage_modules
 from tonno_core.errors import TonnoError

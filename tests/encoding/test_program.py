@@ -16,7 +16,8 @@ from torch import nn
 
 from tests.encoding.test_layers import FOREIGN, foreign, relative, slices
 from tests.encoding.test_weights import Malicious
-from tonno_core.bundle.file import OwnClassifier, assumptions, load_bundle, make_bundle
+from tonno_core.bundle.file import load_bundle
+from tonno_core.bundle.own import OwnClassifier, assumptions, make_bundle
 from tonno_core.encoding.classifier import Classifier
 from tonno_core.encoding.layers import LayeredModel
 from tonno_core.encoding.program import Program, read_program

@@ -13,7 +13,8 @@ from huggingface_hub import constants
 from torch import nn
 
 from tests.hooks import stir
-from tonno_core.bundle.file import OwnClassifier, load_bundle, make_bundle
+from tonno_core.bundle.file import load_bundle
+from tonno_core.bundle.own import OwnClassifier, make_bundle
 from tonno_core.encoding.sources import read_source
 from tonno_core.errors import TonnoError
 from tonno_core.training.model import initial_model

@@ -14,7 +14,8 @@ import tonno_core as tonno
 from tests.analytic import grid_around, make_blobs
 from tests.networks import random_network, spec_of
 from tests.training.toy import toy_scan
-from tonno_core.bundle.file import Bundle, BundleSpec, assumptions, load_bundle, save_bundle
+from tonno_core.bundle.file import Bundle, BundleSpec, load_bundle, save_bundle
+from tonno_core.bundle.own import assumptions
 from tonno_core.errors import TonnoError
 from tonno_core.settings import CamKind, ReconstructionSettings
 from tonno_core.slicing.directions import hemisphere

@@ -18,23 +18,14 @@ from torch import nn
 
 from tonno_core.bundle.calibration import ModelChoices, is_threshold
 from tonno_core.encoding.classifier import Classifier, create_model, earlier_stages, stage_modules, try_slice
-from tonno_core.encoding.convention import (
-    ACTIVATIONS,
-    TIMM,
-    WHITES,
-    Activation,
-    Convention,
-    parse_statistics,
-    timm_statistics,
-)
+from tonno_core.encoding.convention import ACTIVATIONS, WHITES, Activation, Convention
 from tonno_core.encoding.layers import LayeredModel
 from tonno_core.encoding.normalization import NORM_KINDS, NormKind
-from tonno_core.encoding.program import Program, read_program
-from tonno_core.encoding.sources import Source, is_source, read_source
-from tonno_core.encoding.weights import StateDict, load_exactly, read_weights, weights_for
+from tonno_core.encoding.program import Program
+from tonno_core.encoding.weights import StateDict, load_exactly, read_weights
 from tonno_core.errors import TonnoError, first_line, plain
 from tonno_core.output import Json, check_output, output_folder
-from tonno_core.settings import METHODS, Variant, combine, model_defaults, parse_stages
+from tonno_core.settings import METHODS, Variant, combine, parse_stages
 from tonno_core.volume.intensity import parse_intensity
 
 SCHEMA = 1
@@ -42,7 +33,6 @@ WEIGHTS_NAME = "model.safetensors"
 SPEC_NAME = "model.json"
 # Key of an exported program beside its tensors: one file, and one hash of both.
 _PROGRAM = "tonno program"
-PROGRAM_SUFFIX = ".pt2"
 
 
 @dataclass(frozen=True)
@@ -195,32 +185,21 @@ class Bundle:
         Raises:
             TonnoError: The network cannot be built, or the weights do not fit it.
         """
-        spec = self.spec
-        size = slice_size or spec.slice_size
+        spec = dataclasses.replace(self.spec, slice_size=slice_size or self.spec.slice_size)
         if spec.layers:
             try:
-                model = layered_program(self.program, self.weights, spec, size)
+                model = layered_program(self.program, self.weights, spec)
             except TonnoError as error:
                 raise TonnoError(f"{self.path / WEIGHTS_NAME}: {error}") from error
-            spec = dataclasses.replace(spec, slice_size=size)
             return layered_classifier(model, spec, device=device, precision=precision)
-        network = self._network(size)
+        network = self._network(spec.slice_size)
         if other := _numbered_otherwise(spec, network):
             raise TonnoError(
                 f"{self.path / SPEC_NAME}: {other}; its choices and thresholds are of other maps than this version "
                 "makes, and `tonno calibrate` finds new ones"
             )
         load_exactly(network, self.weights, str(self.path / WEIGHTS_NAME))
-        encoder = Classifier(
-            network,
-            spec.classes,
-            channels=spec.channels,
-            device=device,
-            precision=precision,
-            convention=spec.convention,
-        )
-        try_slice(encoder, size, spec.encoder)
-        return encoder
+        return build_encoder(network, spec, device=device, precision=precision)
 
     def to_calibrate(self) -> Bundle:
         """Return the bundle with its stages as this version numbers them, for a new calibration.
@@ -231,7 +210,7 @@ class Bundle:
         if self.spec.layers:  # named, not numbered
             return self
         model = self._network(self.spec.slice_size)
-        spec = dataclasses.replace(self.spec, stages=_stages_of(model))
+        spec = dataclasses.replace(self.spec, stages=stage_names(model))
         if _numbered_otherwise(self.spec, model):
             spec = dataclasses.replace(spec, defaults={**spec.defaults, "stage": None}, thresholds={}, calibration=[])
         return dataclasses.replace(self, spec=spec)
@@ -252,7 +231,15 @@ class Bundle:
             raise TonnoError(f"{self.path / SPEC_NAME}: {error}") from error
 
 
-def _stages_of(model: nn.Module) -> tuple[str, ...]:
+def stage_names(model: nn.Module) -> tuple[str, ...]:
+    """List what a description says of a network's stages.
+
+    Args:
+        model: A timm model.
+
+    Returns:
+        Names of the modules that the numbers of stages mean, finest first.
+    """
     return tuple(name for _, name in stage_modules(model))
 
 
@@ -262,7 +249,7 @@ def _numbered_otherwise(spec: BundleSpec, model: nn.Module) -> str:
     numbers = sorted({number for record in records for number in parse_stages(record.get("stage"))})
     if not numbers:
         return ""
-    now, then = _stages_of(model), spec.stages or tuple(earlier_stages(model))
+    now, then = stage_names(model), spec.stages or tuple(earlier_stages(model))
     for number in numbers:
         was, is_now = then[number - 1 : number], now[number - 1 : number]
         if was != is_now:
@@ -270,6 +257,81 @@ def _numbered_otherwise(spec: BundleSpec, model: nn.Module) -> str:
             after = f"is {is_now[0]}" if is_now else "does not exist"
             return f"stage {number} of {spec.encoder} {before} to the version that wrote this model, and {after} now"
     return ""
+
+
+def build_encoder(
+    network: nn.Module, spec: BundleSpec, *, device: torch.device | str = "cpu", precision: torch.dtype = torch.float32
+) -> Classifier:
+    """Build the encoder of a network, and try it with a slice.
+
+    Args:
+        network: With its weights.
+        spec: Its description.
+        device: Where it runs.
+        precision: Of its numbers.
+
+    Returns:
+        Ready to run.
+
+    Raises:
+        TonnoError: The network takes no slices of that size, or its logits are not finite.
+    """
+    encoder = Classifier(
+        network,
+        spec.classes,
+        channels=spec.channels,
+        device=device,
+        precision=precision,
+        convention=spec.convention,
+    )
+    try_slice(encoder, spec.slice_size, spec.encoder)
+    return encoder
+
+
+def layered_program(text: str, tensors: StateDict, spec: BundleSpec) -> LayeredModel:
+    """Build the network of an exported program.
+
+    Args:
+        text: The program as JSON.
+        tensors: By name.
+        spec: The description of the classifier.
+
+    Returns:
+        The network, in float32.
+
+    Raises:
+        TonnoError: The program cannot be built, or was exported for another size.
+    """
+    program, size = Program(text, tensors).float(), spec.slice_size
+    if program.slice_size not in (0, size):
+        raise TonnoError(
+            f"`slice_size` {size}: the program was exported for slices of {program.slice_size} pixels; choose that"
+        )
+    return LayeredModel(program, spec.layers, channels=spec.channels, slice_size=size)
+
+
+def layered_classifier(
+    model: LayeredModel, spec: BundleSpec, *, device: torch.device | str = "cpu", precision: torch.dtype = torch.float32
+) -> Classifier:
+    """Build the encoder of a classifier whose layers were named.
+
+    Args:
+        model: The network.
+        spec: Its description.
+        device: Where it runs.
+        precision: Of its numbers.
+
+    Returns:
+        Ready to run.
+
+    Raises:
+        TonnoError: The description names another number of classes, or the logits are not finite.
+    """
+    if model.classes != len(spec.classes):
+        raise TonnoError(
+            f"`classes` '{','.join(spec.classes)}': the classifier has {model.classes} outputs; name each of them"
+        )
+    return build_encoder(model, spec, device=device, precision=precision)
 
 
 def load_bundle(path: str | os.PathLike[str]) -> Bundle:
@@ -525,332 +587,3 @@ def _checked(data: Json, path: Path) -> BundleSpec:
     values: Json = {name: value for name, value in data.items() if name in known}
     values |= {name: tuple(values[name]) for name in ("classes", "mean", "std", "stages", "layers")}
     return BundleSpec(**values)
-
-
-@dataclass(frozen=True)
-class OwnClassifier:
-    """A classifier that somebody trained elsewhere.
-
-    Attributes:
-        encoder: timm's name, one of timm's sources (see `read_source`), or a file with an exported program (.pt2).
-        weights: A file, or ``none`` for random weights of a seed; empty for a source's or program's own.
-        slice_size: S pixels of its input; 0 for a source's or program's own.
-        channels: Of its input.
-        classes: Names of its outputs.
-        norm: Kind of its normalization layers.
-        intensity: ``none``, ``zscore`` or ``window:LO:HI``, see `parse_intensity`.
-        white: What a window's upper end is in its input, 1 or 255.
-        mean: Of its input, subtracted: ``timm``, a number, or one for each channel separated by commas; None for none.
-        std: By which that is divided, likewise.
-        pixel_mm: Pixel size of its training slices; None where they had no physical scale.
-        activation: ``softmax`` where its classes exclude each other, else ``sigmoid``.
-        neighbor_mm: Distance of the slices in neighbouring channels; None where all channels get the same slice.
-        seed: For random weights.
-        about: What a person should know.
-        layers: Names of the program's layers that are its stages.
-    """
-
-    encoder: str
-    weights: str = ""
-    slice_size: int = 0
-    channels: int = 1
-    classes: tuple[str, ...] = ("finding",)
-    norm: NormKind = "batch"
-    intensity: str = "none"
-    white: float = 1
-    mean: str | None = None
-    std: str | None = None
-    pixel_mm: float | None = None
-    activation: Activation = "sigmoid"
-    neighbor_mm: float | None = None
-    seed: int = 0
-    about: dict[str, str] = field(default_factory=dict)
-    layers: tuple[str, ...] = ()
-
-
-def make_bundle(classifier: OwnClassifier, output: Path, *, overwrite: bool = False) -> BundleSpec:
-    """Write a bundle of a classifier from elsewhere.
-
-    Args:
-        classifier: Any timm model and weights file.
-        output: Folder of the bundle.
-        overwrite: Replace a bundle that is there.
-
-    Returns:
-        The bundle's description.
-
-    Raises:
-        TonnoError: The network, the weights or a name is wrong, or the folder cannot be written.
-    """
-    check_can_write(output, overwrite=overwrite)
-    if classifier.encoder.endswith(PROGRAM_SUFFIX):
-        return _bundle_of_program(classifier, output, overwrite=overwrite)
-    arguments: Json = {}
-    if is_source(classifier.encoder):
-        source = read_source(classifier.encoder)
-        classifier, arguments = _of_source(classifier, source), source.arguments
-    missing = [name for name in ("weights", "slice_size") if not getattr(classifier, name)]
-    if missing:
-        raise TonnoError(
-            f"`{missing[0]}`: missing; only an exported program ({PROGRAM_SUFFIX}) or a source of timm's brings it"
-        )
-    if classifier.layers:
-        raise TonnoError(f"`layers`: are for an exported program ({PROGRAM_SUFFIX}) alone; timm's models have stages")
-    spec = dataclasses.replace(describe(classifier), arguments=arguments)
-    torch.manual_seed(classifier.seed)
-    model = create_model(
-        spec.encoder,
-        channels=spec.channels,
-        classes=len(spec.classes),
-        norm=spec.norm,
-        slice_size=spec.slice_size,
-        arguments=arguments,
-    )
-    training: Json = {"weights": f"random, seed {classifier.seed}"}
-    if classifier.weights != "none":
-        weights, taken = weights_for(model, Path(classifier.weights))
-        load_exactly(model, weights, f"`weights` {classifier.weights}")
-        training = {"weights": Path(classifier.weights).name} | ({"taken": list(taken)} if taken else {})
-    encoder = Classifier(model, spec.classes, channels=spec.channels, convention=spec.convention)
-    try_slice(encoder, spec.slice_size, spec.encoder)
-    spec = dataclasses.replace(spec, training=training, stages=_stages_of(model))
-    return save_bundle(output, spec, model.state_dict(), overwrite=overwrite)
-
-
-def _of_source(classifier: OwnClassifier, source: Source) -> OwnClassifier:
-    """Put in what a source says of its classifier; classes, slice size and weights where nobody said others."""
-    _check_input(dataclasses.replace(classifier, channels=source.channels))
-    mean, std = classifier.mean, classifier.std
-    if TIMM in (mean, std) and {mean, std} <= {TIMM, None} and source.mean and source.std:
-        mean, std = (
-            ",".join(str(classifier.white * value) for value in values) for values in (source.mean, source.std)
-        )
-    unnamed = classifier.classes == OwnClassifier.classes
-    return dataclasses.replace(
-        classifier,
-        encoder=source.architecture,
-        weights=classifier.weights or str(source.weights),
-        slice_size=classifier.slice_size or source.slice_size,
-        channels=source.channels,
-        classes=source.classes if unnamed else classifier.classes,
-        mean=mean,
-        std=std,
-    )
-
-
-def _bundle_of_program(classifier: OwnClassifier, output: Path, *, overwrite: bool) -> BundleSpec:
-    """Write a bundle of an exported program, which brings its weights, channels and mostly its slice size."""
-    path = Path(classifier.encoder)
-    if classifier.weights:
-        raise TonnoError(f"`weights` {classifier.weights}: {path.name} brings its own, leave it out")
-    if not classifier.layers:
-        raise TonnoError(
-            f"`layers`: missing; {path.name} has no stages of its own, name one or more layers that put out "
-            "B x channels x height x width, such as layer4"
-        )
-    text, tensors = read_program(path, classifier.layers)
-    program = Program(text, tensors)
-    size = classifier.slice_size or program.slice_size
-    if not size:
-        raise TonnoError(f"`slice_size`: missing; {path.name} takes any")
-    named = dataclasses.replace(classifier, encoder=path.name, channels=program.channels, slice_size=size)
-    spec = dataclasses.replace(describe(named), layers=classifier.layers, training={"weights": "of the program"})
-    model = layered_program(text, tensors, spec, size)
-    spec = dataclasses.replace(spec, layers=model.layers)
-    layered_classifier(model, spec)
-    return save_bundle(output, spec, tensors, overwrite=overwrite, program=text)
-
-
-def layered_program(text: str, tensors: StateDict, spec: BundleSpec, size: int) -> LayeredModel:
-    """Build the network of an exported program.
-
-    Args:
-        text: The program as JSON.
-        tensors: By name.
-        spec: The description of the classifier.
-        size: Pixels along a slice's side.
-
-    Returns:
-        The network, in float32.
-
-    Raises:
-        TonnoError: The program cannot be built, or was exported for another size.
-    """
-    program = Program(text, tensors).float()
-    if program.slice_size not in (0, size):
-        raise TonnoError(
-            f"`slice_size` {size}: the program was exported for slices of {program.slice_size} pixels; choose that"
-        )
-    return LayeredModel(program, spec.layers, channels=spec.channels, slice_size=size)
-
-
-def describe(classifier: OwnClassifier) -> BundleSpec:
-    """Describe a classifier from elsewhere as a bundle does; how its weights came about is left out.
-
-    Args:
-        classifier: What is said of it.
-
-    Returns:
-        The description.
-
-    Raises:
-        TonnoError: Something that is said of it cannot be meant.
-    """
-    _check_input(classifier)
-    mean, std = _statistics(classifier)
-    classes = classifier.classes
-    if not all(classes) or len(set(classes)) != len(classes):
-        raise TonnoError(f"`classes` '{','.join(classes)}': expected different names separated by commas")
-    if classifier.activation == "softmax" and len(classes) == 1:
-        raise TonnoError("`activation` softmax: one class has no others to exclude; name all outputs by `classes`")
-    return BundleSpec(
-        encoder=classifier.encoder,
-        channels=classifier.channels,
-        classes=classes,
-        norm=classifier.norm,
-        slice_size=classifier.slice_size,
-        pixel_mm=classifier.pixel_mm,
-        intensity=classifier.intensity,
-        frame="physical",
-        defaults=model_defaults(),
-        about=dict(classifier.about),
-        white=classifier.white,
-        mean=mean,
-        std=std,
-        activation=classifier.activation,
-        neighbor_mm=classifier.neighbor_mm,
-    )
-
-
-def layered_classifier(
-    model: LayeredModel, spec: BundleSpec, *, device: torch.device | str = "cpu", precision: torch.dtype = torch.float32
-) -> Classifier:
-    """Build the encoder of a classifier whose layers were named.
-
-    Args:
-        model: The network.
-        spec: Its description.
-        device: Where it runs.
-        precision: Of its numbers.
-
-    Returns:
-        Ready to run.
-
-    Raises:
-        TonnoError: The description names another number of classes, or the logits are not finite.
-    """
-    if model.classes != len(spec.classes):
-        raise TonnoError(
-            f"`classes` '{','.join(spec.classes)}': the classifier has {model.classes} outputs; name each of them"
-        )
-    encoder = Classifier(
-        model,
-        spec.classes,
-        channels=spec.channels,
-        device=device,
-        precision=precision,
-        convention=spec.convention,
-    )
-    try_slice(encoder, spec.slice_size, spec.encoder)
-    return encoder
-
-
-def _check_input(classifier: OwnClassifier) -> None:
-    """Raise TonnoError where what is said of the input cannot be meant."""
-    intensity, channels = parse_intensity(classifier.intensity), classifier.channels
-    if len(intensity.windows) not in (0, channels):
-        raise TonnoError(
-            f"`intensity` {classifier.intensity}: {len(intensity.windows)} windows for `channels` {channels}; "
-            "give one for all channels, or one for each"
-        )
-    if classifier.neighbor_mm is not None:
-        if not 0 < classifier.neighbor_mm < 100:
-            raise TonnoError(f"`neighbor_mm` is {classifier.neighbor_mm}, expected millimeters between 0 and 100")
-        if channels == 1 or intensity.windows:
-            found = "one channel" if channels == 1 else "a window in each channel"
-            raise TonnoError(f"`neighbor_mm` puts neighbouring slices into the channels; this classifier has {found}")
-    if classifier.pixel_mm is not None and not 0 < classifier.pixel_mm < 100:
-        raise TonnoError(f"`pixel_mm` is {classifier.pixel_mm}, expected millimeters between 0 and 100")
-    scaled = {"white": classifier.white != 1, "mean": classifier.mean == TIMM, "std": classifier.std == TIMM}
-    for name in (name for name, given in scaled.items() if given and intensity.kind != "window"):
-        raise TonnoError(
-            f"`{name}` {getattr(classifier, name)}: needs intensities from 0 to 1, `intensity` {classifier.intensity} "
-            "gives others; give `intensity` window:LO:HI"
-        )
-
-
-def _statistics(classifier: OwnClassifier) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation by channel; ``timm`` for one of them means both."""
-    mean, std, channels = classifier.mean, classifier.std, classifier.channels
-    if TIMM in (mean, std):
-        if not {mean, std} <= {TIMM, None}:
-            raise TonnoError("`mean` and `std`: one is timm, expected both to be timm, or both numbers")
-        means, stds = timm_statistics(classifier.encoder, channels)
-        scale = classifier.white
-        return tuple(scale * value for value in means), tuple(scale * value for value in stds)
-    means, stds = parse_statistics("mean", mean, channels), parse_statistics("std", std, channels)
-    _check_scale(classifier, means, stds)
-    return means, stds
-
-
-def _check_scale(classifier: OwnClassifier, means: tuple[float, ...], stds: tuple[float, ...]) -> None:
-    """Raise TonnoError where mean and std are those of bytes and the window goes to 1, or the other way round."""
-    if parse_intensity(classifier.intensity).kind != "window":
-        return
-    white = classifier.white
-    beyond = any(not 0 <= value <= white for value in means) or any(value > white for value in stds)
-    below = white > 1 and (max(stds) < 1 if stds else any(0 < value < 1 for value in means))
-    if beyond or below:
-        given = [f"`{name}` {text}" for name, text in (("mean", classifier.mean), ("std", classifier.std)) if text]
-        other = 255 if white == 1 else 1
-        raise TonnoError(
-            f"{' and '.join(given)}: cannot be those of intensities from 0 to {white}, to which `intensity` "
-            f"{classifier.intensity} and `white` {white} lead; "
-            f"give `white` {other} if the classifier was fed 0 to {other}"
-        )
-
-
-def assumptions(spec: BundleSpec) -> list[tuple[str, str]]:
-    """List what is assumed of a classifier, in the order in which it acts.
-
-    Args:
-        spec: The description.
-
-    Returns:
-        Pairs of topic and text.
-    """
-    kind, low, high, windows = parse_intensity(spec.intensity)
-    size = f"{spec.slice_size} x {spec.slice_size}"
-    scale = "no scale: the whole scan in each" if spec.pixel_mm is None else f"of {spec.pixel_mm:g} mm"
-    intensities = {
-        "none": "the scan's own, 0 outside of it",
-        "zscore": "mean 0 and standard deviation 1 over the scan's foreground",
-        "window": f"{low:g} to {high:g} become 0 to {spec.white:g}, cut off beyond; 0 outside of the scan",
-    }[kind]
-    if windows:
-        bounds = spec.intensity.partition(":")[2].replace(",", ", ")
-        intensities = f"a window for each channel, {bounds}, becomes 0 to {spec.white:g}; 0 outside of the scan"
-    channels = "1" if spec.channels == 1 else f"{spec.channels}, {'a window' if windows else 'the same slice'} in each"
-    if spec.neighbor_mm is not None:
-        channels = f"{spec.channels}, neighbouring slices {spec.neighbor_mm:g} mm apart, the middle one in its place"
-    statistics = " and ".join(
-        f"{verb} {', '.join(f'{value:.6g}' for value in dict.fromkeys(values))}"
-        for verb, values in (("less", spec.mean), ("divided by", spec.std))
-        if values
-    )
-    outputs = (
-        "each class is a question of its own (sigmoid)"
-        if spec.activation == "sigmoid"
-        else "the classes exclude each other (softmax): log-odds of a class against all others"
-    )
-    weights = "; ".join(map(str, (spec.training.get("weights", "trained by tonno"), *spec.training.get("taken", ()))))
-    stages = [("stages", f"layers {', '.join(spec.layers)}")] if spec.layers else []
-    return [
-        ("weights", weights),
-        *stages,
-        ("pixels", f"{size}, {scale}"),
-        ("intensities", intensities),
-        ("channels", channels),
-        ("mean and std", statistics or "none"),
-        ("outputs", f"{', '.join(spec.classes)}: {outputs}"),
-    ]

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from tonno_core.bundle.calibration import ModelChoices
-from tonno_core.bundle.file import Bundle, BundleSpec, OwnClassifier, describe, layered_classifier, load_bundle
+from tonno_core.bundle.file import Bundle, BundleSpec, layered_classifier, load_bundle
+from tonno_core.bundle.own import OwnClassifier, describe
 from tonno_core.encoding.device import choose_device, choose_precision
 from tonno_core.encoding.encoder import Encoder, PixelSum
 from tonno_core.encoding.layers import LayeredModel

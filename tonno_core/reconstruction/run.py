@@ -12,7 +12,8 @@ import numpy.typing as npt
 from torch import nn
 
 from tonno_core.bundle.decide import Run, decide
-from tonno_core.bundle.file import Bundle, assumptions
+from tonno_core.bundle.file import Bundle
+from tonno_core.bundle.own import assumptions
 from tonno_core.bundle.ready import ReadyModel, load_model, prepare_model, prepare_module
 from tonno_core.distributed import ALONE, Processes
 from tonno_core.encoding.encoder import Encoder
