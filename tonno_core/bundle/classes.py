@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tonno_core.errors import TonnoError
-from tonno_core.words import findings_of, is_no_finding
+from tonno_core.words import findings_of
 
 
 def class_of(asked: str | None, classes: Sequence[str]) -> str:
@@ -26,10 +26,10 @@ def class_of(asked: str | None, classes: Sequence[str]) -> str:
         if asked not in classes:
             raise TonnoError(f"`class_name` '{asked}' is unknown to this model, expected one of {known}")
         return asked
-    findings = [name for name in classes if not is_no_finding(name)]
-    if len(classes) > 1 and len(findings) != 1:
+    findings = findings_of(classes)
+    if len(findings) > 1:
         raise TonnoError(f"the model has {len(classes)} classes ({known}); give `class_name` to say which to look for")
-    return findings[0] if findings else classes[0]
+    return findings[0]
 
 
 def first_choice(classes: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tonno_core.bundle.calibration import ModelChoices, is_threshold
+from tonno_core.bundle.classes import class_of
 from tonno_core.encoding.classifier import Classifier, create_model, earlier_stages, stage_modules, try_slice
 from tonno_core.encoding.convention import ACTIVATIONS, WHITES, Activation, Convention
 from tonno_core.encoding.layers import LayeredModel
@@ -153,9 +154,8 @@ class Bundle:
         Raises:
             TonnoError: The model brings none, or has no such class.
         """
-        if class_name is not None and class_name not in self.spec.classes:
-            known = ", ".join(self.spec.classes)
-            raise TonnoError(f"`class_name` '{class_name}' is unknown to this model, expected one of {known}")
+        if class_name is not None:
+            class_of(class_name, self.spec.classes)
         settings = self.spec.choices.settings({"class_name": class_name})
         known_threshold = self.spec.choices.threshold(self.spec.choices.variant(method, settings), settings)
         if known_threshold is None:

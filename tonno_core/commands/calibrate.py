@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tonno_core.bundle.calibration import LEAST_TO_CHOOSE, OTHER_PLANES, planes_text, threshold_key
+from tonno_core.bundle.classes import first_choice
 from tonno_core.bundle.file import Bundle, BundleSpec, check_can_write, load_bundle, save_description
 from tonno_core.cohort.manifest import Manifest, read_for_model, require_volumes
 from tonno_core.errors import TonnoError
@@ -21,7 +22,6 @@ from tonno_core.training.calibration import Search, calibrate
 from tonno_core.training.look import Case, Look, Pace
 from tonno_core.training.other_planes import expected_amounts, measure_other_planes
 from tonno_core.volume.appearance import appearance, record_of_images
-from tonno_core.words import findings_of
 
 
 def recalibrate(
@@ -105,7 +105,7 @@ def _read(
             "split.csv in the run's folder (usually MODEL-run), else a column split with train, val and test"
         )
     require_volumes([case for case in manifest.cases if case.split in splits], manifest_path)
-    first = manifest.classes.index(findings_of(manifest.classes)[0])
+    first = manifest.classes.index(first_choice(manifest.classes))
     if not any(case.labels[first] == 0 for case in manifest.split("val")):
         raise TonnoError(f"{manifest.path}: no volume with label 0 has split val; a threshold comes from those")
     return bundle, manifest
