@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tonno_core.words import findings_of, is_finding, is_no_finding, is_not_known, spelling, visible
+from tonno_core.words import (
+    findings_of,
+    is_finding,
+    is_image_file,
+    is_no_finding,
+    is_not_known,
+    spelling,
+    visible,
+    without_ending,
+)
 
 
 @pytest.mark.parametrize(
@@ -65,3 +74,11 @@ def test_the_classes_of_a_model_that_are_findings() -> None:
     assert findings_of(("normal", "lesion")) == findings_of(("lesion",)) == ("lesion",)
     assert findings_of(("a", "background", "b")) == ("a", "b")
     assert findings_of(("normal",)) == ("normal",)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [("head.nii.gz", "head"), ("a/HEAD.NII", "a/HEAD"), ("x.nii.mha", "x.nii"), ("head.gz", "head.gz"), ("nii", "nii")],
+)
+def test_an_image_files_name_loses_its_whole_ending(name: str, stem: str) -> None:
+    assert (without_ending(name), is_image_file(name)) == (stem, name != stem)

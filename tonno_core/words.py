@@ -1,10 +1,13 @@
-"""Names and labels as people write them: words for no finding, for one, for not knowing, and spellings of one name."""
+"""Names and labels as people write them: words for a finding, for none, for not knowing; spellings; image files."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections.abc import Sequence
+
+# Endings of the image files that can be read.
+IMAGE_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 _NO_FINDING = frozenset(
     {
@@ -42,7 +45,6 @@ _WHOLE_NUMBER = re.compile(r"(\d+)[.,]0+")
 _PARTS = re.compile(r"\d+|[^\d\s_.,;:/\\-]+|-$")
 # But the joiners of Persian and Indian scripts, which are letters' business.
 _SHOWS_NOTHING = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
-_IMAGE_FILE = re.compile(r"\.(?:nii|nii\.gz|nrrd|nhdr|mha|mhd)$", re.IGNORECASE)
 
 
 def is_no_finding(text: str) -> bool:
@@ -107,10 +109,35 @@ def spelling(name: str) -> tuple[str, ...]:
     Returns:
         The same for all spellings of a name; the name itself where it is that of an image file.
     """
-    if _IMAGE_FILE.search(name):
+    if is_image_file(name):
         return (name,)
     parts = _PARTS.findall(_plain(name))
     return tuple(str(int(part)) if part.isdecimal() else part for part in parts) or (name,)
+
+
+def is_image_file(name: str) -> bool:
+    """Tell whether a name is that of an image file.
+
+    Args:
+        name: With or without folders.
+
+    Returns:
+        Whether it has one of `IMAGE_ENDINGS`, in any case.
+    """
+    return name.lower().endswith(IMAGE_ENDINGS)
+
+
+def without_ending(name: str) -> str:
+    """Remove the ending of an image file from its name.
+
+    Args:
+        name: With or without folders.
+
+    Returns:
+        Such as "head" for "head.nii.gz"; the name itself where it is none of an image file.
+    """
+    longest = max((ending for ending in IMAGE_ENDINGS if name.lower().endswith(ending)), key=len, default="")
+    return name[: len(name) - len(longest)]
 
 
 def visible(text: str) -> str:

@@ -17,7 +17,9 @@ from tonno_core.cohort.find import LIST_ENDINGS, is_mask, is_result
 from tonno_core.cohort.manifest import read_volumes, why_absent
 from tonno_core.cohort.source import source_of
 from tonno_core.errors import TonnoError
-from ToNNOSlicerLib.worklist_files import Case, isDicom
+from tonno_core.volume.signature import is_dicom
+from tonno_core.words import is_image_file, without_ending
+from ToNNOSlicerLib.worklist_files import Case
 
 WORKLIST_NAME = "worklist.json"  # a folder with it holds results, not studies
 SERIES_NAME = "series"  # in the worklist's folder, series that share their own folder with others
@@ -72,7 +74,7 @@ def _different(studies: list[Case], notes: list[str]) -> list[Case]:
 
 
 def _ofList(case) -> Case:
-    stem = _stem(case.volume)
+    stem = without_ending(case.volume.name)
     return Case(f"{case.patient} {stem}".strip(), str(case.volume), source_of(case.volume))
 
 
@@ -88,10 +90,8 @@ def _folders(place: Path, output: Path) -> Iterator[Path]:
 
 
 def _inFolder(folder: Path, place: Path, output: Path, notes: list[str]) -> Iterator[Case]:
-    from tonno_core.volume.io import READABLE
-
     files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
-    images = [file for file in files if file.name.lower().endswith(READABLE)]
+    images = [file for file in files if is_image_file(file.name)]
     wanted = [file for file in images if not is_result(file)]
     masks = [file for file in wanted if is_mask(file.relative_to(place))]
     if masks:
@@ -99,7 +99,7 @@ def _inFolder(folder: Path, place: Path, output: Path, notes: list[str]) -> Iter
     for file in wanted:
         if file not in masks:
             yield from _readable(file, place, notes)
-    if any(isDicom(file) for file in files if file not in images):
+    if any(is_dicom(file) for file in files if file not in images):
         yield from _series(folder, place, output, notes)
 
 
@@ -109,7 +109,7 @@ def _readable(file: Path, place: Path, notes: list[str]) -> Iterator[Case]:
     except UnicodeEncodeError:
         notes.append(f"{os.fsencode(file).decode(errors='backslashreplace')}: this name is not UTF-8; rename it")
         return
-    yield Case(_below(file.parent / _stem(file), place), str(file), source_of(file))
+    yield Case(_below(file.parent / without_ending(file.name), place), str(file), source_of(file))
 
 
 def _series(folder: Path, place: Path, output: Path, notes: list[str]) -> Iterator[Case]:
@@ -167,10 +167,6 @@ def _ownFolder(output: Path, folder: Path, uid: str, description: str, files: li
 def _facts(files) -> list[tuple]:
     """Names, sizes and times; a copy keeps the time to the second at least."""
     return sorted((file.name, file.stat().st_size, int(file.stat().st_mtime)) for file in files)
-
-
-def _stem(file: Path) -> str:
-    return re.sub(r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)$", "", file.name, flags=re.IGNORECASE)
 
 
 def _below(path: Path, place: Path) -> str:

@@ -271,20 +271,6 @@ def progress(log: Path) -> tuple[float, str]:
     return float(bars[-1]) if bars else -1.0, plain[-1].removeprefix("tonno: ") if plain else ""
 
 
-def isDicom(file: Path) -> bool:
-    """Look for the mark of a DICOM file.
-
-    Args:
-        file: Any file.
-
-    Returns:
-        True where it is one; False also where it cannot be read.
-    """
-    with suppress(OSError), file.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
-    return False
-
-
 def _names(cases: Path, number: int) -> list[str]:
     """Return the folder of a case by its number in the list, and the file that says why it failed."""
     with suppress(OSError):

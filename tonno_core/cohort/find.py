@@ -11,9 +11,10 @@ from pathlib import Path
 
 from tonno_core.cohort.manifest import Listed
 from tonno_core.errors import TonnoError
+from tonno_core.volume.signature import is_dicom
+from tonno_core.words import is_image_file
 
 LIST_ENDINGS = (".csv", ".tsv")
-_IMAGES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 _RESULTS = ("heatmap-", "segmentation-")
 _SETTINGS = "settings.json"  # a folder with it, and cases/ beside it, holds results
 # What files and folders of masks are called in public data: labelsTr/, x_seg.nii.gz, x-mask.nii.gz, segmentations/.
@@ -105,7 +106,7 @@ def _at(place: Path, notes: list[str]) -> Iterator[Listed]:
     """Find the volumes of a file or folder."""
     if place.is_dir():
         yield from _volumes(place, notes)
-    elif place.name.lower().endswith(_IMAGES) and not is_result(place):
+    elif is_image_file(place.name) and not is_result(place):
         yield _listed(place)
 
 
@@ -125,7 +126,7 @@ def _volumes(place: Path, notes: list[str]) -> Iterator[Listed]:
             continue
         seen.add(real)
         shown = [folder / file for file in sorted(files) if not file.startswith(".")]
-        images = [file for file in shown if file.name.lower().endswith(_IMAGES)]
+        images = [file for file in shown if is_image_file(file.name)]
         for image in (file for file in images if not is_result(file)):
             if is_mask(image.relative_to(place)):
                 masks.append(image)
@@ -143,11 +144,5 @@ def _holds_dicom(folder: Path) -> bool:
     """Tell whether some of a folder's own files are DICOM, a list of them (DICOMDIR) aside."""
     with suppress(OSError):
         files = (file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
-        return any(_is_dicom(file) for file in files if file.name.upper() != "DICOMDIR")
-    return False
-
-
-def _is_dicom(file: Path) -> bool:
-    with suppress(OSError), file.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
+        return any(is_dicom(file) for file in files if file.name.upper() != "DICOMDIR")
     return False

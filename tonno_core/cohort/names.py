@@ -8,8 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tonno_core.cohort.source import content_of
-
-_ENDING = re.compile(r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)$", re.IGNORECASE)
+from tonno_core.words import without_ending
 
 
 def case_name(number: int, volume: Path) -> str:
@@ -22,7 +21,7 @@ def case_name(number: int, volume: Path) -> str:
     Returns:
         Such as "0012-head" for ``head.nii.gz``.
     """
-    stem = _ENDING.sub("", volume.name)
+    stem = without_ending(volume.name)
     return f"{number:04d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', stem)[:80]}"
 
 

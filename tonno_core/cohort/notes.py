@@ -9,12 +9,11 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from tonno_core.words import spelling
+from tonno_core.words import spelling, without_ending
 
 _ONE_WORD = 0.9  # as tumour and tumor are alike
 _SUBJECT = re.compile(r"(?:^|[/\\_])(sub-[A-Za-z0-9]+)")
 _ROUNDED = re.compile(r"\d[.,]\d+E\+\d+", re.IGNORECASE)
-_ENDING = re.compile(r"\.(?:nii|nii\.gz|nrrd|nhdr|mha|mhd)$", re.IGNORECASE)
 
 
 def notes_on_names(classes: Sequence[str]) -> Iterator[str]:
@@ -76,6 +75,6 @@ def notes_on_files(volumes: Sequence[Path], lines: Sequence[int]) -> Iterator[st
     """
     line_of: dict[str, int] = {}
     for volume, line in zip(volumes, lines, strict=True):
-        first = line_of.setdefault(_ENDING.sub("", str(volume)), line)
+        first = line_of.setdefault(without_ending(str(volume)), line)
         if first != line:
             yield f"the volumes of lines {first} and {line} have one name but for the ending: is it one scan twice?"

@@ -26,8 +26,8 @@ from tonno_core.volume.itk import LPS_TO_RAS, affine_of, captured_stderr, check_
 from tonno_core.volume.orientation import describes, orientation_concerns, put_forms, read_forms
 from tonno_core.volume.signature import is_lone_header, kind_of, missing_data
 from tonno_core.volume.volume import FloatArray, Forms, Matrix, Volume
+from tonno_core.words import IMAGE_ENDINGS
 
-READABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 WRITABLE = (".nii", ".nii.gz", ".nrrd")
 # Accepted magnitudes of voxels, and least contrast; beyond these, sums of squares leave float32.
 LARGEST_VOXEL, SMALLEST_CONTRAST = 1e15, 1e-15
@@ -220,11 +220,11 @@ def _open_file(path: Path, file: Path | None = None) -> sitk.ImageFileReader:
     suffix = _suffix(path)
     if not path.exists():
         raise TonnoError(f"{path}: no such file or folder; check the path")
-    if suffix not in READABLE:
+    if suffix not in IMAGE_ENDINGS:
         kind = (kind_of(path) or "").partition(":")[0]
         raise TonnoError(
-            f"{path}: unknown format{f' ({kind})' if kind else ''}; expected a file {', '.join(READABLE)} or a folder "
-            "with one DICOM series"
+            f"{path}: unknown format{f' ({kind})' if kind else ''}; expected a file {', '.join(IMAGE_ENDINGS)} or a "
+            "folder with one DICOM series"
         )
     with path.open("rb") as stream:
         if not stream.read(1):

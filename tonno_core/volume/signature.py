@@ -7,6 +7,7 @@ import os
 import re
 import struct
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, cast
 
@@ -84,6 +85,20 @@ def kind_of(path: Path) -> str | None:
     if packed:
         return f"packed by {packed}"
     return next((name for pattern, name in _SIGNATURES if re.match(pattern, head)), None)
+
+
+def is_dicom(path: Path) -> bool:
+    """Look for the mark of a DICOM file.
+
+    Args:
+        path: any file.
+
+    Returns:
+        True where it is one; False also where it cannot be read.
+    """
+    with suppress(OSError), path.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+    return False
 
 
 def data_files(path: Path) -> list[Path]:

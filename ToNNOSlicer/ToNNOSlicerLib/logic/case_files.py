@@ -18,6 +18,7 @@ from tonno_core.cohort.source import source_of
 from tonno_core.output import Json
 from tonno_core.segmentation.binarize import peak_of
 from tonno_core.settings import CAM_METHODS
+from tonno_core.volume.signature import is_dicom
 from ToNNOSlicerLib import worklist_files
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.geometry import corners, ijkToNode
@@ -288,7 +289,7 @@ def _model(report: Report) -> Json:
 def _slices(folder: Path) -> list[Path]:
     """List the DICOM files of a folder, which may hold others."""
     files = sorted(file for file in folder.iterdir() if file.is_file())
-    return [file for file in files if worklist_files.isDicom(file)] or files
+    return [file for file in files if is_dicom(file)] or files
 
 
 def _cut(covered: np.ndarray, ijkToSpace: np.ndarray, holds: Callable[[np.ndarray], np.ndarray]) -> None:
