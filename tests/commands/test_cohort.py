@@ -20,7 +20,7 @@ from tests.training.toy import toy_scan
 from tonno_core import cli
 from tonno_core.cohort.cases import Outcome, fingerprint
 from tonno_core.cohort.manifest import read_volumes
-from tonno_core.cohort.source import source_of
+from tonno_core.cohort.source import content_of, source_of
 from tonno_core.commands import cohort
 from tonno_core.commands import reconstruct as workflow
 from tonno_core.commands.cohort import reconstruct_cohort
@@ -85,7 +85,7 @@ def test_each_volume_has_what_a_single_run_writes(home: Path, tmp_path: Path) ->
     assert int(row["components"]) == len(report["methods"]["tonno"]["components"])
 
 
-def test_a_second_run_does_what_is_missing_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_does_what_is_missing_and_no_more(tmp_path: Path, done: list[str]) -> None:
     manifest = write_set(tmp_path / "set", broken=1)
     outcome = run(manifest, tmp_path / "out")
     assert outcome.failed.startswith(f"1 of 3 cases failed: 0002-1: {tmp_path / 'set' / '1.nii.gz'}: ")
@@ -97,14 +97,7 @@ def test_a_second_run_does_what_is_missing_and_no_more(tmp_path: Path, monkeypat
     assert not (tmp_path / "out/cases/0002-1").exists()
 
     write_volume(toy_scan(1, 1), tmp_path / "set" / "1.nii.gz")
-    done: list[str] = []
-    original = workflow.reconstruct_into
-
-    def counted(output: Path, *arguments: Any, **options: Any) -> str:
-        done.append(output.name)
-        return original(output, *arguments, **options)
-
-    monkeypatch.setattr(cohort, "reconstruct_into", counted)
+    done.clear()
     outcome = run(manifest, tmp_path / "out")
     assert done == ["0002-1"]
     assert outcome.failed == ""
@@ -187,13 +180,20 @@ def test_what_is_told_by_the_files_of_a_volume(tmp_path: Path) -> None:
     assert source_of(moved) != one  # the place belongs to it
     with pytest.raises(FileNotFoundError):
         source_of(tmp_path / "0.nii.gz")
-    for name in ("a.nhdr", "a.raw.gz", "b.nhdr"):
-        (tmp_path / name).write_bytes(b"1")
-    header, apart = source_of(tmp_path / "a.nhdr"), source_of(tmp_path / "b.nhdr")
+    for name, data in (("a.nhdr", "a.raw.gz"), ("b.nhdr", "voxels/1.raw"), ("c.nhdr", "c.raw")):
+        (tmp_path / name).write_text(f"NRRD0004\ndata file: {data}\n")
+        (tmp_path / data).parent.mkdir(exist_ok=True)
+        (tmp_path / data).write_bytes(b"1")
+    headers = [tmp_path / f"{name}.nhdr" for name in "abc"]
+    before, bytes_before = [*map(source_of, headers)], [*map(content_of, headers)]
     series = source_of(tmp_path)
     (tmp_path / "a.raw.gz").write_bytes(b"22")
-    assert source_of(tmp_path / "a.nhdr") != header
-    assert source_of(tmp_path / "b.nhdr") == apart
+    (tmp_path / "voxels" / "1.raw").write_bytes(b"22")
+    (tmp_path / "c.txt").write_bytes(b"beside it, and not of the scan")
+    assert [old == source_of(header) for old, header in zip(before, headers, strict=True)] == [False, False, True]
+    assert [old == content_of(header) for old, header in zip(bytes_before, headers, strict=True)] == [
+        False, False, True,
+    ]  # fmt: skip
     assert source_of(tmp_path) != series
 
 

@@ -6,8 +6,8 @@ import hashlib
 import json
 from pathlib import Path
 
-# Formats with a header in one file and voxels in another of the same stem.
-_DETACHED = (".nhdr", ".mhd")
+from tonno_core.volume.signature import data_files
+
 _PART = 1 << 20
 
 
@@ -71,7 +71,4 @@ def newest(volume: Path) -> float:
 def _files(volume: Path) -> list[Path]:
     if volume.is_dir():
         return sorted(file for file in volume.iterdir() if file.is_file())
-    if volume.suffix.lower() in _DETACHED:
-        beside = (file for file in volume.parent.iterdir() if file.name.startswith(f"{volume.stem}."))
-        return sorted(file for file in beside if file.is_file())
-    return [volume]
+    return sorted({volume, *(file for file in data_files(volume) if file.is_file())})
