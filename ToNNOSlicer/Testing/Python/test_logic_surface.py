@@ -10,6 +10,7 @@ import slicer
 import vtk
 from scenes import GRIDS, SHAPE_ZYX, THRESHOLD, addHeatmap, addVolume, paint
 from ToNNOSlicerLib.logic.labelmap import Crop, fitSurface, imageOf
+from ToNNOSlicerLib.logic.patient import ROLE, showSurface
 from ToNNOSlicerLib.logic.segmentation import show3D
 from ToNNOSlicerLib.logic.surface import SMOOTHING, smoothingFor, thinnest, volumeMm3
 
@@ -185,3 +186,18 @@ def test_the_users_own_segments_do_not_decide(logic) -> None:
     speck[12, 12, 12] = 1
     paint(segmentation, theirs, speck, slicer.util.getNode("CT"))
     assert not fitSurface(segmentation) and smoothing(segmentation) == 0.5
+
+
+@pytest.mark.parametrize("padding", [None, -2000.0, -8192.0, -32768.0])
+def test_the_patients_surface_is_not_that_of_a_scanners_circle(host, logic, padding) -> None:
+    """A ball of 10 mm in air, in a circle of 19 mm outside of which a scanner has measured nothing."""
+    z, y, x = np.indices((30, 40, 40)) - np.array([14.5, 19.5, 19.5]).reshape(3, 1, 1, 1)
+    edge = np.clip((11 - np.sqrt(x**2 + y**2 + z**2)) / 2, 0, 1)  # from air to water in 2 mm
+    array = (np.random.default_rng(0).normal(-1000, 10, x.shape) + 1000 * edge).astype(np.float32)
+    if padding is not None:
+        array[x**2 + y**2 > 19**2] = padding
+    node = addVolume(np.eye(4), array)
+    showSurface(node, True)
+    low, high = np.reshape(node.GetNodeReference(ROLE).GetPolyData().GetBounds(), (3, 2)).T
+    # The level is that of a place on the edge, which is between 9 and 11 mm.
+    np.testing.assert_allclose(high - low, 20, rtol=0, atol=2)
