@@ -26,7 +26,8 @@ def notesOf(result: Result) -> tuple[str, ...]:
     notes += _aboutThreshold(result)
     share = shareAbove(result.record, result.threshold)
     isImage = (result.record.get("model") or {}).get("name") == "pixel-sum"
-    if not isImage and (result.threshold <= 0 or share > MOST):
+    isWritten = result.segment is not None and not result.isEdited  # else the threshold says nothing of it
+    if share and isWritten and not isImage and (result.threshold <= 0 or share > MOST):
         text = _("The segment takes {share:.0%} of what was looked at: that is no finding. Raise the threshold.")
         notes.append(text.format(share=share))
     notes += result.record.get("warnings") or ()

@@ -145,6 +145,13 @@ def test_parts_that_were_too_small_are_told_by_that_volume(logic, tmp_path) -> N
     assert "is 1000 ml or larger. Highest: 9" in page.text
 
 
+def test_findings_that_were_all_removed_by_hand_are_not_below_the_threshold(logic, result, tmp_path) -> None:
+    for finding in findingsOf(*result[1:], result[0]):
+        logic.removeFinding(result[0], finding)
+    page = written(logic, result, tmp_path)
+    assert "No finding " in page.text and "Nothing above" not in page.text
+
+
 def test_many_findings_have_a_row_each_and_some_a_picture(logic, tmp_path, monkeypatch) -> None:
     from importlib import import_module
 

@@ -208,6 +208,43 @@ def test_a_result_says_where_its_threshold_is_from(widget) -> None:
     assert not widget.ui.modelThresholdButton.enabled
 
 
+@pytest.mark.parametrize(
+    ("threshold", "share"),
+    [
+        (-0.5, "75%"),  # of the noise from -1 to 1; the histogram's bins are .02 wide
+        (0.0, "50%"),
+        (0.02, ""),
+        (3.0, ""),
+        (10.0, ""),
+    ],
+)
+def test_a_segment_of_most_of_the_volume_or_of_a_threshold_at_zero_is_called_no_finding(
+    widget, result, threshold: float, share: str
+) -> None:
+    widget.panel.session.setThreshold(threshold)
+    said = [line for line in widget.ui.notesLabel.text.splitlines() if "no finding" in line]
+    if not share:
+        assert said == []
+        return
+    assert said == [f"The segment takes {share} of what was looked at: that is no finding. Raise the threshold."]
+
+
+def test_the_segment_of_a_low_threshold_is_blamed_on_it_only_where_it_is_the_thresholds(widget, result) -> None:
+    from scenes import addHeatmap, addVolume
+
+    session, notes = widget.panel.session, widget.ui.notesLabel
+    session.setThreshold(-0.5)
+    assert "that is no finding" in notes.text
+    session.select(0)
+    widget.ui.removeFindingButton.click()  # nothing is left
+    assert "that is no finding" not in notes.text
+    # An image's own values, in which nothing is looked for: any threshold is the user's.
+    image = addHeatmap(widget.panel.logic, addVolume(), result={"model": {"name": "pixel-sum"}})
+    widget.panel.logic.segments.write(image, -0.5)
+    session.set(heatmap=image)
+    assert session.result.findings and "that is no finding" not in notes.text
+
+
 def test_out_of_memory_names_cause_and_next_click(qtHost, widget) -> None:
     click(qtHost, widget)
     client = widget.panel.session.running.controller.client

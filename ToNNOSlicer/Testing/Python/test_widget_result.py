@@ -79,6 +79,20 @@ def test_remove_without_a_choice_says_what_to_do(widget, result) -> None:
     assert len(widget.panel.session.result.findings) == 2
 
 
+def test_what_hands_have_done_is_not_put_down_to_the_threshold(widget, result) -> None:
+    ui, session = widget.ui, widget.panel.session
+    for _finding in range(2):
+        session.select(0)
+        ui.removeFindingButton.click()
+    assert session.result.findings == () and ui.sentenceLabel.text == "No finding"
+    while ui.undoButton.enabled:
+        ui.undoButton.click()
+    assert session.result.segment is None
+    assert ui.sentenceLabel.text == "There is no segment. Move the threshold to write one."
+    ui.thresholdSlider.value = 6.5
+    assert ui.sentenceLabel.text.startswith("1 finding, ")
+
+
 def test_no_effect_of_the_editor_stays_active_in_another_module(qtHost, widget, result) -> None:
     widget.ui.editorSection.collapsed = False
     (editor,) = qtHost.segmentEditors()

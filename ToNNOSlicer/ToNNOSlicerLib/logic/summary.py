@@ -189,7 +189,7 @@ def headline(findings: Sequence, heatmapNode, threshold: float | None, smallestM
     Args:
         findings: All findings of the segment.
         heatmapNode: The heatmap.
-        threshold: What the segment was written with; None: it was drawn by hand.
+        threshold: What the segment was written with; None: it was drawn or edited by hand.
         smallestMm3: The volume below which components were left out.
 
     Returns:

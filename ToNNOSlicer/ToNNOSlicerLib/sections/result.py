@@ -73,10 +73,13 @@ class ResultSection:
             ui.show3DButton.checked = False  # Slicer's button stays as it was, without anything to show
 
     def _sentence(self, result) -> str:
+        if result is not None and result.segment is None:
+            return _("There is no segment. Move the threshold to write one.")
         if result is not None and result.listing.gap:
             return f"{result.listing.gap} {FEWER}"
         if result is not None:
-            return summary.headline(result.findings, result.heatmapNode, result.threshold, result.smallestMm3)
+            threshold = None if result.isEdited else result.threshold
+            return summary.headline(result.findings, result.heatmapNode, threshold, result.smallestMm3)
         if self._session.running.preview is not None:
             return _("Preview: it sharpens while the model looks on.")
         return _("No result yet. Choose a volume and a model, and click Apply.")
