@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from huggingface_hub import constants
+from safetensors.torch import save_file
 from torch import nn
 
 from tests.networks import random_network
@@ -400,6 +402,24 @@ def test_a_hub_that_does_not_answer_is_given_up_within_seconds(monkeypatch: pyte
         create_model("resnet10t", channels=1, classes=1, norm="batch", slice_size=32, imagenet=True)
     assert time.monotonic() - begun < 10  # the client's own attempts take 55 s
     assert not constants.HF_HUB_OFFLINE
+
+
+def test_weights_that_were_fetched_before_need_no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    weights = timm.create_model("resnet10t").state_dict()
+    kept = tmp_path / "models--timm--resnet10t.c3_in1k"
+    (kept / "snapshots" / "0123abc").mkdir(parents=True)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("0123abc")
+    save_file(weights, kept / "snapshots" / "0123abc" / "model.safetensors")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    begun = time.monotonic()
+    model = create_model("resnet10t", channels=1, classes=1, norm="batch", slice_size=32, imagenet=True)
+    assert time.monotonic() - begun < 10  # see above
+    found = model.state_dict()
+    assert torch.equal(found["layer1.0.conv1.weight"], weights["layer1.0.conv1.weight"])
+    torch.testing.assert_close(found["conv1.0.weight"], weights["conv1.0.weight"].sum(1, keepdim=True))
 
 
 def test_weights_that_no_hub_gives(monkeypatch: pytest.MonkeyPatch) -> None:

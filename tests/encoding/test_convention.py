@@ -39,6 +39,8 @@ def test_a_softmax_head_gives_the_log_odds_of_its_probabilities(classes: int) ->
         800 - np.log(classes - 1)
     )
     assert Convention().logits(outputs) is outputs
+    sums = torch.allclose(convention.logits(outputs + outputs.flip(0)), odds + odds.flip(0), rtol=1e-9, atol=1e-9)
+    assert convention.linear(classes) == sums == (classes == 2) and Convention().linear(classes)
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -117,18 +117,45 @@ class Changing(nn.Module):
 def test_a_layer_is_what_it_put_out_not_what_later_layers_make_of_it_in_place() -> None:
     torch.manual_seed(0)
     model = Changing().double()
-    encoder = Classifier(LayeredModel(model, ["convolution"], channels=1, slice_size=16), ("a",), channels=1)
+    layered = LayeredModel(model, ["convolution"], channels=1, slice_size=16)
+    encoder = Classifier(layered, ("a",), channels=1)
     activation = model.convolution(slices(16)[:, None])
+    assert torch.equal(layered.forward_intermediates(slices(16)[:, None], [0])[1][0], activation)
     gradient = 2 * (activation > 0) * model.last.weight[0, :, None, None] / 14**2
     found = encoder.cam(slices(16), [(0, 1)], "layercam")[1][0, 1]
     torch.testing.assert_close(found, activation_map(activation.detach(), gradient.detach(), "layercam"))
     assert model.training
 
 
+def test_a_module_in_training_is_looked_at_as_in_evaluation_and_stays_as_it_is() -> None:
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(0.5), nn.Flatten(), nn.Linear(392, 1))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    layered, images = LayeredModel(module, ["1"], channels=1, slice_size=16), slices(16)[:, None].float()
+    assert module.training and all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert torch.equal(layered(images), module.eval()(images))
+
+
+class Tokens(nn.Module):
+    """Has a layer that puts out tokens, ``B N C``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.block, self.last = nn.Conv2d(1, 4, 4, 4), nn.Linear(4, 4), nn.Linear(4, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.last(self.block(self.patches(images).flatten(2).mT).mean(1))  # type: ignore[no-any-return]
+
+
+def test_a_layer_of_tokens_is_no_layer_of_maps() -> None:
+    with pytest.raises(TonnoError, match=r"`layers` block: puts out a tensor of shape \(1, 16, 4\), expected B x ch"):
+        LayeredModel(Tokens(), ["patches", "block"], channels=1, slice_size=16)
+
+
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
         ((), "expected one or more"),
+        (("convolution", "convolution"), "'convolution,convolution': expected one or more different names"),
         (("convolutoin",), "`layers` convolutoin: the classifier has no such layer; it has convolution"),
         (("shared",), "`layers` shared: is called 2 times for a slice, expected once"),
         (("last",), r"`layers` last: puts out a tensor of shape \(1, 1\), expected B x channels x height x width"),

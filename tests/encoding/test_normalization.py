@@ -92,6 +92,63 @@ def test_what_cannot_be_folded_is_left_alone(model: nn.Module) -> None:
     assert torch.equal(model(batch), expected)
 
 
+class Sliced(nn.Module):
+    """Calls slices of a sequence, modules that exist for a moment alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.layers[2:](self.layers[:2](x))
+        return y
+
+
+class Twice(nn.Module):
+    """Calls a convolution twice, and its norm once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.conv(self.norm(self.conv(x)))
+        return y
+
+
+class Staged(nn.Module):
+    """Hands on, as a feature stage, what a convolution puts out, which a norm alone uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)
+
+    def forward_intermediates(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        stage = self.conv(x)
+        return self.norm(stage), [stage]
+
+    def forward_head(self, features: torch.Tensor) -> torch.Tensor:
+        return features.mean((2, 3))
+
+
+@pytest.mark.parametrize(("model", "folded"), [(Sliced(), 2), (Twice(), 0)], ids=["sliced", "twice"])
+@torch.no_grad()
+def test_calls_are_followed_and_counted(model: nn.Module, folded: int) -> None:
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.fill_(0.5)  # type: ignore[union-attr]
+            layer.running_var.fill_(4.0)  # type: ignore[union-attr]
+    model.eval()
+    batch = torch.randn(1, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    expected = model(batch)
+    assert fold_batch_norm(model) == folded
+    torch.testing.assert_close(model(batch), expected)
+
+
+def test_a_convolution_that_is_a_feature_stage_keeps_what_it_puts_out() -> None:
+    assert fold_batch_norm(Staged().eval()) == 0
+
+
 # -------------------- group norm
 
 

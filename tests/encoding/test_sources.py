@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,23 @@ def test_what_is_no_source_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
     with pytest.raises(TonnoError, match=r"config.json could not be fetched .*give local-dir:PATH$"):
         read_source("hf-hub:nobody/nothing")
+
+
+def test_what_was_fetched_before_is_taken_from_the_cache_where_the_hub_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "models--somebody--classifier"
+    published(kept / "snapshots" / "0123abc")
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("0123abc")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    begun = time.monotonic()
+    assert read_source("hf-hub:somebody/classifier") == read_source(f"local-dir:{kept / 'snapshots' / '0123abc'}")
+    assert time.monotonic() - begun < 10  # the client's own attempts take half a minute for each file
+    assert not constants.HF_HUB_OFFLINE
+    with pytest.raises(TonnoError, match=r"config.json could not be fetched"):
+        read_source("hf-hub:somebody/classifier@v2")
 
 
 def test_arguments_of_a_model_file_cannot_make_timm_read_other_files(tmp_path: Path) -> None:
