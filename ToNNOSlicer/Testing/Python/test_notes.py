@@ -13,9 +13,10 @@ HISTOGRAM = {"low": 0.0, "high": 10.0, "counts": [20, 10, 10, 10, 10, 10, 10, 10
 
 
 def notes(at: float, **record) -> tuple[str, ...]:
-    """The notes of a segment at a threshold, of a heatmap that is calibrated unless its record says otherwise."""
+    """The notes of a written segment at a threshold; its heatmap is calibrated unless the record says otherwise."""
     record = {"threshold": CALIBRATED, "histogram": HISTOGRAM} | record
-    return notesOf(SimpleNamespace(record=record, threshold=at))
+    result = SimpleNamespace(record=record, threshold=at, segment=object(), isEdited=False)
+    return notesOf(result)
 
 
 def test_a_calibrated_threshold_needs_no_note() -> None:
