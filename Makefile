@@ -3,12 +3,13 @@
 # make test   style, types and all tests
 # make test-nightly   what takes hours: 300 random sequences of a user's actions in the Slicer module
 # make sweep  what takes an hour: maps of one network of every module of timm against plain hooks in float64
+# make gpu-report   every figure of docs/benchmarks.md that needs a GPU, beside an earlier build's, in six minutes
 # make clean  what these made
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo slicer-demo test test-nightly sweep clean
+.PHONY: demo slicer-demo test test-nightly sweep gpu-report clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tonno demo --output demo-output --overwrite
@@ -28,6 +29,9 @@ test-nightly: $(VENV)/.test
 sweep: $(VENV)/.test
 	OMP_NUM_THREADS=1 TONNO_SWEEP=1 $(BIN)/python -m pytest -q -rs --numprocesses auto --maxprocesses 8 \
 	  tests/encoding/test_stages.py
+
+gpu-report: $(VENV)/.demo
+	$(BIN)/python benchmarks/gpu_report.py --output gpu-report
 
 # One environment: the engine (editable) with what its demo needs, and for the tests more.
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
@@ -51,4 +55,4 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 clean:
-	rm -rf $(VENV) demo-output slicer-demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo-output slicer-demo gpu-report build *.egg-info .pytest_cache .mypy_cache .ruff_cache
