@@ -23,16 +23,18 @@ _NUMBERS = 1 << 22
 _FEW = 64
 
 
-def bounding_box(volume: Volume) -> Volume:
-    """Crop a volume to its non-zero voxels.
+def bounding_box(volume: Volume, fill: float = 0.0) -> Volume:
+    """Crop a volume to the voxels that are not fill, and take that off.
 
     Args:
-        volume: zero outside.
+        volume: fill outside.
+        fill: its value.
 
     Returns:
-        The cropped volume, with at least two voxels along each axis.
+        The cropped volume, with at least two voxels along each axis, zero where it was fill. It may share the
+        volume's memory.
     """
-    content = volume.array != 0
+    content = volume.array != np.float32(fill)
     ranges = []
     for axis in range(3):
         planes = np.flatnonzero(content.any(axis=tuple({0, 1, 2} - {axis})))
@@ -41,7 +43,9 @@ def bounding_box(volume: Volume) -> Volume:
     k, j, i = ranges
     shift = np.eye(4)
     shift[:3, 3] = i.start, j.start, k.start
-    return Volume(np.ascontiguousarray(volume.array[k, j, i]), volume.ijk_to_ras @ shift)
+    inner = volume.array[k, j, i]
+    inner = inner - np.float32(fill) if fill else np.require(inner, requirements=["C", "W"])
+    return Volume(inner, volume.ijk_to_ras @ shift)
 
 
 @dataclass(frozen=True)

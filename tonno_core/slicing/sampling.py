@@ -73,7 +73,7 @@ class SliceSource:
         Returns:
             The source of slices.
         """
-        inner = bounding_box(Volume(volume.array - np.float32(fill), volume.ijk_to_ras))
+        inner = bounding_box(volume, fill)
         device = torch.device(device)
         module = kernels.load("slicing", device, dtype)
         kernel: SamplePlanes | None = None if module is None else module.sample_planes

@@ -224,7 +224,7 @@ class _ValueSum:
             raise ValueError("no projections")
         side = 2.0 * self._plan.pixels / (self._plan.pixels - 1)  # of the slice whose mean the encoder returns
         per_frame_unit = 1.0 / self._plan.step  # offsets per unit of s, squared in the second derivative
-        return self._sum.profile_mean * (-((side * per_frame_unit) ** 2) / (2.0 * math.pi))
+        return self._sum.profile_mean.mul_(-((side * per_frame_unit) ** 2) / (2.0 * math.pi))
 
 
 class _MapSum:
