@@ -1,9 +1,8 @@
-"""Stand-ins for a GPU's memory and streams."""
+"""Stand-ins for a GPU's memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -34,27 +33,3 @@ class ToyMemory:
         self.peaks += 1
         action()
         return self.constant + self.each * (self.batches[-1] if self.batches else 0)
-
-
-@dataclass
-class ToyStream:
-    """Does at once what it is given, and writes down what it was asked for."""
-
-    log: list[str] = field(default_factory=list)
-    inside: bool = False
-    joined: list[int] = field(default_factory=list)
-
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        self.inside = True
-        try:
-            yield
-        finally:
-            self.inside = False
-
-    def follow(self) -> None:
-        self.log.append("follow")
-
-    def join(self, tensors: tuple[torch.Tensor, ...]) -> None:
-        self.log.append("join")
-        self.joined.extend(map(id, tensors))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from tonno_core.slicing.content import Content, bounding_box
 from tonno_core.slicing.directions import hemisphere
 from tonno_core.slicing.frame import physical_frame
 from tonno_core.slicing.plan import SlicePlan
-from tonno_core.slicing.sampling import SliceSource, sample_slices
+from tonno_core.slicing.sampling import SliceCutter, SliceSource, sample_slices
 from tonno_core.volume.volume import Volume
 
 
@@ -29,10 +31,19 @@ def test_the_box_holds_all_that_is_not_zero() -> None:
     assert bounding_box(Volume(np.zeros_like(array), matrix)).array.shape == (2, 2, 2)
 
 
+def test_the_box_holds_all_that_is_not_fill() -> None:
+    array = np.full((6, 7, 8), -1.5, dtype=np.float32)
+    array[2, 3, 4], array[4, 3, 6] = 1.0, 0.0
+    box, plain = bounding_box(Volume(array, np.eye(4)), -1.5), bounding_box(Volume(array + 1.5, np.eye(4)))
+    np.testing.assert_array_equal(box.array, plain.array)  # fill is taken off
+    np.testing.assert_array_equal(box.ijk_to_ras, plain.ijk_to_ras)
+    assert array.min() == -1.5  # of the copy alone
+
+
 def test_an_empty_volume_has_nothing_to_sample() -> None:
-    content = Content.of(np.zeros((4, 4, 4), dtype=np.float32), np.eye(4))
-    assert content.blocks(np.eye(4), (5, 6, 7), 3) == []
     plan = SlicePlan(physical_frame([2, 2, 2], 3.0), hemisphere(3), slices=5, pixels=8)
+    content = Content.of(np.zeros((4, 4, 4), dtype=np.float32), np.eye(4))
+    assert not content.shown(plan).any() and not content.windows(plan).any()
     source = SliceSource.from_volume(Volume(np.full((4, 4, 4), 2.0, dtype=np.float32), np.eye(4)), fill=2.0)
     assert (sample_slices(source, plan, slice(None)) == 2.0).all()
 
@@ -68,6 +79,47 @@ def test_nothing_is_lost(fraction: float, slices: int) -> None:
     plan = SlicePlan(physical_frame([2, 3, 1], 14.0), NORMALS, slices, 15)
     source = SliceSource.from_volume(volume, dtype=torch.float64)
     np.testing.assert_allclose(sample_slices(source, plan, slice(None)), every_sample(volume, plan), atol=1e-9)
+
+
+@pytest.mark.parametrize("needed", [None, (3, 17)])
+@pytest.mark.parametrize("shape", ["ball", "plane", "voxel"])
+def test_slices_that_are_not_cut_show_nothing(shape: str, needed: tuple[int, int] | None) -> None:
+    k, j, i = np.meshgrid(*(np.arange(20) - 9.5 for _ in range(3)), indexing="ij")
+    content = {
+        "ball": i**2 + j**2 + k**2 < 40,
+        "plane": (k == 2.5) & (i**2 + j**2 < 60),
+        "voxel": (i == 3.5) & (j == k),
+    }
+    array = np.where(content[shape], 1.0, 0.0).astype(np.float32)
+    volume = Volume(array, grid_around((3, 2, 1), array.shape, (1.5, 2.0, 1.0), turn_degrees=(10, 20, 30)))
+    limits = None if needed is None else np.tile(needed, (len(NORMALS), 1))
+    plan = SlicePlan(physical_frame([2, 3, 1], 24.0), NORMALS, 22, 49, limits)
+    cutter = SliceCutter(SliceSource.from_volume(volume, dtype=torch.float64), plan)
+    whole = every_sample(volume, plan).reshape(len(NORMALS), 24, 49, 49)
+    offsets = np.arange(24)
+    cut = (offsets >= cutter.shown[:, :1]) & (offsets < cutter.shown[:, 1:])
+    wanted = (offsets >= plan.limits[:, :1]) & (offsets < plan.limits[:, 1:])
+    np.testing.assert_allclose(cutter.cut(slice(0, len(NORMALS))), whole[cut], atol=1e-9)
+    assert not whole[wanted & ~cut].any()
+    # What may show something mostly does: of a ball all but what only the corner of a voxel's reach meets.
+    shows = whole.any(axis=(2, 3)) & wanted
+    assert (cut & ~shows).sum() <= (1 if shape == "ball" else 2) * len(NORMALS)
+
+
+def test_a_slice_of_several_channels_is_cut_where_one_of_them_shows_something() -> None:
+    shape = (14, 12, 16)
+    volume = Volume(np.ones(shape, dtype=np.float32), grid_around((3, 2, 1), shape, (1.5, 2.0, 1.0)))
+    plan, shifts = SlicePlan(physical_frame([2, 3, 1], 40.0), NORMALS, 30, 15), (-0.2, 0.0, 0.3)
+    source = SliceSource.from_volume(volume, dtype=torch.float64)
+    cutter = SliceCutter(source, plan, shifts)
+    found = cutter.cut(slice(0, len(NORMALS)))
+    assert found.shape[1:] == (3, 15, 15) and cutter.blank().shape == (1, 3, 15, 15)
+    offsets = np.arange(32)
+    cut = torch.as_tensor((offsets >= cutter.shown[:, :1]) & (offsets < cutter.shown[:, 1:])).flatten()
+    for channel, shift in enumerate(shifts):
+        alone = sample_slices(source, replace(plan, shift=shift), slice(None))
+        torch.testing.assert_close(found[:, channel], alone[cut], rtol=0, atol=1e-12)
+        assert not alone[~cut].any()
 
 
 @pytest.mark.parametrize("slices", [64, 100])

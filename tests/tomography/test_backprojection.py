@@ -41,7 +41,7 @@ def random_maps(directions: int, slices: int = 9, cells: int = 4, channels: int 
 def test_a_profile_is_laid_across_its_direction() -> None:
     normals = sphere(12)[3:4]
     target = backprojector()
-    target.add_profiles(torch.linspace(-1, 1, 9, dtype=torch.float64)[None], normals)
+    target.add_profiles(torch.linspace(-1, 1, 9, dtype=torch.float64)[None], plan_of(normals), EVERY)
     along = nodes(SHAPE) @ normals[0]
     # Linear interpolation is exact for a line; beyond the outermost plane there is nothing.
     np.testing.assert_allclose(target.profile_mean, np.where(np.abs(along) <= 1, along, 0), atol=1e-12)
@@ -49,7 +49,8 @@ def test_a_profile_is_laid_across_its_direction() -> None:
 
 def test_a_profile_is_interpolated_between_its_samples() -> None:
     target = backprojector((2, 2, 9))
-    target.add_profiles(torch.tensor([[0.0, 4.0, 2.0]], dtype=torch.float64), np.array([[1.0, 0.0, 0.0]]))
+    plan = plan_of(np.array([[1.0, 0.0, 0.0]]), slices=3)
+    target.add_profiles(torch.tensor([[0.0, 4.0, 2.0]], dtype=torch.float64), plan, EVERY)
     np.testing.assert_allclose(target.profile_mean[0, 0], [0, 1, 2, 3, 4, 3.5, 3, 2.5, 2], atol=1e-12)
 
 
@@ -58,7 +59,7 @@ def test_the_cosine_square_law() -> None:
     normals = hemisphere(2000)
     target = backprojector((5, 5, 5))
     offsets = torch.linspace(-1, 1, 401, dtype=torch.float64)
-    target.add_profiles((offsets**2).expand(2000, -1), normals)
+    target.add_profiles((offsets**2).expand(2000, -1), plan_of(normals, slices=401), EVERY)
     radius2 = (nodes((5, 5, 5)) ** 2).sum(-1)
     inside = radius2 <= 1
     # 2000 directions hold the second moment to 2e-4, the profile's chords to (1 / 200)^2 / 8.
@@ -68,7 +69,7 @@ def test_the_cosine_square_law() -> None:
 def test_beyond_the_ball_a_share_of_1_by_r_contributes() -> None:
     # A constant profile: |x . n| <= 1 holds for a fraction 1 / r of the directions.
     target = backprojector((3, 3, 3))
-    target.add_profiles(torch.ones(4000, 5, dtype=torch.float64), hemisphere(4000))
+    target.add_profiles(torch.ones(4000, 5, dtype=torch.float64), plan_of(hemisphere(4000), slices=5), EVERY)
     found = target.profile_mean
     assert found[1, 1, 1] == 1
     assert found[1, 1, 2] == pytest.approx(1)  # on the ball itself
@@ -79,7 +80,7 @@ def test_beyond_the_ball_a_share_of_1_by_r_contributes() -> None:
 def test_the_outermost_planes_are_not_lost_to_rounding() -> None:
     target = Backprojector(TargetGrid((9, 9, 9), ijk_to_grid((9, 9, 9))), torch.zeros(()))
     normals = np.array([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]])
-    target.add_profiles(torch.ones(3, 7), normals)
+    target.add_profiles(torch.ones(3, 7), plan_of(normals, slices=7), EVERY)
     target.add_maps(torch.ones(3, 1, 7, 4, 4), plan_of(normals, slices=7), EVERY)
     np.testing.assert_allclose(target.profile_mean, 1, atol=1e-6)  # float32
     np.testing.assert_allclose(target.map_mean[0], 1, atol=1e-6)
@@ -138,7 +139,7 @@ def test_it_is_linear() -> None:
     for maps in (first, second, 2 * first + 3 * second):
         target = backprojector()
         target.add_maps(maps, plan, EVERY)
-        target.add_profiles(maps[:, 0, :, 0, 0], plan.directions)
+        target.add_profiles(maps[:, 0, :, 0, 0], plan, EVERY)
         results.append(torch.stack([target.map_mean[0], target.profile_mean]))
     torch.testing.assert_close(results[2], 2 * results[0] + 3 * results[1], rtol=0, atol=1e-12)
 
@@ -148,10 +149,10 @@ def test_directions_may_come_in_any_batches() -> None:
     maps = random_maps(7)
     whole, streamed = backprojector(), backprojector()
     whole.add_maps(maps, plan, slice(0, 7))
-    whole.add_profiles(maps[:, 0, :, 1, 2], plan.directions)
+    whole.add_profiles(maps[:, 0, :, 1, 2], plan, EVERY)
     for which in (slice(0, 1), slice(1, 5), slice(5, 7)):
         streamed.add_maps(maps[which], plan, which)
-        streamed.add_profiles(maps[which][:, 0, :, 1, 2], plan.directions[which])
+        streamed.add_profiles(maps[which][:, 0, :, 1, 2], plan, which)
     torch.testing.assert_close(streamed.map_mean, whole.map_mean, rtol=0, atol=1e-13)
     torch.testing.assert_close(streamed.profile_mean, whole.profile_mean, rtol=0, atol=1e-13)
 
@@ -165,7 +166,7 @@ def test_a_grid_too_large_for_memory_is_done_in_slabs(points: int, monkeypatch: 
         monkeypatch.setattr(grid, "POINTS", limit)
         target = backprojector(radius=1.1)
         target.add_maps(maps, plan, EVERY)
-        target.add_profiles(maps[:, 0, :, 1, 2], plan.directions)
+        target.add_profiles(maps[:, 0, :, 1, 2], plan, EVERY)
         results.append(torch.stack([target.map_mean[0], target.profile_mean]))
     torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-13)
 
@@ -175,7 +176,7 @@ def test_nodes_beyond_the_radius_are_left_out() -> None:
     near, everywhere = backprojector(radius=0.9), backprojector()
     for target in (near, everywhere):
         target.add_maps(random_maps(7), plan, EVERY)
-        target.add_profiles(random_maps(7)[:, 0, :, 1, 2], plan.directions)
+        target.add_profiles(random_maps(7)[:, 0, :, 1, 2], plan, EVERY)
     inside = np.linalg.norm(nodes(SHAPE), axis=-1) <= 0.9
     for found, whole in ((near.map_mean[0], everywhere.map_mean[0]), (near.profile_mean, everywhere.profile_mean)):
         np.testing.assert_allclose(found, np.where(inside, whole, 0), atol=1e-14)

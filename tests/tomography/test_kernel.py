@@ -22,13 +22,15 @@ pytestmark = needs_triton
 
 PROFILES = """
 from tests.masked_nodes import MaskedNodes
+from tonno_core.slicing.plan import SlicePlan
 from tonno_core.tomography.grid import TargetGrid
 from tonno_core.tomography.kernel import KernelProfiles
 grid = TargetGrid(tuple(given["shape"].tolist()), given["matrix"])
 sums = KernelProfiles(MaskedNodes(grid, torch.zeros(()), torch.as_tensor(given["mask"])))
 profiles = torch.as_tensor(given["profiles"])
+plan = SlicePlan(np.eye(4), given["normals"], profiles.shape[1], 2)
 for part in (slice(0, 5), slice(5, None)):
-    sums.add(profiles[part], given["normals"][part])
+    sums.add(profiles[part], plan, part)
 found["total"] = sums.total().numpy()
 
 from tonno_core import kernels
@@ -93,7 +95,7 @@ def test_profiles_equal_the_plain_way(tmp_path: Path) -> None:
     matrix = turned(ijk_to_grid(shape[::-1]))
     normals, profiles = hemisphere(count), smooth(count, 33)
     plain = backprojector(shape, matrix, radius)
-    plain.add_profiles(profiles.double(), normals)
+    plain.add_profiles(profiles.double(), SlicePlan(np.eye(4), normals, profiles.shape[1], 2), slice(None))
     found = interpreted(
         PROFILES, tmp_path, shape=shape, matrix=matrix, normals=normals, profiles=profiles.numpy(),
         mask=within(shape, matrix, radius),
@@ -217,9 +219,9 @@ def test_profiles_on_a_gpu() -> None:
 
     shape, normals, profiles = (24, 20, 22), hemisphere(50), smooth(50, 96)
     plain = backprojector(shape, ijk_to_grid(shape[::-1]))
-    plain.add_profiles(profiles.double(), normals)
+    plain.add_profiles(profiles.double(), SlicePlan(np.eye(4), normals, profiles.shape[1], 2), slice(None))
     kernel = KernelProfiles(Nodes(TargetGrid(shape, ijk_to_grid(shape[::-1])), torch.zeros((), device="cuda")))
-    kernel.add(profiles.cuda(), normals)
+    kernel.add(profiles.cuda(), SlicePlan(np.eye(4), normals, 96, 2), slice(None))
     expected = plain.profile_mean.flatten() * 50
     torch.testing.assert_close(kernel.total().cpu().double(), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 

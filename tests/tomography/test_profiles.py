@@ -8,6 +8,7 @@ import torch
 
 from tests.masked_nodes import MaskedNodes
 from tonno_core.slicing.directions import hemisphere
+from tonno_core.slicing.plan import SlicePlan
 from tonno_core.tomography import profiles as module
 from tonno_core.tomography.grid import TargetGrid
 from tonno_core.tomography.profiles import ReferenceProfiles, RowProfiles, interpolate
@@ -36,7 +37,7 @@ def both(
     nodes = MaskedNodes(TargetGrid(shape, matrix), profiles, mask)
     by_points, by_rows = ReferenceProfiles(nodes), RowProfiles(nodes)
     for way in (by_points, by_rows):
-        way.add(profiles, normals)
+        way.add(profiles, SlicePlan(np.eye(4), normals, profiles.shape[1], 2), slice(None))
     return by_rows.total(), by_points.total()
 
 

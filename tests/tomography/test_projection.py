@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,16 +10,16 @@ import pytest
 import torch
 
 from tests.analytic import Blobs, grid_around, make_blobs
-from tests.device import ToyMemory, ToyStream
-from tonno_core.encoding.encoder import ClassMaps, PixelSum
+from tests.device import ToyMemory
+from tonno_core.encoding.encoder import ClassMaps, PixelSum, check_finite
 from tonno_core.errors import TonnoError
 from tonno_core.reporting import Reporter
 from tonno_core.settings import CamKind
 from tonno_core.slicing.directions import sphere
 from tonno_core.slicing.frame import physical_frame
 from tonno_core.slicing.plan import SlicePlan
-from tonno_core.slicing.sampling import SliceSource, sample_slices
-from tonno_core.tomography import projection
+from tonno_core.slicing.sampling import SliceCutter, SliceSource, sample_slices
+from tonno_core.tomography import pace, projection
 from tonno_core.tomography.projection import BatchSize, Maps, Projections, Projector
 
 CAM = {0: (1,)}
@@ -117,8 +116,8 @@ def test_two_classes_share_each_pass_of_the_encoder() -> None:
     assert len(together.batches) * 2 == len(alone.batches)
 
 
-@pytest.mark.parametrize("batch_size", [16, 40])
-def test_it_goes_on_where_it_was_ended(batch_size: int) -> None:
+@pytest.mark.parametrize(("batch_size", "last"), [(16, 6), (40, 5)])
+def test_it_goes_on_where_it_was_ended(batch_size: int, last: int) -> None:
     source = SliceSource.from_volume(VOLUME)
     whole = [only(batch) for batch in Projector(Counting(), source, Maps(CAM), BatchSize(batch_size)).project(PLAN)]
     checks = 0
@@ -126,7 +125,7 @@ def test_it_goes_on_where_it_was_ended(batch_size: int) -> None:
     def check() -> None:
         nonlocal checks
         checks += 1
-        if checks == 6:  # in the middle of a batch: it is cut, and its slices are on their way to the encoder
+        if checks == last:  # in the middle of a batch: it is cut, and its slices are on their way to the encoder
             raise KeyboardInterrupt
 
     first = Projector(Counting(), source, Maps(CAM), BatchSize(batch_size), reporter=Reporter(check=check))
@@ -184,18 +183,20 @@ def test_another_failure_is_not_taken_for_a_lack_of_memory() -> None:
 
 
 def test_slices_that_do_not_fit_are_cut_in_smaller_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    most = 40
+    most = 14
     source = SliceSource.from_volume(VOLUME)
     expected = gather(Projector(Counting(), source, Maps(CAM)))
 
-    def scarce(source: SliceSource, plan: SlicePlan, which: slice) -> torch.Tensor:
-        if plan.counts[which].sum() > most:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return sample_slices(source, plan, which)
+    cut = SliceCutter.cut
 
-    monkeypatch.setattr(projection, "sample_slices", scarce)
+    def scarce(cutter: SliceCutter, which: slice) -> torch.Tensor:
+        if cutter.counts[which].sum() > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return cut(cutter, which)
+
+    monkeypatch.setattr(SliceCutter, "cut", scarce)
     torch.testing.assert_close(gather(Projector(Counting(), source, Maps(CAM), BatchSize(500))), expected)
-    most = 15  # not even one direction's 16
+    most = 1  # not even one direction's
     with pytest.raises(TonnoError, match="no memory left"):
         gather(Projector(Counting(), source, Maps(CAM), BatchSize(500)))
 
@@ -243,113 +244,7 @@ def test_no_memory_for_one_slice_is_said_plainly() -> None:
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
 
 
-# --- on a GPU, by stand-ins
-
-
-class Watched:
-    """A stream's stand-in in a projection's place, and what is cut, encoded and yielded in turn."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, fail: Callable[[bool, int], None] | None = None) -> None:
-        self.stream = ToyStream()
-        self.log: list[str] = []
-        self.slices: list[weakref.ref[torch.Tensor]] = []
-        monkeypatch.setattr(projection, "side_stream", lambda device: self.stream)
-
-        def cut(source: SliceSource, plan: SlicePlan, which: slice) -> torch.Tensor:
-            self.log.append(f"cut {which.start}{' ahead' if self.stream.inside else ''}")
-            if fail is not None:
-                fail(self.stream.inside, int(plan.counts[which].sum()))
-            slices = sample_slices(source, plan, which)
-            self.slices.append(weakref.ref(slices))
-            return slices
-
-        monkeypatch.setattr(projection, "sample_slices", cut)
-
-    def encoder(self) -> Counting:
-        watched = self
-
-        class Encoder(Counting):
-            def logits(self, slices: torch.Tensor) -> torch.Tensor:
-                watched.log.append("encode")
-                return super().logits(slices)
-
-        return Encoder()
-
-
-def test_the_next_directions_are_cut_beside_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = SliceSource.from_volume(VOLUME)
-    expected = gather(Projector(Counting(), source, Maps(CAM), BatchSize(64)))
-    watched = Watched(monkeypatch)
-    parts = []
-    for batch in Projector(watched.encoder(), source, Maps(CAM), BatchSize(40)).project(PLAN):
-        one = only(batch)
-        watched.log.append(f"yield {one.which.start}")
-        parts.append(one)
-        # Only what is ahead is still in memory.
-        assert [cut() is not None for cut in watched.slices] == [False] * len(parts) + [True] * (len(parts) < 3)
-    assert torch.equal(torch.cat([one.logits for one in parts]), expected[0])
-    assert torch.equal(torch.cat([one.maps[1] for one in parts]), expected[1][1])
-    # The blank slice's answer first; then the encoder has its batch before the next is cut, which no batch waits for.
-    assert watched.log == [
-        "cut 0", "encode", "encode", "cut 2 ahead", "yield 0",
-        "encode", "cut 4 ahead", "yield 2", "encode", "yield 4",
-    ]  # fmt: skip
-
-
-def test_a_cancel_or_an_early_end_leaves_nothing_beside(monkeypatch: pytest.MonkeyPatch) -> None:
-    checks = 0
-
-    def check() -> None:
-        nonlocal checks
-        checks += 1
-        if checks == 4:  # of the second batch, after the first's, its blank slice's and its encoder's
-            raise KeyboardInterrupt
-
-    watched = Watched(monkeypatch)
-    projector = Projector(
-        watched.encoder(), SliceSource.from_volume(VOLUME), Maps({0: ()}), BatchSize(40), reporter=Reporter(check=check)
-    )
-    with pytest.raises(KeyboardInterrupt):
-        gather(projector)
-    assert watched.log == ["cut 0", "encode", "encode", "cut 2 ahead"]
-    checks = 10
-    projections = projector.project(PLAN)
-    next(projections)
-    assert watched.slices[-1]() is not None
-    projections.close()
-    assert [one() for one in watched.slices] == [None] * 4
-    assert watched.stream.log[-1] == "join"
-
-
-def test_what_cannot_be_cut_ahead_is_cut_in_its_turn_and_then_in_smaller_numbers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    source = SliceSource.from_volume(VOLUME)
-    expected = gather(Projector(Counting(), source, Maps(CAM)))
-
-    def scarce(ahead: bool, count: int) -> None:
-        if ahead or count > 40:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    watched = Watched(monkeypatch, scarce)
-    projector = Projector(Counting(), source, Maps(CAM), BatchSize(100))
-    torch.testing.assert_close(gather(projector), expected, rtol=0, atol=1e-6)
-    # Five directions of 16 slices in all, at once, in 50, then two by two.
-    assert watched.log == ["cut 0", "cut 0", "cut 0", "cut 2 ahead", "cut 2", "cut 4"]
-    assert projector.batch_size == 25
-
-
-def test_another_failure_ahead_comes_after_what_was_done_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(ahead: bool, count: int) -> None:
-        if count == 16:  # the last direction alone
-            raise RuntimeError("shapes differ")
-
-    Watched(monkeypatch, fail)
-    done = []
-    with pytest.raises(RuntimeError, match="shapes differ"):
-        for batch in Projector(Counting(), SliceSource.from_volume(VOLUME), Maps({0: ()}), BatchSize(40)).project(PLAN):
-            done.append(only(batch).which.start)
-    assert done == [0, 2]
+# --- on a GPU, by stand-ins: tests/tomography/test_pace.py has more
 
 
 @pytest.mark.parametrize(("fit", "spare", "expected"), [(True, 2, 16), (True, -2, 8), (False, 2, 100)])
@@ -357,8 +252,8 @@ def test_the_batch_is_what_memory_holds_where_none_was_asked_for(
     fit: bool, spare: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = Counting()
-    # Two directions of 16 slices are cut in any case, of 16 x 16 pixels in float32, three times.
-    held = 3 * 32 * 16 * 16 * 4
+    # Two directions are cut in any case, of which 6 slices each can show something: fewer than 16 of 16 x 16 pixels.
+    held = 16 * 16 * 16 * 4
     memory = ToyMemory(int((1000 + 16 * 700 + held) / 0.8) + spare, constant=1000, each=700, batches=encoder.batches)
     monkeypatch.setattr(projection, "memory_of", lambda device: memory)
     source = SliceSource.from_volume(VOLUME)
@@ -406,10 +301,17 @@ def test_answers_that_are_no_numbers_are_not_given() -> None:
     assert not done  # the blob, of height 1, is in the first directions' slices
 
 
-def test_directions_come_in_order() -> None:
-    projector = Projector(Counting(), SliceSource.from_volume(VOLUME), Maps({0: ()}), BatchSize(40))
+@pytest.mark.parametrize("behind", [False, True])
+def test_directions_come_in_order(behind: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (pace, projection):
+        monkeypatch.setattr(module, "runs_behind", lambda device: behind)
+    monkeypatch.setattr(pace, "copied", lambda number: lambda: check_finite(number))
+    source = SliceSource.from_volume(VOLUME)
+    assert (SliceCutter(source, PLAN).counts == 6).all()  # of 16 slices; the others cannot show anything
+    projector = Projector(Counting(), source, Maps({0: ()}), BatchSize(40))
     ranges = [only(batch).which for batch in projector.project(PLAN)]
-    assert ranges == [slice(0, 2), slice(2, 4), slice(4, 5)]  # two stacks of 16 slices fit in 40
+    # Two stacks of 16 slices fit in 40; a GPU's are filled with those that are cut.
+    assert ranges == ([slice(0, 5)] if behind else [slice(0, 2), slice(2, 4), slice(4, 5)])
 
 
 def test_pixel_sum_is_the_plane_integral() -> None:

@@ -304,7 +304,9 @@ def measure(
     device = ready.device
     run_whole(volume, ready, replace(settings, directions=_WARM_UP, cam_directions=_WARM_UP))
     reset_peak(device)
-    batch = max(4, round((GPU_BATCH if device.type == "cuda" else CPU_BATCH) * (96 / ready.slice_size) ** 2))
+    # On a GPU a quarter of the most: about what a batch may take of its memory (`encoding.memory`).
+    standard = GPU_BATCH // 4 if device.type == "cuda" else CPU_BATCH
+    batch = max(4, round(standard * (96 / ready.slice_size) ** 2))
     encoders = bare_encoders(bundle, ready.slice_size, device, batch)
     measured = []
     for _ in range(repeats):

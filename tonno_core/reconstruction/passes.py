@@ -19,9 +19,9 @@ from tonno_core.slicing.sampling import SliceSource
 from tonno_core.tomography.inversion import Inverter, average
 from tonno_core.tomography.projection import BatchSize, Maps, Projections, Projector
 
-# Slices of 96 x 96 pixels in one batch of the encoder; larger slices, fewer of them. On a GPU the most: 2048 have work
-# for each of its units many times over, and its free memory may hold fewer (`encoding.memory`).
-CPU_BATCH, GPU_BATCH = 128, 2048
+# Slices of 96 x 96 pixels in one batch of the encoder; larger slices, fewer of them. On a GPU the most, 2048 of 224
+# pixels: an H100 gained until there. What a batch may take of its memory mostly says fewer (`encoding.memory`).
+CPU_BATCH, GPU_BATCH = 128, 11264
 # The first preview is of so many directions, at least, and of this share of all.
 _FIRST_PREVIEW, _PREVIEW_SHARE = 4, 1 / 32
 # Of the time so far, what previews may take.
@@ -114,6 +114,7 @@ def show_planes(
                     which = projections[first.target.output].which
                     if over_sphere and reporter.preview is not None and previews.due(which.stop):
                         with previews.measured(), reporter.timings.measure("previews"):
+                            projector.look()
                             reporter.preview(first.preview(shown, watched))
                     advanced(each.plan, which)
                 each.end()

@@ -255,10 +255,11 @@ class Projected:
 
     def _shown(self, variant: Variant, array: npt.NDArray[np.float32], inside: npt.NDArray[np.bool_]) -> Volume:
         """Return a heatmap that is 0 outside and, by a hair, nowhere else (`binarize.covered` relies on it)."""
-        if self.taken_off and variant.method not in _BLIND_TO_CONSTANTS:
-            array = array + np.float32(self.taken_off)
-        shown = np.where(inside, array, np.float32(0.0))
-        shown[inside & (shown == 0.0)] = np.finfo(np.float32).tiny
+        added = np.float32(0.0 if variant.method in _BLIND_TO_CONSTANTS else self.taken_off)
+        shown = np.zeros(array.shape, dtype=np.float32)
+        for part, values, within in zip(shown, array, inside, strict=True):  # plane by plane, to spare memory
+            np.add(values, added, out=part, where=within)
+            part[within & (part == 0.0)] = np.finfo(np.float32).tiny
         return self.planes.volume.with_array(shown)
 
     def _blank_warning(self) -> tuple[str, ...]:
@@ -376,7 +377,8 @@ class Projected:
         if inverter is None or self.planes.run.region is not None or self.stopped:
             return None
         with timings.measure("self-check"):
-            source = SliceSource.from_volume(self.planes.volume.with_array(heatmap), device=self.planes.run.device)
+            shown = self.planes.volume.with_array(heatmap)
+            source = SliceSource.from_volume(shown, device=self.planes.run.device, blank=True)
             which = slice(0, min(CHECKED_DIRECTIONS, inverter.directions))
             coarse = replace(inverter.plan, pixels=min(inverter.plan.pixels, inverter.plan.slices), needed=None)
             means = sample_slices(source, coarse, which).mean(dim=(1, 2))

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from tonno_core.slicing.directions import plane_basis
+from tonno_core.slicing.plan import SlicePlan
 from tonno_core.volume.volume import Matrix, Volume
 
-Block = tuple[slice, slice, slice]
+# Error of sample indices, in samples; that of rectangles, which are computed in float32.
+_ROUNDING, _COARSE = 1e-6, 1e-3
+# Slopes of the planes that bound the hull beside each slice's edges.
+_SLOPES = np.array([-2.5, -1.0, -0.4, 0.0, 0.4, 1.0, 2.5])
+# Numbers in memory at once.
+_NUMBERS = 1 << 22
+# Points that need no hull.
+_FEW = 64
 
-# Error of sample indices, in samples.
-_ROUNDING = 1e-6
 
-
-def bounding_box(volume: Volume) -> Volume:
-    """Crop a volume to its non-zero voxels.
+def bounding_box(volume: Volume, fill: float = 0.0) -> Volume:
+    """Crop a volume to the voxels that are not fill, and take that off.
 
     Args:
-        volume: zero outside.
+        volume: fill outside.
+        fill: its value.
 
     Returns:
-        The cropped volume, with at least two voxels along each axis.
+        The cropped volume, with at least two voxels along each axis, zero where it was fill. It may share the
+        volume's memory.
     """
-    content = volume.array != 0
+    content = volume.array != np.float32(fill)
     ranges = []
     for axis in range(3):
         planes = np.flatnonzero(content.any(axis=tuple({0, 1, 2} - {axis})))
@@ -33,24 +43,26 @@ def bounding_box(volume: Volume) -> Volume:
     k, j, i = ranges
     shift = np.eye(4)
     shift[:3, 3] = i.start, j.start, k.start
-    return Volume(np.ascontiguousarray(volume.array[k, j, i]), volume.ijk_to_ras @ shift)
+    inner = volume.array[k, j, i]
+    inner = inner - np.float32(fill) if fill else np.require(inner, requirements=["C", "W"])
+    return Volume(inner, volume.ijk_to_ras @ shift)
 
 
 @dataclass(frozen=True)
 class Content:
-    """A convex body that holds every voxel that is not fill, and a voxel around (the trilinear reach).
+    """The convex hull of all voxels that are not fill, each with its trilinear reach of a voxel on all sides.
 
     Attributes:
-        corners_ras: P 3, in RAS mm.
-        edges: E 2, pairs of corners.
+        corners_ras: P 3, centres of the voxels that span it, in RAS mm.
+        steps_ras: 3 3, the steps along i, j, k in its columns, in RAS mm.
     """
 
     corners_ras: npt.NDArray[np.float64]
-    edges: npt.NDArray[np.intp]
+    steps_ras: npt.NDArray[np.float64]
 
     @staticmethod
     def of(array: npt.NDArray[np.float32], ijk_to_ras: Matrix) -> Content:
-        """Build the convex hull of the non-zero voxels, grown by a voxel.
+        """Build the hull of the non-zero voxels.
 
         Args:
             array: ``Z Y X``.
@@ -59,77 +71,75 @@ class Content:
         Returns:
             The hull; without corners where all voxels are zero.
         """
-        from scipy.spatial import ConvexHull
+        from scipy.spatial import ConvexHull, QhullError
 
         ijk = _row_ends(array != 0)
-        if not len(ijk):
-            return Content(np.zeros((0, 3)), np.zeros((0, 2), dtype=np.intp))
-        # Rounded outward to every third voxel: a hull of a few hundred corners is quick to cut.
-        below, above = np.floor((ijk - 1.0) / 3.0) * 3.0, np.ceil((ijk + 1.0) / 3.0) * 3.0
-        sides = np.stack([below, above])  # 2 R 3
-        boxes = np.stack([sides[[a, b, c], :, [0, 1, 2]].T for a, b, c in np.ndindex(2, 2, 2)])
-        hull = ConvexHull(np.unique(boxes.reshape(-1, 3), axis=0))
-        corners = hull.points[hull.vertices]
-        number = np.zeros(len(hull.points), dtype=np.intp)
-        number[hull.vertices] = np.arange(len(hull.vertices))
-        edges = np.sort(number[hull.simplices[:, [[0, 1], [1, 2], [2, 0]]]].reshape(-1, 2), axis=1)
-        return Content(corners @ ijk_to_ras[:3, :3].T + ijk_to_ras[:3, 3], np.unique(edges, axis=0))
+        if len(ijk) > _FEW:
+            with suppress(QhullError):  # all in one plane
+                ijk = ijk[ConvexHull(ijk).vertices]
+        return Content(ijk @ ijk_to_ras[:3, :3].T + ijk_to_ras[:3, 3], ijk_to_ras[:3, :3])
 
-    def blocks(self, unit_to_ras: Matrix, shape: tuple[int, int, int], height: int) -> list[Block]:
-        """List parts of a block of slices that together hold every sample within the body.
+    def shown(self, plan: SlicePlan, shifts: Sequence[float] = (0.0,)) -> npt.NDArray[np.intp]:
+        """Find the slices that can show more than fill; of each direction, those between two of them can as well.
 
         Args:
-            unit_to_ras: 4 x 4, from (x, y, z, 1) in [-1, 1]^3 over the block to RAS mm.
-            shape: T V U of the block.
-            height: offsets are cut into runs of so many slices.
+            plan: the planes.
+            shifts: by which they are moved along their normals, in frame units; a slice counts if one of them does.
 
         Returns:
-            For each run that the body meets, its offsets and the rectangle of rows and columns that the body needs.
+            L 2, first and one past the last such offset of each direction; equal where there is none.
         """
         if not len(self.corners_ras):
-            return []
-        ras_to_unit = np.linalg.inv(unit_to_ras)
-        half = (np.array(shape[::-1]) - 1.0) / 2.0
-        # Corners in sample indices (column, row, offset).
-        corners = (self.corners_ras @ ras_to_unit[:3, :3].T + ras_to_unit[:3, 3] + 1.0) * half
-        starts = np.arange(0, shape[0], height)
-        stops = np.minimum(starts + height, shape[0])
-        low, high = self._extents(corners, starts.astype(np.float64), stops - 1.0)
-        blocks = []
-        for start, stop, lower, upper in zip(starts, stops, low, high, strict=True):
-            if not np.isfinite(lower).all():
-                continue  # the body does not reach these offsets
-            # A cut at the run's own first or last slice may be off by rounding and must not lose that slice.
-            first = np.maximum(np.ceil(lower - _ROUNDING), (0, 0, int(start))).astype(int)
-            last = np.minimum(np.floor(upper + _ROUNDING), (shape[2] - 1, shape[1] - 1, int(stop) - 1)).astype(int)
-            if (first <= last).all():
-                columns, rows, offsets = (slice(a, b + 1) for a, b in zip(first.tolist(), last.tolist(), strict=True))
-                blocks.append((offsets, rows, columns))
-        return blocks
+            return np.zeros((len(plan.directions), 2), dtype=np.intp)
+        far = self._support(plan, plan.directions) - (plan.shift + min(shifts))
+        near = -self._support(plan, -plan.directions) - (plan.shift + max(shifts))
+        # Offset number m + 1 is at s_m.
+        first, last = ((end + 1.0) / plan.step + 1.0 for end in (near, far))
+        ends = np.stack([np.ceil(first - _ROUNDING), np.floor(last + _ROUNDING) + 1.0], axis=1)
+        ends = np.clip(ends, 0, plan.slices + 2)
+        ends[:, 1] = ends.max(axis=1)
+        return np.asarray(ends, dtype=np.intp)
 
-    def _extents(
-        self, corners: npt.NDArray[np.float64], bottom: npt.NDArray[np.float64], top: npt.NDArray[np.float64]
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Compute bounds (K 3 each) of the body between K pairs of planes z = bottom and z = top; infinite if empty.
+    def windows(self, plan: SlicePlan) -> npt.NDArray[np.intp]:
+        """Bound what the slices can show by rectangles.
 
-        Extremes of a convex body cut by planes are at its corners or where the planes cut its edges.
+        The hull lies below the planes a = h(t) - t s, for any slope t, where h(t) is the greatest a + t s in it.
+
+        Args:
+            plan: the planes.
+
+        Returns:
+            L T 2 2, first and one past the last column, then row, that can be more than fill in each slice that
+            `shown` tells; others may have any.
         """
-        z = corners[:, 2]
-        between = (z >= bottom[:, None]) & (z <= top[:, None])  # K P
-        start, span = corners[self.edges[:, 0]], np.diff(corners[self.edges], axis=1)[:, 0]
-        planes = np.stack([bottom, top])[:, :, None]  # 2 K 1
-        with np.errstate(divide="ignore", invalid="ignore"):
-            along = (planes - start[:, 2]) / span[:, 2]  # 2 K E
-        crossing = (along >= 0.0) & (along <= 1.0)
-        cuts = start + np.where(crossing, along, 0.0)[..., None] * span  # 2 K E 3
-        low, high = (
-            reduce(
-                reduce.reduce(np.where(between[..., None], corners, empty), axis=1),
-                reduce.reduce(np.where(crossing[..., None], cuts, empty), axis=(0, 2)),
-            )
-            for reduce, empty in ((np.minimum, np.inf), (np.maximum, -np.inf))
-        )
-        return low, high
+        offsets = plan.offsets + plan.shift
+        windows = np.zeros((len(plan.directions), len(offsets), 2, 2), dtype=np.intp)
+        if not len(self.corners_ras):
+            return windows
+        bases = plane_basis(plan.directions)
+        each = max(1, _NUMBERS // (4 * len(_SLOPES) * len(self.corners_ras)))
+        for start in range(0, len(bases), each):
+            u, v, n = (bases[start : start + each, None, None, :, axis] for axis in range(3))
+            sides = np.concatenate([-u, u, -v, v], axis=1) + _SLOPES[:, None] * n  # B 4 slopes 3
+            reach = self._support(plan, sides.reshape(-1, 3), np.float32).reshape(*sides.shape[:3], 1)
+            ends = (reach - _SLOPES[:, None] * offsets).min(axis=2)  # B 4 T
+            low, high = -ends[:, 0::2], ends[:, 1::2]
+            first, last = ((end + 1.0) * ((plan.pixels - 1) / 2.0) for end in (low, high))
+            pair = np.stack([np.ceil(first - _COARSE), np.floor(last + _COARSE) + 1.0], axis=-1)
+            windows[start : start + each] = np.clip(pair, 0, plan.pixels).transpose(0, 2, 1, 3)
+        return windows
+
+    def _support(
+        self, plan: SlicePlan, along: npt.NDArray[np.float64], dtype: npt.DTypeLike = np.float64
+    ) -> npt.NDArray[np.float64]:
+        """Compute how far the body reaches along some vectors of the frame: N. along: N 3."""
+        ras_to_frame = np.linalg.inv(plan.frame_to_ras)
+        corners = (self.corners_ras @ ras_to_frame[:3, :3].T + ras_to_frame[:3, 3]).astype(dtype).T
+        each = max(1, _NUMBERS // corners.shape[1])
+        starts = range(0, len(along), each)
+        reach = np.concatenate([(along[i : i + each].astype(dtype) @ corners).max(axis=1) for i in starts])
+        of_voxel = np.abs(along @ ras_to_frame[:3, :3] @ self.steps_ras).sum(axis=1)
+        return np.asarray(reach + of_voxel, dtype=np.float64)
 
 
 def _row_ends(content: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:

@@ -7,8 +7,6 @@ For CUDA, where Triton is (not on Windows); imported only there. Tests run it in
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import triton
 import triton.language as tl
@@ -59,16 +57,15 @@ def _sample_planes(
     tl.store(planes + (number.to(tl.int64) * height + row) * width + column, value + fill, mask=there)
 
 
-def sample_planes(
-    volume: torch.Tensor, plane_to_ijk: npt.NDArray[np.float64], pixels: int, fill: float = 0.0
-) -> torch.Tensor:
+def sample_planes(volume: torch.Tensor, plane_to_ijk: torch.Tensor, pixels: int, fill: float = 0.0) -> torch.Tensor:
     """Interpolate trilinearly on N squares of S x S pixels.
 
     Coordinates and weights are float32, whatever the volume is.
 
     Args:
         volume: ``Z Y X`` in float16 or float32, less ``fill``; zeros around it.
-        plane_to_ijk: N 3 3, from (column, row, 1), in pixels from the middle of the square, to voxel indices.
+        plane_to_ijk: N 3 3 in float32 on the volume's device, from (column, row, 1), in pixels from the middle of the
+            square, to voxel indices.
         pixels: S.
         fill: added to the values.
 
@@ -77,11 +74,10 @@ def sample_planes(
     """
     z, y, x = volume.shape
     planes = torch.empty(len(plane_to_ijk), pixels, pixels, dtype=torch.float32, device=volume.device)
-    affines = torch.as_tensor(plane_to_ijk, dtype=torch.float32).contiguous().to(volume.device)
     grid = (len(planes), triton.cdiv(pixels, _ROWS), triton.cdiv(pixels, _COLUMNS))
     with torch.cuda.device_of(volume):  # type: ignore[no-untyped-call]
         _sample_planes[grid](
-            planes, volume.contiguous(), affines, fill, z, y, x, pixels, pixels,
+            planes, volume, plane_to_ijk, fill, z, y, x, pixels, pixels,
             rows=_ROWS, columns=_COLUMNS, enable_fp_fusion=True,
         )  # fmt: skip
     return planes
@@ -98,11 +94,11 @@ def works(device: torch.device) -> bool:
     """
     ramp = torch.arange(8.0, device=device).reshape(2, 2, 2)  # i + 2 j + 4 k
     # Three pixels along i, half a voxel from the next, at j = 0.5, k = 0.25 of the volume, and one plane outside it.
-    first = np.array([[0.5, 0.0, 0.5], [0.0, 0.0, 0.5], [0.0, 0.0, 0.25]])
-    outside = first + np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 5.0]])
+    first = torch.tensor([[0.5, 0.0, 0.5], [0.0, 0.0, 0.5], [0.0, 0.0, 0.25]], device=device)
+    outside = first + torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 5.0]], device=device)
     expected = torch.tensor([2.0, 2.5, 3.0], device=device) - 1.0
     for volume in (ramp, ramp.half()):
-        inner, outer = sample_planes(volume, np.stack([first, outside]), 3, fill=-1.0)
+        inner, outer = sample_planes(volume, torch.stack([first, outside]), 3, fill=-1.0)
         if not (torch.allclose(inner, expected.expand(3, 3)) and bool((outer == -1.0).all())):
             return False
     return True

@@ -33,11 +33,16 @@ class SlicePlan:
     shift: float = 0.0
 
     @property
+    def limits(self) -> npt.NDArray[np.intp]:
+        """First and one past the last offset that matters of each direction: L 2."""
+        if self.needed is None:
+            return np.tile(np.array([0, self.slices + 2], dtype=np.intp), (len(self.directions), 1))
+        return self.needed
+
+    @property
     def counts(self) -> npt.NDArray[np.intp]:
         """Number of planes that matter of each direction: L."""
-        if self.needed is None:
-            return np.full(len(self.directions), self.slices + 2, dtype=np.intp)
-        return np.asarray(self.needed[:, 1] - self.needed[:, 0])
+        return np.asarray(self.limits[:, 1] - self.limits[:, 0])
 
     @property
     def step(self) -> float:
@@ -68,25 +73,6 @@ class SlicePlan:
         matrix[:, :3, :3] = basis
         matrix[:, 3, 3] = 1.0
         return matrix
-
-    def plane_to_frame(self, which: slice) -> npt.NDArray[np.float64]:
-        """Place those planes that matter of some directions.
-
-        Args:
-            which: range of the directions.
-
-        Returns:
-            N 4 3, from (column, row, 1), in pixels from the middle of the slice, to frame coordinates (x, y, z, 1); one
-            direction after the other.
-        """
-        counts = self.counts[which]
-        first = np.zeros(len(counts), dtype=np.intp) if self.needed is None else self.needed[which, 0]
-        number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - first, counts)
-        offset = 2.0 * number / (self.slices + 1) - 1.0
-        matrices = np.repeat(self.slice_to_frame(which), counts, axis=0)
-        pixel = 2.0 / max(self.pixels - 1, 1)
-        matrices[:, :, 2] = matrices[:, :, 2] * offset[:, None] + matrices[:, :, 3]
-        return matrices[:, :, :3] * [pixel, pixel, 1.0]
 
     def frame_to_slice(self, which: slice) -> npt.NDArray[np.float64]:
         """Return the rotations into some directions' own coordinates.

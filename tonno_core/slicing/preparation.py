@@ -62,12 +62,13 @@ def prepare_volume(
     Returns:
         The volume and its frame.
     """
-    array, fill = normalise(volume.array, foreground_mask(volume), intensity)
+    foreground = foreground_mask(volume)
+    array, fill = normalise(volume.array, foreground, intensity)
     normalised = volume.with_array(array)
     if frame == "normalized":
         return PreparedVolume(normalised, fill, normalized_frame(volume), None)
     if radius_mm is None or centre_ras is None:
-        foreground_centre, foreground_mm = foreground_ball(volume)
+        foreground_centre, foreground_mm = foreground_ball(volume, foreground)
         centre_ras = foreground_centre if centre_ras is None else centre_ras
     if radius_mm is None:
         window_mm = (slice_size - 1) / 2.0 * pixel_mm if pixel_mm is not None else 0.0

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,18 +14,18 @@ from tonno_core import kernels
 from tonno_core.slicing.content import Content, bounding_box
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.volume.atlas import Atlas
-from tonno_core.volume.grid import affine_block, affine_points, ijk_to_grid
+from tonno_core.volume.grid import ijk_to_grid
 from tonno_core.volume.volume import Matrix, Volume
 
-# Samples of the slices that are sampled at once, in the rectangle that the content needs there: fewer slices would fit
-# closer but cost more calls, more would leave the cache. 69 slices of 96 x 96 pixels, 12 of 224 x 224.
-_SAMPLES = 640_000
+# Samples of the slices that are sampled at once, in the rectangle that the content needs there: fewer slices fit closer
+# but cost more calls. 8 slices of 96 x 96 pixels, 1 of 224 x 224.
+_SAMPLES = 75_000
 # Largest magnitudes that float16 will do for: it holds all whole numbers to 2048, and rounds any number by 2^-11 of it
 # (below 2^-14 by 2^-25, which is 2^-21 of a largest of 2^-4).
 _LEAST_OF_HALF, _MOST_OF_HALF = 2.0**-4, 2.0**11
 
 # The signature of `slicing.kernel.sample_planes`.
-SamplePlanes = Callable[[torch.Tensor, npt.NDArray[np.float64], int, float], torch.Tensor]
+SamplePlanes = Callable[[torch.Tensor, torch.Tensor, int, float], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class SliceSource:
         array: ``1 Z Y X``, voxel values less ``fill``, so that the zeros outside the volume are the fill value; float16
             only with a kernel.
         ras_to_ijk: 4 x 4, from RAS mm to voxel indices.
-        content: where there is more than fill; None with a kernel, which does without.
+        content: where there is more than fill; None where all slices are cut by a kernel, blank ones too.
         fill: value of the space outside the volume.
         atlas: the same voxels for the CPU; None on other devices and for volumes too large for it.
         kernel: samples planes on CUDA; None where it does not run.
@@ -58,6 +57,7 @@ class SliceSource:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         half: bool = False,
+        blank: bool = False,
     ) -> SliceSource:
         """Put a volume on a device.
 
@@ -68,24 +68,107 @@ class SliceSource:
             dtype: of the slices.
             half: allow voxels in float16, because the encoder rounds to it anyway. They are float16 where the kernel
                 runs and intensities are neither too large nor too small for it; slices stay in ``dtype``.
+            blank: all slices are wanted, also those that show nothing (`sample_slices`).
 
         Returns:
             The source of slices.
         """
-        inner = bounding_box(Volume(volume.array - np.float32(fill), volume.ijk_to_ras))
+        inner = bounding_box(volume, fill)
         device = torch.device(device)
         module = kernels.load("slicing", device, dtype)
         kernel: SamplePlanes | None = None if module is None else module.sample_planes
         stored = torch.float16 if half and kernel is not None and half_will_do(inner.array) else dtype
         on_device = torch.as_tensor(inner.array).to(stored).to(device)[None]
         atlas = Atlas.of_volume(on_device[0]) if device.type == "cpu" and Atlas.fits(inner.array.shape) else None
-        content = Content.of(inner.array, inner.ijk_to_ras) if kernel is None else None
+        content = None if blank and kernel is not None else Content.of(inner.array, inner.ijk_to_ras)
         ras_to_ijk = np.asarray(np.linalg.inv(inner.ijk_to_ras), dtype=np.float64)
         return SliceSource(on_device, ras_to_ijk, content, fill, atlas, kernel)
 
 
+class SliceCutter:
+    """Cuts the slices of a plan's directions. All geometry is computed once, and copied to the device once.
+
+    Attributes:
+        shown: L 2, first and one past the last offset of each direction whose slices are cut: of those that matter to
+            the plan, the ones that can show more than fill.
+        counts: L, their numbers.
+        ends: L + 1, numbers of the slices of all directions before each, and of all.
+    """
+
+    def __init__(
+        self, source: SliceSource, plan: SlicePlan, shifts: Sequence[float] = (), *, blank: bool = False
+    ) -> None:
+        """Compute the geometry.
+
+        Args:
+            source: the volume.
+            plan: the planes, and which of them matter.
+            shifts: by channel of a slice how far it lies along the normal, in frame units; empty for slices of one
+                channel.
+            blank: cut all slices that matter, also those that show nothing.
+        """
+        self._source, self._pixels, self._channels = source, plan.pixels, len(shifts)
+        moved = [replace(plan, shift=shift) for shift in shifts] or [plan]
+        self.shown = plan.limits
+        if source.content is not None and not blank:
+            ends = source.content.shown(plan, shifts or (0.0,))
+            self.shown = np.clip(ends, plan.limits[:, :1], plan.limits[:, 1:])
+        self.counts = self.shown[:, 1] - self.shown[:, 0]
+        self.ends = [0, *np.cumsum(self.counts).tolist()]
+        if source.kernel is not None:
+            affines = np.stack([_plane_to_ijk(source, each, self.shown) for each in moved], axis=1)
+            self._voxels = source.array[0]
+            self._affines = torch.as_tensor(affines.reshape(-1, 3, 3), dtype=torch.float32).to(source.array.device)
+        else:
+            self._stacks = [_Stacks(source, each, self.shown) for each in moved]
+
+    def cut(self, which: slice) -> torch.Tensor:
+        """Interpolate trilinearly.
+
+        On a GPU with the kernel the host launches that, and neither computes nor copies nor waits.
+
+        Args:
+            which: range of the plan's directions.
+
+        Returns:
+            ``N V U``, or ``N C V U`` with shifts, one direction after the other; rows run along u, columns along v.
+        """
+        first, stop = self.ends[which.start], self.ends[which.stop]
+        source, channels = self._source, max(1, self._channels)
+        if source.kernel is not None:
+            affines = self._affines[first * channels : stop * channels]
+            slices = source.kernel(self._voxels, affines, self._pixels, source.fill)
+        else:
+            slices = self._blank(stop - first)
+            for direction in range(which.start, which.stop):
+                stack = slices[self.ends[direction] - first : self.ends[direction + 1] - first]
+                for channel, stacks in enumerate(self._stacks):
+                    stacks.sample(direction, stack[:, channel])
+        return self._shaped(slices)
+
+    def blank(self) -> torch.Tensor:
+        """Make a slice that shows nothing.
+
+        Returns:
+            ``1 V U``, or ``1 C V U`` with shifts, of the same type as `cut` gives.
+        """
+        return self._shaped(self._blank(1))
+
+    def _blank(self, count: int) -> torch.Tensor:
+        source = self._source
+        dtype = source.array.dtype if source.kernel is None else torch.float32
+        size = (count, max(1, self._channels), self._pixels, self._pixels)
+        return torch.full(size, source.fill, dtype=dtype, device=source.array.device)
+
+    def _shaped(self, slices: torch.Tensor) -> torch.Tensor:
+        """Bring slices ``N V U`` of the kernel, or ``N C V U``, to one dimension of channels if there are several."""
+        if self._channels:
+            return slices.view(-1 if slices.numel() else 0, self._channels, self._pixels, self._pixels)
+        return slices if slices.ndim == 3 else slices[:, 0]
+
+
 def sample_slices(source: SliceSource, plan: SlicePlan, which: slice) -> torch.Tensor:
-    """Interpolate trilinearly on the slices that matter of some of a plan's directions.
+    """Interpolate trilinearly on all slices that matter of some of a plan's directions, blank or not.
 
     Args:
         source: the volume.
@@ -95,36 +178,90 @@ def sample_slices(source: SliceSource, plan: SlicePlan, which: slice) -> torch.T
     Returns:
         ``N V U``, one direction after the other; rows run along u, columns along v.
     """
-    if source.kernel is not None:
-        plane_to_ijk = source.ras_to_ijk @ plan.frame_to_ras @ plan.plane_to_frame(which)
-        return source.kernel(source.array[0], plane_to_ijk[:, :3], plan.pixels, source.fill)
-    assert source.content is not None  # there is one without a kernel
-    whole, square = (plan.slices + 2, plan.pixels, plan.pixels), slice(0, plan.pixels)
-    matrices = plan.frame_to_ras @ plan.slice_to_frame(which)
-    needed = np.tile([0, plan.slices + 2], (len(matrices), 1)) if plan.needed is None else plan.needed[which]
-    counts = (needed[:, 1] - needed[:, 0]).tolist()
-    slices = source.array.new_full((sum(counts), *whole[1:]), source.fill)
-    for stack, matrix, (first, stop) in zip(torch.split(slices, counts), matrices, needed.tolist(), strict=True):
-        unit_to_ras = affine_block(matrix, whole, (slice(first, stop), square, square))
-        shape = (stop - first, *whole[1:])
-        runs = math.ceil(math.prod(shape) / _SAMPLES)
-        # Where the slices can meet the content; the rest is fill.
-        for block in source.content.blocks(unit_to_ras, shape, math.ceil(shape[0] / runs)):
-            size = (block[0].stop - block[0].start, block[1].stop - block[1].start, block[2].stop - block[2].start)
-            unit_to_ijk = source.ras_to_ijk @ affine_block(unit_to_ras, shape, block)
-            if source.atlas is None:
-                values = _grid_sample(source.array, unit_to_ijk, size)
+    needed = None if plan.needed is None else plan.needed[which]
+    some = replace(plan, directions=plan.directions[which], needed=needed)
+    return SliceCutter(source, some, blank=True).cut(slice(0, len(some.directions)))
+
+
+def _sample_to_ijk(source: SliceSource, plan: SlicePlan) -> npt.NDArray[np.float64]:
+    """Place the samples of all directions: L 3 4, from (column, row, offset, 1), each from 0, to voxel indices."""
+    indices = ijk_to_grid((plan.pixels, plan.pixels, plan.slices + 2))
+    placed: npt.NDArray[np.float64] = source.ras_to_ijk @ plan.frame_to_ras @ plan.slice_to_frame(slice(None)) @ indices
+    return placed[:, :3]
+
+
+def _plane_to_ijk(source: SliceSource, plan: SlicePlan, shown: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+    """Place the slices that are cut: N 3 3, from (column, row, 1), in pixels from the middle, to voxel indices."""
+    placed = _sample_to_ijk(source, plan)
+    placed[:, :, 3] += placed[:, :, :2].sum(axis=2) * ((plan.pixels - 1) / 2.0)
+    direction, offset = _planes(shown)
+    planes = placed[direction]
+    planes[:, :, 2] = planes[:, :, 2] * offset[:, None] + planes[:, :, 3]
+    return planes[:, :, :3]
+
+
+def _planes(shown: npt.NDArray[np.intp]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """List direction and offset of all slices that are cut."""
+    counts = shown[:, 1] - shown[:, 0]
+    direction = np.repeat(np.arange(len(shown)), counts)
+    return direction, np.arange(len(direction)) - np.repeat(np.cumsum(counts) - counts - shown[:, 0], counts)
+
+
+class _Stacks:
+    """Samples slices by torch in blocks: some of a direction's, in the rectangle that the content needs there."""
+
+    def __init__(self, source: SliceSource, plan: SlicePlan, shown: npt.NDArray[np.intp]) -> None:
+        self._source, self._first = source, shown[:, 0].tolist()
+        affines = _sample_to_ijk(source, plan)
+        if source.atlas is not None:
+            affines = source.atlas.from_ijk(affines)
+        else:
+            z, y, x = source.array.shape[1:]
+            affines = (ijk_to_grid((x, y, z)) @ np.insert(affines, 3, [0.0, 0.0, 0.0, 1.0], axis=1))[:, :3]
+
+        def tensor(numbers: npt.NDArray[np.float64]) -> torch.Tensor:
+            return torch.as_tensor(numbers, dtype=source.array.dtype).to(source.array.device)
+
+        columns, offsets = np.arange(plan.pixels), np.arange(plan.slices + 2)
+        # What the columns, rows and offsets of a direction add to its samples' coordinates: L 3 each.
+        self._columns, self._rows = (tensor(affines[:, :, axis, None] * columns) for axis in (0, 1))
+        self._offsets = tensor(affines[:, :, 2, None] * offsets + affines[:, :, 3, None])
+        self._blocks, self._ends = _blocks(source, plan, shown)
+
+    def sample(self, direction: int, stack: torch.Tensor) -> None:
+        """Write the slices of a direction where the content is; the rest stays as it is. stack: T V U."""
+        source, first = self._source, self._first[direction]
+        columns, rows, offsets = self._columns[direction], self._rows[direction], self._offsets[direction]
+        for t0, t1, c0, c1, r0, r1 in self._blocks[self._ends[direction] : self._ends[direction + 1]]:
+            in_plane = rows[:, r0:r1, None] + columns[:, None, c0:c1]
+            points = offsets[:, t0:t1, None, None] + in_plane[:, None]
+            if source.atlas is not None:
+                values = source.atlas.sample(*source.atlas.clamped(points))[:, 0]
             else:
-                values = source.atlas.sample(*source.atlas.voxel_points(unit_to_ijk, size))[:, 0]
-            torch.add(values, source.fill, out=stack[block])
-    return slices
+                at = points.permute(1, 2, 3, 0)[None]
+                values = F.grid_sample(source.array[None], at, padding_mode="zeros", align_corners=True)[0, 0]
+            torch.add(values, source.fill, out=stack[t0 - first : t1 - first, r0:r1, c0:c1])
 
 
-def _grid_sample(array: torch.Tensor, unit_to_ijk: Matrix, size: tuple[int, int, int]) -> torch.Tensor:
-    """Interpolate ``1 Z Y X`` with torch's 3D grid_sample: ``T V U``."""
-    _, z, y, x = array.shape
-    theta = torch.as_tensor(ijk_to_grid((x, y, z)) @ unit_to_ijk, dtype=array.dtype, device=array.device)[None]
-    return F.grid_sample(array[None], affine_points(theta, size), padding_mode="zeros", align_corners=True)[0, 0]
+def _blocks(source: SliceSource, plan: SlicePlan, shown: npt.NDArray[np.intp]) -> tuple[list[list[int]], list[int]]:
+    """List blocks: first and one past the last offset, column and row of each; and where each direction's begin."""
+    assert source.content is not None  # there is one without a kernel
+    low, high = (source.content.shown(plan)[..., end] for end in (0, 1))
+    direction, offset = _planes(shown)
+    seen = (offset >= low[direction]) & (offset < high[direction])
+    direction, offset = direction[seen], offset[seen]
+    if not len(direction):
+        return [], [0] * (len(shown) + 1)
+    run = np.maximum(1, _SAMPLES // plan.pixels**2)
+    number = (offset - np.maximum(low, shown[:, 0])[direction]) // run
+    starts = np.flatnonzero(np.diff(direction, prepend=-1) | np.diff(number, prepend=-1))
+    windows = source.content.windows(plan)[direction, offset]
+    stops = np.append(starts[1:], len(direction))
+    first, last = np.minimum.reduceat(windows[..., 0], starts), np.maximum.reduceat(windows[..., 1], starts)
+    blocks = np.column_stack([offset[starts], offset[stops - 1] + 1, np.stack([first, last], axis=2).reshape(-1, 4)])
+    there = (first < last).all(axis=1)
+    ends = np.searchsorted(direction[starts][there], np.arange(len(shown) + 1))
+    return blocks[there].tolist(), ends.tolist()
 
 
 def half_will_do(array: npt.NDArray[np.float32]) -> bool:

@@ -5,8 +5,6 @@ Streaming: a grid holds one sum per channel, whatever the number of directions.
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from tonno_core import kernels
@@ -75,16 +73,17 @@ class Backprojector:
             raise ValueError("no maps were added")
         return self._map_sum.total(channel).reshape(self.shape) / self._map_count
 
-    def add_profiles(self, profiles: torch.Tensor, normals: npt.NDArray[np.float64]) -> None:
-        """Add q_l(x . n_l) of B directions.
+    def add_profiles(self, profiles: torch.Tensor, plan: SlicePlan, which: slice) -> None:
+        """Add q_l(x . n_l) of some directions of a plan.
 
         Args:
             profiles: ``B M``, values at offsets 2 m / (M - 1) - 1.
-            normals: B 3, unit vectors in frame coordinates.
+            plan: the planes.
+            which: range of the plan's directions, B of them.
         """
         if self._profile_sum is None:
             self._profile_sum = self._new_profiles(self._nodes)
-        self._profile_sum.add(profiles.to(self._nodes.like.dtype), normals)
+        self._profile_sum.add(profiles.to(self._nodes.like.dtype), plan, which)
         self._profile_count += len(profiles)
 
     def add_maps(self, maps: torch.Tensor, plan: SlicePlan, which: slice) -> None:

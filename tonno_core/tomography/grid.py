@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+from tonno_core.slicing.plan import SlicePlan
 from tonno_core.volume.grid import affine_points, affine_slab, slabs
 from tonno_core.volume.volume import Matrix
 
@@ -95,3 +98,32 @@ class Nodes:
             to_box = torch.as_tensor(grid.frame_to_box, dtype=like.dtype, device=like.device)
             near &= ((points @ to_box[:3, :3].T + to_box[:3, 3]).abs() <= 1.0 + ROUNDING).all(dim=1)
         return index[near], points[near]
+
+
+class OfDirections:
+    """Numbers of each of a plan's directions on a device: all of them are computed and copied there once."""
+
+    def __init__(self, compute: Callable[[SlicePlan], npt.NDArray[np.float64]], like: torch.Tensor) -> None:
+        """Say what they are.
+
+        Args:
+            compute: returns ``L ...`` for a plan.
+            like: a tensor of the same type on the same device.
+        """
+        self._compute, self._like = compute, like
+        self._plan: SlicePlan | None = None
+
+    def of(self, plan: SlicePlan, which: slice) -> torch.Tensor:
+        """Return those of some directions.
+
+        Args:
+            plan: the planes; mostly the same as the last time.
+            which: range of its directions, B of them.
+
+        Returns:
+            ``B ...``.
+        """
+        if plan is not self._plan:
+            self._numbers = torch.as_tensor(self._compute(plan), dtype=self._like.dtype).to(self._like.device)
+            self._plan = plan
+        return self._numbers[which]

@@ -76,7 +76,7 @@ class Inverter:
     def add(self, batch: Projections, timings: Timings) -> None:
         """Take in the next directions.
 
-        On a GPU the host goes on before it is done, but for the copies of the directions in `Backprojector`.
+        On a GPU the host goes on before it is done.
 
         Args:
             batch: With the maps of the CAM methods' stages.
@@ -213,18 +213,18 @@ class _ValueSum:
     def add(self, logits: torch.Tensor, which: slice, timings: Timings) -> None:
         with timings.measure("filter"):
             if self._sum is None:  # once: a copy to a GPU waits for all that was asked of it
-                self._matrix = _second_derivative(self._kind, self._plan, logits)
-            profiles = logits @ self._matrix.T
+                self._matrix = _second_derivative(self._kind, self._plan, logits).T
+            profiles = logits @ self._matrix
         with timings.measure("backprojection: values"):
             self._sum = self._sum or Backprojector(self._grid, logits)
-            self._sum.add_profiles(profiles, self._plan.directions[which])
+            self._sum.add_profiles(profiles, self._plan, which)
 
     def heatmap(self) -> torch.Tensor:
         if self._sum is None:
             raise ValueError("no projections")
         side = 2.0 * self._plan.pixels / (self._plan.pixels - 1)  # of the slice whose mean the encoder returns
         per_frame_unit = 1.0 / self._plan.step  # offsets per unit of s, squared in the second derivative
-        return self._sum.profile_mean * (-((side * per_frame_unit) ** 2) / (2.0 * math.pi))
+        return self._sum.profile_mean.mul_(-((side * per_frame_unit) ** 2) / (2.0 * math.pi))
 
 
 class _MapSum:
@@ -251,7 +251,8 @@ class _MapSum:
             if self._sum is None:
                 self._half_cell = cell_pitch(self._plan, maps.shape[-1]) / 2.0
                 self._channels = self._matrices(maps)
-            channels = torch.einsum("cmt,bthw->bcmhw", self._channels, maps)
+            values = torch.matmul(self._channels.flatten(0, 1), maps.flatten(2))
+            channels = values.view(len(maps), *self._channels.shape[:2], *maps.shape[2:])
         with timings.measure("backprojection: maps"):
             self._sum = self._sum or Backprojector(self._grid, maps)
             self._sum.add_maps(channels, self._plan, which)

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from tonno_core.slicing.plan import SlicePlan
-from tonno_core.tomography.grid import ROUNDING, Nodes, TargetGrid
+from tonno_core.tomography.grid import ROUNDING, Nodes, OfDirections, TargetGrid
 
 # Nodes of a program: fewer where eight values per node are gathered, which takes registers.
 _BLOCK, _MAPS_BLOCK = 1024, 256
@@ -122,26 +122,32 @@ class KernelProfiles:
         """Start with zero; see `tomography.profiles.ProfileBackprojection`."""
         self._grid, self._mask = nodes.grid, nodes.mask()
         self._sum = torch.zeros(nodes.grid.shape, dtype=torch.float32, device=nodes.like.device)
+        self._steps = OfDirections(self._steps_of, self._sum)
 
-    def add(self, profiles: torch.Tensor, normals: npt.NDArray[np.float64]) -> None:
-        """Add q_l(x . n_l).
+    def add(self, profiles: torch.Tensor, plan: SlicePlan, which: slice) -> None:
+        """Add q_l(x . n_l) of some directions of a plan.
 
         Args:
             profiles: ``B M``, values at M even offsets over [-1, 1].
-            normals: B 3, unit vectors in frame coordinates.
+            plan: the planes.
+            which: range of the plan's directions, B of them.
         """
         count, offsets = profiles.shape
-        half = (offsets - 1) / 2.0
-        steps = half * normals @ self._grid.ijk_to_frame[:3]
-        steps[:, 3] += half
+        steps = self._steps.of(plan, which)
         _, y, x = self._grid.shape
         nodes = self._sum.numel()
-        on_device = torch.as_tensor(steps, dtype=torch.float32).contiguous().to(self._sum.device)
         with torch.cuda.device_of(self._sum):  # type: ignore[no-untyped-call]
             _add_profiles[(triton.cdiv(nodes, _BLOCK),)](
-                self._sum, profiles.float().contiguous(), on_device, count, offsets, nodes, y, x,
+                self._sum, profiles.float().contiguous(), steps, count, offsets, nodes, y, x,
                 ROUNDING * (offsets - 1), block=_BLOCK, enable_fp_fusion=True,
             )  # fmt: skip
+
+    def _steps_of(self, plan: SlicePlan) -> npt.NDArray[np.float64]:
+        """Return the changes of positions in a profile by voxel index, and their origin: L 4."""
+        half = (plan.slices - 1) / 2.0
+        steps: npt.NDArray[np.float64] = half * plan.directions @ self._grid.ijk_to_frame[:3]
+        steps[:, 3] += half
+        return steps
 
     def total(self) -> torch.Tensor:
         """Return the sum.
@@ -160,6 +166,8 @@ class KernelMaps:
         self._grid = nodes.grid
         shape, device, mask = nodes.grid.shape, nodes.like.device, nodes.mask()
         self._sum = torch.zeros(channels, math.prod(shape), dtype=torch.float32, device=device)
+        to_frame = nodes.grid.ijk_to_frame[:3]
+        self._rotations = OfDirections(lambda plan: plan.frame_to_slice(slice(None)) @ to_frame, self._sum)
         every = torch.ones(shape, dtype=torch.bool, device=device) if mask is None else mask
         self._mask = every.flatten().view(torch.uint8)
 
@@ -172,15 +180,14 @@ class KernelMaps:
             which: range of the plan's directions, B of them.
         """
         count, channels, offsets, height, width = maps.shape
-        rotations = plan.frame_to_slice(which) @ self._grid.ijk_to_frame[:3]
-        on_device = torch.as_tensor(rotations, dtype=torch.float32).contiguous().to(self._sum.device)
+        rotations = self._rotations.of(plan, which)
         _, y, x = self._grid.shape
         nodes = self._sum.shape[1]
         # The share of the window between the outermost pixels' centres, per unit of a and b.
         window = (plan.pixels - 1) / plan.pixels / 2.0
         with torch.cuda.device_of(self._sum):  # type: ignore[no-untyped-call]
             _add_maps[(triton.cdiv(nodes, _MAPS_BLOCK), channels)](
-                self._sum, self._mask, maps.float().contiguous(), on_device, count, offsets, height, width,
+                self._sum, self._mask, maps.float().contiguous(), rotations, count, offsets, height, width,
                 nodes, y, x, window * height, window * width, (offsets - 1) / 2.0, 1.0 + ROUNDING,
                 block=_MAPS_BLOCK, enable_fp_fusion=True,
             )  # fmt: skip
@@ -206,12 +213,12 @@ def works(device: torch.device) -> bool:
     Returns:
         Whether the numbers are right.
     """
-    normal = np.array([[1.0, 0.0, 0.0]])
+    plan, every = SlicePlan(np.eye(4), np.array([[1.0, 0.0, 0.0]]), 3, 2), slice(0, 1)
     ramp = torch.tensor([1.0, 3.0, 5.0], device=device)
     nodes = Nodes(TargetGrid((2, 2, 2), np.eye(4)), ramp)
     profiles = KernelProfiles(nodes)
-    profiles.add(ramp[None], normal)
+    profiles.add(ramp[None], plan, every)
     maps = KernelMaps(nodes, 2)
-    maps.add(torch.stack([-ramp, ramp])[None, :, :, None, None], SlicePlan(np.eye(4), normal, 3, 2), slice(0, 1))
+    maps.add(torch.stack([-ramp, ramp])[None, :, :, None, None], plan, every)
     right = ramp[1:].repeat(4)  # at the middle and the end along x; y and z are 0 or 1, within the window
     return torch.allclose(profiles.total(), right) and torch.allclose(maps.total(1), right)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from tonno_core.slicing.plan import SlicePlan
-from tonno_core.tomography.grid import POINTS, ROUNDING, Nodes
+from tonno_core.tomography.grid import POINTS, ROUNDING, Nodes, OfDirections
 from tonno_core.volume.atlas import Atlas
 
 # Samples at once, over directions and nodes, that stay in a core's cache.
@@ -58,6 +59,12 @@ class ReferenceMaps:
         """Start with zero; see `MapBackprojection`."""
         self._nodes = nodes
         self._sum = nodes.like.new_zeros(channels, math.prod(nodes.grid.shape))
+        # With align_corners=False cell c of h is at (2 c + 1) / h - 1. Its centre, pixel (c + 1/2) S / h - 1/2
+        # of those at 2 t / (S - 1) - 1, is at that times S / (S - 1); offset m of M likewise.
+        self._shrink = OfDirections(
+            lambda plan: np.array([(n - 1.0) / n for n in (plan.pixels, plan.pixels, plan.slices)]), nodes.like
+        )
+        self._turns = OfDirections(lambda plan: plan.frame_to_slice(slice(None)), nodes.like)
 
     def add(self, maps: torch.Tensor, plan: SlicePlan, which: slice) -> None:
         """Add the maps of some directions of a plan.
@@ -67,10 +74,7 @@ class ReferenceMaps:
             plan: the planes.
             which: range of the plan's directions, B of them.
         """
-        frame_to_slice = torch.as_tensor(plan.frame_to_slice(which), dtype=maps.dtype, device=maps.device)
-        # With align_corners=False cell c of h is at (2 c + 1) / h - 1. Its centre, pixel (c + 1/2) S / h - 1/2
-        # of those at 2 t / (S - 1) - 1, is at that times S / (S - 1); offset m of M likewise.
-        shrink = frame_to_slice.new_tensor([(n - 1.0) / n for n in (plan.pixels, plan.pixels, plan.slices)])
+        frame_to_slice, shrink = self._turns.of(plan, which), self._shrink.of(plan, slice(None))
         for index, points in self._nodes.parts():
             each = max(1, POINTS // max(1, len(points)))
             for start in range(0, len(maps), each):

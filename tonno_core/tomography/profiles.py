@@ -24,7 +24,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from tonno_core.tomography.grid import ROUNDING, Nodes
+from tonno_core.slicing.plan import SlicePlan
+from tonno_core.tomography.grid import ROUNDING, Nodes, OfDirections
 
 # Directions whose tables are in use at once, and numbers in a few rows: both stay in a core's cache, and are enough
 # that two cores do not wait for each other after every step.
@@ -43,12 +44,13 @@ class ProfileBackprojection(Protocol):
             nodes: where to sum.
         """
 
-    def add(self, profiles: torch.Tensor, normals: npt.NDArray[np.float64]) -> None:
-        """Add q_l(x . n_l).
+    def add(self, profiles: torch.Tensor, plan: SlicePlan, which: slice) -> None:
+        """Add q_l(x . n_l) of some directions of a plan.
 
         Args:
             profiles: ``B M``, values at M even offsets over [-1, 1].
-            normals: B 3, unit vectors in frame coordinates.
+            plan: the planes.
+            which: range of the plan's directions, B of them.
         """
 
     def total(self) -> torch.Tensor:
@@ -66,16 +68,18 @@ class ReferenceProfiles:
         """Start with zero; see `ProfileBackprojection`."""
         self._nodes = nodes
         self._sum = nodes.like.new_zeros(math.prod(nodes.grid.shape))
+        self._normals = OfDirections(lambda plan: plan.directions * ((plan.slices - 1) / 2.0), nodes.like)
 
-    def add(self, profiles: torch.Tensor, normals: npt.NDArray[np.float64]) -> None:
-        """Add q_l(x . n_l).
+    def add(self, profiles: torch.Tensor, plan: SlicePlan, which: slice) -> None:
+        """Add q_l(x . n_l) of some directions of a plan.
 
         Args:
             profiles: ``B M``, values at M even offsets over [-1, 1].
-            normals: B 3, unit vectors in frame coordinates.
+            plan: the planes.
+            which: range of the plan's directions, B of them.
         """
         half = (profiles.shape[1] - 1) / 2.0
-        scaled = torch.as_tensor(normals * half, dtype=self._sum.dtype, device=self._sum.device)
+        scaled = self._normals.of(plan, which)
         for index, points in self._nodes.parts():
             total = self._sum.new_zeros(len(points))
             for profile, normal in zip(profiles, scaled, strict=True):
@@ -109,17 +113,18 @@ class RowProfiles:
         self._middles = np.stack([np.full(len(k), self._middle), j, k, np.ones(len(k))])
         self._sum = nodes.like.new_zeros(len(self._rows), len(self._columns))
 
-    def add(self, profiles: torch.Tensor, normals: npt.NDArray[np.float64]) -> None:
-        """Add q_l(x . n_l).
+    def add(self, profiles: torch.Tensor, plan: SlicePlan, which: slice) -> None:
+        """Add q_l(x . n_l) of some directions of a plan.
 
         Args:
             profiles: ``B M``, values at M even offsets over [-1, 1].
-            normals: B 3, unit vectors in frame coordinates.
+            plan: the planes.
+            which: range of the plan's directions, B of them.
         """
         if not self._sum.numel():
             return
         half = (profiles.shape[1] - 1) / 2.0
-        steps = half * normals @ self._grid.ijk_to_frame[:3]  # B 4: along i, j, k, and the origin
+        steps = half * plan.directions[which] @ self._grid.ijk_to_frame[:3]  # B 4: along i, j, k, and the origin
         steps[:, 3] += half
         for start in range(0, len(profiles), _DIRECTIONS):
             self._add_few(profiles[start : start + _DIRECTIONS], steps[start : start + _DIRECTIONS])

@@ -1,28 +1,28 @@
 """The encoder's outputs for all planes: p(s, n) and its maps p(s, u, v; n), in batches of directions.
 
-On CUDA a batch is handed to the encoder without waiting for it. Meanwhile the next directions are cut on a stream
-beside (`Prefetch`), where blank slices are looked for too; only then the host waits for the encoder, to see that its
-logits are numbers. On other devices one comes after the other.
+On a GPU the host asks for batch after batch and waits for none of them, but now and then for one long before
+(`tomography.pace`): all geometry is there before the first, slices that cannot show anything are known by it, and those
+that happen not to are found on the device, which has their outputs replaced.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from tonno_core.encoding.encoder import ClassMaps, Encoder, check_finite
+from tonno_core.encoding.encoder import ClassMaps, Encoder
 from tonno_core.encoding.memory import fitting_batch, memory_of
 from tonno_core.errors import TonnoError, is_out_of_memory
 from tonno_core.reporting import Reporter
 from tonno_core.settings import CamKind
 from tonno_core.slicing.plan import SlicePlan
-from tonno_core.slicing.sampling import SliceSource, sample_slices
-from tonno_core.tomography.prefetch import Prefetch, Tensors, side_stream
+from tonno_core.slicing.sampling import SliceCutter, SliceSource
+from tonno_core.tomography.pace import Pace, runs_behind
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class Projections:
     maps: dict[int, torch.Tensor]
 
 
-# Directions in a batch, where memory allows.
-_AT_LEAST = 2
+# Directions in a batch, where memory allows; a direction with little to show counts as this part of its planes.
+_AT_LEAST, _LEAST_SHARE = 2, 4
 
 # The encoder's outputs for a batch: logits ``C B`` of the classes asked about, and maps ``B h w``.
 _Outputs = tuple[torch.Tensor, ClassMaps]
@@ -106,8 +106,22 @@ class Projector:
         self._fit = batch.fit
         self.batch_size = batch.most
         self.slices_total = 0
-        self.slices_blank = 0
-        self._blank: dict[int, _Outputs] = {}
+        self._not_cut = 0
+        self._blank: list[torch.Tensor] = []  # of the slices that were cut, whether they show nothing
+        self._pace = Pace(source.array.device)
+
+    @property
+    def slices_blank(self) -> int:
+        """Number of the slices so far that showed nothing. Waits for a GPU."""
+        return self._not_cut + (int(torch.cat(self._blank).sum()) if self._blank else 0)
+
+    def look(self) -> None:
+        """See that all logits so far are numbers, before anything is shown of them. Waits for a GPU.
+
+        Raises:
+            TonnoError: some are not.
+        """
+        self._pace.catch_up()
 
     def project(self, plan: SlicePlan, *, start: int = 0) -> Iterator[dict[int, Projections]]:
         """Compute the outputs for a plan's directions in order, a few at a time.
@@ -119,52 +133,67 @@ class Projector:
         Yields:
             Projections by class index.
         """
-        self._fit_batch(plan)
-        stop = len(plan.directions)
-        with Prefetch(lambda which: self._cut(plan, which), side_stream(self._source.array.device)) as ahead:
-            while start < stop:
+        with self._timings.measure("slicing"):
+            cutter = SliceCutter(self._source, plan, self._shifts)
+        blank = cutter.blank()
+        self._fit_batch(cutter, blank)
+        places = _places(plan, cutter.shown)
+        on_device = None if places is None else torch.as_tensor(places, device=blank.device)
+        looked_at = np.concatenate([[0], np.cumsum(plan.counts)]).tolist()
+        with self._timings.measure("encoder"):
+            of_blank = self._encode(blank)
+        try:
+            while start < len(plan.directions):
+                which = self._next(cutter, plan, start)
                 try:
-                    which, (slices, seen) = ahead.take() or self._cut(plan, self._next(plan, start))
+                    with self._timings.measure("slicing"):
+                        slices = cutter.cut(which)
                 except (RuntimeError, MemoryError) as error:
                     self._shrink(self.batch_size, error)
                     continue
                 self._check()
                 with self._timings.measure("encoder"):
-                    logits, maps = self._outputs(slices, seen)
-                self.slices_total += len(slices)
-                self.slices_blank += len(slices) - len(seen)
-                del slices, seen
+                    logits, maps = self._outputs(slices, of_blank)
+                    self._pace.add(logits)
+                count = looked_at[which.stop] - looked_at[which.start]
+                self.slices_total += count
+                self._not_cut += count - len(slices)
+                del slices
                 start = which.stop
-                if start < stop:
-                    ahead.start(self._next(plan, start))
-                with self._timings.measure("encoder"):
-                    check_finite(logits)
+                if on_device is not None:
+                    index = (on_device[which] - cutter.ends[which.start]).clamp_(min=-1)
+                    logits = torch.cat([logits, of_blank[0]], dim=1)[:, index]
+                    maps = {key: torch.cat([each, of_blank[1][key]])[index] for key, each in maps.items()}
                 yield self._by_class(plan, which, logits, maps)
+        finally:
+            self.look()
 
-    def _next(self, plan: SlicePlan, start: int) -> slice:
-        """Return as many directions as fill a batch; at least two where memory allows, so that threads share them."""
-        filled = int(np.searchsorted(np.cumsum(plan.counts[start:]), self.batch_size, side="right"))
+    def _next(self, cutter: SliceCutter, plan: SlicePlan, start: int) -> slice:
+        """Return as many directions as fill a batch; at least two where memory allows, so that threads share them.
+
+        A GPU's batches are filled with slices that are cut, a CPU's count blank ones too.
+        """
+        counts = plan.counts[start:]
+        if runs_behind(self._source.array.device):
+            counts = np.maximum(cutter.counts[start:], counts // _LEAST_SHARE)
+        filled = int(np.searchsorted(np.cumsum(counts), self.batch_size, side="right"))
         least = _AT_LEAST if self.batch_size > 1 else 1
         return slice(start, min(start + max(least, filled), len(plan.directions)))
 
-    def _cut(self, plan: SlicePlan, which: slice) -> tuple[slice, Tensors]:
-        """Return a range, its slices ``B V U`` or ``B C V U``, and the indices of those that show more than fill."""
-        with self._timings.measure("slicing"):
-            if self._shifts:
-                channels = [sample_slices(self._source, replace(plan, shift=s), which) for s in self._shifts]
-                slices = torch.stack(channels, dim=1)
-            else:
-                slices = sample_slices(self._source, plan, which)
-        with self._timings.measure("encoder"):
-            low, high = torch.aminmax(slices.flatten(1), dim=1)
-            seen = ((low != self._source.fill) | (high != self._source.fill)).nonzero()[:, 0]
-        return which, (slices, seen)
-
-    def _outputs(self, slices: torch.Tensor, seen: torch.Tensor) -> _Outputs:
-        """Return the outputs for slices ``B V U``. The slices that show nothing share theirs."""
-        if len(seen) == len(slices):
+    def _outputs(self, slices: torch.Tensor, of_blank: _Outputs) -> _Outputs:
+        """Return the outputs for slices ``B V U``. Those that show nothing have the blank slice's."""
+        flat = slices.flatten(1)
+        fill = self._source.fill
+        blank = (flat.amin(dim=1) == fill) & (flat.amax(dim=1) == fill)
+        self._blank.append(blank)
+        blank_logits, blank_maps = of_blank
+        if runs_behind(slices.device):  # which ones are blank would have to be waited for
+            logits, maps = self._encode(slices)
+            logits = torch.where(blank, blank_logits, logits)
+            return logits, {key: torch.where(blank[:, None, None], blank_maps[key], each) for key, each in maps.items()}
+        seen = blank.logical_not().nonzero()[:, 0]
+        if len(seen) == len(slices) > 0:
             return self._encode(slices)
-        blank_logits, blank_maps = self._blank_output(slices)
         logits = blank_logits.expand(-1, len(slices)).clone()
         maps = {key: each.expand(len(slices), -1, -1).clone() for key, each in blank_maps.items()}
         if len(seen):
@@ -175,19 +204,13 @@ class Projector:
         return logits, maps
 
     def _by_class(self, plan: SlicePlan, which: slice, logits: torch.Tensor, maps: ClassMaps) -> dict[int, Projections]:
-        sampled = _nearest_sampled(plan, which, logits.device)
+        """Give each class its outputs: of all offsets, one direction after the other."""
         shape = (which.stop - which.start, plan.slices + 2)
-        scatter = partial(_scatter, sampled=sampled, shape=shape)
+        shaped = {key: each.view(*shape, *each.shape[-2:]) for key, each in maps.items()}
         return {
-            index: Projections(which, scatter(row), {stage: scatter(maps[index, stage]) for stage in stages})
+            index: Projections(which, row.view(shape), {stage: shaped[index, stage] for stage in stages})
             for (index, stages), row in zip(self._stages.items(), logits, strict=True)
         }
-
-    def _blank_output(self, slices: torch.Tensor) -> _Outputs:
-        size = slices.shape[-1]
-        if size not in self._blank:
-            self._blank[size] = self._encode(torch.full_like(slices[:1], self._source.fill))
-        return self._blank[size]
 
     def _encode(self, slices: torch.Tensor) -> _Outputs:
         outputs: list[_Outputs] = []
@@ -203,6 +226,8 @@ class Projector:
                 self._shrink(len(chunk), error)
                 continue
             start += len(chunk)
+        if len(outputs) == 1:
+            return outputs[0]
         logits = torch.cat([each for each, _ in outputs], dim=1)
         return logits, {key: torch.cat([maps[key] for _, maps in outputs]) for key in self._maps}
 
@@ -213,16 +238,12 @@ class Projector:
             logits, maps = self._encoder.logits(slices), {}
         return torch.stack([logits[:, index] for index in self._stages]), maps  # a list as index would wait for a GPU
 
-    def _fit_batch(self, plan: SlicePlan) -> None:
+    def _fit_batch(self, cutter: SliceCutter, blank: torch.Tensor) -> None:
         """Find how many slices the device's free memory holds, before anything is cut."""
-        memory = memory_of(self._source.array.device)
+        memory = memory_of(blank.device)
         if not self._fit or memory is None:
             return
-        device = self._source.array.device  # slices are float32, whatever the voxels are
-        channels = (len(self._shifts),) if self._shifts else ()
-        shape = (1, *channels, plan.pixels, plan.pixels)
-        blank = torch.full(shape, self._source.fill, dtype=torch.float32, device=device)
-        least = int(np.sort(plan.counts)[-_AT_LEAST:].sum())
+        least = int(np.sort(cutter.counts)[-_AT_LEAST:].sum())
         with self._timings.measure("batch size"):
             self.batch_size = fitting_batch(memory, self._encode_chunk, blank, self.batch_size, least)
 
@@ -240,16 +261,16 @@ class Projector:
             torch.cuda.empty_cache()
 
 
-def _scatter(outputs: torch.Tensor, sampled: torch.Tensor | None, shape: tuple[int, int]) -> torch.Tensor:
-    """Scatter the outputs (N, ...) of the sampled slices to all offsets (B, T, ...)."""
-    return (outputs if sampled is None else outputs[sampled]).reshape(*shape, *outputs.shape[1:])
+def _places(plan: SlicePlan, shown: npt.NDArray[np.intp]) -> npt.NDArray[np.int64] | None:
+    """Find where each offset's output is among those of all slices that are cut: L T; below 0 where that is blank.
 
-
-def _nearest_sampled(plan: SlicePlan, which: slice, device: torch.device) -> torch.Tensor | None:
-    """Return for each offset the number of the nearest slice that was sampled, of N; None where all were."""
-    if plan.needed is None:
+    An offset that does not matter has its nearest neighbor's. None where all are cut.
+    """
+    offsets = np.arange(plan.slices + 2)
+    nearest = np.clip(offsets, plan.limits[:, :1], plan.limits[:, 1:] - 1)
+    first, stop = shown[:, :1], shown[:, 1:]
+    counts = stop - first
+    if (counts == len(offsets)).all():
         return None
-    first, stop = plan.needed[which].T[:, :, None]  # B 1 each
-    before = np.cumsum(plan.counts[which])[:, None] - (stop - first)
-    nearest = before + np.clip(np.arange(plan.slices + 2), first, stop - 1) - first
-    return torch.as_tensor(nearest.ravel(), device=device)
+    number = np.cumsum(counts)[:, None] - counts + nearest - first
+    return np.where((nearest >= first) & (nearest < stop), number, np.iinfo(np.int64).min // 2)

@@ -11,11 +11,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-
-from tonno_core.volume.grid import unit_range
-from tonno_core.volume.volume import Matrix
 
 # Pixels along an atlas's side: float32 coordinates are then exact to 1 / 4000 of a voxel.
 LARGEST_SIDE = 4096
@@ -61,7 +59,7 @@ class Atlas:
             array: ``Z Y X`` on the CPU.
 
         Returns:
-            Its atlas, for the coordinates of `voxel_points`.
+            Its atlas, for the coordinates of `from_ijk`.
         """
         # An empty voxel around, so that values fall off to zero within a voxel beyond the ends.
         return Atlas(F.pad(array, (1, 0, 1, 0, 1, 1))[None, None], margin=1)
@@ -80,24 +78,30 @@ class Atlas:
         columns = _columns(z + 2)
         return columns * (x + 1) < LARGEST_SIDE and math.ceil((z + 2) / columns) * (y + 1) < LARGEST_SIDE
 
-    def voxel_points(self, unit_to_ijk: Matrix, shape: tuple[int, int, int]) -> list[torch.Tensor]:
-        """Place an affine block of slices in a volume's atlas.
+    def from_ijk(self, to_ijk: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Bring affines to a volume's voxel indices to its atlas's coordinates.
 
         Args:
-            unit_to_ijk: 4 x 4, from (x, y, z, 1) in [-1, 1]^3 over the block to voxel indices.
-            shape: T V U.
+            to_ijk: ``... 3 N``, of numbers the last of which is 1.
 
         Returns:
-            What `sample` takes, ``T V U`` each.
+            ``... 3 N``, to columns, rows and planes as `sample` takes them, once they are `clamped`.
         """
-        # In the atlas's coordinates before they are tensors: fewer passes over memory.
-        matrix = unit_to_ijk[:3].copy()
-        matrix[:, 3] += 1.0  # voxel 0 is column, row and plane 1
-        matrix *= self.scale[:, None]
-        matrix[:, 3] += self.origin
-        axes = [unit_range(count, self._image) for count in shape]
-        rows = zip(matrix, self.origin.tolist(), self._ends.tolist(), strict=True)
-        return [_affine(row.tolist(), axes).clamp_(low, high) for row, low, high in rows]
+        matrix: npt.NDArray[np.float64] = to_ijk * self.scale[:, None]
+        matrix[..., :, -1] += self.scale + self.origin  # voxel 0 is column, row and plane 1
+        return matrix
+
+    def clamped(self, points: torch.Tensor) -> list[torch.Tensor]:
+        """Move what lies beyond a volume's ends to the zeros around it, in place.
+
+        Args:
+            points: ``3 ...``, columns, rows and planes in the atlas's coordinates.
+
+        Returns:
+            Columns, rows and planes.
+        """
+        ends = zip(points, self.origin.tolist(), self._ends.tolist(), strict=True)
+        return [each.clamp_(low, high) for each, low, high in ends]
 
     def sample(self, across: torch.Tensor, down: torch.Tensor, plane: torch.Tensor) -> torch.Tensor:
         """Interpolate trilinearly.
@@ -120,13 +124,6 @@ class Atlas:
         # grid_sample runs one thread per batch entry.
         pairs = F.grid_sample(self._image.expand(len(points), -1, -1, -1), points, align_corners=True)
         return torch.lerp(pairs[:, : self._channels], pairs[:, self._channels :], fraction[:, None])
-
-
-def _affine(row: list[float], axes: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Evaluate a row of an affine, of (x, y, z, 1), on the grid of axes z, y and x: ``T V U``."""
-    z, y, x = axes
-    points: torch.Tensor = (z * row[2] + row[3])[:, None, None] + (y[:, None] * row[1] + x * row[0])
-    return points
 
 
 def _columns(planes: int) -> int:

@@ -103,21 +103,6 @@ def affine_slab(ijk_to_target: Matrix, shape_zyx: tuple[int, int, int], slab: sl
     return np.asarray(ijk_to_target @ _unit_to_ijk((slab, slice(0, y), slice(0, x))), dtype=np.float64)
 
 
-def affine_block(unit_to_target: Matrix, shape_zyx: tuple[int, int, int], block: tuple[slice, slice, slice]) -> Matrix:
-    """Rewrite an affine of a grid's [-1, 1]^3 for a block of the grid.
-
-    Args:
-        unit_to_target: 4 x 4.
-        shape_zyx: Z Y X of the grid.
-        block: index ranges along Z, Y, X.
-
-    Returns:
-        4 x 4, from the block's own [-1, 1]^3 to the target.
-    """
-    ijk_to_unit = np.linalg.inv(_unit_to_ijk(tuple(slice(0, n) for n in shape_zyx)))
-    return np.asarray(unit_to_target @ ijk_to_unit @ _unit_to_ijk(block), dtype=np.float64)
-
-
 def _unit_to_ijk(block: tuple[slice, ...]) -> Matrix:
     """Return the affine from a block's [-1, 1]^3 to voxel indices. A single voxel along an axis is at 0 there."""
     first = np.array([part.start for part in block[::-1]], dtype=np.float64)

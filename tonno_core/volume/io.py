@@ -152,7 +152,7 @@ def write_volume(
     path = Path(path)
     check_writable(volume.ijk_to_ras, path)
     with np.errstate(invalid="ignore"):  # a NaN that becomes uint8 is found by the comparison below
-        array = volume.array.astype(dtype)
+        array = volume.array.astype(dtype, copy=False)
     if dtype == "uint8" and not np.array_equal(array, volume.array):
         raise ValueError("uint8 was asked for, but the volume holds other values than 0..255")
     with atomic_file(path) as partial:
@@ -282,7 +282,8 @@ def _check_voxels(path: Path, array: FloatArray, replace_nonfinite: bool) -> Flo
         array[~finite] = array[finite].min()
     if array.min() == array.max():
         raise TonnoError(f"{path}: every voxel is {array.flat[0]:g}; expected an image with contrast")
-    largest, contrast = float(np.abs(array).max()), float(array.max()) - float(array.min())
+    low, high = float(array.min()), float(array.max())
+    largest, contrast = max(-low, high), high - low
     if largest > LARGEST_VOXEL or contrast < SMALLEST_CONTRAST:
         raise TonnoError(
             f"{path}: voxels from {array.min():g} to {array.max():g}; expected magnitudes up to {LARGEST_VOXEL:g} and "
@@ -325,19 +326,27 @@ def _write_and_verify(array: npt.NDArray[np.generic], volume: Volume, temporary:
     try:
         with captured_stderr():
             write_image(image, temporary, forms)
+            size = image.GetSize()
+            del image  # three copies of a large heatmap at once would be its run's most memory
             written = sitk.ReadImage(str(temporary))
-        intact = np.array_equal(sitk.GetArrayViewFromImage(written), array, equal_nan=array.dtype != np.uint8)
+        intact = written.GetSize() == size and _equal(sitk.GetArrayViewFromImage(written), array)
     except RuntimeError:
         intact = False
     if not intact:
         cause = _why_writing_failed(temporary, array.nbytes)
         raise TonnoError(f"{path}: cannot be written: {cause}; check the folder, or choose another")
-    last = [n - 1 for n in image.GetSize()]
+    last = [n - 1 for n in size]
     corners = np.array([[i, j, k, 1] for i in (0, last[0]) for j in (0, last[1]) for k in (0, last[2])])
     moved = np.abs(corners @ (affine_of(written) - ijk_to_ras).T).max()
     # NIfTI stores the affine as float32: 1e-7 of the distance; a twentieth of a voxel is far above it.
     if moved > 0.05 * spacing.min():
         raise TonnoError(f"{path}: this format would move the image by {moved:.2g} mm; write .nrrd")
+
+
+def _equal(written: npt.NDArray[np.generic], array: npt.NDArray[np.generic]) -> bool:
+    """Compare voxels plane by plane, to spare memory; NaN is equal to NaN."""
+    planes = zip(written, array, strict=True)
+    return all(np.array_equal(one, other, equal_nan=array.dtype != np.uint8) for one, other in planes)
 
 
 def write_image(image: sitk.Image, path: Path, forms: Forms | None) -> None:
