@@ -92,7 +92,7 @@ def prepare_model(
         whole = model.spec.layers and precision == "auto"  # whose last layer would run in it as well
         dtype = choose_precision("float32" if whole else precision, chosen)
         encoder = model.classifier(device=chosen, precision=dtype, slice_size=size)
-        encoder.fit_memory_format(size)
+        encoder.fit(size)
         if compiled:
             encoder.compile(size)
         return ReadyModel(encoder, model.spec, size, chosen, dtype)
