@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +14,11 @@ from timm.layers import Conv2dSame
 from torch import nn
 
 from tests.device import cudnn_on_a_cpu
-from tests.networks import random_network
+from tests.networks import random_network, write_random_bundle
+from tonno_core import ReconstructionSettings, load_bundle
+from tonno_core.bundle.ready import prepare_model
 from tonno_core.encoding import classifier as classifiers
-from tonno_core.encoding.classifier import Classifier
+from tonno_core.encoding.classifier import _WORTH_COMPILING, Classifier
 from tonno_core.encoding.fusion import Activation, FusedConv2d, Library, convolutions, fuse, library_for
 
 CPU, FLOAT = torch.device("cpu"), torch.float32
@@ -117,6 +121,25 @@ def test_a_network_stays_as_it_was_where_the_rewritten_one_differs(monkeypatch: 
         torch.testing.assert_close(encoder.logits(slices), expected, rtol=1e-5, atol=1e-5)  # float32, parts of a batch
 
 
+def test_a_layer_for_which_cudnn_has_no_operation_stays_as_it_was(
+    cudnn: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = FusedConv2d.run
+
+    def lacking(layer: FusedConv2d, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+        if layer.activation != "none" and (residual is None) == (layer.conv.in_channels == 64):
+            raise RuntimeError("unable to find an engine to execute this computation")
+        return run(layer, x, residual)
+
+    monkeypatch.setattr(FusedConv2d, "run", lacking)
+    encoder = fitted("resnet10t", double=True)
+    # Those of 64 channels have it with a residual only, the others without one only. A block adds its shortcut's
+    # convolution to the other, or the other to it.
+    by_channels = Counter(each.conv.in_channels for each in fused_layers(encoder.model) if each.activation != "none")
+    assert by_channels == {1: 1, 24: 1, 32: 1, 64: 2, 128: 1, 256: 1}
+    check_answers(encoder, "resnet10t", 64, 1e-9)  # float64
+
+
 class Shared(nn.Module):
     """One activation is called twice; one convolution's output is a feature stage, and another's used twice."""
 
@@ -217,6 +240,34 @@ def test_a_cpu_classifies_as_many_slices_at_once_as_stay_in_its_cache(monkeypatc
     logits, found = encoder.cam(slices, [(0, 2)], "layercam")
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found[0, 2], maps[0, 2], rtol=1e-3, atol=1e-3 * float(maps[0, 2].max()))
+
+
+def test_compiling_pays_from_millions_of_slices_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = fitted("resnet10t")
+    assert not encoder.compiling_pays(10**9)  # on a CPU
+    monkeypatch.setattr(encoder, "device", torch.device("cuda"))
+    monkeypatch.setattr(classifiers, "find_spec", lambda name: name)
+    # 2.4 million numbers for slices of 224 px, and their squared ratio for others.
+    least = _WORTH_COMPILING / (2.4e6 * (64 / 224) ** 2)
+    assert not encoder.compiling_pays(round(0.9 * least))
+    assert encoder.compiling_pays(round(1.1 * least))
+    monkeypatch.setattr(classifiers, "find_spec", lambda name: None)
+    assert not encoder.compiling_pays(10**9)
+
+
+@pytest.mark.parametrize(("methods", "runs", "times"), [("tonno", 1, 0), ("tonno", 9, 1), ("matched-cam", 9, 0)])
+def test_an_encoder_is_compiled_where_the_expected_run_is_long(
+    methods: str, runs: int, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    compiled: list[int] = []
+    monkeypatch.setattr(Classifier, "compiling_pays", lambda _, slices: asked.append(slices) or slices > 300)
+    monkeypatch.setattr(Classifier, "compile", lambda _, size: compiled.append(size))
+    bundle = load_bundle(write_random_bundle(tmp_path / "model"))
+    settings = ReconstructionSettings(methods=(methods,), directions=6, slices=12, slice_size=32)
+    prepare_model(bundle, settings, "cpu", compiled="auto", runs=runs)
+    assert len(compiled) == times
+    assert asked == ([runs * 6 * 14] if methods == "tonno" else [])
 
 
 @pytest.mark.cuda

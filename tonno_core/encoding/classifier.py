@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from importlib.util import find_spec
 from typing import Any
 
 import timm
@@ -16,7 +17,7 @@ from torch import nn
 from tonno_core.encoding.cam import activation_map, gradients_at
 from tonno_core.encoding.convention import Convention
 from tonno_core.encoding.encoder import ClassMaps, check_finite, without_map
-from tonno_core.encoding.fusion import convolutions, fuse, library_for
+from tonno_core.encoding.fusion import batched, convolutions, fuse, library_for, slices_at_once
 from tonno_core.encoding.hub import quick_hub
 from tonno_core.encoding.layers import LayeredModel
 from tonno_core.encoding.normalization import NormKind, fold_batch_norm, to_group_norm
@@ -31,12 +32,12 @@ _SMALL_SLICE_DEPTHWISE = 192
 _STEM = re.compile(r"layer0|(conv|bn|norm|act)\d*|")
 # Names of parts that are no stem, also where one is a single convolution.
 _BLOCKS = ("blocks", "stages", "serial_blocks")
-# Bytes of the largest activation of the slices that a CPU classifies at once. Beyond 32 MB, memory comes fresh from the
-# system each time (glibc), page by page; a larger batch is no faster. Measured with 16 to 48 MB.
-_AT_ONCE = 24 * 2**20
 # Random slices by which a rewritten network is compared with the network as it was, and how much may differ, of what
 # there is: rounding alone is 1e-6, and where it turns a ReLU's gradient on or off, 3e-3; of another network it is 1.
 _COMPARED, _TOLERANCE = 2, 1e-2
+# Numbers that convolutions put out in a run from which on compiling pays. On an H100, fused convolutions of resnet10t
+# take 12.3 us a slice of 224 px (2.4 million numbers), compiled 7.6; compiling takes up to 14 s. A CPU is no faster.
+_WORTH_COMPILING = 14 / ((12.3e-6 - 7.6e-6) / 2.4e6)
 # Arguments of `timm.create_model` that are said elsewhere, read other files, or make something else than a classifier.
 _FIXED = (
     "model_name", "in_chans", "num_classes", "img_size", "checkpoint_path", "cache_dir", "features_only", "scriptable",
@@ -282,6 +283,7 @@ class Classifier:
         if fold and not isinstance(model, LayeredModel):  # whose hooks a trace does not see
             fold_batch_norm(self.model)
         self._exact = next(self.model.parameters()).dtype  # of the head, whatever the body's is
+        self._numbers = 0  # that its convolutions put out for a slice
         self._at_once: int | None = None  # slices whose activations stay in a CPU's cache
         self.set_memory_format(torch.channels_last)
         self._constant: dict[tuple[int, int, int], torch.Tensor | None] = {}
@@ -346,9 +348,10 @@ class Classifier:
             return
         blank = self._input(torch.zeros(1, size, size, dtype=self._exact, device=self.device))
         shapes = convolutions(self.model, lambda: self.model.forward_features(blank))
+        self._numbers = sum(math.prod(output) for _, output in shapes.values())
         if self.device.type == "cpu" and shapes:
-            self._at_once = max(1, _AT_ONCE // max(math.prod(output) * blank.itemsize for _, output in shapes.values()))
-            shapes = {name: ((self._at_once, *given[1:]), output) for name, (given, output) in shapes.items()}
+            self._at_once = slices_at_once(shapes, blank.itemsize)
+        shapes = batched(shapes, self._at_once or _COMPARED)
         dtype = self._exact if self._precision == torch.float32 else self._precision
         library = library_for(self.device, dtype) if self._memory_format == torch.channels_last else "torch"
         rewritten, exact = copy.copy(self), copy.copy(self)
@@ -399,6 +402,18 @@ class Classifier:
             raise TonnoError(
                 f"`compiled`: torch.compile does not work for this encoder here ({first_line(error)}); leave it out"
             ) from error
+
+    def compiling_pays(self, slices: int) -> bool:
+        """Tell whether `compile` saves more time than it takes; never by a timing, so that results stay repeatable.
+
+        Args:
+            slices: that are to be classified, no maps asked.
+
+        Returns:
+            Whether it does: on CUDA, where Triton is there, for millions of slices.
+        """
+        there = self.device.type == "cuda" and find_spec("triton") is not None
+        return there and slices * self._numbers >= _WORTH_COMPILING
 
     @property
     def stages(self) -> int:

@@ -7,6 +7,7 @@ A pass over memory less for each of them. Networks keep their own code: convolut
 from __future__ import annotations
 
 import copy
+import math
 import operator
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -31,6 +32,9 @@ _ONEDNN: dict[Activation, tuple[str, list[float]]] = {
     "relu6": ("hardtanh", [0.0, 6.0]),
 }
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
+# Bytes of the largest activation of the slices that a CPU classifies at once. Beyond 32 MB, memory comes fresh from the
+# system each time (glibc), page by page; larger batches are no faster where this is quick. Measured with 16 to 48 MB.
+_CACHED = 24 * 2**20
 # Shapes of a convolution's input and output, by the module's name.
 Shapes = dict[str, tuple[Sequence[int], Sequence[int]]]
 
@@ -155,13 +159,36 @@ class FusedConv2d(nn.Module):
                 y = pointwise.binary(x, residual, weight, bias, *how, "add", 1.0, after, scalars, "")
             return y
         layout = (conv.stride, self._padding, conv.dilation, conv.groups)
-        if self._library == "torch" or kind == "none":
-            return F.conv2d(x, weight, bias, *layout)
+        if kind == "none":
+            y = F.conv2d(x, weight, bias, *layout)
+            return y if residual is None else y + residual
         if residual is None:
             y = torch.ops.aten.cudnn_convolution_relu(x, weight, bias, *layout)
         else:
             y = torch.ops.aten.cudnn_convolution_add_relu(x, weight, residual, 1.0, bias, *layout)
         return y.clamp_max_(6.0) if kind == "relu6" else y
+
+    def works(self, shapes: tuple[Sequence[int], Sequence[int]], *, residual: bool) -> bool:
+        """Tell whether cuDNN has an operation for inputs of a shape; oneDNN has all.
+
+        Args:
+            shapes: of input and output.
+            residual: whether one is given.
+
+        Returns:
+            Whether it was run.
+        """
+        if self._library != "cudnn" or self.activation == "none":
+            return True
+        like = self.conv.weight.detach()
+        x, z = (like.new_zeros(*shape).contiguous(memory_format=torch.channels_last) for shape in shapes)
+        try:
+            self.run(x, z if residual else None)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            return False
+        return True
 
 
 def _activate(x: torch.Tensor, kind: Activation) -> torch.Tensor:
@@ -225,6 +252,32 @@ def convolutions(model: nn.Module, run: Callable[[], object]) -> Shapes:
     return {name: calls[0] for name, calls in shapes.items() if len(calls) == 1}
 
 
+def batched(shapes: Shapes, count: int) -> Shapes:
+    """Return the shapes that a number of slices has.
+
+    Args:
+        shapes: for one slice.
+        count: of slices.
+
+    Returns:
+        The same, with this number first.
+    """
+    return {name: ((count, *given[1:]), (count, *output[1:])) for name, (given, output) in shapes.items()}
+
+
+def slices_at_once(shapes: Shapes, itemsize: int) -> int:
+    """Return how many slices a CPU should classify at once, for their activations to stay in its cache.
+
+    Args:
+        shapes: of the convolutions, for one slice.
+        itemsize: bytes of a number.
+
+    Returns:
+        Number of slices, at least 1.
+    """
+    return max(1, _CACHED // (itemsize * max((math.prod(output) for _, output in shapes.values()), default=1)))
+
+
 def fuse(model: nn.Module, shapes: Shapes, library: Library, dtype: torch.dtype) -> nn.Module:
     """Make a copy of a model in which convolutions and what follows them are one operation each.
 
@@ -279,8 +332,11 @@ class _Fusion:
                 alone = len(conv.users) == 1 and calls[str(conv.target)] == 1
                 if conv.op != "call_module" or not alone or not self._may(path):
                     continue
-                layer = None if activation is None else traced.get_submodule(str(activation.target))
-                traced.set_submodule(str(conv.target), self._fused(path, nn.Identity() if layer is None else layer))
+                followed = nn.Identity() if activation is None else traced.get_submodule(str(activation.target))
+                layer = self._fused(path, followed, residual=True)
+                if layer is None:
+                    continue
+                traced.set_submodule(str(conv.target), layer)
                 last = node if activation is None else activation
                 with graph.inserting_before(last):
                     last.replace_all_uses_with(graph.call_module(str(conv.target), (conv.args[0], residual)))
@@ -301,19 +357,20 @@ class _Fusion:
             if activation is None:
                 continue
             followed = str(activation.target)
-            self.model.set_submodule(name, self._fused(name, root.get_submodule(followed)))
-            root.set_submodule(followed, nn.Identity())
+            layer = self._fused(name, root.get_submodule(followed))
+            if layer is not None:
+                self.model.set_submodule(name, layer)
+                root.set_submodule(followed, nn.Identity())
 
     def take_rest(self) -> None:
-        """Replace convolutions whose weights are to be kept in another precision, or another form."""
+        """Replace convolutions whose weights are kept in another precision or form, or whose padding is static."""
         for name in self._shapes:
-            conv = self.model.get_submodule(name) if name not in self.done else None
-            if (
-                isinstance(conv, nn.Conv2d)
-                and _regular(conv)
-                and (self._library == "onednn" or isinstance(conv, Conv2dSame) or conv.weight.dtype != self._dtype)
-            ):
-                self.model.set_submodule(name, self._fused(name, nn.Identity()))
+            conv = None if name in self.done else self.model.get_submodule(name)
+            if isinstance(conv, nn.Conv2d) and _regular(conv):
+                another = self._library == "onednn" or conv.weight.dtype != self._dtype or isinstance(conv, Conv2dSame)
+                layer = self._fused(name, nn.Identity()) if another else None
+                if layer is not None:
+                    self.model.set_submodule(name, layer)
 
     def _may(self, name: str) -> bool:
         """Tell whether a module is a convolution whose activation can be fused."""
@@ -323,11 +380,15 @@ class _Fusion:
         # How fast cuDNN's operations are with groups has not been measured.
         return isinstance(conv, nn.Conv2d) and _regular(conv) and (self._library != "cudnn" or conv.groups == 1)
 
-    def _fused(self, name: str, activation: nn.Module) -> FusedConv2d:
-        conv = self.model.get_submodule(name)
+    def _fused(self, name: str, activation: nn.Module, *, residual: bool = False) -> FusedConv2d | None:
+        """Make a convolution's replacement; None where the library lacks the operation."""
+        conv, shapes = self.model.get_submodule(name), self._shapes[name]
         assert isinstance(conv, nn.Conv2d)
+        layer = FusedConv2d(conv, _KINDS[type(activation)], self._library, shapes[0], self._dtype)
+        if not layer.works(shapes, residual=residual):
+            return None
         self.done.add(name)
-        return FusedConv2d(conv, _KINDS[type(activation)], self._library, self._shapes[name][0], self._dtype)
+        return layer
 
 
 def _regular(conv: nn.Conv2d) -> bool:
