@@ -33,3 +33,38 @@ class ToyMemory:
         self.peaks += 1
         action()
         return self.constant + self.each * (self.batches[-1] if self.batches else 0)
+
+
+@contextmanager
+def cudnn_on_a_cpu() -> Iterator[list[tuple[int, ...]]]:
+    """torch's two fused operations of cuDNN, on a CPU, as plain torch has them; yields the outputs' shapes.
+
+    They are called through torch's own dispatcher, which checks number, order and types of their arguments.
+    """
+    shapes: list[tuple[int, ...]] = []
+
+    def checked(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, layout: tuple[object, ...]) -> None:
+        assert x.dtype == weight.dtype and layout[3] == 1
+        assert all(x.shape[side] > 1 or x.is_contiguous() for side in (2, 3))
+        assert bias is None or bias.dtype == x.dtype
+
+    def relu(x, weight, bias, stride, padding, dilation, groups):  # type: ignore[no-untyped-def]
+        checked(x, weight, bias, (stride, padding, dilation, groups))
+        y = torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
+        shapes.append(tuple(y.shape))
+        return y.relu()
+
+    def add_relu(x, weight, z, alpha, bias, stride, padding, dilation, groups):  # type: ignore[no-untyped-def]
+        checked(x, weight, bias, (stride, padding, dilation, groups))
+        y = torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
+        assert z.shape == y.shape and z.dtype == y.dtype and alpha == 1.0
+        shapes.append(tuple(y.shape))
+        return (y + z).relu()
+
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("cudnn_convolution_relu", relu, "CPU")
+    library.impl("cudnn_convolution_add_relu", add_relu, "CPU")
+    try:
+        yield shapes
+    finally:
+        library._destroy()

@@ -6,9 +6,10 @@ import os
 import re
 import signal
 import sys
+from itertools import zip_longest
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -29,6 +30,10 @@ _CAM_STAGE = "CAM stage of the model."
 _CHANNELS = "Input channels of the encoder; all of them get the same slice, or a window each (--intensity)."
 _CLASS_OF_1 = "Name of the class that label 1 means, or which of two names is the finding."
 _COMPLETE = "Keep all choices and thresholds; add only what models of earlier versions lack."
+_COMPILE = (
+    "Compile the encoder (torch.compile), for tonno alone. Without a value: always; auto: on a GPU, where the run is "
+    "so long that it pays."
+)
 _DEVICE = "Where to compute. auto: CUDA if there is one, else Apple's MPS, else the CPU."
 _DIRECTIONS = "Number of directions, i.e. of orientations of the planes."
 _EMA = "Decay of the moving average of the weights, e.g. 0.995 (0: off)."
@@ -125,6 +130,11 @@ _device_option = click.option("--device", default="auto", show_default=True, met
 _precision_option = click.option(
     "--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16|float16", help=_PRECISION
 )
+_COMPILING: dict[str, bool | Literal["auto"]] = {"always": True, "auto": "auto", "never": False}
+_compile_option = click.option(
+    "--compile", "compiled", default="never", type=click.Choice(list(_COMPILING)), metavar="[always|auto|never]",
+    callback=lambda context, parameter, value: _COMPILING[value], help=_COMPILE,
+)  # fmt: skip
 _class_of_1_option = click.option(
     "--class", "class_name", default="finding", show_default=True, metavar="NAME", help=_CLASS_OF_1
 )
@@ -152,13 +162,23 @@ def _stage(text: str) -> int | str:
     return int(text) if re.fullmatch(r"-?[0-9]+", text) else "+".join(words)
 
 
+class _Compiling(click.Command):
+    """A command whose ``--compile`` may also stand without a value, before whatever follows."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Give it a value where it has none, and parse."""
+        alone = [word == "--compile" and after not in _COMPILING for word, after in zip_longest(args, args[1:])]
+        words = [f"{word}=always" if each else word for word, each in zip(args, alone, strict=True)]
+        return super().parse_args(ctx, words)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_NOTICE)
 @click.version_option(tonno_core.__version__, prog_name="tonno")
 def cli() -> None:
     """Show where in a 3D scan a 2D classifier finds its evidence, as heatmaps and segmentations."""
 
 
-@cli.command()
+@cli.command(cls=_Compiling)
 @click.argument("volume", type=_PATH)
 @click.argument("more", nargs=-1, type=_PATH, metavar="[VOLUME]...")
 @click.option("--model", required=True, metavar="BUNDLE|pixel-sum", help=_MODEL)
@@ -187,7 +207,7 @@ def cli() -> None:
 @_min_volume_option
 @_device_option
 @_precision_option
-@click.option("--compile", "compiled", is_flag=True, help="Compile the encoder (torch.compile); pays off in long runs.")
+@_compile_option
 @click.option(
     "--format", "file_format", default="nii.gz", show_default=True, type=click.Choice(["nii.gz", "nrrd"]), help=_FORMAT
 )
@@ -514,7 +534,7 @@ def phantoms(output: Path, count: int, lesions: int | None, seed: int) -> None:
     click.echo(f"{count} heads and manifest.csv written to {output}")
 
 
-@cli.command()
+@cli.command(cls=_Compiling)
 @click.argument("volume", type=_PATH, required=False)
 @click.option("--model", metavar="BUNDLE|TIMM_NAME", help=_BENCHED, show_default="the demo's: resnet10t, 96 pixels")
 @click.option("--method", "methods", multiple=True, metavar="NAME", help=_RUN_METHODS, show_default="tonno")
@@ -523,7 +543,7 @@ def phantoms(output: Path, count: int, lesions: int | None, seed: int) -> None:
 @click.option("--slice-size", type=_PIXELS, metavar="S", help=_SIDE, show_default="the model's, or 96")
 @_grid_option
 @_preset_option
-@click.option("--compile", "compiled", is_flag=True, help="Compile the encoder (torch.compile).")
+@_compile_option
 @click.option("--repeats", default=3, show_default=True, type=_COUNT, help="Repeats; everything is measured in turn.")
 @click.option("--compare", is_flag=True, help="Also time a plain reference, and the inversion of PyEPRI.")
 @_device_option

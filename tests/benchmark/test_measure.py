@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.analytic import grid_around, make_blobs
-from tonno_core import ReconstructionSettings, reconstruct
+from tests.networks import write_random_bundle
+from tonno_core import ReconstructionSettings, load_bundle, reconstruct
 from tonno_core.benchmark import machine
+from tonno_core.benchmark import measure as measuring
 from tonno_core.benchmark.machine import NOT_READABLE, Energy, EventTimings
-from tonno_core.benchmark.measure import REST, PreviewedRun, Repeat, Spread, WholeRun
+from tonno_core.benchmark.measure import REST, PreviewedRun, Repeat, Spread, WholeRun, bare_encoders
 from tonno_core.benchmark.report import Report
+from tonno_core.encoding.fusion import library_for
 
 CPU = torch.device("cpu")
 
@@ -93,3 +97,20 @@ def test_events_measure_the_device() -> None:
                 matrix = matrix @ matrix.T / 2048
     timings.finish()
     assert 0 < timings.seconds["products"] < 10
+
+
+def test_bare_encoders_are_the_same_network_in_several_forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def logits(model: Callable[[torch.Tensor], torch.Tensor], parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        with torch.inference_mode():
+            return torch.cat([model(part).float() for part in parts])
+
+    monkeypatch.setattr(measuring, "_rate", logits)
+    bundle = load_bundle(write_random_bundle(tmp_path / "model"))
+    rows = {name: run() for name, run in bare_encoders(bundle, 32, CPU, 5).items()}  # type: ignore[misc]
+    if library_for(CPU, torch.float32) == "onednn":
+        assert "float32, channels last, fused" in rows
+    assert {"float32", "float32, channels last", "bfloat16", "bfloat16, channels last"} < set(rows)
+    for name, found in rows.items():
+        # Rounding of float32, and of bfloat16 in a network of random weights.
+        tolerance = 1e-4 if "float32" in name else 0.1
+        torch.testing.assert_close(found, rows["float32"], rtol=tolerance, atol=tolerance * float(found.abs().max()))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -20,6 +21,8 @@ from tonno_core.errors import TonnoError
 from tonno_core.settings import ReconstructionSettings
 from tonno_core.volume.intensity import IMAGE
 
+# Whether an encoder is compiled.
+Compiled = bool | Literal["auto"]
 PIXEL_SUM = "pixel-sum"
 PIXEL_SUM_CHOICES = ModelChoices(PixelSum.classes, 96, {"methods": ("tonno",)})
 
@@ -69,7 +72,8 @@ def prepare_model(
     device: str = "auto",
     precision: str = "auto",
     *,
-    compiled: bool = False,
+    compiled: Compiled = False,
+    runs: int = 1,
 ) -> ReadyModel:
     """Put a model on a device.
 
@@ -78,7 +82,8 @@ def prepare_model(
         settings: Whose slice size counts; None for the model's own.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
-        compiled: By `torch.compile`, for ToNNO's logits; worth it where a run takes minutes.
+        compiled: By `torch.compile`, for ToNNO's logits; ``auto`` where it works and saves more time than it takes.
+        runs: With these settings, for ``auto``.
 
     Returns:
         The model, ready for any number of volumes.
@@ -92,8 +97,13 @@ def prepare_model(
         whole = model.spec.layers and precision == "auto"  # whose last layer would run in it as well
         dtype = choose_precision("float32" if whole else precision, chosen)
         encoder = model.classifier(device=chosen, precision=dtype, slice_size=size)
-        encoder.fit_memory_format(size)
-        if compiled:
+        encoder.fit(size)
+        if compiled == "auto":
+            alone = settings is not None and set(settings.methods) == {"tonno"}  # else maps are asked as well
+            if settings and alone and encoder.compiling_pays(runs * settings.directions * (settings.slices + 2)):
+                with suppress(TonnoError):
+                    encoder.compile(size)
+        elif compiled:
             encoder.compile(size)
         return ReadyModel(encoder, model.spec, size, chosen, dtype)
     if model == PIXEL_SUM:

@@ -12,7 +12,7 @@ from tonno_core.benchmark.machine import describe
 from tonno_core.benchmark.measure import measure
 from tonno_core.benchmark.report import Report
 from tonno_core.bundle.file import Bundle, BundleSpec, load_bundle
-from tonno_core.bundle.ready import ReadyModel, prepare_model
+from tonno_core.bundle.ready import Compiled, ReadyModel, prepare_model
 from tonno_core.encoding.classifier import create_model
 from tonno_core.output import Json, check_output, output_folder
 from tonno_core.settings import ReconstructionSettings
@@ -41,7 +41,7 @@ class Benchmark:
     slice_size: int | None = None
     device: str = "auto"
     precision: str = "auto"
-    compiled: bool = False
+    compiled: Compiled = False
     repeats: int = 3
     compare: bool = False
 

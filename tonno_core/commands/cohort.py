@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tonno_core
+from tonno_core.bundle.ready import Compiled
 from tonno_core.cohort.cases import SETTINGS_NAME, CasesFolder, Outcome, Progress, run_cases
 from tonno_core.cohort.find import LIST_ENDINGS, find_volumes
 from tonno_core.cohort.manifest import Listed, read_volumes, why_absent
@@ -155,7 +156,8 @@ def reconstruct_cohort(
     notes: list[str] = []
     listed = _listed(places, notes)
     rank, world = share_of_cases()
-    prepared = prepare(request, dataclasses.replace(compute, device=device_of_process(compute.device)))
+    runs = -(-len(listed) // world)
+    prepared = prepare(request, dataclasses.replace(compute, device=device_of_process(compute.device)), runs)
     folder = CohortFolder(output)
     volumes = [(number, volume.volume) for number, volume in enumerate(listed, start=1)]
     content = _content(prepared, compute.compiled)
@@ -207,7 +209,7 @@ def _require_thresholds(prepared: PreparedRun) -> None:
     )
 
 
-def _content(prepared: PreparedRun, compiled: bool) -> Json:
+def _content(prepared: PreparedRun, compiled: Compiled) -> Json:
     """Return what this run is, as ``settings.json`` states it, but for its list."""
     run = prepared.run
     target = run.targets[0]

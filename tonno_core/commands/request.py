@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tonno_core.bundle.decide import Run, check_zoom, decide
 from tonno_core.bundle.file import Bundle
-from tonno_core.bundle.ready import ReadyModel, choices_of_model, load_model, prepare_model
+from tonno_core.bundle.ready import Compiled, ReadyModel, choices_of_model, load_model, prepare_model
 from tonno_core.output import Json
 from tonno_core.segmentation.binarize import check_options
 from tonno_core.segmentation.threshold import parse_threshold
@@ -28,7 +28,7 @@ class Compute:
 
     device: str = "auto"
     precision: str = "auto"
-    compiled: bool = False
+    compiled: Compiled = False
 
 
 @dataclass(frozen=True)
@@ -141,12 +141,13 @@ def read_options(options: Options) -> Request:
     return Request(options, model, settings, region)
 
 
-def prepare(request: Request, compute: Compute) -> PreparedRun:
+def prepare(request: Request, compute: Compute, runs: int = 1) -> PreparedRun:
     """Put a request's model on its device, and decide the run.
 
     Args:
         request: What was asked.
         compute: Where.
+        runs: How many of them there will be.
 
     Returns:
         The run.
@@ -155,7 +156,7 @@ def prepare(request: Request, compute: Compute) -> PreparedRun:
         TonnoError: The model cannot serve the settings, or the device.
     """
     model = prepare_model(
-        request.model, request.settings, compute.device, compute.precision, compiled=compute.compiled
+        request.model, request.settings, compute.device, compute.precision, compiled=compute.compiled, runs=runs
     )  # fmt: skip
     run = decide(request.settings, model, region=request.region, zoom=request.options.zoom)
     return PreparedRun(request, model, run)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from importlib.util import find_spec
 from typing import Any
 
 import timm
@@ -15,6 +17,7 @@ from torch import nn
 from tonno_core.encoding.cam import activation_map, gradients_at
 from tonno_core.encoding.convention import Convention
 from tonno_core.encoding.encoder import ClassMaps, check_finite, without_map
+from tonno_core.encoding.fusion import batched, convolutions, fuse, library_for, slices_at_once
 from tonno_core.encoding.hub import quick_hub
 from tonno_core.encoding.layers import LayeredModel
 from tonno_core.encoding.normalization import NormKind, fold_batch_norm, to_group_norm
@@ -29,6 +32,12 @@ _SMALL_SLICE_DEPTHWISE = 192
 _STEM = re.compile(r"layer0|(conv|bn|norm|act)\d*|")
 # Names of parts that are no stem, also where one is a single convolution.
 _BLOCKS = ("blocks", "stages", "serial_blocks")
+# Random slices by which a rewritten network is compared with the network as it was, and how much may differ, of what
+# there is: rounding alone is 1e-6, and where it turns a ReLU's gradient on or off, 3e-3; of another network it is 1.
+_COMPARED, _TOLERANCE = 2, 1e-2
+# Numbers that convolutions put out in a run from which on compiling pays. On an H100, fused convolutions of resnet10t
+# take 12.3 us a slice of 224 px (2.4 million numbers), compiled 7.6; compiling takes up to 14 s. A CPU is no faster.
+_WORTH_COMPILING = 14 / ((12.3e-6 - 7.6e-6) / 2.4e6)
 # Arguments of `timm.create_model` that are said elsewhere, read other files, or make something else than a classifier.
 _FIXED = (
     "model_name", "in_chans", "num_classes", "img_size", "checkpoint_path", "cache_dir", "features_only", "scriptable",
@@ -36,6 +45,7 @@ _FIXED = (
 )  # fmt: skip
 # What a model's body hands to its head; models of several branches hand over a list.
 Features = torch.Tensor | list[torch.Tensor]
+_Answers = list[torch.Tensor | None]
 
 
 def create_model(
@@ -272,6 +282,9 @@ class Classifier:
         self.model: Any = copy.deepcopy(model).eval().requires_grad_(False)
         if fold and not isinstance(model, LayeredModel):  # whose hooks a trace does not see
             fold_batch_norm(self.model)
+        self._exact = next(self.model.parameters()).dtype  # of the head, whatever the body's is
+        self._numbers = 0  # that its convolutions put out for a slice
+        self._at_once: int | None = None  # slices whose activations stay in a CPU's cache
         self.set_memory_format(torch.channels_last)
         self._constant: dict[tuple[int, int, int], torch.Tensor | None] = {}
         self._with_maps: dict[tuple[int, int], tuple[int, ...]] = {}
@@ -322,6 +335,51 @@ class Classifier:
         slow = grouped and small and self.device.type == "cpu" and self._precision != torch.float32
         self.set_memory_format(torch.contiguous_format if slow else torch.channels_last)
 
+    def fit(self, size: int) -> None:
+        """Make the network run fast on slices of a size: its memory format, operations fused, slices at once.
+
+        What is fused is compared with the network as it was, on random slices, and left where it differs.
+
+        Args:
+            size: S, pixels along a slice's side.
+        """
+        self.fit_memory_format(size)
+        if isinstance(self.model, LayeredModel):  # whose hooks a trace does not see
+            return
+        blank = self._input(torch.zeros(1, size, size, dtype=self._exact, device=self.device))
+        shapes = convolutions(self.model, lambda: self.model.forward_features(blank))
+        self._numbers = sum(math.prod(output) for _, output in shapes.values())
+        if self.device.type == "cpu" and shapes:
+            self._at_once = slices_at_once(shapes, blank.itemsize)
+        shapes = batched(shapes, self._at_once or _COMPARED)
+        dtype = self._exact if self._precision == torch.float32 else self._precision
+        library = library_for(self.device, dtype) if self._memory_format == torch.channels_last else "torch"
+        rewritten, exact = copy.copy(self), copy.copy(self)
+        rewritten.model = fuse(self.model, shapes, library, dtype if library != "torch" else self._exact)
+        exact._precision = torch.float32
+        if rewritten.model is self.model:
+            return
+        try:
+            found = rewritten._answers(size)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # whatever a library says that lacks an operation, or a network's own code
+            return
+        expected = self._answers(size)
+        if _agree(found, expected, expected if self._precision == torch.float32 else exact._answers(size)):
+            self.model = rewritten.model
+
+    def _answers(self, size: int) -> _Answers:
+        """Collect logits, activations and gradients for random slices, to compare networks that should be the same."""
+        slices, every = self._noise(size, size)[:_COMPARED], range(1, self.stages + 1)
+        try:
+            of_stages = self._forward_backward(slices, [(0, stage) for stage in every], every)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError):  # the ways in which timm's feature stages fail
+            return [self.logits(slices)]
+        return [self.logits(slices), *(each for found in of_stages[1:] for each in found.values())]
+
     def compile(self, size: int) -> None:
         """Compile the body for logits with `torch.compile`; CAMs keep using the plain body.
 
@@ -344,6 +402,18 @@ class Classifier:
             raise TonnoError(
                 f"`compiled`: torch.compile does not work for this encoder here ({first_line(error)}); leave it out"
             ) from error
+
+    def compiling_pays(self, slices: int) -> bool:
+        """Tell whether `compile` saves more time than it takes; never by a timing, so that results stay repeatable.
+
+        Args:
+            slices: that are to be classified, no maps asked.
+
+        Returns:
+            Whether it does: on CUDA, where Triton is there, for millions of slices.
+        """
+        there = self.device.type == "cuda" and find_spec("triton") is not None
+        return there and slices * self._numbers >= _WORTH_COMPILING
 
     @property
     def stages(self) -> int:
@@ -408,9 +478,16 @@ class Classifier:
         Returns:
             Logits ``B K`` in float32.
         """
-        with self._autocast():
-            features = self.model.forward_features(self._input(slices))
-        return self._head(features)
+        logits = []
+        for part in self._parts(slices):
+            with self._autocast():
+                features = self.model.forward_features(self._input(part))
+            logits.append(self._head(features))
+        return torch.cat(logits)
+
+    def _parts(self, slices: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Split a batch into parts whose activations stay in a CPU's cache."""
+        return slices.chunk(max(1, math.ceil(len(slices) / (self._at_once or len(slices) or 1))))
 
     def cam(
         self, slices: torch.Tensor, asked: Collection[tuple[int, int]], kind: CamKind
@@ -430,6 +507,16 @@ class Classifier:
         Raises:
             TonnoError: the logit does not depend on a stage.
         """
+        parts = [self._cam(part, asked, kind) for part in self._parts(slices)]
+        if len(parts) == 1:
+            return parts[0]
+        maps = {key: torch.cat([each[key] for _, each in parts]) for key in asked}
+        return torch.cat([logits for logits, _ in parts]), maps
+
+    def _cam(
+        self, slices: torch.Tensor, asked: Collection[tuple[int, int]], kind: CamKind
+    ) -> tuple[torch.Tensor, ClassMaps]:
+        """Do what `cam` does, with all slices at once."""
         constant = {key: self._known_gradient(slices.shape[-1], *key) for key in asked}
         varying = [key for key in asked if constant[key] is None]
         stages = {stage for _, stage in asked}
@@ -534,8 +621,8 @@ class Classifier:
 
     def _noise(self, *shape: int) -> torch.Tensor:
         """Draw three random tensors, always the same."""
-        dtype = next(self.model.parameters()).dtype
-        return torch.randn(3, *shape, generator=torch.Generator().manual_seed(0), dtype=dtype).to(self.device)
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(3, *shape, generator=generator, dtype=self._exact).to(self.device)
 
     def _input(self, slices: torch.Tensor) -> torch.Tensor:
         """Make the network's input of slices: ``B C V U``."""
@@ -543,7 +630,7 @@ class Classifier:
 
     def _head(self, features: Features) -> torch.Tensor:
         """Run pooling and the last layer in the weights' own precision; return the classes' logits ``B K``."""
-        dtype = next(self.model.parameters()).dtype
+        dtype = self._exact
         exact = features.to(dtype) if isinstance(features, torch.Tensor) else [each.to(dtype) for each in features]
         return self._convention.logits(self.model.forward_head(exact))
 
@@ -551,3 +638,16 @@ class Classifier:
         """Return the context in which the body runs at its precision."""
         reduced = self._precision != torch.float32
         return torch.autocast(self.device.type, dtype=self._precision, enabled=reduced)
+
+
+def _agree(found: _Answers, expected: _Answers, exact: _Answers) -> bool:
+    """Tell whether a network answers as another does, but for rounding: not much further from what is exact."""
+    if not len(found) == len(expected) == len(exact):
+        return False
+    for a, b, c in zip(found, expected, exact, strict=True):
+        if a is None or b is None or c is None:
+            if a is not b:
+                return False
+        elif not (a.to(c.dtype) - c).norm() <= 2 * (b.to(c.dtype) - c).norm() + _TOLERANCE * c.norm():
+            return False
+    return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Literal
 
 import torch
@@ -62,16 +63,35 @@ def freeze_batch_norm(model: nn.Module) -> None:
                 parameter.requires_grad_(False)
 
 
-class _Tracer(torch.fx.Tracer):
+class Tracer(torch.fx.Tracer):
     """A tracer that stops at convolutions and batch norms, timm's own subclasses included."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Tell whether to go on within a module.
+
+        Args:
+            m: the module.
+            module_qualified_name: its path.
+
+        Returns:
+            Whether a call of it is one step of the graph.
+        """
         return isinstance(m, (nn.Conv2d, nn.BatchNorm2d)) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Look through modules that exist for a moment alone (a slice of a sequence) into those that they hold."""
+        """Look through modules that exist for a moment alone (a slice of a sequence) into those that they hold.
+
+        Args:
+            m: the module that is called.
+            forward: calls it.
+            args: with which it is called.
+            kwargs: by name.
+
+        Returns:
+            What it puts out, in symbols.
+        """
         try:
             self.path_of_module(m)
         except NameError:
@@ -82,13 +102,31 @@ class _Tracer(torch.fx.Tracer):
 class _Tapped(nn.Module):
     """A timm model that also returns its feature stages, so that a trace shows where they are read."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, head: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.head = model, head
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         features, stages = self.model.forward_intermediates(x)
-        return self.model.forward_head(features), stages
+        return self.model.forward_head(features) if self.head else features, stages
+
+
+def trace(model: nn.Module, *, head: bool = True) -> tuple[nn.Module, torch.fx.Graph] | None:
+    """Trace the data flow of a model, from its input to its outputs and, of a timm model, its feature stages.
+
+    Args:
+        model: in evaluation mode.
+        head: also pooling and last layer of a timm model; left out where they cannot be traced.
+
+    Returns:
+        The module of which the graph's modules are parts, and the graph; None for models that cannot be traced.
+    """
+    tapped = hasattr(model, "forward_intermediates")
+    for root in [_Tapped(model, each) for each in dict.fromkeys((head, False))] if tapped else [model]:
+        # torch.fx raises whatever the model's own code raises on symbolic input.
+        with suppress(Exception):
+            return root, Tracer().trace(root)
+    return None
 
 
 def fold_batch_norm(model: nn.Module) -> int:
@@ -103,11 +141,10 @@ def fold_batch_norm(model: nn.Module) -> int:
     Returns:
         How many norms were folded; 0 for models that cannot be traced (vision transformers, which have none).
     """
-    root = _Tapped(model) if hasattr(model, "forward_intermediates") else model
-    try:
-        graph = _Tracer().trace(root)
-    except Exception:  # torch.fx raises whatever the model's own code raises on symbolic input
+    traced = trace(model)
+    if traced is None:
         return 0
+    root, graph = traced
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
     folded = 0
     for node in graph.nodes:
