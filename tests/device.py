@@ -1,8 +1,9 @@
-"""Stand-ins for a GPU's memory."""
+"""Stand-ins for a GPU's memory and for operations of cuDNN."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch

@@ -1,7 +1,15 @@
-"""Optional Triton kernels: used on CUDA where they pass a self-test; elsewhere the same is done by torch."""
+"""Optional Triton kernels: used on CUDA where they pass a self-test; elsewhere the same is done by torch.
+
+The self-test runs the code that a reconstruction runs, so that one compilation serves both. Triton keeps what it has
+compiled in the user's folder (``~/.triton``, or ``TRITON_CACHE_DIR``), by source, device and version; what is left for
+every process is importing Triton, hashing its library and running the test, which `prove_ahead` does meanwhile. That a
+test was passed is not remembered: it would save milliseconds.
+"""
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
 from typing import Any, Literal
@@ -15,6 +23,25 @@ _MODULES: dict[KernelName, str] = {
     "slicing": "tonno_core.slicing.kernel",
     "backprojection": "tonno_core.tomography.kernel",
 }
+# One test at a time of each kernel: who needs it while it runs waits for it.
+_TESTING: dict[KernelName, threading.Lock] = {name: threading.Lock() for name in _MODULES}
+
+
+def prove_ahead(device: torch.device) -> None:
+    """Begin the self-tests in the background, where a model is loaded and a volume prepared before kernels are needed.
+
+    Args:
+        device: of a reconstruction; nothing happens unless it is CUDA.
+    """
+    if device.type == "cuda":
+        for name in _MODULES:
+            threading.Thread(target=_prove, args=(name, device), name=f"proof: {name}", daemon=True).start()
+
+
+def _prove(name: KernelName, device: torch.device) -> None:
+    """Test a kernel; whatever is wrong with the device is told to who uses it."""
+    with suppress(Exception):
+        import_tested(name, device)
 
 
 def load(name: KernelName, device: torch.device, dtype: torch.dtype) -> Any | None:
@@ -47,9 +74,8 @@ def status(device: torch.device) -> dict[str, str]:
     return {name: import_tested(name, device)[1] for name in _MODULES}
 
 
-@lru_cache(maxsize=32)
 def import_tested(name: KernelName, device: torch.device) -> tuple[Any | None, str]:
-    """Import a kernel module if Triton is installed and its self-test passes on a device.
+    """Import a kernel module if Triton is installed and its self-test passes on a device, which is found out once.
 
     Args:
         name: of the step that it is for.
@@ -58,6 +84,14 @@ def import_tested(name: KernelName, device: torch.device) -> tuple[Any | None, s
     Returns:
         The module or None, and how `status` reports that.
     """
+    if device == torch.device("cuda"):  # without a number
+        device = torch.device("cuda", torch.cuda.current_device())
+    with _TESTING[name]:
+        return _tested(name, device)
+
+
+@lru_cache(maxsize=32)
+def _tested(name: KernelName, device: torch.device) -> tuple[Any | None, str]:
     try:
         kernel = import_module(_MODULES[name])
         if kernel.works(device):

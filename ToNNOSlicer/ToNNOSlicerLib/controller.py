@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,11 @@ class RunController:
             self._submit("resume", preview=True, **fields)
         else:
             self._submit("refine", **fields)
+
+    def startAhead(self) -> None:
+        """Start the engine before the first run needs it; what goes wrong is told by that run."""
+        with suppress(OSError):
+            self.client.start(isAhead=True)
 
     def describe(self) -> None:
         """Ask the engine for its devices and versions; the listener's onDescription tells, or onFailure."""

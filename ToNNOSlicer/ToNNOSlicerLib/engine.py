@@ -77,8 +77,11 @@ class EngineClient:
         """Return the last lines of stderr, oldest first, those of ended processes included."""
         return list(self._log)
 
-    def start(self):
+    def start(self, isAhead=False):
         """Start the process if none is running, without waiting; its first event is ``ready``.
+
+        Args:
+            isAhead: Whether it loads torch at once, in main memory alone, so that the first run need not wait for that.
 
         Raises:
             OSError: If there is nothing to start.
@@ -88,7 +91,7 @@ class EngineClient:
         if self._process is not None:
             self._process.kill()
         folder = self._rootFolder()
-        command = [*self._command, "--parent", str(os.getpid()), "--folder", str(folder)]
+        command = [*self._command, "--parent", str(os.getpid()), "--folder", str(folder), *["--ahead"] * isAhead]
         places = {} if self._temporaryPath is None else temporaryVariables(folder)
         self._process = _Process(command, self._environment | places, folder, self._log)
 
@@ -310,7 +313,7 @@ class _Process:
                     continue
                 if event["type"] == "ready":
                     self._enginePid = event.get("pid")
-                self._loading = event["type"] == "progress" and event.get("step") == "loading"
+                self._loading = event.get("loading") is True or event.get("step") == "loading"
                 self._events.put(event)
 
     def _write(self):

@@ -25,6 +25,12 @@ class Installing:
         """Whether an installation is under way."""
         return self._installation is not None
 
+    @property
+    def isComplete(self) -> bool:
+        """Whether the engine can start as things are."""
+        choices = self._session.choices
+        return not self.isBusy and (choices.python is not None or not install.missing(choices.requirements))
+
     def hasPackages(self) -> bool:
         """Check whether the engine can start; if packages are missing, ask what to do and begin it.
 

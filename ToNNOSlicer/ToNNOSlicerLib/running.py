@@ -98,6 +98,11 @@ class Running:
             self.describe()
         session.wake()
 
+    def startAhead(self) -> None:
+        """Start the engine where a run is likely and nothing must be asked: importing PyTorch takes seconds."""
+        if self._session.installing.isComplete:
+            self.controller.startAhead()
+
     def _confirmed(self, request: RunRequest, model) -> bool:
         """Ask where the image is plainly of another kind than the model's."""
         modality = dicomModalityOf(request.volumeNode)

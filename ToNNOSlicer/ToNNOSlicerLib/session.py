@@ -240,6 +240,8 @@ class Session:
         self._seen = _id(volume), _id(heatmap)
         self.draft, self.selected, self._isStale = None, -1, True
         self.logic.preview.hide()
+        if volume is not None and heatmap is None:  # what comes next is a run
+            self.running.startAhead()
 
     @contextmanager
     def _changing(self) -> Iterator[None]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from tests.worker.talk import COMMAND, ENVIRONMENT, EngineClient, Event, answer
+from tests.worker.talk import COMMAND, ENVIRONMENT, PATIENCE_S, EngineClient, Event, answer
 from tonno_core.output import PARTIAL
 from tonno_core.protocol import MAX_LINE, encode
 from tonno_core.worker.job import Job
@@ -22,6 +24,15 @@ from tonno_core.worker.server import Server
 def process() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(
         COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **ENVIRONMENT}
+    ) as started:
+        yield started
+        started.kill()
+
+
+@pytest.fixture
+def process_ahead() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(
+        [*COMMAND, "--ahead"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **ENVIRONMENT}
     ) as started:
         yield started
         started.kill()
@@ -102,3 +113,19 @@ def test_an_export_of_a_client_that_is_gone_leaves_no_pictures(
     monkeypatch.setattr(os, "_exit", lambda code: None)
     server._end(orphaned=orphaned)
     assert folder.exists() == stays
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_started_ahead_it_has_torch_before_the_first_request(process_ahead: subprocess.Popen[bytes]) -> None:
+    assert told(process_ahead)["loading"] is True
+    library = f"/proc/{process_ahead.pid}/maps"
+    until = time.monotonic() + PATIENCE_S
+    while "libtorch_python" not in Path(library).read_text():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert process_ahead.stdin is not None
+    process_ahead.stdin.write(encode("refine", 1, folder=str(Path.cwd())))
+    process_ahead.stdin.flush()
+    while (event := told(process_ahead))["type"] == "progress":
+        assert event["step"] == "loading"
+    assert (event["type"], event["kind"]) == ("error", "not-kept")

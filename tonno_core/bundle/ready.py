@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from tonno_core import kernels
 from tonno_core.bundle.calibration import ModelChoices
 from tonno_core.bundle.file import Bundle, BundleSpec, layered_classifier, load_bundle
 from tonno_core.bundle.own import OwnClassifier, describe
@@ -92,6 +93,7 @@ def prepare_model(
         TonnoError: It cannot run there.
     """
     chosen = choose_device(device)
+    kernels.prove_ahead(chosen)
     size = (None if settings is None else settings.slice_size) or choices_of_model(model).slice_size
     if isinstance(model, Bundle):
         whole = model.spec.layers and precision == "auto"  # whose last layer would run in it as well

@@ -22,7 +22,7 @@ from tonno_core.tomography.projection import BatchSize, Maps, Projections, Proje
 # Slices of 96 x 96 pixels in one batch of the encoder; larger slices, fewer of them. On a GPU the most, 2048 of 224
 # pixels: an H100 gained until there. What a batch may take of its memory mostly says fewer (`encoding.memory`).
 CPU_BATCH, GPU_BATCH = 128, 11264
-# The first preview is of so many directions, at least, and of this share of all.
+# The first preview is of so many directions; where none is skipped, because they decide, of this share of all at least.
 _FIRST_PREVIEW, _PREVIEW_SHARE = 4, 1 / 32
 # Of the time so far, what previews may take.
 _PREVIEW_TIME = 0.2
@@ -196,7 +196,7 @@ class Previews:
             directions: How many it has.
         """
         self._all = directions
-        self._next = max(_FIRST_PREVIEW, round(directions * _PREVIEW_SHARE))
+        self._next = max(_FIRST_PREVIEW, round(directions * _PREVIEW_SHARE)) if self._every else _FIRST_PREVIEW
 
     def due(self, done: int) -> bool:
         """Return whether a preview is due; no longer when all are done, or where previews have cost too much.

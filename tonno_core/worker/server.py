@@ -33,10 +33,13 @@ class Server:
         channel: Where requests come from and events go.
         parent: The client's process number; None where only stdin tells of its end.
         folder: The client's temporary folder, which is removed if the client ends without a shutdown.
+        ahead: Load what a reconstruction needs before the first request.
     """
 
-    def __init__(self, channel: Channel, *, parent: int | None = None, folder: Path | None = None) -> None:
-        self._channel, self._parent, self._folder = channel, parent, folder
+    def __init__(
+        self, channel: Channel, *, parent: int | None = None, folder: Path | None = None, ahead: bool = False
+    ) -> None:
+        self._channel, self._parent, self._folder, self._ahead = channel, parent, folder, ahead
         self._session = Session()
         self._waiting: queue.Queue[Job] = queue.Queue()
         self._jobs: dict[int, Job] = {}
@@ -45,9 +48,12 @@ class Server:
 
     def run(self) -> None:
         """Serve; never returns, the process ends in `_end`."""
-        self._channel.send("ready", None, protocol=VERSION, pid=os.getpid(), versions=light_versions())
+        versions = light_versions()
+        self._channel.send("ready", None, protocol=VERSION, pid=os.getpid(), versions=versions, loading=self._ahead)
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         threading.Thread(target=self._read, name="requests", daemon=True).start()
+        if self._ahead:
+            self._session.load_ahead()
         while True:
             self._compute(self._waiting.get())
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from tonno_core.output import Json
@@ -21,6 +24,11 @@ class Session:
     def __init__(self) -> None:
         self._engine: Engine | None = None
 
+    def load_ahead(self) -> None:
+        """Import what a reconstruction needs, before one is asked for; what is missing is told to who asks."""
+        with suppress(Exception):
+            self._loaded()
+
     def compute(self, job: Job) -> None:
         """Answer a ``reconstruct``, ``refine``, ``resume`` or ``export`` with ``result``.
 
@@ -36,7 +44,7 @@ class Session:
             return
         request = ReconstructRequest.of(fields) if kind == "reconstruct" else RefineRequest.of(fields)
         job.step("loading")
-        engine = self._loaded()
+        engine = self._loaded(request.device if isinstance(request, ReconstructRequest) else None)
         if isinstance(request, ReconstructRequest):
             engine.reconstruct(request, job)
         elif kind == "refine":
@@ -55,15 +63,30 @@ class Session:
 
         return describe()
 
-    def _loaded(self) -> Engine:
+    def _loaded(self, device: str | None = None) -> Engine:
+        """Return the engine. Kernels for the device that is asked for are tested while it is imported."""
         if self._engine is None:
-            _import_torch()
-            try:
-                from tonno_core.worker.engine import Engine
-            except (ImportError, OSError) as error:
-                raise MissingPackage(str(error)) from error
+            with _uncollected():
+                _import_torch()
+                if device is not None:
+                    _prove_ahead(device)
+                try:
+                    from tonno_core.worker.engine import Engine
+                except (ImportError, OSError) as error:
+                    raise MissingPackage(str(error)) from error
             self._engine = Engine()
         return self._engine
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Look for no garbage while packages are imported, nor among what they have defined: it is there to stay."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _import_torch() -> None:
@@ -75,3 +98,13 @@ def _import_torch() -> None:
         torch.zeros(1).sum()
     except Exception as error:  # ImportError, OSError of a library, AttributeError of an empty folder
         raise NoTorch(f"{type(error).__name__}: {error}") from error
+
+
+def _prove_ahead(device: str) -> None:
+    """Begin the self-tests of kernels if the device is a GPU that has them; a name that is none is refused later."""
+    import torch
+
+    from tonno_core import kernels
+
+    with suppress(RuntimeError):
+        kernels.prove_ahead(torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device))

@@ -11,6 +11,7 @@ class Client:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.requests, self.events = folder, [], []
+        self.startedAhead = False
         self.isRunning, self.released, self.closed, self.cannotStart = False, [], 0, False
         self.logLines: list[str] = ["a line of the log"]
 
@@ -18,6 +19,9 @@ class Client:
         folder = self.folder / f"request-{len(list(self.folder.iterdir()))}"
         folder.mkdir()
         return folder
+
+    def start(self, isAhead: bool = False) -> None:
+        self.startedAhead = isAhead
 
     def submit(self, kind: str, **fields: Any) -> int:
         if self.cannotStart:

@@ -1,4 +1,4 @@
-"""Nothing happens before a click; what is missing is asked about once; what is chosen is what starts."""
+"""Nothing happens before a volume is there; what is missing is asked about once; what is chosen is what starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 REQUIREMENTS = ROOT / "ToNNOSlicer" / "Resources" / "requirements.txt"
 
 
-def test_opening_the_module_imports_no_torch_and_starts_nothing() -> None:
+def test_opening_the_module_imports_no_torch_and_starts_nothing_but_the_engine_once_there_is_a_volume() -> None:
     """A fresh Python in which torch, timm and a new process raise; the panel opens and the sample is drawn."""
     pytest.importorskip("slicer_core", reason="the package slicer-core is not installed here")
     pytest.importorskip("PySide6", reason="the package PySide6-Essentials is not installed here")
@@ -30,14 +30,25 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 from qt_host import QtHost
 host = QtHost()
-def refuse(*arguments, **more):
-    raise AssertionError("a process was started")
+started = []
+def refuse(self, command, **more):
+    started.append(command)
+    raise OSError("no process can be started")
 subprocess.Popen.__init__ = refuse
+from ToNNOSlicerLib import install
+install.missing = lambda path: install.Missing("", ("timm",))
 from walk import MODULE
 widget = host.loadModule(MODULE)
 host.process(0.2)
 widget.ui.sampleButton.click()
 host.process(0.2)
+assert not started, started
+install.missing = lambda path: install.Missing("", ())
+assert not started, started
+widget.ui.sampleButton.click()
+host.process(0.2)
+(command,) = started
+assert command[-1] == "--ahead" and "tonno_core.worker" in command
 assert widget.panel.session.parameters.inputVolume is not None
 assert not host.asked, host.asked
 host.close()

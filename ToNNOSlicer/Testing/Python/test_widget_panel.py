@@ -361,8 +361,8 @@ def test_an_engine_that_goes_wrong_is_told_and_replaced(qtHost, widget, monkeypa
     class Remembering(EngineClient):
         """The process may have gone wrong, and be gone, by the next turn of the event loop."""
 
-        def start(self) -> None:
-            super().start()
+        def start(self, isAhead: bool = False) -> None:
+            super().start(isAhead)
             if self.pid not in pids:
                 pids.append(self.pid)
 

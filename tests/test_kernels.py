@@ -1,0 +1,132 @@
+"""The kernels' proof: it compiles what reconstructions run, once, and may begin before anybody needs it."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.triton_kernels import needs_triton
+from tonno_core import kernels
+from tonno_core.slicing.directions import hemisphere
+from tonno_core.slicing.plan import SlicePlan
+from tonno_core.tomography.grid import Nodes, TargetGrid
+
+CPU = torch.device("cpu")
+# A device that no machine has, so that what the stand-in leaves behind meets no real one.
+_NOWHERE = 99
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kernels that Triton would compile for a GPU of compute capability 9.0, one by one, as they are launched.
+
+    Triton itself tells new code from code that it has; nothing is compiled or run, and every result is -1.
+    """
+    triton = pytest.importorskip("triton", minversion="3.4", reason="counts by the interface of Triton 3.4")
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    found: list[str] = []
+    stand_in = SimpleNamespace(
+        get_current_device=lambda: _NOWHERE, get_current_stream=lambda device: 0,
+        get_current_target=lambda: GPUTarget("cuda", 90, 32),
+    )  # fmt: skip
+    run = JITFunction.run
+
+    def launch(kernel: Any, *arguments: Any, **options: Any) -> None:
+        seen = kernel.device_caches[_NOWHERE][1]
+        before = len(seen)
+        run(kernel, *arguments, **{**options, "warmup": True})
+        found.extend([kernel.fn.__name__] * (len(seen) - before))
+        arguments[0].fill_(-1.0)
+
+    monkeypatch.setattr(triton.knobs.runtime, "jit_cache_hook", lambda **compilation: True)  # in place of compiling
+    monkeypatch.setattr(JITFunction, "run", launch)
+    # Its setter cannot put back "not chosen yet", which is so where there is no GPU.
+    monkeypatch.setattr(driver, "_active" if hasattr(driver, "_active") else "active", stand_in)
+    return found
+
+
+@needs_triton
+def test_all_volumes_and_batches_run_what_the_proof_compiled(
+    compiled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tonno_core.slicing import kernel as slicing
+    from tonno_core.tomography import kernel as tomography
+
+    with monkeypatch.context() as context:
+        context.setattr(torch, "allclose", lambda *values: True)  # -1 is no right result
+        assert slicing.works(CPU)
+        assert tomography.works(CPU)
+    # Voxels in float32 and in float16; profiles; maps.
+    assert sorted(compiled) == ["_add_maps", "_add_profiles", "_sample_planes", "_sample_planes"]
+
+    for shape in ((94, 114, 100), (96, 112, 64), (97, 112, 64), (1, 256, 181)):
+        for dtype in (torch.float16, torch.float32):
+            for pixels in (64, 96, 224):
+                slicing.sample_planes(torch.zeros(shape, dtype=dtype), np.zeros((5, 3, 3)), pixels, 0.5)
+    # Presets fast, balanced and paper: directions of a batch and of the last, cells of the last two stages.
+    for count, last, offsets, cells in ((41, 14, 48, 3), (31, 8, 64, 6), (3, 1, 100, 7), (32, 16, 64, 1)):
+        nodes = Nodes(TargetGrid((offsets,) * 3, np.eye(4)), torch.zeros(0))
+        normals = hemisphere(count + last)
+        plan, batches = SlicePlan(np.eye(4), normals, offsets, 96), (slice(0, count), slice(count, count + last))
+        profiles = tomography.KernelProfiles(nodes)
+        for which in batches:
+            number = which.stop - which.start
+            profiles.add(torch.zeros(number, offsets), normals[which])
+            for channels in (1, 3):
+                of_stage = torch.zeros(number, channels, offsets, cells, cells)
+                tomography.KernelMaps(nodes, channels).add(of_stage, plan, which)
+    assert len(compiled) == 4
+
+
+def test_a_proof_that_has_begun_is_waited_for_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    began, go_on, proofs = threading.Event(), threading.Event(), []
+
+    def works(device: torch.device) -> bool:
+        proofs.append(device)
+        began.set()
+        return go_on.wait(60)
+
+    module = SimpleNamespace(works=works)
+    monkeypatch.setattr(kernels, "import_module", lambda name: module)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 7)
+    kernels.prove_ahead(CPU)  # nothing to prove
+    kernels.prove_ahead(torch.device("cuda"))
+    assert began.wait(60)
+    # Each of them would call `works` if it did not wait for the one that runs.
+    waiting = [
+        threading.Thread(target=kernels.load, args=("slicing", device, torch.float32))
+        for device in (torch.device("cuda"), torch.device("cuda:7"))
+    ]
+    for thread in waiting:
+        thread.start()
+        thread.join(0.1)
+        assert thread.is_alive()
+    go_on.set()
+    for thread in waiting:
+        thread.join(60)
+    assert kernels.load("backprojection", torch.device("cuda:7"), torch.float32) is module
+    assert proofs == [torch.device("cuda:7")] * 2  # of each kernel once
+    kernels._tested.cache_clear()
+
+
+def test_a_proof_that_lacks_memory_is_repeated_by_who_needs_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def full(name: str) -> None:
+        asked.append(name)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(kernels, "import_module", full)
+    cuda = torch.device("cuda:6")
+    kernels._prove("slicing", cuda)
+    with pytest.raises(torch.OutOfMemoryError):
+        kernels.load("slicing", cuda, torch.float32)
+    assert len(asked) == 2
