@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 import tonno_core
 from tonno_core.commands.options import as_options, as_options_of
@@ -22,6 +23,7 @@ _NOTICE = "For research only; not a medical device, not for diagnosis."
 # Texts of options that several commands share, or that are too long to stand beside them.
 _ABOUT = "Fact for the model's users, e.g. finding=..., modality=..., licence=..., data=...; may be repeated."
 _ACTIVATION = "softmax if the classes exclude each other, sigmoid if each is a question of its own."
+_BATCH = "8; on CUDA 32, fewer for slices above 96 pixels, where --slices-per-volume is left out too"
 _BENCHED = "Model folder, or a timm model with random weights."
 _CALIBRATED = "Method to calibrate; may be repeated."
 _CAM = "Kind of class activation map."
@@ -310,7 +312,7 @@ def check(manifest: Path, class_name: str) -> int:
 @click.option("--frame", default="physical", show_default=True, type=_FRAMES, help=_FRAME)
 @click.option("--steps", default=2000, show_default=True, type=_COUNT, help="Number of training steps (batches).")
 @click.option("--epochs", default=20, show_default=True, type=_COUNT, help=_EPOCHS)
-@click.option("--volumes-per-batch", default=8, show_default=True, type=_COUNT, metavar="V", help=_VOLUMES)
+@click.option("--volumes-per-batch", default=8, show_default=_BATCH, type=_COUNT, metavar="V", help=_VOLUMES)
 @click.option("--slices-per-volume", default=8, show_default=True, type=_COUNT, metavar="K", help=_SLICES_PER_VOLUME)
 @click.option("--learning-rate", default=1e-3, show_default=True, type=float, help="Highest learning rate.")
 @click.option("--stage-decay", type=float, metavar="X", help=_STAGE_DECAY, show_default="1; 0.7 with --weights")
@@ -350,14 +352,21 @@ def train(
     """
     from tonno_core.commands.train import Destination, Ending, train_bundle
     from tonno_core.training.loop import TrainingInterrupted
+    from tonno_core.training.run_folder import recorded_setting
     from tonno_core.training.settings import complete_settings
 
     asked = {"stage": stage, "slices": slices, "directions": directions}
     planes = {name: value for name, value in asked.items() if value is not None}
+    destination = Destination(output, run, resume=resume, overwrite=overwrite, half=half)
+    source = click.get_current_context().get_parameter_source
+    if all(source(name) is ParameterSource.DEFAULT for name in ("volumes_per_batch", "slices_per_volume")):
+        # As suits the device, or as the run that goes on has it: it may have begun on another.
+        recorded = recorded_setting(destination.run_folder, "volumes_per_batch") if resume else None
+        options["volumes_per_batch"] = recorded
     try:
         summary = train_bundle(
             manifest,
-            Destination(output, run, resume=resume, overwrite=overwrite, half=half),
+            destination,
             complete_settings(**options),
             class_name=class_name,
             calibration=Ending(planes, calibrate_stages, not no_calibrate),

@@ -10,11 +10,14 @@ import torch
 
 from tonno_core.errors import first_line
 
-KernelName = Literal["slicing", "backprojection"]
+KernelName = Literal["slicing", "backprojection", "training"]
 _MODULES: dict[KernelName, str] = {
     "slicing": "tonno_core.slicing.kernel",
     "backprojection": "tonno_core.tomography.kernel",
+    "training": "tonno_core.training.kernel",
 }
+# The steps of a reconstruction.
+_REPORTED: tuple[KernelName, ...] = ("slicing", "backprojection")
 
 
 def load(name: KernelName, device: torch.device, dtype: torch.dtype) -> Any | None:
@@ -43,8 +46,8 @@ def status(device: torch.device) -> dict[str, str]:
         By step ``triton`` or ``torch``; the latter followed by the reason where a kernel failed on CUDA.
     """
     if device.type != "cuda":
-        return dict.fromkeys(_MODULES, "torch")
-    return {name: import_tested(name, device)[1] for name in _MODULES}
+        return dict.fromkeys(_REPORTED, "torch")
+    return {name: import_tested(name, device)[1] for name in _REPORTED}
 
 
 @lru_cache(maxsize=32)

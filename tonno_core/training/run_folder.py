@@ -16,6 +16,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tonno_core.cohort.manifest import Manifest
 from tonno_core.errors import TonnoError, first_line
@@ -173,6 +174,22 @@ class RunFolder:
             raise TonnoError(
                 f"{path}: is of a run on other cases (the manifest's volumes, labels or splits differ); {advice}"
             )
+
+
+def recorded_setting(path: Path, name: str) -> Any | None:
+    """Read a setting of the run in a folder.
+
+    Args:
+        path: The folder.
+        name: Of the setting.
+
+    Returns:
+        Its value; None where there is no such run, or it cannot be read, which `RunFolder.check` says.
+    """
+    try:
+        return json.loads((path / _RUN).read_text(encoding="utf-8"))["settings"].get(name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def describe(settings: TrainingSettings, manifest: Manifest) -> Json:
