@@ -85,6 +85,7 @@ _START = "Weights to start from: random ones (none), those of ImageNet, or a fil
 _STD = "Standard deviation by which that is divided, likewise."
 _STOP = "Stop early once doubling the number of directions no longer changes the segmentation (Dice >= 0.98)."
 _THRESHOLD = "Threshold of the segmentation. auto: the model's own, or Otsu's if it has none."
+_TRAIN_PRECISION = "Number format. auto: bfloat16; on GPUs before Ampere float16, on CPUs without AMX float32."
 _TRAIN_SEED = "Seed of the weights, the split and the batches."
 _VOLUMES = "Volumes per batch, an even number: half of them are negative."
 _WHITE = "What HI of a window becomes: 1, or 255 for a classifier that was fed bytes."
@@ -327,7 +328,8 @@ def check(manifest: Path, class_name: str) -> int:
 @_about_option
 @click.option("--half", is_flag=True, help=_HALF)
 @_device_option
-@click.option("--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16", help=_PRECISION)
+@click.option("--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16", help=_TRAIN_PRECISION)
+@click.option("--compile", "compiled", is_flag=True, help="Compile the network (torch.compile); pays off on a GPU.")
 def train(
     manifest: Path,
     output: Path,

@@ -27,7 +27,7 @@ from tonno_core.training.tensor_file import load_tensors, save_tensors
 _RUN, _MEASURED, _CHECKPOINT = "run.json", "measured.json", "checkpoint.pt"
 _RESULTS = (_CHECKPOINT, _MEASURED, "metrics.csv", "curves.png", "split.csv")
 # A run may be resumed on another machine.
-_MAY_CHANGE = ("device",)
+_MAY_CHANGE = ("device", "compiled")
 
 
 class RunFolder:

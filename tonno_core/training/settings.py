@@ -46,6 +46,7 @@ class TrainingSettings:
         seed: Start of all random numbers.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``auto``, ``float32`` or ``bfloat16``.
+        compiled: Compile the network for its training (`torch.compile`).
     """
 
     encoder: str = "resnet10t"
@@ -69,6 +70,7 @@ class TrainingSettings:
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
+    compiled: bool = False
 
     @property
     def pretrained(self) -> bool:
