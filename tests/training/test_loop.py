@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -319,6 +320,30 @@ def test_float16_is_scaled_and_goes_on_with_its_scale(
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     assert state["scaler"]["scale"] > 1
     assert train_toy(manifest, tmp_path / "run", steps=40).weights.keys() == model.weights.keys()
+
+
+def test_a_compiled_network_learns_the_same(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = train_toy(manifest, tmp_path / "plain", steps=3)
+    # Traced, and run by torch's plain operations: the compiler itself would take a minute.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    model = train_toy(manifest, tmp_path / "run", steps=3, compiled=True)
+    for name, tensor in model.weights.items():
+        # Adam turns the rounding of a gradient near zero into a step of the learning rate at most.
+        assert torch.allclose(tensor, expected.weights[name], rtol=0, atol=3e-3), name
+
+
+def test_a_network_that_cannot_be_compiled_is_said(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def backend(module: Any, inputs: Any) -> Any:
+        raise ValueError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    with pytest.raises(
+        TonnoError, match=r"^`compiled`: torch\.compile does not work for this network here \(.*\)"
+    ) as caught:
+        train_toy(manifest, tmp_path / "run", steps=3, compiled=True)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def _cut(
     j = tl.load(affine + 3) * across + tl.load(affine + 4) * down + tl.load(affine + 5)
     k = tl.load(affine + 6) * across + tl.load(affine + 7) * down + tl.load(affine + 8)
     place = places + (number // each) * 5
-    z, y, x = tl.load(place + 1), tl.load(place + 2), tl.load(place + 3)
+    z, y, x = tl.load(place + 1).to(tl.int32), tl.load(place + 2).to(tl.int32), tl.load(place + 3).to(tl.int32)
     volume = tl.load(place).to(tl.pointer_type(voxel))
     # The voxel before, along each axis.
     first_i, first_j, first_k = tl.floor(i).to(tl.int32), tl.floor(j).to(tl.int32), tl.floor(k).to(tl.int32)
@@ -58,7 +58,8 @@ def _cut(
         weight *= (1 - next_k) + (2 * next_k - 1) * part_k
         at_i, at_j, at_k = first_i + next_i, first_j + next_j, first_k + next_k
         inside = (at_i >= 0) & (at_i < x) & (at_j >= 0) & (at_j < y) & (at_k >= 0) & (at_k < z)
-        value += weight * tl.load(volume + (at_k * y + at_j) * x + at_i, mask=there & inside, other=0.0).to(tl.float32)
+        at = (at_k.to(tl.int64) * y + at_j) * x + at_i
+        value += weight * tl.load(volume + at, mask=there & inside, other=0.0).to(tl.float32)
     tl.store(slices + (number.to(tl.int64) * pixels + row) * pixels + column, value + tl.load(affine + 9), mask=there)
 
 

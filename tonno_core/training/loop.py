@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -102,7 +102,8 @@ class Trainer:
         # Gradients in float16 would vanish; scaled they do not. bfloat16 has float32's range.
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._precision == torch.float16)
         self._network = SliceLogits(self.model, settings.convention, self._precision)
-        self._shared = processes.share(self._network)
+        shared = processes.share(self._network)
+        self._shared: Callable[[torch.Tensor], torch.Tensor] = torch.compile(shared) if settings.compiled else shared
         size, seed, room = settings.slice_size, settings.seed, room_on(device)
         self._sampler = SliceSampler(train_set, size, Augmentation(), seed, device, room)
         # On a CPU a volume that is measured on once an epoch need not stay.
@@ -130,10 +131,20 @@ class Trainer:
         """Train to the last step.
 
         Raises:
-            TonnoError: If the loss is not a number, or the checkpoint does not fit.
+            TonnoError: If the loss is not a number, the checkpoint does not fit, or the network cannot be compiled.
             TrainingInterrupted: On Ctrl-C, or another signal that asks for an end.
         """
         self._resume()
+        try:
+            self._train()
+        except Exception as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            raise TonnoError(
+                f"`compiled`: torch.compile does not work for this network here ({first_line(error)}); leave it out"
+            ) from error
+
+    def _train(self) -> None:
         settings = self.settings
         bar = progress_bar(
             total=settings.steps, initial=self._at.step, desc="training", unit="slice", unit_scale=settings.batch_size,

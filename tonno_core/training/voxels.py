@@ -15,7 +15,7 @@ from tonno_core.training.cache import TrainingVolume
 # Bytes of voxels that stay in a computer's own memory: some hundred scans.
 _ROOM = 2**29
 # Share of a GPU's free memory that voxels may take; the rest is for the network and its activations.
-_SHARE = 1 / 3
+_SHARE = 1 / 4
 
 
 def room_on(device: torch.device) -> int:
