@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.networks import random_network
 from tests.training.test_dataset import bright_ball
 from tests.training.toy import SETTINGS, SPACING_MM, run_folder, same_weights, train_toy, write_rows, write_toy_set
-from tonno_core.distributed import ALONE
+from tonno_core.cohort.manifest import read_manifest
+from tonno_core.distributed import ALONE, Processes
 from tonno_core.encoding import convention as convention_module
 from tonno_core.errors import TonnoError
 from tonno_core.training import cache, dataset, loop
@@ -280,6 +281,36 @@ def test_drawing_on_a_gpu_waits_for_nothing_and_launches_two_kernels(monkeypatch
     assert launched == [(32, 8, 3, 3)]
     assert calls.waits == []
     assert len(calls.names) <= 6, calls.names  # labels to the device; the slices, and the two first axes as one
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_is_not_waited_for(manifest: Path, tmp_path: Path) -> None:
+    cuda = torch.device("cuda")
+    volumes = [bright_ball(1.0 + number, number % 2) for number in range(4)]
+    settings = replace(SETTINGS, device="cuda", precision="auto", ema=0.9)
+    processes = Processes(0, 1, cuda)
+    trainer = loop.Trainer(settings, volumes, [], run_folder(manifest, tmp_path / "run"), processes, progress=False)
+    trainer.model.train()
+    for step in range(3):
+        trainer._step(step, trainer._sampler.draw(step, 4, 4))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        losses = [trainer._step(step, trainer._sampler.draw(step, 4, 4)) for step in range(3, 8)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(math.isfinite(float(loss)) for loss in losses)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_lesion_is_learned_on_a_gpu(manifest: Path, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, device="cuda", precision="auto", steps=60)
+    folder = run_folder(manifest, tmp_path / "run", device="cuda", precision="auto", steps=60)
+    processes = Processes(0, 1, torch.device("cuda"))
+    model = training.train(read_manifest(manifest), settings, folder, processes, progress=False)
+    assert model.spec.training["final_loss"] < 0.4
+    assert model.spec.training["validation"]["volume_auc"] == 1.0
 
 
 def test_losses_are_looked_at_every_few_steps_and_before_every_checkpoint(
