@@ -1,6 +1,6 @@
 """How much of a training's time is its network's: the loop against forward, backward and step on ready tensors.
 
-    python -m benchmarks.training [--encoder tf_efficientnet_lite0 resnet10t] [--device auto] [--slices 64]
+    python -m benchmarks.training [--encoder tf_efficientnet_lite0 resnet10t] [--device auto] [--slices 64 256] [--compile]
 
 Both alternate on one network. On a CPU seconds are the processor's, on a GPU the clock's.
 """
@@ -118,7 +118,7 @@ def _bare_step(
         _wait(device)
         start = clock()
         for _ in range(steps if timed else 2):
-            loss = F.binary_cross_entropy_with_logits(trainer._network(slices), labels)
+            loss = F.binary_cross_entropy_with_logits(trainer._shared(slices), labels)
             trainer._optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             trainer._optimizer.step()
@@ -180,17 +180,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--slices", type=int, nargs="+", help="slices a step, 8 of each volume; the device's default")
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--freeze", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--compile", dest="compiled", action="store_true")
+    parser.add_argument("--steps", type=int, help="of each measurement: 60 on CUDA, else 6")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(arguments)
+    steps = options.steps or (60 if choose_device(options.device).type == "cuda" else 6)
     table = []
     for encoder in options.encoder:
         for slices in options.slices or [None]:
             settings = complete_settings(
                 encoder=encoder, device=options.device, precision=options.precision, slice_size=options.size,
-                ema=options.ema, freeze=options.freeze, volumes_per_batch=None if slices is None else slices // 8,
+                ema=options.ema, freeze=options.freeze, compiled=options.compiled,
+                volumes_per_batch=None if slices is None else slices // 8,
             )  # fmt: skip
-            figures = measure(settings, steps=options.steps, repeats=options.repeats)
+            figures = measure(settings, steps=steps, repeats=options.repeats)
             table.append(rows(encoder, figures, settings.batch_size))
     headers = ["encoder", "slices a step", "loop, slices/s", "bare, slices/s", "loop / bare", "beside", "of it"]
     print(tabulate(table, headers=headers, tablefmt="github"))
