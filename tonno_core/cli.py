@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, Literal
 
 import click
+from click.core import ParameterSource
 
 import tonno_core
 from tonno_core.commands.options import as_options, as_options_of
@@ -23,6 +24,7 @@ _NOTICE = "For research only; not a medical device, not for diagnosis."
 # Texts of options that several commands share, or that are too long to stand beside them.
 _ABOUT = "Fact for the model's users, e.g. finding=..., modality=..., licence=..., data=...; may be repeated."
 _ACTIVATION = "softmax if the classes exclude each other, sigmoid if each is a question of its own."
+_BATCH = "8; on CUDA 32, fewer for slices above 96 pixels, where --slices-per-volume is left out too"
 _BENCHED = "Model folder, or a timm model with random weights."
 _CALIBRATED = "Method to calibrate; may be repeated."
 _CAM = "Kind of class activation map."
@@ -88,6 +90,7 @@ _START = "Weights to start from: random ones (none), those of ImageNet, or a fil
 _STD = "Standard deviation by which that is divided, likewise."
 _STOP = "Stop early once doubling the number of directions no longer changes the segmentation (Dice >= 0.98)."
 _THRESHOLD = "Threshold of the segmentation. auto: the model's own, or Otsu's if it has none."
+_TRAIN_PRECISION = "Number format. auto: bfloat16; on GPUs before Ampere float16, on CPUs without AMX float32."
 _TRAIN_SEED = "Seed of the weights, the split and the batches."
 _VOLUMES = "Volumes per batch, an even number: half of them are negative."
 _WHITE = "What HI of a window becomes: 1, or 255 for a classifier that was fed bytes."
@@ -330,7 +333,7 @@ def check(manifest: Path, class_name: str) -> int:
 @click.option("--frame", default="physical", show_default=True, type=_FRAMES, help=_FRAME)
 @click.option("--steps", default=2000, show_default=True, type=_COUNT, help="Number of training steps (batches).")
 @click.option("--epochs", default=20, show_default=True, type=_COUNT, help=_EPOCHS)
-@click.option("--volumes-per-batch", default=8, show_default=True, type=_COUNT, metavar="V", help=_VOLUMES)
+@click.option("--volumes-per-batch", default=8, show_default=_BATCH, type=_COUNT, metavar="V", help=_VOLUMES)
 @click.option("--slices-per-volume", default=8, show_default=True, type=_COUNT, metavar="K", help=_SLICES_PER_VOLUME)
 @click.option("--learning-rate", default=1e-3, show_default=True, type=float, help="Highest learning rate.")
 @click.option("--stage-decay", type=float, metavar="X", help=_STAGE_DECAY, show_default="1; 0.7 with --weights")
@@ -345,7 +348,8 @@ def check(manifest: Path, class_name: str) -> int:
 @_about_option
 @click.option("--half", is_flag=True, help=_HALF)
 @_device_option
-@click.option("--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16", help=_PRECISION)
+@click.option("--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16", help=_TRAIN_PRECISION)
+@click.option("--compile", "compiled", is_flag=True, help="Compile the network (torch.compile); pays off on a GPU.")
 def train(
     manifest: Path,
     output: Path,
@@ -370,14 +374,21 @@ def train(
     """
     from tonno_core.commands.train import Destination, Ending, train_bundle
     from tonno_core.training.loop import TrainingInterrupted
+    from tonno_core.training.run_folder import recorded_setting
     from tonno_core.training.settings import complete_settings
 
     asked = {"stage": stage, "slices": slices, "directions": directions}
     planes = {name: value for name, value in asked.items() if value is not None}
+    destination = Destination(output, run, resume=resume, overwrite=overwrite, half=half)
+    source = click.get_current_context().get_parameter_source
+    if all(source(name) is ParameterSource.DEFAULT for name in ("volumes_per_batch", "slices_per_volume")):
+        # As suits the device, or as the run that goes on has it: it may have begun on another.
+        recorded = recorded_setting(destination.run_folder, "volumes_per_batch") if resume else None
+        options["volumes_per_batch"] = recorded
     try:
         summary = train_bundle(
             manifest,
-            Destination(output, run, resume=resume, overwrite=overwrite, half=half),
+            destination,
             complete_settings(**options),
             class_name=class_name,
             calibration=Ending(planes, calibrate_stages, not no_calibrate),

@@ -69,6 +69,17 @@ class Processes:
             values /= self.world
         return values
 
+    def any(self, flag: bool) -> bool:
+        """Tell whether a flag is set in any process; no device is waited for.
+
+        Args:
+            flag: this process's.
+
+        Returns:
+            The same in all processes.
+        """
+        return bool(self.sum(torch.tensor([int(flag)])).item()) if self.world > 1 else flag
+
     def gather(self, part: list[Any]) -> list[Any]:
         """Put a list together of which each process holds the items ``rank, rank + world, ...``.
 
@@ -155,7 +166,7 @@ def device_of_process(name: str) -> str:
 def processes(device: str) -> Iterator[Processes]:
     """Join the processes that torchrun started while a block runs; without a launcher there is this one alone.
 
-    NCCL connects CUDA devices, one per process of a machine; gloo all others.
+    NCCL connects CUDA devices, one per process of a machine; gloo all others, and what the hosts have to agree on.
 
     Args:
         device: as `choose_device` takes it.
@@ -178,7 +189,7 @@ def processes(device: str) -> Iterator[Processes]:
         )
     if chosen.type == "cuda":
         chosen = _local_device(_whole_number("LOCAL_RANK", 0))
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Processes(dist.get_rank(), world, chosen)
     finally:

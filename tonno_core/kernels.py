@@ -18,11 +18,14 @@ import torch
 
 from tonno_core.errors import first_line
 
-KernelName = Literal["slicing", "backprojection"]
+KernelName = Literal["slicing", "backprojection", "training"]
 _MODULES: dict[KernelName, str] = {
     "slicing": "tonno_core.slicing.kernel",
     "backprojection": "tonno_core.tomography.kernel",
+    "training": "tonno_core.training.kernel",
 }
+# The steps of a reconstruction.
+_REPORTED: tuple[KernelName, ...] = ("slicing", "backprojection")
 # One test at a time of each kernel: who needs it while it runs waits for it.
 _TESTING: dict[KernelName, threading.Lock] = {name: threading.Lock() for name in _MODULES}
 
@@ -34,7 +37,7 @@ def prove_ahead(device: torch.device) -> None:
         device: of a reconstruction; nothing happens unless it is CUDA.
     """
     if device.type == "cuda":
-        for name in _MODULES:
+        for name in _REPORTED:
             threading.Thread(target=_prove, args=(name, device), name=f"proof: {name}", daemon=True).start()
 
 
@@ -70,8 +73,8 @@ def status(device: torch.device) -> dict[str, str]:
         By step ``triton`` or ``torch``; the latter followed by the reason where a kernel failed on CUDA.
     """
     if device.type != "cuda":
-        return dict.fromkeys(_MODULES, "torch")
-    return {name: import_tested(name, device)[1] for name in _MODULES}
+        return dict.fromkeys(_REPORTED, "torch")
+    return {name: import_tested(name, device)[1] for name in _REPORTED}
 
 
 def import_tested(name: KernelName, device: torch.device) -> tuple[Any | None, str]:

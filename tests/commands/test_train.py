@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.training.toy import OPTIONS, same_weights, toy_scan, write_rows, write_toy_set
+from tonno_core import cli
 from tonno_core.bundle.file import load_bundle
 from tonno_core.cohort.manifest import read_for_model, read_manifest
 from tonno_core.commands import train as command
@@ -19,9 +21,10 @@ from tonno_core.errors import TonnoError
 from tonno_core.reconstruction import reconstruct
 from tonno_core.settings import ReconstructionSettings
 from tonno_core.training import cache, loop
+from tonno_core.training import settings as settings_module
 from tonno_core.training import train as training
 from tonno_core.training.loop import TrainingInterrupted
-from tonno_core.training.settings import complete_settings
+from tonno_core.training.settings import TrainingSettings, complete_settings
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 
@@ -263,3 +266,22 @@ def test_a_run_below_a_file_is_said(manifest: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(TonnoError, match=r"file/run/run\.json: cannot be written \("):
         run(manifest, tmp_path / "model", run=tmp_path / "file" / "run")
+
+
+# -------------------- the batch
+
+
+def test_a_run_goes_on_with_its_own_batch_on_whichever_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[TrainingSettings] = []
+    monkeypatch.setattr(command, "train_bundle", lambda manifest, destination, settings, **rest: taken.append(settings))
+    monkeypatch.setattr(settings_module, "choose_device", lambda name: torch.device("cuda"))
+    folder = tmp_path / "model-run"
+    folder.mkdir()
+    (folder / "run.json").write_text('{"settings": {"volumes_per_batch": 6, "slices_per_volume": 8}}')
+    tonno = ["train", "manifest.csv", "--output", str(tmp_path / "model")]
+    for options in ([], ["--resume"], ["--slices-per-volume", "4"], ["--volumes-per-batch", "2", "--resume"]):
+        cli.cli.main([*tonno, *options], standalone_mode=False)
+    assert [settings.volumes_per_batch for settings in taken] == [32, 6, 8, 2]
+    (folder / "run.json").write_text("damaged")  # which is said when the run is looked at
+    cli.cli.main([*tonno, "--resume"], standalone_mode=False)
+    assert taken[-1].volumes_per_batch == 32

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.networks import random_network
-from tests.training.toy import SPACING_MM, same_weights, train_toy, write_rows, write_toy_set
+from tests.training.test_dataset import bright_ball
+from tests.training.toy import SETTINGS, SPACING_MM, run_folder, same_weights, train_toy, write_rows, write_toy_set
+from tonno_core.cohort.manifest import read_manifest
+from tonno_core.distributed import ALONE, Processes
+from tonno_core.encoding import convention as convention_module
 from tonno_core.errors import TonnoError
-from tonno_core.training import cache, loop
+from tonno_core.training import cache, dataset, loop
+from tonno_core.training import settings as settings_module
 from tonno_core.training import train as training
+from tonno_core.training.augmentation import Augmentation
+from tonno_core.training.dataset import SliceSampler
 from tonno_core.training.loop import schedule
+from tonno_core.training.model import training_precision
 from tonno_core.training.train import TrainedModel
 
 pytestmark = pytest.mark.usefixtures("no_curves")
@@ -197,6 +209,185 @@ def test_the_moving_average_is_the_mean_of_the_weights_so_far(
         expected = decay * expected + (1 - decay) * weight
     assert torch.allclose(average, expected, rtol=1e-5, atol=1e-7)  # float32
     assert not torch.equal(average, seen[-1])
+
+
+# -------------------- what a device has to do
+
+
+class Calls(TorchDispatchMode):
+    """Counts torch's operations, and those for which a host waits."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "item", "is_nonzero", "equal", "masked_select", "unique")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+    @property
+    def waits(self) -> list[str]:
+        return [name for name in self.names if name in self.WAITS]
+
+
+@pytest.mark.parametrize("convention", [{}, {"intensity": "window:0:300", "weights": "imagenet"}])
+def test_a_step_waits_for_nothing_and_adds_little_to_the_network(
+    convention: dict[str, str], manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "initial_model", lambda settings: random_network("test_resnet"))
+    monkeypatch.setattr(convention_module, "timm_statistics", lambda *arguments: ((0.5,), (0.25,)))
+    monkeypatch.setattr(settings_module, "timm_statistics", lambda *arguments: ((0.5,), (0.25,)))
+    # The optimizer and the batch of a GPU: one operation for all weights of a stage; two launches of kernels.
+    adam = torch.optim.Adam
+    monkeypatch.setattr(torch.optim, "Adam", lambda groups, lr, fused: adam(groups, lr, fused=True))
+    settings = replace(SETTINGS, ema=0.9, **convention)
+    volumes = [bright_ball(1.0 + number, number % 2) for number in range(4)]
+    trainer = loop.Trainer(settings, volumes, [], run_folder(manifest, tmp_path / "run"), ALONE, progress=False)
+    batch = trainer._sampler.draw(0, 4, 4)
+    trainer.model.train()
+    trainer._step(0, batch)  # the optimizer makes its state
+    with Calls() as whole:
+        trainer._step(1, batch)
+    with Calls() as network:
+        torch.nn.functional.binary_cross_entropy_with_logits(trainer._network(batch.slices), batch.labels).backward()
+    assert whole.waits == []
+    # The optimizer has two operations for each stage, the average two; a detached gradient is only another name for it.
+    beside = Counter(name for name in whole.names if "record_function" not in name) - Counter(network.names)
+    del beside["detach"]
+    assert beside.total() <= len(trainer._optimizer.param_groups) * 2 + 2, beside
+
+
+def test_drawing_on_a_gpu_waits_for_nothing_and_launches_two_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched: list[tuple[int, ...]] = []
+
+    class Kernel:
+        """In place of `training.kernel`, whose launches are no operations of torch."""
+
+        @staticmethod
+        def random_slices(volumes: Any, affines: np.ndarray, fills: Any, pixels: int, *changes: Any) -> torch.Tensor:
+            launched.append(affines.shape)
+            return torch.empty(*affines.shape[:2], pixels, pixels)
+
+    monkeypatch.setattr(dataset.kernels, "load", lambda *arguments: Kernel)
+    volumes = [bright_ball(1.0 + number, number % 2) for number in range(4)]
+    sampler = SliceSampler(volumes, 16, Augmentation(), 0, torch.device("cpu"), 2**30)
+    for step in range(4):
+        sampler.draw(step, 8, 4)
+    launched.clear()
+    with Calls() as calls:
+        sampler.draw(9, 32, 8)
+    assert launched == [(32, 8, 3, 3)]
+    assert calls.waits == []
+    assert len(calls.names) <= 6, calls.names  # labels to the device; the slices, and the two first axes as one
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_is_not_waited_for(manifest: Path, tmp_path: Path) -> None:
+    cuda = torch.device("cuda")
+    volumes = [bright_ball(1.0 + number, number % 2) for number in range(4)]
+    settings = replace(SETTINGS, device="cuda", precision="auto", ema=0.9)
+    processes = Processes(0, 1, cuda)
+    trainer = loop.Trainer(settings, volumes, [], run_folder(manifest, tmp_path / "run"), processes, progress=False)
+    trainer.model.train()
+    for step in range(3):
+        trainer._step(step, trainer._sampler.draw(step, 4, 4))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        losses = [trainer._step(step, trainer._sampler.draw(step, 4, 4)) for step in range(3, 8)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(math.isfinite(float(loss)) for loss in losses)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_lesion_is_learned_on_a_gpu(manifest: Path, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, device="cuda", precision="auto", steps=60)
+    folder = run_folder(manifest, tmp_path / "run", device="cuda", precision="auto", steps=60)
+    processes = Processes(0, 1, torch.device("cuda"))
+    model = training.train(read_manifest(manifest), settings, folder, processes, progress=False)
+    assert model.spec.training["final_loss"] < 0.4
+    assert model.spec.training["validation"]["volume_auc"] == 1.0
+
+
+def test_losses_are_looked_at_every_few_steps_and_before_every_checkpoint(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = train_toy(manifest, tmp_path / "each", steps=10, epochs=2)
+    looks: list[int] = []
+    original = loop.Trainer._look
+
+    def watched(self: loop.Trainer) -> None:
+        looks.append(self._at.step)
+        original(self)
+
+    def lagging(self: loop.Trainer, *arguments: Any, **options: Any) -> None:
+        create(self, *arguments, **options)
+        self._look_every = 3
+
+    create = loop.Trainer.__init__
+    monkeypatch.setattr(loop.Trainer, "__init__", lagging)
+    monkeypatch.setattr(loop.Trainer, "_look", watched)
+    model = train_toy(manifest, tmp_path / "run", steps=10, epochs=2)
+    assert looks == [3, 5, 8, 10]
+    assert same_weights(model.weights, expected.weights)
+    assert model.spec.training["final_loss"] == expected.spec.training["final_loss"]
+    looks.clear()
+    with pytest.raises(TonnoError, match=r"^the loss is (nan|inf) at step \d+, on slices of [0-3]\.nii\.gz"):
+        train_toy(manifest, tmp_path / "bad", learning_rate=1e30, steps=10, epochs=2)
+    assert not (tmp_path / "bad" / "checkpoint.pt").exists()
+
+
+def test_float16_is_scaled_and_goes_on_with_its_scale(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "training_precision", lambda name, device: torch.float16)
+    model = train_toy(manifest, tmp_path / "run", steps=40)
+    # Guessing gives 0.69; a float16 of unscaled gradients would learn as well here, but lose small ones.
+    assert model.spec.training["final_loss"] < 0.5
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert state["scaler"]["scale"] > 1
+    assert train_toy(manifest, tmp_path / "run", steps=40).weights.keys() == model.weights.keys()
+
+
+def test_a_compiled_network_learns_the_same(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = train_toy(manifest, tmp_path / "plain", steps=3)
+    # Traced, and run by torch's plain operations: the compiler itself would take a minute.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    model = train_toy(manifest, tmp_path / "run", steps=3, compiled=True)
+    for name, tensor in model.weights.items():
+        # Adam turns the rounding of a gradient near zero into a step of the learning rate at most.
+        assert torch.allclose(tensor, expected.weights[name], rtol=0, atol=3e-3), name
+
+
+def test_a_network_that_cannot_be_compiled_is_said(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def backend(module: Any, inputs: Any) -> Any:
+        raise ValueError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    with pytest.raises(
+        TonnoError, match=r"^`compiled`: torch\.compile does not work for this network here \(.*\)"
+    ) as caught:
+        train_toy(manifest, tmp_path / "run", steps=3, compiled=True)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("capability", "name", "expected"),
+    [((7, 5), "auto", torch.float16), ((9, 0), "auto", torch.bfloat16), ((7, 5), "float32", torch.float32),
+     ((7, 5), "bfloat16", torch.bfloat16), (None, "float16", torch.bfloat16)],
+)  # fmt: skip
+def test_the_precision_is_what_the_gpu_has_units_for(
+    capability: tuple[int, int] | None, name: str, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    device = torch.device("cpu" if capability is None else "cuda")
+    assert training_precision(name, device) == expected
 
 
 # -------------------- the learning rate

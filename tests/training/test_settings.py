@@ -9,9 +9,11 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+import torch
 
 from tonno_core.errors import TonnoError
-from tonno_core.training.settings import TrainingSettings, complete_settings
+from tonno_core.training import settings
+from tonno_core.training.settings import TrainingSettings, batch_on, complete_settings
 
 
 def test_the_standard_settings_can_be_meant() -> None:
@@ -80,3 +82,17 @@ def test_the_record_is_json_and_says_no_path() -> None:
     assert json.loads(json.dumps(record)) == record
     assert record["weights"] == "start.pth"
     assert replace(settings, weights=r"C:\doe\start.pth").record()["weights"] == "start.pth"
+
+
+@pytest.mark.parametrize(("size", "volumes"), [(32, 32), (96, 32), (112, 16), (128, 16), (160, 8), (224, 8), (512, 8)])
+def test_a_gpu_gets_larger_batches_of_slices_that_are_not_large(size: int, volumes: int) -> None:
+    assert batch_on("cuda", size) == volumes
+    assert batch_on("cpu", size) == batch_on("mps", size) == TrainingSettings.volumes_per_batch == 8
+
+
+def test_the_batch_suits_the_device_unless_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert complete_settings(device="cpu") == TrainingSettings(device="cpu")
+    monkeypatch.setattr(settings, "choose_device", lambda name: torch.device("cuda"))
+    assert complete_settings(slice_size=128).volumes_per_batch == 16
+    assert complete_settings(volumes_per_batch=4) == TrainingSettings(volumes_per_batch=4)
+    assert complete_settings() == TrainingSettings(volumes_per_batch=32)  # the rate and the steps stay

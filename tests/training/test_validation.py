@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.test_dataset import bright_ball
+from tests.training.test_dataset import bright_ball, sampler_of
 from tonno_core.distributed import Processes
 from tonno_core.training.validation import SLICES_EACH, Validation, validate
 
@@ -28,7 +28,8 @@ class Brightest(nn.Module):
 
 def measure(network: nn.Module, *labels: tuple[int, ...]) -> Validation:
     """Validate on balls of brightness 1, 2, 3, ... with these labels."""
-    return validate(network, [bright_ball(i + 1.0, *label) for i, label in enumerate(labels)], 24, 0, ALONE)
+    volumes = [bright_ball(i + 1.0, *label) for i, label in enumerate(labels)]
+    return validate(network, sampler_of(volumes, 24), ALONE)
 
 
 def test_the_brighter_half_is_told_apart() -> None:
@@ -75,7 +76,7 @@ def test_classes_count_alike_and_those_of_one_kind_not_at_all() -> None:
 
 
 def test_nothing_to_measure() -> None:
-    assert validate(Brightest(0.0), [], 24, 0, ALONE) == Validation(None, None, None)
+    assert validate(Brightest(0.0), sampler_of([], 24), ALONE) == Validation(None, None, None)
     only = measure(Brightest(0.0), (1,))
     assert only.loss is not None
     assert (only.slice_auc, only.volume_auc) == (None, None)
@@ -101,5 +102,5 @@ def test_the_same_slices_are_seen_every_time_and_by_whichever_process() -> None:
     assert torch.equal(seen[0], seen[2])
     assert torch.equal(seen[1], seen[3])
     assert not torch.equal(seen[0] > 0, seen[1] > 0)  # other planes for another volume
-    validate(Watching(), [bright_ball(1.0, 0), bright_ball(2.0, 1)][:1], 24, 0, ALONE)
+    validate(Watching(), sampler_of([bright_ball(1.0, 0)], 24), ALONE)
     assert torch.equal(seen[4], seen[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import timm
@@ -89,7 +90,14 @@ class Convention:
         return self.activation == "sigmoid" or classes == 2
 
     def _by_channel(self, values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
-        return torch.tensor(tuple(values), dtype=like.dtype, device=like.device)[:, None, None]
+        return _constants(tuple(values), like.dtype, like.device)
+
+
+@lru_cache(maxsize=32)
+def _constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Make a number for each channel, once: a GPU would be waited for in every batch."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
 
 
 def timm_statistics(encoder: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

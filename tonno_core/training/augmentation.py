@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 # Kernels reach this many pixels to either side: three standard deviations of the strongest blur.
-_BLUR_REACH = 3
+BLUR_REACH = 3
 
 
 @dataclass(frozen=True)
@@ -32,45 +33,54 @@ class Augmentation:
     noise: float = 0.1
     blur: float = 1.0
 
-    def axes(self, basis: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def axes(self, basis: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         """Scale and shear the axes of slices within their planes.
 
         Args:
             basis: Axes (u, v, n) as columns: B 3 3.
-            rng: Source of random numbers.
+            uniform: Random numbers from 0 to 1: B 4.
 
         Returns:
             Changed axes: B 3 3. n stays, and with it the plane.
         """
-        count = len(basis)
-        in_plane = np.zeros((count, 3, 3))
-        in_plane[:, [0, 1], [0, 1]] = 1.0 + rng.uniform(-self.scale, self.scale, (count, 2))
-        in_plane[:, [0, 1], [1, 0]] = rng.uniform(-self.shear, self.shear, (count, 2))
+        in_plane = np.zeros((len(basis), 3, 3))
+        in_plane[:, [0, 1], [0, 1]] = 1.0 + (-self.scale + 2.0 * self.scale * uniform[:, :2])
+        in_plane[:, [0, 1], [1, 0]] = -self.shear + 2.0 * self.shear * uniform[:, 2:]
         in_plane[:, 2, 2] = 1.0
         return basis @ in_plane
 
-    def intensities(self, slices: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Blur slices, then change gain and offset and add white noise, which a scanner does not blur either.
+    def changes(self, uniform: np.ndarray) -> np.ndarray:
+        """Choose the changes of slices' intensities.
 
         Args:
-            slices: B V U.
-            rng: Source of random numbers.
+            uniform: Random numbers from 0 to 1: B 4.
 
         Returns:
-            Changed slices: B V U.
+            Gain, offset, standard deviations of the noise and of the blur: B 4.
         """
-        count = len(slices)
+        low = np.array([1.0 - self.gain, -self.offset, 0.0, 0.0])
+        high = np.array([1.0 + self.gain, self.offset, self.noise, self.blur])
+        return np.asarray(low + (high - low) * uniform)
 
-        def drawn(low: float, high: float) -> torch.Tensor:
-            values = torch.as_tensor(rng.uniform(low, high, (count, 1, 1)), dtype=slices.dtype)
-            return values.to(slices.device)
 
-        generator = torch.Generator(device=slices.device).manual_seed(int(rng.integers(2**63)))
-        white = torch.randn(slices.shape, generator=generator, device=slices.device, dtype=slices.dtype)
-        gain, offset = drawn(1.0 - self.gain, 1.0 + self.gain), drawn(-self.offset, self.offset)
-        noise, blur = drawn(0.0, self.noise), drawn(0.0, self.blur)
-        blurred = gaussian_blur(slices, blur.flatten()) if self.blur > 0 else slices
-        return blurred * gain + offset + white * noise
+def change_intensities(slices: torch.Tensor, changes: np.ndarray, seeds: Sequence[int]) -> torch.Tensor:
+    """Blur slices, then change gain and offset and add white noise, which a scanner does not blur either.
+
+    Args:
+        slices: K slices of each of V volumes: V K S S.
+        changes: V K 4, as `Augmentation.changes` draws them.
+        seeds: Of each volume's noise, V.
+
+    Returns:
+        Changed slices: V K S S.
+    """
+    table = torch.as_tensor(changes, dtype=slices.dtype).to(slices.device)
+    gain, offset, noise, blur = (values[..., None, None] for values in table.unbind(dim=2))
+    white, generator = torch.empty_like(slices), torch.Generator(device=slices.device)
+    for several, seed in zip(white, seeds, strict=True):
+        several.normal_(generator=generator.manual_seed(seed))
+    blurred = gaussian_blur(slices.flatten(0, 1), blur.flatten()).view_as(slices) if changes[..., 3].any() else slices
+    return (blurred * gain).add_(offset).add_(white.mul_(noise))
 
 
 def gaussian_blur(slices: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -83,10 +93,10 @@ def gaussian_blur(slices: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     Returns:
         Blurred slices: B V U.
     """
-    steps = torch.arange(-_BLUR_REACH, _BLUR_REACH + 1, dtype=slices.dtype, device=slices.device)
+    steps = torch.arange(-BLUR_REACH, BLUR_REACH + 1, dtype=slices.dtype, device=slices.device)
     # A vanishing sigma leaves the slice as it is.
     kernels = torch.exp(-0.5 * (steps / sigma[:, None].clamp_min(1e-3)) ** 2)
     kernels = (kernels / kernels.sum(dim=1, keepdim=True))[:, None]
-    padded = F.pad(slices[None], (_BLUR_REACH,) * 4, mode="replicate")
+    padded = F.pad(slices[None], (BLUR_REACH,) * 4, mode="replicate")
     rows = F.conv2d(padded, kernels[:, :, None], groups=len(slices))
     return F.conv2d(rows, kernels[..., None], groups=len(slices))[0]

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from tonno_core import kernels
 from tonno_core.slicing.directions import plane_basis
-from tonno_core.training.augmentation import Augmentation
+from tonno_core.tomography.prefetch import Stream
+from tonno_core.training.augmentation import Augmentation, change_intensities
 from tonno_core.training.cache import TrainingVolume
+from tonno_core.training.voxels import DeviceVoxels, on_device
 from tonno_core.volume.grid import affine_points, ijk_to_grid
 
 
@@ -45,6 +51,7 @@ class SliceSampler:
         augmentation: Random changes of the slices; None for none.
         seed: Start of the random numbers.
         device: Where the slices are made.
+        room: Bytes of voxels that may stay on the device; the others come there whenever they are used.
     """
 
     volumes: Sequence[TrainingVolume]
@@ -52,6 +59,7 @@ class SliceSampler:
     augmentation: Augmentation | None
     seed: int
     device: torch.device
+    room: int = 0
 
     def draw(self, step: int, volumes: int, slices_each: int, *, rank: int = 0, world: int = 1) -> Batch:
         """Draw a process's share of the batch of a step: every ``world``-th of its volumes.
@@ -67,68 +75,157 @@ class SliceSampler:
             V / world x K slices.
         """
         chosen = self._balanced(step, volumes)
-        positions = range(rank, volumes, world)
+        share = chosen[rank::world]
         # Position 0 would be the same as none: a seed's trailing zeros do not count.
-        rngs = [np.random.default_rng((self.seed, step, position + 1)) for position in positions]
-        sources = [self.volumes[chosen[position]] for position in positions]
-        slices = self._slices(sources, rngs, slices_each)
-        if self.augmentation is not None:
-            pairs = zip(slices, rngs, strict=True)
-            slices = torch.stack([self.augmentation.intensities(several, rng) for several, rng in pairs])
-        labels = torch.tensor([source.labels for source in sources], dtype=torch.float32, device=self.device)
+        seeds = [(self.seed, step, position + 1) for position in range(rank, volumes, world)]
+        labels = np.repeat(self._labels[share], slices_each, axis=0).astype(np.float32)
         names = tuple(dict.fromkeys(self.volumes[index].name for index in chosen))
-        return Batch(slices.flatten(0, 1), labels.repeat_interleave(slices_each, dim=0), names)
+        return Batch(self.slices(share, seeds, slices_each), on_device(labels, self.device), names)
 
-    def _slices(self, sources: list[TrainingVolume], rngs: list[np.random.Generator], slices_each: int) -> torch.Tensor:
-        """Cut all slices in one grid_sample: V K S S."""
-        array, size_ijk = _stack(sources, self.device)
-        frame_to_grid = ijk_to_grid(size_ijk) @ np.stack([source.frame_to_ijk for source in sources])
-        planes = [self._planes(rng, source, slices_each) for source, rng in zip(sources, rngs, strict=True)]
-        theta = torch.as_tensor(frame_to_grid[:, None] @ np.stack(planes), dtype=torch.float32, device=self.device)
+    def slices(self, chosen: Sequence[int], seeds: Sequence[tuple[int, ...]], slices_each: int) -> torch.Tensor:
+        """Cut random slices of some volumes, each by random numbers of its own.
+
+        Args:
+            chosen: Numbers of V volumes.
+            seeds: Start of the random numbers of each.
+            slices_each: K.
+
+        Returns:
+            V x K slices: V K S S with the first two as one.
+        """
+        numbers = _RandomNumbers.draw(seeds, slices_each, augmented=self.augmentation is not None)
+        sources = [self.volumes[number] for number in chosen]
+        arrays = {number: self._voxels.of(number) for number in dict.fromkeys(chosen)}
+        voxels = [arrays[number] for number in chosen]
+        planes = self._planes(sources, numbers)
+        changes = None if self.augmentation is None else self.augmentation.changes(numbers.intensities)
+        slices: torch.Tensor
+        if self._kernel is None:
+            slices = self._cut(sources, voxels, planes)
+            if changes is not None:
+                slices = change_intensities(slices, changes, numbers.noise)
+            return slices.flatten(0, 1)
+        plane_to_ijk = _frame_to_ijk(sources)[:, None] @ planes[..., [0, 1, 3]]
+        plane_to_ijk[..., :2] *= 2.0 / max(self.pixels - 1, 1)  # from pixels
+        fills = [source.fill for source in sources]
+        slices = self._kernel.random_slices(voxels, plane_to_ijk[:, :, :3], fills, self.pixels, changes, numbers.noise)
+        return slices.flatten(0, 1)
+
+    @cached_property
+    def _kernel(self) -> Any | None:
+        return kernels.load("training", self.device, torch.float32)
+
+    @cached_property
+    def _voxels(self) -> DeviceVoxels:
+        halves = self._kernel is not None and all(volume.array.dtype == torch.float16 for volume in self.volumes)
+        return DeviceVoxels(self.volumes, self.device, torch.float16 if halves else torch.float32, self.room)
+
+    @cached_property
+    def _labels(self) -> np.ndarray:
+        return np.array([volume.labels for volume in self.volumes])
+
+    @cached_property
+    def _candidates(self) -> list[list[np.ndarray]]:
+        """By finding, the numbers of the volumes without and with it; of all volumes where there are none."""
+        both = [[np.flatnonzero(column == label) for label in (0, 1)] for column in self._labels.T]
+        return [[some if len(some) else np.arange(len(self.volumes)) for some in pair] for pair in both]
+
+    def _cut(self, sources: list[TrainingVolume], voxels: list[torch.Tensor], planes: np.ndarray) -> torch.Tensor:
+        """Cut slices with torch's grid_sample, volume by volume: V K S S."""
+        sizes_zyx = [tuple(source.array.shape) for source in sources]
+        to_grid = np.stack([ijk_to_grid((x, y, z)) for z, y, x in sizes_zyx]) @ _frame_to_ijk(sources)
+        theta = torch.as_tensor(to_grid[:, None] @ planes, dtype=torch.float32, device=self.device)
         points = affine_points(theta.flatten(0, 1), (1, self.pixels, self.pixels))
-        points = points.reshape(len(sources), slices_each, self.pixels, self.pixels, 3)
-        slices = F.grid_sample(array, points, padding_mode="zeros", align_corners=True)[:, 0]
-        fill = torch.tensor([source.fill for source in sources], dtype=slices.dtype, device=self.device)
-        return slices + fill[:, None, None, None]
+        slices = torch.empty(*theta.shape[:2], self.pixels, self.pixels, device=self.device)
+        for target, source, array, several in zip(
+            slices, sources, voxels, torch.split(points, len(slices[0])), strict=True
+        ):
+            at = several.transpose(0, 1)  # the slices of a volume are the planes of one grid
+            sampled = F.grid_sample(array[None, None], at, padding_mode="zeros", align_corners=True)[0, 0]
+            torch.add(sampled, source.fill, out=target)
+        return slices
 
     def _balanced(self, step: int, count: int) -> list[int]:
         """Choose volumes without and with a finding by turns; the findings take turns too, from step to step."""
         rng = np.random.default_rng((self.seed, step))
-        labels = np.array([volume.labels for volume in self.volumes])
         chosen = []
         for position in range(count):
-            finding = (step * (count // 2) + position // 2) % labels.shape[1]
-            candidates = np.flatnonzero(labels[:, finding] == position % 2)
-            chosen.append(int(rng.choice(candidates if len(candidates) else len(labels))))
+            finding = (step * (count // 2) + position // 2) % len(self._candidates)
+            candidates = self._candidates[finding][position % 2]
+            chosen.append(int(candidates[rng.integers(len(candidates))]))
         return chosen
 
-    def _planes(self, rng: np.random.Generator, volume: TrainingVolume, count: int) -> np.ndarray:
-        """Draw random planes, as slice_to_frame: K 4 4."""
-        normals = rng.normal(size=(count, 3))
-        normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-        along = volume.foreground @ normals.T
-        offsets = rng.uniform(along.min(axis=0), along.max(axis=0))
-        basis = plane_basis(normals)
+    def _planes(self, sources: list[TrainingVolume], numbers: _RandomNumbers) -> np.ndarray:
+        """Place random planes, as slice_to_frame: V K 4 4."""
+        along = [source.foreground @ normals.T for source, normals in zip(sources, numbers.normals, strict=True)]
+        low, high = (np.stack([reduce(values, axis=0) for values in along]) for reduce in (np.min, np.max))
+        offsets = low + (high - low) * numbers.offsets
+        basis = plane_basis(numbers.normals.reshape(-1, 3))
         if self.augmentation is not None:
-            basis = self.augmentation.axes(basis, rng)
-        matrix = np.zeros((count, 4, 4))
-        matrix[:, :3, :3] = basis
-        matrix[:, :3, 3] = normals * offsets[:, None]
-        matrix[:, 3, 3] = 1.0
+            basis = self.augmentation.axes(basis, numbers.axes.reshape(-1, 4))
+        matrix = np.zeros((*offsets.shape, 4, 4))
+        matrix[..., :3, :3] = basis.reshape(*offsets.shape, 3, 3)
+        matrix[..., :3, 3] = numbers.normals * offsets[..., None]
+        matrix[..., 3, 3] = 1.0
         return matrix
 
 
-def _stack(volumes: list[TrainingVolume], device: torch.device) -> tuple[torch.Tensor, tuple[int, int, int]]:
-    """Stack volumes of different sizes with zeros around them: V 1 Z Y X float32, and its size along i, j, k."""
-    z, y, x = (max(int(volume.array.shape[axis]) for volume in volumes) for axis in range(3))
-    batch = torch.zeros(len(volumes), 1, z, y, x, device=device)
-    for target, volume in zip(batch[:, 0], volumes, strict=True):
-        d, h, w = volume.array.shape
-        target[:d, :h, :w] = volume.array.to(device)
-    return batch, (x, y, z)
+@dataclass(frozen=True)
+class _RandomNumbers:
+    """What is random about K slices of each of V volumes; from 0 to 1 where nothing else is said.
+
+    Attributes:
+        normals: Of the planes, unit vectors: V K 3.
+        offsets: V K.
+        axes: For `Augmentation.axes`: V K 4.
+        noise: Seeds of the white noise: V.
+        intensities: For `Augmentation.changes`: V K 4.
+    """
+
+    normals: np.ndarray
+    offsets: np.ndarray
+    axes: np.ndarray
+    noise: list[int]
+    intensities: np.ndarray
+
+    @staticmethod
+    def draw(seeds: Sequence[tuple[int, ...]], slices_each: int, *, augmented: bool) -> _RandomNumbers:
+        """Draw them; `normals` and `offsets` alone unless slices are augmented.
+
+        Their order in each volume's stream must stay: a training that goes on draws what it would have drawn.
+
+        Args:
+            seeds: Of each volume's random numbers.
+            slices_each: K.
+            augmented: Whether slices are.
+
+        Returns:
+            The numbers.
+        """
+        count = slices_each
+        normals, uniform, noise = np.empty((len(seeds), count, 3)), np.empty((len(seeds), 9 * count)), []
+        for target, numbers, seed in zip(normals, uniform, seeds, strict=True):
+            rng = np.random.default_rng(seed)
+            rng.standard_normal(out=target)
+            if not augmented:
+                rng.random(out=numbers[:count])
+                continue
+            rng.random(out=numbers[: 5 * count])
+            noise.append(int(rng.integers(2**63)))
+            rng.random(out=numbers[5 * count :])
+        normals /= np.linalg.norm(normals, axis=2, keepdims=True)
+        scale, shear = (uniform[:, at * count : (at + 2) * count].reshape(-1, count, 2) for at in (1, 3))
+        axes, intensities = np.concatenate([scale, shear], axis=2), uniform[:, 5 * count :].reshape(-1, 4, count)
+        return _RandomNumbers(normals, uniform[:, :count], axes, noise, np.swapaxes(intensities, 1, 2))
 
 
-def prefetch(draw: Callable[[int], Batch], steps: range, *, ahead: bool) -> Iterator[tuple[int, Batch]]:
+def _frame_to_ijk(sources: list[TrainingVolume]) -> np.ndarray:
+    return np.stack([source.frame_to_ijk for source in sources])
+
+
+def prefetch(
+    draw: Callable[[int], Batch], steps: range, *, ahead: bool, stream: Stream | None = None
+) -> Iterator[tuple[int, Batch]]:
     """Draw the batches of some steps in order.
 
     Args:
@@ -136,6 +233,7 @@ def prefetch(draw: Callable[[int], Batch], steps: range, *, ahead: bool) -> Iter
         steps: The steps.
         ahead: Draw the next batch in a thread while this one is used. It pays where another device computes; on a CPU
             the thread would only compete with the network.
+        stream: The device's queue for that; None for the queue that the network's work goes to.
 
     Yields:
         Steps and their batches.
@@ -143,11 +241,18 @@ def prefetch(draw: Callable[[int], Batch], steps: range, *, ahead: bool) -> Iter
     if not ahead:
         yield from ((step, draw(step)) for step in steps)
         return
+
+    def begun(step: int) -> Batch:
+        with nullcontext() if stream is None else stream.working():
+            return draw(step)
+
     with ThreadPoolExecutor(max_workers=1) as executor:
-        pending = executor.submit(draw, steps[0]) if steps else None
+        pending = executor.submit(begun, steps[0]) if steps else None
         for step in steps:
             assert pending is not None
             batch = pending.result()
+            if stream is not None:
+                stream.join((batch.slices, batch.labels))
             if step + 1 < steps.stop:
-                pending = executor.submit(draw, step + 1)
+                pending = executor.submit(begun, step + 1)
             yield step, batch

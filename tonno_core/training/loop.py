@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -18,22 +18,33 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from timm.utils import ModelEmaV3
+from torch import nn
 from tqdm import tqdm
 
 from tonno_core.distributed import Processes
 from tonno_core.encoding.classifier import place
-from tonno_core.encoding.device import choose_precision
 from tonno_core.errors import TonnoError, first_line
 from tonno_core.progress import progress_bar
 from tonno_core.signals import drop_terminal, ending_signals
+from tonno_core.tomography.prefetch import side_stream
 from tonno_core.training.augmentation import Augmentation
 from tonno_core.training.cache import TrainingVolume
 from tonno_core.training.dataset import Batch, SliceSampler, prefetch
 from tonno_core.training.history import Epoch, write_history
-from tonno_core.training.model import SliceLogits, initial_model, parameter_groups, set_training_mode
+from tonno_core.training.model import (
+    SliceLogits,
+    initial_model,
+    parameter_groups,
+    set_training_mode,
+    training_precision,
+)
 from tonno_core.training.run_folder import RunFolder
 from tonno_core.training.settings import TrainingSettings
 from tonno_core.training.validation import Validation, validate
+from tonno_core.training.voxels import room_on
+
+# Steps between two looks at a device's losses, for which the host waits. On a CPU they are known when a step is done.
+_LOOK_EVERY = 20
 
 
 class TrainingInterrupted(TonnoError):
@@ -77,18 +88,28 @@ class Trainer:
         progress: bool,
     ) -> None:
         self.settings, self.folder, self.processes = settings, folder, processes
-        self._val_set = val_set
         self._progress = progress and processes.first
         torch.manual_seed(settings.seed)
         self.model = initial_model(settings)
         place(self.model, processes.device)
         groups = parameter_groups(self.model, settings)
-        self._optimizer = torch.optim.Adam(groups, lr=settings.learning_rate)
-        self._average = ModelEmaV3(self.model, decay=settings.ema, use_warmup=True) if settings.ema else None
-        self._precision = choose_precision(settings.precision, processes.device)
+        device = processes.device
+        # On a GPU one launch for many weights; on a CPU the bits of earlier builds, whose runs may go on.
+        fused = True if device.type == "cuda" else None
+        self._optimizer = torch.optim.Adam(groups, lr=settings.learning_rate, fused=fused)
+        self._average = _MovingAverage(self.model, settings.ema) if settings.ema else None
+        self._precision = training_precision(settings.precision, device)
+        # Gradients in float16 would vanish; scaled they do not. bfloat16 has float32's range.
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self._precision == torch.float16)
         self._network = SliceLogits(self.model, settings.convention, self._precision)
-        self._shared = processes.share(self._network)
-        self._sampler = SliceSampler(train_set, settings.slice_size, Augmentation(), settings.seed, processes.device)
+        shared = processes.share(self._network)
+        self._shared: Callable[[torch.Tensor], torch.Tensor] = torch.compile(shared) if settings.compiled else shared
+        size, seed, room = settings.slice_size, settings.seed, room_on(device)
+        self._sampler = SliceSampler(train_set, size, Augmentation(), seed, device, room)
+        # On a CPU a volume that is measured on once an epoch need not stay.
+        self._val_sampler = SliceSampler(val_set, size, None, seed, device, room // 4 if device.type == "cuda" else 0)
+        self._look_every = 1 if device.type == "cpu" else _LOOK_EVERY
+        self._unseen: list[tuple[tuple[str, ...], torch.Tensor]] = []  # names of volumes and the loss, by step
         self._at = _Position()
 
     @property
@@ -110,10 +131,20 @@ class Trainer:
         """Train to the last step.
 
         Raises:
-            TonnoError: If the loss is not a number, or the checkpoint does not fit.
+            TonnoError: If the loss is not a number, the checkpoint does not fit, or the network cannot be compiled.
             TrainingInterrupted: On Ctrl-C, or another signal that asks for an end.
         """
         self._resume()
+        try:
+            self._train()
+        except Exception as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            raise TonnoError(
+                f"`compiled`: torch.compile does not work for this network here ({first_line(error)}); leave it out"
+            ) from error
+
+    def _train(self) -> None:
         settings = self.settings
         bar = progress_bar(
             total=settings.steps, initial=self._at.step, desc="training", unit="slice", unit_scale=settings.batch_size,
@@ -137,12 +168,15 @@ class Trainer:
             rank=self.processes.rank,
             world=self.processes.world,
         )
+        device = self.processes.device
         started = waiting = time.monotonic()
-        for step, batch in prefetch(draw, range(at.step, end), ahead=self.processes.device.type != "cpu"):
+        for step, batch in prefetch(draw, range(at.step, end), ahead=device.type != "cpu", stream=side_stream(device)):
             at.waited += time.monotonic() - waiting
-            loss, stopping = self._step(step, batch, stop)
-            at.losses.append(loss)
+            self._unseen.append((batch.names, self._step(step, batch)))
             at.step = step + 1
+            stopping = self.processes.any(stop.is_set())
+            if stopping or at.step == end or len(self._unseen) >= self._look_every:
+                self._look()
             self._show(bar)
             waiting = time.monotonic()
             if stopping:
@@ -158,8 +192,8 @@ class Trainer:
             "the same command with `resume` goes on"
         )
 
-    def _step(self, step: int, batch: Batch, stop: threading.Event) -> tuple[float, bool]:
-        """Take a step; return the loss over all processes' slices, and whether any process was asked to stop."""
+    def _step(self, step: int, batch: Batch) -> torch.Tensor:
+        """Take a step; return the loss of this process's slices, which nothing has waited for."""
         settings = self.settings
         rate = settings.learning_rate * schedule(step, settings.steps, settings.warmup)
         for group in self._optimizer.param_groups:
@@ -167,19 +201,28 @@ class Trainer:
         # Networks that drop units do so by torch's own generator.
         torch.manual_seed(settings.seed + step * self.processes.world + self.processes.rank)
         loss = F.binary_cross_entropy_with_logits(self._shared(batch.slices), batch.labels)
-        shared = torch.stack([loss.detach(), torch.full_like(loss.detach(), float(stop.is_set()))])
-        mean_loss, stopping = self.processes.mean(shared).tolist()
-        if not math.isfinite(mean_loss):
-            raise TonnoError(
-                f"the loss is {mean_loss} at step {step}, on slices of {', '.join(batch.names)}; "
-                "lower `learning_rate`, or look at these volumes"
-            )
         self._optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        self._optimizer.step()
+        torch.autograd.backward(self._scaler.scale(loss))
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
         if self._average is not None:
-            self._average.update(self.model, step=step)
-        return mean_loss, stopping > 0
+            self._average.update(step)
+        return loss.detach()
+
+    def _look(self) -> None:
+        """Read the losses since the last look, over all processes' slices; raises TonnoError for one that is no number.
+
+        No checkpoint is written in between.
+        """
+        first, unseen, self._unseen = self._at.step - len(self._unseen), self._unseen, []
+        losses = self.processes.mean(torch.stack([loss for _, loss in unseen])).tolist()
+        for step, ((names, _), loss) in enumerate(zip(unseen, losses, strict=True), start=first):
+            if not math.isfinite(loss):
+                raise TonnoError(
+                    f"the loss is {loss} at step {step}, on slices of {', '.join(names)}; "
+                    "lower `learning_rate`, or look at these volumes"
+                )
+            self._at.losses.append(loss)
 
     def _finish_epoch(self, epoch: int) -> None:
         at, settings = self._at, self.settings
@@ -206,11 +249,11 @@ class Trainer:
         network = self._network
         if self._average is not None:
             network = SliceLogits(self._average.module, self.settings.convention, self._precision)
-        return validate(network, self._val_set, self.settings.slice_size, self.settings.seed, self.processes)
+        return validate(network, self._val_sampler, self.processes)
 
     def _show(self, bar: tqdm[Any]) -> None:
         at = self._at
-        shown = {"loss": f"{np.mean(at.losses[-50:]):.3f}"}
+        shown = {"loss": f"{np.mean(at.losses[-50:]):.3f}"} if at.losses else {}
         if at.history and at.history[-1].volume_auc is not None:
             shown["volume AUC"] = f"{at.history[-1].volume_auc:.3f}"
         if at.history:
@@ -228,6 +271,7 @@ class Trainer:
             "state_dict": self.weights(),  # what a bundle of this checkpoint gets
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
             "step": at.step,
             "history": [dataclasses.asdict(epoch) for epoch in at.history],
             "losses": at.losses,
@@ -244,6 +288,8 @@ class Trainer:
             if self._average is not None:
                 self._average.module.load_state_dict(state["state_dict"])
             self._optimizer.load_state_dict(state["optimizer"])
+            if state.get("scaler"):  # none in an earlier build's, nor where nothing is scaled
+                self._scaler.load_state_dict(state["scaler"])
             history = [Epoch(**epoch) for epoch in state["history"]]
             self._at = _Position(state["step"], history, list(state["losses"]), state["busy"], state["waited"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -251,6 +297,29 @@ class Trainer:
                 f"{self.folder.checkpoint}: does not fit this run ({first_line(error)}); "
                 "give `overwrite` to begin again, or choose another `run`"
             ) from error
+
+
+class _MovingAverage:
+    """The moving average of a network's weights and buffers, as timm's, in two launches for all of them."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._timm = ModelEmaV3(model, decay=decay, use_warmup=True)
+        self.module = self._timm.module
+        pairs = list(zip(self.module.state_dict().values(), model.state_dict().values(), strict=True))
+        # Whole numbers, as batch norm's count of batches, are copied.
+        self._numbers, self._counts = (
+            [pair for pair in pairs if pair[0].is_floating_point() == floating] for floating in (True, False)
+        )
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move it by the weights after a step."""
+        weight = 1.0 - self._timm.get_decay(step)
+        for pairs, move in ((self._numbers, functools.partial(torch._foreach_lerp_, weight=weight)),
+                            (self._counts, torch._foreach_copy_)):  # fmt: skip
+            if pairs:
+                averages, values = zip(*pairs, strict=True)
+                move(list(averages), list(values))
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:

@@ -11,6 +11,7 @@ from torch import nn
 
 from tonno_core.encoding.classifier import create_model
 from tonno_core.encoding.convention import Convention
+from tonno_core.encoding.device import choose_precision
 from tonno_core.encoding.normalization import freeze_batch_norm, to_group_norm
 from tonno_core.encoding.weights import classifier_layers, load_pretrained, weights_for
 from tonno_core.errors import TonnoError
@@ -108,6 +109,24 @@ def set_training_mode(model: nn.Module) -> None:
             layer.eval()
 
 
+def training_precision(name: str, device: torch.device) -> torch.dtype:
+    """Choose the precision of a training's network by name and hardware.
+
+    Args:
+        name: As for `choose_precision`.
+        device: Where it is trained.
+
+    Returns:
+        What `choose_precision` does, with bfloat16 in place of float16 but on a GPU without units for bfloat16 (before
+        compute capability 8.0); there the loss has to be scaled.
+    """
+    precision = choose_precision(name, device)
+    if precision != torch.float16:
+        return precision
+    old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
+    return torch.float16 if old else torch.bfloat16
+
+
 class SliceLogits(nn.Module):
     """Maps slices to logits: the body at reduced precision under autocast, the head in float32.
 
@@ -121,8 +140,7 @@ class SliceLogits(nn.Module):
         super().__init__()
         self.model = model
         self._convention = convention
-        # Training in float16 would need loss scaling; bfloat16 has float32's range.
-        self._precision = torch.bfloat16 if precision == torch.float16 else precision
+        self._precision = precision
 
     def forward(self, slices: torch.Tensor) -> torch.Tensor:
         """Classify slices.

@@ -16,6 +16,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tonno_core.cohort.manifest import Manifest
 from tonno_core.errors import TonnoError, first_line
@@ -26,7 +27,7 @@ from tonno_core.training.tensor_file import load_tensors, save_tensors
 _RUN, _MEASURED, _CHECKPOINT = "run.json", "measured.json", "checkpoint.pt"
 _RESULTS = (_CHECKPOINT, _MEASURED, "metrics.csv", "curves.png", "split.csv")
 # A run may be resumed on another machine.
-_MAY_CHANGE = ("device",)
+_MAY_CHANGE = ("device", "compiled")
 
 
 class RunFolder:
@@ -173,6 +174,22 @@ class RunFolder:
             raise TonnoError(
                 f"{path}: is of a run on other cases (the manifest's volumes, labels or splits differ); {advice}"
             )
+
+
+def recorded_setting(path: Path, name: str) -> Any | None:
+    """Read a setting of the run in a folder.
+
+    Args:
+        path: The folder.
+        name: Of the setting.
+
+    Returns:
+        Its value; None where there is no such run, or it cannot be read, which `RunFolder.check` says.
+    """
+    try:
+        return json.loads((path / _RUN).read_text(encoding="utf-8"))["settings"].get(name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def describe(settings: TrainingSettings, manifest: Manifest) -> Json:

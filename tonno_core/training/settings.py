@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tonno_core.encoding.convention import Convention, timm_statistics
+from tonno_core.encoding.device import choose_device
 from tonno_core.encoding.normalization import NormKind
 from tonno_core.encoding.sources import is_source, read_source
 from tonno_core.errors import TonnoError
@@ -15,6 +16,8 @@ from tonno_core.volume.intensity import parse_intensity
 
 # Factor on the learning rate from a stage of a pretrained network to the one before it.
 PRETRAINED_STAGE_DECAY = 0.7
+# Volumes in a batch on a GPU, of slices of up to 96 pixels: 256 slices fill it.
+_GPU_VOLUMES, _GPU_PIXELS = 32, 96
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class TrainingSettings:
         seed: Start of all random numbers.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``auto``, ``float32`` or ``bfloat16``.
+        compiled: Compile the network for its training (`torch.compile`).
     """
 
     encoder: str = "resnet10t"
@@ -66,6 +70,7 @@ class TrainingSettings:
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
+    compiled: bool = False
 
     @property
     def pretrained(self) -> bool:
@@ -143,23 +148,29 @@ def complete_settings(
     weights: str = "none",
     norm: NormKind | None = None,
     stage_decay: float | None = None,
+    volumes_per_batch: int | None = None,
     **others: Any,
 ) -> TrainingSettings:
-    """Make settings in which normalization and stage decay suit the weights, unless they are given.
+    """Make settings in which normalization and stage decay suit the weights, and the batch the device, unless given.
 
     Args:
         encoder: Name of a timm model, or one of timm's sources, whose weights are taken unless others are given.
         weights: What to start from.
         norm: None for frozen batch norm with pretrained weights, else batch norm.
         stage_decay: None for `PRETRAINED_STAGE_DECAY` with pretrained weights, else 1.
+        volumes_per_batch: None for what `batch_on` says.
         others: Other `TrainingSettings` by name.
 
     Returns:
         The settings.
 
     Raises:
-        TonnoError: There is no such source, or its network is not the one that timm makes by its name.
+        TonnoError: There is no such source or device, or the source's network is not the one that timm makes by its
+            name.
     """
+    if volumes_per_batch is None:
+        device = choose_device(others.get("device", TrainingSettings.device))
+        volumes_per_batch = batch_on(device.type, others.get("slice_size", TrainingSettings.slice_size))
     if is_source(encoder):
         source = read_source(encoder)
         if not source.is_plain:
@@ -172,8 +183,29 @@ def complete_settings(
         weights=weights,
         norm=norm or ("frozen-batch" if pretrained else "batch"),
         stage_decay=(PRETRAINED_STAGE_DECAY if pretrained else 1.0) if stage_decay is None else stage_decay,
+        volumes_per_batch=volumes_per_batch,
         **others,
     )
+
+
+def batch_on(device: str, slice_size: int) -> int:
+    """Choose how many volumes a batch has where nobody says; by the device, never by what is free on it.
+
+    The learning rate and the number of steps stay: Adam's steps are as long whatever the batch, and of more slices
+    less noisy.
+
+    Args:
+        device: Its kind, such as ``cuda``.
+        slice_size: S.
+
+    Returns:
+        8; on CUDA 32 for slices of up to 96 pixels, and fewer, in eights that several GPUs can share, for larger ones.
+    """
+    least = TrainingSettings.volumes_per_batch
+    if device != "cuda":
+        return least
+    fitting = int(_GPU_VOLUMES * min(1.0, (_GPU_PIXELS / slice_size) ** 2))
+    return max(least, fitting // least * least)
 
 
 def check_shares(world: int, volumes_per_batch: int, norm: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +11,12 @@ from torch import nn
 
 from tonno_core.distributed import Processes
 from tonno_core.segmentation.metrics import auc
-from tonno_core.training.cache import TrainingVolume
 from tonno_core.training.dataset import SliceSampler
 
 # Slices of each volume.
 SLICES_EACH = 64
+# Volumes whose slices a GPU classifies at once.
+_TOGETHER = 4
 
 
 @dataclass(frozen=True)
@@ -35,30 +35,29 @@ class Validation:
 
 
 @torch.no_grad()
-def validate(
-    network: nn.Module, volumes: Sequence[TrainingVolume], pixels: int, seed: int, processes: Processes
-) -> Validation:
+def validate(network: nn.Module, sampler: SliceSampler, processes: Processes) -> Validation:
     """Measure on random slices, the same `SLICES_EACH` of each volume every time.
 
     Args:
         network: Slices B S S to logits B C.
-        volumes: What to measure on.
-        pixels: S.
-        seed: Start of the random numbers.
+        sampler: Draws slices of the volumes to measure on.
         processes: The processes that share the volumes.
 
     Returns:
         The measurements, the same in all processes.
     """
+    volumes = sampler.volumes
     if not volumes:
         return Validation(None, None, None)
     network.eval()
-    share = []
-    for number in range(processes.rank, len(volumes), processes.world):
+    own, answers = range(processes.rank, len(volumes), processes.world), []
+    # A GPU is not filled by the slices of one volume, and is waited for once, at the end.
+    together = 1 if sampler.device.type == "cpu" else _TOGETHER
+    for some in (own[first : first + together] for first in range(0, len(own), together)):
         # Far from the steps of training, whose seeds count from 0.
-        sampler = SliceSampler([volumes[number]], pixels, None, seed, processes.device)
-        slices = sampler.draw(2**32 - 1 - number, 1, SLICES_EACH).slices
-        share.append(network(slices).float().cpu().numpy())
+        seeds = [(sampler.seed, 2**32 - 1 - number, 1) for number in some]
+        answers.append(network(sampler.slices(some, seeds, SLICES_EACH)).float())
+    share = list(torch.cat(answers).cpu().numpy().reshape(len(own), SLICES_EACH, -1)) if answers else []
     logits = np.stack(processes.gather(share))  # N K C
     labels = np.array([volume.labels for volume in volumes])  # N C
     truth = torch.as_tensor(labels, dtype=torch.float32)[:, None].expand(-1, SLICES_EACH, -1)
