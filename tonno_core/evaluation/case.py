@@ -20,6 +20,7 @@ from tonno_core.evaluation.rows import Row
 from tonno_core.pictures.tile import Tile, make_tile
 from tonno_core.progress import progress_bar
 from tonno_core.reconstruction import Reconstruction, execute
+from tonno_core.reconstruction.run import ReadyScan, get_ready
 from tonno_core.reporting import Reporter
 from tonno_core.segmentation.binarize import otsu_threshold, reaches
 from tonno_core.segmentation.metrics import Components
@@ -74,26 +75,54 @@ class Setup:
     fingerprint: str
 
 
+@dataclass(frozen=True)
+class ReadCase:
+    """What is read of a case.
+
+    Attributes:
+        scan: The volume, ready.
+        truth: From `read_truth`.
+    """
+
+    scan: ReadyScan
+    truth: BoolArray | None
+
+
+def read_case(task: Task, setup: Setup) -> ReadCase:
+    """Read a case, and find what is found before any plane is looked at.
+
+    Args:
+        task: The volume.
+        setup: What all cases share.
+
+    Returns:
+        The volume and its mask.
+
+    Raises:
+        TonnoError: A file cannot be read, or the mask is on another grid than its volume.
+    """
+    volume = read_volume(task.volume)
+    truth = read_truth(task, volume)
+    return ReadCase(get_ready(volume, setup.run), truth)
+
+
 def evaluate_case(
-    task: Task, setup: Setup, progress: Callable[[int, int], None] | None = None
+    task: Task, setup: Setup, case: ReadCase, progress: Callable[[int, int], None] | None = None
 ) -> tuple[CaseRecord, Tile]:
     """Evaluate a case.
 
     Args:
         task: The volume.
         setup: What all cases share.
+        case: What was read of it.
         progress: Called with (slices done, slices in all).
 
     Returns:
         The case's record, and its line of the contact sheet.
-
-    Raises:
-        TonnoError: A file cannot be read, or the mask is on another grid than its volume.
     """
     start = time.perf_counter()
-    volume = read_volume(task.volume)
-    truth = read_truth(task, volume)
-    judge = _Judge(volume, truth, setup)
+    volume, truth = case.scan.volume, case.truth
+    judge = _Judge(volume, truth, setup, case.scan.prepared.foreground)
     reporter = Reporter(progress=progress) if progress else None
     result = execute(volume, setup.model.encoder, setup.run, reporter, receive=judge.receive)
     seconds = time.perf_counter() - start
@@ -180,8 +209,10 @@ def check_masks(tasks: Sequence[Task], *, progress: bool) -> str:
 class _Judge:
     """Receives heatmaps one by one, measures them, and keeps those that are shown."""
 
-    def __init__(self, volume: Volume, truth: BoolArray | None, setup: Setup) -> None:
-        self.foreground = foreground_mask(volume)
+    def __init__(
+        self, volume: Volume, truth: BoolArray | None, setup: Setup, foreground: BoolArray | None = None
+    ) -> None:
+        self.foreground = foreground_mask(volume) if foreground is None else foreground
         self.truth = None if truth is None else Components(truth)
         self.findings: dict[str, Finding] = {}
         self.heatmaps: dict[str, npt.NDArray[np.float32]] = {}
