@@ -229,7 +229,7 @@ class _Judge:
                 self._judge(other, row, heatmap, inside)
 
     def millilitres(self, mask: Components) -> float:
-        return float(mask.voxels.size * self._voxel_mm3 / 1000)
+        return float(mask.count * self._voxel_mm3 / 1000)
 
     def _judge(self, name: str, row: Row, heatmap: Volume, inside: BoolArray) -> None:
         threshold, source = _threshold(row, heatmap, inside)
