@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from tonno_core.bundle.decide import Run
 from tonno_core.bundle.ready import ReadyModel
@@ -31,6 +33,10 @@ from tonno_core.volume.io import read_mask, read_volume
 from tonno_core.volume.volume import Volume
 
 BoolArray = npt.NDArray[np.bool_]
+# Threads in which heatmaps are measured: NumPy's steps on whole volumes leave the interpreter to each other.
+_WORKERS = 8
+# Of all heatmaps that are measured at once; what that takes is a few times as much.
+_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -124,12 +130,24 @@ def evaluate_case(
     volume, truth = case.scan.volume, case.truth
     judge = _Judge(volume, truth, setup, case.scan.prepared.foreground)
     reporter = Reporter(progress=progress) if progress else None
-    result = execute(volume, setup.model.encoder, setup.run, reporter, receive=judge.receive)
+    workers = max(1, min(_WORKERS, torch.get_num_threads(), _BYTES // volume.array.nbytes))
+    with ThreadPoolExecutor(workers) as pool:
+        judged: list[Future[None]] = []
+
+        def receive(name: str, heatmap: Volume, inside: BoolArray) -> None:
+            judged.append(pool.submit(judge.receive, name, heatmap, inside))
+            if len(judged) > workers:
+                judged[-1 - workers].result()
+
+        result = execute(volume, setup.model.encoder, setup.run, reporter, receive=receive)
+        for each in judged:
+            each.result()
     seconds = time.perf_counter() - start
     heatmaps = {name: judge.heatmaps[name] for name in setup.shown}
     masks = {name: judge.masks[name] for name in setup.shown}
     tile = make_tile(volume, heatmaps, masks, truth, judge.foreground)
-    warnings = (*_contradictions(task, truth), *result.warnings, *judge.doubts)
+    doubts = (judge.doubts[name] for name in setup.rows if name in judge.doubts)
+    warnings = (*_contradictions(task, truth), *result.warnings, *doubts)
     return _record(task, setup, judge, result, warnings, seconds), tile
 
 
@@ -207,7 +225,7 @@ def check_masks(tasks: Sequence[Task], *, progress: bool) -> str:
 
 
 class _Judge:
-    """Receives heatmaps one by one, measures them, and keeps those that are shown."""
+    """Receives heatmaps, also in several threads, measures them, and keeps those that are shown."""
 
     def __init__(
         self, volume: Volume, truth: BoolArray | None, setup: Setup, foreground: BoolArray | None = None
@@ -217,7 +235,7 @@ class _Judge:
         self.findings: dict[str, Finding] = {}
         self.heatmaps: dict[str, npt.NDArray[np.float32]] = {}
         self.masks: dict[str, BoolArray] = {}
-        self.doubts: list[str] = []
+        self.doubts: dict[str, str] = {}
         self._setup, self._voxel_mm3 = setup, volume.voxel_mm3
         # A hair below the quotient, as `binarize` has it.
         self._min_voxels = setup.min_volume_mm3 / volume.voxel_mm3 * (1 - 1e-9)
@@ -239,7 +257,7 @@ class _Judge:
         else:
             segmented, overlap = measure(heatmap.array, self.truth, threshold, min_voxels=self._min_voxels)
         if row.best and (doubt := threshold_warning(name, segmented.mask, inside, threshold)):
-            self.doubts.append(doubt)
+            self.doubts[name] = doubt
         looked_at = self.foreground & inside
         peak = float(heatmap.array[looked_at if looked_at.any() else inside].max())
         self.findings[name] = Finding(

@@ -195,6 +195,7 @@ class Projected:
             TonnoError: The region holds no voxel of what was looked at.
         """
         inside = self._inside_of(region)
+        covered = torch.as_tensor(inside).to(self.planes.run.device)
         timings = reporter.timings
         heatmaps: dict[str, Volume] = {}
         explained: float | None = None
@@ -202,8 +203,8 @@ class Projected:
             reporter.check()
             if variant.method == "tonno" and explained is None:
                 plain = self._on_input_grid(*raw, timings) if variant.smooth_mm > 0 else array
-                explained = self._self_check(variant, plain, timings)
-            heatmap = self._shown(variant, array, inside)
+                explained = self._self_check(variant, plain.cpu().numpy(), timings)
+            heatmap = self._shown(variant, array, covered)
             if receive is None:
                 heatmaps[name] = heatmap
             else:
@@ -301,16 +302,17 @@ class Projected:
                 smoothing = [gaussian_matrix(n, each) for n, each in zip(grid.shape[::-1], sigmas, strict=True)]
                 values = multiply_axes(values[None], [torch.as_tensor(each).to(values) for each in smoothing])[0]
             array = self._on_input_grid(values, grid, timings)
-            heatmaps[name] = self._shown(variant, array, self.inside)
+            heatmaps[name] = self._shown(variant, array, torch.as_tensor(self.inside).to(array.device))
         return Preview(heatmaps, self.inside, self.directions, self.planned)
 
-    def _shown(self, variant: Variant, array: npt.NDArray[np.float32], inside: npt.NDArray[np.bool_]) -> Volume:
+    def _shown(self, variant: Variant, values: torch.Tensor, inside: torch.Tensor) -> Volume:
         """Return a heatmap that is 0 outside and, by a hair, nowhere else (`binarize.covered` relies on it)."""
         if self.taken_off and variant.method not in BLIND_TO_CONSTANTS:
-            array = array + np.float32(self.taken_off)
-        shown = np.where(inside, array, np.float32(0.0))
-        shown[inside & (shown == 0.0)] = np.finfo(np.float32).tiny
-        return self.planes.volume.with_array(shown)
+            values = values + self.taken_off
+        inside = inside.to(values.device)
+        shown = torch.where(inside, values, 0.0)
+        shown.masked_fill_(inside & (shown == 0.0), float(np.finfo(np.float32).tiny))
+        return self.planes.volume.with_array(shown.cpu().numpy())
 
     def _blank_warning(self) -> tuple[str, ...]:
         """Return a warning where the classifier saw nothing at all."""
@@ -323,9 +325,10 @@ class Projected:
 
     def _arrays(
         self, variants: Mapping[str, Variant], timings: Timings
-    ) -> Iterator[tuple[str, Variant, _Raw, npt.NDArray[np.float32]]]:
+    ) -> Iterator[tuple[str, Variant, _Raw, torch.Tensor]]:
         """Yield each variant by its name, what it is made of, and its values on the input's grid."""
         last: Variant | None = None
+        plain: torch.Tensor | None = None
         for name, variant in variants.items():
             if variant.raw() != last:  # variants that differ in smoothing alone often follow one another
                 last, plain = variant.raw(), None
@@ -335,13 +338,10 @@ class Projected:
                 continue
             if plain is None:
                 plain = self._on_input_grid(*raw, timings)
-            smooth = variant.smooth_mm > 0
-            yield (
-                name,
-                variant,
-                raw,
-                ndimage.gaussian_filter(plain, self._sigma(variant.smooth_mm)) if smooth else plain,
-            )
+            array = plain
+            if variant.smooth_mm > 0:
+                array = torch.as_tensor(ndimage.gaussian_filter(plain.numpy(), self._sigma(variant.smooth_mm)))
+            yield name, variant, raw, array
 
     def _raw(self, variant: Variant, timings: Timings) -> _Raw:
         """Return values before the smoothing and their grid, None for the input's; stages are added up on the grid."""
@@ -374,12 +374,12 @@ class Projected:
 
     def _on_input_grid(
         self, values: torch.Tensor, grid: TargetGrid | None, timings: Timings, smooth_mm: float = 0.0
-    ) -> npt.NDArray[np.float32]:
+    ) -> torch.Tensor:
         with timings.measure("interpolation"):
             values = values.float()
             if smooth_mm > 0 or not self._is_inputs(grid):
                 values = self.interpolation(grid, (smooth_mm,), values)(values[None], smooth_mm)[0]
-            return values.cpu().numpy()
+            return values
 
     def _smooths_on_its_way(self, grid: TargetGrid | None) -> bool:
         """Return whether the way to the input's grid smooths as well: for nothing, or on a device; else SciPy does."""
