@@ -155,11 +155,11 @@ def test_why_a_case_failed_is_kept_in_the_words_of_who_started(command: str | No
     folder.take_up({}, ["a.nii"], [(1, Path("a.nii"))], overwrite=False)
     folder.open(["a"], ["a"])
 
-    def work(task: Any, advanced: Any) -> None:
+    def work(task: Any, advanced: Any, get: Any) -> None:
         raise TonnoError("scan.nii: 1 of 8 voxels are NaN or infinite; use `replace_nonfinite`")
 
     def run() -> None:
-        run_cases([SimpleNamespace(name="a")], folder, work, label="", progress=False, reworded=as_options)
+        run_cases([SimpleNamespace(name="a")], folder, work, read=str, label="", progress=False, reworded=as_options)
 
     if command is None:
         run()

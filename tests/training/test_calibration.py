@@ -14,11 +14,9 @@ from tests.networks import random_network, spec_of
 from tests.runs import executed
 from tests.training.toy import toy_scan
 from tonno_core.bundle.calibration import LEAST_TO_CHOOSE
-from tonno_core.bundle.decide import Run
 from tonno_core.bundle.file import Bundle
 from tonno_core.settings import ReconstructionSettings, Variant, model_defaults
 from tonno_core.training import calibration
-from tonno_core.training import look as looking
 from tonno_core.training.calibration import FLOOR_QUANTILE, SHARE_OF_VOLUMES, Calibration, Search, calibrate
 from tonno_core.training.candidates import default_candidates
 from tonno_core.training.look import Look
@@ -183,12 +181,21 @@ def peaks(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> Iterator[dict[Vari
     """By variant the peaks of four volumes, to be filled in; no heatmap is made."""
     made_up: dict[Variant, tuple[float, ...]] = {}
 
-    def values(volume: int, model: Any, run: Run, *rest: Any) -> dict[str, tuple[float, float]]:
-        return {name: (made_up[variant][volume], -1.0) for name, variant in run.targets[0].variants.items()}
+    class Read:
+        """In place of a foreground: the number of the volume."""
+
+        nbytes = 0
+
+        def __init__(self, volume: int) -> None:
+            self.volume = volume
+
+    def values(read: Read, variants: dict[str, Variant], watched: Any) -> dict[str, tuple[float, float]]:
+        return {name: (made_up[variant][read.volume], -1.0) for name, variant in variants.items()}
 
     monkeypatch.setattr(calibration, "LEAST_TO_CHOOSE", 1)
-    monkeypatch.setattr(looking, "read_volume", lambda path: int(path.name))
-    monkeypatch.setattr(calibration, "foreground_values", values)
+    monkeypatch.setattr(Look, "read", lambda look, path, run: Read(int(path.name)))
+    monkeypatch.setattr(calibration, "foreground_of", lambda scan, *_: scan)
+    monkeypatch.setattr(calibration, "peaks_and_floors", values)
     yield made_up
 
 

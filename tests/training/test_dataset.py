@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from tests.device import ToyStream
 from tests.training.toy import toy_scan
 from tonno_core.errors import TonnoError
 from tonno_core.slicing.preparation import PreparedVolume, prepare_volume
@@ -202,23 +201,6 @@ def test_batches_come_in_order_whether_drawn_ahead_or_not(steps: range, ahead: b
     batches = [(step, float(batch.slices)) for step, batch in prefetch(draw, steps, ahead=ahead)]
     assert batches == [(step, float(step)) for step in steps]
     assert drawn == list(steps)
-
-
-def test_batches_of_a_device_are_made_in_its_own_queue_and_joined_before_the_next_is_begun() -> None:
-    stream = ToyStream()
-
-    def draw(step: int) -> Batch:
-        assert stream.inside
-        stream.log.append(f"draw {step}")
-        return Batch(torch.full((1,), float(step)), torch.empty(1), ())
-
-    for _, batch in prefetch(draw, range(3), ahead=True, stream=stream):
-        # The next batch, which is begun by now or soon, is not waited for.
-        joined = stream.joined[-2:]
-        assert joined == [id(batch.slices), id(batch.labels)]
-    assert [entry for entry in stream.log if entry != "join"] == ["draw 0", "draw 1", "draw 2"]
-    assert stream.log[:2] == ["draw 0", "join"]
-    assert stream.log.count("join") == 3
 
 
 def test_as_many_volumes_stay_on_the_device_as_there_is_room_for() -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from tests.training.toy import toy_scan
 from tonno_core.settings import ReconstructionSettings
-from tonno_core.training.look import Look, Pace, Watched, amounts, duration
-from tonno_core.volume.io import write_volume
+from tonno_core.training.look import Job, Look, Pace, Watched, amounts, duration
+from tonno_core.volume.io import read_volume, write_volume
 from tonno_core.volume.volume import Volume
 
 # Of a volume: one reading of 2 s, 100 slices of 0.1 s, 5 heatmaps of 1 s.
@@ -45,7 +45,7 @@ def look_at(pace: Pace, clock: Clock) -> list[float]:
         seen.append(pace._percent)
     for _ in range(5):
         clock.now += 1.0
-        watched.heatmap()
+        watched.heatmaps()
         seen.append(pace._percent)
     pace.end()
     return seen
@@ -95,9 +95,12 @@ def test_what_was_measured_holds_for_its_facts_and_for_the_file_as_it_was(tmp_pa
         seen.append(volume)
         return {"peak": (float(volume.array.max()), 1 / 3)}
 
+    def measured_by(facts: dict[str, object]) -> dict[str, tuple[float, float]]:
+        (found,) = look.measure([Job(path, facts, np.ones(3), lambda: read_volume(path), measure)])
+        return dict(found)
+
     for facts, times in (({"a": 1}, 1), ({"a": 1}, 1), ({"a": (2,)}, 2), ({"a": [2]}, 2), ({"a": 1}, 2)):
-        measured = look.measure(path, facts, np.ones(3), measure)
-        assert measured == {"peak": [float(seen[0].array.max()), 1 / 3]}
+        assert measured_by(facts) == {"peak": [float(seen[0].array.max()), 1 / 3]}
         assert len(seen) == times
     write_volume(toy_scan(1, 1), path)
-    assert look.measure(path, {"a": 1}, np.ones(3), measure)["peak"][0] == seen[-1].array.max() != seen[0].array.max()
+    assert measured_by({"a": 1})["peak"][0] == seen[-1].array.max() != seen[0].array.max()

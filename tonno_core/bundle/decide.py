@@ -48,6 +48,7 @@ class Run:
         device: Where to compute.
         precision: Of the encoder.
         choices: The model's choices, which bring the heatmaps' thresholds.
+        profiles: Whether the planes along R, A and S are looked at for the logits' profiles.
     """
 
     asked: ReconstructionSettings
@@ -61,6 +62,7 @@ class Run:
     device: torch.device
     precision: torch.dtype
     choices: ModelChoices
+    profiles: bool = True
 
     @property
     def variants(self) -> tuple[Variant, ...]:

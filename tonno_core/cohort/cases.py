@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from tonno_core.cohort.ahead import read_ahead
 from tonno_core.cohort.difference import differences
 from tonno_core.cohort.names import case_name, name_cases
 from tonno_core.errors import TonnoError, is_out_of_memory
@@ -43,6 +44,7 @@ class Outcome:
 
 
 Task = TypeVar("Task", bound=Named)
+Read = TypeVar("Read")
 # Called with a case's steps done so far, and all of its steps.
 Progress = Callable[[int, int], None]
 
@@ -256,19 +258,21 @@ class CasesFolder(ABC):
 def run_cases(
     tasks: Sequence[Task],
     folder: CasesFolder,
-    work: Callable[[Task, Progress], None],
+    work: Callable[[Task, Progress, Callable[[], Read]], None],
     *,
+    read: Callable[[Task], Read],
     label: str,
     progress: bool,
     reworded: Callable[[str], str] = str,
 ) -> None:
-    """Do all cases that are not done yet.
+    """Do all cases that are not done yet, and read each while the one before is done.
 
     Args:
         tasks: The cases.
         folder: Knows which are done, and keeps why a case failed.
-        work: Does a case and keeps its results. A TonnoError, an OSError and a lack of memory are kept as the case's
-            failure.
+        work: Does a case and keeps its results; gets what was read of it, which raises what that raised, by calling
+            its last argument. A TonnoError, an OSError and a lack of memory are kept as the case's failure.
+        read: Reads a case, in another thread.
         label: Text of the progress bar.
         progress: Whether to show that bar.
         reworded: Puts a reason in the words of its reader, such as the command line's options.
@@ -278,13 +282,13 @@ def run_cases(
     with progress_bar(
         total=len(tasks), initial=initial, desc=label, bar_format=_BAR, disable=not progress, smoothing=0.0
     ) as bar:
-        for done, task in enumerate(waiting, start=1 + initial):
+        for done, (task, get) in enumerate(read_ahead(waiting, read), start=1 + initial):
 
             def advanced(step: int, steps: int, done: int = done) -> None:
                 bar.update(done - 1 + 0.99 * step / max(1, steps) - bar.n)
 
             try:
-                work(task, advanced)
+                work(task, advanced, get)
             except Exception as error:
                 if not isinstance(error, (TonnoError, OSError)) and not is_out_of_memory(error):
                     raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from tonno_core.commands.request import Compute, Options, PreparedRun, model_ide
 from tonno_core.distributed import device_of_process, share_of_cases
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json, write_text
+from tonno_core.reconstruction.run import ReadyScan, get_ready
+from tonno_core.volume.io import read_volume
 
 REPORT = "report.json"
 _FILES = ("heatmap-*", "segmentation-*", "overview.png", PLANES, REPORT)
@@ -169,20 +171,26 @@ def reconstruct_cohort(
     share = tasks[rank::world]
     folder.open(names, [task.name for task in share])
 
-    def work(task: Task, advanced: Progress) -> None:
+    def read(task: Task) -> tuple[Json, ReadyScan]:
         volume = task.listed.volume
         if not volume.exists():
             of_list = task.listed.absent and _is_list(places)
             raise TonnoError(why_absent(places[0], task.listed) if of_list else f"{volume}: no such file or folder")
         # Before it is read.
         identity = {"run": folder.fingerprint, "source": source_of(volume), "content": content_of(volume)}
-        place = folder.cases / task.name
+        image = read_volume(volume, replace_nonfinite=request.options.replace_nonfinite)
+        return identity, get_ready(image, prepared.run)
+
+    def work(task: Task, advanced: Progress, get: Callable[[], tuple[Json, ReadyScan]]) -> None:
+        volume, place = task.listed.volume, folder.cases / task.name
         for name in (REPORT, PLANES):  # of what the file was before; should it fail now, nothing is reported
             (place / name).unlink(missing_ok=True)
-        reconstruct_into(place, volume, prepared, progress=advanced, overwrite=place.exists(), extra=identity)
+        identity, scan = get()
+        reconstruct_into(place, scan, prepared, progress=advanced, overwrite=place.exists(), extra=identity)
         write_planes(place, volume, list(prepared.run.targets[0].variants))
 
-    run_cases(share, folder, work, label="reconstructing", progress=progress and rank == 0, reworded=as_options)
+    shown = progress and rank == 0
+    run_cases(share, folder, work, read=read, label="reconstructing", progress=shown, reworded=as_options)
     outcome = _outcome(folder, tasks, len(share))
     return dataclasses.replace(outcome, text="\n".join([*notes, outcome.text]))
 

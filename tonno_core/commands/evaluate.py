@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from tonno_core.cohort.split import split_patients
 from tonno_core.commands.options import as_options
 from tonno_core.distributed import device_of_process, share_of_cases
 from tonno_core.errors import TonnoError
-from tonno_core.evaluation.case import Setup, Task, check_masks, evaluate_case
+from tonno_core.evaluation.case import ReadCase, Setup, Task, check_masks, evaluate_case, read_case
 from tonno_core.evaluation.folder import ResultsFolder, files_of
 from tonno_core.evaluation.record import CaseRecord, Files
 from tonno_core.evaluation.report import markdown, terminal_table
@@ -113,19 +113,23 @@ def evaluate_manifest(
     unlike = check_masks([task for task in share if not folder.has(task.name)], progress=shown)
     folder.open(names, names[rank::world])
 
-    def work(task: Task, advanced: Progress) -> None:
+    def read(task: Task) -> tuple[Files, ReadCase]:
         if not task.volume.exists():
             case = next(case for case in manifest.cases if case.volume == task.volume)
             raise TonnoError(why_absent(manifest_path, case) if case.absent else f"{task.volume}: no such file")
-        folder.drop(task.name)
         files = Files()
         with suppress(OSError):  # the evaluation says what is missing
             files = files_of(task)  # before it is read
-        record, tile = evaluate_case(task, setup, advanced)
+        return files, read_case(task, setup)
+
+    def work(task: Task, advanced: Progress, get: Callable[[], tuple[Files, ReadCase]]) -> None:
+        folder.drop(task.name)
+        files, case = get()
+        record, tile = evaluate_case(task, setup, case, advanced)
         warnings = tuple(map(as_options, record.warnings))
         folder.save(dataclasses.replace(record, warnings=warnings, files=files), tile)
 
-    run_cases(share, folder, work, label="evaluating", progress=shown, reworded=as_options)
+    run_cases(share, folder, work, read=read, label="evaluating", progress=shown, reworded=as_options)
     records, failures, missing = folder.gather(names)
     if missing:
         here = len(names[rank::world])

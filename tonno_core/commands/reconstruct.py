@@ -24,6 +24,7 @@ from tonno_core.output import Json, check_output, output_folder
 from tonno_core.pictures.drawing import Scene
 from tonno_core.pictures.overview import write_overview
 from tonno_core.reconstruction import Reconstruction, execute
+from tonno_core.reconstruction.run import ReadyScan
 from tonno_core.reporting import Reporter, progress_bar, progress_of
 from tonno_core.segmentation.binarize import peak_of
 from tonno_core.segmentation.threshold import Segmentation, segment
@@ -64,7 +65,7 @@ def single_run(
 
 def reconstruct_into(
     output: Path,
-    volume_path: Path,
+    scan: Path | ReadyScan,
     prepared: PreparedRun,
     *,
     progress: Callable[[int, int], None],
@@ -76,7 +77,7 @@ def reconstruct_into(
 
     Args:
         output: The folder.
-        volume_path: A file, or a folder of DICOM files.
+        scan: A file, or a folder of DICOM files; or what was read of it.
         prepared: What is made.
         progress: Called with (slices done, slices in all).
         overwrite: Replace files that are there.
@@ -91,7 +92,10 @@ def reconstruct_into(
     """
     request, run = prepared.request, prepared.run
     options = request.options
-    volume = read_volume(volume_path, replace_nonfinite=options.replace_nonfinite)
+    if isinstance(scan, ReadyScan):
+        volume = scan.volume
+    else:
+        volume = read_volume(scan, replace_nonfinite=options.replace_nonfinite)
     check_writable(volume.ijk_to_ras, output / f"heatmap.{options.file_format}")
     stopping = None if options.stop_when is None else EarlyStopping(prepared)
     reporter = Reporter(progress=progress) if stopping is None else stopping.reporter(progress)

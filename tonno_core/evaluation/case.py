@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from tonno_core.bundle.decide import Run
 from tonno_core.bundle.ready import ReadyModel
@@ -20,6 +22,7 @@ from tonno_core.evaluation.rows import Row
 from tonno_core.pictures.tile import Tile, make_tile
 from tonno_core.progress import progress_bar
 from tonno_core.reconstruction import Reconstruction, execute
+from tonno_core.reconstruction.run import ReadyScan, get_ready
 from tonno_core.reporting import Reporter
 from tonno_core.segmentation.binarize import otsu_threshold, reaches
 from tonno_core.segmentation.metrics import Components
@@ -30,6 +33,10 @@ from tonno_core.volume.io import read_mask, read_volume
 from tonno_core.volume.volume import Volume
 
 BoolArray = npt.NDArray[np.bool_]
+# Threads in which heatmaps are measured: NumPy's steps on whole volumes leave the interpreter to each other.
+_WORKERS = 8
+# Of all heatmaps that are measured at once; what that takes is a few times as much.
+_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -74,33 +81,73 @@ class Setup:
     fingerprint: str
 
 
+@dataclass(frozen=True)
+class ReadCase:
+    """What is read of a case.
+
+    Attributes:
+        scan: The volume, ready.
+        truth: From `read_truth`.
+    """
+
+    scan: ReadyScan
+    truth: BoolArray | None
+
+
+def read_case(task: Task, setup: Setup) -> ReadCase:
+    """Read a case, and find what is found before any plane is looked at.
+
+    Args:
+        task: The volume.
+        setup: What all cases share.
+
+    Returns:
+        The volume and its mask.
+
+    Raises:
+        TonnoError: A file cannot be read, or the mask is on another grid than its volume.
+    """
+    volume = read_volume(task.volume)
+    truth = read_truth(task, volume)
+    return ReadCase(get_ready(volume, setup.run), truth)
+
+
 def evaluate_case(
-    task: Task, setup: Setup, progress: Callable[[int, int], None] | None = None
+    task: Task, setup: Setup, case: ReadCase, progress: Callable[[int, int], None] | None = None
 ) -> tuple[CaseRecord, Tile]:
     """Evaluate a case.
 
     Args:
         task: The volume.
         setup: What all cases share.
+        case: What was read of it.
         progress: Called with (slices done, slices in all).
 
     Returns:
         The case's record, and its line of the contact sheet.
-
-    Raises:
-        TonnoError: A file cannot be read, or the mask is on another grid than its volume.
     """
     start = time.perf_counter()
-    volume = read_volume(task.volume)
-    truth = read_truth(task, volume)
-    judge = _Judge(volume, truth, setup)
+    volume, truth = case.scan.volume, case.truth
+    judge = _Judge(volume, truth, setup, case.scan.prepared.foreground)
     reporter = Reporter(progress=progress) if progress else None
-    result = execute(volume, setup.model.encoder, setup.run, reporter, receive=judge.receive)
+    workers = max(1, min(_WORKERS, torch.get_num_threads(), _BYTES // volume.array.nbytes))
+    with ThreadPoolExecutor(workers) as pool:
+        judged: list[Future[None]] = []
+
+        def receive(name: str, heatmap: Volume, inside: BoolArray) -> None:
+            judged.append(pool.submit(judge.receive, name, heatmap, inside))
+            if len(judged) > workers:
+                judged[-1 - workers].result()
+
+        result = execute(volume, setup.model.encoder, setup.run, reporter, receive=receive)
+        for each in judged:
+            each.result()
     seconds = time.perf_counter() - start
     heatmaps = {name: judge.heatmaps[name] for name in setup.shown}
     masks = {name: judge.masks[name] for name in setup.shown}
     tile = make_tile(volume, heatmaps, masks, truth, judge.foreground)
-    warnings = (*_contradictions(task, truth), *result.warnings, *judge.doubts)
+    doubts = (judge.doubts[name] for name in setup.rows if name in judge.doubts)
+    warnings = (*_contradictions(task, truth), *result.warnings, *doubts)
     return _record(task, setup, judge, result, warnings, seconds), tile
 
 
@@ -178,15 +225,17 @@ def check_masks(tasks: Sequence[Task], *, progress: bool) -> str:
 
 
 class _Judge:
-    """Receives heatmaps one by one, measures them, and keeps those that are shown."""
+    """Receives heatmaps, also in several threads, measures them, and keeps those that are shown."""
 
-    def __init__(self, volume: Volume, truth: BoolArray | None, setup: Setup) -> None:
-        self.foreground = foreground_mask(volume)
+    def __init__(
+        self, volume: Volume, truth: BoolArray | None, setup: Setup, foreground: BoolArray | None = None
+    ) -> None:
+        self.foreground = foreground_mask(volume) if foreground is None else foreground
         self.truth = None if truth is None else Components(truth)
         self.findings: dict[str, Finding] = {}
         self.heatmaps: dict[str, npt.NDArray[np.float32]] = {}
         self.masks: dict[str, BoolArray] = {}
-        self.doubts: list[str] = []
+        self.doubts: dict[str, str] = {}
         self._setup, self._voxel_mm3 = setup, volume.voxel_mm3
         # A hair below the quotient, as `binarize` has it.
         self._min_voxels = setup.min_volume_mm3 / volume.voxel_mm3 * (1 - 1e-9)
@@ -198,7 +247,7 @@ class _Judge:
                 self._judge(other, row, heatmap, inside)
 
     def millilitres(self, mask: Components) -> float:
-        return float(mask.voxels.size * self._voxel_mm3 / 1000)
+        return float(mask.count * self._voxel_mm3 / 1000)
 
     def _judge(self, name: str, row: Row, heatmap: Volume, inside: BoolArray) -> None:
         threshold, source = _threshold(row, heatmap, inside)
@@ -208,7 +257,7 @@ class _Judge:
         else:
             segmented, overlap = measure(heatmap.array, self.truth, threshold, min_voxels=self._min_voxels)
         if row.best and (doubt := threshold_warning(name, segmented.mask, inside, threshold)):
-            self.doubts.append(doubt)
+            self.doubts[name] = doubt
         looked_at = self.foreground & inside
         peak = float(heatmap.array[looked_at if looked_at.any() else inside].max())
         self.findings[name] = Finding(

@@ -131,7 +131,7 @@ def show_planes(
 def _left(classes: Sequence[Projected], processes: Processes, timings: Timings) -> Iterator[_Pass]:
     """Yield the passes that are left: along R, A and S; over the sphere, by number of directions; slicewise methods."""
     planes = classes[0].planes
-    if processes.first and classes[0].axes is None:
+    if processes.first and planes.run.profiles and classes[0].axes is None:
         axes = planes.axes()
         yield _gathered(axes, [()] * len(classes), "profiles", lambda batches: _keep_axes(classes, axes, batches))
     for inverters in zip(*(each.left for each in classes), strict=True):

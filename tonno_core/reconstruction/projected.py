@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,16 +24,19 @@ from tonno_core.slicing.region import Region
 from tonno_core.slicing.sampling import SliceSource, sample_slices
 from tonno_core.tomography.grid import TargetGrid
 from tonno_core.tomography.inversion import Inverter
-from tonno_core.volume.grid import resample
-from tonno_core.volume.volume import Volume
+from tonno_core.volume.grid import multiply_axes, parallel_axes
+from tonno_core.volume.smoothing import Block, Interpolation, gaussian_matrix
+from tonno_core.volume.volume import Matrix, Volume
 
 # Directions on which the self-check compares the heatmap's own projections with the logits.
 CHECKED_DIRECTIONS = 24
 
 # Their heatmaps are the same where a constant is added to the volume.
-_BLIND_TO_CONSTANTS = ("tomographic-cam", "center")
+BLIND_TO_CONSTANTS = ("tomographic-cam", "center")
 
 Receive = Callable[[str, Volume, npt.NDArray[np.bool_]], None]
+# Values before the smoothing, and their grid, None for the input's.
+_Raw = tuple[torch.Tensor, TargetGrid | None]
 
 
 @dataclass
@@ -106,7 +109,7 @@ class Projected:
     @property
     def planes_done(self) -> tuple[int, int]:
         """How many planes have been looked at, and how many there are in all."""
-        plans = [(self.planes.axes(), self.axes is not None)]
+        plans = [(self.planes.axes(), self.axes is not None)] if self.planes.run.profiles else []
         plans += [(self.planes.slicewise(name), name not in self.slicewise_left) for name in self._slicewise_methods]
         counts = [(plan.counts, len(plan.directions) * done) for plan, done in plans]
         counts += [(each.plan.counts, each.directions) for each in self.inverters]
@@ -192,14 +195,16 @@ class Projected:
             TonnoError: The region holds no voxel of what was looked at.
         """
         inside = self._inside_of(region)
+        covered = torch.as_tensor(inside).to(self.planes.run.device)
         timings = reporter.timings
         heatmaps: dict[str, Volume] = {}
         explained: float | None = None
-        for name, variant, plain, array in self._arrays(variants, timings):
+        for name, variant, raw, array in self._arrays(variants, timings):
             reporter.check()
             if variant.method == "tonno" and explained is None:
-                explained = self._self_check(variant, plain, timings)
-            heatmap = self._shown(variant, array, inside)
+                plain = self._on_input_grid(*raw, timings) if variant.smooth_mm > 0 else array
+                explained = self._self_check(variant, plain.cpu().numpy(), timings)
+            heatmap = self._shown(variant, array, covered)
             if receive is None:
                 heatmaps[name] = heatmap
             else:
@@ -228,6 +233,52 @@ class Projected:
             stopped=self.stopped,
         )
 
+    def terms(self, variant: Variant) -> dict[Variant, float]:
+        """Return the raw heatmaps that are kept, of which a variant is a weighted sum before its smoothing.
+
+        Args:
+            variant: That it gives.
+
+        Returns:
+            Weights by variant.
+        """
+        total: dict[Variant, float] = {}
+        for part, weight in variant.raw().parts().items():
+            inverter = None if part.method == "center" or part in self.slicewise else self._inverter(part)
+            for term, share in ({part: 1.0} if inverter is None else inverter.terms(part)).items():
+                total[term] = total.get(term, 0.0) + weight * share
+        return total
+
+    def term(self, variant: Variant) -> tuple[torch.Tensor, TargetGrid | None]:
+        """Return the values of a raw heatmap that is kept.
+
+        Args:
+            variant: From `terms`.
+
+        Returns:
+            ``Z Y X`` on the device, and their grid, None for the input's.
+        """
+        return self._part(variant, Timings())
+
+    def interpolation(
+        self, grid: TargetGrid | None, smooths_mm: Sequence[float], like: torch.Tensor, block: Block | None = None
+    ) -> Interpolation:
+        """Prepare to bring values of a grid to the input's voxels, smoothed.
+
+        Args:
+            grid: Theirs, None for the input's.
+            smooths_mm: Standard deviations that will be asked for.
+            like: Any tensor on their device.
+            block: Of the input's voxels, None for all.
+
+        Returns:
+            To be called with the values and one of the standard deviations.
+        """
+        z, y, x = self.planes.volume.array.shape
+        shape = (z, y, x) if grid is None else grid.shape
+        sigmas = {smooth_mm: self._sigma(smooth_mm) for smooth_mm in smooths_mm}
+        return Interpolation(self._input_to_grid(grid), shape, (z, y, x), like, sigmas, block)
+
     def preview(self, variants: Mapping[str, Variant], reporter: Reporter) -> Preview:
         """Make heatmaps of those variants that it gives by now, smoothed on the nodes' grid: quick but for the rim.
 
@@ -247,20 +298,21 @@ class Projected:
             values, grid = self._raw(variant, timings)
             if grid is not None and variant.smooth_mm > 0:
                 nodes_mm = np.linalg.norm((self.planes.frame_to_ras @ grid.ijk_to_frame)[:3, :3], axis=0)
-                smooth = ndimage.gaussian_filter(values.float().cpu().numpy(), (variant.smooth_mm / nodes_mm)[::-1])
-                values = torch.as_tensor(smooth)
-            array = self._on_input_grid(values, grid, timings).float().cpu().numpy()
-            heatmaps[name] = self._shown(variant, array, self.inside)
+                sigmas = variant.smooth_mm / nodes_mm
+                smoothing = [gaussian_matrix(n, each) for n, each in zip(grid.shape[::-1], sigmas, strict=True)]
+                values = multiply_axes(values[None], [torch.as_tensor(each).to(values) for each in smoothing])[0]
+            array = self._on_input_grid(values, grid, timings)
+            heatmaps[name] = self._shown(variant, array, torch.as_tensor(self.inside).to(array.device))
         return Preview(heatmaps, self.inside, self.directions, self.planned)
 
-    def _shown(self, variant: Variant, array: npt.NDArray[np.float32], inside: npt.NDArray[np.bool_]) -> Volume:
+    def _shown(self, variant: Variant, values: torch.Tensor, inside: torch.Tensor) -> Volume:
         """Return a heatmap that is 0 outside and, by a hair, nowhere else (`binarize.covered` relies on it)."""
-        added = np.float32(0.0 if variant.method in _BLIND_TO_CONSTANTS else self.taken_off)
-        shown = np.zeros(array.shape, dtype=np.float32)
-        for part, values, within in zip(shown, array, inside, strict=True):  # plane by plane, to spare memory
-            np.add(values, added, out=part, where=within)
-            part[within & (part == 0.0)] = np.finfo(np.float32).tiny
-        return self.planes.volume.with_array(shown)
+        added = 0.0 if variant.method in BLIND_TO_CONSTANTS else self.taken_off
+        shown = torch.zeros_like(values)
+        for part, some, within in zip(shown, values, inside.to(values.device), strict=True):  # planes spare memory
+            torch.where(within, some + added, part, out=part)
+            part.masked_fill_(within & (part == 0.0), float(np.finfo(np.float32).tiny))
+        return self.planes.volume.with_array(shown.cpu().numpy())
 
     def _blank_warning(self) -> tuple[str, ...]:
         """Return a warning where the classifier saw nothing at all."""
@@ -273,19 +325,25 @@ class Projected:
 
     def _arrays(
         self, variants: Mapping[str, Variant], timings: Timings
-    ) -> Iterator[tuple[str, Variant, npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
-        """Yield each variant by its name, before and after its smoothing, on the input's grid."""
+    ) -> Iterator[tuple[str, Variant, _Raw, torch.Tensor]]:
+        """Yield each variant by its name, what it is made of, and its values on the input's grid."""
         last: Variant | None = None
+        plain: torch.Tensor | None = None
         for name, variant in variants.items():
             if variant.raw() != last:  # variants that differ in smoothing alone often follow one another
-                last = variant.raw()
-                plain = self._on_input_grid(*self._raw(last, timings), timings).float().cpu().numpy()
+                last, plain = variant.raw(), None
+                raw = self._raw(last, timings)
+            if variant.smooth_mm > 0 and self._smooths_on_its_way(raw[1]):
+                yield name, variant, raw, self._on_input_grid(*raw, timings, variant.smooth_mm)
+                continue
+            if plain is None:
+                plain = self._on_input_grid(*raw, timings)
             array = plain
             if variant.smooth_mm > 0:
-                array = ndimage.gaussian_filter(plain, (variant.smooth_mm / self.planes.volume.spacing_mm)[::-1])
-            yield name, variant, plain, array
+                array = torch.as_tensor(ndimage.gaussian_filter(plain.numpy(), self._sigma(variant.smooth_mm)))
+            yield name, variant, raw, array
 
-    def _raw(self, variant: Variant, timings: Timings) -> tuple[torch.Tensor, TargetGrid | None]:
+    def _raw(self, variant: Variant, timings: Timings) -> _Raw:
         """Return values before the smoothing and their grid, None for the input's; stages are added up on the grid."""
         (first, weight), *others = variant.raw().parts().items()
         total, grid = self._part(first, timings)
@@ -295,7 +353,7 @@ class Projected:
             total += weight * self._part(part, timings)[0]  # a method's stages share their grid
         return total, grid
 
-    def _part(self, variant: Variant, timings: Timings) -> tuple[torch.Tensor, TargetGrid | None]:
+    def _part(self, variant: Variant, timings: Timings) -> _Raw:
         """Return the values of a raw variant of a single stage, and their grid."""
         if variant.method == "center":
             return torch.as_tensor(self.planes.closeness()), None
@@ -314,14 +372,33 @@ class Projected:
         count = self.planes.run.asked.directions_for(variant.method)
         return next((each for each in able if _planned(each) == count), able[0] if able else None)
 
-    def _on_input_grid(self, values: torch.Tensor, grid: TargetGrid | None, timings: Timings) -> torch.Tensor:
-        if grid is None or self.planes.run.asked.grid == "volume":
-            return values
+    def _on_input_grid(
+        self, values: torch.Tensor, grid: TargetGrid | None, timings: Timings, smooth_mm: float = 0.0
+    ) -> torch.Tensor:
         with timings.measure("interpolation"):
-            volume = self.planes.volume
-            ras_to_grid = np.linalg.inv(self.planes.frame_to_ras @ grid.ijk_to_frame)
-            z, y, x = volume.array.shape
-            return resample(values[None], ras_to_grid @ volume.ijk_to_ras, (z, y, x))[0]
+            values = values.float()
+            if smooth_mm > 0 or not self._is_inputs(grid):
+                values = self.interpolation(grid, (smooth_mm,), values)(values[None], smooth_mm)[0]
+            return values
+
+    def _smooths_on_its_way(self, grid: TargetGrid | None) -> bool:
+        """Return whether the way to the input's grid smooths as well: for nothing, or on a device; else SciPy does."""
+        if self.planes.run.device.type != "cpu":
+            return True
+        return not self._is_inputs(grid) and parallel_axes(self._input_to_grid(grid)) is not None
+
+    def _is_inputs(self, grid: TargetGrid | None) -> bool:
+        return grid is None or self.planes.run.asked.grid == "volume"
+
+    def _input_to_grid(self, grid: TargetGrid | None) -> Matrix:
+        if grid is None or self._is_inputs(grid):
+            return np.eye(4)
+        return np.asarray(np.linalg.inv(self.planes.frame_to_ras @ grid.ijk_to_frame) @ self.planes.volume.ijk_to_ras)
+
+    def _sigma(self, smooth_mm: float) -> tuple[float, float, float]:
+        """Return a standard deviation in the input's voxels along Z, Y, X."""
+        x, y, z = (smooth_mm / self.planes.volume.spacing_mm).tolist()
+        return z, y, x
 
     def _inside_of(self, region: Region | None) -> npt.NDArray[np.bool_]:
         if region is None:

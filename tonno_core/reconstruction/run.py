@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +37,8 @@ from tonno_core.volume.intensity import IMAGE, parse_intensity, shown_window
 from tonno_core.volume.io import read_volume
 from tonno_core.volume.volume import Volume
 
+# Scans that are ready by what they were made ready for, as long as somebody holds them.
+_READY: WeakValueDictionary[tuple[Any, ...], ReadyScan] = WeakValueDictionary()
 # Terms of the maps' sums that are kept for refinements, up to so many numbers (1 GB).
 _KEPT_NUMBERS = 1 << 28
 
@@ -186,7 +190,7 @@ def project(
         The state of each target, in their order; previews are of the first.
     """
     reporter = reporter or Reporter()
-    prepared = _prepare(volume, run)
+    prepared = get_ready(volume, run).prepared
     planes = Planes(volume, run, prepared.frame_to_ras)
     made = _begin(planes, encoder, keep, processes)
     for each in made:
@@ -223,23 +227,52 @@ def resume(
     """
     first = projected[0]
     if first.stopped:
-        source = _source(_prepare(first.planes.volume, first.planes.run), first.planes.run)
+        source = _source(get_ready(first.planes.volume, first.planes.run).prepared, first.planes.run)
         shown = first.target.variants if shown is None else shown
         show_planes(projected, source, reporter=reporter or Reporter(), shown=shown, batch_size=batch_size)
 
 
-def _prepare(volume: Volume, run: Run) -> PreparedVolume:
+@dataclass(frozen=True, eq=False)
+class ReadyScan:
+    """A scan with what is found of it before any plane is looked at; who holds it spares `project` the work.
+
+    Attributes:
+        volume: The scan.
+        prepared: Its intensities and its frame.
+    """
+
+    volume: Volume
+    prepared: PreparedVolume
+
+
+def get_ready(volume: Volume, run: Run) -> ReadyScan:
+    """Find a scan's foreground, normalize its intensities and lay the frame, for a run and those that are sliced alike.
+
+    Args:
+        volume: The scan.
+        run: Of which its region, frame, intensities and slices' pixels count.
+
+    Returns:
+        The same for the same volume, while somebody holds it.
+    """
     centre_ras, radius_mm = zoomed_ball(volume, run) if run.zoom else (None, run.asked.radius_mm)
-    return prepare_volume(
-        volume,
-        frame=run.asked.frame,
-        intensity=run.intensity,
-        slice_size=run.pixels,
-        # A slice size that was asked for means finer or coarser pixels over the foreground's ball.
-        pixel_mm=run.pixel_mm if run.asked.slice_size is None else None,
-        radius_mm=radius_mm,
-        centre_ras=centre_ras,
-    )
+    key = (id(volume), run.asked.frame, run.intensity, run.pixels, run.pixel_mm, run.asked.slice_size, radius_mm)
+    ready = None if run.zoom else _READY.get(key)
+    if ready is None:
+        prepared = prepare_volume(
+            volume,
+            frame=run.asked.frame,
+            intensity=run.intensity,
+            slice_size=run.pixels,
+            # A slice size that was asked for means finer or coarser pixels over the foreground's ball.
+            pixel_mm=run.pixel_mm if run.asked.slice_size is None else None,
+            radius_mm=radius_mm,
+            centre_ras=centre_ras,
+        )
+        ready = ReadyScan(volume, prepared)
+        if not run.zoom:
+            _READY[key] = ready
+    return ready
 
 
 def _source(prepared: PreparedVolume, run: Run) -> SliceSource:

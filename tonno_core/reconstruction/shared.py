@@ -71,6 +71,17 @@ class Gathered:
         """
         return variant in self.heatmaps
 
+    def terms(self, variant: Variant) -> dict[Variant, float]:
+        """Return the heatmaps that are kept, of which a variant is a weighted sum.
+
+        Args:
+            variant: That it gives.
+
+        Returns:
+            The variant itself, by weight 1.
+        """
+        return {variant: 1.0}
+
     def heatmap(self, variant: Variant, timings: Timings | None = None) -> torch.Tensor:
         """Return a heatmap.
 

@@ -7,11 +7,12 @@ masks is empty, every score is 0. Arrays of different shapes are a ValueError.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from tonno_core.segmentation.connected import connected
+from tonno_core.segmentation.connected import IntArray, runs_of
 
 BoolArray = npt.NDArray[np.bool_]
 Array = npt.NDArray[np.generic]
@@ -91,28 +92,49 @@ class Components:
 
     def __init__(self, mask: Array, min_voxels: float = 0.0) -> None:
         self.mask = mask.astype(np.bool_)  # a copy
-        self.voxels, self.labels, count = connected(self.mask)
-        self.sizes = np.bincount(self.labels, minlength=count)
-        small = self.sizes < min_voxels
+        self.runs = runs_of(self.mask)
+        small = self.runs.sizes < min_voxels
         if small.any():
-            self.mask.reshape(-1)[self.voxels[small[self.labels]]] = False
-            kept = ~small[self.labels]
-            self.voxels, self.labels = self.voxels[kept], (np.cumsum(~small) - 1)[self.labels[kept]]
-            self.sizes = self.sizes[~small]
+            self.mask.reshape(-1)[self.runs.voxels(small[self.runs.component])] = False
+            self.runs, _ = self.runs.only(np.flatnonzero(~small))
+        self.sizes = self.runs.sizes
 
-    def share_on(self, other: Components, min_overlap: float) -> float:
-        """Compute the share of the components that lie on another mask (see `component_scores`).
+    @cached_property
+    def voxels(self) -> IntArray:
+        """Flat indices of the mask's voxels."""
+        return self.runs.voxels()
+
+    @property
+    def count(self) -> int:
+        """Number of the mask's voxels."""
+        return int(self.sizes.sum())
+
+    def common(self, other: Components) -> IntArray:
+        """Find the voxels that two masks have in common. Its time goes with the smaller mask.
 
         Args:
             other: A mask on the same grid.
+
+        Returns:
+            Flat indices.
+        """
+        small, large = sorted((self, other), key=lambda each: each.count)
+        shared: IntArray = small.voxels[large.mask.reshape(-1)[small.voxels]]
+        return shared
+
+    def share_on(self, common: IntArray, min_overlap: float) -> float:
+        """Compute the share of the components that lie on another mask (see `component_scores`).
+
+        Args:
+            common: From `common` with the other mask.
             min_overlap: 0 to 1.
 
         Returns:
             0 to 1.
         """
-        on_other = self.labels[other.mask.reshape(-1)[self.voxels]]
-        common = np.bincount(on_other, minlength=self.sizes.size)
-        return float(np.mean((common > 0) & (common / self.sizes >= min_overlap)))
+        run = np.searchsorted(self.runs.first, common, side="right") - 1
+        counts = np.bincount(self.runs.component[run], minlength=self.sizes.size)
+        return float(np.mean((counts > 0) & (counts / self.sizes >= min_overlap)))
 
 
 def dice_of(predicted: Components, true: Components) -> float:
@@ -125,9 +147,8 @@ def dice_of(predicted: Components, true: Components) -> float:
     Returns:
         0 to 1; 1 where both are empty.
     """
-    total = predicted.voxels.size + true.voxels.size
-    common = int(np.count_nonzero(true.mask.reshape(-1)[predicted.voxels]))
-    return 2 * common / total if total else 1.0
+    total = predicted.count + true.count
+    return 2 * predicted.common(true).size / total if total else 1.0
 
 
 def match(predicted: Components, true: Components, min_overlap: float = 0.0) -> tuple[float, float, float]:
@@ -149,8 +170,8 @@ def match(predicted: Components, true: Components, min_overlap: float = 0.0) -> 
     if not predicted.sizes.size or not true.sizes.size:
         both_empty = float(predicted.sizes.size == true.sizes.size)
         return both_empty, both_empty, both_empty
-    precision = predicted.share_on(true, min_overlap)
-    recall = true.share_on(predicted, min_overlap)
+    common = predicted.common(true)
+    precision, recall = predicted.share_on(common, min_overlap), true.share_on(common, min_overlap)
     total = precision + recall
     return precision, recall, 2 * precision * recall / total if total else 0.0
 

@@ -26,12 +26,14 @@ class PreparedVolume:
         fill: value of the space outside it.
         frame_to_ras: 4 x 4.
         radius_mm: of the ball of a physical frame, None in the normalized one.
+        foreground: of the scan, bool ``Z Y X``; None where nobody looked for it.
     """
 
     volume: Volume
     fill: float
     frame_to_ras: Matrix
     radius_mm: float | None
+    foreground: npt.NDArray[np.bool_] | None = None
 
 
 def prepare_volume(
@@ -66,7 +68,7 @@ def prepare_volume(
     array, fill = normalise(volume.array, foreground, intensity)
     normalised = volume.with_array(array)
     if frame == "normalized":
-        return PreparedVolume(normalised, fill, normalized_frame(volume), None)
+        return PreparedVolume(normalised, fill, normalized_frame(volume), None, foreground)
     if radius_mm is None or centre_ras is None:
         foreground_centre, foreground_mm = foreground_ball(volume, foreground)
         centre_ras = foreground_centre if centre_ras is None else centre_ras
@@ -74,7 +76,7 @@ def prepare_volume(
         window_mm = (slice_size - 1) / 2.0 * pixel_mm if pixel_mm is not None else 0.0
         radius_mm = max(foreground_mm, window_mm)
     smooth = limit_resolution(normalised, 2.0 * radius_mm / (slice_size - 1))
-    return PreparedVolume(smooth, fill, physical_frame(centre_ras, radius_mm), radius_mm)
+    return PreparedVolume(smooth, fill, physical_frame(centre_ras, radius_mm), radius_mm, foreground)
 
 
 def limit_resolution(volume: Volume, pixel_mm: float) -> Volume:

@@ -108,6 +108,17 @@ class Inverter:
         maps = self._of_maps.get(variant.stages[0]) if variant.method in CAM_METHODS else None
         return maps is not None and maps.gives(variant)
 
+    def terms(self, variant: Variant) -> dict[Variant, float]:
+        """Return the heatmaps that are kept, of which a variant is a weighted sum.
+
+        Args:
+            variant: That `gives`.
+
+        Returns:
+            Weights by variant: Averaged and Tomographic CAM for Matched CAM, where these are kept, else itself.
+        """
+        return {variant: 1.0} if variant.method == "tonno" else self._of_maps[variant.stages[0]].terms(variant)
+
     def heatmap(self, variant: Variant, timings: Timings | None = None) -> torch.Tensor:
         """Compute a heatmap of the directions so far. ToNNO by a filter that was not asked for is backprojected now.
 
@@ -269,6 +280,15 @@ class _MapSum:
         for term, weight in self._weights(variant).items():
             total = total.to(self._channels) + weight * self._sum.channel_mean(self._terms.index(term))
         return total
+
+    def terms(self, variant: Variant) -> dict[Variant, float]:
+        if self._merged:
+            return {variant: 1.0}
+        averaged = Variant("averaged-cam", variant.stages)
+        return {
+            averaged if term is None else Variant("tomographic-cam", variant.stages, term): weight
+            for term, weight in self._weights(variant).items()
+        }
 
     def _matrices(self, like: torch.Tensor) -> torch.Tensor:
         """Return what is done to the maps along the offsets: C M T, by term or by variant."""

@@ -7,28 +7,27 @@ without the finding is noise: the threshold is what most of them never reach any
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
+import torch
 
 from tonno_core.bundle.calibration import LEAST_TO_CHOOSE, settings_that_matter, threshold_key
 from tonno_core.bundle.decide import Run, decide
 from tonno_core.bundle.file import Bundle, BundleSpec
 from tonno_core.bundle.ready import ReadyModel, prepare_model
 from tonno_core.output import Json
-from tonno_core.reconstruction import execute
+from tonno_core.reconstruction import project
+from tonno_core.reconstruction.foreground import Foreground, order_statistics, quantile_between
+from tonno_core.reconstruction.run import ReadyScan
 from tonno_core.segmentation.metrics import auc
 from tonno_core.settings import ReconstructionSettings, Variant
 from tonno_core.training.candidates import add_stages, default_candidates, neighbouring_stages
-from tonno_core.training.look import Amounts, Case, Look, Watched, amounts, facts_of
+from tonno_core.training.look import Amounts, Case, Job, Look, Watched, amounts, facts_of
 from tonno_core.volume.foreground import foreground_mask
-from tonno_core.volume.volume import Volume
 
 # The threshold: this share of the negative scans have no voxel above it.
 SHARE_OF_VOLUMES = 0.95
@@ -40,10 +39,8 @@ DEVIATIONS = 1.96
 LEFT_OUT = 200
 # So many negative volumes say how much each stage counts where stages are added up, before all volumes are looked at.
 WEIGHING_VOLUMES = 8
-
-
-Values = npt.NDArray[np.float32]
-Measured = TypeVar("Measured")
+# Positive volumes whose heatmaps with other planes are compared with these.
+COMPARED_VOLUMES = 8
 
 
 @dataclass(frozen=True)
@@ -152,7 +149,7 @@ def calibrate(
     Returns:
         The choices.
     """
-    settings = dataclasses.replace(settings, class_name=bundle.spec.classes[class_index])
+    settings = replace(settings, class_name=bundle.spec.classes[class_index])
     if all(label for _, label in cases):
         return Calibration({}, [])
     model = prepare_model(bundle, settings, look.device, look.precision)
@@ -160,86 +157,118 @@ def calibrate(
     if candidates is None:
         candidates = default_candidates(bundle, settings, class_index=class_index, stages=search.stages)
         pairs = neighbouring_stages(candidates)
-    negatives = [case for case in cases if not case[1]][:WEIGHING_VOLUMES] if pairs else []
-    singles = list(dict.fromkeys(chain.from_iterable(pairs)))
-    weighing, choosing = _amounts(settings, singles), _amounts(settings, [*candidates, *(pair[0] for pair in pairs)])
-    look.pace.expect(len(negatives) * weighing + len(cases) * choosing)
-    if pairs:
-        weighed = _try(model, settings, singles, negatives, look)
-        floors = {tried.variant: tried.floor for tried in weighed}
-        noisy = [pair for pair in pairs if min(floors[variant] for variant in pair) > 0]
-        candidates = [*candidates, *(add_stages(pair, (floors[pair[0]], floors[pair[1]])) for pair in noisy)]
-    tried = _try(model, settings, candidates, cases, look)
-    return _chosen(tried, bundle.spec, settings, search.quantile)
+    look.pace.expect(len(cases) * _amounts(settings, [*candidates, *(pair[0] for pair in pairs)]))
+    trial = _Trial(model, settings, cases, look)
+    if not pairs:
+        return _chosen(trial.tried(candidates), bundle.spec, settings, search.quantile)
+    negatives = [index for index, (_, label) in enumerate(cases) if not label][:WEIGHING_VOLUMES]
+    weighed = {each.variant: each for each in trial.tried(candidates, negatives)}
+    noisy = [pair for pair in pairs if min(weighed[variant].floor for variant in pair) > 0]
+    added = [add_stages(pair, (weighed[pair[0]].floor, weighed[pair[1]].floor)) for pair in noisy]
+    return _chosen(trial.tried([*candidates, *added]), bundle.spec, settings, search.quantile)
 
 
 def _amounts(settings: ReconstructionSettings, variants: Sequence[Variant]) -> Amounts:
     return amounts(settings, [variant.method for variant in variants], len(variants))
 
 
-def _try(
-    model: ReadyModel,
-    settings: ReconstructionSettings,
-    candidates: Sequence[Variant],
-    cases: Sequence[Case],
-    look: Look,
-) -> list[_Tried]:
-    """Return the candidates' peaks and floors in all volumes."""
-    run = decide(settings, model, variants={str(index): variant for index, variant in enumerate(candidates)})
-    variants = run.targets[0].variants
-    tried = {name: _Tried(variant) for name, variant in variants.items()}
-    facts, takes = facts_of(model, run), _amounts(settings, candidates)
+class _Trial:
+    """Tries variants in volumes: each volume is projected once, also where some variants follow from others' floors."""
 
-    def peaks_and_floors(volume: Volume, watched: Watched) -> dict[str, tuple[float, float]]:
-        return foreground_values(volume, model, run, peak_and_floor, watched)
+    def __init__(self, model: ReadyModel, settings: ReconstructionSettings, cases: Sequence[Case], look: Look) -> None:
+        self._model, self._settings, self._cases, self._look = model, settings, cases, look
+        self._compared = [number for number, (_, label) in enumerate(cases) if label][:COMPARED_VOLUMES]
+        self._found: dict[int, dict[str, tuple[float, float]]] = {}
 
-    for path, label in cases:
-        for name, (peak, floor) in look.measure(path, facts, takes, peaks_and_floors).items():
-            tried[name].peaks[label].append(peak)
-            if label == 0:
-                tried[name].floors.append(floor)
-    return list(tried.values())
+    def tried(self, variants: Sequence[Variant], some: Sequence[int] = ()) -> list[_Tried]:
+        """Return what variants reach, those of an earlier call first, in some of the cases by number, or in all."""
+        model, look = self._model, self._look
+        named = {str(index): variant for index, variant in enumerate(variants)}
+        jobs, numbers, run = [], [], decide(self._settings, model, variants=named)
+        for number in some or range(len(self._cases)):
+            path, _ = self._cases[number]
+            found = self._found.setdefault(number, {})
+            left = {name: variant for name, variant in run.targets[0].variants.items() if name not in found}
+            if left:
+                wanted = replace(run, targets=(replace(run.targets[0], variants=left),))
+                keep = bool(some) or number in self._compared
+                jobs.append(self._job(path, wanted, again=bool(found), keep=keep))
+                numbers.append(number)
+        for number, measured in zip(numbers, look.measure(jobs), strict=True):
+            self._found[number].update(measured)
+        tried = {name: _Tried(variant) for name, variant in run.targets[0].variants.items()}
+        for number in sorted(self._found):
+            label = self._cases[number][1]
+            for name, each in tried.items():
+                peak, floor = self._found[number][name]
+                each.peaks[label].append(peak)
+                if label == 0:
+                    each.floors.append(floor)
+        return list(tried.values())
+
+    def _job(self, path: Path, run: Run, *, again: bool, keep: bool) -> Job:
+        """Return a volume to measure; its state is kept for another time."""
+        look, model, variants = self._look, self._model, run.targets[0].variants
+        takes = _amounts(self._settings, list(variants.values()))
+        takes = np.array([0.0, 0.0, len(variants)]) if again else takes
+
+        def read() -> ReadyScan | Foreground:
+            held = look.held.take(path, model, run) if again else None
+            return look.read(path, run) if held is None else held
+
+        def measure(scan: ReadyScan | Foreground, watched: Watched) -> dict[str, tuple[float, float]]:
+            foreground = scan if isinstance(scan, Foreground) else foreground_of(scan, model, run, watched)
+            found = peaks_and_floors(foreground, variants, watched)
+            if keep:
+                look.held.keep(path, model, run, foreground)
+            return found
+
+        return Job(path, facts_of(model, run), takes, read, measure)
 
 
-def peak_and_floor(values: Values) -> tuple[float, float]:
-    """Return what a heatmap reaches in a volume.
+def foreground_of(scan: ReadyScan, model: ReadyModel, run: Run, watched: Watched) -> Foreground:
+    """Show the encoder a volume's planes, but for those of the logits' profiles.
 
     Args:
-        values: Of its foreground.
-
-    Returns:
-        The highest value, and what one voxel in a thousand reaches.
-    """
-    return float(values.max()), float(np.quantile(values, FLOOR_QUANTILE))
-
-
-def foreground_values(
-    volume: Volume, model: ReadyModel, run: Run, measure: Callable[[Values], Measured], watched: Watched
-) -> dict[str, Measured]:
-    """Measure the foreground of a run's heatmaps of a volume, each as it is made.
-
-    Args:
-        volume: The scan.
+        scan: The volume.
         model: On its device.
         run: What is made.
-        measure: Called with the values of the foreground's voxels.
         watched: Is told how far it is.
 
     Returns:
-        What it returned, by the heatmaps' names.
+        The heatmaps' values at the volume's foreground.
     """
-    foreground = foreground_mask(volume)
-    variants = list(run.targets[0].variants.values())
-    _, slices, _ = _amounts(run.asked, variants)
-    measured: dict[str, Measured] = {}
+    run = replace(run, profiles=False)
+    _, slices, _ = _amounts(run.asked, run.variants)
+    (projected,) = project(scan.volume, model.encoder, run, watched.reporter(slices))
+    foreground = scan.prepared.foreground
+    return Foreground(projected, foreground_mask(scan.volume) if foreground is None else foreground)
 
-    def receive(name: str, heatmap: Volume, inside: npt.NDArray[np.bool_]) -> None:
-        looked_at = foreground & inside
-        measured[name] = measure(heatmap.array[looked_at if looked_at.any() else inside])
-        watched.heatmap()
 
-    execute(volume, model.encoder, run, watched.reporter(slices), receive=receive)
-    return measured
+def peaks_and_floors(
+    foreground: Foreground, variants: Mapping[str, Variant], watched: Watched
+) -> dict[str, tuple[float, float]]:
+    """Measure what heatmaps reach in a volume.
+
+    Args:
+        foreground: Of the volume.
+        variants: By name.
+        watched: Is told how far it is.
+
+    Returns:
+        By name the highest value, and what one voxel in a thousand reaches.
+    """
+
+    def measure(name: str, values: torch.Tensor) -> torch.Tensor:
+        watched.heatmaps()
+        return order_statistics(values, FLOOR_QUANTILE)
+
+    found = foreground.measure(variants, measure)
+    watched.heatmaps(0)
+    return {
+        name: (float(peak), quantile_between(float(low), float(high), FLOOR_QUANTILE, foreground.count))
+        for name, (peak, low, high) in found.items()
+    }
 
 
 def auc_error(area: float, negative: int, positive: int) -> float:

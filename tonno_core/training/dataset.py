@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +14,6 @@ import torch.nn.functional as F
 
 from tonno_core import kernels
 from tonno_core.slicing.directions import plane_basis
-from tonno_core.tomography.prefetch import Stream
 from tonno_core.training.augmentation import Augmentation, change_intensities
 from tonno_core.training.cache import TrainingVolume
 from tonno_core.training.voxels import DeviceVoxels, on_device
@@ -223,9 +221,7 @@ def _frame_to_ijk(sources: list[TrainingVolume]) -> np.ndarray:
     return np.stack([source.frame_to_ijk for source in sources])
 
 
-def prefetch(
-    draw: Callable[[int], Batch], steps: range, *, ahead: bool, stream: Stream | None = None
-) -> Iterator[tuple[int, Batch]]:
+def prefetch(draw: Callable[[int], Batch], steps: range, *, ahead: bool) -> Iterator[tuple[int, Batch]]:
     """Draw the batches of some steps in order.
 
     Args:
@@ -233,7 +229,6 @@ def prefetch(
         steps: The steps.
         ahead: Draw the next batch in a thread while this one is used. It pays where another device computes; on a CPU
             the thread would only compete with the network.
-        stream: The device's queue for that; None for the queue that the network's work goes to.
 
     Yields:
         Steps and their batches.
@@ -241,18 +236,11 @@ def prefetch(
     if not ahead:
         yield from ((step, draw(step)) for step in steps)
         return
-
-    def begun(step: int) -> Batch:
-        with nullcontext() if stream is None else stream.working():
-            return draw(step)
-
     with ThreadPoolExecutor(max_workers=1) as executor:
-        pending = executor.submit(begun, steps[0]) if steps else None
+        pending = executor.submit(draw, steps[0]) if steps else None
         for step in steps:
             assert pending is not None
             batch = pending.result()
-            if stream is not None:
-                stream.join((batch.slices, batch.labels))
             if step + 1 < steps.stop:
-                pending = executor.submit(begun, step + 1)
+                pending = executor.submit(draw, step + 1)
             yield step, batch

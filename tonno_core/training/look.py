@@ -24,9 +24,12 @@ from tqdm import tqdm
 import tonno_core
 from tonno_core.bundle.decide import Run
 from tonno_core.bundle.ready import ReadyModel
+from tonno_core.cohort.ahead import read_ahead
 from tonno_core.cohort.source import source_of
 from tonno_core.output import Json, write_text
 from tonno_core.progress import progress_bar
+from tonno_core.reconstruction.foreground import Foreground
+from tonno_core.reconstruction.run import ReadyScan, get_ready
 from tonno_core.reporting import Reporter
 from tonno_core.settings import CAM_METHODS, SLICEWISE_METHODS, ReconstructionSettings
 from tonno_core.volume.io import read_volume
@@ -36,6 +39,8 @@ from tonno_core.volume.volume import Volume
 Case = tuple[Path, int]
 # Volumes, slices and heatmaps, of which each kind has a cost of its own.
 Amounts = npt.NDArray[np.float64]
+# What may be held of volumes in all.
+HELD_BYTES = 1 << 30
 _READ, _SLICES, _HEATMAPS = range(3)
 # Of a model's description, what no heatmap of its calibration depends on.
 _BESIDE = ("defaults", "thresholds", "training", "about", "calibration", "schema", "stages")
@@ -210,9 +215,68 @@ class Watched:
 
         return Reporter(progress=advanced)
 
-    def heatmap(self) -> None:
-        """Tell that one more heatmap was made."""
-        self.pace.advance(_HEATMAPS, 1.0, self.volume)
+    def heatmaps(self, count: int = 1) -> None:
+        """Tell that more heatmaps were made, or with 0 that they are done at last.
+
+        Args:
+            count: How many.
+        """
+        self.pace.advance(_HEATMAPS, count, self.volume)
+
+
+class Held:
+    """Holds what was projected of volumes, so that it need not be projected again, as far as memory allows."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Foreground] = {}
+
+    def keep(self, path: Path, model: ReadyModel, run: Run, foreground: Foreground) -> None:
+        """Keep a volume, where there is room for it.
+
+        Args:
+            path: Its file.
+            model: That looked at it.
+            run: With the planes and the class.
+            foreground: Of its heatmaps.
+        """
+        if foreground.nbytes + sum(each.nbytes for each in list(self._held.values())) <= HELD_BYTES:
+            self._held[_key(path, model, run)] = foreground
+
+    def take(self, path: Path, model: ReadyModel, run: Run) -> Foreground | None:
+        """Return what is held of a volume, and hold it no more.
+
+        Args:
+            path: Its file.
+            model: That looked at it.
+            run: With the planes and the class.
+
+        Returns:
+            None where nothing is.
+        """
+        return self._held.pop(_key(path, model, run), None)
+
+
+def _key(path: Path, model: ReadyModel, run: Run) -> str:
+    return json.dumps([str(path), facts_of(model), run.asked.record(), run.targets[0].name])
+
+
+@dataclass(frozen=True)
+class Job:
+    """A volume that is to be measured.
+
+    Attributes:
+        path: Its file.
+        facts: All that the result depends on beside the volume, from `facts_of`.
+        takes: What it takes.
+        read: Reads it, in another thread.
+        measure: Called with what was read; returns what JSON can hold.
+    """
+
+    path: Path
+    facts: Json
+    takes: Amounts
+    read: Callable[[], Any]
+    measure: Callable[[Any, Watched], Any]
 
 
 @dataclass(frozen=True)
@@ -225,6 +289,7 @@ class Look:
         progress: Show a bar.
         kept: Folder for what was measured; None to keep nothing.
         pace: Is told how far the calibration is.
+        held: What was projected and will be asked about again.
     """
 
     device: str = "auto"
@@ -232,6 +297,7 @@ class Look:
     progress: bool = True
     kept: Path | None = None
     pace: Pace = field(default_factory=Pace)
+    held: Held = field(default_factory=Held)
 
     def volumes(self, cases: Sequence[Case], description: str) -> Iterator[tuple[Volume, int]]:
         """Read volumes one after the other.
@@ -243,40 +309,64 @@ class Look:
         Yields:
             Each volume with its label.
         """
-        for path, label in progress_bar(cases, desc=description, unit="volume", disable=not self.progress):
-            yield read_volume(path), label
+        reading = read_ahead(cases, lambda case: read_volume(case[0]))
+        bar = progress_bar(reading, total=len(cases), desc=description, unit="volume", disable=not self.progress)
+        for (_, label), get in bar:
+            yield get(), label
 
-    def measure(self, path: Path, facts: Json, volume: Amounts, measure: Callable[[Volume, Watched], Any]) -> Any:
-        """Measure a volume, or read what was measured of it before.
+    def read(self, path: Path, run: Run) -> ReadyScan:
+        """Read a volume, and find what is found before any plane is looked at.
 
         Args:
             path: Its file.
-            facts: All that the result depends on beside the volume, from `facts_of`.
-            volume: What it takes.
-            measure: Called with the volume; returns what JSON can hold.
+            run: Which it is made ready for.
 
         Returns:
-            What it returned, as JSON holds it.
+            The scan.
         """
-        place = None
-        if self.kept is not None:
-            facts = {"volume": source_of(path), **facts}
-            text = json.dumps(facts, sort_keys=True)
-            place = self.kept / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
-            known = _read(place)
-            if known.get("facts") == json.loads(text) and "measured" in known:
-                self.pace.passed(volume)
-                return known["measured"]
-        self.pace.begin()
-        watched = Watched(self.pace, volume)
-        image = read_volume(path)
-        watched.read()
-        measured = json.loads(json.dumps(measure(image, watched)))
-        if place is not None:
-            place.parent.mkdir(exist_ok=True)
-            write_text(place, json.dumps({"facts": facts, "measured": measured}))
-        self.pace.end()
-        return measured
+        return get_ready(read_volume(path), run)
+
+    def measure(self, jobs: Sequence[Job]) -> Iterator[Any]:
+        """Measure volumes, or read what was measured of them before; the next one is read meanwhile.
+
+        Args:
+            jobs: The volumes.
+
+        Yields:
+            What each job's ``measure`` returned, as JSON holds it.
+        """
+        before = [self._known(job) for job in jobs]
+        waiting = [job for job, (_, known) in zip(jobs, before, strict=True) if known is None]
+        reading = read_ahead(waiting, lambda job: job.read())
+        for job, (place, known) in zip(jobs, before, strict=True):
+            if known is not None:
+                self.pace.passed(job.takes)
+                yield known["measured"]
+                continue
+            self.pace.begin()
+            watched = Watched(self.pace, job.takes)
+            _, get = next(reading)
+            scan = get()
+            watched.read()
+            measured = json.loads(json.dumps(job.measure(scan, watched)))
+            del scan, get
+            if place is not None:
+                place.parent.mkdir(exist_ok=True)
+                write_text(place, json.dumps({"facts": self._facts(job), "measured": measured}))
+            self.pace.end()
+            yield measured
+
+    def _facts(self, job: Job) -> Json:
+        return {"volume": source_of(job.path), **job.facts}
+
+    def _known(self, job: Job) -> tuple[Path | None, Json | None]:
+        """Return where a job's result is kept, and what is there of just this job."""
+        if self.kept is None:
+            return None, None
+        text = json.dumps(self._facts(job), sort_keys=True)
+        place = self.kept / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+        known = _read(place)
+        return place, known if known.get("facts") == json.loads(text) and "measured" in known else None
 
 
 def facts_of(model: ReadyModel, *runs: Run) -> Json:

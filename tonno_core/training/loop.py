@@ -26,7 +26,6 @@ from tonno_core.encoding.classifier import place
 from tonno_core.errors import TonnoError, first_line
 from tonno_core.progress import progress_bar
 from tonno_core.signals import drop_terminal, ending_signals
-from tonno_core.tomography.prefetch import side_stream
 from tonno_core.training.augmentation import Augmentation
 from tonno_core.training.cache import TrainingVolume
 from tonno_core.training.dataset import Batch, SliceSampler, prefetch
@@ -170,7 +169,7 @@ class Trainer:
         )
         device = self.processes.device
         started = waiting = time.monotonic()
-        for step, batch in prefetch(draw, range(at.step, end), ahead=device.type != "cpu", stream=side_stream(device)):
+        for step, batch in prefetch(draw, range(at.step, end), ahead=device.type != "cpu"):
             at.waited += time.monotonic() - waiting
             self._unseen.append((batch.names, self._step(step, batch)))
             at.step = step + 1

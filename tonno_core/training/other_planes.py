@@ -8,12 +8,12 @@ threshold leaves with its own planes, and never less than what the negatives ask
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
+import torch
 
 from tonno_core.bundle import calibration
 from tonno_core.bundle.calibration import OTHER_PLANES, planes_of, threshold_key
@@ -21,13 +21,12 @@ from tonno_core.bundle.decide import Run, decide
 from tonno_core.bundle.file import Bundle
 from tonno_core.bundle.ready import ReadyModel, prepare_model
 from tonno_core.output import Json
-from tonno_core.settings import METHODS, PRESETS, ReconstructionSettings, Variant
-from tonno_core.training.calibration import SHARE_OF_VOLUMES, Values, foreground_values, peak_and_floor
-from tonno_core.training.look import Amounts, Case, Look, Watched, amounts, facts_of
-from tonno_core.volume.volume import Volume
-
-# Positive volumes whose heatmaps are compared.
-COMPARED_VOLUMES = 8
+from tonno_core.reconstruction.foreground import Foreground
+from tonno_core.reconstruction.planes import Planes
+from tonno_core.reconstruction.run import ReadyScan
+from tonno_core.settings import METHODS, PRESETS, SLICEWISE_METHODS, ReconstructionSettings, Variant
+from tonno_core.training.calibration import COMPARED_VOLUMES, SHARE_OF_VOLUMES, foreground_of, peaks_and_floors
+from tonno_core.training.look import Amounts, Case, Job, Look, Watched, amounts, facts_of
 
 
 @dataclass
@@ -98,7 +97,7 @@ def measure_other_planes(
         The class's records of `BundleSpec.thresholds` by their keys, each with those for other planes.
     """
     choices = bundle.spec.choices
-    settings = dataclasses.replace(settings, class_name=choices.classes[class_index])
+    settings = replace(settings, class_name=choices.classes[class_index])
     records = {method: record for method in METHODS if (record := choices.record(method, settings.class_name))}
     negatives = [case for case in cases if not case[1]]
     others: dict[str, Json] = {}
@@ -112,23 +111,22 @@ def measure_other_planes(
             runs = [preset.run for preset in presets if preset.run is not None]
             facts = {**facts_of(model, whole, *runs), "thresholds": thresholds}
 
-            def of_presets(volume: Volume, watched: Watched, label: int) -> list[dict[str, list[float]]]:
-                values = foreground_values(volume, model, whole, _all, watched) if label else {}
-                voxels = {name: int((some >= thresholds[name]).sum()) for name, some in values.items()}
-                return [
-                    {
-                        name: _measure(some, voxels.get(name))
-                        for name, some in foreground_values(volume, model, run, _all, watched).items()
-                    }
-                    for run in runs
-                ]
-
+            jobs = []
             for path, label in negatives + [case for case in cases if case[1]][:COMPARED_VOLUMES]:
                 takes = sum((_amounts(run) for run in [whole] * label + runs), np.zeros(3))
-                found = look.measure(path, {**facts, "label": label}, takes, partial(of_presets, label=label))
+
+                def read(path: Path = path) -> _Read:
+                    held = look.held.take(path, model, whole)
+                    return look.read(path, whole), held
+
+                def measure(read: _Read, watched: Watched, label: int = label) -> list[dict[str, list[float]]]:
+                    return _of_presets(read, model, whole, runs, watched, thresholds if label else None)
+
+                jobs.append(Job(path, {**facts, "label": label}, takes, read, measure))
+            for job, found in zip(jobs, look.measure(jobs), strict=True):
                 for preset, measured in zip((each for each in presets if each.run is not None), found, strict=True):
                     for name, some in measured.items():
-                        preset.measured[name].add(some, label)
+                        preset.measured[name].add(some, job.facts["label"])
             others = {method: {OTHER_PLANES: _others(method, records[method], presets)} for method in variants}
     return {
         threshold_key(method, settings.class_name, choices.classes): {**record, **others.get(method, {})}
@@ -162,7 +160,7 @@ def expected_amounts(cases: Sequence[Case], settings: ReconstructionSettings) ->
 
 def _with_planes(settings: ReconstructionSettings, preset: str) -> ReconstructionSettings:
     planes = {choice: PRESETS[preset][choice] for choice in ("slices", "directions")}
-    return dataclasses.replace(settings, **planes, cam_directions=None)
+    return replace(settings, **planes, cam_directions=None)
 
 
 def _preset(model: ReadyModel, settings: ReconstructionSettings, records: Mapping[str, Json], name: str) -> _Preset:
@@ -186,18 +184,93 @@ def _amounts(run: Run) -> Amounts:
     return amounts(run.asked, [variant.method for variant in variants.values()], len(variants))
 
 
-def _all(values: Values) -> Values:
-    return values
+# A scan, and what is left of its heatmaps with the model's own planes.
+_Read = tuple[ReadyScan, Foreground | None]
 
 
-def _measure(values: Values, voxels: int | None) -> list[float]:
-    """Return peak and floor of a negative volume, for which ``voxels`` is None.
+def _of_presets(
+    read: _Read,
+    model: ReadyModel,
+    whole: Run,
+    runs: Sequence[Run],
+    watched: Watched,
+    thresholds: Mapping[str, float] | None,
+) -> list[dict[str, list[float]]]:
+    """Measure a volume with the planes of presets: by preset and method what `_Measured.add` takes.
 
-    Of a positive one, the value that so many voxels of the foreground reach; nothing where there is none.
+    Of a negative one, for which there are no thresholds, peak and floor. Of a positive one, the value that as many
+    voxels of the foreground reach as reach the threshold with the model's own planes; nothing where none does.
     """
-    if voxels is None:
-        return list(peak_and_floor(values))
-    return [float(np.partition(values, -voxels)[-voxels])] if 0 < voxels <= len(values) else []
+    scan, held = read
+    made: list[Foreground] = []
+    voxels: dict[str, int] = {}
+    if thresholds is not None:
+        variants = whole.targets[0].variants
+        known = held is not None and all(map(held.projected.gives, variants.values()))
+        made.append(held if held is not None and known else foreground_of(scan, model, whole, watched))
+        voxels = _voxels(made[0], variants, thresholds, watched)
+    return [_of_preset(scan, model, run, watched, made, voxels if thresholds is not None else None) for run in runs]
+
+
+def _voxels(
+    foreground: Foreground, variants: Mapping[str, Variant], thresholds: Mapping[str, float], watched: Watched
+) -> dict[str, int]:
+    """Count the voxels that reach a threshold."""
+
+    def count(name: str, values: torch.Tensor) -> torch.Tensor:
+        watched.heatmaps()
+        return (values >= thresholds[name]).sum()
+
+    return {name: int(number) for name, number in foreground.measure(variants, count).items()}
+
+
+def _of_preset(
+    scan: ReadyScan,
+    model: ReadyModel,
+    run: Run,
+    watched: Watched,
+    made: list[Foreground],
+    voxels: Mapping[str, int] | None,
+) -> dict[str, list[float]]:
+    """Measure a volume with the planes of one preset; slicewise heatmaps whose planes are the same are there by now."""
+    variants = run.targets[0].variants
+    same = {name: each for name, each in variants.items() if made and _has_planes(made[0], each, run)}
+    rest = {name: each for name, each in variants.items() if name not in same}
+    sources = [(made[0], same)] if same else []
+    if rest:
+        wanted = replace(run, targets=(replace(run.targets[0], variants=rest),))
+        made.append(foreground_of(scan, model, wanted, watched))
+        sources.append((made[-1], rest))
+    found: dict[str, list[float]] = {}
+    for foreground, some in sources:
+        if voxels is None:
+            found |= {name: list(each) for name, each in peaks_and_floors(foreground, some, watched).items()}
+        else:
+            found |= _reached(foreground, some, voxels, watched)
+    return {name: found[name] for name in variants}
+
+
+def _reached(
+    foreground: Foreground, variants: Mapping[str, Variant], voxels: Mapping[str, int], watched: Watched
+) -> dict[str, list[float]]:
+    """Return the value that so many voxels reach, nothing where that is none."""
+    asked = {name: each for name, each in variants.items() if 0 < voxels[name] <= foreground.count}
+
+    def value(name: str, values: torch.Tensor) -> torch.Tensor:
+        watched.heatmaps()
+        return values.kthvalue(len(values) - voxels[name] + 1).values
+
+    found = foreground.measure(asked, value)
+    return {name: [float(found[name])] if name in asked else [] for name in variants}
+
+
+def _has_planes(foreground: Foreground, variant: Variant, run: Run) -> bool:
+    """Return whether a variant is made of axes' planes that are the same in another run."""
+    projected = foreground.projected
+    if variant.method not in SLICEWISE_METHODS or not projected.gives(variant):
+        return False
+    other = Planes(projected.planes.volume, run, projected.planes.frame_to_ras)
+    return other.slicewise(variant.method).slices == projected.planes.slicewise(variant.method).slices
 
 
 def _others(method: str, record: Json, presets: Sequence[_Preset]) -> list[Json]:

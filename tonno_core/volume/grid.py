@@ -6,7 +6,7 @@ a ``Z Y X`` array, and with ``align_corners=True`` the centres of the first and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -161,9 +161,12 @@ def resample(
     Returns:
         ``C Z Y X`` of the target.
     """
-    axes = _parallel_axes(ijk_to_source)
+    axes = parallel_axes(ijk_to_source)
     if axes is not None and padding == "zeros":
-        return _resample_parallel(array, ijk_to_source, shape_zyx, axes)
+        matrices = linear_weights(ijk_to_source, array.shape[1:], shape_zyx, axes)
+        return multiply_axes(
+            array, [torch.as_tensor(each, dtype=array.dtype).to(array.device) for each in matrices], axes
+        )
     _, z, y, x = array.shape
     ijk_to_unit = ijk_to_grid((x, y, z)) @ ijk_to_source
     parts = []
@@ -175,8 +178,15 @@ def resample(
     return torch.cat(parts, dim=1)
 
 
-def _parallel_axes(ijk_to_source: Matrix) -> tuple[int, int, int] | None:
-    """Find the target's axis along each axis (i, j, k) of the source, None where the grids are oblique."""
+def parallel_axes(ijk_to_source: Matrix) -> tuple[int, int, int] | None:
+    """Find the target's axis along each axis of the source.
+
+    Args:
+        ijk_to_source: 4 x 4, from the target's voxel indices to the source's.
+
+    Returns:
+        By the source's i, j, k the number of the target's; None where the grids are oblique.
+    """
     steps = np.abs(ijk_to_source[:3, :3])
     axes = steps.argmax(axis=1)
     # A rotation that moves no voxel of a thousand by more than a millionth of a step.
@@ -184,18 +194,43 @@ def _parallel_axes(ijk_to_source: Matrix) -> tuple[int, int, int] | None:
     return None if oblique or len(set(axes.tolist())) < 3 else (int(axes[0]), int(axes[1]), int(axes[2]))
 
 
-def _resample_parallel(
-    array: torch.Tensor, ijk_to_source: Matrix, shape_zyx: tuple[int, int, int], axes: tuple[int, int, int]
+def linear_weights(
+    ijk_to_source: Matrix, source_zyx: Sequence[int], target_zyx: Sequence[int], axes: tuple[int, int, int]
+) -> list[Array]:
+    """Compute what each sample of a source counts, by linear interpolation between grids with parallel axes.
+
+    Args:
+        ijk_to_source: 4 x 4, from the target's voxel indices to the source's.
+        source_zyx: Z Y X of the source.
+        target_zyx: Z Y X of the target.
+        axes: from `parallel_axes`.
+
+    Returns:
+        By the source's i, j, k: voxels of the target's axis x samples of the source's. Zero beyond one step outside.
+    """
+    matrices = []
+    for source, target in enumerate(axes):
+        at = ijk_to_source[source, target] * np.arange(target_zyx[2 - target]) + ijk_to_source[source, 3]
+        matrices.append(np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(source_zyx[2 - source]))))
+    return matrices
+
+
+def multiply_axes(
+    array: torch.Tensor, matrices: Sequence[torch.Tensor], axes: tuple[int, int, int] = (0, 1, 2)
 ) -> torch.Tensor:
-    """Do what `resample` does between grids with parallel axes: along each axis in turn, eight times as fast."""
+    """Multiply an image along each axis in turn; between parallel grids eight times as fast as at every point.
+
+    Args:
+        array: ``C Z Y X``.
+        matrices: by the array's i, j, k: outputs x samples.
+        axes: by the array's i, j, k the number of the result's axis.
+
+    Returns:
+        ``C Z Y X`` of the result.
+    """
     values = array
     for source in (2, 1, 0):  # the last and largest product is along the rows in memory
-        target, dimension = axes[source], 3 - source
-        count = shape_zyx[2 - target]
-        at = ijk_to_source[source, target] * np.arange(count) + ijk_to_source[source, 3]
-        # Weights of the source's samples: linear, and zero beyond one step outside.
-        weights = np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(array.shape[dimension])))
-        matrix = torch.as_tensor(weights, dtype=array.dtype, device=array.device)
-        values = (values.movedim(dimension, -1) @ matrix.T).movedim(-1, dimension)
-    # Now the dimensions are along the source's axes, with the target's counts.
+        dimension = 3 - source
+        values = (values.movedim(dimension, -1) @ matrices[source].T).movedim(-1, dimension)
+    # Now the dimensions are along the array's axes, with the result's counts.
     return values.permute(0, *(3 - axes.index(2 - dimension) for dimension in range(3))).contiguous()

@@ -1,0 +1,147 @@
+"""Numbers of many heatmaps at the voxels of a mask, such as their peaks, on the device: no heatmap comes to the host.
+
+All that a calibration tries is made of a few raw heatmaps, and interpolation and smoothing are linear: the raw ones are
+brought to the voxels once for each smoothing, and added up there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tonno_core.reconstruction.projected import BLIND_TO_CONSTANTS, Projected
+from tonno_core.settings import CAM_METHODS, Variant
+from tonno_core.tomography.inversion import Inverter
+from tonno_core.volume.smoothing import Block, Interpolation
+
+# Numbers of a node's place: an index of twice the bytes, and three coordinates.
+_NODE = 5
+_TINY = float(np.finfo(np.float32).tiny)
+
+# From a name and its values to some numbers, as many and of the same type for each name.
+Measure = Callable[[str, torch.Tensor], torch.Tensor]
+
+
+class Foreground:
+    """Voxels at which heatmaps are measured as `Projected.finish` would show them.
+
+    Attributes:
+        projected: Whose planes were looked at.
+        count: Number of the voxels.
+    """
+
+    def __init__(self, projected: Projected, where: npt.NDArray[np.bool_]) -> None:
+        """Choose the voxels.
+
+        Args:
+            projected: Whose planes were looked at.
+            where: Bool ``Z Y X``; of those the voxels that it covers, or all that it covers where these are none.
+        """
+        self.projected = projected
+        looked_at = where & projected.inside
+        self._mask = looked_at if looked_at.any() else projected.inside
+        self._block = _bounds(self._mask)
+        self.count = int(np.count_nonzero(self._mask))
+        self._index: torch.Tensor | None = None
+        self._interpolations: dict[tuple[tuple[int, ...] | None, tuple[float, ...]], Interpolation] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """What is held in memory as long as this is, estimated."""
+        planes = self.projected.planes
+        tensors = sum(values.nbytes for values, _ in self.projected.slicewise.values())
+        for each in self.projected.inverters:
+            variants = each.variants if isinstance(each, Inverter) else tuple(each.heatmaps)
+            terms = {term for variant in variants for term in each.terms(variant)}
+            sums = {variant.stages or variant.filter for variant in variants}  # each knows its nodes' places
+            tensors += 4 * math.prod(each.grid.shape) * (len(terms) + _NODE * len(sums))
+        return planes.volume.array.nbytes + self._mask.nbytes + planes.inside.nbytes + tensors
+
+    def measure(self, variants: Mapping[str, Variant], measure: Measure) -> dict[str, npt.NDArray[np.generic]]:
+        """Measure heatmaps; the host waits for a device once, at the end.
+
+        Args:
+            variants: By name, all of which the planes give.
+            measure: Called with a name and its values, one for each voxel in the order of the array, on the device.
+
+        Returns:
+            What it returned, by name.
+        """
+        made_of = {name: self.projected.terms(variant) for name, variant in variants.items()}
+        uses = Counter((term, variants[name].smooth_mm) for name, terms in made_of.items() for term in terms)
+        kept: dict[tuple[Variant, float], torch.Tensor] = {}
+        smooths = tuple(sorted({variant.smooth_mm for variant in variants.values()}))
+        found = {}
+        for name in sorted(variants, key=lambda name: _order(variants[name])):
+            variant, values = variants[name], None
+            for term, weight in made_of[name].items():
+                key = (term, variant.smooth_mm)
+                if key not in kept:
+                    kept[key] = self._values(term, variant.smooth_mm, smooths)
+                uses[key] -= 1
+                share = kept[key] if uses[key] else kept.pop(key)
+                values = share * weight if values is None else values.add_(share, alpha=weight)
+            assert values is not None
+            if self.projected.taken_off and variant.method not in BLIND_TO_CONSTANTS:
+                values += self.projected.taken_off
+            found[name] = measure(name, values.masked_fill_(values == 0.0, _TINY))  # as it is shown
+        numbers = torch.stack([found[name] for name in variants]).cpu().numpy() if found else ()
+        return dict(zip(variants, numbers, strict=True))
+
+    def _values(self, term: Variant, smooth_mm: float, smooths: tuple[float, ...]) -> torch.Tensor:
+        values, grid = self.projected.term(term)
+        values = values.to(self.projected.planes.run.device, torch.float32)
+        key = (None if grid is None else grid.shape, smooths)
+        if key not in self._interpolations:
+            self._interpolations[key] = self.projected.interpolation(grid, smooths, values, self._block)
+        block = self._interpolations[key](values[None], smooth_mm)[0]
+        if self._index is None:
+            self._index = torch.as_tensor(np.flatnonzero(self._mask[self._block])).to(block.device)
+        return block.flatten()[self._index]
+
+
+def _order(variant: Variant) -> tuple[float, str, tuple[int, ...]]:
+    """Return what to sort variants by, so that those that share raw heatmaps follow one another."""
+    return variant.smooth_mm, "cam" if variant.method in CAM_METHODS else variant.method, variant.stages
+
+
+def _bounds(mask: npt.NDArray[np.bool_]) -> Block:
+    """Return the smallest block that holds a mask."""
+    z, y, x = (np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
+    return slice(int(z[0]), int(z[-1]) + 1), slice(int(y[0]), int(y[-1]) + 1), slice(int(x[0]), int(x[-1]) + 1)
+
+
+def order_statistics(values: torch.Tensor, quantile: float) -> torch.Tensor:
+    """Find the highest value, and those two between which a quantile lies.
+
+    Args:
+        values: Any number of them, one at least.
+        quantile: 0 to 1.
+
+    Returns:
+        Three values on their device.
+    """
+    low = int(quantile * (len(values) - 1))
+    top = values.topk(len(values) - low).values
+    return torch.stack([top[0], top[-1], top[max(len(top) - 2, 0)]])
+
+
+def quantile_between(low: float, high: float, quantile: float, count: int) -> float:
+    """Interpolate a quantile as `numpy.quantile` does.
+
+    Args:
+        low: The second of `order_statistics`.
+        high: The third.
+        quantile: 0 to 1.
+        count: How many values there are.
+
+    Returns:
+        The quantile.
+    """
+    at = quantile * (count - 1)
+    return low + (high - low) * (at - int(at))
