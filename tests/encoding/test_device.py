@@ -44,6 +44,10 @@ def test_precision_by_name_and_by_hardware(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     assert choose_precision("auto", CPU) == torch.bfloat16
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     assert choose_precision("auto", CPU) == torch.float32
+    assert choose_precision("auto", CPU, dense=True) == torch.bfloat16
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")  # of another torch
+    assert choose_precision("auto", CPU, dense=True) == torch.float32
     with pytest.raises(TonnoError, match="`precision` 'int8' is unknown, expected one of auto, float32"):
         choose_precision("int8", CPU)

@@ -96,10 +96,10 @@ def prepare_model(
     kernels.prove_ahead(chosen)
     size = (None if settings is None else settings.slice_size) or choices_of_model(model).slice_size
     if isinstance(model, Bundle):
+        encoder = model.classifier(device=chosen, slice_size=size)
         whole = model.spec.layers and precision == "auto"  # whose last layer would run in it as well
-        dtype = choose_precision("float32" if whole else precision, chosen)
-        encoder = model.classifier(device=chosen, precision=dtype, slice_size=size)
-        encoder.fit(size)
+        dtype = choose_precision("float32" if whole else precision, chosen, dense=not encoder.depthwise)
+        encoder.fit(size, dtype)
         if compiled == "auto":
             alone = settings is not None and set(settings.methods) == {"tonno"}  # else maps are asked as well
             if settings and alone and encoder.compiling_pays(runs * settings.directions * (settings.slices + 2)):

@@ -306,6 +306,12 @@ class Classifier:
         return self._precision
 
     @property
+    def depthwise(self) -> bool:
+        """Whether some convolutions take each channel by itself."""
+        layers = self.model.modules()
+        return any(isinstance(layer, nn.Conv2d) and 1 < layer.groups == layer.in_channels for layer in layers)
+
+    @property
     def layout(self) -> str:
         """Name of the memory format of weights and slices, as reports give it."""
         return "channels last" if self._memory_format == torch.channels_last else "contiguous"
@@ -328,21 +334,21 @@ class Classifier:
         Args:
             size: S, pixels along a slice's side.
         """
-        layers = list(self.model.modules())
-        grouped = any(isinstance(layer, nn.GroupNorm) for layer in layers)
-        depthwise = any(isinstance(layer, nn.Conv2d) and 1 < layer.groups == layer.in_channels for layer in layers)
-        small = size < (_SMALL_SLICE_DEPTHWISE if depthwise else _SMALL_SLICE)
+        grouped = any(isinstance(layer, nn.GroupNorm) for layer in self.model.modules())
+        small = size < (_SMALL_SLICE_DEPTHWISE if self.depthwise else _SMALL_SLICE)
         slow = grouped and small and self.device.type == "cpu" and self._precision != torch.float32
         self.set_memory_format(torch.contiguous_format if slow else torch.channels_last)
 
-    def fit(self, size: int) -> None:
+    def fit(self, size: int, precision: torch.dtype | None = None) -> None:
         """Make the network run fast on slices of a size: its memory format, operations fused, slices at once.
 
         What is fused is compared with the network as it was, on random slices, and left where it differs.
 
         Args:
             size: S, pixels along a slice's side.
+            precision: of the body; None for the one that it has.
         """
+        self._precision = precision or self._precision
         self.fit_memory_format(size)
         if isinstance(self.model, LayeredModel):  # whose hooks a trace does not see
             return

@@ -46,13 +46,14 @@ def choose_device(name: str) -> torch.device:
         raise TonnoError(f"`device` '{name}' is unknown, expected a number after '{kind}:' or '{kind}' alone") from None
 
 
-def choose_precision(name: str, device: torch.device) -> torch.dtype:
+def choose_precision(name: str, device: torch.device, *, dense: bool = False) -> torch.dtype:
     """Choose a precision by name.
 
     Args:
-        name: ``auto`` (float16 on CUDA, bfloat16 on a CPU with matrix units for it (AMX), else float32), or one of
-            `PRECISIONS`.
+        name: ``auto`` (float16 on CUDA; bfloat16 on a CPU with matrix units for it (AMX), and for dense networks on one
+            that has instructions for it (AVX-512); else float32), or one of `PRECISIONS`.
         device: where the encoder runs.
+        dense: whether its convolutions are no depthwise ones, whose gradients those instructions slow down.
 
     Returns:
         The type of the body's numbers.
@@ -63,18 +64,15 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         if device.type == "cuda":
             return torch.float16
-        return torch.bfloat16 if device.type == "cpu" and cpu_has_bfloat16_units() else torch.float32
+        fast = device.type == "cpu" and (_cpu_has("amx_tile") or (dense and _cpu_has("avx512_bf16")))
+        return torch.bfloat16 if fast else torch.float32
     if name not in PRECISIONS:
         raise TonnoError(f"`precision` '{name}' is unknown, expected one of {', '.join(PRECISIONS)}")
     dtype: torch.dtype = getattr(torch, name)
     return dtype
 
 
-def cpu_has_bfloat16_units() -> bool:
-    """Tell whether this machine's CPU multiplies matrices in bfloat16.
-
-    Returns:
-        Whether it has AMX.
-    """
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+def _cpu_has(feature: str) -> bool:
+    """Tell whether this machine's CPU has something, as far as torch knows."""
+    supported = getattr(torch.cpu, f"_is_{feature}_supported", None)
     return bool(supported is not None and supported())
