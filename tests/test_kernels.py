@@ -56,6 +56,24 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @needs_triton
+def test_importing_ahead_needs_a_gpu_and_spares_a_proof_the_hash_of_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = pytest.importorskip("triton.runtime.cache")
+    if not hasattr(cache, "triton_key"):
+        pytest.skip("this Triton hashes itself elsewhere")
+    hashed, used = list[None](), torch.cuda.is_initialized()
+    monkeypatch.setattr(cache, "triton_key", lambda: hashed.append(None))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    kernels.import_ahead()
+    assert not hashed
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    kernels.import_ahead()
+    assert hashed
+    assert torch.cuda.is_initialized() == used
+    monkeypatch.delattr(cache, "triton_key")
+    kernels.import_ahead()  # what is missing is left out
+
+
+@needs_triton
 def test_all_volumes_and_batches_run_what_the_proof_compiled(
     compiled: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,20 @@ _MODULES: dict[KernelName, str] = {
 _TESTING: dict[KernelName, threading.Lock] = {name: threading.Lock() for name in _MODULES}
 
 
+def import_ahead() -> None:
+    """Import the kernels, and let Triton hash its own library, which any process must do: nothing is put on a GPU.
+
+    Does nothing without Triton, or where this torch finds no CUDA.
+    """
+    with suppress(Exception):  # `import_tested` tells
+        if torch.cuda.is_available():
+            for module in _MODULES.values():
+                import_module(module)
+            import_module(
+                "triton.runtime.cache"
+            ).triton_key()  # remembered; older ones have it elsewhere, and do it later
+
+
 def prove_ahead(device: torch.device) -> None:
     """Begin the self-tests in the background, where a model is loaded and a volume prepared before kernels are needed.
 

@@ -27,6 +27,9 @@ class Session:
         """Import what a reconstruction needs, before one is asked for; what is missing is told to who asks."""
         with suppress(Exception):
             self._loaded()
+            from tonno_core import kernels
+
+            kernels.import_ahead()
 
     def compute(self, job: Job) -> None:
         """Answer a ``reconstruct``, ``refine``, ``resume`` or ``export`` with ``result``.
