@@ -44,12 +44,14 @@ def import_ahead() -> None:
 def prove_ahead(device: torch.device) -> None:
     """Begin the self-tests in the background, where a model is loaded and a volume prepared before kernels are needed.
 
+    A process that ends before them waits for them: the compiler's libraries do not bear being left in the middle.
+
     Args:
         device: of a reconstruction; nothing happens unless it is CUDA.
     """
     if device.type == "cuda":
         for name in _MODULES:
-            threading.Thread(target=_prove, args=(name, device), name=f"proof: {name}", daemon=True).start()
+            threading.Thread(target=_prove, args=(name, device), name=f"proof: {name}").start()
 
 
 def _prove(name: KernelName, device: torch.device) -> None:
