@@ -23,8 +23,8 @@ _MODULES: dict[KernelName, str] = {
     "slicing": "tonno_core.slicing.kernel",
     "backprojection": "tonno_core.tomography.kernel",
 }
-# One test at a time of each kernel: who needs it while it runs waits for it.
-_TESTING: dict[KernelName, threading.Lock] = {name: threading.Lock() for name in _MODULES}
+# One test at a time: Triton compiles in one thread, and who needs a kernel that is being tested waits for it.
+_TESTING = threading.Lock()
 
 
 def import_ahead() -> None:
@@ -36,9 +36,7 @@ def import_ahead() -> None:
         if torch.cuda.is_available():
             for module in _MODULES.values():
                 import_module(module)
-            import_module(
-                "triton.runtime.cache"
-            ).triton_key()  # remembered; older ones have it elsewhere, and do it later
+            import_module("triton.runtime.cache").triton_key()  # remembered; older ones have it elsewhere
 
 
 def prove_ahead(device: torch.device) -> None:
@@ -50,14 +48,14 @@ def prove_ahead(device: torch.device) -> None:
         device: of a reconstruction; nothing happens unless it is CUDA.
     """
     if device.type == "cuda":
-        for name in _MODULES:
-            threading.Thread(target=_prove, args=(name, device), name=f"proof: {name}").start()
+        threading.Thread(target=_prove, args=(device,), name="proof of kernels").start()
 
 
-def _prove(name: KernelName, device: torch.device) -> None:
-    """Test a kernel; whatever is wrong with the device is told to who uses it."""
-    with suppress(Exception):
-        import_tested(name, device)
+def _prove(device: torch.device) -> None:
+    """Test the kernels of a reconstruction; whatever is wrong with the device is told to who uses it."""
+    for name in _MODULES:
+        with suppress(Exception):
+            import_tested(name, device)
 
 
 def load(name: KernelName, device: torch.device, dtype: torch.dtype) -> Any | None:
@@ -102,7 +100,7 @@ def import_tested(name: KernelName, device: torch.device) -> tuple[Any | None, s
     """
     if device == torch.device("cuda"):  # without a number
         device = torch.device("cuda", torch.cuda.current_device())
-    with _TESTING[name]:
+    with _TESTING:
         return _tested(name, device)
 
 
