@@ -1,12 +1,13 @@
 """How long the first click takes: an engine that nobody has started yet, a volume, a model, and its first preview.
 
-    python benchmarks/first_click.py [--device auto] [--preset balanced] [--repeats 5] [--early 0] [--model FOLDER]
+    python benchmarks/first_click.py [--device auto] [--preset balanced] [--repeats 5] [--early S] [--cold]
 
 Starts ``python -m tonno_core.worker`` as the Slicer module does, asks it for its devices and for a reconstruction with
 previews of a head like the demo's by the demo's model, and prints when each event came, from the start of the process:
 median and range over the repeats, each a new process. One more run with ``python -X importtime`` gives the imports'
 shares. With ``--early S`` the engine is started S seconds before the click, as the module does once a volume is chosen;
-the times then count from the click. The operating system's cache of files is warm from the second run on.
+the times then count from the click. With ``--cold`` Triton compiles its kernels anew each time. The operating system's
+cache of files is warm from the second run on.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory, mkdtemp
 
 import click
 import numpy as np
@@ -49,13 +50,14 @@ EVENTS = {
 class Run:
     """One engine, from its start to its result."""
 
-    def __init__(self, folder: Path, options: list[str], early: float) -> None:
+    def __init__(self, folder: Path, options: list[str], early: float, *, cold: bool) -> None:
         """Start it.
 
         Args:
             folder: Of its temporary files; its log goes there too.
             options: Of Python.
             early: Seconds before the click.
+            cold: Keep nothing that Triton has compiled.
         """
         self._log = (folder / "log.txt").open("w+b")
         command = [sys.executable, *options, "-m", "tonno_core.worker", "--parent", str(os.getpid())]
@@ -64,7 +66,7 @@ class Run:
         started = time.perf_counter()
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), **({"TRITON_CACHE_DIR": mkdtemp(dir=folder)} if cold else {})},
         )  # fmt: skip
         time.sleep(early)
         self._started = time.perf_counter() if early else started
@@ -151,17 +153,26 @@ def shares(lines: list[str]) -> list[tuple[str, float]]:
 @click.option("--model", default=MODEL, show_default="the demo's", type=click.Path(path_type=Path, exists=True))
 @click.option("--repeats", default=5, show_default=True)
 @click.option("--early", default=0.0, show_default=True, help="Seconds between the engine's start and the click.")
+@click.option("--cold", is_flag=True, help="Let Triton compile its kernels anew each time.")
 @click.option(
     "--whole", is_flag=True, help="Wait for the whole result; else the run is stopped after its first preview."
 )
 @click.option("--voxels", default=2.0, show_default=True, help="Side of the head's voxels, in mm.")
 def main(
-    device: str, preset: str, method: str, model: Path, repeats: int, early: float, voxels: float, whole: bool
+    device: str,
+    preset: str,
+    method: str,
+    model: Path,
+    repeats: int,
+    early: float,
+    voxels: float,
+    cold: bool,
+    whole: bool,
 ) -> None:
     """Print the tables."""
     volume = make_phantom(seed=1, lesions=3, spacing_mm=voxels).image
     table: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    with tempfile.TemporaryDirectory() as name:
+    with TemporaryDirectory() as name:
         folder = Path(name)
         np.save(folder / "volume.npy", volume.array)
         fields: dict[str, object] = {
@@ -170,11 +181,11 @@ def main(
             "preview": True, "folder": str(folder),
         }  # fmt: skip
         for _ in range(repeats):
-            run = Run(folder, [], early)
+            run = Run(folder, [], early, cold=cold)
             for what, seconds in run.events(fields, whole=whole).items():
                 table[what].append(seconds)
             run.log()
-        run = Run(folder, ["-X", "importtime"], 0.0)
+        run = Run(folder, ["-X", "importtime"], 0.0, cold=cold)
         run.events(fields, whole=False)
         imports = shares(run.log())
     since = "click" if early else "start"

@@ -10,9 +10,9 @@ import tonno_core
 
 PACKAGE = Path(tonno_core.__file__).parent
 ROOMS = (
-    "errors", "signals", "protocol", "output", "progress", "words", "kernels", "settings", "volume", "reporting",
-    "slicing", "encoding", "distributed", "tomography", "bundle", "segmentation", "pictures", "reconstruction",
-    "cohort", "demo", "evaluation", "training", "benchmark", "worker", "commands", "cli", "__main__",
+    "errors", "signals", "imports", "protocol", "output", "progress", "words", "kernels", "settings", "volume",
+    "reporting", "slicing", "encoding", "distributed", "tomography", "bundle", "segmentation", "pictures",
+    "reconstruction", "cohort", "demo", "evaluation", "training", "benchmark", "worker", "commands", "cli", "__main__",
 )  # fmt: skip
 
 

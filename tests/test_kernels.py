@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.networks import write_random_bundle
 from tests.triton_kernels import needs_triton
-from tonno_core import kernels
+from tonno_core import ReconstructionSettings, Volume, kernels, reconstruct
 from tonno_core.slicing.directions import hemisphere
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.tomography.grid import Nodes, TargetGrid
@@ -54,6 +56,24 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @needs_triton
+def test_importing_ahead_needs_a_gpu_and_spares_a_proof_the_hash_of_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = pytest.importorskip("triton.runtime.cache")
+    if not hasattr(cache, "triton_key"):
+        pytest.skip("this Triton hashes itself elsewhere")
+    hashed, used = list[None](), torch.cuda.is_initialized()
+    monkeypatch.setattr(cache, "triton_key", lambda: hashed.append(None))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    kernels.import_ahead()
+    assert not hashed
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    kernels.import_ahead()
+    assert hashed
+    assert torch.cuda.is_initialized() == used
+    monkeypatch.delattr(cache, "triton_key")
+    kernels.import_ahead()  # what is missing is left out
+
+
+@needs_triton
 def test_all_volumes_and_batches_run_what_the_proof_compiled(
     compiled: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +104,23 @@ def test_all_volumes_and_batches_run_what_the_proof_compiled(
                 of_stage = torch.zeros(number, channels, offsets, cells, cells)
                 tomography.KernelMaps(nodes, channels).add(of_stage, plan, which)
     assert len(compiled) == 4
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("shape", [(33, 30, 41), (32, 48, 64)])
+def test_a_run_on_a_gpu_compiles_nothing_that_the_proof_has_not(shape: tuple[int, int, int], tmp_path: Path) -> None:
+    from tonno_core.slicing import kernel as slicing
+    from tonno_core.tomography import kernel as tomography
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    assert set(kernels.status(device).values()) == {"triton"}
+    launched = (slicing._sample_planes, tomography._add_profiles, tomography._add_maps)
+    before = [len(each.device_caches[device.index][0]) for each in launched]
+    settings = ReconstructionSettings(methods=("tonno", "matched-cam"), slices=24, directions=50)
+    image = Volume(np.random.default_rng(0).random(shape, dtype=np.float32), np.eye(4))
+    reconstruct(image, write_random_bundle(tmp_path / "model"), settings, device="cuda", progress=False)
+    assert [len(each.device_caches[device.index][0]) for each in launched] == before
 
 
 def test_a_proof_that_has_begun_is_waited_for_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +163,7 @@ def test_a_proof_that_lacks_memory_is_repeated_by_who_needs_the_kernel(monkeypat
 
     monkeypatch.setattr(kernels, "import_module", full)
     cuda = torch.device("cuda:6")
-    kernels._prove("slicing", cuda)
+    kernels._prove(cuda)
     with pytest.raises(torch.OutOfMemoryError):
         kernels.load("slicing", cuda, torch.float32)
-    assert len(asked) == 2
+    assert len(asked) == 3  # of both kernels, then of one again

@@ -17,6 +17,7 @@ from click.core import ParameterSource
 import tonno_core
 from tonno_core.commands.options import as_options, as_options_of
 from tonno_core.errors import TonnoError
+from tonno_core.imports import uncollected
 from tonno_core.settings import METHODS, PRESETS, parse_stages
 from tonno_core.signals import drop_terminal, ending_signals
 
@@ -231,8 +232,10 @@ def reconstruct(
     processes share the directions of one volume, or the volumes.
     """
     from tonno_core.cohort.find import is_cohort
-    from tonno_core.commands.request import Compute, Options
     from tonno_core.progress import silenced
+
+    with uncollected():
+        from tonno_core.commands.request import Compute, Options
 
     beside = {name: options.pop(name) for name in _BESIDE_SETTINGS}
     asked = Options(settings={"methods": methods or None, **options}, **beside)

@@ -26,25 +26,39 @@ _MODULES: dict[KernelName, str] = {
 }
 # The steps of a reconstruction.
 _REPORTED: tuple[KernelName, ...] = ("slicing", "backprojection")
-# One test at a time of each kernel: who needs it while it runs waits for it.
-_TESTING: dict[KernelName, threading.Lock] = {name: threading.Lock() for name in _MODULES}
+# One test at a time: Triton compiles in one thread, and who needs a kernel that is being tested waits for it.
+_TESTING = threading.Lock()
+
+
+def import_ahead() -> None:
+    """Import the kernels, and let Triton hash its own library, which any process must do: nothing is put on a GPU.
+
+    Does nothing without Triton, or where this torch finds no CUDA.
+    """
+    with suppress(Exception):  # `import_tested` tells
+        if torch.cuda.is_available():
+            for name in _REPORTED:
+                import_module(_MODULES[name])
+            import_module("triton.runtime.cache").triton_key()  # remembered; older ones have it elsewhere
 
 
 def prove_ahead(device: torch.device) -> None:
     """Begin the self-tests in the background, where a model is loaded and a volume prepared before kernels are needed.
 
+    A process that ends before them waits for them: the compiler's libraries do not bear being left in the middle.
+
     Args:
         device: of a reconstruction; nothing happens unless it is CUDA.
     """
     if device.type == "cuda":
-        for name in _REPORTED:
-            threading.Thread(target=_prove, args=(name, device), name=f"proof: {name}", daemon=True).start()
+        threading.Thread(target=_prove, args=(device,), name="proof of kernels").start()
 
 
-def _prove(name: KernelName, device: torch.device) -> None:
-    """Test a kernel; whatever is wrong with the device is told to who uses it."""
-    with suppress(Exception):
-        import_tested(name, device)
+def _prove(device: torch.device) -> None:
+    """Test the kernels of a reconstruction; whatever is wrong with the device is told to who uses it."""
+    for name in _REPORTED:
+        with suppress(Exception):
+            import_tested(name, device)
 
 
 def load(name: KernelName, device: torch.device, dtype: torch.dtype) -> Any | None:
@@ -89,7 +103,7 @@ def import_tested(name: KernelName, device: torch.device) -> tuple[Any | None, s
     """
     if device == torch.device("cuda"):  # without a number
         device = torch.device("cuda", torch.cuda.current_device())
-    with _TESTING[name]:
+    with _TESTING:
         return _tested(name, device)
 
 

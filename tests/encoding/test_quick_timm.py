@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+
+from tests.networks import write_random_bundle
 
 _COMPILER = ("torch._dynamo", "torch._inductor", "sympy")
 
@@ -15,9 +18,18 @@ def printed(code: str) -> list[str]:
     return done.stdout.split()
 
 
-def test_the_engine_imports_no_compiler() -> None:
-    code = "import sys, tonno_core.worker.engine; print('timm', *sys.modules)"
-    assert not {*_COMPILER, "torch._dynamo.utils"} & set(printed(code))
+def test_neither_the_engine_nor_a_run_imports_the_compiler(tmp_path: Path) -> None:
+    code = f"""
+import sys, numpy as np, tonno_core as tonno, tonno_core.worker.engine
+print("timm", *sys.modules)
+image = tonno.Volume(np.random.default_rng(0).random((12, 12, 12), dtype=np.float32), np.eye(4))
+settings = tonno.ReconstructionSettings(methods=("tonno", "matched-cam"), slices=8, directions=4)
+tonno.reconstruct(image, {str(write_random_bundle(tmp_path / "model"))!r}, settings, device="cpu", progress=False)
+print(*sys.modules)
+"""
+    modules = set(printed(code))
+    assert "timm" in modules
+    assert not {*_COMPILER, "torch._dynamo.utils"} & modules
 
 
 def test_what_was_put_off_is_there_when_it_is_wanted() -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from tonno_core.imports import uncollected
 from tonno_core.output import Json
 from tonno_core.worker.exports import write_files
 from tonno_core.worker.failures import MissingPackage, NoTorch
@@ -28,6 +27,9 @@ class Session:
         """Import what a reconstruction needs, before one is asked for; what is missing is told to who asks."""
         with suppress(Exception):
             self._loaded()
+            from tonno_core import kernels
+
+            kernels.import_ahead()
 
     def compute(self, job: Job) -> None:
         """Answer a ``reconstruct``, ``refine``, ``resume`` or ``export`` with ``result``.
@@ -66,7 +68,7 @@ class Session:
     def _loaded(self, device: str | None = None) -> Engine:
         """Return the engine. Kernels for the device that is asked for are tested while it is imported."""
         if self._engine is None:
-            with _uncollected():
+            with uncollected():
                 _import_torch()
                 if device is not None:
                     _prove_ahead(device)
@@ -76,17 +78,6 @@ class Session:
                     raise MissingPackage(str(error)) from error
             self._engine = Engine()
         return self._engine
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Look for no garbage while packages are imported, nor among what they have defined: it is there to stay."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def _import_torch() -> None:
