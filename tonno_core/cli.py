@@ -6,10 +6,9 @@ import os
 import re
 import signal
 import sys
-from itertools import zip_longest
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -33,10 +32,7 @@ _CAM_STAGE = "CAM stage of the model."
 _CHANNELS = "Input channels of the encoder; all of them get the same slice, or a window each (--intensity)."
 _CLASS_OF_1 = "Name of the class that label 1 means, or which of two names is the finding."
 _COMPLETE = "Keep all choices and thresholds; add only what models of earlier versions lack."
-_COMPILE = (
-    "Compile the encoder (torch.compile), for tonno alone. Without a value: always; auto: on a GPU, where the run is "
-    "so long that it pays."
-)
+_COMPILE = "Compile the encoder (torch.compile), for tonno alone; --compile auto: on a GPU, where a long run repays it."
 _DEVICE = "Where to compute. auto: CUDA if there is one, else Apple's MPS, else the CPU."
 _DIRECTIONS = "Number of directions, i.e. of orientations of the planes."
 _EMA = "Decay of the moving average of the weights, e.g. 0.995 (0: off)."
@@ -134,11 +130,7 @@ _device_option = click.option("--device", default="auto", show_default=True, met
 _precision_option = click.option(
     "--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16|float16", help=_PRECISION
 )
-_COMPILING: dict[str, bool | Literal["auto"]] = {"always": True, "auto": "auto", "never": False}
-_compile_option = click.option(
-    "--compile", "compiled", default="never", type=click.Choice(list(_COMPILING)), metavar="[always|auto|never]",
-    callback=lambda context, parameter, value: _COMPILING[value], help=_COMPILE,
-)  # fmt: skip
+_compile_option = click.option("--compile", "compiled", is_flag=True, help=_COMPILE)
 _class_of_1_option = click.option(
     "--class", "class_name", default="finding", show_default=True, metavar="NAME", help=_CLASS_OF_1
 )
@@ -167,13 +159,15 @@ def _stage(text: str) -> int | str:
 
 
 class _Compiling(click.Command):
-    """A command whose ``--compile`` may also stand without a value, before whatever follows."""
+    """A command with ``--compile``, which stands alone, or before ``auto``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Give it a value where it has none, and parse."""
-        alone = [word == "--compile" and after not in _COMPILING for word, after in zip_longest(args, args[1:])]
-        words = [f"{word}=always" if each else word for word, each in zip(args, alone, strict=True)]
-        return super().parse_args(ctx, words)
+        """Take ``auto`` for the flag's, and parse the rest."""
+        auto = {index + 1 for index in range(len(args)) if args[index : index + 2] == ["--compile", "auto"]}
+        rest = super().parse_args(ctx, [word for index, word in enumerate(args) if index not in auto])
+        if auto:
+            ctx.params["compiled"] = "auto"
+        return rest
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_NOTICE)

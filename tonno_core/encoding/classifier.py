@@ -352,28 +352,29 @@ class Classifier:
         self.fit_memory_format(size)
         if isinstance(self.model, LayeredModel):  # whose hooks a trace does not see
             return
-        blank = self._input(torch.zeros(1, size, size, dtype=self._exact, device=self.device))
-        shapes = convolutions(self.model, lambda: self.model.forward_features(blank))
-        self._numbers = sum(math.prod(output) for _, output in shapes.values())
+        blank = self._input(torch.zeros(_COMPARED, size, size, dtype=self._exact, device=self.device))
+        with self._autocast():
+            shapes = convolutions(self.model, lambda: self.model.forward_features(blank))
+        self._numbers = sum(math.prod(output[1:]) for _, output in shapes.values())
         if self.device.type == "cpu" and shapes:
             self._at_once = slices_at_once(shapes, blank.itemsize)
-        shapes = batched(shapes, self._at_once or _COMPARED)
+            shapes = batched(shapes, self._at_once)
         dtype = self._exact if self._precision == torch.float32 else self._precision
         library = library_for(self.device, dtype) if self._memory_format == torch.channels_last else "torch"
         rewritten, exact = copy.copy(self), copy.copy(self)
-        rewritten.model = fuse(self.model, shapes, library, dtype if library != "torch" else self._exact)
         exact._precision = torch.float32
-        if rewritten.model is self.model:
-            return
         try:
-            found = rewritten._answers(size)
+            rewritten.model = fuse(self.model, shapes, library, dtype if library != "torch" else self._exact)
+            found = [] if rewritten.model is self.model else rewritten._answers(size)
         except torch.OutOfMemoryError:
             raise
         except Exception:  # whatever a library says that lacks an operation, or a network's own code
             return
-        expected = self._answers(size)
-        if _agree(found, expected, expected if self._precision == torch.float32 else exact._answers(size)):
-            self.model = rewritten.model
+        if found:
+            expected = self._answers(size)
+            reduced = self._precision != torch.float32
+            if _agree(found, expected, exact._answers(size) if reduced else expected):
+                self.model = rewritten.model
 
     def _answers(self, size: int) -> _Answers:
         """Collect logits, activations and gradients for random slices, to compare networks that should be the same."""

@@ -256,7 +256,7 @@ def batched(shapes: Shapes, count: int) -> Shapes:
     """Return the shapes that a number of slices has.
 
     Args:
-        shapes: for one slice.
+        shapes: for another number.
         count: of slices.
 
     Returns:
@@ -269,13 +269,13 @@ def slices_at_once(shapes: Shapes, itemsize: int) -> int:
     """Return how many slices a CPU should classify at once, for their activations to stay in its cache.
 
     Args:
-        shapes: of the convolutions, for one slice.
+        shapes: of the convolutions.
         itemsize: bytes of a number.
 
     Returns:
         Number of slices, at least 1.
     """
-    return max(1, _CACHED // (itemsize * max((math.prod(output) for _, output in shapes.values()), default=1)))
+    return max(1, _CACHED // (itemsize * max((math.prod(output[1:]) for _, output in shapes.values()), default=1)))
 
 
 def fuse(model: nn.Module, shapes: Shapes, library: Library, dtype: torch.dtype) -> nn.Module:
