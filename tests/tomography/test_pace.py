@@ -185,15 +185,15 @@ def test_a_batch_takes_few_operations_and_no_wait(gpu: Gpu, kind: str, most: int
     counted = per_batch(gpu, kind)
     batches = counted.pop("batches")
     waits = {name: count for name, count in counted.items() if count and (name in WAITS or name.startswith("waits"))}
-    # A look every eight batches ends with a copy, which `copied` has begun: none is begun beside it.
+    # A look every few batches ends with a copy, which `copied` has begun: none is begun beside it.
     assert not waits
     assert sum(counted.values()) / batches <= most, counted
     assert counted["launch"] == batches * (2 if kind == "tonno" else 3)
 
 
-def test_the_host_looks_every_eight_batches_and_at_the_end(gpu: Gpu) -> None:
+def test_the_host_looks_every_few_batches_and_at_the_end(gpu: Gpu) -> None:
     _, _, batches, _ = gpu.run(60, "tonno")
-    assert gpu.looks == -(-batches // 8)
+    assert gpu.looks == -(-batches // pace._BATCHES)
 
 
 def test_it_gives_what_a_cpu_gives(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,6 +214,15 @@ def test_it_gives_what_a_cpu_gives(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) ->
     assert projector.slices_total == plain.slices_total
     known = SLICES + 2 - projection.SliceCutter(gpu.source, plan_of(30)).counts
     assert projector.slices_blank > known.sum() > 0
+
+
+def test_a_volume_of_nothing_is_answered_without_any_slice(gpu: Gpu) -> None:
+    nothing = SliceSource.from_volume(VOLUME.with_array(np.zeros_like(VOLUME.array)))
+    projector = Projector(Beside(), replace(nothing, atlas=None, kernel=gpu.source.kernel), Maps({0: (1,)}))
+    batches = [each[0] for each in projector.project(plan_of(40))]
+    assert len(batches) > 1  # so that it can be cancelled
+    assert all(bool((each.logits == 0.5).all()) and bool((each.maps[1] == 0.0).all()) for each in batches)
+    assert projector.slices_blank == projector.slices_total == 40 * (SLICES + 2)
 
 
 @pytest.mark.parametrize("late", [False, True])
