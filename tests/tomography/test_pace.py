@@ -280,3 +280,25 @@ def test_on_a_gpu_numbers_are_looked_at_when_they_are_there() -> None:
     looked.add(busy[0] / 0.0)
     with pytest.raises(TonnoError, match="not finite"):
         looked.catch_up()
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", ["tonno", "both"])
+def test_on_a_gpu_no_batch_is_waited_for(kind: str) -> None:
+    plan, device = plan_of(96), torch.device("cuda:0")
+    stages = tuple(sorted({stage for variant in VARIANTS[kind] for stage in variant.stages}))
+    projector = Projector(PixelSum(), SliceSource.from_volume(VOLUME, device=device), Maps({0: stages}), BatchSize(20))
+    inverter = Inverter(plan, GRID, VARIANTS[kind])
+    batches = projector.project(plan)
+    inverter.add(next(batches)[0], Timings())  # with the copies of the geometry
+    torch.cuda.set_sync_debug_mode("error")  # for whatever waits within torch; a look waits for an event
+    try:
+        for each in batches:
+            inverter.add(each[0], Timings())
+            if each[0].which.stop >= 80:  # the end looks at all of them
+                break
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    batches.close()
+    assert bool(inverter.logits.isfinite().all())
