@@ -185,15 +185,15 @@ def test_a_batch_takes_few_operations_and_no_wait(gpu: Gpu, kind: str, most: int
     counted = per_batch(gpu, kind)
     batches = counted.pop("batches")
     waits = {name: count for name, count in counted.items() if count and (name in WAITS or name.startswith("waits"))}
-    # A look every eight batches ends with a copy, which `copied` has begun: none is begun beside it.
+    # A look every few batches ends with a copy, which `copied` has begun: none is begun beside it.
     assert not waits
     assert sum(counted.values()) / batches <= most, counted
     assert counted["launch"] == batches * (2 if kind == "tonno" else 3)
 
 
-def test_the_host_looks_every_eight_batches_and_at_the_end(gpu: Gpu) -> None:
+def test_the_host_looks_every_few_batches_and_at_the_end(gpu: Gpu) -> None:
     _, _, batches, _ = gpu.run(60, "tonno")
-    assert gpu.looks == -(-batches // 8)
+    assert gpu.looks == -(-batches // pace._BATCHES)
 
 
 def test_it_gives_what_a_cpu_gives(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,6 +214,15 @@ def test_it_gives_what_a_cpu_gives(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) ->
     assert projector.slices_total == plain.slices_total
     known = SLICES + 2 - projection.SliceCutter(gpu.source, plan_of(30)).counts
     assert projector.slices_blank > known.sum() > 0
+
+
+def test_a_volume_of_nothing_is_answered_without_any_slice(gpu: Gpu) -> None:
+    nothing = SliceSource.from_volume(VOLUME.with_array(np.zeros_like(VOLUME.array)))
+    projector = Projector(Beside(), replace(nothing, atlas=None, kernel=gpu.source.kernel), Maps({0: (1,)}))
+    batches = [each[0] for each in projector.project(plan_of(40))]
+    assert len(batches) > 1  # so that it can be cancelled
+    assert all(bool((each.logits == 0.5).all()) and bool((each.maps[1] == 0.0).all()) for each in batches)
+    assert projector.slices_blank == projector.slices_total == 40 * (SLICES + 2)
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -271,3 +280,25 @@ def test_on_a_gpu_numbers_are_looked_at_when_they_are_there() -> None:
     looked.add(busy[0] / 0.0)
     with pytest.raises(TonnoError, match="not finite"):
         looked.catch_up()
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", ["tonno", "both"])
+def test_on_a_gpu_no_batch_is_waited_for(kind: str) -> None:
+    plan, device = plan_of(96), torch.device("cuda:0")
+    stages = tuple(sorted({stage for variant in VARIANTS[kind] for stage in variant.stages}))
+    projector = Projector(PixelSum(), SliceSource.from_volume(VOLUME, device=device), Maps({0: stages}), BatchSize(20))
+    inverter = Inverter(plan, GRID, VARIANTS[kind])
+    batches = projector.project(plan)
+    inverter.add(next(batches)[0], Timings())  # with the copies of the geometry
+    torch.cuda.set_sync_debug_mode("error")  # for whatever waits within torch; a look waits for an event
+    try:
+        for each in batches:
+            inverter.add(each[0], Timings())
+            if each[0].which.stop >= 80:  # the end looks at all of them
+                break
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    batches.close()
+    assert bool(inverter.logits.isfinite().all())

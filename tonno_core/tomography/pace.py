@@ -11,7 +11,7 @@ from tonno_core.encoding.encoder import check_finite
 
 # Batches between two looks on a GPU. The host is twice as many ahead at most: tenths of a second until a cancelled run
 # ends.
-_BATCHES = 8
+_BATCHES = 4
 
 
 def runs_behind(device: torch.device) -> bool:

@@ -153,12 +153,15 @@ class Projector:
                     continue
                 self._check()
                 with self._timings.measure("encoder"):
-                    logits, maps = self._outputs(slices, of_blank)
+                    flat = slices.flatten(1)
+                    empty = (flat.amin(dim=1) == self._source.fill) & (flat.amax(dim=1) == self._source.fill)
+                    logits, maps = self._outputs(slices, empty, of_blank)
                     self._pace.add(logits)
+                self._blank.append(empty)
                 count = looked_at[which.stop] - looked_at[which.start]
                 self.slices_total += count
                 self._not_cut += count - len(slices)
-                del slices
+                del slices, flat
                 start = which.stop
                 if on_device is not None:
                     index = (on_device[which] - cutter.ends[which.start]).clamp_(min=-1)
@@ -180,18 +183,14 @@ class Projector:
         least = _AT_LEAST if self.batch_size > 1 else 1
         return slice(start, min(start + max(least, filled), len(plan.directions)))
 
-    def _outputs(self, slices: torch.Tensor, of_blank: _Outputs) -> _Outputs:
-        """Return the outputs for slices ``B V U``. Those that show nothing have the blank slice's."""
-        flat = slices.flatten(1)
-        fill = self._source.fill
-        blank = (flat.amin(dim=1) == fill) & (flat.amax(dim=1) == fill)
-        self._blank.append(blank)
+    def _outputs(self, slices: torch.Tensor, empty: torch.Tensor, of_blank: _Outputs) -> _Outputs:
+        """Return the outputs for slices ``B V U``. Those that show nothing, ``empty``, have the blank slice's."""
         blank_logits, blank_maps = of_blank
-        if runs_behind(slices.device):  # which ones are blank would have to be waited for
+        if len(slices) and runs_behind(slices.device):  # which ones are blank would have to be waited for
             logits, maps = self._encode(slices)
-            logits = torch.where(blank, blank_logits, logits)
-            return logits, {key: torch.where(blank[:, None, None], blank_maps[key], each) for key, each in maps.items()}
-        seen = blank.logical_not().nonzero()[:, 0]
+            logits = torch.where(empty, blank_logits, logits)
+            return logits, {key: torch.where(empty[:, None, None], blank_maps[key], each) for key, each in maps.items()}
+        seen = empty.logical_not().nonzero()[:, 0]
         if len(seen) == len(slices) > 0:
             return self._encode(slices)
         logits = blank_logits.expand(-1, len(slices)).clone()
