@@ -1,6 +1,6 @@
 """How much of a training's time is its network's: the loop against forward, backward and step on ready tensors.
 
-    python -m benchmarks.training [--encoder tf_efficientnet_lite0 resnet10t] [--device auto] [--slices 64 256] [--compile]
+    python -m benchmarks.training [--encoder tf_efficientnet_lite0 resnet10t] [--device auto] [--slices 64] [--compile]
 
 Both alternate on one network. On a CPU seconds are the processor's, on a GPU the clock's.
 """

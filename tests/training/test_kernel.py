@@ -18,7 +18,7 @@ from tonno_core.training.cache import TrainingVolume
 from tonno_core.training.dataset import SliceSampler, _RandomNumbers
 from tonno_core.volume.volume import Volume
 
-SEED, PIXELS, VOLUMES, EACH = 3, 37, 4, 2  # neither a row of programs nor a column of them is full
+SEED, PIXELS, VOLUMES, EACH = 3, 31, 4, 2  # neither a row of programs nor a column of them is full
 NOISELESS = replace(Augmentation(), noise=0.0)
 SHAPES = ((9, 5, 12), (16, 20, 11), (2, 30, 7))
 
@@ -79,14 +79,16 @@ def test_noise_is_white_and_of_the_strength_that_was_drawn(drawn: dict[str, np.n
     noise = (drawn["half noisy"] - drawn["half changed"]).reshape(VOLUMES * EACH, -1)
     seeds = [(SEED, 5, position + 1) for position in range(VOLUMES)]
     stds = Augmentation().changes(_RandomNumbers.draw(seeds, EACH, augmented=True).intensities)[..., 2].ravel()
-    # Of 1369 independent values a standard deviation is known to 2 %: four of these.
-    np.testing.assert_allclose(noise.std(axis=1), stds, rtol=0.08)
+    # Of 961 independent values a standard deviation is known to 2.3 %: four of these.
+    np.testing.assert_allclose(noise.std(axis=1), stds, rtol=0.09)
     normal = noise / stds[:, None]
     assert np.abs(normal.mean(axis=1)).max() < 4 / PIXELS  # four standard errors
     assert np.abs(normal).max() < 6
-    between = np.corrcoef(normal)  # of slices, and with the same moved by a pixel: a standard error is 1 / 37
+    between = np.corrcoef(
+        normal
+    )  # of slices, and with the same moved by a pixel: a standard error is 1 / 31, of 7680 pairs 0.011
     assert np.abs(between - np.eye(len(normal))).max() < 4.5 / PIXELS
-    assert abs(np.corrcoef(normal[:, 1:].ravel(), normal[:, :-1].ravel())[0, 1]) < 0.03
+    assert abs(np.corrcoef(normal[:, 1:].ravel(), normal[:, :-1].ravel())[0, 1]) < 0.045
 
 
 @needs_triton

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from timm.utils import ModelEmaV3
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.networks import random_network
@@ -209,6 +210,18 @@ def test_the_moving_average_is_the_mean_of_the_weights_so_far(
         expected = decay * expected + (1 - decay) * weight
     assert torch.allclose(average, expected, rtol=1e-5, atol=1e-7)  # float32
     assert not torch.equal(average, seen[-1])
+
+
+def test_the_moving_average_is_timm_s_to_the_last_bit() -> None:
+    model = random_network("test_resnet")
+    ours, timms = loop._MovingAverage(model, 0.9), ModelEmaV3(model, decay=0.9, use_warmup=True)
+    for step in range(5):
+        with torch.no_grad():
+            for tensor in model.state_dict().values():
+                tensor.add_(torch.randn(tensor.shape) if tensor.is_floating_point() else 1)
+        ours.update(step)
+        timms.update(model, step=step)
+    assert same_weights(ours.module.state_dict(), timms.module.state_dict())
 
 
 # -------------------- what a device has to do

@@ -191,6 +191,29 @@ def test_units_that_are_dropped_are_the_same_after_going_on(
     assert same_weights(train_toy(manifest, tmp_path / "run").weights, expected)
 
 
+@pytest.mark.parametrize("fused_first", [True, False])
+def test_a_run_goes_on_with_the_optimizer_of_its_device(
+    fused_first: bool, whole: Whole, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adam, made = torch.optim.Adam, []
+
+    def optimizer(groups: Any, lr: float, fused: bool | None) -> torch.optim.Adam:
+        made.append(adam(groups, lr, fused=True if fused_first == (len(made) == 0) else None))
+        return made[-1]
+
+    monkeypatch.setattr(torch.optim, "Adam", optimizer)
+    changes, model, _ = whole
+    with monkeypatch.context() as patch:
+        in_step(patch, 3, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(TrainingInterrupted):
+            train_toy(manifest, tmp_path / "run", **changes)
+    weights = train_toy(manifest, tmp_path / "run", **changes).weights
+    assert [optimizer.param_groups[0]["fused"] for optimizer in made] == ([True, None] if fused_first else [None, True])
+    for name, tensor in weights.items():
+        # Adam turns the rounding of a gradient near zero into a step of the learning rate at most.
+        assert torch.allclose(tensor, model.weights[name], rtol=0, atol=STEPS * 1e-3), name
+
+
 def test_a_checkpoint_is_a_weights_file_of_the_averaged_weights(whole: Whole, manifest: Path, tmp_path: Path) -> None:
     model = train_toy(manifest, tmp_path / "run", **whole[0])
     assert same_weights(read_weights(tmp_path / "run" / "checkpoint.pt"), model.weights)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -104,3 +106,17 @@ def test_the_same_slices_are_seen_every_time_and_by_whichever_process() -> None:
     assert not torch.equal(seen[0] > 0, seen[1] > 0)  # other planes for another volume
     validate(Watching(), sampler_of([bright_ball(1.0, 0)], 24), ALONE)
     assert torch.equal(seen[4], seen[0])
+
+
+def test_a_gpu_classifies_the_slices_of_several_volumes_at_once() -> None:
+    labels = [(0,), (0,), (1,), (1,), (0,)]
+    volumes = [bright_ball(i + 1.0, *label) for i, label in enumerate(labels)]
+    expected = validate(Brightest(2.5), sampler_of(volumes, 24), ALONE)
+    # The sampler says CUDA, and draws on the CPU.
+    sampler = sampler_of(volumes, 24)
+    on_cuda = SimpleNamespace(volumes=volumes, seed=0, device=torch.device("cuda"), slices=sampler.slices)
+    network = Brightest(2.5)
+    sizes: list[int] = []
+    network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    assert validate(network, on_cuda, ALONE) == expected  # type: ignore[arg-type]
+    assert sizes == [4 * SLICES_EACH, SLICES_EACH]

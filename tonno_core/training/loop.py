@@ -286,6 +286,10 @@ class Trainer:
             self.model.load_state_dict(state["model"])
             if self._average is not None:
                 self._average.module.load_state_dict(state["state_dict"])
+            for group in state["optimizer"]["param_groups"]:
+                group["fused"] = self._optimizer.defaults[
+                    "fused"
+                ]  # as suits this device, where the run may not have begun
             self._optimizer.load_state_dict(state["optimizer"])
             if state.get("scaler"):  # none in an earlier build's, nor where nothing is scaled
                 self._scaler.load_state_dict(state["scaler"])
