@@ -307,12 +307,16 @@ class Projected:
 
     def _shown(self, variant: Variant, values: torch.Tensor, inside: torch.Tensor) -> Volume:
         """Return a heatmap that is 0 outside and, by a hair, nowhere else (`binarize.covered` relies on it)."""
-        if self.taken_off and variant.method not in BLIND_TO_CONSTANTS:
-            values = values + self.taken_off
-        inside = inside.to(values.device)
-        shown = torch.where(inside, values, 0.0)
-        shown.masked_fill_(inside & (shown == 0.0), float(np.finfo(np.float32).tiny))
-        return self.planes.volume.with_array(shown.cpu().numpy())
+        added = np.float32(0.0 if variant.method in BLIND_TO_CONSTANTS else self.taken_off)
+        if values.device.type != "cpu":
+            shown_there = torch.where(inside, values + float(added), 0.0)
+            shown_there.masked_fill_(inside & (shown_there == 0.0), float(np.finfo(np.float32).tiny))
+            return self.planes.volume.with_array(shown_there.cpu().numpy())
+        shown = np.zeros(values.shape, dtype=np.float32)
+        for part, plane, within in zip(shown, values.numpy(), inside.cpu().numpy(), strict=True):  # to spare memory
+            np.add(plane, added, out=part, where=within)
+            part[within & (part == 0.0)] = np.finfo(np.float32).tiny
+        return self.planes.volume.with_array(shown)
 
     def _blank_warning(self) -> tuple[str, ...]:
         """Return a warning where the classifier saw nothing at all."""
