@@ -17,6 +17,7 @@ from tonno_core.bundle.calibration import LEAST_TO_CHOOSE
 from tonno_core.bundle.file import Bundle
 from tonno_core.settings import ReconstructionSettings, Variant, model_defaults
 from tonno_core.training import calibration
+from tonno_core.training import look as looking
 from tonno_core.training.calibration import FLOOR_QUANTILE, SHARE_OF_VOLUMES, Calibration, Search, calibrate
 from tonno_core.training.candidates import default_candidates
 from tonno_core.training.look import Look
@@ -130,6 +131,22 @@ def test_neighbouring_stages_are_added_up_each_as_much_as_its_noise_is_weak(
         one, other = record["weights"]
         peaks = [(one * values[a] + other * values[b]).max() for values in negative]
         assert record["threshold"] == pytest.approx(np.quantile(peaks, SHARE_OF_VOLUMES), rel=1e-3)
+
+
+def test_each_volume_is_projected_once_unless_there_is_no_memory_for_those_that_weigh(
+    bundle: Bundle, scans: list[tuple[Path, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = dataclasses.replace(SETTINGS, methods=("averaged-cam",), smooth_mm=5.0)
+    projected, original = [], calibration.foreground_of
+    monkeypatch.setattr(calibration, "foreground_of", lambda *given: projected.append(1) or original(*given))
+    found = run(bundle, scans, settings=settings, stages=(3, 4))
+    assert len(projected) == len(scans)
+    assert [one["stage"] for one in found.records] == [3, 4, "3+4"]
+    monkeypatch.setattr(looking, "HELD_BYTES", 0)
+    again = run(bundle, scans, settings=settings, stages=(3, 4))
+    assert len(projected) == len(scans) + len(scans) + 3  # negatives
+    for one, other in zip(found.records, again.records, strict=True):
+        assert one["threshold"] == pytest.approx(other["threshold"], rel=1e-5)  # float32, in other company
 
 
 def test_nothing_is_added_up_where_there_is_no_noise_to_weigh_by(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from tests.networks import random_network, spec_of
 from tests.runs import executed
 from tests.training.toy import toy_scan
 from tonno_core.bundle import calibration
+from tonno_core.bundle.decide import Run
 from tonno_core.bundle.file import Bundle
 from tonno_core.settings import PRESETS, ReconstructionSettings, Variant, model_defaults
+from tonno_core.training import calibration as choosing
 from tonno_core.training import look as looking
 from tonno_core.training.calibration import FLOOR_QUANTILE
 from tonno_core.training.look import Look
@@ -148,3 +151,34 @@ def test_a_few_positive_volumes_are_enough(scans: list[tuple[Path, int]], monkey
     found = measure(bundle_with({"tonno": 0.0}), cases)
     assert len(read) == 1 + COMPARED_VOLUMES
     assert found["tonno"]["other_planes"][0]["positive_volumes"] <= COMPARED_VOLUMES
+
+
+def test_what_the_calibration_projected_is_not_projected_again(
+    scans: list[tuple[Path, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, settings = bundle_with({}), ReconstructionSettings(methods=("matched-cam", "slicewise-cam"), **OWN)
+    monkeypatch.setattr(choosing, "WEIGHING_VOLUMES", 1)
+    look, variants = (
+        Look("cpu", "float32", progress=False),
+        [Variant("matched-cam", (2,)), Variant("slicewise-cam", (2,))],
+    )
+    chosen = choosing.calibrate(bundle, scans, settings, choosing.Search(variants), look)
+    calibrated = dataclasses.replace(bundle, spec=dataclasses.replace(bundle.spec, thresholds=chosen.thresholds))
+    runs: list[Run] = []
+    original = choosing.project
+
+    def counted(volume: Any, encoder: Any, run: Run, *rest: Any) -> Any:
+        runs.append(run)
+        return original(volume, encoder, run, *rest)
+
+    monkeypatch.setattr(choosing, "project", counted)
+    found = measure_other_planes(calibrated, scans, settings, look)
+    # The preset's planes alone; of the positive volumes not those along S, which are there by now and the same.
+    assert {run.asked.slices for run in runs} == {8}
+    assert [len(run.variants) for run in runs] == [2, 2, 2, 1, 1, 1]
+    runs.clear()
+    alone = measure_other_planes(calibrated, scans, settings, Look("cpu", "float32", progress=False))
+    assert [run.asked.slices for run in runs] == [8, 8, 8, 12, 8, 12, 8, 12, 8]
+    for method, record in found.items():
+        (one,), (other,) = record["other_planes"], alone[method]["other_planes"]
+        assert one["threshold"] == pytest.approx(other["threshold"], rel=1e-5)  # float32, in other company

@@ -89,7 +89,8 @@ class Foreground:
             assert values is not None
             if self.projected.taken_off and variant.method not in BLIND_TO_CONSTANTS:
                 values += self.projected.taken_off
-            found[name] = measure(name, values.masked_fill_(values == 0.0, _TINY))  # as it is shown
+            values.masked_fill_(values == 0.0, _TINY)  # as it is shown
+            found[name] = measure(name, values.cpu() if values.device.type == "mps" else values)  # which cannot rank
         numbers = torch.stack([found[name] for name in variants]).cpu().numpy() if found else ()
         return dict(zip(variants, numbers, strict=True))
 

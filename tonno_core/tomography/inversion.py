@@ -276,10 +276,9 @@ class _MapSum:
             raise ValueError("no projections")
         if self._merged:
             return self._sum.channel_mean(self.variants.index(variant))
-        total = torch.zeros(())
-        for term, weight in self._weights(variant).items():
-            total = total.to(self._channels) + weight * self._sum.channel_mean(self._terms.index(term))
-        return total
+        means = {term: self._sum.channel_mean(self._terms.index(term)) for term in self._weights(variant)}
+        first, *others = (weight * means[term] for term, weight in self._weights(variant).items())
+        return sum(others, start=first)
 
     def terms(self, variant: Variant) -> dict[Variant, float]:
         if self._merged:

@@ -36,16 +36,14 @@ def foreground_mask(volume: Volume) -> npt.NDArray[np.bool_]:
     return volume.array > low + _otsu(np.sqrt(np.clip(voxels, low, high) - low)) ** 2
 
 
-def foreground_ball(
-    volume: Volume, foreground: npt.NDArray[np.bool_] | None = None
-) -> tuple[npt.NDArray[np.float64], float]:
+def foreground_ball(volume: Volume, mask: npt.NDArray[np.bool_] | None = None) -> tuple[npt.NDArray[np.float64], float]:
     """Find the ball around the foreground's bounding box along the RAS axes.
 
     99.9 % of the foreground's voxels lie inside: a few stray voxels neither move nor inflate the ball.
 
     Args:
         volume: the scan.
-        foreground: its mask, where that is known.
+        mask: its foreground, where that is known.
 
     Returns:
         Centre in RAS mm (3), and radius in mm.
@@ -53,7 +51,7 @@ def foreground_ball(
     Raises:
         TonnoError: there is no foreground.
     """
-    indices = np.flatnonzero(foreground_mask(volume) if foreground is None else foreground)
+    indices = np.flatnonzero(foreground_mask(volume) if mask is None else mask)
     if indices.size == 0:
         raise TonnoError("no foreground found in the volume; expected a body brighter than its background")
     if indices.size > _SAMPLES:

@@ -79,13 +79,20 @@ def voxel_coordinates(ijk_to_target: Matrix, shape_zyx: tuple[int, int, int]) ->
         shape_zyx: Z Y X.
 
     Yields:
-        Each slab, and three coordinates ``Z Y X`` of its voxels.
+        Each slab, and three coordinates of its voxels, which broadcast to ``Z Y X``: between parallel axes each varies
+        along one alone.
     """
     _, y, x = shape_zyx
     j, i = np.arange(y, dtype=np.float64)[:, None], np.arange(x, dtype=np.float64)
     for slab in slabs(shape_zyx):
         k = np.arange(slab.start, slab.stop, dtype=np.float64)[:, None, None]
-        yield slab, [row[2] * k + row[1] * j + row[0] * i + row[3] for row in ijk_to_target[:3]]
+        yield slab, [_coordinate(row, (k, j, i)) for row in ijk_to_target[:3]]
+
+
+def _coordinate(row: Array, kji: tuple[Array, Array, Array]) -> Array:
+    """Compute a coordinate of voxels, without the axes along which it does not vary."""
+    terms = [step * index for step, index in zip(row[2::-1], kji, strict=True) if step]
+    return np.asarray(sum(terms, start=np.zeros((1, 1, 1))) + row[3])
 
 
 def affine_slab(ijk_to_target: Matrix, shape_zyx: tuple[int, int, int], slab: slice) -> Matrix:
