@@ -14,7 +14,7 @@ import click
 
 import tonno_core
 from tonno_core.commands.options import as_options, as_options_of
-from tonno_core.errors import TonnoError
+from tonno_core.errors import TonnoError, one_line
 from tonno_core.settings import METHODS, PRESETS, parse_stages
 from tonno_core.signals import drop_terminal, ending_signals
 
@@ -569,9 +569,9 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.flush()
         os._exit(130)  # all is cleaned up; taking down torch's modules would last another second
     except click.ClickException as error:
-        _fail(" ".join(error.format_message().split()), 2)
+        _fail(one_line(error.format_message()), 2)
     except TonnoError as error:  # only a command raises it
-        _fail(" ".join(as_options_of(cli.commands[arguments[0]], cli, str(error)).split()), 2)
+        _fail(as_options_of(cli.commands[arguments[0]], cli, one_line(error)), 2)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
             raise
