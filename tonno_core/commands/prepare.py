@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tabulate import tabulate
@@ -38,7 +38,7 @@ class Asked:
     """What may be asked of a data set.
 
     Attributes:
-        sequence: Of `duke`: which series; "" for the first after contrast.
+        sequence: Of `duke`: which series; "" for ``post_1``.
         table: Of `folder`: with the labels.
         label: Column of the labels (`folder`) or sides (`halves`); "" for ``label`` or ``laterality``.
         image: Of `folder`: part of the image's name.
@@ -82,7 +82,7 @@ def prepare_dataset(
         TonnoError: Parts are missing or damaged, or the folder holds something else; there is no new manifest then.
     """
     _check(name, source, output, asked)
-    source = source.absolute()  # as the manifest's lines, wherever it lies
+    source, asked = source.absolute(), _complete(name, asked)
     found = _find(name, source, asked, progress)
     lost = list(found.missing)
     if lost and not partial:
@@ -148,15 +148,25 @@ def _check(name: str, source: Path, output: Path, asked: Asked) -> None:
     check_output(output, overwrite=True)
 
 
+def _complete(name: str, asked: Asked) -> Asked:
+    """Fill in what is not asked for, so that to ask for it is no other preparation."""
+    return replace(
+        asked,
+        sequence=asked.sequence or ("post_1" if name == "duke" else ""),
+        label=asked.label or ("laterality" if name == "halves" else ""),
+        table=asked.table and asked.table.absolute(),
+    )
+
+
 def _find(name: str, source: Path, asked: Asked, progress: bool) -> Found:
     if name == "autopet":
         return autopet.find(source)
     if name == "mosmed":
         return mosmed.find(source)
     if name == "duke":
-        return duke.find(source, asked.sequence or "post_1", progress=progress)
+        return duke.find(source, asked.sequence, progress=progress)
     if name == "halves":
-        return halves.find(source, asked.label or "laterality")
+        return halves.find(source, asked.label)
     return folder.find(source, table=asked.table, label=asked.label, image=asked.image, mask=asked.mask)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ _SIDE, _BILATERAL = "Tumor Location", "Bilateral Information"
 _OTHER_BREAST = "contralateral breast involvement"
 # DICOM_Images/Breast_MRI_001/pre/Breast_MRI_001_pre_012.dcm
 _ORIGINAL = re.compile(r"(?:.*/)?(Breast_MRI_\d+)/([^/]+)/[^/]*?(\d+)\.dcm", re.IGNORECASE)
+_WHOLE = re.compile(r"\d+(?:\.0*)?")
 _CROSSES = "the box crosses the middle: the other breast is left out"
 _IN_BOTH = "cancer in both breasts: the one without a box is left out"
 _OTHER_SIDE = "the box lies in the other breast than the clinical table says"
@@ -150,11 +150,11 @@ def _boxes(path: Path) -> dict[str, Box]:
     boxes: dict[str, Box] = {}
     for row in read_table(path, (_PATIENT, *_BOX)):
         patient, texts = row[_PATIENT], [row[name] for name in _BOX]
-        if not all(text.isdecimal() for text in texts):
+        if not all(_WHOLE.fullmatch(text) for text in texts):
             raise TonnoError(f"{path}: box of {patient!r} is {', '.join(texts)}; expected six whole numbers")
         if patient in boxes:
             raise TonnoError(f"{path}: patient {patient!r} has two boxes; expected one")
-        top, bottom, first, last, start, end = map(int, texts)
+        top, bottom, first, last, start, end = (int(float(text)) for text in texts)
         boxes[patient] = Box((top, bottom), (first, last), (start, end))
     if not boxes:
         raise TonnoError(f"{path}: no box in it; expected a row for each patient")
@@ -164,16 +164,18 @@ def _boxes(path: Path) -> dict[str, Box]:
 def _numbers(path: Path, sequence: str, progress: bool) -> dict[str, dict[str, int]]:
     """Read the number of each slice of a sequence: by patient, and by the SOP instance UID."""
     numbers: dict[str, dict[str, int]] = {}
-    others: Counter[str] = Counter()
+    others: set[str] = set()
+    odd = ""
     for row in read_table(path, (_UID, _FILE), progress=progress):
         match = _ORIGINAL.fullmatch(row[_FILE].replace("\\", "/"))
         if match is None:
-            raise TonnoError(
-                f"{path}: {_FILE} is {row[_FILE]!r}; expected DICOM_Images/Breast_MRI_NNN/SEQUENCE/NAME_N.dcm"
-            )
+            odd = odd or row[_FILE]
+            continue
         if match[2].casefold() == sequence.casefold():
             numbers.setdefault(match[1], {})[row[_UID]] = int(match[3])
-        others[match[2]] += 1
+        others.add(match[2])
+    if not others:
+        raise TonnoError(f"{path}: {_FILE} is {odd!r}; expected DICOM_Images/Breast_MRI_NNN/SEQUENCE/NAME_N.dcm")
     if not numbers:
         raise TonnoError(
             f"`sequence` {sequence}: {path} has none of this name; choose among {', '.join(sorted(others))}"
