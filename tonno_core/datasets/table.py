@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -112,7 +113,9 @@ def _spreadsheet(path: Path) -> Iterator[list[str]]:
             "beside it under the same name"
         ) from None
     try:
-        book = load_workbook(path, read_only=True, data_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # openpyxl's, of styles and extensions that do not matter here
+            book = load_workbook(path, read_only=True, data_only=True)
     except Exception as error:  # damaged archives and sheets make openpyxl raise nearly any kind
         raise TonnoError(f"{path}: not readable as a spreadsheet ({first_line(error)}); download it again") from error
     try:
