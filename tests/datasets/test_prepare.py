@@ -507,6 +507,21 @@ def test_halves_refuses_what_no_side_is(tmp_path: Path) -> None:
     assert "1 part is missing" in message and "55.nii.gz does not exist" in message
 
 
+def test_a_scan_that_is_there_twice_and_a_table_that_would_be_overwritten(tmp_path: Path) -> None:
+    table = write_halves(tmp_path / "data")
+    table.write_text(table.read_text() + "0.nii.gz,left,,p99\n")
+    assert refused("halves", table, tmp_path / "out") == (
+        f"{table.parent / '0.nii.gz'}: stands twice in the list; leave one of them out"
+    )
+    before = table.read_bytes()
+    with pytest.raises(TonnoError, match="lies in the data set's folder"):
+        prepare_dataset("halves", table, table.parent, Asked(), overwrite=True, progress=False)
+    assert table.read_bytes() == before
+    (tmp_path / "data" / "link.nii.gz").symlink_to("1.nii.gz")
+    table.write_text(table.read_text().replace("0.nii.gz,left,,p99", "link.nii.gz,left,,p99"))
+    assert f"link.nii.gz: is {table.parent / '1.nii.gz'} again" in refused("halves", table, tmp_path / "out")
+
+
 # -------------------- folder
 
 

@@ -91,6 +91,7 @@ def prepare_dataset(
         )
     if not found.items:
         raise TonnoError(f"{source}: no case of it is whole: {_some(lost)}")
+    _check_places(found)
     prepared = PreparedFolder(output)
     content: Json = {"tonno": tonno_core.__version__, "dataset": name, **_texts(asked)}
     outcomes, failures = prepare_items(found, prepared, content, overwrite=overwrite, progress=progress)
@@ -143,8 +144,9 @@ def _check(name: str, source: Path, output: Path, asked: Asked) -> None:
         raise TonnoError(f"{source}: no such file or folder; expected the data set's folder")
     if source.is_file() and name != "halves":
         raise TonnoError(f"{source}: is a file; expected the data set's folder (unpack an archive first)")
-    if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
-        raise TonnoError(f"`output` {output}: lies in the data set's folder {source}; choose another folder")
+    home, place = (source if source.is_dir() else source.parent).resolve(), output.resolve()
+    if place == home or (source.is_dir() and place.is_relative_to(home)):
+        raise TonnoError(f"`output` {output}: lies in the data set's folder {home}; choose another folder")
     check_output(output, overwrite=True)
 
 
@@ -168,6 +170,16 @@ def _find(name: str, source: Path, asked: Asked, progress: bool) -> Found:
     if name == "halves":
         return halves.find(source, asked.label)
     return folder.find(source, table=asked.table, label=asked.label, image=asked.image, mask=asked.mask)
+
+
+def _check_places(found: Found) -> None:
+    """Refuse a scan that is there twice, by a table's lines or by links: it could be in two splits."""
+    places: dict[Path, Path] = {}
+    for item in found.items:
+        other = places.setdefault(item.place.resolve(), item.place)
+        if other is not item.place:
+            again = "stands twice in the list" if other == item.place else f"is {other} again"
+            raise TonnoError(f"{item.place}: {again}; leave one of them out")
 
 
 def _columns(cases: Sequence[Prepared]) -> dict[str, list[str | Path]]:
