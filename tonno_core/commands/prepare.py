@@ -23,7 +23,7 @@ from tonno_core.output import Json, check_output, write_json
 NAMES = ("autopet", "mosmed", "duke", "halves", "folder")
 MANIFEST, DATASET = "manifest.csv", "dataset.json"
 _SHOWN = 5
-# Of the options that only some data sets have.
+# Options that only some data sets have.
 _FOR = {
     "sequence": ("duke",),
     "table": ("folder",),
