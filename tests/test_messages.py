@@ -16,7 +16,7 @@ import click
 import pytest
 
 import tonno_core
-from tonno_core.cli import cli
+from tonno_core.cli import cli, main
 from tonno_core.cohort.cases import CasesFolder, run_cases
 from tonno_core.commands.options import as_options
 from tonno_core.errors import TonnoError, plain, rename
@@ -168,3 +168,19 @@ def test_why_a_case_failed_is_kept_in_the_words_of_who_started(command: str | No
             run()
     kept = json.loads((tmp_path / "cases" / "a.failed").read_text(encoding="utf-8"))
     assert kept["failed"].endswith(f"infinite; use {words}")
+
+
+def test_a_name_with_two_spaces_in_a_row_stays_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = _Folder(tmp_path)
+    folder.take_up({}, ["a.nii"], [(1, Path("a.nii"))], overwrite=False)
+    folder.open(["a"], ["a"])
+
+    def work(task: Any, advanced: Any) -> None:
+        raise TonnoError("GK  primaer/a.nii: damaged;\n copy it again")
+
+    run_cases([SimpleNamespace(name="a")], folder, work, label="", progress=False)
+    assert folder.reason("a") == "GK  primaer/a.nii: damaged; copy it again"
+    missing = tmp_path / "GK  primaer" / "list.csv"
+    with pytest.raises(SystemExit):
+        main(["check", str(missing)])
+    assert capsys.readouterr().err.startswith(f"tonno: {missing}: no such manifest")

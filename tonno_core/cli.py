@@ -15,7 +15,7 @@ from click.core import ParameterSource
 
 import tonno_core
 from tonno_core.commands.options import as_options, as_options_of
-from tonno_core.errors import TonnoError
+from tonno_core.errors import TonnoError, one_line
 from tonno_core.imports import uncollected
 from tonno_core.settings import METHODS, PRESETS, parse_stages
 from tonno_core.signals import drop_terminal, ending_signals
@@ -53,6 +53,7 @@ _INTENSITY = (
     "How intensities are normalised; LO and HI are in the image's units, e.g. Hounsfield units. "
     "window:LO:HI,LO:HI,... gives each channel its own window."
 )
+_LABEL = "Column of the table: of folder the label, of halves the side (left, right, both, none)."
 _LATTICE = "Spread the directions over a hemisphere, or over the whole sphere as in the paper."
 _LAYERS = "Layers of a FILE.pt2 whose maps are wanted, its stages."
 _LESIONS = "Lesions in each of those."
@@ -66,7 +67,9 @@ _NONFINITE = "Replace NaN and infinite voxels by the lowest finite value instead
 _NORM = "Normalisation layers: batch norm, batch norm with fixed statistics, or group norm in its place."
 _OUTPUT = "Output folder. For many volumes, an existing folder is resumed."
 _PIXEL_MM = "Pixel size of the slices in mm."
+_PARTIAL = "Leave out cases of which a part is missing or damaged, and say so; by default nothing is written then."
 _PRECISION = "Number format of the encoder. auto: float16 on CUDA, bfloat16 on CPUs that are fast in it, else float32."
+_PREPARED = "Folder for manifest.csv; an existing one is resumed. It may not lie in SOURCE."
 _PRESET = "Set slices, directions and more at once; options given explicitly take precedence."
 _QUANTILE = "Share of the negative volumes that must stay below the threshold; lower it if some hold the finding."
 _RADIUS = "Radius of the ball that the planes cover."
@@ -75,6 +78,7 @@ _ROWS = "Stage that gets rows of its own; may be repeated."
 _RUN = "Folder for checkpoints, metrics and curves."
 _RUN_METHODS = "Method to run; may be repeated."
 _SIDE = "Side of a slice in pixels."
+_SEQUENCE = "duke: series to take, as pre, post_1 or post_2."
 _SIGMA = "Factor on Matched CAM's sigma; 1 is half a cell of the map."
 _SLICES = "Number of offsets, i.e. of parallel planes along each direction."
 _SLICES_PER_VOLUME = "Random slices drawn from each of these volumes."
@@ -294,6 +298,37 @@ def bundle(
     spec = make_bundle(own, output, overwrite=overwrite)
     click.echo(f"{spec.encoder} with classes {', '.join(spec.classes)} written to {output}. Assumed of its training:")
     click.echo(tabulate(assumptions(spec), tablefmt="plain", disable_numparse=True))
+
+
+@cli.command()
+@click.argument("name", type=click.Choice(["autopet", "mosmed", "duke", "halves", "folder"]), metavar="NAME")
+@click.argument("source", type=_PATH)
+@click.option("--output", required=True, type=_PATH, metavar="DIR", help=_PREPARED)
+@click.option("--sequence", default="", metavar="NAME", help=_SEQUENCE, show_default="post_1")
+@click.option("--table", type=_PATH, metavar="FILE", help="folder: CSV, TSV or .xlsx with a label for each case.")
+@click.option("--label", default="", metavar="COLUMN", help=_LABEL, show_default="label, laterality")
+@click.option("--image", default="", metavar="TEXT", help="folder: part of the image's name, where a case has several.")
+@click.option("--mask", default="", metavar="TEXT", help="folder: part of the mask's name, likewise.")
+@click.option("--partial", is_flag=True, help=_PARTIAL)
+@click.option("--seed", default=0, show_default=True, type=_SEED, help="Seed of the split.")
+@click.option("--overwrite", is_flag=True, help="Replace another preparation.")
+@_quiet_option
+def prepare(
+    name: str, source: Path, output: Path, partial: bool, seed: int, overwrite: bool, quiet: bool, **options: Any
+) -> None:
+    """Write the manifest of a data set, split by patient, from its publisher's folders.
+
+    NAME is autopet (FDG-PET-CT-Lesions), mosmed (COVID19_1110), duke (Duke-Breast-Cancer-MRI), halves (a table with a
+    column laterality) or folder (BIDS, or a folder for each case). SOURCE is the folder as it was downloaded, or the
+    table of halves. Prints licence and citation. Running the same command again resumes.
+    """
+    from tonno_core.commands.prepare import Asked, prepare_dataset
+    from tonno_core.progress import silenced
+
+    with silenced(quiet):
+        text = prepare_dataset(name, source, output, Asked(**options), partial=partial, seed=seed, overwrite=overwrite)
+    if not quiet:
+        click.echo(as_options(text))
 
 
 @cli.command()
@@ -597,9 +632,9 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.flush()
         os._exit(130)  # all is cleaned up; taking down torch's modules would last another second
     except click.ClickException as error:
-        _fail(" ".join(error.format_message().split()), 2)
+        _fail(one_line(error.format_message()), 2)
     except TonnoError as error:  # only a command raises it
-        _fail(" ".join(as_options_of(cli.commands[arguments[0]], cli, str(error)).split()), 2)
+        _fail(as_options_of(cli.commands[arguments[0]], cli, one_line(error)), 2)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
             raise

@@ -58,6 +58,18 @@ def plain(message: object) -> str:
     return _ARGUMENT.sub(r"\1", str(message))
 
 
+def one_line(message: object) -> str:
+    """Put a message into one line; spaces stay as they are, as names of files may have two in a row.
+
+    Args:
+        message: The message, or an exception with it.
+
+    Returns:
+        The line.
+    """
+    return " ".join(line.strip() for line in str(message).splitlines() if line.strip())
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of what a library says.
 

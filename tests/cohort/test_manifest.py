@@ -503,3 +503,18 @@ def test_the_class_that_cannot_be_trained_is_named() -> None:
         TonnoError, match=r"label 1 of class 'y', all 2 have 0; training needs both: add volumes with it"
     ):
         require_trainable(cohort("10", "00", classes=("x", "y")))
+
+
+def test_further_columns_are_written_and_a_second_channel_is_told(tmp_path: Path) -> None:
+    path, ct = tmp_path / "written.csv", tmp_path / "sub" / "c.nii"
+    cases = (
+        Case(tmp_path / "a.nii", (1,), (None,), "P1", "train"),
+        Case(tmp_path / "b.nii", (0,), (None,), "P2", "val"),
+    )
+    write_manifest(path, Manifest(path, ("finding",), cases), {"volume:CT": [ct, ""], "side": ["left", "right"]})
+    assert path.read_text() == (
+        "volume,label,patient,split,volume:CT,side\na.nii,1,P1,train,sub/c.nii,left\nb.nii,0,P2,val,,right\n"
+    )
+    content = read_manifest(path)
+    assert content.cases == cases
+    assert content.notes == ("column volume:CT is not read: a case is one volume of one channel",)

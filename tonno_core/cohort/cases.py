@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 from tonno_core.cohort.ahead import read_ahead
 from tonno_core.cohort.difference import differences
 from tonno_core.cohort.names import case_name, name_cases
-from tonno_core.errors import TonnoError, is_out_of_memory
+from tonno_core.errors import TonnoError, is_out_of_memory, one_line
 from tonno_core.output import Json, check_output, write_json
 from tonno_core.progress import progress_bar
 
@@ -292,7 +292,7 @@ def run_cases(
             except Exception as error:
                 if not isinstance(error, (TonnoError, OSError)) and not is_out_of_memory(error):
                     raise
-                folder.fail(task.name, reworded(" ".join(str(error).split())) or type(error).__name__)
+                folder.fail(task.name, reworded(one_line(error)) or type(error).__name__)
             bar.update(done - bar.n)
 
 

@@ -187,6 +187,7 @@ def read_manifest(
         [case.patient for case in cases], [bool(row.cells.get("patient")) for row in rows], lines
     )
     notes += notes_on_files([case.volume for case in cases], lines)
+    notes += [f"column {name} is not read: a case is one volume of one channel" for name in names if _is_channel(name)]
     return Manifest(path, classes, cases, tuple(notes))
 
 
@@ -273,7 +274,7 @@ def why_absent(path: Path, case: Case | Listed) -> str:
     return f"volume {case.absent!r} does not exist {missing(path.parent, case.absent)}"
 
 
-def write_manifest(path: Path, manifest: Manifest) -> None:
+def write_manifest(path: Path, manifest: Manifest, extra: Mapping[str, Sequence[str | Path]] | None = None) -> None:
     """Write a manifest that `read_manifest` reads back.
 
     Paths are relative where the data lies in or below the new file's folder, else absolute. A class's name is
@@ -282,6 +283,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     Args:
         path: The file; it appears whole or not at all.
         manifest: Its content.
+        extra: Further columns by name, with a cell for each case; a path is written as those of volumes are.
 
     Raises:
         TonnoError: The file cannot be written.
@@ -291,12 +293,18 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     if not any(mask for case in manifest.cases for mask in case.masks):
         columns["mask"] = []
     header = ["volume", *columns["label"], *columns["mask"], "patient", *(["split"] if manifest.has_split else [])]
+    header += extra or {}
     folder = path.absolute().parent
+    further = [
+        [_relative(cell, folder) if isinstance(cell, Path) else cell for cell in cells]
+        for cells in (extra or {}).values()
+    ]
     try:
         with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(header)
-            writer.writerows(_cells(case, folder, bool(columns["mask"])) for case in manifest.cases)
+            for number, case in enumerate(manifest.cases):
+                writer.writerow([*_cells(case, folder, bool(columns["mask"])), *(cells[number] for cells in further)])
     except UnicodeEncodeError as error:
         raise TonnoError(f"{path}: cannot be written ({error})") from error
 
@@ -451,6 +459,11 @@ def _check_overlooked(names: Sequence[str], rows: Sequence[Row], path: Path) -> 
         for known, looks in (("patient", person), ("split", part)):
             if looks and known not in heads:
                 raise TonnoError(f"{path}: unknown column {name}, and no {known}; did you mean {known}? Rename it")
+
+
+def _is_channel(name: str) -> bool:
+    """Tell whether a column holds a further channel of the volumes, as ``volume:CT`` does."""
+    return name.startswith("volume:")
 
 
 # -------------------- labels and masks

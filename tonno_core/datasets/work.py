@@ -1,0 +1,216 @@
+"""Prepare the scans of a data set one after another: what is done stays, and a second run goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tonno_core.cohort.cases import CasesFolder, Progress, fingerprint, run_cases
+from tonno_core.cohort.manifest import DEFAULT_CLASS, Case, Manifest
+from tonno_core.cohort.source import source_of
+from tonno_core.cohort.split import split_patients
+from tonno_core.datasets.found import Found, Item, Outcome, Prepared
+from tonno_core.datasets.intensity import Statistics
+from tonno_core.errors import TonnoError
+from tonno_core.output import Json, write_json
+from tonno_core.words import spelling
+
+VOLUMES = "volumes"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A scan to prepare.
+
+    Attributes:
+        name: Of its case.
+        item: The scan.
+    """
+
+    name: str
+    item: Item
+
+
+class PreparedFolder(CasesFolder):
+    """Holds a record of each scan in ``cases/``, halves in ``volumes/``, and beside them the manifest."""
+
+    kind = "preparation"
+    summary_names = ("manifest.csv", "dataset.json")
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.items: dict[str, Item] = {}
+
+    def has(self, name: str) -> bool:
+        """Tell whether a scan is done.
+
+        Args:
+            name: Name of the case.
+
+        Returns:
+            Whether its record is there, of the files as they are and of what the tables say of it.
+        """
+        record = self._read(name)
+        if record is None or record["item"] != fingerprint(self.items[name].facts()):
+            return False
+        written = [case[key] for case in record["cases"] for key in ("volume", "mask") if case[key]]
+        with suppress(OSError):
+            return bool(record["source"] == _source(record["files"])) and all(Path(file).exists() for file in written)
+        return False
+
+    def content_of_case(self, name: str) -> str | None:
+        """Return that nothing is known of the bytes of a done scan: to hash a data set would take hours.
+
+        Args:
+            name: Name of the case.
+
+        Returns:
+            See `CasesFolder`.
+        """
+        return None if self._read(name) is None else ""
+
+    def clear(self, keep: set[str]) -> None:
+        """Remove the records of all scans but some, with their halves.
+
+        Args:
+            keep: Names of the cases whose records stay.
+        """
+        for file in self.cases.glob("*.json"):
+            if file.stem not in keep:
+                for half in (self.path / VOLUMES).glob(f"{file.stem}-*"):
+                    half.unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
+
+    def save(self, name: str, outcome: Outcome) -> None:
+        """Keep what has become of a scan.
+
+        Args:
+            name: Name of the case.
+            outcome: The lines of the manifest.
+        """
+        files = [str(file) for file in outcome.files]
+        record = {
+            "fingerprint": self.fingerprint,
+            "item": fingerprint(self.items[name].facts()),
+            "source": _source(files),
+            "files": files,
+            "cases": [dataclasses.asdict(case) for case in outcome.cases],
+            "notes": list(outcome.notes),
+        }
+        write_json(self.cases / f"{name}.json", record)
+
+    def outcome(self, name: str) -> Outcome | None:
+        """Read what has become of a scan.
+
+        Args:
+            name: Name of the case.
+
+        Returns:
+            The lines of the manifest; None where it is not done.
+        """
+        record = self._read(name)
+        if record is None:
+            return None
+        cases = tuple(Prepared(**{**case, "statistics": Statistics(**case["statistics"])}) for case in record["cases"])
+        return Outcome(cases, tuple(map(Path, record["files"])), tuple(record["notes"]))
+
+    def _read(self, name: str) -> Json | None:
+        try:
+            data = json.loads((self.cases / f"{name}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return data if isinstance(data, dict) and data.get("fingerprint") == self.fingerprint else None
+
+
+def prepare_items(
+    found: Found, folder: PreparedFolder, content: Json, *, overwrite: bool, progress: bool
+) -> tuple[list[Outcome], dict[str, str]]:
+    """Prepare all scans that are not done yet.
+
+    Args:
+        found: The scans.
+        folder: Where.
+        content: What the preparation is, but for its list.
+        overwrite: Start anew where another preparation is.
+        progress: Whether to show a bar.
+
+    Returns:
+        What has become of each scan, and reasons of failures by the name of its case.
+
+    Raises:
+        TonnoError: The folder holds something else, or cannot be written.
+    """
+    volumes = [(number, item.place) for number, item in enumerate(found.items, start=1)]
+    names = folder.take_up(content, [str(place) for _, place in volumes], volumes, overwrite=overwrite)
+    tasks = [Task(name, item) for name, item in zip(names, found.items, strict=True)]
+    folder.items = {task.name: task.item for task in tasks}
+    folder.open(names, names)
+    if found.cut:
+        (folder.path / VOLUMES).mkdir(exist_ok=True)
+
+    def work(task: Task, advanced: Progress) -> None:
+        outcome = found.prepare(task.item, (folder.path / VOLUMES).absolute(), task.name)
+        folder.save(task.name, outcome)
+        advanced(1, 1)
+
+    run_cases(tasks, folder, work, label="reading", progress=progress)
+    done, failures = [], {}
+    for task in tasks:
+        outcome, reason = folder.outcome(task.name), folder.reason(task.name)
+        if reason is not None or outcome is None:
+            failures[task.name] = reason or f"{task.item.place}: is not done; run the command again"
+        else:
+            done.append(outcome)
+    return done, failures
+
+
+def split_cases(cases: Sequence[Prepared], path: Path, seed: int) -> Manifest:
+    """Split cases by patient; a patient with a case whose split is asked for goes there whole.
+
+    Args:
+        cases: Of the data set.
+        path: Of the manifest to be.
+        seed: Of the split.
+
+    Returns:
+        The manifest, with the cases in their order.
+
+    Raises:
+        TonnoError: Two splits are asked for one patient.
+    """
+    asked: dict[tuple[str, ...], str] = {}
+    for case in cases:
+        other = asked.setdefault(spelling(case.patient), case.split) if case.split else case.split
+        if other != case.split:
+            raise TonnoError(
+                f"{case.volume}: split is {case.split!r}, but another volume of patient {case.patient!r} is in "
+                f"{other!r}; a patient belongs to one split: mend the table"
+            )
+    free = [case for case in cases if spelling(case.patient) not in asked]
+    drawn = split_patients(_manifest(free, path), seed=seed).cases if free else ()
+    splits = {case.volume: case.split for case in drawn}
+    manifest = _manifest(cases, path)
+    listed = (
+        dataclasses.replace(case, split=splits.get(case.volume) or asked[spelling(case.patient)])
+        for case in manifest.cases
+    )
+    return dataclasses.replace(manifest, cases=tuple(listed))
+
+
+def _manifest(cases: Sequence[Prepared], path: Path) -> Manifest:
+    return Manifest(
+        path,
+        (DEFAULT_CLASS,),
+        tuple(
+            Case(Path(case.volume), (case.label,), (Path(case.mask) if case.mask else None,), case.patient, "")
+            for case in cases
+        ),
+    )
+
+
+def _source(files: Sequence[str]) -> str:
+    return fingerprint([source_of(Path(file)) for file in files])
