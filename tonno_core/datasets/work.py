@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,12 +152,12 @@ def prepare_items(
     if found.cut:
         (folder.path / VOLUMES).mkdir(exist_ok=True)
 
-    def work(task: Task, advanced: Progress) -> None:
+    def work(task: Task, advanced: Progress, get: Callable[[], None]) -> None:
         outcome = found.prepare(task.item, (folder.path / VOLUMES).absolute(), task.name)
         folder.save(task.name, outcome)
         advanced(1, 1)
 
-    run_cases(tasks, folder, work, label="reading", progress=progress)
+    run_cases(tasks, folder, work, read=lambda task: None, label="reading", progress=progress)
     done, failures = [], {}
     for task in tasks:
         outcome, reason = folder.outcome(task.name), folder.reason(task.name)
