@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 import tonno_core
+from tonno_core.bundle.terminology import check_terminology
 from tonno_core.commands.options import as_options, as_options_of
 from tonno_core.errors import TonnoError
 from tonno_core.settings import METHODS, PRESETS, parse_stages
@@ -38,7 +39,7 @@ _EVALUATED_CLASS = "Class of the model to evaluate, which label 1 means."
 _EVALUATED = "Method to evaluate; may be repeated."
 _FEWER = "Directions; fewer are faster and noisier."
 _FILTER = "Second derivative along the offsets; hann and gaussian let less noise through."
-_FORMAT = "Format of the images written."
+_FORMAT = "Format of the images written. dicom: DICOM SEG and parametric maps that refer to a DICOM series."
 _FRAME = "Define the planes in mm (physical), or in the paper's cube of voxel indices (normalized)."
 _FREEZE = "Number of stages, counted from the input, whose weights stay fixed."
 _GRID = "Backproject onto M^3 nodes and interpolate (band-limited), or onto every voxel (volume)."
@@ -189,7 +190,12 @@ def cli() -> None:
 @_precision_option
 @click.option("--compile", "compiled", is_flag=True, help="Compile the encoder (torch.compile); pays off in long runs.")
 @click.option(
-    "--format", "file_format", default="nii.gz", show_default=True, type=click.Choice(["nii.gz", "nrrd"]), help=_FORMAT
+    "--format",
+    "file_format",
+    default="nii.gz",
+    show_default=True,
+    type=click.Choice(["nii.gz", "nrrd", "dicom"]),
+    help=_FORMAT,
 )
 @click.option("--replace-nonfinite", is_flag=True, help=_NONFINITE)
 @click.option("--overwrite", is_flag=True, help="Replace existing results.")
@@ -586,7 +592,12 @@ def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
     for text in texts:
         if not text.partition("=")[0].strip() or "=" not in text:
             raise TonnoError(f"--about '{text}': expected KEY=VALUE, as modality=MR")
-    return {key.strip(): value.strip() for key, _, value in (text.partition("=") for text in texts)}
+    pairs = {key.strip(): value.strip() for key, _, value in (text.partition("=") for text in texts)}
+    try:
+        check_terminology(pairs)
+    except TonnoError as error:
+        raise TonnoError(f"--about {error}") from error
+    return pairs
 
 
 def _fail(message: str, status: int) -> None:

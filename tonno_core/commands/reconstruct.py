@@ -15,6 +15,7 @@ import torch
 import tonno_core
 from tonno_core.bundle.decide import Run
 from tonno_core.bundle.file import Bundle
+from tonno_core.commands import dicom
 from tonno_core.commands.early_stopping import EarlyStopping
 from tonno_core.commands.options import as_options
 from tonno_core.commands.request import Compute, Options, PreparedRun, model_identity, prepare, read_options
@@ -92,7 +93,10 @@ def reconstruct_into(
     request, run = prepared.request, prepared.run
     options = request.options
     volume = read_volume(volume_path, replace_nonfinite=options.replace_nonfinite)
-    check_writable(volume.ijk_to_ras, output / f"heatmap.{options.file_format}")
+    as_dicom = options.file_format == dicom.FORMAT
+    source = dicom.check_source(volume_path, volume, output) if as_dicom else None
+    if source is None:
+        check_writable(volume.ijk_to_ras, output / f"heatmap.{options.file_format}")
     stopping = None if options.stop_when is None else EarlyStopping(prepared)
     reporter = Reporter(progress=progress) if stopping is None else stopping.reporter(progress)
     result = execute(volume, prepared.model.encoder, run, reporter, processes=group)
@@ -102,7 +106,11 @@ def reconstruct_into(
     doubts = [each.warning for each in segmentations.values() if each.warning]
     result = dataclasses.replace(result, warnings=tuple(map(as_options, [*result.warnings, *doubts])))
     with output_folder(output, overwrite=overwrite) as folder:
-        write_images(folder, result, segmentations, options.file_format)
+        if source is None:
+            write_images(folder, result, segmentations, options.file_format)
+        else:
+            said = dicom.statement_of(request.model, result.class_name)
+            dicom.write_dicom(folder, result, segmentations, run, source, said)
         more = {"region": request.region_record(), "processes": group.world, **(extra or {})}
         if stopping is not None:
             more["stop_when"] = {"asked": options.stop_when, **stopping.record(result)}
