@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -26,6 +26,7 @@ from tonno_core.bundle.terminology import DEFAULT, check_terminology, terminolog
 from tonno_core.cli import cli
 from tonno_core.commands import reconstruct as workflow
 from tonno_core.errors import TonnoError
+from tonno_core.settings import model_defaults
 from tonno_core.volume.io import read_volume
 
 highdicom = pytest.importorskip("highdicom", minversion="0.28")
@@ -263,12 +264,13 @@ def test_slices_that_are_not_quite_evenly_spaced_go_where_the_volume_has_them(tm
     for form in ("dicom", "nrrd"):
         run(tmp_path / "scan", "--model", "pixel-sum", "--format", form, "--output", tmp_path / form)
     mask = sitk.ReadImage(str(tmp_path / "nrrd" / "segmentation-tonno.nrrd"))
-    read = [
-        sitk.ReadImage(str(tmp_path / "dicom" / "segmentation-tonno.dcm")),
-        dcmqi("segimage2itkimage", tmp_path / "dicom" / "segmentation-tonno.dcm", tmp_path / "a"),
-        dcmqi("paramap2itkimage", tmp_path / "dicom" / "heatmap-tonno.dcm", tmp_path / "b"),
-    ]
-    for image in read:
+    segmentation, map_ = (tmp_path / "dicom" / f"{what}-tonno.dcm" for what in ("segmentation", "heatmap"))
+    for read in (
+        lambda: sitk.ReadImage(str(segmentation)),
+        lambda: dcmqi("segimage2itkimage", segmentation, tmp_path / "a"),
+        lambda: dcmqi("paramap2itkimage", map_, tmp_path / "b"),
+    ):
+        image = read()
         assert image.GetSpacing() == pytest.approx(mask.GetSpacing(), abs=DICOM_MM)
         assert image.GetOrigin() == pytest.approx(mask.GetOrigin(), abs=DICOM_MM)
 
@@ -326,6 +328,23 @@ def test_codes_color_algorithm_and_tracking_of_each_class(model: Path, tmp_path:
     anatomy = [pair[1].SharedFunctionalGroupsSequence[0].FrameAnatomySequence[0] for pair in (made["a"], made["c"])]
     assert codes(anatomy[0].AnatomicRegionSequence) == ("SCT", "12738006", "Brain")
     assert codes(anatomy[1].AnatomicRegionSequence) == ("SCT", "123037004", "Anatomical Structure")
+
+
+def test_only_a_threshold_that_is_not_the_models_makes_a_segment_semiautomatic(tmp_path: Path) -> None:
+    """As in the Slicer module."""
+    write_series(tmp_path / "scan")
+    choices = {"slices": 10, "directions": 6, "stage": 2}
+    model = write_random_bundle(
+        tmp_path / "model",
+        defaults=model_defaults(**choices),
+        thresholds={"matched-cam": {"threshold": 0.25, "settings": choices}},
+    )
+    expected = {"auto": "AUTOMATIC", "0.2505": "AUTOMATIC", "0.26": "SEMIAUTOMATIC", "otsu": "AUTOMATIC"}
+    for name, (threshold, kind) in enumerate(expected.items()):
+        common = ("--method", "matched-cam", "--threshold", threshold, "--format", "dicom")
+        run(tmp_path / "scan", "--model", model, *common, "--output", tmp_path / str(name))
+        segmentation, _ = results(tmp_path / str(name), "matched-cam")
+        assert segmentation.SegmentSequence[0].SegmentAlgorithmType == kind, threshold
 
 
 def test_dcmqi_reads_what_the_segment_is(model: Path, tmp_path: Path) -> None:
@@ -491,9 +510,13 @@ def test_without_highdicom_it_says_what_to_install(
     )
 
 
-def test_highdicom_is_not_imported_before_it_is_needed(tmp_path: Path) -> None:
-    code = "import sys, tonno_core.commands.cohort; assert not {'highdicom', 'pydicom'} & sys.modules.keys()"
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(Path.cwd())})
+def test_highdicom_is_not_imported_before_it_is_needed() -> None:
+    """Nor is pydicom: functions alone import them."""
+    for path in Path(workflow.__file__).parent.parent.rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.partition(".")[0] for name in names} & {"highdicom", "pydicom"}, path
 
 
 @pytest.mark.parametrize(

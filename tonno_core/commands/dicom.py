@@ -94,24 +94,39 @@ def statement_of(model: Bundle | str, class_name: str) -> Statement:
     return Statement(name, model.spec.sha256, terminology_of(model.spec.about, class_name), "logit")
 
 
-def check_source(path: Path, volume: Volume, output: Path) -> Source:
+def check_places(path: Path, output: Path) -> None:
+    """Check before a volume is read that it can be a series, and that its results will not lie among its files.
+
+    Args:
+        path: Of the volume, which may not be there.
+        output: Where the results will be.
+
+    Raises:
+        TonnoError: They would, or it is a file.
+    """
+    if path.is_file():
+        raise TonnoError(
+            f"{path}: is no folder of DICOM files, to whose slices `file_format` {FORMAT} refers; {OTHER_FORMATS}"
+        )
+    if output.absolute().resolve() == path.absolute().resolve():
+        raise TonnoError(
+            f"`output` {output}: is the folder of the series, where results would be taken for slices; choose another"
+        )
+
+
+def check_source(path: Path, volume: Volume) -> Source:
     """Read the headers of a volume's series, and check before a long computation that results can refer to it.
 
     Args:
         path: The folder.
         volume: That was read from it.
-        output: Where the results will be.
 
     Returns:
         The series.
 
     Raises:
-        TonnoError: See `read_source`; or highdicom refuses it, or the results would lie among its files.
+        TonnoError: See `read_source`; or highdicom refuses it.
     """
-    if path.is_dir() and output.absolute().resolve() == path.absolute().resolve():
-        raise TonnoError(
-            f"`output` {output}: is the folder of the series, where results would be taken for slices; choose another"
-        )
     source = read_source(path, volume)
     mask = np.zeros(volume.array.shape, dtype=np.uint8)
     mask[0, 0, 0] = 1

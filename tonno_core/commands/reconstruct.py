@@ -92,9 +92,11 @@ def reconstruct_into(
     """
     request, run = prepared.request, prepared.run
     options = request.options
-    volume = read_volume(volume_path, replace_nonfinite=options.replace_nonfinite)
     as_dicom = options.file_format == dicom.FORMAT
-    source = dicom.check_source(volume_path, volume, output) if as_dicom else None
+    if as_dicom:
+        dicom.check_places(volume_path, output)
+    volume = read_volume(volume_path, replace_nonfinite=options.replace_nonfinite)
+    source = dicom.check_source(volume_path, volume) if as_dicom else None
     if source is None:
         check_writable(volume.ijk_to_ras, output / f"heatmap.{options.file_format}")
     stopping = None if options.stop_when is None else EarlyStopping(prepared)

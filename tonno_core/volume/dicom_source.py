@@ -76,12 +76,8 @@ def read_source(path: Path, volume: Volume) -> Source:
         The series.
 
     Raises:
-        TonnoError: it is no folder of DICOM slices, they are tilted, or their headers lack what a reference needs.
+        TonnoError: its slices are tilted, or their headers lack what a reference needs.
     """
-    if not path.is_dir():
-        raise TonnoError(
-            f"{path}: is no folder of DICOM files, to whose slices `file_format` dicom refers; {OTHER_FORMATS}"
-        )
     series = find_series(path)
     _check_tilt(path, volume)
     with quiet():
