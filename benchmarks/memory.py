@@ -52,7 +52,7 @@ def run(stage: str, scan: Path, options: argparse.Namespace) -> None:
         options: Options of the command line.
     """
     from tonno_core.bundle.ready import prepare_model
-    from tonno_core.commands.reconstruct import reconstruct_into, single_run
+    from tonno_core.commands.reconstruct import Scan, reconstruct_into, single_run
     from tonno_core.commands.request import Compute, Options, read_options
     from tonno_core.reconstruction import reconstruct
     from tonno_core.slicing.preparation import prepare_volume
@@ -64,7 +64,7 @@ def run(stage: str, scan: Path, options: argparse.Namespace) -> None:
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "out"
             with single_run(output, asked, Compute("cpu")) as (prepared, progress, _):
-                reconstruct_into(output, scan, prepared, progress=progress)
+                reconstruct_into(output, Scan(scan), prepared, progress=progress)
     elif stage != "import":
         request = read_options(asked)
         volume = read_volume(scan)

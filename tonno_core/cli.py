@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 import tonno_core
+from tonno_core.bundle.terminology import check_terminology
 from tonno_core.commands.options import as_options, as_options_of
 from tonno_core.errors import TonnoError, one_line
 from tonno_core.imports import uncollected
@@ -42,7 +43,7 @@ _EVALUATED_CLASS = "Class of the model to evaluate, which label 1 means."
 _EVALUATED = "Method to evaluate; may be repeated."
 _FEWER = "Directions; fewer are faster and noisier."
 _FILTER = "Second derivative along the offsets; hann and gaussian let less noise through."
-_FORMAT = "Format of the images written."
+_FORMAT = "Format of the images written. dicom: DICOM SEG and parametric maps that refer to a DICOM series."
 _FRAME = "Define the planes in mm (physical), or in the paper's cube of voxel indices (normalized)."
 _FREEZE = "Number of stages, counted from the input, whose weights stay fixed."
 _GRID = "Backproject onto M^3 nodes and interpolate (band-limited), or onto every voxel (volume)."
@@ -211,7 +212,12 @@ def cli() -> None:
 @_precision_option
 @_compile_option
 @click.option(
-    "--format", "file_format", default="nii.gz", show_default=True, type=click.Choice(["nii.gz", "nrrd"]), help=_FORMAT
+    "--format",
+    "file_format",
+    default="nii.gz",
+    show_default=True,
+    type=click.Choice(["nii.gz", "nrrd", "dicom"]),
+    help=_FORMAT,
 )
 @click.option("--replace-nonfinite", is_flag=True, help=_NONFINITE)
 @click.option("--overwrite", is_flag=True, help="Replace existing results.")
@@ -250,10 +256,10 @@ def reconstruct(
         if outcome.failed:
             raise TonnoError(outcome.failed)
         return
-    from tonno_core.commands.reconstruct import reconstruct_into, single_run
+    from tonno_core.commands.reconstruct import Scan, reconstruct_into, single_run
 
     with silenced(quiet), single_run(output, asked, compute, overwrite=overwrite) as (prepared, progress, group):
-        table = reconstruct_into(output, volume, prepared, progress=progress, overwrite=overwrite, group=group)
+        table = reconstruct_into(output, Scan(volume), prepared, progress=progress, overwrite=overwrite, group=group)
     if table and not quiet:  # of the first process alone
         click.echo(f"{table}\nwritten to {output}. {_NOTICE}")
 
@@ -649,7 +655,12 @@ def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
     for text in texts:
         if not text.partition("=")[0].strip() or "=" not in text:
             raise TonnoError(f"--about '{text}': expected KEY=VALUE, as modality=MR")
-    return {key.strip(): value.strip() for key, _, value in (text.partition("=") for text in texts)}
+    pairs = {key.strip(): value.strip() for key, _, value in (text.partition("=") for text in texts)}
+    try:
+        check_terminology(pairs)
+    except TonnoError as error:
+        raise TonnoError(f"--about {error}") from error
+    return pairs
 
 
 def _fail(message: str, status: int) -> None:

@@ -14,7 +14,7 @@ import torch
 from tests.networks import write_random_bundle
 from tests.processes import two_processes
 from tests.training.toy import toy_scan
-from tonno_core.commands.reconstruct import reconstruct_into
+from tonno_core.commands.reconstruct import Scan, reconstruct_into
 from tonno_core.commands.request import Compute, Options, prepare, read_options
 from tonno_core.distributed import Processes
 from tonno_core.errors import TonnoError
@@ -36,7 +36,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_volume(toy_scan(0, 1), folder / "scan.nii.gz")
     write_random_bundle(folder / "model", defaults=dict(OPTIONS))
     prepared = prepare(read_options(Options(str(folder / "model"))), Compute("cpu", "float32"))
-    reconstruct_into(folder / "alone", folder / "scan.nii.gz", prepared, progress=lambda *_: None)
+    reconstruct_into(folder / "alone", Scan(folder / "scan.nii.gz"), prepared, progress=lambda *_: None)
     return folder
 
 

@@ -87,7 +87,7 @@ def is_result(file: Path) -> bool:
         file: An image file.
 
     Returns:
-        True for ``heatmap-tonno.nii.gz``, ``x.seg.nrrd`` and the like.
+        True for ``heatmap-tonno.nii.gz``, ``segmentation-tonno.dcm``, ``x.seg.nrrd`` and the like.
     """
     name = file.name.lower()
     return ".seg." in name or name.startswith(_RESULTS)
@@ -141,8 +141,8 @@ def _volumes(place: Path, notes: list[str]) -> Iterator[Listed]:
 
 
 def _holds_dicom(folder: Path) -> bool:
-    """Tell whether some of a folder's own files are DICOM, a list of them (DICOMDIR) aside."""
+    """Tell whether some of a folder's own files are DICOM, a list of them (DICOMDIR) and our results aside."""
     with suppress(OSError):
         files = (file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
-        return any(is_dicom(file) for file in files if file.name.upper() != "DICOMDIR")
+        return any(is_dicom(file) for file in files if file.name.upper() != "DICOMDIR" and not is_result(file))
     return False

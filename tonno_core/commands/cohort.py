@@ -15,14 +15,15 @@ from tonno_core.cohort.cases import SETTINGS_NAME, CasesFolder, Outcome, Progres
 from tonno_core.cohort.find import LIST_ENDINGS, find_volumes
 from tonno_core.cohort.manifest import Listed, read_volumes, why_absent
 from tonno_core.cohort.source import content_of, newest, source_of
+from tonno_core.commands import dicom
 from tonno_core.commands.cohort_summary import PLANES, SUMMARY_NAMES, Done, write_planes, write_summary
 from tonno_core.commands.options import as_options
-from tonno_core.commands.reconstruct import reconstruct_into
+from tonno_core.commands.reconstruct import Scan, reconstruct_into
 from tonno_core.commands.request import Compute, Options, PreparedRun, model_identity, prepare, read_options
 from tonno_core.distributed import device_of_process, share_of_cases
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json, write_text
-from tonno_core.reconstruction.run import ReadyScan, get_ready
+from tonno_core.reconstruction.run import get_ready
 from tonno_core.volume.io import read_volume
 
 REPORT = "report.json"
@@ -171,22 +172,23 @@ def reconstruct_cohort(
     share = tasks[rank::world]
     folder.open(names, [task.name for task in share])
 
-    def read(task: Task) -> tuple[Json, ReadyScan]:
+    def read(task: Task) -> Scan:
         volume = task.listed.volume
         if not volume.exists():
             of_list = task.listed.absent and _is_list(places)
             raise TonnoError(why_absent(places[0], task.listed) if of_list else f"{volume}: no such file or folder")
+        if request.options.file_format == dicom.FORMAT:
+            dicom.check_places(volume, folder.cases / task.name)
         # Before it is read.
         identity = {"run": folder.fingerprint, "source": source_of(volume), "content": content_of(volume)}
         image = read_volume(volume, replace_nonfinite=request.options.replace_nonfinite)
-        return identity, get_ready(image, prepared.run)
+        return Scan(volume, get_ready(image, prepared.run), identity)
 
-    def work(task: Task, advanced: Progress, get: Callable[[], tuple[Json, ReadyScan]]) -> None:
+    def work(task: Task, advanced: Progress, get: Callable[[], Scan]) -> None:
         volume, place = task.listed.volume, folder.cases / task.name
         for name in (REPORT, PLANES):  # of what the file was before; should it fail now, nothing is reported
             (place / name).unlink(missing_ok=True)
-        identity, scan = get()
-        reconstruct_into(place, scan, prepared, progress=advanced, overwrite=place.exists(), extra=identity)
+        reconstruct_into(place, get(), prepared, progress=advanced, overwrite=place.exists())
         write_planes(place, volume, list(prepared.run.targets[0].variants))
 
     shown = progress and rank == 0

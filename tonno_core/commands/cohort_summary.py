@@ -11,10 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from tabulate import tabulate
 
 from tonno_core.cohort.cases import Outcome, failed_line
 from tonno_core.cohort.manifest import Listed
+from tonno_core.commands.dicom import ENDING, read_frames
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation.sheet import Entry, short_name, size_text, write_sheets
 from tonno_core.output import Json, write_text
@@ -71,12 +74,18 @@ def write_planes(folder: Path, volume_path: Path, methods: Sequence[str]) -> Til
     volume = read_volume(volume_path, replace_nonfinite=True)
     heatmaps, masks = {}, {}
     for method in methods:
-        ending = next((end for end in WRITABLE if (folder / f"heatmap-{method}{end}").is_file()), WRITABLE[0])
-        heatmaps[method] = read_heatmap(folder / f"heatmap-{method}{ending}").array
-        masks[method] = read_heatmap(folder / f"segmentation-{method}{ending}").array != 0
+        endings = (*WRITABLE, ENDING)
+        ending = next((end for end in endings if (folder / f"heatmap-{method}{end}").is_file()), WRITABLE[0])
+        heatmaps[method] = _read(folder / f"heatmap-{method}{ending}").astype(np.float32, copy=False)
+        masks[method] = _read(folder / f"segmentation-{method}{ending}") != 0
     tile = make_tile(volume, heatmaps, masks, None, foreground_mask(volume))
     save_tile(folder / PLANES, tile)
     return tile
+
+
+def _read(path: Path) -> npt.NDArray[np.generic]:
+    """Read the voxels of a result."""
+    return read_frames(path) if path.suffix == ENDING else read_heatmap(path).array
 
 
 def write_summary(folder: Path, cases: Sequence[Done]) -> Outcome:

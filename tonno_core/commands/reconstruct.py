@@ -7,6 +7,7 @@ import json
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 import tonno_core
 from tonno_core.bundle.decide import Run
 from tonno_core.bundle.file import Bundle
+from tonno_core.commands import dicom
 from tonno_core.commands.early_stopping import EarlyStopping
 from tonno_core.commands.options import as_options
 from tonno_core.commands.request import Compute, Options, PreparedRun, model_identity, prepare, read_options
@@ -63,26 +65,39 @@ def single_run(
             yield prepared, progress_of(bar), group
 
 
+@dataclass(frozen=True)
+class Scan:
+    """A volume to reconstruct.
+
+    Attributes:
+        path: A file, or a folder of DICOM files.
+        ready: What was read of it; None where it is still to be read.
+        identity: Further entries of its report.
+    """
+
+    path: Path
+    ready: ReadyScan | None = None
+    identity: Json = field(default_factory=dict)
+
+
 def reconstruct_into(
     output: Path,
-    scan: Path | ReadyScan,
+    scan: Scan,
     prepared: PreparedRun,
     *,
     progress: Callable[[int, int], None],
     overwrite: bool = False,
     group: Processes = ALONE,
-    extra: Json | None = None,
 ) -> str:
     """Write ``heatmap-METHOD``, ``segmentation-METHOD``, ``report.json`` and ``overview.png``: all of them or none.
 
     Args:
         output: The folder.
-        scan: A file, or a folder of DICOM files; or what was read of it.
+        scan: The volume.
         prepared: What is made.
         progress: Called with (slices done, slices in all).
         overwrite: Replace files that are there.
         group: Processes that share the directions.
-        extra: For the report.
 
     Returns:
         The table of what was found, "" in all processes but the first.
@@ -92,11 +107,16 @@ def reconstruct_into(
     """
     request, run = prepared.request, prepared.run
     options = request.options
-    if isinstance(scan, ReadyScan):
-        volume = scan.volume
+    as_dicom = options.file_format == dicom.FORMAT
+    if as_dicom:
+        dicom.check_places(scan.path, output)
+    if scan.ready is None:
+        volume = read_volume(scan.path, replace_nonfinite=options.replace_nonfinite)
     else:
-        volume = read_volume(scan, replace_nonfinite=options.replace_nonfinite)
-    check_writable(volume.ijk_to_ras, output / f"heatmap.{options.file_format}")
+        volume = scan.ready.volume
+    source = dicom.check_source(scan.path, volume) if as_dicom else None
+    if source is None:
+        check_writable(volume.ijk_to_ras, output / f"heatmap.{options.file_format}")
     stopping = None if options.stop_when is None else EarlyStopping(prepared)
     reporter = Reporter(progress=progress) if stopping is None else stopping.reporter(progress)
     result = execute(volume, prepared.model.encoder, run, reporter, processes=group)
@@ -106,8 +126,12 @@ def reconstruct_into(
     doubts = [each.warning for each in segmentations.values() if each.warning]
     result = dataclasses.replace(result, warnings=tuple(map(as_options, [*result.warnings, *doubts])))
     with output_folder(output, overwrite=overwrite) as folder:
-        write_images(folder, result, segmentations, options.file_format)
-        more = {"region": request.region_record(), "processes": group.world, **(extra or {})}
+        if source is None:
+            write_images(folder, result, segmentations, options.file_format)
+        else:
+            said = dicom.statement_of(request.model, result.class_name)
+            dicom.write_dicom(folder, result, segmentations, run, source, said)
+        more = {"region": request.region_record(), "processes": group.world, **scan.identity}
         if stopping is not None:
             more["stop_when"] = {"asked": options.stop_when, **stopping.record(result)}
         write_report(folder / "report.json", volume, request.model, result, segmentations, more)

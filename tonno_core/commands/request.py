@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from tonno_core.bundle.decide import Run, check_zoom, decide
 from tonno_core.bundle.file import Bundle
 from tonno_core.bundle.ready import Compiled, ReadyModel, choices_of_model, load_model, prepare_model
+from tonno_core.commands.dicom import FORMAT, check_dicom
 from tonno_core.output import Json
 from tonno_core.segmentation.binarize import check_options
 from tonno_core.segmentation.threshold import parse_threshold
@@ -41,7 +42,7 @@ class Options:
         preset: A name from `PRESETS`.
         threshold: ``auto``, ``otsu`` or a number.
         min_volume_mm3: Smallest component that is kept.
-        file_format: ``nii.gz`` or ``nrrd``.
+        file_format: ``nii.gz``, ``nrrd`` or ``dicom``.
         replace_nonfinite: Replace voxels that are no numbers by the lowest.
         region: See `read_region`.
         zoom: Put all offsets and pixels into the region.
@@ -138,6 +139,8 @@ def read_options(options: Options) -> Request:
         check_zoom(region, settings)
     if options.stop_when is not None:
         settings = _one_pass(settings)
+    if options.file_format == FORMAT:
+        check_dicom(model)
     return Request(options, model, settings, region)
 
 

@@ -15,6 +15,7 @@ from scenes import GRIDS, RIGID, SHAPE_ZYX, THRESHOLD, addHeatmap, addVolume, af
 from ToNNOSlicerLib.logic import ToNNOLogic, ToNNOUserError
 from ToNNOSlicerLib.logic.export import exportSegmentation
 from ToNNOSlicerLib.logic.geometry import toVTK
+from ToNNOSlicerLib.logic.labelmap import GREEN
 from ToNNOSlicerLib.logic.provenance import ALGORITHM_NAME, ALGORITHM_TYPE
 
 # pydicom's and highdicom's own warnings, about values that a phantom lacks
@@ -205,6 +206,36 @@ def test_color_terminology_algorithm_and_tracking_of_each_segment(series) -> Non
     assert "AnatomicRegionSequence" not in first
     assert [item.SegmentAlgorithmType for item in (first, second)] == ["AUTOMATIC", "SEMIAUTOMATIC"]
     assert first.TrackingUID != second.TrackingUID and first.TrackingID == "ToNNO lesion"
+
+
+def test_the_models_codes_are_those_that_the_command_line_writes(series) -> None:
+    """Also after the segment was removed and brought back; a model whose codes cannot be read has those of a mass."""
+    codesOfLesion = (
+        "SCT^49755003^Morphologically Altered Structure~SCT^52988006^Lesion~SCT^24028007^Right~SCT^12738006^Brain"
+    )
+    made = series()
+    model = {"name": "demo", "about": {"terminology/lesion": codesOfLesion, "terminology": "of no use"}}
+    heatmap = addHeatmap(made.logic, made.volume, result={"model": model})
+    segmentation, _id = made.logic.segments.write(heatmap, THRESHOLD)
+    for _step in ("as written", "brought back"):
+        item = written(made, segmentation)[0].SegmentSequence[0]
+        kind = item.SegmentedPropertyTypeCodeSequence
+        assert codes(kind) == ("52988006", "SCT", "Lesion")
+        assert codes(kind[0].SegmentedPropertyTypeModifierCodeSequence) == ("24028007", "SCT", "Right")
+        assert codes(item.AnatomicRegionSequence) == ("12738006", "SCT", "Brain")
+        made.logic.segments.undo(heatmap)
+        made.logic.segments.redo(heatmap)
+        segmentation = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[0]
+    other = addHeatmap(made.logic, made.volume, result={"model": {"name": "demo", "about": {"terminology": "x"}}})
+    node, _id = made.logic.segments.write(other, THRESHOLD)
+    kind = written(made, node)[0].SegmentSequence[0].SegmentedPropertyTypeCodeSequence
+    assert codes(kind) == ("4147007", "SCT", "Mass")
+
+
+def test_the_first_segment_has_the_color_that_the_command_line_writes() -> None:
+    from tonno_core.commands.dicom import COLOR
+
+    assert tuple(channel / 255 for channel in COLOR) == pytest.approx(GREEN)
 
 
 def test_the_file_says_of_what_it_is(series) -> None:

@@ -14,6 +14,7 @@ import slicer.util
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
+from tonno_core.bundle.terminology import Terminology, terminology_of
 from tonno_core.segmentation.connected import find_runs
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.geometry import ijkToWorld, nodeToWorld, toVTK, transformPoint
@@ -27,15 +28,30 @@ GREEN = (0x3D / 255, 1.0, 0x9E / 255)  # of the first segment, and of its previe
 SAME_PLACE_MM = 0.01
 # Cosine of two axes of a grid, as the engine's: below it, the far corner of 500 voxels is off by .05 voxel.
 _TILTED = 1e-4
-# From Slicer's own list, where "Lesion" (52988006) is missing; the user may choose another in the Segment Editor.
-TERMINOLOGY = (
-    "Segmentation category and type - 3D Slicer General Anatomy list"
-    "~SCT^49755003^Morphologically Altered Structure~SCT^4147007^Mass~^^~Anatomic codes - DICOM master list~^^~^^"
-)
+_LISTS = ("Segmentation category and type - 3D Slicer General Anatomy list", "Anatomic codes - DICOM master list")
 WRITTEN = "ToNNO.Written"  # tag of a segment: the fingerprint of the voxels that were written last
 # Voxels that are measured while no surface is shown: within a tenth of a second, at each release of the slider.
 _QUICK = 100_000
 _FITTED = "ToNNO.Smoothing"  # attribute of a segmentation: the smoothing that was chosen here
+
+
+def terminologyEntry(terms: Terminology) -> str:
+    """Spell codes as the terminology tag of a segment does.
+
+    Args:
+        terms: The codes.
+
+    Returns:
+        The entry.
+    """
+    kind = (terms.category, terms.kind, terms.modifier)
+    kindText, regionText = (
+        "~".join(str(code or "^^") for code in codes) for codes in (kind, (terms.region, terms.region_modifier))
+    )
+    return f"{_LISTS[0]}~{kindText}~{_LISTS[1]}~{regionText}"
+
+
+TERMINOLOGY = terminologyEntry(terminology_of({}, None))  # where a model says nothing; the user may choose another
 
 
 @dataclass(frozen=True)
@@ -145,7 +161,12 @@ def setCrop(segmentationNode, segmentId: str, crop: Crop) -> None:
 
 
 def addSegment(
-    segmentationNode, name: str, color: tuple[float, float, float], crop: Crop, segmentId: str | None = None
+    segmentationNode,
+    name: str,
+    color: tuple[float, float, float],
+    crop: Crop,
+    segmentId: str | None = None,
+    terminology: str = TERMINOLOGY,
 ) -> str:
     """Add a segment in a labelmap of its own.
 
@@ -155,6 +176,7 @@ def addSegment(
         color: Red, green, blue, 0 to 1.
         crop: The voxels.
         segmentId: The segment's ID; None: a new one.
+        terminology: Its entry, see `terminologyEntry`.
 
     Returns:
         The segment's ID.
@@ -163,7 +185,7 @@ def addSegment(
     segment.SetName(name)
     segment.SetColor(*color)
     segment.SetLabelValue(1)
-    segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), TERMINOLOGY)
+    segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), terminology)
     segment.AddRepresentation(LABELMAP, imageOf(crop))
     segmentation = segmentationNode.GetSegmentation()
     _keepsSurface(segmentation, crop)

@@ -12,7 +12,10 @@ from collections.abc import Mapping
 from vtk import reference
 
 from tonno_core import __version__
+from tonno_core.bundle.terminology import terminology_of
+from tonno_core.errors import TonnoError
 from ToNNOSlicerLib.logic.heatmap import Record, calibrationOf, inputOf, madeBy, recordOf
+from ToNNOSlicerLib.logic.labelmap import TERMINOLOGY, terminologyEntry
 
 # Slicer's own exporter of DICOM SEG reads these two; without them it writes MANUAL.
 ALGORITHM_TYPE, ALGORITHM_NAME = "DICOM.SegmentAlgorithmType", "DICOM.SegmentAlgorithmName"
@@ -45,6 +48,22 @@ def provenanceOf(heatmapNode, threshold: float) -> dict[str, str]:
         ALGORITHM_NAME: plain(name)[:LONG_STRING].strip(),
         RESULT: plain(_result(heatmapNode, record, threshold)),
     }
+
+
+def terminologyOf(record: Record) -> str:
+    """Return the codes that a model has for the class of a heatmap, as a segment's tag spells them.
+
+    Args:
+        record: The heatmap's.
+
+    Returns:
+        The entry; that of a mass where the model has none, or none that can be read.
+    """
+    about = (record.get("model") or {}).get("about") or {}
+    try:
+        return terminologyEntry(terminology_of(about, record["className"] or None))
+    except TonnoError:
+        return TERMINOLOGY
 
 
 def editedProvenance(tags: Mapping[str, str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import slicer
 from slicer.i18n import tr as _
 
 from tonno_core.errors import TonnoError
@@ -35,7 +36,7 @@ from ToNNOSlicerLib.logic.labelmap import (
     setCrop,
 )
 from ToNNOSlicerLib.logic.limits import MOST_FILTERED_RUNS
-from ToNNOSlicerLib.logic.provenance import TAGS, editedProvenance, provenanceOf, tagOf
+from ToNNOSlicerLib.logic.provenance import TAGS, editedProvenance, provenanceOf, tagOf, terminologyOf
 from ToNNOSlicerLib.logic.scene import nodesByClass
 
 SEGMENTATION_ROLE = "ToNNO.segmentation"  # of a heatmap, the node of its segment; the attribute has the segment's ID
@@ -53,6 +54,7 @@ class _Content:
     tags: dict[str, str]
     name: str
     color: tuple[float, float, float]
+    terminology: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +141,10 @@ class Segments:
             segmentationNode = _newNode(heatmapNode)
         _prepare(segmentationNode, heatmapNode)
         crop = maskOf(heatmapNode, threshold, smallestMm3, segmentationNode)
-        name = _freeName(segmentationNode.GetSegmentation(), recordOf(heatmapNode)["className"] or _("finding"))
-        segmentId = addSegment(segmentationNode, name, _freeColor(self._scene), crop)
+        record = recordOf(heatmapNode)
+        name = _freeName(segmentationNode.GetSegmentation(), record["className"] or _("finding"))
+        color = _freeColor(self._scene)
+        segmentId = addSegment(segmentationNode, name, color, crop, terminology=terminologyOf(record))
         self._finish(heatmapNode, threshold, smallestMm3, segmentationNode, segmentId, crop)
         self._remember(heatmapNode, segmentationNode, segmentId, None, _named(previous))
         if wasShown3D and segmentationNode.GetSegmentation().ContainsRepresentation(SURFACE):
@@ -335,13 +339,14 @@ def _contentOf(segmentationNode, segmentId: str) -> _Content | None:
     if crop is None:
         return None
     segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
-    return _Content(crop, _tagsOf(segmentationNode, segmentId), segment.GetName(), segment.GetColor())
+    terminology = tagOf(segment, slicer.vtkSegment.GetTerminologyEntryTagName())
+    return _Content(crop, _tagsOf(segmentationNode, segmentId), segment.GetName(), segment.GetColor(), terminology)
 
 
 def _restore(segmentationNode, segmentId: str, content: _Content) -> None:
     """Give a segment a content back; it is made again under its ID where it was removed."""
     if not _hasSegment(segmentationNode, segmentId):
-        addSegment(segmentationNode, content.name, content.color, content.crop, segmentId)
+        addSegment(segmentationNode, content.name, content.color, content.crop, segmentId, content.terminology)
     else:
         setCrop(segmentationNode, segmentId, content.crop)
     _setTags(segmentationNode, segmentId, content.tags)
