@@ -239,17 +239,19 @@ class Worklist:
     def _afterRun(self, code: int, bar: float, last: str) -> None:
         running = self._running()
         if running is None:
-            self._end(ENDED)
+            self._runOpen(self._waiting())
             return
         reason = _("the engine ended with exit code {code}: {last}").format(code=code, last=last)
         if bar < 0:  # before any case was begun: the next process would do the same
             self._end(ENDED, last or reason)
             return
+        if len(self._run.volumes) > 1:  # it may have been the next case, which is read meanwhile: this one by itself
+            self._runOpen([running])
+            return
         ended = self._run.folder / worklist_files.ENDED
         worklist_files.writeJson(ended, {running.volume: reason})
-        left = self._open()
         self._put(running.volume, Result(FAILED, error=reason))
-        self._runOpen([case for case in self._state.cases if case.volume in left])
+        self._runOpen(self._waiting())
 
     def _end(self, step: str, error: str = "") -> None:
         process, self._process, self._run = self._process, None, None
@@ -263,6 +265,9 @@ class Worklist:
 
     def _running(self) -> Case | None:
         return next((case for case in self._state.cases if case.state == RUNNING), None)
+
+    def _waiting(self) -> list[Case]:
+        return [case for case in self._state.cases if case.state == WAITING]
 
     def _open(self) -> list[str]:
         """The volumes of this run that are waiting, in its order."""
