@@ -50,7 +50,7 @@ EVENTS = {
 class Run:
     """One engine, from its start to its result."""
 
-    def __init__(self, folder: Path, options: list[str], early: float, *, cold: bool) -> None:
+    def __init__(self, folder: Path, options: list[str], early: float, *, cold: bool, build: Path = ROOT) -> None:
         """Start it.
 
         Args:
@@ -58,6 +58,7 @@ class Run:
             options: Of Python.
             early: Seconds before the click.
             cold: Keep nothing that Triton has compiled.
+            build: Folder that holds the package.
         """
         self._log = (folder / "log.txt").open("w+b")
         command = [sys.executable, *options, "-m", "tonno_core.worker", "--parent", str(os.getpid())]
@@ -66,7 +67,7 @@ class Run:
         started = time.perf_counter()
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **({"TRITON_CACHE_DIR": mkdtemp(dir=folder)} if cold else {})},
+            env={**os.environ, "PYTHONPATH": str(build), **({"TRITON_CACHE_DIR": mkdtemp(dir=folder)} if cold else {})},
         )  # fmt: skip
         time.sleep(early)
         self._started = time.perf_counter() if early else started

@@ -90,16 +90,16 @@ def test_all_volumes_and_batches_run_what_the_proof_compiled(
     for shape in ((94, 114, 100), (96, 112, 64), (97, 112, 64), (1, 256, 181)):
         for dtype in (torch.float16, torch.float32):
             for pixels in (64, 96, 224):
-                slicing.sample_planes(torch.zeros(shape, dtype=dtype), np.zeros((5, 3, 3)), pixels, 0.5)
+                slicing.sample_planes(torch.zeros(shape, dtype=dtype), torch.zeros(6, 3, 3)[1:], pixels, 0.5)
     # Presets fast, balanced and paper: directions of a batch and of the last, cells of the last two stages.
     for count, last, offsets, cells in ((41, 14, 48, 3), (31, 8, 64, 6), (3, 1, 100, 7), (32, 16, 64, 1)):
         nodes = Nodes(TargetGrid((offsets,) * 3, np.eye(4)), torch.zeros(0))
-        normals = hemisphere(count + last)
-        plan, batches = SlicePlan(np.eye(4), normals, offsets, 96), (slice(0, count), slice(count, count + last))
+        plan = SlicePlan(np.eye(4), hemisphere(count + last), offsets, 96)
+        batches = (slice(0, count), slice(count, count + last))
         profiles = tomography.KernelProfiles(nodes)
         for which in batches:
             number = which.stop - which.start
-            profiles.add(torch.zeros(number, offsets), normals[which])
+            profiles.add(torch.zeros(number, offsets), plan, which)
             for channels in (1, 3):
                 of_stage = torch.zeros(number, channels, offsets, cells, cells)
                 tomography.KernelMaps(nodes, channels).add(of_stage, plan, which)

@@ -175,10 +175,10 @@ def test_a_name_with_two_spaces_in_a_row_stays_itself(tmp_path: Path, capsys: py
     folder.take_up({}, ["a.nii"], [(1, Path("a.nii"))], overwrite=False)
     folder.open(["a"], ["a"])
 
-    def work(task: Any, advanced: Any) -> None:
+    def work(task: Any, advanced: Any, get: Any) -> None:
         raise TonnoError("GK  primaer/a.nii: damaged;\n copy it again")
 
-    run_cases([SimpleNamespace(name="a")], folder, work, label="", progress=False)
+    run_cases([SimpleNamespace(name="a")], folder, work, read=str, label="", progress=False)
     assert folder.reason("a") == "GK  primaer/a.nii: damaged; copy it again"
     missing = tmp_path / "GK  primaer" / "list.csv"
     with pytest.raises(SystemExit):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from pathlib import Path
 
@@ -109,7 +110,8 @@ def test_progress(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert capsys.readouterr().err == ""  # neither a terminal nor a notebook
     for room in ("reconstruction.run", "progress"):
         monkeypatch.setattr(f"tonno_core.{room}.is_watched", lambda: True)
-    tonno.reconstruct(home / "scan.nii.gz", home / "model", SETTINGS, device="cpu")
+    longer = dataclasses.replace(SETTINGS, directions=400)  # a bar shows itself after a tenth of a second
+    tonno.reconstruct(home / "scan.nii.gz", home / "model", longer, device="cpu")
     assert "reconstructing" in capsys.readouterr().err
     tonno.reconstruct(home / "scan.nii.gz", home / "model", SETTINGS, device="cpu", progress=False)
     assert capsys.readouterr().err == ""

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,8 +27,6 @@ from tonno_core.bundle.file import load_bundle
 from tonno_core.settings import PRESETS
 from tonno_core.signals import ending_signals
 from tonno_core.training import look
-from tonno_core.volume.io import read_volume
-from tonno_core.volume.volume import Volume
 
 OPTIONS = [
     "--encoder", "test_resnet", "--slice-size", "32", "--volumes-per-batch", "4", "--slices-per-volume", "4",
@@ -102,24 +101,27 @@ def test_a_calibration_that_is_stopped_goes_on_to_the_same_end(
     manifest, run = write_toy_set(tmp_path / "toy", val=3), tmp_path / "model-run"
     options = ["train", manifest, "--output", tmp_path / "model", *OPTIONS, "--steps", 3, "--epochs", 1]
     options += ["--slices", 6, "--directions", 4, "--calibrate-stages", 2, "--calibrate-stages", 3]
-    read: list[Path] = []
+    begun: list[object] = []
     stops: dict[int, signal.Signals] = {}
 
-    def reading(path: Path) -> Volume:
-        read.append(path)
-        if len(read) in stops:
-            signal.raise_signal(stops.pop(len(read)))
-        return read_volume(path)
+    class Watched(look.Watched):
+        """Begins to measure a volume, which was perhaps held."""
 
-    monkeypatch.setattr(look, "read_volume", reading)
+        def __init__(self, *of: Any) -> None:
+            super().__init__(*of)
+            begun.append(self)
+            if len(begun) in stops:
+                signal.raise_signal(stops.pop(len(begun)))
+
+    monkeypatch.setattr(look, "Watched", Watched)
     status, said = tonno(capfd, *options, "--output", tmp_path / "whole")
     assert status == 0
     # Two negative volumes weigh the stages, all three choose, and are looked at again for the preset.
-    assert len(read) == 8
+    assert len(begun) == 8
     assert "calibrating on 3 volumes of split val; how long it takes shows after the first" in said
     assert re.search(r"calibrating: about \d+ s left, as the first volume took", said)
     assert not (tmp_path / "whole-run/calibration").exists()
-    read.clear()
+    begun.clear()
     stops.update({2: signal.SIGTERM, 5: signal.SIGINT, 9: signal.SIGUSR1})
     for more, kept in (((), 1), (("--resume",), 3), (("--resume",), 6)):
         status, said = tonno(capfd, *options, *more)
@@ -133,7 +135,7 @@ def test_a_calibration_that_is_stopped_goes_on_to_the_same_end(
     damaged = min((run / "calibration").iterdir())
     damaged.write_text(damaged.read_text()[:-20])
     assert tonno(capfd, *options, "--resume")[0] == 0
-    assert len(read) == 8 + 3 + 1  # those that were stopped, and the damaged one, once more
+    assert len(begun) == 8 + 3 + 1  # those that were stopped, and the damaged one, once more
     one, other = (load_bundle(tmp_path / name).spec for name in ("model", "whole"))
     assert one.thresholds
     assert (one.thresholds, one.calibration) == (other.thresholds, other.calibration)  # to the last bit

@@ -79,7 +79,8 @@ def _source(edge: GradientEdge) -> GradientEdge | None:
 
 def _rearranged(gradient: torch.Tensor, source: GradientEdge, like: torch.Tensor) -> torch.Tensor:
     """Bring a gradient at the source of an activation into the activation's layout, as the activation was brought."""
-    if source == get_gradient_edge(like):
+    here = get_gradient_edge(like)
+    if source.node is here.node and source.output_nr == here.output_nr:  # edges are never equal at a function of ours
         return gradient
     # The steps are linear. The graph holds their transpose, and the derivative of that is the steps themselves.
     image = torch.zeros_like(like, requires_grad=True)
