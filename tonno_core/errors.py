@@ -84,7 +84,10 @@ def first_line(error: BaseException) -> str:
 
 
 # What torch says where it has no type of its own for it: CPU, MPS, and drivers behind CUDA.
-_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_MEMORY_WORDS = (
+    "out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED", "unable to find an engine",  # cuDNN, each of whose engines lacked memory for its work
+)  # fmt: skip
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:

@@ -19,7 +19,16 @@ from tonno_core import ReconstructionSettings, load_bundle
 from tonno_core.bundle.ready import prepare_model
 from tonno_core.encoding import classifier as classifiers
 from tonno_core.encoding.classifier import _WORTH_COMPILING, Classifier
-from tonno_core.encoding.fusion import Activation, FusedConv2d, Library, convolutions, fuse, library_for
+from tonno_core.encoding.fusion import (
+    Activation,
+    FusedConv2d,
+    Library,
+    convolutions,
+    describe_to_compiler,
+    fuse,
+    library_for,
+    overflow_shown,
+)
 
 CPU, FLOAT = torch.device("cpu"), torch.float32
 
@@ -286,3 +295,38 @@ def test_on_a_gpu(name: str, precision: torch.dtype) -> None:
     # Half has 11 bits, and so has float32 in a GPU's convolutions (TF32); through up to 50 layers of a random network.
     for found, true in ((logits, expected), (maps[last], others[last])):
         assert torch.corrcoef(torch.stack([found.flatten(), true.flatten()]))[0, 1] >= 0.99
+
+
+def test_an_activation_that_half_cannot_hold_makes_the_logits_nan() -> None:
+    """cuDNN's ReLU makes 0 of NaN, so that infinity minus infinity, two convolutions on, would be a number."""
+    with cudnn_on_a_cpu(), torch.no_grad():
+        conv = torch.nn.Conv2d(1, 1, 1)
+        conv.weight.fill_(3e4)
+        layer = FusedConv2d(conv, "relu", "cudnn", (1, 1, 4, 4), torch.float16)
+        for size, finite in ((1.0, True), (3.0, False)):  # half holds 65,504
+            with overflow_shown(looked_for=True) as shown:
+                layer(torch.full((2, 1, 4, 4), size))
+                assert shown(torch.ones(2, 1)).isfinite().all() == finite
+            with overflow_shown(looked_for=False) as shown:
+                layer(torch.full((2, 1, 4, 4), size))
+                assert torch.equal(shown(torch.ones(2, 1)), torch.ones(2, 1))
+
+
+def test_the_compiler_is_told_the_shapes_of_fused_operations() -> None:
+    describe_to_compiler()
+    x, weight = torch.empty(5, 3, 9, 9, device="meta"), torch.empty(4, 3, 3, 3, device="meta")
+    how = ([2, 2], [1, 1], [1, 1], 1)
+    z = torch.ops.aten.cudnn_convolution_relu(x, weight, None, *how)
+    assert z.shape == (5, 4, 5, 5)
+    assert torch.ops.aten.cudnn_convolution_add_relu(x, weight, z, 1.0, None, *how).shape == z.shape
+
+
+def test_an_operation_of_wrong_numbers_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = ((2, 1, 6, 6), (2, 1, 6, 6))
+    with cudnn_on_a_cpu():
+        layer = FusedConv2d(torch.nn.Conv2d(1, 1, 3, padding=1), "relu", "cudnn", shapes[0], torch.float32)
+        assert layer.works(shapes, residual=False)
+        assert layer.works(shapes, residual=True)
+        run = layer.run
+        monkeypatch.setattr(layer, "run", lambda x, residual: run(x, residual) * torch.nan)
+        assert not layer.works(shapes, residual=True)

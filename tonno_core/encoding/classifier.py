@@ -6,7 +6,7 @@ import copy
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,7 +17,15 @@ from torch import nn
 from tonno_core.encoding.cam import activation_map, gradients_at
 from tonno_core.encoding.convention import Convention
 from tonno_core.encoding.encoder import ClassMaps, check_finite, without_map
-from tonno_core.encoding.fusion import batched, convolutions, fuse, library_for, slices_at_once
+from tonno_core.encoding.fusion import (
+    batched,
+    convolutions,
+    describe_to_compiler,
+    fuse,
+    library_for,
+    overflow_shown,
+    slices_at_once,
+)
 from tonno_core.encoding.hub import quick_hub
 from tonno_core.encoding.layers import LayeredModel
 from tonno_core.encoding.normalization import NormKind, fold_batch_norm, to_group_norm
@@ -43,6 +51,8 @@ _FIXED = (
     "model_name", "in_chans", "num_classes", "img_size", "checkpoint_path", "cache_dir", "features_only", "scriptable",
     "exportable", "no_jit",
 )  # fmt: skip
+# Of so many batches one is looked at for activations that half precision cannot hold.
+_LOOK_EVERY = 8
 # What a model's body hands to its head; models of several branches hand over a list.
 Features = torch.Tensor | list[torch.Tensor]
 _Answers = list[torch.Tensor | None]
@@ -284,6 +294,7 @@ class Classifier:
             fold_batch_norm(self.model)
         self._exact = next(self.model.parameters()).dtype  # of the head, whatever the body's is
         self._numbers = 0  # that its convolutions put out for a slice
+        self._calls = 0  # of the network
         self._at_once: int | None = None  # slices whose activations stay in a CPU's cache
         self.set_memory_format(torch.channels_last)
         self._constant: dict[tuple[int, int, int], torch.Tensor | None] = {}
@@ -400,6 +411,7 @@ class Classifier:
         """
         plain = self.model.forward_features
         try:
+            describe_to_compiler()
             self.model.forward_features = torch.compile(plain)
             self.logits(torch.zeros(2, size, size, device=self.device))
         except torch.OutOfMemoryError:
@@ -487,10 +499,15 @@ class Classifier:
         """
         logits = []
         for part in self._parts(slices):
-            with self._autocast():
+            with self._autocast(), self._overflow_shown() as shown:
                 features = self.model.forward_features(self._input(part))
-            logits.append(self._head(features))
+            logits.append(shown(self._head(features)))
         return torch.cat(logits)
+
+    def _overflow_shown(self) -> AbstractContextManager[Callable[[torch.Tensor], torch.Tensor]]:
+        """Look now and then for activations beyond half precision, which the fused network would hide."""
+        self._calls += 1
+        return overflow_shown(looked_for=self._calls % _LOOK_EVERY == 1)
 
     def _parts(self, slices: torch.Tensor) -> Sequence[torch.Tensor]:
         """Split a batch into parts whose activations stay in a CPU's cache."""
@@ -514,7 +531,11 @@ class Classifier:
         Raises:
             TonnoError: the logit does not depend on a stage.
         """
-        parts = [self._cam(part, asked, kind) for part in self._parts(slices)]
+        parts = []
+        for part in self._parts(slices):
+            with self._overflow_shown() as shown:
+                logits, of_part = self._cam(part, asked, kind)
+            parts.append((shown(logits), of_part))
         if len(parts) == 1:
             return parts[0]
         maps = {key: torch.cat([each[key] for _, each in parts]) for key in asked}

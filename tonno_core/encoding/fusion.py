@@ -10,8 +10,10 @@ import copy
 import math
 import operator
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -35,6 +37,8 @@ _ADDITIONS = (operator.add, operator.iadd, torch.add)
 # Bytes of the largest activation of the slices that a CPU classifies at once. Beyond 32 MB, memory comes fresh from the
 # system each time (glibc), page by page; larger batches are no faster where this is quick. Measured with 16 to 48 MB.
 _CACHED = 24 * 2**20
+# The greatest numbers that fused operations put out, while somebody looks for them.
+_GREATEST: ContextVar[list[torch.Tensor] | None] = ContextVar("greatest", default=None)
 # Shapes of a convolution's input and output, by the module's name.
 Shapes = dict[str, tuple[Sequence[int], Sequence[int]]]
 
@@ -55,6 +59,45 @@ def library_for(device: torch.device, dtype: torch.dtype) -> Library:
         return "cudnn"
     there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return "onednn" if device.type == "cpu" and there else "torch"
+
+
+@contextmanager
+def overflow_shown(*, looked_for: bool) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+    """Look for activations that half precision cannot hold: cuDNN's ReLU makes 0 of the NaN that comes of infinities.
+
+    Args:
+        looked_for: whether to look; it costs a pass over each activation.
+
+    Yields:
+        What makes all logits of the block NaN where an activation was infinite; nothing is waited for.
+    """
+    greatest: list[torch.Tensor] = []
+    token = _GREATEST.set(greatest if looked_for else None)
+    try:
+        yield lambda logits: logits + 0.0 * torch.stack(greatest).amax().to(logits.dtype) if greatest else logits
+    finally:
+        _GREATEST.reset(token)
+
+
+@lru_cache(maxsize=1)
+def describe_to_compiler() -> torch.library.Library:
+    """Tell `torch.compile` the shapes of what cuDNN's operations put out, where torch does not.
+
+    Returns:
+        What holds as long as it is kept.
+    """
+    library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+
+    def relu(x, weight, bias, stride, padding, dilation, groups):  # type: ignore[no-untyped-def]
+        return torch.ops.aten.convolution(x, weight, bias, stride, padding, dilation, False, [0, 0], groups)
+
+    def add_relu(x, weight, z, alpha, bias, *layout):  # type: ignore[no-untyped-def]
+        return relu(x, weight, bias, *layout)  # type: ignore[no-untyped-call]
+
+    for name, described in {"cudnn_convolution_relu": relu, "cudnn_convolution_add_relu": add_relu}.items():
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "Meta"):
+            library.impl(name, described, "Meta")  # type: ignore[no-untyped-call]
+    return library
 
 
 class FusedConv2d(nn.Module):
@@ -166,29 +209,36 @@ class FusedConv2d(nn.Module):
             y = torch.ops.aten.cudnn_convolution_relu(x, weight, bias, *layout)
         else:
             y = torch.ops.aten.cudnn_convolution_add_relu(x, weight, residual, 1.0, bias, *layout)
+        if not torch.compiler.is_compiling() and (greatest := _GREATEST.get()) is not None:
+            greatest.append(y.detach().amax())
         return y.clamp_max_(6.0) if kind == "relu6" else y
 
     def works(self, shapes: tuple[Sequence[int], Sequence[int]], *, residual: bool) -> bool:
-        """Tell whether cuDNN has an operation for inputs of a shape; oneDNN has all.
+        """Tell whether cuDNN's operation for inputs of a shape is there and right; oneDNN has all.
 
         Args:
             shapes: of input and output.
             residual: whether one is given.
 
         Returns:
-            Whether it was run.
+            Whether it was run, and gave what the steps give one by one, whatever the memory held before.
         """
         if self._library != "cudnn" or self.activation == "none":
             return True
         like = self.conv.weight.detach()
-        x, z = (like.new_zeros(*shape).contiguous(memory_format=torch.channels_last) for shape in shapes)
+        x, z = (torch.linspace(-1.0, 1.0, math.prod(shape)).reshape(shape).to(like) for shape in shapes)
+        x, z = (each.contiguous(memory_format=torch.channels_last) for each in (x, z))
+        y = self.conv(x) + z if residual else self.conv(x)
+        expected = _activate(y, self.activation).float()
+        torch.full_like(z, torch.nan)  # where the output will be
         try:
-            self.run(x, z if residual else None)
+            found = self.run(x, z if residual else None).float()
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:
             return False
-        return True
+        # Half precision's rounding is 5e-4; a convolution may add up in another order.
+        return bool((found - expected).abs().max() <= 1e-2 * expected.abs().max().clamp_min(1e-6))
 
 
 def _activate(x: torch.Tensor, kind: Activation) -> torch.Tensor:

@@ -436,7 +436,7 @@ class Projected:
         points = plan.offsets[1:-1, None, None] * plan.directions  # M 3 3: where the planes cut the axes
         ras = points @ plan.frame_to_ras[:3, :3].T + plan.frame_to_ras[:3, 3]
         return tuple(
-            Profile(letter, ras[:, axis, axis], (logits[axis, 1:-1].double() + self.taken_off).cpu().numpy())
+            Profile(letter, ras[:, axis, axis], (logits[axis, 1:-1].cpu().double() + self.taken_off).numpy())
             for axis, letter in enumerate("RAS")
         )
 
@@ -459,7 +459,9 @@ class Projected:
             which = slice(0, min(CHECKED_DIRECTIONS, inverter.directions))
             coarse = replace(inverter.plan, pixels=min(inverter.plan.pixels, inverter.plan.slices), needed=None)
             means = sample_slices(source, coarse, which).mean(dim=(1, 2))
-            pair = torch.stack([means, inverter.logits[which].flatten().to(means)]).double()  # squares of large means
+            pair = (
+                torch.stack([means, inverter.logits[which].flatten().to(means)]).cpu().double()
+            )  # squares of large means
             if float(pair.std(dim=1).min()) == 0.0:
                 return 0.0
             return float(torch.corrcoef(pair)[0, 1] ** 2)
@@ -490,4 +492,4 @@ def _plane_profile(plan: SlicePlan, direction: int, logits: torch.Tensor) -> Pro
     # The two offsets beyond the ends serve the second derivative alone.
     shown = slice(max(int(first), 1), min(int(stop), plan.slices + 1))
     positions = (plan.offsets[shown] - plan.directions[direction] @ ras_to_frame[:3, 3]) / length
-    return Profile("", positions, logits[shown].double().cpu().numpy(), gradient / length)
+    return Profile("", positions, logits[shown].cpu().double().numpy(), gradient / length)

@@ -18,8 +18,8 @@ from tonno_core.volume.grid import ijk_to_grid
 from tonno_core.volume.volume import Matrix, Volume
 
 # Samples of the slices that are sampled at once, in the rectangle that the content needs there: fewer slices fit closer
-# but cost more calls. 8 slices of 96 x 96 pixels, 1 of 224 x 224.
-_SAMPLES = 75_000
+# but cost more calls. 8 slices of 96 x 96 pixels, 1 of 224 x 224; on a GPU, whose calls cost most, all of a direction.
+_SAMPLES, _GPU_SAMPLES = 75_000, 4_000_000
 # Largest magnitudes that float16 will do for: it holds all whole numbers to 2048, and rounds any number by 2^-11 of it
 # (below 2^-14 by 2^-25, which is 2^-21 of a largest of 2^-4).
 _LEAST_OF_HALF, _MOST_OF_HALF = 2.0**-4, 2.0**11
@@ -252,7 +252,7 @@ def _blocks(source: SliceSource, plan: SlicePlan, shown: npt.NDArray[np.intp]) -
     direction, offset = direction[seen], offset[seen]
     if not len(direction):
         return [], [0] * (len(shown) + 1)
-    run = np.maximum(1, _SAMPLES // plan.pixels**2)
+    run = max(1, (_SAMPLES if source.array.device.type == "cpu" else _GPU_SAMPLES) // plan.pixels**2)
     number = (offset - np.maximum(low, shown[:, 0])[direction]) // run
     starts = np.flatnonzero(np.diff(direction, prepend=-1) | np.diff(number, prepend=-1))
     windows = source.content.windows(plan)[direction, offset]

@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -101,8 +101,9 @@ class Trainer:
         # Gradients in float16 would vanish; scaled they do not. bfloat16 has float32's range.
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._precision == torch.float16)
         self._network = SliceLogits(self.model, settings.convention, self._precision)
-        shared = processes.share(self._network)
-        self._shared: Callable[[torch.Tensor], torch.Tensor] = torch.compile(shared) if settings.compiled else shared
+        if settings.compiled:
+            self._network.compile_body()
+        self._shared = processes.share(self._network)
         size, seed, room = settings.slice_size, settings.seed, room_on(device)
         self._sampler = SliceSampler(train_set, size, Augmentation(), seed, device, room)
         # On a CPU a volume that is measured on once an epoch need not stay.

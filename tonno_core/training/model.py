@@ -142,6 +142,13 @@ class SliceLogits(nn.Module):
         self._convention = convention
         self._precision = precision
 
+    def compile_body(self) -> None:
+        """Compile the network's body by `torch.compile`; what makes its input stays outside.
+
+        Constants within a compiled function would be copied to a GPU in every step.
+        """
+        self.model.forward_features = torch.compile(self.model.forward_features)
+
     def forward(self, slices: torch.Tensor) -> torch.Tensor:
         """Classify slices.
 

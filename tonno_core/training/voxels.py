@@ -46,7 +46,10 @@ class DeviceVoxels:
         self._kept: dict[int, torch.Tensor] = {}
 
     def of(self, number: int) -> torch.Tensor:
-        """Bring the voxels of a volume to the device, unless they are there. The host does not wait for a GPU.
+        """Bring the voxels of a volume to the device, unless they are there.
+
+        The host waits for a GPU where they stay, once; locked memory, by which it need not, is for those that come
+        whenever they are used.
 
         Args:
             number: Of the volume.
@@ -58,11 +61,13 @@ class DeviceVoxels:
         if kept is not None:
             return kept
         array = self._volumes[number].array.contiguous()
-        if self._device.type == "cuda":
-            array = array.pin_memory()
-        voxels = array.to(self._device, non_blocking=True).to(self._dtype)
-        size = voxels.numel() * voxels.element_size()
-        if size <= self._room:
+        size = array.numel() * self._dtype.itemsize
+        stays = size <= self._room
+        if self._device.type == "cuda" and not stays:
+            voxels = array.pin_memory().to(self._device, non_blocking=True).to(self._dtype)
+        else:
+            voxels = array.to(self._device).to(self._dtype)
+        if stays:
             self._room -= size
             self._kept[number] = voxels
         return voxels
