@@ -66,7 +66,7 @@ class Run:
             command.append("--ahead")
         started = time.perf_counter()
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
+            command, cwd=build, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
             env={**os.environ, "PYTHONPATH": str(build), **({"TRITON_CACHE_DIR": mkdtemp(dir=folder)} if cold else {})},
         )  # fmt: skip
         time.sleep(early)

@@ -379,7 +379,15 @@ def lines_of(now: dict[str, dict[str, float]], before: dict[str, dict[str, float
     eager = max((value for name, value in bare.items() if "compiled" not in name), default=None)
 
     def line(what: str, unit: str, a: float | None, b: float | None, share: str, bar: str) -> list[str]:
-        return [what, *("-" if value is None else f"{value:.3g} {unit}" for value in (a, b)), share, bar]
+        return [
+            what,
+            *(
+                "-" if value is None else f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+                for value in (a, b)
+            ),
+            share,
+            bar,
+        ]
 
     lines = [
         line("preset paper, ToNNO, whole", "s", old.get("whole"), run.get("whole"),
