@@ -17,6 +17,44 @@ _ROWS, _COLUMNS = 16, 32
 
 # The compiler makes code for each kind of number and address: 1, a multiple of 16, others. Only the width gains by it,
 # as neighbours in a row are written together; all volumes share the rest.
+@triton.jit  # type: ignore[untyped-decorator]
+def sample(
+    volume: tl.tensor,
+    affine: tl.tensor,
+    row: tl.tensor,
+    column: tl.tensor,
+    there: tl.tensor,
+    z: tl.tensor,
+    y: tl.tensor,
+    x: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    rows: tl.constexpr,
+    columns: tl.constexpr,
+) -> tl.tensor:
+    """Interpolate a part of a plane. volume: z y x, zero around. affine: 3 3, (column, row, 1) to voxel (i, j, k)."""
+    across = column.to(tl.float32) - (width - 1) * 0.5
+    down = row.to(tl.float32) - (height - 1) * 0.5
+    i = tl.load(affine) * across + tl.load(affine + 1) * down + tl.load(affine + 2)
+    j = tl.load(affine + 3) * across + tl.load(affine + 4) * down + tl.load(affine + 5)
+    k = tl.load(affine + 6) * across + tl.load(affine + 7) * down + tl.load(affine + 8)
+    # The voxel before, along each axis.
+    first_i, first_j, first_k = tl.floor(i).to(tl.int32), tl.floor(j).to(tl.int32), tl.floor(k).to(tl.int32)
+    part_i, part_j, part_k = i - tl.floor(i), j - tl.floor(j), k - tl.floor(k)
+    value = tl.zeros([rows, columns], dtype=tl.float32)
+    for corner in tl.static_range(8):
+        next_i, next_j, next_k = corner % 2, (corner // 2) % 2, corner // 4
+        # 1 - part at the voxel before, part at the next.
+        weight = (1 - next_i) + (2 * next_i - 1) * part_i
+        weight *= (1 - next_j) + (2 * next_j - 1) * part_j
+        weight *= (1 - next_k) + (2 * next_k - 1) * part_k
+        at_i, at_j, at_k = first_i + next_i, first_j + next_j, first_k + next_k
+        inside = (at_i >= 0) & (at_i < x) & (at_j >= 0) & (at_j < y) & (at_k >= 0) & (at_k < z)
+        place = (at_k.to(tl.int64) * y + at_j) * x + at_i
+        value += weight * tl.load(volume + place, mask=there & inside, other=0.0).to(tl.float32)
+    return value
+
+
 @triton.jit(do_not_specialize=["affines", "z", "y", "x", "height"])  # type: ignore[untyped-decorator]
 def _sample_planes(
     planes: tl.tensor,
@@ -36,26 +74,7 @@ def _sample_planes(
     row = tl.program_id(1) * rows + tl.arange(0, rows)[:, None]
     column = tl.program_id(2) * columns + tl.arange(0, columns)[None, :]
     there = (row < height) & (column < width)
-    across = column.to(tl.float32) - (width - 1) * 0.5
-    down = row.to(tl.float32) - (height - 1) * 0.5
-    affine = affines + number * 9
-    i = tl.load(affine) * across + tl.load(affine + 1) * down + tl.load(affine + 2)
-    j = tl.load(affine + 3) * across + tl.load(affine + 4) * down + tl.load(affine + 5)
-    k = tl.load(affine + 6) * across + tl.load(affine + 7) * down + tl.load(affine + 8)
-    # The voxel before, along each axis.
-    first_i, first_j, first_k = tl.floor(i).to(tl.int32), tl.floor(j).to(tl.int32), tl.floor(k).to(tl.int32)
-    part_i, part_j, part_k = i - tl.floor(i), j - tl.floor(j), k - tl.floor(k)
-    value = tl.zeros([rows, columns], dtype=tl.float32)
-    for corner in tl.static_range(8):
-        next_i, next_j, next_k = corner % 2, (corner // 2) % 2, corner // 4
-        # 1 - part at the voxel before, part at the next.
-        weight = (1 - next_i) + (2 * next_i - 1) * part_i
-        weight *= (1 - next_j) + (2 * next_j - 1) * part_j
-        weight *= (1 - next_k) + (2 * next_k - 1) * part_k
-        at_i, at_j, at_k = first_i + next_i, first_j + next_j, first_k + next_k
-        inside = (at_i >= 0) & (at_i < x) & (at_j >= 0) & (at_j < y) & (at_k >= 0) & (at_k < z)
-        place = (at_k.to(tl.int64) * y + at_j) * x + at_i
-        value += weight * tl.load(volume + place, mask=there & inside, other=0.0).to(tl.float32)
+    value = sample(volume, affines + number * 9, row, column, there, z, y, x, height, width, rows, columns)
     tl.store(planes + (number.to(tl.int64) * height + row) * width + column, value + fill, mask=there)
 
 

@@ -14,6 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
+from tonno_core.slicing.kernel import sample
 from tonno_core.training.augmentation import BLUR_REACH, gaussian_blur
 from tonno_core.training.voxels import on_device
 
@@ -37,29 +38,11 @@ def _cut(
     row = tl.program_id(1) * rows + tl.arange(0, rows)[:, None]
     column = tl.program_id(2) * columns + tl.arange(0, columns)[None, :]
     there = (row < pixels) & (column < pixels)
-    across = column.to(tl.float32) - (pixels - 1) * 0.5
-    down = row.to(tl.float32) - (pixels - 1) * 0.5
     affine = affines + number * 10
-    i = tl.load(affine) * across + tl.load(affine + 1) * down + tl.load(affine + 2)
-    j = tl.load(affine + 3) * across + tl.load(affine + 4) * down + tl.load(affine + 5)
-    k = tl.load(affine + 6) * across + tl.load(affine + 7) * down + tl.load(affine + 8)
     place = places + (number // each) * 5
     z, y, x = tl.load(place + 1).to(tl.int32), tl.load(place + 2).to(tl.int32), tl.load(place + 3).to(tl.int32)
     volume = tl.load(place).to(tl.pointer_type(voxel))
-    # The voxel before, along each axis.
-    first_i, first_j, first_k = tl.floor(i).to(tl.int32), tl.floor(j).to(tl.int32), tl.floor(k).to(tl.int32)
-    part_i, part_j, part_k = i - tl.floor(i), j - tl.floor(j), k - tl.floor(k)
-    value = tl.zeros([rows, columns], dtype=tl.float32)
-    for corner in tl.static_range(8):
-        next_i, next_j, next_k = corner % 2, (corner // 2) % 2, corner // 4
-        # 1 - part at the voxel before, part at the next.
-        weight = (1 - next_i) + (2 * next_i - 1) * part_i
-        weight *= (1 - next_j) + (2 * next_j - 1) * part_j
-        weight *= (1 - next_k) + (2 * next_k - 1) * part_k
-        at_i, at_j, at_k = first_i + next_i, first_j + next_j, first_k + next_k
-        inside = (at_i >= 0) & (at_i < x) & (at_j >= 0) & (at_j < y) & (at_k >= 0) & (at_k < z)
-        at = (at_k.to(tl.int64) * y + at_j) * x + at_i
-        value += weight * tl.load(volume + at, mask=there & inside, other=0.0).to(tl.float32)
+    value = sample(volume, affine, row, column, there, z, y, x, pixels, pixels, rows, columns)
     tl.store(slices + (number.to(tl.int64) * pixels + row) * pixels + column, value + tl.load(affine + 9), mask=there)
 
 
