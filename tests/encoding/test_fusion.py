@@ -330,3 +330,22 @@ def test_an_operation_of_wrong_numbers_is_not_used(monkeypatch: pytest.MonkeyPat
         run = layer.run
         monkeypatch.setattr(layer, "run", lambda x, residual: run(x, residual) * torch.nan)
         assert not layer.works(shapes, residual=True)
+
+
+def test_one_batch_in_eight_is_looked_at_for_overflow_whether_maps_are_asked_for_or_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoder = Classifier(random_network("resnet10t", size=32), ("finding",), channels=1)
+    looked: list[bool] = []
+
+    def shown(*, looked_for: bool) -> object:
+        looked.append(looked_for)
+        return overflow_shown(looked_for=looked_for)
+
+    monkeypatch.setattr(classifiers, "overflow_shown", shown)
+    for number in range(10):
+        if number % 2:
+            encoder.logits(torch.zeros(1, 32, 32))
+        else:
+            encoder.cam(torch.zeros(1, 32, 32), [(0, encoder.stages)], "layercam")
+    assert [number for number, each in enumerate(looked) if each] == [0, 8]
