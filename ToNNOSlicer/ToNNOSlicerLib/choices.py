@@ -10,9 +10,10 @@ from slicer.i18n import tr as _
 
 from tonno_core.bundle.classes import first_choice
 from tonno_core.output import Json
+from tonno_core.settings import SEGMENTER
 from ToNNOSlicerLib import install, models
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
-from ToNNOSlicerLib.parameter_node import optionsOf
+from ToNNOSlicerLib.parameter_node import SMALLEST_MM3, optionsOf
 from ToNNOSlicerLib.run import RunRequest
 from ToNNOSlicerLib.timing import RunTimes, slicesOf
 
@@ -20,6 +21,8 @@ from ToNNOSlicerLib.timing import RunTimes, slicesOf
 ALL_CLASSES = "*"
 # Model folders that are remembered at most.
 _REMEMBERED = 20
+# Where a model's record keeps the smallest part that is no noise.
+MIN_VOLUME = "min_volume_mm3"
 
 
 class Choices:
@@ -175,11 +178,13 @@ class Choices:
             preset: A preset in place of the chosen one.
 
         Returns:
-            The ReconstructionSettings; None where the engine will refuse them and say why.
+            The ReconstructionSettings; None for a segmenter, and where the engine will refuse them and say why.
         """
         from tonno_core.settings import combine
 
         model = self.modelOf(parameters)
+        if model is not None and model.isSegmenter:  # which looks at no planes
+            return None
         explicit = {**optionsOf(parameters), "methods": (parameters.method.value,)}
         try:
             quality = preset or parameters.quality.value
@@ -239,6 +244,8 @@ class Choices:
         model = self._reread(chosen)
         className = parameters.className or first_choice(model.classes)
         className = "" if className == ALL_CLASSES else className
+        if model.isSegmenter:
+            return _segmenterRequest(parameters, model, className)
         return RunRequest(
             volumeNode=parameters.inputVolume,
             model=str(model.folder),
@@ -252,6 +259,35 @@ class Choices:
             threshold=model.threshold(parameters.method.value, className or first_choice(model.classes)),
             minMm3=parameters.minMm3,
         )
+
+
+def _segmenterRequest(parameters, model: models.Model, className: str) -> RunRequest:
+    """Return the run of a segmenter: what is chosen of planes has no meaning for it."""
+    record = model.threshold(SEGMENTER, className or first_choice(model.classes))
+    return RunRequest(
+        volumeNode=parameters.inputVolume,
+        model=str(model.folder),
+        method=SEGMENTER,
+        className=className,
+        roiNode=parameters.roi,
+        device=parameters.device or "auto",
+        threshold=record,
+        minMm3=smallestOf(parameters, record),
+    )
+
+
+def smallestOf(parameters, record: Json | None) -> float:
+    """Return the smallest part that is kept: what the user has set, else what the model brings.
+
+    Args:
+        parameters: The parameter node.
+        record: The model's record of a method; None where it has none.
+
+    Returns:
+        mm3.
+    """
+    known = (record or {}).get(MIN_VOLUME)
+    return float(known) if known and parameters.minMm3 == SMALLEST_MM3 else parameters.minMm3
 
 
 def _modelIn(folder: str | Path, nextStep: str) -> models.Model:
