@@ -38,7 +38,6 @@ class Choices:
     def __init__(self, preferences, resources) -> None:
         self._preferences, self._resources = preferences, Path(resources)
         self._userFolder = Path(slicer.app.slicerUserSettingsFilePath).parent / "ToNNO"
-        self.requirements = str(self._resources / "requirements.txt")
         self.times = RunTimes(self._userFolder / "speed.json")
         self.models: list[models.Model] = []
         self.devices: list[Json] = []
@@ -167,6 +166,19 @@ class Choices:
             return parameters.device.split(":")[0]
         usable = self._usableDevices
         return usable[0]["kind"] if usable else "cpu"
+
+    def requirementsOf(self, parameters) -> str:
+        """Return the file of what the engine needs for the chosen model beside PyTorch.
+
+        Args:
+            parameters: The parameter node, or None.
+
+        Returns:
+            Its path.
+        """
+        model = None if parameters is None else self.modelOf(parameters)
+        isSegmenter = model is not None and model.isSegmenter
+        return str(self._resources / ("requirements-segmenter.txt" if isSegmenter else "requirements.txt"))
 
     # --- the run
 
