@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import slicer
@@ -21,6 +22,8 @@ from ToNNOSlicerLib.timing import RunTimes, slicesOf
 ALL_CLASSES = "*"
 # Model folders that are remembered at most.
 _REMEMBERED = 20
+# What stands for the pixels of a slice where a segmenter's speed is kept, in voxels.
+_VOXEL = 1
 # Where a model's record keeps the smallest part that is no noise.
 MIN_VOLUME = "min_volume_mm3"
 
@@ -215,6 +218,9 @@ class Choices:
             Seconds, or None where no comparable run is known.
         """
         model, settings = self.modelOf(parameters), self.settingsOf(parameters, preset)
+        if model is not None and model.isSegmenter:
+            voxels = _voxelsOf(parameters.inputVolume, model)
+            return self.times.expected(model.encoder, self._deviceKind(parameters), _VOXEL, voxels) if voxels else None
         if model is None or settings is None:
             return None
         size = settings.slice_size or model.sliceSize
@@ -233,8 +239,12 @@ class Choices:
         seconds = (record.get("seconds") or {}).get("total")
         if model is None or not seconds or record.get("stopped"):
             return
+        device = record.get("device") or "cpu"
+        if model.isSegmenter:
+            self.times.record(model.encoder, device, _VOXEL, _voxelsOf(request.volumeNode, model), seconds)
+            return
         size = PRESETS.get(request.preset or "", {}).get("slice_size") or model.sliceSize
-        self.times.record(model.encoder, record.get("device") or "cpu", size, record.get("slices") or 0, seconds)
+        self.times.record(model.encoder, device, size, record.get("slices") or 0, seconds)
 
     def request(self, parameters) -> RunRequest:
         """Return the run that the choices ask for.
@@ -271,6 +281,15 @@ class Choices:
             threshold=model.threshold(parameters.method.value, className or first_choice(model.classes)),
             minMm3=parameters.minMm3,
         )
+
+
+def _voxelsOf(volumeNode, model: models.Model) -> int:
+    """Return about how many voxels a segmenter answers; 0 without a volume."""
+    image = None if volumeNode is None else volumeNode.GetImageData()
+    if image is None:
+        return 0
+    volumeMm3 = math.prod(image.GetDimensions()) * math.prod(volumeNode.GetSpacing())
+    return round(volumeMm3 / math.prod(model.spacingMm))
 
 
 def _segmenterRequest(parameters, model: models.Model, className: str) -> RunRequest:

@@ -123,6 +123,20 @@ def test_a_second_click_asks_the_network_no_more(path) -> None:
     assert path.session.result.threshold == pytest.approx(4.4)
 
 
+def test_the_next_run_is_foretold(path) -> None:
+    assert path.ui.timeLabel.text.startswith("about ")
+
+
+def test_a_report_of_it(path, tmp_path) -> None:
+    from ToNNOSlicerLib.logic.report import exportReport
+
+    result = path.session.result
+    exportReport(tmp_path / "report.html", result.heatmapNode, *result.segment)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "ToNNO Segmenter" in text
+    assert "planes along" not in text
+
+
 def test_back_to_a_classifier(path) -> None:
     shipped = next(model for model in path.session.choices.models if not model.isSegmenter)
     path.session.chooseModel(str(shipped.folder))
