@@ -593,7 +593,7 @@ def test_segmenters_stand_beside_a_classifiers_rows(home: Path, mirrors: Path, t
         rows, (3.0, 0.0, 3.0), ("the model's own", "probability one half, as the model brings none", "the model's own"),
         strict=True,
     ):  # fmt: skip
-        (line,) = [line for line in lines if line["row"] == name and line["case"].startswith("1")]
+        line = next(line for line in lines if line["row"] == name and line["patient"] == "p1")
         assert (float(line["threshold"]), line["threshold_source"], line["method"]) == (threshold, source, "segmenter")
         assert float(line["dice"]) == pytest.approx(dice(heatmap >= threshold, truth), abs=1e-6)
         assert float(line["best_dice"]) == pytest.approx(best_dice(heatmap, truth)[1], abs=1e-6)

@@ -13,6 +13,7 @@ from tonno_core import load_bundle, reconstruct
 from tonno_core.segmenter.network import SegmenterNetwork
 from tonno_core.volume.volume import Volume
 
+LONG_S = 300.0  # the process imports MONAI before its first answer
 RECORD = {"threshold": -0.5, "settings": {"smooth_mm": 0.0}, "min_volume_mm3": 40.0}
 NETWORK = SegmenterNetwork((3.0, 3.0, 3.0), (32, 32, 32), filters=8, blocks=(1, 1))
 
@@ -26,7 +27,7 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_its_result_and_refinements(client: EngineClient, volume: Volume, segmenter: Path) -> None:
     asked = fields(client, volume, segmenter, options={"methods": ["segmenter"]}, preview=True)
-    found = answer(client, client.submit("reconstruct", **asked))
+    found = answer(client, client.submit("reconstruct", **asked), patience_s=LONG_S)
     assert found["type"] == "result", found
     expected = reconstruct(volume, segmenter, device="cpu", precision="float32", progress=False)
     np.testing.assert_allclose(heatmap(found, "segmenter"), expected.heatmaps["segmenter"].array, rtol=0, atol=1e-6)
@@ -58,7 +59,9 @@ def test_its_result_and_refinements(client: EngineClient, volume: Volume, segmen
 
 
 def test_all_classes(client: EngineClient, volume: Volume, segmenter: Path) -> None:
-    found = answer(client, client.submit("reconstruct", **fields(client, volume, segmenter, classes="all")))
+    found = answer(
+        client, client.submit("reconstruct", **fields(client, volume, segmenter, classes="all")), patience_s=LONG_S
+    )
     assert set(found["classes"]) == {"spot", "cyst"}
     without = found["classes"]["cyst"]["heatmaps"]["segmenter"]["threshold"]
     assert (without["threshold"], without["source"]) == (0.0, "unscaled")
@@ -71,7 +74,7 @@ def test_a_stop_leaves_nothing_and_what_has_no_meaning_is_said(
     folder = write_mirror(tmp_path / "model", many)
     for end in ("stop", "cancel"):
         number = client.submit("reconstruct", **fields(client, volume, folder))
-        wait(client, lambda event: event["type"] == "progress" and event.get("done", 0) > 3)
+        wait(client, lambda event: event["type"] == "progress" and event.get("done", 0) > 3, LONG_S)
         getattr(client, end)(number)
         assert answer(client, number)["type"] == "cancelled"
     asked = fields(client, volume, folder, preset="fast")
