@@ -29,7 +29,8 @@ def test_its_result_and_refinements(client: EngineClient, volume: Volume, segmen
     asked = fields(client, volume, segmenter, options={"methods": ["segmenter"]}, preview=True)
     found = answer(client, client.submit("reconstruct", **asked), patience_s=LONG_S)
     assert found["type"] == "result", found
-    expected = reconstruct(volume, segmenter, device="cpu", precision="float32", progress=False)
+    settings = load_bundle(segmenter).spec.choices.settings({"class_name": "spot"})
+    expected = reconstruct(volume, segmenter, settings, device="cpu", precision="float32", progress=False)
     np.testing.assert_allclose(heatmap(found, "segmenter"), expected.heatmaps["segmenter"].array, rtol=0, atol=1e-6)
     assert np.load(found["inside"]).all()
     threshold = found["heatmaps"]["segmenter"]["threshold"]
