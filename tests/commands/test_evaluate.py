@@ -597,7 +597,11 @@ def test_segmenters_stand_beside_a_classifiers_rows(home: Path, mirrors: Path, t
         assert (float(line["threshold"]), line["threshold_source"], line["method"]) == (threshold, source, "segmenter")
         assert float(line["dice"]) == pytest.approx(dice(heatmap >= threshold, truth), abs=1e-6)
         assert float(line["best_dice"]) == pytest.approx(best_dice(heatmap, truth)[1], abs=1e-6)
+        assert bool(int(line["called"])) == bool(int(line["components"]))
     assert all(name in outcome.text for name in rows)
+    assert (
+        "smallest component: 0 mm3, of segmenter 5 mm3, of low 5 mm3" in (tmp_path / "out" / "summary.md").read_text()
+    )
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["evaluation"]["segmenters"]["segmenter"]["kind"] == "segmenter"
     assert summary["evaluation"]["rows"]["segmenter"]["min_volume_mm3"] == 5.0
