@@ -18,7 +18,7 @@ from tonno_core.bundle.terminology import check_terminology
 from tonno_core.commands.options import as_options, as_options_of
 from tonno_core.errors import TonnoError, one_line
 from tonno_core.imports import uncollected
-from tonno_core.settings import METHODS, PRESETS, parse_stages
+from tonno_core.settings import METHODS, PRESETS, SEGMENTER, parse_stages
 from tonno_core.signals import drop_terminal, ending_signals
 
 _NOTICE = "For research only; not a medical device, not for diagnosis."
@@ -59,7 +59,11 @@ _LATTICE = "Spread the directions over a hemisphere, or over the whole sphere as
 _LAYERS = "Layers of a FILE.pt2 whose maps are wanted, its stages."
 _LESIONS = "Lesions in each of those."
 _MEAN = "Mean that is subtracted: a number, one for each channel (a,b,c), or timm's for this model."
-_METHODS = f"Heatmap to compute; may be repeated. One of {', '.join(METHODS)}."
+_METHODS = f"Heatmap to compute; may be repeated. One of {', '.join(METHODS)}; of a segmenter: {SEGMENTER}."
+_SEGMENTERS = (
+    "Segmenter to compare with: a row `segmenter`, or of one that was trained on masks `segmenter trained on masks`; "
+    "NAME=BUNDLE names the row. May be repeated."
+)
 _MIN_VOLUME = "Drop connected components that are smaller than this."
 _MODEL = "Model folder, or pixel-sum: a test of the whole chain without a model."
 _NEIGHBOR_MM = "Distance in mm of the slices in neighbouring channels, for classifiers of several slices at once."
@@ -129,7 +133,12 @@ _grid_option = click.option(
 )
 _preset_option = click.option("--preset", type=click.Choice(list(PRESETS)), help=_PRESET)
 _min_volume_option = click.option(
-    "--min-volume-mm3", type=_VOLUME, default=0.0, show_default=True, metavar="V", help=_MIN_VOLUME
+    "--min-volume-mm3",
+    type=_VOLUME,
+    default=0.0,
+    metavar="V",
+    help=_MIN_VOLUME,
+    show_default="0.0, or a segmenter's own",
 )
 _device_option = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps", help=_DEVICE)
 _precision_option = click.option(
@@ -155,6 +164,12 @@ _BESIDE_SETTINGS = (
 )
 # torch reports it by a RuntimeError: "DefaultCPUAllocator: can't allocate memory", "CUDA out of memory".
 _OUT_OF_MEMORY = re.compile("allocate memory|out of memory")
+
+
+def _is_stated(name: str) -> bool:
+    """Tell whether somebody gave an option of the running command a value."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not click.core.ParameterSource.DEFAULT
 
 
 def _stage(text: str) -> int | str:
@@ -242,14 +257,15 @@ def reconstruct(
         from tonno_core.commands.request import Compute, Options
 
     beside = {name: options.pop(name) for name in _BESIDE_SETTINGS}
+    if not _is_stated("min_volume_mm3"):
+        beside["min_volume_mm3"] = None
     asked = Options(settings={"methods": methods or None, **options}, **beside)
     compute = Compute(device, precision, compiled)
     if is_cohort([volume, *more]):
         from tonno_core.commands.cohort import reconstruct_cohort
 
         with silenced(quiet):
-            said = click.get_current_context().get_parameter_source("threshold")
-            ask = said is click.core.ParameterSource.DEFAULT
+            ask = not _is_stated("threshold")
             outcome = reconstruct_cohort([volume, *more], output, asked, compute, overwrite=overwrite, ask=ask)
         if not quiet:
             click.echo(f"{outcome.text}\n{_NOTICE}")
@@ -499,6 +515,7 @@ def calibrate(
 )
 @click.option("--method", "methods", multiple=True, metavar="NAME", help=_EVALUATED, show_default="all")
 @click.option("--stage", "stages", multiple=True, type=_stage, metavar="N|N+N", help=_ROWS, show_default="all")
+@click.option("--segmenter", "segmenters", multiple=True, metavar="[NAME=]BUNDLE", help=_SEGMENTERS)
 @_slices_option
 @_directions_option
 @_lattice_option
@@ -538,6 +555,8 @@ def evaluate(
         "filter": filter, "class_name": class_name,
     }  # fmt: skip
     choices["stages"] = tuple(map(parse_stages, choices["stages"]))
+    if not _is_stated("min_volume_mm3"):
+        choices["min_volume_mm3"] = None
     with silenced(quiet):
         outcome = evaluate_manifest(
             manifest, model=model, output=output, choices=Choices(**choices), options=options, overwrite=overwrite
