@@ -411,9 +411,9 @@ def train(
     from which --resume continues. Under torchrun, the processes share every batch.
     """
     from tonno_core.commands.train import Destination, Ending, train_bundle
-    from tonno_core.training.loop import TrainingInterrupted
     from tonno_core.training.run_folder import recorded_setting
     from tonno_core.training.settings import complete_settings
+    from tonno_core.training.steps import TrainingInterrupted
 
     asked = {"stage": stage, "slices": slices, "directions": directions}
     planes = {name: value for name, value in asked.items() if value is not None}
