@@ -38,9 +38,7 @@ class Header:
     @property
     def axes_ras(self) -> tuple[int, int, int]:
         """Which of i, j, k (0, 1, 2) runs nearest to the patient's R, A and S: a permutation."""
-        cosines = np.abs(self.ijk_to_ras[:3, :3] / self.spacing_mm)
-        r, a, s = max(permutations(range(3)), key=lambda axes: float(cosines[range(3), axes].sum()))
-        return r, a, s
+        return anatomical_axes(self.ijk_to_ras)
 
     @property
     def orientation(self) -> str:
@@ -49,6 +47,20 @@ class Header:
         for row, axis in enumerate(self.axes_ras):
             letters[axis] = ("LR", "PA", "IS")[row][int(self.ijk_to_ras[row, axis] > 0)]
         return "".join(letters)
+
+
+def anatomical_axes(ijk_to_ras: Matrix) -> tuple[int, int, int]:
+    """Find which of a grid's axes runs nearest to the patient's R, A and S, whichever way.
+
+    Args:
+        ijk_to_ras: 4 x 4.
+
+    Returns:
+        Numbers of axes (0, 1, 2 for i, j, k), a permutation.
+    """
+    cosines = np.abs(ijk_to_ras[:3, :3] / np.linalg.norm(ijk_to_ras[:3, :3], axis=0))
+    r, a, s = max(permutations(range(3)), key=lambda axes: float(cosines[range(3), axes].sum()))
+    return r, a, s
 
 
 def same_grid(first: Header | Volume, second: Header | Volume) -> bool:
