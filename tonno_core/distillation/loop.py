@@ -26,7 +26,7 @@ from tonno_core.distributed import Processes
 from tonno_core.errors import TonnoError, first_line
 from tonno_core.output import Json
 from tonno_core.progress import progress_bar
-from tonno_core.segmenter.library import build_network
+from tonno_core.segmenter.library import build_network, start_at
 from tonno_core.segmenter.network import SegmenterNetwork
 from tonno_core.training.dataset import prefetch
 from tonno_core.training.model import training_precision
@@ -136,7 +136,9 @@ class Trainer:
         self._progress = progress and processes.first
         train, device = lessons["train"], processes.device
         torch.manual_seed(settings.seed)
-        self.model = build_network(network, len(settings.classes), len(train.volumes[0].array)).to(device)
+        self.model = build_network(network, len(settings.classes), len(train.volumes[0].array))
+        start_at(self.model, settings.prior)
+        self.model.to(device)
         fused = True if device.type == "cuda" else None  # one launch for many weights
         self._optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate, fused=fused)
         self._average = MovingAverage(self.model, settings.ema) if settings.ema else None
@@ -232,7 +234,7 @@ class Trainer:
             group["lr"] = settings.learning_rate * schedule(step, settings.steps, settings.warmup)
         # Networks that drop units do so by torch's own generator.
         torch.manual_seed(settings.seed + step * self.processes.world + self.processes.rank)
-        parts = losses_of(self._shared(batch.images), batch.levels, batch.labels, settings)
+        parts = losses_of(self._shared(batch.images), batch.levels, batch.labels, settings, self._whole)
         loss = parts.total(settings)
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self._scaler.scale(loss))
@@ -241,6 +243,13 @@ class Trainer:
         if self._average is not None:
             self._average.update(step)
         return torch.stack([loss, parts.voxels, parts.dice, parts.volumes]).detach()
+
+    def _whole(self, sums: torch.Tensor) -> torch.Tensor:
+        """Add up sums over the processes. Gradients are this process's share, of which the processes take the mean."""
+        if self.processes.world == 1:
+            return sums
+        whole = self.processes.sum(sums.detach().clone())
+        return whole + self.processes.world * (sums - sums.detach())
 
     def _look(self) -> None:
         """Read the losses since the last look, over all processes' patches; no checkpoint is written in between.

@@ -40,12 +40,13 @@ class DistillationSettings:
         centred: Share of the patches of volumes with a finding that are laid around a voxel of it.
         learning_rate: Highest learning rate.
         warmup: Share of the steps in which the learning rate rises.
+        prior: Probability of the finding that a new network answers at first.
         ema: Decay of the moving average of the weights that the model gets; 0 for the last weights themselves.
         voxel_weight: Of the robust cross-entropy of known voxels.
         robustness: q of the generalized cross-entropy (1 - p^q) / q: near 0 it is the cross-entropy, 1 the error
             itself, which stands most wrong labels.
         finding_weight: What a voxel of the finding counts against one of none.
-        dice_weight: Of the soft Dice of known voxels.
+        dice_weight: Of the soft Dice of a batch's known voxels.
         volume_weight: Of the image-level term.
         highest: Share of a patch's voxels whose logits' mean is its soft highest.
         rotation: Largest angle of the random rotations, degrees.
@@ -77,6 +78,7 @@ class DistillationSettings:
     centred: float = 0.5
     learning_rate: float = 1e-3
     warmup: float = 0.05
+    prior: float = 0.05
     ema: float = 0.99
     voxel_weight: float = 1.0
     robustness: float = 0.7
@@ -125,6 +127,7 @@ class DistillationSettings:
         even = self.volumes_per_batch >= 2 and self.volumes_per_batch % 2 == 0
         _require(even, "volumes_per_batch", self.volumes_per_batch, "an even number: half without a finding")
         _require(0 < self.learning_rate < 10, "learning_rate", self.learning_rate, "a number between 0 and 10")
+        _require(0 < self.prior < 1, "prior", self.prior, "a probability between 0 and 1")
         _require(0 < self.robustness <= 1, "robustness", self.robustness, "a number above 0, at most 1")
         _require(0 < self.highest <= 1, "highest", self.highest, "a share above 0, at most 1")
         for name in ("ema", "warmup", "scaling", "intensity_scaling"):

@@ -70,7 +70,7 @@ class Teacher:
     def __init__(self, bundle: Bundle, settings: DistillationSettings, device: str) -> None:
         self._classes = settings.classes
         asked = asked_of(bundle, settings)
-        self._model: ReadyModel = prepare_model(bundle, asked, device)
+        self._model: ReadyModel = prepare_model(bundle, asked, device, settings.precision)
         self.run = replace(decide(asked, self._model, classes=settings.classes), profiles=False)
         for target in self.run.targets if settings.unit == "threshold" else ():
             for method in target.variants:

@@ -73,6 +73,18 @@ def build_network(network: SegmenterNetwork, classes: int, channels: int = 1) ->
     return model
 
 
+def start_at(model: nn.Module, probability: float) -> None:
+    """Have a network of random weights answer about one probability, so that it need not first unlearn others.
+
+    Args:
+        model: From `build_network`; changed in place.
+        probability: Of each class, between 0 and 1.
+    """
+    layer: nn.Module = model.conv_final[-1].conv  # type: ignore[index, union-attr]
+    assert isinstance(layer.bias, nn.Parameter)
+    nn.init.constant_(layer.bias, math.log(probability / (1.0 - probability)))
+
+
 def slide(
     image: torch.Tensor,
     predict: Callable[[torch.Tensor], torch.Tensor],
@@ -138,7 +150,7 @@ class Augmentation:
         noise: Largest standard deviation of white noise, in the same.
     """
 
-    # Share of the patches that undergo each change; half of them are mirrored along each axis.
+    # Share of the patches that undergo each change.
     _TURNED, _CHANGED, _MIRRORED = 0.5, 0.5, 0.5
 
     def __init__(
