@@ -13,6 +13,7 @@ import pytest
 
 from tonno_core.errors import TonnoError
 from tonno_core.settings import (
+    ALL_METHODS,
     CAM_METHODS,
     METHODS,
     PRESETS,
@@ -186,7 +187,7 @@ def test_unknown_names_are_refused() -> None:
 def test_every_preset_and_every_method_is_complete() -> None:
     for preset in PRESETS:
         combine(defaults={}, preset=preset, explicit={})
-    assert set(SETTINGS_THAT_MATTER) == set(METHODS)
+    assert set(SETTINGS_THAT_MATTER) == set(ALL_METHODS)
     for names in SETTINGS_THAT_MATTER.values():
         assert set(names) <= set(ReconstructionSettings().record())
 

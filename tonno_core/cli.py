@@ -19,7 +19,7 @@ from tonno_core.commands.options import as_options, as_options_of
 from tonno_core.distillation.settings import DistillationSettings
 from tonno_core.errors import TonnoError, one_line
 from tonno_core.imports import uncollected
-from tonno_core.settings import METHODS, PRESETS, parse_stages
+from tonno_core.settings import METHODS, PRESETS, SEGMENTER, parse_stages
 from tonno_core.signals import drop_terminal, ending_signals
 
 _NOTICE = "For research only; not a medical device, not for diagnosis."
@@ -63,7 +63,11 @@ _LATTICE = "Spread the directions over a hemisphere, or over the whole sphere as
 _LAYERS = "Layers of a FILE.pt2 whose maps are wanted, its stages."
 _LESIONS = "Lesions in each of those."
 _MEAN = "Mean that is subtracted: a number, one for each channel (a,b,c), or timm's for this model."
-_METHODS = f"Heatmap to compute; may be repeated. One of {', '.join(METHODS)}."
+_METHODS = f"Heatmap to compute; may be repeated. One of {', '.join(METHODS)}; of a segmenter: {SEGMENTER}."
+_SEGMENTERS = (
+    "Segmenter to compare with: a row `segmenter`, or of one that was trained on masks `segmenter trained on masks`; "
+    "NAME=BUNDLE names the row. May be repeated."
+)
 _MIN_VOLUME = "Drop connected components that are smaller than this."
 _MODEL = "Model folder, or pixel-sum: a test of the whole chain without a model."
 _NEIGHBOR_MM = "Distance in mm of the slices in neighbouring channels, for classifiers of several slices at once."
@@ -142,7 +146,7 @@ _grid_option = click.option(
 )
 _preset_option = click.option("--preset", type=click.Choice(list(PRESETS)), help=_PRESET)
 _min_volume_option = click.option(
-    "--min-volume-mm3", type=_VOLUME, default=0.0, show_default=True, metavar="V", help=_MIN_VOLUME
+    "--min-volume-mm3", type=_VOLUME, metavar="V", help=_MIN_VOLUME, show_default="a segmenter's own, else 0"
 )
 _device_option = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps", help=_DEVICE)
 _precision_option = click.option(
@@ -580,6 +584,7 @@ def calibrate(
 )
 @click.option("--method", "methods", multiple=True, metavar="NAME", help=_EVALUATED, show_default="all")
 @click.option("--stage", "stages", multiple=True, type=_stage, metavar="N|N+N", help=_ROWS, show_default="all")
+@click.option("--segmenter", "segmenters", multiple=True, metavar="[NAME=]BUNDLE", help=_SEGMENTERS)
 @_slices_option
 @_directions_option
 @_lattice_option

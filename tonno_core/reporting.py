@@ -91,16 +91,17 @@ class Reporter:
         return replace(self, timings=Timings())
 
 
-def progress_bar(*, disable: bool = False) -> tqdm[Any]:
+def progress_bar(*, disable: bool = False, unit: str = "slice") -> tqdm[Any]:
     """Make a bar that appears with the first slices: what is wrong before them is said in the only line.
 
     Args:
         disable: Show none.
+        unit: What is counted.
 
     Returns:
         The bar.
     """
-    return bar_or_lines(desc="reconstructing", unit="slice", unit_scale=True, delay=0.01, disable=disable)
+    return bar_or_lines(desc="reconstructing", unit=unit, unit_scale=True, delay=0.01, disable=disable)
 
 
 def progress_of(bar: tqdm[Any]) -> Callable[[int, int], None]:

@@ -26,6 +26,9 @@ METHODS = (
 )
 CAM_METHODS = ("averaged-cam", "tomographic-cam", "matched-cam")
 SLICEWISE_METHODS = ("slicewise-cam", "slicewise-cam-3axes")
+# The only one of a model that answers voxels rather than slices; the others are those of a classifier.
+SEGMENTER = "segmenter"
+ALL_METHODS = (*METHODS, SEGMENTER)
 
 # What moves the scale or the noise of a method's heatmap, and with it the right threshold.
 _CAM_SETTINGS = ("slices", "cam", "stage", "smooth_mm", "frame")
@@ -38,7 +41,10 @@ SETTINGS_THAT_MATTER: dict[str, tuple[str, ...]] = {
     "slicewise-cam": _CAM_SETTINGS,
     "slicewise-cam-3axes": _CAM_SETTINGS,
     "center": ("smooth_mm", "frame"),
+    SEGMENTER: ("smooth_mm",),
 }
+# What can be asked of a segmenter: it looks at no planes.
+SEGMENTER_SETTINGS = ("methods", "smooth_mm", "class_name")
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "cam": get_args(CamKind),
@@ -71,7 +77,7 @@ class ReconstructionSettings:
     """What is asked of a reconstruction; the command line has an option for each.
 
     Attributes:
-        methods: Names from `METHODS`.
+        methods: Names from `ALL_METHODS`.
         cam: Kind of class activation map.
         stages: CAM stages from 1, the finest; several are added up, which takes a calibrated model. Empty, as None in
             the next three: the model's choice for each method.
@@ -118,7 +124,7 @@ class ReconstructionSettings:
         )
         _require(len(self.methods) > 0, "methods", "empty", "at least one")
         for method in self.methods:
-            _require(method in METHODS, "methods", method, f"one of {', '.join(METHODS)}")
+            _require(method in ALL_METHODS, "methods", method, f"one of {', '.join(ALL_METHODS)}")
         for name in _WHOLE_NUMBERS | _NUMBERS:
             _require_number(name, getattr(self, name))
         _require(_are_stages(self.stages), "stages", self.stages, _STAGES_TUPLE)
@@ -129,7 +135,7 @@ class ReconstructionSettings:
         """Return L of a method.
 
         Args:
-            method: One of `METHODS`.
+            method: One of `ALL_METHODS`.
 
         Returns:
             The number of directions.
@@ -185,7 +191,7 @@ class Variant:
     """One way to make one heatmap; what its method does not use stands at the default, so that equals are equal.
 
     Attributes:
-        method: One of `METHODS`.
+        method: One of `ALL_METHODS`.
         stages: CAM stages, finest first; the heatmaps of several are added up.
         filter: Along the offsets.
         sigma_scale: Factor on Matched CAM's sigma.
@@ -204,7 +210,7 @@ class Variant:
     weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        _require(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
+        _require(self.method in ALL_METHODS, "method", self.method, f"one of {', '.join(ALL_METHODS)}")
         choices = _CHOICES["filter"]
         _require(self.filter in choices, "filter", self.filter, f"one of {', '.join(choices)}")
         for name in ("sigma_scale", "smooth_mm"):
@@ -278,7 +284,7 @@ def choices_of(method: str) -> tuple[str, ...]:
     """Return what can be chosen for a method.
 
     Args:
-        method: One of `METHODS`.
+        method: One of `ALL_METHODS`.
 
     Returns:
         Names of fields of `Variant`.
@@ -292,7 +298,7 @@ def variant_of(
     """Return the variant of a method: what is asked for, else its calibrated choice, else the model's default.
 
     Args:
-        method: One of `METHODS`.
+        method: One of `ALL_METHODS`.
         settings: What is asked for.
         calibrated: Choices for the method by name, as a model's description holds them.
         defaults: The model's own settings, likewise.

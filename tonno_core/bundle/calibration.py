@@ -11,9 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from tonno_core.bundle.kind import CLASSIFIER
+from tonno_core.errors import TonnoError
 from tonno_core.output import Json
 from tonno_core.settings import (
-    METHODS,
+    ALL_METHODS,
+    SEGMENTER,
+    SEGMENTER_SETTINGS,
     SETTINGS_THAT_MATTER,
     ReconstructionSettings,
     Variant,
@@ -28,10 +32,14 @@ CALIBRATED_PRESETS = ("fast", "balanced")
 LEAST_TO_CHOOSE = 5
 # Where a method's record in ``thresholds`` keeps them.
 OTHER_PLANES = "other_planes"
+# Where it may keep the smallest component that is no noise, in mm3.
+MIN_VOLUME = "min_volume_mm3"
 # What differs from every calibration where all planes went into a region; the rest are names of settings.
 SCALE = "scale"
 _PLANES = ("slices", "directions", "lattice", "frame", "slice_size")
 OWN = "the model's own"
+# The origin of the threshold of a segmenter that brings none: its logit is 0 there.
+EVEN_ODDS = "probability one half, as the model brings none"
 # What a threshold follows by a rule, or hardly at all; of all else it is not known how.
 _SCALABLE = {"slices", "directions"}
 # How far beyond two calibrations their trend is followed, in their distance.
@@ -66,10 +74,17 @@ class ModelThreshold:
     record: Json = field(default_factory=dict)
 
     @property
+    def min_volume_mm3(self) -> float:
+        """The smallest component that the model keeps where nobody says otherwise; 0 for all."""
+        return float(self.record.get(MIN_VOLUME) or 0.0)
+
+    @property
     def origin(self) -> str:
         """How it was found, in a few words for a report."""
         if self.source == "calibrated":
             return OWN
+        if not self.record:
+            return EVEN_ODDS
         if self.source == "scaled":
             return f"{OWN}, scaled from that for {planes_text(self.calibrated_planes)}"
         return f"{OWN}, calibrated at other {', '.join(self.changed)}"
@@ -101,6 +116,7 @@ class ModelChoices:
         defaults: Its own settings, by their names in files.
         thresholds: Records by method, for a class other than the first by ``method/class``.
         tried: A record of each variant that the calibration tried.
+        kind: ``classifier`` or ``segmenter``.
     """
 
     classes: tuple[str, ...]
@@ -108,6 +124,7 @@ class ModelChoices:
     defaults: Json = field(default_factory=dict)
     thresholds: dict[str, Json] = field(default_factory=dict)
     tried: Sequence[Json] = ()
+    kind: str = CLASSIFIER
 
     def settings(self, explicit: Json | None = None, preset: str | None = None) -> ReconstructionSettings:
         """Return the settings that the model makes of what is asked for.
@@ -120,15 +137,38 @@ class ModelChoices:
             The settings.
 
         Raises:
-            TonnoError: A name or a value is unknown.
+            TonnoError: A name or a value is unknown, or has no meaning for a model of this kind.
         """
+        self.check_methods((explicit or {}).get("methods") or ())
+        if self.kind == SEGMENTER:
+            for name, value in {**(explicit or {}), "preset": preset}.items():
+                if value is not None and name not in SEGMENTER_SETTINGS:
+                    raise TonnoError(f"`{name}` has no meaning for a segmenter, which looks at no planes; leave it out")
         return combine(defaults=self.defaults, preset=preset, explicit=explicit or {})
+
+    def check_methods(self, methods: Sequence[str]) -> None:
+        """Check that a model of this kind makes heatmaps by some methods.
+
+        Args:
+            methods: Their names.
+
+        Raises:
+            TonnoError: It does not.
+        """
+        for method in methods:
+            if method in ALL_METHODS and (method == SEGMENTER) != (self.kind == SEGMENTER):
+                raise TonnoError(
+                    f"`methods` {method}: the model is a segmenter, whose only method is {SEGMENTER}"
+                    if self.kind == SEGMENTER
+                    else f"`methods` {method}: the model is a {self.kind} of slices; a segmenter is another kind of "
+                    "model, which `tonno distill` makes of it"
+                )
 
     def record(self, method: str, class_name: str | None = None) -> Json | None:
         """Return the calibration of a method.
 
         Args:
-            method: One of `METHODS`.
+            method: One of `ALL_METHODS`.
             class_name: None for the first class.
 
         Returns:
@@ -140,7 +180,7 @@ class ModelChoices:
         """Return how the model makes a method's heatmap under some settings.
 
         Args:
-            method: One of `METHODS`.
+            method: One of `ALL_METHODS`.
             settings: What is asked for, None for the model's own.
 
         Returns:
@@ -185,7 +225,7 @@ class ModelChoices:
         """
         name = class_name or self.classes[0]
         records = [record for record in self.tried if record.get("class", self.classes[0]) == name]
-        return {Variant.of_record(record): record for record in records if record.get("method") in METHODS}
+        return {Variant.of_record(record): record for record in records if record.get("method") in ALL_METHODS}
 
     def threshold(
         self, variant: Variant, settings: ReconstructionSettings, *, zoom: bool = False
@@ -198,14 +238,18 @@ class ModelChoices:
             zoom: Whether all planes went into a region.
 
         Returns:
-            The threshold, None where the model brings none for the method and class.
+            The threshold, None where the model brings none for the method and class; of a segmenter then 0.
         """
         if settings.slice_size == self.slice_size:
             settings = replace(settings, slice_size=None)
         tried = self.tried_variants(settings.class_name).get(variant)
-        return threshold_for(
+        known = threshold_for(
             self.thresholds, variant.method, settings, classes=self.classes, variant=variant, tried=tried, zoom=zoom
         )
+        if known is None and variant.method == SEGMENTER:
+            note = "The model brings no threshold; at 0 its probability is one half: look, and tune it."
+            return ModelThreshold(0.0, None, "unscaled", {}, {}, note=note)
+        return known
 
 
 @dataclass(frozen=True)
@@ -246,7 +290,7 @@ def threshold_for(
 
     Args:
         thresholds: of the model's description, which `check_thresholds` accepts.
-        method: one of `METHODS`.
+        method: one of `ALL_METHODS`.
         settings: of the run: planes, class, and what was asked for.
         classes: the model's; a class other than the first has thresholds of its own.
         variant: how the heatmap is made, None for what the settings and the calibration make.
@@ -281,7 +325,7 @@ def threshold_key(method: str, class_name: str | None, classes: Sequence[str]) -
     """Return where ``thresholds`` holds a method's record.
 
     Args:
-        method: One of `METHODS`.
+        method: One of `ALL_METHODS`.
         class_name: None for the first class.
         classes: The model's.
 
@@ -310,7 +354,7 @@ def planes_of(method: str, settings: ReconstructionSettings) -> Json:
     """Return what tells the planes of a method's heatmap from others.
 
     Args:
-        method: One of `METHODS`.
+        method: One of `ALL_METHODS`.
         settings: Of the run.
 
     Returns:
@@ -332,6 +376,9 @@ def is_threshold(record: object) -> bool:
         return False
     settings, others = record.get("settings", {}), record.get(OTHER_PLANES, [])
     if not isinstance(settings, dict) or not isinstance(others, list):
+        return False
+    volume_mm3 = record.get(MIN_VOLUME, 0.0)
+    if not _is_number(volume_mm3) or volume_mm3 < 0:
         return False
     for name, least in (("slices", 2), ("directions", 1)):
         count = settings.get(name, least)

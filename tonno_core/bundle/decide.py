@@ -12,6 +12,8 @@ from tonno_core.bundle.classes import class_of
 from tonno_core.bundle.ready import ReadyModel
 from tonno_core.encoding.encoder import Encoder, without_map
 from tonno_core.errors import TonnoError
+from tonno_core.segmenter.network import SegmenterNetwork
+from tonno_core.segmenter.segmenter import Segmenter
 from tonno_core.settings import CAM_METHODS, ReconstructionSettings, Variant, choices_of, stages_text
 from tonno_core.slicing.region import Region
 
@@ -49,6 +51,7 @@ class Run:
         precision: Of the encoder.
         choices: The model's choices, which bring the heatmaps' thresholds.
         profiles: Whether the planes along R, A and S are looked at for the logits' profiles.
+        network: A segmenter's, which looks at no planes; None where an encoder answers slices.
     """
 
     asked: ReconstructionSettings
@@ -63,6 +66,7 @@ class Run:
     precision: torch.dtype
     choices: ModelChoices
     profiles: bool = True
+    network: SegmenterNetwork | None = None
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -131,6 +135,11 @@ def decide(
     """
     choices = model.choices
     asked = asked or choices.settings()
+    choices.check_methods([variant.method for variant in variants.values()] if variants else asked.methods)
+    if isinstance(model.encoder, Segmenter):
+        if zoom:
+            raise TonnoError("`zoom` has no meaning for a segmenter, which looks at no planes; leave it out")
+        asked = replace(asked, slice_size=None)
     size = asked.slice_size or choices.slice_size
     if size != model.slice_size:
         raise TonnoError(f"`slice_size` is {asked.slice_size}, the model was made ready for {model.slice_size}")
@@ -143,7 +152,9 @@ def decide(
         settings = replace(asked, class_name=name)
         wanted = variants or {method: choices.variant(method, settings) for method in asked.methods}
         output = model.encoder.classes.index(name)
-        complete = {key: _with_stages(variant, model.encoder, output, size) for key, variant in wanted.items()}
+        complete = wanted
+        if not isinstance(model.encoder, Segmenter):
+            complete = {key: _with_stages(variant, model.encoder, output, size) for key, variant in wanted.items()}
         targets.append(Target(name, output, complete))
     return Run(
         asked=asked,
@@ -157,6 +168,8 @@ def decide(
         device=model.device,
         precision=model.precision,
         choices=choices,
+        profiles=not isinstance(model.encoder, Segmenter),
+        network=model.encoder.network if isinstance(model.encoder, Segmenter) else None,
     )
 
 

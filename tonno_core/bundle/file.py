@@ -1,4 +1,4 @@
-"""A bundle: a folder with ``model.safetensors`` and ``model.json``, all that is needed to use a classifier."""
+"""A bundle: a folder with ``model.safetensors`` and ``model.json``, all that is needed to use a model."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from torch import nn
 
 from tonno_core.bundle.calibration import ModelChoices, is_threshold
 from tonno_core.bundle.classes import class_of
+from tonno_core.bundle.kind import CLASSIFIER, KINDS, teaching
 from tonno_core.encoding.classifier import Classifier, create_model, earlier_stages, stage_modules, try_slice
 from tonno_core.encoding.convention import ACTIVATIONS, WHITES, Activation, Convention
 from tonno_core.encoding.layers import LayeredModel
@@ -26,10 +27,15 @@ from tonno_core.encoding.program import Program
 from tonno_core.encoding.weights import StateDict, load_exactly, read_weights
 from tonno_core.errors import TonnoError, first_line, plain
 from tonno_core.output import Json, check_output, output_folder
-from tonno_core.settings import METHODS, Variant, combine, parse_stages
+from tonno_core.segmenter.library import build_network
+from tonno_core.segmenter.network import SegmenterNetwork
+from tonno_core.segmenter.segmenter import Segmenter
+from tonno_core.segmenter.working import channels_of
+from tonno_core.settings import ALL_METHODS, SEGMENTER, Variant, combine, parse_stages
 from tonno_core.volume.intensity import parse_intensity
 
-SCHEMA = 1
+# Of a classifier, and of a segmenter.
+SCHEMA, SEGMENTER_SCHEMA = 1, 2
 WEIGHTS_NAME = "model.safetensors"
 SPEC_NAME = "model.json"
 # Key of an exported program beside its tensors: one file, and one hash of both.
@@ -40,8 +46,10 @@ _PROGRAM = "tonno program"
 class BundleSpec:
     """What ``model.json`` holds.
 
+    A segmenter's states none of what is about slices; here it is at values without meaning, see `segmenter_spec`.
+
     Attributes:
-        encoder: timm's name.
+        encoder: timm's name; of a segmenter its network's.
         channels: Of the network's input; the slice is repeated, or cut to a window for each.
         classes: Names of the network's outputs.
         norm: Kind of its normalization layers.
@@ -66,6 +74,8 @@ class BundleSpec:
         stages: Names of the modules that the numbers of stages mean, finest first; empty in models of earlier versions.
         layers: Names of the layers that are the stages of a classifier that is not timm's; empty for timm's.
         arguments: What else timm makes the network with, such as its pooling; empty for timm's defaults.
+        kind: ``classifier`` of slices, or ``segmenter`` of volumes.
+        network: A segmenter's; None for a classifier.
     """
 
     encoder: str
@@ -91,6 +101,8 @@ class BundleSpec:
     stages: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
     arguments: Json = field(default_factory=dict)
+    kind: str = CLASSIFIER
+    network: SegmenterNetwork | None = None
 
     @property
     def shifts_mm(self) -> tuple[float, ...]:
@@ -113,12 +125,15 @@ class BundleSpec:
         """
         names = _OPTIONAL.keys() - {"stages"}
         values = {name: (getattr(self, name), default) for name, (default, *_) in _OPTIONAL.items() if name in names}
-        return {name: list(v) if isinstance(v, tuple) else v for name, (v, default) in values.items() if v != default}
+        more = {name: list(v) if isinstance(v, tuple) else v for name, (v, default) in values.items() if v != default}
+        return more if self.network is None else {**more, "kind": self.kind, "network": self.network.record()}
 
     @property
     def choices(self) -> ModelChoices:
         """What the description says of the model's heatmaps."""
-        return ModelChoices(self.classes, self.slice_size, self.defaults, self.thresholds, self.calibration)
+        kind = self.kind
+        defaults = {**self.defaults, "methods": [SEGMENTER]} if kind == SEGMENTER else self.defaults
+        return ModelChoices(self.classes, self.slice_size, defaults, self.thresholds, self.calibration, kind)
 
 
 @dataclass(frozen=True)
@@ -138,14 +153,19 @@ class Bundle:
     program: str = ""
 
     def __repr__(self) -> str:
-        size = self.spec.slice_size
-        return f"Bundle({self.path}: {self.spec.encoder}, {', '.join(self.spec.classes)}, slices of {size} x {size})"
+        size, taught = self.spec.slice_size, teaching(self.spec.training)
+        sees = (
+            f"slices of {size} x {size}"
+            if self.spec.kind == CLASSIFIER
+            else ", ".join(filter(None, [SEGMENTER, taught]))
+        )
+        return f"Bundle({self.path}: {self.spec.encoder}, {', '.join(self.spec.classes)}, {sees})"
 
     def threshold(self, method: str, class_name: str | None = None) -> float:
         """Return the model's threshold for a method, at the model's own settings.
 
         Args:
-            method: A name from `METHODS`.
+            method: A name from `ALL_METHODS`.
             class_name: None for the model's first.
 
         Returns:
@@ -183,8 +203,9 @@ class Bundle:
             Ready to run.
 
         Raises:
-            TonnoError: The network cannot be built, or the weights do not fit it.
+            TonnoError: The network cannot be built, or the weights do not fit it; or it is a segmenter.
         """
+        self._require_kind(CLASSIFIER)
         spec = dataclasses.replace(self.spec, slice_size=slice_size or self.spec.slice_size)
         if spec.layers:
             try:
@@ -201,12 +222,40 @@ class Bundle:
         load_exactly(network, self.weights, str(self.path / WEIGHTS_NAME))
         return build_encoder(network, spec, device=device, precision=precision)
 
+    def segmenter(self, *, device: torch.device | str = "cpu", precision: torch.dtype = torch.float32) -> Segmenter:
+        """Build the segmenter.
+
+        Args:
+            device: Where it runs.
+            precision: Of its numbers.
+
+        Returns:
+            Ready to answer volumes.
+
+        Raises:
+            TonnoError: The weights do not fit the network, MONAI is not installed, or it is a classifier.
+        """
+        self._require_kind(SEGMENTER)
+        spec = self.spec
+        assert spec.network is not None
+        model = build_network(spec.network, len(spec.classes), spec.channels)
+        load_exactly(model, self.weights, str(self.path / WEIGHTS_NAME))
+        return Segmenter(model, spec.classes, spec.network, spec.intensity, device=device, precision=precision)
+
+    def _require_kind(self, kind: str) -> None:
+        if self.spec.kind != kind:
+            raise TonnoError(f"{self.path}: is a {self.spec.kind}, expected a model of the kind {kind}")
+
     def to_calibrate(self) -> Bundle:
         """Return the bundle with its stages as this version numbers them, for a new calibration.
 
         Returns:
             The same; where an earlier version numbered them otherwise, without what named a stage.
+
+        Raises:
+            TonnoError: It is a segmenter.
         """
+        self._require_kind(CLASSIFIER)
         if self.spec.layers:  # named, not numbered
             return self
         model = self._network(self.spec.slice_size)
@@ -229,6 +278,48 @@ class Bundle:
             )
         except TonnoError as error:
             raise TonnoError(f"{self.path / SPEC_NAME}: {error}") from error
+
+
+def segmenter_spec(
+    network: SegmenterNetwork,
+    classes: tuple[str, ...],
+    intensity: str,
+    *,
+    thresholds: dict[str, Json] | None = None,
+    training: Json | None = None,
+    about: Json | None = None,
+) -> BundleSpec:
+    """Describe a segmenter.
+
+    Args:
+        network: Its network.
+        classes: Names of the network's outputs.
+        intensity: ``none``, ``zscore`` or ``window:LO:HI``, see `parse_intensity`.
+        thresholds: By ``segmenter`` (for a class other than the first: ``segmenter/class``) a record whose
+            ``threshold`` is a logit; its ``settings`` may hold ``smooth_mm``, and ``min_volume_mm3`` is the smallest
+            component that is kept by default.
+        training: How the weights came about; ``taught_by`` is ``heatmaps`` or ``masks``.
+        about: What a person should know.
+
+    Returns:
+        The description, to be written by `save_bundle`.
+    """
+    return BundleSpec(
+        encoder=network.name,
+        channels=channels_of(intensity),
+        classes=classes,
+        norm="group",
+        slice_size=0,
+        pixel_mm=None,
+        intensity=intensity,
+        frame="physical",
+        thresholds=thresholds or {},
+        training=training or {},
+        about=about or {},
+        schema=SEGMENTER_SCHEMA,
+        kind=SEGMENTER,
+        network=network,
+    )
 
 
 def stage_names(model: nn.Module) -> tuple[str, ...]:
@@ -440,8 +531,12 @@ def _as_json(spec: BundleSpec) -> str:
     An optional key at its default is left out.
     """
     data = dataclasses.asdict(spec)
-    for name in [name for name, (default, *_) in _OPTIONAL.items() if getattr(spec, name) == default]:
-        del data[name]
+    if spec.network is not None:
+        data = {name: data[name] for name in _OF_A_SEGMENTER} | {"network": spec.network.record()}
+    else:
+        left_out = [name for name, (default, *_) in _OPTIONAL.items() if getattr(spec, name) == default]
+        for name in (*left_out, "kind", "network"):
+            del data[name]
     records = ",\n    ".join(json.dumps(record) for record in data.pop("calibration"))
     head = json.dumps(data, indent=2).removesuffix("\n}")
     return f'{head},\n  "calibration": [\n    {records}\n  ]\n}}\n'
@@ -487,14 +582,15 @@ def _read_spec(path: Path) -> BundleSpec:
         raise TonnoError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(data, dict):
         raise TonnoError(f"{path}: holds a {type(data).__name__}, expected an object")
-    if data.get("schema") != SCHEMA:
-        raise TonnoError(f"{path}: schema {data.get('schema')!r} is unknown, this version reads schema {SCHEMA}")
+    schema, known = data.get("schema"), f"this version reads schema {SCHEMA} and {SEGMENTER_SCHEMA}"
+    if isinstance(schema, bool) or schema not in (SCHEMA, SEGMENTER_SCHEMA):
+        newer = isinstance(schema, int) and schema > SEGMENTER_SCHEMA
+        said = "was made by a newer version of tonno" if newer else "is unknown"
+        raise TonnoError(f"{path}: schema {schema!r} {said}, {known}")
     data.setdefault("calibration", [])  # models of version 0.1.0 have none
-    for name, (kinds, text) in _EXPECTED.items():
-        if name not in data:
-            raise TonnoError(f"{path}: key '{name}' is missing, expected {text}")
-        if not isinstance(data[name], kinds) or isinstance(data[name], bool):
-            raise TonnoError(f"{path}: key '{name}' is {data[name]!r}, expected {text}")
+    if schema == SEGMENTER_SCHEMA:
+        return _segmenter_in(data, path)
+    _check_kinds(data, _EXPECTED, path)
     for name, (default, kinds, text) in _OPTIONAL.items():
         value = data.setdefault(name, default)
         if not isinstance(value, kinds) or isinstance(value, bool):
@@ -502,6 +598,45 @@ def _read_spec(path: Path) -> BundleSpec:
     return _checked(data, path)
 
 
+def _check_kinds(data: Json, expected: dict[str, tuple[tuple[type, ...], str]], path: Path) -> None:
+    """Check that keys are there, with values of the kinds expected."""
+    for name, (kinds, text) in expected.items():
+        if name not in data:
+            raise TonnoError(f"{path}: key '{name}' is missing, expected {text}")
+        if not isinstance(data[name], kinds) or isinstance(data[name], bool):
+            raise TonnoError(f"{path}: key '{name}' is {data[name]!r}, expected {text}")
+
+
+def _segmenter_in(data: Json, path: Path) -> BundleSpec:
+    """Read a segmenter's description."""
+    kind = data.get("kind")
+    if kind != SEGMENTER:
+        raise TonnoError(
+            f"{path}: key 'kind' is {kind!r}, expected {SEGMENTER} in schema {SEGMENTER_SCHEMA}; a model of another "
+            f"kind than {' and '.join(KINDS)} needs a newer version of tonno"
+        )
+    shared = {name: row for name, row in _EXPECTED.items() if name in _OF_A_SEGMENTER}
+    data.setdefault("defaults", {})
+    _check_kinds(data, shared, path)
+    try:
+        network = SegmenterNetwork.of_record(data.get("network"))
+    except TonnoError as error:
+        raise TonnoError(f"{path}: {error}") from error
+    _check_shared(data, path)
+    try:
+        channels_of(data["intensity"])
+    except TonnoError:
+        raise _wrong(data, "intensity", path) from None
+    made = segmenter_spec(network, tuple(data["classes"]), data["intensity"])
+    names = ("defaults", "thresholds", "training", "about", "calibration", "sha256")
+    return dataclasses.replace(made, **{name: data[name] for name in names})
+
+
+# Keys of a segmenter's description, in their order.
+_OF_A_SEGMENTER = (
+    "schema", "kind", "network", "classes", "intensity", "defaults", "thresholds", "training", "about", "sha256",
+    "calibration",
+)  # fmt: skip
 # Keys that a description may leave out: their value then, their kinds, and what they are.
 _OPTIONAL: dict[str, tuple[object, tuple[type, ...], str]] = {
     "white": (1, (int,), "1 or 255"),
@@ -531,20 +666,21 @@ _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
 }
 
 
+def _wrong(data: Json, name: str, path: Path) -> TonnoError:
+    text = (_EXPECTED | {key: row[1:] for key, row in _OPTIONAL.items()})[name][1]
+    return TonnoError(f"{path}: key '{name}' is {data[name]!r}, expected {text}")
+
+
 def _checked(data: Json, path: Path) -> BundleSpec:
     def require(condition: bool, name: str) -> None:
         if not condition:
-            text = (_EXPECTED | {key: row[1:] for key, row in _OPTIONAL.items()})[name][1]
-            raise TonnoError(f"{path}: key '{name}' is {data[name]!r}, expected {text}")
+            raise _wrong(data, name, path)
 
     require(data["channels"] >= 1, "channels")
     names = data["classes"]
-    require(len(names) >= 1 and all(isinstance(c, str) for c in names) and len(set(names)) == len(names), "classes")
     require(data["norm"] in NORM_KINDS, "norm")
     require(data["slice_size"] >= 8, "slice_size")
     require(data["pixel_mm"] is None or 0 < data["pixel_mm"] < 100, "pixel_mm")
-    require(all(is_threshold(record) for record in data["thresholds"].values()), "thresholds")
-    require(all(is_threshold(record) for record in data["calibration"]), "calibration")
     require(data["frame"] in ("physical", "normalized"), "frame")
     try:
         windows = parse_intensity(data["intensity"]).windows
@@ -566,6 +702,21 @@ def _checked(data: Json, path: Path) -> BundleSpec:
     distance = data["neighbor_mm"]
     require(distance is None or (0 < distance < 100 and data["channels"] > 1), "neighbor_mm")
     require(distance is None or data["frame"] == "physical", "neighbor_mm")
+    _check_shared(data, path)
+    known = {f.name for f in dataclasses.fields(BundleSpec)} - {"kind", "network"}
+    values: Json = {name: value for name, value in data.items() if name in known}
+    values |= {name: tuple(values[name]) for name in ("classes", "mean", "std", "stages", "layers")}
+    return BundleSpec(**values)
+
+
+def _check_shared(data: Json, path: Path) -> None:
+    """Check what models of both kinds state."""
+    names = data["classes"]
+    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        raise _wrong(data, "classes", path)
+    for key, records in (("thresholds", data["thresholds"].values()), ("calibration", data["calibration"])):
+        if not all(is_threshold(record) for record in records):
+            raise _wrong(data, key, path)
     try:
         combine(defaults=data["defaults"], explicit={})
     except TonnoError as error:
@@ -573,17 +724,13 @@ def _checked(data: Json, path: Path) -> BundleSpec:
     for key, record in data["thresholds"].items():
         method, chosen = key.partition("/")[0], record.get("settings", {})
         try:
-            if method in METHODS:
+            if method in ALL_METHODS:
                 Variant.of_record({name: chosen[name] for name in Variant(method).choices() if name in chosen}, method)
         except TonnoError as error:
             raise TonnoError(f"{path}: key 'thresholds', {key}: {plain(error)}") from error
     for number, record in enumerate(data["calibration"]):
         try:
-            if record.get("method") in METHODS:
+            if record.get("method") in ALL_METHODS:
                 Variant.of_record(record)
         except (TonnoError, TypeError) as error:
             raise TonnoError(f"{path}: key 'calibration', record {number + 1}: {plain(first_line(error))}") from error
-    known = {f.name for f in dataclasses.fields(BundleSpec)}
-    values: Json = {name: value for name, value in data.items() if name in known}
-    values |= {name: tuple(values[name]) for name in ("classes", "mean", "std", "stages", "layers")}
-    return BundleSpec(**values)

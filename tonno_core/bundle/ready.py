@@ -19,7 +19,8 @@ from tonno_core.encoding.device import choose_device, choose_precision
 from tonno_core.encoding.encoder import Encoder, PixelSum
 from tonno_core.encoding.layers import LayeredModel
 from tonno_core.errors import TonnoError
-from tonno_core.settings import ReconstructionSettings
+from tonno_core.segmenter.segmenter import Segmenter
+from tonno_core.settings import SEGMENTER, ReconstructionSettings
 from tonno_core.volume.intensity import IMAGE
 
 # Whether an encoder is compiled.
@@ -30,17 +31,17 @@ PIXEL_SUM_CHOICES = ModelChoices(PixelSum.classes, 96, {"methods": ("tonno",)})
 
 @dataclass(frozen=True)
 class ReadyModel:
-    """An encoder and what a reconstruction must know of its model.
+    """An encoder, or a segmenter, and what a reconstruction must know of its model.
 
     Attributes:
-        encoder: Answers slices.
+        encoder: Answers slices; a segmenter, volumes.
         spec: The model's description, None for ``pixel-sum``.
-        slice_size: S pixels, for which the encoder was made.
+        slice_size: S pixels, for which the encoder was made; 0 for a segmenter.
         device: Where it runs.
         precision: Of its numbers.
     """
 
-    encoder: Encoder
+    encoder: Encoder | Segmenter
     spec: BundleSpec | None
     slice_size: int
     device: torch.device
@@ -50,6 +51,19 @@ class ReadyModel:
     def pixel_mm(self) -> float | None:
         """Pixel size of the training slices, None where there is none."""
         return None if self.spec is None else self.spec.pixel_mm
+
+    def classifier(self) -> Encoder:
+        """Return the encoder of slices.
+
+        Returns:
+            The encoder.
+
+        Raises:
+            TonnoError: The model is a segmenter.
+        """
+        if isinstance(self.encoder, Segmenter):
+            raise TonnoError("`model`: is a segmenter, expected a classifier of slices")
+        return self.encoder
 
     @property
     def shifts_mm(self) -> tuple[float, ...]:
@@ -93,8 +107,13 @@ def prepare_model(
         TonnoError: It cannot run there.
     """
     chosen = choose_device(device)
-    kernels.prove_ahead(chosen)
     size = (None if settings is None else settings.slice_size) or choices_of_model(model).slice_size
+    if isinstance(model, Bundle) and model.spec.kind == SEGMENTER:
+        if compiled is True:
+            raise TonnoError("`compiled`: a segmenter is not compiled; leave it out")
+        dtype = choose_precision(precision, chosen, dense=True)
+        return ReadyModel(model.segmenter(device=chosen, precision=dtype), model.spec, 0, chosen, dtype)
+    kernels.prove_ahead(chosen)
     if isinstance(model, Bundle):
         encoder = model.classifier(device=chosen, slice_size=size)
         whole = model.spec.layers and precision == "auto"  # whose last layer would run in it as well

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tonno_core
+from tonno_core.bundle.calibration import MIN_VOLUME
 from tonno_core.bundle.ready import Compiled
 from tonno_core.cohort.cases import SETTINGS_NAME, CasesFolder, Outcome, Progress, run_cases
 from tonno_core.cohort.find import LIST_ENDINGS, find_volumes
@@ -228,6 +229,8 @@ def _content(prepared: PreparedRun, compiled: Compiled) -> Json:
         known = run.threshold(target, name)
         # Scaled for other planes, where machines may round otherwise.
         heatmaps[name] = {**variant.record(), "threshold": None if known is None else float(f"{known.value:.9g}")}
+        if known is not None and known.min_volume_mm3 and prepared.request.options.min_volume_mm3 is None:
+            heatmaps[name][MIN_VOLUME] = known.min_volume_mm3
     content = {
         "tonno": tonno_core.__version__,
         "model": model_identity(prepared.request.model),

@@ -22,6 +22,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.evaluation.sheet import Entry, short_name, size_text, write_sheets
 from tonno_core.output import Json, write_text
 from tonno_core.pictures.tile import Tile, load_tile, make_tile, save_tile
+from tonno_core.settings import SEGMENTER
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.intensity import shown_window
 from tonno_core.volume.io import WRITABLE, read_heatmap, read_volume
@@ -78,7 +79,7 @@ def write_planes(folder: Path, volume_path: Path, methods: Sequence[str]) -> Til
         ending = next((end for end in endings if (folder / f"heatmap-{method}{end}").is_file()), WRITABLE[0])
         heatmaps[method] = _read(folder / f"heatmap-{method}{ending}").astype(np.float32, copy=False)
         masks[method] = _read(folder / f"segmentation-{method}{ending}") != 0
-    tile = make_tile(volume, heatmaps, masks, None, foreground_mask(volume))
+    tile = make_tile(volume, heatmaps, masks, None, foreground_mask(volume), odds=(SEGMENTER,))
     save_tile(folder / PLANES, tile)
     return tile
 

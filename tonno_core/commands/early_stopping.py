@@ -73,5 +73,5 @@ class EarlyStopping:
         for name, heatmap in preview.heatmaps.items():
             known = self._run.threshold(target, name, preview.directions)
             threshold, _ = find_threshold(heatmap, preview.inside, self._options.threshold, known)
-            masks[name] = binarize(heatmap, threshold, min_volume_mm3=self._options.min_volume_mm3)
+            masks[name] = binarize(heatmap, threshold, min_volume_mm3=self._options.min_volume_mm3 or 0.0)
         self._stability.add(preview.directions, masks)

@@ -26,12 +26,12 @@ from tonno_core.evaluation.case import ReadCase, Setup, Task, check_masks, evalu
 from tonno_core.evaluation.folder import ResultsFolder, files_of
 from tonno_core.evaluation.record import CaseRecord, Files
 from tonno_core.evaluation.report import markdown, terminal_table
-from tonno_core.evaluation.rows import Row, rows_of
+from tonno_core.evaluation.rows import Row, rows_of, segmenter_row
 from tonno_core.evaluation.sheet import entry_of, write_sheets
 from tonno_core.evaluation.summary import results_csv, summarize, summary_csv
 from tonno_core.output import Json
 from tonno_core.segmentation.binarize import check_options
-from tonno_core.settings import METHODS, ReconstructionSettings, Variant, stages_text
+from tonno_core.settings import METHODS, SEGMENTER, ReconstructionSettings, Variant, stages_text
 from tonno_core.volume.intensity import shown_window
 
 ALL = "all"
@@ -44,20 +44,22 @@ class Choices:
     Attributes:
         split: ``train``, ``val``, ``test`` or ``all``.
         stages: Of the CAM methods' rows, several numbers are added up; none for all.
-        min_volume_mm3: Smallest component that is kept.
+        min_volume_mm3: Smallest component that is kept; None for each row's own, which a classifier has not.
         all_candidates: Whether there is a row for each variant that the calibration tried.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
         seed: Of the bootstrap.
+        segmenters: Folders of segmenters to compare with, each as ``NAME=BUNDLE`` where its row has a name of its own.
     """
 
     split: str = "test"
     stages: Sequence[tuple[int, ...]] = ()
-    min_volume_mm3: float = 0.0
+    min_volume_mm3: float | None = None
     all_candidates: bool = False
     device: str = "auto"
     precision: str = "auto"
     seed: int = 0
+    segmenters: Sequence[str] = ()
 
 
 def evaluate_manifest(
@@ -90,9 +92,10 @@ def evaluate_manifest(
     Raises:
         TonnoError: An option, the model or the manifest is wrong, or no case could be evaluated.
     """
-    check_options(0.0, None, choices.min_volume_mm3)
+    check_options(0.0, None, choices.min_volume_mm3 or 0.0)
     bundle = load_bundle(model)
-    asked = {**options, "methods": options.get("methods") or METHODS}
+    all_methods = (SEGMENTER,) if bundle.spec.kind == SEGMENTER else METHODS
+    asked = {**options, "methods": options.get("methods") or all_methods}
     settings = bundle.spec.choices.settings(asked)
     class_name = class_of(settings.class_name, bundle.spec.classes)
     classes = bundle.spec.classes
@@ -101,6 +104,7 @@ def evaluate_manifest(
     unsplit = _without_split(manifest, choices.split, bundle, class_name)
     numbered = tasks_of(manifest, choices.split)
     content, setup = _prepare(bundle, settings, choices, class_name)
+    content, setup = _with_segmenters(content, setup, choices, class_name)
     folder = ResultsFolder(output)
     listed = [[str(part) for part in _row(task)] for _, task in numbered]
     volumes = [(number, task.volume) for number, task in numbered]
@@ -217,14 +221,20 @@ def _recorded_class(
 def _prepare(bundle: Bundle, settings: ReconstructionSettings, choices: Choices, class_name: str) -> tuple[Json, Setup]:
     """Return what this evaluation is, as ``settings.json`` states it but for its list, and what its cases share."""
     model = prepare_model(bundle, settings, device_of_process(choices.device), choices.precision)
-    index = bundle.spec.classes.index(class_name)
-    rows = rows_of(
-        bundle.spec.choices,
-        settings,
-        stages=_stages(model, bundle, class_name, choices.stages),
-        standard=standard_stage(model.encoder, index, model.slice_size),
-        all_candidates=choices.all_candidates,
-    )
+    if bundle.spec.kind == SEGMENTER:
+        for name in ("stages", "all_candidates"):
+            if getattr(choices, name):
+                raise TonnoError(f"`{name}` has no meaning for a segmenter, which looks at no planes; leave it out")
+        rows = dict([segmenter_row(bundle.spec, dataclasses.replace(settings, class_name=class_name))])
+    else:
+        index = bundle.spec.classes.index(class_name)
+        rows = rows_of(
+            bundle.spec.choices,
+            settings,
+            stages=_stages(model, bundle, class_name, choices.stages),
+            standard=standard_stage(model.classifier(), index, model.slice_size),
+            all_candidates=choices.all_candidates,
+        )
     variants: dict[Variant, str] = {}
     for name, row in rows.items():
         variants.setdefault(row.variant, name)
@@ -232,23 +242,60 @@ def _prepare(bundle: Bundle, settings: ReconstructionSettings, choices: Choices,
     run = decide(settings, model, variants=named, classes=(class_name,))
     content = {
         "tonno": tonno_core.__version__,
-        "model": {
-            "encoder": bundle.spec.encoder,
-            "sha256": bundle.spec.sha256,
-            **bundle.spec.more_than_default(),
-        },
+        "model": model_record(bundle),
         "split": choices.split,
         "class": class_name,
-        "min_volume_mm3": choices.min_volume_mm3,
+        "min_volume_mm3": choices.min_volume_mm3 or 0.0,
         "device": model.device.type,
         "precision": str(model.precision).removeprefix("torch."),
         "settings": settings.record(),
-        "rows": {name: {**dataclasses.asdict(row), "variant": row.variant.record()} for name, row in rows.items()},
+        "rows": {name: row.record() for name, row in rows.items()},
     }
     content = json.loads(json.dumps(content))  # as it will be read: tuples are lists
     best = tuple(name for name, row in rows.items() if row.best)
     shown = tuple(name for name in best if name != "center") or best  # which is blind to the image
     return content, Setup(model, run, rows, shown, choices.min_volume_mm3, "")
+
+
+def _with_segmenters(content: Json, setup: Setup, choices: Choices, class_name: str) -> tuple[Json, Setup]:
+    """Return an evaluation with a row for each segmenter that is compared with the model."""
+    rows, models, identities = dict(setup.rows), {}, {}
+    for text in choices.segmenters:
+        given, separator, folder = text.partition("=")
+        bundle = load_bundle(folder if separator else text)
+        if bundle.spec.kind != SEGMENTER:
+            raise TonnoError(f"`segmenters` {text}: is a {bundle.spec.kind}, expected a segmenter (`tonno distill`)")
+        if class_name not in bundle.spec.classes:
+            known = ", ".join(bundle.spec.classes)
+            raise TonnoError(f"`segmenters` {text}: has no class '{class_name}', which is evaluated; it has {known}")
+        settings = bundle.spec.choices.settings({"class_name": class_name})
+        name, row = segmenter_row(bundle.spec, settings)
+        name = given.strip() if separator else name
+        if not name or name in rows:
+            raise TonnoError(
+                f"`segmenters` {text}: there is a row '{name}' already; give NAME=BUNDLE with another name"
+            )
+        ready = prepare_model(bundle, settings, device_of_process(choices.device), choices.precision)
+        rows[name] = dataclasses.replace(row, model=name)
+        models[name] = ready, decide(settings, ready, variants={name: row.variant}, classes=(class_name,))
+        identities[name] = model_record(bundle)
+    if not models:
+        return content, setup
+    content = {**content, "segmenters": identities, "rows": {name: row.record() for name, row in rows.items()}}
+    content = json.loads(json.dumps(content))
+    return content, dataclasses.replace(setup, rows=rows, segmenters=models, shown=(*setup.shown, *models))
+
+
+def model_record(bundle: Bundle) -> Json:
+    """Return what tells models of evaluations apart.
+
+    Args:
+        bundle: The model.
+
+    Returns:
+        As JSON holds it.
+    """
+    return {"encoder": bundle.spec.encoder, "sha256": bundle.spec.sha256, **bundle.spec.more_than_default()}
 
 
 def _row(task: Task) -> tuple[object, ...]:
@@ -263,15 +310,16 @@ def _stages(
     tried = bundle.spec.choices.tried_variants(class_name)
     added = sorted({variant.stages for variant in tried if len(variant.stages) > 1})
     index = bundle.spec.classes.index(class_name)
+    encoder = model.classifier()
     for stages in asked:
-        check_stages(stages, model.encoder, index, model.slice_size)
+        check_stages(stages, encoder, index, model.slice_size)
         if len(stages) > 1 and stages not in added:
             known = ", ".join(map(stages_text, added)) or "none"
             text = stages_text(stages)
             raise TonnoError(f"`stage` {text}: the model's calibration added up {known}; see `tonno calibrate`")
     if asked:
         return sorted(set(asked))
-    single = model.encoder.stages_with_maps(index, model.slice_size)
+    single = encoder.stages_with_maps(index, model.slice_size)
     return [*((stage,) for stage in single), *added]
 
 
@@ -296,7 +344,8 @@ def _write_summary(
     folder.write("summary.md", markdown(summary, title=title, facts=facts))
     entries = [entry_of(record, functools.partial(folder.tile, record.case)) for record in records]
     entries = [dataclasses.replace(entry, window=shown_window(setup.run.intensity)) for entry in entries]
-    write_sheets(folder.path, entries, title=title, subtitle=f"{facts['model']}; {facts['planes']}. Not for diagnosis.")
+    what = "; ".join(facts[name] for name in ("model", "planes") if name in facts)
+    write_sheets(folder.path, entries, title=title, subtitle=f"{what}. Not for diagnosis.")
     return f"{terminal_table(summary)}\nwritten to {folder.path}"
 
 
@@ -311,6 +360,10 @@ def _facts(content: Json, rows: Mapping[str, Row], seed: int) -> dict[str, str]:
         "smallest component": f"{content['min_volume_mm3']:g} mm3",
         "computed": f"tonno {content['tonno']}, {content['device']}, {content['precision']}, bootstrap seed {seed}",
     }
+    for name, other in content.get("segmenters", {}).items():
+        facts[name] = f"{other['encoder']}, weights {other['sha256'][:12]}"
+    if model.get("kind") == SEGMENTER:
+        del facts["planes"]
     without = sum(row.threshold is None for row in rows.values())
     if without:
         facts["thresholds"] = f"{without} of {len(rows)} rows have none from the model and use Otsu's: last table"

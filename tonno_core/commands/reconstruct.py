@@ -30,6 +30,7 @@ from tonno_core.reconstruction.run import ReadyScan
 from tonno_core.reporting import Reporter, progress_bar, progress_of
 from tonno_core.segmentation.binarize import peak_of
 from tonno_core.segmentation.threshold import Segmentation, segment
+from tonno_core.settings import SEGMENTER
 from tonno_core.volume.intensity import IMAGE, shown_window
 from tonno_core.volume.io import check_writable, read_volume, write_volume
 from tonno_core.volume.volume import Volume
@@ -61,7 +62,8 @@ def single_run(
         raise TonnoError("`stop_when` looks into the run, which several processes share; leave it out, or start one")
     with processes(compute.device) as group:
         prepared = prepare(request, dataclasses.replace(compute, device=str(group.device)))
-        with progress_bar(disable=not group.first) as bar:
+        unit = "slice" if prepared.run.network is None else "window"
+        with progress_bar(disable=not group.first, unit=unit) as bar:
             yield prepared, progress_of(bar), group
 
 
@@ -95,7 +97,7 @@ def reconstruct_into(
         output: The folder.
         scan: The volume.
         prepared: What is made.
-        progress: Called with (slices done, slices in all).
+        progress: Called with (slices done, slices in all), of a segmenter its windows.
         overwrite: Replace files that are there.
         group: Processes that share the directions.
 
@@ -136,11 +138,12 @@ def reconstruct_into(
             more["stop_when"] = {"asked": options.stop_when, **stopping.record(result)}
         write_report(folder / "report.json", volume, request.model, result, segmentations, more)
         best = next(iter(result.heatmaps))
+        odds = result.variants[best].method == SEGMENTER
         unit = "intensity" if isinstance(request.model, str) else "logit"
         window = shown_window(run.intensity)
         write_overview(
             folder / "overview.png",
-            Scene(volume, result.heatmaps[best], segmentations[best].mask, window=window, unit=unit),
+            Scene(volume, result.heatmaps[best], segmentations[best].mask, window=window, unit=unit, odds=odds),
             profiles=result.profiles,
             title=f"{best}: {result.class_name}",
             subtitle=f"threshold {segmentations[best].threshold:.4g} ({segmentations[best].source})",
@@ -167,7 +170,7 @@ def write_images(
 
 
 def segment_all(
-    result: Reconstruction, run: Run, threshold: str = "auto", min_volume_mm3: float = 0.0
+    result: Reconstruction, run: Run, threshold: str = "auto", min_volume_mm3: float | None = None
 ) -> dict[str, Segmentation]:
     """Binarize the heatmaps of a run.
 
@@ -175,7 +178,7 @@ def segment_all(
         result: With the heatmaps.
         run: That they are from.
         threshold: ``auto`` for the model's own for the method, Otsu's where it has none; ``otsu``; or a number.
-        min_volume_mm3: Smallest component that is kept.
+        min_volume_mm3: Smallest component that is kept; None for the model's own, or all of them.
 
     Returns:
         Segmentations by the heatmaps' names.
@@ -186,9 +189,10 @@ def segment_all(
     segmentations = {}
     for name, heatmap in result.heatmaps.items():
         known = run.threshold(run.targets[0], name, result.ended_at)
+        odds = result.variants[name].method == SEGMENTER
         made = segment(
-            name, heatmap, result.inside, known, threshold=threshold, min_volume_mm3=min_volume_mm3
-        )  # fmt: skip
+            name, heatmap, result.inside, known, threshold=threshold, min_volume_mm3=min_volume_mm3, odds=odds
+        )
         # What pixel-sum shows are intensities, which may be anything.
         segmentations[name] = dataclasses.replace(made, warning=None) if run.intensity == IMAGE else made
     return segmentations
@@ -228,6 +232,7 @@ def write_report(
         "volume": {"size_ijk": volume.size_ijk, "ijk_to_ras": volume.ijk_to_ras.tolist()},
         "frame_to_ras": result.frame_to_ras.tolist(),
         "slices": {"total": result.slices_total, "blank_and_skipped": result.slices_blank},
+        **({"windows": result.windows} if result.windows else {}),
         "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
         "score": _number(result.score),
         "explained_by_tonno": None if result.explained is None else _number(result.explained),
@@ -240,6 +245,7 @@ def write_report(
                 "settings": result.variants[method].choices(),
                 "threshold": segmentation.threshold,
                 "threshold_source": segmentation.source,
+                **({"min_volume_mm3": segmentation.min_volume_mm3} if segmentation.min_volume_mm3 else {}),
                 "volume_mm3": float(segmentation.mask.sum() * volume.voxel_mm3),
                 "peak": peak_of(result.heatmaps[method].array),
                 "components": [dataclasses.asdict(component) for component in segmentation.components],
@@ -277,8 +283,9 @@ def summary(result: Reconstruction, segmentations: Mapping[str, Segmentation]) -
     headers = ["method", "class", "threshold", "components", "volume ml", "peak"]
     table = tabulate(rows, headers=headers, disable_numparse=True)
     lines = [table, *(f"warning: {warning}" for warning in result.warnings)]
-    skipped = f"{100 * result.slices_blank / max(1, result.slices_total):.0f} % blank and skipped"
-    lines.append(f"{result.slices_total} slices ({skipped}) in {result.seconds['total']:.1f} s on {result.device}")
+    skipped = f" ({100 * result.slices_blank / max(1, result.slices_total):.0f} % blank and skipped)"
+    looked_at = result.looked_at + ("" if result.windows else skipped)
+    lines.append(f"{looked_at} in {result.seconds['total']:.1f} s on {result.device}")
     return "\n".join(lines)
 
 

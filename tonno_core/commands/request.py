@@ -9,10 +9,11 @@ from tonno_core.bundle.decide import Run, check_zoom, decide
 from tonno_core.bundle.file import Bundle
 from tonno_core.bundle.ready import Compiled, ReadyModel, choices_of_model, load_model, prepare_model
 from tonno_core.commands.dicom import FORMAT, check_dicom
+from tonno_core.errors import TonnoError
 from tonno_core.output import Json
 from tonno_core.segmentation.binarize import check_options
 from tonno_core.segmentation.threshold import parse_threshold
-from tonno_core.settings import ReconstructionSettings
+from tonno_core.settings import SEGMENTER, ReconstructionSettings
 from tonno_core.slicing.region import Region
 from tonno_core.slicing.roi import read_region
 
@@ -41,7 +42,7 @@ class Options:
         settings: Those that were asked for, by their names in files; None for what was not.
         preset: A name from `PRESETS`.
         threshold: ``auto``, ``otsu`` or a number.
-        min_volume_mm3: Smallest component that is kept.
+        min_volume_mm3: Smallest component that is kept; None for the model's own, or all of them.
         file_format: ``nii.gz``, ``nrrd`` or ``dicom``.
         replace_nonfinite: Replace voxels that are no numbers by the lowest.
         region: See `read_region`.
@@ -53,7 +54,7 @@ class Options:
     settings: Json = field(default_factory=dict)
     preset: str | None = None
     threshold: str = "auto"
-    min_volume_mm3: float = 0.0
+    min_volume_mm3: float | None = None
     file_format: str = "nii.gz"
     replace_nonfinite: bool = False
     region: str | None = None
@@ -90,6 +91,7 @@ class Request:
         return {
             "settings": settings.record(),
             **{name: getattr(self.options, name) for name in names},
+            "min_volume_mm3": self.options.min_volume_mm3 or 0.0,
             "region": self.region_record(),
         }
 
@@ -131,10 +133,14 @@ def read_options(options: Options) -> Request:
     Raises:
         TonnoError: An option is wrong, or does not fit the others or the model.
     """
-    check_options(parse_threshold(options.threshold) or 0.0, None, options.min_volume_mm3)
+    check_options(parse_threshold(options.threshold) or 0.0, None, options.min_volume_mm3 or 0.0)
     model = load_model(options.model)
     settings = choices_of_model(model).settings(options.settings, options.preset)
     region = None if options.region is None else read_region(options.region)
+    if isinstance(model, Bundle) and model.spec.kind == SEGMENTER:
+        for name in ("zoom", "stop_when"):
+            if getattr(options, name):
+                raise TonnoError(f"`{name}` has no meaning for a segmenter, which looks at no planes; leave it out")
     if options.zoom:
         check_zoom(region, settings)
     if options.stop_when is not None:

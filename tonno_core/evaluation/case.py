@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from tonno_core.reporting import Reporter
 from tonno_core.segmentation.binarize import otsu_threshold, reaches
 from tonno_core.segmentation.metrics import Components
 from tonno_core.segmentation.threshold import threshold_warning
+from tonno_core.settings import SEGMENTER
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.header import same_grid
 from tonno_core.volume.io import read_mask, read_volume
@@ -69,16 +70,18 @@ class Setup:
         run: Makes each heatmap once: several rows may stand for the same.
         rows: By name.
         shown: Names of the rows on the contact sheet; the first decides on the plane.
-        min_volume_mm3: Smallest component that is kept.
+        min_volume_mm3: Smallest component that is kept; None for each row's own.
         fingerprint: Of the evaluation.
+        segmenters: By name of their row, models that are compared with the first, and their runs.
     """
 
     model: ReadyModel
     run: Run
     rows: Mapping[str, Row]
     shown: tuple[str, ...]
-    min_volume_mm3: float
+    min_volume_mm3: float | None
     fingerprint: str
+    segmenters: Mapping[str, tuple[ReadyModel, Run]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,10 +91,12 @@ class ReadCase:
     Attributes:
         scan: The volume, ready.
         truth: From `read_truth`.
+        others: The same volume, ready for each of the segmenters.
     """
 
     scan: ReadyScan
     truth: BoolArray | None
+    others: tuple[ReadyScan, ...] = ()
 
 
 def read_case(task: Task, setup: Setup) -> ReadCase:
@@ -109,7 +114,8 @@ def read_case(task: Task, setup: Setup) -> ReadCase:
     """
     volume = read_volume(task.volume)
     truth = read_truth(task, volume)
-    return ReadCase(get_ready(volume, setup.run), truth)
+    others = tuple(get_ready(volume, run) for _, run in setup.segmenters.values())
+    return ReadCase(get_ready(volume, setup.run), truth, others)
 
 
 def evaluate_case(
@@ -140,12 +146,15 @@ def evaluate_case(
                 judged[-1 - workers].result()
 
         result = execute(volume, setup.model.encoder, setup.run, reporter, receive=receive)
+        for model, run in setup.segmenters.values():
+            execute(volume, model.encoder, run, receive=receive)
         for each in judged:
             each.result()
     seconds = time.perf_counter() - start
     heatmaps = {name: judge.heatmaps[name] for name in setup.shown}
     masks = {name: judge.masks[name] for name in setup.shown}
-    tile = make_tile(volume, heatmaps, masks, truth, judge.foreground)
+    odds = [name for name in setup.shown if setup.rows[name].variant.method == SEGMENTER]
+    tile = make_tile(volume, heatmaps, masks, truth, judge.foreground, odds=odds)
     doubts = (judge.doubts[name] for name in setup.rows if name in judge.doubts)
     warnings = (*_contradictions(task, truth), *result.warnings, *doubts)
     return _record(task, setup, judge, result, warnings, seconds), tile
@@ -237,13 +246,11 @@ class _Judge:
         self.masks: dict[str, BoolArray] = {}
         self.doubts: dict[str, str] = {}
         self._setup, self._voxel_mm3 = setup, volume.voxel_mm3
-        # A hair below the quotient, as `binarize` has it.
-        self._min_voxels = setup.min_volume_mm3 / volume.voxel_mm3 * (1 - 1e-9)
 
     def receive(self, name: str, heatmap: Volume, inside: BoolArray) -> None:
-        variant = self._setup.rows[name].variant
+        made = self._setup.rows[name]
         for other, row in self._setup.rows.items():
-            if row.variant == variant:
+            if (row.variant, row.model) == (made.variant, made.model):
                 self._judge(other, row, heatmap, inside)
 
     def millilitres(self, mask: Components) -> float:
@@ -252,11 +259,14 @@ class _Judge:
     def _judge(self, name: str, row: Row, heatmap: Volume, inside: BoolArray) -> None:
         threshold, source = _threshold(row, heatmap, inside)
         overlap: Overlap | None = None
+        stated, odds = self._setup.min_volume_mm3, row.variant.method == SEGMENTER
+        # A hair below the quotient, as `binarize` has it.
+        min_voxels = (row.min_volume_mm3 if stated is None else stated) / self._voxel_mm3 * (1 - 1e-9)
         if self.truth is None:
-            segmented = Components(reaches(heatmap.array, threshold), self._min_voxels)
+            segmented = Components(reaches(heatmap.array, threshold), min_voxels)
         else:
-            segmented, overlap = measure(heatmap.array, self.truth, threshold, min_voxels=self._min_voxels)
-        if row.best and (doubt := threshold_warning(name, segmented.mask, inside, threshold)):
+            segmented, overlap = measure(heatmap.array, self.truth, threshold, min_voxels=min_voxels, odds=odds)
+        if row.best and (doubt := threshold_warning(name, segmented.mask, inside, threshold, odds=odds)):
             self.doubts[name] = doubt
         looked_at = self.foreground & inside
         peak = float(heatmap.array[looked_at if looked_at.any() else inside].max())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,7 +128,12 @@ class CaseRecord:
 
 
 def measure(
-    heatmap: npt.NDArray[np.floating], truth: Components, threshold: float, *, min_voxels: float = 0.0
+    heatmap: npt.NDArray[np.floating],
+    truth: Components,
+    threshold: float,
+    *,
+    min_voxels: float = 0.0,
+    odds: bool = False,
 ) -> tuple[Components, Overlap]:
     """Segment a heatmap and compare the segmentation with the truth.
 
@@ -136,13 +142,17 @@ def measure(
         truth: The true mask on the same grid.
         threshold: The segmentation is where the heatmap reaches it.
         min_voxels: Smaller components do not belong to the segmentation.
+        odds: Whether the ladder's factors are of the odds whose logarithm the threshold is, as of a segmenter's logit,
+            rather than of the threshold itself.
 
     Returns:
         The segmentation and its agreement with the truth.
     """
     predicted = Components(reaches(heatmap, threshold), min_voxels)
     ladder = [
-        predicted if factor == 1.0 else Components(reaches(heatmap, threshold * factor), min_voxels)
+        predicted
+        if factor == 1.0
+        else Components(reaches(heatmap, threshold + math.log(factor) if odds else threshold * factor), min_voxels)
         for factor in LADDER
     ]
     precision, recall, f1 = match(predicted, truth)

@@ -28,7 +28,8 @@ DEFINITIONS = f"""\
   Otsu's of each heatmap.
 - **Dice, tuned on masks**: one common factor on the own threshold, the best for the mean Dice of these very cases
   among {_FACTORS}. It has seen the masks: no result, but what one rule for all could
-  reach. **Cost**: how much higher it is than Dice at the own threshold; its interval is at that factor.
+  reach. A segmenter's factor is of the odds whose logarithm its threshold is. **Cost**: how much higher it is than Dice
+  at the own threshold; its interval is at that factor.
 - **Best Dice**: the threshold chosen by each case's own truth: an upper bound.
 - **Peak AUC**: of the heatmap's highest value in the foreground, against the volume's label; **score AUC**: of the
   mean of the classifier's highest tenth of logits, over all planes. Neither is training's *volume AUC*, of 64 random

@@ -7,8 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tonno_core.bundle.calibration import ModelChoices
+from tonno_core.bundle.file import BundleSpec
+from tonno_core.bundle.kind import MASKS
+from tonno_core.output import Json
 from tonno_core.settings import (
     CAM_METHODS,
+    SEGMENTER,
     SLICEWISE_METHODS,
     ReconstructionSettings,
     Variant,
@@ -18,6 +22,8 @@ from tonno_core.settings import (
 
 # Smoothing of a slice-wise map, where no calibration chose it.
 STANDARD_SMOOTHING_MM = 8.0
+# The row that shows how far the same network gets with what weak supervision has not.
+TRAINED_ON_MASKS = f"{SEGMENTER} trained on masks"
 
 
 @dataclass(frozen=True)
@@ -29,12 +35,43 @@ class Row:
         best: Whether it is the model's own choice for the method.
         threshold: None for Otsu's of each heatmap.
         source: How the threshold was found.
+        model: The segmenter that makes the heatmap, by its row's name; "" for the evaluation's model.
+        min_volume_mm3: Smallest component that the model keeps where nobody says otherwise.
     """
 
     variant: Variant
     best: bool
     threshold: float | None
     source: str
+    model: str = ""
+    min_volume_mm3: float = 0.0
+
+    def record(self) -> Json:
+        """Return the row as ``settings.json`` states it.
+
+        Returns:
+            By name; what an evaluation without segmenters has not is left out.
+        """
+        values = {**dataclasses.asdict(self), "variant": self.variant.record()}
+        return {name: value for name, value in values.items() if value or name not in ("model", "min_volume_mm3")}
+
+
+def segmenter_row(spec: BundleSpec, settings: ReconstructionSettings) -> tuple[str, Row]:
+    """Return the row of a segmenter.
+
+    Args:
+        spec: Its description.
+        settings: Its own, with the class.
+
+    Returns:
+        The row's name by what the segmenter was trained on, and the row.
+    """
+    choices = spec.choices
+    variant = choices.variant(SEGMENTER, settings)
+    name = TRAINED_ON_MASKS if spec.training.get("taught_by") == MASKS else SEGMENTER
+    known = choices.threshold(variant, settings)
+    assert known is not None
+    return name, Row(variant, True, known.value, known.origin, min_volume_mm3=known.min_volume_mm3)
 
 
 def rows_of(
@@ -62,6 +99,8 @@ def rows_of(
     """
     rows: dict[str, Row] = {}
     for method in settings.methods:
+        if method == SEGMENTER:
+            continue
         best = choices.variant(method, settings)
         if "stages" in choices_of(method) and not best.stages:
             best = dataclasses.replace(best, stages=(standard,))

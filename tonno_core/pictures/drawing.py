@@ -64,6 +64,8 @@ class Scene:
         window: The image's values shown as black and as white; None takes nearly the whole range.
         truth: The true mask on the heatmap's grid, Z Y X; None if it is not known.
         unit: Unit of the heatmap.
+        odds: Whether it is a segmenter's, of which only what lies above 0 is coloured: nearly all of a volume lies far
+            below.
     """
 
     image: Volume
@@ -73,6 +75,7 @@ class Scene:
     window: tuple[float, float] | None = None
     truth: npt.NDArray[np.generic] | None = None
     unit: str = "logit"
+    odds: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,8 @@ def plane_layers(scene: Scene, cuts: Sequence[Cut], limit: float | None = None) 
     image = without_padding(scene.image.array)
     images = [sample(image, scene.image.ijk_to_ras, places) for places in points]
     heatmaps = [sample(scene.heatmap.array, grid, places) for places in points]
+    if scene.odds:
+        heatmaps = [np.maximum(heatmap, 0.0) for heatmap in heatmaps]
     if limit is None:
         limit = float(np.percentile(np.abs(_finite(heatmaps)), 99.9)) or 1.0
     window = scene.window or grey_window(images)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +53,8 @@ def make_tile(
     masks: Mapping[str, BoolArray],
     truth: BoolArray | None,
     foreground: BoolArray,
+    *,
+    odds: Collection[str] = (),
 ) -> Tile:
     """Sample a case on the plane with the most truth, else through the peak of the first heatmap.
 
@@ -62,6 +64,7 @@ def make_tile(
         masks: By method.
         truth: The true mask; None if it is not known.
         foreground: Where the patient is; only a peak within it counts, and the plane is cropped to it.
+        odds: The methods that are a segmenter's, see `Scene`.
 
     Returns:
         The plane, cropped to foreground and truth with a margin.
@@ -85,7 +88,10 @@ def make_tile(
         view=View(cut.view.u[box[1]], cut.view.v[box[0]], plane.edges),
         image=on_plane(without_padding(image.array)),
         truth=None if truth is None else on_plane(truth.astype(np.uint8)),
-        heatmaps={name: on_plane(array) for name, array in heatmaps.items()},
+        heatmaps={
+            name: np.maximum(on_plane(array), 0.0) if name in odds else on_plane(array)
+            for name, array in heatmaps.items()
+        },
         masks={name: on_plane(mask.astype(np.uint8)) for name, mask in masks.items()},
     )
 

@@ -55,6 +55,7 @@ class Foreground:
         """What is held in memory as long as this is, estimated."""
         planes = self.projected.planes
         tensors = sum(values.nbytes for values, _ in self.projected.slicewise.values())
+        tensors += 0 if self.projected.answer is None else self.projected.answer.nbytes
         for each in self.projected.inverters:
             variants = each.variants if isinstance(each, Inverter) else tuple(each.heatmaps)
             terms = {term for variant in variants for term in each.terms(variant)}

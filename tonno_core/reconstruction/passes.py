@@ -13,6 +13,7 @@ import torch
 from tonno_core.distributed import ALONE, Processes
 from tonno_core.reconstruction.projected import Projected
 from tonno_core.reporting import Reporter, Timings
+from tonno_core.segmenter.segmenter import Segmenter
 from tonno_core.settings import Variant
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.slicing.sampling import SliceSource
@@ -81,6 +82,7 @@ def show_planes(
         processes: That share the directions; the planes of a few directions are the first one's alone.
     """
     first = classes[0]
+    assert not isinstance(first.encoder, Segmenter)
     run = first.planes.run
     standard = GPU_BATCH if run.device.type == "cuda" else CPU_BATCH
     batch = BatchSize(batch_size or max(4, round(standard * (96 / run.pixels) ** 2)), fit=batch_size is None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,7 +18,8 @@ from tonno_core.reconstruction.planes import NOTHING_INSIDE, Planes
 from tonno_core.reconstruction.result import Reconstruction
 from tonno_core.reconstruction.shared import Gathered
 from tonno_core.reporting import Preview, Reporter, Timings
-from tonno_core.settings import SLICEWISE_METHODS, ReconstructionSettings, Variant
+from tonno_core.segmenter.segmenter import Segmenter
+from tonno_core.settings import SEGMENTER, SLICEWISE_METHODS, ReconstructionSettings, Variant
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.slicing.profile import Profile
 from tonno_core.slicing.region import Region
@@ -30,6 +32,9 @@ from tonno_core.volume.volume import Matrix, Volume
 
 # Directions on which the self-check compares the heatmap's own projections with the logits.
 CHECKED_DIRECTIONS = 24
+
+# What a segmenter's logit reaches in so much of a volume is the volume's score: no single voxel decides.
+SCORED_MM3 = 100.0
 
 # Their heatmaps are the same where a constant is added to the volume.
 BLIND_TO_CONSTANTS = ("tomographic-cam", "center")
@@ -48,7 +53,7 @@ class Projected:
 
     Attributes:
         planes: The geometry, and the run.
-        encoder: Answers slices.
+        encoder: Answers slices; a segmenter, the volume.
         target: The class, and its variants that were first asked for.
         inverters: One for each number of directions, from the start; their own `directions` are those looked at.
         axes: The plan along R, A and S, and its logits 3 T.
@@ -57,10 +62,12 @@ class Projected:
         slices_blank: Those of them that showed nothing.
         warnings: For whoever reads the result.
         taken_off: What was taken off the volume before it was sliced.
+        answer: A segmenter's logits, ``Z Y X`` on the input's grid.
+        windows: That it answered.
     """
 
     planes: Planes
-    encoder: Encoder
+    encoder: Encoder | Segmenter
     target: Target
     inverters: list[Inverter | Gathered]
     axes: tuple[SlicePlan, torch.Tensor] | None = None
@@ -69,6 +76,8 @@ class Projected:
     slices_blank: int = 0
     warnings: tuple[str, ...] = ()
     taken_off: float = 0.0
+    answer: torch.Tensor | None = None
+    windows: int = 0
 
     def __post_init__(self) -> None:
         self.inside = self.planes.inside
@@ -139,7 +148,10 @@ class Projected:
         if variant.smooth_mm > self.planes.smooth_mm:
             return False
         return all(
-            part.method == "center" or part in self.slicewise or self._inverter(part, at_its_end) is not None
+            part.method == "center"
+            or part in self.slicewise
+            or (part.method == SEGMENTER and self.answer is not None)
+            or self._inverter(part, at_its_end) is not None
             for part in variant.raw().parts()
         )
 
@@ -228,6 +240,7 @@ class Projected:
             precision=str(run.precision).removeprefix("torch."),
             layout=getattr(self.encoder, "layout", ""),
             warnings=(*self.warnings, *self._blank_warning()),
+            windows=self.windows,
             directions=self.directions,
             planned=self.planned,
             stopped=self.stopped,
@@ -244,7 +257,8 @@ class Projected:
         """
         total: dict[Variant, float] = {}
         for part, weight in variant.raw().parts().items():
-            inverter = None if part.method == "center" or part in self.slicewise else self._inverter(part)
+            whole = part.method in ("center", SEGMENTER) or part in self.slicewise
+            inverter = None if whole else self._inverter(part)
             for term, share in ({part: 1.0} if inverter is None else inverter.terms(part)).items():
                 total[term] = total.get(term, 0.0) + weight * share
         return total
@@ -359,6 +373,8 @@ class Projected:
             return torch.as_tensor(self.planes.closeness()), None
         if variant in self.slicewise:
             return self.slicewise[variant]
+        if variant.method == SEGMENTER and self.answer is not None:
+            return self.answer, None
         inverter = self._inverter(variant)
         if inverter is None:
             raise ValueError(f"{variant} was not projected")
@@ -441,6 +457,10 @@ class Projected:
         )
 
     def _score(self) -> float:
+        if self.answer is not None:
+            looked_at = self.answer[torch.as_tensor(self.inside, device=self.answer.device)]
+            voxels = math.ceil(SCORED_MM3 / self.planes.volume.voxel_mm3)
+            return float(looked_at.topk(min(voxels, len(looked_at))).values[-1])
         logits = [_needed(each.plan, each.logits) for each in self.inverters if each.directions > 0]
         if not logits:
             return float("nan")

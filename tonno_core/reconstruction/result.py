@@ -13,7 +13,7 @@ from tonno_core.bundle.calibration import ModelThreshold
 from tonno_core.encoding.encoder import PixelSum
 from tonno_core.errors import TonnoError, TonnoWarning
 from tonno_core.segmentation.threshold import Segmentation, segment
-from tonno_core.settings import ReconstructionSettings, Variant
+from tonno_core.settings import SEGMENTER, ReconstructionSettings, Variant
 from tonno_core.slicing.profile import Profile
 from tonno_core.volume.volume import Matrix, Volume
 
@@ -34,7 +34,8 @@ class Reconstruction:
         class_name: Of the model's classes.
         frame_to_ras: 4 x 4.
         slice_size: S pixels.
-        score: Mean of the highest tenth of all logits, the volume-level score; NaN without planes.
+        score: Mean of the highest tenth of all logits, the volume-level score; NaN without planes. Of a segmenter the
+            highest logit that 100 mm3 of what was looked at reach.
         explained: Share of the logits' variance that the ToNNO heatmap's own plane integrals explain; None without
             ``tonno``, of a region alone, and where ``stopped``.
         seconds: By step; ``total`` is all of it.
@@ -44,6 +45,7 @@ class Reconstruction:
         precision: Of its numbers.
         layout: Memory format of the encoder's numbers, "" where it has none; it decides how sums round.
         warnings: For whoever reads the result; arguments in backquotes.
+        windows: That a segmenter answered; 0 for an encoder of slices.
         directions: How many were backprojected, 0 without any; where ``stopped``, of the pass that it was in.
         planned: How many directions a whole run has.
         stopped: Whether the caller ended the run early.
@@ -69,6 +71,7 @@ class Reconstruction:
     precision: str
     layout: str
     warnings: tuple[str, ...]
+    windows: int = 0
     directions: int = 0
     planned: int = 0
     stopped: bool = False
@@ -78,17 +81,17 @@ class Reconstruction:
 
     def __repr__(self) -> str:
         made = f"{', '.join(self.heatmaps)} of class {self.class_name}"
-        return f"Reconstruction({made}; {self.slices_total} slices in {self.seconds.get('total', 0.0):.1f} s)"
+        return f"Reconstruction({made}; {self.looked_at} in {self.seconds.get('total', 0.0):.1f} s)"
 
     def segment(
-        self, name: str | None = None, *, threshold: float | str = "auto", min_volume_mm3: float = 0.0
+        self, name: str | None = None, *, threshold: float | str = "auto", min_volume_mm3: float | None = None
     ) -> Segmentation:
         """Binarize a heatmap, as `tonno reconstruct` does.
 
         Args:
             name: Of the heatmap, None for the first.
             threshold: ``auto`` for the model's own, Otsu's where it has none; ``otsu``; or a number.
-            min_volume_mm3: Smallest component that is kept.
+            min_volume_mm3: Smallest component that is kept; None for the model's own, which a classifier has not.
 
         Returns:
             The segmentation; a mask that is hardly a finding is warned of.
@@ -98,9 +101,10 @@ class Reconstruction:
         """
         name = self._name(name)
         known, heatmap = self.thresholds.get(name), self.heatmaps[name]
+        odds = self.variants[name].method == SEGMENTER
         made = segment(
-            name, heatmap, self.inside, known, threshold=str(threshold), min_volume_mm3=min_volume_mm3
-        )  # fmt: skip
+            name, heatmap, self.inside, known, threshold=str(threshold), min_volume_mm3=min_volume_mm3, odds=odds
+        )
         if made.warning is not None and not self._of_pixels:
             warnings.warn(made.warning, TonnoWarning, stacklevel=2)
         return made
@@ -131,11 +135,17 @@ class Reconstruction:
                 made.mask,
                 window=self.window,
                 unit="intensity" if self._of_pixels else "logit",
+                odds=self.variants[name].method == SEGMENTER,
             ),
             profiles=self.profiles,
             title=f"{name}: {self.class_name}",
             subtitle=f"threshold {made.threshold:.4g} ({made.source})",
         )
+
+    @property
+    def looked_at(self) -> str:
+        """What the model answered, in words."""
+        return f"{self.windows} window{'s' * (self.windows != 1)}" if self.windows else f"{self.slices_total} slices"
 
     @property
     def _of_pixels(self) -> bool:

@@ -26,8 +26,12 @@ from tonno_core.reconstruction.planes import Planes, zoomed_ball
 from tonno_core.reconstruction.projected import Projected, Receive
 from tonno_core.reconstruction.result import Reconstruction
 from tonno_core.reconstruction.shared import Gathered, join, share_of
-from tonno_core.reporting import Reporter, progress_bar, progress_of
+from tonno_core.reporting import Cancelled, Reporter, progress_bar, progress_of
+from tonno_core.segmenter.network import SegmenterNetwork
+from tonno_core.segmenter.segmenter import Segmenter
+from tonno_core.segmenter.working import WorkingImage, prepare_image
 from tonno_core.settings import ReconstructionSettings, Variant
+from tonno_core.slicing.frame import normalized_frame
 from tonno_core.slicing.preparation import PreparedVolume, prepare_volume
 from tonno_core.slicing.region import Region
 from tonno_core.slicing.sampling import SliceSource
@@ -70,8 +74,8 @@ def reconstruct(
         zoom: Put all offsets and pixels into the region.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
-        progress: Called with (slices done, slices in all). True shows a bar where somebody may be looking, in a
-            terminal or a notebook.
+        progress: Called with (slices done, slices in all), of a segmenter with its windows. True shows a bar where
+            somebody may be looking, in a terminal or a notebook.
 
     Returns:
         A heatmap of each of the settings' methods, named by it.
@@ -82,7 +86,8 @@ def reconstruct(
     ready = _ready(model, settings, layers, device, precision)
     run = decide(settings, ready, region=region, zoom=zoom)
     image = _as_volume(volume)
-    with progress_bar(disable=progress is not True or not is_watched()) as bar:
+    unit = "slice" if run.network is None else "window"
+    with progress_bar(disable=progress is not True or not is_watched(), unit=unit) as bar:
         told = progress if callable(progress) else progress_of(bar)
         result = execute(image, ready.encoder, run, Reporter(progress=told))
     for warning in result.warnings:
@@ -128,7 +133,7 @@ def _as_volume(volume: Volume | str | os.PathLike[str] | tuple[npt.ArrayLike, np
 
 def execute(
     volume: Volume,
-    encoder: Encoder,
+    encoder: Encoder | Segmenter,
     run: Run,
     reporter: Reporter | None = None,
     *,
@@ -140,7 +145,7 @@ def execute(
 
     Args:
         volume: The scan.
-        encoder: Answers slices.
+        encoder: Answers slices; a segmenter, the volume.
         run: Of a single class; all its variants come from one pass through the network.
         reporter: Is told how far it is, looks into it, and may end it.
         receive: Called with the name, heatmap and ``inside`` of each heatmap as it is made; none is kept then, which
@@ -166,7 +171,7 @@ def execute(
 
 def project(
     volume: Volume,
-    encoder: Encoder,
+    encoder: Encoder | Segmenter,
     run: Run,
     reporter: Reporter | None = None,
     *,
@@ -178,7 +183,7 @@ def project(
 
     Args:
         volume: The scan.
-        encoder: Answers slices; each plane goes through it once for all classes.
+        encoder: Answers slices; each plane goes through it once for all classes. A segmenter answers the volume.
         run: What is wanted.
         reporter: Looks into it, or ends it, while it runs.
         batch_size: Slices at once, None for the device's own.
@@ -191,6 +196,10 @@ def project(
     """
     reporter = reporter or Reporter()
     prepared = get_ready(volume, run).prepared
+    if isinstance(prepared, WorkingImage):
+        assert isinstance(encoder, Segmenter)
+        return _segmented(volume, encoder, run, prepared, reporter, processes)
+    assert not isinstance(encoder, Segmenter)
     planes = Planes(volume, run, prepared.frame_to_ras)
     made = _begin(planes, encoder, keep, processes)
     for each in made:
@@ -203,6 +212,30 @@ def project(
     if processes.world > 1:
         with reporter.timings.measure("other processes"):
             _join(made, processes)
+    return made
+
+
+def _segmented(
+    volume: Volume, segmenter: Segmenter, run: Run, image: WorkingImage, reporter: Reporter, processes: Processes
+) -> list[Projected]:
+    """Let a segmenter answer a volume: the first process alone. Half an answer is none, so a stop ends it without."""
+
+    def check() -> None:
+        reporter.check()
+        if reporter.stopped():
+            raise Cancelled
+
+    planes = Planes(volume, run, normalized_frame(volume))
+    made = [Projected(planes, segmenter, target, []) for target in run.targets]
+    for each in made:
+        each.warnings = volume.concerns
+    if processes.first:
+        with reporter.timings.measure("segmenter"):
+            logits = segmenter.logits(image, replace(reporter, check=check))
+        for each in made:
+            each.windows = segmenter.count(image)
+            with reporter.timings.measure("interpolation"):
+                each.answer = image.grid.give_back(logits[each.target.output : each.target.output + 1])[0]
     return made
 
 
@@ -226,8 +259,9 @@ def resume(
         batch_size: Slices at once, None for the device's own.
     """
     first = projected[0]
-    if first.stopped:
-        source = _source(get_ready(first.planes.volume, first.planes.run).prepared, first.planes.run)
+    prepared = get_ready(first.planes.volume, first.planes.run).prepared if first.stopped else None
+    if isinstance(prepared, PreparedVolume):  # a segmenter is never stopped
+        source = _source(prepared, first.planes.run)
         shown = first.target.variants if shown is None else shown
         show_planes(projected, source, reporter=reporter or Reporter(), shown=shown, batch_size=batch_size)
 
@@ -238,11 +272,11 @@ class ReadyScan:
 
     Attributes:
         volume: The scan.
-        prepared: Its intensities and its frame.
+        prepared: Its intensities and its frame; what a segmenter sees of it.
     """
 
     volume: Volume
-    prepared: PreparedVolume
+    prepared: PreparedVolume | WorkingImage
 
 
 def get_ready(volume: Volume, run: Run) -> ReadyScan:
@@ -255,6 +289,8 @@ def get_ready(volume: Volume, run: Run) -> ReadyScan:
     Returns:
         The same for the same volume, while somebody holds it.
     """
+    if run.network is not None:
+        return _image_ready(volume, run.network, run.intensity)
     centre_ras, radius_mm = zoomed_ball(volume, run) if run.zoom else (None, run.asked.radius_mm)
     key = (id(volume), run.asked.frame, run.intensity, run.pixels, run.pixel_mm, run.asked.slice_size, radius_mm)
     ready = None if run.zoom else _READY.get(key)
@@ -272,6 +308,15 @@ def get_ready(volume: Volume, run: Run) -> ReadyScan:
         ready = ReadyScan(volume, prepared)
         if not run.zoom:
             _READY[key] = ready
+    return ready
+
+
+def _image_ready(volume: Volume, network: SegmenterNetwork, intensity: str) -> ReadyScan:
+    """Return what a segmenter sees of a scan."""
+    key = (id(volume), network, intensity)
+    ready = _READY.get(key)
+    if ready is None:
+        _READY[key] = ready = ReadyScan(volume, prepare_image(volume, network, intensity))
     return ready
 
 

@@ -26,6 +26,7 @@ class Segmentation:
         mask: Uint8 Z Y X.
         components: Its pieces, highest peak first.
         warning: Why it is hardly one of a finding; None where nothing speaks against it.
+        min_volume_mm3: Smallest component that was kept.
     """
 
     threshold: float
@@ -33,6 +34,7 @@ class Segmentation:
     mask: Mask
     components: list[Component]
     warning: str | None = None
+    min_volume_mm3: float = 0.0
 
 
 def parse_threshold(text: str) -> float | None:
@@ -91,9 +93,10 @@ def segment(
     known: ModelThreshold | None,
     *,
     threshold: str = "auto",
-    min_volume_mm3: float = 0.0,
+    min_volume_mm3: float | None = None,
+    odds: bool = False,
 ) -> Segmentation:
-    """Binarize a heatmap of a classifier.
+    """Binarize a heatmap.
 
     Args:
         name: Of the heatmap, for the warning.
@@ -101,7 +104,8 @@ def segment(
         inside: Bool Z Y X, what the planes cover.
         known: The model's threshold for it, None where it has none.
         threshold: ``auto`` for the model's own, Otsu's where it has none; ``otsu``; or a number.
-        min_volume_mm3: Smallest component that is kept.
+        min_volume_mm3: Smallest component that is kept; None for the model's own.
+        odds: Whether it is a segmenter's, whose logits also below 0 mean something.
 
     Returns:
         The segmentation.
@@ -110,28 +114,43 @@ def segment(
         TonnoError: The heatmap cannot be split by Otsu's method, or the threshold is none.
     """
     value, source = find_threshold(heatmap, inside, threshold, known)
+    if min_volume_mm3 is None:
+        min_volume_mm3 = 0.0 if known is None else known.min_volume_mm3
     mask = binarize(heatmap, value, min_volume_mm3=min_volume_mm3)
-    return Segmentation(value, source, mask, components(mask, heatmap), threshold_warning(name, mask, inside, value))
+    warning = threshold_warning(name, mask, inside, value, odds=odds)
+    return Segmentation(value, source, mask, components(mask, heatmap), warning, min_volume_mm3)
 
 
 def threshold_warning(
-    name: str, mask: npt.NDArray[np.generic], inside: npt.NDArray[np.bool_], threshold: float
+    name: str,
+    mask: npt.NDArray[np.generic],
+    inside: npt.NDArray[np.bool_],
+    threshold: float,
+    *,
+    odds: bool = False,
 ) -> str | None:
-    """Say that a segmentation of a classifier's heatmap is hardly one of a finding.
+    """Say that a segmentation of a heatmap is hardly one of a finding.
 
     Args:
         name: Of the heatmap.
         mask: Z Y X, not zero is inside.
         inside: Bool Z Y X, what the planes cover.
         threshold: Of the mask.
+        odds: Whether it is a segmenter's, whose logits also below 0 mean something.
 
     Returns:
-        A sentence with what to do; None where the mask is empty, or the threshold above 0 and the mask no more than
-        `MOST` of that.
+        A sentence with what to do; None where the mask is empty, or the threshold above 0 (or any, of ``odds``) and
+        the mask no more than `MOST` of that.
     """
     share = int(np.count_nonzero(mask)) / max(1, int(np.count_nonzero(inside)))
-    if not share or (threshold > 0 and share <= MOST):
+    if not share or ((threshold > 0 or odds) and share <= MOST):
         return None
+    if odds:
+        return (
+            f"{name}: the threshold is too low, and {100 * share:.0f} % of the volume is segmented: that is no "
+            "finding. Is it the kind of image that the model was trained on? Look at the heatmap; give `threshold` a "
+            "higher number"
+        )
     found = f"the threshold {threshold:.4g} is not above 0" if threshold <= 0 else "the threshold is too low"
     return (
         f"{name}: {found}, and {100 * share:.0f} % of what was looked at is segmented: that is no finding. Look at the "

@@ -123,6 +123,23 @@ def slide(
     return answer[0]
 
 
+def count_windows(shape: tuple[int, int, int], window: tuple[int, int, int]) -> int:
+    """Count the windows of `slide`.
+
+    Args:
+        shape: Z Y X of the image.
+        window: Z Y X.
+
+    Returns:
+        Their number.
+    """
+    along = [
+        1 + max(0, math.ceil((count - side) / int(side * (1 - OVERLAP))))
+        for count, side in zip(shape, window, strict=True)
+    ]
+    return math.prod(along)
+
+
 def _window_weights(window: tuple[int, int, int]) -> torch.Tensor:
     """Compute a window's Gaussian weights, ``Z Y X``.
 
