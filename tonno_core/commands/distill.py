@@ -38,7 +38,9 @@ class _Recorded:
 
     def record(self) -> Json:
         """Return both for a JSON file."""
-        return self.settings.record() | {"teacher": record_of(self.bundle, self.settings)}
+        taught = record_of(self.bundle, self.settings)
+        planes: Json = taught["planes"]
+        return {**self.settings.record(), "model": taught["sha256"], "heatmaps": taught["heatmaps"], **planes}
 
 
 def distill_bundle(

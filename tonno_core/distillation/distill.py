@@ -104,7 +104,7 @@ def distill(
     work = _Work(settings, network, bundle.spec.intensity, folder, group, progress and group.first)
     cases = [(number, case) for number, case in enumerate(manifest.cases) if case.split in ("train", "val")]
     volumes = _prepared(cases, work)
-    label = label or _taught(cases, bundle, work)
+    label = label or _taught(cases, volumes, bundle, work)
     prepared = time.monotonic()
     before = before_of(folder)
     while True:
@@ -171,7 +171,7 @@ def _prepared(cases: Sequence[Numbered], work: _Work) -> dict[int, WorkingVolume
     return {number: cache.load(case, number) for number, case in cases}
 
 
-def _taught(cases: Sequence[Numbered], bundle: Bundle, work: _Work) -> Label:
+def _taught(cases: Sequence[Numbered], volumes: dict[int, WorkingVolume], bundle: Bundle, work: _Work) -> Label:
     """Have the classifier look at the volumes, and return what its heatmaps say."""
     settings, files = work.settings, work.teacher
     teacher = Teacher(bundle, settings, str(work.group.device))
@@ -186,7 +186,7 @@ def _taught(cases: Sequence[Numbered], bundle: Bundle, work: _Work) -> Label:
             if present:
                 maps = load_heatmaps(files, number, name)
                 units = maps.peaks if settings.unit == "peak" else [each or 0.0 for each in maps.thresholds]
-                levels[-1] = levels_by_heatmaps(maps.maps, units, maps.foreground, settings)
+                levels[-1] = levels_by_heatmaps(maps.maps, units, volumes[number].array, maps.foreground, settings)
         return _stacked(levels)
 
     return label
@@ -240,11 +240,12 @@ def _pseudo_masks(
     learned = [number for number, case in cases if case.split == "train"]
     for index, finding in enumerate(settings.classes):
         if not any(len(masks[number].centres[index]) for number in learned):
-            where = "the heatmaps show" if before.round == 1 else "the round before found"
-            raise TonnoError(
-                f"{where} no {finding} in any volume of split train that has label 1 of it; look at some heatmaps of "
-                "the model (`tonno reconstruct`): has it learned anything?"
-            )
+            told = f"no {finding} in any volume of split train that has label 1 of it"
+            if before.round == 1:
+                raise TonnoError(
+                    f"the heatmaps show {told}; look at some by `tonno reconstruct`: has the model learned anything?"
+                )
+            raise TonnoError(f"round {before.round - 1} found {told}; give more `steps`, or fewer `rounds`")
     return masks
 
 

@@ -1,12 +1,10 @@
 """The loss of a segmenter whose labels are partly wrong and partly unknown.
 
-Its parts are means over samples, or of sums over the whole batch, so that processes which share a batch compute what
-one would.
+All of it is a mean over samples and classes, so that processes which share a batch compute what one would.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,18 +13,18 @@ import torch.nn.functional as F
 from tonno_core.distillation.pseudo_mask import FINDING, UNKNOWN
 from tonno_core.distillation.settings import DistillationSettings
 
-# Added to both sides of a Dice, in voxels: that of an empty mask is defined.
-_SMOOTH = 1.0
+# Added to both sides of a Dice, in voxels: that of an empty mask falls slowly with what is wrongly found.
+_SMOOTH = 10.0
 
 
 @dataclass(frozen=True)
 class Losses:
-    """The parts of a loss, each without its weight and a mean over classes.
+    """The parts of a loss, each a mean over samples and classes without its weight.
 
     Attributes:
-        voxels: Robust cross-entropy of known voxels, mean over samples.
-        dice: One less the soft Dice of all known voxels of the batch.
-        volumes: Cross-entropy of the soft highest logit, mean over samples.
+        voxels: Robust cross-entropy of known voxels.
+        dice: One less soft Dice of known voxels.
+        volumes: Cross-entropy of the soft highest logit.
     """
 
     voxels: torch.Tensor
@@ -47,11 +45,7 @@ class Losses:
 
 
 def losses_of(
-    logits: torch.Tensor,
-    levels: torch.Tensor,
-    labels: torch.Tensor,
-    settings: DistillationSettings,
-    whole: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums,
+    logits: torch.Tensor, levels: torch.Tensor, labels: torch.Tensor, settings: DistillationSettings
 ) -> Losses:
     """Compute the parts of the loss.
 
@@ -60,7 +54,6 @@ def losses_of(
         levels: Pseudo-masks, uint8 B K Z Y X: `UNKNOWN`, `BACKGROUND` or `FINDING`.
         labels: Of the volumes, 0 or 1: B K.
         settings: The robustness, what the finding counts, and the share that is the highest.
-        whole: Adds up sums over the processes that share the batch.
 
     Returns:
         The parts.
@@ -72,8 +65,7 @@ def losses_of(
     each = generalized_cross_entropy(logits, finding, settings.robustness)
     voxels = (each * weights).sum(2) / weights.sum(2).clamp(min=1.0)
     probability = torch.sigmoid(logits) * known
-    sums = torch.stack([(probability * finding).sum((0, 2)), probability.sum((0, 2)) + finding.sum((0, 2))])
-    common, both = whole(sums)
+    common, both = (probability * finding).sum(2), probability.sum(2) + finding.sum(2)
     dice = 1.0 - (2.0 * common + _SMOOTH) / (both + _SMOOTH)
     highest = soft_highest(logits, settings.highest)
     # A patch of a volume with the finding need not hold it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from scipy import ndimage
 
 from tonno_core.distillation.settings import DistillationSettings
 
@@ -29,9 +30,16 @@ def mean_map(maps: torch.Tensor, units: Sequence[float]) -> torch.Tensor | None:
 
 
 def levels_by_heatmaps(
-    maps: torch.Tensor, units: Sequence[float], foreground: torch.Tensor, settings: DistillationSettings
+    maps: torch.Tensor,
+    units: Sequence[float],
+    image: torch.Tensor,
+    foreground: torch.Tensor,
+    settings: DistillationSettings,
 ) -> torch.Tensor:
-    """Divide the voxels of a volume with the finding into levels by its heatmaps.
+    """Divide the voxels of a volume with the finding into levels by its heatmaps, and by its own brightness.
+
+    Heatmaps are blurred: they say where the finding is, not where it ends. So they give its core and its surroundings,
+    and where these differ in brightness that divides what lies between, and the core itself.
 
     In the unit ``peak`` the mean of the heatmaps is again divided by its own peak: where their peaks lie apart it does
     not reach 1.
@@ -39,7 +47,8 @@ def levels_by_heatmaps(
     Args:
         maps: ``M Z Y X``.
         units: What each is divided by.
-        foreground: Where a peak counts, bool Z Y X.
+        image: The volume, ``C Z Y X``; the channel counts in which core and surroundings differ most.
+        foreground: Where a peak and the surroundings count, bool Z Y X.
         settings: The levels.
 
     Returns:
@@ -49,7 +58,39 @@ def levels_by_heatmaps(
     if mean is not None and settings.unit == "peak":
         peak = float(mean[foreground].max()) if foreground.any() else float(mean.max())
         mean = mean / peak if peak > 0 else None
-    return _levels(mean, maps.shape[1:], settings.finding, settings.background)
+    levels = _levels(mean, maps.shape[1:], settings.finding, settings.background)
+    if mean is None or not (levels == FINDING).any():
+        return levels
+    share = _likeness(image, levels == FINDING, (levels == BACKGROUND) & foreground, foreground, settings)
+    if share is not None:
+        levels[levels != BACKGROUND] = UNKNOWN
+        zone = levels == UNKNOWN
+        levels[zone & (share > settings.bright)] = FINDING
+        levels[zone & (share < settings.dark)] = BACKGROUND
+    return levels
+
+
+def _likeness(
+    image: torch.Tensor,
+    core: torch.Tensor,
+    surroundings: torch.Tensor,
+    foreground: torch.Tensor,
+    settings: DistillationSettings,
+) -> torch.Tensor | None:
+    """Say how near each voxel's brightness is to the core's: 1 as that, 0 as the surroundings'; None without contrast.
+
+    Brighter and darker findings are alike.
+    """
+    if not surroundings.any():
+        return None
+    best, share = settings.contrast, None
+    for channel in image.float():
+        smooth = torch.as_tensor(ndimage.gaussian_filter(channel.numpy(), settings.smoothing, mode="nearest"))
+        inside, outside = float(smooth[core].median()), float(smooth[surroundings].median())
+        contrast = abs(inside - outside) / max(float(channel[foreground].std()), 1e-6)
+        if contrast > best:
+            best, share = contrast, (smooth - outside) / (inside - outside)
+    return share
 
 
 def levels_by_answer(logits: torch.Tensor, settings: DistillationSettings) -> torch.Tensor:

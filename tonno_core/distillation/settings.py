@@ -25,8 +25,14 @@ class DistillationSettings:
         planes: Settings of these heatmaps by their names in files; the rest is the model's own.
         unit: What a heatmap is divided by: ``peak``, its highest value in the foreground of the volume, or
             ``threshold``, the model's own for the method.
-        finding: In that unit, from which value on the mean is taken for the finding.
-        background: In that unit, below which value it is taken for none; between both, nothing is learned.
+        finding: In that unit, from which value on the mean is taken for the finding's core.
+        background: In that unit, below which value it is taken for none; between both nothing is learned of a heatmap
+            alone.
+        contrast: Where core and surroundings differ in brightness by more than this, in standard deviations of the
+            foreground, that decides what of the rest is the finding; infinite for never.
+        bright: Share of that difference from which on a voxel is taken for the finding.
+        dark: Below which it is taken for none.
+        smoothing: Standard deviation of the Gaussian by which brightness is smoothed, in voxels of the working grid.
         own_finding: In a further round the probability from which on the network's own answer is taken for the finding.
         own_background: Below which it is taken for none.
         spacing_mm: Of the working grid along R, A and S; None for the training volumes' median.
@@ -46,7 +52,7 @@ class DistillationSettings:
         robustness: q of the generalized cross-entropy (1 - p^q) / q: near 0 it is the cross-entropy, 1 the error
             itself, which stands most wrong labels.
         finding_weight: What a voxel of the finding counts against one of none.
-        dice_weight: Of the soft Dice of a batch's known voxels.
+        dice_weight: Of the soft Dice of known voxels.
         volume_weight: Of the image-level term.
         highest: Share of a patch's voxels whose logits' mean is its soft highest.
         rotation: Largest angle of the random rotations, degrees.
@@ -63,20 +69,24 @@ class DistillationSettings:
     methods: tuple[str, ...] = ("tonno", "averaged-cam")
     planes: Json = field(default_factory=dict)
     unit: Unit = "peak"
-    finding: float = 0.55
-    background: float = 0.33
+    finding: float = 0.7
+    background: float = 0.2
+    contrast: float = 0.3
+    bright: float = 0.65
+    dark: float = 0.35
+    smoothing: float = 0.6
     own_finding: float = 0.5
     own_background: float = 0.2
     spacing_mm: tuple[float, float, float] | None = None
     patch: tuple[int, int, int] | None = None
     filters: int = 16
-    blocks: tuple[int, ...] = (1, 2, 2)
+    blocks: tuple[int, ...] = (1, 2, 2, 4)
     steps: int = 600
     epochs: int = 6
     rounds: int = 1
     volumes_per_batch: int = 2
     centred: float = 0.5
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     warmup: float = 0.05
     prior: float = 0.05
     ema: float = 0.99
@@ -88,7 +98,7 @@ class DistillationSettings:
     highest: float = 0.001
     rotation: float = 15.0
     scaling: float = 0.1
-    intensity_scaling: float = 0.1
+    intensity_scaling: float = 0.2
     intensity_shift: float = 0.1
     noise: float = 0.1
     seed: int = 0
@@ -116,11 +126,11 @@ class DistillationSettings:
             _require(method in METHODS, "methods", method, f"one of {', '.join(METHODS)}")
         _require(len(self.methods) > 0, "methods", "empty", "at least one")
         _require(self.unit in get_args(Unit), "unit", self.unit, f"one of {', '.join(get_args(Unit))}")
-        for low, high in (("background", "finding"), ("own_background", "own_finding")):
+        for low, high in (("background", "finding"), ("own_background", "own_finding"), ("dark", "bright")):
             values = getattr(self, low), getattr(self, high)
             good = all(math.isfinite(value) for value in values) and 0 < values[0] <= values[1]
             _require(good, high, values[1], f"a number not below `{low}` {values[0]:g}, which is above 0")
-            _require(high == "finding" or values[1] < 1, high, values[1], "a probability below 1")
+            _require(high == "finding" or values[1] < 1, high, values[1], "a share below 1")
         for name in ("steps", "epochs", "rounds"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number from 1")
         _require(self.epochs <= self.steps, "epochs", self.epochs, f"at most one per step, {self.steps}")
@@ -132,6 +142,8 @@ class DistillationSettings:
         _require(0 < self.highest <= 1, "highest", self.highest, "a share above 0, at most 1")
         for name in ("ema", "warmup", "scaling", "intensity_scaling"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 to below 1")
+        _require(self.contrast >= 0, "contrast", self.contrast, "a number from 0")
+        _require(0 <= self.smoothing < 100, "smoothing", self.smoothing, "voxels from 0")
         _require(0 <= self.centred <= 1, "centred", self.centred, "a share from 0 to 1")
         _require(0 <= self.rotation <= 90, "rotation", self.rotation, "degrees from 0 to 90")
         for name in ("voxel_weight", "dice_weight", "volume_weight", "finding_weight", "intensity_shift", "noise"):

@@ -239,9 +239,10 @@ def record_of(bundle: Bundle, settings: DistillationSettings) -> Json:
     asked, choices = asked_of(bundle, settings), bundle.spec.choices
     values = asked.record()
     names = ("slices", "directions", "cam_directions", "lattice", "cam", "frame", "grid")
+    heatmaps = [choices.variant(method, asked) for method in asked.methods]
     return {
         "encoder": bundle.spec.encoder,
         "sha256": bundle.spec.sha256,
-        "heatmaps": [choices.variant(method, asked).record() for method in asked.methods],
+        "heatmaps": [{"method": each.method, **json.loads(json.dumps(each.choices()))} for each in heatmaps],
         "planes": {name: values[name] for name in names},
     }
