@@ -54,7 +54,8 @@ def plain(
                 total["volumes"] = total["volumes"] + torch.log(1 + torch.exp(z))
             elif present:
                 total["volumes"] = total["volumes"] + torch.log(1 + torch.exp(-z))
-            total["dice"] = total["dice"] + 1 - (overlap + 10) / (sizes + 10)
+            if present:
+                total["dice"] = total["dice"] + 1 - (overlap + 10) / (sizes + 10)
     return {name: torch.as_tensor(value) / (B * K) for name, value in total.items()}
 
 

@@ -12,6 +12,7 @@ import torch
 
 from tonno_core.bundle.calibration import threshold_key
 from tonno_core.bundle.file import Bundle
+from tonno_core.bundle.kind import HEATMAPS
 from tonno_core.cohort.manifest import Manifest
 from tonno_core.distillation.loop import Before, Lessons, SegmenterLogits, Trainer, Weights, before_of
 from tonno_core.distillation.patches import PseudoMask, empty_mask, pseudo_mask
@@ -122,7 +123,7 @@ def distill(
     known = images_of(cases, WorkingCache(folder.cache, network, work.intensity))
     pixel_mm = min(network.spacing_mm)
     record: Json = {
-        "taught_by": "heatmaps",
+        "taught_by": HEATMAPS,
         "teacher": record_of(bundle, settings),
         "settings": settings.record(),
         "volumes": {split: counts_of(manifest.split(split), settings.classes) for split in ("train", "val")},

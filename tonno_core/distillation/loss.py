@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from tonno_core.distillation.pseudo_mask import FINDING, UNKNOWN
 from tonno_core.distillation.settings import DistillationSettings
 
-# Added to both sides of a Dice, in voxels: that of an empty mask falls slowly with what is wrongly found.
+# Added to both sides of a Dice, in voxels: that of a few voxels is no matter of one or two of them.
 _SMOOTH = 10.0
 
 
@@ -23,7 +23,8 @@ class Losses:
 
     Attributes:
         voxels: Robust cross-entropy of known voxels.
-        dice: One less soft Dice of known voxels.
+        dice: One less soft Dice of known voxels, 0 where none of them is of the finding. Were a sample without any
+            rewarded for an empty answer, an empty answer to all would be hard to leave.
         volumes: Cross-entropy of the soft highest logit.
     """
 
@@ -71,7 +72,7 @@ def losses_of(
     # A patch of a volume with the finding need not hold it.
     counts = torch.where(labels > 0, present, 1.0)
     volumes = F.binary_cross_entropy_with_logits(highest, labels.float(), reduction="none") * counts
-    return Losses(voxels.mean(), dice.mean(), volumes.mean())
+    return Losses(voxels.mean(), (present * dice).mean(), volumes.mean())
 
 
 def generalized_cross_entropy(logits: torch.Tensor, target: torch.Tensor, robustness: float) -> torch.Tensor:
