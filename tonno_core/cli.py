@@ -29,7 +29,7 @@ _ACTIVATION = "softmax if the classes exclude each other, sigmoid if each is a q
 _BATCH = "8; on CUDA 32, fewer for slices above 96 pixels, where --slices-per-volume is left out too"
 _BENCHED = "Model folder, or a timm model with random weights."
 _CALIBRATED = "Method to calibrate; may be repeated."
-_BACKGROUND = "Below which value they are taken for background, likewise; from what lies between nothing is learned."
+_BACKGROUND = "Below which value they are background, likewise; what lies between is divided by its brightness."
 _CAM = "Kind of class activation map."
 _CAM_STAGE = "CAM stage of the model."
 _CHANNELS = "Input channels of the encoder; all of them get the same slice, or a window each (--intensity)."
@@ -43,7 +43,7 @@ _ENCODER = "Name of a timm model, hf-hub:OWNER/NAME, local-dir:PATH, or an expor
 _EPOCHS = "Number of parts of the training, each ending with a validation and a checkpoint."
 _EVALUATED_CLASS = "Class of the model to evaluate, which label 1 means."
 _EVALUATED = "Method to evaluate; may be repeated."
-_FINDING = "From which value on, in --unit, voxels of the mean heatmap are taken for the finding."
+_FINDING = "From which value on, in --unit, voxels of the mean heatmap are the core of the finding."
 _FEWER = "Directions; fewer are faster and noisier."
 _FILTER = "Second derivative along the offsets; hann and gaussian let less noise through."
 _FORMAT = "Format of the images written. dicom: DICOM SEG and parametric maps that refer to a DICOM series."
@@ -112,6 +112,7 @@ _VOLUMES = "Volumes per batch, an even number: half of them are negative."
 _WHITE = "What HI of a window becomes: 1, or 255 for a classifier that was fed bytes."
 _WEIGHTS = "File with the weights (.safetensors or .pth), or none for random ones drawn from --seed."
 _ZOOM = "Put all offsets and pixels into the --roi: finer pixels than in training, see docs/method.md."
+_MEDIAN = "the volumes' median, no finer than the classifier's pixels"
 _MODELS = "the model's"  # as a default
 _ONLY = "the only one beside normal, none, ..."
 _PATH = click.Path(path_type=Path)
@@ -470,7 +471,7 @@ def train(
 @click.option("--unit", default=_DISTILLED.unit, show_default=True, type=_UNITS, help=_UNIT)
 @click.option("--finding", type=float, metavar="X", help=_FINDING, show_default=f"{_DISTILLED.finding:g}")
 @click.option("--background", type=float, metavar="X", help=_BACKGROUND, show_default=f"{_DISTILLED.background:g}")
-@click.option("--spacing-mm", metavar="R,A,S", help=_GRID_MM, show_default="the volumes' median")
+@click.option("--spacing-mm", metavar="R,A,S", help=_GRID_MM, show_default=_MEDIAN)
 @click.option("--patch", metavar="R,A,S", help=_PATCH, show_default="the volumes' size, as far as memory allows")
 @click.option("--steps", default=_DISTILLED.steps, show_default=True, type=_COUNT, help="Steps (batches) in a round.")
 @click.option("--epochs", default=_DISTILLED.epochs, show_default=True, type=_COUNT, help=_EPOCHS)

@@ -34,8 +34,9 @@ def plain(
     q = settings.robustness
     total: dict[str, Any] = {"voxels": 0.0, "dice": 0.0, "volumes": 0.0}
     for one in range(K):
+        overlap, sizes = 0.0, 0.0
         for sample in range(B):
-            voxels, weights, highest, overlap, sizes = 0.0, 0.0, [], 0.0, 0.0
+            voxels, weights, highest = 0.0, 0.0, []
             present = bool((levels[sample, one] == FINDING).any())
             for x, level in zip(logits[sample, one].flatten(), levels[sample, one].flatten().tolist(), strict=True):
                 highest.append(x)
@@ -54,8 +55,7 @@ def plain(
                 total["volumes"] = total["volumes"] + torch.log(1 + torch.exp(z))
             elif present:
                 total["volumes"] = total["volumes"] + torch.log(1 + torch.exp(-z))
-            if present:
-                total["dice"] = total["dice"] + 1 - (overlap + 10) / (sizes + 10)
+        total["dice"] = total["dice"] + B * (1 - (overlap + 10) / (sizes + 10))
     return {name: torch.as_tensor(value) / (B * K) for name, value in total.items()}
 
 
@@ -119,13 +119,27 @@ def test_the_soft_highest_is_a_mean_of_the_highest() -> None:
     assert float(soft_highest(values, 1e-9)) == 999.0
 
 
-def test_two_halves_of_a_batch_have_its_mean_loss() -> None:
-    # So that two processes compute what one does.
+def test_two_halves_of_a_batch_have_its_loss_and_gradient() -> None:
+    # So that two processes, which average their gradients, compute what one does.
     logits, levels, labels = batch()
     settings = DistillationSettings()
-    whole = losses_of(logits.float(), levels, labels, settings).total(settings)
-    halves = [
-        losses_of(logits[part].float(), levels[part], labels[part], settings).total(settings)
-        for part in (slice(0, B, 2), slice(1, B, 2))
-    ]
-    assert torch.stack(halves).mean().item() == pytest.approx(whole.item(), rel=1e-6)
+    single = logits.float().requires_grad_()
+    whole = losses_of(single, levels, labels, settings).total(settings)
+    (expected,) = torch.autograd.grad(whole, single)
+    parts, told, totals = (slice(0, B, 2), slice(1, B, 2)), [], []
+
+    def tell(sums: torch.Tensor) -> torch.Tensor:
+        told.append(sums)
+        return sums
+
+    def hear(sums: torch.Tensor) -> torch.Tensor:
+        return torch.stack(told).sum(0) + 2 * (sums - sums.detach())
+
+    for part in parts:
+        losses_of(logits[part].float(), levels[part], labels[part], settings, tell)
+    for part in parts:
+        totals.append(losses_of(single[part], levels[part], labels[part], settings, hear).total(settings))
+    mean = torch.stack(totals).mean()
+    (found,) = torch.autograd.grad(mean, single)
+    assert mean.item() == pytest.approx(whole.item(), rel=1e-6)
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-9)

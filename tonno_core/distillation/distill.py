@@ -101,7 +101,7 @@ def distill(
         TrainingInterrupted: On Ctrl-C, or another signal that asks for an end.
     """
     started = time.monotonic()
-    network = choose_network(manifest.split("train"), settings, group.device.type)
+    network = choose_network(manifest.split("train"), settings, bundle.spec.pixel_mm, group.device.type)
     work = _Work(settings, network, bundle.spec.intensity, folder, group, progress and group.first)
     cases = [(number, case) for number, case in enumerate(manifest.cases) if case.split in ("train", "val")]
     volumes = _prepared(cases, work)

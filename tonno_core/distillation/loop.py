@@ -234,7 +234,7 @@ class Trainer:
             group["lr"] = settings.learning_rate * schedule(step, settings.steps, settings.warmup)
         # Networks that drop units do so by torch's own generator.
         torch.manual_seed(settings.seed + step * self.processes.world + self.processes.rank)
-        parts = losses_of(self._shared(batch.images), batch.levels, batch.labels, settings)
+        parts = losses_of(self._shared(batch.images), batch.levels, batch.labels, settings, self._whole)
         loss = parts.total(settings)
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self._scaler.scale(loss))
@@ -243,6 +243,13 @@ class Trainer:
         if self._average is not None:
             self._average.update(step)
         return torch.stack([loss, parts.voxels, parts.dice, parts.volumes]).detach()
+
+    def _whole(self, sums: torch.Tensor) -> torch.Tensor:
+        """Add up sums over the processes; gradients are this process's share, of which the processes take the mean."""
+        if self.processes.world == 1:
+            return sums
+        whole = self.processes.sum(sums.detach().clone())
+        return whole + self.processes.world * (sums - sums.detach())
 
     def _look(self) -> None:
         """Read the losses since the last look, over all processes' patches; no checkpoint is written in between.

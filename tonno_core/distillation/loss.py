@@ -1,10 +1,12 @@
 """The loss of a segmenter whose labels are partly wrong and partly unknown.
 
-All of it is a mean over samples and classes, so that processes which share a batch compute what one would.
+Its parts are means over samples, or of sums over the whole batch, so that processes which share a batch compute what
+one would.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,13 +21,13 @@ _SMOOTH = 10.0
 
 @dataclass(frozen=True)
 class Losses:
-    """The parts of a loss, each a mean over samples and classes without its weight.
+    """The parts of a loss, each without its weight and a mean over classes.
 
     Attributes:
-        voxels: Robust cross-entropy of known voxels.
-        dice: One less soft Dice of known voxels, 0 where none of them is of the finding. Were a sample without any
-            rewarded for an empty answer, an empty answer to all would be hard to leave.
-        volumes: Cross-entropy of the soft highest logit.
+        voxels: Robust cross-entropy of known voxels, mean over samples.
+        dice: One less the soft Dice of all known voxels of the batch. Were each sample without the finding rewarded for
+            an empty answer, an empty answer to all would be hard to leave.
+        volumes: Cross-entropy of the soft highest logit, mean over samples.
     """
 
     voxels: torch.Tensor
@@ -46,7 +48,11 @@ class Losses:
 
 
 def losses_of(
-    logits: torch.Tensor, levels: torch.Tensor, labels: torch.Tensor, settings: DistillationSettings
+    logits: torch.Tensor,
+    levels: torch.Tensor,
+    labels: torch.Tensor,
+    settings: DistillationSettings,
+    whole: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums,
 ) -> Losses:
     """Compute the parts of the loss.
 
@@ -55,6 +61,7 @@ def losses_of(
         levels: Pseudo-masks, uint8 B K Z Y X: `UNKNOWN`, `BACKGROUND` or `FINDING`.
         labels: Of the volumes, 0 or 1: B K.
         settings: The robustness, what the finding counts, and the share that is the highest.
+        whole: Adds up sums over the processes that share the batch.
 
     Returns:
         The parts.
@@ -66,13 +73,14 @@ def losses_of(
     each = generalized_cross_entropy(logits, finding, settings.robustness)
     voxels = (each * weights).sum(2) / weights.sum(2).clamp(min=1.0)
     probability = torch.sigmoid(logits) * known
-    common, both = (probability * finding).sum(2), probability.sum(2) + finding.sum(2)
+    sums = torch.stack([(probability * finding).sum((0, 2)), probability.sum((0, 2)) + finding.sum((0, 2))])
+    common, both = whole(sums)
     dice = 1.0 - (2.0 * common + _SMOOTH) / (both + _SMOOTH)
     highest = soft_highest(logits, settings.highest)
     # A patch of a volume with the finding need not hold it.
     counts = torch.where(labels > 0, present, 1.0)
     volumes = F.binary_cross_entropy_with_logits(highest, labels.float(), reduction="none") * counts
-    return Losses(voxels.mean(), (present * dice).mean(), volumes.mean())
+    return Losses(voxels.mean(), dice.mean(), volumes.mean())
 
 
 def generalized_cross_entropy(logits: torch.Tensor, target: torch.Tensor, robustness: float) -> torch.Tensor:

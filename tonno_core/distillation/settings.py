@@ -35,7 +35,8 @@ class DistillationSettings:
         smoothing: Standard deviation of the Gaussian by which brightness is smoothed, in voxels of the working grid.
         own_finding: In a further round the probability from which on the network's own answer is taken for the finding.
         own_background: Below which it is taken for none.
-        spacing_mm: Of the working grid along R, A and S; None for the training volumes' median.
+        spacing_mm: Of the working grid along R, A and S; None for the training volumes' median, no finer than
+            the classifier's pixels.
         patch: Voxels of a window along R, A and S; None for one that holds the volumes, as far as memory allows.
         filters: Channels of the network's finest level.
         blocks: Its residual blocks by level, the finest first.
@@ -52,7 +53,7 @@ class DistillationSettings:
         robustness: q of the generalized cross-entropy (1 - p^q) / q: near 0 it is the cross-entropy, 1 the error
             itself, which stands most wrong labels.
         finding_weight: What a voxel of the finding counts against one of none.
-        dice_weight: Of the soft Dice of known voxels.
+        dice_weight: Of the soft Dice of a batch's known voxels.
         volume_weight: Of the image-level term.
         highest: Share of a patch's voxels whose logits' mean is its soft highest.
         rotation: Largest angle of the random rotations, degrees.

@@ -124,12 +124,17 @@ class WorkingCache:
         return None if look is None else Appearance(**look)
 
 
-def choose_network(cases: Sequence[Case], settings: DistillationSettings, device: str) -> SegmenterNetwork:
+def choose_network(
+    cases: Sequence[Case], settings: DistillationSettings, pixel_mm: float | None, device: str
+) -> SegmenterNetwork:
     """Choose the working grid and the windows by the headers of the training volumes, unless they are given.
+
+    Voxels are no finer than the classifier's pixels: its heatmaps know nothing of what is.
 
     Args:
         cases: The volumes that are learned from.
         settings: What is given.
+        pixel_mm: Pixel size of the classifier's slices, None where they have no scale.
         device: Kind of the device, such as ``cuda``, whose memory a batch has to fit.
 
     Returns:
@@ -145,7 +150,7 @@ def choose_network(cases: Sequence[Case], settings: DistillationSettings, device
         spacings = np.array([header.spacing_mm[axis] for header, axis in zip(headers, axes, strict=True)])
         sizes = np.array([np.array(header.size_ijk)[axis] for header, axis in zip(headers, axes, strict=True)])
         if spacing is None:
-            r, a, s = (round(float(value), 3) for value in np.median(spacings, axis=0))
+            r, a, s = (round(max(value, pixel_mm or 0.0), 3) for value in np.median(spacings, axis=0).tolist())
             spacing = r, a, s
         if patch is None:
             sides = np.quantile(np.ceil(spacings * sizes / np.array(spacing)), _HELD_SHARE, axis=0)
