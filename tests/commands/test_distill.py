@@ -190,6 +190,8 @@ def nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--volumes-per-batch", "3"], "--volumes-per-batch is 3, expected an even number: half without a finding"),
         (["--spacing-mm", "1,2"], "--spacing-mm '1,2': expected one number, or three along R, A and S, as 1,1,3"),
         (["--patch", "a"], "--patch 'a': expected one number, or three along R, A and S, as 1,1,3"),
+        (["--patch", "7"], "--patch is (7, 7, 7), expected three multiples of 8 up to 512, along R, A and S"),
+        (["--spacing-mm", "nan"], "--spacing-mm is (nan, nan, nan), expected three numbers from 0.05 to 50"),
         (["--unit", "threshold"], "--unit threshold: "),
         (["--precision", "float64"], "--precision "),
     ],

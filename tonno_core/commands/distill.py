@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from tonno_core.bundle.calibration import MIN_VOLUME
 from tonno_core.bundle.file import Bundle, load_bundle, save_bundle, segmenter_spec
 from tonno_core.bundle.ready import PIXEL_SUM
 from tonno_core.cohort.manifest import Manifest, read_for_model, require_trainable, require_volumes, write_manifest
@@ -210,12 +211,11 @@ def _summary(made: Segmenter, output: Path, folder: RunFolder, *, split_made: bo
             "`tonno evaluate` measures with masks"
         )
     for key, threshold in made.thresholds.items():
+        count = threshold["negative_volumes"]
         lines.append(
-            f"{key}: threshold {threshold['threshold']:.4g}, parts from {threshold['min_volume_mm3']:g} mm3 "
-            f"({threshold['negative_volumes']} volumes of val without the finding)"
+            f"{key}: threshold {threshold['threshold']:.4g}, parts from {threshold[MIN_VOLUME]:g} mm3 "
+            f"({f'{count} volumes' if count else 'no volume'} of val without the finding)"
         )
-    if not made.thresholds:
-        lines.append("no volume without the finding in split val: no threshold, `threshold` auto will be Otsu's")
     if split_made:
         lines.append(f"the manifest gives no split: that of the classifier's training was made again, {folder.split}")
     lines.append(f"curves, metrics and the heatmaps in {folder.path}")

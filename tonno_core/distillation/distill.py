@@ -28,6 +28,7 @@ from tonno_core.output import Json
 from tonno_core.progress import progress_bar
 from tonno_core.segmenter.library import build_network
 from tonno_core.segmenter.network import SegmenterNetwork
+from tonno_core.settings import SEGMENTER
 from tonno_core.training.model import training_precision
 from tonno_core.training.run_folder import RunFolder
 from tonno_core.training.steps import TrainingInterrupted
@@ -118,7 +119,7 @@ def distill(
             break
         weights = {name: tensor.detach().cpu().clone() for name, tensor in trainer.weights().items()}
         before = Before(before.round + 1, tuple(trainer.history), weights)
-    thresholds = _thresholds(cases, volumes, trainer, work)
+    thresholds = _thresholds(cases, volumes, masks, trainer, work)
     last = trainer.history[-1]
     known = images_of(cases, WorkingCache(folder.cache, network, work.intensity))
     pixel_mm = min(network.spacing_mm)
@@ -259,7 +260,11 @@ def _lessons(
 
 
 def _thresholds(
-    cases: Sequence[Numbered], volumes: dict[int, WorkingVolume], trainer: Trainer, work: _Work
+    cases: Sequence[Numbered],
+    volumes: dict[int, WorkingVolume],
+    masks: dict[int, PseudoMask],
+    trainer: Trainer,
+    work: _Work,
 ) -> dict[str, Json]:
     """Find a threshold for each class from the volumes of split ``val``."""
     settings, group, network = work.settings, work.group, trainer.trained
@@ -267,13 +272,15 @@ def _thresholds(
     measured = [(number, case) for number, case in cases if case.split == "val"]
     own: list[list[Answered]] = []
     for number, case in progress_bar(
-        measured[group.rank :: group.world], desc="calibrating", unit="volume", disable=not work.progress
+        measured[group.rank :: group.world], desc="calibrating", unit="volume", disable=not (work.progress and measured)
     ):
         logits = answer(network, volumes[number], work.network.window_zyx, group.device).cpu().numpy()
-        own.append([answered(each, label, r * a * s) for each, label in zip(logits, case.labels, strict=True)])
+        levels = masks[number].levels.numpy()
+        own.append([
+            answered(*each, r * a * s) for each in zip(logits, levels, case.labels, strict=True)
+        ])  # fmt: skip
     answers = group.gather(own)
-    records = {
-        threshold_key("segmenter", name, settings.classes): threshold_record([each[index] for each in answers])
+    return {
+        threshold_key(SEGMENTER, name, settings.classes): threshold_record([each[index] for each in answers])
         for index, name in enumerate(settings.classes)
     }
-    return {key: record for key, record in records.items() if record is not None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -89,13 +90,13 @@ class DistillationSettings:
     centred: float = 0.5
     learning_rate: float = 3e-3
     warmup: float = 0.1
-    prior: float = 0.1
+    prior: float = 0.05
     ema: float = 0.99
     voxel_weight: float = 1.0
-    robustness: float = 0.5
-    finding_weight: float = 4.0
+    robustness: float = 0.7
+    finding_weight: float = 1.0
     dice_weight: float = 1.0
-    volume_weight: float = 0.2
+    volume_weight: float = 0.1
     highest: float = 0.001
     rotation: float = 15.0
     scaling: float = 0.1
@@ -152,6 +153,11 @@ class DistillationSettings:
             _require(0 <= value < math.inf, name, value, "a number from 0")
         learned = self.voxel_weight + self.dice_weight > 0
         _require(learned, "voxel_weight", "0, as `dice_weight`", "one of them above 0: nothing would be learned")
+        step = 2 ** (len(self.blocks) - 1)
+        try:
+            self.network(self.spacing_mm or (1.0, 1.0, 1.0), self.patch or (step, step, step))
+        except TonnoError as error:  # where it is a value of a file
+            raise TonnoError(re.sub(r"^'network': '(\w+)'", r"`\1`", str(error))) from error
 
     def network(self, spacing_mm: tuple[float, float, float], patch: tuple[int, int, int]) -> SegmenterNetwork:
         """Describe the network.
