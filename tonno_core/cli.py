@@ -147,7 +147,12 @@ _grid_option = click.option(
 )
 _preset_option = click.option("--preset", type=click.Choice(list(PRESETS)), help=_PRESET)
 _min_volume_option = click.option(
-    "--min-volume-mm3", type=_VOLUME, metavar="V", help=_MIN_VOLUME, show_default="a segmenter's own, else 0"
+    "--min-volume-mm3",
+    type=_VOLUME,
+    default=0.0,
+    metavar="V",
+    help=_MIN_VOLUME,
+    show_default="0.0, or a segmenter's own",
 )
 _device_option = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps", help=_DEVICE)
 _precision_option = click.option(
@@ -173,6 +178,12 @@ _BESIDE_SETTINGS = (
 )
 # torch reports it by a RuntimeError: "DefaultCPUAllocator: can't allocate memory", "CUDA out of memory".
 _OUT_OF_MEMORY = re.compile("allocate memory|out of memory")
+
+
+def _is_stated(name: str) -> bool:
+    """Tell whether somebody gave an option of the running command a value."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not click.core.ParameterSource.DEFAULT
 
 
 def _stage(text: str) -> int | str:
@@ -260,14 +271,15 @@ def reconstruct(
         from tonno_core.commands.request import Compute, Options
 
     beside = {name: options.pop(name) for name in _BESIDE_SETTINGS}
+    if not _is_stated("min_volume_mm3"):
+        beside["min_volume_mm3"] = None
     asked = Options(settings={"methods": methods or None, **options}, **beside)
     compute = Compute(device, precision, compiled)
     if is_cohort([volume, *more]):
         from tonno_core.commands.cohort import reconstruct_cohort
 
         with silenced(quiet):
-            said = click.get_current_context().get_parameter_source("threshold")
-            ask = said is click.core.ParameterSource.DEFAULT
+            ask = not _is_stated("threshold")
             outcome = reconstruct_cohort([volume, *more], output, asked, compute, overwrite=overwrite, ask=ask)
         if not quiet:
             click.echo(f"{outcome.text}\n{_NOTICE}")
@@ -625,6 +637,8 @@ def evaluate(
         "filter": filter, "class_name": class_name,
     }  # fmt: skip
     choices["stages"] = tuple(map(parse_stages, choices["stages"]))
+    if not _is_stated("min_volume_mm3"):
+        choices["min_volume_mm3"] = None
     with silenced(quiet):
         outcome = evaluate_manifest(
             manifest, model=model, output=output, choices=Choices(**choices), options=options, overwrite=overwrite

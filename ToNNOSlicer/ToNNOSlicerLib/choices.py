@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import slicer
@@ -10,9 +11,10 @@ from slicer.i18n import tr as _
 
 from tonno_core.bundle.classes import first_choice
 from tonno_core.output import Json
+from tonno_core.settings import SEGMENTER
 from ToNNOSlicerLib import install, models
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
-from ToNNOSlicerLib.parameter_node import optionsOf
+from ToNNOSlicerLib.parameter_node import SMALLEST_MM3, optionsOf
 from ToNNOSlicerLib.run import RunRequest
 from ToNNOSlicerLib.timing import RunTimes, slicesOf
 
@@ -20,6 +22,10 @@ from ToNNOSlicerLib.timing import RunTimes, slicesOf
 ALL_CLASSES = "*"
 # Model folders that are remembered at most.
 _REMEMBERED = 20
+# What stands for the pixels of a slice where a segmenter's speed is kept, in voxels.
+_VOXEL = 1
+# Where a model's record keeps the smallest part that is no noise.
+MIN_VOLUME = "min_volume_mm3"
 
 
 class Choices:
@@ -35,7 +41,6 @@ class Choices:
     def __init__(self, preferences, resources) -> None:
         self._preferences, self._resources = preferences, Path(resources)
         self._userFolder = Path(slicer.app.slicerUserSettingsFilePath).parent / "ToNNO"
-        self.requirements = str(self._resources / "requirements.txt")
         self.times = RunTimes(self._userFolder / "speed.json")
         self.models: list[models.Model] = []
         self.devices: list[Json] = []
@@ -165,6 +170,19 @@ class Choices:
         usable = self._usableDevices
         return usable[0]["kind"] if usable else "cpu"
 
+    def requirementsOf(self, parameters) -> str:
+        """Return the file of what the engine needs for the chosen model beside PyTorch.
+
+        Args:
+            parameters: The parameter node, or None.
+
+        Returns:
+            Its path.
+        """
+        model = None if parameters is None else self.modelOf(parameters)
+        isSegmenter = model is not None and model.isSegmenter
+        return str(self._resources / ("requirements-segmenter.txt" if isSegmenter else "requirements.txt"))
+
     # --- the run
 
     def settingsOf(self, parameters, preset: str | None = None):
@@ -175,11 +193,13 @@ class Choices:
             preset: A preset in place of the chosen one.
 
         Returns:
-            The ReconstructionSettings; None where the engine will refuse them and say why.
+            The ReconstructionSettings; None for a segmenter, and where the engine will refuse them and say why.
         """
         from tonno_core.settings import combine
 
         model = self.modelOf(parameters)
+        if model is not None and model.isSegmenter:  # which looks at no planes
+            return None
         explicit = {**optionsOf(parameters), "methods": (parameters.method.value,)}
         try:
             quality = preset or parameters.quality.value
@@ -198,6 +218,9 @@ class Choices:
             Seconds, or None where no comparable run is known.
         """
         model, settings = self.modelOf(parameters), self.settingsOf(parameters, preset)
+        if model is not None and model.isSegmenter:
+            voxels = _voxelsOf(parameters.inputVolume, model)
+            return self.times.expected(model.encoder, self._deviceKind(parameters), _VOXEL, voxels) if voxels else None
         if model is None or settings is None:
             return None
         size = settings.slice_size or model.sliceSize
@@ -216,8 +239,12 @@ class Choices:
         seconds = (record.get("seconds") or {}).get("total")
         if model is None or not seconds or record.get("stopped"):
             return
+        device = record.get("device") or "cpu"
+        if model.isSegmenter:
+            self.times.record(model.encoder, device, _VOXEL, _voxelsOf(request.volumeNode, model), seconds)
+            return
         size = PRESETS.get(request.preset or "", {}).get("slice_size") or model.sliceSize
-        self.times.record(model.encoder, record.get("device") or "cpu", size, record.get("slices") or 0, seconds)
+        self.times.record(model.encoder, device, size, record.get("slices") or 0, seconds)
 
     def request(self, parameters) -> RunRequest:
         """Return the run that the choices ask for.
@@ -239,6 +266,8 @@ class Choices:
         model = self._reread(chosen)
         className = parameters.className or first_choice(model.classes)
         className = "" if className == ALL_CLASSES else className
+        if model.isSegmenter:
+            return _segmenterRequest(parameters, model, className)
         return RunRequest(
             volumeNode=parameters.inputVolume,
             model=str(model.folder),
@@ -252,6 +281,44 @@ class Choices:
             threshold=model.threshold(parameters.method.value, className or first_choice(model.classes)),
             minMm3=parameters.minMm3,
         )
+
+
+def _voxelsOf(volumeNode, model: models.Model) -> int:
+    """Return about how many voxels a segmenter answers; 0 without a volume."""
+    image = None if volumeNode is None else volumeNode.GetImageData()
+    if image is None:
+        return 0
+    volumeMm3 = math.prod(image.GetDimensions()) * math.prod(volumeNode.GetSpacing())
+    return round(volumeMm3 / math.prod(model.spacingMm))
+
+
+def _segmenterRequest(parameters, model: models.Model, className: str) -> RunRequest:
+    """Return the run of a segmenter: what is chosen of planes has no meaning for it."""
+    record = model.threshold(SEGMENTER, className or first_choice(model.classes))
+    return RunRequest(
+        volumeNode=parameters.inputVolume,
+        model=str(model.folder),
+        method=SEGMENTER,
+        className=className,
+        roiNode=parameters.roi,
+        device=parameters.device or "auto",
+        threshold=record,
+        minMm3=smallestOf(parameters, record),
+    )
+
+
+def smallestOf(parameters, record: Json | None) -> float:
+    """Return the smallest part that is kept: what the user has set, else what the model brings.
+
+    Args:
+        parameters: The parameter node.
+        record: The model's record of a method; None where it has none.
+
+    Returns:
+        mm3.
+    """
+    known = (record or {}).get(MIN_VOLUME)
+    return float(known) if known and parameters.minMm3 == SMALLEST_MM3 else parameters.minMm3
 
 
 def _modelIn(folder: str | Path, nextStep: str) -> models.Model:

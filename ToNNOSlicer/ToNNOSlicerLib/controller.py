@@ -53,6 +53,11 @@ class RunController:
         return IDLE if self._run is None else self._run.state
 
     @property
+    def request(self) -> RunRequest | None:
+        """Return what the run under way was asked for; None without one."""
+        return None if self._run is None else self._run.request
+
+    @property
     def isBusy(self) -> bool:
         """Whether `tick` has something to wait for."""
         return self._run is not None or self._describing is not None

@@ -29,7 +29,11 @@ class Installing:
     def isComplete(self) -> bool:
         """Whether the engine can start as things are."""
         choices = self._session.choices
-        return not self.isBusy and (choices.python is not None or not install.missing(choices.requirements))
+        return not self.isBusy and (choices.python is not None or not install.missing(self._requirements))
+
+    @property
+    def _requirements(self) -> str:
+        return self._session.choices.requirementsOf(self._session.parameters)
 
     def hasPackages(self) -> bool:
         """Check whether the engine can start; if packages are missing, ask what to do and begin it.
@@ -47,7 +51,7 @@ class Installing:
             return True
         if self.isBusy:
             raise ToNNOUserError(_("An installation is under way."), _("Wait until it has ended, or cancel it."))
-        missing = install.missing(choices.requirements)
+        missing = install.missing(self._requirements)
         if not missing:
             return True
         answer = ask.howToInstall(missing.rows())
@@ -75,7 +79,7 @@ class Installing:
     def _start(self, missing, wheels: str | None) -> None:
         """Begin an installation, which `tick` follows."""
         session = self._session
-        installation = install.Installation(missing, session.choices.requirements, wheels, session.log)
+        installation = install.Installation(missing, self._requirements, wheels, session.log)
         installation.start()
         self._installation = installation
         session.status = _("Installing packages; this takes minutes. The log shows what happens")

@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from tonno_core.bundle.kind import CLASSIFIER, teaching
 from tonno_core.output import Json
+from tonno_core.settings import SEGMENTER
 
 SPEC_NAME = "model.json"
 WEIGHTS_NAME = "model.safetensors"
-SCHEMA = 1
+# Of a classifier, and of a segmenter.
+SCHEMA, SEGMENTER_SCHEMA = 1, 2
 # What a model's description calls a kind of image, and what DICOM calls it.
 _MODALITIES = {
     "MR": r"\b(MRI?|magnetic|T1|T2|FLAIR|DWI|ADC)\b",
@@ -33,11 +36,13 @@ class Model:
         name: The folder's name.
         encoder: The network.
         classes: The names of its classes.
-        sliceSize: Pixels along a side of its slices.
+        sliceSize: Pixels along a side of its slices; 0 of a segmenter.
         about: finding, modality, data, licence (so spelled in the file), use.
         thresholds: By method, or ``method/class`` for a class other than the first.
         defaults: As the file has them.
         training: As the file has it.
+        kind: "classifier" of slices, or "segmenter" of volumes.
+        spacingMm: Of a segmenter's working grid along R, A and S.
     """
 
     folder: Path
@@ -49,6 +54,13 @@ class Model:
     defaults: Json = field(default_factory=dict)
     thresholds: Json = field(default_factory=dict)
     training: Json = field(default_factory=dict)
+    kind: str = CLASSIFIER
+    spacingMm: tuple[float, ...] = ()
+
+    @property
+    def isSegmenter(self) -> bool:
+        """Whether it answers volumes: it has no planes, no method and no quality to choose."""
+        return self.kind == SEGMENTER
 
     def threshold(self, method: str, className: str | None = None) -> Json | None:
         """Return the calibration's record of a method.
@@ -91,9 +103,15 @@ def readModel(folder: str | Path) -> Model:
             if not (folder / name).is_file():
                 raise ModelError(f"{folder}: {name} is missing")
         data = json.loads(spec.read_text(encoding="utf-8"))
-        if data["schema"] != SCHEMA:
+        isSegmenter = data["schema"] == SEGMENTER_SCHEMA and data.get("kind") == SEGMENTER
+        if data["schema"] != SCHEMA and not isSegmenter:
             raise ModelError(f"{spec}: schema {data['schema']} is unknown; it needs another version of ToNNO")
         parts = {name: dict(data.get(name) or {}) for name in ("about", "defaults", "thresholds", "training")}
+        if isSegmenter:
+            network = data["network"]
+            spacingMm = tuple(float(mm) for mm in network["spacing_mm"])
+            name = str(network.get("name", "segresnet"))
+            return Model(folder, folder.name, name, _classes(data), 0, **parts, kind=SEGMENTER, spacingMm=spacingMm)
         return Model(folder, folder.name, str(data["encoder"]), _classes(data), int(data["slice_size"]), **parts)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{spec}: not a model's description ({type(error).__name__}: {error})") from None
@@ -169,6 +187,18 @@ def notice(model: Model) -> str:
     return _("Demonstration model: do not read patients with it.")
 
 
+def kindOf(model: Model) -> str:
+    """Say what a segmenter is, and what it was trained from.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Words such as `segmenter, trained from labels by heatmaps, no mask`; "" for a classifier.
+    """
+    return ", ".join(filter(None, [SEGMENTER, teaching(model.training)])) if model.isSegmenter else ""
+
+
 def shippedFolders() -> list[Path]:
     """Say where the engine's package keeps its models.
 
@@ -206,7 +236,11 @@ def description(model: Model) -> list[tuple[str, str]]:
     about = {("license" if topic == "licence" else topic): str(text) for topic, text in model.about.items()}
     rows = [(topic, about[topic]) for topic in ("finding", "modality", "data", "use", "license") if topic in about]
     rows.append(("classes", ", ".join(model.classes)))
-    rows.append(("network", f"{model.encoder}, {model.sliceSize} x {model.sliceSize} pixels"))
+    if model.isSegmenter:
+        spacing = " x ".join(f"{mm:g}" for mm in model.spacingMm)
+        rows += [("kind", kindOf(model)), ("network", f"{model.encoder}, voxels of {spacing} mm")]
+    else:
+        rows.append(("network", f"{model.encoder}, {model.sliceSize} x {model.sliceSize} pixels"))
     rows.append(("calibration", _calibration(model)))
     return rows
 

@@ -7,9 +7,12 @@ import slicer
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
+# Smallest part of a segment in mm3 where nobody has chosen one.
+SMALLEST_MM3 = 50.0
+
 
 class Method(enum.Enum):
-    """Methods of making a heatmap. Values are the engine's names."""
+    """Methods of making a heatmap of a classifier. Values are the engine's names."""
 
     MATCHED_CAM = "matched-cam"
     TONNO = "tonno"
@@ -114,7 +117,7 @@ class ToNNOSlicerParameterNode:
     secondVolume: slicer.vtkMRMLScalarVolumeNode
     fade: Annotated[float, WithinRange(0.0, 1.0)] = 0.5
     priorHeatmap: slicer.vtkMRMLScalarVolumeNode
-    minMm3: Annotated[float, WithinRange(0.0, 1e6)] = 50.0
+    minMm3: Annotated[float, WithinRange(0.0, 1e6)] = SMALLEST_MM3
     segmentation: slicer.vtkMRMLSegmentationNode
 
 

@@ -8,7 +8,9 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from tonno_core.bundle.classes import first_choice
+from tonno_core.settings import SEGMENTER
 from ToNNOSlicerLib import worklist
+from ToNNOSlicerLib.choices import smallestOf
 from ToNNOSlicerLib.logic import cases
 from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
 from ToNNOSlicerLib.logic.findings import Finding
@@ -54,14 +56,20 @@ class Reading:
         model = choices.modelOf(parameters)
         if model is None:
             raise ToNNOUserError(_("No model is selected."), _("Select one, or click Open folder..."))
-        arguments = worklist.arguments(
-            parameters.method.value,
-            parameters.className if parameters.className in model.classes else first_choice(model.classes),
-            parameters.quality.value,
-            parameters.device or "auto",
-            parameters.minMm3,
-            optionsOf(parameters),
-        )
+        className = parameters.className if parameters.className in model.classes else first_choice(model.classes)
+        device = parameters.device or "auto"
+        if model.isSegmenter:
+            smallest = smallestOf(parameters, model.threshold(SEGMENTER, className))
+            arguments = worklist.arguments(SEGMENTER, className, None, device, smallest)
+        else:
+            arguments = worklist.arguments(
+                parameters.method.value,
+                className,
+                parameters.quality.value,
+                device,
+                parameters.minMm3,
+                optionsOf(parameters),
+            )
         self.close()
         self._worklist = worklist.Worklist(source, output, *choices.command(), str(model.folder), arguments)
         self._worklist.start()

@@ -7,6 +7,7 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from tonno_core.output import Json
+from tonno_core.settings import SEGMENTER
 from ToNNOSlicerLib import models
 from ToNNOSlicerLib.controller import RunController
 from ToNNOSlicerLib.failures import Failure
@@ -40,6 +41,12 @@ class Running:
     def isRunning(self) -> bool:
         """Whether a run is under way."""
         return self.controller.state != IDLE
+
+    @property
+    def isWhole(self) -> bool:
+        """Whether the run under way gives all or nothing: a segmenter's."""
+        under = self.controller.request
+        return under is not None and under.method == SEGMENTER
 
     @property
     def isBusy(self) -> bool:
@@ -183,11 +190,12 @@ class Running:
         self._previewNode, self._isWatched = None, False
         if outcome.kind == "reconstruct":
             session.choices.remember(outcome.request, outcome.record)
-        session.log(
-            _("Done: {slices} planes on {device}.").format(
-                slices=outcome.record.get("slices", "?"), device=outcome.record.get("device", "?")
-            )
-        )
+        device = outcome.record.get("device", "?")
+        if outcome.request.method == SEGMENTER:
+            session.log(_("Done on {device}.").format(device=device))
+        else:
+            slices = outcome.record.get("slices", "?")
+            session.log(_("Done: {slices} planes on {device}.").format(slices=slices, device=device))
         session.onOutcome(outcome.heatmapNodes[0], isWatched)
 
     def onFailure(self, failure: Failure) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.mirrors import write_mirror
 from tests.networks import write_random_bundle
 from tests.training.toy import toy_scan
 from tonno_core import cli
@@ -24,8 +25,10 @@ from tonno_core.cohort.split import split_patients
 from tonno_core.commands import evaluate as command
 from tonno_core.commands.evaluate import Choices, evaluate_manifest
 from tonno_core.errors import TonnoError
+from tonno_core.evaluation.record import LADDER, measure
 from tonno_core.reconstruction import reconstruct
-from tonno_core.segmentation.metrics import best_dice, component_scores, dice
+from tonno_core.segmentation.metrics import Components, best_dice, component_scores, dice
+from tonno_core.segmenter.network import SegmenterNetwork
 from tonno_core.settings import METHODS, combine, parse_stages
 from tonno_core.training.calibration import Search, calibrate
 from tonno_core.training.look import Look
@@ -560,3 +563,91 @@ def test_the_command_prints_the_table_then_the_failures(
 def test_every_method_is_the_default(home: Path, tmp_path: Path) -> None:
     evaluate(home / "manifest.csv", tmp_path / "out", split="val", stages=(4,), options={"methods": None})
     assert {line["method"] for line in results(tmp_path / "out").values()} == set(METHODS)
+
+
+# -------------------- segmenters
+
+
+@pytest.fixture(scope="module")
+def mirrors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Segmenters that answer their input: one taught by heatmaps, one on masks, one of another class."""
+    folder = tmp_path_factory.mktemp("segmenters")
+    network = SegmenterNetwork((6.0, 6.0, 6.0), (32, 32, 32), filters=8, blocks=(1, 1))
+    record = {"threshold": 3.0, "settings": {"smooth_mm": 0.0}, "min_volume_mm3": 5.0}
+    write_mirror(folder / "labels", network, thresholds={"segmenter": record})
+    write_mirror(folder / "masks", network, thresholds={}, training={"taught_by": "masks"})
+    write_mirror(folder / "other", network, classes=("cyst",))
+    return folder
+
+
+def test_segmenters_stand_beside_a_classifiers_rows(home: Path, mirrors: Path, tmp_path: Path) -> None:
+    asked = (f"{mirrors / 'labels'}", f"{mirrors / 'masks'}", f"low = {mirrors / 'labels'}".replace(" = ", "="))
+    outcome = evaluate(home / "manifest.csv", tmp_path / "out", segmenters=asked)
+    lines = list(csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines()))
+    rows = ["segmenter", "segmenter trained on masks", "low"]
+    before = list(csv.DictReader((home / "out" / "results.csv").read_text().splitlines()))
+    assert [line for line in lines if line["row"] not in rows] == before  # the classifier's are what they were
+    scan, truth = toy_scan(1, 1), truth_of(1).array > 0
+    heatmap = load_bundle(mirrors / "labels").segmenter().answer(scan)[0].numpy()
+    for name, threshold, source in zip(
+        rows, (3.0, 0.0, 3.0), ("the model's own", "probability one half, as the model brings none", "the model's own"),
+        strict=True,
+    ):  # fmt: skip
+        line = next(line for line in lines if line["row"] == name and line["patient"] == "p1")
+        assert (float(line["threshold"]), line["threshold_source"], line["method"]) == (threshold, source, "segmenter")
+        assert float(line["dice"]) == pytest.approx(dice(heatmap >= threshold, truth), abs=1e-6)
+        assert float(line["best_dice"]) == pytest.approx(best_dice(heatmap, truth)[1], abs=1e-6)
+        assert bool(int(line["called"])) == bool(int(line["components"]))
+    assert all(name in outcome.text for name in rows)
+    assert (
+        "smallest component: 0 mm3, of segmenter 5 mm3, of low 5 mm3" in (tmp_path / "out" / "summary.md").read_text()
+    )
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["evaluation"]["segmenters"]["segmenter"]["kind"] == "segmenter"
+    assert summary["evaluation"]["rows"]["segmenter"]["min_volume_mm3"] == 5.0
+    again = evaluate(home / "manifest.csv", tmp_path / "out", segmenters=asked)  # resumed: nothing is done again
+    assert again.text == outcome.text
+    with pytest.raises(TonnoError, match="another evaluation"):
+        evaluate(home / "manifest.csv", tmp_path / "out")
+
+
+def test_a_segmenter_alone(home: Path, mirrors: Path, tmp_path: Path) -> None:
+    choices = Choices(device="cpu", precision="float32")
+    manifest, model = home / "manifest.csv", mirrors / "masks"
+    evaluate_manifest(manifest, model=str(model), output=tmp_path, choices=choices, options={}, progress=False)
+    lines = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
+    assert {line["row"] for line in lines} == {"segmenter trained on masks"}
+    assert "directions" not in (tmp_path / "summary.md").read_text()
+    for changes, said in (
+        ({"options": {"slices": 10}}, "`slices` has no meaning for a segmenter"),
+        ({"options": {"methods": ("tonno",)}}, "whose only method is segmenter"),
+        ({"choices": dataclasses.replace(choices, all_candidates=True)}, "`all_candidates` has no meaning"),
+    ):
+        given = {"choices": choices, "options": {}, **changes}
+        with pytest.raises(TonnoError, match=said):
+            evaluate_manifest(manifest, model=str(model), output=tmp_path / "no", progress=False, **given)
+    assert not (tmp_path / "no").exists()
+
+
+def test_what_is_no_segmenter_to_compare_with(home: Path, mirrors: Path, tmp_path: Path) -> None:
+    labels = str(mirrors / "labels")
+    for asked, said in (
+        ((str(home / "model"),), "is a classifier, expected a segmenter"),
+        ((str(mirrors / "other"),), "has no class 'finding', which is evaluated; it has cyst"),
+        ((labels, labels), "there is a row 'segmenter' already; give NAME=BUNDLE with another name"),
+        ((f"center={labels}",), "there is a row 'center' already"),
+        (("x=nowhere",), "nowhere: no such model folder"),
+    ):
+        with pytest.raises(TonnoError, match=said):
+            evaluate(home / "manifest.csv", tmp_path / "out", segmenters=asked)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_segmenters_ladder_is_of_its_odds() -> None:
+    """Factors of a threshold of 0 would all be the same; of a logit's odds they move it both ways."""
+    heatmap = np.linspace(-4, 4, 80, dtype=np.float32).reshape(1, 1, 80)
+    truth = Components(heatmap > 1.0)
+    _, overlap = measure(heatmap, truth, 0.0, odds=True)
+    expected = [dice(heatmap >= np.log(factor), truth.mask) for factor in LADDER]
+    np.testing.assert_allclose(overlap.ladder_dice, expected, rtol=0, atol=1e-9)
+    assert len(set(overlap.ladder_dice)) > 10

@@ -139,7 +139,7 @@ def decide(
     if isinstance(model.encoder, Segmenter):
         if zoom:
             raise TonnoError("`zoom` has no meaning for a segmenter, which looks at no planes; leave it out")
-        asked = replace(asked, slice_size=None)
+        asked = replace(asked, slice_size=None, radius_mm=None, frame="normalized")
     size = asked.slice_size or choices.slice_size
     if size != model.slice_size:
         raise TonnoError(f"`slice_size` is {asked.slice_size}, the model was made ready for {model.slice_size}")

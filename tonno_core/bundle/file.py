@@ -131,9 +131,10 @@ class BundleSpec:
     @property
     def choices(self) -> ModelChoices:
         """What the description says of the model's heatmaps."""
-        kind = self.kind
-        defaults = {**self.defaults, "methods": [SEGMENTER]} if kind == SEGMENTER else self.defaults
-        return ModelChoices(self.classes, self.slice_size, defaults, self.thresholds, self.calibration, kind)
+        defaults = self.defaults
+        if self.kind == SEGMENTER:  # the frame of all of a volume: it sees every voxel
+            defaults = {**defaults, "methods": [SEGMENTER], "frame": "normalized"}
+        return ModelChoices(self.classes, self.slice_size, defaults, self.thresholds, self.calibration, self.kind)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from tonno_core.benchmark.report import Report
 from tonno_core.bundle.file import Bundle, BundleSpec, load_bundle
 from tonno_core.bundle.ready import Compiled, ReadyModel, prepare_model
 from tonno_core.encoding.classifier import create_model
+from tonno_core.errors import TonnoError
 from tonno_core.output import Json, check_output, output_folder
-from tonno_core.settings import ReconstructionSettings
+from tonno_core.settings import SEGMENTER, ReconstructionSettings
 from tonno_core.volume.io import read_volume
 from tonno_core.volume.volume import Volume
 
@@ -65,6 +66,11 @@ def bench(
         check_output(output, overwrite=overwrite)
     size = benchmark.slice_size
     bundle = _bundle(benchmark.model, size)
+    if bundle.spec.kind == SEGMENTER:
+        raise TonnoError(
+            f"`model` {benchmark.model}: is a segmenter, and what is measured are the steps of a reconstruction; "
+            "`tonno reconstruct` says how long a segmenter takes"
+        )
     settings = bundle.spec.choices.settings({**options, "slice_size": size}, preset)
     volume = _demo_head() if benchmark.volume is None else read_volume(benchmark.volume)
     ready = prepare_model(bundle, settings, benchmark.device, benchmark.precision, compiled=benchmark.compiled)

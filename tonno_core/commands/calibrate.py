@@ -17,7 +17,7 @@ from tonno_core.bundle.file import Bundle, BundleSpec, check_can_write, load_bun
 from tonno_core.cohort.manifest import Manifest, read_for_model, require_volumes
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
-from tonno_core.settings import METHODS, ReconstructionSettings, Variant
+from tonno_core.settings import METHODS, SEGMENTER, ReconstructionSettings, Variant
 from tonno_core.training.calibration import Search, calibrate
 from tonno_core.training.look import Case, Look, Pace
 from tonno_core.training.other_planes import expected_amounts, measure_other_planes
@@ -97,6 +97,11 @@ def _read(
 ) -> tuple[Bundle, Manifest]:
     """Read a model, and a manifest whose volumes of some splits have to be there."""
     bundle = load_bundle(model)
+    if bundle.spec.kind == SEGMENTER:
+        raise TonnoError(
+            f"{model}: is a segmenter; a calibration chooses among the heatmaps of a classifier, and a segmenter's "
+            "threshold comes with its training (`tonno distill`)"
+        )
     check_can_write(output, overwrite=overwrite)
     manifest = read_for_model(manifest_path, bundle.spec.classes, absent=True)
     if not manifest.has_split:

@@ -349,6 +349,12 @@ def _write_summary(
     return f"{terminal_table(summary)}\nwritten to {folder.path}"
 
 
+def _smallest(stated: float, rows: Mapping[str, Row]) -> str:
+    """Say which components count; each segmenter may bring a volume of its own where none was stated."""
+    own = {name: row.min_volume_mm3 for name, row in rows.items() if row.min_volume_mm3 and not stated}
+    return ", ".join([f"{stated:g} mm3", *(f"of {name} {volume:g} mm3" for name, volume in own.items())])
+
+
 def _facts(content: Json, rows: Mapping[str, Row], seed: int) -> dict[str, str]:
     settings, model = content["settings"], content["model"]
     directions = {settings["directions"], settings["cam_directions"] or settings["directions"]}
@@ -357,7 +363,7 @@ def _facts(content: Json, rows: Mapping[str, Row], seed: int) -> dict[str, str]:
         "model": f"{model['encoder']}, weights {model['sha256'][:12]}",
         "planes": f"{many} directions, {settings['slices']} slices each, {settings['lattice']}, {settings['frame']}",
         "cases": f"split {content['split']}, manifest rows {content['manifest']['sha256'][:12]}",
-        "smallest component": f"{content['min_volume_mm3']:g} mm3",
+        "smallest component": _smallest(content["min_volume_mm3"], rows),
         "computed": f"tonno {content['tonno']}, {content['device']}, {content['precision']}, bootstrap seed {seed}",
     }
     for name, other in content.get("segmenters", {}).items():

@@ -182,7 +182,9 @@ def model_identity(model: Bundle | str) -> Json | str:
     """
     if isinstance(model, str):
         return model
-    identity = {"encoder": model.spec.encoder, "sha256": model.spec.sha256, "about": model.spec.about}
+    identity: Json = {"encoder": model.spec.encoder, "sha256": model.spec.sha256, "about": model.spec.about}
+    if model.spec.kind == SEGMENTER:
+        identity["taught_by"] = model.spec.training.get("taught_by")
     return {**identity, **model.spec.more_than_default()}
 
 

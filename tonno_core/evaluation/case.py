@@ -274,7 +274,7 @@ class _Judge:
             threshold=threshold,
             threshold_source=source,
             peak=peak,
-            called=None if row.threshold is None else peak >= threshold,
+            called=None if row.threshold is None else segmented.sizes.size > 0 if odds else peak >= threshold,
             volume_ml=self.millilitres(segmented),
             components=int(segmented.sizes.size),
             overlap=overlap,

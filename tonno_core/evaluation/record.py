@@ -61,8 +61,8 @@ class Finding:
         threshold: The threshold of the heatmap.
         threshold_source: Where it comes from.
         peak: Highest value on the foreground inside of the planes.
-        called: Whether the peak reaches the threshold; None for a threshold of this volume alone, such as Otsu's,
-            which every volume reaches.
+        called: Whether the peak reaches the threshold, of a segmenter whether a component is left; None for a threshold
+            of this volume alone, such as Otsu's, which every volume reaches.
         volume_ml: Volume of the segmentation.
         components: Number of its components.
         overlap: Agreement with the truth; None where that is not known.

@@ -35,7 +35,7 @@ DEFINITIONS = f"""\
   mean of the classifier's highest tenth of logits, over all planes. Neither is training's *volume AUC*, of 64 random
   slices. **Balanced accuracy**: mean
   of sensitivity and specificity, where a volume is called positive when that value reaches the own threshold,
-  however small the component."""
+  however small the component; by a segmenter, when a component is left."""
 
 
 def markdown(summary: Summary, *, title: str, facts: Mapping[str, str]) -> str:

@@ -130,9 +130,8 @@ class Planes:
         Raises:
             TonnoError: There is none.
         """
-        # The normalized frame shows all of the volume, as the paper does, though only the ball is exact. A segmenter
-        # sees every voxel.
-        physical = self.run.asked.frame == "physical" and self.run.network is None
+        # The normalized frame shows all of the volume, as the paper does, though only the ball is exact.
+        physical = self.run.asked.frame == "physical"
         shape = self.volume.array.shape
         inside = within_ball(self.volume, self.frame_to_ras) if physical else np.ones(shape, dtype=bool)
         if self.run.region is not None:

@@ -152,8 +152,14 @@ class Segmenter:
                 with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
                     parts.append(self._model(some))
             except (RuntimeError, MemoryError) as error:
-                if self._at_once == 1 or not is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
+                if self._at_once == 1:
+                    side = " x ".join(map(str, self.network.patch))
+                    raise TonnoError(
+                        f"out of memory for a single window of {side} voxels; close other programs, or choose "
+                        "`device` cpu"
+                    ) from error
                 self._at_once //= 2
                 continue
             done += len(some)

@@ -104,7 +104,9 @@ def model_fields(model: ReadyModel, name: str) -> Json:
     """
     if model.spec is None:
         return {"name": name, "encoder": None, "sha256": None, "about": {}}
-    return {"name": name, "encoder": model.spec.encoder, "sha256": model.spec.sha256, "about": model.spec.about}
+    spec = model.spec
+    said = {"name": name, "encoder": spec.encoder, "sha256": spec.sha256, "about": spec.about}
+    return said if spec.network is None else {**said, "kind": spec.kind, "taught_by": spec.training.get("taught_by")}
 
 
 class Previews:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +76,7 @@ class Engine:
         job.step("reconstructing")
         classes = _classes(request, model)
         run = decide(settings, model, classes=classes, region=_region(request.ras_to_box), zoom=request.zoom)
-        with reporter.timings.measure("total"):
+        with reporter.timings.measure("total"), _whole_or_cancelled(job):
             projected = project(volume, model.encoder, run, reporter, keep=True)
         kept = _Kept(job.identifier, request, model, run, projected)
         if _answer(kept, run, None, reporter, ResultWriter(request.folder, job)):
@@ -130,6 +132,16 @@ class Engine:
         if request.run not in (None, self._kept.number):
             raise NotKept("another reconstruction is kept than the one that is meant")
         return self._kept
+
+
+@contextmanager
+def _whole_or_cancelled(job: Job) -> Iterator[None]:
+    """Let a stop of what gives all or nothing, as a segmenter, be answered as a cancel."""
+    try:
+        yield
+    except Cancelled:
+        job.cancel()
+        raise
 
 
 def _answer(kept: _Kept, run: Run, region: Region | None, reporter: Reporter, writer: ResultWriter) -> bool:

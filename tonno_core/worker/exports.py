@@ -101,6 +101,8 @@ class Export:
             What JSON can hold, by the names of the attributes.
         """
         encoded: Json = _encoded(self, folder / "export")
+        if encoded["scene"] and not encoded["scene"]["odds"]:  # which earlier engines do not know
+            del encoded["scene"]["odds"]
         return encoded
 
     @staticmethod
@@ -188,10 +190,11 @@ def _scene(
     window: list[float] | None = None,
     truth: str | None = None,
     unit: str = "logit",
+    odds: bool = False,
 ) -> Scene:
     limits = None if window is None else (window[0], window[1])
     true = None if truth is None else np.load(truth)
-    return Scene(_volume(image), _volume(heatmap), np.load(mask), threshold, limits, true, unit)
+    return Scene(_volume(image), _volume(heatmap), np.load(mask), threshold, limits, true, unit, odds)
 
 
 def _profile(axis: str, offsets_mm: list[float], logits: list[float], normal_ras: list[float] | None = None) -> Profile:

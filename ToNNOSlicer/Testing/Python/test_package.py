@@ -109,6 +109,17 @@ def test_requirements_are_the_engines_but_torch() -> None:
     }
 
 
+def test_a_segmenter_needs_one_package_more() -> None:
+    lines = [
+        {line for line in (ROOT / "ToNNOSlicer/Resources" / name).read_text("utf-8").splitlines() if line[0] != "#"}
+        for name in ("requirements.txt", "requirements-segmenter.txt")
+    ]
+    extra = re.search(r'^segmenter = \["([^"]+)"\]', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)
+    assert extra is not None
+    assert lines[1] - lines[0] == {extra[1]}
+    assert lines[0] < lines[1]
+
+
 def test_installed_layout_is_importable_by_a_bare_python(build: Path) -> None:
     """No site-packages (-S), so neither torch nor numpy nor this repository: what it needs, it brings."""
     code = (

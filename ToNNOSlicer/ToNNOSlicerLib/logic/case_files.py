@@ -283,7 +283,9 @@ def thresholdRecord(report: Report, method: str) -> Json | None:
 def _model(report: Report) -> Json:
     model, name = report.content.get("model"), Path(str(report.run.get("model", ""))).name
     known = model if isinstance(model, dict) else {}
-    return {"name": name, **{key: known.get(key) for key in ("encoder", "sha256")}, "about": known.get("about") or {}}
+    ofSegmenter = {key: known[key] for key in ("kind", "taught_by") if key in known}
+    stated = {key: known.get(key) for key in ("encoder", "sha256")}
+    return {"name": name, **stated, "about": known.get("about") or {}, **ofSegmenter}
 
 
 def _slices(folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ import numpy as np
 import slicer.util
 from slicer.i18n import tr as _
 
+from tonno_core.settings import SEGMENTER
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.geometry import ijkToNode, toVTK, volumeOf, vtkImageOf
 from ToNNOSlicerLib.logic.hierarchy import putBeside
@@ -22,6 +23,7 @@ _METHODS = {
     "matched-cam": "Matched CAM",
     "averaged-cam": "Averaged CAM",
     "tomographic-cam": "Tomographic CAM",
+    SEGMENTER: "Segmenter",
 }
 # What is kept of the worker's answer.
 _KEPT = (

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import slicer
 
+from tonno_core.settings import SEGMENTER
 from ToNNOSlicerLib.logic.heatmap import Record, isHeatmap, madeBy, recordOf
 from ToNNOSlicerLib.logic.scene import nodesByClass
 
@@ -100,16 +101,19 @@ def keepApart(scene, inputNode) -> None:
 def window(record: Record, threshold: float) -> tuple[float, float, int]:
     """Choose the window in which a threshold falls between two colors.
 
+    A segmenter's begins just below the threshold, as nearly all of a volume lies far below 0.
     Where no value is at or below -threshold, the window begins at 0 and ends at about the heatmap's maximum; else it is
     centered on 0. Color k is given to the values from low + k w to low + (k + 1) w, with w = (high - low) / 255.
 
     Args:
         record: The heatmap's record: "low", "high", "limit".
-        threshold: In the heatmap's units; below 0 it counts as 0.
+        threshold: In the heatmap's units; below 0 it counts as 0, but of a segmenter.
 
     Returns:
         The window's ends low and high, and the number of the first color that is not below the threshold.
     """
+    if record.get("method") == SEGMENTER:
+        return _above(record["high"], float(threshold))
     limit, threshold = record["limit"], max(float(threshold), 0.0)
     if threshold >= limit:
         limit = 1.25 * threshold or 1.0
@@ -119,6 +123,13 @@ def window(record: Record, threshold: float) -> tuple[float, float, int]:
     first = max(1, round(255 * threshold / high))
     # A millionth less: the threshold itself belongs to the color, whatever the last bit of float32 says.
     return 0.0, threshold * 255 / first * (1 - 1e-6), first
+
+
+def _above(highest: float, threshold: float) -> tuple[float, float, int]:
+    """Choose a window of which only the first color lies below the threshold."""
+    high = max(highest, threshold + 1.0)
+    step = (high - threshold) / 254
+    return threshold - step * (1 - 1e-6), high, 1
 
 
 def _centered(limit: float, threshold: float) -> tuple[float, float, int]:
@@ -135,12 +146,14 @@ def _centered(limit: float, threshold: float) -> tuple[float, float, int]:
 
 def _hideColors(heatmapNode, threshold: float) -> tuple[float, float]:
     """Hide the colors below a threshold; returns the ends of the window for which they are made."""
-    low, high, first = window(recordOf(heatmapNode), threshold)
+    record = recordOf(heatmapNode)
+    low, high, first = window(record, threshold)
+    isHot = low == 0 or record.get("method") == SEGMENTER
     node = _colorNode(heatmapNode)
     index = np.arange(_COLORS)
-    hidden = (index < first) if low == 0 else (index >= 255 - first) & (index < first)
+    hidden = (index < first) if isHot else (index >= 255 - first) & (index < first)
     # The legend knows no opacity: there, what is not shown is dark.
-    colors = np.where(hidden[:, np.newaxis], _DARK, _palette(low < 0))
+    colors = np.where(hidden[:, np.newaxis], _DARK, _palette(not isHot))
     table = np.column_stack([colors, np.where(hidden, 0.0, 1.0)])
     wasModifying = node.StartModify()
     for k in np.flatnonzero((np.round(255 * table) != _tableOf(node)).any(axis=1)).tolist():

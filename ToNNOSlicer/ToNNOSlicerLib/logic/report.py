@@ -11,6 +11,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from tonno_core.pictures.drawing import Scene
+from tonno_core.settings import SEGMENTER
 from tonno_core.slicing.profile import Profile
 from tonno_core.volume.volume import Volume
 from tonno_core.worker.exports import Export, Picture
@@ -68,8 +69,9 @@ def reportSteps(path, heatmapNode, segmentationNode, segmentId: str, write: Slow
         yield 0.0
         mask = onGrid(segmentationNode, segmentId, heatmapNode)
         threshold = thresholdOf(segmentationNode, segmentId)
+        isOfSegmenter = recordOf(heatmapNode)["method"] == SEGMENTER
         export = Export(
-            scene=Scene(image, _copyOf(heatmapNode), mask, threshold, window),
+            scene=Scene(image, _copyOf(heatmapNode), mask, threshold, window, odds=isOfSegmenter),
             pictures=_pictures(heatmapNode, listed),
             profiles=tuple(_profiles(heatmapNode)),
             profiles_file=PROFILES,

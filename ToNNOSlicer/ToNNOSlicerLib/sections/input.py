@@ -42,6 +42,7 @@ class InputSection:
         setText(ui.modelInfoLabel, _about(model))
         expected = _("time not known yet") if seconds is None else _("about {time}").format(time=timeText(seconds))
         setText(ui.timeLabel, expected, hideIfEmpty=False)
+        ui.qualityLabel.enabled = ui.qualitySelector.enabled = model is None or not model.isSegmenter
         self._hideHeatmaps()
         for widget in (ui.modelSelector, ui.classSelector, ui.openModelButton, ui.sampleButton):
             widget.enabled = not self._session.installing.isBusy
@@ -98,8 +99,8 @@ def _about(model) -> str:
     findings = findings_of(model.classes)
     finding = model.about.get("finding", ", ".join(findings))
     text = _("Looks for {finding}. {modality}.").format(finding=finding, modality=model.about.get("modality", ""))
-    warning = models.notice(model)
-    return f"{warning}\n{text}" if warning else text
+    kind = models.kindOf(model)
+    return "\n".join(filter(None, (models.notice(model), text, f"{kind[:1].upper()}{kind[1:]}." if kind else "")))
 
 
 def _tip(model) -> str:

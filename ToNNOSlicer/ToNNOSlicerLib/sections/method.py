@@ -8,6 +8,12 @@ from slicer.i18n import tr as _
 from ToNNOSlicerLib.parameter_node import Method
 from ToNNOSlicerLib.sections.look import Filling, setText
 
+# What a segmenter has no use for.
+_OF_PLANES = (
+    "methodLabel", "methodSelector", "slicesLabel", "slicesBox", "directionsLabel", "directionsBox", "stageLabel",
+    "stageBox", "sigmaLabel", "sigmaBox", "filterLabel", "filterSelector",
+)  # fmt: skip
+
 
 class MethodSection:
     """A section of the panel.
@@ -36,7 +42,11 @@ class MethodSection:
             names = ["auto", *(device["name"] for device in session.choices.devices)]
             ui.deviceSelector.currentIndex = names.index(parameters.device) if parameters.device in names else 0
         setText(ui.pythonPathLabel, session.choices.python or _("Slicer's Python"), hideIfEmpty=False)
-        ui.zoomCheck.enabled = parameters.roi is not None
+        model = session.choices.modelOf(parameters)
+        hasPlanes = model is None or not model.isSegmenter
+        for name in _OF_PLANES:
+            getattr(ui, name).enabled = hasPlanes
+        ui.zoomCheck.enabled = hasPlanes and parameters.roi is not None
         for n, method in enumerate(Method):
             if n < ui.methodSelector.count:
                 ui.methodSelector.setItemData(n, method.tip(), qt.Qt.ToolTipRole)

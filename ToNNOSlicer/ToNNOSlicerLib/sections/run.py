@@ -28,7 +28,7 @@ class RunSection:
         ui, session, progress = self._ui, self._session, self._session.running.progress
         isRunning, isInstalling = progress.state != run.IDLE, session.installing.isBusy
         ui.progressBar.visible = ui.cancelButton.visible = isRunning or isInstalling
-        ui.stopButton.visible = isRunning
+        ui.stopButton.visible = isRunning and not session.running.isWhole  # half an answer is none
         ui.runButton.enabled = session.isIdle and session.parameters is not None
         ui.runButton.text = _("Apply (go on to the end)") if self._goesOn() else _("Apply")
         ui.stopButton.enabled = progress.state == run.RUNNING

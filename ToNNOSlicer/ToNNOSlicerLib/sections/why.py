@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from slicer.i18n import tr as _
 
+from tonno_core.bundle.kind import teaching
+from tonno_core.settings import SEGMENTER
 from ToNNOSlicerLib import plots
 from ToNNOSlicerLib.logic.heatmap import recordOf
 from ToNNOSlicerLib.logic.profile import profileFor
@@ -76,7 +78,8 @@ class WhySection:
         view = self.view
         profile = None if view is None else profileFor(heatmap, view)
         if profile is None or len(profile.logits) < 2:
-            lines.append(_("No answers were kept along this direction"))
+            if record["method"] != SEGMENTER:
+                lines.append(_("No answers were kept along this direction"))
             ui.profilePlotLabel.clear()
         else:
             self._drawProfile(profile, lines)
@@ -96,6 +99,10 @@ def _selfCheck(record) -> str:
     share = record.get("explained")
     if share is not None:
         return _("The heatmap explains {share:.0f} % of the classifier's output").format(share=100 * share)
+    if record["method"] == SEGMENTER:
+        taught = teaching({"taught_by": (record.get("model") or {}).get("taught_by")})
+        said = _("A segmenter answers each voxel, and looks at no planes; the score is what 100 mm3 of it reach")
+        return f"{said}\n{taught[:1].upper()}{taught[1:]}" if taught else said
     if record["method"] == "tonno":
         return _("No self-check: it needs the whole heatmap (a run that was not stopped, no region of interest)")
     return _(
