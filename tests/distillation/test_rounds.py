@@ -197,7 +197,7 @@ def test_a_loss_that_is_no_number_names_the_volumes(manifest: Path, bundle: Bund
         ({"ema": 1.0}, r"^`ema` is 1\.0, expected a number from 0 to below 1$"),
         ({"robustness": 0.0}, r"^`robustness` is 0\.0, expected a number above 0, at most 1$"),
         ({"own_finding": 1.0}, r"^`own_finding` is 1\.0, expected a share below 1$"),
-        ({"voxel_weight": 0.0, "dice_weight": 0.0}, r"^`voxel_weight` is 0, as `dice_weight`, expected one of them"),
+        ({"voxel_weight": 0.0, "dice_weight": 0.0}, r"^`voxel_weight` is 0, as that of the Dice, expected one of them"),
     ],
 )
 def test_values_that_cannot_be_meant_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -152,7 +152,7 @@ class DistillationSettings:
             value = getattr(self, name)
             _require(0 <= value < math.inf, name, value, "a number from 0")
         learned = self.voxel_weight + self.dice_weight > 0
-        _require(learned, "voxel_weight", "0, as `dice_weight`", "one of them above 0: nothing would be learned")
+        _require(learned, "voxel_weight", "0, as that of the Dice", "one of them above 0: nothing would be learned")
         step = 2 ** (len(self.blocks) - 1)
         try:
             self.network(self.spacing_mm or (1.0, 1.0, 1.0), self.patch or (step, step, step))
