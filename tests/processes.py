@@ -22,5 +22,5 @@ def two_processes(*arguments: str, **more: str) -> subprocess.CompletedProcess[s
     """The command as two processes; torch's own warnings are none of ours."""
     env = environment(FORKED="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port(), PYTHONWARNINGS="ignore", **more)
     return subprocess.run(
-        [sys.executable, WORKER, *arguments], env=env, capture_output=True, encoding="utf-8", timeout=120, check=False
+        [sys.executable, WORKER, *arguments], env=env, capture_output=True, encoding="utf-8", timeout=300, check=False
     )

@@ -16,6 +16,7 @@ from click.core import ParameterSource
 import tonno_core
 from tonno_core.bundle.terminology import check_terminology
 from tonno_core.commands.options import as_options, as_options_of
+from tonno_core.distillation.settings import DistillationSettings
 from tonno_core.errors import TonnoError, one_line
 from tonno_core.imports import uncollected
 from tonno_core.settings import METHODS, PRESETS, SEGMENTER, parse_stages
@@ -28,6 +29,7 @@ _ACTIVATION = "softmax if the classes exclude each other, sigmoid if each is a q
 _BATCH = "8; on CUDA 32, fewer for slices above 96 pixels, where --slices-per-volume is left out too"
 _BENCHED = "Model folder, or a timm model with random weights."
 _CALIBRATED = "Method to calibrate; may be repeated."
+_BACKGROUND = "Below which value they are background, likewise; what lies between is divided by its brightness."
 _CAM = "Kind of class activation map."
 _CAM_STAGE = "CAM stage of the model."
 _CHANNELS = "Input channels of the encoder; all of them get the same slice, or a window each (--intensity)."
@@ -41,12 +43,14 @@ _ENCODER = "Name of a timm model, hf-hub:OWNER/NAME, local-dir:PATH, or an expor
 _EPOCHS = "Number of parts of the training, each ending with a validation and a checkpoint."
 _EVALUATED_CLASS = "Class of the model to evaluate, which label 1 means."
 _EVALUATED = "Method to evaluate; may be repeated."
+_FINDING = "From which value on, in --unit, voxels of the mean heatmap are the core of the finding."
 _FEWER = "Directions; fewer are faster and noisier."
 _FILTER = "Second derivative along the offsets; hann and gaussian let less noise through."
 _FORMAT = "Format of the images written. dicom: DICOM SEG and parametric maps that refer to a DICOM series."
 _FRAME = "Define the planes in mm (physical), or in the paper's cube of voxel indices (normalized)."
 _FREEZE = "Number of stages, counted from the input, whose weights stay fixed."
 _GRID = "Backproject onto M^3 nodes and interpolate (band-limited), or onto every voxel (volume)."
+_GRID_MM = "Voxel size of the grid on which the segmenter works, along R, A and S."
 _HALF = "Store kernels as float16, which halves the file."
 _HEADS = "Heads; every second one has lesions."
 _HEADS_SEED = "Seed of the heads; sets of different seeds share none."
@@ -71,6 +75,8 @@ _NO_CALIBRATE = "Leave the model without thresholds; `tonno calibrate` finds the
 _NONFINITE = "Replace NaN and infinite voxels by the lowest finite value instead of refusing the volume."
 _NORM = "Normalisation layers: batch norm, batch norm with fixed statistics, or group norm in its place."
 _OUTPUT = "Output folder. For many volumes, an existing folder is resumed."
+_PATCH = "Voxels of a patch along R, A and S."
+_PATCHES = "Patches per batch, an even number, each of another volume: half of them negative."
 _PIXEL_MM = "Pixel size of the slices in mm."
 _PARTIAL = "Leave out cases of which a part is missing or damaged, and say so; by default nothing is written then."
 _PRECISION = "Number format of the encoder. auto: float16 on CUDA, bfloat16 on CPUs that are fast in it, else float32."
@@ -79,6 +85,7 @@ _PRESET = "Set slices, directions and more at once; options given explicitly tak
 _QUANTILE = "Share of the negative volumes that must stay below the threshold; lower it if some hold the finding."
 _RADIUS = "Radius of the ball that the planes cover."
 _ROI = "Reconstruct only in a box: two corners in RAS mm, or a Markups ROI of 3D Slicer (.mrk.json)."
+_ROUNDS = "Rounds of training: each after the first learns from the answers of the one before."
 _ROWS = "Stage that gets rows of its own; may be repeated."
 _RUN = "Folder for checkpoints, metrics and curves."
 _RUN_METHODS = "Method to run; may be repeated."
@@ -96,18 +103,25 @@ _START = "Weights to start from: random ones (none), those of ImageNet, or a fil
 _STD = "Standard deviation by which that is divided, likewise."
 _STOP = "Stop early once doubling the number of directions no longer changes the segmentation (Dice >= 0.98)."
 _THRESHOLD = "Threshold of the segmentation. auto: the model's own, or Otsu's if it has none."
+_TAUGHT_BY = "Heatmap to learn from; several are averaged."
+_TEACHER = "Model folder of the classifier whose heatmaps teach."
 _TRAIN_PRECISION = "Number format. auto: bfloat16; on GPUs before Ampere float16, on CPUs without AMX float32."
 _TRAIN_SEED = "Seed of the weights, the split and the batches."
+_UNIT = "What a heatmap is measured in: its own peak in the volume, or the model's threshold for it."
 _VOLUMES = "Volumes per batch, an even number: half of them are negative."
 _WHITE = "What HI of a window becomes: 1, or 255 for a classifier that was fed bytes."
 _WEIGHTS = "File with the weights (.safetensors or .pth), or none for random ones drawn from --seed."
 _ZOOM = "Put all offsets and pixels into the --roi: finer pixels than in training, see docs/method.md."
+_MEDIAN = "the volumes' median, no finer than the classifier's pixels"
 _MODELS = "the model's"  # as a default
 _ONLY = "the only one beside normal, none, ..."
 _PATH = click.Path(path_type=Path)
 _SEED = click.IntRange(0, 999_999_999)
 _COUNT = click.IntRange(min=1)
 _VOLUME = click.FloatRange(min=0)
+_UNITS = click.Choice(["peak", "threshold"])
+_DISTILLED = DistillationSettings
+_TAUGHT = " and ".join(_DISTILLED.methods)
 _PIXELS = click.IntRange(min=8)
 _FILTERS = click.Choice(["second-difference", "hann", "gaussian"])
 _FRAMES = click.Choice(["physical", "normalized"])
@@ -427,9 +441,9 @@ def train(
     from which --resume continues. Under torchrun, the processes share every batch.
     """
     from tonno_core.commands.train import Destination, Ending, train_bundle
-    from tonno_core.training.loop import TrainingInterrupted
     from tonno_core.training.run_folder import recorded_setting
     from tonno_core.training.settings import complete_settings
+    from tonno_core.training.steps import TrainingInterrupted
 
     asked = {"stage": stage, "slices": slices, "directions": directions}
     planes = {name: value for name, value in asked.items() if value is not None}
@@ -448,6 +462,74 @@ def train(
             calibration=Ending(planes, calibrate_stages, not no_calibrate),
             about=_pairs(about),
         )
+    except TrainingInterrupted as interruption:
+        _fail(as_options(str(interruption)), 130)
+    if summary:  # of the first process alone
+        click.echo(as_options(summary))
+
+
+@cli.command()
+@click.argument("manifest", type=_PATH)
+@click.option("--model", required=True, metavar="BUNDLE", help=_TEACHER)
+@click.option("--output", required=True, type=_PATH, metavar="SEGMENTER", help="Folder of the model to write.")
+@click.option("--run", type=_PATH, metavar="DIR", help=_RUN, show_default="SEGMENTER-run")
+@click.option("--resume", is_flag=True, help="Continue from the run's last checkpoint.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing model and run; their heatmaps are used again.")
+@click.option("--method", "methods", multiple=True, metavar="NAME", help=_TAUGHT_BY, show_default=_TAUGHT)
+@click.option("--stage", type=_stage, metavar="N|N+N", help=_STAGE, show_default=_MODELS)
+@_slices_option
+@_directions_option
+@_preset_option
+@click.option("--unit", default=_DISTILLED.unit, show_default=True, type=_UNITS, help=_UNIT)
+@click.option("--finding", type=float, metavar="X", help=_FINDING, show_default=f"{_DISTILLED.finding:g}")
+@click.option("--background", type=float, metavar="X", help=_BACKGROUND, show_default=f"{_DISTILLED.background:g}")
+@click.option("--spacing-mm", metavar="R,A,S", help=_GRID_MM, show_default=_MEDIAN)
+@click.option("--patch", metavar="R,A,S", help=_PATCH, show_default="the volumes' size, as far as memory allows")
+@click.option("--steps", default=_DISTILLED.steps, show_default=True, type=_COUNT, help="Steps (batches) in a round.")
+@click.option("--epochs", default=_DISTILLED.epochs, show_default=True, type=_COUNT, help=_EPOCHS)
+@click.option("--rounds", default=_DISTILLED.rounds, show_default=True, type=_COUNT, help=_ROUNDS)
+@click.option(
+    "--volumes-per-batch",
+    default=_DISTILLED.volumes_per_batch,
+    show_default=True,
+    type=_COUNT,
+    metavar="V",
+    help=_PATCHES,
+)
+@click.option(
+    "--learning-rate", default=_DISTILLED.learning_rate, show_default=True, type=float, help="Highest learning rate."
+)
+@click.option("--ema", default=_DISTILLED.ema, show_default=True, type=float, metavar="D", help=_EMA)
+@click.option("--seed", default=0, show_default=True, type=_SEED, help="Seed of the weights and the batches.")
+@_about_option
+@click.option("--half", is_flag=True, help=_HALF)
+@_device_option
+@click.option("--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16", help=_TRAIN_PRECISION)
+def distill(
+    manifest: Path,
+    model: str,
+    output: Path,
+    run: Path | None,
+    resume: bool,
+    overwrite: bool,
+    about: tuple[str, ...],
+    half: bool,
+    **options: Any,
+) -> None:
+    """Train a segmenter from the labels of MANIFEST and a classifier's heatmaps.
+
+    The classifier looks for findings in the volumes of split train that have them; a 3D network learns from what its
+    heatmaps are sure of, and that the other volumes show nothing. No mask is opened. The result is a model like any
+    other. Ctrl-C keeps the heatmaps and a checkpoint, from which --resume continues. Under torchrun, the processes
+    share the volumes and every batch. Needs MONAI: pip install 'tonno-core[segmenter]'.
+    """
+    from tonno_core.commands.distill import distill_bundle, settings_of
+    from tonno_core.commands.train import Destination
+    from tonno_core.training.steps import TrainingInterrupted
+
+    destination = Destination(output, run, resume=resume, overwrite=overwrite, half=half)
+    try:
+        summary = distill_bundle(manifest, model, destination, settings_of(options), about=_pairs(about))
     except TrainingInterrupted as interruption:
         _fail(as_options(str(interruption)), 130)
     if summary:  # of the first process alone

@@ -23,8 +23,8 @@ from tonno_core.settings import ReconstructionSettings
 from tonno_core.training import cache, loop
 from tonno_core.training import settings as settings_module
 from tonno_core.training import train as training
-from tonno_core.training.loop import TrainingInterrupted
 from tonno_core.training.settings import TrainingSettings, complete_settings
+from tonno_core.training.steps import TrainingInterrupted
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 

@@ -28,8 +28,8 @@ from tonno_core.training import settings as settings_module
 from tonno_core.training import train as training
 from tonno_core.training.augmentation import Augmentation
 from tonno_core.training.dataset import SliceSampler
-from tonno_core.training.loop import schedule
 from tonno_core.training.model import training_precision
+from tonno_core.training.steps import MovingAverage, schedule
 from tonno_core.training.train import TrainedModel
 
 pytestmark = pytest.mark.usefixtures("no_curves")
@@ -214,7 +214,7 @@ def test_the_moving_average_is_the_mean_of_the_weights_so_far(
 
 def test_the_moving_average_is_timm_s_to_the_last_bit() -> None:
     model = random_network("test_resnet")
-    ours, timms = loop._MovingAverage(model, 0.9), ModelEmaV3(model, decay=0.9, use_warmup=True)
+    ours, timms = MovingAverage(model, 0.9), ModelEmaV3(model, decay=0.9, use_warmup=True)
     for step in range(5):
         with torch.no_grad():
             for tensor in model.state_dict().values():

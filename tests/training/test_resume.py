@@ -16,7 +16,7 @@ from tests.training.toy import run_folder, same_weights, train_toy, write_toy_se
 from tonno_core.encoding.weights import read_weights
 from tonno_core.errors import TonnoError
 from tonno_core.training import loop
-from tonno_core.training.loop import TrainingInterrupted
+from tonno_core.training.steps import TrainingInterrupted
 from tonno_core.training.train import TrainedModel
 
 pytestmark = pytest.mark.usefixtures("no_curves")

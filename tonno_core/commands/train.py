@@ -21,9 +21,9 @@ from tonno_core.output import Json
 from tonno_core.settings import model_defaults
 from tonno_core.training.calibration import Search
 from tonno_core.training.look import Look
-from tonno_core.training.loop import TrainingInterrupted
 from tonno_core.training.run_folder import RunFolder
 from tonno_core.training.settings import TrainingSettings, check_shares
+from tonno_core.training.steps import TrainingInterrupted
 from tonno_core.training.train import check_trainable, train
 
 

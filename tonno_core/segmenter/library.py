@@ -1,10 +1,15 @@
-"""All that comes from MONAI, and is imported here alone, when it is needed: the network and the sliding window."""
+"""All that comes from MONAI, and is imported here alone, when it is needed.
+
+The network, the sliding window, and the random changes of what it is trained on.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import nn
@@ -66,6 +71,18 @@ def build_network(network: SegmenterNetwork, classes: int, channels: int = 1) ->
     )
     model.conv_final = _Exact(*model.conv_final)  # type: ignore[misc]  # the weights' names stay
     return model
+
+
+def start_at(model: nn.Module, probability: float) -> None:
+    """Have a network of random weights answer about one probability, so that it need not first unlearn others.
+
+    Args:
+        model: From `build_network`; changed in place.
+        probability: Of each class, between 0 and 1.
+    """
+    layer: nn.Module = model.conv_final[-1].conv  # type: ignore[index, union-attr]
+    assert isinstance(layer.bias, nn.Parameter)
+    nn.init.constant_(layer.bias, math.log(probability / (1.0 - probability)))
 
 
 def slide(
@@ -135,3 +152,93 @@ def _window_weights(window: tuple[int, int, int]) -> torch.Tensor:
         sides.append(torch.exp(-0.5 * (at / (SIGMA * count)) ** 2))
     z, y, x = sides
     return (z[:, None, None] * y[:, None] * x).float()
+
+
+class Augmentation:
+    """Random changes of patches and their pseudo-masks: rotation, size, mirroring, contrast, brightness and noise.
+
+    Args:
+        spacing_zyx: Of the voxels in mm. An angle between axes of unlike spacing is smaller by their ratio, as voxels
+            are turned, not millimeters.
+        rotation: Largest angle about each axis, degrees.
+        scaling: Largest share by which sizes change.
+        intensity_scaling: Largest share by which contrasts change.
+        intensity_shift: Largest shift of all intensities, in those of the network's input.
+        noise: Largest standard deviation of white noise, in the same.
+    """
+
+    # Share of the patches that undergo each change.
+    _TURNED, _CHANGED, _MIRRORED = 0.5, 0.5, 0.5
+
+    def __init__(
+        self,
+        spacing_zyx: tuple[float, float, float],
+        rotation: float,
+        scaling: float,
+        intensity_scaling: float,
+        intensity_shift: float,
+        noise: float,
+    ) -> None:
+        self._angles = []
+        for axis in range(3):
+            first, second = (spacing_zyx[other] for other in range(3) if other != axis)
+            self._angles.append(math.radians(rotation) * min(first / second, second / first))
+        self._scaling, self._intensities = scaling, (intensity_scaling, intensity_shift, noise)
+
+    def reach(self, window: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Return the sides of the region of which a patch may be made.
+
+        Args:
+            window: Sides of the patch.
+
+        Returns:
+            Each larger than the patch's by an even number.
+        """
+        sides = []
+        for axis, side in enumerate(window):
+            half = side / 2.0
+            for about, angle in enumerate(self._angles):
+                if about != axis:
+                    half += math.sin(angle) * window[3 - axis - about] / 2.0
+            sides.append(side + 2 * math.ceil(half * (1.0 + self._scaling) - side / 2.0))
+        return sides[0], sides[1], sides[2]
+
+    def apply(
+        self, image: torch.Tensor, levels: torch.Tensor, window: tuple[int, int, int], seed: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Change a patch; the same seed makes the same change.
+
+        Args:
+            image: ``C Z Y X`` float32, as large as `reach` says.
+            levels: ``K Z Y X`` uint8, likewise.
+            window: Sides of the patch.
+            seed: From 0 to 2^32 - 1.
+
+        Returns:
+            Both of the patch, from the middle of the region; 0 where they would lie beyond it.
+        """
+        transforms = self._transforms
+        transforms.set_random_state(seed)
+        for each in transforms.transforms[:1]:
+            each.rand_affine.spatial_size = window
+        made = transforms({"image": image, "levels": levels.float()})
+        # Without MONAI's record of what was done to them.
+        image, levels = (torch.as_tensor(made[name].as_tensor()) for name in ("image", "levels"))
+        return image.contiguous(), levels.to(torch.uint8).contiguous()
+
+    @cached_property
+    def _transforms(self) -> Any:
+        from monai import transforms as monai
+
+        both = ("image", "levels")
+        scaling, shift, noise = self._intensities
+        return monai.Compose([
+            monai.RandAffined(
+                both, prob=self._TURNED, rotate_range=self._angles, scale_range=[self._scaling] * 3,
+                mode=("bilinear", "nearest"), padding_mode="zeros",
+            ),
+            *(monai.RandFlipd(both, prob=self._MIRRORED, spatial_axis=axis) for axis in range(3)),
+            monai.RandScaleIntensityd("image", factors=scaling, prob=self._CHANGED),
+            monai.RandShiftIntensityd("image", offsets=shift, prob=self._CHANGED),
+            monai.RandGaussianNoised("image", prob=self._CHANGED, std=noise),
+        ])  # fmt: skip

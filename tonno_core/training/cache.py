@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 from tonno_core.cohort.manifest import Case
 from tonno_core.errors import TonnoError
 from tonno_core.slicing.preparation import PreparedVolume, prepare_volume
-from tonno_core.training.tensor_file import load_tensors, save_tensors
+from tonno_core.training.tensor_file import TensorFiles, identity
 from tonno_core.volume.appearance import Appearance, appearance
 from tonno_core.volume.io import read_volume
 from tonno_core.volume.volume import Matrix
@@ -103,7 +102,7 @@ class VolumeCache:
     """
 
     def __init__(self, folder: Path, preparation: Preparation) -> None:
-        self._folder = folder
+        self._files = TensorFiles(folder)
         self._preparation = preparation
 
     def prepare(self, case: Case, number: int) -> None:
@@ -116,9 +115,9 @@ class VolumeCache:
         Raises:
             TonnoError: If the volume cannot be read or used, or the file not be written.
         """
-        if self._is_current(case, number):
-            return
         key = self._key(case)  # before it is read: a scan that changes meanwhile is prepared again
+        if self._files.is_current(number, key, ("appearance",)):
+            return
         volume = read_volume(case.volume)
         options = {name: value for name, value in vars(self._preparation).items() if name != "seed"}
         try:
@@ -128,8 +127,7 @@ class VolumeCache:
         except TonnoError as error:
             raise TonnoError(f"{case.volume}: {error}") from error
         look = appearance(volume.array, volume.ijk_to_ras, self._preparation.intensity)
-        save_tensors(self._path(number), {
-            "key": key,
+        self._files.save(number, key, {
             "appearance": None if look is None else dataclasses.asdict(look),
             "array": content.array,
             "fill": content.fill,
@@ -147,7 +145,7 @@ class VolumeCache:
         Returns:
             The volume for training.
         """
-        content = load_tensors(self._path(number), mapped=True)
+        content = self._files.load(number)
         # Copies, as the small ones need no mapping.
         frame_to_ijk, foreground = content["frame_to_ijk"].numpy().copy(), content["foreground"].numpy().copy()
         return TrainingVolume(
@@ -163,26 +161,8 @@ class VolumeCache:
         Returns:
             The appearance; None where it is unknown.
         """
-        look = load_tensors(self._path(number), mapped=True)["appearance"]
+        look = self._files.load(number)["appearance"]
         return None if look is None else Appearance(**look)
 
-    def _path(self, number: int) -> Path:
-        return self._folder / f"{number:05d}.pt"
-
     def _key(self, case: Case) -> str:
-        return f"{case.volume} {_identity(case.volume)} {self._preparation}"
-
-    def _is_current(self, case: Case, number: int) -> bool:
-        if not self._path(number).is_file():
-            return False
-        try:
-            content = load_tensors(self._path(number), mapped=True)
-        except TonnoError:
-            return False
-        return bool(content.get("key") == self._key(case)) and "appearance" in content
-
-
-def _identity(path: Path) -> list[tuple[int, int]]:
-    """List sizes and times of a file, or of a DICOM folder's files."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return [(stat.st_size, stat.st_mtime_ns) for stat in map(os.stat, files)]
+        return f"{case.volume} {identity(case.volume)} {self._preparation}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from tonno_core.training.augmentation import Augmentation, change_intensities
 from tonno_core.training.cache import TrainingVolume
 from tonno_core.training.voxels import DeviceVoxels, on_device
 from tonno_core.volume.grid import affine_points, ijk_to_grid
+
+Drawn = TypeVar("Drawn")
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ def _frame_to_ijk(sources: list[TrainingVolume]) -> np.ndarray:
     return np.stack([source.frame_to_ijk for source in sources])
 
 
-def prefetch(draw: Callable[[int], Batch], steps: range, *, ahead: bool) -> Iterator[tuple[int, Batch]]:
+def prefetch(draw: Callable[[int], Drawn], steps: range, *, ahead: bool) -> Iterator[tuple[int, Drawn]]:
     """Draw the batches of some steps in order.
 
     Args:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tonno_core.output import atomic_file
+from tonno_core.output import Json, atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,14 +53,23 @@ def write_history(folder: Path, history: Sequence[Epoch]) -> None:
         folder: Folder of the run.
         history: All epochs so far.
     """
-    names = [field.name for field in dataclasses.fields(Epoch)]
-    metrics = folder / "metrics.csv"
-    with atomic_file(metrics, make_folders=True) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(epoch) for epoch in history)
+    write_metrics(folder, [dataclasses.asdict(epoch) for epoch in history])
     with atomic_file(folder / "curves.png") as partial:
         _draw(partial, history)
+
+
+def write_metrics(folder: Path, rows: Sequence[Json]) -> None:
+    """Write ``metrics.csv``, whole or not at all.
+
+    Args:
+        folder: Folder of the run.
+        rows: Measurements by name, of one epoch or more, all with the same names.
+    """
+    metrics = folder / "metrics.csv"
+    with atomic_file(metrics, make_folders=True) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _draw(path: Path, history: Sequence[Epoch]) -> None:
@@ -69,17 +78,17 @@ def _draw(path: Path, history: Sequence[Epoch]) -> None:
     figure = Figure(figsize=(9, 7.5), layout="constrained")
     losses, aucs, rates = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1))
     steps = [epoch.step for epoch in history]
-    _curve(losses, steps, [epoch.loss for epoch in history], "training, with augmentation", "#3465a4")
-    _curve(losses, steps, [epoch.validation_loss for epoch in history], "validation", "#cc5500")
+    draw_curve(losses, steps, [epoch.loss for epoch in history], "training, with augmentation", "#3465a4")
+    draw_curve(losses, steps, [epoch.validation_loss for epoch in history], "validation", "#cc5500")
     losses.axhline(np.log(2), color="0.6", linewidth=0.8, linestyle="--")
     losses.set_ylabel("cross-entropy of slices")
     where: Any = ("axes fraction", "data")
     losses.annotate("guessing ", (1, np.log(2)), xycoords=where, ha="right", va="top", color="0.4")
-    _curve(aucs, steps, [epoch.slice_auc for epoch in history], "slice AUC", "#8f5902")
-    _curve(aucs, steps, [epoch.volume_auc for epoch in history], "volume AUC", "#4e9a06")
+    draw_curve(aucs, steps, [epoch.slice_auc for epoch in history], "slice AUC", "#8f5902")
+    draw_curve(aucs, steps, [epoch.volume_auc for epoch in history], "volume AUC", "#4e9a06")
     aucs.axhline(0.5, color="0.6", linewidth=0.8, linestyle="--")
     aucs.set(ylabel="validation, random slices", ylim=(0.0 if _below_half(history) else 0.45, 1.02))
-    _curve(rates, steps, [epoch.learning_rate for epoch in history], "", "0.3")
+    draw_curve(rates, steps, [epoch.learning_rate for epoch in history], "", "0.3")
     rates.set(ylabel="learning rate", xlabel="step", ylim=(0, None))
     for axes in (losses, aucs):
         if axes.get_legend_handles_labels()[0]:
@@ -87,7 +96,16 @@ def _draw(path: Path, history: Sequence[Epoch]) -> None:
     figure.savefig(path, format="png", dpi=110)
 
 
-def _curve(axes: Axes, steps: list[int], values: Sequence[float | None], label: str, colour: str) -> None:
+def draw_curve(axes: Axes, steps: Sequence[int], values: Sequence[float | None], label: str, colour: str) -> None:
+    """Draw a measurement over the steps, where it is known.
+
+    Args:
+        axes: Of a figure.
+        steps: Of the values.
+        values: None where there is none.
+        label: For the legend.
+        colour: Of the curve.
+    """
     known = [(step, value) for step, value in zip(steps, values, strict=True) if value is not None]
     if known:
         axes.plot(*zip(*known, strict=True), label=label, color=colour, marker="o", markersize=3, linewidth=1.5)

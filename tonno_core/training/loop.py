@@ -5,27 +5,21 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timm.utils import ModelEmaV3
-from torch import nn
 from tqdm import tqdm
 
 from tonno_core.distributed import Processes
 from tonno_core.encoding.classifier import place
 from tonno_core.errors import TonnoError, first_line
 from tonno_core.progress import progress_bar
-from tonno_core.signals import drop_terminal, ending_signals
 from tonno_core.training.augmentation import Augmentation
 from tonno_core.training.cache import TrainingVolume
 from tonno_core.training.dataset import Batch, SliceSampler, prefetch
@@ -39,15 +33,12 @@ from tonno_core.training.model import (
 )
 from tonno_core.training.run_folder import RunFolder
 from tonno_core.training.settings import TrainingSettings
+from tonno_core.training.steps import MovingAverage, TrainingInterrupted, schedule, stop_requests
 from tonno_core.training.validation import Validation, validate
 from tonno_core.training.voxels import room_on
 
 # Steps between two looks at a device's losses, for which the host waits. On a CPU they are known when a step is done.
 _LOOK_EVERY = 20
-
-
-class TrainingInterrupted(TonnoError):
-    """Raised on Ctrl-C, or another signal that asks for an end; the checkpoint holds the last step."""
 
 
 @dataclass
@@ -96,7 +87,7 @@ class Trainer:
         # On a GPU one launch for many weights; on a CPU the bits of earlier builds, whose runs may go on.
         fused = True if device.type == "cuda" else None
         self._optimizer = torch.optim.Adam(groups, lr=settings.learning_rate, fused=fused)
-        self._average = _MovingAverage(self.model, settings.ema) if settings.ema else None
+        self._average = MovingAverage(self.model, settings.ema) if settings.ema else None
         self._precision = training_precision(settings.precision, device)
         # Gradients in float16 would vanish; scaled they do not. bfloat16 has float32's range.
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._precision == torch.float16)
@@ -150,7 +141,7 @@ class Trainer:
             total=settings.steps, initial=self._at.step, desc="training", unit="slice", unit_scale=settings.batch_size,
             disable=not self._progress,
         )  # fmt: skip
-        with bar, _stop_requests() as stop:
+        with bar, stop_requests() as stop:
             for epoch in range(len(self._at.history) + 1, settings.epochs + 1):
                 self._epoch(epoch, bar, stop)
             if stop.is_set():  # during the last validation
@@ -301,68 +292,6 @@ class Trainer:
                 f"{self.folder.checkpoint}: does not fit this run ({first_line(error)}); "
                 "give `overwrite` to begin again, or choose another `run`"
             ) from error
-
-
-class _MovingAverage:
-    """The moving average of a network's weights and buffers, as timm's, in two launches for all of them."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self._timm = ModelEmaV3(model, decay=decay, use_warmup=True)
-        self.module = self._timm.module
-        pairs = list(zip(self.module.state_dict().values(), model.state_dict().values(), strict=True))
-        # Whole numbers, as batch norm's count of batches, are copied.
-        self._numbers, self._counts = (
-            [pair for pair in pairs if pair[0].is_floating_point() == floating] for floating in (True, False)
-        )
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Move it by the weights after a step."""
-        weight = 1.0 - self._timm.get_decay(step)
-        for pairs, move in ((self._numbers, functools.partial(torch._foreach_lerp_, weight=weight)),
-                            (self._counts, torch._foreach_copy_)):  # fmt: skip
-            if pairs:
-                averages, values = zip(*pairs, strict=True)
-                move(list(averages), list(values))
-
-
-def schedule(step: int, steps: int, warmup: float) -> float:
-    """Compute the factor on the learning rate: linear from 0, then half a cosine to 0.
-
-    Args:
-        step: Number of the step, from 0.
-        steps: Steps in all.
-        warmup: Share of the steps in which it rises.
-
-    Returns:
-        Factor from 0 to 1.
-    """
-    rising = max(1, round(steps * warmup))
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1.0 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
-
-
-@contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C and what else asks for an end set: no step is torn, but by a second Ctrl-C."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
-        yield stop
-        return
-
-    def asked(number: int, frame: FrameType | None) -> None:
-        drop_terminal(number)
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, *ending_signals())}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _rounded(value: float | None) -> float | None:

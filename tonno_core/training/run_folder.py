@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tonno_core.cohort.manifest import Manifest
 from tonno_core.errors import TonnoError, first_line
@@ -30,6 +30,13 @@ _RESULTS = (_CHECKPOINT, _MEASURED, "metrics.csv", "curves.png", "split.csv")
 _MAY_CHANGE = ("device", "compiled")
 
 
+class Settings(Protocol):
+    """Settings of a run."""
+
+    def record(self) -> Json:
+        """Return them as JSON holds them."""
+
+
 class RunFolder:
     """The folder of a run, which has one set of settings and cases.
 
@@ -39,7 +46,7 @@ class RunFolder:
         manifest: The cases.
     """
 
-    def __init__(self, path: Path, settings: TrainingSettings, manifest: Manifest) -> None:
+    def __init__(self, path: Path, settings: Settings, manifest: Manifest) -> None:
         self.path = path
         self._description = describe(settings, manifest)
 
@@ -192,7 +199,7 @@ def recorded_setting(path: Path, name: str) -> Any | None:
         return None
 
 
-def describe(settings: TrainingSettings, manifest: Manifest) -> Json:
+def describe(settings: Settings, manifest: Manifest) -> Json:
     """Describe a run without a patient's name: the settings, and a hash of the cases.
 
     Volumes count by their path relative to the manifest, so that a run may move with its data.
@@ -207,7 +214,7 @@ def describe(settings: TrainingSettings, manifest: Manifest) -> Json:
     folder = manifest.path.absolute().parent
     lines = [f"{os.path.relpath(case.volume, folder)} {case.labels} {case.split}" for case in manifest.cases]
     digest = hashlib.sha256("\n".join([*manifest.classes, *lines]).encode()).hexdigest()
-    mean = settings.convention.mean
+    mean = settings.convention.mean if isinstance(settings, TrainingSettings) else ()
     return {"settings": settings.record() | ({"mean": list(mean)} if mean else {}), "cases": digest}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -47,3 +49,84 @@ def load_tensors(path: Path, *, mapped: bool = False) -> Json:
     if not isinstance(values, dict):
         raise TonnoError(f"{path}: holds a {type(values).__name__}, expected a dictionary")
     return values
+
+
+class TensorFiles:
+    """A folder with a file of tensors for each volume of a manifest, ``NUMBER.pt``, and what it was made of.
+
+    Args:
+        folder: The folder, which need not exist yet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, number: int) -> Path:
+        """Return the file of a volume.
+
+        Args:
+            number: Its place in the manifest.
+
+        Returns:
+            The path.
+        """
+        return self.folder / f"{number:05d}.pt"
+
+    def is_current(self, number: int, key: str, needed: Sequence[str] = ()) -> bool:
+        """Tell whether a volume's file is there, whole, and made of just this.
+
+        Args:
+            number: The volume's place in the manifest.
+            key: What it would be made of now.
+            needed: Names that files of earlier versions may lack.
+
+        Returns:
+            Whether it need not be made again.
+        """
+        if not self.path(number).is_file():
+            return False
+        try:
+            content = self.load(number)
+        except TonnoError:
+            return False
+        return bool(content.get("key") == key) and all(name in content for name in needed)
+
+    def save(self, number: int, key: str, values: Json) -> None:
+        """Write the file of a volume, whole or not at all.
+
+        Args:
+            number: The volume's place in the manifest.
+            key: What it is made of.
+            values: Tensors and plain values by name.
+
+        Raises:
+            TonnoError: If the disk is full or read-only.
+        """
+        save_tensors(self.path(number), {"key": key, **values})
+
+    def load(self, number: int) -> Json:
+        """Read the file of a volume; its tensors are mapped from the disk, and torch keeps no file open for that.
+
+        Args:
+            number: The volume's place in the manifest.
+
+        Returns:
+            Tensors and plain values by name.
+
+        Raises:
+            TonnoError: If the file is missing, cut off, or damaged.
+        """
+        return load_tensors(self.path(number), mapped=True)
+
+
+def identity(path: Path) -> list[tuple[int, int]]:
+    """List sizes and times of a file, or of a DICOM folder's files.
+
+    Args:
+        path: The file or folder.
+
+    Returns:
+        Bytes, and nanoseconds of the last change.
+    """
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return [(stat.st_size, stat.st_mtime_ns) for stat in map(os.stat, files)]

@@ -1,0 +1,208 @@
+"""Rounds of training: what is learned, and that a run which was interrupted goes on to the same bits."""
+
+from __future__ import annotations
+
+import csv
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from tests.distillation.toy import SETTINGS, distill_toy, known, untrained
+from tests.training.toy import same_weights, toy_scan, write_rows, write_toy_set
+from tonno_core.bundle.file import Bundle
+from tonno_core.cohort.manifest import read_manifest
+from tonno_core.distillation import loop, volumes
+from tonno_core.distillation.distill import Segmenter
+from tonno_core.distillation.pseudo_mask import FINDING
+from tonno_core.errors import TonnoError
+from tonno_core.segmentation.metrics import dice
+from tonno_core.segmenter.library import build_network
+from tonno_core.segmenter.segmenter import Segmenter as Segmenter3D
+from tonno_core.training.steps import TrainingInterrupted
+from tonno_core.volume.io import read_volume
+
+pytestmark = pytest.mark.usefixtures("no_curves")
+# After three steps a network has hardly moved: its first answer is taken for more than it is.
+OWN = {"prior": 0.5, "own_finding": 0.4, "own_background": 0.1}
+CHANGES: dict[str, Any] = {"rounds": 2, "steps": 3, "epochs": 2, "ema": 0.9, **OWN}
+MEASURED = ("round", "epoch", "step", "loss", "voxel_loss", "dice_loss", "volume_loss", "validation_loss", "agreement")
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy_set(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return untrained(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def whole(manifest: Path, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> tuple[Segmenter, list[Any]]:
+    """A run of two rounds that nothing disturbs, and its metrics."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    return distill_toy(manifest, run, bundle, **CHANGES), metrics(run)
+
+
+def metrics(run: Path) -> list[list[str]]:
+    """What ``metrics.csv`` holds, but for the times."""
+    with (run / "metrics.csv").open(newline="") as file:
+        return [[row[name] for name in MEASURED] for row in csv.DictReader(file)]
+
+
+def lesion(index: int) -> npt.NDArray[np.bool_]:
+    """Where the lesion of a toy scan is."""
+    return toy_scan(index, 1).array > 200.0  # a head of 100 with noise of 10, and 200 more
+
+
+def in_step(monkeypatch: pytest.MonkeyPatch, number: int, event: Callable[[], None]) -> None:
+    """Have something happen within one step, counted over all rounds."""
+    original, count = loop.Trainer._step, [0]
+
+    def watched(self: loop.Trainer, *arguments: Any) -> Any:
+        if count[0] == number:
+            event()
+        count[0] += 1
+        return original(self, *arguments)
+
+    monkeypatch.setattr(loop.Trainer, "_step", watched)
+
+
+def test_a_lesion_is_learned_from_its_core(manifest: Path, bundle: Bundle, tmp_path: Path) -> None:
+    made = distill_toy(manifest, tmp_path / "run", bundle, steps=40, epochs=1, learning_rate=1e-2, ema=0.9)
+    validation = made.training["validation"]
+    assert validation["agreement"] > 0.7  # on a scan that it does not learn from; the lesion is thrice as bright
+    assert validation["volume_auc"] == 1.0
+    record = made.thresholds["segmenter"]
+    assert record["negative_volumes"] == 1
+    # It finds more of the lesion than the core that its teacher is sure of, at a threshold that no mask chose.
+    network = build_network(made.network, 1)
+    network.load_state_dict(made.weights)
+    segmenter = Segmenter3D(network, ("finding",), made.network, bundle.spec.intensity)
+    volume = read_volume(manifest.parent / "5.nii.gz")
+    mask = segmenter.answer(volume)[0].numpy() >= record["threshold"]
+    truth, core = lesion(5), known((5, read_manifest(manifest).cases[5]), made.network)[0].numpy() == FINDING
+    assert dice(mask, truth) > dice(core.repeat(2, 0).repeat(2, 1).repeat(2, 2), truth)
+    record = made.training
+    assert record["taught_by"] == "heatmaps"
+    assert record["volumes"]["train"] == {"finding": {"positive": 2, "negative": 2}}
+    assert record["teacher"]["sha256"] == bundle.spec.sha256
+    assert not any("/" in str(value) for value in record["settings"].values())  # no path, no name of a patient
+
+
+def test_the_same_seed_gives_the_same_weights(
+    manifest: Path, bundle: Bundle, whole: tuple[Segmenter, list[Any]], tmp_path: Path
+) -> None:
+    again = distill_toy(manifest, tmp_path / "again", bundle, **CHANGES)
+    assert same_weights(again.weights, whole[0].weights)
+    other = distill_toy(manifest, tmp_path / "other", bundle, **{**CHANGES, "seed": 1, "rounds": 1, "epochs": 1})
+    assert not same_weights(other.weights, whole[0].weights)
+
+
+@pytest.mark.parametrize("number", [0, 2, 3, 5], ids=["first", "end of round 1", "round 2", "last"])
+def test_a_run_that_is_interrupted_goes_on_to_the_same_bits(
+    number: int, manifest: Path, bundle: Bundle, whole: tuple[Segmenter, list[Any]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        in_step(patch, number, lambda: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(TrainingInterrupted) as caught:
+            distill_toy(manifest, run, bundle, **CHANGES)
+    assert str(caught.value) == (
+        f"interrupted after step {number % 3 + 1} of 3 of round {number // 3 + 1} of 2; {run / 'checkpoint.pt'} holds "
+        "it, the same command with `resume` goes on"
+    )
+    resumed = distill_toy(manifest, run, bundle, **CHANGES)
+    assert same_weights(resumed.weights, whole[0].weights)
+    assert resumed.thresholds == whole[0].thresholds
+    assert metrics(run) == whole[1]
+
+
+def test_a_crash_goes_on_from_the_last_epoch(
+    manifest: Path, bundle: Bundle, whole: tuple[Segmenter, list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise OSError("power cut")
+
+    for number in (2, 1, 1):  # in both rounds
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="power cut"):
+            in_step(patch, number, fail)
+            distill_toy(manifest, tmp_path / "run", bundle, **CHANGES)
+    resumed = distill_toy(manifest, tmp_path / "run", bundle, **CHANGES)
+    assert same_weights(resumed.weights, whole[0].weights)
+    assert metrics(tmp_path / "run") == whole[1]
+
+
+def test_a_complete_run_has_nothing_left_to_do(
+    manifest: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = distill_toy(manifest, tmp_path / "run", bundle)
+    monkeypatch.setattr(loop.Trainer, "_step", lambda *arguments: pytest.fail("a step was taken"))
+    assert same_weights(distill_toy(manifest, tmp_path / "run", bundle).weights, first.weights)
+
+
+def test_only_the_volumes_of_train_and_val_are_read_and_no_mask(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The toy set's masks are no images, and these cannot even be opened.
+    manifest = write_toy_set(tmp_path / "toy", train=2, val=4)
+    manifest.write_text(manifest.read_text().replace("p5,val", "p5,test"))
+    for mask in manifest.parent.glob("*-mask.nii.gz"):
+        mask.chmod(0)
+    opened = []
+    original = volumes.read_volume
+    monkeypatch.setattr(volumes, "read_volume", lambda path: opened.append(path.name) or original(path))
+    distill_toy(manifest, tmp_path / "run", bundle, steps=1, epochs=1)
+    assert set(opened) == {f"{i}.nii.gz" for i in range(5)}
+
+
+def test_two_classes_have_an_output_each(tmp_path: Path) -> None:
+    rows = [f"{i % 2},{i // 2 % 2},{'train' if i < 4 else 'val'}" for i in range(6)]
+    manifest = write_rows(tmp_path / "toy", "volume,label:lesion,label:other,split", rows)
+    bundle = untrained(tmp_path, ("lesion", "other"))
+    made = distill_toy(manifest, tmp_path / "run", bundle, steps=2, epochs=1)
+    assert made.weights["conv_final.2.conv.weight"].shape[0] == 2
+    assert set(made.thresholds) == {"segmenter", "segmenter/other"}
+
+
+def test_a_teacher_that_shows_nothing_is_refused(manifest: Path, bundle: Bundle, tmp_path: Path) -> None:
+    def nothing(numbered: Any, network: Any) -> torch.Tensor:
+        return torch.zeros(1, 8, 8, 8, dtype=torch.uint8)
+
+    with pytest.raises(TonnoError, match=r"^the heatmaps show no finding in any volume of split train that has label"):
+        distill_toy(manifest, tmp_path / "run", bundle, label=nothing)
+
+
+def test_a_loss_that_is_no_number_names_the_volumes(manifest: Path, bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(TonnoError, match=r"^the loss is (nan|inf) at step \d, on patches of \d\.nii\.gz, \d\.nii\.gz;"):
+        distill_toy(manifest, tmp_path / "run", bundle, learning_rate=1e30, warmup=0.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": ("nothing",)}, r"^`methods` is nothing, expected one of tonno, "),
+        ({"finding": 0.1}, r"^`finding` is 0\.1, expected a number not below `background` 0\.2, which is above 0$"),
+        ({"volumes_per_batch": 3}, r"^`volumes_per_batch` is 3, expected an even number: half without a finding$"),
+        ({"epochs": 6}, r"^`epochs` is 6, expected at most one per step, 5$"),
+        ({"learning_rate": 0.0}, r"^`learning_rate` is 0\.0, expected a number between 0 and 10$"),
+        ({"ema": 1.0}, r"^`ema` is 1\.0, expected a number from 0 to below 1$"),
+        ({"robustness": 0.0}, r"^`robustness` is 0\.0, expected a number above 0, at most 1$"),
+        ({"own_finding": 1.0}, r"^`own_finding` is 1\.0, expected a share below 1$"),
+        ({"voxel_weight": 0.0, "dice_weight": 0.0}, r"^`voxel_weight` is 0, as that of the Dice, expected one of them"),
+    ],
+)
+def test_values_that_cannot_be_meant_are_refused(changes: dict[str, Any], message: str) -> None:
+    from dataclasses import replace
+
+    SETTINGS.check()
+    with pytest.raises(TonnoError, match=message):
+        replace(SETTINGS, **changes).check()

@@ -1,0 +1,286 @@
+"""Train a segmenter from labels: heatmaps, pseudo-masks, rounds of training, threshold."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tonno_core.bundle.calibration import threshold_key
+from tonno_core.bundle.file import Bundle
+from tonno_core.bundle.kind import HEATMAPS
+from tonno_core.cohort.manifest import Manifest
+from tonno_core.distillation.loop import Before, Lessons, SegmenterLogits, Trainer, Weights, before_of
+from tonno_core.distillation.patches import PseudoMask, empty_mask, pseudo_mask
+from tonno_core.distillation.pseudo_mask import BACKGROUND, levels_by_answer, levels_by_heatmaps
+from tonno_core.distillation.settings import DistillationSettings
+from tonno_core.distillation.teacher import Numbered, Teacher, load_heatmaps, record_of, show_volumes
+from tonno_core.distillation.threshold import Answered, answered, threshold_record
+from tonno_core.distillation.validation import answer
+from tonno_core.distillation.volumes import WorkingCache, WorkingVolume, choose_network, counts_of, images_of
+from tonno_core.distributed import Processes
+from tonno_core.errors import TonnoError
+from tonno_core.output import Json
+from tonno_core.progress import progress_bar
+from tonno_core.segmenter.library import build_network
+from tonno_core.segmenter.network import SegmenterNetwork
+from tonno_core.settings import SEGMENTER
+from tonno_core.training.model import training_precision
+from tonno_core.training.run_folder import RunFolder
+from tonno_core.training.steps import TrainingInterrupted
+from tonno_core.training.tensor_file import TensorFiles
+from tonno_core.volume.appearance import record_of_images
+
+# From a volume's place in the manifest, its labels and the network, levels K Z Y X of its working grid.
+Label = Callable[[Numbered, SegmenterNetwork], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """What a model of the kind ``segmenter`` is made of.
+
+    Attributes:
+        network: Its description.
+        weights: Its tensors by name.
+        thresholds: Records for the model's description.
+        training: How the weights came about.
+    """
+
+    network: SegmenterNetwork
+    weights: Weights
+    thresholds: dict[str, Json]
+    training: Json
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the parts of a distillation share."""
+
+    settings: DistillationSettings
+    network: SegmenterNetwork
+    intensity: str
+    folder: RunFolder
+    group: Processes
+    progress: bool
+
+    @property
+    def teacher(self) -> TensorFiles:
+        """The heatmaps, which stay when the run is complete."""
+        return TensorFiles(self.folder.path / "teacher")
+
+
+def distill(
+    manifest: Manifest,
+    bundle: Bundle,
+    settings: DistillationSettings,
+    folder: RunFolder,
+    group: Processes,
+    *,
+    label: Label | None = None,
+    progress: bool = True,
+) -> Segmenter:
+    """Train on the volumes of split ``train``; those of ``val`` measure, and give the threshold. No mask is opened.
+
+    Args:
+        manifest: Volumes, labels of the settings' classes, and splits.
+        bundle: The classifier that teaches.
+        settings: How to train.
+        folder: The open folder of the run; if it holds a checkpoint, training goes on from there.
+        group: The processes that share the work.
+        label: Gives levels in place of the classifier's heatmaps; for experiments.
+        progress: Show bars, in the first process alone.
+
+    Returns:
+        The segmenter.
+
+    Raises:
+        TonnoError: If a volume cannot be read, or the loss is not a number.
+        TrainingInterrupted: On Ctrl-C, or another signal that asks for an end.
+    """
+    started = time.monotonic()
+    network = choose_network(manifest.split("train"), settings, bundle.spec.pixel_mm, group.device.type)
+    work = _Work(settings, network, bundle.spec.intensity, folder, group, progress and group.first)
+    cases = [(number, case) for number, case in enumerate(manifest.cases) if case.split in ("train", "val")]
+    volumes = _prepared(cases, work)
+    label = label or _taught(cases, volumes, bundle, work)
+    prepared = time.monotonic()
+    before = before_of(folder)
+    while True:
+        of_round = label if before.round == 1 else _answered(before, volumes, work)
+        masks = _pseudo_masks(cases, volumes, of_round, before, work)
+        lessons = {split: _lessons(split, cases, volumes, masks) for split in ("train", "val")}
+        trainer = Trainer(settings, network, lessons, before, folder, group, progress=progress)
+        trainer.run()
+        if before.round == settings.rounds:
+            break
+        weights = {name: tensor.detach().cpu().clone() for name, tensor in trainer.weights().items()}
+        before = Before(before.round + 1, tuple(trainer.history), weights)
+    thresholds = _thresholds(cases, volumes, masks, trainer, work)
+    last = trainer.history[-1]
+    known = images_of(cases, WorkingCache(folder.cache, network, work.intensity))
+    pixel_mm = min(network.spacing_mm)
+    record: Json = {
+        "taught_by": HEATMAPS,
+        "teacher": record_of(bundle, settings),
+        "settings": settings.record(),
+        "volumes": {split: counts_of(manifest.split(split), settings.classes) for split in ("train", "val")},
+        "images": record_of_images(known, work.intensity, pixel_mm) if known else {},
+        "processes": group.world,
+        "threads": torch.get_num_threads(),
+        "seconds": round(time.monotonic() - started, 1),
+        "seconds_before_steps": round(prepared - started, 1),
+        "seconds_in_steps": round(sum(epoch.seconds for epoch in trainer.history), 1),
+        "final_loss": round(last.loss, 4),
+    }
+    if last.validation_loss is not None:
+        record["validation"] = {"agreement": last.agreement, "volume_auc": last.volume_auc}
+    return Segmenter(network, trainer.weights(), thresholds, record)
+
+
+@contextmanager
+def interruptible(folder: RunFolder) -> Iterator[None]:
+    """Say how to go on where Ctrl-C, or another signal, ends what is done before or after the steps.
+
+    Args:
+        folder: Of the run.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        TrainingInterrupted: In place of KeyboardInterrupt.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        resume = " with `resume`" if folder.checkpoint.exists() else ""
+        raise TrainingInterrupted(
+            f"interrupted; {folder.path} holds what is done, the same command{resume} goes on"
+        ) from None
+
+
+def _prepared(cases: Sequence[Numbered], work: _Work) -> dict[int, WorkingVolume]:
+    """Map the volumes by their places in the manifest, after the processes have prepared them together."""
+    cache = WorkingCache(work.folder.cache, work.network, work.intensity)
+    share = cases[work.group.rank :: work.group.world]
+    for number, case in progress_bar(share, desc="preparing", unit="volume", disable=not work.progress):
+        cache.prepare(case, number)
+    work.group.wait()
+    return {number: cache.load(case, number) for number, case in cases}
+
+
+def _taught(cases: Sequence[Numbered], volumes: dict[int, WorkingVolume], bundle: Bundle, work: _Work) -> Label:
+    """Have the classifier look at the volumes, and return what its heatmaps say."""
+    settings, files = work.settings, work.teacher
+    teacher = Teacher(bundle, settings, str(work.group.device))
+    show_volumes(teacher, work.network, cases, files, work.group, progress=work.progress)
+    work.group.wait()
+
+    def label(numbered: Numbered, network: SegmenterNetwork) -> torch.Tensor:
+        number, case = numbered
+        levels: list[torch.Tensor | None] = []
+        for name, present in zip(settings.classes, case.labels, strict=True):
+            levels.append(None)
+            if present:
+                maps = load_heatmaps(files, number, name)
+                units = maps.peaks if settings.unit == "peak" else [each or 0.0 for each in maps.thresholds]
+                levels[-1] = levels_by_heatmaps(maps.maps, units, volumes[number].array, maps.foreground, settings)
+        return _stacked(levels)
+
+    return label
+
+
+def _answered(before: Before, volumes: dict[int, WorkingVolume], work: _Work) -> Label:
+    """Return what the network of the round before says."""
+    settings, device = work.settings, work.group.device
+    channels = len(next(iter(volumes.values())).array)
+    model = build_network(work.network, len(settings.classes), channels)
+    model.load_state_dict(before.weights)
+    network = SegmenterLogits(model.to(device), training_precision(settings.precision, device)).eval()
+
+    def label(numbered: Numbered, described: SegmenterNetwork) -> torch.Tensor:
+        number, case = numbered
+        logits = answer(network, volumes[number], described.window_zyx, device).cpu()
+        return _stacked([
+            levels_by_answer(each, settings) if present else None
+            for each, present in zip(logits, case.labels, strict=True)
+        ])  # fmt: skip
+
+    return label
+
+
+def _stacked(levels: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    """Stack the levels of the classes; one that a volume has not is background everywhere."""
+    like = next(each for each in levels if each is not None)
+    return torch.stack([torch.full_like(like, BACKGROUND) if each is None else each for each in levels])
+
+
+def _pseudo_masks(
+    cases: Sequence[Numbered], volumes: dict[int, WorkingVolume], label: Label, before: Before, work: _Work
+) -> dict[int, PseudoMask]:
+    """Map the pseudo-masks by the volumes' places, after the processes have made them together."""
+    settings, group = work.settings, work.group
+    files = TensorFiles(work.folder.cache / f"levels-{before.round}")
+    positive = [(number, case) for number, case in cases if any(case.labels)]
+    name = "pseudo-masks" if before.round == 1 else f"pseudo-masks, round {before.round}"
+    for numbered in progress_bar(
+        positive[group.rank :: group.world], desc=name, unit="volume", disable=not work.progress
+    ):
+        number, _ = numbered
+        rng = np.random.default_rng((settings.seed, before.round, number))
+        made = pseudo_mask(label(numbered, work.network), rng)
+        files.save(number, "", {"levels": made.levels, "centres": list(made.centres)})
+    group.wait()
+    masks = {number: empty_mask(volume.shape, len(settings.classes)) for number, volume in volumes.items()}
+    for number, _ in positive:
+        content = files.load(number)
+        masks[number] = PseudoMask(content["levels"], tuple(centre.clone() for centre in content["centres"]))
+    learned = [number for number, case in cases if case.split == "train"]
+    for index, finding in enumerate(settings.classes):
+        if not any(len(masks[number].centres[index]) for number in learned):
+            told = f"no {finding} in any volume of split train that has label 1 of it"
+            if before.round == 1:
+                raise TonnoError(
+                    f"the heatmaps show {told}; look at some by `tonno reconstruct`: has the model learned anything?"
+                )
+            raise TonnoError(f"round {before.round - 1} found {told}; give more `steps`, or fewer `rounds`")
+    return masks
+
+
+def _lessons(
+    split: str, cases: Sequence[Numbered], volumes: dict[int, WorkingVolume], masks: dict[int, PseudoMask]
+) -> Lessons:
+    """Select what belongs to a split."""
+    numbers = [number for number, case in cases if case.split == split]
+    return Lessons([volumes[number] for number in numbers], [masks[number] for number in numbers])
+
+
+def _thresholds(
+    cases: Sequence[Numbered],
+    volumes: dict[int, WorkingVolume],
+    masks: dict[int, PseudoMask],
+    trainer: Trainer,
+    work: _Work,
+) -> dict[str, Json]:
+    """Find a threshold for each class from the volumes of split ``val``."""
+    settings, group, network = work.settings, work.group, trainer.trained
+    r, a, s = work.network.spacing_mm
+    measured = [(number, case) for number, case in cases if case.split == "val"]
+    own: list[list[Answered]] = []
+    for number, case in progress_bar(
+        measured[group.rank :: group.world], desc="calibrating", unit="volume", disable=not (work.progress and measured)
+    ):
+        logits = answer(network, volumes[number], work.network.window_zyx, group.device).cpu().numpy()
+        levels = masks[number].levels.numpy()
+        own.append([
+            answered(*each, r * a * s) for each in zip(logits, levels, case.labels, strict=True)
+        ])  # fmt: skip
+    answers = group.gather(own)
+    return {
+        threshold_key(SEGMENTER, name, settings.classes): threshold_record([each[index] for each in answers])
+        for index, name in enumerate(settings.classes)
+    }
