@@ -27,6 +27,7 @@ _ABOUT = "Fact for the model's users, e.g. finding=..., modality=..., licence=..
 _ACTIVATION = "softmax if the classes exclude each other, sigmoid if each is a question of its own."
 _BATCH = "8; on CUDA 32, fewer for slices above 96 pixels, where --slices-per-volume is left out too"
 _BENCHED = "Model folder, or a timm model with random weights."
+_BAG = "Share of the loss that is of a volume's slices together: at least one is positive, or none."
 _CALIBRATED = "Method to calibrate; may be repeated."
 _CAM = "Kind of class activation map."
 _CAM_STAGE = "CAM stage of the model."
@@ -373,6 +374,7 @@ def check(manifest: Path, class_name: str) -> int:
 @click.option("--epochs", default=20, show_default=True, type=_COUNT, help=_EPOCHS)
 @click.option("--volumes-per-batch", default=8, show_default=_BATCH, type=_COUNT, metavar="V", help=_VOLUMES)
 @click.option("--slices-per-volume", default=8, show_default=True, type=_COUNT, metavar="K", help=_SLICES_PER_VOLUME)
+@click.option("--bag", default=0.0, show_default=True, type=float, metavar="X", help=_BAG)
 @click.option("--learning-rate", default=1e-3, show_default=True, type=float, help="Highest learning rate.")
 @click.option("--stage-decay", type=float, metavar="X", help=_STAGE_DECAY, show_default="1; 0.7 with --weights")
 @click.option("--freeze", default=0, show_default=True, type=int, metavar="N", help=_FREEZE)

@@ -40,6 +40,9 @@ def test_the_standard_settings_can_be_meant() -> None:
         ({"slices_per_volume": 0}, "`slices_per_volume` is 0, expected a whole number from 1"),
         ({"volumes_per_batch": 3}, "`volumes_per_batch` is 3, expected an even number: half without a finding"),
         ({"volumes_per_batch": 0}, "`volumes_per_batch` is 0, expected an even number"),
+        ({"bag": -0.1}, "`bag` is -0.1, expected a share from 0 to 1"),
+        ({"bag": 1.5}, "`bag` is 1.5"),
+        ({"bag": math.nan}, "`bag` is nan"),
         ({"freeze": -1}, "`freeze` is -1, expected a whole number from 0"),
     ],
 )

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from timm.utils import ModelEmaV3
 from torch import nn
 from tqdm import tqdm
@@ -30,6 +29,7 @@ from tonno_core.training.augmentation import Augmentation
 from tonno_core.training.cache import TrainingVolume
 from tonno_core.training.dataset import Batch, SliceSampler, prefetch
 from tonno_core.training.history import Epoch, write_history
+from tonno_core.training.loss import training_loss
 from tonno_core.training.model import (
     SliceLogits,
     initial_model,
@@ -200,7 +200,8 @@ class Trainer:
             group["lr"] = rate * group["share"]
         # Networks that drop units do so by torch's own generator.
         torch.manual_seed(settings.seed + step * self.processes.world + self.processes.rank)
-        loss = F.binary_cross_entropy_with_logits(self._shared(batch.slices), batch.labels)
+        logits = self._shared(batch.slices)
+        loss = training_loss(logits, batch.labels, settings.slices_per_volume, settings.bag)
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self._scaler.scale(loss))
         self._scaler.step(self._optimizer)

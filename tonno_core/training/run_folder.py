@@ -28,6 +28,8 @@ _RUN, _MEASURED, _CHECKPOINT = "run.json", "measured.json", "checkpoint.pt"
 _RESULTS = (_CHECKPOINT, _MEASURED, "metrics.csv", "curves.png", "split.csv")
 # A run may be resumed on another machine.
 _MAY_CHANGE = ("device", "compiled")
+# What runs of earlier builds do not say of themselves.
+_ALWAYS_WAS = {"bag": 0.0}
 
 
 class RunFolder:
@@ -165,7 +167,7 @@ class RunFolder:
         if not isinstance(stored, dict) or not isinstance(stored.get("settings"), dict):
             raise TonnoError(f"{path}: is of no training run; {advice}")
         for name, value in self._description["settings"].items():
-            before = stored["settings"].get(name)
+            before = stored["settings"].get(name, _ALWAYS_WAS.get(name))
             if name not in _MAY_CHANGE and before != value:
                 raise TonnoError(
                     f"{path}: is of another run, with {name.replace('_', '-')} {before}, now {value}; {advice}"
