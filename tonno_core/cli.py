@@ -76,6 +76,7 @@ _PRESET = "Set slices, directions and more at once; options given explicitly tak
 _QUANTILE = "Share of the negative volumes that must stay below the threshold; lower it if some hold the finding."
 _RADIUS = "Radius of the ball that the planes cover."
 _ROI = "Reconstruct only in a box: two corners in RAS mm, or a Markups ROI of 3D Slicer (.mrk.json)."
+_ROUNDS = "2: heatmaps after half of the steps say which slices miss the finding and are to lose its label."
 _ROWS = "Stage that gets rows of its own; may be repeated."
 _RUN = "Folder for checkpoints, metrics and curves."
 _RUN_METHODS = "Method to run; may be repeated."
@@ -375,6 +376,7 @@ def check(manifest: Path, class_name: str) -> int:
 @click.option("--volumes-per-batch", default=8, show_default=_BATCH, type=_COUNT, metavar="V", help=_VOLUMES)
 @click.option("--slices-per-volume", default=8, show_default=True, type=_COUNT, metavar="K", help=_SLICES_PER_VOLUME)
 @click.option("--bag", default=0.0, show_default=True, type=float, metavar="X", help=_BAG)
+@click.option("--rounds", default=1, show_default=True, type=click.IntRange(1, 2), help=_ROUNDS)
 @click.option("--learning-rate", default=1e-3, show_default=True, type=float, help="Highest learning rate.")
 @click.option("--stage-decay", type=float, metavar="X", help=_STAGE_DECAY, show_default="1; 0.7 with --weights")
 @click.option("--freeze", default=0, show_default=True, type=int, metavar="N", help=_FREEZE)
