@@ -43,8 +43,8 @@ def evidence_of(positive: torch.Tensor, *negatives: torch.Tensor) -> Evidence:
 def test_the_highest_value_on_a_plane_is_that_of_the_point_nearest_to_the_ball() -> None:
     distances = np.linspace(0.0, 0.5, 11)
     found = highest_on_planes(gaussian_ball(3.0, 1.0)[None], planes_at(distances)[None])[0, :, 0].numpy()
-    # Nodes and samples are sigma / 4 apart: interpolation and the distance to the nearest sample each cost up to h^2 / 8
-    # of the second derivative along each axis, together 6 (1/4)^2 / 8 = .047 of 3.
+    # Nodes and samples are sigma / 4 apart. Interpolation and the way to the nearest sample each cost up to h^2 / 8 of
+    # the second derivative along each axis, together 6 (1/4)^2 / 8 = .047 of 3.
     assert found == pytest.approx(1.0 + 3.0 * np.exp(-(distances**2) / (2 * SIGMA**2)), abs=0.15)
     assert (np.diff(found) < 0).all()
 
