@@ -128,7 +128,7 @@ class Evidence:
         Args:
             heatmaps: By number, of `volumes_to_look_at`: C M M M.
             labels: Of all volumes, N C.
-            planes: By number, random planes through the negative volumes: K 4 4.
+            planes: By number, random planes through the volumes: K 4 4.
 
         Returns:
             The evidence.
@@ -137,6 +137,7 @@ class Evidence:
         reached = {
             number: highest_on_planes(heatmaps[number][None], each[None])[0].cpu().numpy()
             for number, each in planes.items()
+            if not labels[number].all()
         }
         positive = [number for number in heatmaps if labels[number].any()]
         scales = {number: np.tile([0.0, 1.0, 0.0], (labels.shape[1], 1)) for number in positive}

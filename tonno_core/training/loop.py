@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -198,7 +199,8 @@ class Trainer:
         numbers = volumes_to_look_at(labels)
         files = HeatmapFiles(self.folder.heatmaps, settings.second_round)
         encoder: Classifier | None = None
-        shown = progress_bar(total=len(numbers), desc="heatmaps", unit="volume", disable=not self._progress)
+        # In the place of the training's bar, which stands still meanwhile.
+        shown = progress_bar(total=len(numbers), desc="heatmaps", unit="volume", position=0, disable=not self._progress)
         with shown as bar:
             for first in range(0, len(numbers), processes.world):
                 for number in numbers[first : first + processes.world][processes.rank : processes.rank + 1]:
@@ -213,11 +215,14 @@ class Trainer:
         processes.wait()
         heatmaps = {number: files.load(number, processes.device) for number in numbers}
         # Far from the steps of training, whose seeds count from 0.
-        planes = {
-            number: sampler.planes([number], [(settings.seed, 2**32 - 1 - number, 2)], SLICES_EACH)[0]
-            for number in numbers if not labels[number].all()
-        }  # fmt: skip
-        return Evidence.of_heatmaps(heatmaps, labels, planes)
+        seeds = [(settings.seed, 2**32 - 1 - number, 2) for number in numbers]
+        planes = dict(zip(numbers, sampler.planes(numbers, seeds, SLICES_EACH), strict=True))
+        evidence = Evidence.of_heatmaps(heatmaps, labels, planes)
+        if self._progress:
+            kept = evidence.kept(numbers, np.stack([planes[number] for number in numbers])).mean(dim=1).cpu().numpy()
+            share = kept[labels[numbers] == 1].mean()
+            tqdm.write(f"second round: slices of a finding's volumes keep {share:.0%} of its label", file=sys.stderr)
+        return evidence
 
     def _encoder(self) -> Classifier:
         """Return the classifier that a bundle of this moment would hold, ready for heatmaps."""
