@@ -102,6 +102,7 @@ def test_heatmaps_are_made_of_all_positives_and_some_negatives_of_each_class() -
 
 
 @pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_says_the_same() -> None:
     heatmaps = [gaussian_ball(9.0), gaussian_ball(1.0), gaussian_ball(1.0)]
     planes = planes_at(np.linspace(0.0, 0.5, 32))[None]
