@@ -28,6 +28,7 @@ _ABOUT = "Fact for the model's users, e.g. finding=..., modality=..., licence=..
 _ACTIVATION = "softmax if the classes exclude each other, sigmoid if each is a question of its own."
 _BATCH = "8; on CUDA 32, fewer for slices above 96 pixels, where --slices-per-volume is left out too"
 _BENCHED = "Model folder, or a timm model with random weights."
+_BAG = "Share of the loss that is of a volume's slices together: at least one is positive, or none."
 _CALIBRATED = "Method to calibrate; may be repeated."
 _BACKGROUND = "Below which value they are background, likewise; what lies between is divided by its brightness."
 _CAM = "Kind of class activation map."
@@ -86,6 +87,7 @@ _QUANTILE = "Share of the negative volumes that must stay below the threshold; l
 _RADIUS = "Radius of the ball that the planes cover."
 _ROI = "Reconstruct only in a box: two corners in RAS mm, or a Markups ROI of 3D Slicer (.mrk.json)."
 _ROUNDS = "Rounds of training: each after the first learns from the answers of the one before."
+_SECOND_ROUND = "2: heatmaps after half of the steps say which slices miss the finding and are to lose its label."
 _ROWS = "Stage that gets rows of its own; may be repeated."
 _RUN = "Folder for checkpoints, metrics and curves."
 _RUN_METHODS = "Method to run; may be repeated."
@@ -403,6 +405,8 @@ def check(manifest: Path, class_name: str) -> int:
 @click.option("--epochs", default=20, show_default=True, type=_COUNT, help=_EPOCHS)
 @click.option("--volumes-per-batch", default=8, show_default=_BATCH, type=_COUNT, metavar="V", help=_VOLUMES)
 @click.option("--slices-per-volume", default=8, show_default=True, type=_COUNT, metavar="K", help=_SLICES_PER_VOLUME)
+@click.option("--bag", default=0.0, show_default=True, type=float, metavar="X", help=_BAG)
+@click.option("--rounds", default=1, show_default=True, type=click.IntRange(1, 2), help=_SECOND_ROUND)
 @click.option("--learning-rate", default=1e-3, show_default=True, type=float, help="Highest learning rate.")
 @click.option("--stage-decay", type=float, metavar="X", help=_STAGE_DECAY, show_default="1; 0.7 with --weights")
 @click.option("--freeze", default=0, show_default=True, type=int, metavar="N", help=_FREEZE)

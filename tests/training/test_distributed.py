@@ -71,6 +71,23 @@ def test_two_processes_interrupted_and_resumed_are_one_run(tmp_path: Path) -> No
         assert torch.allclose(bundle.weights[name], tensor, rtol=0, atol=16 * 1e-4), name
 
 
+def test_two_processes_make_two_rounds_of_bags_as_one_does(tmp_path: Path) -> None:
+    # Intensities as they are: normalized by their spread, scans with a lesion would differ everywhere.
+    more = {"bag": 0.5, "rounds": 2, "intensity": "none", "steps": 6, "epochs": 2}
+    manifest = write_toy_set(tmp_path / "toy", train=6)  # heatmaps of six volumes
+    options = [part for name, value in more.items() for part in (f"--{name}", str(value))]
+    done = two_processes(
+        "train", str(manifest), "--output", str(tmp_path / "model"), *OPTIONS, *options, "--no-calibrate"
+    )
+    assert done.returncode == 0, done.stderr
+    alone = train_toy(manifest, tmp_path / "alone", **TRAIN | more)
+    for measured, expected in zip(losses(tmp_path / "model-run"), losses(tmp_path / "alone"), strict=True):
+        assert measured[0] == pytest.approx(expected[0], abs=1e-5)
+    bundle = load_bundle(tmp_path / "model")
+    for name, tensor in alone.weights.items():
+        assert torch.allclose(bundle.weights[name], tensor, rtol=0, atol=6 * 1e-4), name  # as above
+
+
 def test_an_unreadable_volume_ends_all_processes_and_is_named(tmp_path: Path) -> None:
     manifest = write_toy_set(tmp_path / "toy", train=2, val=0)
     (tmp_path / "toy" / "1.nii.gz").write_bytes(b"hello")

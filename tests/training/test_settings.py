@@ -40,6 +40,12 @@ def test_the_standard_settings_can_be_meant() -> None:
         ({"slices_per_volume": 0}, "`slices_per_volume` is 0, expected a whole number from 1"),
         ({"volumes_per_batch": 3}, "`volumes_per_batch` is 3, expected an even number: half without a finding"),
         ({"volumes_per_batch": 0}, "`volumes_per_batch` is 0, expected an even number"),
+        ({"bag": -0.1}, "`bag` is -0.1, expected a share from 0 to 1"),
+        ({"bag": 1.5}, "`bag` is 1.5"),
+        ({"bag": math.nan}, "`bag` is nan"),
+        ({"rounds": 3}, "`rounds` is 3, expected 1 or 2"),
+        ({"rounds": 0}, "`rounds` is 0"),
+        ({"rounds": 2, "epochs": 1}, "`rounds` is 2, expected at most one per epoch, 1"),
         ({"freeze": -1}, "`freeze` is -1, expected a whole number from 0"),
     ],
 )
@@ -74,6 +80,13 @@ def test_epochs_share_the_steps(steps: int, epochs: int) -> None:
     lengths = {after - before for before, after in pairwise(ends)}
     assert max(lengths) - min(lengths) <= 1
     assert min(lengths) >= 1
+
+
+@pytest.mark.parametrize(("epochs", "second"), [(2, 50), (3, 67), (4, 50), (5, 60)])
+def test_the_second_round_begins_with_an_epoch_at_about_half_of_the_steps(epochs: int, second: int) -> None:
+    settings = TrainingSettings(steps=100, epochs=epochs)
+    assert settings.second_round == 100
+    assert replace(settings, rounds=2).second_round == second
 
 
 def test_the_record_is_json_and_says_no_path() -> None:

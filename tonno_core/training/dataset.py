@@ -16,6 +16,7 @@ from tonno_core import kernels
 from tonno_core.slicing.directions import plane_basis
 from tonno_core.training.augmentation import Augmentation, change_intensities
 from tonno_core.training.cache import TrainingVolume
+from tonno_core.training.evidence import Evidence
 from tonno_core.training.voxels import DeviceVoxels, on_device
 from tonno_core.volume.grid import affine_points, ijk_to_grid
 
@@ -61,7 +62,16 @@ class SliceSampler:
     device: torch.device
     room: int = 0
 
-    def draw(self, step: int, volumes: int, slices_each: int, *, rank: int = 0, world: int = 1) -> Batch:
+    def draw(
+        self,
+        step: int,
+        volumes: int,
+        slices_each: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        evidence: Evidence | None = None,
+    ) -> Batch:
         """Draw a process's share of the batch of a step: every ``world``-th of its volumes.
 
         Args:
@@ -70,6 +80,7 @@ class SliceSampler:
             slices_each: K.
             rank: Number of this process.
             world: Number of processes.
+            evidence: Says how much of their labels slices keep; None for all.
 
         Returns:
             V / world x K slices.
@@ -78,9 +89,11 @@ class SliceSampler:
         share = chosen[rank::world]
         # Position 0 would be the same as none: a seed's trailing zeros do not count.
         seeds = [(self.seed, step, position + 1) for position in range(rank, volumes, world)]
-        labels = np.repeat(self._labels[share], slices_each, axis=0).astype(np.float32)
+        labels = on_device(np.repeat(self._labels[share], slices_each, axis=0).astype(np.float32), self.device)
         names = tuple(dict.fromkeys(self.volumes[index].name for index in chosen))
-        return Batch(self.slices(share, seeds, slices_each), on_device(labels, self.device), names)
+        if evidence is not None:
+            labels *= evidence.kept(share, self.planes(share, seeds, slices_each)).flatten(0, 1)
+        return Batch(self.slices(share, seeds, slices_each), labels, names)
 
     def slices(self, chosen: Sequence[int], seeds: Sequence[tuple[int, ...]], slices_each: int) -> torch.Tensor:
         """Cut random slices of some volumes, each by random numbers of its own.
@@ -110,6 +123,20 @@ class SliceSampler:
         fills = [source.fill for source in sources]
         slices = self._kernel.random_slices(voxels, plane_to_ijk[:, :, :3], fills, self.pixels, changes, numbers.noise)
         return slices.flatten(0, 1)
+
+    def planes(self, chosen: Sequence[int], seeds: Sequence[tuple[int, ...]], slices_each: int) -> np.ndarray:
+        """Place the planes of the slices that `slices` cuts.
+
+        Args:
+            chosen: Numbers of V volumes.
+            seeds: Start of the random numbers of each.
+            slices_each: K.
+
+        Returns:
+            slice_to_frame, V K 4 4.
+        """
+        numbers = _RandomNumbers.draw(seeds, slices_each, augmented=self.augmentation is not None)
+        return self._planes([self.volumes[number] for number in chosen], numbers)
 
     @cached_property
     def _kernel(self) -> Any | None:

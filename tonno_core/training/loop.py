@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -13,17 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
 from tonno_core.distributed import Processes
-from tonno_core.encoding.classifier import place
+from tonno_core.encoding.classifier import Classifier, create_model, place
 from tonno_core.errors import TonnoError, first_line
 from tonno_core.progress import progress_bar
 from tonno_core.training.augmentation import Augmentation
 from tonno_core.training.cache import TrainingVolume
 from tonno_core.training.dataset import Batch, SliceSampler, prefetch
+from tonno_core.training.evidence import Evidence, HeatmapFiles, heatmap, volumes_to_look_at
 from tonno_core.training.history import Epoch, write_history
+from tonno_core.training.loss import training_loss
 from tonno_core.training.model import (
     SliceLogits,
     initial_model,
@@ -34,7 +36,7 @@ from tonno_core.training.model import (
 from tonno_core.training.run_folder import RunFolder
 from tonno_core.training.settings import TrainingSettings
 from tonno_core.training.steps import MovingAverage, TrainingInterrupted, schedule, stop_requests
-from tonno_core.training.validation import Validation, validate
+from tonno_core.training.validation import SLICES_EACH, Validation, validate
 from tonno_core.training.voxels import room_on
 
 # Steps between two looks at a device's losses, for which the host waits. On a CPU they are known when a step is done.
@@ -102,6 +104,7 @@ class Trainer:
         self._look_every = 1 if device.type == "cpu" else _LOOK_EVERY
         self._unseen: list[tuple[tuple[str, ...], torch.Tensor]] = []  # names of volumes and the loss, by step
         self._at = _Position()
+        self._evidence: Evidence | None = None
 
     @property
     def history(self) -> Sequence[Epoch]:
@@ -143,6 +146,8 @@ class Trainer:
         )  # fmt: skip
         with bar, stop_requests() as stop:
             for epoch in range(len(self._at.history) + 1, settings.epochs + 1):
+                if self._evidence is None and self._at.step >= settings.second_round:
+                    self._evidence = self._first_round(stop)
                 self._epoch(epoch, bar, stop)
             if stop.is_set():  # during the last validation
                 raise self._interrupted()
@@ -158,6 +163,7 @@ class Trainer:
             slices_each=self.settings.slices_per_volume,
             rank=self.processes.rank,
             world=self.processes.world,
+            evidence=self._evidence,
         )
         device = self.processes.device
         started = waiting = time.monotonic()
@@ -177,6 +183,52 @@ class Trainer:
         at.busy += time.monotonic() - started
         self._finish_epoch(epoch)
 
+    def _first_round(self, stop: threading.Event) -> Evidence:
+        """Make the first round's heatmaps, each process its share, but for those that are there; compare them."""
+        settings, processes, sampler = self.settings, self.processes, self._sampler
+        labels = np.array([volume.labels for volume in sampler.volumes])
+        numbers = volumes_to_look_at(labels)
+        files = HeatmapFiles(self.folder.heatmaps, settings.second_round)
+        encoder: Classifier | None = None
+        # In the place of the training's bar, which stands still meanwhile.
+        shown = progress_bar(total=len(numbers), desc="heatmaps", unit="volume", position=0, disable=not self._progress)
+        with shown as bar:
+            for first in range(0, len(numbers), processes.world):
+                for number in numbers[first : first + processes.world][processes.rank : processes.rank + 1]:
+                    if not files.holds(number):
+                        if self._at.step > settings.second_round:
+                            raise files.missing()
+                        encoder = encoder or self._encoder()
+                        files.save(number, heatmap(sampler.volumes[number], encoder, settings.slice_size))
+                bar.update(min(processes.world, len(numbers) - first))
+                if processes.any(stop.is_set()):
+                    raise self._interrupted()
+        processes.wait()
+        heatmaps = {number: files.load(number, processes.device) for number in numbers}
+        # Far from the steps of training, whose seeds count from 0.
+        seeds = [(settings.seed, 2**32 - 1 - number, 2) for number in numbers]
+        planes = dict(zip(numbers, sampler.planes(numbers, seeds, SLICES_EACH), strict=True))
+        evidence = Evidence.of_heatmaps(heatmaps, labels, planes)
+        if self._progress:
+            kept = evidence.kept(numbers, np.stack([planes[number] for number in numbers])).mean(dim=1).cpu().numpy()
+            share = kept[labels[numbers] == 1].mean()
+            tqdm.write(f"second round: slices of a finding's volumes keep {share:.0%} of its label", file=sys.stderr)
+        return evidence
+
+    def _encoder(self) -> Classifier:
+        """Return the classifier that a bundle of this moment would hold, ready for heatmaps."""
+        settings, device = self.settings, self.processes.device
+        network = create_model(
+            settings.encoder, channels=settings.channels, classes=len(settings.classes), norm=settings.norm,
+            slice_size=settings.slice_size,
+        )  # fmt: skip
+        network.load_state_dict(self.weights())
+        encoder = Classifier(
+            network, settings.classes, channels=settings.channels, device=device, convention=settings.convention
+        )
+        encoder.fit(settings.slice_size, self._precision)
+        return encoder
+
     def _interrupted(self) -> TrainingInterrupted:
         return TrainingInterrupted(
             f"interrupted after step {self._at.step} of {self.settings.steps}; {self.folder.checkpoint} holds it, "
@@ -191,7 +243,8 @@ class Trainer:
             group["lr"] = rate * group["share"]
         # Networks that drop units do so by torch's own generator.
         torch.manual_seed(settings.seed + step * self.processes.world + self.processes.rank)
-        loss = F.binary_cross_entropy_with_logits(self._shared(batch.slices), batch.labels)
+        logits = self._shared(batch.slices)
+        loss = training_loss(logits, batch.labels, settings.slices_per_volume, settings.bag)
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self._scaler.scale(loss))
         self._scaler.step(self._optimizer)

@@ -5,6 +5,7 @@ measured.json    the size of the training volumes' foreground
 checkpoint.pt    weights, optimizer and position; `tonno bundle --weights` reads it too
 metrics.csv, curves.png, split.csv (where the manifest gave no split)
 cache/           prepared volumes; removed when the run is complete
+heatmaps/        of training volumes after the first of two rounds; likewise
 calibration/     what the calibration measured of each volume; likewise
 """
 
@@ -28,6 +29,8 @@ _RUN, _MEASURED, _CHECKPOINT = "run.json", "measured.json", "checkpoint.pt"
 _RESULTS = (_CHECKPOINT, _MEASURED, "metrics.csv", "curves.png", "split.csv")
 # A run may be resumed on another machine.
 _MAY_CHANGE = ("device", "compiled")
+# What runs of earlier builds do not say of themselves.
+_ALWAYS_WAS = {"bag": 0.0, "rounds": 1}
 
 
 class Settings(Protocol):
@@ -54,6 +57,11 @@ class RunFolder:
     def cache(self) -> Path:
         """Return the folder of prepared volumes."""
         return self.path / "cache"
+
+    @property
+    def heatmaps(self) -> Path:
+        """Return the folder of the first round's heatmaps."""
+        return self.path / "heatmaps"
 
     @property
     def calibration(self) -> Path:
@@ -113,8 +121,9 @@ class RunFolder:
         try:
             for name in _RESULTS if overwrite else ():
                 (self.path / name).unlink(missing_ok=True)
-            if overwrite and self.calibration.is_dir():
-                shutil.rmtree(self.calibration)
+            for folder in (self.heatmaps, self.calibration) if overwrite else ():
+                if folder.is_dir():
+                    shutil.rmtree(folder)
         except OSError as error:
             raise TonnoError(f"`run` {self.path}: cannot be written ({error.strerror or error})") from error
         _write_json(self.path / _RUN, self._description)
@@ -162,8 +171,8 @@ class RunFolder:
         return value
 
     def finish(self) -> None:
-        """Remove the prepared volumes, and what was measured of them."""
-        for folder in (self.cache, self.calibration):
+        """Remove the prepared volumes, their heatmaps, and what was measured of them."""
+        for folder in (self.cache, self.heatmaps, self.calibration):
             shutil.rmtree(folder, ignore_errors=True)
 
     def _check_same(self, stored: object, path: Path) -> None:
@@ -172,7 +181,7 @@ class RunFolder:
         if not isinstance(stored, dict) or not isinstance(stored.get("settings"), dict):
             raise TonnoError(f"{path}: is of no training run; {advice}")
         for name, value in self._description["settings"].items():
-            before = stored["settings"].get(name)
+            before = stored["settings"].get(name, _ALWAYS_WAS.get(name))
             if name not in _MAY_CHANGE and before != value:
                 raise TonnoError(
                     f"{path}: is of another run, with {name.replace('_', '-')} {before}, now {value}; {advice}"

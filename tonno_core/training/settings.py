@@ -38,6 +38,9 @@ class TrainingSettings:
         epochs: Parts of the run; each ends with a validation and a checkpoint.
         volumes_per_batch: Volumes in a batch, half of them without a finding.
         slices_per_volume: Random slices of each of these.
+        bag: Share of the loss that is of a volume's slices together, from 0 to 1.
+        rounds: 2 for a second half of the steps in which slices keep as much of a finding's label as the heatmaps of
+            the first half's classifier say.
         learning_rate: Highest learning rate.
         warmup: Share of the steps in which the learning rate rises.
         stage_decay: Factor on the learning rate from each stage to the one before it.
@@ -62,6 +65,8 @@ class TrainingSettings:
     epochs: int = 20
     volumes_per_batch: int = 8
     slices_per_volume: int = 8
+    bag: float = 0.0
+    rounds: int = 1
     learning_rate: float = 1e-3
     warmup: float = 0.05
     stage_decay: float = 1.0
@@ -107,6 +112,14 @@ class TrainingSettings:
         """
         return round(self.steps * epoch / self.epochs)
 
+    @property
+    def second_round(self) -> int:
+        """Return the step at which the second round begins: at the end of an epoch, about half of the steps.
+
+        All steps where there is none.
+        """
+        return self.steps if self.rounds < 2 else self.epoch_end((self.epochs + 1) // 2)
+
     def check(self) -> None:
         """Check the values, before hours of training.
 
@@ -123,9 +136,12 @@ class TrainingSettings:
         _require(0 < self.stage_decay <= 1, "stage_decay", self.stage_decay, "a number above 0, at most 1")
         _require(0 <= self.ema < 1, "ema", self.ema, "a number from 0 to below 1, as 0.99")
         _require(0 <= self.warmup < 1, "warmup", self.warmup, "a share from 0 to below 1")
+        _require(0 <= self.bag <= 1, "bag", self.bag, "a share from 0 to 1")
         for name in ("steps", "epochs", "slices_per_volume"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number from 1")
         _require(self.epochs <= self.steps, "epochs", self.epochs, f"at most one per step, {self.steps}")
+        _require(self.rounds in (1, 2), "rounds", self.rounds, "1 or 2")
+        _require(self.rounds <= self.epochs, "rounds", self.rounds, f"at most one per epoch, {self.epochs}")
         even = self.volumes_per_batch >= 2 and self.volumes_per_batch % 2 == 0
         _require(even, "volumes_per_batch", self.volumes_per_batch, "an even number: half without a finding")
         _require(self.freeze >= 0, "freeze", self.freeze, "a whole number from 0")

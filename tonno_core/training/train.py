@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tonno_core.bundle.decide import check_stages
+from tonno_core.bundle.decide import check_stages, standard_stage
 from tonno_core.bundle.file import BundleSpec
 from tonno_core.cohort.manifest import Case, Manifest
 from tonno_core.distributed import Processes
@@ -65,10 +65,11 @@ def check_trainable(settings: TrainingSettings, stages: Sequence[int] = ()) -> t
     parameter_groups(model, settings)
     encoder = Classifier(model, settings.classes, channels=settings.channels, convention=settings.convention)
     try_slice(encoder, settings.slice_size, settings.encoder)
-    if stages:
+    if stages or settings.rounds > 1:
         for weight in encoder.model.get_classifier().parameters():
             nn.init.normal_(weight)  # in a copy: a head that starts at zero would give no map yet
-        check_stages(stages, encoder, 0, settings.slice_size)
+        needed = tuple(stages) or (standard_stage(encoder, 0, settings.slice_size),)
+        check_stages(needed, encoder, 0, settings.slice_size)
     return tuple(said)
 
 
