@@ -525,7 +525,7 @@ def distill(
     The classifier looks for findings in the volumes of split train that have them; a 3D network learns from what its
     heatmaps are sure of, and that the other volumes show nothing. No mask is opened. The result is a model like any
     other. Ctrl-C keeps the heatmaps and a checkpoint, from which --resume continues. Under torchrun, the processes
-    share the volumes and every batch. Needs MONAI: pip install 'tonno-core[segmenter]'.
+    share the volumes and every batch. Needs MONAI: pip install 'monai>=1.4'.
     """
     from tonno_core.commands.distill import distill_bundle, settings_of
     from tonno_core.commands.train import Destination

@@ -247,7 +247,7 @@ def test_without_monai_its_installation_is_named(
 ) -> None:
     monkeypatch.setattr(library, "find_spec", lambda name: None)
     message = tonno.refused(*asked(places, tmp_path / "model"))
-    assert "pip install 'tonno-core[segmenter]'" in message
+    assert "pip install 'monai>=1.4'" in message
     assert list(tmp_path.iterdir()) == []
 
 

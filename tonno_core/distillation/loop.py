@@ -34,6 +34,9 @@ from tonno_core.training.run_folder import RunFolder
 from tonno_core.training.steps import MovingAverage, TrainingInterrupted, schedule, stop_requests
 
 Weights = dict[str, torch.Tensor]
+# Norm at which a step's gradient is cut off. The robust loss and the Dice both lose their gradient where the answer is
+# sure, also where it is wrong: one long step to an empty answer would be the last.
+_LONGEST_GRADIENT = 1.0
 # Steps between two looks at a device's losses, for which the host waits. On a CPU they are known when a step is done.
 _LOOK_EVERY = 20
 
@@ -238,6 +241,8 @@ class Trainer:
         loss = parts.total(settings)
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self._scaler.scale(loss))
+        self._scaler.unscale_(self._optimizer)
+        nn.utils.clip_grad_norm_(self.model.parameters(), _LONGEST_GRADIENT)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         if self._average is not None:

@@ -39,7 +39,7 @@ def require_monai() -> None:
         TonnoError: It is not.
     """
     if find_spec("monai") is None:
-        raise TonnoError("a segmenter needs MONAI, which is not installed: pip install 'tonno-core[segmenter]'")
+        raise TonnoError("a segmenter needs MONAI, which is not installed: pip install 'monai>=1.4'")
 
 
 def build_network(network: SegmenterNetwork, classes: int, channels: int = 1) -> nn.Module:
