@@ -49,6 +49,7 @@ class Run:
         precision: Of the encoder.
         choices: The model's choices, which bring the heatmaps' thresholds.
         profiles: Whether the planes along R, A and S are looked at for the logits' profiles.
+        halves: Whether heatmaps of either half of the directions can be made as well.
     """
 
     asked: ReconstructionSettings
@@ -63,6 +64,7 @@ class Run:
     precision: torch.dtype
     choices: ModelChoices
     profiles: bool = True
+    halves: bool = False
 
     @property
     def variants(self) -> tuple[Variant, ...]:
