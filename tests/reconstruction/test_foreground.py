@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.networks import random_network, spec_of
 from tests.runs import finished, look_at
 from tests.training.toy import toy_scan
+from tonno_core.bundle.decide import decide
 from tonno_core.bundle.file import Bundle
 from tonno_core.bundle.ready import ReadyModel, prepare_model
+from tonno_core.reconstruction import project
 from tonno_core.reconstruction.foreground import Foreground, order_statistics, quantile_between
 from tonno_core.settings import ReconstructionSettings, Variant
 from tonno_core.volume.foreground import foreground_mask
@@ -66,6 +69,29 @@ def test_values_are_those_that_are_shown(turned: bool, choices: dict[str, Any]) 
         expected = shown[name].array[where & projected.inside]
         # float32: the same sums in another order.
         np.testing.assert_allclose(values, expected, rtol=0, atol=2e-6 * np.abs(expected).max(), err_msg=name)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_halves_are_those_of_the_directions_and_make_the_whole(turned: bool) -> None:
+    scan, model = oblique(toy_scan(1, 1)) if turned else toy_scan(1, 1), model_of("zscore")
+    run = replace(decide(SETTINGS, model, variants=VARIANTS), halves=True, profiles=False)
+    (projected,) = project(scan, model.encoder, run, batch_size=5)
+    foreground = Foreground(projected, foreground_mask(scan))
+    whole = foreground.measure(VARIANTS, lambda name, values: values)
+    found = foreground.measure(VARIANTS, lambda name, values: values, halves=True)
+    for name, values in found.items():
+        assert values.shape == (2, foreground.count)
+        expected = np.asarray(whole[name])
+        # float32: a difference of sums, and the same sums in another order. The halves of six directions count alike.
+        np.testing.assert_allclose(values.mean(0), expected, rtol=0, atol=4e-6 * np.abs(expected).max(), err_msg=name)
+        same = VARIANTS[name].method in ("slicewise-cam", "slicewise-cam-3axes", "center")
+        assert (np.abs(values[0] - values[1]).max() <= 1e-6 * np.abs(expected).max()) == same
+        # What they are compared with is made of the same directions.
+        evidence, tonno = foreground.evidence(VARIANTS[name]), found["tonno"]
+        np.testing.assert_allclose(evidence, tonno, rtol=0, atol=2e-6 * np.abs(tonno).max())
+    only = {"slices": VARIANTS["slices"]}
+    (projected,) = project(scan, model.encoder, replace(decide(SETTINGS, model, variants=only), halves=True))
+    assert Foreground(projected, foreground_mask(scan)).evidence(VARIANTS["slices"]) is None
 
 
 def test_without_foreground_all_that_is_covered_is_measured_and_nothing_is_quite_zero() -> None:

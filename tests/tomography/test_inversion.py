@@ -11,6 +11,7 @@ import torch
 
 from tests.analytic import Blobs, correlation, grid_around, make_blobs, slope, voxel_centres
 from tonno_core.encoding.encoder import PixelSum
+from tonno_core.reporting import Timings
 from tonno_core.settings import CAM_METHODS, FilterKind, Variant
 from tonno_core.slicing.directions import hemisphere, sphere
 from tonno_core.slicing.frame import physical_frame
@@ -18,7 +19,7 @@ from tonno_core.slicing.plan import SlicePlan
 from tonno_core.slicing.sampling import SliceSource, sample_slices
 from tonno_core.tomography.backprojection import Backprojector
 from tonno_core.tomography.grid import TargetGrid
-from tonno_core.tomography.inversion import average, cell_pitch, invert
+from tonno_core.tomography.inversion import Inverter, average, cell_pitch, invert
 from tonno_core.tomography.projection import Projections
 from tonno_core.volume.grid import ijk_to_grid
 
@@ -201,6 +202,43 @@ def test_shared_terms_are_backprojected_once(monkeypatch: pytest.MonkeyPatch) ->
         channels.clear()
         invert(ideal_maps(BLOBS, plan, 0.1), plan, grid, variants)
         assert channels == [expected]
+
+
+@pytest.mark.parametrize("most", [1, 8])  # of eight variants each has a channel, or they share terms
+def test_each_half_is_what_a_run_of_its_directions_gives(most: int) -> None:
+    normals = hemisphere(9)
+    plan, grid = plan_of(normals, slices=15, pixels=16), cube(9)
+    variants = [Variant("tonno", filter="hann"), Variant("matched-cam", (STAGE,)), Variant("averaged-cam", (STAGE,))]
+    variants += [Variant("matched-cam", (STAGE,), sigma_scale=scale) for scale in (0.5, 2.0)][: most - 1]
+    ones = list(ideal_maps(BLOBS, plan, 0.1))
+    inverter = Inverter(plan, grid, variants, halves=True)
+    for start in range(0, 9, 3):  # the second batch reaches over the middle, 4
+        some = ones[start : start + 3]
+        maps = torch.cat([one.maps[STAGE] for one in some])
+        logits = torch.cat([one.logits for one in some])
+        inverter.add(Projections(slice(start, start + 3), logits, {STAGE: maps}), Timings())
+    whole = invert(ones, plan, grid, variants).heatmaps
+    for second, part in ((False, slice(0, 4)), (True, slice(4, 9))):
+        alone = plan_of(normals[part], slices=15, pixels=16)
+        expected = invert(ideal_maps(BLOBS, alone, 0.1), alone, grid, variants).heatmaps
+        for one in variants:
+            # float64; the second half is the difference of two sums
+            torch.testing.assert_close(inverter.half(one, second), expected[one], rtol=1e-12, atol=1e-11)
+    for one in variants:
+        both = (4 * inverter.half(one, False) + 5 * inverter.half(one, True)) / 9
+        torch.testing.assert_close(both, whole[one], rtol=1e-12, atol=1e-11)
+        torch.testing.assert_close(inverter.heatmap(one), whole[one], rtol=1e-12, atol=1e-12)
+
+
+def test_there_are_no_halves_unless_they_were_asked_for_and_all_directions_are_there() -> None:
+    plan, grid = plan_of(hemisphere(4), slices=9, pixels=16), cube(5)
+    tonno, ones = Variant("tonno"), list(ideal_logits(BLOBS, plan_of(hemisphere(4), slices=9, pixels=16)))
+    plain, half = Inverter(plan, grid, [tonno]), Inverter(plan, grid, [tonno], halves=True)
+    plain.add(ones[0], Timings())
+    half.add(Projections(slice(0, 3), ones[0].logits[:3], {}), Timings())
+    for inverter in (plain, half):
+        with pytest.raises(ValueError, match="no halves of all directions"):
+            inverter.half(tonno, False)
 
 
 def test_average_is_the_plain_mean_of_the_maps() -> None:

@@ -14,7 +14,11 @@ from tests.networks import random_network, spec_of
 from tests.runs import executed
 from tests.training.toy import toy_scan
 from tonno_core.bundle.calibration import LEAST_TO_CHOOSE
+from tonno_core.bundle.decide import decide
 from tonno_core.bundle.file import Bundle
+from tonno_core.bundle.ready import prepare_model
+from tonno_core.reconstruction import execute
+from tonno_core.segmentation.metrics import dice
 from tonno_core.settings import ReconstructionSettings, Variant, model_defaults
 from tonno_core.training import calibration
 from tonno_core.training import look as looking
@@ -23,6 +27,7 @@ from tonno_core.training.candidates import default_candidates
 from tonno_core.training.look import Look
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.io import write_volume
+from tonno_core.volume.volume import Volume
 
 QUIETLY = Look("cpu", "float32", progress=False)
 SETTINGS = ReconstructionSettings(methods=("tonno", "matched-cam"), slices=10, directions=6)
@@ -90,7 +95,8 @@ def test_the_choice_is_stored_with_all_that_moves_the_threshold(
     for method in SETTINGS.methods:
         record = found.thresholds[f"{method}/b"]
         assert (record["negative_volumes"], record["positive_volumes"]) == (3, 2)
-        assert record["auc"] == max(one["auc"] for one in found.records if one["method"] == method)
+        assert record["agreement"] == max(one["agreement"] for one in found.records if one["method"] == method)
+        assert record["chosen_by"] == "agreement"
         assert (record["settings"]["slices"], record["settings"]["directions"]) == (10, 6)
         # With it the bundle makes this variant, and finds its threshold.
         spec = dataclasses.replace(bundle.spec, thresholds=found.thresholds, calibration=found.records)
@@ -149,6 +155,22 @@ def test_each_volume_is_projected_once_unless_there_is_no_memory_for_those_that_
         assert one["threshold"] == pytest.approx(other["threshold"], rel=1e-5)  # float32, in other company
 
 
+def test_what_was_kept_of_another_way_to_measure_agreement_is_measured_anew(
+    bundle: Bundle, scans: list[tuple[Path, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = dataclasses.replace(SETTINGS, methods=("tonno",), slices=6, directions=4)
+    measured, original = [], calibration.foreground_of
+    monkeypatch.setattr(calibration, "foreground_of", lambda scan, *given: measured.append(1) or original(scan, *given))
+    found = []
+    # What an earlier build kept has no such mark at all, and may serve for negatives, whose numbers are the same.
+    for mark, expected in ((1, 5), (1, 5), (2, 7)):
+        monkeypatch.setattr(calibration, "AGREEMENT", mark)
+        look, search = dataclasses.replace(QUIETLY, kept=tmp_path / "kept"), Search(candidates=[Variant("tonno")])
+        found.append(calibrate(bundle, scans, settings, search, look))
+        assert len(measured) == expected
+    assert found[0] == found[1] == found[2]
+
+
 def test_nothing_is_added_up_where_there_is_no_noise_to_weigh_by(
     bundle: Bundle, peaks: dict[Variant, tuple[float, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +209,59 @@ def test_stages_without_maps_are_no_candidates() -> None:
     assert found[0].stages == (11,)
 
 
+# -------------------- the choice, where blur tells best whether, and not where
+
+
+def findings(index: int, label: int) -> tuple[Volume, np.ndarray]:
+    """A noisy ball, with label 1 a finding of 2 to 3 voxels' radius in it; and where that is.
+
+    The first has a speck that is brighter than a finding and much smaller: only a sharp heatmap mistakes it for one.
+    """
+    rng = np.random.default_rng(index)
+    zyx = np.stack(np.mgrid[-8:8, -8:8, -8:8]) + 0.5
+    truth = (np.square(zyx - rng.uniform(-3, 3, (3, 1, 1, 1))).sum(0) < rng.uniform(2, 3) ** 2) & (label > 0)
+    array = 1.0 * truth + 0.15 * rng.normal(size=truth.shape)
+    if index == 0:
+        array[8, 8, 8] += 18.0
+    array[np.square(zyx).sum(0) >= 60] = 0.0
+    return Volume(array.astype(np.float32), np.diag([4.0, 4.0, 4.0, 1.0])), truth
+
+
+def test_the_sharp_variant_is_chosen_where_a_blurred_one_has_the_higher_auc(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The means of slices are all that the model sees, so that ToNNO's heatmap is the volume itself.
+    model = prepare_model("pixel-sum", SETTINGS, "cpu", "float32")
+    monkeypatch.setattr(calibration, "prepare_model", lambda *_: model)
+    spec = dataclasses.replace(bundle.spec, classes=model.encoder.classes)
+    settings = ReconstructionSettings(methods=("tonno",), slices=16, directions=48, frame="normalized")
+    cases = [(tmp_path / f"{index}.nii.gz", int(index >= 20)) for index in range(26)]
+    for index, (path, label) in enumerate(cases):
+        write_volume(findings(index, label)[0], path)
+    sharp, blurred = Variant("tonno", smooth_mm=4.0), Variant("tonno", smooth_mm=8.0)
+    found = run(dataclasses.replace(bundle, spec=spec), cases, settings=settings, candidates=[blurred, sharp])
+    by_width = {one["smooth_mm"]: one for one in found.records}
+    assert by_width[8.0]["auc"] == 1.0 > by_width[4.0]["auc"] > 0.9
+    overlap: dict[float, list[float]] = {4.0: [], 8.0: []}
+    for index in (20, 21):
+        scan, truth = findings(index, 1)
+        made = execute(scan, model.encoder, decide(settings, model, variants={"4": sharp, "8": blurred}))
+        for width, values in overlap.items():
+            values.append(dice(made.heatmaps[f"{width:g}"].array >= by_width[width]["threshold"], truth))
+    assert np.mean(overlap[4.0]) > 0.7 > 0.55 > np.mean(overlap[8.0])
+    assert by_width[4.0]["agreement"] > by_width[8.0]["agreement"]
+    record = found.thresholds["tonno"]
+    assert (record["settings"]["smooth_mm"], record["chosen_by"]) == (4.0, "agreement")
+    assert record["agreement"] == by_width[4.0]["agreement"]
+    # Where agreement is best, masks are better still than at what the negatives ask for.
+    best = []
+    for index in (20, 21):
+        scan, truth = findings(index, 1)
+        made = execute(scan, model.encoder, decide(settings, model, variants={"it": sharp})).heatmaps["it"].array
+        best.append(dice(made >= record["agreement_threshold"], truth))
+    assert np.mean(best) > np.mean(overlap[4.0])
+
+
 # -------------------- the choice, on peaks made up
 
 A, B, C = (Variant("averaged-cam", (stage,)) for stage in (1, 2, 3))
@@ -209,10 +284,14 @@ def peaks(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> Iterator[dict[Vari
     def values(read: Read, variants: dict[str, Variant], watched: Any) -> dict[str, tuple[float, float]]:
         return {name: (made_up[variant][read.volume], -1.0) for name, variant in variants.items()}
 
+    def without_agreement(read: Read, variants: dict[str, Variant], watched: Any) -> dict[str, tuple[float]]:
+        return {name: (made_up[variant][read.volume],) for name, variant in variants.items()}
+
     monkeypatch.setattr(calibration, "LEAST_TO_CHOOSE", 1)
     monkeypatch.setattr(Look, "read", lambda look, path, run: Read(int(path.name)))
     monkeypatch.setattr(calibration, "foreground_of", lambda scan, *_: scan)
     monkeypatch.setattr(calibration, "peaks_and_floors", values)
+    monkeypatch.setattr(calibration, "peaks_and_agreements", without_agreement)
     yield made_up
 
 

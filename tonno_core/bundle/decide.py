@@ -52,6 +52,7 @@ class Run:
         choices: The model's choices, which bring the heatmaps' thresholds.
         profiles: Whether the planes along R, A and S are looked at for the logits' profiles.
         network: A segmenter's, which looks at no planes; None where an encoder answers slices.
+        halves: Whether heatmaps of either half of the directions can be made as well.
     """
 
     asked: ReconstructionSettings
@@ -67,6 +68,7 @@ class Run:
     choices: ModelChoices
     profiles: bool = True
     network: SegmenterNetwork | None = None
+    halves: bool = False
 
     @property
     def variants(self) -> tuple[Variant, ...]:

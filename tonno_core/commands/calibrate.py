@@ -196,13 +196,13 @@ def summary_of(spec: BundleSpec) -> list[str]:
         spec: The model's description.
 
     Returns:
-        Lines for the terminal: each method's threshold, AUC and choices.
+        Lines for the terminal: each method's threshold, AUC and choices, and by what it was chosen.
     """
     lines = []
     for key, record in spec.thresholds.items():
         names = Variant(key.partition("/")[0]).choices()
         chosen = ", ".join(f"{name} {record['settings'][name]}" for name in names)
-        lines.append(f"{key}: threshold {record['threshold']:.4g}, {_area_of(record)}; {chosen}")
+        lines.append(f"{key}: threshold {record['threshold']:.4g}, {_area_of(record)}; {chosen}{_reason_of(record)}")
         for other in record.get(OTHER_PLANES, ()):
             lines.append(f"  {planes_text(other['settings'])}: threshold {other['threshold']:.4g}")
     few = [record for record in spec.thresholds.values() if _is_few(record)]
@@ -240,6 +240,12 @@ def _is_few(record: Json) -> bool:
     """Return whether a method has its default because there were too few volumes to choose by."""
     counts = [record.get(f"{kind}_volumes", LEAST_TO_CHOOSE) for kind in ("positive", "negative")]
     return "nested_auc" in record and bool(min(counts) < LEAST_TO_CHOOSE)
+
+
+def _reason_of(record: Json) -> str:
+    """Return by what a record's variant was chosen; nothing where it was not, or an earlier version does not say."""
+    reasons = {"agreement": f" (by agreement, {record.get('agreement', 0.0):.2f})", "auc": " (by peak AUC)"}
+    return reasons.get(record.get("chosen_by", ""), "")
 
 
 def _area_of(record: Json) -> str:

@@ -160,7 +160,7 @@ def _candidates(choices: ModelChoices, settings: ReconstructionSettings) -> list
     """Return what the calibration tried for the class and methods, the best of it first."""
     tried = choices.tried_variants(settings.class_name)
     asked = [variant for variant in tried if variant.method in settings.methods]
-    return sorted(asked, key=lambda variant: -(tried[variant].get("auc") or 0.0))
+    return sorted(asked, key=lambda variant: -(tried[variant].get("agreement", tried[variant].get("auc")) or 0.0))
 
 
 def _calibrated(

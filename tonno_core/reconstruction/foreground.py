@@ -16,6 +16,7 @@ import torch
 
 from tonno_core.reconstruction.projected import BLIND_TO_CONSTANTS, Projected
 from tonno_core.settings import CAM_METHODS, Variant
+from tonno_core.tomography.grid import TargetGrid
 from tonno_core.tomography.inversion import Inverter
 from tonno_core.volume.smoothing import Block, Interpolation
 
@@ -49,6 +50,7 @@ class Foreground:
         self.count = int(np.count_nonzero(self._mask))
         self._index: torch.Tensor | None = None
         self._interpolations: dict[tuple[tuple[int, ...] | None, tuple[float, ...]], Interpolation] = {}
+        self._evidence: dict[int, torch.Tensor | None] = {}
 
     @property
     def nbytes(self) -> int:
@@ -60,15 +62,20 @@ class Foreground:
             variants = each.variants if isinstance(each, Inverter) else tuple(each.heatmaps)
             terms = {term for variant in variants for term in each.terms(variant)}
             sums = {variant.stages or variant.filter for variant in variants}  # each knows its nodes' places
-            tensors += 4 * math.prod(each.grid.shape) * (len(terms) + _NODE * len(sums))
+            copies = 1 + planes.run.halves
+            tensors += 4 * math.prod(each.grid.shape) * (copies * len(terms) + _NODE * len(sums))
+        tensors += sum(each.nbytes for each in self._evidence.values() if each is not None)
         return planes.volume.array.nbytes + self._mask.nbytes + planes.inside.nbytes + tensors
 
-    def measure(self, variants: Mapping[str, Variant], measure: Measure) -> dict[str, npt.NDArray[np.generic]]:
+    def measure(
+        self, variants: Mapping[str, Variant], measure: Measure, *, halves: bool = False
+    ) -> dict[str, npt.NDArray[np.generic]]:
         """Measure heatmaps; the host waits for a device once, at the end.
 
         Args:
             variants: By name, all of which the planes give.
             measure: Called with a name and its values, one for each voxel in the order of the array, on the device.
+            halves: Call it with values ``2 n`` by either half of the directions, see `Projected.halves`.
 
         Returns:
             What it returned, by name.
@@ -83,7 +90,8 @@ class Foreground:
             for term, weight in made_of[name].items():
                 key = (term, variant.smooth_mm)
                 if key not in kept:
-                    kept[key] = self._values(term, variant.smooth_mm, smooths)
+                    raw, grid = self.projected.halves(term) if halves else self.projected.term(term)
+                    kept[key] = self._values(raw, grid, variant.smooth_mm, smooths)
                 uses[key] -= 1
                 share = kept[key] if uses[key] else kept.pop(key)
                 values = share * weight if values is None else values.add_(share, alpha=weight)
@@ -95,16 +103,48 @@ class Foreground:
         numbers = torch.stack([found[name] for name in variants]).cpu().numpy() if found else ()
         return dict(zip(variants, numbers, strict=True))
 
-    def _values(self, term: Variant, smooth_mm: float, smooths: tuple[float, ...]) -> torch.Tensor:
-        values, grid = self.projected.term(term)
-        values = values.to(self.projected.planes.run.device, torch.float32)
+    def whole(self, halves: torch.Tensor, variant: Variant) -> torch.Tensor:
+        """Put a heatmap's halves together.
+
+        Args:
+            halves: ``2 n``, from `measure`.
+            variant: Whose they are.
+
+        Returns:
+            ``n``.
+        """
+        directions = self.projected.planes.run.directions_of(variant)
+        share = (directions // 2) / directions if directions else 0.5
+        return share * halves[0] + (1.0 - share) * halves[1]
+
+    def evidence(self, variant: Variant) -> torch.Tensor | None:
+        """Return ToNNO's heatmap, not smoothed, by either half of the directions of a variant.
+
+        Args:
+            variant: That the planes give.
+
+        Returns:
+            ``2 n`` on the device, see `Projected.evidence`; None where there are no directions over the sphere.
+        """
+        count = self.projected.planes.run.directions_of(variant)
+        if count not in self._evidence:
+            raw = self.projected.evidence(variant)
+            self._evidence[count] = None if raw is None else self._values(*raw, 0.0, (0.0,))
+        return self._evidence[count]
+
+    def _values(
+        self, raw: torch.Tensor, grid: TargetGrid | None, smooth_mm: float, smooths: tuple[float, ...]
+    ) -> torch.Tensor:
+        """Bring raw values to the voxels, ``Z Y X`` or ``C Z Y X``, which gives ``n`` or ``C n``."""
+        values = raw.to(self.projected.planes.run.device, torch.float32)
         key = (None if grid is None else grid.shape, smooths)
         if key not in self._interpolations:
             self._interpolations[key] = self.projected.interpolation(grid, smooths, values, self._block)
-        block = self._interpolations[key](values[None], smooth_mm)[0]
+        block = self._interpolations[key](values.reshape(-1, *values.shape[-3:]), smooth_mm)
         if self._index is None:
             self._index = torch.as_tensor(np.flatnonzero(self._mask[self._block])).to(block.device)
-        return block.flatten()[self._index]
+        found = block.flatten(1)[:, self._index]
+        return found[0] if values.ndim == 3 else found
 
 
 def _order(variant: Variant) -> tuple[float, str, tuple[int, ...]]:

@@ -274,6 +274,38 @@ class Projected:
         """
         return self._part(variant, Timings())
 
+    def halves(self, variant: Variant) -> tuple[torch.Tensor, TargetGrid | None]:
+        """Return the values of a raw heatmap by either half of the directions, of a run that has `Run.halves`.
+
+        Args:
+            variant: From `terms`.
+
+        Returns:
+            ``2 Z Y X`` on the device, twice the same where the heatmap is not made of directions over the sphere; and
+            their grid, None for the input's.
+        """
+        inverter = None if variant.method == "center" or variant in self.slicewise else self._inverter(variant)
+        if isinstance(inverter, Inverter):
+            return torch.stack([inverter.half(variant, second) for second in (False, True)]), inverter.grid
+        values, grid = self.term(variant)
+        return values.expand(2, *values.shape), grid
+
+    def evidence(self, variant: Variant) -> tuple[torch.Tensor, TargetGrid] | None:
+        """Return ToNNO's heatmap, not smoothed, by either half of the directions that a variant is made of.
+
+        Args:
+            variant: That it gives; one that is not made of directions over the sphere takes any others'.
+
+        Returns:
+            As `halves`; None where there are no such directions.
+        """
+        own = self._inverter(next(iter(variant.raw().parts())))
+        inverter = next((each for each in (own, *self.inverters) if isinstance(each, Inverter)), None)
+        if inverter is None:
+            return None
+        tonno = Variant("tonno")
+        return torch.stack([inverter.half(tonno, second) for second in (False, True)]), inverter.grid
+
     def interpolation(
         self, grid: TargetGrid | None, smooths_mm: Sequence[float], like: torch.Tensor, block: Block | None = None
     ) -> Interpolation:

@@ -342,7 +342,7 @@ def _begin(planes: Planes, encoder: Encoder, keep: bool, processes: Processes) -
             z, y, x = grid.shape
             numbers = len(run.targets) * (1 + len(planes.filters)) * z * y * x
             filters = planes.filters if keep and numbers <= _KEPT_NUMBERS else ()
-            inverters.append(Inverter(plan, grid, parts[count], filters=filters))
+            inverters.append(Inverter(plan, grid, parts[count], filters=filters, halves=run.halves))
         made.append(Projected(planes, encoder, target, inverters))
     return made
 

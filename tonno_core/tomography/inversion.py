@@ -12,7 +12,7 @@ stages, filters and sigmas.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +46,13 @@ class Inverter:
     """
 
     def __init__(
-        self, plan: SlicePlan, grid: TargetGrid, variants: Collection[Variant], *, filters: Collection[FilterKind] = ()
+        self,
+        plan: SlicePlan,
+        grid: TargetGrid,
+        variants: Collection[Variant],
+        *,
+        filters: Collection[FilterKind] = (),
+        halves: bool = False,
     ) -> None:
         """Prepare the sums.
 
@@ -55,9 +61,11 @@ class Inverter:
             grid: Where to backproject.
             variants: Of the four methods, each of a single stage.
             filters: Others for which heatmaps may be asked later, at the cost of a channel each.
+            halves: Also keep what `half` needs, at the cost of a copy of the maps' sums.
         """
         self.plan, self.grid, self.variants = plan, grid, tuple(variants)
         self.directions = 0
+        self._middle = len(plan.directions) // 2 if halves else 0
         self._logits: list[torch.Tensor] = []
         kinds = dict.fromkeys(variant.filter for variant in variants if variant.method == "tonno")
         self._of_values = {kind: _ValueSum(kind, plan, grid) for kind in kinds}
@@ -67,6 +75,7 @@ class Inverter:
                 (stage,) = variant.stages
                 by_stage.setdefault(stage, []).append(variant)
         self._of_maps = {stage: _MapSum(some, plan, grid, filters) for stage, some in by_stage.items()}
+        self._first_values: dict[FilterKind, torch.Tensor] = {}
 
     @property
     def logits(self) -> torch.Tensor:
@@ -85,14 +94,17 @@ class Inverter:
         Raises:
             ValueError: Maps are missing.
         """
-        self._logits.append(batch.logits)
-        for values in self._of_values.values():
-            values.add(batch.logits, batch.which, timings)
-        for stage, maps in self._of_maps.items():
-            if stage not in batch.maps:
-                raise ValueError(f"{', '.join(each.method for each in maps.variants)} need projections with maps")
-            maps.add(batch.maps[stage], batch.which, timings)
-        self.directions = batch.which.stop
+        for part in _parted(batch, self._middle):
+            self._logits.append(part.logits)
+            for values in self._of_values.values():
+                values.add(part.logits, part.which, timings)
+            for stage, maps in self._of_maps.items():
+                if stage not in part.maps:
+                    raise ValueError(f"{', '.join(each.method for each in maps.variants)} need projections with maps")
+                maps.add(part.maps[stage], part.which, timings)
+                if part.which.stop == self._middle:
+                    maps.keep_half()
+            self.directions = part.which.stop
 
     def gives(self, variant: Variant) -> bool:
         """Return whether `heatmap(variant)` can be computed from the projections added so far.
@@ -141,6 +153,51 @@ class Inverter:
             values.add(self.logits, slice(0, self.directions), timings or Timings())
             self._of_values[variant.filter] = values
         return self._of_values[variant.filter].heatmap()
+
+    def half(self, variant: Variant, second: bool, timings: Timings | None = None) -> torch.Tensor:
+        """Compute a heatmap of one half of the directions, all of which were taken in.
+
+        The first half of directions in progressive order is evenly spread, and so is what it leaves.
+
+        Args:
+            variant: That `gives`.
+            second: Of the directions from the middle on, rather than those before.
+            timings: Of the steps.
+
+        Returns:
+            ``Z Y X`` on the target grid, not smoothed; the mean of both, weighted by their directions, is `heatmap`.
+
+        Raises:
+            ValueError: Nothing was kept for it, or not all directions were taken in.
+        """
+        directions = len(self.plan.directions)
+        if not 0 < self._middle < self.directions == directions:
+            raise ValueError("no halves of all directions")
+        first = self._first_half(variant, timings or Timings())
+        if not second:
+            return first
+        whole = self.heatmap(variant, timings)
+        return (whole * directions - first * self._middle) / (directions - self._middle)
+
+    def _first_half(self, variant: Variant, timings: Timings) -> torch.Tensor:
+        if variant.method != "tonno":
+            return self._of_maps[variant.stages[0]].heatmap(variant, half=True)
+        if variant.filter not in self._first_values:
+            values = _ValueSum(variant.filter, self.plan, self.grid)
+            values.add(self.logits[: self._middle], slice(0, self._middle), timings)
+            self._first_values[variant.filter] = values.heatmap()
+        return self._first_values[variant.filter]
+
+
+def _parted(batch: Projections, middle: int) -> Iterator[Projections]:
+    """Yield a batch, in two where it reaches over the middle of the directions."""
+    start, stop = batch.which.start, batch.which.stop
+    if not start < middle < stop:
+        yield batch
+        return
+    for which in (slice(start, middle), slice(middle, stop)):
+        rows = slice(which.start - start, which.stop - start)
+        yield Projections(which, batch.logits[rows], {stage: maps[rows] for stage, maps in batch.maps.items()})
 
 
 def invert(
@@ -254,6 +311,7 @@ class _MapSum:
         self._terms = _terms(variants, filters)
         self._merged = not filters and len(self._terms) >= len(variants)
         self._sum: Backprojector | None = None
+        self._first: torch.Tensor | None = None
         self._channels = torch.empty(0)
         self._half_cell = 0.0
 
@@ -271,14 +329,23 @@ class _MapSum:
     def gives(self, variant: Variant) -> bool:
         return variant in self.variants or (not self._merged and set(self._weights(variant)) <= set(self._terms))
 
-    def heatmap(self, variant: Variant) -> torch.Tensor:
-        if self._sum is None:
+    def keep_half(self) -> None:
+        """Keep the means of the directions so far, which are half of them."""
+        if self._sum is not None:
+            self._first = self._sum.map_mean
+
+    def heatmap(self, variant: Variant, *, half: bool = False) -> torch.Tensor:
+        if self._sum is None or (half and self._first is None):
             raise ValueError("no projections")
         if self._merged:
-            return self._sum.channel_mean(self.variants.index(variant))
-        means = {term: self._sum.channel_mean(self._terms.index(term)) for term in self._weights(variant)}
+            return self._mean(self.variants.index(variant), half)
+        means = {term: self._mean(self._terms.index(term), half) for term in self._weights(variant)}
         first, *others = (weight * means[term] for term, weight in self._weights(variant).items())
         return sum(others, start=first)
+
+    def _mean(self, channel: int, half: bool) -> torch.Tensor:
+        assert self._sum is not None
+        return self._first[channel] if half and self._first is not None else self._sum.channel_mean(channel)
 
     def terms(self, variant: Variant) -> dict[Variant, float]:
         if self._merged:

@@ -1,8 +1,9 @@
-"""What a model brings with it for each method: the variant that tells volumes apart best, and its threshold.
+"""What a model brings with it for each method: the variant that tells best where the finding is, and its threshold.
 
-From image-level labels alone; no mask is read. A variant's score for a volume is the heatmap's highest foreground
-voxel: the variant is chosen by the area under the ROC curve of these peaks. What the heatmap reaches in volumes
-without the finding is noise: the threshold is what most of them never reach anywhere (docs/method.md).
+From image-level labels alone; no mask is read. What the heatmap reaches in volumes without the finding is noise: the
+threshold is what most of them never reach anywhere. The variant is chosen by how well what its threshold marks in
+volumes with the finding, by half of the directions, agrees with the evidence of the other half (`training.agreement`);
+where there are no directions over the sphere, by the area under the ROC curve of the heatmaps' peaks (docs/method.md).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tonno_core.reconstruction.foreground import Foreground, order_statistics, q
 from tonno_core.reconstruction.run import ReadyScan
 from tonno_core.segmentation.metrics import auc
 from tonno_core.settings import ReconstructionSettings, Variant
+from tonno_core.training.agreement import Agreement, best_threshold, measure_agreement
 from tonno_core.training.candidates import add_stages, default_candidates, neighbouring_stages
 from tonno_core.training.look import Amounts, Case, Job, Look, Watched, amounts, facts_of
 from tonno_core.volume.foreground import foreground_mask
@@ -37,6 +39,8 @@ FLOOR_QUANTILE = 0.999
 DEVIATIONS = 1.96
 # Pairs of a positive and a negative volume that are left out in turn, at most.
 LEFT_OUT = 200
+# How agreement is measured; what was measured otherwise is measured anew.
+AGREEMENT = 1
 # So many negative volumes say how much each stage counts where stages are added up, before all volumes are looked at.
 WEIGHING_VOLUMES = 8
 # Positive volumes whose heatmaps with other planes are compared with these.
@@ -58,11 +62,12 @@ class Calibration:
 
 @dataclass
 class _Tried:
-    """A variant's peaks by label, and its noise floors, one number per volume."""
+    """A variant's peaks by label, its noise floors, and its agreement in positive volumes, each one per volume."""
 
     variant: Variant
     peaks: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
     floors: list[float] = field(default_factory=list)
+    agreements: list[Agreement] = field(default_factory=list)
 
     @property
     def auc(self) -> float | None:
@@ -80,7 +85,8 @@ class _Tried:
     def without(self, negative: int, positive: int) -> _Tried:
         """Return the same without one volume of each label."""
         kept = [values[:out] + values[out + 1 :] for values, out in zip(self.peaks, (negative, positive), strict=True)]
-        return _Tried(self.variant, (kept[0], kept[1]), self.floors)
+        agreements = self.agreements[:positive] + self.agreements[positive + 1 :]
+        return _Tried(self.variant, (kept[0], kept[1]), self.floors, agreements)
 
     @property
     def separation(self) -> float:
@@ -97,13 +103,22 @@ class _Tried:
         """The mean of the noise floors."""
         return float(np.mean(self.floors))
 
+    def threshold(self, quantile: float) -> float:
+        """Return what that share of the negative volumes never reach."""
+        return float(np.quantile(self.peaks[0], quantile))
+
+    def agreement(self, quantile: float) -> float | None:
+        """Return the mean agreement of what the threshold marks in positive volumes; None where it was not measured."""
+        if not self.agreements or len(self.agreements) < len(self.peaks[1]):
+            return None
+        threshold = self.threshold(quantile)
+        return float(np.mean([each.at(threshold) for each in self.agreements]))
+
     def numbers(self, quantile: float) -> dict[str, float | None]:
         """What a record says of it; the threshold is that quantile of the negatives' peaks."""
-        return {
-            "threshold": float(np.quantile(self.peaks[0], quantile)),
-            "noise_floor": self.floor,
-            "auc": self.auc,
-        }
+        numbers = {"threshold": self.threshold(quantile), "noise_floor": self.floor, "auc": self.auc}
+        agreement = self.agreement(quantile)
+        return numbers if agreement is None else numbers | {"agreement": agreement}
 
 
 @dataclass(frozen=True)
@@ -133,10 +148,10 @@ def calibrate(
 ) -> Calibration:
     """Choose a variant and a threshold for each method of a bundle, from volumes with labels of a class.
 
-    Of single stages the highest AUC wins, then the larger separation, then the first; a sum of that stage and a
-    neighbor goes before it where its AUC is not clearly lower. With fewer than `LEAST_TO_CHOOSE` volumes of a label it
-    is the first of each method, its default; without negative volumes there is no noise to measure, and nothing is
-    returned.
+    The highest agreement wins, then the first. Where none can be measured, of single stages the highest AUC wins, then
+    the larger separation, then the first; a sum of that stage and a neighbor goes before it where its AUC is not
+    clearly lower. With fewer than `LEAST_TO_CHOOSE` volumes of a label it is the first of each method, its default;
+    without negative volumes there is no noise to measure, and nothing is returned.
 
     Args:
         bundle: The model.
@@ -178,7 +193,7 @@ class _Trial:
     def __init__(self, model: ReadyModel, settings: ReconstructionSettings, cases: Sequence[Case], look: Look) -> None:
         self._model, self._settings, self._cases, self._look = model, settings, cases, look
         self._compared = [number for number, (_, label) in enumerate(cases) if label][:COMPARED_VOLUMES]
-        self._found: dict[int, dict[str, tuple[float, float]]] = {}
+        self._found: dict[int, dict[str, list[float]]] = {}
 
     def tried(self, variants: Sequence[Variant], some: Sequence[int] = ()) -> list[_Tried]:
         """Return what variants reach, those of an earlier call first, in some of the cases by number, or in all."""
@@ -186,11 +201,11 @@ class _Trial:
         named = {str(index): variant for index, variant in enumerate(variants)}
         jobs, numbers, run = [], [], decide(self._settings, model, variants=named)
         for number in some or range(len(self._cases)):
-            path, _ = self._cases[number]
+            path, label = self._cases[number]
             found = self._found.setdefault(number, {})
             left = {name: variant for name, variant in run.targets[0].variants.items() if name not in found}
             if left:
-                wanted = replace(run, targets=(replace(run.targets[0], variants=left),))
+                wanted = replace(run, targets=(replace(run.targets[0], variants=left),), halves=bool(label))
                 keep = bool(some) or number in self._compared
                 jobs.append(self._job(path, wanted, again=bool(found), keep=keep))
                 numbers.append(number)
@@ -200,10 +215,12 @@ class _Trial:
         for number in sorted(self._found):
             label = self._cases[number][1]
             for name, each in tried.items():
-                peak, floor = self._found[number][name]
+                peak, *more = self._found[number][name]
                 each.peaks[label].append(peak)
                 if label == 0:
-                    each.floors.append(floor)
+                    each.floors.extend(more)
+                elif more:
+                    each.agreements.append(Agreement.of_numbers(more))
         return list(tried.values())
 
     def _job(self, path: Path, run: Run, *, again: bool, keep: bool) -> Job:
@@ -216,14 +233,16 @@ class _Trial:
             held = look.held.take(path, model, run) if again else None
             return look.read(path, run) if held is None else held
 
-        def measure(scan: ReadyScan | Foreground, watched: Watched) -> dict[str, tuple[float, float]]:
+        def measure(scan: ReadyScan | Foreground, watched: Watched) -> Mapping[str, tuple[float, ...]]:
             foreground = scan if isinstance(scan, Foreground) else foreground_of(scan, model, run, watched)
-            found = peaks_and_floors(foreground, variants, watched)
+            measured = peaks_and_agreements if run.halves else peaks_and_floors
+            found = measured(foreground, variants, watched)
             if keep:
                 look.held.keep(path, model, run, foreground)
             return found
 
-        return Job(path, facts_of(model, run), takes, read, measure)
+        facts = facts_of(model, run) | ({"agreement": AGREEMENT} if run.halves else {})
+        return Job(path, facts, takes, read, measure)
 
 
 def foreground_of(scan: ReadyScan, model: ReadyModel, run: Run, watched: Watched) -> Foreground:
@@ -271,6 +290,36 @@ def peaks_and_floors(
     }
 
 
+def peaks_and_agreements(
+    foreground: Foreground, variants: Mapping[str, Variant], watched: Watched
+) -> dict[str, tuple[float, ...]]:
+    """Measure what heatmaps reach in a volume with the finding, and how well their halves agree.
+
+    Args:
+        foreground: Of the volume, of a run with halves.
+        variants: By name.
+        watched: Is told how far it is.
+
+    Returns:
+        By name the highest value, then what `Agreement.of_numbers` reads; nothing then where no directions over the
+        sphere were looked at.
+    """
+
+    def measure(name: str, halves: torch.Tensor) -> torch.Tensor:
+        watched.heatmaps()
+        variant = variants[name]
+        whole = foreground.whole(halves, variant)
+        evidence = foreground.evidence(variant)
+        peak = whole.max()[None]
+        if evidence is None:
+            return peak
+        return torch.cat([peak, measure_agreement(whole, halves, evidence.to(whole.device))])
+
+    found = foreground.measure(variants, measure, halves=True)
+    watched.heatmaps(0)
+    return {name: tuple(numbers.tolist()) for name, numbers in found.items()}
+
+
 def auc_error(area: float, negative: int, positive: int) -> float:
     """Compute the standard error of an AUC (J. A. Hanley, B. J. McNeil, Radiology 143(1), 1982, 29-36).
 
@@ -307,7 +356,7 @@ def auc_interval(area: float, negative: int, positive: int) -> tuple[float, floa
     return float(min(held.min(initial=area), area)), float(max(held.max(initial=area), area))
 
 
-def nested_auc(tried: list[_Tried]) -> float | None:
+def nested_auc(tried: list[_Tried], quantile: float = SHARE_OF_VOLUMES) -> float | None:
     """Estimate the AUC of a method whose variant is chosen: of volumes that the choice did not see.
 
     A positive and a negative volume are left out in turn, the others choose, and the two are compared by that variant.
@@ -315,6 +364,7 @@ def nested_auc(tried: list[_Tried]) -> float | None:
 
     Args:
         tried: The method's variants.
+        quantile: Share of the negative volumes that stay below the threshold.
 
     Returns:
         The share of pairs in the right order, ties counting half; None where a label has fewer than two volumes.
@@ -327,14 +377,23 @@ def nested_auc(tried: list[_Tried]) -> float | None:
         pairs = [pairs[index] for index in np.random.default_rng(0).choice(len(pairs), LEFT_OUT, replace=False)]
     wins = 0.0
     for negative, positive in pairs:
-        best = _best([candidate.without(negative, positive) for candidate in tried]).variant
+        best = _best([candidate.without(negative, positive) for candidate in tried], quantile).variant
         chosen = next(candidate for candidate in tried if candidate.variant == best)
         low, high = chosen.peaks[0][negative], chosen.peaks[1][positive]
         wins += (high > low) + 0.5 * (high == low)
     return float(wins / len(pairs))
 
 
-def _best(tried: list[_Tried]) -> _Tried:
+def _best(tried: list[_Tried], quantile: float = SHARE_OF_VOLUMES) -> _Tried:
+    """Return a method's best by agreement; without it, by AUC."""
+    agreements = [candidate.agreement(quantile) for candidate in tried]
+    known = [each for each in agreements if each is not None]
+    if tried[0].auc is None or len(known) < len(tried):
+        return _best_by_auc(tried)
+    return tried[int(np.argmax(known))]  # the first of equals
+
+
+def _best_by_auc(tried: list[_Tried]) -> _Tried:
     """Return a method's best of a single stage by AUC and separation, or that stage and its neighbor added up.
 
     A few dozen volumes cannot tell which stage is right. Where the sum, else made alike, is not clearly worse (by more
@@ -358,7 +417,7 @@ def _chosen(tried: list[_Tried], spec: BundleSpec, settings: ReconstructionSetti
     for method in dict.fromkeys(candidate.variant.method for candidate in tried):
         of_method = [candidate for candidate in tried if candidate.variant.method == method]
         choosing = len(of_method) > 1 and min(map(len, of_method[0].peaks)) >= LEAST_TO_CHOOSE
-        best = _best(of_method) if choosing else of_method[0]
+        best = _best(of_method, quantile) if choosing else of_method[0]
         thresholds[threshold_key(method, settings.class_name, spec.classes)] = {
             **best.numbers(quantile),
             "volume_quantile": quantile,
@@ -366,7 +425,8 @@ def _chosen(tried: list[_Tried], spec: BundleSpec, settings: ReconstructionSetti
             "negative_volumes": len(best.peaks[0]),
             "positive_volumes": len(best.peaks[1]),
             "settings": settings_that_matter(best.variant, settings),
-            **_honest(best, of_method if choosing else []),
+            **({} if best.agreement(quantile) is None else {"agreement_threshold": best_threshold(best.agreements)}),
+            **_honest(best, of_method if choosing else [], quantile),
         }
     records = [
         {"class": settings.class_name, **candidate.variant.record(), **candidate.numbers(quantile)}
@@ -375,10 +435,12 @@ def _chosen(tried: list[_Tried], spec: BundleSpec, settings: ReconstructionSetti
     return Calibration(thresholds, records)
 
 
-def _honest(best: _Tried, chosen_from: list[_Tried]) -> Json:
-    """Return ``nested_auc`` of a record, of volumes that the choice did not see, and its interval."""
-    area = nested_auc(chosen_from) if chosen_from else best.auc
+def _honest(best: _Tried, chosen_from: list[_Tried], quantile: float) -> Json:
+    """Return what a record says of the choice; ``nested_auc`` is of volumes that it did not see, with an interval."""
+    area = nested_auc(chosen_from, quantile) if chosen_from else best.auc
     record: Json = {"chosen_from": max(1, len(chosen_from)), "nested_auc": area}
+    if chosen_from:
+        record["chosen_by"] = "auc" if best.agreement(quantile) is None else "agreement"
     if area is not None:
         record["nested_auc_interval"] = list(auc_interval(area, len(best.peaks[0]), len(best.peaks[1])))
     return record
