@@ -13,7 +13,7 @@ from tonno_core.distillation.patches import PatchSampler, crop, empty_mask, pseu
 from tonno_core.distillation.pseudo_mask import BACKGROUND, FINDING, UNKNOWN
 from tonno_core.distillation.volumes import WorkingVolume
 
-STILL = replace(SETTINGS, rotation=0, scaling=0, intensity_scaling=0, intensity_shift=0, noise=0)
+STILL = replace(SETTINGS, rotation=0, scaling=0, intensity_scaling=0, intensity_shift=0, noise=0, gamma=1)
 SHAPE, WINDOW = (12, 10, 6), (8, 8, 8)  # the volume is larger than the window along Z and Y, smaller along X
 FILL = -1.0
 

@@ -145,7 +145,7 @@ class Trainer:
         fused = True if device.type == "cuda" else None  # one launch for many weights
         self._optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate, fused=fused)
         self._average = MovingAverage(self.model, settings.ema) if settings.ema else None
-        self._precision = training_precision(settings.precision, device)
+        self._precision = training_precision(settings.precision, device, dense=True)
         # Gradients in float16 would vanish; scaled they do not. bfloat16 has float32's range.
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._precision == torch.float16)
         self._network = SegmenterLogits(self.model, self._precision)

@@ -162,7 +162,7 @@ class PatchSampler:
         settings = self.settings
         return Augmentation(
             self.spacing_zyx, settings.rotation, settings.scaling, settings.intensity_scaling,
-            settings.intensity_shift, settings.noise,
+            settings.intensity_shift, settings.noise, settings.gamma,
         )  # fmt: skip
 
     @cached_property

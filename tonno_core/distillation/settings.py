@@ -62,6 +62,8 @@ class DistillationSettings:
         intensity_scaling: Largest share by which contrasts are changed.
         intensity_shift: Largest shift, in standard deviations of the volume's intensities.
         noise: Largest standard deviation of noise, in the same.
+        gamma: Largest exponent by which the brightness between a patch's darkest and brightest voxel is bent, and the
+            inverse of the smallest; 1 for none.
         seed: Start of all random numbers.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``auto``, ``float32`` or ``bfloat16``.
@@ -83,12 +85,12 @@ class DistillationSettings:
     patch: tuple[int, int, int] | None = None
     filters: int = 16
     blocks: tuple[int, ...] = (1, 2, 2, 4)
-    steps: int = 500
+    steps: int = 1000
     epochs: int = 5
     rounds: int = 1
     volumes_per_batch: int = 2
     centred: float = 0.5
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     warmup: float = 0.1
     prior: float = 0.05
     ema: float = 0.99
@@ -103,6 +105,7 @@ class DistillationSettings:
     intensity_scaling: float = 0.2
     intensity_shift: float = 0.1
     noise: float = 0.1
+    gamma: float = 1.5
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
@@ -147,6 +150,7 @@ class DistillationSettings:
         _require(self.contrast >= 0, "contrast", self.contrast, "a number from 0")
         _require(0 <= self.smoothing < 100, "smoothing", self.smoothing, "voxels from 0")
         _require(0 <= self.centred <= 1, "centred", self.centred, "a share from 0 to 1")
+        _require(1 <= self.gamma < 10, "gamma", self.gamma, "a number from 1 to below 10")
         _require(0 <= self.rotation <= 90, "rotation", self.rotation, "degrees from 0 to 90")
         for name in ("voxel_weight", "dice_weight", "volume_weight", "finding_weight", "intensity_shift", "noise"):
             value = getattr(self, name)

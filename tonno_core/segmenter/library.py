@@ -155,7 +155,7 @@ def _window_weights(window: tuple[int, int, int]) -> torch.Tensor:
 
 
 class Augmentation:
-    """Random changes of patches and their pseudo-masks: rotation, size, mirroring, contrast, brightness and noise.
+    """Random changes of patches and their pseudo-masks: rotation, size, mirroring, contrast, brightness, noise, gamma.
 
     Args:
         spacing_zyx: Of the voxels in mm. An angle between axes of unlike spacing is smaller by their ratio, as voxels
@@ -165,10 +165,11 @@ class Augmentation:
         intensity_scaling: Largest share by which contrasts change.
         intensity_shift: Largest shift of all intensities, in those of the network's input.
         noise: Largest standard deviation of white noise, in the same.
+        gamma: Largest exponent of the brightness between a patch's extremes, and the inverse of the smallest.
     """
 
     # Share of the patches that undergo each change.
-    _TURNED, _CHANGED, _MIRRORED = 0.5, 0.5, 0.5
+    _TURNED, _CHANGED, _MIRRORED = 1.0, 0.5, 0.5
 
     def __init__(
         self,
@@ -178,12 +179,13 @@ class Augmentation:
         intensity_scaling: float,
         intensity_shift: float,
         noise: float,
+        gamma: float = 1.0,
     ) -> None:
         self._angles = []
         for axis in range(3):
             first, second = (spacing_zyx[other] for other in range(3) if other != axis)
             self._angles.append(math.radians(rotation) * min(first / second, second / first))
-        self._scaling, self._intensities = scaling, (intensity_scaling, intensity_shift, noise)
+        self._scaling, self._intensities = scaling, (intensity_scaling, intensity_shift, noise, gamma)
 
     def reach(self, window: tuple[int, int, int]) -> tuple[int, int, int]:
         """Return the sides of the region of which a patch may be made.
@@ -231,7 +233,7 @@ class Augmentation:
         from monai import transforms as monai
 
         both = ("image", "levels")
-        scaling, shift, noise = self._intensities
+        scaling, shift, noise, gamma = self._intensities
         return monai.Compose([
             monai.RandAffined(
                 both, prob=self._TURNED, rotate_range=self._angles, scale_range=[self._scaling] * 3,
@@ -241,4 +243,5 @@ class Augmentation:
             monai.RandScaleIntensityd("image", factors=scaling, prob=self._CHANGED),
             monai.RandShiftIntensityd("image", offsets=shift, prob=self._CHANGED),
             monai.RandGaussianNoised("image", prob=self._CHANGED, std=noise),
+            *([monai.RandAdjustContrastd("image", self._CHANGED, (1.0 / gamma, gamma))] if gamma > 1 else []),
         ])  # fmt: skip

@@ -109,18 +109,19 @@ def set_training_mode(model: nn.Module) -> None:
             layer.eval()
 
 
-def training_precision(name: str, device: torch.device) -> torch.dtype:
+def training_precision(name: str, device: torch.device, *, dense: bool = False) -> torch.dtype:
     """Choose the precision of a training's network by name and hardware.
 
     Args:
         name: As for `choose_precision`.
         device: Where it is trained.
+        dense: As for `choose_precision`.
 
     Returns:
         What `choose_precision` does, with bfloat16 in place of float16 but on a GPU without units for bfloat16 (before
         compute capability 8.0); there the loss has to be scaled.
     """
-    precision = choose_precision(name, device)
+    precision = choose_precision(name, device, dense=dense)
     if precision != torch.float16:
         return precision
     old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
