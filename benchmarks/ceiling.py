@@ -28,7 +28,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.segmenter.network import SegmenterNetwork
 from tonno_core.segmenter.working import working_grid
 from tonno_core.training.run_folder import RunFolder
-from tonno_core.volume.io import read_mask
+from tonno_core.volume.io import read_mask, read_volume
 
 
 def true_levels(numbered: Numbered, network: SegmenterNetwork) -> torch.Tensor:
@@ -36,7 +36,9 @@ def true_levels(numbered: Numbered, network: SegmenterNetwork) -> torch.Tensor:
     _, case = numbered
     levels = []
     for index, path in enumerate(case.masks):
-        assert path is not None
+        if path is None:  # of a volume whose label says that there is nothing
+            levels.append(torch.full(network_shape(case, network), BACKGROUND))
+            continue
         mask = read_mask(path)
         grid = working_grid(mask, network.spacing_mm)
         inside = torch.as_tensor(finding_in(mask.array, case.values_of(index), path), dtype=torch.float32)
@@ -44,8 +46,13 @@ def true_levels(numbered: Numbered, network: SegmenterNetwork) -> torch.Tensor:
     return torch.stack(levels).to(torch.uint8)
 
 
+def network_shape(case: Case, network: SegmenterNetwork) -> tuple[int, ...]:
+    """Return the working grid's shape of a volume."""
+    return tuple(working_grid(read_volume(case.volume), network.spacing_mm).shape)
+
+
 def by_masks(manifest: Manifest) -> Manifest:
-    """Label the volumes of train and val by their masks, and leave out those that have none."""
+    """Label the volumes of train and val by their masks; those with the finding and no mask are left out."""
 
     def labelled(case: Case) -> Case:
         found = [
@@ -54,7 +61,10 @@ def by_masks(manifest: Manifest) -> Manifest:
         ]
         return dataclasses.replace(case, labels=tuple(map(int, found)))
 
-    cases = [case for case in manifest.cases if case.split in ("train", "val") and None not in case.masks]
+    def known(case: Case) -> bool:
+        return all(path or not label for path, label in zip(case.masks, case.labels, strict=True))
+
+    cases = [case for case in manifest.cases if case.split in ("train", "val") and known(case)]
     return dataclasses.replace(manifest, cases=tuple(map(labelled, cases)))
 
 

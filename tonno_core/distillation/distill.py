@@ -200,7 +200,7 @@ def _answered(before: Before, volumes: dict[int, WorkingVolume], work: _Work) ->
     channels = len(next(iter(volumes.values())).array)
     model = build_network(work.network, len(settings.classes), channels)
     model.load_state_dict(before.weights)
-    network = SegmenterLogits(model.to(device), training_precision(settings.precision, device)).eval()
+    network = SegmenterLogits(model.to(device), training_precision(settings.precision, device, dense=True)).eval()
 
     def label(numbered: Numbered, described: SegmenterNetwork) -> torch.Tensor:
         number, case = numbered
