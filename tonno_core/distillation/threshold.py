@@ -14,13 +14,13 @@ from tonno_core.output import Json
 from tonno_core.segmentation.connected import runs_of
 
 # Thresholds to choose from; 0, where the finding is as likely as not, if nothing tells them apart.
-LADDER = tuple(half / 2.0 for half in range(-10, 3))
+LADDER = (-3.0, -2.5, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0)
 # The noise floor: one voxel in a thousand of a negative scan reaches it.
 FLOOR_QUANTILE = 0.999
 # This share of the volumes without the finding shall show none.
 SHARE_OF_VOLUMES = 0.95
 # A part is never dropped that is larger than this share of what volumes with the finding show.
-_MOST_OF_A_FINDING = 0.05
+_MOST_OF_A_FINDING = 0.25
 
 
 @dataclass(frozen=True)
