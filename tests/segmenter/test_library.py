@@ -56,9 +56,9 @@ def test_help_does_not_import_monai() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120, stdout=subprocess.DEVNULL)
 
 
-def test_without_monai_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_monai_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "find_spec", lambda name: None)
-    with pytest.raises(TonnoError, match=r"pip install 'tonno-core\[segmenter\]'"):
+    with pytest.raises(TonnoError, match="pip install 'monai>=1.4'"):
         build_network(NETWORK, 1)
 
 
