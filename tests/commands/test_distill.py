@@ -28,11 +28,16 @@ from tonno_core import cli
 from tonno_core.bundle.file import load_bundle, save_bundle
 from tonno_core.cohort.manifest import read_manifest
 from tonno_core.cohort.split import split_patients
+from tonno_core.commands import distill as distill_command
 from tonno_core.distillation import loop, volumes
+from tonno_core.distillation.distill import Segmenter
+from tonno_core.distillation.settings import DistillationSettings
 from tonno_core.distillation.teacher import Teacher
 from tonno_core.distillation.volumes import counts_of
 from tonno_core.segmenter import library
+from tonno_core.segmenter.network import SegmenterNetwork
 from tonno_core.signals import ending_signals
+from tonno_core.training.run_folder import RunFolder
 from tonno_core.volume.io import read_volume
 
 OPTIONS = [
@@ -361,3 +366,21 @@ def test_two_processes_are_one_run(places: tuple[Path, Path], tonno: Tonno, tmp_
             names = ("loss", "voxel_loss", "dice_loss", "volume_loss")
             tables.append([[float(row[name]) for name in names] for row in csv.DictReader(file)])
     assert np.allclose(*tables, rtol=0, atol=2e-5)  # sums of float32 in another order, six digits
+
+
+def test_a_segmenter_that_ended_empty_says_so(tmp_path: Path) -> None:
+    record = {"final_loss": 1.0, "seconds": 1.0}
+    network = SegmenterNetwork((2.0, 2.0, 2.0), (32, 32, 32))
+    known = {"threshold": 0.0, "min_volume_mm3": 0.0, "negative_volumes": 2}
+    run = RunFolder(tmp_path, DistillationSettings(), read_manifest(write_toy_set(tmp_path / "toy")))
+    said = {
+        agreement: distill_command._summary(
+            Segmenter(network, {}, {"segmenter": {**known, "agreement": agreement}}, record),
+            tmp_path / "model",
+            run,
+            split_made=False,
+        )
+        for agreement in (0.02, 0.5, None)
+    }
+    assert ["warning" in text for text in said.values()] == [True, False, False]
+    assert "`learning_rate`" in said[0.02]

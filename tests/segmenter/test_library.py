@@ -58,7 +58,7 @@ def test_help_does_not_import_monai() -> None:
 
 def test_without_monai_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "find_spec", lambda name: None)
-    with pytest.raises(TonnoError, match="pip install 'monai>=1.4'"):
+    with pytest.raises(TonnoError, match=r"pip install 'monai>=1\.4'"):
         build_network(NETWORK, 1)
 
 

@@ -29,6 +29,9 @@ from tonno_core.segmenter.library import require_monai
 from tonno_core.training.run_folder import RunFolder
 from tonno_core.words import findings_of
 
+# Dice with the pseudo-masks of val, at the best threshold, below which a segmenter has not learned them.
+_ASTRAY = 0.1
+
 
 @dataclass(frozen=True)
 class _Recorded:
@@ -216,6 +219,12 @@ def _summary(made: Segmenter, output: Path, folder: RunFolder, *, split_made: bo
             f"{key}: threshold {threshold['threshold']:.4g}, parts from {threshold[MIN_VOLUME]:g} mm3 "
             f"({f'{count} volumes' if count else 'no volume'} of val without the finding)"
         )
+        if (agreement := threshold.get("agreement")) is not None and agreement < _ASTRAY:
+            lines.append(
+                f"{key}: warning: it marks hardly any of what the heatmaps' pseudo-masks mark (Dice {agreement:.2g}): "
+                "the training ended empty or astray; try a lower `learning_rate`, more `steps`, or other heatmaps "
+                "(`method`)"
+            )
     if split_made:
         lines.append(f"the manifest gives no split: that of the classifier's training was made again, {folder.split}")
     lines.append(f"curves, metrics and the heatmaps in {folder.path}")
