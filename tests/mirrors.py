@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from tonno_core.bundle.file import save_bundle, segmenter_spec
-from tonno_core.segmenter.library import build_network
 from tonno_core.segmenter.network import SegmenterNetwork
+from tonno_core.segmenter.with_monai import build_network
 
 NETWORK = SegmenterNetwork((2.0, 2.0, 2.0), (16, 16, 16), filters=8, blocks=(1, 1))
 

@@ -34,7 +34,7 @@ from tonno_core.distillation.distill import Segmenter
 from tonno_core.distillation.settings import DistillationSettings
 from tonno_core.distillation.teacher import Teacher
 from tonno_core.distillation.volumes import counts_of
-from tonno_core.segmenter import library
+from tonno_core.segmenter import with_monai
 from tonno_core.segmenter.network import SegmenterNetwork
 from tonno_core.signals import ending_signals
 from tonno_core.training.run_folder import RunFolder
@@ -250,7 +250,7 @@ def test_labels_of_other_findings_are_refused(places: tuple[Path, Path], tonno: 
 def test_without_monai_its_installation_is_named(
     places: tuple[Path, Path], tonno: Tonno, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(library, "find_spec", lambda name: None)
+    monkeypatch.setattr(with_monai, "find_spec", lambda name: None)
     message = tonno.refused(*asked(places, tmp_path / "model"))
     assert "pip install 'monai>=1.4'" in message
     assert list(tmp_path.iterdir()) == []

@@ -22,8 +22,8 @@ from tonno_core.distillation.distill import Segmenter
 from tonno_core.distillation.pseudo_mask import FINDING
 from tonno_core.errors import TonnoError
 from tonno_core.segmentation.metrics import dice
-from tonno_core.segmenter.library import build_network
 from tonno_core.segmenter.segmenter import Segmenter as Segmenter3D
+from tonno_core.segmenter.with_monai import build_network
 from tonno_core.training.steps import TrainingInterrupted
 from tonno_core.volume.io import read_volume
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from tonno_core.segmenter.library import Augmentation
+from tonno_core.segmenter.with_monai import Augmentation
 
 WINDOW = (10, 12, 8)
 
@@ -77,3 +77,18 @@ def test_an_image_and_its_levels_are_turned_alike_and_nothing_from_beyond_comes_
         assert (made_levels[made > 1.9] == 2).all()
         assert (made_levels[made < 1.05] == 1).all()
         assert (made_levels == 2).sum() > 100
+
+
+def test_gamma_bends_what_lies_between_the_darkest_and_the_brightest_voxel() -> None:
+    image = torch.linspace(-1.0, 3.0, 4**3).view(1, 4, 4, 4)
+    levels = torch.ones((1, 4, 4, 4), dtype=torch.uint8)
+    bent = Augmentation((1.0, 1.0, 1.0), 0.0, 0.0, 0.0, 0.0, 0.0, 2.0)
+    made = [bent.apply(image, levels, (4, 4, 4), seed)[0].flatten().sort().values for seed in range(12)]
+    share = (image.flatten() + 1.0) / 4.0
+    # The exponent that was drawn, from the voxel nearest to the middle; it holds for all voxels.
+    exponents = [float(torch.log((each[32] + 1.0) / 4.0) / torch.log(share[32])) for each in made]
+    for each, exponent in zip(made, exponents, strict=True):
+        # float32, and MONAI adds 1e-7 to the range by which it divides
+        torch.testing.assert_close(each, 4.0 * share**exponent - 1.0, atol=1e-4, rtol=0)
+    assert min(exponents) < 0.9 and max(exponents) > 1.1
+    assert all(0.49 < exponent < 2.01 for exponent in exponents)

@@ -27,9 +27,9 @@ from tonno_core.encoding.program import Program
 from tonno_core.encoding.weights import StateDict, load_exactly, read_weights
 from tonno_core.errors import TonnoError, first_line, plain
 from tonno_core.output import Json, check_output, output_folder
-from tonno_core.segmenter.library import build_network
 from tonno_core.segmenter.network import SegmenterNetwork
 from tonno_core.segmenter.segmenter import Segmenter
+from tonno_core.segmenter.with_monai import build_network
 from tonno_core.segmenter.working import channels_of
 from tonno_core.settings import ALL_METHODS, SEGMENTER, Variant, combine, parse_stages
 from tonno_core.volume.intensity import parse_intensity

@@ -25,7 +25,7 @@ from tonno_core.distributed import processes, world_size
 from tonno_core.encoding.device import choose_device, choose_precision
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
-from tonno_core.segmenter.library import require_monai
+from tonno_core.segmenter.with_monai import require_monai
 from tonno_core.training.run_folder import RunFolder
 from tonno_core.words import findings_of
 

@@ -26,8 +26,8 @@ from tonno_core.distributed import Processes
 from tonno_core.errors import TonnoError, first_line
 from tonno_core.output import Json
 from tonno_core.progress import progress_bar
-from tonno_core.segmenter.library import build_network, start_at
 from tonno_core.segmenter.network import SegmenterNetwork
+from tonno_core.segmenter.with_monai import build_network, start_at
 from tonno_core.training.dataset import prefetch
 from tonno_core.training.model import training_precision
 from tonno_core.training.run_folder import RunFolder

@@ -12,7 +12,7 @@ import torch
 from tonno_core.distillation.pseudo_mask import BACKGROUND, FINDING, UNKNOWN
 from tonno_core.distillation.settings import DistillationSettings
 from tonno_core.distillation.volumes import WorkingVolume
-from tonno_core.segmenter.library import Augmentation
+from tonno_core.segmenter.with_monai import Augmentation
 
 Shape = tuple[int, int, int]
 

@@ -16,7 +16,7 @@ from tonno_core.distillation.settings import DistillationSettings
 from tonno_core.distillation.volumes import WorkingVolume
 from tonno_core.distributed import Processes
 from tonno_core.segmentation.metrics import auc
-from tonno_core.segmenter.library import slide
+from tonno_core.segmenter.with_monai import slide
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from torch import nn
 
 from tonno_core.errors import TonnoError, is_out_of_memory
 from tonno_core.reporting import Reporter
-from tonno_core.segmenter.library import count_windows, slide
 from tonno_core.segmenter.network import SegmenterNetwork
+from tonno_core.segmenter.with_monai import count_windows, slide
 from tonno_core.segmenter.working import WorkingImage, prepare_image
 from tonno_core.volume.volume import Volume
 

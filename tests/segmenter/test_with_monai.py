@@ -13,9 +13,9 @@ import torch
 
 import tonno_core
 from tonno_core.errors import TonnoError
-from tonno_core.segmenter import library
-from tonno_core.segmenter.library import build_network, slide
+from tonno_core.segmenter import with_monai
 from tonno_core.segmenter.network import SegmenterNetwork
+from tonno_core.segmenter.with_monai import build_network, slide
 
 PACKAGE = Path(tonno_core.__file__).parent
 NETWORK = SegmenterNetwork((1.0, 1.0, 1.0), (16, 16, 8), filters=8, blocks=(1, 1))
@@ -29,7 +29,7 @@ def test_one_file_imports_monai() -> None:
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if any(name.split(".")[0] == "monai" for name in names):
                 importing.add(file.relative_to(PACKAGE).as_posix())
-    assert importing == {"segmenter/library.py", "volume/exchange.py"}  # the latter takes and gives its images
+    assert importing == {"segmenter/with_monai.py", "volume/exchange.py"}  # the latter takes and gives its images
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_one_file_imports_monai() -> None:
     [
         "import tonno_core; tonno_core.ReconstructionSettings()",
         "import tonno_core.cli",
-        "import tonno_core.segmenter.network, tonno_core.segmenter.working, tonno_core.segmenter.library",
+        "import tonno_core.segmenter.network, tonno_core.segmenter.working, tonno_core.segmenter.with_monai",
         "import tonno_core.bundle.file, tonno_core.reconstruction, tonno_core.evaluation.case",
         "import tonno_core.worker.engine, tonno_core.worker.requests, tonno_core.__main__",
     ],
@@ -57,7 +57,7 @@ def test_help_does_not_import_monai() -> None:
 
 
 def test_without_monai_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "find_spec", lambda name: None)
+    monkeypatch.setattr(with_monai, "find_spec", lambda name: None)
     with pytest.raises(TonnoError, match=r"pip install 'monai>=1\.4'"):
         build_network(NETWORK, 1)
 
