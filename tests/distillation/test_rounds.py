@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from tests.distillation.toy import SETTINGS, distill_toy, known, untrained
 from tests.training.toy import same_weights, toy_scan, write_rows, write_toy_set
@@ -206,3 +207,19 @@ def test_values_that_cannot_be_meant_are_refused(changes: dict[str, Any], messag
     SETTINGS.check()
     with pytest.raises(TonnoError, match=message):
         replace(SETTINGS, **changes).check()
+
+
+def test_long_gradients_are_cut_off(manifest: Path, bundle: Bundle, tmp_path: Path) -> None:
+    norms: list[float] = []
+
+    def watched(optimizer: torch.optim.Optimizer, arguments: Any, keywords: Any) -> None:
+        gradients = [each.grad for group in optimizer.param_groups for each in group["params"] if each.grad is not None]
+        norms.append(float(torch.stack([each.norm() for each in gradients]).norm()))
+
+    handle = register_optimizer_step_pre_hook(watched)
+    try:
+        distill_toy(manifest, tmp_path / "run", bundle, steps=2, epochs=1, dice_weight=100.0)
+    finally:
+        handle.remove()
+    # A hundred times the Dice has gradients far above 1; torch divides by the norm plus 1e-6.
+    assert norms == pytest.approx([1.0, 1.0], abs=1e-4)
