@@ -70,6 +70,10 @@ _SEGMENTERS = (
     "NAME=BUNDLE names the row. May be repeated."
 )
 _MIN_VOLUME = "Drop connected components that are smaller than this."
+_MIRRORED = (
+    "Axes along which patches are mirrored at random: some of the letters R, A and S, or none. Leave out one whose "
+    "ends differ, as midline and temple do in half heads."
+)
 _MODEL = "Model folder, or pixel-sum: a test of the whole chain without a model."
 _NEIGHBOR_MM = "Distance in mm of the slices in neighbouring channels, for classifiers of several slices at once."
 _NO_CALIBRATE = "Leave the model without thresholds; `tonno calibrate` finds them later."
@@ -109,6 +113,10 @@ _TAUGHT_BY = "Heatmap to learn from; several are averaged."
 _TEACHER = "Model folder of the classifier whose heatmaps teach."
 _TRAIN_PRECISION = "Number format. auto: bfloat16; on GPUs before Ampere float16, on CPUs without AMX float32."
 _TRAIN_SEED = "Seed of the weights, the split and the batches."
+_TRUST = (
+    "A volume's heatmaps are learned from where their peaks reach this, on average, in units of the model's "
+    "thresholds; 0 for all volumes."
+)
 _UNIT = "What a heatmap is measured in: its own peak in the volume, or the model's threshold for it."
 _VOLUMES = "Volumes per batch, an even number: half of them are negative."
 _WHITE = "What HI of a window becomes: 1, or 255 for a classifier that was fed bytes."
@@ -487,6 +495,7 @@ def train(
 @click.option("--unit", default=_DISTILLED.unit, show_default=True, type=_UNITS, help=_UNIT)
 @click.option("--finding", type=float, metavar="X", help=_FINDING, show_default=f"{_DISTILLED.finding:g}")
 @click.option("--background", type=float, metavar="X", help=_BACKGROUND, show_default=f"{_DISTILLED.background:g}")
+@click.option("--trust", type=float, metavar="X", help=_TRUST, show_default=f"{_DISTILLED.trust:g}")
 @click.option("--spacing-mm", metavar="R,A,S", help=_GRID_MM, show_default=_MEDIAN)
 @click.option("--patch", metavar="R,A,S", help=_PATCH, show_default="the volumes' size, as far as memory allows")
 @click.option("--steps", default=_DISTILLED.steps, show_default=True, type=_COUNT, help="Steps (batches) in a round.")
@@ -503,6 +512,7 @@ def train(
 @click.option(
     "--learning-rate", default=_DISTILLED.learning_rate, show_default=True, type=float, help="Highest learning rate."
 )
+@click.option("--mirrored", metavar="AXES", help=_MIRRORED, show_default=_DISTILLED.mirrored)
 @click.option("--ema", default=_DISTILLED.ema, show_default=True, type=float, metavar="D", help=_EMA)
 @click.option("--seed", default=0, show_default=True, type=_SEED, help="Seed of the weights and the batches.")
 @_about_option

@@ -369,7 +369,8 @@ def test_two_processes_are_one_run(places: tuple[Path, Path], tonno: Tonno, tmp_
 
 
 def test_a_segmenter_that_ended_empty_says_so(tmp_path: Path) -> None:
-    record = {"final_loss": 1.0, "seconds": 1.0}
+    volumes = {"train": {"finding": {"positive": 3, "negative": 2}}}
+    record = {"final_loss": 1.0, "seconds": 1.0, "shown": {"finding": 2}, "volumes": volumes}
     network = SegmenterNetwork((2.0, 2.0, 2.0), (32, 32, 32))
     known = {"threshold": 0.0, "min_volume_mm3": 0.0, "negative_volumes": 2}
     run = RunFolder(tmp_path, DistillationSettings(), read_manifest(write_toy_set(tmp_path / "toy")))

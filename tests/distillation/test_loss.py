@@ -70,7 +70,7 @@ def test_each_part_and_its_gradient_are_those_of_the_formula(part: str, changes:
     expected = plain(exact, levels, labels, settings)[part]
     (slope,) = torch.autograd.grad(expected, exact)
     single = logits.float().requires_grad_()
-    made = getattr(losses_of(single, levels, labels, settings), part)
+    made = getattr(losses_of(single, levels, labels, settings, settings.robustness), part)
     (found,) = torch.autograd.grad(made, single)
     # float32 of logits up to 10: sums of some hundred terms.
     assert made.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -80,7 +80,7 @@ def test_each_part_and_its_gradient_are_those_of_the_formula(part: str, changes:
 def test_the_total_adds_up_by_weights() -> None:
     settings = DistillationSettings(voxel_weight=2.0, dice_weight=3.0, volume_weight=5.0)
     logits, levels, labels = batch()
-    parts = losses_of(logits.float(), levels, labels, settings)
+    parts = losses_of(logits.float(), levels, labels, settings, settings.robustness)
     expected = 2 * parts.voxels + 3 * parts.dice + 5 * parts.volumes
     assert float(parts.total(settings)) == float(expected)
 
@@ -89,7 +89,9 @@ def test_unknown_voxels_move_nothing_but_the_highest() -> None:
     settings = DistillationSettings(volume_weight=0.0)
     logits, levels, labels = batch()
     single = logits.float().requires_grad_()
-    (slope,) = torch.autograd.grad(losses_of(single, levels, labels, settings).total(settings), single)
+    (slope,) = torch.autograd.grad(
+        losses_of(single, levels, labels, settings, settings.robustness).total(settings), single
+    )
     assert (slope[levels == UNKNOWN] == 0).all()
     assert (slope[levels != UNKNOWN] != 0).all()
 
@@ -99,6 +101,7 @@ def test_towards_q_0_it_is_the_cross_entropy_and_at_1_the_error() -> None:
     for label in (0.0, 1.0):
         target = torch.full_like(logits, label)
         entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        assert torch.allclose(generalized_cross_entropy(logits, target, 0.0), entropy)
         near = generalized_cross_entropy(logits, target, 1e-6)
         assert torch.allclose(near, entropy, rtol=1e-4)  # the next term is q / 2 times its square
         error = (torch.sigmoid(logits) - target).abs()
@@ -124,7 +127,7 @@ def test_two_halves_of_a_batch_have_its_loss_and_gradient() -> None:
     logits, levels, labels = batch()
     settings = DistillationSettings()
     single = logits.float().requires_grad_()
-    whole = losses_of(single, levels, labels, settings).total(settings)
+    whole = losses_of(single, levels, labels, settings, settings.robustness).total(settings)
     (expected,) = torch.autograd.grad(whole, single)
     parts, told, totals = (slice(0, B, 2), slice(1, B, 2)), [], []
 
@@ -136,10 +139,18 @@ def test_two_halves_of_a_batch_have_its_loss_and_gradient() -> None:
         return torch.stack(told).sum(0) + 2 * (sums - sums.detach())
 
     for part in parts:
-        losses_of(logits[part].float(), levels[part], labels[part], settings, tell)
+        losses_of(logits[part].float(), levels[part], labels[part], settings, settings.robustness, tell)
     for part in parts:
-        totals.append(losses_of(single[part], levels[part], labels[part], settings, hear).total(settings))
+        totals.append(
+            losses_of(single[part], levels[part], labels[part], settings, settings.robustness, hear).total(settings)
+        )
     mean = torch.stack(totals).mean()
     (found,) = torch.autograd.grad(mean, single)
     assert mean.item() == pytest.approx(whole.item(), rel=1e-6)
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-9)
+
+
+def test_the_cross_entropy_turns_robust_in_the_first_half_of_a_round() -> None:
+    settings = DistillationSettings(steps=100, robustness=0.8, robust_ramp=0.5)
+    assert [settings.robustness_at(step) for step in (0, 25, 50, 99)] == pytest.approx([0.0, 0.4, 0.8, 0.8])
+    assert DistillationSettings(robustness=0.8, robust_ramp=0.0).robustness_at(0) == 0.8

@@ -12,7 +12,14 @@ import pytest
 import torch
 from scipy import ndimage
 
-from tonno_core.distillation.pseudo_mask import BACKGROUND, FINDING, UNKNOWN, levels_by_answer, levels_by_heatmaps
+from tonno_core.distillation.pseudo_mask import (
+    BACKGROUND,
+    FINDING,
+    UNKNOWN,
+    is_trusted,
+    levels_by_answer,
+    levels_by_heatmaps,
+)
 from tonno_core.distillation.settings import DistillationSettings
 
 Array = npt.NDArray[np.float64]
@@ -121,3 +128,12 @@ def test_a_network_s_own_answer_is_divided_by_its_probability() -> None:
     expected = [BACKGROUND, BACKGROUND, UNKNOWN, UNKNOWN, FINDING, FINDING]
     assert levels_by_answer(logits, settings).flatten().tolist() == expected
     assert (levels_by_answer(logits[..., :4], settings) == UNKNOWN).all()
+
+
+def test_heatmaps_below_the_thresholds_are_not_trusted() -> None:
+    assert is_trusted([3.0, 0.5], [2.0, 1.0], 1.0)  # 1.5 and 0.5 of the thresholds: 1 on average
+    assert not is_trusted([2.9, 0.5], [2.0, 1.0], 1.0)
+    assert is_trusted([2.9, 0.5], [2.0, 1.0], 0.9)
+    assert is_trusted([-5.0], [2.0], 0.0) is False
+    for thresholds in ([None, 1.0], [0.0, 1.0], [-2.0, 1.0]):  # nothing to measure by
+        assert is_trusted([0.1, 0.1], thresholds, 1.0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import importlib
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,7 @@ from tonno_core.cohort.manifest import read_manifest
 from tonno_core.distillation import loop, volumes
 from tonno_core.distillation.distill import Segmenter
 from tonno_core.distillation.pseudo_mask import FINDING
+from tonno_core.distillation.teacher import Heatmaps
 from tonno_core.errors import TonnoError
 from tonno_core.segmentation.metrics import dice
 from tonno_core.segmenter.segmenter import Segmenter as Segmenter3D
@@ -182,6 +185,26 @@ def test_a_teacher_that_shows_nothing_is_refused(manifest: Path, bundle: Bundle,
         distill_toy(manifest, tmp_path / "run", bundle, label=nothing)
 
 
+def test_only_volumes_whose_heatmaps_reach_the_thresholds_teach(
+    manifest: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distillation = importlib.import_module("tonno_core.distillation.distill")
+    least, load = {1: 0.5, 3: 2.0, 5: 2.0}, distillation.load_heatmaps  # thresholds by volume, in units of its peaks
+
+    def with_thresholds(files: Any, number: int, name: str) -> Heatmaps:
+        made = load(files, number, name)
+        return dataclasses.replace(made, thresholds=tuple(least[number] * peak for peak in made.peaks))
+
+    monkeypatch.setattr(distillation, "load_heatmaps", with_thresholds)
+    made = distill_toy(manifest, tmp_path / "run", bundle, label=None)
+    assert made.training["shown"] == {"finding": 1}
+    assert made.training["volumes"]["train"] == {"finding": {"positive": 2, "negative": 2}}
+    assert distill_toy(manifest, tmp_path / "all", bundle, label=None, trust=0.0).training["shown"] == {"finding": 2}
+    least[1] = 2.0
+    with pytest.raises(TonnoError, match=r"^the heatmaps show no finding .* below the model's thresholds.*`trust` 0"):
+        distill_toy(manifest, tmp_path / "none", bundle, label=None)
+
+
 def test_a_loss_that_is_no_number_names_the_volumes(manifest: Path, bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(TonnoError, match=r"^the loss is (nan|inf) at step \d, on patches of \d\.nii\.gz, \d\.nii\.gz;"):
         distill_toy(manifest, tmp_path / "run", bundle, learning_rate=1e30, warmup=0.0)
@@ -197,6 +220,9 @@ def test_a_loss_that_is_no_number_names_the_volumes(manifest: Path, bundle: Bund
         ({"learning_rate": 0.0}, r"^`learning_rate` is 0\.0, expected a number between 0 and 10$"),
         ({"ema": 1.0}, r"^`ema` is 1\.0, expected a number from 0 to below 1$"),
         ({"robustness": 0.0}, r"^`robustness` is 0\.0, expected a number above 0, at most 1$"),
+        ({"mirrored": "RX"}, r"^`mirrored` is 'RX', expected some of the letters R, A and S, or none$"),
+        ({"trust": -1.0}, r"^`trust` is -1\.0, expected a number from 0$"),
+        ({"robust_ramp": 1.5}, r"^`robust_ramp` is 1\.5, expected a share from 0 to 1$"),
         ({"own_finding": 1.0}, r"^`own_finding` is 1\.0, expected a share below 1$"),
         ({"voxel_weight": 0.0, "dice_weight": 0.0}, r"^`voxel_weight` is 0, as that of the Dice, expected one of them"),
     ],

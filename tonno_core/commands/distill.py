@@ -129,6 +129,8 @@ def settings_of(options: Mapping[str, Any]) -> DistillationSettings:
     for name, kind in (("spacing_mm", float), ("patch", int)):
         if name in asked:
             asked[name] = _three(name, asked[name], kind)
+    if "mirrored" in asked:
+        asked["mirrored"] = "" if asked["mirrored"].lower() == "none" else asked["mirrored"].upper()
     return DistillationSettings(planes=planes, **asked)
 
 
@@ -213,6 +215,13 @@ def _summary(made: Segmenter, output: Path, folder: RunFolder, *, split_made: bo
             f"validation: Dice with the pseudo-masks {agreement}, volume AUC {area}; no mask was looked at, "
             "`tonno evaluate` measures with masks"
         )
+    for name, shown in record["shown"].items():
+        positive = record["volumes"]["train"][name]["positive"]
+        if shown < positive:
+            lines.append(
+                f"{name}: learned from {shown} of {positive} volumes with it; the heatmaps of the others stay below the "
+                "model's thresholds, or show nothing"
+            )
     for key, threshold in made.thresholds.items():
         count = threshold["negative_volumes"]
         lines.append(

@@ -16,7 +16,7 @@ from tonno_core.bundle.kind import HEATMAPS
 from tonno_core.cohort.manifest import Manifest
 from tonno_core.distillation.loop import Before, Lessons, SegmenterLogits, Trainer, Weights, before_of
 from tonno_core.distillation.patches import PseudoMask, empty_mask, pseudo_mask
-from tonno_core.distillation.pseudo_mask import BACKGROUND, levels_by_answer, levels_by_heatmaps
+from tonno_core.distillation.pseudo_mask import BACKGROUND, UNKNOWN, is_trusted, levels_by_answer, levels_by_heatmaps
 from tonno_core.distillation.settings import DistillationSettings
 from tonno_core.distillation.teacher import Numbered, Teacher, load_heatmaps, record_of, show_volumes
 from tonno_core.distillation.threshold import Answered, answered, threshold_record
@@ -127,6 +127,7 @@ def distill(
         "taught_by": HEATMAPS,
         "teacher": record_of(bundle, settings),
         "settings": settings.record(),
+        "shown": _shown(masks, cases, settings.classes),
         "volumes": {split: counts_of(manifest.split(split), settings.classes) for split in ("train", "val")},
         "images": record_of_images(known, work.intensity, pixel_mm) if known else {},
         "processes": group.world,
@@ -189,6 +190,8 @@ def _taught(cases: Sequence[Numbered], volumes: dict[int, WorkingVolume], bundle
                 maps = load_heatmaps(files, number, name)
                 units = maps.peaks if settings.unit == "peak" else [each or 0.0 for each in maps.thresholds]
                 levels[-1] = levels_by_heatmaps(maps.maps, units, volumes[number].array, maps.foreground, settings)
+                if not is_trusted(maps.peaks, maps.thresholds, settings.trust):
+                    levels[-1][:] = UNKNOWN
         return _stacked(levels)
 
     return label
@@ -245,10 +248,17 @@ def _pseudo_masks(
             told = f"no {finding} in any volume of split train that has label 1 of it"
             if before.round == 1:
                 raise TonnoError(
-                    f"the heatmaps show {told}; look at some by `tonno reconstruct`: has the model learned anything?"
+                    f"the heatmaps show {told}, or stay below the model's thresholds; look at some by `tonno "
+                    "reconstruct`: has the model learned anything? `trust` 0 takes them as they are"
                 )
             raise TonnoError(f"round {before.round - 1} found {told}; give more `steps`, or fewer `rounds`")
     return masks
+
+
+def _shown(masks: dict[int, PseudoMask], cases: Sequence[Numbered], classes: Sequence[str]) -> dict[str, int]:
+    """Count by class the volumes of split ``train`` whose pseudo-masks show where the finding is."""
+    learned = [number for number, case in cases if case.split == "train"]
+    return {name: sum(len(masks[number].centres[k]) > 0 for number in learned) for k, name in enumerate(classes)}
 
 
 def _lessons(

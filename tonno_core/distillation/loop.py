@@ -237,7 +237,8 @@ class Trainer:
             group["lr"] = settings.learning_rate * schedule(step, settings.steps, settings.warmup)
         # Networks that drop units do so by torch's own generator.
         torch.manual_seed(settings.seed + step * self.processes.world + self.processes.rank)
-        parts = losses_of(self._shared(batch.images), batch.levels, batch.labels, settings, self._whole)
+        logits, robustness = self._shared(batch.images), settings.robustness_at(step)
+        parts = losses_of(logits, batch.levels, batch.labels, settings, robustness, self._whole)
         loss = parts.total(settings)
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self._scaler.scale(loss))

@@ -52,6 +52,7 @@ def losses_of(
     levels: torch.Tensor,
     labels: torch.Tensor,
     settings: DistillationSettings,
+    robustness: float,
     whole: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums,
 ) -> Losses:
     """Compute the parts of the loss.
@@ -60,7 +61,8 @@ def losses_of(
         logits: B K Z Y X, float32.
         levels: Pseudo-masks, uint8 B K Z Y X: `UNKNOWN`, `BACKGROUND` or `FINDING`.
         labels: Of the volumes, 0 or 1: B K.
-        settings: The robustness, what the finding counts, and the share that is the highest.
+        settings: What the finding counts, and the share that is the highest.
+        robustness: q of the cross-entropy.
         whole: Adds up sums over the processes that share the batch.
 
     Returns:
@@ -70,7 +72,7 @@ def losses_of(
     known, finding = (levels != UNKNOWN).float(), (levels == FINDING).float()
     present = finding.amax(dim=2)  # B K: whether the patch shows any of it
     weights = known * (1.0 + (settings.finding_weight - 1.0) * finding)
-    each = generalized_cross_entropy(logits, finding, settings.robustness)
+    each = generalized_cross_entropy(logits, finding, robustness)
     voxels = (each * weights).sum(2) / weights.sum(2).clamp(min=1.0)
     probability = torch.sigmoid(logits) * known
     sums = torch.stack([(probability * finding).sum((0, 2)), probability.sum((0, 2)) + finding.sum((0, 2))])
@@ -89,12 +91,14 @@ def generalized_cross_entropy(logits: torch.Tensor, target: torch.Tensor, robust
     Args:
         logits: Any shape.
         target: 0 or 1, of the same shape.
-        robustness: q, above 0, at most 1.
+        robustness: q, from 0, where it is the cross-entropy, to 1.
 
     Returns:
         The loss of each.
     """
     log_probability = F.logsigmoid(torch.where(target > 0, logits, -logits))
+    if robustness == 0:
+        return -log_probability
     return -torch.expm1(robustness * log_probability) / robustness
 
 

@@ -162,14 +162,18 @@ class PatchSampler:
         settings = self.settings
         return Augmentation(
             self.spacing_zyx, settings.rotation, settings.scaling, settings.intensity_scaling,
-            settings.intensity_shift, settings.noise, settings.gamma,
+            settings.intensity_shift, settings.noise, settings.gamma, settings.mirrored,
         )  # fmt: skip
 
     @cached_property
     def _candidates(self) -> list[list[np.ndarray]]:
-        """By finding, the numbers of the volumes without and with it; of all volumes where there are none."""
+        """By finding, the numbers of the volumes without it and of those that show where; all where there are none."""
         labels = np.array([volume.labels for volume in self.volumes])
-        both = [[np.flatnonzero(column == label) for label in (0, 1)] for column in labels.T]
+        shown = np.array([[len(each) > 0 for each in mask.centres] for mask in self.masks])
+        both = [
+            [np.flatnonzero(column == 0), np.flatnonzero(shows)]
+            for column, shows in zip(labels.T, shown.T, strict=True)
+        ]
         return [[some if len(some) else np.arange(len(self.volumes)) for some in pair] for pair in both]
 
     def _balanced(self, step: int, count: int) -> list[tuple[int, int]]:

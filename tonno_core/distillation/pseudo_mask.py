@@ -29,6 +29,25 @@ def mean_map(maps: torch.Tensor, units: Sequence[float]) -> torch.Tensor | None:
     return (maps.float() / divisors[:, None, None, None]).mean(dim=0)
 
 
+def is_trusted(peaks: Sequence[float], thresholds: Sequence[float | None], least: float) -> bool:
+    """Say whether the heatmaps of a volume reach far enough to say where its finding is.
+
+    Thresholds are what volumes without the finding hardly reach. A peak below them is one that these have as well.
+
+    Args:
+        peaks: Of the heatmaps.
+        thresholds: The model's own for them.
+        least: The least mean of the peaks in units of the thresholds.
+
+    Returns:
+        Also true where the model brings no threshold above 0 for one of them, so that nothing can be said.
+    """
+    known = [each for each in thresholds if each is not None and each > 0]
+    if len(known) < len(peaks):
+        return True
+    return sum(peak / each for peak, each in zip(peaks, known, strict=True)) / len(peaks) >= least
+
+
 def levels_by_heatmaps(
     maps: torch.Tensor,
     units: Sequence[float],

@@ -29,6 +29,9 @@ class DistillationSettings:
         finding: In that unit, from which value on the mean is taken for the finding's core.
         background: In that unit, below which value it is taken for none; between both nothing is learned of a heatmap
             alone.
+        trust: How far the heatmaps of a volume with the finding must reach to be learned from: the least mean of their
+            peaks, each divided by the model's threshold for it. Where they stay below, the classifier itself does not
+            see the finding, and their peaks lie anywhere. 0 trusts all, as does a model without thresholds.
         contrast: Where core and surroundings differ in brightness by more than this, in standard deviations of the
             foreground, that decides what of the rest is the finding; infinite for never.
         bright: Share of that difference from which on a voxel is taken for the finding.
@@ -53,10 +56,14 @@ class DistillationSettings:
         voxel_weight: Of the robust cross-entropy of known voxels.
         robustness: q of the generalized cross-entropy (1 - p^q) / q: near 0 it is the cross-entropy, 1 the error
             itself, which stands most wrong labels.
+        robust_ramp: Share of a round's steps in which q rises from 0 to its value. The robust loss learns little from
+            what is far off, which at first is everything.
         finding_weight: What a voxel of the finding counts against one of none.
         dice_weight: Of the soft Dice of a batch's known voxels.
         volume_weight: Of the image-level term.
         highest: Share of a patch's voxels whose logits' mean is its soft highest.
+        mirrored: Axes along which patches are mirrored at random, some of R, A and S. Not along one whose ends differ,
+            such as midline and temple in half heads.
         rotation: Largest angle of the random rotations, degrees.
         scaling: Largest share by which sizes are changed.
         intensity_scaling: Largest share by which contrasts are changed.
@@ -75,6 +82,7 @@ class DistillationSettings:
     unit: Unit = "peak"
     finding: float = 0.7
     background: float = 0.2
+    trust: float = 1.0
     contrast: float = 0.3
     bright: float = 0.65
     dark: float = 0.35
@@ -85,8 +93,8 @@ class DistillationSettings:
     patch: tuple[int, int, int] | None = None
     filters: int = 16
     blocks: tuple[int, ...] = (1, 2, 2, 4)
-    steps: int = 1000
-    epochs: int = 5
+    steps: int = 1600
+    epochs: int = 4
     rounds: int = 1
     volumes_per_batch: int = 2
     centred: float = 0.5
@@ -96,12 +104,14 @@ class DistillationSettings:
     ema: float = 0.99
     voxel_weight: float = 1.0
     robustness: float = 0.7
+    robust_ramp: float = 0.5
     finding_weight: float = 1.0
     dice_weight: float = 1.0
     volume_weight: float = 0.1
     highest: float = 0.001
+    mirrored: str = "RAS"
     rotation: float = 15.0
-    scaling: float = 0.1
+    scaling: float = 0.2
     intensity_scaling: float = 0.2
     intensity_shift: float = 0.1
     noise: float = 0.1
@@ -120,6 +130,18 @@ class DistillationSettings:
             Number of steps before its end.
         """
         return round(self.steps * epoch / self.epochs)
+
+    def robustness_at(self, step: int) -> float:
+        """Return q at a step.
+
+        Args:
+            step: Of the round, from 0.
+
+        Returns:
+            From 0 to `robustness`.
+        """
+        rising = self.robust_ramp * self.steps
+        return self.robustness * (min(1.0, step / rising) if rising else 1.0)
 
     def check(self) -> None:
         """Check the values, before hours of training.
@@ -147,6 +169,10 @@ class DistillationSettings:
         _require(0 < self.highest <= 1, "highest", self.highest, "a share above 0, at most 1")
         for name in ("ema", "warmup", "scaling", "intensity_scaling"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 to below 1")
+        _require(0 <= self.robust_ramp <= 1, "robust_ramp", self.robust_ramp, "a share from 0 to 1")
+        _require(0 <= self.trust < math.inf, "trust", self.trust, "a number from 0")
+        axes = set(self.mirrored) <= set("RAS") and len(set(self.mirrored)) == len(self.mirrored)
+        _require(axes, "mirrored", repr(self.mirrored), "some of the letters R, A and S, or none")
         _require(self.contrast >= 0, "contrast", self.contrast, "a number from 0")
         _require(0 <= self.smoothing < 100, "smoothing", self.smoothing, "voxels from 0")
         _require(0 <= self.centred <= 1, "centred", self.centred, "a share from 0 to 1")

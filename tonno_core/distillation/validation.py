@@ -66,7 +66,7 @@ def validate(
         volume, levels = volumes[number], masks[number].levels
         logits = answer(network, volume, window, processes.device).cpu()
         labels = torch.tensor([volume.labels])
-        loss = losses_of(logits[None], levels[None], labels, settings).total(settings)
+        loss = losses_of(logits[None], levels[None], labels, settings, settings.robustness).total(settings)
         highest = soft_highest(logits.flatten(1), settings.highest)
         known, finding, found = levels != UNKNOWN, levels == FINDING, logits > 0
         common = (found & finding).sum(dim=(1, 2, 3))

@@ -166,6 +166,7 @@ class Augmentation:
         intensity_shift: Largest shift of all intensities, in those of the network's input.
         noise: Largest standard deviation of white noise, in the same.
         gamma: Largest exponent of the brightness between a patch's extremes, and the inverse of the smallest.
+        mirrored: Letters of the axes along which patches are mirrored.
     """
 
     # Share of the patches that undergo each change.
@@ -180,11 +181,13 @@ class Augmentation:
         intensity_shift: float,
         noise: float,
         gamma: float = 1.0,
+        mirrored: str = "RAS",
     ) -> None:
         self._angles = []
         for axis in range(3):
             first, second = (spacing_zyx[other] for other in range(3) if other != axis)
             self._angles.append(math.radians(rotation) * min(first / second, second / first))
+        self._mirrored = ["SAR".index(axis) for axis in mirrored]
         self._scaling, self._intensities = scaling, (intensity_scaling, intensity_shift, noise, gamma)
 
     def reach(self, window: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -239,7 +242,7 @@ class Augmentation:
                 both, prob=self._TURNED, rotate_range=self._angles, scale_range=[self._scaling] * 3,
                 mode=("bilinear", "nearest"), padding_mode="zeros",
             ),
-            *(monai.RandFlipd(both, prob=self._MIRRORED, spatial_axis=axis) for axis in range(3)),
+            *(monai.RandFlipd(both, prob=self._MIRRORED, spatial_axis=axis) for axis in self._mirrored),
             monai.RandScaleIntensityd("image", factors=scaling, prob=self._CHANGED),
             monai.RandShiftIntensityd("image", offsets=shift, prob=self._CHANGED),
             monai.RandGaussianNoised("image", prob=self._CHANGED, std=noise),
