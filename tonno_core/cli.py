@@ -77,6 +77,10 @@ _MIRRORED = (
 _MODEL = "Model folder, or pixel-sum: a test of the whole chain without a model."
 _NEIGHBOR_MM = "Distance in mm of the slices in neighbouring channels, for classifiers of several slices at once."
 _NO_CALIBRATE = "Leave the model without thresholds; `tonno calibrate` finds them later."
+_NO_PRESETS = (
+    "Measure thresholds for the model's own planes alone, not for those of the presets fast and balanced, which take "
+    "most of the time on a CPU; --complete adds them later."
+)
 _NONFINITE = "Replace NaN and infinite voxels by the lowest finite value instead of refusing the volume."
 _NORM = "Normalisation layers: batch norm, batch norm with fixed statistics, or group norm in its place."
 _OUTPUT = "Output folder. For many volumes, an existing folder is resumed."
@@ -566,6 +570,7 @@ def distill(
 @_device_option
 @_precision_option
 @click.option("--overwrite", is_flag=True, help="Replace an existing model.")
+@click.option("--no-presets", is_flag=True, help=_NO_PRESETS)
 @click.option("--complete", is_flag=True, help=_COMPLETE)
 def calibrate(
     model: Path,
@@ -577,6 +582,7 @@ def calibrate(
     device: str,
     precision: str,
     overwrite: bool,
+    no_presets: bool,
     complete: bool,
     **options: Any,
 ) -> None:
@@ -592,11 +598,11 @@ def calibrate(
 
     look = Look(device, precision)
     if complete:
-        if methods or stages or any(value is not None for value in options.values()):
+        if methods or stages or no_presets or any(value is not None for value in options.values()):
             raise TonnoError("--complete keeps the model's choices and planes; leave out what would change them")
         summary = command.complete(model, manifest, output, look, overwrite=overwrite)
     else:
-        search = Search(stages=stages, quantile=quantile)
+        search = Search(stages=stages, quantile=quantile, presets=not no_presets)
         asked = {"methods": methods or None, **options}
         summary = command.recalibrate(model, manifest, output, asked, search, look, overwrite=overwrite)
     click.echo(as_options(summary))

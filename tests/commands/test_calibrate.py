@@ -41,7 +41,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(home: Path, output: Path, *, model: str = "model", manifest: str = "manifest.csv", **options: Any) -> str:
     asked = options.pop("options", PLANES)
-    chosen = {name: options.pop(name) for name in ("stages", "quantile") if name in options}
+    chosen = {name: options.pop(name) for name in ("stages", "quantile", "presets") if name in options}
     return recalibrate(home / model, home / manifest, output, asked, Search(**chosen), QUIETLY, **options)
 
 
@@ -152,6 +152,18 @@ def test_what_an_earlier_version_did_not_measure_is_added_and_nothing_else_chang
     assert json.loads(json.dumps(dataclasses.asdict(after))) == json.loads(json.dumps(dataclasses.asdict(before)))
     with pytest.raises(TonnoError, match=r"model: has no thresholds to complete"):
         complete(home / "model", home / "manifest.csv", tmp_path / "none", QUIETLY)
+
+
+def test_presets_can_be_left_for_later(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "CALIBRATED_PRESETS", ("fast",))
+    monkeypatch.setitem(PRESETS, "fast", {"slices": 6, "directions": 3})
+    asked = {"methods": ("averaged-cam",), "smooth_mm": 3.0, **PLANES}
+    for name, presets in (("whole", True), ("own", False)):
+        run(home, tmp_path / name, options=asked, stages=(3,), presets=presets)
+    whole, own = (load_bundle(tmp_path / name).spec.thresholds["averaged-cam"] for name in ("whole", "own"))
+    assert own == {name: value for name, value in whole.items() if name != "other_planes"}
+    complete(tmp_path / "own", home / "manifest.csv", tmp_path / "completed", QUIETLY)
+    assert load_bundle(tmp_path / "completed").spec.thresholds["averaged-cam"] == whole
 
 
 def test_mistakes_are_told_before_anything_is_computed(home: Path, tmp_path: Path) -> None:

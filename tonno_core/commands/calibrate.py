@@ -84,7 +84,7 @@ def complete(model: Path, manifest_path: Path, output: Path, look: Look, *, over
     if not bundle.spec.thresholds:
         raise TonnoError(f"{model}: has no thresholds to complete; a whole calibration finds them")
     settings = bundle.spec.choices.settings()
-    with _watched(look, bundle, manifest, settings, choosing=False) as watched:
+    with _watched(look, bundle, manifest, settings, choosing=False, presets=True) as watched:
         thresholds = _with_other_planes(bundle, manifest, settings, watched)
     training = {**bundle.spec.training, "images": _images(manifest, bundle.spec, look)}
     spec = dataclasses.replace(bundle.spec, thresholds=thresholds, training=training)
@@ -143,19 +143,21 @@ def calibrate_bundle(bundle: Bundle, manifest: Manifest, options: Json, search: 
     settings = bundle.spec.choices.settings({"methods": METHODS, **asked})
     thresholds: dict[str, Json] = {}
     records: list[Json] = []
-    with _watched(look, bundle, manifest, settings, choosing=True) as look:
+    with _watched(look, bundle, manifest, settings, choosing=True, presets=search.presets) as look:
         for index in range(len(bundle.spec.classes)):
             calibration = calibrate(bundle, _labelled(manifest, index), settings, search, look, class_index=index)
             thresholds |= calibration.thresholds
             records += calibration.records
         spec = dataclasses.replace(bundle.spec, thresholds=thresholds, calibration=records)
+        if not search.presets:
+            return spec
         calibrated = dataclasses.replace(bundle, spec=spec)
         return dataclasses.replace(spec, thresholds=_with_other_planes(calibrated, manifest, settings, look))
 
 
 @contextmanager
 def _watched(
-    look: Look, bundle: Bundle, manifest: Manifest, settings: ReconstructionSettings, *, choosing: bool
+    look: Look, bundle: Bundle, manifest: Manifest, settings: ReconstructionSettings, *, choosing: bool, presets: bool
 ) -> Iterator[Look]:
     """Show one bar for all that is measured in a block, after a line that says what it is of."""
     labelled = [_labelled(manifest, index) for index in range(len(bundle.spec.classes))]
@@ -168,8 +170,8 @@ def _watched(
         tqdm.write(
             f"calibrating on {volumes} volumes of split val; how long it takes shows after the first", file=sys.stderr
         )
-    presets = sum((expected_amounts(cases, settings) for cases in calibrated), np.zeros(3))
-    with Pace(len(calibrated) if choosing else 0, presets, show=look.progress) as pace:
+    amounts = [expected_amounts(cases, settings) for cases in calibrated] if presets else []
+    with Pace(len(calibrated) if choosing else 0, sum(amounts, np.zeros(3)), show=look.progress) as pace:
         yield dataclasses.replace(look, pace=pace)
 
 

@@ -219,8 +219,8 @@ def _summary(made: Segmenter, output: Path, folder: RunFolder, *, split_made: bo
         positive = record["volumes"]["train"][name]["positive"]
         if shown < positive:
             lines.append(
-                f"{name}: learned from {shown} of {positive} volumes with it; the heatmaps of the others stay below the "
-                "model's thresholds, or show nothing"
+                f"{name}: learned from {shown} of {positive} volumes with it; the heatmaps of the others stay below "
+                "the model's thresholds, or show nothing"
             )
     for key, threshold in made.thresholds.items():
         count = threshold["negative_volumes"]

@@ -130,11 +130,13 @@ class Search:
         stages: To choose among; empty for all that give maps.
         quantile: Share of the negative volumes that stay below the threshold everywhere; lower it where some of them
             are known to hold the finding after all.
+        presets: Measure thresholds for the planes of presets as well, which takes most of the time.
     """
 
     candidates: Sequence[Variant] | None = None
     stages: Sequence[int] = ()
     quantile: float = SHARE_OF_VOLUMES
+    presets: bool = True
 
 
 def calibrate(
