@@ -145,3 +145,17 @@ def test_padding_does_not_turn_tissue_white_and_air_grey() -> None:
         scene = Scene(image, image.with_array(np.zeros_like(array)), np.zeros(array.shape, np.uint8))
         cuts = [cut_plane(plane, image, (0.0, 0.0, 0.0)) for plane in PLANES]
         assert {layers.window for layers in plane_layers(scene, cuts)} == {(-1000.0, 40.0)}
+
+
+@pytest.mark.parametrize(("threshold", "lowest"), [(-2.0, -2.0), (1.0, 0.0), (None, 0.0)])
+def test_a_segmenters_map_is_coloured_wherever_it_reaches_the_threshold(threshold: float | None, lowest: float) -> None:
+    logits = np.linspace(-8, 4, 20 * 40 * 40, dtype=np.float32).reshape(20, 40, 40)
+    volume = Volume(logits, np.eye(4))
+    scene = Scene(volume, volume, (logits >= lowest).astype(np.uint8), threshold, odds=True)
+    cuts = [cut_plane(plane, volume, (20.0, 20.0, 12.0)) for plane in PLANES]
+    shown, whole = (plane_layers(each, cuts) for each in (scene, replace(scene, odds=False)))
+    for layers, plain in zip(shown, whole, strict=True):
+        assert layers.heatmap is not None
+        assert plain.heatmap is not None
+        expected = np.where(plain.heatmap < lowest, 0.0, plain.heatmap)
+        assert np.array_equal(layers.heatmap, expected, equal_nan=True)

@@ -64,8 +64,8 @@ class Scene:
         window: The image's values shown as black and as white; None takes nearly the whole range.
         truth: The true mask on the heatmap's grid, Z Y X; None if it is not known.
         unit: Unit of the heatmap.
-        odds: Whether it is a segmenter's, of which only what lies above 0 is coloured: nearly all of a volume lies far
-            below.
+        odds: Whether it is a segmenter's, of which only what lies above 0 or the threshold is coloured: nearly all of a
+            volume lies far below.
     """
 
     image: Volume
@@ -189,7 +189,9 @@ def plane_layers(scene: Scene, cuts: Sequence[Cut], limit: float | None = None) 
     images = [sample(image, scene.image.ijk_to_ras, places) for places in points]
     heatmaps = [sample(scene.heatmap.array, grid, places) for places in points]
     if scene.odds:
-        heatmaps = [np.maximum(heatmap, 0.0) for heatmap in heatmaps]
+        # From the threshold on where it lies below 0, so that nothing within the outline stays without colour.
+        lowest = min(0.0, scene.threshold or 0.0)
+        heatmaps = [np.where(heatmap < lowest, 0.0, heatmap) for heatmap in heatmaps]
     if limit is None:
         limit = float(np.percentile(np.abs(_finite(heatmaps)), 99.9)) or 1.0
     window = scene.window or grey_window(images)
