@@ -14,7 +14,7 @@ from tonno_core.bundle.calibration import threshold_key
 from tonno_core.bundle.file import Bundle
 from tonno_core.bundle.kind import HEATMAPS
 from tonno_core.cohort.manifest import Manifest
-from tonno_core.distillation.loop import Before, Lessons, SegmenterLogits, Trainer, Weights, before_of
+from tonno_core.distillation.loop import Before, Lessons, SegmenterLogits, Trainer, before_of
 from tonno_core.distillation.patches import PseudoMask, empty_mask, pseudo_mask
 from tonno_core.distillation.pseudo_mask import BACKGROUND, levels_by_answer, levels_by_heatmaps
 from tonno_core.distillation.settings import DistillationSettings
@@ -29,6 +29,7 @@ from tonno_core.progress import progress_bar
 from tonno_core.segmenter.network import SegmenterNetwork
 from tonno_core.segmenter.with_monai import build_network
 from tonno_core.settings import SEGMENTER
+from tonno_core.training.descent import Weights
 from tonno_core.training.model import training_precision
 from tonno_core.training.run_folder import RunFolder
 from tonno_core.training.steps import TrainingInterrupted
@@ -117,10 +118,10 @@ def distill(
         trainer.run()
         if before.round == settings.rounds:
             break
-        weights = {name: tensor.detach().cpu().clone() for name, tensor in trainer.weights().items()}
-        before = Before(before.round + 1, tuple(trainer.history), weights)
+        weights = {name: tensor.detach().cpu().clone() for name, tensor in trainer.descent.weights().items()}
+        before = Before(before.round + 1, tuple(trainer.course.history), weights)
     thresholds = _thresholds(cases, volumes, masks, trainer, work)
-    last = trainer.history[-1]
+    last = trainer.course.history[-1]
     known = images_of(cases, WorkingCache(folder.cache, network, work.intensity))
     pixel_mm = min(network.spacing_mm)
     record: Json = {
@@ -133,12 +134,12 @@ def distill(
         "threads": torch.get_num_threads(),
         "seconds": round(time.monotonic() - started, 1),
         "seconds_before_steps": round(prepared - started, 1),
-        "seconds_in_steps": round(sum(epoch.seconds for epoch in trainer.history), 1),
+        "seconds_in_steps": round(sum(epoch.seconds for epoch in trainer.course.history), 1),
         "final_loss": round(last.loss, 4),
     }
     if last.validation_loss is not None:
         record["validation"] = {"agreement": last.agreement, "volume_auc": last.volume_auc}
-    return Segmenter(network, trainer.weights(), thresholds, record)
+    return Segmenter(network, trainer.descent.weights(), thresholds, record)
 
 
 @contextmanager

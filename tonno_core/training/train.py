@@ -99,7 +99,7 @@ def train(
     volumes = _load(manifest.cases, cache, group, shown)
     trainer = Trainer(settings, volumes["train"], volumes["val"], folder, group, progress=progress)
     trainer.run()
-    last = trainer.history[-1]
+    last = trainer.course.history[-1]
     record: Json = {
         "settings": settings.record(),
         "volumes": {split: _counts(manifest, split) for split in ("train", "val")},
@@ -107,7 +107,7 @@ def train(
         "processes": group.world,
         "threads": torch.get_num_threads(),
         "seconds": round(time.monotonic() - started, 1),
-        "seconds_in_steps": round(sum(epoch.seconds for epoch in trainer.history), 1),
+        "seconds_in_steps": round(sum(epoch.seconds for epoch in trainer.course.history), 1),
         "final_loss": round(last.loss, 4),
     }
     if last.volume_auc is not None:
@@ -126,7 +126,7 @@ def train(
         std=settings.convention.std,
         stages=tuple(name for _, name in stage_modules(trainer.model)),
     )
-    return TrainedModel(spec, trainer.weights())
+    return TrainedModel(spec, trainer.descent.weights())
 
 
 def _pixel_mm(
