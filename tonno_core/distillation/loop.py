@@ -34,6 +34,27 @@ _LONGEST_GRADIENT = 1.0
 
 
 @dataclass(frozen=True)
+class Work:
+    """What the parts of a distillation share.
+
+    Attributes:
+        settings: How to train.
+        network: The network's description.
+        intensity: How intensities are normalized.
+        folder: The open folder of the run.
+        group: The processes that share the work.
+        progress: Show bars; in the first process alone.
+    """
+
+    settings: DistillationSettings
+    network: SegmenterNetwork
+    intensity: str
+    folder: RunFolder
+    group: Processes
+    progress: bool
+
+
+@dataclass(frozen=True)
 class Lessons:
     """What a round learns from, or is measured on.
 
@@ -95,29 +116,15 @@ class Trainer:
     interrupted and goes on.
 
     Args:
-        settings: How to train.
-        network: The network's description.
+        work: What the parts of a distillation share.
         lessons: By split: ``train`` to learn from, ``val`` to measure on.
         before: What the rounds before left.
-        folder: The open folder of the run.
-        processes: The processes that share the batches.
-        progress: Show a bar, in the first process alone.
     """
 
-    def __init__(
-        self,
-        settings: DistillationSettings,
-        network: SegmenterNetwork,
-        lessons: dict[str, Lessons],
-        before: Before,
-        folder: RunFolder,
-        processes: Processes,
-        *,
-        progress: bool,
-    ) -> None:
+    def __init__(self, work: Work, lessons: dict[str, Lessons], before: Before) -> None:
+        settings, network, folder, processes = work.settings, work.network, work.folder, work.group
         self.settings, self.folder, self.processes, self._before = settings, folder, processes, before
-        self._window, self._val = network.window_zyx, lessons["val"]
-        self._progress = progress and processes.first
+        self._window, self._val, self._progress = network.window_zyx, lessons["val"], work.progress
         train, device = lessons["train"], processes.device
         torch.manual_seed(settings.seed)
         self.model = build_network(network, len(settings.classes), len(train.volumes[0].array))
