@@ -26,7 +26,7 @@ from tabulate import tabulate
 
 from tonno_core.distributed import Processes
 from tonno_core.encoding.device import choose_device
-from tonno_core.training import loop
+from tonno_core.training import course, loop
 from tonno_core.training.cache import TrainingVolume
 from tonno_core.training.settings import TrainingSettings, complete_settings
 
@@ -88,7 +88,7 @@ def measure(settings: TrainingSettings, *, steps: int, repeats: int) -> Figures:
     whole, bare = [], []
     for _ in range(repeats):
         trainer = _trained(settings, device, clock)
-        whole.append(trainer.history[-1].slices_per_second)
+        whole.append(trainer.course.history[-1].slices_per_second)
         bare.append(settings.batch_size / _bare_step(trainer, settings, device, steps, clock))
     ratios = sorted(one / other for one, other in zip(whole, bare, strict=True))
     parts = _parts(trainer, settings, clock) if device.type == "cpu" else {}
@@ -99,7 +99,7 @@ def measure(settings: TrainingSettings, *, steps: int, repeats: int) -> Figures:
 
 def _trained(settings: TrainingSettings, device: torch.device, clock: Callable[[], float]) -> loop.Trainer:
     """Train for two epochs without a validation; the first warms up."""
-    with tempfile.TemporaryDirectory() as path, mock.patch.object(loop, "time", SimpleNamespace(monotonic=clock)):
+    with tempfile.TemporaryDirectory() as path, mock.patch.object(course, "time", SimpleNamespace(monotonic=clock)):
         folder: Any = SimpleNamespace(path=Path(path), load=lambda: None, save=lambda state: None)
         trainer = loop.Trainer(settings, noise_volumes(), [], folder, Processes(0, 1, device), progress=False)
         trainer.run()
@@ -119,9 +119,9 @@ def _bare_step(
         start = clock()
         for _ in range(steps if timed else 2):
             loss = F.binary_cross_entropy_with_logits(trainer._shared(slices), labels)
-            trainer._optimizer.zero_grad(set_to_none=True)
+            trainer.descent.optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
-            trainer._optimizer.step()
+            trainer.descent.optimizer.step()
         _wait(device)
     return (clock() - start) / steps
 
@@ -133,8 +133,8 @@ def _parts(trainer: loop.Trainer, settings: TrainingSettings, clock: Callable[[]
     plain = replace(trainer._sampler, augmentation=None)
     plain.draw(1, volumes, each)
     cut = _seconds(lambda: plain.draw(1, volumes, each), clock)
-    parts = {"drawing": cut, "augmentation": drawn - cut, "optimizer": _seconds(trainer._optimizer.step, clock)}
-    average = trainer._average
+    parts = {"drawing": cut, "augmentation": drawn - cut, "optimizer": _seconds(trainer.descent.optimizer.step, clock)}
+    average = trainer.descent.average
     return parts if average is None else parts | {"average": _seconds(lambda: average.update(9), clock)}
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import locale
+import signal
 from collections.abc import Iterator
 
 import pytest
+
+from tonno_core.signals import ending_signals
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +17,12 @@ def same_locale() -> Iterator[None]:
     before = locale.setlocale(locale.LC_ALL)
     yield
     locale.setlocale(locale.LC_ALL, before)
+
+
+@pytest.fixture
+def kept_signals() -> Iterator[None]:
+    """Take back the signal handlers that a command installs."""
+    before = {number: signal.getsignal(number) for number in ending_signals()}
+    yield
+    for number, old in before.items():
+        signal.signal(number, old)

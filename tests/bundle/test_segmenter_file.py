@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.bundle.test_file import refused
 from tests.mirrors import NETWORK, mirror_network, random_segmenter, write_mirror
 from tests.networks import write_random_bundle
 from tonno_core.bundle.decide import decide
@@ -27,15 +28,6 @@ def edit(folder: Path, **changes: object) -> None:
     path = folder / "model.json"
     data = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({name: value for name, value in data.items() if value is not None}))
-
-
-def refused(folder: Path) -> str:
-    with pytest.raises(TonnoError) as caught:
-        load_bundle(folder)
-    message = str(caught.value)
-    assert message.startswith(str(folder))
-    assert "\n" not in message
-    return message
 
 
 def test_round_trip(tmp_path: Path) -> None:

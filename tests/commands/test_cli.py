@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import SimpleITK as sitk
 import torch
 from torch import nn
 
+from tests.commands.within import Command, names
 from tests.networks import random_network, spec_of, write_random_bundle
 from tests.training.toy import toy_scan, write_toy_set
 from tonno_core import cli
@@ -31,7 +32,6 @@ from tonno_core.bundle.file import load_bundle, save_bundle
 from tonno_core.commands import reconstruct as workflow
 from tonno_core.encoding.classifier import Classifier
 from tonno_core.settings import METHODS, PRESETS, Variant
-from tonno_core.signals import ending_signals
 from tonno_core.volume.io import read_volume, write_volume
 
 COARSE = ("--slices", "10", "--directions", "6", "--device", "cpu", "--precision", "float32")
@@ -49,52 +49,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run there, and take back the signal handler that the command installs."""
+def at_home(home: Path, kept_signals: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run there."""
     monkeypatch.chdir(home)
-    before = {number: signal.getsignal(number) for number in ending_signals()}
-    yield
-    for number, old in before.items():
-        signal.signal(number, old)
-
-
-class Command:
-    """Runs `tonno` within this process."""
-
-    def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
-        self._capfd = capfd
-
-    def __call__(self, *arguments: object) -> tuple[int, str, str]:
-        """Status, stdout and stderr."""
-        self._capfd.readouterr()
-        with pytest.raises(SystemExit) as done:
-            cli.main([str(argument) for argument in arguments])
-        out, err = self._capfd.readouterr()
-        assert isinstance(done.value.code, int)
-        return done.value.code, out, err
-
-    def refused(self, *arguments: object) -> str:
-        """The only line, and nothing new in the folder."""
-        before = names(Path.cwd())
-        status, out, err = self(*arguments)
-        assert (status, out) == (2, "")
-        assert err.startswith("tonno: ")
-        assert err.count("\n") == 1
-        assert err.endswith("\n")
-        assert "Traceback" not in err
-        assert names(Path.cwd()) == before
-        return err.removeprefix("tonno: ").rstrip("\n")
 
 
 @pytest.fixture
 def tonno(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
     monkeypatch.setattr(os, "_exit", sys.exit)  # how an interrupted command leaves
     return Command(capfd)
-
-
-def names(folder: Path) -> set[str]:
-    """All files below a folder, hidden ones included."""
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
 # -------------------- results

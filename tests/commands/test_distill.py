@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,11 @@ import pytest
 import torch
 from matplotlib.image import imread
 
+from tests.commands.within import Command
 from tests.distillation.toy import untrained
 from tests.mirrors import write_mirror
 from tests.processes import two_processes
 from tests.training.toy import environment, same_weights, write_rows, write_toy_set
-from tonno_core import cli
 from tonno_core.bundle.file import load_bundle, save_bundle
 from tonno_core.cohort.manifest import read_manifest
 from tonno_core.cohort.split import split_patients
@@ -33,10 +32,9 @@ from tonno_core.distillation import loop, volumes
 from tonno_core.distillation.distill import Segmenter
 from tonno_core.distillation.settings import DistillationSettings
 from tonno_core.distillation.teacher import Teacher
-from tonno_core.distillation.volumes import counts_of
 from tonno_core.segmenter import with_monai
 from tonno_core.segmenter.network import SegmenterNetwork
-from tonno_core.signals import ending_signals
+from tonno_core.training import cache
 from tonno_core.training.run_folder import RunFolder
 from tonno_core.volume.io import read_volume
 
@@ -44,15 +42,7 @@ OPTIONS = [
     "--slices", "6", "--directions", "4", "--method", "averaged-cam", "--spacing-mm", "8", "--patch", "8",
     "--steps", "4", "--epochs", "2", "--device", "cpu", "--precision", "float32",
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def handler() -> Iterator[None]:
-    """Take back the signal handler that the command installs."""
-    before = {number: signal.getsignal(number) for number in ending_signals()}
-    yield
-    for number, old in before.items():
-        signal.signal(number, old)
+pytestmark = pytest.mark.usefixtures("kept_signals")
 
 
 @pytest.fixture(scope="module")
@@ -62,32 +52,12 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_toy_set(folder / "toy", val=4), untrained(folder).path
 
 
-class Tonno:
-    """The command within this process."""
-
-    def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
-        self._capfd = capfd
-
-    def __call__(self, *arguments: object) -> tuple[int, str, str]:
-        self._capfd.readouterr()
-        with pytest.raises(SystemExit) as done:
-            cli.main([str(argument) for argument in arguments])
-        assert isinstance(done.value.code, int)
-        out, err = self._capfd.readouterr()
-        return done.value.code, out, err
-
-    def refused(self, *arguments: object) -> str:
-        """What the command says when it refuses, in its only line."""
-        status, out, err = self(*arguments)
-        assert (status, out) == (2, ""), err
-        assert err.startswith("tonno: ")
-        assert err.count("\n") == 1
-        return err.removeprefix("tonno: ").rstrip("\n")
-
-
 @pytest.fixture
-def tonno(capfd: pytest.CaptureFixture[str]) -> Tonno:
-    return Tonno(capfd)
+def tonno(
+    capfd: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Command:
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    return Command(capfd)
 
 
 def asked(places: tuple[Path, Path], output: Path, *more: object) -> list[object]:
@@ -97,7 +67,7 @@ def asked(places: tuple[Path, Path], output: Path, *more: object) -> list[object
 # -------------------- what comes out
 
 
-def test_a_segmenter_that_answers_a_volume(places: tuple[Path, Path], tonno: Tonno, tmp_path: Path) -> None:
+def test_a_segmenter_that_answers_a_volume(places: tuple[Path, Path], tonno: Command, tmp_path: Path) -> None:
     status, out, err = tonno(*asked(places, tmp_path / "model", "--about", "modality=MR"))
     assert status == 0, err
     assert "no mask was looked at" in out
@@ -123,14 +93,14 @@ def test_a_segmenter_that_answers_a_volume(places: tuple[Path, Path], tonno: Ton
 
 
 def test_overwriting_takes_the_heatmaps_that_are_there(
-    places: tuple[Path, Path], tonno: Tonno, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    places: tuple[Path, Path], tonno: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert tonno(*asked(places, tmp_path / "model"))[0] == 0
     monkeypatch.setattr(Teacher, "look", lambda *arguments: pytest.fail("a volume was looked at"))
     assert tonno(*asked(places, tmp_path / "model", "--seed", 1, "--overwrite"))[0] == 0
 
 
-def test_a_run_may_be_complete_and_asked_for_again(places: tuple[Path, Path], tonno: Tonno, tmp_path: Path) -> None:
+def test_a_run_may_be_complete_and_asked_for_again(places: tuple[Path, Path], tonno: Command, tmp_path: Path) -> None:
     assert tonno(*asked(places, tmp_path / "model"))[0] == 0
     first = load_bundle(tmp_path / "model").weights
     assert tonno(*asked(places, tmp_path / "model", "--resume"))[0] == 0
@@ -138,7 +108,7 @@ def test_a_run_may_be_complete_and_asked_for_again(places: tuple[Path, Path], to
 
 
 def test_a_manifest_without_split_gets_that_of_the_classifiers_training(
-    places: tuple[Path, Path], tonno: Tonno, tmp_path: Path
+    places: tuple[Path, Path], tonno: Command, tmp_path: Path
 ) -> None:
     rows = [f"{index % 2},p{index}" for index in range(10)]
     manifest = write_rows(tmp_path / "toy", "volume,label,patient", rows)
@@ -149,7 +119,7 @@ def test_a_manifest_without_split_gets_that_of_the_classifiers_training(
     )
     bundle = load_bundle(places[1])
     divided = split_patients(read_manifest(manifest), seed=7)
-    counts = {split: counts_of(divided.split(split), divided.classes) for split in ("train", "val")}
+    counts = {split: divided.counts(split) for split in ("train", "val")}
     training = {"settings": {"seed": 7}, "volumes": counts}
     from dataclasses import replace
 
@@ -164,7 +134,7 @@ def test_a_manifest_without_split_gets_that_of_the_classifiers_training(
     assert "gives no split, and is not the list that" in message
 
 
-def test_several_findings_and_a_class_that_says_there_is_none(tonno: Tonno, tmp_path: Path) -> None:
+def test_several_findings_and_a_class_that_says_there_is_none(tonno: Command, tmp_path: Path) -> None:
     rows = [f"{i % 2},{i // 2 % 2},{'train' if i < 4 else 'val'}" for i in range(8)]
     manifest = write_rows(tmp_path / "toy", "volume,label:lesion,label:bleeding,split", rows)
     model = untrained(tmp_path, ("normal", "lesion", "bleeding")).path
@@ -180,7 +150,7 @@ def test_several_findings_and_a_class_that_says_there_is_none(tonno: Tonno, tmp_
 
 @pytest.fixture
 def nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(volumes, "read_volume", lambda path: pytest.fail("a volume was read"))
+    monkeypatch.setattr(cache, "read_volume", lambda path: pytest.fail("a volume was read"))
 
 
 @pytest.mark.usefixtures("nothing_is_read")
@@ -202,14 +172,14 @@ def nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_cannot_be_meant_is_said_in_one_line(
-    more: list[str], message: str, places: tuple[Path, Path], tonno: Tonno, tmp_path: Path
+    more: list[str], message: str, places: tuple[Path, Path], tonno: Command, tmp_path: Path
 ) -> None:
     assert tonno.refused(*asked(places, tmp_path / "model", *more)).startswith(message)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("nothing_is_read")
-def test_a_segmenter_cannot_teach(places: tuple[Path, Path], tonno: Tonno, tmp_path: Path) -> None:
+def test_a_segmenter_cannot_teach(places: tuple[Path, Path], tonno: Command, tmp_path: Path) -> None:
     write_mirror(tmp_path / "mirror")
     message = tonno.refused(*asked((places[0], tmp_path / "mirror"), tmp_path / "model"))
     assert message == (
@@ -233,14 +203,14 @@ def test_a_segmenter_cannot_teach(places: tuple[Path, Path], tonno: Tonno, tmp_p
     ],
 )
 def test_labels_that_teach_nothing_are_refused(
-    labels: list[str], message: str, places: tuple[Path, Path], tonno: Tonno, tmp_path: Path
+    labels: list[str], message: str, places: tuple[Path, Path], tonno: Command, tmp_path: Path
 ) -> None:
     manifest = write_rows(tmp_path / "toy", "volume,label,split", labels)
     assert message in tonno.refused(*asked((manifest, places[1]), tmp_path / "model"))
 
 
 @pytest.mark.usefixtures("nothing_is_read")
-def test_labels_of_other_findings_are_refused(places: tuple[Path, Path], tonno: Tonno, tmp_path: Path) -> None:
+def test_labels_of_other_findings_are_refused(places: tuple[Path, Path], tonno: Command, tmp_path: Path) -> None:
     manifest = write_rows(tmp_path / "toy", "volume,label:bleeding,split", ["1,train", "0,train"])
     message = tonno.refused(*asked((manifest, places[1]), tmp_path / "model"))
     assert "labels are of bleeding, the model tells finding: none are of 'finding'" in message
@@ -248,7 +218,7 @@ def test_labels_of_other_findings_are_refused(places: tuple[Path, Path], tonno: 
 
 @pytest.mark.usefixtures("nothing_is_read")
 def test_without_monai_its_installation_is_named(
-    places: tuple[Path, Path], tonno: Tonno, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    places: tuple[Path, Path], tonno: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(with_monai, "find_spec", lambda name: None)
     message = tonno.refused(*asked(places, tmp_path / "model"))
@@ -256,7 +226,7 @@ def test_without_monai_its_installation_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_places_that_hold_something_else_are_refused(places: tuple[Path, Path], tonno: Tonno, tmp_path: Path) -> None:
+def test_places_that_hold_something_else_are_refused(places: tuple[Path, Path], tonno: Command, tmp_path: Path) -> None:
     assert tonno(*asked(places, tmp_path / "model"))[0] == 0
     assert "exists already" in tonno.refused(*asked(places, tmp_path / "model"))
     (tmp_path / "model-run").rename(tmp_path / "other-run")
@@ -270,7 +240,7 @@ def test_places_that_hold_something_else_are_refused(places: tuple[Path, Path], 
 
 
 def test_a_volume_that_cannot_be_read_is_named_before_any_heatmap(
-    places: tuple[Path, Path], tonno: Tonno, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    places: tuple[Path, Path], tonno: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = write_toy_set(tmp_path / "toy")
     (manifest.parent / "4.nii.gz").write_bytes(b"hello")
@@ -286,7 +256,7 @@ def test_a_volume_that_cannot_be_read_is_named_before_any_heatmap(
 
 @pytest.mark.parametrize("where", ["preparing", "looking", "training"])
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on_to_the_same_bits(
-    where: str, places: tuple[Path, Path], tonno: Tonno, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    where: str, places: tuple[Path, Path], tonno: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert tonno(*asked(places, tmp_path / "whole"))[0] == 0
     owner, name = {
@@ -333,7 +303,7 @@ def test_sigterm_ends_a_process_of_its_own(places: tuple[Path, Path], tmp_path: 
     assert "Traceback" not in said
 
 
-def test_a_full_disk_is_said_in_one_line(places: tuple[Path, Path], tonno: Tonno, tmp_path: Path) -> None:
+def test_a_full_disk_is_said_in_one_line(places: tuple[Path, Path], tonno: Command, tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -348,7 +318,7 @@ def test_a_full_disk_is_said_in_one_line(places: tuple[Path, Path], tonno: Tonno
     assert not (tmp_path / "model").exists()
 
 
-def test_two_processes_are_one_run(places: tuple[Path, Path], tonno: Tonno, tmp_path: Path) -> None:
+def test_two_processes_are_one_run(places: tuple[Path, Path], tonno: Command, tmp_path: Path) -> None:
     more = ["--learning-rate", "1e-4", "--volumes-per-batch", "4"]
     done = two_processes(*(str(each) for each in asked(places, tmp_path / "two", *more)))
     assert done.returncode == 0, done.stderr

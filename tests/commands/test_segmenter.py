@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +15,11 @@ from tests.mirrors import write_mirror
 from tests.training.toy import toy_scan
 from tonno_core import cli, load_bundle
 from tonno_core.segmenter.network import SegmenterNetwork
-from tonno_core.signals import ending_signals
 from tonno_core.volume.io import read_volume, write_volume
 
 NETWORK = SegmenterNetwork((6.0, 6.0, 6.0), (32, 32, 32), filters=8, blocks=(1, 1))
 RECORD = {"threshold": 3.0, "settings": {"smooth_mm": 0.0}, "min_volume_mm3": 900.0}
+pytestmark = pytest.mark.usefixtures("kept_signals")
 CPU = ("--device", "cpu", "--precision", "float32")
 
 
@@ -33,14 +31,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_volume(toy_scan(index, index), folder / f"scan{index}.nii.gz")
     write_mirror(folder / "model", NETWORK, thresholds={"segmenter": RECORD}, about={"finding": "bright parts"})
     return folder
-
-
-@pytest.fixture(autouse=True)
-def same_signals() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in ending_signals()}
-    yield
-    for number, old in before.items():
-        signal.signal(number, old)
 
 
 def tonno(*arguments: object) -> Result:

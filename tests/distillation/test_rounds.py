@@ -20,7 +20,7 @@ from tests.distillation.toy import SETTINGS, distill_toy, known, untrained
 from tests.training.toy import same_weights, toy_scan, write_rows, write_toy_set
 from tonno_core.bundle.file import Bundle
 from tonno_core.cohort.manifest import read_manifest
-from tonno_core.distillation import loop, volumes
+from tonno_core.distillation import loop
 from tonno_core.distillation.distill import Segmenter
 from tonno_core.distillation.pseudo_mask import FINDING
 from tonno_core.distillation.teacher import Heatmaps
@@ -28,6 +28,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.segmentation.metrics import dice
 from tonno_core.segmenter.segmenter import Segmenter as Segmenter3D
 from tonno_core.segmenter.with_monai import build_network
+from tonno_core.training import cache
 from tonno_core.training.steps import TrainingInterrupted
 from tonno_core.volume.io import read_volume
 
@@ -162,8 +163,8 @@ def test_only_the_volumes_of_train_and_val_are_read_and_no_mask(
     for mask in manifest.parent.glob("*-mask.nii.gz"):
         mask.chmod(0)
     opened = []
-    original = volumes.read_volume
-    monkeypatch.setattr(volumes, "read_volume", lambda path: opened.append(path.name) or original(path))
+    original = cache.read_volume
+    monkeypatch.setattr(cache, "read_volume", lambda path: opened.append(path.name) or original(path))
     distill_toy(manifest, tmp_path / "run", bundle, steps=1, epochs=1)
     assert set(opened) == {f"{i}.nii.gz" for i in range(5)}
 

@@ -12,11 +12,12 @@ import torch
 from tests.distillation.toy import SETTINGS
 from tests.training.toy import write_toy_set
 from tonno_core.cohort.manifest import Case, read_manifest
-from tonno_core.distillation import volumes
-from tonno_core.distillation.volumes import WorkingCache, choose_network
+from tonno_core.distillation.volumes import WorkingPreparation, choose_network
 from tonno_core.errors import TonnoError
 from tonno_core.segmenter.network import SegmenterNetwork
 from tonno_core.segmenter.working import prepare_image
+from tonno_core.training import cache as cache_module
+from tonno_core.training.cache import VolumeCache
 from tonno_core.volume.io import read_volume, write_volume
 from tonno_core.volume.volume import Volume
 
@@ -65,7 +66,7 @@ def test_what_is_given_is_taken(tmp_path: Path) -> None:
 def test_a_volume_is_prepared_once_as_a_segmenter_sees_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (case, *_) = read_manifest(write_toy_set(tmp_path / "toy", train=2, val=0)).cases
     network = SegmenterNetwork((8.0, 8.0, 8.0), (8, 8, 8), 8, (1, 1))
-    cache = WorkingCache(tmp_path / "cache", network, "zscore")
+    cache = VolumeCache(tmp_path / "cache", WorkingPreparation(network, "zscore"))
     cache.prepare(case, 0)
     made, expected = cache.load(case, 0), prepare_image(read_volume(case.volume), network, "zscore")
     # float16 of numbers below 8: steps of 2^-8.
@@ -74,7 +75,7 @@ def test_a_volume_is_prepared_once_as_a_segmenter_sees_it(tmp_path: Path, monkey
     look = cache.appearance(0)
     assert look is not None
     assert look.extent_mm == 64.0
-    monkeypatch.setattr(volumes, "read_volume", lambda path: pytest.fail("it was read again"))
+    monkeypatch.setattr(cache_module, "read_volume", lambda path: pytest.fail("it was read again"))
     cache.prepare(case, 0)
     with pytest.raises(BaseException, match="it was read again"):
-        WorkingCache(tmp_path / "cache", network, "none").prepare(case, 0)
+        VolumeCache(tmp_path / "cache", WorkingPreparation(network, "none")).prepare(case, 0)

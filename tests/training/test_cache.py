@@ -37,7 +37,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return paths
 
 
-def cache_of(folder: Path, **changes: object) -> VolumeCache:
+def cache_of(folder: Path, **changes: object) -> VolumeCache[TrainingVolume]:
     return VolumeCache(folder / "cache", replace(PREPARATION, **changes))  # type: ignore[arg-type]
 
 

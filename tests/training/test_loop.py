@@ -27,6 +27,7 @@ from tonno_core.training import cache, dataset, loop
 from tonno_core.training import settings as settings_module
 from tonno_core.training import train as training
 from tonno_core.training.augmentation import Augmentation
+from tonno_core.training.course import Course
 from tonno_core.training.dataset import SliceSampler
 from tonno_core.training.model import training_precision
 from tonno_core.training.steps import MovingAverage, schedule
@@ -269,7 +270,7 @@ def test_a_step_waits_for_nothing_and_adds_little_to_the_network(
     # The optimizer has two operations for each stage, the average two; a detached gradient is only another name for it.
     beside = Counter(name for name in whole.names if "record_function" not in name) - Counter(network.names)
     del beside["detach"]
-    assert beside.total() <= len(trainer._optimizer.param_groups) * 2 + 2, beside
+    assert beside.total() <= len(trainer.descent.optimizer.param_groups) * 2 + 2, beside
 
 
 def test_drawing_on_a_gpu_waits_for_nothing_and_launches_two_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,19 +332,19 @@ def test_losses_are_looked_at_every_few_steps_and_before_every_checkpoint(
 ) -> None:
     expected = train_toy(manifest, tmp_path / "each", steps=10, epochs=2)
     looks: list[int] = []
-    original = loop.Trainer._look
+    original = Course._look
 
-    def watched(self: loop.Trainer) -> None:
-        looks.append(self._at.step)
+    def watched(self: Course[Any]) -> None:
+        looks.append(self.at.step)
         original(self)
 
-    def lagging(self: loop.Trainer, *arguments: Any, **options: Any) -> None:
-        create(self, *arguments, **options)
+    def lagging(self: Course[Any], *arguments: Any) -> None:
+        create(self, *arguments)
         self._look_every = 3
 
-    create = loop.Trainer.__init__
-    monkeypatch.setattr(loop.Trainer, "__init__", lagging)
-    monkeypatch.setattr(loop.Trainer, "_look", watched)
+    create = Course.__init__
+    monkeypatch.setattr(Course, "__init__", lagging)
+    monkeypatch.setattr(Course, "_look", watched)
     model = train_toy(manifest, tmp_path / "run", steps=10, epochs=2)
     assert looks == [3, 5, 8, 10]
     assert same_weights(model.weights, expected.weights)

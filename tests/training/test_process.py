@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,22 +24,13 @@ from tonno_core import cli
 from tonno_core.bundle import calibration
 from tonno_core.bundle.file import load_bundle
 from tonno_core.settings import PRESETS
-from tonno_core.signals import ending_signals
 from tonno_core.training import look
 
 OPTIONS = [
     "--encoder", "test_resnet", "--slice-size", "32", "--volumes-per-batch", "4", "--slices-per-volume", "4",
     "--device", "cpu", "--precision", "float32",
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def handler() -> Iterator[None]:
-    """Take back the signal handler that the command installs."""
-    before = {number: signal.getsignal(number) for number in ending_signals()}
-    yield
-    for number, old in before.items():
-        signal.signal(number, old)
+pytestmark = pytest.mark.usefixtures("kept_signals")
 
 
 def tonno(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:

@@ -22,8 +22,8 @@ from tonno_core.errors import TonnoError
 from tonno_core.training import loop
 from tonno_core.training.dataset import Batch, SliceSampler
 from tonno_core.training.evidence import Evidence
-from tonno_core.training.loop import TrainingInterrupted
 from tonno_core.training.run_folder import RunFolder
+from tonno_core.training.steps import TrainingInterrupted
 from tonno_core.training.train import TrainedModel, check_trainable
 from tonno_core.volume.io import write_volume
 from tonno_core.volume.volume import Volume

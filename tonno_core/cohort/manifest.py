@@ -134,6 +134,19 @@ class Manifest:
             raise ValueError(f"split {name!r}, expected one of {SPLITS}")
         return tuple(case for case in self.cases if case.split == name)
 
+    def counts(self, name: str) -> dict[str, dict[str, int]]:
+        """Count a split's volumes with and without each class.
+
+        Args:
+            name: As for `split`.
+
+        Returns:
+            By class ``positive`` and ``negative``.
+        """
+        cases = self.split(name)
+        found = {klass: sum(case.labels[index] for case in cases) for index, klass in enumerate(self.classes)}
+        return {klass: {"positive": count, "negative": len(cases) - count} for klass, count in found.items()}
+
 
 def read_manifest(
     path: Path,

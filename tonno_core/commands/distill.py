@@ -20,7 +20,6 @@ from tonno_core.commands.train import Destination
 from tonno_core.distillation.distill import Segmenter, distill, interruptible
 from tonno_core.distillation.settings import DistillationSettings, check_shares
 from tonno_core.distillation.teacher import Teacher, record_of
-from tonno_core.distillation.volumes import counts_of
 from tonno_core.distributed import processes, world_size
 from tonno_core.encoding.device import choose_device, choose_precision
 from tonno_core.errors import TonnoError
@@ -193,7 +192,7 @@ def _split_again(manifest: Manifest, bundle: Bundle) -> Manifest:
         )
     divided = split_patients(manifest, seed=seed)
     for split in ("train", "val"):
-        found = counts_of(divided.split(split), divided.classes)
+        found = divided.counts(split)
         if any(counts.get(split, {}).get(name) != count for name, count in found.items()):
             raise TonnoError(
                 f"{manifest.path}: gives no split, and is not the list that {bundle.path} was trained on: its volumes "

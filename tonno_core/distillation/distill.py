@@ -14,14 +14,14 @@ from tonno_core.bundle.calibration import threshold_key
 from tonno_core.bundle.file import Bundle
 from tonno_core.bundle.kind import HEATMAPS
 from tonno_core.cohort.manifest import Manifest
-from tonno_core.distillation.loop import Before, Lessons, SegmenterLogits, Trainer, Weights, before_of
+from tonno_core.distillation.loop import Before, Lessons, SegmenterLogits, Trainer, Work, before_of
 from tonno_core.distillation.patches import PseudoMask, empty_mask, pseudo_mask
 from tonno_core.distillation.pseudo_mask import BACKGROUND, UNKNOWN, is_trusted, levels_by_answer, levels_by_heatmaps
 from tonno_core.distillation.settings import DistillationSettings
 from tonno_core.distillation.teacher import Numbered, Teacher, load_heatmaps, record_of, show_volumes
 from tonno_core.distillation.threshold import Answered, answered, threshold_record
 from tonno_core.distillation.validation import answer
-from tonno_core.distillation.volumes import WorkingCache, WorkingVolume, choose_network, counts_of, images_of
+from tonno_core.distillation.volumes import WorkingPreparation, WorkingVolume, choose_network
 from tonno_core.distributed import Processes
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
@@ -29,11 +29,12 @@ from tonno_core.progress import progress_bar
 from tonno_core.segmenter.network import SegmenterNetwork
 from tonno_core.segmenter.with_monai import build_network
 from tonno_core.settings import SEGMENTER
+from tonno_core.training.cache import VolumeCache
+from tonno_core.training.descent import Weights
 from tonno_core.training.model import training_precision
 from tonno_core.training.run_folder import RunFolder
 from tonno_core.training.steps import TrainingInterrupted
 from tonno_core.training.tensor_file import TensorFiles
-from tonno_core.volume.appearance import record_of_images
 
 # From a volume's place in the manifest, its labels and the network, levels K Z Y X of its working grid.
 Label = Callable[[Numbered, SegmenterNetwork], torch.Tensor]
@@ -54,23 +55,6 @@ class Segmenter:
     weights: Weights
     thresholds: dict[str, Json]
     training: Json
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What the parts of a distillation share."""
-
-    settings: DistillationSettings
-    network: SegmenterNetwork
-    intensity: str
-    folder: RunFolder
-    group: Processes
-    progress: bool
-
-    @property
-    def teacher(self) -> TensorFiles:
-        """The heatmaps, which stay when the run is complete."""
-        return TensorFiles(self.folder.path / "teacher")
 
 
 def distill(
@@ -103,9 +87,10 @@ def distill(
     """
     started = time.monotonic()
     network = choose_network(manifest.split("train"), settings, bundle.spec.pixel_mm, group.device.type)
-    work = _Work(settings, network, bundle.spec.intensity, folder, group, progress and group.first)
+    work = Work(settings, network, bundle.spec.intensity, folder, group, progress and group.first)
     cases = [(number, case) for number, case in enumerate(manifest.cases) if case.split in ("train", "val")]
-    volumes = _prepared(cases, work)
+    cache = VolumeCache(folder.cache, WorkingPreparation(network, work.intensity))
+    volumes = cache.load_all(cases, group, progress=work.progress)
     label = label or _taught(cases, volumes, bundle, work)
     prepared = time.monotonic()
     before = before_of(folder)
@@ -113,33 +98,31 @@ def distill(
         of_round = label if before.round == 1 else _answered(before, volumes, work)
         masks = _pseudo_masks(cases, volumes, of_round, before, work)
         lessons = {split: _lessons(split, cases, volumes, masks) for split in ("train", "val")}
-        trainer = Trainer(settings, network, lessons, before, folder, group, progress=progress)
+        trainer = Trainer(work, lessons, before)
         trainer.run()
         if before.round == settings.rounds:
             break
-        weights = {name: tensor.detach().cpu().clone() for name, tensor in trainer.weights().items()}
-        before = Before(before.round + 1, tuple(trainer.history), weights)
+        weights = {name: tensor.detach().cpu().clone() for name, tensor in trainer.descent.weights().items()}
+        before = Before(before.round + 1, tuple(trainer.course.history), weights)
     thresholds = _thresholds(cases, volumes, masks, trainer, work)
-    last = trainer.history[-1]
-    known = images_of(cases, WorkingCache(folder.cache, network, work.intensity))
-    pixel_mm = min(network.spacing_mm)
+    last = trainer.course.history[-1]
     record: Json = {
         "taught_by": HEATMAPS,
         "teacher": record_of(bundle, settings),
         "settings": settings.record(),
         "shown": _shown(masks, cases, settings.classes),
-        "volumes": {split: counts_of(manifest.split(split), settings.classes) for split in ("train", "val")},
-        "images": record_of_images(known, work.intensity, pixel_mm) if known else {},
+        "volumes": {split: manifest.counts(split) for split in ("train", "val")},
+        "images": cache.images(cases, min(network.spacing_mm)),
         "processes": group.world,
         "threads": torch.get_num_threads(),
         "seconds": round(time.monotonic() - started, 1),
         "seconds_before_steps": round(prepared - started, 1),
-        "seconds_in_steps": round(sum(epoch.seconds for epoch in trainer.history), 1),
+        "seconds_in_steps": round(sum(epoch.seconds for epoch in trainer.course.history), 1),
         "final_loss": round(last.loss, 4),
     }
     if last.validation_loss is not None:
         record["validation"] = {"agreement": last.agreement, "volume_auc": last.volume_auc}
-    return Segmenter(network, trainer.weights(), thresholds, record)
+    return Segmenter(network, trainer.descent.weights(), thresholds, record)
 
 
 @contextmanager
@@ -164,19 +147,9 @@ def interruptible(folder: RunFolder) -> Iterator[None]:
         ) from None
 
 
-def _prepared(cases: Sequence[Numbered], work: _Work) -> dict[int, WorkingVolume]:
-    """Map the volumes by their places in the manifest, after the processes have prepared them together."""
-    cache = WorkingCache(work.folder.cache, work.network, work.intensity)
-    share = cases[work.group.rank :: work.group.world]
-    for number, case in progress_bar(share, desc="preparing", unit="volume", disable=not work.progress):
-        cache.prepare(case, number)
-    work.group.wait()
-    return {number: cache.load(case, number) for number, case in cases}
-
-
-def _taught(cases: Sequence[Numbered], volumes: dict[int, WorkingVolume], bundle: Bundle, work: _Work) -> Label:
+def _taught(cases: Sequence[Numbered], volumes: dict[int, WorkingVolume], bundle: Bundle, work: Work) -> Label:
     """Have the classifier look at the volumes, and return what its heatmaps say."""
-    settings, files = work.settings, work.teacher
+    settings, files = work.settings, TensorFiles(work.folder.path / "teacher")
     teacher = Teacher(bundle, settings, str(work.group.device))
     show_volumes(teacher, work.network, cases, files, work.group, progress=work.progress)
     work.group.wait()
@@ -197,7 +170,7 @@ def _taught(cases: Sequence[Numbered], volumes: dict[int, WorkingVolume], bundle
     return label
 
 
-def _answered(before: Before, volumes: dict[int, WorkingVolume], work: _Work) -> Label:
+def _answered(before: Before, volumes: dict[int, WorkingVolume], work: Work) -> Label:
     """Return what the network of the round before says."""
     settings, device = work.settings, work.group.device
     channels = len(next(iter(volumes.values())).array)
@@ -223,7 +196,7 @@ def _stacked(levels: Sequence[torch.Tensor | None]) -> torch.Tensor:
 
 
 def _pseudo_masks(
-    cases: Sequence[Numbered], volumes: dict[int, WorkingVolume], label: Label, before: Before, work: _Work
+    cases: Sequence[Numbered], volumes: dict[int, WorkingVolume], label: Label, before: Before, work: Work
 ) -> dict[int, PseudoMask]:
     """Map the pseudo-masks by the volumes' places, after the processes have made them together."""
     settings, group = work.settings, work.group
@@ -274,7 +247,7 @@ def _thresholds(
     volumes: dict[int, WorkingVolume],
     masks: dict[int, PseudoMask],
     trainer: Trainer,
-    work: _Work,
+    work: Work,
 ) -> dict[str, Json]:
     """Find a threshold for each class from the volumes of split ``val``."""
     settings, group, network = work.settings, work.group, trainer.trained

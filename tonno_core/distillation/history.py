@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tonno_core.output import atomic_file
-from tonno_core.training.history import draw_curve, write_metrics
+from tonno_core.training.history import curves, write_metrics
 
 
 @dataclass(frozen=True)
@@ -62,22 +62,12 @@ def write_history(folder: Path, history: Sequence[Epoch], steps: int) -> None:
 
 
 def _draw(path: Path, history: Sequence[Epoch], round_steps: int) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 7.5), layout="constrained")
-    losses, shares, rates = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1))
     steps = [(epoch.round - 1) * round_steps + epoch.step for epoch in history]
-    draw_curve(losses, steps, [epoch.loss for epoch in history], "training, with augmentation", "#3465a4")
-    draw_curve(losses, steps, [epoch.validation_loss for epoch in history], "validation", "#cc5500")
-    losses.set(ylabel="loss", ylim=(0, None))
-    draw_curve(shares, steps, [epoch.agreement for epoch in history], "Dice with the pseudo-masks", "#8f5902")
-    draw_curve(shares, steps, [epoch.volume_auc for epoch in history], "volume AUC", "#4e9a06")
-    shares.set(ylabel="validation", ylim=(-0.02, 1.02))
-    draw_curve(rates, steps, [epoch.learning_rate for epoch in history], "", "0.3")
-    rates.set(ylabel="learning rate", xlabel="step", ylim=(0, None))
-    for axes in (losses, shares):
-        for number in range(1, history[-1].round):
-            axes.axvline(number * round_steps, color="0.6", linewidth=0.8, linestyle="--")
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False)
-    figure.savefig(path, format="png", dpi=110)
+    with curves(path, steps, history) as (losses, shares, curve):
+        losses.set(ylabel="loss", ylim=(0, None))
+        curve(shares, "agreement", "Dice with the pseudo-masks", "#8f5902")
+        curve(shares, "volume_auc", "volume AUC", "#4e9a06")
+        shares.set(ylabel="validation", ylim=(-0.02, 1.02))
+        for axes in (losses, shares):
+            for number in range(1, history[-1].round):
+                axes.axvline(number * round_steps, color="0.6", linewidth=0.8, linestyle="--")

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from tonno_core.cohort.manifest import Case
 from tonno_core.distillation.settings import DistillationSettings
-from tonno_core.errors import TonnoError
 from tonno_core.output import Json
 from tonno_core.segmenter.network import SegmenterNetwork
 from tonno_core.segmenter.working import prepare_image
-from tonno_core.training.tensor_file import TensorFiles, identity
-from tonno_core.volume.appearance import Appearance, appearance
-from tonno_core.volume.io import read_header, read_volume
+from tonno_core.training.cache import halved
+from tonno_core.training.tensor_file import identity
+from tonno_core.volume.io import read_header
+from tonno_core.volume.volume import Volume
 
 # Share of the training volumes that a window holds along each axis, where memory allows.
 _HELD_SHARE = 0.95
@@ -53,75 +51,57 @@ class WorkingVolume:
         return z, y, x
 
 
-class WorkingCache:
-    """A folder with one file per volume.
+@dataclass(frozen=True)
+class WorkingPreparation:
+    """How volumes are prepared, for a `VolumeCache`.
 
-    A volume whose file has changed since (size or time), that was prepared otherwise, or whose prepared file is
-    damaged, is prepared again.
-
-    Args:
-        folder: The folder.
+    Attributes:
         network: Whose working grid is meant.
         intensity: How intensities are normalized.
     """
 
-    def __init__(self, folder: Path, network: SegmenterNetwork, intensity: str) -> None:
-        self._files = TensorFiles(folder)
-        self._network, self._intensity = network, intensity
+    network: SegmenterNetwork
+    intensity: str
 
-    def prepare(self, case: Case, number: int) -> None:
-        """Write the file of a volume unless it is there.
+    def key(self, case: Case) -> str:
+        """Describe what a volume's file is made of.
 
         Args:
             case: The volume.
+
+        Returns:
+            Another text where the file would be another.
+        """
+        return json.dumps([str(case.volume), identity(case.volume), self.network.spacing_mm, self.intensity])
+
+    def make(self, volume: Volume, case: Case, number: int) -> Json:
+        """Prepare a volume.
+
+        Args:
+            volume: As it was read.
+            case: Where it is from.
             number: Its place in the manifest.
+
+        Returns:
+            What its file holds.
 
         Raises:
-            TonnoError: If the volume cannot be read or used, or the file not be written.
+            TonnoError: If it cannot be used.
         """
-        made_of = [str(case.volume), identity(case.volume), self._network.spacing_mm, self._intensity]
-        key = json.dumps(made_of)  # before it is read: a scan that changes meanwhile is prepared again
-        if self._files.is_current(number, key):
-            return
-        volume = read_volume(case.volume)
-        try:
-            image = prepare_image(volume, self._network, self._intensity)
-        except TonnoError as error:
-            raise TonnoError(f"{case.volume}: {error}") from error
-        array = image.array - image.fill
-        if array.abs().max() <= torch.finfo(torch.float16).max:
-            array = array.to(torch.float16)
-        look = appearance(volume.array, volume.ijk_to_ras, self._intensity)
-        self._files.save(number, key, {
-            "array": array,
-            "fill": image.fill,
-            "appearance": None if look is None else dataclasses.asdict(look),
-        })  # fmt: skip
+        image = prepare_image(volume, self.network, self.intensity)
+        return {"array": halved(image.array - image.fill), "fill": image.fill}
 
-    def load(self, case: Case, number: int) -> WorkingVolume:
-        """Load a prepared volume.
+    def load(self, content: Json, case: Case) -> WorkingVolume:
+        """Make the volume of what its file holds.
 
         Args:
-            case: The volume.
-            number: Its place in the manifest.
+            content: What `make` returned; its voxels stay mapped from the disk.
+            case: Where it is from.
 
         Returns:
-            The volume, whose voxels are mapped from the disk.
+            The volume.
         """
-        content = self._files.load(number)
         return WorkingVolume(content["array"], float(content["fill"]), case.labels, case.volume.name)
-
-    def appearance(self, number: int) -> Appearance | None:
-        """Load what the scan of a prepared volume looks like.
-
-        Args:
-            number: Its place in the manifest.
-
-        Returns:
-            The appearance; None where it is unknown.
-        """
-        look = self._files.load(number)["appearance"]
-        return None if look is None else Appearance(**look)
 
 
 def choose_network(
@@ -169,34 +149,3 @@ def _fitting(sides: np.ndarray, step: int, most: int) -> tuple[int, int, int]:
         window[longest] -= step
     r, a, s = window
     return r, a, s
-
-
-def images_of(cases: Sequence[tuple[int, Case]], cache: WorkingCache) -> list[Appearance]:
-    """Load what training volumes look like.
-
-    Args:
-        cases: With their places in the manifest.
-        cache: Of the prepared volumes.
-
-    Returns:
-        What is known.
-    """
-    looks = [cache.appearance(number) for number, case in cases if case.split == "train"]
-    return [look for look in looks if look is not None]
-
-
-def counts_of(cases: Sequence[Case], classes: Sequence[str]) -> dict[str, Json]:
-    """Count volumes with and without each class.
-
-    Args:
-        cases: The volumes.
-        classes: Names.
-
-    Returns:
-        By class ``positive`` and ``negative``.
-    """
-    labels = np.array([case.labels for case in cases]).reshape(-1, len(classes))
-    return {
-        name: {"positive": int(column.sum()), "negative": int((1 - column).sum())}
-        for name, column in zip(classes, labels.T, strict=True)
-    }

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from tonno_core.cohort.manifest import Case
+from tonno_core.distributed import Processes
 from tonno_core.errors import TonnoError
+from tonno_core.output import Json
+from tonno_core.progress import progress_bar
 from tonno_core.slicing.preparation import PreparedVolume, prepare_volume
 from tonno_core.training.tensor_file import TensorFiles, identity
-from tonno_core.volume.appearance import Appearance, appearance
+from tonno_core.volume.appearance import Appearance, appearance, record_of_images
 from tonno_core.volume.io import read_volume
-from tonno_core.volume.volume import Matrix
+from tonno_core.volume.volume import Matrix, Volume
 
 # Enough points to know the foreground's extent along any direction to about a voxel.
 _FOREGROUND_POINTS = 2048
@@ -60,9 +65,7 @@ class TrainingVolume:
             TonnoError: If the volume has no contrast.
         """
         volume = prepared.volume
-        array = torch.as_tensor(volume.array - prepared.fill)
-        if array.abs().max() <= torch.finfo(torch.float16).max:
-            array = array.to(torch.float16)
+        array = halved(torch.as_tensor(volume.array - prepared.fill))
         frame_to_ijk = np.linalg.inv(volume.ijk_to_ras) @ prepared.frame_to_ras
         # What differs from the surroundings by a tenth of the brightest difference is foreground.
         strength = np.abs(volume.array - prepared.fill)
@@ -93,15 +96,84 @@ class Preparation:
     pixel_mm: float | None
     seed: int
 
+    def key(self, case: Case) -> str:
+        """Describe what a volume's file is made of.
 
-class VolumeCache:
+        Args:
+            case: The volume.
+
+        Returns:
+            Another text where the file would be another.
+        """
+        return f"{case.volume} {identity(case.volume)} {self}"
+
+    def make(self, volume: Volume, case: Case, number: int) -> Json:
+        """Prepare a volume.
+
+        Args:
+            volume: As it was read.
+            case: Where it is from.
+            number: Its place in the manifest.
+
+        Returns:
+            What its file holds.
+
+        Raises:
+            TonnoError: If it cannot be used.
+        """
+        options = {name: value for name, value in vars(self).items() if name != "seed"}
+        prepared, rng = prepare_volume(volume, **options), np.random.default_rng((self.seed, number))
+        content = TrainingVolume.from_prepared(prepared, case.labels, rng)
+        return {
+            "array": content.array,
+            "fill": content.fill,
+            "frame_to_ijk": torch.from_numpy(content.frame_to_ijk),
+            "foreground": torch.from_numpy(content.foreground),
+        }
+
+    def load(self, content: Json, case: Case) -> TrainingVolume:
+        """Make the volume for training of what its file holds.
+
+        Args:
+            content: What `make` returned; its voxels stay mapped from the disk.
+            case: Where it is from.
+
+        Returns:
+            The volume.
+        """
+        # Copies, as the small ones need no mapping.
+        frame_to_ijk, foreground = content["frame_to_ijk"].numpy().copy(), content["foreground"].numpy().copy()
+        return TrainingVolume(
+            content["array"], float(content["fill"]), frame_to_ijk, foreground, case.labels, case.volume.name
+        )
+
+
+Prepared = TypeVar("Prepared", covariant=True)
+Loaded = TypeVar("Loaded")
+
+
+class Preparing(Protocol[Prepared]):
+    """What `Preparation` does for a classifier, for any network."""
+
+    @property
+    def intensity(self) -> str: ...
+    def key(self, case: Case) -> str: ...
+    def make(self, volume: Volume, case: Case, number: int) -> Json: ...
+    def load(self, content: Json, case: Case) -> Prepared: ...
+
+
+class VolumeCache(Generic[Loaded]):
     """A folder with one file per volume, ``NUMBER.pt``.
 
     A volume whose file has changed since (size or time), that was prepared otherwise, or whose prepared file is
     damaged, is prepared again.
+
+    Args:
+        folder: The folder.
+        preparation: How volumes are prepared.
     """
 
-    def __init__(self, folder: Path, preparation: Preparation) -> None:
+    def __init__(self, folder: Path, preparation: Preparing[Loaded]) -> None:
         self._files = TensorFiles(folder)
         self._preparation = preparation
 
@@ -115,27 +187,19 @@ class VolumeCache:
         Raises:
             TonnoError: If the volume cannot be read or used, or the file not be written.
         """
-        key = self._key(case)  # before it is read: a scan that changes meanwhile is prepared again
+        key = self._preparation.key(case)  # before it is read: a scan that changes meanwhile is prepared again
         if self._files.is_current(number, key, ("appearance",)):
             return
         volume = read_volume(case.volume)
-        options = {name: value for name, value in vars(self._preparation).items() if name != "seed"}
         try:
-            prepared = prepare_volume(volume, **options)
-            rng = np.random.default_rng((self._preparation.seed, number))
-            content = TrainingVolume.from_prepared(prepared, case.labels, rng)
+            content = self._preparation.make(volume, case, number)
         except TonnoError as error:
             raise TonnoError(f"{case.volume}: {error}") from error
         look = appearance(volume.array, volume.ijk_to_ras, self._preparation.intensity)
-        self._files.save(number, key, {
-            "appearance": None if look is None else dataclasses.asdict(look),
-            "array": content.array,
-            "fill": content.fill,
-            "frame_to_ijk": torch.from_numpy(content.frame_to_ijk),
-            "foreground": torch.from_numpy(content.foreground),
-        })  # fmt: skip
+        content["appearance"] = None if look is None else dataclasses.asdict(look)
+        self._files.save(number, key, content)
 
-    def load(self, case: Case, number: int) -> TrainingVolume:
+    def load(self, case: Case, number: int) -> Loaded:
         """Load a prepared volume. Its voxels are mapped from the disk; torch keeps no file open for that.
 
         Args:
@@ -145,12 +209,27 @@ class VolumeCache:
         Returns:
             The volume for training.
         """
-        content = self._files.load(number)
-        # Copies, as the small ones need no mapping.
-        frame_to_ijk, foreground = content["frame_to_ijk"].numpy().copy(), content["foreground"].numpy().copy()
-        return TrainingVolume(
-            content["array"], float(content["fill"]), frame_to_ijk, foreground, case.labels, case.volume.name
-        )
+        return self._preparation.load(self._files.load(number), case)
+
+    def load_all(self, cases: Sequence[tuple[int, Case]], processes: Processes, *, progress: bool) -> dict[int, Loaded]:
+        """Load volumes, after the processes have prepared them together.
+
+        Args:
+            cases: With their places in the manifest.
+            processes: The processes that share the work.
+            progress: Show a bar.
+
+        Returns:
+            The volumes by these places.
+
+        Raises:
+            TonnoError: If a volume cannot be read or used.
+        """
+        share = cases[processes.rank :: processes.world]
+        for number, case in progress_bar(share, desc="preparing", unit="volume", disable=not progress):
+            self.prepare(case, number)
+        processes.wait()
+        return {number: self.load(case, number) for number, case in cases}
 
     def appearance(self, number: int) -> Appearance | None:
         """Load what the scan of a prepared volume looks like.
@@ -164,5 +243,28 @@ class VolumeCache:
         look = self._files.load(number)["appearance"]
         return None if look is None else Appearance(**look)
 
-    def _key(self, case: Case) -> str:
-        return f"{case.volume} {identity(case.volume)} {self._preparation}"
+    def images(self, cases: Sequence[tuple[int, Case]], pixel_mm: float | None) -> Json:
+        """Record what the volumes of split ``train`` look like.
+
+        Args:
+            cases: With their places in the manifest.
+            pixel_mm: Size of what the network sees, None where it has no scale.
+
+        Returns:
+            The record; empty where nothing is known.
+        """
+        looks = [self.appearance(number) for number, case in cases if case.split == "train"]
+        known = [look for look in looks if look is not None]
+        return record_of_images(known, self._preparation.intensity, pixel_mm) if known else {}
+
+
+def halved(array: torch.Tensor) -> torch.Tensor:
+    """Halve the memory of values, unless they would overflow.
+
+    Args:
+        array: float32.
+
+    Returns:
+        float16, or ``array`` itself.
+    """
+    return array.to(torch.float16) if array.abs().max() <= torch.finfo(torch.float16).max else array

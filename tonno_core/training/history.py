@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from tonno_core.output import Json, atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    Curve = Callable[[Axes, str, str, str], None]
 
 
 @dataclass(frozen=True)
@@ -73,42 +76,49 @@ def write_metrics(folder: Path, rows: Sequence[Json]) -> None:
 
 
 def _draw(path: Path, history: Sequence[Epoch]) -> None:
+    with curves(path, [epoch.step for epoch in history], history) as (losses, aucs, curve):
+        losses.axhline(np.log(2), color="0.6", linewidth=0.8, linestyle="--")
+        losses.set_ylabel("cross-entropy of slices")
+        where: Any = ("axes fraction", "data")
+        losses.annotate("guessing ", (1, np.log(2)), xycoords=where, ha="right", va="top", color="0.4")
+        curve(aucs, "slice_auc", "slice AUC", "#8f5902")
+        curve(aucs, "volume_auc", "volume AUC", "#4e9a06")
+        aucs.axhline(0.5, color="0.6", linewidth=0.8, linestyle="--")
+        aucs.set(ylabel="validation, random slices", ylim=(0.0 if _below_half(history) else 0.45, 1.02))
+
+
+@contextmanager
+def curves(path: Path, steps: Sequence[int], history: Sequence[Any]) -> Iterator[tuple[Axes, Axes, Curve]]:
+    """Draw what any training measures over its steps: the loss, a panel that the caller fills, the learning rate.
+
+    Args:
+        path: The PNG file.
+        steps: At the ends of the epochs.
+        history: Their measurements, ``loss``, ``validation_loss``, ``learning_rate`` and others.
+
+    Yields:
+        The panel of losses, the empty panel, and what draws a measurement into a panel, where it is known, by its name,
+        its label and its colour.
+    """
     from matplotlib.figure import Figure
 
+    def curve(axes: Axes, name: str, label: str, colour: str) -> None:
+        values = [getattr(epoch, name) for epoch in history]
+        known = [(step, value) for step, value in zip(steps, values, strict=True) if value is not None]
+        if known:
+            axes.plot(*zip(*known, strict=True), label=label, color=colour, marker="o", markersize=3, linewidth=1.5)
+
     figure = Figure(figsize=(9, 7.5), layout="constrained")
-    losses, aucs, rates = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1))
-    steps = [epoch.step for epoch in history]
-    draw_curve(losses, steps, [epoch.loss for epoch in history], "training, with augmentation", "#3465a4")
-    draw_curve(losses, steps, [epoch.validation_loss for epoch in history], "validation", "#cc5500")
-    losses.axhline(np.log(2), color="0.6", linewidth=0.8, linestyle="--")
-    losses.set_ylabel("cross-entropy of slices")
-    where: Any = ("axes fraction", "data")
-    losses.annotate("guessing ", (1, np.log(2)), xycoords=where, ha="right", va="top", color="0.4")
-    draw_curve(aucs, steps, [epoch.slice_auc for epoch in history], "slice AUC", "#8f5902")
-    draw_curve(aucs, steps, [epoch.volume_auc for epoch in history], "volume AUC", "#4e9a06")
-    aucs.axhline(0.5, color="0.6", linewidth=0.8, linestyle="--")
-    aucs.set(ylabel="validation, random slices", ylim=(0.0 if _below_half(history) else 0.45, 1.02))
-    draw_curve(rates, steps, [epoch.learning_rate for epoch in history], "", "0.3")
+    losses, between, rates = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1))
+    curve(losses, "loss", "training, with augmentation", "#3465a4")
+    curve(losses, "validation_loss", "validation", "#cc5500")
+    yield losses, between, curve
+    curve(rates, "learning_rate", "", "0.3")
     rates.set(ylabel="learning rate", xlabel="step", ylim=(0, None))
-    for axes in (losses, aucs):
+    for axes in (losses, between):
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
     figure.savefig(path, format="png", dpi=110)
-
-
-def draw_curve(axes: Axes, steps: Sequence[int], values: Sequence[float | None], label: str, colour: str) -> None:
-    """Draw a measurement over the steps, where it is known.
-
-    Args:
-        axes: Of a figure.
-        steps: Of the values.
-        values: None where there is none.
-        label: For the legend.
-        colour: Of the curve.
-    """
-    known = [(step, value) for step, value in zip(steps, values, strict=True) if value is not None]
-    if known:
-        axes.plot(*zip(*known, strict=True), label=label, color=colour, marker="o", markersize=3, linewidth=1.5)
 
 
 def _below_half(history: Sequence[Epoch]) -> bool:

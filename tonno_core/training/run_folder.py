@@ -154,6 +154,20 @@ class RunFolder:
         self._check_same(state.get("run"), self.checkpoint)
         return state
 
+    def misfit(self, error: Exception) -> TonnoError:
+        """Make the error of a checkpoint that does not fit its run.
+
+        Args:
+            error: What going on from it raised.
+
+        Returns:
+            The error.
+        """
+        return TonnoError(
+            f"{self.checkpoint}: does not fit this run ({first_line(error)}); "
+            "give `overwrite` to begin again, or choose another `run`"
+        )
+
     def measured(self, measure: Callable[[], float]) -> float:
         """Measure the cases, once per run: reading all scans may take an hour.
 

@@ -19,12 +19,11 @@ from tonno_core.encoding.device import choose_device, choose_precision
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
 from tonno_core.progress import progress_bar
-from tonno_core.training.cache import Preparation, TrainingVolume, VolumeCache
+from tonno_core.training.cache import Preparation, VolumeCache
 from tonno_core.training.loop import Trainer
 from tonno_core.training.model import initial_model, parameter_groups
 from tonno_core.training.run_folder import RunFolder
 from tonno_core.training.settings import TrainingSettings
-from tonno_core.volume.appearance import record_of_images
 from tonno_core.volume.foreground import foreground_ball
 from tonno_core.volume.io import read_volume
 
@@ -96,18 +95,22 @@ def train(
     pixel_mm = _pixel_mm(manifest, settings, folder, group, shown)
     preparation = Preparation(settings.frame, settings.intensity, settings.slice_size, pixel_mm, settings.seed)
     cache = VolumeCache(folder.cache, preparation)
-    volumes = _load(manifest.cases, cache, group, shown)
-    trainer = Trainer(settings, volumes["train"], volumes["val"], folder, group, progress=progress)
+    cases = [(number, case) for number, case in enumerate(manifest.cases) if case.split in ("train", "val")]
+    volumes = cache.load_all(cases, group, progress=shown)
+    train_set, val_set = (
+        [volumes[number] for number, case in cases if case.split == split] for split in ("train", "val")
+    )
+    trainer = Trainer(settings, train_set, val_set, folder, group, progress=progress)
     trainer.run()
-    last = trainer.history[-1]
+    last = trainer.course.history[-1]
     record: Json = {
         "settings": settings.record(),
-        "volumes": {split: _counts(manifest, split) for split in ("train", "val")},
-        "images": _images(manifest.cases, cache, settings.intensity, pixel_mm),
+        "volumes": {split: manifest.counts(split) for split in ("train", "val")},
+        "images": cache.images(cases, pixel_mm),
         "processes": group.world,
         "threads": torch.get_num_threads(),
         "seconds": round(time.monotonic() - started, 1),
-        "seconds_in_steps": round(sum(epoch.seconds for epoch in trainer.history), 1),
+        "seconds_in_steps": round(sum(epoch.seconds for epoch in trainer.course.history), 1),
         "final_loss": round(last.loss, 4),
     }
     if last.volume_auc is not None:
@@ -126,7 +129,7 @@ def train(
         std=settings.convention.std,
         stages=tuple(name for _, name in stage_modules(trainer.model)),
     )
-    return TrainedModel(spec, trainer.weights())
+    return TrainedModel(spec, trainer.descent.weights())
 
 
 def _pixel_mm(
@@ -150,34 +153,3 @@ def _radius_mm(cases: Sequence[Case], group: Processes, progress: bool) -> float
         except TonnoError as error:
             raise TonnoError(f"{case.volume}: {error}") from error
     return float(np.quantile(group.gather(radii), _HELD_SHARE))
-
-
-def _load(
-    cases: Sequence[Case], cache: VolumeCache, group: Processes, progress: bool
-) -> dict[str, list[TrainingVolume]]:
-    """Map the volumes of each split, after the processes have prepared them together."""
-    numbered = [(number, case) for number, case in enumerate(cases) if case.split in ("train", "val")]
-    share = numbered[group.rank :: group.world]
-    for number, case in progress_bar(share, desc="preparing", unit="volume", disable=not progress):
-        cache.prepare(case, number)
-    group.wait()
-    volumes: dict[str, list[TrainingVolume]] = {"train": [], "val": []}
-    for number, case in numbered:
-        volumes[case.split].append(cache.load(case, number))
-    return volumes
-
-
-def _images(cases: Sequence[Case], cache: VolumeCache, intensity: str, pixel_mm: float | None) -> Json:
-    """Record what the volumes of split ``train`` look like."""
-    looks = [cache.appearance(number) for number, case in enumerate(cases) if case.split == "train"]
-    known = [look for look in looks if look is not None]
-    return record_of_images(known, intensity, pixel_mm) if known else {}
-
-
-def _counts(manifest: Manifest, split: str) -> dict[str, dict[str, int]]:
-    """Count a split's volumes with and without each class."""
-    labels = np.array([case.labels for case in manifest.split(split)]).reshape(-1, len(manifest.classes))
-    return {
-        name: {"positive": int(column.sum()), "negative": int((1 - column).sum())}
-        for name, column in zip(manifest.classes, labels.T, strict=True)
-    }

@@ -186,15 +186,14 @@ def _scene(
     image: Json,
     heatmap: Json,
     mask: str,
-    threshold: float | None = None,
+    *,
     window: list[float] | None = None,
     truth: str | None = None,
-    unit: str = "logit",
-    odds: bool = False,
+    **marks: Any,
 ) -> Scene:
     limits = None if window is None else (window[0], window[1])
     true = None if truth is None else np.load(truth)
-    return Scene(_volume(image), _volume(heatmap), np.load(mask), threshold, limits, true, unit, odds)
+    return Scene(_volume(image), _volume(heatmap), np.load(mask), window=limits, truth=true, **marks)
 
 
 def _profile(axis: str, offsets_mm: list[float], logits: list[float], normal_ras: list[float] | None = None) -> Profile:
