@@ -70,6 +70,7 @@ _SEGMENTERS = (
     "NAME=BUNDLE names the row. May be repeated."
 )
 _MIN_VOLUME = "Drop connected components that are smaller than this."
+_MIN_PEAK = "Drop connected components whose highest value is lower than this; none keeps all."
 _MIRRORED = (
     "Axes along which patches are mirrored at random: some of the letters R, A and S, or none. Leave out one whose "
     "ends differ, as midline and temple do in half heads."
@@ -168,6 +169,9 @@ _min_volume_option = click.option(
     help=_MIN_VOLUME,
     show_default="0.0, or a segmenter's own",
 )
+_min_peak_option = click.option(
+    "--min-peak", metavar="VALUE|none", help=_MIN_PEAK, show_default="none, or a segmenter's own"
+)
 _device_option = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps", help=_DEVICE)
 _precision_option = click.option(
     "--precision", default="auto", show_default=True, metavar="auto|float32|bfloat16|float16", help=_PRECISION
@@ -184,6 +188,7 @@ _BESIDE_SETTINGS = (
     "preset",
     "threshold",
     "min_volume_mm3",
+    "min_peak",
     "file_format",
     "replace_nonfinite",
     "region",
@@ -251,6 +256,7 @@ def cli() -> None:
 @click.option("--class", "class_name", metavar="NAME", help="Class of the model to map.", show_default=_ONLY)
 @click.option("--threshold", default="auto", show_default=True, metavar="auto|otsu|NUMBER", help=_THRESHOLD)
 @_min_volume_option
+@_min_peak_option
 @_device_option
 @_precision_option
 @_compile_option
@@ -283,10 +289,13 @@ def reconstruct(
 
     with uncollected():
         from tonno_core.commands.request import Compute, Options
+        from tonno_core.segmentation.threshold import parse_peak
 
     beside = {name: options.pop(name) for name in _BESIDE_SETTINGS}
     if not _is_stated("min_volume_mm3"):
         beside["min_volume_mm3"] = None
+    if beside["min_peak"] is not None:
+        beside["min_peak"] = parse_peak(beside["min_peak"])
     asked = Options(settings={"methods": methods or None, **options}, **beside)
     compute = Compute(device, precision, compiled)
     if is_cohort([volume, *more]):
@@ -623,6 +632,7 @@ def calibrate(
 @_lattice_option
 @_filter_option
 @_min_volume_option
+@_min_peak_option
 @click.option("--class", "class_name", metavar="NAME", help=_EVALUATED_CLASS, show_default=_ONLY)
 @click.option("--all-candidates", is_flag=True, help="Add a row for each variant that the calibration tried.")
 @click.option("--seed", default=0, show_default=True, type=_SEED, help="Seed of the bootstrap.")
@@ -651,6 +661,7 @@ def evaluate(
     """
     from tonno_core.commands.evaluate import Choices, evaluate_manifest
     from tonno_core.progress import silenced
+    from tonno_core.segmentation.threshold import parse_peak
 
     options = {
         "methods": methods or None, "slices": slices, "directions": directions, "lattice": lattice,
@@ -659,6 +670,8 @@ def evaluate(
     choices["stages"] = tuple(map(parse_stages, choices["stages"]))
     if not _is_stated("min_volume_mm3"):
         choices["min_volume_mm3"] = None
+    if choices["min_peak"] is not None:
+        choices["min_peak"] = parse_peak(choices["min_peak"])
     with silenced(quiet):
         outcome = evaluate_manifest(
             manifest, model=model, output=output, choices=Choices(**choices), options=options, overwrite=overwrite

@@ -5,6 +5,7 @@ Each function is a piece of work for one turn of the event loop.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from tonno_core.output import Json
 from ToNNOSlicerLib.labels import forPanel
 from ToNNOSlicerLib.logic import results
-from ToNNOSlicerLib.logic.heatmap import Heatmap, histogramOf, showHeatmap
+from ToNNOSlicerLib.logic.heatmap import Heatmap, histogramOf, modelsMinPeak, showHeatmap
 from ToNNOSlicerLib.logic.scene import removeNode
 from ToNNOSlicerLib.logic.segmentation import isEditedByHand, segmentOf
 from ToNNOSlicerLib.run import Outcome, Run
@@ -112,10 +113,13 @@ def writeSegments(logic, run: Run) -> Outcome:
     nodes, run.nodes = run.nodes, []
     into = None
     for node in nodes:
-        threshold, smallest = _replaceEarlier(logic, node)
-        first = results.firstThreshold(results.recordOf(node)) if threshold is None else threshold
+        threshold, smallest, minPeak = _replaceEarlier(logic, node)
+        record = results.recordOf(node)
+        first = results.firstThreshold(record) if threshold is None else threshold
         smallest = request.minMm3 if smallest is None else smallest
-        into, _segmentId = logic.segments.writeNew(node, first, smallest, into)
+        if minPeak is None:
+            minPeak = modelsMinPeak(record) if request.dropWeak else -math.inf
+        into, _segmentId = logic.segments.writeNew(node, first, smallest, into, minPeak)
     record = {name: value for name, value in answer.items() if name not in _NOT_FOR_THE_RECORD}
     return Outcome(tuple(nodes), request, record, run.kind)
 
@@ -132,16 +136,16 @@ def dropPreview(run: Run) -> None:
             removeNode(node)
 
 
-def _replaceEarlier(logic, node) -> tuple[float | None, float | None]:
-    """Remove results of the same settings without work by hand; returns the reader's threshold, smallest part."""
-    threshold = smallest = None
+def _replaceEarlier(logic, node) -> tuple[float | None, float | None, float | None]:
+    """Remove results of the same settings without work by hand; returns the reader's threshold and parts."""
+    known: tuple[float | None, float | None, float | None] = (None, None, None)
     for earlier in results.predecessorsOf(node):
-        known = segmentOf(earlier)
-        if known is not None and isEditedByHand(*known):
+        segment = segmentOf(earlier)
+        if segment is not None and isEditedByHand(*segment):
             continue
-        threshold, smallest = results.inherit(node, earlier)
+        known = results.inherit(node, earlier)
         results.remove(earlier, logic.segments)
-    return threshold, smallest
+    return known
 
 
 def _show(run: Run, className: str, array, inside, answer, node, remembered: Json):

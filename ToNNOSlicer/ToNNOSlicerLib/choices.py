@@ -280,6 +280,7 @@ class Choices:
             device=parameters.device or "auto",
             threshold=model.threshold(parameters.method.value, className or first_choice(model.classes)),
             minMm3=parameters.minMm3,
+            dropWeak=parameters.dropWeak,
         )
 
 
@@ -304,6 +305,7 @@ def _segmenterRequest(parameters, model: models.Model, className: str) -> RunReq
         device=parameters.device or "auto",
         threshold=record,
         minMm3=smallestOf(parameters, record),
+        dropWeak=parameters.dropWeak,
     )
 
 

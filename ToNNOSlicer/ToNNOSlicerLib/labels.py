@@ -26,6 +26,7 @@ LABELS = {
     "device": _("Device"),
     "threshold": _("Threshold"),
     "min_volume_mm3": _("Smallest part"),
+    "min_peak": _("Leave out weak parts"),
 }
 # Messages that name what the panel has no control for, and the text that replaces each.
 _WITHOUT_CONTROL = {

@@ -49,4 +49,7 @@ def _aboutThreshold(result: Result) -> list[str]:
     if floor is not None and result.threshold < floor:
         text = _("The threshold is below the noise floor ({floor}): scans without the finding reach it too.")
         notes.append(text.format(floor=shortNumber(floor)))
+    if result.threshold < result.minPeak and result.segment is not None and not result.isEdited:
+        text = _("Parts that reach {peak} nowhere are left out (Segment and views, Leave out weak parts).")
+        notes.append(text.format(peak=shortNumber(result.minPeak)))
     return notes

@@ -94,6 +94,7 @@ class ToNNOSlicerParameterNode:
         fade: Weight of the second image, 0 to 1.
         priorHeatmap: An earlier result to compare with.
         minMm3: Smallest part of a segment in mm3, for coming runs; each result keeps its own value.
+        dropWeak: Whether parts are left out whose peak is too low by the model, likewise.
         segmentation: Where a new segment goes; None for the result's segmentation.
     """
 
@@ -118,6 +119,7 @@ class ToNNOSlicerParameterNode:
     fade: Annotated[float, WithinRange(0.0, 1.0)] = 0.5
     priorHeatmap: slicer.vtkMRMLScalarVolumeNode
     minMm3: Annotated[float, WithinRange(0.0, 1e6)] = SMALLEST_MM3
+    dropWeak: bool = True
     segmentation: slicer.vtkMRMLSegmentationNode
 
 

@@ -60,7 +60,7 @@ class Reading:
         device = parameters.device or "auto"
         if model.isSegmenter:
             smallest = smallestOf(parameters, model.threshold(SEGMENTER, className))
-            arguments = worklist.arguments(SEGMENTER, className, None, device, smallest)
+            arguments = worklist.arguments(SEGMENTER, className, None, device, smallest, dropWeak=parameters.dropWeak)
         else:
             arguments = worklist.arguments(
                 parameters.method.value,

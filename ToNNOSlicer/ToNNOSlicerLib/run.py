@@ -36,6 +36,7 @@ class RunRequest:
         device: The torch device, or "auto".
         threshold: The model's record for the method, for the previews.
         minMm3: The smallest part that is kept.
+        dropWeak: Whether parts are left out whose peak the model takes for none of a finding.
     """
 
     volumeNode: Any
@@ -49,6 +50,7 @@ class RunRequest:
     device: str = "auto"
     threshold: Json | None = None
     minMm3: float = 0.0
+    dropWeak: bool = True
 
     def plainOptions(self) -> Json:
         """Return the options as the engine takes them.

@@ -6,6 +6,7 @@ the slider and a message are known only here and end with the scene. Events of t
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from ToNNOSlicerLib.installing import Installing
 from ToNNOSlicerLib.logic import compare, diameters, summary, verdicts
 from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
 from ToNNOSlicerLib.logic.findings import hideCrosshair, jumpTo
-from ToNNOSlicerLib.logic.heatmap import calibrationOf, inputOf, isHeatmap, otsuThreshold
+from ToNNOSlicerLib.logic.heatmap import calibrationOf, inputOf, isHeatmap, modelsMinPeak, otsuThreshold
 from ToNNOSlicerLib.logic.inputs import firstVolume, fitRegion
 from ToNNOSlicerLib.logic.results import Result, heatmapsOf, resultOf
 from ToNNOSlicerLib.reading import Reading
@@ -372,7 +373,9 @@ class Session:
             return
         self.draft = value
         with self.reportErrors():
-            self.logic.preview.show(self.shownResult.heatmapNode, value, self.shownResult.smallestMm3)
+            self.logic.preview.show(
+                self.shownResult.heatmapNode, value, self.shownResult.smallestMm3, self.shownResult.minPeak
+            )
         self.render()
 
     @intention
@@ -397,6 +400,18 @@ class Session:
             self._write(None, mm3)
 
     @intention
+    def setDropWeak(self, on: bool) -> None:
+        """Leave weak parts out of the segment, and of those of coming runs, or keep them.
+
+        Args:
+            on: Whether those are left out whose peak is too low by the model.
+        """
+        with self._changing():
+            self.parameters.dropWeak = on
+        if self.result is not None:
+            self._write(None, None, modelsMinPeak(self.result.record) if on else -math.inf)
+
+    @intention
     def toModelThreshold(self) -> None:
         """Write the segment at the model's threshold.
 
@@ -417,7 +432,7 @@ class Session:
     def newSegment(self) -> None:
         """Write another segment at the present threshold."""
         result = self._needResult()
-        self._writeNew(result, result.threshold, result.smallestMm3)
+        self._writeNew(result, result.threshold, result.smallestMm3, result.minPeak)
 
     @intention
     def undo(self) -> None:
@@ -429,25 +444,26 @@ class Session:
         """Make the change again that was undone last."""
         self._repeatable(self.logic.segments.redo, self._needResult().heatmapNode)
 
-    def _write(self, threshold: float | None, smallest: float | None) -> None:
+    def _write(self, threshold: float | None, smallest: float | None, minPeak: float | None = None) -> None:
         """Write the segment again; ask before edits by hand are overwritten, and change nothing after Cancel."""
         result = self._needResult()
         threshold = result.threshold if threshold is None else threshold
         smallest = result.smallestMm3 if smallest is None else smallest
+        minPeak = result.minPeak if minPeak is None else minPeak
         try:
-            self.logic.segments.write(result.heatmapNode, threshold, smallest)
+            self.logic.segments.write(result.heatmapNode, threshold, smallest, minPeak=minPeak)
         except EditedByHandError as error:
             answer = self.ask.aboutHandWork(error)
             if answer == "overwrite":
-                self.logic.segments.write(result.heatmapNode, threshold, smallest, overwrite=True)
+                self.logic.segments.write(result.heatmapNode, threshold, smallest, overwrite=True, minPeak=minPeak)
             elif answer == "new":
-                self._writeNew(result, threshold, smallest)
+                self._writeNew(result, threshold, smallest, minPeak)
         self._isStale = True
 
-    def _writeNew(self, result: Result, threshold: float, smallest: float) -> None:
+    def _writeNew(self, result: Result, threshold: float, smallest: float, minPeak: float) -> None:
         """Write a segment into the segmentation chosen for it, else into the result's."""
         node = self.parameters.segmentation or result.segmentationNode
-        self.logic.segments.writeNew(result.heatmapNode, threshold, smallest, node)
+        self.logic.segments.writeNew(result.heatmapNode, threshold, smallest, node, minPeak)
         self._isStale = True
 
     def _repeatable(self, step, heatmapNode) -> None:

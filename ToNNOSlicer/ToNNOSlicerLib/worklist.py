@@ -57,6 +57,7 @@ def arguments(
     device: str = "auto",
     minMm3: float = 0.0,
     options: Json | None = None,
+    dropWeak: bool = True,
 ) -> tuple[str, ...]:
     """Return a run's choices as the engine's command line takes them.
 
@@ -67,11 +68,13 @@ def arguments(
         device: Where to compute.
         minMm3: Smallest component that is kept.
         options: By the names of tonno_core's settings.
+        dropWeak: Whether components are left out whose peak is too low by the model.
 
     Returns:
         Words of the command line.
     """
     named = {"method": method, "class": className, "preset": preset, "device": device, "min-volume-mm3": minMm3 or None}
+    named["min-peak"] = None if dropWeak else "none"
     named |= {name.replace("_", "-"): value for name, value in (options or {}).items()}
     return tuple(word for name, value in named.items() if value not in (None, "") for word in (f"--{name}", str(value)))
 

@@ -20,7 +20,7 @@ from tonno_core.bundle.ready import PIXEL_SUM, load_model, prepare_model
 from tonno_core.errors import TonnoError
 from tonno_core.settings import ReconstructionSettings, Variant
 
-RECORD = {"threshold": -1.5, "settings": {"smooth_mm": 2.0}, "min_volume_mm3": 50.0}
+RECORD = {"threshold": -1.5, "settings": {"smooth_mm": 2.0}, "min_volume_mm3": 50.0, "min_peak": 0.0}
 
 
 def edit(folder: Path, **changes: object) -> None:
@@ -77,6 +77,8 @@ def test_a_classifiers_description_is_as_it_was(tmp_path: Path) -> None:
         ({"intensity": "minmax"}, "key 'intensity' is 'minmax'"),
         ({"thresholds": {"segmenter": {"threshold": None}}}, "key 'thresholds'"),
         ({"thresholds": {"segmenter": {"threshold": 0, "min_volume_mm3": -1}}}, "key 'thresholds'"),
+        ({"thresholds": {"segmenter": {"threshold": 0, "min_peak": "high"}}}, "key 'thresholds'"),
+        ({"thresholds": {"segmenter": {"threshold": 0, "min_peak": None}}}, "key 'thresholds'"),
         ({"thresholds": {"segmenter": {"threshold": 0, "settings": {"smooth_mm": -1}}}}, "'thresholds', segmenter"),
         ({"training": []}, "key 'training'"),
         ({"sha256": None}, "key 'sha256' is missing"),
@@ -140,14 +142,14 @@ def test_its_threshold_and_smallest_component(tmp_path: Path) -> None:
     assert choices.variant("segmenter", settings) == Variant("segmenter", smooth_mm=2.0)
     known = choices.threshold(choices.variant("segmenter", settings), settings)
     assert known is not None
-    assert (known.value, known.min_volume_mm3, known.origin) == (-1.5, 50.0, "the model's own")
+    assert (known.value, known.min_volume_mm3, known.min_peak, known.origin) == (-1.5, 50.0, 0.0, "the model's own")
     other = choices.threshold(Variant("segmenter", smooth_mm=4.0), settings)
     assert other is not None
     assert "another smooth mm" in other.note
     # Without one, a segmenter's logit has a natural threshold.
     without = choices.threshold(Variant("segmenter"), choices.settings({"class_name": "b"}))
     assert without is not None
-    assert (without.value, without.min_volume_mm3) == (0.0, 0.0)
+    assert (without.value, without.min_volume_mm3, without.min_peak) == (0.0, 0.0, None)
     assert without.origin == "probability one half, as the model brings none"
     assert without.message()["note"].startswith("The model brings no threshold")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from tests.mirrors import write_mirror
 from tests.networks import write_random_bundle
-from tests.training.toy import toy_scan
+from tests.training.toy import toy_scan, two_balls
 from tonno_core import cli
 from tonno_core.bundle.file import load_bundle, save_bundle
 from tonno_core.cohort.cases import Outcome
@@ -609,6 +611,40 @@ def test_segmenters_stand_beside_a_classifiers_rows(home: Path, mirrors: Path, t
     assert again.text == outcome.text
     with pytest.raises(TonnoError, match="another evaluation"):
         evaluate(home / "manifest.csv", tmp_path / "out")
+
+
+def test_a_segmenters_parts_of_too_low_a_peak_do_not_count(tmp_path: Path) -> None:
+    network = SegmenterNetwork((6.0, 6.0, 6.0), (32, 32, 32), filters=8, blocks=(1, 1))
+    scan = two_balls()
+    truth = scan.array > 200
+    write_volume(scan, tmp_path / "scan.nii.gz")
+    write_volume(scan.with_array(truth.astype(np.float32)), tmp_path / "mask.nii.gz", dtype="uint8")
+    write_volume(toy_scan(0, 0), tmp_path / "none.nii.gz")
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("volume,label,mask,patient,split\nscan.nii.gz,1,mask.nii.gz,p1,test\nnone.nii.gz,0,,p0,test\n")
+    heatmap = load_bundle(write_mirror(tmp_path / "plain", network)).segmenter().answer(scan)[0].numpy()
+    level = float(heatmap.max()) - 0.01
+    record = {"threshold": 3.0, "settings": {"smooth_mm": 0.0}, "min_peak": level}
+    folder = write_mirror(tmp_path / "model", network, thresholds={"segmenter": record})
+    labels, count = ndimage.label(heatmap >= 3.0, np.ones((3, 3, 3)))
+    assert count == 2
+    highest = labels == labels.flat[heatmap.argmax()]
+
+    def line(name: str, **choices: float) -> dict[str, str]:
+        asked = Choices(device="cpu", precision="float32", **choices)  # type: ignore[arg-type]
+        evaluate_manifest(manifest, model=folder, output=tmp_path / name, choices=asked, options={}, progress=False)
+        lines = csv.DictReader((tmp_path / name / "results.csv").read_text().splitlines())
+        return next(line for line in lines if line["patient"] == "p1")
+
+    own = line("own")
+    assert int(own["components"]) == 1
+    assert float(own["dice"]) == pytest.approx(dice(highest, truth), abs=1e-6)
+    assert f"lowest peak of a component: of segmenter {level:g}" in (tmp_path / "own" / "summary.md").read_text()
+    everything = line("all", min_peak=-math.inf)
+    assert int(everything["components"]) == 2
+    assert float(everything["dice"]) == pytest.approx(dice(heatmap >= 3.0, truth), abs=1e-6)
+    assert "lowest peak of a component: none" in (tmp_path / "all" / "summary.md").read_text()
+    assert json.loads((tmp_path / "all" / "summary.json").read_text())["evaluation"]["min_peak"] == "none"
 
 
 def test_a_segmenter_alone(home: Path, mirrors: Path, tmp_path: Path) -> None:

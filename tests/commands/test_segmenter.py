@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from scipy import ndimage
 
 from tests.commands.test_dicom import write_series
 from tests.mirrors import write_mirror
-from tests.training.toy import toy_scan
+from tests.training.toy import toy_scan, two_balls
 from tonno_core import cli, load_bundle
 from tonno_core.segmenter.network import SegmenterNetwork
 from tonno_core.volume.io import read_volume, write_volume
@@ -78,6 +80,49 @@ def test_what_is_stated_counts_before_what_the_model_brings(home: Path, tmp_path
     # A logit of -1 is a threshold like any other; but this mask is more than half of the volume.
     assert "100 % of the volume is segmented: that is no finding" in made.output
     assert "tonno calibrate" not in made.output
+
+
+def test_parts_of_too_low_a_peak_are_dropped(home: Path, tmp_path: Path) -> None:
+    scan = tmp_path / "balls.nii.gz"
+    write_volume(two_balls(), scan)
+    answer = load_bundle(home / "model").segmenter().answer(two_balls())[0].numpy()
+    labels, count = ndimage.label(answer >= 3.0, np.ones((3, 3, 3)))
+    assert count == 2
+    low, high = sorted(ndimage.maximum(answer, labels, (1, 2)))
+    level = float(low + high) / 2
+    record = {"threshold": 3.0, "settings": {"smooth_mm": 0.0}, "min_peak": level}
+    model = write_mirror(tmp_path / "model", NETWORK, thresholds={"segmenter": record})
+
+    def run(name: str, *more: object) -> dict[str, Any]:
+        made = tonno("reconstruct", scan, "--model", model, "--output", tmp_path / name, *CPU, *more)
+        assert made.exit_code == 0, made.output
+        return dict(json.loads((tmp_path / name / "report.json").read_text())["methods"]["segmenter"])
+
+    own = run("own")
+    assert (own["min_peak"], len(own["components"])) == (level, 1)
+    assert own["components"][0]["peak"] == pytest.approx(high, abs=1e-6)
+    everything = run("all", "--min-peak", "none")
+    assert len(everything["components"]) == 2
+    assert "min_peak" not in everything
+    assert run("given", "--min-peak", level + 100)["components"] == []
+    assert len(run("above", "--threshold", level)["components"]) == 1
+    many = (home / "scan0.nii.gz", scan, "--model", model, "--output", tmp_path / "many", *CPU)
+    assert tonno("reconstruct", *many).exit_code == 0
+    settings = json.loads((tmp_path / "many" / "settings.json").read_text())
+    assert settings["heatmaps"]["segmenter"]["min_peak"] == level
+    assert "min_peak" not in settings
+    assert tonno("reconstruct", *many).exit_code == 0  # goes on
+    assert tonno("reconstruct", *many, "--min-peak", "none").exit_code != 0  # another cohort
+
+
+def test_a_peak_that_is_no_number(home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for text in ("low", "nan", "inf"):
+        said = refused(
+            capfd, "reconstruct", home / "scan1.nii.gz", "--model", home / "model", "--output", tmp_path / "out",
+            "--min-peak", text,
+        )  # fmt: skip
+        assert f"--min-peak '{text}': expected a number, or none for all components" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_many_volumes(home: Path, tmp_path: Path) -> None:

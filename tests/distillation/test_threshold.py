@@ -1,12 +1,13 @@
-"""The threshold of a segmenter: agreement with pseudo-masks chooses it, and sizes tell wrong parts from right ones."""
+"""The threshold of a segmenter: pseudo-masks choose it, and peaks or sizes tell wrong parts from right ones."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from tonno_core.bundle.calibration import is_threshold
 from tonno_core.distillation.pseudo_mask import BACKGROUND, FINDING, UNKNOWN
-from tonno_core.distillation.threshold import LADDER, Answered, answered, threshold_record
+from tonno_core.distillation.threshold import CHANCE, LADDER, Answered, answered, peak_level, threshold_record
 
 COUNT = len(LADDER)
 
@@ -34,6 +35,7 @@ def test_an_answer_is_measured_in_millimeters_and_against_what_is_known() -> Non
         assert made.largest_mm3[LADDER.index(threshold)] == voxels * 2.5
     assert made.agreement[LADDER.index(0.0)] == 2 * 27 / (27 + 8 + 27)
     assert made.agreement[LADDER.index(1.0)] == 0.0
+    assert made.peak == 2.0
     assert made.floor == pytest.approx(np.quantile(logits, 0.999))
     none = answered(np.full((2, 2, 2), -9.0, dtype=np.float32), np.ones((2, 2, 2), dtype=np.uint8), 0, 1.0)
     assert (none.largest_mm3, none.agreement) == ((0.0,) * COUNT, ())
@@ -71,3 +73,65 @@ def test_without_negatives_every_part_counts() -> None:
     assert (record["threshold"], record["min_volume_mm3"], record["negative_volumes"]) == (0.0, 0.0, 0)
     assert record["agreement"] is None
     assert "noise_floor" not in record
+
+
+def peaked(label: int, peak: float, mm3: float = 100.0) -> Answered:
+    """An answer that agrees best at -3, of one part."""
+    return Answered(label, (mm3,) * COUNT, best_at(-3.0) if label else (), -5.0, peak)
+
+
+def test_the_level_is_that_of_the_logistic_function() -> None:
+    """Ten volumes of each label at +-a: by symmetry the chance is 1 / (1 + exp(-s x)), s = 20 a / (1 + exp(s a))."""
+    a = 2.0
+    level = peak_level([a] * 10 + [-a] * 10, [1] * 10 + [0] * 10)
+    assert level is not None
+    slope = np.log(CHANCE / (1 - CHANCE)) / level
+    assert slope == pytest.approx(20 * a / (1 + np.exp(slope * a)), rel=1e-4)  # BFGS ends at a gradient of 1e-5
+    assert level < 0  # missing one counts more
+    moved = peak_level([a + 3] * 10 + [3 - a] * 10, [1] * 10 + [0] * 10)
+    assert moved == pytest.approx(level + 3, abs=1e-4)
+    # A label that there is more of counts no more.
+    assert peak_level([a] * 50 + [-a] * 50, [1] * 50 + [0] * 50) == pytest.approx(
+        peak_level([a] * 80 + [-a] * 20, [1] * 80 + [0] * 20), abs=0.05
+    )  # up to half of what the penalty does
+
+
+def test_peaks_that_tell_nothing_drop_hardly_anything() -> None:
+    assert peak_level([1.0] * 12, [0, 1] * 6) is None
+    assert peak_level([*range(12)], [1] * 6 + [0] * 6) is None  # the wrong way round
+    assert peak_level([-1.0] * 4 + [1.0] * 20, [0] * 4 + [1] * 20) is None  # too few without the finding
+    noise = np.random.default_rng(0).normal(size=40)
+    level = peak_level(noise.tolist(), [0, 1] * 20)
+    assert level is None or (noise < level).mean() < 0.1
+
+
+def test_parts_of_too_low_a_peak_do_not_count() -> None:
+    rng = np.random.default_rng(3)
+    val = [peaked(1, peak) for peak in rng.normal(4, 1.5, 12)] + [peaked(0, peak) for peak in rng.normal(-1, 1.5, 12)]
+    record = threshold_record(val)
+    assert record["threshold"] == -3.0
+    assert -1.0 < record["min_peak"] < 3.0
+    assert (record["min_volume_mm3"], record["peaks"], record["chance"]) == (0.0, 24, CHANCE)
+    assert is_threshold(record)
+    # The volumes that it has learned from count too, by label and peak alone.
+    learned = [Answered(label, (1e9,) * COUNT, (1.0,) * COUNT, 9.0, 8.0 * label - 2.0) for label in (0, 1) * 20]
+    both = threshold_record(val, learned)
+    assert both["peaks"] == 64
+    assert both["min_peak"] != record["min_peak"]
+    same = ("threshold", "agreement", "noise_floor", "negative_volumes", "positive_volumes", "min_volume_mm3")
+    assert {name: both[name] for name in same} == {name: record[name] for name in same}
+
+
+def test_volumes_that_show_nothing_are_alike() -> None:
+    """Of a volume all of whose voxels lie below the threshold it does not matter how far."""
+    some = [peaked(1, 4.0)] * 6 + [peaked(0, 0.0)] * 3
+    near, far = (threshold_record([*some, *([peaked(0, peak, 0.0)] * 3)]) for peak in (-3.5, -80.0))
+    assert near == far
+    assert "min_peak" in near
+
+
+def test_where_no_peak_is_too_low_sizes_tell() -> None:
+    answers = [peaked(label, 2.0, 300.0 * label + 50.0) for label in (0, 1) * 8]
+    record = threshold_record(answers)
+    assert "min_peak" not in record
+    assert record["min_volume_mm3"] == 50.0

@@ -56,10 +56,10 @@ def test_the_ladder_has_thirds_of_octaves_from_an_eighth_to_four_and_the_thresho
 def test_small_components_count_nowhere_but_in_the_best_dice() -> None:
     heatmap, truth = blobs()
     heatmap[0, 0, 0] = 9.0  # a single voxel
-    predicted, overlap = measure(heatmap, Components(truth), 3.0, min_voxels=2)
+    predicted, overlap = measure(heatmap, Components(truth), 3.0, counted=lambda runs: runs.sizes >= 2)
     without = heatmap.copy()
     without[0, 0, 0] = 0.0
-    alone = measure(without, Components(truth), 3.0, min_voxels=2)
+    alone = measure(without, Components(truth), 3.0, counted=lambda runs: runs.sizes >= 2)
     assert np.array_equal(predicted.mask, alone[0].mask)
     keep = {"best_dice": 0.0, "best_threshold": 0.0}
     assert dataclasses.replace(overlap, **keep) == dataclasses.replace(alone[1], **keep)

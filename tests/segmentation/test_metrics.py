@@ -101,12 +101,12 @@ def test_components_that_are_found_once_give_the_same_scores() -> None:
 
 def test_components_that_are_too_small_do_not_belong_to_the_mask() -> None:
     mask = line("###.#.##..#")
-    kept = Components(mask, min_voxels=2)
+    kept = Components(mask, lambda runs: runs.sizes >= 2)
     assert np.array_equal(kept.mask, line("###...##..."))
     assert sorted(kept.sizes) == [2, 3]
     assert match(kept, Components(line("......#####"))) == (1 / 2, 1.0, 2 / 3)
     assert mask.sum() == 7  # what was given is not changed
-    assert Components(mask, min_voxels=9).sizes.size == 0
+    assert Components(mask, lambda runs: runs.sizes >= 9).sizes.size == 0
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, np.nan])

@@ -46,6 +46,14 @@ def toy_scan(index: int, label: int) -> Volume:
     return Volume(array, ijk_to_ras)
 
 
+def two_balls() -> Volume:
+    """Two balls of 2.5 voxels' radius far from each other, the first twice as bright, on hardly anything."""
+    z, y, x = np.mgrid[-8:8, -8:8, -8:8] + 0.5
+    first, second = ((x - c) ** 2 + (y - c) ** 2 + (z - c) ** 2 < 6.3 for c in (-4.0, 4.0))
+    head = 5.0 * (x**2 + y**2 + z**2 < 60)
+    return toy_scan(0, 0).with_array((head + 300.0 * first + 150.0 * second).astype(np.float32))
+
+
 def write_toy_set(folder: Path, *, train: int = 4, val: int = 2) -> Path:
     """A manifest with half its scans of each label, and masks that no program can read."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from tonno_core.segmenter.network import SegmenterNetwork
 from tonno_core.volume.volume import Volume
 
 LONG_S = 300.0  # the process imports MONAI before its first answer
-RECORD = {"threshold": -0.5, "settings": {"smooth_mm": 0.0}, "min_volume_mm3": 40.0}
+RECORD = {"threshold": -0.5, "settings": {"smooth_mm": 0.0}, "min_volume_mm3": 40.0, "min_peak": 1.5}
 NETWORK = SegmenterNetwork((3.0, 3.0, 3.0), (32, 32, 32), filters=8, blocks=(1, 1))
 
 
@@ -35,6 +35,7 @@ def test_its_result_and_refinements(client: EngineClient, volume: Volume, segmen
     assert np.load(found["inside"]).all()
     threshold = found["heatmaps"]["segmenter"]["threshold"]
     assert (threshold["threshold"], threshold["min_volume_mm3"], threshold["source"]) == (-0.5, 40.0, "calibrated")
+    assert threshold["min_peak"] == 1.5
     assert (found["slices"], found["directions"], found["planned"], found["stopped"]) == (0, 0, 0, False)
     assert (found["profiles"], found["explained"], found["class_name"]) == ([], None, "spot")
     assert found["score"] == pytest.approx(expected.score, rel=1e-5)

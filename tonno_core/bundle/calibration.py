@@ -34,6 +34,8 @@ LEAST_TO_CHOOSE = 5
 OTHER_PLANES = "other_planes"
 # Where it may keep the smallest component that is no noise, in mm3.
 MIN_VOLUME = "min_volume_mm3"
+# Where a segmenter's may keep the logit that a component's highest one reaches, or it is no finding.
+MIN_PEAK = "min_peak"
 # What differs from every calibration where all planes went into a region; the rest are names of settings.
 SCALE = "scale"
 _PLANES = ("slices", "directions", "lattice", "frame", "slice_size")
@@ -77,6 +79,11 @@ class ModelThreshold:
     def min_volume_mm3(self) -> float:
         """The smallest component that the model keeps where nobody says otherwise; 0 for all."""
         return float(self.record.get(MIN_VOLUME) or 0.0)
+
+    @property
+    def min_peak(self) -> float | None:
+        """What the peak of a component reaches that the model keeps where nobody says otherwise; None for all."""
+        return self.record.get(MIN_PEAK)
 
     @property
     def origin(self) -> str:
@@ -378,7 +385,7 @@ def is_threshold(record: object) -> bool:
     if not isinstance(settings, dict) or not isinstance(others, list):
         return False
     volume_mm3 = record.get(MIN_VOLUME, 0.0)
-    if not _is_number(volume_mm3) or volume_mm3 < 0:
+    if not _is_number(volume_mm3) or volume_mm3 < 0 or not _is_number(record.get(MIN_PEAK, 0.0)):
         return False
     for name, least in (("slices", 2), ("directions", 1)):
         count = settings.get(name, least)

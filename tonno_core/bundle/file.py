@@ -297,8 +297,8 @@ def segmenter_spec(
         classes: Names of the network's outputs.
         intensity: ``none``, ``zscore`` or ``window:LO:HI``, see `parse_intensity`.
         thresholds: By ``segmenter`` (for a class other than the first: ``segmenter/class``) a record whose
-            ``threshold`` is a logit; its ``settings`` may hold ``smooth_mm``, and ``min_volume_mm3`` is the smallest
-            component that is kept by default.
+            ``threshold`` is a logit; its ``settings`` may hold ``smooth_mm``, ``min_volume_mm3`` is the smallest
+            component that is kept by default, and ``min_peak`` the logit that its highest one must reach.
         training: How the weights came about; ``taught_by`` is ``heatmaps`` or ``masks``.
         about: What a person should know.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tonno_core
-from tonno_core.bundle.calibration import MIN_VOLUME
+from tonno_core.bundle.calibration import MIN_PEAK, MIN_VOLUME
 from tonno_core.bundle.ready import Compiled
 from tonno_core.cohort.cases import SETTINGS_NAME, CasesFolder, Outcome, Progress, run_cases
 from tonno_core.cohort.find import LIST_ENDINGS, find_volumes
@@ -222,15 +222,17 @@ def _require_thresholds(prepared: PreparedRun) -> None:
 
 def _content(prepared: PreparedRun, compiled: Compiled) -> Json:
     """Return what this run is, as ``settings.json`` states it, but for its list."""
-    run = prepared.run
+    run, options = prepared.run, prepared.request.options
     target = run.targets[0]
     heatmaps: Json = {}
     for name, variant in target.variants.items():
         known = run.threshold(target, name)
         # Scaled for other planes, where machines may round otherwise.
         heatmaps[name] = {**variant.record(), "threshold": None if known is None else float(f"{known.value:.9g}")}
-        if known is not None and known.min_volume_mm3 and prepared.request.options.min_volume_mm3 is None:
+        if known is not None and known.min_volume_mm3 and options.min_volume_mm3 is None:
             heatmaps[name][MIN_VOLUME] = known.min_volume_mm3
+        if known is not None and known.min_peak is not None and options.min_peak is None:
+            heatmaps[name][MIN_PEAK] = known.min_peak
     content = {
         "tonno": tonno_core.__version__,
         "model": model_identity(prepared.request.model),

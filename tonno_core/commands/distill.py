@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tonno_core.bundle.calibration import MIN_VOLUME
+from tonno_core.bundle.calibration import MIN_PEAK, MIN_VOLUME
 from tonno_core.bundle.file import Bundle, load_bundle, save_bundle, segmenter_spec
 from tonno_core.bundle.ready import PIXEL_SUM
 from tonno_core.cohort.manifest import Manifest, read_for_model, require_trainable, require_volumes, write_manifest
@@ -223,8 +223,10 @@ def _summary(made: Segmenter, output: Path, folder: RunFolder, *, split_made: bo
             )
     for key, threshold in made.thresholds.items():
         count = threshold["negative_volumes"]
+        by_size = f"from {threshold[MIN_VOLUME]:g} mm3"
+        parts = f"with a logit from {threshold[MIN_PEAK]:g} on" if MIN_PEAK in threshold else by_size
         lines.append(
-            f"{key}: threshold {threshold['threshold']:.4g}, parts from {threshold[MIN_VOLUME]:g} mm3 "
+            f"{key}: threshold {threshold['threshold']:.4g}, parts {parts} "
             f"({f'{count} volumes' if count else 'no volume'} of val without the finding)"
         )
         if (agreement := threshold.get("agreement")) is not None and agreement < _ASTRAY:

@@ -11,7 +11,7 @@ from tonno_core.reconstruction import Reconstruction
 from tonno_core.reporting import Preview, Reporter
 from tonno_core.segmentation.binarize import binarize
 from tonno_core.segmentation.stability import STABLE_DICE, Stability
-from tonno_core.segmentation.threshold import find_threshold
+from tonno_core.segmentation.threshold import find_threshold, parts_of
 
 
 class EarlyStopping:
@@ -73,5 +73,6 @@ class EarlyStopping:
         for name, heatmap in preview.heatmaps.items():
             known = self._run.threshold(target, name, preview.directions)
             threshold, _ = find_threshold(heatmap, preview.inside, self._options.threshold, known)
-            masks[name] = binarize(heatmap, threshold, min_volume_mm3=self._options.min_volume_mm3 or 0.0)
+            parts = parts_of(known, self._options.min_volume_mm3, self._options.min_peak)
+            masks[name] = binarize(heatmap, threshold, min_volume_mm3=parts.min_volume_mm3, min_peak=parts.min_peak)
         self._stability.add(preview.directions, masks)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tonno_core
+from tonno_core.bundle.calibration import MIN_PEAK
 from tonno_core.bundle.classes import class_of
 from tonno_core.bundle.decide import check_stages, decide, standard_stage
 from tonno_core.bundle.file import Bundle, load_bundle
@@ -20,6 +21,7 @@ from tonno_core.cohort.manifest import Manifest, read_for_model, why_absent
 from tonno_core.cohort.mask import values_text
 from tonno_core.cohort.split import split_patients
 from tonno_core.commands.options import as_options
+from tonno_core.commands.request import peak_record
 from tonno_core.distributed import device_of_process, share_of_cases
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation.case import ReadCase, Setup, Task, check_masks, evaluate_case, read_case
@@ -30,7 +32,7 @@ from tonno_core.evaluation.rows import Row, rows_of, segmenter_row
 from tonno_core.evaluation.sheet import entry_of, write_sheets
 from tonno_core.evaluation.summary import results_csv, summarize, summary_csv
 from tonno_core.output import Json
-from tonno_core.segmentation.binarize import check_options
+from tonno_core.segmentation.threshold import parts_of
 from tonno_core.settings import METHODS, SEGMENTER, ReconstructionSettings, Variant, stages_text
 from tonno_core.volume.intensity import shown_window
 
@@ -45,6 +47,7 @@ class Choices:
         split: ``train``, ``val``, ``test`` or ``all``.
         stages: Of the CAM methods' rows, several numbers are added up; none for all.
         min_volume_mm3: Smallest component that is kept; None for each row's own, which a classifier has not.
+        min_peak: What the highest value of a component reaches that is kept, -inf for all; None likewise.
         all_candidates: Whether there is a row for each variant that the calibration tried.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
@@ -55,6 +58,7 @@ class Choices:
     split: str = "test"
     stages: Sequence[tuple[int, ...]] = ()
     min_volume_mm3: float | None = None
+    min_peak: float | None = None
     all_candidates: bool = False
     device: str = "auto"
     precision: str = "auto"
@@ -92,7 +96,7 @@ def evaluate_manifest(
     Raises:
         TonnoError: An option, the model or the manifest is wrong, or no case could be evaluated.
     """
-    check_options(0.0, None, choices.min_volume_mm3 or 0.0)
+    parts_of(None, choices.min_volume_mm3, choices.min_peak)
     bundle = load_bundle(model)
     all_methods = (SEGMENTER,) if bundle.spec.kind == SEGMENTER else METHODS
     asked = {**options, "methods": options.get("methods") or all_methods}
@@ -246,6 +250,7 @@ def _prepare(bundle: Bundle, settings: ReconstructionSettings, choices: Choices,
         "split": choices.split,
         "class": class_name,
         "min_volume_mm3": choices.min_volume_mm3 or 0.0,
+        **peak_record(choices.min_peak),
         "device": model.device.type,
         "precision": str(model.precision).removeprefix("torch."),
         "settings": settings.record(),
@@ -254,7 +259,7 @@ def _prepare(bundle: Bundle, settings: ReconstructionSettings, choices: Choices,
     content = json.loads(json.dumps(content))  # as it will be read: tuples are lists
     best = tuple(name for name, row in rows.items() if row.best)
     shown = tuple(name for name in best if name != "center") or best  # which is blind to the image
-    return content, Setup(model, run, rows, shown, choices.min_volume_mm3, "")
+    return content, Setup(model, run, rows, shown, choices.min_volume_mm3, "", min_peak=choices.min_peak)
 
 
 def _with_segmenters(content: Json, setup: Setup, choices: Choices, class_name: str) -> tuple[Json, Setup]:
@@ -355,6 +360,14 @@ def _smallest(stated: float, rows: Mapping[str, Row]) -> str:
     return ", ".join([f"{stated:g} mm3", *(f"of {name} {volume:g} mm3" for name, volume in own.items())])
 
 
+def _lowest_peaks(stated: float | str | None, rows: Mapping[str, Row]) -> dict[str, str]:
+    """Say what a component's highest value must reach, where that is asked for, or a segmenter says so."""
+    if stated is not None:
+        return {"lowest peak of a component": str(stated)}
+    own = [f"of {name} {row.min_peak:g}" for name, row in rows.items() if row.min_peak is not None]
+    return {"lowest peak of a component": ", ".join(own)} if own else {}
+
+
 def _facts(content: Json, rows: Mapping[str, Row], seed: int) -> dict[str, str]:
     settings, model = content["settings"], content["model"]
     directions = {settings["directions"], settings["cam_directions"] or settings["directions"]}
@@ -364,6 +377,7 @@ def _facts(content: Json, rows: Mapping[str, Row], seed: int) -> dict[str, str]:
         "planes": f"{many} directions, {settings['slices']} slices each, {settings['lattice']}, {settings['frame']}",
         "cases": f"split {content['split']}, manifest rows {content['manifest']['sha256'][:12]}",
         "smallest component": _smallest(content["min_volume_mm3"], rows),
+        **_lowest_peaks(content.get(MIN_PEAK), rows),
         "computed": f"tonno {content['tonno']}, {content['device']}, {content['precision']}, bootstrap seed {seed}",
     }
     for name, other in content.get("segmenters", {}).items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 
 import tonno_core
+from tonno_core.bundle.calibration import MIN_PEAK, MIN_VOLUME
 from tonno_core.bundle.decide import Run
 from tonno_core.bundle.file import Bundle
 from tonno_core.commands import dicom
@@ -29,7 +31,7 @@ from tonno_core.reconstruction import Reconstruction, execute
 from tonno_core.reconstruction.run import ReadyScan
 from tonno_core.reporting import Reporter, progress_bar, progress_of
 from tonno_core.segmentation.binarize import peak_of
-from tonno_core.segmentation.threshold import Segmentation, segment
+from tonno_core.segmentation.threshold import Segmentation, parts_of, segment
 from tonno_core.settings import SEGMENTER
 from tonno_core.volume.intensity import IMAGE, shown_window
 from tonno_core.volume.io import check_writable, read_volume, write_volume
@@ -124,7 +126,7 @@ def reconstruct_into(
     result = execute(volume, prepared.model.encoder, run, reporter, processes=group)
     if not group.first:
         return ""
-    segmentations = segment_all(result, run, options.threshold, options.min_volume_mm3)
+    segmentations = segment_all(result, run, options.threshold, options.min_volume_mm3, options.min_peak)
     doubts = [each.warning for each in segmentations.values() if each.warning]
     result = dataclasses.replace(result, warnings=tuple(map(as_options, [*result.warnings, *doubts])))
     with output_folder(output, overwrite=overwrite) as folder:
@@ -170,7 +172,11 @@ def write_images(
 
 
 def segment_all(
-    result: Reconstruction, run: Run, threshold: str = "auto", min_volume_mm3: float | None = None
+    result: Reconstruction,
+    run: Run,
+    threshold: str = "auto",
+    min_volume_mm3: float | None = None,
+    min_peak: float | None = None,
 ) -> dict[str, Segmentation]:
     """Binarize the heatmaps of a run.
 
@@ -179,6 +185,7 @@ def segment_all(
         run: That they are from.
         threshold: ``auto`` for the model's own for the method, Otsu's where it has none; ``otsu``; or a number.
         min_volume_mm3: Smallest component that is kept; None for the model's own, or all of them.
+        min_peak: What the highest value of a component reaches that is kept; likewise.
 
     Returns:
         Segmentations by the heatmaps' names.
@@ -190,9 +197,8 @@ def segment_all(
     for name, heatmap in result.heatmaps.items():
         known = run.threshold(run.targets[0], name, result.ended_at)
         odds = result.variants[name].method == SEGMENTER
-        made = segment(
-            name, heatmap, result.inside, known, threshold=threshold, min_volume_mm3=min_volume_mm3, odds=odds
-        )
+        parts = parts_of(known, min_volume_mm3, min_peak)
+        made = segment(name, heatmap, result.inside, known, threshold=threshold, parts=parts, odds=odds)
         # What pixel-sum shows are intensities, which may be anything.
         segmentations[name] = dataclasses.replace(made, warning=None) if run.intensity == IMAGE else made
     return segmentations
@@ -245,7 +251,8 @@ def write_report(
                 "settings": result.variants[method].choices(),
                 "threshold": segmentation.threshold,
                 "threshold_source": segmentation.source,
-                **({"min_volume_mm3": segmentation.min_volume_mm3} if segmentation.min_volume_mm3 else {}),
+                **({MIN_VOLUME: segmentation.min_volume_mm3} if segmentation.min_volume_mm3 else {}),
+                **({MIN_PEAK: segmentation.min_peak} if segmentation.min_peak > -math.inf else {}),
                 "volume_mm3": float(segmentation.mask.sum() * volume.voxel_mm3),
                 "peak": peak_of(result.heatmaps[method].array),
                 "components": [dataclasses.asdict(component) for component in segmentation.components],

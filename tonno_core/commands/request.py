@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 
+from tonno_core.bundle.calibration import MIN_PEAK
 from tonno_core.bundle.decide import Run, check_zoom, decide
 from tonno_core.bundle.file import Bundle
 from tonno_core.bundle.ready import Compiled, ReadyModel, choices_of_model, load_model, prepare_model
@@ -12,7 +14,7 @@ from tonno_core.commands.dicom import FORMAT, check_dicom
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
 from tonno_core.segmentation.binarize import check_options
-from tonno_core.segmentation.threshold import parse_threshold
+from tonno_core.segmentation.threshold import parse_threshold, parts_of
 from tonno_core.settings import SEGMENTER, ReconstructionSettings
 from tonno_core.slicing.region import Region
 from tonno_core.slicing.roi import read_region
@@ -43,6 +45,7 @@ class Options:
         preset: A name from `PRESETS`.
         threshold: ``auto``, ``otsu`` or a number.
         min_volume_mm3: Smallest component that is kept; None for the model's own, or all of them.
+        min_peak: What the highest value of a component reaches that is kept, -inf for all; None likewise.
         file_format: ``nii.gz``, ``nrrd`` or ``dicom``.
         replace_nonfinite: Replace voxels that are no numbers by the lowest.
         region: See `read_region`.
@@ -55,6 +58,7 @@ class Options:
     preset: str | None = None
     threshold: str = "auto"
     min_volume_mm3: float | None = None
+    min_peak: float | None = None
     file_format: str = "nii.gz"
     replace_nonfinite: bool = False
     region: str | None = None
@@ -92,6 +96,7 @@ class Request:
             "settings": settings.record(),
             **{name: getattr(self.options, name) for name in names},
             "min_volume_mm3": self.options.min_volume_mm3 or 0.0,
+            **peak_record(self.options.min_peak),
             "region": self.region_record(),
         }
 
@@ -121,6 +126,20 @@ class PreparedRun:
     run: Run
 
 
+def peak_record(min_peak: float | None) -> Json:
+    """Return, as JSON holds it, what is asked for of the components' highest values.
+
+    Args:
+        min_peak: As in `Options`.
+
+    Returns:
+        Nothing where nothing is asked for.
+    """
+    if min_peak is None:
+        return {}
+    return {MIN_PEAK: "none" if min_peak == -math.inf else min_peak}
+
+
 def read_options(options: Options) -> Request:
     """Load the model and check all options, before any volume is read.
 
@@ -134,6 +153,7 @@ def read_options(options: Options) -> Request:
         TonnoError: An option is wrong, or does not fit the others or the model.
     """
     check_options(parse_threshold(options.threshold) or 0.0, None, options.min_volume_mm3 or 0.0)
+    parts_of(None, min_peak=options.min_peak)
     model = load_model(options.model)
     settings = choices_of_model(model).settings(options.settings, options.preset)
     region = None if options.region is None else read_region(options.region)

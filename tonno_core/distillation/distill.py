@@ -249,10 +249,12 @@ def _thresholds(
     trainer: Trainer,
     work: Work,
 ) -> dict[str, Json]:
-    """Find a threshold for each class from the volumes of split ``val``."""
+    """Find a threshold for each class from the volumes of split ``val``, and which parts count, also from ``train``."""
     settings, group, network = work.settings, work.group, trainer.trained
     r, a, s = work.network.spacing_mm
-    measured = [(number, case) for number, case in cases if case.split == "val"]
+    val = [(number, case) for number, case in cases if case.split == "val"]
+    # Without any of ``val`` nothing is known of volumes that it has not learned.
+    measured = [*val, *((number, case) for number, case in cases if case.split == "train")] if val else []
     own: list[list[Answered]] = []
     for number, case in progress_bar(
         measured[group.rank :: group.world], desc="calibrating", unit="volume", disable=not (work.progress and measured)
@@ -264,6 +266,8 @@ def _thresholds(
         ])  # fmt: skip
     answers = group.gather(own)
     return {
-        threshold_key(SEGMENTER, name, settings.classes): threshold_record([each[index] for each in answers])
+        threshold_key(SEGMENTER, name, settings.classes): threshold_record(
+            [each[index] for each in answers[: len(val)]], [each[index] for each in answers[len(val) :]]
+        )
         for index, name in enumerate(settings.classes)
     }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from tonno_core.reconstruction.run import ReadyScan, get_ready
 from tonno_core.reporting import Reporter
 from tonno_core.segmentation.binarize import otsu_threshold, reaches
 from tonno_core.segmentation.metrics import Components
+from tonno_core.segmentation.parts import Parts
 from tonno_core.segmentation.threshold import threshold_warning
 from tonno_core.settings import SEGMENTER
 from tonno_core.volume.foreground import foreground_mask
@@ -73,6 +76,7 @@ class Setup:
         min_volume_mm3: Smallest component that is kept; None for each row's own.
         fingerprint: Of the evaluation.
         segmenters: By name of their row, models that are compared with the first, and their runs.
+        min_peak: What the highest value of a component reaches that is kept, -inf for all; None for each row's own.
     """
 
     model: ReadyModel
@@ -82,6 +86,20 @@ class Setup:
     min_volume_mm3: float | None
     fingerprint: str
     segmenters: Mapping[str, tuple[ReadyModel, Run]] = field(default_factory=dict)
+    min_peak: float | None = None
+
+    def parts(self, row: Row) -> Parts:
+        """Return which components of a row's segmentations count.
+
+        Args:
+            row: With what its model says of them.
+
+        Returns:
+            What is asked for, else the row's own.
+        """
+        volume = row.min_volume_mm3 if self.min_volume_mm3 is None else self.min_volume_mm3
+        peak = row.min_peak if self.min_peak is None else self.min_peak
+        return Parts(volume, -math.inf if peak is None else peak)
 
 
 @dataclass(frozen=True)
@@ -259,13 +277,12 @@ class _Judge:
     def _judge(self, name: str, row: Row, heatmap: Volume, inside: BoolArray) -> None:
         threshold, source = _threshold(row, heatmap, inside)
         overlap: Overlap | None = None
-        stated, odds = self._setup.min_volume_mm3, row.variant.method == SEGMENTER
-        # A hair below the quotient, as `binarize` has it.
-        min_voxels = (row.min_volume_mm3 if stated is None else stated) / self._voxel_mm3 * (1 - 1e-9)
+        odds = row.variant.method == SEGMENTER
+        counted = partial(self._setup.parts(row).counted, heatmap=heatmap.array, voxel_mm3=self._voxel_mm3)
         if self.truth is None:
-            segmented = Components(reaches(heatmap.array, threshold), min_voxels)
+            segmented = Components(reaches(heatmap.array, threshold), counted)
         else:
-            segmented, overlap = measure(heatmap.array, self.truth, threshold, min_voxels=min_voxels, odds=odds)
+            segmented, overlap = measure(heatmap.array, self.truth, threshold, counted=counted, odds=odds)
         if row.best and (doubt := threshold_warning(name, segmented.mask, inside, threshold, odds=odds)):
             self.doubts[name] = doubt
         looked_at = self.foreground & inside

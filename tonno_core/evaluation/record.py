@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json, write_json
 from tonno_core.segmentation.binarize import covered, reaches
+from tonno_core.segmentation.connected import Runs
 from tonno_core.segmentation.metrics import Components, best_dice, dice_of, match
 
 # Factors on a row's own threshold at which Dice and F1 are measured too: thirds of an octave, 1/8 to 4.
@@ -132,7 +134,7 @@ def measure(
     truth: Components,
     threshold: float,
     *,
-    min_voxels: float = 0.0,
+    counted: Callable[[Runs], npt.NDArray[np.bool_]] | None = None,
     odds: bool = False,
 ) -> tuple[Components, Overlap]:
     """Segment a heatmap and compare the segmentation with the truth.
@@ -141,18 +143,18 @@ def measure(
         heatmap: Values, Z Y X.
         truth: The true mask on the same grid.
         threshold: The segmentation is where the heatmap reaches it.
-        min_voxels: Smaller components do not belong to the segmentation.
+        counted: Tells by component whether it belongs to the segmentation; None for all.
         odds: Whether the ladder's factors are of the odds whose logarithm the threshold is, as of a segmenter's logit,
             rather than of the threshold itself.
 
     Returns:
         The segmentation and its agreement with the truth.
     """
-    predicted = Components(reaches(heatmap, threshold), min_voxels)
+    predicted = Components(reaches(heatmap, threshold), counted)
     ladder = [
         predicted
         if factor == 1.0
-        else Components(reaches(heatmap, threshold + math.log(factor) if odds else threshold * factor), min_voxels)
+        else Components(reaches(heatmap, threshold + math.log(factor) if odds else threshold * factor), counted)
         for factor in LADDER
     ]
     precision, recall, f1 = match(predicted, truth)

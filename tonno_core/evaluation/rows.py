@@ -37,6 +37,7 @@ class Row:
         source: How the threshold was found.
         model: The segmenter that makes the heatmap, by its row's name; "" for the evaluation's model.
         min_volume_mm3: Smallest component that the model keeps where nobody says otherwise.
+        min_peak: What the highest value of a component reaches that it then keeps; None for all.
     """
 
     variant: Variant
@@ -45,6 +46,7 @@ class Row:
     source: str
     model: str = ""
     min_volume_mm3: float = 0.0
+    min_peak: float | None = None
 
     def record(self) -> Json:
         """Return the row as ``settings.json`` states it.
@@ -53,7 +55,8 @@ class Row:
             By name; what an evaluation without segmenters has not is left out.
         """
         values = {**dataclasses.asdict(self), "variant": self.variant.record()}
-        return {name: value for name, value in values.items() if value or name not in ("model", "min_volume_mm3")}
+        unsaid = {"model": "", "min_volume_mm3": 0.0, "min_peak": None}
+        return {name: value for name, value in values.items() if name not in unsaid or value != unsaid[name]}
 
 
 def segmenter_row(spec: BundleSpec, settings: ReconstructionSettings) -> tuple[str, Row]:
@@ -71,7 +74,8 @@ def segmenter_row(spec: BundleSpec, settings: ReconstructionSettings) -> tuple[s
     name = TRAINED_ON_MASKS if spec.training.get("taught_by") == MASKS else SEGMENTER
     known = choices.threshold(variant, settings)
     assert known is not None
-    return name, Row(variant, True, known.value, known.origin, min_volume_mm3=known.min_volume_mm3)
+    volume, peak = known.min_volume_mm3, known.min_peak
+    return name, Row(variant, True, known.value, known.origin, min_volume_mm3=volume, min_peak=peak)
 
 
 def rows_of(

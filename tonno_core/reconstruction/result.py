@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tonno_core.bundle.calibration import ModelThreshold
 from tonno_core.encoding.encoder import PixelSum
 from tonno_core.errors import TonnoError, TonnoWarning
-from tonno_core.segmentation.threshold import Segmentation, segment
+from tonno_core.segmentation.threshold import Segmentation, parts_of, segment
 from tonno_core.settings import SEGMENTER, ReconstructionSettings, Variant
 from tonno_core.slicing.profile import Profile
 from tonno_core.volume.volume import Matrix, Volume
@@ -84,7 +84,12 @@ class Reconstruction:
         return f"Reconstruction({made}; {self.looked_at} in {self.seconds.get('total', 0.0):.1f} s)"
 
     def segment(
-        self, name: str | None = None, *, threshold: float | str = "auto", min_volume_mm3: float | None = None
+        self,
+        name: str | None = None,
+        *,
+        threshold: float | str = "auto",
+        min_volume_mm3: float | None = None,
+        min_peak: float | None = None,
     ) -> Segmentation:
         """Binarize a heatmap, as `tonno reconstruct` does.
 
@@ -92,6 +97,7 @@ class Reconstruction:
             name: Of the heatmap, None for the first.
             threshold: ``auto`` for the model's own, Otsu's where it has none; ``otsu``; or a number.
             min_volume_mm3: Smallest component that is kept; None for the model's own, which a classifier has not.
+            min_peak: What the highest value of a component reaches that is kept; None likewise, ``-math.inf`` for all.
 
         Returns:
             The segmentation; a mask that is hardly a finding is warned of.
@@ -102,9 +108,8 @@ class Reconstruction:
         name = self._name(name)
         known, heatmap = self.thresholds.get(name), self.heatmaps[name]
         odds = self.variants[name].method == SEGMENTER
-        made = segment(
-            name, heatmap, self.inside, known, threshold=str(threshold), min_volume_mm3=min_volume_mm3, odds=odds
-        )
+        parts = parts_of(known, min_volume_mm3, min_peak)
+        made = segment(name, heatmap, self.inside, known, threshold=str(threshold), parts=parts, odds=odds)
         if made.warning is not None and not self._of_pixels:
             warnings.warn(made.warning, TonnoWarning, stacklevel=2)
         return made

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from tonno_core.errors import TonnoError
 from tonno_core.segmentation.connected import BoolMask, IntArray, Runs, connect, connected, find_runs, runs_of
+from tonno_core.segmentation.parts import Parts
 from tonno_core.volume.volume import Volume
 
 Mask = npt.NDArray[np.uint8]
@@ -149,7 +150,14 @@ def peak_of(array: npt.NDArray[np.floating]) -> float:
     return float(array.max(where=covered(array), initial=-np.inf)) if covered(array).any() else 0.0
 
 
-def binarize(heatmap: Volume, threshold: float, *, low: float | None = None, min_volume_mm3: float = 0.0) -> Mask:
+def binarize(
+    heatmap: Volume,
+    threshold: float,
+    *,
+    low: float | None = None,
+    min_volume_mm3: float = 0.0,
+    min_peak: float = -math.inf,
+) -> Mask:
     """Segment a heatmap by a threshold, within what the planes cover; NaN is background, components are 26-connected.
 
     Args:
@@ -158,32 +166,33 @@ def binarize(heatmap: Volume, threshold: float, *, low: float | None = None, min
         low: A lower threshold for hysteresis: the mask is the components of heatmap >= low that contain a voxel
             >= threshold. None: no hysteresis.
         min_volume_mm3: Smaller components are removed.
+        min_peak: So are those whose highest value does not reach it, see `Parts`.
 
     Returns:
         Mask, uint8 Z Y X, 0 and 1.
 
     Raises:
-        TonnoError: A threshold that is not finite, low above threshold, or a negative volume.
+        TonnoError: A threshold that is not finite, low above threshold, a negative volume, or a peak that is no number.
     """
-    check_options(threshold, low, min_volume_mm3)
+    parts = check_options(threshold, low, min_volume_mm3, min_peak)
     mask = reaches(heatmap.array, threshold if low is None else low)
     if low is not None:
         voxels, component, count = connected(mask)
         seeds = component[heatmap.array.reshape(-1)[voxels] >= threshold]
         keep = np.bincount(seeds, minlength=count) > 0
         mask.reshape(-1)[voxels[~keep[component]]] = False
-    if min_volume_mm3 > 0.0:
-        clear_small(mask, heatmap.voxel_mm3, min_volume_mm3)
+    if parts.drop_some(threshold):
+        clear_parts(mask, heatmap, parts)
     return mask.view(np.uint8)
 
 
-def clear_small(mask: BoolMask, voxel_mm3: float, min_volume_mm3: float, most_runs: int | None = None) -> bool:
-    """Clear the small 26-connected components of a mask.
+def clear_parts(mask: BoolMask, heatmap: Volume, parts: Parts, most_runs: int | None = None) -> bool:
+    """Clear the 26-connected components of a mask that do not count.
 
     Args:
         mask: Bool Z Y X, contiguous; changed in place.
-        voxel_mm3: Volume of a voxel.
-        min_volume_mm3: Smaller components are cleared.
+        heatmap: On whose grid the mask is.
+        parts: Which count.
         most_runs: A mask of more runs of voxels along x is left as it is, for callers that must not wait (half a
             second for a million runs); None sets no limit.
 
@@ -194,9 +203,8 @@ def clear_small(mask: BoolMask, voxel_mm3: float, min_volume_mm3: float, most_ru
     if most_runs is not None and first.size > most_runs:
         return False
     runs = connect(first, last, mask.shape)
-    # A hair below the quotient: 8 voxels of 0.1 mm are 0.008 mm3, whatever the last bit of the product says.
-    small = runs.sizes < min_volume_mm3 / voxel_mm3 * (1 - 1e-9)
-    mask.reshape(-1)[runs.voxels(small[runs.component])] = False
+    dropped = ~parts.counted(runs, heatmap.array, heatmap.voxel_mm3)
+    mask.reshape(-1)[runs.voxels(dropped[runs.component])] = False
     return True
 
 
@@ -298,13 +306,17 @@ def _peak_voxels(
     return first
 
 
-def check_options(threshold: float, low: float | None, min_volume_mm3: float) -> None:
+def check_options(threshold: float, low: float | None, min_volume_mm3: float, min_peak: float = -math.inf) -> Parts:
     """Check the options of `binarize`.
 
     Args:
         threshold: A finite number.
         low: A number up to the threshold, or None.
         min_volume_mm3: 0 or more.
+        min_peak: A number, or -inf.
+
+    Returns:
+        The components that count.
 
     Raises:
         TonnoError: Another value.
@@ -313,8 +325,7 @@ def check_options(threshold: float, low: float | None, min_volume_mm3: float) ->
         raise TonnoError(f"threshold: {threshold} found, a finite number is expected")
     if low is not None and not (math.isfinite(low) and low <= threshold):
         raise TonnoError(f"low threshold: {low} found, a number up to the threshold {threshold} is expected")
-    if not (math.isfinite(min_volume_mm3) and min_volume_mm3 >= 0):
-        raise TonnoError(f"`min_volume_mm3` is {min_volume_mm3}, expected 0 or more")
+    return Parts(min_volume_mm3, min_peak)
 
 
 def _as_mask(mask: npt.NDArray[np.generic], heatmap: Volume) -> BoolMask:

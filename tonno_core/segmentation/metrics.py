@@ -6,13 +6,14 @@ masks is empty, every score is 0. Arrays of different shapes are a ValueError.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from tonno_core.segmentation.connected import IntArray, runs_of
+from tonno_core.segmentation.connected import IntArray, Runs, runs_of
 
 BoolArray = npt.NDArray[np.bool_]
 Array = npt.NDArray[np.generic]
@@ -87,16 +88,16 @@ class Components:
 
     Args:
         mask: Z Y X; not zero is inside.
-        min_voxels: Components with fewer voxels do not belong to the mask.
+        counted: Tells by component whether it belongs to the mask; None for all.
     """
 
-    def __init__(self, mask: Array, min_voxels: float = 0.0) -> None:
+    def __init__(self, mask: Array, counted: Callable[[Runs], BoolArray] | None = None) -> None:
         self.mask = mask.astype(np.bool_)  # a copy
         self.runs = runs_of(self.mask)
-        small = self.runs.sizes < min_voxels
-        if small.any():
-            self.mask.reshape(-1)[self.runs.voxels(small[self.runs.component])] = False
-            self.runs, _ = self.runs.only(np.flatnonzero(~small))
+        keep = None if counted is None else counted(self.runs)
+        if keep is not None and not keep.all():
+            self.mask.reshape(-1)[self.runs.voxels(~keep[self.runs.component])] = False
+            self.runs, _ = self.runs.only(np.flatnonzero(keep))
         self.sizes = self.runs.sizes
 
     @cached_property

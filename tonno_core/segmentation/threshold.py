@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from tonno_core.bundle.calibration import ModelThreshold
 from tonno_core.errors import TonnoError
 from tonno_core.segmentation.binarize import Component, Mask, binarize, components, otsu_threshold
+from tonno_core.segmentation.parts import Parts
 from tonno_core.volume.volume import Volume
 
 # A mask of more than this share of what the planes cover is no finding.
@@ -27,6 +29,7 @@ class Segmentation:
         components: Its pieces, highest peak first.
         warning: Why it is hardly one of a finding; None where nothing speaks against it.
         min_volume_mm3: Smallest component that was kept.
+        min_peak: What the highest value of those that were kept reaches; -inf for all.
     """
 
     threshold: float
@@ -35,6 +38,7 @@ class Segmentation:
     components: list[Component]
     warning: str | None = None
     min_volume_mm3: float = 0.0
+    min_peak: float = -math.inf
 
 
 def parse_threshold(text: str) -> float | None:
@@ -86,6 +90,47 @@ def find_threshold(
     return otsu_threshold(heatmap, inside), source
 
 
+def parse_peak(text: str) -> float:
+    """Read what the highest value of a component must reach.
+
+    Args:
+        text: A number, or ``none``.
+
+    Returns:
+        The number, -inf for none.
+
+    Raises:
+        TonnoError: It is neither.
+    """
+    if text == "none":
+        return -math.inf
+    try:
+        return Parts(min_peak=float(text)).min_peak
+    except (ValueError, TonnoError):
+        raise TonnoError(f"`min_peak` '{text}': expected a number, or none for all components") from None
+
+
+def parts_of(known: ModelThreshold | None, min_volume_mm3: float | None = None, min_peak: float | None = None) -> Parts:
+    """Return which components count.
+
+    Args:
+        known: The model's threshold for the heatmap, with what it says of components; None where it has none.
+        min_volume_mm3: What is asked for; None for the model's own, or 0.
+        min_peak: Likewise; None for the model's own, or -inf.
+
+    Returns:
+        The components that count.
+
+    Raises:
+        TonnoError: Something else is asked for than a number, or a negative volume.
+    """
+    if min_volume_mm3 is None:
+        min_volume_mm3 = 0.0 if known is None else known.min_volume_mm3
+    if min_peak is None:
+        min_peak = None if known is None else known.min_peak
+    return Parts(min_volume_mm3, -math.inf if min_peak is None else min_peak)
+
+
 def segment(
     name: str,
     heatmap: Volume,
@@ -93,7 +138,7 @@ def segment(
     known: ModelThreshold | None,
     *,
     threshold: str = "auto",
-    min_volume_mm3: float | None = None,
+    parts: Parts | None = None,
     odds: bool = False,
 ) -> Segmentation:
     """Binarize a heatmap.
@@ -104,7 +149,7 @@ def segment(
         inside: Bool Z Y X, what the planes cover.
         known: The model's threshold for it, None where it has none.
         threshold: ``auto`` for the model's own, Otsu's where it has none; ``otsu``; or a number.
-        min_volume_mm3: Smallest component that is kept; None for the model's own.
+        parts: Which components are kept, from `parts_of`; None for the model's own.
         odds: Whether it is a segmenter's, whose logits also below 0 mean something.
 
     Returns:
@@ -114,11 +159,10 @@ def segment(
         TonnoError: The heatmap cannot be split by Otsu's method, or the threshold is none.
     """
     value, source = find_threshold(heatmap, inside, threshold, known)
-    if min_volume_mm3 is None:
-        min_volume_mm3 = 0.0 if known is None else known.min_volume_mm3
-    mask = binarize(heatmap, value, min_volume_mm3=min_volume_mm3)
+    parts = parts or parts_of(known)
+    mask = binarize(heatmap, value, min_volume_mm3=parts.min_volume_mm3, min_peak=parts.min_peak)
     warning = threshold_warning(name, mask, inside, value, odds=odds)
-    return Segmentation(value, source, mask, components(mask, heatmap), warning, min_volume_mm3)
+    return Segmentation(value, source, mask, components(mask, heatmap), warning, parts.min_volume_mm3, parts.min_peak)
 
 
 def threshold_warning(

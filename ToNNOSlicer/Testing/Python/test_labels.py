@@ -42,6 +42,7 @@ WIDGETS = {
     "zoom": "zoomCheck", "method": "methodLabel", "methods": "methodLabel", "preset": "qualityLabel",
     "slices": "slicesLabel", "directions": "directionsLabel", "stage": "stageLabel", "sigma_scale": "sigmaLabel",
     "filter": "filterLabel", "device": "deviceLabel", "threshold": "thresholdLabel", "min_volume_mm3": "smallestLabel",
+    "min_peak": "weakCheck",
 }  # fmt: skip
 VOLUME = Volume(np.zeros((4, 4, 4), np.float32), np.eye(4))
 BOX = Region(np.diag([20.0, 20.0, 20.0, 1.0]))

@@ -27,7 +27,15 @@ from scenes import (
 from test_logic_heatmap import WORLD_MM
 from test_logic_inputs import world
 from ToNNOSlicerLib.logic import EditedByHandError, ToNNOUserError
-from ToNNOSlicerLib.logic.segmentation import SEGMENTATION_ROLE, isEditedByHand, segmentOf, show3D, thresholdOf
+from ToNNOSlicerLib.logic.results import resultOf
+from ToNNOSlicerLib.logic.segmentation import (
+    SEGMENTATION_ROLE,
+    isEditedByHand,
+    minPeakOf,
+    segmentOf,
+    show3D,
+    thresholdOf,
+)
 
 VOXEL_MM3 = 0.9 * 1.3 * 2.6
 
@@ -333,6 +341,48 @@ def test_the_preview_is_the_mask_and_nobody_keeps_it(logic, host, tmp_path) -> N
     logic.preview.show(heatmap, THRESHOLD)
     host.load(host.save(tmp_path / "scene"))
     assert not slicer.util.getNodes("ToNNO preview*")
+
+
+def higher() -> np.ndarray:
+    """The cube whose peak is above 6.5; that of the other is not."""
+    (i, j, k), _peak = max(BLOBS.items(), key=lambda blob: blob[1])
+    kept = np.zeros_like(mask())
+    kept[k - 1 : k + 2, j - 1 : j + 2, i - 1 : i + 2] = 1
+    return kept
+
+
+def test_weak_components_are_left_out_at_any_threshold(logic) -> None:
+    heatmap = addHeatmap(logic, addVolume())
+    segmentation, segmentId = logic.segments.write(heatmap, THRESHOLD, minPeak=6.5)
+    assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), higher())
+    assert minPeakOf(segmentation, segmentId) == 6.5
+    # With the slider below the noise all is one part, which has the peak.
+    logic.segments.write(heatmap, -2.0, minPeak=6.5)
+    assert segmentArray(segmentation, segmentId, heatmap).all()
+    logic.segments.write(heatmap, 7.5, minPeak=6.5)
+    assert segmentArray(segmentation, segmentId, heatmap).sum() == 1
+    logic.segments.write(heatmap, THRESHOLD)
+    assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), mask())
+    assert minPeakOf(segmentation, segmentId) == -np.inf
+    for expected in (7.5, -2.0, THRESHOLD):
+        assert logic.segments.undo(heatmap)
+        assert (thresholdOf(segmentation, segmentId), minPeakOf(segmentation, segmentId)) == (expected, 6.5)
+    assert np.array_equal(segmentArray(segmentation, segmentId, heatmap), higher())
+
+
+def test_a_segment_of_an_earlier_version_has_all_parts(logic, written) -> None:
+    heatmap, segmentation, segmentId = written
+    segmentation.GetSegmentation().GetSegment(segmentId).RemoveTag("ToNNO.MinPeak")
+    assert minPeakOf(segmentation, segmentId) is None
+    assert resultOf(heatmap).minPeak == -np.inf
+
+
+def test_the_preview_leaves_weak_components_out(logic) -> None:
+    heatmap = addHeatmap(logic, addVolume())
+    logic.preview.show(heatmap, THRESHOLD, 0.0, 6.5)
+    assert np.array_equal(logic.preview._mask, higher())
+    logic.preview.show(heatmap, THRESHOLD)
+    assert np.array_equal(logic.preview._mask, mask())
 
 
 def test_the_preview_leaves_small_components_out(logic) -> None:

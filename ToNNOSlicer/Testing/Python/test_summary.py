@@ -149,6 +149,11 @@ def test_what_was_too_small_is_not_called_too_low() -> None:
     assert text == "Nothing above the model's threshold is 0.50 ml or larger. Highest: 9 at R 1, A 2, S 3 mm"
 
 
+def test_what_was_too_weak_is_not_called_too_low() -> None:
+    text = summary.nothing(summary.Peak(9.0, (1, 2, 3)), {"threshold": CALIBRATION}, 6.0, 500.0, minPeak=9.5)
+    assert text == "Nothing above the model's threshold reaches 9.5 anywhere. Highest: 9 at R 1, A 2, S 3 mm"
+
+
 # What a result is
 
 

@@ -62,6 +62,32 @@ def test_smallest_component_by_the_number_box(widget, result) -> None:
     assert [one.volumeMm3 for one in widget.panel.session.result.findings] == volumes
 
 
+def test_weak_parts_by_the_check_box(widget, result) -> None:
+    from scenes import THRESHOLD, addHeatmap, addVolume, record
+
+    ui, session = widget.ui, widget.panel.session
+    assert not ui.weakCheck.enabled  # its model says nothing of peaks
+    heatmap = addHeatmap(widget.panel.logic, addVolume(), threshold=record() | {"min_peak": 6.5})
+    widget.panel.logic.segments.write(heatmap, THRESHOLD, minPeak=6.5)
+    session.set(heatmap=heatmap)
+    assert (ui.weakCheck.enabled, ui.weakCheck.checked) == (True, True)
+    assert len(session.result.findings) == 1
+    assert "Parts that reach 6.5 nowhere are left out" in ui.notesLabel.text
+    ui.weakCheck.checked = False
+    assert len(session.result.findings) == 2
+    assert (session.result.minPeak, session.parameters.dropWeak) == (-float("inf"), False)
+    assert "left out" not in ui.notesLabel.text
+    assert not session.choices.request(session.parameters).dropWeak  # nor of the coming run
+    ui.thresholdSlider.value = 2.5
+    assert len(session.result.findings) == 2
+    ui.weakCheck.checked = True
+    assert len(session.result.findings) == 1
+    assert session.result.threshold == 2.5
+    ui.undoButton.click()
+    assert len(session.result.findings) == 2
+    assert not ui.weakCheck.checked
+
+
 def test_new_segment_by_the_button_leaves_the_old_one(widget, result) -> None:
     node, first = widget.panel.session.result.segment
     widget.ui.newSegmentButton.click()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -61,6 +62,17 @@ class Report:
     def smallestMm3(self) -> float:
         """Return the volume of the smallest component that the run kept, mm3."""
         return float(self.settings.get("min_volume_mm3") or 0.0)
+
+    def minPeak(self, method: str) -> float:
+        """Return what the peaks of the parts reach that the run kept.
+
+        Args:
+            method: One of the report's.
+
+        Returns:
+            A value in the heatmap's units; -inf for all parts.
+        """
+        return float(self.content["methods"][method].get("min_peak", -math.inf))
 
     @property
     def quality(self) -> str:

@@ -6,6 +6,7 @@ Each node of a case carries the case's identity, that is, which file by which ru
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -35,7 +36,14 @@ from ToNNOSlicerLib.logic.heatmap import Heatmap, inputOf, recordOf, showHeatmap
 from ToNNOSlicerLib.logic.labelmap import LABELMAP, Crop, cropOf, imageOf, setCrop
 from ToNNOSlicerLib.logic.results import heatmapsOf
 from ToNNOSlicerLib.logic.scene import nodesByClass, removeNode
-from ToNNOSlicerLib.logic.segmentation import SEGMENTATION_ROLE, isEditedByHand, segmentOf, smallestOf, thresholdOf
+from ToNNOSlicerLib.logic.segmentation import (
+    SEGMENTATION_ROLE,
+    isEditedByHand,
+    minPeakOf,
+    segmentOf,
+    smallestOf,
+    thresholdOf,
+)
 from ToNNOSlicerLib.logic.verdicts import ATTRIBUTE as VERDICTS
 
 CASE = "ToNNO.Case"  # the attribute of a case's nodes
@@ -224,7 +232,9 @@ def _open(logic, case, report: Report, nodes: list):
     threshold = reading.get("threshold")
     threshold = report.threshold(method) if threshold is None else float(threshold)
     smallestMm3 = reading.get("smallestMm3", report.smallestMm3)
-    segmentation, segmentId = logic.segments.write(heatmapNode, threshold, smallestMm3)
+    minPeak = reading.get("minPeak", report.minPeak(method))
+    minPeak = -math.inf if minPeak is None else float(minPeak)
+    segmentation, segmentId = logic.segments.write(heatmapNode, threshold, smallestMm3, minPeak=minPeak)
     nodes.insert(0, segmentation)
     for node in (volume, heatmapNode, segmentation):
         node.SetAttribute(CASE, report.identity)
@@ -253,7 +263,7 @@ def _restore(report: Report, reading: Json, heatmapNode, segmentation, segmentId
 
 def _reading(report: Report, heatmapNode, written: tuple, file: str | None, verdicts, findings) -> Json:
     """Make the content of ``verdicts.json``."""
-    record = recordOf(heatmapNode)
+    record, minPeak = recordOf(heatmapNode), minPeakOf(*written)
     return {
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
         "source": report.content.get("source"),
@@ -262,6 +272,7 @@ def _reading(report: Report, heatmapNode, written: tuple, file: str | None, verd
         "class": record["className"],
         "threshold": thresholdOf(*written),
         "smallestMm3": smallestOf(*written) or 0.0,
+        "minPeak": minPeak if minPeak is not None and math.isfinite(minPeak) else None,
         "editedByHand": isEditedByHand(*written),
         "segmentation": file,
         "findings": [_plain(finding) for finding in findings],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import slicer.util
 from slicer.i18n import tr as _
@@ -11,7 +13,7 @@ from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.geometry import corners, ijkToWorld
 from ToNNOSlicerLib.logic.heatmap import madeBy
 from ToNNOSlicerLib.logic.results import Result
-from ToNNOSlicerLib.logic.segmentation import smallestOf, thresholdOf
+from ToNNOSlicerLib.logic.segmentation import minPeakOf, smallestOf, thresholdOf
 from ToNNOSlicerLib.logic.timepoint import TimePoint, scanOf
 
 # Two scans are called shifted where the centers of what both see of the foreground are farther apart. In registered
@@ -85,9 +87,15 @@ def _modelName(fact) -> str:
     return f"{name} ({sha256[:8]})" if sha256 else name
 
 
+def _lowestPeak(segmentationNode, segmentId: str) -> float:
+    """Return what the peaks of a segment's parts reach; segments of earlier versions have all parts."""
+    known = minPeakOf(segmentationNode, segmentId)
+    return -math.inf if known is None else known
+
+
 def _aboutSegments(now: Result, before: Result) -> list[str]:
     lines = []
-    facts = ((_("thresholds"), thresholdOf), (_("smallest volumes"), smallestOf))
+    facts = ((_("thresholds"), thresholdOf), (_("smallest volumes"), smallestOf), (_("lowest peaks"), _lowestPeak))
     for what, read in facts:
         a, b = read(*now.segment), read(*before.segment)
         # A file keeps all digits; two runs of one model have the same number, two sliders hardly ever.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import slicer.util
 from slicer.i18n import tr as _
 
+from tonno_core.bundle.calibration import MIN_PEAK
 from tonno_core.settings import SEGMENTER
 from ToNNOSlicerLib.logic.errors import ToNNOUserError
 from ToNNOSlicerLib.logic.geometry import ijkToNode, toVTK, volumeOf, vtkImageOf
@@ -192,6 +194,19 @@ def calibrationOf(record: Record) -> Record:
         Such as "threshold", "noise_floor" and "note"; empty where the model has no threshold for the method.
     """
     return record.get("threshold") or {}
+
+
+def modelsMinPeak(record: Record) -> float:
+    """Return what the peak of a part must reach by the model that made a heatmap, or it is no finding.
+
+    Args:
+        record: The heatmap's.
+
+    Returns:
+        A value in the heatmap's units; -inf where the model says nothing of it.
+    """
+    known = calibrationOf(record).get(MIN_PEAK)
+    return -math.inf if known is None else float(known)
 
 
 def inputOf(heatmapNode):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import slicer
 
-from tonno_core.segmentation.binarize import clear_small, reaches
+from tonno_core.segmentation.binarize import clear_parts, reaches
+from tonno_core.segmentation.parts import Parts
 from ToNNOSlicerLib.logic.geometry import ijkToWorld, volumeOf
 from ToNNOSlicerLib.logic.heatmap import recordOf
 from ToNNOSlicerLib.logic.labelmap import GREEN, LABELMAP, Crop, imageOf
@@ -22,13 +25,14 @@ class Preview:
         self._mask: np.ndarray | None = None
         self._key = None
 
-    def show(self, heatmapNode, threshold: float, smallestMm3: float = 0.0) -> None:
+    def show(self, heatmapNode, threshold: float, smallestMm3: float = 0.0, minPeak: float = -math.inf) -> None:
         """Outline heatmap >= threshold in all slice views; no segment changes.
 
         Args:
             heatmapNode: The heatmap.
             threshold: In the heatmap's units.
             smallestMm3: Volume of the smallest component that is kept, where that is quick.
+            minPeak: What the highest value of a component reaches that is kept, likewise.
 
         Raises:
             ToNNOUserError: If the node is no heatmap.
@@ -38,8 +42,9 @@ class Preview:
         volume = volumeOf(heatmapNode)
         mask = self._mask.view(np.bool_)
         reaches(volume.array, float(threshold), out=mask)
-        if smallestMm3 > 0:
-            clear_small(mask, volume.voxel_mm3, float(smallestMm3), MOST_PREVIEW_RUNS)
+        parts = Parts(float(smallestMm3), float(minPeak))
+        if parts.drop_some(float(threshold)):
+            clear_parts(mask, volume, parts, MOST_PREVIEW_RUNS)
         self._image.GetPointData().GetScalars().Modified()
         self._image.Modified()
         node.SetDisplayVisibility(True)

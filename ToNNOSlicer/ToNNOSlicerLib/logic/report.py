@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ from ToNNOSlicerLib.logic.heatmap import inputOf, recordOf
 from ToNNOSlicerLib.logic.labelmap import onGrid
 from ToNNOSlicerLib.logic.profile import profileAlong
 from ToNNOSlicerLib.logic.report_page import HIGHEST, PROFILES, Contents, page, pictureOf
-from ToNNOSlicerLib.logic.segmentation import isEditedByHand, smallestOf, thresholdOf
+from ToNNOSlicerLib.logic.segmentation import isEditedByHand, minPeakOf, smallestOf, thresholdOf
 from ToNNOSlicerLib.logic.summary import counted, headline, highest, identityOf
 
 ENDINGS = (".html", ".htm")
@@ -98,11 +99,13 @@ def exportReport(path, heatmapNode, segmentationNode, segmentId: str) -> None:
 def _contents(heatmapNode, segmentationNode, segmentId: str, listed: list[Finding]) -> Contents:
     record, segment = recordOf(heatmapNode), (segmentationNode, segmentId)
     threshold = None if isEditedByHand(*segment) else thresholdOf(*segment)
+    minPeak = minPeakOf(*segment)
+    minPeak = -math.inf if minPeak is None else minPeak
     return Contents(
         identity=identityOf(heatmapNode, segmentationNode, segmentId),
         record={name: value for name, value in record.items() if name not in ("profiles", "histogram")},
         findings=tuple(listed),
-        headline=headline(listed, heatmapNode, threshold, smallestOf(*segment) or 0.0),
+        headline=headline(listed, heatmapNode, threshold, smallestOf(*segment) or 0.0, minPeak),
         written=datetime.now().isoformat(timespec="minutes"),
         pictured=tuple(finding.label for finding in _pictured(listed)),
     )

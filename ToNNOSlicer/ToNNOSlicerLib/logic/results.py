@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,15 @@ from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic import diameters, patient, segmentation, verdicts
 from ToNNOSlicerLib.logic.findings import Finding, Listing, listing
-from ToNNOSlicerLib.logic.heatmap import Record, calibrationOf, inputOf, isHeatmap, methodName, recordOf
+from ToNNOSlicerLib.logic.heatmap import (
+    Record,
+    calibrationOf,
+    inputOf,
+    isHeatmap,
+    methodName,
+    modelsMinPeak,
+    recordOf,
+)
 from ToNNOSlicerLib.logic.scene import nodesByClass, removeNode
 
 _QUALITIES = {"fast": "Fast", "balanced": "Balanced", "paper": "Paper"}
@@ -29,6 +38,7 @@ class Result:
         record: How the heatmap was made.
         threshold: The segment's, else the one that it would begin with; in the heatmap's units.
         smallestMm3: Volume of the smallest part that was kept.
+        minPeak: What the peaks of the parts that were kept reach, in the heatmap's units; -inf for all.
         listing: The segment's parts, the highest peak first, and whether these are all.
         isEdited: Whether somebody has worked on the segment by hand.
     """
@@ -40,6 +50,7 @@ class Result:
     record: Record
     threshold: float
     smallestMm3: float
+    minPeak: float
     listing: Listing
     isEdited: bool
 
@@ -83,9 +94,11 @@ def resultOf(heatmapNode, smallestMm3: float = 0.0) -> Result:
     segment = segmentation.segmentOf(heatmapNode)
     node, segmentId = segment or (None, "")
     threshold = smallest = None
+    minPeak: float | None = modelsMinPeak(record)
     listed = Listing()
     if segment is not None:
         threshold, smallest = segmentation.thresholdOf(*segment), segmentation.smallestOf(*segment)
+        minPeak = segmentation.minPeakOf(*segment)
         listed = listing(*segment, heatmapNode)
     return Result(
         heatmapNode=heatmapNode,
@@ -95,6 +108,7 @@ def resultOf(heatmapNode, smallestMm3: float = 0.0) -> Result:
         record=record,
         threshold=firstThreshold(record) if threshold is None else threshold,
         smallestMm3=smallestMm3 if smallest is None else smallest,
+        minPeak=-math.inf if minPeak is None else minPeak,
         listing=listed,
         isEdited=segment is not None and segmentation.isEditedByHand(*segment),
     )
@@ -193,7 +207,7 @@ def predecessorsOf(heatmapNode) -> list:
     return [node for node in sameKey if recordOf(node).get("className") == record.get("className")]
 
 
-def inherit(heatmapNode, earlierNode) -> tuple[float | None, float | None]:
+def inherit(heatmapNode, earlierNode) -> tuple[float | None, float | None, float | None]:
     """Take over the verdicts of an earlier result of the same settings, and return what else the reader decided on it.
 
     Args:
@@ -201,15 +215,16 @@ def inherit(heatmapNode, earlierNode) -> tuple[float | None, float | None]:
         earlierNode: The earlier heatmap.
 
     Returns:
-        Threshold (None: still the one that the earlier result began with) and smallest part in mm3 (None: not known).
+        Threshold (None: still the one that the earlier result began with), smallest part in mm3 and lowest peak of a
+        part (None: not known).
     """
     heatmapNode.SetAttribute(verdicts.ATTRIBUTE, earlierNode.GetAttribute(verdicts.ATTRIBUTE))
     segment = segmentation.segmentOf(earlierNode)
     if segment is None:
-        return None, None
+        return None, None, None
     threshold = segmentation.thresholdOf(*segment)
     isFirst = threshold is None or abs(threshold - firstThreshold(recordOf(earlierNode))) <= 1e-9 * abs(threshold)
-    return (None if isFirst else threshold), segmentation.smallestOf(*segment)
+    return None if isFirst else threshold, segmentation.smallestOf(*segment), segmentation.minPeakOf(*segment)
 
 
 def showOnly(scene, heatmapNode, inputNode=None) -> None:

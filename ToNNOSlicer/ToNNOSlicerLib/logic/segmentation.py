@@ -6,6 +6,7 @@ voxels are others now, somebody has worked on them by hand, and nothing overwrit
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from tonno_core.errors import TonnoError
-from tonno_core.segmentation.binarize import binarize, check_options, clear_small
+from tonno_core.segmentation.binarize import binarize, check_options, clear_parts
 from tonno_core.volume.volume import Volume
 from ToNNOSlicerLib.labels import forPanel
 from ToNNOSlicerLib.logic.errors import EditedByHandError, ToNNOUserError
@@ -41,9 +42,25 @@ from ToNNOSlicerLib.logic.scene import nodesByClass
 
 SEGMENTATION_ROLE = "ToNNO.segmentation"  # of a heatmap, the node of its segment; the attribute has the segment's ID
 THRESHOLD, SMALLEST, METHOD = "ToNNO.Threshold", "ToNNO.SmallestMm3", "ToNNO.Method"
-_TAGS = (WRITTEN, THRESHOLD, SMALLEST, METHOD, *TAGS)
+MIN_PEAK = "ToNNO.MinPeak"
+_TAGS = (WRITTEN, THRESHOLD, SMALLEST, MIN_PEAK, METHOD, *TAGS)
 _COLORS = (GREEN, (1.0, 0x5C / 255, 0xF4 / 255), (0x5C / 255, 0.84, 1.0), (0.72, 0.6, 1.0))  # none of the heatmap's
 UNDO_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Written:
+    """What of a heatmap a segment takes.
+
+    Attributes:
+        threshold: In the heatmap's units.
+        smallestMm3: Volume of the smallest component that is kept.
+        minPeak: What the highest value of a component reaches that is kept; -inf for all.
+    """
+
+    threshold: float
+    smallestMm3: float = 0.0
+    minPeak: float = -math.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +106,7 @@ class Segments:
         self._done: list[_Step] = []
         self._undone: list[_Step] = []
 
-    def write(self, heatmapNode, threshold, smallestMm3=0.0, overwrite=False) -> tuple:
+    def write(self, heatmapNode, threshold, smallestMm3=0.0, overwrite=False, minPeak=-math.inf) -> tuple:
         """Write heatmap >= threshold into the heatmap's own segment, which is made where there is none.
 
         Args:
@@ -97,6 +114,7 @@ class Segments:
             threshold: In the heatmap's units.
             smallestMm3: Volume of the smallest component that is kept.
             overwrite: Whether work by hand is given up.
+            minPeak: What the highest value of a component reaches that is kept; -inf for all.
 
         Returns:
             The segmentation node and the segment's ID.
@@ -107,19 +125,20 @@ class Segments:
         """
         segment = segmentOf(heatmapNode)
         if segment is None:
-            return self.writeNew(heatmapNode, threshold, smallestMm3)
+            return self.writeNew(heatmapNode, threshold, smallestMm3, minPeak=minPeak)
         segmentationNode, segmentId = segment
         _prepare(segmentationNode, heatmapNode)
         before = _contentOf(segmentationNode, segmentId)
         if not overwrite and _isEdited(None if before is None else before.crop, _tagsOf(segmentationNode, segmentId)):
             raise _editedError(segmentationNode, segmentId)
-        crop = maskOf(heatmapNode, threshold, smallestMm3, segmentationNode)
+        written = Written(float(threshold), float(smallestMm3), float(minPeak))
+        crop = maskOf(heatmapNode, written, segmentationNode)
         setCrop(segmentationNode, segmentId, crop)
-        self._finish(heatmapNode, threshold, smallestMm3, segmentationNode, segmentId, crop)
+        self._finish(heatmapNode, written, segmentationNode, segmentId, crop)
         self._remember(heatmapNode, segmentationNode, segmentId, before, _named(segment))
         return segment
 
-    def writeNew(self, heatmapNode, threshold, smallestMm3=0.0, segmentationNode=None) -> tuple:
+    def writeNew(self, heatmapNode, threshold, smallestMm3=0.0, segmentationNode=None, minPeak=-math.inf) -> tuple:
         """Write heatmap >= threshold into a new segment, which becomes the heatmap's own.
 
         Args:
@@ -127,6 +146,7 @@ class Segments:
             threshold: In the heatmap's units.
             smallestMm3: Volume of the smallest component that is kept.
             segmentationNode: Gets the segment; None: a new node.
+            minPeak: What the highest value of a component reaches that is kept; -inf for all.
 
         Returns:
             The segmentation node and the segment's ID.
@@ -140,12 +160,13 @@ class Segments:
         if segmentationNode is None:
             segmentationNode = _newNode(heatmapNode)
         _prepare(segmentationNode, heatmapNode)
-        crop = maskOf(heatmapNode, threshold, smallestMm3, segmentationNode)
+        written = Written(float(threshold), float(smallestMm3), float(minPeak))
+        crop = maskOf(heatmapNode, written, segmentationNode)
         record = recordOf(heatmapNode)
         name = _freeName(segmentationNode.GetSegmentation(), record["className"] or _("finding"))
         color = _freeColor(self._scene)
         segmentId = addSegment(segmentationNode, name, color, crop, terminology=terminologyOf(record))
-        self._finish(heatmapNode, threshold, smallestMm3, segmentationNode, segmentId, crop)
+        self._finish(heatmapNode, written, segmentationNode, segmentId, crop)
         self._remember(heatmapNode, segmentationNode, segmentId, None, _named(previous))
         if wasShown3D and segmentationNode.GetSegmentation().ContainsRepresentation(SURFACE):
             show3D(segmentationNode, True)
@@ -259,14 +280,15 @@ class Segments:
             steps.remove(step)
         return None
 
-    def _finish(self, heatmapNode, threshold, smallestMm3, segmentationNode, segmentId: str, crop: Crop) -> None:
+    def _finish(self, heatmapNode, written: Written, segmentationNode, segmentId: str, crop: Crop) -> None:
         """Tag a segment that was written, and make it the heatmap's own."""
         tags = {
             WRITTEN: crop.fingerprint,
-            THRESHOLD: repr(float(threshold)),
-            SMALLEST: repr(float(smallestMm3)),
+            THRESHOLD: repr(written.threshold),
+            SMALLEST: repr(written.smallestMm3),
+            MIN_PEAK: repr(written.minPeak),
             METHOD: recordOf(heatmapNode)["method"],
-            **provenanceOf(heatmapNode, float(threshold)),
+            **provenanceOf(heatmapNode, written.threshold),
         }
         _setTags(segmentationNode, segmentId, tags)
         _point(heatmapNode, segmentationNode.GetID(), segmentId)
@@ -280,13 +302,12 @@ class Segments:
         self._undone[:] = [step for step in self._undone if step.heatmapId != heatmapNode.GetID()]
 
 
-def maskOf(heatmapNode, threshold, smallestMm3, segmentationNode) -> Crop:
+def maskOf(heatmapNode, written: Written, segmentationNode) -> Crop:
     """Return heatmap >= threshold on the reference grid of a segmentation.
 
     Args:
         heatmapNode: The heatmap.
-        threshold: In the heatmap's units.
-        smallestMm3: Volume of the smallest component (26 neighbors) that is kept.
+        written: The threshold, and which components (26 neighbors) are kept.
         segmentationNode: Has a reference geometry: the heatmap's grid, but for the direction of its axes.
 
     Returns:
@@ -298,7 +319,7 @@ def maskOf(heatmapNode, threshold, smallestMm3, segmentationNode) -> Crop:
     """
     recordOf(heatmapNode)
     volume = volumeOf(heatmapNode)
-    mask = _mask(volume, float(threshold), float(smallestMm3))
+    mask = _mask(volume, written)
     _size, gridToNode = referenceGrid(segmentationNode)
     # A file may have given the heatmap back with an axis reversed; the segment keeps its own grid.
     ijkToGrid = np.linalg.inv(nodeToWorld(segmentationNode) @ gridToNode) @ volume.ijk_to_ras
@@ -306,16 +327,22 @@ def maskOf(heatmapNode, threshold, smallestMm3, segmentationNode) -> Crop:
     return cropped(np.flip(mask, reverse), gridToNode)
 
 
-def _mask(volume: Volume, threshold: float, smallestMm3: float) -> np.ndarray:
+def _mask(volume: Volume, written: Written) -> np.ndarray:
     """Return uint8 voxels (Z Y X) on the heatmap's grid."""
     try:
-        check_options(threshold, None, smallestMm3)
+        parts = check_options(written.threshold, None, written.smallestMm3, written.minPeak)
     except TonnoError as error:
         raise ToNNOUserError(forPanel(str(error)), _("Set the threshold and the smallest volume to numbers.")) from None
-    mask = binarize(volume, threshold)
-    if smallestMm3 > 0 and not clear_small(mask.view(np.bool_), volume.voxel_mm3, smallestMm3, MOST_FILTERED_RUNS):
+    mask = binarize(volume, written.threshold)
+    if not parts.drop_some(written.threshold):
+        return mask
+    if not clear_parts(mask.view(np.bool_), volume, parts, MOST_FILTERED_RUNS):
         text = _("The mask at {threshold:.3g} is scattered over too many parts to leave out small ones.")
-        raise ToNNOUserError(text.format(threshold=threshold), _("Raise the threshold, or set the smallest part to 0."))
+        nextStep = _("Raise the threshold, or set the smallest part to 0.")
+        if parts.min_peak > written.threshold:
+            text = _("The mask at {threshold:.3g} is scattered over too many parts to leave out small or weak ones.")
+            nextStep = _("Raise the threshold, or set the smallest part to 0 and untick Leave out weak parts.")
+        raise ToNNOUserError(text.format(threshold=written.threshold), nextStep)
     return mask
 
 
@@ -415,6 +442,20 @@ def smallestOf(segmentationNode, segmentId: str) -> float | None:
         The volume in mm3; None where we have not written the segment.
     """
     return _number(segmentationNode, segmentId, SMALLEST)
+
+
+def minPeakOf(segmentationNode, segmentId: str) -> float | None:
+    """Return what the peaks of the parts reach that a segment was written with.
+
+    Args:
+        segmentationNode: Holds the segment.
+        segmentId: The segment's ID.
+
+    Returns:
+        A value in the heatmap's units, -inf for all parts; None where we have not written the segment, or where an
+        earlier version has, which kept all.
+    """
+    return _number(segmentationNode, segmentId, MIN_PEAK)
 
 
 def _number(segmentationNode, segmentId: str, tag: str) -> float | None:

@@ -159,7 +159,9 @@ def sentence(findings: Sequence, record: Json) -> str:
     return text[0].upper() + text[1:]
 
 
-def nothing(peak: Peak | None, record: Json, threshold: float, smallestMm3: float = 0.0) -> str:
+def nothing(
+    peak: Peak | None, record: Json, threshold: float, smallestMm3: float = 0.0, minPeak: float = -math.inf
+) -> str:
     """Say that no finding is there, and how near the heatmap's highest voxel comes to being one.
 
     Args:
@@ -167,6 +169,7 @@ def nothing(peak: Peak | None, record: Json, threshold: float, smallestMm3: floa
         record: The heatmap's.
         threshold: What the segment was written with.
         smallestMm3: The volume below which components were left out.
+        minPeak: The value that no voxel of a component reached that was left out.
 
     Returns:
         A sentence or two without the last period.
@@ -176,14 +179,22 @@ def nothing(peak: Peak | None, record: Json, threshold: float, smallestMm3: floa
     name = _("the model's threshold") if isModels else _("the threshold {value:.3g}").format(value=threshold)
     if peak is None:
         return _("Nothing above {name}: the heatmap is empty.").format(name=name)
-    if peak.value >= threshold:
+    if threshold <= peak.value < minPeak:
+        text = _("Nothing above {name} reaches {value:.3g} anywhere.").format(name=name, value=minPeak)
+    elif peak.value >= threshold:
         text = _("Nothing above {name} is {volume} or larger.").format(name=name, volume=ml(smallestMm3 / 1000))
     else:
         text = _("Nothing above {name}.").format(name=name)
     return " ".join((text, _highestOf(peak, threshold, calibration.get("noise_floor"))))
 
 
-def headline(findings: Sequence, heatmapNode, threshold: float | None, smallestMm3: float = 0.0) -> str:
+def headline(
+    findings: Sequence,
+    heatmapNode,
+    threshold: float | None,
+    smallestMm3: float = 0.0,
+    minPeak: float = -math.inf,
+) -> str:
     """Summarize the findings; if there are none, say how close the highest voxel is to the threshold.
 
     Args:
@@ -191,6 +202,7 @@ def headline(findings: Sequence, heatmapNode, threshold: float | None, smallestM
         heatmapNode: The heatmap.
         threshold: What the segment was written with; None: it was drawn or edited by hand.
         smallestMm3: The volume below which components were left out.
+        minPeak: The value that no voxel of a component reached that was left out.
 
     Returns:
         A sentence or two without the last period.
@@ -198,7 +210,7 @@ def headline(findings: Sequence, heatmapNode, threshold: float | None, smallestM
     record = recordOf(heatmapNode)
     if findings or threshold is None:
         return sentence(findings, record)
-    return nothing(highest(heatmapNode), record, threshold, smallestMm3)
+    return nothing(highest(heatmapNode), record, threshold, smallestMm3, minPeak)
 
 
 def reportText(identity: Identity, findings: Sequence, record: Json) -> str:

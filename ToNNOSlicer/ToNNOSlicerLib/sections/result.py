@@ -9,7 +9,7 @@ from slicer.i18n import tr as _
 
 from ToNNOSlicerLib import plots
 from ToNNOSlicerLib.logic import summary
-from ToNNOSlicerLib.logic.heatmap import calibrationOf, histogram
+from ToNNOSlicerLib.logic.heatmap import calibrationOf, histogram, modelsMinPeak
 from ToNNOSlicerLib.logic.limits import FEWER
 from ToNNOSlicerLib.notes import notesOf
 from ToNNOSlicerLib.sections.look import Filling, setKind, setText
@@ -37,6 +37,7 @@ class ResultSection:
         self._filling.connect(ui.thresholdSlider, "valueIsChanging(double)", session.drag)
         self._filling.connect(ui.thresholdSlider, "valueChanged(double)", session.setThreshold)
         self._filling.connect(ui.smallestBox, "valueChanged(double)", session.setSmallest)
+        self._filling.connect(ui.weakCheck, "toggled(bool)", session.setDropWeak)
         for button, intention in (
             (ui.modelThresholdButton, session.toModelThreshold),
             (ui.otsuButton, session.toOtsu),
@@ -68,6 +69,8 @@ class ResultSection:
                 ui.thresholdSlider.value = result.threshold
         if session.parameters is not None:
             ui.smallestBox.value = session.parameters.minMm3 if result is None else result.smallestMm3
+        if session.parameters is not None:
+            ui.weakCheck.checked = session.parameters.dropWeak if result is None else result.minPeak > -math.inf
         ui.show3DButton.setSegmentationNode(None if result is None else result.segmentationNode)
         if result is None or result.segmentationNode is None:
             ui.show3DButton.checked = False  # Slicer's button stays as it was, without anything to show
@@ -79,7 +82,7 @@ class ResultSection:
             return f"{result.listing.gap} {FEWER}"
         if result is not None:
             threshold = None if result.isEdited else result.threshold
-            return summary.headline(result.findings, result.heatmapNode, threshold, result.smallestMm3)
+            return summary.headline(result.findings, result.heatmapNode, threshold, result.smallestMm3, result.minPeak)
         if self._session.running.preview is not None:
             return _("Preview: it sharpens while the model looks on.")
         return _("No result yet. Choose a volume and a model, and click Apply.")
@@ -91,6 +94,7 @@ class ResultSection:
             widget.enabled = there
         ui.modelThresholdButton.enabled = there and calibrationOf(result.record).get("threshold") is not None
         ui.undoButton.enabled, ui.redoButton.enabled = segments.canUndo(heatmap), segments.canRedo(heatmap)
+        ui.weakCheck.enabled = not there or modelsMinPeak(result.record) > -math.inf
         ui.opacitySlider.enabled = ui.overlayCheck.enabled = there
 
     def _setRange(self, result) -> None:
