@@ -162,9 +162,9 @@ def _taught(cases: Sequence[Numbered], volumes: dict[int, WorkingVolume], bundle
             if present:
                 maps = load_heatmaps(files, number, name)
                 units = maps.peaks if settings.unit == "peak" else [each or 0.0 for each in maps.thresholds]
-                levels[-1] = levels_by_heatmaps(maps.maps, units, volumes[number].array, maps.foreground, settings)
-                if not is_trusted(maps.peaks, maps.thresholds, settings.trust):
-                    levels[-1][:] = UNKNOWN
+                found = levels_by_heatmaps(maps.maps, units, volumes[number].array, maps.foreground, settings)
+                trusted = is_trusted(maps.peaks, maps.thresholds, settings.trust)
+                levels[-1] = found if trusted else torch.full_like(found, UNKNOWN)
         return _stacked(levels)
 
     return label
