@@ -55,7 +55,7 @@ def arguments(
     className: str = "",
     preset: str | None = None,
     device: str = "auto",
-    minMm3: float = 0.0,
+    minMm3: float | None = None,
     options: Json | None = None,
     dropWeak: bool = True,
 ) -> tuple[str, ...]:
@@ -66,14 +66,14 @@ def arguments(
         className: Of the model's classes.
         preset: Quality.
         device: Where to compute.
-        minMm3: Smallest component that is kept.
+        minMm3: Smallest component that is kept; None for the model's own.
         options: By the names of tonno_core's settings.
         dropWeak: Whether components are left out whose peak is too low by the model.
 
     Returns:
         Words of the command line.
     """
-    named = {"method": method, "class": className, "preset": preset, "device": device, "min-volume-mm3": minMm3 or None}
+    named = {"method": method, "class": className, "preset": preset, "device": device, "min-volume-mm3": minMm3}
     named["min-peak"] = None if dropWeak else "none"
     named |= {name.replace("_", "-"): value for name, value in (options or {}).items()}
     return tuple(word for name, value in named.items() if value not in (None, "") for word in (f"--{name}", str(value)))

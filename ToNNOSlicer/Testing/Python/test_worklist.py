@@ -380,6 +380,8 @@ def test_arguments_are_those_of_the_command_line() -> None:
         "--min-volume-mm3", "20.0", "--slices", "48", "--stage", "3+4",
     )  # fmt: skip
     assert arguments() == ("--device", "auto")
+    # All components, also of a model that would leave out small ones.
+    assert arguments(minMm3=0.0) == ("--device", "auto", "--min-volume-mm3", "0.0")
 
 
 def test_the_bar_is_read_from_the_log(tmp_path) -> None:
