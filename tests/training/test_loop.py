@@ -23,7 +23,7 @@ from tonno_core.cohort.manifest import read_manifest
 from tonno_core.distributed import ALONE, Processes
 from tonno_core.encoding import convention as convention_module
 from tonno_core.errors import TonnoError
-from tonno_core.training import cache, dataset, loop
+from tonno_core.training import cache, dataset, descent, loop
 from tonno_core.training import settings as settings_module
 from tonno_core.training import train as training
 from tonno_core.training.augmentation import Augmentation
@@ -418,7 +418,7 @@ def test_the_schedule_rises_in_a_line_and_falls_in_half_a_cosine() -> None:
 
 
 def test_the_schedule_is_the_one_that_is_used(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "schedule", lambda step, steps, warmup: 0.0)
+    monkeypatch.setattr(descent, "schedule", lambda step, steps, warmup: 0.0)
     still, more = (train_toy(manifest, tmp_path / str(steps), steps=steps).weights for steps in (3, 6))
     for name in ("conv1.0.weight", "fc.weight"):
         assert torch.equal(still[name], more[name])
