@@ -47,6 +47,9 @@ _EVALUATED = "Method to evaluate; may be repeated."
 _FINDING = "From which value on, in --unit, voxels of the mean heatmap are the core of the finding."
 _FEWER = "Directions; fewer are faster and noisier."
 _FILTER = "Second derivative along the offsets; hann and gaussian let less noise through."
+_FINDING_WEIGHT = (
+    "What a voxel of the finding counts in training; 20 where findings are small and few are learned from."
+)
 _FORMAT = "Format of the images written. dicom: DICOM SEG and parametric maps that refer to a DICOM series."
 _FRAME = "Define the planes in mm (physical), or in the paper's cube of voxel indices (normalized)."
 _FREEZE = "Number of stages, counted from the input, whose weights stay fixed."
@@ -525,6 +528,7 @@ def train(
 @click.option(
     "--learning-rate", default=_DISTILLED.learning_rate, show_default=True, type=float, help="Highest learning rate."
 )
+@click.option("--finding-weight", type=float, metavar="X", help=_FINDING_WEIGHT, show_default="by its share of a patch")
 @click.option("--mirrored", metavar="AXES", help=_MIRRORED, show_default=_DISTILLED.mirrored)
 @click.option("--ema", default=_DISTILLED.ema, show_default=True, type=float, metavar="D", help=_EMA)
 @click.option("--seed", default=0, show_default=True, type=_SEED, help="Seed of the weights and the batches.")

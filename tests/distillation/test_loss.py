@@ -43,7 +43,7 @@ def plain(
                 if level == UNKNOWN:
                     continue
                 p = 1 / (1 + torch.exp(-x))
-                right, weight = (p, settings.finding_weight) if level == FINDING else (1 - p, 1.0)
+                right, weight = (p, settings.finding_weight or 1.0) if level == FINDING else (1 - p, 1.0)
                 voxels = voxels + weight * (1 - right**q) / q
                 weights = weights + weight
                 overlap = overlap + (2 * p if level == FINDING else 0.0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.distillation.toy import SETTINGS
-from tonno_core.distillation.patches import PatchSampler, crop, empty_mask, pseudo_mask
+from tonno_core.distillation.patches import PatchSampler, PseudoMask, crop, empty_mask, finding_weight, pseudo_mask
 from tonno_core.distillation.pseudo_mask import BACKGROUND, FINDING, UNKNOWN
 from tonno_core.distillation.volumes import WorkingVolume
 
@@ -113,3 +113,21 @@ def test_patches_are_mirrored_along_the_axes_that_are_asked_for() -> None:
         ends = [(0, 7) if axis + 1 in dims else (0,) for axis in range(3)]
         # Within 24 steps of two patches every combination comes up but for one seed in a thousand.
         assert firsts == {(z, y, x) for z in ends[0] for y in ends[1] for x in ends[2]}
+
+
+def test_small_findings_count_as_if_they_filled_a_hundredth_of_a_patch() -> None:
+    def mask(count: int) -> PseudoMask:
+        levels = torch.full((1, 10, 10, 10), BACKGROUND, dtype=torch.uint8)
+        levels.view(-1)[:count] = FINDING
+        levels.view(-1)[-200:] = UNKNOWN  # of 1000, 800 are known
+        return pseudo_mask(levels, np.random.default_rng(0))
+
+    whole, empty = (10, 10, 10), empty_mask((10, 10, 10), 1)
+    assert finding_weight([mask(4), empty], whole) == pytest.approx(0.01 / (4 / 800))
+    assert finding_weight([mask(4), mask(8), mask(400), empty], whole) == pytest.approx(0.01 / (8 / 800))  # the median
+    assert finding_weight([mask(4)], (5, 10, 8)) == pytest.approx(0.01 / (4 / 400))  # a patch holds but half
+    assert finding_weight([mask(100)], whole) == 1.0
+    assert finding_weight([mask(0), empty], whole) == 1.0
+    assert finding_weight([mask(1)], (100, 100, 100)) == pytest.approx(8.0)
+    both = PseudoMask(torch.cat([mask(4).levels, mask(100).levels]), (*mask(4).centres, *mask(100).centres))
+    assert finding_weight([both], whole) == pytest.approx(2.0)  # by the rarer class

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from tonno_core.bundle.file import Bundle
 from tonno_core.bundle.kind import HEATMAPS
 from tonno_core.cohort.manifest import Manifest
 from tonno_core.distillation.loop import Before, Lessons, SegmenterLogits, Trainer, Work, before_of
-from tonno_core.distillation.patches import PseudoMask, empty_mask, pseudo_mask
+from tonno_core.distillation.patches import PseudoMask, empty_mask, finding_weight, pseudo_mask
 from tonno_core.distillation.pseudo_mask import BACKGROUND, UNKNOWN, is_trusted, levels_by_answer, levels_by_heatmaps
 from tonno_core.distillation.settings import DistillationSettings
 from tonno_core.distillation.teacher import Numbered, Teacher, load_heatmaps, record_of, show_volumes
@@ -98,6 +98,9 @@ def distill(
         of_round = label if before.round == 1 else _answered(before, volumes, work)
         masks = _pseudo_masks(cases, volumes, of_round, before, work)
         lessons = {split: _lessons(split, cases, volumes, masks) for split in ("train", "val")}
+        if settings.finding_weight is None:
+            weight = finding_weight(lessons["train"].masks, network.window_zyx)
+            work = replace(work, settings=replace(settings, finding_weight=weight))
         trainer = Trainer(work, lessons, before)
         trainer.run()
         if before.round == settings.rounds:
@@ -109,7 +112,7 @@ def distill(
     record: Json = {
         "taught_by": HEATMAPS,
         "teacher": record_of(bundle, settings),
-        "settings": settings.record(),
+        "settings": work.settings.record(),
         "shown": _shown(masks, cases, settings.classes),
         "volumes": {split: manifest.counts(split) for split in ("train", "val")},
         "images": cache.images(cases, min(network.spacing_mm)),

@@ -71,7 +71,7 @@ def losses_of(
     logits, levels = logits.flatten(2), levels.flatten(2)
     known, finding = (levels != UNKNOWN).float(), (levels == FINDING).float()
     present = finding.amax(dim=2)  # B K: whether the patch shows any of it
-    weights = known * (1.0 + (settings.finding_weight - 1.0) * finding)
+    weights = known * (1.0 + ((settings.finding_weight or 1.0) - 1.0) * finding)
     each = generalized_cross_entropy(logits, finding, robustness)
     voxels = (each * weights).sum(2) / weights.sum(2).clamp(min=1.0)
     probability = torch.sigmoid(logits) * known

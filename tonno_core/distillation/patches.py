@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,6 +48,8 @@ class PseudoMask:
     centres: tuple[torch.Tensor, ...]
 
 
+# Of a patch's voxels, see `finding_weight`.
+_LEAST_SHARE, _MOST_WEIGHT = 0.01, 20.0
 # Voxels of a finding, around which patches are laid, that are kept of a volume.
 _MOST_CENTRES = 4096
 
@@ -82,6 +85,29 @@ def empty_mask(shape: Shape, classes: int) -> PseudoMask:
     """
     one = torch.full((1, 1, 1, 1), BACKGROUND, dtype=torch.uint8)
     return PseudoMask(one.expand(classes, *shape), (torch.zeros(0, dtype=torch.int64),) * classes)
+
+
+def finding_weight(masks: Sequence[PseudoMask], window: Shape) -> float:
+    """Find what a voxel of the finding should count, so that a network learns of small ones as well.
+
+    Where findings fill less than `_LEAST_SHARE` of a patch, an empty answer is nearly right in the mean over voxels,
+    and a network stays with it. Their voxels then count as if they filled it, up to `_MOST_WEIGHT`.
+
+    Args:
+        masks: Of the volumes that are learned from.
+        window: Z Y X of a patch.
+
+    Returns:
+        Factor from 1, by the rarest class.
+    """
+    shares: dict[int, list[float]] = {}
+    for mask in masks:
+        for index, levels in enumerate(mask.levels):
+            if len(mask.centres[index]):
+                voxels = min(int((levels != UNKNOWN).sum()), math.prod(window))
+                shares.setdefault(index, []).append(int((levels == FINDING).sum()) / voxels)
+    least = min((float(np.median(some)) for some in shares.values()), default=1.0)
+    return min(max(_LEAST_SHARE / least, 1.0), _MOST_WEIGHT)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,8 @@ class DistillationSettings:
             itself, which stands most wrong labels.
         robust_ramp: Share of a round's steps in which q rises from 0 to its value. The robust loss learns little from
             what is far off, which at first is everything.
-        finding_weight: What a voxel of the finding counts against one of none.
+        finding_weight: What a voxel of the finding counts against one of none; None for as much as small findings need,
+            see `finding_weight`.
         dice_weight: Of the soft Dice of a batch's known voxels.
         volume_weight: Of the image-level term.
         highest: Share of a patch's voxels whose logits' mean is its soft highest.
@@ -105,7 +106,7 @@ class DistillationSettings:
     voxel_weight: float = 1.0
     robustness: float = 0.7
     robust_ramp: float = 0.5
-    finding_weight: float = 1.0
+    finding_weight: float | None = None
     dice_weight: float = 1.0
     volume_weight: float = 0.1
     highest: float = 0.001
@@ -180,7 +181,7 @@ class DistillationSettings:
         _require(0 <= self.rotation <= 90, "rotation", self.rotation, "degrees from 0 to 90")
         for name in ("voxel_weight", "dice_weight", "volume_weight", "finding_weight", "intensity_shift", "noise"):
             value = getattr(self, name)
-            _require(0 <= value < math.inf, name, value, "a number from 0")
+            _require(value is None or 0 <= value < math.inf, name, value, "a number from 0")
         learned = self.voxel_weight + self.dice_weight > 0
         _require(learned, "voxel_weight", "0, as that of the Dice", "one of them above 0: nothing would be learned")
         step = 2 ** (len(self.blocks) - 1)
