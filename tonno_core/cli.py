@@ -47,6 +47,7 @@ _EVALUATED_CLASS = "Class of the model to evaluate, which label 1 means."
 _EVALUATED = "Method to evaluate; may be repeated."
 _FINDING = "From which value on, in --unit, voxels of the mean heatmap are the core of the finding."
 _FEWER = "Directions; fewer are faster and noisier."
+_FEATURE_SMOOTH = "Standard deviation of a 3D Gaussian applied to every feature; 0 for none."
 _FILTER = "Second derivative along the offsets; hann and gaussian let less noise through."
 _FORMAT = "Format of the images written. dicom: DICOM SEG and parametric maps that refer to a DICOM series."
 _FRAME = "Define the planes in mm (physical), or in the paper's cube of voxel indices (normalized)."
@@ -302,6 +303,7 @@ def reconstruct(
 @click.option("--model", required=True, metavar="BUNDLE", help="Model folder of a classifier.")
 @click.option("--output", required=True, type=_PATH, metavar="DIR", help="Output folder.")
 @click.option("--components", type=_COUNT, metavar="K", help=_COMPONENTS)
+@click.option("--smooth-mm", type=_VOLUME, metavar="G", help=_FEATURE_SMOOTH, show_default="twice the nodes' distance")
 @_slices_option
 @_directions_option
 @_lattice_option
@@ -316,8 +318,8 @@ def reconstruct(
 @click.option("--overwrite", is_flag=True, help="Replace existing results.")
 @_quiet_option
 def features(
-    volume: Path, model: str, output: Path, components: int | None, preset: str | None, device: str, precision: str,
-    replace_nonfinite: bool, overwrite: bool, quiet: bool, **planes: Any,
+    volume: Path, model: str, output: Path, components: int | None, smooth_mm: float | None, preset: str | None,
+    device: str, precision: str, replace_nonfinite: bool, overwrite: bool, quiet: bool, **planes: Any,
 ) -> None:  # fmt: skip
     """Reconstruct what a classifier knows of each place of VOLUME: its dense features.
 
@@ -331,7 +333,7 @@ def features(
         from tonno_core.commands.features import FeatureOptions, write_features
         from tonno_core.commands.request import Compute
 
-    asked = FeatureOptions(model, preset, components, replace_nonfinite)
+    asked = FeatureOptions(model, preset, components, smooth_mm, replace_nonfinite)
     with silenced(quiet):
         text = write_features(volume, output, asked, planes, Compute(device, precision), overwrite=overwrite)
     if not quiet:

@@ -100,6 +100,7 @@ def test_features_are_written_as_other_programs_read_them(tonno: Tonno, home: Pa
     assert report["model"]["about"] == {"finding": "none"}
     assert report["settings"]["directions"] == 6 and report["nodes"]["size_ijk"] == [10, 10, 10]
     np.testing.assert_allclose(report["nodes"]["ijk_to_ras"], expected.ijk_to_ras)
+    assert report["smooth_mm"] == expected.smooth_mm > 0
     shares = report["components"]["shares"]
     assert len(shares) == 3 and shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1
     assert str(tmp_path) not in (output / "features.json").read_text()
@@ -157,6 +158,10 @@ def test_what_cannot_be_done_is_said_in_a_line(tonno: Tonno, home: Path, tmp_pat
     assert refused(tonno, output, scan, *model, "--components", 97, *COARSE) == (
         "--components 97: test_resnet has 96 features; give no more"
     )
+    (tmp_path / "scans.csv").write_text("volume\nscan.nii.gz\n")
+    for several in (tmp_path / "scans.csv", home):
+        assert "expected one scan: give each by itself" in refused(tonno, output, several, *model, *COARSE)
+    assert "--smooth-mm" in refused(tonno, output, scan, *model, "--smooth-mm", -1)
     assert "no such file" in refused(tonno, output, home / "none.nii.gz", *model, *COARSE)
     assert "no such model folder" in refused(tonno, output, scan, "--model", home / "nothing")
     assert "--components" in refused(tonno, output, scan, *model, "--components", 0)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from tests.analytic import grid_around, make_blobs
 from tests.mirrors import write_mirror
@@ -40,7 +42,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> ReadyModel:
 
 @pytest.fixture(scope="module")
 def features(ready: ReadyModel) -> DenseFeatures:
-    return reconstruct_features(VOLUME, ready, SETTINGS)
+    return reconstruct_features(VOLUME, ready, SETTINGS, smooth_mm=0.0)
 
 
 def test_the_last_layer_makes_tonno_of_the_features(ready: ReadyModel, features: DenseFeatures) -> None:
@@ -95,8 +97,22 @@ def test_nodes_lie_where_they_say(features: DenseFeatures) -> None:
     assert inside.min() > 0.1 * VOLUME.array.max() and 100 < len(inside) < 1500
 
 
+def test_smoothing_is_a_gaussian_in_millimeters_within_the_ball(features: DenseFeatures) -> None:
+    smoothed = replace(features, smooth_mm=5.0)
+    index = int(features.projections.std(dim=(1, 2)).argmax())
+    raw, found = features.volume(index), smoothed.volume(index)
+    expected = gaussian_filter(raw.astype(np.float64), 5.0 / (48 / 13))
+    ball = raw != 0
+    np.testing.assert_allclose(found[ball], expected[ball], atol=1e-5 * np.abs(expected).max())  # float32
+    assert (found[~ball] == 0).all() and 500 < ball.sum() < 14**3
+    weights = np.random.default_rng(3).normal(size=features.count)
+    every = np.tensordot(weights, [smoothed.volume(number).astype(float) for number in range(features.count)], axes=1)
+    np.testing.assert_allclose(smoothed.combined(weights), every, atol=3e-4 * np.abs(every).max())
+
+
 def test_batches_change_nothing_but_rounding(ready: ReadyModel, features: DenseFeatures) -> None:
     other = reconstruct_features(VOLUME, ready, SETTINGS, batch_size=7)
+    assert other.smooth_mm == pytest.approx(2 * 48 / 13)  # two nodes of 14 along 48 mm
     largest = features.projections.abs().max()
     torch.testing.assert_close(other.projections, features.projections, rtol=0, atol=1e-5 * float(largest))
     assert (other.slices_total, other.slices_blank) == (features.slices_total, features.slices_blank)

@@ -15,6 +15,7 @@ import torch
 import tonno_core
 from tonno_core.bundle.file import Bundle
 from tonno_core.bundle.ready import load_model, prepare_model
+from tonno_core.cohort.find import is_cohort
 from tonno_core.commands.options import as_options
 from tonno_core.commands.request import Compute, model_identity
 from tonno_core.distributed import world_size
@@ -48,12 +49,14 @@ class FeatureOptions:
         model: A bundle's folder.
         preset: A name from `PRESETS`.
         components: Principal components to write in the features' place; None for all features.
+        smooth_mm: Standard deviation of a Gaussian on every volume; None for the standard one.
         replace_nonfinite: Replace voxels that are no numbers by the lowest.
     """
 
     model: str
     preset: str | None = None
     components: int | None = None
+    smooth_mm: float | None = None
     replace_nonfinite: bool = False
 
 
@@ -85,6 +88,8 @@ def write_features(
     check_output(output, overwrite=overwrite)
     if world_size() > 1:
         raise TonnoError("features are made by one process, and torchrun started several; start one, or one per scan")
+    if is_cohort([scan]):
+        raise TonnoError(f"{scan}: is a list of scans or holds several; expected one scan: give each by itself")
     loaded = load_model(options.model)
     if not isinstance(loaded, Bundle):
         raise TonnoError(f"`model` {loaded}: has no feature vector, expected the folder of a classifier")
@@ -101,7 +106,8 @@ def write_features(
         check_channels(output / IMAGE_NAME, volume.ijk_to_ras, count)
     start = time.perf_counter()
     with progress_bar() as bar:
-        features = reconstruct_features(volume, model, settings, Reporter(progress=progress_of(bar)))
+        reporter = Reporter(progress=progress_of(bar))
+        features = reconstruct_features(volume, model, settings, reporter, smooth_mm=options.smooth_mm)
     with output_folder(output, overwrite=overwrite) as folder:
         samples = np.empty((features.count, len(features.sampled())), dtype=np.float32)
         if options.components is None:
@@ -172,6 +178,7 @@ def _report(
         "intensity": run.intensity,
         "settings": run.asked.record(),
         "filter": features.variant.filter,
+        "smooth_mm": features.smooth_mm,
         "slice_size": run.pixels,
         "volume": {"size_ijk": volume.size_ijk, "ijk_to_ras": volume.ijk_to_ras.tolist()},
         "nodes": {"size_ijk": list(features.grid.shape[::-1]), "ijk_to_ras": features.ijk_to_ras.tolist()},
@@ -191,8 +198,9 @@ def _summary(features: DenseFeatures, found: PrincipalComponents, options: Featu
     nodes = " x ".join(str(n) for n in features.grid.shape[::-1])
     what = f"{options.components} principal components of " if options.components else ""
     shares = ", ".join(f"{100 * share:.1f} %" for share in found.shares[:_COLORS])
+    where = f"at {nodes} nodes, smoothed by {features.smooth_mm:.3g} mm"
     return (
-        f"{what}{features.count} features at {nodes} nodes; the first components' shares of their variance: {shares}\n"
+        f"{what}{features.count} features {where}; the first components' shares of their variance: {shares}\n"
         f"{len(features.plan.directions)} directions, {features.slices_total} slices in {seconds:.1f} s on "
         f"{features.run.device}"
     )

@@ -11,10 +11,12 @@ one at a time, so that memory does not grow with their number.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import ndimage
 
 from tonno_core.bundle.decide import Run, decide
 from tonno_core.bundle.ready import ReadyModel
@@ -28,7 +30,7 @@ from tonno_core.reporting import Reporter
 from tonno_core.settings import ReconstructionSettings, Variant
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.slicing.preparation import PreparedVolume
-from tonno_core.tomography.grid import TargetGrid
+from tonno_core.tomography.grid import Nodes, TargetGrid
 from tonno_core.tomography.inversion import invert
 from tonno_core.tomography.projection import BatchSize, Maps, Projections, Projector
 from tonno_core.volume.foreground import foreground_mask
@@ -37,6 +39,8 @@ from tonno_core.volume.volume import FloatArray, Matrix, Volume
 
 # Nodes of the foreground by which principal components are found.
 SAMPLED_NODES = 1 << 15
+# Standard deviation of the Gaussian on every feature, in distances of nodes, where nobody says otherwise.
+SMOOTHED_NODES = 2.0
 # Of these so many are looked at together.
 _TOGETHER = 1 << 12
 
@@ -50,6 +54,7 @@ class DenseFeatures:
         plan: The planes.
         grid: The nodes on which features are reconstructed.
         variant: ToNNO's, with its filter.
+        smooth_mm: Standard deviation of a Gaussian on every volume.
         foreground: Nodes within the patient and the ball, bool ``Z Y X``.
         run: What was asked.
         slices_total: Slices that were looked at.
@@ -61,6 +66,7 @@ class DenseFeatures:
     plan: SlicePlan
     grid: TargetGrid
     variant: Variant
+    smooth_mm: float
     foreground: npt.NDArray[np.bool_]
     run: Run
     slices_total: int
@@ -84,7 +90,8 @@ class DenseFeatures:
             index: From 0 to D - 1.
 
         Returns:
-            ``Z Y X`` on the nodes, in the feature's unit per unit volume of the frame as a heatmap; 0 beyond the ball.
+            ``Z Y X`` on the nodes, in the feature's unit per unit volume of the frame as a heatmap, smoothed; 0 beyond
+            the ball.
         """
         return self._inverted(self.projections[index])
 
@@ -113,7 +120,17 @@ class DenseFeatures:
         """Invert one number per plane: L T."""
         batch = Projections(slice(0, len(projections)), projections, {})
         heatmap = invert([batch], self.plan, self.grid, [self.variant]).heatmaps[self.variant]
-        return np.asarray(heatmap.cpu().numpy(), dtype=np.float32)
+        volume = np.asarray(heatmap.cpu().numpy(), dtype=np.float32)
+        if self.smooth_mm == 0:
+            return volume
+        sigmas = self.smooth_mm / np.linalg.norm(self.ijk_to_ras[:3, :3], axis=0)[::-1]
+        return np.asarray(ndimage.gaussian_filter(volume, sigmas) * self._computed, dtype=np.float32)
+
+    @cached_property
+    def _computed(self) -> npt.NDArray[np.bool_]:
+        """Nodes that are reconstructed: Z Y X."""
+        mask = Nodes(self.grid, torch.empty(0)).mask()
+        return np.ones(self.grid.shape, dtype=bool) if mask is None else mask.numpy()
 
 
 @dataclass(frozen=True)
@@ -175,6 +192,7 @@ def reconstruct_features(
     settings: ReconstructionSettings | None = None,
     reporter: Reporter | None = None,
     *,
+    smooth_mm: float | None = None,
     batch_size: int | None = None,
 ) -> DenseFeatures:
     """Compute a classifier's features of all planes of a volume.
@@ -185,6 +203,8 @@ def reconstruct_features(
         settings: Of the planes; None for the model's own. The grid is that of M^3 nodes in any case: D values at each
             voxel of a scan would be many times as many and say no more.
         reporter: Is told how far it is, and may end it.
+        smooth_mm: Standard deviation of a Gaussian on every volume, 0 for none. None for `SMOOTHED_NODES` distances of
+            nodes: second derivatives are mostly noise below that. The settings' own is for heatmaps.
         batch_size: Slices at once, None for the device's own.
 
     Returns:
@@ -212,11 +232,14 @@ def reconstruct_features(
         which = batches[0].which
         projections[:, which] = torch.stack([batches[index].logits for index in range(count)]).to(projections)
         reporter.progress(int(ends[which.stop - 1]), int(ends[-1]))
+    if smooth_mm is None:
+        smooth_mm = SMOOTHED_NODES * float(np.linalg.norm((plan.frame_to_ras @ grid.ijk_to_frame)[:3, 0]))
     return DenseFeatures(
         projections=projections,
         plan=plan,
         grid=grid,
         variant=run.variants[0].raw(),
+        smooth_mm=smooth_mm,
         foreground=_foreground(volume, prepared, planes, grid),
         run=run,
         slices_total=projector.slices_total,
