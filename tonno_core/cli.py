@@ -36,6 +36,7 @@ _CAM_STAGE = "CAM stage of the model."
 _CHANNELS = "Input channels of the encoder; all of them get the same slice, or a window each (--intensity)."
 _CLASS_OF_1 = "Name of the class that label 1 means, or which of two names is the finding."
 _COMPLETE = "Keep all choices and thresholds; add only what models of earlier versions lack."
+_COMPONENTS = "Write so many principal components of the features instead of all features."
 _COMPILE = "Compile the encoder (torch.compile), for tonno alone; --compile auto: on a GPU, where a long run repays it."
 _DEVICE = "Where to compute. auto: CUDA if there is one, else Apple's MPS, else the CPU."
 _DIRECTIONS = "Number of directions, i.e. of orientations of the planes."
@@ -46,6 +47,7 @@ _EVALUATED_CLASS = "Class of the model to evaluate, which label 1 means."
 _EVALUATED = "Method to evaluate; may be repeated."
 _FINDING = "From which value on, in --unit, voxels of the mean heatmap are the core of the finding."
 _FEWER = "Directions; fewer are faster and noisier."
+_FEATURE_SMOOTH = "Standard deviation of a 3D Gaussian applied to every feature; 0 for none."
 _FILTER = "Second derivative along the offsets; hann and gaussian let less noise through."
 _FINDING_WEIGHT = (
     "What a voxel of the finding counts in training; 20 where findings are small and few are learned from."
@@ -318,6 +320,48 @@ def reconstruct(
         table = reconstruct_into(output, Scan(volume), prepared, progress=progress, overwrite=overwrite, group=group)
     if table and not quiet:  # of the first process alone
         click.echo(f"{table}\nwritten to {output}. {_NOTICE}")
+
+
+@cli.command()
+@click.argument("volume", type=_PATH)
+@click.option("--model", required=True, metavar="BUNDLE", help="Model folder of a classifier.")
+@click.option("--output", required=True, type=_PATH, metavar="DIR", help="Output folder.")
+@click.option("--components", type=_COUNT, metavar="K", help=_COMPONENTS)
+@click.option("--smooth-mm", type=_VOLUME, metavar="G", help=_FEATURE_SMOOTH, show_default="twice the nodes' distance")
+@_slices_option
+@_directions_option
+@_lattice_option
+@_filter_option
+@click.option("--frame", type=_FRAMES, help=_FRAME, show_default="the model's, usually physical")
+@click.option("--radius-mm", type=float, metavar="R", help=_RADIUS, show_default="that of the foreground")
+@click.option("--slice-size", type=int, metavar="S", help=_SIDE, show_default=_MODELS)
+@_preset_option
+@_device_option
+@_precision_option
+@click.option("--replace-nonfinite", is_flag=True, help=_NONFINITE)
+@click.option("--overwrite", is_flag=True, help="Replace existing results.")
+@_quiet_option
+def features(
+    volume: Path, model: str, output: Path, components: int | None, smooth_mm: float | None, preset: str | None,
+    device: str, precision: str, replace_nonfinite: bool, overwrite: bool, quiet: bool, **planes: Any,
+) -> None:  # fmt: skip
+    """Reconstruct what a classifier knows of each place of VOLUME: its dense features.
+
+    The feature vector that the classifier's last layer weighs takes the place of the logit, and each feature is
+    reconstructed as ToNNO reconstructs that. DIR gets features.nii.gz with one value per feature at M^3 nodes,
+    features.json, and a picture of the first principal components, features.png.
+    """
+    from tonno_core.progress import silenced
+
+    with uncollected():
+        from tonno_core.commands.features import FeatureOptions, write_features
+        from tonno_core.commands.request import Compute
+
+    asked = FeatureOptions(model, preset, components, smooth_mm, replace_nonfinite)
+    with silenced(quiet):
+        text = write_features(volume, output, asked, planes, Compute(device, precision), overwrite=overwrite)
+    if not quiet:
+        click.echo(f"{text}\nwritten to {output}. {_NOTICE}")
 
 
 @cli.command()

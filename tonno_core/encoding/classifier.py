@@ -16,7 +16,7 @@ from torch import nn
 
 from tonno_core.encoding.cam import activation_map, gradients_at
 from tonno_core.encoding.convention import Convention
-from tonno_core.encoding.encoder import ClassMaps, check_finite, without_map
+from tonno_core.encoding.encoder import ClassMaps, check_finite, no_features, without_map
 from tonno_core.encoding.fusion import (
     batched,
     convolutions,
@@ -504,6 +504,41 @@ class Classifier:
             logits.append(shown(self._head(features)))
         return torch.cat(logits)
 
+    @torch.no_grad()
+    def features(self, slices: torch.Tensor) -> torch.Tensor:
+        """Compute the feature vectors of slices, which the last layer weighs to logits.
+
+        Args:
+            slices: ``B V U``, square.
+
+        Returns:
+            ``B D`` in float32: of a timm model its pooled features as they enter the last layer, of any other the mean
+            over the cells of its last stage.
+
+        Raises:
+            TonnoError: The model has no such vector.
+        """
+        vectors = []
+        for part in self._parts(slices):
+            with self._overflow_shown() as shown:
+                vectors.append(shown(self._vector(self._input(part))))
+        return torch.cat(vectors)
+
+    def _vector(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Compute feature vectors ``B D`` of the network's input."""
+        if isinstance(self.model, LayeredModel):
+            _, activations = self._forward(inputs, [self.stages])
+            return activations[self.stages].to(self._exact).mean(dim=(2, 3))
+        with self._autocast():
+            features = self.model.forward_features(inputs)
+        try:
+            vector = self.model.forward_head(self._in_full(features), pre_logits=True)
+        except TypeError as error:  # a head that hands on nothing but logits
+            raise no_features() from error
+        if not isinstance(vector, torch.Tensor) or vector.ndim != 2:
+            raise no_features()
+        return vector
+
     def _overflow_shown(self) -> AbstractContextManager[Callable[[torch.Tensor], torch.Tensor]]:
         """Look now and then for activations beyond half precision, which the fused network would hide."""
         self._calls += 1
@@ -658,9 +693,12 @@ class Classifier:
 
     def _head(self, features: Features) -> torch.Tensor:
         """Run pooling and the last layer in the weights' own precision; return the classes' logits ``B K``."""
+        return self._convention.logits(self.model.forward_head(self._in_full(features)))
+
+    def _in_full(self, features: Features) -> Features:
+        """Bring what the body hands to the head to the weights' own precision."""
         dtype = self._exact
-        exact = features.to(dtype) if isinstance(features, torch.Tensor) else [each.to(dtype) for each in features]
-        return self._convention.logits(self.model.forward_head(exact))
+        return features.to(dtype) if isinstance(features, torch.Tensor) else [each.to(dtype) for each in features]
 
     def _autocast(self) -> torch.autocast:
         """Return the context in which the body runs at its precision."""

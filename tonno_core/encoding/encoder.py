@@ -103,6 +103,15 @@ def without_map(stage: int, class_name: str, usable: Sequence[int]) -> TonnoErro
     )
 
 
+def no_features() -> TonnoError:
+    """Make the error about an encoder whose last layer weighs no feature vector.
+
+    Returns:
+        The error.
+    """
+    return TonnoError("this encoder has no pooled feature vector before its last layer; choose another, as resnet10t")
+
+
 class PixelSum:
     """An encoder that returns the mean of a slice's pixels: planes become the Radon transform, the heatmap the input.
 

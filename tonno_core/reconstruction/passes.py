@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 
+from tonno_core.bundle.decide import Run
 from tonno_core.distributed import ALONE, Processes
 from tonno_core.reconstruction.projected import Projected
 from tonno_core.reporting import Reporter, Timings
@@ -84,8 +85,7 @@ def show_planes(
     first = classes[0]
     assert not isinstance(first.encoder, Segmenter)
     run = first.planes.run
-    standard = GPU_BATCH if run.device.type == "cuda" else CPU_BATCH
-    batch = BatchSize(batch_size or max(4, round(standard * (96 / run.pixels) ** 2)), fit=batch_size is None)
+    batch = BatchSize(batch_size or standard_batch(run), fit=batch_size is None)
     done, total = first.planes_done
     previews = Previews(every=reporter.every_preview)
 
@@ -128,6 +128,19 @@ def show_planes(
                 kind.slices_total += projector.slices_total
                 kind.slices_blank += projector.slices_blank
             batch = replace(batch, most=projector.batch_size)  # fewer, where the device has memory for fewer
+
+
+def standard_batch(run: Run) -> int:
+    """Return how many slices go through the encoder at once, where nobody says otherwise and memory allows.
+
+    Args:
+        run: Of which device and slice size count.
+
+    Returns:
+        Their number.
+    """
+    standard = GPU_BATCH if run.device.type == "cuda" else CPU_BATCH
+    return max(4, round(standard * (96 / run.pixels) ** 2))
 
 
 def _left(classes: Sequence[Projected], processes: Processes, timings: Timings) -> Iterator[_Pass]:

@@ -203,10 +203,10 @@ def project(
     planes = Planes(volume, run, prepared.frame_to_ras)
     made = _begin(planes, encoder, keep, processes)
     for each in made:
-        each.warnings = (*volume.concerns, *_scale_warnings(prepared, run))
+        each.warnings = (*volume.concerns, *scale_warnings(prepared, run))
         each.taken_off = prepared.fill if run.intensity == IMAGE else 0.0
     show_planes(
-        made, _source(prepared, run), reporter=reporter, shown=made[0].target.variants, batch_size=batch_size,
+        made, source_of(prepared, run), reporter=reporter, shown=made[0].target.variants, batch_size=batch_size,
         processes=processes,
     )  # fmt: skip
     if processes.world > 1:
@@ -261,7 +261,7 @@ def resume(
     first = projected[0]
     prepared = get_ready(first.planes.volume, first.planes.run).prepared if first.stopped else None
     if isinstance(prepared, PreparedVolume):  # a segmenter is never stopped
-        source = _source(prepared, first.planes.run)
+        source = source_of(prepared, first.planes.run)
         shown = first.target.variants if shown is None else shown
         show_planes(projected, source, reporter=reporter or Reporter(), shown=shown, batch_size=batch_size)
 
@@ -320,7 +320,7 @@ def _image_ready(volume: Volume, network: SegmenterNetwork, intensity: str) -> R
     return ready
 
 
-def _source(prepared: PreparedVolume, run: Run) -> SliceSource:
+def source_of(prepared: PreparedVolume, run: Run) -> SliceSource:
     if run.intensity == IMAGE:  # the space outside is 0, also where maps end; `Projected` puts the fill back
         image = prepared.volume.with_array(prepared.volume.array - np.float32(prepared.fill))
         prepared = replace(prepared, volume=image, fill=0.0)
@@ -368,8 +368,16 @@ def _by_count(run: Run, variants: Iterable[Variant]) -> dict[int, list[Variant]]
     return groups
 
 
-def _scale_warnings(prepared: PreparedVolume, run: Run) -> tuple[str, ...]:
-    """Tell when the classifier sees the anatomy at another scale than in training."""
+def scale_warnings(prepared: PreparedVolume, run: Run) -> tuple[str, ...]:
+    """Tell when the classifier sees the anatomy at another scale than in training.
+
+    Args:
+        prepared: The scan.
+        run: What is made of it.
+
+    Returns:
+        A warning, or none.
+    """
     if run.pixel_mm is None or prepared.radius_mm is None:
         return ()
     pixel_mm = 2.0 * prepared.radius_mm / (run.pixels - 1)

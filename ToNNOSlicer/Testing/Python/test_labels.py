@@ -161,7 +161,7 @@ def test_errors_about_files_keep_their_names(tmp_path: Path) -> None:
 def test_a_scale_that_differs_has_a_remedy_in_the_panel(pixel_mm: float, zoom: bool, said: str) -> None:
     prepared: Any = SimpleNamespace(radius_mm=pixel_mm * 50)
     made = replace(_decided(ReconstructionSettings()), pixels=101, pixel_mm=2.0, zoom=zoom)
-    (warning,) = run._scale_warnings(prepared, made)
+    (warning,) = run.scale_warnings(prepared, made)
     assert forPanel(warning) == SCALE.format(f"{pixel_mm:.2f}", "2.00") + said.replace("ZOOM", labels.LABELS["zoom"])
 
 
