@@ -133,7 +133,7 @@ _FRAMES = click.Choice(["physical", "normalized"])
 _ACTIVATIONS = click.Choice(["sigmoid", "softmax"])
 _NORMS = click.Choice(["batch", "frozen-batch", "group"])
 # What `reproduce` makes.
-REPRODUCED = ("fig4",)
+REPRODUCED = ("fig2", "fig4", "fig5", "fig6", "fig8")
 # Options that several commands share.
 _slices_option = click.option("--slices", type=int, metavar="M", help=_SLICES, show_default="the model's, usually 64")
 _directions_option = click.option(
@@ -722,7 +722,11 @@ def reproduce(name: str | None, output: Path, overwrite: bool, quiet: bool, **as
     command again goes on where it was stopped.
 
     \b
+    fig2  logits of slices by class, and along directions through a volume
     fig4  a volume from its own slices, averaged in 32, 16 and 8 cells
+    fig5  Dice over the stages of the encoder
+    fig6  heatmaps by method and volume, and by method and stage
+    fig8  ToNNO and its noise by numbers of slices and directions
     """
     from tonno_core.commands.reproduce import Asked
     from tonno_core.commands.reproduce import reproduce as make

@@ -39,12 +39,14 @@ class Scan:
         volume: The volume.
         label: 1 with the finding, 0 without; None where nobody says.
         truth: Voxels of the finding, bool Z Y X; None where they are not known.
+        patient: Whose it is; "" for a patient of its own.
     """
 
     name: str
     volume: Volume
     label: int | None
     truth: BoolArray | None
+    patient: str = ""
 
     @property
     def positive(self) -> bool:
@@ -209,7 +211,7 @@ def scan_of(task: Task) -> Scan:
         TonnoError: A file cannot be read, or the mask is on another grid.
     """
     volume = read_volume(task.volume)
-    return Scan(task.name, volume, task.label, read_truth(task, volume))
+    return Scan(task.name, volume, task.label, read_truth(task, volume), task.patient)
 
 
 def scan_of_file(path: Path, mask: Path | None) -> Scan:
