@@ -195,7 +195,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("fig5", {"volumes": "1.nii.gz"}, "fig5: no volume has a mask with a finding"),
     ("fig5", {"slices": (10, 12)}, "`slices`: 10, 12, expected one number; only fig8 takes several"),
     ("fig6", {"volumes": "nothing.nii.gz"}, "nothing.nii.gz: no such file"),
-    ("fig6", {"volumes": "nothing.csv"}, "nothing.csv: no such file"),
+    ("fig6", {"volumes": "nothing.csv"}, "nothing.csv: no such manifest"),
     ("fig4", {"volumes": "manifest.txt"}, "manifest.txt"),
     ("fig2", {"split": "train"}, "manifest.csv: no volume in split train"),
     ("fig6", {"mask": "1-mask.nii.gz"}, "`mask` .*manifest.csv is a manifest, which names its masks"),

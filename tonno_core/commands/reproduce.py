@@ -32,7 +32,7 @@ FIGURES: dict[str, Callable[[Source, Path], str]] = {
     "fig8": fig8.draw,
 }
 LEFT_OUT = """\
-left out: fig8 by more slices and directions, which takes hours on two cores: tonno reproduce fig8
+left out: fig8 by the paper's slices and directions, about an hour on two cores: tonno reproduce fig8
 left out: the paper's tables and data sets, which must be asked for or downloaded: docs/paper.md says how each is run"""
 # Which show what a reconstruction makes of the volume itself.
 _WITHOUT_MODEL = ("fig4",)

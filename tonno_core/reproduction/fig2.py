@@ -95,17 +95,7 @@ def draw(source: Source, folder: Path) -> str:
     edges = np.histogram_bin_edges(np.concatenate(list(logits.values())), bins=40)
     _picture(logits, edges, profiles, shown[0], folder)
     rows = [_bin(edges, index, logits) for index in range(len(edges) - 1)]
-    more = [
-        {
-            "direction": each.name,
-            "mm": f"{mm:.2f}",
-            "logit": f"{logit:.5f}",
-            "finding": int(through),
-            "patient": int(inside),
-        }
-        for each in profiles
-        for mm, logit, through, inside in zip(each.mm, each.logits, each.through, each.inside, strict=True)
-    ]
+    more = [row for each in profiles for row in each.rows()]
     facts = {
         "asked": source.asked, "slices": slices, "directions": directions, "profiles of": shown[0].name,
         "groups": {name: _summary(values) for name, values in logits.items()},

@@ -158,11 +158,11 @@ def _picture(points: list[Point], stages: tuple[int, ...], scans: int, folder: P
             # Side by side, so that intervals do not hide each other.
             x = np.arange(len(stages)) + 0.05 * (number - (len(METHODS) - 1) / 2)
             mean = np.array([point.mean for point in own])
-            look = {"color": METHOD_COLOURS[method], "marker": METHOD_MARKS[method]}
-            axes.plot(x, mean, linewidth=2.2, markersize=8, label=METHOD_NAMES[method], **look)
+            colour, mark = METHOD_COLOURS[method], METHOD_MARKS[method]
+            axes.plot(x, mean, color=colour, marker=mark, linewidth=2.2, markersize=8, label=METHOD_NAMES[method])
             if all(point.low is not None for point in own):
                 low, high = ([getattr(point, end) for point in own] for end in ("low", "high"))
-                axes.vlines(x, low, high, color=METHOD_COLOURS[method], linewidth=1.2, alpha=0.7)
+                axes.vlines(x, low, high, color=colour, linewidth=1.2, alpha=0.7)
         tonno = points[-1]
         label = f"{METHOD_NAMES[TONNO]} (no stage)"
         axes.axhline(tonno.mean, color=METHOD_COLOURS[TONNO], linestyle=(0, (5, 3)), linewidth=1.8, label=label)

@@ -26,7 +26,7 @@ from tonno_core.reproduction.stages import (
 # Scans on the sheet: those with the finding, as far as they go.
 MOST = 4
 _WIDTH = 2.5  # of a picture, in inches
-_GAP, _LINE, _HEAD, _EDGE = 0.08, 0.34, 1.05, 0.18
+_GAP, _LINE, _HEAD, _EDGE = 0.08, 0.34, 0.84, 0.18
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _sheet(lines: Sequence[Sequence[Tile]], title: str, note: str, folder: Path,
                 left = _EDGE + column * (_WIDTH + _GAP)
                 axes = figure.add_axes((left / width, top / height, _WIDTH / width, tall / height))
                 draw_plane(axes, view, _layers(tile), guides=not column)
-                axes.set_title(tile.caption, size=11, pad=5)
+                axes.set_title(tile.caption, size=10, pad=5)
         figure.text(_EDGE / width, 1 - 0.16 / height, title, size=17, weight="bold", va="top")
         truth = " Dashed outline: the truth." if "truth" in lines[0][0].made else ""
         figure.text(_EDGE / width, 1 - 0.58 / height, f"{note}{truth}", size=11, va="top")

@@ -20,7 +20,7 @@ import torch
 from tonno_core.pictures.cuts import Cut, Float, sample
 from tonno_core.pictures.drawing import PlaneLayers, draw_plane, grey_window
 from tonno_core.reconstruction.planes import Planes
-from tonno_core.reproduction.drawing import STYLE, Claim, save, save_numbers
+from tonno_core.reproduction.drawing import STYLE, Claim, digits, save, save_numbers
 from tonno_core.reproduction.plane import plane_of
 from tonno_core.reproduction.slices import prepared_for, run_of, slice_logits
 from tonno_core.reproduction.source import Arrays, Scan, Source
@@ -80,7 +80,7 @@ def draw(source: Source, folder: Path) -> str:
     rows = [{"slices": each.slices, "directions": each.directions, "noise": f"{each.noise:.6g}"} for each in panels]
     claims, slopes = trends({(each.slices, each.directions): each.noise for each in panels})
     _sheet(scan, cut, panels, len(directions), folder)
-    _curves(panels, slices, directions, folder)
+    _curves(scan, panels, slices, directions, folder)
     facts = {"asked": source.asked, "scan": scan.name, "slices": slices, "directions": directions, "slopes": slopes}
     return save_numbers(folder, "fig8", rows, facts, claims)
 
@@ -136,8 +136,8 @@ def _reconstruct(source: Source, scan: Scan, cut: Cut, slices: int, directions: 
     logits = _logits(source, scan, plan, slices)
     grids = {"plane": _plane_grid(cut, plan), "nodes": TargetGrid((NODES,) * 3, ijk_to_grid((NODES,) * 3), radius=1.0)}
     foreground = foreground_mask(scan.volume) if prepared.foreground is None else prepared.foreground
-    patient = sample(foreground.astype(np.float32), scan.volume.ijk_to_ras, _points(grids["nodes"], plan))
-    patient = (np.nan_to_num(patient) >= 0.5) & _within(grids["nodes"])
+    share = sample(foreground.astype(np.float32), scan.volume.ijk_to_ras, _points(grids["nodes"], plan))
+    patient = (np.nan_to_num(share) >= 0.5) & _within(grids["nodes"])
     ends = sorted({end for count in directions for end in (count // 2, count)})
     sums = {name: {0: np.zeros(grid.shape)} for name, grid in grids.items()}
     for start, stop in zip([0, *ends], ends, strict=False):
@@ -151,7 +151,7 @@ def _reconstruct(source: Source, scan: Scan, cut: Cut, slices: int, directions: 
         half = count // 2
         first = sums["nodes"][half] / half
         second = (sums["nodes"][count] - sums["nodes"][half]) / (count - half)
-        made[f"noise {count}"] = np.std((first - second)[patient] / 2.0)
+        made[f"noise {count}"] = np.array(np.std((first - second)[patient] / 2.0))
         made[f"plane {count}"] = (sums["plane"][count][0] / count).astype(np.float32)
     return made
 
@@ -214,7 +214,7 @@ def _sheet(scan: Scan, cut: Cut, panels: list[Panel], columns: int, folder: Path
         # The colours of the most certain heatmap of the median number of slices: noise beyond it is seen as noise.
         longest = panels[columns - 1 :: columns]
         limit = float(np.percentile(np.abs(longest[len(longest) // 2].plane), 99.8)) or 1.0
-        wide, gap, line, edge, head = 2.6, 0.1, 0.34, 0.18, 1.35
+        wide, gap, line, edge, head = 2.6, 0.1, 0.34, 0.18, 1.12
         tall, rows = wide * cut.view.v.size / cut.view.u.size, len(panels) // columns
         width = max(2 * edge + columns * (wide + gap) - gap, 9.0)
         height = head + rows * (tall + line) + edge
@@ -225,10 +225,10 @@ def _sheet(scan: Scan, cut: Cut, panels: list[Panel], columns: int, folder: Path
             axes = figure.add_axes((left / width, bottom / height, wide / width, tall / height))
             layers = PlaneLayers(image, grey_window([image]), panel.plane, limit, truth=truth)
             draw_plane(axes, cut.view, layers, guides=number == 0)
-            axes.set_title(f"M {panel.slices}, L {panel.directions}: noise {panel.noise:.3g}", size=11, pad=5)
+            axes.set_title(f"M {panel.slices}, L {panel.directions}: noise {digits(panel.noise)}", size=11, pad=5)
         title = f"ToNNO of {scan.name} by M slices along each of L directions"
         figure.text(edge / width, 1 - 0.16 / height, title, size=16, weight="bold", va="top")
-        note = f"All pictures have the same colours, full at {limit:.3g} logits and blue where negative."
+        note = f"All pictures have the same colours, full at {digits(limit)} and blue where negative."
         dashed = " Dashed: the truth." if scan.positive else ""
         figure.text(edge / width, 1 - 0.56 / height, f"{note}{dashed}", size=11, va="top")
         more = (
@@ -238,31 +238,36 @@ def _sheet(scan: Scan, cut: Cut, panels: list[Panel], columns: int, folder: Path
         save(figure, folder, "fig8")
 
 
-def _curves(panels: list[Panel], slices: list[int], directions: list[int], folder: Path) -> None:
+def _curves(scan: Scan, panels: list[Panel], slices: list[int], directions: list[int], folder: Path) -> None:
     """Draw the noise over the number of directions, a curve for each number of slices, with 1 / sqrt(L) beside it."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
         from matplotlib.figure import Figure
-        from matplotlib.ticker import NullFormatter, NullLocator
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
         figure = Figure(figsize=(7.6, 5.4))
         axes = figure.add_axes((0.12, 0.125, 0.64, 0.74))
         for number, count in enumerate(slices):
             noise = [panel.noise for panel in panels if panel.slices == count]
-            look = {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKS[number % len(_MARKS)]}
-            axes.plot(directions, noise, linewidth=2.0, markersize=7, label=f"M = {count}", **look)
+            colour, mark = _COLOURS[number % len(_COLOURS)], _MARKS[number % len(_MARKS)]
+            axes.plot(directions, noise, color=colour, marker=mark, linewidth=2, markersize=7, label=f"M = {count}")
             expected = noise[0] * np.sqrt(directions[0] / np.asarray(directions, dtype=np.float64))
             label = "1 / √L" if number == len(slices) - 1 else None
             axes.plot(
                 directions, expected, color="#777777", linewidth=1.0, linestyle=(0, (4, 3)), zorder=0, label=label
             )
-        axes.set(xscale="log", yscale="log", xlabel="L, number of directions", ylabel="noise of the heatmap (logits)")
+        axes.set(xscale="log", yscale="log", xlabel="L, number of directions", ylabel="noise of the heatmap")
         axes.set_xticks(directions, [str(count) for count in directions])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: digits(value)))
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.grid(alpha=0.3)
         handles, labels = axes.get_legend_handles_labels()
         axes.legend(handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
-        figure.text(0.02, 0.965, "Noise of ToNNO by slices and directions", size=15, weight="bold", va="top")
+        figure.text(
+            0.02, 0.965, f"Noise of ToNNO of {scan.name} by M slices and L directions", size=15, weight="bold", va="top"
+        )
         save(figure, folder, "fig8-noise")

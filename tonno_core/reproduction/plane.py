@@ -36,7 +36,7 @@ def plane_of(scan: Scan, heatmap: Volume | None = None) -> Cut:
     cut = cut_plane(PLANES[0], scan.volume, centre)
     patient = np.nan_to_num(sample(foreground.astype(np.float32), scan.volume.ijk_to_ras, cut.points_ras)) >= 0.5
     margin = math.ceil(_MARGIN_MM / cut.view.pixel_mm)
-    rows, columns = (_span(patient.any(axis=axis), margin) for axis in (1, 0))
+    rows, columns = (_span(np.asarray(patient.any(axis=axis)), margin) for axis in (1, 0))
     return Cut(cut.plane, cut.centre_ras, View(cut.view.u[columns], cut.view.v[rows], cut.view.edges))
 
 
