@@ -117,10 +117,10 @@ def gradcam_plus_plus(a: Array, g: Array) -> Array:
     """
     total = np.zeros(a.shape[1:])
     for channel, gradient in zip(a, g, strict=True):
-        weight = 0.0
+        weight, positive = 0.0, np.maximum(channel, 0).sum()
         for slope in gradient.ravel():
             if slope > 0:
-                alpha = slope**2 / (2 * slope**2 + np.maximum(channel, 0).sum() * slope**3)
+                alpha = slope**2 / (2 * slope**2 + positive * slope**3)
                 weight += alpha * slope
         total += weight * channel
     return np.maximum(total, 0)
