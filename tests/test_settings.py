@@ -35,7 +35,7 @@ from tonno_core.settings import (
         ({"slices": True}, "`slices` is True, expected a whole number"),
         ({"slices": None}, "`slices` is None, expected a whole number"),
         ({"directions": 0}, "`directions` is 0, expected a whole number from 1"),
-        ({"cam_directions": 0}, "`directions` is 0, expected a whole number from 1"),
+        ({"cam_directions": 0}, "`cam_directions` is 0, expected a whole number from 1"),
         (
             {"stages": (0,)},
             "`stages` is (0,), expected a tuple of whole numbers from 1 to 1000, finest first, like (3, 4)",

@@ -423,7 +423,7 @@ def _require_number(name: str, value: Any) -> None:
     whole = name in _WHOLE_NUMBERS
     number = _is_whole(value) if whole else _is_number(value)
     text = f"a {'whole ' if whole else ''}number from {low} to {high}"
-    _require(number and low <= value <= high, name.removeprefix("cam_"), value, text)
+    _require(number and low <= value <= high, name, value, text)
 
 
 def _is_number(value: Any) -> bool:
