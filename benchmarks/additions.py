@@ -66,8 +66,20 @@ class Mirrored:
         """
         return self._encoder.logits(slices.flip(-1))
 
+    def passes(self, stages: Collection[int], size: int) -> int:
+        """Count how often the network looks at a slice for ScoreCAM's maps.
+
+        Args:
+            stages: Whose maps are wanted.
+            size: S, pixels along a slice's side.
+
+        Returns:
+            The encoder's own number.
+        """
+        return self._encoder.passes(stages, size)
+
     def cam(
-        self, slices: torch.Tensor, asked: Collection[tuple[int, int]], kind: CamKind
+        self, slices: torch.Tensor, asked: Collection[tuple[int, int]], kind: CamKind, at_once: int = 0
     ) -> tuple[torch.Tensor, ClassMaps]:
         """Classify slices and compute their class activation maps.
 
@@ -75,11 +87,12 @@ class Mirrored:
             slices: B V U.
             asked: Pairs of class and stage.
             kind: Kind of maps.
+            at_once: Masked slices of ScoreCAM that go through the network together.
 
         Returns:
             Logits B K, and by pair its maps B h w.
         """
-        logits, maps = self._encoder.cam(slices.flip(-1), asked, kind)
+        logits, maps = self._encoder.cam(slices.flip(-1), asked, kind, at_once)
         return logits, {key: each.flip(-1) for key, each in maps.items()}
 
 

@@ -108,12 +108,57 @@ def in_map(cells: Array, pixels: int, a: float, b: float) -> float:
     return float(weights[0] @ cells @ weights[1])
 
 
+def gradcam_plus_plus(a: Array, g: Array) -> Array:
+    """Chattopadhay et al. 2018 for the score Y = exp(S) of a logit S: activations C h w, gradients g of S.
+
+    alpha = d2Y/dA2 / (2 d2Y/dA2 + sum A d3Y/dA3), w_k = sum alpha ReLU(dY/dA), map = ReLU(sum_k w_k A_k),
+    with dY/dA = Y g, d2Y/dA2 = Y g^2, d3Y/dA3 = Y g^3. Y, the same for all of a slice, is left out of the weights.
+    The paper's A is the output of a ReLU; where it is not, its positive part is what the denominator adds up.
+    """
+    total = np.zeros(a.shape[1:])
+    for channel, gradient in zip(a, g, strict=True):
+        weight, positive = 0.0, np.maximum(channel, 0).sum()
+        for slope in gradient.ravel():
+            if slope > 0:
+                alpha = slope**2 / (2 * slope**2 + positive * slope**3)
+                weight += alpha * slope
+        total += weight * channel
+    return np.maximum(total, 0)
+
+
+def enlarge(cells: Array, pixels: int) -> Array:
+    """A map of h x h cells as an image: bilinear between the cells' centres, the outermost value up to the edge."""
+    count = len(cells)
+    cell = np.clip((np.arange(pixels) + 0.5) * count / pixels - 0.5, 0, count - 1)
+    weights = np.maximum(0, 1 - np.abs(cell[:, None] - np.arange(count)))
+    return np.asarray(weights @ cells @ weights.T)
+
+
+def score_cam(image: Array, a: Array, score: Callable[[Array], Array]) -> Array:
+    """Wang et al. 2020: activations C h w of an image C' S S, scores N of images N C' S S.
+
+    Each channel, enlarged and brought to 0..1, masks the image; how much that raises the score over a baseline of zeros
+    is the channel's weight. The paper's softmax over these weights is left out.
+    """
+    masked = [np.zeros_like(image)]
+    for channel in a:
+        mask = enlarge(channel, image.shape[-1]) - enlarge(channel, image.shape[-1]).min()
+        masked.append(image * mask / mask.max() if channel.max() > channel.min() else np.zeros_like(image))
+    scores = np.concatenate([score(np.array(masked[i : i + 64])) for i in range(0, len(masked), 64)])
+    return np.maximum(np.tensordot(scores[1:] - scores[0], a, axes=1), 0)
+
+
 def resnet_answer(model: Any, channels: int, class_index: int, stage: int, kind: str) -> Answer:
     """A timm ResNet, step by step: logit, activation A after layer ``stage`` and its gradient g by autograd.
 
-    LayerCAM is ReLU(sum_k ReLU(g_k) A_k), cell by cell; GradCAM is sum_k mean(g_k) A_k, signed.
+    LayerCAM is ReLU(sum_k ReLU(g_k) A_k), cell by cell; GradCAM is sum_k mean(g_k) A_k, signed. GradCAM++ and
+    ScoreCAM have functions of their own.
     """
     model = model.double().eval()
+
+    @torch.no_grad()
+    def score(images: Array) -> Array:
+        return np.asarray(model(torch.from_numpy(images))[:, class_index].numpy())
 
     def answer(images: Array) -> tuple[Array, Array]:
         x = torch.from_numpy(images)[:, None].repeat(1, channels, 1, 1)
@@ -128,6 +173,11 @@ def resnet_answer(model: Any, channels: int, class_index: int, stage: int, kind:
         a, g = activation.detach().numpy(), gradient.numpy()
         if kind == "layercam":
             maps = np.maximum((np.maximum(g, 0) * a).sum(axis=1), 0)
+        elif kind == "gradcam++":
+            maps = np.array([gradcam_plus_plus(*pair) for pair in zip(a, g, strict=True)])
+        elif kind == "scorecam":
+            shown = images[:, None].repeat(channels, axis=1)
+            maps = np.array([score_cam(image, each, score) for image, each in zip(shown, a, strict=True)])
         else:
             maps = (g.mean(axis=(2, 3))[:, :, None, None] * a).sum(axis=1)
         return logit.detach().numpy(), maps

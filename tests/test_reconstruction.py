@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import torch
 from scipy import ndimage
 
 from tests.analytic import Blobs, correlation, grid_around, make_blobs, slope, voxel_centres
+from tests.hooks import stir
 from tests.reference import (
     Chain,
     hemisphere_lattice,
@@ -134,8 +137,8 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
 
 @pytest.mark.parametrize(
     ("setup", "stage", "kind"),
-    [*(("paper", stage, kind) for stage in (1, 2, 3, 4) for kind in ("layercam", "gradcam")),
-     ("physical", 2, "layercam"), ("physical", 3, "gradcam")],
+    [*(("paper", stage, kind) for stage in (1, 2, 3, 4) for kind in ("layercam", "gradcam", "gradcam++")),
+     ("physical", 2, "layercam"), ("physical", 3, "gradcam"), ("physical", 1, "gradcam++")],
 )  # fmt: skip
 def test_every_method_agrees_with_the_reference(bundle: Bundle, setup: str, stage: int, kind: CamKind) -> None:
     volume = oblique_volume()
@@ -177,6 +180,43 @@ def test_every_method_agrees_with_the_reference(bundle: Bundle, setup: str, stag
     }
     # The project's bar is 1e-3. float32 against float64: 6e-5 measured, where the second derivative magnifies rounding.
     assert max(errors.values()) < 3e-4, errors
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3, 4])
+def test_every_method_of_scorecam_agrees_with_the_reference(stage: int) -> None:
+    """Each slice goes through the network for every channel: a small network, and few planes."""
+    torch.manual_seed(0)
+    network: Any = timm.create_model("test_resnet", in_chans=1, num_classes=len(CLASSES))
+    stir(network)
+    network.fc.weight.data.neg_()  # so that what there is speaks for the class, and the maps are not empty
+    spec = BundleSpec(
+        encoder="test_resnet", channels=1, classes=CLASSES, norm="batch", slice_size=48, pixel_mm=None,
+        intensity="none", frame="normalized",
+    )  # fmt: skip
+    model = Bundle(spec, copy.deepcopy(network).state_dict(), Path("random-weights"))
+    slicewise = ("slicewise-cam", "slicewise-cam-3axes") if stage == 2 else ()
+    volume = oblique_volume()
+    settings = ReconstructionSettings(
+        methods=(*CAM_METHODS, *slicewise), cam="scorecam", stages=(stage,), slices=5, directions=3,
+        filter="second-difference", grid="volume", class_name="lesion", lattice="sphere", frame="normalized",
+    )  # fmt: skip
+    result = run(volume, model, settings)
+    voxels = some_voxels(result.inside)
+    to_index, axes = normalized_to_index(SHAPE), np.array([[0.0, 0, -1], [1, 0, 0], [0, -1, 0]])
+    points = np.linalg.solve(to_index[:, :3], voxels.T - to_index[:, 3:]).T
+    answer = resnet_answer(network, 1, 1, stage, "scorecam")
+    chain = Chain(volume.array.astype(np.float64), to_index, 5, 48, answer)
+    expected = chain.heatmaps(sphere_lattice(3), points)
+    if slicewise:
+        fine = replace(chain, slices=20)  # as above
+        expected["slicewise-cam"] = fine.slicewise(axes[2:], points)
+        expected["slicewise-cam-3axes"] = fine.slicewise(axes, points)
+    errors = {
+        method: relative_error(result.heatmaps[method].array[tuple(voxels.T)], expected[method])
+        for method in settings.methods
+    }
+    # The project's bar is 1e-3. Weights are differences of logits in float32, which the second derivative magnifies.
+    assert max(errors.values()) < 1e-3, errors
 
 
 def test_the_reference_can_tell_settings_apart(bundle: Bundle) -> None:

@@ -35,7 +35,7 @@ from tonno_core.settings import (
         ({"slices": True}, "`slices` is True, expected a whole number"),
         ({"slices": None}, "`slices` is None, expected a whole number"),
         ({"directions": 0}, "`directions` is 0, expected a whole number from 1"),
-        ({"cam_directions": 0}, "`directions` is 0, expected a whole number from 1"),
+        ({"cam_directions": 0}, "`cam_directions` is 0, expected a whole number from 1"),
         (
             {"stages": (0,)},
             "`stages` is (0,), expected a tuple of whole numbers from 1 to 1000, finest first, like (3, 4)",
@@ -55,7 +55,7 @@ from tonno_core.settings import (
         ({"radius_mm": 1e9}, "`radius_mm` is 1000000000.0, expected a number"),
         ({"methods": ()}, "`methods` is empty, expected at least one"),
         ({"methods": ("tonno", "magic")}, "`methods` is magic, expected one of tonno, averaged-cam"),
-        ({"cam": "scorecam"}, "`cam` is scorecam, expected one of layercam, gradcam"),
+        ({"cam": "eigencam"}, "`cam` is eigencam, expected one of layercam, gradcam, gradcam++, scorecam"),
         ({"lattice": "cube"}, "`lattice` is cube, expected one of hemisphere, sphere"),
         ({"filter": "ramp"}, "`filter` is ramp, expected one of second-difference, hann, gaussian"),
         ({"frame": "voxel"}, "`frame` is voxel, expected one of physical, normalized"),
@@ -200,3 +200,27 @@ def test_settings_need_no_torch() -> None:
 def test_a_single_name_for_methods_is_said_and_not_taken_apart() -> None:
     with pytest.raises(TonnoError, match=r"`methods` is tonno, expected a tuple of names, as \('tonno',\)"):
         ReconstructionSettings(methods="tonno")  # type: ignore[arg-type]
+
+
+# --- ScoreCAM's directions
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, (256, 32)),  # a sample, as every direction costs hundreds of passes through the network
+        ({"directions": 20}, (20, 20)),
+        ({"directions": 100}, (100, 100)),  # what is asked for holds
+        ({"cam_directions": 48}, (256, 48)),
+        ({"directions": 100, "cam_directions": 8}, (100, 8)),
+    ],
+)
+def test_scorecam_takes_a_sample_of_directions_unless_asked_for_more(
+    asked: dict[str, int], expected: tuple[int, int]
+) -> None:
+    found = combine(defaults={}, explicit={"cam": "scorecam", **asked})
+    assert (found.directions_for("tonno"), found.directions_for("averaged-cam")) == expected
+    assert found.record()["cam_directions"] == expected[1]  # reports and Slicer's panel read it there
+    assert combine(defaults={}, explicit={"cam": "gradcam++"}).directions_for("matched-cam") == 256
+    assert ReconstructionSettings(cam="scorecam", directions=500).directions_for("matched-cam") == 32
+    assert combine(defaults={}, preset="paper", explicit={"cam": "scorecam"}).directions_for("matched-cam") == 1000

@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, get_args
 
 import click
 from click.core import ParameterSource
@@ -19,7 +19,7 @@ from tonno_core.commands.options import as_options, as_options_of
 from tonno_core.distillation.settings import DistillationSettings
 from tonno_core.errors import TonnoError, one_line
 from tonno_core.imports import uncollected
-from tonno_core.settings import METHODS, PRESETS, SEGMENTER, parse_stages
+from tonno_core.settings import METHODS, PRESETS, SCORECAM_DIRECTIONS, SEGMENTER, CamKind, parse_stages
 from tonno_core.signals import drop_terminal, ending_signals
 
 _NOTICE = "For research only; not a medical device, not for diagnosis."
@@ -31,7 +31,12 @@ _BENCHED = "Model folder, or a timm model with random weights."
 _BAG = "Share of the loss that is of a volume's slices together: at least one is positive, or none."
 _CALIBRATED = "Method to calibrate; may be repeated."
 _BACKGROUND = "Below which value they are background, likewise; what lies between is divided by its brightness."
-_CAM = "Kind of class activation map."
+_CAM = (
+    "Kind of class activation map. scorecam is slow, a pass through the network for every channel of the stage: it "
+    f"says how many there will be, and takes {SCORECAM_DIRECTIONS} directions unless told otherwise."
+)
+_CAM_DIRECTIONS = "Directions of the CAM methods alone, where these cost more than tonno's."
+_CAM_CALIBRATED = "Kind of class activation map to calibrate; it becomes the model's. scorecam is slow: name a --stage."
 _CAM_STAGE = "CAM stage of the model."
 _CHANNELS = "Input channels of the encoder; all of them get the same slice, or a window each (--intensity)."
 _CLASS_OF_1 = "Name of the class that label 1 means, or which of two names is the finding."
@@ -157,6 +162,11 @@ _slices_option = click.option("--slices", type=int, metavar="M", help=_SLICES, s
 _directions_option = click.option(
     "--directions", type=int, metavar="L", help=_DIRECTIONS, show_default="the model's, usually 256"
 )
+_CAM_KINDS = click.Choice(get_args(CamKind))
+_cam_option = click.option("--cam", type=_CAM_KINDS, help=_CAM, show_default="the model's, usually layercam")
+_cam_directions_option = click.option(
+    "--cam-directions", type=int, metavar="L", help=_CAM_DIRECTIONS, show_default="as --directions; scorecam's own"
+)
 _lattice_option = click.option(
     "--lattice",
     type=click.Choice(["hemisphere", "sphere"]),
@@ -245,14 +255,13 @@ def cli() -> None:
 @click.option("--model", required=True, metavar="BUNDLE|pixel-sum", help=_MODEL)
 @click.option("--output", required=True, type=_PATH, metavar="DIR", help=_OUTPUT)
 @click.option("--method", "methods", multiple=True, metavar="NAME", help=_METHODS, show_default=_MODELS)
-@click.option(
-    "--cam", type=click.Choice(["layercam", "gradcam"]), help=_CAM, show_default="the model's, usually layercam"
-)
+@_cam_option
 @click.option("--stage", type=_stage, metavar="N|N+N", help=_STAGE, show_default=_MODELS)
 @click.option("--sigma-scale", type=float, metavar="X", help=_SIGMA, show_default=_MODELS)
 @click.option("--smooth-mm", type=float, metavar="G", help=_SMOOTH, show_default=_MODELS)
 @_slices_option
 @_directions_option
+@_cam_directions_option
 @_lattice_option
 @_filter_option
 @click.option("--frame", type=_FRAMES, help=_FRAME, show_default="the model's, usually physical")
@@ -621,6 +630,7 @@ def distill(
 @click.argument("manifest", type=_PATH)
 @click.option("--output", required=True, type=_PATH, metavar="BUNDLE", help="Folder to write the calibrated model to.")
 @click.option("--method", "methods", multiple=True, metavar="NAME", help=_CALIBRATED, show_default="all")
+@click.option("--cam", type=_CAM_KINDS, help=_CAM_CALIBRATED, show_default="the model's, usually layercam")
 @click.option("--stage", "stages", multiple=True, type=int, metavar="N", help=_STAGES, show_default="all")
 @click.option("--quantile", default=0.95, show_default=True, type=click.FloatRange(0, 1), metavar="Q", help=_QUANTILE)
 @click.option("--sigma-scale", type=float, metavar="X", help=_SIGMA, show_default="chosen")
@@ -678,10 +688,12 @@ def calibrate(
     "--split", default="test", show_default=True, type=click.Choice(["train", "val", "test", "all"]), help=_SPLIT
 )
 @click.option("--method", "methods", multiple=True, metavar="NAME", help=_EVALUATED, show_default="all")
+@_cam_option
 @click.option("--stage", "stages", multiple=True, type=_stage, metavar="N|N+N", help=_ROWS, show_default="all")
 @click.option("--segmenter", "segmenters", multiple=True, metavar="[NAME=]BUNDLE", help=_SEGMENTERS)
 @_slices_option
 @_directions_option
+@_cam_directions_option
 @_lattice_option
 @_filter_option
 @_min_volume_option
@@ -696,8 +708,10 @@ def calibrate(
 def evaluate(
     manifest: Path,
     methods: tuple[str, ...],
+    cam: str | None,
     slices: int | None,
     directions: int | None,
+    cam_directions: int | None,
     lattice: str | None,
     filter: str | None,
     class_name: str | None,
@@ -717,8 +731,8 @@ def evaluate(
     from tonno_core.segmentation.threshold import parse_peak
 
     options = {
-        "methods": methods or None, "slices": slices, "directions": directions, "lattice": lattice,
-        "filter": filter, "class_name": class_name,
+        "methods": methods or None, "cam": cam, "slices": slices, "directions": directions,
+        "cam_directions": cam_directions, "lattice": lattice, "filter": filter, "class_name": class_name,
     }  # fmt: skip
     choices["stages"] = tuple(map(parse_stages, choices["stages"]))
     if not _is_stated("min_volume_mm3"):

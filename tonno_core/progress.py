@@ -15,6 +15,19 @@ from tqdm import tqdm
 _LINE_S = 30.0
 _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 _SILENT: ContextVar[bool] = ContextVar("silent", default=False)
+# What `say_once` has written.
+_SAID: set[str] = set()
+
+
+def say_once(text: str) -> None:
+    """Write a line beside the bars on stderr, unless it was written before or bars are silenced.
+
+    Args:
+        text: The line.
+    """
+    if not _SILENT.get() and text not in _SAID:
+        _SAID.add(text)
+        tqdm.write(text, file=sys.stderr)
 
 
 @contextmanager

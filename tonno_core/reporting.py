@@ -73,6 +73,7 @@ class Reporter:
             they cost more than a fifth of the run.
         every_preview: Never skip a preview: where they decide when the run ends, results must not depend on speed.
         timings: Of the steps.
+        say: Called once before the first slice where a run costs much more than others, with a sentence.
     """
 
     progress: Callable[[int, int], None] = lambda done, total: None
@@ -81,6 +82,7 @@ class Reporter:
     preview: Callable[[Preview], None] | None = None
     every_preview: bool = False
     timings: Timings = field(default_factory=Timings)
+    say: Callable[[str], None] = lambda text: None
 
     def untimed(self) -> Reporter:
         """Return a reporter for what is timed as a whole.

@@ -12,7 +12,9 @@ from typing import Any, Literal, get_args
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
 
-CamKind = Literal["layercam", "gradcam"]
+CamKind = Literal["layercam", "gradcam", "gradcam++", "scorecam"]
+# ScoreCAM's pass through the network for every channel is paid for so many directions where nobody asks for more.
+SCORECAM_DIRECTIONS = 32
 FilterKind = Literal["second-difference", "hann", "gaussian"]
 
 METHODS = (
@@ -85,7 +87,8 @@ class ReconstructionSettings:
         smooth_mm: Standard deviation of a Gaussian on the finished heatmap.
         slices: M, the offsets along each direction.
         directions: L.
-        cam_directions: L of the CAM methods, where it differs.
+        cam_directions: L of the CAM methods, where it differs; None for `directions`, of ScoreCAM at most
+            `SCORECAM_DIRECTIONS`.
         lattice: Where directions lie, ``hemisphere`` or ``sphere``.
         filter: Along the offsets.
         frame: ``physical`` (mm) or ``normalized`` (the paper's cube).
@@ -140,9 +143,11 @@ class ReconstructionSettings:
         Returns:
             The number of directions.
         """
-        if method in CAM_METHODS and self.cam_directions is not None:
-            return self.cam_directions
-        return self.directions
+        if method not in CAM_METHODS:
+            return self.directions
+        if self.cam_directions is None and self.cam == "scorecam":
+            return min(self.directions, SCORECAM_DIRECTIONS)
+        return self.directions if self.cam_directions is None else self.cam_directions
 
     def record(self) -> Json:
         """Return the settings as reports have them.
@@ -353,8 +358,9 @@ PRESETS: dict[str, Json] = {
 def combine(*, defaults: Json, preset: str | None = None, explicit: Json) -> ReconstructionSettings:
     """Combine a model's defaults, then a preset, then what is asked for, to settings.
 
-    A number of directions that is asked for holds for all methods. The defaults of what is each method's own (stage,
-    filter, sigma_scale, smooth_mm) are checked but not taken: the model's choice for a method goes before them.
+    A number of directions that is asked for holds for all methods; ScoreCAM has `SCORECAM_DIRECTIONS` otherwise. The
+    defaults of what is each method's own (stage, filter, sigma_scale, smooth_mm) are checked but not taken: the model's
+    choice for a method goes before them.
 
     Args:
         defaults: Settings by their names in files, as a model's description has them.
@@ -379,7 +385,10 @@ def combine(*, defaults: Json, preset: str | None = None, explicit: Json) -> Rec
     of_a_method = {_RECORDED.get(name, name) for name in _OF_A_METHOD}
     _settings_in({name: value for name, value in defaults.items() if name in of_a_method})
     of_all = {name: value for name, value in defaults.items() if name not in of_a_method}
-    return _settings_in({**of_all, **PRESETS.get(preset or "", {}), **asked})
+    settings = _settings_in({**of_all, **PRESETS.get(preset or "", {}), **asked})
+    if settings.cam == "scorecam":  # so that records state the number
+        settings = dataclasses.replace(settings, cam_directions=settings.directions_for(CAM_METHODS[0]))
+    return settings
 
 
 def _settings_in(record: Json) -> ReconstructionSettings:
@@ -414,7 +423,7 @@ def _require_number(name: str, value: Any) -> None:
     whole = name in _WHOLE_NUMBERS
     number = _is_whole(value) if whole else _is_number(value)
     text = f"a {'whole ' if whole else ''}number from {low} to {high}"
-    _require(number and low <= value <= high, name.removeprefix("cam_"), value, text)
+    _require(number and low <= value <= high, name, value, text)
 
 
 def _is_number(value: Any) -> bool:

@@ -16,6 +16,7 @@ from tonno_core.bundle.calibration import (
     is_threshold,
     planes_of,
     planes_text,
+    settings_that_matter,
     threshold_for,
     threshold_key,
 )
@@ -115,6 +116,26 @@ def test_the_nearest_planes_are_those_that_count() -> None:
     assert look(slices=48, directions=100).value == look(slices=48, directions=96).value == 6.0
     assert look(slices=48, directions=100, cam="gradcam").value == 6.0
     assert look(slices=64, directions=90).value == 8.0
+
+
+@pytest.mark.parametrize(
+    ("then", "now"), [("layercam", "gradcam++"), ("scorecam", "layercam"), ("gradcam++", "gradcam")]
+)
+def test_a_threshold_in_another_unit_is_none(then: str, now: str) -> None:
+    record = {**ALONE, "settings": {**SETTINGS, "cam": then}}
+    asked = combine(defaults={}, explicit={"cam": now})
+    assert threshold_for({"matched-cam": record}, "matched-cam", asked) is None
+    assert look(thresholds={"matched-cam": record, "tonno": ALONE}, cam=then, directions=256).source == "calibrated"
+    assert look("tonno", cam=now).source == "calibrated"  # which has no maps
+
+
+def test_scorecam_is_calibrated_for_the_directions_that_it_takes() -> None:
+    settings = combine(defaults={}, explicit={"cam": "scorecam"})
+    variant = Variant("matched-cam", (2,))
+    record = {"threshold": 3.0, "settings": settings_that_matter(variant, settings)}
+    assert record["settings"]["directions"] == 32
+    found = look(thresholds={"matched-cam": record}, cam="scorecam", variant=variant)
+    assert (found.value, found.source) == (3.0, "calibrated")
 
 
 def test_a_zoomed_run_has_no_calibration() -> None:

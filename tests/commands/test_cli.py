@@ -504,7 +504,7 @@ def test_a_model_that_sees_nothing_of_a_scan_says_so(tonno: Command, tmp_path: P
         ("--slices 1", "--slices is 1, expected a whole number from 2"),
         ("--slices 100000", "--slices is 100000, expected a whole number from 2 to 1024"),
         ("--directions 0", "--directions is 0, expected a whole number from 1"),
-        ("--cam scorecam", "Invalid value for '--cam': 'scorecam' is not one of 'layercam', 'gradcam'"),
+        ("--cam eigencam", "Invalid value for '--cam': 'eigencam' is not one of 'layercam', 'gradcam', 'gradcam++'"),
         ("--filter ramp", "Invalid value for '--filter'"),
         ("--lattice cube", "Invalid value for '--lattice'"),
         ("--frame voxel", "Invalid value for '--frame'"),

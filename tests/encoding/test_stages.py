@@ -6,12 +6,14 @@ import copy
 import os
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 from torch import nn
 
 from tests.hooks import exact_network, stages_by_hooks
+from tests.reference import gradcam_plus_plus
 from tonno_core.bundle.decide import standard_stage
 from tonno_core.encoding.cam import activation_map
 from tonno_core.encoding.classifier import Classifier, stage_modules, try_slice
@@ -62,6 +64,11 @@ def check_against_hooks(model: nn.Module, channels: int, size: int) -> tuple[int
         for kind in KINDS if stage in usable else ():
             maps = encoder.cam(slices, [(1, stage)], kind)[1][1, stage]
             assert relative(maps, activation_map(activation, gradient, kind)) < 1e-6, f"stage {stage}, {kind}"
+        if stage in usable:
+            maps = encoder.cam(slices, [(1, stage)], "gradcam++")[1][1, stage]
+            pairs = zip(activation.numpy(), gradient.numpy(), strict=True)
+            expected = torch.from_numpy(np.array([gradcam_plus_plus(*pair) for pair in pairs]))
+            assert relative(maps, expected) < 1e-6, f"stage {stage}, gradcam++"
     assert standard_stage(encoder, 1, size) in usable
     return usable
 

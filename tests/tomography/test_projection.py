@@ -244,6 +244,71 @@ def test_no_memory_for_one_slice_is_said_plainly() -> None:
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
 
 
+# --- ScoreCAM, of which every slice is many passes through the network
+
+
+@dataclass
+class Masking(Counting):
+    """Looks at each slice 10 times for maps, ``at_once`` of them together."""
+
+    def passes(self, stages: Collection[int], size: int) -> int:
+        return 10
+
+    def cam(
+        self, slices: torch.Tensor, asked: Collection[tuple[int, int]], kind: CamKind, at_once: int = 0
+    ) -> tuple[torch.Tensor, ClassMaps]:
+        assert kind == "scorecam"
+        self.batches.append(min(at_once, 10 * len(slices)))
+        if self.batches[-1] > self.limit:
+            raise self.failure
+        return Counting().cam(slices, asked, "layercam")
+
+
+@pytest.mark.parametrize("limit", [10**9, 32, 7, 1])
+def test_masked_slices_fill_batches_and_are_halved_when_memory_runs_out(limit: int) -> None:
+    source, expected = (
+        SliceSource.from_volume(VOLUME),
+        gather(Projector(Counting(), SliceSource.from_volume(VOLUME), Maps(CAM))),
+    )
+    encoder, checks = Masking(limit=limit), 0
+
+    def check() -> None:
+        nonlocal checks
+        checks += 1
+
+    projector = Projector(encoder, source, Maps(CAM, "scorecam"), BatchSize(64), Reporter(check=check))
+    torch.testing.assert_close(gather(projector), expected, rtol=0, atol=1e-6)
+    assert projector.batch_size <= min(limit, 64)
+    assert projector.slices_total == 80
+    # All that show something, and the blank one, each ten times; a check before each batch lets a user end it.
+    assert projector.passes == 10 * (80 - projector.slices_blank + 1)
+    assert checks >= len(encoder.batches)
+
+
+def test_no_memory_for_a_single_masked_slice_is_said_plainly() -> None:
+    projector = Projector(Masking(limit=0), SliceSource.from_volume(VOLUME), Maps(CAM, "scorecam"), BatchSize(8))
+    with pytest.raises(TonnoError, match="no memory left for a single slice"):
+        gather(projector)
+
+
+def test_other_maps_and_logits_alone_count_no_passes() -> None:
+    for maps in (Maps(CAM), Maps({0: ()}, "scorecam")):
+        projector = Projector(Counting(), SliceSource.from_volume(VOLUME), maps)
+        gather(projector)
+        assert projector.passes == 0
+
+
+def test_memory_is_measured_by_what_masked_slices_go_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Masking()
+    memory = ToyMemory(10**9, constant=1000, each=700, batches=encoder.batches)
+    monkeypatch.setattr(projection, "memory_of", lambda device: memory)
+    maps, source = Maps(CAM, "scorecam"), SliceSource.from_volume(VOLUME)
+    projector = Projector(encoder, source, maps, BatchSize(100, fit=True))
+    gather(projector)
+    assert projector.batch_size == 64
+    assert projector.passes == 10 * (80 - projector.slices_blank + 1)  # without those of the measurement
+
+
 # --- on a GPU, by stand-ins: tests/tomography/test_pace.py has more
 
 

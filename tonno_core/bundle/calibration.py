@@ -44,6 +44,8 @@ OWN = "the model's own"
 EVEN_ODDS = "probability one half, as the model brings none"
 # What a threshold follows by a rule, or hardly at all; of all else it is not known how.
 _SCALABLE = {"slices", "directions"}
+# Kinds of activation map whose cells add up to the logit where it is linear.
+_LOGIT_SHARES = {"layercam", "gradcam"}
 # How far beyond two calibrations their trend is followed, in their distance.
 _MOST_STEPS = 2.0
 
@@ -305,7 +307,7 @@ def threshold_for(
         zoom: whether all planes went into a region.
 
     Returns:
-        The threshold, None where the model brings none.
+        The threshold, None where the model brings none, or one in another kind of map's unit.
     """
     chosen = thresholds.get(threshold_key(method, settings.class_name, classes))
     if chosen is None:
@@ -314,6 +316,8 @@ def threshold_for(
     record = chosen if tried is None else _of_variant(chosen, method, tried)
     now = _settings_of(variant, settings)
     known = sorted(_calibrations(record), key=lambda calibration: calibration.distance(now))
+    if not _alike(known[0].settings.get("cam"), now.get("cam")):
+        return None
     changed = known[0].changed(now) + (SCALE,) * zoom
     scaled = _scaled(known, now) if changed and set(changed) <= _SCALABLE else None
     then, planes = known[0].settings, _planes_in(now)
@@ -326,6 +330,14 @@ def threshold_for(
         note=_note(planes, _planes_in(then), changed, scaled=scaled is not None),
         record={name: value for name, value in known[0].record.items() if name != OTHER_PLANES},
     )
+
+
+def _alike(cam: str | None, other: str | None) -> bool:
+    """Return whether maps of two kinds have the same unit: a cell's share of the logit.
+
+    GradCAM++ sums gradients over all cells, and ScoreCAM's weights are logits.
+    """
+    return cam == other or None in (cam, other) or {cam, other} <= _LOGIT_SHARES
 
 
 def threshold_key(method: str, class_name: str | None, classes: Sequence[str]) -> str:
@@ -353,6 +365,7 @@ def settings_that_matter(variant: Variant, settings: ReconstructionSettings) -> 
         Values by name, in the order of `SETTINGS_THAT_MATTER`.
     """
     record, chosen = settings.record(), variant.record()
+    record["directions"] = settings.directions_for(variant.method)
     names = SETTINGS_THAT_MATTER[variant.method]
     return {name: chosen[name] if name in variant.choices() else record[name] for name in names}
 

@@ -54,8 +54,11 @@ def recalibrate(
     bundle, manifest = _read(model, manifest_path, output, overwrite, ("val",))
     bundle = bundle.to_calibrate()
     spec = calibrate_bundle(bundle, manifest, options, search, look)
-    planes = {name: value for name, value in options.items() if name in spec.defaults and value is not None}
+    kept = {*spec.defaults, "cam"}  # of thresholds in a kind's own unit
+    planes = {name: value for name, value in options.items() if name in kept and value is not None}
     planes.pop("methods", None)
+    if planes.get("cam") == "scorecam" and "directions" in planes:  # not more than it was calibrated with
+        planes["cam_directions"] = planes["directions"]
     spec = dataclasses.replace(spec, defaults={**spec.defaults, **planes})
     save_description(output, spec, bundle, overwrite=overwrite)
     return "\n".join([*manifest.notes, *summary_of(spec), f"written to {output}"])

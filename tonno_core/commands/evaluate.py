@@ -382,6 +382,8 @@ def _facts(content: Json, rows: Mapping[str, Row], seed: int) -> dict[str, str]:
     }
     for name, other in content.get("segmenters", {}).items():
         facts[name] = f"{other['encoder']}, weights {other['sha256'][:12]}"
+    if settings["cam"] != ReconstructionSettings().cam:
+        facts["activation maps"] = settings["cam"]
     if model.get("kind") == SEGMENTER:
         del facts["planes"]
     without = sum(row.threshold is None for row in rows.values())

@@ -27,6 +27,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.output import Json, check_output, output_folder
 from tonno_core.pictures.drawing import Scene
 from tonno_core.pictures.overview import write_overview
+from tonno_core.progress import say_once
 from tonno_core.reconstruction import Reconstruction, execute
 from tonno_core.reconstruction.run import ReadyScan
 from tonno_core.reporting import Reporter, progress_bar, progress_of
@@ -123,6 +124,8 @@ def reconstruct_into(
         check_writable(volume.ijk_to_ras, output / f"heatmap.{options.file_format}")
     stopping = None if options.stop_when is None else EarlyStopping(prepared)
     reporter = Reporter(progress=progress) if stopping is None else stopping.reporter(progress)
+    if group.first:
+        reporter = dataclasses.replace(reporter, say=say_once)
     result = execute(volume, prepared.model.encoder, run, reporter, processes=group)
     if not group.first:
         return ""
@@ -239,6 +242,7 @@ def write_report(
         "frame_to_ras": result.frame_to_ras.tolist(),
         "slices": {"total": result.slices_total, "blank_and_skipped": result.slices_blank},
         **({"windows": result.windows} if result.windows else {}),
+        **({"network_passes": result.passes} if result.passes else {}),
         "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
         "score": _number(result.score),
         "explained_by_tonno": None if result.explained is None else _number(result.explained),

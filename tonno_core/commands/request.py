@@ -211,4 +211,4 @@ def model_identity(model: Bundle | str) -> Json | str:
 def _one_pass(settings: ReconstructionSettings) -> ReconstructionSettings:
     """Return the same with as many directions for all methods as for that which has most: one pass ends for all."""
     most = max(settings.directions_for(method) for method in settings.methods)
-    return dataclasses.replace(settings, directions=most, cam_directions=None)
+    return dataclasses.replace(settings, directions=most, cam_directions=most if settings.cam == "scorecam" else None)

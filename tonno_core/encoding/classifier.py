@@ -14,7 +14,7 @@ import timm
 import torch
 from torch import nn
 
-from tonno_core.encoding.cam import activation_map, gradients_at
+from tonno_core.encoding.cam import activation_map, channel_masks, gradients_at, score_map
 from tonno_core.encoding.convention import Convention
 from tonno_core.encoding.encoder import ClassMaps, check_finite, no_features, without_map
 from tonno_core.encoding.fusion import (
@@ -298,6 +298,7 @@ class Classifier:
         self._at_once: int | None = None  # slices whose activations stay in a CPU's cache
         self.set_memory_format(torch.channels_last)
         self._constant: dict[tuple[int, int, int], torch.Tensor | None] = {}
+        self._channels_of: dict[int, int] = {}  # by stage
         self._with_maps: dict[tuple[int, int], tuple[int, ...]] = {}
         self._read: set[int] = set()  # stages whose module's output is read instead of timm's feature
 
@@ -549,16 +550,18 @@ class Classifier:
         return slices.chunk(max(1, math.ceil(len(slices) / (self._at_once or len(slices) or 1))))
 
     def cam(
-        self, slices: torch.Tensor, asked: Collection[tuple[int, int]], kind: CamKind
+        self, slices: torch.Tensor, asked: Collection[tuple[int, int]], kind: CamKind, at_once: int = 0
     ) -> tuple[torch.Tensor, ClassMaps]:
         """Classify slices and compute class activation maps.
 
-        One forward pass, and for each class one backward pass to the finest stage whose gradient is not constant.
+        One forward pass, and for each class one backward pass to the finest stage whose gradient is not constant; for
+        ScoreCAM no backward pass, but a forward pass for each channel of each stage.
 
         Args:
             slices: ``B V U``, square.
             asked: pairs of class index and stage (1 is the finest).
             kind: how activations and gradients are combined.
+            at_once: masked slices of ScoreCAM that go through the network together; 0 for as many as are given.
 
         Returns:
             Logits ``B K``, and maps ``B h w`` by class index and stage, in float32.
@@ -567,9 +570,16 @@ class Classifier:
             TonnoError: the logit does not depend on a stage.
         """
         parts = []
+        for index, stage in asked if kind == "scorecam" else ():
+            usable = self.stages_with_maps(index, slices.shape[-1])
+            if stage not in usable:
+                raise without_map(stage, self._classes[index], usable)
         for part in self._parts(slices):
             with self._overflow_shown() as shown:
-                logits, of_part = self._cam(part, asked, kind)
+                if kind == "scorecam":
+                    logits, of_part = self._score_cam(part, asked, at_once or len(slices))
+                else:
+                    logits, of_part = self._cam(part, asked, kind)
             parts.append((shown(logits), of_part))
         if len(parts) == 1:
             return parts[0]
@@ -593,6 +603,56 @@ class Classifier:
         known = {key: gradient for key, gradient in (constant | gradients).items() if gradient is not None}
         exact = {stage: activation.to(logits.dtype) for stage, activation in activations.items()}
         return logits, {key: activation_map(exact[key[1]], known[key].to(logits.dtype), kind) for key in asked}
+
+    def passes(self, stages: Collection[int], size: int) -> int:
+        """Count how often the network looks at a slice for ScoreCAM's maps.
+
+        Args:
+            stages: whose maps are wanted.
+            size: S, pixels along a slice's side.
+
+        Returns:
+            Once as it is, and once for each channel of each stage.
+        """
+        missing = set(stages) - set(self._channels_of)
+        if missing:
+            with torch.no_grad():
+                _, activations = self._forward(self._input(self._noise(size, size)[:1]), missing)
+            self._channels_of.update({stage: each.shape[1] for stage, each in activations.items()})
+        return 1 + sum(self._channels_of[stage] for stage in set(stages))
+
+    @torch.no_grad()
+    def _score_cam(
+        self, slices: torch.Tensor, asked: Collection[tuple[int, int]], at_once: int
+    ) -> tuple[torch.Tensor, ClassMaps]:
+        """Compute ScoreCAM: a channel's weight is how much the logit grows where its mask shows the slice.
+
+        What a mask hides is 0 in the network's input, as in the paper, and so is all of its baseline.
+        """
+        size, stages = slices.shape[-1], {stage for _, stage in asked}
+        inputs = self._input(slices)
+        features, activations = self._forward(inputs, stages)
+        logits = self._head(features)
+        with self._autocast():
+            nothing = self.model.forward_features(torch.zeros_like(inputs[:1]))
+        baseline = self._head(nothing)
+        maps: ClassMaps = {}
+        for stage, activation in activations.items():
+            exact = activation.to(logits.dtype)
+            count, channels = exact.shape[:2]
+            flat, found = exact.flatten(0, 1), []
+            for start in range(0, len(flat), at_once):
+                masks = channel_masks(flat[start : start + at_once], size, activation.dtype).to(inputs.dtype)
+                of_slice = torch.arange(start, start + len(masks), device=inputs.device) // channels
+                for part, which in zip(self._parts(masks), self._parts(of_slice), strict=True):
+                    masked = (inputs[which] * part[:, None]).contiguous(memory_format=self._memory_format)
+                    with self._autocast():
+                        features = self.model.forward_features(masked)
+                    found.append(self._head(features) - baseline)
+            weights = torch.cat(found).view(count, channels, -1)
+            for index in {index for index, other in asked if other == stage}:
+                maps[index, stage] = score_map(exact, weights[:, :, index])
+        return logits, maps
 
     def _forward(self, inputs: torch.Tensor, stages: Collection[int]) -> tuple[Features, dict[int, torch.Tensor]]:
         """Run the body; return the head's input and some stages' activations ``B C h w``."""

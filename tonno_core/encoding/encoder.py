@@ -48,17 +48,29 @@ class Encoder(Protocol):
         """
 
     def cam(
-        self, slices: torch.Tensor, asked: Collection[tuple[int, int]], kind: CamKind
+        self, slices: torch.Tensor, asked: Collection[tuple[int, int]], kind: CamKind, at_once: int = 0
     ) -> tuple[torch.Tensor, ClassMaps]:
-        """Compute logits and activation maps in one pass.
+        """Compute logits and activation maps in one pass, those of ScoreCAM in several.
 
         Args:
             slices: ``B V U``.
             asked: pairs of class index and stage.
             kind: how activations and gradients are combined.
+            at_once: masked slices of ScoreCAM that go through the network together; 0 for as many as are given.
 
         Returns:
             Logits ``B K``, and maps ``B h w`` by class index and stage.
+        """
+
+    def passes(self, stages: Collection[int], size: int) -> int:
+        """Count how often the network looks at a slice for ScoreCAM's maps.
+
+        Args:
+            stages: whose maps are wanted.
+            size: S, pixels along a slice's side.
+
+        Returns:
+            Once as it is, and once for each channel of each stage.
         """
 
 
@@ -149,8 +161,20 @@ class PixelSum:
         """
         return slices.mean(dim=(1, 2))[:, None]
 
+    def passes(self, stages: Collection[int], size: int) -> int:
+        """Count how often a slice is looked at for maps of any kind.
+
+        Args:
+            stages: of no effect.
+            size: of no effect.
+
+        Returns:
+            1.
+        """
+        return 1
+
     def cam(
-        self, slices: torch.Tensor, asked: Collection[tuple[int, int]], kind: CamKind
+        self, slices: torch.Tensor, asked: Collection[tuple[int, int]], kind: CamKind, at_once: int = 0
     ) -> tuple[torch.Tensor, ClassMaps]:
         """Average the pixels of each slice, and those that each cell of a stage covers.
 
@@ -158,6 +182,7 @@ class PixelSum:
             slices: ``B V U``.
             asked: pairs of class index (0) and stage.
             kind: of no effect.
+            at_once: of no effect.
 
         Returns:
             ``B 1``, and ``B h w`` by class index and stage.

@@ -22,7 +22,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.evaluation.record import CaseRecord, Finding, Overlap, measure
 from tonno_core.evaluation.rows import Row
 from tonno_core.pictures.tile import Tile, make_tile
-from tonno_core.progress import progress_bar
+from tonno_core.progress import progress_bar, say_once
 from tonno_core.reconstruction import Reconstruction, execute
 from tonno_core.reconstruction.run import ReadyScan, get_ready
 from tonno_core.reporting import Reporter
@@ -153,7 +153,7 @@ def evaluate_case(
     start = time.perf_counter()
     volume, truth = case.scan.volume, case.truth
     judge = _Judge(volume, truth, setup, case.scan.prepared.foreground)
-    reporter = Reporter(progress=progress) if progress else None
+    reporter = Reporter(progress=progress, say=say_once) if progress else None
     workers = max(1, min(_WORKERS, torch.get_num_threads(), _BYTES // volume.array.nbytes))
     with ThreadPoolExecutor(workers) as pool:
         judged: list[Future[None]] = []

@@ -12,6 +12,7 @@ import torch
 
 from tonno_core.bundle.decide import Run
 from tonno_core.distributed import ALONE, Processes
+from tonno_core.encoding.encoder import Encoder
 from tonno_core.reconstruction.projected import Projected
 from tonno_core.reporting import Reporter, Timings
 from tonno_core.segmenter.segmenter import Segmenter
@@ -85,6 +86,8 @@ def show_planes(
     first = classes[0]
     assert not isinstance(first.encoder, Segmenter)
     run = first.planes.run
+    if not first.passes and (cost := cost_of(classes, first.encoder)) is not None:
+        reporter.say(cost.text)
     batch = BatchSize(batch_size or standard_batch(run), fit=batch_size is None)
     done, total = first.planes_done
     previews = Previews(every=reporter.every_preview)
@@ -127,6 +130,7 @@ def show_planes(
             for kind in classes if over_sphere or ended else ():  # what was cancelled as a whole is looked at anew
                 kind.slices_total += projector.slices_total
                 kind.slices_blank += projector.slices_blank
+                kind.passes += projector.passes
             batch = replace(batch, most=projector.batch_size)  # fewer, where the device has memory for fewer
 
 
@@ -141,6 +145,51 @@ def standard_batch(run: Run) -> int:
     """
     standard = GPU_BATCH if run.device.type == "cuda" else CPU_BATCH
     return max(4, round(standard * (96 / run.pixels) ** 2))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What ScoreCAM's maps cost in passes of single slices through the network.
+
+    Attributes:
+        each: Passes for a slice, at most: one as it is, and one for each channel of each stage.
+        slices: Of which maps are wanted; blank ones among them are spared.
+        passes: Of all of them.
+    """
+
+    each: int
+    slices: int
+    passes: int
+
+    @property
+    def text(self) -> str:
+        """The cost in a sentence."""
+        return (
+            f"scorecam: up to {self.passes:,} passes through the network, {self.each} for each of {self.slices:,} "
+            "slices; layercam takes one and a gradient"
+        )
+
+
+def cost_of(classes: Sequence[Projected], encoder: Encoder) -> Cost | None:
+    """Count the passes through the network that the planes of a reconstruction take.
+
+    Args:
+        classes: Of one reconstruction, before any plane was looked at.
+        encoder: That answers slices.
+
+    Returns:
+        The cost; None where no map takes more than one pass.
+    """
+    planes = classes[0].planes
+    if planes.run.asked.cam != "scorecam":
+        return None
+    slices = passes = each = 0
+    for one in _left(classes, ALONE, Timings()):
+        stages = {stage for some in one.stages for stage in some}
+        if stages:
+            count, looked_at = encoder.passes(stages, planes.run.pixels), int(one.plan.counts.sum())
+            each, slices, passes = max(each, count), slices + looked_at, passes + count * looked_at
+    return Cost(each, slices, passes) if each > 1 else None
 
 
 def _left(classes: Sequence[Projected], processes: Processes, timings: Timings) -> Iterator[_Pass]:

@@ -60,6 +60,7 @@ class Projected:
         slicewise: Means of maps, and their grids.
         slices_total: Slices that were looked at.
         slices_blank: Those of them that showed nothing.
+        passes: Of slices through the network, masked ones too, for ScoreCAM's maps; 0 for other maps.
         warnings: For whoever reads the result.
         taken_off: What was taken off the volume before it was sliced.
         answer: A segmenter's logits, ``Z Y X`` on the input's grid.
@@ -74,6 +75,7 @@ class Projected:
     slicewise: dict[Variant, tuple[torch.Tensor, TargetGrid]] = field(default_factory=dict)
     slices_total: int = 0
     slices_blank: int = 0
+    passes: int = 0
     warnings: tuple[str, ...] = ()
     taken_off: float = 0.0
     answer: torch.Tensor | None = None
@@ -236,6 +238,7 @@ class Projected:
             seconds={},
             slices_total=self.slices_total,
             slices_blank=self.slices_blank,
+            passes=self.passes,
             device=str(run.device),
             precision=str(run.precision).removeprefix("torch."),
             layout=getattr(self.encoder, "layout", ""),

@@ -45,6 +45,7 @@ class Reconstruction:
         precision: Of its numbers.
         layout: Memory format of the encoder's numbers, "" where it has none; it decides how sums round.
         warnings: For whoever reads the result; arguments in backquotes.
+        passes: Of slices through the network, masked ones too, for ScoreCAM's maps; 0 for other maps.
         windows: That a segmenter answered; 0 for an encoder of slices.
         directions: How many were backprojected, 0 without any; where ``stopped``, of the pass that it was in.
         planned: How many directions a whole run has.
@@ -71,6 +72,7 @@ class Reconstruction:
     precision: str
     layout: str
     warnings: tuple[str, ...]
+    passes: int = 0
     windows: int = 0
     directions: int = 0
     planned: int = 0
@@ -150,7 +152,10 @@ class Reconstruction:
     @property
     def looked_at(self) -> str:
         """What the model answered, in words."""
-        return f"{self.windows} window{'s' * (self.windows != 1)}" if self.windows else f"{self.slices_total} slices"
+        if self.windows:
+            return f"{self.windows} window{'s' * (self.windows != 1)}"
+        masked = f", {self.passes:,} passes of the network for scorecam" if self.passes else ""
+        return f"{self.slices_total} slices{masked}"
 
     @property
     def _of_pixels(self) -> bool:

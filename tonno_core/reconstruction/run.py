@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -89,7 +90,8 @@ def reconstruct(
     unit = "slice" if run.network is None else "window"
     with progress_bar(disable=progress is not True or not is_watched(), unit=unit) as bar:
         told = progress if callable(progress) else progress_of(bar)
-        result = execute(image, ready.encoder, run, Reporter(progress=told))
+        say = partial(warnings.warn, category=TonnoWarning, stacklevel=2)
+        result = execute(image, ready.encoder, run, Reporter(progress=told, say=say))
     for warning in result.warnings:
         warnings.warn(warning, TonnoWarning, stacklevel=2)
     thresholds = {name: run.threshold(run.targets[0], name) for name in result.heatmaps}
@@ -355,8 +357,8 @@ def _join(made: Sequence[Projected], processes: Processes) -> None:
         shares = [inverter for inverter in each.inverters if isinstance(inverter, Inverter)]
         joined = [join(share, plan, processes) for share, plan in zip(shares, plans, strict=True)]
         each.inverters = [inverter for inverter in joined if inverter is not None]
-        counts = processes.gather([(each.slices_total, each.slices_blank)])
-        each.slices_total, each.slices_blank = (sum(column) for column in zip(*counts, strict=True))
+        counts = processes.gather([(each.slices_total, each.slices_blank, each.passes)])
+        each.slices_total, each.slices_blank, each.passes = (sum(column) for column in zip(*counts, strict=True))
 
 
 def _by_count(run: Run, variants: Iterable[Variant]) -> dict[int, list[Variant]]:

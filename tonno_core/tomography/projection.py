@@ -105,6 +105,8 @@ class Projector:
         self._timings, self._check = reporter.timings, reporter.check
         self._fit = batch.fit
         self.batch_size = batch.most
+        self._each = 1  # passes through the network of a slice: they are what fills a batch
+        self.passes = 0  # of ScoreCAM
         self.slices_total = 0
         self._not_cut = 0
         self._blank: list[torch.Tensor] = []  # of the slices that were cut, whether they show nothing
@@ -133,6 +135,8 @@ class Projector:
         Yields:
             Projections by class index.
         """
+        if self._maps and self._cam == "scorecam":
+            self._each = self._encoder.passes({stage for _, stage in self._maps}, plan.pixels)
         with self._timings.measure("slicing"):
             cutter = SliceCutter(self._source, plan, self._shifts)
         blank = cutter.blank()
@@ -174,14 +178,19 @@ class Projector:
     def _next(self, cutter: SliceCutter, plan: SlicePlan, start: int) -> slice:
         """Return as many directions as fill a batch; at least two where memory allows, so that threads share them.
 
-        A GPU's batches are filled with slices that are cut, a CPU's count blank ones too.
+        A GPU's batches are filled with slices that are cut, a CPU's count blank ones too. One direction of ScoreCAM is
+        many batches.
         """
         counts = plan.counts[start:]
         if runs_behind(self._source.array.device):
             counts = np.maximum(cutter.counts[start:], counts // _LEAST_SHARE)
-        filled = int(np.searchsorted(np.cumsum(counts), self.batch_size, side="right"))
-        least = _AT_LEAST if self.batch_size > 1 else 1
+        filled = int(np.searchsorted(np.cumsum(counts), self._slices_at_once, side="right"))
+        least = _AT_LEAST if self.batch_size > 1 and self._each == 1 else 1
         return slice(start, min(start + max(least, filled), len(plan.directions)))
+
+    @property
+    def _slices_at_once(self) -> int:
+        return max(1, self.batch_size // self._each)
 
     def _outputs(self, slices: torch.Tensor, empty: torch.Tensor, of_blank: _Outputs) -> _Outputs:
         """Return the outputs for slices ``B V U``. Those that show nothing, ``empty``, have the blank slice's."""
@@ -217,14 +226,15 @@ class Projector:
         while start < len(slices):
             # Even parts: a full batch and a remainder of a few slices would waste the remainder's turn.
             left = len(slices) - start
-            chunk = slices[start : start + math.ceil(left / math.ceil(left / self.batch_size))]
+            chunk = slices[start : start + math.ceil(left / math.ceil(left / self._slices_at_once))]
             self._check()
             try:
                 outputs.append(self._encode_chunk(chunk))
             except (RuntimeError, MemoryError) as error:
-                self._shrink(len(chunk), error)
+                self._shrink(len(chunk) if self._each == 1 else self.batch_size, error)
                 continue
             start += len(chunk)
+            self.passes += len(chunk) * self._each if self._each > 1 else 0
         if len(outputs) == 1:
             return outputs[0]
         logits = torch.cat([each for each, _ in outputs], dim=1)
@@ -232,7 +242,8 @@ class Projector:
 
     def _encode_chunk(self, slices: torch.Tensor) -> _Outputs:
         if self._maps:
-            logits, maps = self._encoder.cam(slices, self._maps, self._cam)
+            at_once = () if self._each == 1 else (self.batch_size,)
+            logits, maps = self._encoder.cam(slices, self._maps, self._cam, *at_once)
         else:
             logits, maps = self._encoder.logits(slices), {}
         return torch.stack([logits[:, index] for index in self._stages]), maps  # a list as index would wait for a GPU
@@ -244,7 +255,8 @@ class Projector:
             return
         least = int(np.sort(cutter.counts)[-_AT_LEAST:].sum())
         with self._timings.measure("batch size"):
-            self.batch_size = fitting_batch(memory, self._encode_chunk, blank, self.batch_size, least)
+            encode = self._encode_chunk if self._each == 1 else self._encoder.logits  # which masked slices go through
+            self.batch_size = fitting_batch(memory, encode, blank, self.batch_size, least)
 
     def _shrink(self, failed: int, error: Exception) -> None:
         """Go on with half the batch; the allocator's cache is emptied first. What is no lack of memory is raised."""

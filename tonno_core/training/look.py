@@ -27,7 +27,7 @@ from tonno_core.bundle.ready import ReadyModel
 from tonno_core.cohort.ahead import read_ahead
 from tonno_core.cohort.source import source_of
 from tonno_core.output import Json, write_text
-from tonno_core.progress import progress_bar
+from tonno_core.progress import progress_bar, say_once
 from tonno_core.reconstruction.foreground import Foreground
 from tonno_core.reconstruction.run import ReadyScan, get_ready
 from tonno_core.reporting import Reporter
@@ -213,7 +213,7 @@ class Watched:
             self.pace.advance(_SLICES, now - before, self.volume)
             before = now
 
-        return Reporter(progress=advanced)
+        return Reporter(progress=advanced, say=say_once)
 
     def heatmaps(self, count: int = 1) -> None:
         """Tell that more heatmaps were made, or with 0 that they are done at last.

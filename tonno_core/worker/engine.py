@@ -181,6 +181,7 @@ def _run_fields(result: Reconstruction) -> Json:
     """What is the same for all classes of a run."""
     return {
         "slices": result.slices_total,
+        **({"network_passes": result.passes} if result.passes else {}),
         "directions": result.directions,
         "planned": result.planned,
         "stopped": result.stopped,
