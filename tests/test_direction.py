@@ -12,8 +12,8 @@ PACKAGE = Path(tonno_core.__file__).parent
 ROOMS = (
     "errors", "signals", "imports", "protocol", "output", "progress", "words", "kernels", "settings", "volume",
     "reporting", "slicing", "encoding", "distributed", "tomography", "segmenter", "bundle", "segmentation", "pictures",
-    "reconstruction", "cohort", "datasets", "demo", "evaluation", "training", "distillation", "benchmark", "worker",
-    "commands", "cli", "__main__",
+    "reconstruction", "cohort", "datasets", "demo", "evaluation", "training", "distillation", "benchmark",
+    "reproduction", "worker", "commands", "cli", "__main__",
 )  # fmt: skip
 
 

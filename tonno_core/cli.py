@@ -39,6 +39,7 @@ _COMPLETE = "Keep all choices and thresholds; add only what models of earlier ve
 _COMPILE = "Compile the encoder (torch.compile), for tonno alone; --compile auto: on a GPU, where a long run repays it."
 _DEVICE = "Where to compute. auto: CUDA if there is one, else Apple's MPS, else the CPU."
 _DIRECTIONS = "Number of directions, i.e. of orientations of the planes."
+_DRAWN = "Heads that are drawn with lesions, and as many without."
 _EMA = "Decay of the moving average of the weights, e.g. 0.995 (0: off)."
 _ENCODER = "Name of a timm model, hf-hub:OWNER/NAME, local-dir:PATH, or an exported program (torch.export)."
 _EPOCHS = "Number of parts of the training, each ending with a validation and a checkpoint."
@@ -51,6 +52,8 @@ _FORMAT = "Format of the images written. dicom: DICOM SEG and parametric maps th
 _FRAME = "Define the planes in mm (physical), or in the paper's cube of voxel indices (normalized)."
 _FREEZE = "Number of stages, counted from the input, whose weights stay fixed."
 _GRID = "Backproject onto M^3 nodes and interpolate (band-limited), or onto every voxel (volume)."
+_GRID_DIRECTIONS = "Number of directions; several for fig8. Without, the figure's own."
+_GRID_SLICES = "Number of slices along each direction, likewise."
 _GRID_MM = "Voxel size of the grid on which the segmenter works, along R, A and S."
 _HALF = "Store kernels as float16, which halves the file."
 _HEADS = "Heads; every second one has lesions."
@@ -129,6 +132,8 @@ _FILTERS = click.Choice(["second-difference", "hann", "gaussian"])
 _FRAMES = click.Choice(["physical", "normalized"])
 _ACTIVATIONS = click.Choice(["sigmoid", "softmax"])
 _NORMS = click.Choice(["batch", "frozen-batch", "group"])
+# What `reproduce` makes.
+REPRODUCED = ("fig4",)
 # Options that several commands share.
 _slices_option = click.option("--slices", type=int, metavar="M", help=_SLICES, show_default="the model's, usually 64")
 _directions_option = click.option(
@@ -686,6 +691,45 @@ def phantoms(output: Path, count: int, lesions: int | None, seed: int) -> None:
     with output_folder(output, overwrite=False) as folder:
         write_phantoms(folder, count=count, seed=seed, lesions=lesions or True)
     click.echo(f"{count} heads and manifest.csv written to {output}")
+
+
+@cli.command()
+@click.argument("name", required=False, type=click.Choice(REPRODUCED), metavar="[FIGURE]")
+@click.argument("volumes", required=False, type=_PATH)
+@click.option("--model", type=_PATH, metavar="BUNDLE", help="Model folder of a classifier.", show_default="the demo's")
+@click.option(
+    "--output", default=Path("reproduced"), show_default=True, type=_PATH, metavar="DIR", help="Folder of the figures."
+)
+@click.option("--mask", type=_PATH, metavar="FILE", help="Where the finding is in a single volume.")
+@click.option(
+    "--split", default="test", show_default=True, type=click.Choice(["train", "val", "test", "all"]), help=_SPLIT
+)
+@click.option("--class", "class_name", metavar="NAME", help="Class of the model.", show_default=_ONLY)
+@click.option("--heads", default=8, show_default=True, type=click.IntRange(1, 100), help=_DRAWN)
+@click.option("--slices", multiple=True, type=click.IntRange(8, 1024), metavar="M", help=_GRID_SLICES)
+@click.option("--directions", multiple=True, type=click.IntRange(16, 50_000), metavar="L", help=_GRID_DIRECTIONS)
+@click.option("--seed", default=2026, show_default=True, type=_SEED, help="Seed of the drawn heads.")
+@_device_option
+@_precision_option
+@click.option("--overwrite", is_flag=True, help="Replace figures that were made of something else.")
+@_quiet_option
+def reproduce(name: str | None, output: Path, overwrite: bool, quiet: bool, **asked: Any) -> None:
+    """Make the paper's figures of a model and VOLUMES.
+
+    FIGURE is one of those below; VOLUMES is a volume, or a manifest as for `evaluate`. Without VOLUMES a figure is made
+    of what needs no private data: the demo's model, and heads drawn from the MNI brain. Without FIGURE all are made so,
+    and what was left out is said. Each is written as PNG and SVG, with its numbers as CSV and JSON. Running the same
+    command again goes on where it was stopped.
+
+    \b
+    fig4  a volume from its own slices, averaged in 32, 16 and 8 cells
+    """
+    from tonno_core.commands.reproduce import Asked
+    from tonno_core.commands.reproduce import reproduce as make
+    from tonno_core.progress import silenced
+
+    with silenced(quiet):
+        make(name, Asked(**asked), output, overwrite=overwrite, say=(lambda text: None) if quiet else click.echo)
 
 
 @cli.command(cls=_Compiling)

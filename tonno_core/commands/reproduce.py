@@ -1,0 +1,151 @@
+"""`tonno reproduce`: the paper's figures and tables of a model and volumes, or of what needs no private data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from tonno_core.bundle.classes import class_of
+from tonno_core.bundle.file import Bundle, load_bundle
+from tonno_core.bundle.ready import prepare_model
+from tonno_core.cohort.difference import differences
+from tonno_core.cohort.manifest import read_for_model, read_volumes
+from tonno_core.cohort.names import case_name
+from tonno_core.commands.demo import MODEL
+from tonno_core.commands.evaluate import model_record, tasks_of
+from tonno_core.errors import TonnoError
+from tonno_core.output import Json, check_output, output_folder
+from tonno_core.reproduction import fig4
+from tonno_core.reproduction.source import Kept, Scan, Source, brain_scan, demo_scans, scan_of, scan_of_file
+from tonno_core.settings import SEGMENTER
+
+# How each is made, in the order in which all are.
+FIGURES: dict[str, Callable[[Source, Path], str]] = {"fig4": fig4.draw}
+NAMES = tuple(sorted(FIGURES))
+# Which show what a reconstruction makes of the volume itself.
+_WITHOUT_MODEL = ("fig4",)
+_MANIFESTS = (".csv", ".tsv")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What figures are to be made of.
+
+    Attributes:
+        volumes: A volume, or a manifest; None for what needs no private data.
+        mask: Where the finding is in a volume; None where that is not known, or a manifest tells.
+        model: A bundle's folder; None for the demo's.
+        split: Of a manifest.
+        class_name: Of the model's classes, None for its first.
+        heads: How many heads are drawn with lesions, and how many without, where there are no volumes.
+        slices: Numbers of slices (M); none for the figure's own.
+        directions: Numbers of directions (L), likewise.
+        seed: Of the first head that is drawn, and of all that is drawn at random.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+    """
+
+    volumes: Path | None = None
+    mask: Path | None = None
+    model: Path | None = None
+    split: str = "test"
+    class_name: str | None = None
+    heads: int = 8
+    slices: tuple[int, ...] = ()
+    directions: tuple[int, ...] = ()
+    seed: int = 2026
+    device: str = "auto"
+    precision: str = "auto"
+
+
+def reproduce(
+    name: str | None, asked: Asked, output: Path, *, overwrite: bool = False, say: Callable[[str], None] = print
+) -> None:
+    """Make a figure, or all that need no private data; what took long is kept, and the same command goes on from there.
+
+    Args:
+        name: One of `NAMES`; None for all.
+        asked: What they are made of.
+        output: Folder of the figures.
+        overwrite: Replace figures that were made of something else.
+        say: Called with what is to be told, as it becomes known.
+
+    Raises:
+        TonnoError: An option, the model or a volume is wrong, or the folder holds a figure of something else.
+    """
+    check_output(output, overwrite=True)
+    output.mkdir(parents=True, exist_ok=True)
+    for each in (name,) if name else FIGURES:
+        source = _source(each, asked, output)
+        _check_same(output / f"{each}.json", source.asked, overwrite)
+        with output_folder(output, overwrite=True) as folder:
+            told = FIGURES[each](source, folder)
+        say(f"{told}\nwritten to {output / each}.png, .svg, .csv and .json")
+
+
+def _source(name: str, asked: Asked, output: Path) -> Source:
+    """Return what a figure is made of; volumes are read when it asks for them."""
+    bundle = None if name in _WITHOUT_MODEL else _bundle(name, asked)
+    class_name = None if bundle is None else class_of(asked.class_name, bundle.spec.classes)
+    scans, record = _scans(name, asked, bundle, class_name)
+    source = Source(scans, Kept(output / "parts"), slices=asked.slices, directions=asked.directions, seed=asked.seed)
+    record |= {"slices": list(asked.slices), "directions": list(asked.directions), "seed": asked.seed}
+    if bundle is not None:
+        settings = replace(bundle.spec.choices.settings(), class_name=class_name)
+        ready = prepare_model(bundle, settings, asked.device, asked.precision)
+        model = {**model_record(bundle), "class": class_name, "precision": str(ready.precision).removeprefix("torch.")}
+        source = replace(source, model=ready, model_record=model, settings=settings)
+        record["model"] = model
+    return replace(source, asked=record)
+
+
+def _bundle(name: str, asked: Asked) -> Bundle:
+    if asked.model is None and asked.volumes is not None:
+        raise TonnoError(f"{name} of {asked.volumes}: a `model` must be given; the demo's knows drawn heads alone")
+    bundle = load_bundle(asked.model or MODEL)
+    if bundle.spec.kind == SEGMENTER:
+        raise TonnoError(f"`model` {asked.model}: is a segmenter, expected a classifier of slices")
+    return bundle
+
+
+def _scans(
+    name: str, asked: Asked, bundle: Bundle | None, class_name: str | None
+) -> tuple[Mapping[str, Callable[[], Scan]], Json]:
+    """Return the scans, and what tells them from others."""
+    volumes = asked.volumes
+    if volumes is None:
+        if asked.mask is not None:
+            raise TonnoError(f"`mask` {asked.mask}: a volume must be given that it belongs to")
+        if bundle is None:
+            return {"brain": brain_scan}, {"volumes": "the MNI brain"}
+        return demo_scans(asked.heads, asked.seed), {"volumes": f"{asked.heads} drawn heads with lesions"}
+    if volumes.suffix.lower() not in _MANIFESTS:
+        record = {"volumes": str(volumes.absolute()), "mask": str(asked.mask and asked.mask.absolute())}
+        return {volumes.name: partial(scan_of_file, volumes, asked.mask)}, record
+    if asked.mask is not None:
+        raise TonnoError(f"`mask` {asked.mask}: {volumes} is a manifest, which names its masks; leave it out")
+    record = {"volumes": str(volumes.absolute()), "split": asked.split}
+    if bundle is None:
+        first = read_volumes(volumes)[0].volume
+        return {first.name: partial(scan_of_file, first, None)}, record
+    manifest = read_for_model(volumes, bundle.spec.classes, wanted=class_name, class_name=asked.class_name)
+    tasks = [replace(task, name=case_name(number, task.volume)) for number, task in tasks_of(manifest, asked.split)]
+    return {task.name: partial(scan_of, task) for task in tasks}, record
+
+
+def _check_same(path: Path, asked: Json, overwrite: bool) -> None:
+    """Raise TonnoError where a figure of something else is there, which somebody may want to keep."""
+    if overwrite or not path.exists():
+        return
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))["asked"]
+    except (OSError, ValueError, KeyError, TypeError):
+        kept = None
+    if not isinstance(kept, dict):
+        raise TonnoError(f"{path}: is no figure's description; choose another `output`, or give `overwrite`")
+    if kept != json.loads(json.dumps(asked)):
+        other = differences(kept, asked)
+        raise TonnoError(f"{path}: is of something else ({other}); choose another `output`, or give `overwrite`")
