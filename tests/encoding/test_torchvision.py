@@ -250,13 +250,16 @@ def test_logits_and_maps_are_those_of_torchvision_s_network(make: Callable[[], A
             close(maps, expected_map(activation, gradient, kind))  # type: ignore[arg-type]
 
 
+def groups_of(channels: int, **options: Any) -> nn.Module:
+    """Torch's group norm of as many groups as 32 and the channels have in common."""
+    return nn.GroupNorm(math.gcd(32, channels), channels, **options)
+
+
 def test_the_paper_s_smallest_encoder_of_group_norms_is_timm_s_own() -> None:
     """resnet10t, which torchvision has not: timm makes it of torch's group norms itself, layer by layer."""
     torch.manual_seed(0)
     # Its stem has 24 channels, which make 8 groups.
-    source = timm.create_model(
-        "resnet10t", in_chans=3, num_classes=2, norm_layer=lambda channels: nn.GroupNorm(math.gcd(32, channels), channels)
-    ).double()
+    source = timm.create_model("resnet10t", in_chans=3, num_classes=2, norm_layer=groups_of).double()
     stir(source)
     model = create_model("resnet10t", channels=3, classes=2, norm="group", slice_size=SIZE).double()
     model.load_state_dict(source.state_dict())

@@ -1,4 +1,4 @@
-"""The paper's encoders: each is trained, written and read, and every method's heatmap is that of the float64 reference."""
+"""The paper's encoders: each is trained, written and read, and every method agrees with the float64 reference."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ ENCODERS = {
 QUICK = ("ResNet-10-T, frozen batch norm", "ResNet-10-T, group norm")
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in ENCODERS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in ENCODERS]
+)
 @pytest.mark.usefixtures("no_curves")
 def test_an_encoder_trains_and_every_method_reconstructs_what_it_sees(name: str, tmp_path: Path) -> None:
     how = ENCODERS[name]
@@ -114,7 +116,7 @@ def plain_network(how: Trained, weights: dict[str, torch.Tensor]) -> nn.Module:
     """timm's network in float64, made by timm alone: of torch's own group norms where that is asked for."""
     options: dict[str, Any] = {"img_size": how.size} if how.size != 32 else {}
     if how.encoder == "resnet10t" and how.norm == "group":
-        options["norm_layer"] = lambda channels: nn.GroupNorm(math.gcd(32, channels), channels)
+        options["norm_layer"] = lambda channels, **more: nn.GroupNorm(math.gcd(32, channels), channels, **more)
     network: nn.Module = timm.create_model(how.encoder, in_chans=1, num_classes=1, **options)
     network.load_state_dict(weights)
     return network.double().eval()

@@ -80,7 +80,7 @@ def reproduce(
     output.mkdir(parents=True, exist_ok=True)
     for each in (name,) if name else FIGURES:
         source = _source(each, asked, output)
-        _check_same(output / f"{each}.json", source.asked, overwrite)
+        check_same(output / f"{each}.json", source.asked, overwrite)
         with output_folder(output, overwrite=True) as folder:
             told = FIGURES[each](source, folder)
         say(f"{told}\nwritten to {output / each}.png, .svg, .csv and .json")
@@ -136,8 +136,17 @@ def _scans(
     return {task.name: partial(scan_of, task) for task in tasks}, record
 
 
-def _check_same(path: Path, asked: Json, overwrite: bool) -> None:
-    """Raise TonnoError where a figure of something else is there, which somebody may want to keep."""
+def check_same(path: Path, asked: Json, overwrite: bool) -> None:
+    """Check that no figure or table of something else is there, which somebody may want to keep.
+
+    Args:
+        path: Its description.
+        asked: What the new one is asked for.
+        overwrite: Whether another may be replaced.
+
+    Raises:
+        TonnoError: There is one.
+    """
     if overwrite or not path.exists():
         return
     try:

@@ -47,7 +47,7 @@ def _group_norm_like(layer: nn.BatchNorm2d) -> nn.Module:
     else:
         norm = nn.GroupNorm(groups, layer.num_features, eps=layer.eps)
     norm.load_state_dict({"weight": layer.weight, "bias": layer.bias}, strict=True)
-    return norm
+    return norm.to(layer.weight)  # its precision and device
 
 
 def freeze_batch_norm(model: nn.Module) -> None:
