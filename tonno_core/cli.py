@@ -767,6 +767,7 @@ def _reproduce_table(asked: dict[str, Any], name: str, output: Path, *, overwrit
     from tonno_core.commands.tables import Comparison, Grid, Measured, make_table1, make_table2
     from tonno_core.progress import silenced
     from tonno_core.reproduction.table1 import Settings
+    from tonno_core.training.steps import TrainingInterrupted
 
     for each in asked.keys() - _OF_TABLES[name] - {"seed", "device", "precision"}:
         if _is_stated(each):
@@ -781,7 +782,10 @@ def _reproduce_table(asked: dict[str, Any], name: str, output: Path, *, overwrit
             shared = {each: asked[each] for each in ("steps", "slice_size", "intensity", "seed")}
             method = _single(asked["methods"] or ("tonno",), "method")
             grid = Grid(asked["rows"], asked["weights"], Settings(**shared, **planes, method=method))
-            make_table1(asked["volumes"], grid, measured, output, overwrite=overwrite, say=say)
+            try:
+                make_table1(asked["volumes"], grid, measured, output, overwrite=overwrite, say=say)
+            except TrainingInterrupted as interruption:
+                _fail(as_options(str(interruption)), 130)
         else:
             of = {each: asked[each] for each in ("volumes", "model", "methods", "baseline", "heads", "seed")}
             make_table2(Comparison(**of, planes=planes), measured, output, overwrite=overwrite, say=say)

@@ -27,6 +27,7 @@ from tonno_core.reproduction import table2 as comparison
 from tonno_core.settings import METHODS, parse_stages
 from tonno_core.training.run_folder import describe, recorded_setting
 from tonno_core.training.settings import TrainingSettings, complete_settings
+from tonno_core.training.steps import TrainingInterrupted
 from tonno_core.training.train import check_trainable
 
 TABLES = ("table1", "table2")
@@ -87,6 +88,7 @@ def make_table1(
 
     Raises:
         TonnoError: An option or the manifest is wrong, the folder holds another grid, or a row failed.
+        TrainingInterrupted: On Ctrl-C, or another signal that asks for an end.
     """
     settings = asked.settings
     names = grid.chosen(asked.rows)
@@ -129,6 +131,12 @@ def make_table1(
         say(f"{name}: {number} of {len(left)} rows that are left")
         try:
             row.make(name, states[name])
+        except (KeyboardInterrupt, TrainingInterrupted):
+            folder.write(facts)
+            raise TrainingInterrupted(
+                f"interrupted in row {name}; the same command goes on where it stopped, {output / 'table1'}.md has the "
+                "rows that are done"
+            ) from None
         except (TonnoError, MemoryError, RuntimeError) as error:
             if not isinstance(error, TonnoError) and not is_out_of_memory(error):
                 raise
