@@ -47,6 +47,7 @@ _EVALUATED_CLASS = "Class of the model to evaluate, which label 1 means."
 _EVALUATED = "Method to evaluate; may be repeated."
 _FINDING = "From which value on, in --unit, voxels of the mean heatmap are the core of the finding."
 _FEWER = "Directions; fewer are faster and noisier."
+_FIGURES_SEED = "Seed of the drawn heads and of the bootstrap; table1: of weights, split and batches as well."
 _FILTER = "Second derivative along the offsets; hann and gaussian let less noise through."
 _FORMAT = "Format of the images written. dicom: DICOM SEG and parametric maps that refer to a DICOM series."
 _FRAME = "Define the planes in mm (physical), or in the paper's cube of voxel indices (normalized)."
@@ -711,7 +712,7 @@ def phantoms(output: Path, count: int, lesions: int | None, seed: int) -> None:
 @click.argument("volumes", required=False, type=_PATH)
 @click.option("--model", type=_PATH, metavar="BUNDLE", help="Model folder of a classifier.", show_default="the demo's")
 @click.option(
-    "--output", default=Path("reproduced"), show_default=True, type=_PATH, metavar="DIR", help="Folder of the figures."
+    "--output", default=Path("reproduced"), show_default=True, type=_PATH, metavar="DIR", help="Folder of what is made."
 )
 @click.option("--mask", type=_PATH, metavar="FILE", help="Where the finding is in a single volume.")
 @click.option(
@@ -728,7 +729,7 @@ def phantoms(output: Path, count: int, lesions: int | None, seed: int) -> None:
 @click.option("--heads", default=8, show_default=True, type=click.IntRange(1, 100), help=_DRAWN)
 @click.option("--slices", multiple=True, type=click.IntRange(8, 1024), metavar="M", help=_GRID_SLICES)
 @click.option("--directions", multiple=True, type=click.IntRange(16, 50_000), metavar="L", help=_GRID_DIRECTIONS)
-@click.option("--seed", default=2026, show_default=True, type=_SEED, help="Seed of the drawn heads.")
+@click.option("--seed", default=2026, show_default=True, type=_SEED, help=_FIGURES_SEED)
 @_device_option
 @_precision_option
 @click.option("--overwrite", is_flag=True, help="Replace figures that were made of something else.")

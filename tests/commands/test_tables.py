@@ -140,7 +140,7 @@ def test_an_interrupted_row_goes_on_and_a_trained_one_is_not_trained_again(
     monkeypatch.setattr(tables, "evaluate_manifest", interrupt)
     assert tonno(*words) == 130
     assert "interrupted in row random; the same command goes on where it stopped" in capsys.readouterr().err
-    assert lines_of(tmp_path / "out/table1.csv")["random"]["failed"] == "interrupted"
+    assert lines_of(tmp_path / "out/table1.csv")["random"]["failed"] == table1.UNFINISHED
     row = json.loads((tmp_path / "out/rows/random/row.json").read_text())
     assert "result" not in row
     assert row["seconds"] >= 0

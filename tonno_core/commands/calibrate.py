@@ -125,7 +125,9 @@ def _images(manifest: Manifest, spec: BundleSpec, look: Look) -> Json:
     return record_of_images(images, spec.intensity, spec.pixel_mm) if images else spec.training.get("images", {})
 
 
-def calibrate_bundle(bundle: Bundle, manifest: Manifest, options: Json, search: Search, look: Look) -> BundleSpec:
+def calibrate_bundle(
+    bundle: Bundle, manifest: Manifest, options: Json, search: Search, look: Look, *, presets: bool = True
+) -> BundleSpec:
     """Calibrate a model for each of its classes, from a manifest's split ``val``.
 
     Args:
@@ -135,6 +137,7 @@ def calibrate_bundle(bundle: Bundle, manifest: Manifest, options: Json, search: 
             not chosen.
         search: What is chosen from.
         look: Where to compute.
+        presets: Measure the thresholds for the planes of presets as well.
 
     Returns:
         The model's description with choices and thresholds.
@@ -143,19 +146,27 @@ def calibrate_bundle(bundle: Bundle, manifest: Manifest, options: Json, search: 
     settings = bundle.spec.choices.settings({"methods": METHODS, **asked})
     thresholds: dict[str, Json] = {}
     records: list[Json] = []
-    with _watched(look, bundle, manifest, settings, choosing=True) as look:
+    with _watched(look, bundle, manifest, settings, choosing=True, presets=presets) as look:
         for index in range(len(bundle.spec.classes)):
             calibration = calibrate(bundle, _labelled(manifest, index), settings, search, look, class_index=index)
             thresholds |= calibration.thresholds
             records += calibration.records
         spec = dataclasses.replace(bundle.spec, thresholds=thresholds, calibration=records)
+        if not presets:
+            return spec
         calibrated = dataclasses.replace(bundle, spec=spec)
         return dataclasses.replace(spec, thresholds=_with_other_planes(calibrated, manifest, settings, look))
 
 
 @contextmanager
 def _watched(
-    look: Look, bundle: Bundle, manifest: Manifest, settings: ReconstructionSettings, *, choosing: bool
+    look: Look,
+    bundle: Bundle,
+    manifest: Manifest,
+    settings: ReconstructionSettings,
+    *,
+    choosing: bool,
+    presets: bool = True,
 ) -> Iterator[Look]:
     """Show one bar for all that is measured in a block, after a line that says what it is of."""
     labelled = [_labelled(manifest, index) for index in range(len(bundle.spec.classes))]
@@ -168,8 +179,8 @@ def _watched(
         tqdm.write(
             f"calibrating on {volumes} volumes of split val; how long it takes shows after the first", file=sys.stderr
         )
-    presets = sum((expected_amounts(cases, settings) for cases in calibrated), np.zeros(3))
-    with Pace(len(calibrated) if choosing else 0, presets, show=look.progress) as pace:
+    amounts = sum((expected_amounts(cases, settings) for cases in calibrated if presets), np.zeros(3))
+    with Pace(len(calibrated) if choosing else 0, amounts, show=look.progress) as pace:
         yield dataclasses.replace(look, pace=pace)
 
 

@@ -247,7 +247,7 @@ class _Row:
                 Destination(model, place / "model-run", resume=True),
                 training,
                 class_name=measured.class_name or "finding",
-                calibration=Ending(planes),
+                calibration=Ending(planes, presets=False),
                 progress=measured.progress,
             )
             seconds = load_bundle(str(model)).spec.training["seconds"]

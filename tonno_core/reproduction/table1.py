@@ -98,6 +98,8 @@ class Settings:
 # What of an evaluation's summary the table has, of the cases with something to find.
 MEASURES = {"f1": "F1", "dice": "Dice", "precision": "precision", "recall": "recall", "max_iou": "MaxIoU"}
 _OF_VOLUMES = {"auc": "peak AUC", "balanced_accuracy": "balanced accuracy"}
+# What the table says of a row that was begun, until it has a result.
+UNFINISHED = "not finished"
 _SHARE = f"{100 * COVERAGE:.0f} %"
 
 DEFINITIONS = f"""\
@@ -232,7 +234,7 @@ def _line(name: str, state: Json) -> Json:
     result = state.get("result")
     if result is not None:
         return {"row": name, "steps": state["steps"], "seconds": state["seconds"], **result, "failed": ""}
-    failed = state.get("failed", "interrupted")
+    failed = state.get("failed", UNFINISHED)
     return {"row": name, "steps": state.get("steps"), "seconds": state.get("seconds"), "measures": {}, "failed": failed}
 
 
@@ -248,7 +250,7 @@ def _table(lines: Sequence[Json]) -> str:
     for line in lines:
         row = GRID[line["row"]]
         norm = "layer" if line["row"] in _LAYER_NORM else _NORMS[row.norm]
-        numbers = ["failed" if line["failed"] else "-"] * len(measures)
+        numbers = ["-" if line["failed"] == UNFINISHED else "failed"] * len(measures)
         if not line["failed"]:
             numbers = [with_interval(_estimate(line, name)) for name in measures]
         paper = "-" if row.paper is None else f"{row.paper:.2f}"
