@@ -170,6 +170,7 @@ def test_without_masks_the_table_says_before_what_it_will_lack(
         (("--method", "gradcam"), "--method gradcam: expected one of tonno, "),
         (("--method", "tonno", "--method", "center"), "--method is given 2 times, expected once for a table"),
         (("--baseline", "tonno"), "--baseline has no meaning for table1; leave it out"),
+        (("--intensity", "window:5"), "--intensity 'window:5': expected none, zscore or window:LO:HI"),
     ],
 )
 def test_wrong_options_say_so_before_anything_is_written(

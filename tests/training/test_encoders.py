@@ -25,7 +25,7 @@ from tonno_core.encoding.classifier import stage_modules
 from tonno_core.settings import CAM_METHODS, SLICEWISE_METHODS, Variant
 
 METHODS = ("tonno", *CAM_METHODS, *SLICEWISE_METHODS)
-SLICES, DIRECTIONS, RADIUS_MM = 8, 5, 30.0
+SLICES, DIRECTIONS, RADIUS_MM = 8, 5, 20.0
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,9 @@ def test_an_encoder_trains_and_every_method_reconstructs_what_it_sees(name: str,
     variants = {"tonno": Variant("tonno")} | {
         f"{method}@{stage}": Variant(method, (stage,)) for method in METHODS[1:] for stage in stages
     }
+    # Noise: in blank slices, whose cells are alike, torch's group norm in channels last loses digits of the variance.
     volume = toy_scan(1, 1)
+    volume = volume.with_array(volume.array + np.random.default_rng(0).uniform(0, 50, volume.array.shape).astype("f4"))
     settings = ReconstructionSettings(
         methods=METHODS, slices=SLICES, directions=DIRECTIONS, filter="second-difference", grid="volume",
         radius_mm=RADIUS_MM,
@@ -101,13 +103,15 @@ def test_an_encoder_trains_and_every_method_reconstructs_what_it_sees(name: str,
     for stage in stages:
         chain = Chain(volume.array.astype(np.float64), to_index, SLICES, how.size, answers.at(stage))
         expected = chain.heatmaps(normals, points)
-        fine = replace(chain, slices=16)  # 60 mm in steps of a voxel, 4 mm
+        fine = replace(chain, slices=11)  # 40 mm in steps of a voxel, 4 mm
         expected["slicewise-cam"] = fine.slicewise(axes[2:], points)
         expected["slicewise-cam-3axes"] = fine.slicewise(axes, points)
         for method in METHODS:
             row = "tonno" if method == "tonno" else f"{method}@{stage}"
             found = result.heatmaps[row].array[tuple(voxels.T)]
-            errors[row] = float(np.abs(found - expected[method]).max() / np.abs(expected[method]).max())
+            largest = float(np.abs(expected[method]).max())
+            # LayerCAM of a few steps' network may be zero everywhere.
+            errors[row] = float(np.abs(found - expected[method]).max()) / (largest or 1e-6)
     # The project's bar. float32 against float64 through up to fifty layers, magnified by the second derivative.
     assert max(errors.values()) < 1e-3, errors
 

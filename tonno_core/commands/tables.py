@@ -98,6 +98,8 @@ def make_table1(
         raise TonnoError(
             "table1 runs in one process; give the rows to several machines by `rows`, into the same `output`"
         )
+    for name in names:
+        TrainingSettings(**settings.training(grid.GRID[name])).check()
     check_output(output, overwrite=True)
     manifest = read_manifest(manifest_path, class_name=measured.class_name or "finding")
     divided = manifest if manifest.has_split else split_patients(manifest, seed=settings.seed)

@@ -177,6 +177,8 @@ class GridFolder:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise TonnoError(f"{path}: not readable as a row of the grid ({error}); delete it") from error
         other = [key for key in {**self.asked, **asked} if asked.get(key) != self.asked.get(key)]
+        if other and "steps" not in kept:  # refused before its training began
+            return None
         if other:
             said = ", ".join(f"{key.replace('_', ' ')} {asked.get(key)}, now {self.asked.get(key)}" for key in other)
             raise TonnoError(f"{path}: is of another grid ({said}); choose another `output`, or give `overwrite`")
