@@ -141,7 +141,7 @@ _FRAMES = click.Choice(["physical", "normalized"])
 _ACTIVATIONS = click.Choice(["sigmoid", "softmax"])
 _NORMS = click.Choice(["batch", "frozen-batch", "group"])
 # What `reproduce` makes: figures, and tables with the options that each has beside `--output`, `--seed` and the like.
-REPRODUCED = ("fig4",)
+REPRODUCED = ("fig2", "fig4", "fig5", "fig6", "fig8")
 _OF_TABLES = {
     "table1": {"volumes", "rows", "weights", "steps", "slice_size", "intensity", "methods", "slices", "directions",
                "split", "class_name"},
@@ -743,7 +743,11 @@ def reproduce(name: str | None, output: Path, overwrite: bool, quiet: bool, **as
     command again goes on where it was stopped.
 
     \b
+    fig2  logits of slices by class, and along directions through a volume
     fig4  a volume from its own slices, averaged in 32, 16 and 8 cells
+    fig5  Dice over the stages of the encoder
+    fig6  heatmaps by method and volume, and by method and stage
+    fig8  ToNNO and its noise by numbers of slices and directions
     table1  encoders trained on the manifest VOLUMES, each with its norm and its weights to start from
     table2  methods of a model, and their differences to LayerCAM; VOLUMES may be an evaluation's folder
     """

@@ -17,6 +17,7 @@ from tonno_core.pictures.drawing import Scene
 from tonno_core.pictures.overview import write_overview
 from tonno_core.reconstruction import Reconstruction, execute
 from tonno_core.reporting import Reporter, progress_bar, progress_of
+from tonno_core.reproduction.drawing import METHOD_NAMES
 from tonno_core.segmentation.metrics import best_dice, score
 from tonno_core.segmentation.threshold import Segmentation
 from tonno_core.volume.io import write_volume
@@ -26,13 +27,6 @@ METHODS = ("slicewise-cam", "averaged-cam", "tomographic-cam", "matched-cam", "t
 LESIONS = 3
 # A fifth of the smallest lesion of the training set, a ball of 5 mm radius.
 SMALLEST_MM3 = 100.0
-_NAMES = {
-    "slicewise-cam": "slice-wise LayerCAM",
-    "averaged-cam": "Averaged CAM",
-    "tomographic-cam": "Tomographic CAM",
-    "matched-cam": "Matched CAM",
-    "tonno": "ToNNO",
-}
 
 
 def run_demo(output: Path, *, seed: int, directions: int | None = None, overwrite: bool = False) -> str:
@@ -70,7 +64,7 @@ def run_demo(output: Path, *, seed: int, directions: int | None = None, overwrit
             folder / "overview.png",
             Scene(phantom.image, result.heatmaps[shown], segmentations[shown].mask, truth=phantom.truth),
             profiles=result.profiles,
-            title=f"{_NAMES[shown]} of implanted lesions, by a classifier trained without masks",
+            title=f"{METHOD_NAMES[shown]} of implanted lesions, by a classifier trained without masks",
             subtitle=f"MNI brain, head {seed}: Dice {measured[shown]['dice']:.2f} at the model's own threshold. "
             "Not for diagnosis.",
         )
@@ -109,6 +103,6 @@ Research use only, not for diagnosis."""
 
 def _table(measured: dict[str, dict[str, float]]) -> str:
     columns = ("dice", "precision", "recall", "f1", "best_dice", "seconds")
-    rows = [[_NAMES[method], *(values[name] for name in columns)] for method, values in measured.items()]
+    rows = [[METHOD_NAMES[method], *(values[name] for name in columns)] for method, values in measured.items()]
     headers = ["method", "Dice", "precision", "recall", "F1", "best Dice", "seconds"]
     return tabulate(rows, headers=headers, floatfmt=("", ".3f", ".3f", ".3f", ".3f", ".3f", ".1f"))

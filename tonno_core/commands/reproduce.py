@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,15 +19,25 @@ from tonno_core.commands.demo import MODEL
 from tonno_core.commands.evaluate import model_record, tasks_of
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json, check_output, output_folder
-from tonno_core.reproduction import fig4
+from tonno_core.reproduction import fig2, fig4, fig5, fig6, fig8
 from tonno_core.reproduction.source import Kept, Scan, Source, brain_scan, demo_scans, scan_of, scan_of_file
 from tonno_core.settings import SEGMENTER
 
 # How each is made, in the order in which all are.
-FIGURES: dict[str, Callable[[Source, Path], str]] = {"fig4": fig4.draw}
-NAMES = tuple(sorted(FIGURES))
+FIGURES: dict[str, Callable[[Source, Path], str]] = {
+    "fig4": fig4.draw,
+    "fig2": fig2.draw,
+    "fig5": fig5.draw,
+    "fig6": fig6.draw,
+    "fig8": fig8.draw,
+}
+LEFT_OUT = """\
+left out: fig8 by the paper's slices and directions, about an hour on two cores: tonno reproduce fig8
+left out: the paper's tables and data sets, which must be asked for or downloaded: docs/paper.md says how each is run"""
 # Which show what a reconstruction makes of the volume itself.
 _WITHOUT_MODEL = ("fig4",)
+# Which compare volumes with the finding and without.
+_BOTH_LABELS = ("fig2",)
 _MANIFESTS = (".csv", ".tsv")
 
 
@@ -67,7 +78,7 @@ def reproduce(
     """Make a figure, or all that need no private data; what took long is kept, and the same command goes on from there.
 
     Args:
-        name: One of `NAMES`; None for all.
+        name: One of `FIGURES`; None for all.
         asked: What they are made of.
         output: Folder of the figures.
         overwrite: Replace figures that were made of something else.
@@ -76,14 +87,32 @@ def reproduce(
     Raises:
         TonnoError: An option, the model or a volume is wrong, or the folder holds a figure of something else.
     """
+    if name is None and (asked.slices or asked.directions):
+        raise TonnoError("`slices` and `directions` are of one figure; name it, or leave them out")
     check_output(output, overwrite=True)
+    wanted = {name: asked} if name else dict.fromkeys(FIGURES, asked)
+    if name is None:
+        wanted["fig8"] = replace(asked, slices=fig8.SMALL_SLICES, directions=fig8.SMALL_DIRECTIONS)
+    made_folder = not output.exists()
     output.mkdir(parents=True, exist_ok=True)
-    for each in (name,) if name else FIGURES:
-        source = _source(each, asked, output)
-        check_same(output / f"{each}.json", source.asked, overwrite)
-        with output_folder(output, overwrite=True) as folder:
-            told = FIGURES[each](source, folder)
-        say(f"{told}\nwritten to {output / each}.png, .svg, .csv and .json")
+    try:
+        for figure, request in wanted.items():
+            _make(figure, request, output, overwrite, say)
+    finally:
+        if made_folder and not any(output.iterdir()):
+            output.rmdir()
+    if name is None:
+        say(LEFT_OUT)
+
+
+def _make(name: str, asked: Asked, output: Path, overwrite: bool, say: Callable[[str], None]) -> None:
+    start = time.perf_counter()
+    source = _source(name, asked, output)
+    check_same(output / f"{name}.json", source.asked, overwrite)
+    with output_folder(output, overwrite=True) as folder:
+        told = FIGURES[name](source, folder)
+    seconds = time.perf_counter() - start
+    say(f"{name}: {seconds:.0f} s, written to {output}\n{told}")
 
 
 def _source(name: str, asked: Asked, output: Path) -> Source:
@@ -121,7 +150,9 @@ def _scans(
             raise TonnoError(f"`mask` {asked.mask}: a volume must be given that it belongs to")
         if bundle is None:
             return {"brain": brain_scan}, {"volumes": "the MNI brain"}
-        return demo_scans(asked.heads, asked.seed), {"volumes": f"{asked.heads} drawn heads with lesions"}
+        drawn = list(demo_scans(asked.heads, asked.seed).items())
+        wanted = drawn if name in _BOTH_LABELS else drawn[: asked.heads]
+        return dict(wanted), {"volumes": f"{asked.heads} drawn heads with lesions"}
     if volumes.suffix.lower() not in _MANIFESTS:
         record = {"volumes": str(volumes.absolute()), "mask": str(asked.mask and asked.mask.absolute())}
         return {volumes.name: partial(scan_of_file, volumes, asked.mask)}, record
@@ -133,7 +164,8 @@ def _scans(
         return {first.name: partial(scan_of_file, first, None)}, record
     manifest = read_for_model(volumes, bundle.spec.classes, wanted=class_name, class_name=asked.class_name)
     tasks = [replace(task, name=case_name(number, task.volume)) for number, task in tasks_of(manifest, asked.split)]
-    return {task.name: partial(scan_of, task) for task in tasks}, record
+    positive = [task for task in tasks if task.label or name in _BOTH_LABELS]
+    return {task.name: partial(scan_of, task) for task in positive or tasks}, record
 
 
 def check_same(path: Path, asked: Json, overwrite: bool) -> None:

@@ -67,6 +67,18 @@ class Claim:
         return f"{'holds' if self.holds else 'DOES NOT HOLD'}: {self.text}"
 
 
+def digits(value: float) -> str:
+    """Write a number with three digits, without an exponent up to a million.
+
+    Args:
+        value: The number.
+
+    Returns:
+        Such as "1360" or "0.0213".
+    """
+    return f"{float(f'{value:.3g}'):g}"
+
+
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Write a figure as ``NAME.png`` and ``NAME.svg``.
 

@@ -98,7 +98,7 @@ def _picture(scan: Scan, made: Arrays, slices: int, directions: int, folder: Pat
         grid = figure.add_gridspec(
             3, 5, width_ratios=(1.25, 1, 1, 1, 1), left=0.01, right=0.99, bottom=0.04, top=0.83, wspace=0.05, hspace=0.2
         )
-        cut = _plane(scan, made["frame_to_ras"])
+        cut = _plane(scan, np.asarray(made["frame_to_ras"], dtype=np.float64))
         image = np.asarray(made["image"], dtype=np.float64)
         window = grey_window([image])
         axes = figure.add_subplot(grid[:, 0])

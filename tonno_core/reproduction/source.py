@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +27,7 @@ from tonno_core.volume.volume import Volume
 from tonno_core.words import without_ending
 
 BoolArray = npt.NDArray[np.bool_]
-Arrays = dict[str, npt.NDArray[np.generic]]
+Arrays = dict[str, npt.NDArray[Any]]
 # Lesions of a drawn head, as of the demo's.
 _LESIONS = 3
 
@@ -39,12 +41,14 @@ class Scan:
         volume: The volume.
         label: 1 with the finding, 0 without; None where nobody says.
         truth: Voxels of the finding, bool Z Y X; None where they are not known.
+        patient: Whose it is; "" for a patient of its own.
     """
 
     name: str
     volume: Volume
     label: int | None
     truth: BoolArray | None
+    patient: str = ""
 
     @property
     def positive(self) -> bool:
@@ -160,16 +164,24 @@ class Kept:
             The arrays by name.
         """
         path = self.folder / f"{name}-{fingerprint(facts)[:16]}.npz"
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return {key: file[key] for key in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # not there, or damaged: it is made anew
-            arrays = compute()
+        arrays = _load(path)
+        if arrays is not None:
+            return arrays
+        arrays = compute()
         content = io.BytesIO()
         np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
         self.folder.mkdir(parents=True, exist_ok=True)
         write_bytes(path, content.getvalue())
         return arrays
+
+
+def _load(path: Path) -> Arrays | None:
+    """Read arrays; None where there are none, or damaged ones, which are then made anew."""
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+        return None
 
 
 def demo_scans(heads: int, seed: int) -> dict[str, Callable[[], Scan]]:
@@ -209,7 +221,7 @@ def scan_of(task: Task) -> Scan:
         TonnoError: A file cannot be read, or the mask is on another grid.
     """
     volume = read_volume(task.volume)
-    return Scan(task.name, volume, task.label, read_truth(task, volume))
+    return Scan(task.name, volume, task.label, read_truth(task, volume), task.patient)
 
 
 def scan_of_file(path: Path, mask: Path | None) -> Scan:
@@ -241,5 +253,5 @@ def _digest(*arrays: npt.NDArray[np.generic]) -> str:
     whole = hashlib.sha256()
     for array in arrays:
         whole.update(f"{array.shape} {array.dtype}".encode())
-        whole.update(np.ascontiguousarray(array))
+        whole.update(np.ascontiguousarray(array).data)
     return whole.hexdigest()
