@@ -54,6 +54,7 @@ _EVALUATED = "Method to evaluate; may be repeated."
 _FINDING = "From which value on, in --unit, voxels of the mean heatmap are the core of the finding."
 _FEWER = "Directions; fewer are faster and noisier."
 _FEATURE_SMOOTH = "Standard deviation of a 3D Gaussian applied to every feature; 0 for none."
+_FIGURES_SEED = "Seed of the drawn heads and of the bootstrap; table1: of weights, split and batches as well."
 _FILTER = "Second derivative along the offsets; hann and gaussian let less noise through."
 _FINDING_WEIGHT = (
     "What a voxel of the finding counts in training; 20 where findings are small and few are learned from."
@@ -61,6 +62,13 @@ _FINDING_WEIGHT = (
 _FORMAT = "Format of the images written. dicom: DICOM SEG and parametric maps that refer to a DICOM series."
 _FRAME = "Define the planes in mm (physical), or in the paper's cube of voxel indices (normalized)."
 _FREEZE = "Number of stages, counted from the input, whose weights stay fixed."
+_BASELINE = "table2: row that the others are compared with: a method, or METHOD@STAGE."
+_COMPARED = "Heatmap that is measured (table1), or compared (table2, may be repeated)."
+_GRID_ROW = "table1: row of a smaller grid, such as resnet10t-frozen; may be repeated."
+_GRID_SHOWN = "table1: how intensities are normalised; LO and HI are in the image's units."
+_GRID_WEIGHTS = (
+    "table1: what pretrained rows start from: timm's weights, or a folder with TIMM_NAME.safetensors or .pth."
+)
 _GRID = "Backproject onto M^3 nodes and interpolate (band-limited), or onto every voxel (volume)."
 _GRID_DIRECTIONS = "Number of directions, likewise."
 _GRID_SLICES = "Number of slices along each direction; several for fig8. Without, the figure's own."
@@ -155,8 +163,14 @@ _FILTERS = click.Choice(["second-difference", "hann", "gaussian"])
 _FRAMES = click.Choice(["physical", "normalized"])
 _ACTIVATIONS = click.Choice(["sigmoid", "softmax"])
 _NORMS = click.Choice(["batch", "frozen-batch", "group"])
-# What `reproduce` makes.
+# What `reproduce` makes: figures, and tables with the options that each has beside `--output`, `--seed` and the like.
 REPRODUCED = ("fig2", "fig4", "fig5", "fig6", "fig8")
+_OF_TABLES = {
+    "table1": {"volumes", "rows", "weights", "steps", "slice_size", "intensity", "methods", "slices", "directions",
+               "split", "class_name"},
+    "table2": {"volumes", "model", "methods", "baseline", "heads", "slices", "directions", "split", "class_name"},
+}  # fmt: skip
+_OF_TABLES_ALONE = ("rows", "weights", "steps", "slice_size", "intensity", "methods", "baseline")
 # Options that several commands share.
 _slices_option = click.option("--slices", type=int, metavar="M", help=_SLICES, show_default="the model's, usually 64")
 _directions_option = click.option(
@@ -785,27 +799,34 @@ def phantoms(output: Path, count: int, lesions: int | None, seed: int) -> None:
 
 
 @cli.command()
-@click.argument("name", required=False, type=click.Choice(REPRODUCED), metavar="[FIGURE]")
+@click.argument("name", required=False, type=click.Choice((*REPRODUCED, *_OF_TABLES)), metavar="[FIGURE]")
 @click.argument("volumes", required=False, type=_PATH)
 @click.option("--model", type=_PATH, metavar="BUNDLE", help="Model folder of a classifier.", show_default="the demo's")
 @click.option(
-    "--output", default=Path("reproduced"), show_default=True, type=_PATH, metavar="DIR", help="Folder of the figures."
+    "--output", default=Path("reproduced"), show_default=True, type=_PATH, metavar="DIR", help="Folder of what is made."
 )
 @click.option("--mask", type=_PATH, metavar="FILE", help="Where the finding is in a single volume.")
 @click.option(
     "--split", default="test", show_default=True, type=click.Choice(["train", "val", "test", "all"]), help=_SPLIT
 )
 @click.option("--class", "class_name", metavar="NAME", help="Class of the model.", show_default=_ONLY)
+@click.option("--row", "rows", multiple=True, metavar="NAME", help=_GRID_ROW, show_default="all")
+@click.option("--weights", default="imagenet", show_default=True, metavar="imagenet|DIR", help=_GRID_WEIGHTS)
+@click.option("--steps", default=2000, show_default=True, type=_COUNT, help="table1: training steps.")
+@click.option("--slice-size", default=224, show_default=True, type=_PIXELS, metavar="S", help=f"table1: {_SIDE}")
+@click.option("--intensity", default="zscore", show_default=True, metavar="none|zscore|window:LO:HI", help=_GRID_SHOWN)
+@click.option("--method", "methods", multiple=True, metavar="NAME", help=_COMPARED, show_default="tonno; all")
+@click.option("--baseline", default="slicewise-cam", show_default=True, metavar="ROW", help=_BASELINE)
 @click.option("--heads", default=8, show_default=True, type=click.IntRange(1, 100), help=_DRAWN)
 @click.option("--slices", multiple=True, type=click.IntRange(8, 1024), metavar="M", help=_GRID_SLICES)
 @click.option("--directions", multiple=True, type=click.IntRange(16, 50_000), metavar="L", help=_GRID_DIRECTIONS)
-@click.option("--seed", default=2026, show_default=True, type=_SEED, help="Seed of the drawn heads.")
+@click.option("--seed", default=2026, show_default=True, type=_SEED, help=_FIGURES_SEED)
 @_device_option
 @_precision_option
 @click.option("--overwrite", is_flag=True, help="Replace figures that were made of something else.")
 @_quiet_option
 def reproduce(name: str | None, output: Path, overwrite: bool, quiet: bool, **asked: Any) -> None:
-    """Make the paper's figures of a model and VOLUMES.
+    """Make the paper's figures and tables of a model and VOLUMES.
 
     FIGURE is one of those below; VOLUMES is a volume, or a manifest as for `evaluate`. Without VOLUMES a figure is made
     of what needs no private data: the demo's model, and heads drawn from the MNI brain. Without FIGURE all are made so,
@@ -818,13 +839,63 @@ def reproduce(name: str | None, output: Path, overwrite: bool, quiet: bool, **as
     fig5  Dice over the stages of the encoder
     fig6  heatmaps by method and volume, and by method and stage
     fig8  ToNNO and its noise by numbers of slices and directions
+    table1  encoders trained on the manifest VOLUMES, each with its norm and its weights to start from
+    table2  methods of a model, and their differences to LayerCAM; VOLUMES may be an evaluation's folder
     """
     from tonno_core.commands.reproduce import Asked
     from tonno_core.commands.reproduce import reproduce as make
     from tonno_core.progress import silenced
 
+    beside = {each: asked.pop(each) for each in _OF_TABLES_ALONE}
+    if name in _OF_TABLES:
+        _reproduce_table({**asked, **beside}, name, output, overwrite=overwrite, quiet=quiet)
+        return
+    say = _unheard if quiet else click.echo
+    for each in beside:
+        if _is_stated(each):
+            raise TonnoError(f"`{each}` is of tables ({', '.join(_OF_TABLES)}); leave it out for a figure")
     with silenced(quiet):
-        make(name, Asked(**asked), output, overwrite=overwrite, say=(lambda text: None) if quiet else click.echo)
+        make(name, Asked(**asked), output, overwrite=overwrite, say=say)
+
+
+def _reproduce_table(asked: dict[str, Any], name: str, output: Path, *, overwrite: bool, quiet: bool) -> None:
+    """Make a table; options that it has not are refused."""
+    from tonno_core.commands.tables import Comparison, Grid, Measured, make_table1, make_table2
+    from tonno_core.progress import silenced
+    from tonno_core.reproduction.table1 import Settings
+    from tonno_core.training.steps import TrainingInterrupted
+
+    for each in asked.keys() - _OF_TABLES[name] - {"seed", "device", "precision"}:
+        if _is_stated(each):
+            raise TonnoError(f"`{each}` has no meaning for {name}; leave it out")
+    planes = {each: _single(asked[each], each) for each in ("slices", "directions") if asked[each]}
+    measured = Measured(asked["split"], asked["class_name"], asked["device"], asked["precision"], progress=not quiet)
+    say = _unheard if quiet else click.echo
+    with silenced(quiet):
+        if name == "table1":
+            if asked["volumes"] is None:
+                raise TonnoError("table1: a manifest must be given; `tonno phantoms` writes one of drawn heads")
+            shared = {each: asked[each] for each in ("steps", "slice_size", "intensity", "seed")}
+            method = _single(asked["methods"] or ("tonno",), "method")
+            grid = Grid(asked["rows"], asked["weights"], Settings(**shared, **planes, method=method))
+            try:
+                make_table1(asked["volumes"], grid, measured, output, overwrite=overwrite, say=say)
+            except TrainingInterrupted as interruption:
+                _fail(as_options(str(interruption)), 130)
+        else:
+            of = {each: asked[each] for each in ("volumes", "model", "methods", "baseline", "heads", "seed")}
+            make_table2(Comparison(**of, planes=planes), measured, output, overwrite=overwrite, say=say)
+
+
+def _single(values: tuple[Any, ...], name: str) -> Any:
+    """The only value of an option that several figures take more than once."""
+    if len(values) > 1:
+        raise TonnoError(f"`{name}` is given {len(values)} times, expected once for a table")
+    return values[0]
+
+
+def _unheard(text: str) -> None:
+    """Say nothing."""
 
 
 @cli.command(cls=_Compiling)

@@ -411,3 +411,34 @@ def test_tensors_in_another_order_are_not_taken_for_others() -> None:
 def start_from(weights: dict[str, torch.Tensor]) -> None:
     model = random_network("efficientnet_b0", seed=1)
     load_pretrained(model, named_as(model, weights, "w.pth")[0], channels=1, source="w.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "resized"),
+    [
+        ("vit_tiny_patch16_224", "pos_embed"),
+        pytest.param(
+            "swin_tiny_patch4_window7_224",
+            "relative_position_bias_table",
+            marks=[pytest.mark.slow, pytest.mark.filterwarnings("ignore")],  # timm's interpolation warns
+        ),
+    ],
+)
+def test_a_transformer_starts_from_weights_of_another_image_size_as_in_timm(
+    name: str, resized: str, tmp_path: Path
+) -> None:
+    arguments = {"depth": 2} if name.startswith("vit") else {"window_size": 4}
+    torch.manual_seed(0)
+    original = timm.create_model(name, **({"depth": 2} if name.startswith("vit") else {}))
+    torch.save(original.state_dict(), tmp_path / "w.pth")
+    model = create_model(name, channels=1, classes=1, norm="batch", slice_size=64, arguments=arguments)
+    weights, _ = weights_for(model, tmp_path / "w.pth")
+    assert load_pretrained(model, weights, channels=1, source="w.pth")
+    overlay = {"file": str(tmp_path / "w.pth")}
+    expected = timm.create_model(
+        name, pretrained=True, pretrained_cfg_overlay=overlay, img_size=64, in_chans=1, num_classes=1, **arguments
+    ).state_dict()
+    found = model.state_dict()
+    assert any(name.endswith(resized) and found[name].shape != original.state_dict()[name].shape for name in found)
+    for key in found.keys() - {key for key in found if key.startswith("head")}:
+        torch.testing.assert_close(found[key], expected[key], msg=key)

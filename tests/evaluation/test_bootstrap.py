@@ -71,6 +71,42 @@ def test_the_seed_decides_and_rows_share_the_resamples() -> None:
     assert higher.low == pytest.approx(first.low + 1.0, rel=1e-12)
 
 
+def test_differences_are_paired() -> None:
+    """What two rows have in common cancels: the interval is that of the differences alone, far narrower."""
+    rng = np.random.default_rng(5)
+    common, gain = rng.normal(size=200), rng.normal(0.1, 0.05, 200)
+    sample = Bootstrap([str(n) for n in range(200)], seed=0)
+    found = sample.difference(common + gain, common)
+    assert found is not None
+    assert found.low is not None
+    assert found.high is not None
+    error = gain.std() / np.sqrt(200)
+    assert found.value == pytest.approx(gain.mean(), rel=1e-9)
+    # As for the mean: the central limit theorem, and what 2000 resamples know of a quantile.
+    assert found.low == pytest.approx(gain.mean() - 1.96 * error, abs=0.2 * error)
+    assert found.high == pytest.approx(gain.mean() + 1.96 * error, abs=0.2 * error)
+    assert found.high - found.low < common.std() / np.sqrt(200)  # an unpaired one would be 3.9 times that wide
+
+
+def test_balanced_accuracies_differ_resample_by_resample() -> None:
+    labels, one, other = np.array([1, 1, 0, 0, 1, 0]), np.array([1, 1, 0, 0, 1, 1]), np.array([1, 0, 0, 1, 1, 1])
+    sample = Bootstrap(list("abcdef"), seed=0)
+    found = sample.accuracy_difference(one, other, labels)
+    assert found is not None
+    by_hand = []
+    for weights in sample.weights:
+        drawn = np.repeat(np.arange(6), weights.astype(int))
+        of = labels[drawn] == 1
+        if of.any() and not of.all():
+            a, b = ((each[drawn][of].mean() + (1 - each[drawn][~of]).mean()) / 2 for each in (one, other))
+            by_hand.append(a - b)
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (by_hand[0], *np.quantile(by_hand[1:], (0.025, 0.975)))
+    )
+    assert sample.accuracy_difference(one, one, labels) is not None
+    assert sample.accuracy_difference(one, other, np.ones(6)) is None
+
+
 def test_one_patient_has_no_interval_and_one_class_no_auc() -> None:
     mean = Bootstrap(["a", "a"], seed=0).mean([1.0, 3.0])
     assert mean is not None

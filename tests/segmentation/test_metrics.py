@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy import ndimage
 from sklearn.metrics import f1_score, roc_auc_score
 
 from tonno_core.segmentation.metrics import (
@@ -16,6 +17,7 @@ from tonno_core.segmentation.metrics import (
     dice,
     dice_of,
     match,
+    max_iou,
     score,
 )
 
@@ -107,6 +109,53 @@ def test_components_that_are_too_small_do_not_belong_to_the_mask() -> None:
     assert match(kept, Components(line("......#####"))) == (1 / 2, 1.0, 2 / 3)
     assert mask.sum() == 7  # what was given is not changed
     assert Components(mask, lambda runs: runs.sizes >= 9).sizes.size == 0
+
+
+def boxes(*corners: tuple[int, int, int], side: int = 4) -> Components:
+    """Cubes whose first voxels are given, in a volume of 20^3 voxels."""
+    mask = np.zeros((20, 20, 20), dtype=np.bool_)
+    for z, y, x in corners:
+        mask[z : z + side, y : y + side, x : x + side] = True
+    return Components(mask)
+
+
+def test_max_iou_is_that_of_the_best_box() -> None:
+    true = boxes((2, 2, 2))
+    assert max_iou(true, true) == 1.0
+    # Half of the cube is common: 32 voxels of 64 + 64 - 32.
+    assert max_iou(boxes((2, 2, 4)), true) == pytest.approx(1 / 3)
+    assert max_iou(boxes((2, 2, 4), (12, 12, 12)), true) == pytest.approx(1 / 3)  # others do not matter
+    assert max_iou(boxes((12, 12, 12)), true) == 0.0
+    # One of two true boxes is met exactly, the other not at all.
+    assert max_iou(true, boxes((2, 2, 2), (12, 12, 12))) == 0.5
+
+
+def test_max_iou_looks_at_boxes_and_not_at_what_fills_them() -> None:
+    ring = boxes((2, 2, 2), side=6).mask
+    ring[3:7, 3:7, 3:7] = False
+    assert max_iou(Components(ring), boxes((2, 2, 2), side=6)) == 1.0
+
+
+@pytest.mark.parametrize(("one", "other", "expected"), [(False, False, 1.0), (True, False, 0.0), (False, True, 0.0)])
+def test_max_iou_of_empty_masks(one: bool, other: bool, expected: float) -> None:
+    full, empty = boxes((2, 2, 2)), boxes()
+    assert max_iou(full if one else empty, full if other else empty) == expected
+
+
+def test_max_iou_agrees_with_scipys_labels_and_boxes() -> None:
+    rng = np.random.default_rng(0)
+    masks = [ndimage.gaussian_filter(rng.normal(size=(14, 15, 16)), 1.5) > 0.1 for _ in range(2)]
+    found = [ndimage.find_objects(ndimage.label(mask, np.ones((3, 3, 3)))[0]) for mask in masks]
+    best = []
+    for true in found[1]:
+        scores = []
+        for each in found[0]:
+            inside = np.zeros((2, 14, 15, 16), dtype=np.bool_)
+            inside[0][each], inside[1][true] = True, True
+            scores.append(inside.all(axis=0).sum() / inside.any(axis=0).sum())
+        best.append(max(scores))
+    assert len(best) > 3
+    assert max_iou(Components(masks[0]), Components(masks[1])) == pytest.approx(np.mean(best), rel=1e-12)
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, np.nan])

@@ -14,9 +14,11 @@ from tests.networks import random_network
 from tests.training.toy import SETTINGS, same_weights
 from tonno_core.encoding.classifier import create_model
 from tonno_core.encoding.convention import Convention
+from tonno_core.encoding.normalization import freeze_batch_norm
 from tonno_core.errors import TonnoError
 from tonno_core.training.model import SliceLogits, initial_model, parameter_groups, set_training_mode
 from tonno_core.training.settings import TrainingSettings
+from tonno_core.training.train import check_trainable
 
 
 def weights_file(folder: Path, encoder: str = "test_resnet", **options: Any) -> str:
@@ -83,6 +85,12 @@ def test_two_heads_are_one_last_layer(tmp_path: Path) -> None:
     assert not model.head_dist.bias.any()
 
 
+@pytest.mark.parametrize(("encoder", "said"), [("test_vit", True), ("test_resnet", False)])
+def test_an_encoder_without_batch_norm_says_that_group_norm_changes_nothing(encoder: str, said: bool) -> None:
+    notes = check_trainable(replace(SETTINGS, encoder=encoder, norm="group", slice_size=64))
+    assert notes == (("norm group: test_vit has no batch norm to replace; its own norms stay",) if said else ())
+
+
 # -------------------- how fast its stages learn
 
 
@@ -144,6 +152,17 @@ def test_statistics_move_where_their_scales_learn_and_nowhere_else(norm: str, fr
     for name, tensor in before.items():
         moves = norm == "batch" and name.partition(".")[0] not in still
         assert torch.equal(model.state_dict()[name], tensor) != moves, name
+
+
+def test_frozen_norms_of_tokens_are_frozen_as_well() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    freeze_batch_norm(model)
+    set_training_mode(model)
+    before = {name: tensor.clone() for name, tensor in model[1].state_dict().items()}
+    model(torch.randn(8, 3, generator=torch.Generator().manual_seed(0))).sum().backward()
+    assert same_weights(before, model[1].state_dict())
+    assert model[1].weight.grad is None
+    assert model[0].weight.grad is not None
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])

@@ -45,7 +45,8 @@ class Choices:
 
     Attributes:
         split: ``train``, ``val``, ``test`` or ``all``.
-        stages: Of the CAM methods' rows, several numbers are added up; none for all.
+        stages: Of the CAM methods' rows, several numbers are added up; none for all; None for no such rows, but each
+            method at the model's own.
         min_volume_mm3: Smallest component that is kept; None for each row's own, which a classifier has not.
         min_peak: What the highest value of a component reaches that is kept, -inf for all; None likewise.
         all_candidates: Whether there is a row for each variant that the calibration tried.
@@ -56,7 +57,7 @@ class Choices:
     """
 
     split: str = "test"
-    stages: Sequence[tuple[int, ...]] = ()
+    stages: Sequence[tuple[int, ...]] | None = ()
     min_volume_mm3: float | None = None
     min_peak: float | None = None
     all_candidates: bool = False
@@ -309,9 +310,11 @@ def _row(task: Task) -> tuple[object, ...]:
 
 
 def _stages(
-    model: ReadyModel, bundle: Bundle, class_name: str, asked: Sequence[tuple[int, ...]]
+    model: ReadyModel, bundle: Bundle, class_name: str, asked: Sequence[tuple[int, ...]] | None
 ) -> list[tuple[int, ...]]:
     """Return the stages asked for, else all on which the class's logit depends and those that calibration added up."""
+    if asked is None:
+        return []
     tried = bundle.spec.choices.tried_variants(class_name)
     added = sorted({variant.stages for variant in tried if len(variant.stages) > 1})
     index = bundle.spec.classes.index(class_name)

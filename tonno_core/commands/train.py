@@ -74,11 +74,13 @@ class Ending:
         planes: Settings of the reconstructions that the thresholds are for, by name; the rest is chosen.
         stages: To choose among; empty for all that give maps.
         calibrate: Whether to calibrate at all.
+        presets: Whether to measure the thresholds for the planes of presets as well.
     """
 
     planes: Json = field(default_factory=dict)
     stages: tuple[int, ...] = ()
     calibrate: bool = True
+    presets: bool = True
 
     def check(self) -> None:
         """Check that the choices agree.
@@ -98,7 +100,7 @@ class Ending:
             settings: How to train.
 
         Returns:
-            What is worth saying of the weights that training starts from.
+            What is worth saying of the weights that training starts from, and of the norm.
 
         Raises:
             TonnoError: It cannot, or has not.
@@ -159,8 +161,8 @@ def train_bundle(
                 write_manifest(folder.split, divided)
             for note in manifest.notes:
                 tqdm.write(f"{manifest_path}: {note}", file=sys.stderr)
-            if taken:
-                tqdm.write(f"weights {settings.weights}: {'; '.join(taken)}", file=sys.stderr)
+            for note in taken:
+                tqdm.write(note, file=sys.stderr)
         group.wait()
         model = train(divided, settings, folder, group, progress=progress)
     if not group.first:
@@ -173,7 +175,11 @@ def train_bundle(
         look = Look(settings.device, settings.precision, progress, kept=folder.calibration)
         with _told(destination):
             spec = calibrate_bundle(
-                Bundle(spec, model.weights, output), divided, planes, Search(stages=ending.stages), look
+                Bundle(spec, model.weights, output),
+                divided,
+                planes,
+                Search(stages=ending.stages, presets=ending.presets),
+                look,
             )
             save_bundle(output, spec, model.weights, half=half, overwrite=True)
     folder.finish()

@@ -59,8 +59,20 @@ class FeatureEncoder:
         """
         return self._classifier.features(slices)
 
+    def passes(self, stages: Collection[int], size: int) -> int:
+        """Count how often a slice is looked at.
+
+        Args:
+            stages: Of no effect.
+            size: Of no effect.
+
+        Returns:
+            1.
+        """
+        return 1
+
     def cam(
-        self, slices: torch.Tensor, asked: Collection[tuple[int, int]], kind: CamKind
+        self, slices: torch.Tensor, asked: Collection[tuple[int, int]], kind: CamKind, at_once: int = 1
     ) -> tuple[torch.Tensor, ClassMaps]:
         """Refuse: features have no maps.
 
@@ -68,6 +80,7 @@ class FeatureEncoder:
             slices: ``B V U``.
             asked: Pairs of feature and stage.
             kind: Of the maps.
+            at_once: Slices in a batch.
 
         Returns:
             Nothing.

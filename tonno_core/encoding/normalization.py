@@ -15,6 +15,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 NormKind = Literal["batch", "frozen-batch", "group"]
 NORM_KINDS: tuple[NormKind, ...] = ("batch", "frozen-batch", "group")
+# Of images and of tokens.
+BATCH_NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
 _GROUPS = 32
 # Other convolutions may compute their kernel anew from the weight (weight standardisation).
 _FOLDABLE = (nn.Conv2d, Conv2dSame)
@@ -47,7 +49,7 @@ def _group_norm_like(layer: nn.BatchNorm2d) -> nn.Module:
     else:
         norm = nn.GroupNorm(groups, layer.num_features, eps=layer.eps)
     norm.load_state_dict({"weight": layer.weight, "bias": layer.bias}, strict=True)
-    return norm
+    return norm.to(layer.weight)  # its precision and device
 
 
 def freeze_batch_norm(model: nn.Module) -> None:
@@ -57,7 +59,7 @@ def freeze_batch_norm(model: nn.Module) -> None:
         model: any model, changed in place.
     """
     for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d):
+        if isinstance(layer, BATCH_NORMS):
             layer.eval()
             for parameter in layer.parameters():
                 parameter.requires_grad_(False)

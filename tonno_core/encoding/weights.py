@@ -276,7 +276,8 @@ def load_pretrained(model: nn.Module, weights: StateDict, *, channels: int, sour
     """Start training from weights of the same encoder with another last layer or number of channels.
 
     The last layer's weights are taken only where their shape agrees; the first convolution is adapted to
-    ``channels`` the way timm does it (summed for 1, repeated and scaled for more). Everything else must agree.
+    ``channels`` the way timm does it (summed for 1, repeated and scaled for more). A transformer's embeddings of
+    positions are resized by timm where slices have another size. Everything else must agree.
 
     Args:
         model: changed in place.
@@ -294,7 +295,7 @@ def load_pretrained(model: nn.Module, weights: StateDict, *, channels: int, sour
     of_head = {id(parameter) for layer in classifier_layers(model) for parameter in layer.parameters()}
     replaceable = {name for name, parameter in model.named_parameters() if id(parameter) in of_head}
     adapted: StateDict = {}
-    for name, tensor in weights.items():
+    for name, tensor in _resized(model, weights).items():
         target = state.get(name)
         if target is not None and name not in replaceable and _differs_in_channels_only(tensor, target):
             tensor = adapt_input_conv(channels, tensor)
@@ -304,6 +305,22 @@ def load_pretrained(model: nn.Module, weights: StateDict, *, channels: int, sour
     new = replaceable - adapted.keys()
     load_exactly(model, {**adapted, **{name: state[name] for name in new}}, source)
     return bool(new)
+
+
+def _resized(model: nn.Module, weights: StateDict) -> StateDict:
+    """Let timm resize embeddings of positions that were learned for another size of images."""
+    state = model.state_dict()
+    sized = [name for name in weights.keys() & state.keys() if "pos" in name.rpartition(".")[2]]
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is None or all(weights[name].shape == state[name].shape for name in sized):
+        return weights
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of timm's interpolation
+            converted: StateDict = convert(dict(weights), model)
+    except Exception:  # as above; then the shapes are what is wrong
+        return weights
+    return converted
 
 
 def classifier_layers(model: nn.Module) -> list[nn.Module]:

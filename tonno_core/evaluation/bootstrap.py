@@ -65,6 +65,18 @@ class Bootstrap:
         """
         return self._estimate(self._means(np.asarray(values, dtype=np.float64)))
 
+    def difference(self, values: npt.ArrayLike, others: npt.ArrayLike) -> Estimate | None:
+        """Estimate by how much one mean is above another of the same cases.
+
+        Args:
+            values: A value for each case.
+            others: What is compared with, a value for each case.
+
+        Returns:
+            The mean of the differences, case by case; None without cases.
+        """
+        return self.mean(np.asarray(values, dtype=np.float64) - np.asarray(others, dtype=np.float64))
+
     def auc(self, scores: npt.ArrayLike, labels: npt.ArrayLike) -> Estimate | None:
         """Estimate the area under the ROC curve (`metrics.auc`).
 
@@ -94,12 +106,33 @@ class Bootstrap:
         Returns:
             The balanced accuracy; None where one of the labels is absent.
         """
+        accuracies = self._accuracies(called, labels)
+        return None if accuracies is None else self._estimate(accuracies)
+
+    def accuracy_difference(
+        self, called: npt.ArrayLike, others: npt.ArrayLike, labels: npt.ArrayLike
+    ) -> Estimate | None:
+        """Estimate by how much one balanced accuracy is above another of the same cases.
+
+        Args:
+            called: Whether each case is called positive.
+            others: What is compared with: whether each case is called positive there.
+            labels: A label for each; not zero is positive.
+
+        Returns:
+            The difference; None where one of the labels is absent.
+        """
+        one, other = self._accuracies(called, labels), self._accuracies(others, labels)
+        return None if one is None or other is None else self._estimate(one - other)
+
+    def _accuracies(self, called: npt.ArrayLike, labels: npt.ArrayLike) -> Float | None:
+        """Compute the balanced accuracy of each resample; None where one of the labels is absent."""
         says, positive = np.asarray(called) != 0, np.asarray(labels) != 0
         if says.size == 0 or positive.all() or not positive.any():
             return None
         sensitivity = _divide(self.weights @ (says & positive), self.weights @ positive)
         specificity = _divide(self.weights @ (~says & ~positive), self.weights @ ~positive)
-        return self._estimate((sensitivity + specificity) / 2)
+        return (sensitivity + specificity) / 2
 
     def _means(self, values: Float) -> Float:
         return _divide(self.weights @ values, self.weights.sum(axis=1))

@@ -16,7 +16,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.output import Json, write_json
 from tonno_core.segmentation.binarize import covered, reaches
 from tonno_core.segmentation.connected import Runs
-from tonno_core.segmentation.metrics import Components, best_dice, dice_of, match
+from tonno_core.segmentation.metrics import Components, best_dice, dice_of, match, max_iou
 
 # Factors on a row's own threshold at which Dice and F1 are measured too: thirds of an octave, 1/8 to 4.
 LADDER = tuple(2.0 ** (k / 3) for k in range(-9, 7))
@@ -40,6 +40,7 @@ class Overlap:
         best_threshold: The threshold with it.
         ladder_dice: Dice at the row's threshold times each factor of `LADDER`.
         ladder_f1: F1 at these thresholds.
+        max_iou: Highest IoU of the boxes around components; None where an earlier build did not measure it.
     """
 
     dice: float
@@ -53,6 +54,7 @@ class Overlap:
     best_threshold: float
     ladder_dice: tuple[float, ...]
     ladder_f1: tuple[float, ...]
+    max_iou: float | None = None
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,7 @@ def measure(
         best_threshold=best_threshold,
         ladder_dice=tuple(dice_of(mask, truth) for mask in ladder),
         ladder_f1=tuple(match(mask, truth)[2] for mask in ladder),
+        max_iou=max_iou(predicted, truth),
     )
 
 

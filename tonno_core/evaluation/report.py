@@ -96,33 +96,33 @@ def _counts(summary: Summary) -> str:
 
 
 def _table(rows: Sequence[RowSummary], measures: Mapping[str, str]) -> str:
-    cells = [[row.name, *(_with_interval(row.main.get(name)) for name in measures)] for row in rows]
-    return _pipe(["method", *measures.values()], cells)
+    cells = [[row.name, *(with_interval(row.main.get(name)) for name in measures)] for row in rows]
+    return pipe(["method", *measures.values()], cells)
 
 
 def _all_table(rows: Sequence[RowSummary]) -> str:
-    cells = [[row.name, *(_with_interval(row.every[name]) for name in _ALL)] for row in rows]
-    return _pipe(["method", *_ALL.values()], cells)
+    cells = [[row.name, *(with_interval(row.every[name]) for name in _ALL)] for row in rows]
+    return pipe(["method", *_ALL.values()], cells)
 
 
 def _volume_table(summary: Summary) -> str:
     cells = [
         [
             row.name,
-            _with_interval(row.auc),
-            _with_interval(row.balanced_accuracy),
+            with_interval(row.auc),
+            with_interval(row.balanced_accuracy),
             "each its own" if row.threshold is None else f"{row.threshold:.4g}",
             row.threshold_source,
             _factor(row.tuned_factor),
-            _with_interval(row.main.get("cost")),
+            with_interval(row.main.get("cost")),
         ]
         for row in summary.rows
     ]
     headers = ["method", "peak AUC", "balanced accuracy", "threshold", "from", "tuned factor", "cost in Dice"]
-    table = _pipe(headers, cells)
+    table = pipe(headers, cells)
     if summary.score_auc is not None:
         table += "\n\nThe classifier's own volume-level score, without any heatmap: score AUC "
-        table += f"{_with_interval(summary.score_auc)}."
+        table += f"{with_interval(summary.score_auc)}."
     return table
 
 
@@ -134,7 +134,16 @@ def _factor(factor: float | None) -> str:
     return f"{end}{factor:.3g}"
 
 
-def _pipe(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+def pipe(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """Write a table in Markdown.
+
+    Args:
+        headers: Of its columns.
+        cells: Its rows.
+
+    Returns:
+        The text, without a line's end.
+    """
     from tabulate import tabulate
 
     return tabulate(cells, headers=headers, tablefmt="pipe", disable_numparse=True)
@@ -144,7 +153,15 @@ def _plain(estimate: Estimate | None) -> str:
     return "-" if estimate is None else f"{estimate.value:.3f}"
 
 
-def _with_interval(estimate: Estimate | None) -> str:
+def with_interval(estimate: Estimate | None) -> str:
+    """Write an estimate with its interval.
+
+    Args:
+        estimate: None where there is none.
+
+    Returns:
+        Such as "0.512 (0.431 to 0.598)", or "-".
+    """
     if estimate is None:
         return "-"
     if estimate.low is None or estimate.high is None:

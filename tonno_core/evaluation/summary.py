@@ -6,15 +6,14 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from tonno_core.evaluation.bootstrap import Bootstrap, Estimate
+from tonno_core.evaluation.bootstrap import Bootstrap, Estimate, Float
 from tonno_core.evaluation.record import LADDER, CaseRecord, Finding
 from tonno_core.settings import Variant, stages_text
 
-MEASURES = ("dice", "precision", "recall", "f1", "precision_10", "recall_10", "f1_10", "best_dice")
+MEASURES = ("dice", "precision", "recall", "f1", "precision_10", "recall_10", "f1_10", "best_dice", "max_iou")
 _Line = dict[str, str | float | None]
 
 
@@ -115,17 +114,12 @@ def _row(
     name: str, variant: Variant, best: bool, groups: Sequence[Sequence[CaseRecord]], samples: Sequence[Bootstrap]
 ) -> RowSummary:
     positive, known, records = ([record.rows[name] for record in group] for group in groups)
-    main = {measure: samples[0].mean(_values(positive, measure)) for measure in MEASURES}
+    main = {measure: _mean(samples[0], positive, measure) for measure in MEASURES}
     factor = None
     if positive:
-        ladder = np.array([row.overlap.ladder_dice for row in positive if row.overlap])
-        # The nearest to the row's threshold among equally good factors.
-        by_distance = sorted(range(len(LADDER)), key=lambda k: abs(np.log(LADDER[k])))
-        chosen = max(by_distance, key=lambda k: ladder[:, k].mean())
-        factor = LADDER[chosen]
-        f1 = np.array([row.overlap.ladder_f1[chosen] for row in positive if row.overlap])
-        main["tuned_dice"], main["tuned_f1"] = samples[0].mean(ladder[:, chosen]), samples[0].mean(f1)
-        main["cost"] = samples[0].mean(ladder[:, chosen] - _values(positive, "dice"))
+        factor, dice, f1 = tuned(positive)
+        main["tuned_dice"], main["tuned_f1"] = samples[0].mean(dice), samples[0].mean(f1)
+        main["cost"] = samples[0].mean(dice - values_of(positive, "dice"))
     labels = [record.label for record in groups[2]]
     calls = [row.called for row in records]
     thresholds = {row.threshold for row in records}
@@ -137,14 +131,46 @@ def _row(
         threshold_source=" / ".join(sorted({row.threshold_source for row in records})),
         tuned_factor=factor,
         main=main,
-        every={measure: samples[1].mean(_values(known, measure)) for measure in MEASURES},
+        every={measure: _mean(samples[1], known, measure) for measure in MEASURES},
         auc=samples[2].auc([row.peak for row in records], labels),
         balanced_accuracy=None if None in calls else samples[2].balanced_accuracy(np.array(calls), labels),
     )
 
 
-def _values(rows: Sequence[Finding], measure: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+def tuned(rows: Sequence[Finding]) -> tuple[float, Float, Float]:
+    """Choose the factor on a row's thresholds that is best for its cases.
+
+    Args:
+        rows: Of the cases with something to find, at least one.
+
+    Returns:
+        The ladder's factor with the highest mean Dice, the nearest to 1 of equally good ones; Dice and F1 of each case
+        with it.
+    """
+    overlaps = [row.overlap for row in rows if row.overlap]
+    ladder = np.array([overlap.ladder_dice for overlap in overlaps])
+    by_distance = sorted(range(len(LADDER)), key=lambda k: abs(np.log(LADDER[k])))
+    chosen = max(by_distance, key=lambda k: ladder[:, k].mean())
+    return LADDER[chosen], ladder[:, chosen], np.array([overlap.ladder_f1[chosen] for overlap in overlaps])
+
+
+def values_of(rows: Sequence[Finding], measure: str) -> Float:
+    """Collect a measure of some cases whose truth is known.
+
+    Args:
+        rows: Of the cases.
+        measure: One of `MEASURES`.
+
+    Returns:
+        A number for each case; NaN where an earlier build did not measure it.
+    """
     return np.array([getattr(row.overlap, measure) for row in rows], dtype=np.float64)
+
+
+def _mean(sample: Bootstrap, rows: Sequence[Finding], measure: str) -> Estimate | None:
+    """Estimate the mean of a measure; None where not all cases have it."""
+    values = values_of(rows, measure)
+    return None if np.isnan(values).any() else sample.mean(values)
 
 
 # --- files

@@ -101,6 +101,16 @@ class Components:
         self.sizes = self.runs.sizes
 
     @cached_property
+    def boxes(self) -> tuple[IntArray, IntArray]:
+        """First and last index along Z, Y and X of the box around each component, N 3 each."""
+        z, y, x = np.unravel_index(self.runs.first, self.mask.shape)
+        first = np.full((self.sizes.size, 3), max(self.mask.shape, default=0))
+        last = np.full((self.sizes.size, 3), -1)
+        np.minimum.at(first, self.runs.component, np.stack([z, y, x], axis=1))
+        np.maximum.at(last, self.runs.component, np.stack([z, y, x + self.runs.length - 1], axis=1))
+        return first, last
+
+    @cached_property
     def voxels(self) -> IntArray:
         """Flat indices of the mask's voxels."""
         return self.runs.voxels()
@@ -175,6 +185,31 @@ def match(predicted: Components, true: Components, min_overlap: float = 0.0) -> 
     precision, recall = predicted.share_on(common, min_overlap), true.share_on(common, min_overlap)
     total = precision + recall
     return precision, recall, 2 * precision * recall / total if total else 0.0
+
+
+def max_iou(predicted: Components, true: Components) -> float:
+    """Compute MaxIoU: how well a box around a predicted component can meet the box around a true one.
+
+    It is the highest intersection over union of the box around a true component with the box around any predicted
+    component; the mean over true components, of which a mask that is a filled box has one. Boxes lie along the array's
+    axes.
+
+    Args:
+        predicted: The predicted mask.
+        true: The true mask on the same grid.
+
+    Returns:
+        0 to 1; 1 where both masks are empty, 0 where only one of them is.
+    """
+    if not predicted.sizes.size or not true.sizes.size:
+        return float(predicted.sizes.size == true.sizes.size)
+    first, last = predicted.boxes
+    volumes = np.prod(last - first + 1, axis=1)
+    best = []
+    for low, high in zip(*true.boxes, strict=True):
+        common = np.prod(np.maximum(np.minimum(last, high) - np.maximum(first, low) + 1, 0), axis=1)
+        best.append(float(np.max(common / (volumes + np.prod(high - low + 1) - common))))
+    return float(np.mean(best))
 
 
 def best_dice(heatmap: npt.NDArray[np.floating], truth: Array, covered: BoolArray | None = None) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from torch import nn
 from tonno_core.encoding.classifier import create_model
 from tonno_core.encoding.convention import Convention
 from tonno_core.encoding.device import choose_precision
-from tonno_core.encoding.normalization import freeze_batch_norm, to_group_norm
+from tonno_core.encoding.normalization import BATCH_NORMS, freeze_batch_norm, to_group_norm
 from tonno_core.encoding.weights import classifier_layers, load_pretrained, weights_for
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
@@ -105,7 +105,7 @@ def set_training_mode(model: nn.Module) -> None:
     """
     model.train()
     for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d) and layer.affine and not layer.weight.requires_grad:
+        if isinstance(layer, BATCH_NORMS) and layer.affine and not layer.weight.requires_grad:
             layer.eval()
 
 

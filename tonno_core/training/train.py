@@ -52,7 +52,7 @@ def check_trainable(settings: TrainingSettings, stages: Sequence[int] = ()) -> t
         stages: CAM stages that the model shall use or choose among, from 1; empty for all.
 
     Returns:
-        What is worth saying of the weights that training starts from.
+        What is worth saying of the weights that training starts from, and of the norm.
 
     Raises:
         TonnoError: If this cannot be trained, or has no such stage.
@@ -69,7 +69,10 @@ def check_trainable(settings: TrainingSettings, stages: Sequence[int] = ()) -> t
             nn.init.normal_(weight)  # in a copy: a head that starts at zero would give no map yet
         needed = tuple(stages) or (standard_stage(encoder, 0, settings.slice_size),)
         check_stages(needed, encoder, 0, settings.slice_size)
-    return tuple(said)
+    notes = [f"weights {settings.weights}: {'; '.join(said)}"] if said else []
+    if settings.norm == "group" and not any(isinstance(layer, nn.GroupNorm) for layer in model.modules()):
+        notes.append(f"norm group: {settings.encoder} has no batch norm to replace; its own norms stay")
+    return tuple(notes)
 
 
 def train(

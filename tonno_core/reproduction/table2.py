@@ -1,0 +1,322 @@
+"""The paper's Table 2: methods' precision, recall, F1, Dice and MaxIoU, and how much they differ from LayerCAM's.
+
+Free of torch.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from tonno_core.cohort.cases import SETTINGS_NAME, fingerprint
+from tonno_core.errors import TonnoError
+from tonno_core.evaluation.bootstrap import COVERAGE, RESAMPLES, Bootstrap, Estimate, Float
+from tonno_core.evaluation.record import CaseRecord, Finding, load_record
+from tonno_core.evaluation.report import pipe, with_interval
+from tonno_core.evaluation.summary import tuned, values_of
+from tonno_core.output import Json, write_json, write_text
+
+LAYERCAM = "slicewise-cam"
+# The methods as the paper calls them, in its order; the last two are not the paper's.
+TITLES = {
+    LAYERCAM: "LayerCAM, slice by slice", "slicewise-cam-3axes": "LayerCAM, along three axes", "tonno": "ToNNO",
+    "averaged-cam": "Averaged CAM", "tomographic-cam": "Tomographic CAM", "matched-cam": "Matched CAM",
+    "center": "centre, blind to the image",
+}  # fmt: skip
+# Measures of the cases with something to find, and their titles.
+MEASURES = {"precision": "precision", "recall": "recall", "f1": "F1", "dice": "Dice", "max_iou": "MaxIoU"}
+_ACCURACY = "balanced_accuracy"
+_TUNED = {"tuned_f1": "F1, tuned on masks", "tuned_dice": "Dice, tuned on masks"}
+_TITLES = {**MEASURES, _ACCURACY: "balanced accuracy", **_TUNED}
+_SHARE = f"{100 * COVERAGE:.0f} %"
+DEFINITIONS = f"""\
+- **Precision, recall, F1**: over components (26 neighbours) that share a voxel with the other mask. **Dice**: over
+  voxels. Means over the volumes with something to find, each row at the model's own threshold, which comes from
+  image-level labels alone.
+- **MaxIoU**: the highest intersection over union of the box around a true component with the box around a component of
+  the segmentation; the mean over true components. Of a mask that is a filled box (Duke breast MRI) it is the box's.
+- **Balanced accuracy**: mean of sensitivity and specificity over all volumes; one is called positive where the
+  heatmap's peak reaches the threshold.
+- **Tuned on masks**: with the one factor on the threshold that is best for the mean Dice of these very volumes. It has
+  seen the masks: no result, but what one threshold for all could reach.
+- **Difference**: to the row that has none, volume by volume. **Intervals** hold the middle {_SHARE} of {RESAMPLES}
+  bootstrap resamples over patients; all rows see the same resamples (paired), so that an interval of a difference
+  without 0 in it is a difference at the 5 % level.
+- The paper's thresholds, and its definition of MaxIoU, are in an appendix that was not at hand: these are ours."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation that is finished.
+
+    Attributes:
+        records: Of its cases, in order.
+        content: What it is of, as its ``settings.json`` states it.
+        failures: Reasons by case.
+    """
+
+    records: tuple[CaseRecord, ...]
+    content: Json
+    failures: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table.
+
+    Attributes:
+        row: Its name in the evaluation.
+        title: As the paper calls the method.
+        values: Estimates by measure; None where a measure is not known.
+        differences: To the baseline, likewise; empty for the baseline itself.
+    """
+
+    row: str
+    title: str
+    values: dict[str, Estimate | None]
+    differences: dict[str, Estimate | None]
+
+
+def read_evaluation(folder: Path) -> Evaluated:
+    """Read what `tonno evaluate` wrote.
+
+    Args:
+        folder: Its output.
+
+    Returns:
+        The cases of its summary, and the reasons of those that failed.
+
+    Raises:
+        TonnoError: The folder holds no finished evaluation.
+    """
+    try:
+        content = json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
+            patients = {line["case"]: line["patient"] for line in csv.DictReader(file)}
+        failures, run = dict(summary["failures"]), content.get("run") or fingerprint(content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TonnoError(
+            f"{folder}: holds no finished evaluation (settings.json, summary.json, results.csv, cases/); run "
+            "`tonno evaluate` to its end, or give a manifest"
+        ) from error
+    records = []
+    for name, patient in patients.items():
+        record = load_record(folder / "cases" / f"{name}.json", run)
+        if record is None:
+            raise TonnoError(
+                f"{folder}: the case {name} is in results.csv, but not in cases/; run `tonno evaluate` again"
+            )
+        records.append(replace(record, patient=patient))
+    return Evaluated(tuple(records), content, failures)
+
+
+def compare(evaluated: Evaluated, *, baseline: str, seed: int) -> list[Line]:
+    """Compare each method, as the model would make it, with a baseline.
+
+    Args:
+        evaluated: The evaluation.
+        baseline: Name of the row that the others are compared with.
+        seed: Of the bootstrap.
+
+    Returns:
+        The rows, the paper's first and in its order.
+
+    Raises:
+        TonnoError: The evaluation has no such row.
+    """
+    rows: Mapping[str, Json] = evaluated.content["rows"]
+    if baseline not in rows:
+        raise TonnoError(
+            f"`baseline` {baseline}: the evaluation has no such row; it has {', '.join(rows)}"
+            + ("; evaluate `method` slicewise-cam as well" if baseline == LAYERCAM else "")
+        )
+    own = [name for name, row in rows.items() if row["best"]]
+    names = [name for name in TITLES if name in own] + [name for name in own if name not in TITLES]
+    names = [*([] if baseline in names else [baseline]), *names]
+    return [_line(name, baseline, evaluated.records, seed) for name in names]
+
+
+def _line(name: str, baseline: str, records: Sequence[CaseRecord], seed: int) -> Line:
+    positive = [record for record in records if record.truth_components]
+    sample = Bootstrap([record.patient for record in positive], seed=seed)
+    ours, theirs = (_measured([record.rows[row] for record in positive]) for row in (name, baseline))
+    values: dict[str, Estimate | None] = {}
+    differences: dict[str, Estimate | None] = {}
+    for measure in (*MEASURES, *_TUNED):
+        one, other = ours.get(measure), theirs.get(measure)
+        values[measure] = None if one is None else sample.mean(one)
+        differences[measure] = None if one is None or other is None else sample.difference(one, other)
+    every = Bootstrap([record.patient for record in records], seed=seed)
+    labels = [record.label for record in records]
+    one_calls, other_calls = (_calls([record.rows[row] for record in records]) for row in (name, baseline))
+    values[_ACCURACY] = None if one_calls is None else every.balanced_accuracy(one_calls, labels)
+    differences[_ACCURACY] = (
+        None if one_calls is None or other_calls is None else every.accuracy_difference(one_calls, other_calls, labels)
+    )
+    return Line(name, TITLES.get(name, name), values, {} if name == baseline else differences)
+
+
+def _measured(rows: Sequence[Finding]) -> dict[str, Float]:
+    """Return each measure of the cases with something to find, as far as it is known."""
+    if not rows:
+        return {}
+    found = {measure: values_of(rows, measure) for measure in MEASURES}
+    _, found["tuned_dice"], found["tuned_f1"] = tuned(rows)
+    return {measure: values for measure, values in found.items() if not np.isnan(values).any()}
+
+
+def _calls(rows: Sequence[Finding]) -> list[bool] | None:
+    """Return which volumes a row calls positive; None where it has no threshold to call by."""
+    calls = [row.called for row in rows if row.called is not None]
+    return calls if len(calls) == len(rows) else None
+
+
+# --- files
+
+
+def description(evaluated: Evaluated, *, baseline: str, seed: int) -> Json:
+    """Return what tells the table from others; its list of cases may have grown.
+
+    Args:
+        evaluated: The evaluation.
+        baseline: As it was given to `compare`.
+        seed: Likewise.
+
+    Returns:
+        As JSON holds it.
+    """
+    content = {name: value for name, value in evaluated.content.items() if name not in ("run", "cases", "manifest")}
+    return {"baseline": baseline, "seed": seed, "evaluation": content}
+
+
+def write(folder: Path, lines: Sequence[Line], evaluated: Evaluated, *, baseline: str, seed: int) -> None:
+    """Write ``table2.csv``, ``table2.json`` and ``table2.md``.
+
+    Args:
+        folder: Where to.
+        lines: From `compare`.
+        evaluated: The evaluation.
+        baseline: As it was given to `compare`.
+        seed: Likewise.
+    """
+    rows = [asdict(line) for line in lines]
+    asked = description(evaluated, baseline=baseline, seed=seed)
+    manifest, failures = evaluated.content.get("manifest"), dict(evaluated.failures)
+    write_json(folder / "table2.json", {"asked": asked, "manifest": manifest, "rows": rows, "failures": failures})
+    write_text(folder / "table2.csv", _csv(lines))
+    write_text(folder / "table2.md", markdown(lines, evaluated, baseline=baseline))
+
+
+def markdown(lines: Sequence[Line], evaluated: Evaluated, *, baseline: str) -> str:
+    """Write the table as a person reads it.
+
+    Args:
+        lines: From `compare`.
+        evaluated: The evaluation.
+        baseline: As it was given to `compare`.
+
+    Returns:
+        The text: the paper's layout, the differences with their intervals, and the definitions.
+    """
+    base = next(line.title for line in lines if line.row == baseline)
+    main = _known(lines)
+    parts = [f"# Table 2: methods compared, and their differences to {base}", counts(evaluated)]
+    if main:
+        parts += ["## At the model's own threshold", _values(lines, main), "Differences, paired:"]
+        parts += [_differences(lines, main)]
+    if any(line.values[name] for line in lines for name in _TUNED):
+        parts += ["## At one threshold tuned on these masks", _values(lines, list(_TUNED)), "Differences, paired:"]
+        parts += [_differences(lines, list(_TUNED))]
+    if evaluated.failures:
+        parts += ["## Cases that failed", "\n".join(f"- {name}: {text}" for name, text in evaluated.failures.items())]
+    return "\n\n".join([*parts, "## Definitions", DEFINITIONS]) + "\n"
+
+
+def table(lines: Sequence[Line], evaluated: Evaluated) -> str:
+    """Write the table in the paper's layout, for the terminal.
+
+    Args:
+        lines: From `compare`.
+        evaluated: The evaluation.
+
+    Returns:
+        The table, and a line with the counts.
+    """
+    return f"{_values(lines, _known(lines))}\n{counts(evaluated)}"
+
+
+def _known(lines: Sequence[Line]) -> list[str]:
+    """Return the measures at the model's own threshold that some row has."""
+    return [name for name in (*MEASURES, _ACCURACY) if any(line.values[name] for line in lines)]
+
+
+def counts(evaluated: Evaluated) -> str:
+    """Say how many volumes the table is of.
+
+    Args:
+        evaluated: The evaluation.
+
+    Returns:
+        A line, with what it lacks for want of masks.
+    """
+    records = evaluated.records
+    known = [record for record in records if record.truth_components is not None]
+    found = sum(bool(record.truth_components) for record in known)
+    unknown = len(records) - len(known)
+    patients = len({record.patient for record in records})
+    text = f"{len(records)} volumes of {patients} patients, {found} with something to find"
+    text += f", {unknown} positive without a mask, of which balanced accuracy alone is known" if unknown else ""
+    return text + (f"; {len(evaluated.failures)} failed" if evaluated.failures else "") + "."
+
+
+def _values(lines: Sequence[Line], measures: Sequence[str]) -> str:
+    cells = [[line.title, *(_with_difference(line, name) for name in measures)] for line in lines]
+    return pipe(["method", *(_TITLES[name] for name in measures)], cells)
+
+
+def _with_difference(line: Line, measure: str) -> str:
+    """Write a value as the paper does: with the difference to the baseline behind it."""
+    value, difference = line.values[measure], line.differences.get(measure)
+    if value is None:
+        return "-"
+    return f"{value.value:.3f}" + (f" ({_sign(difference.value)})" if difference else "")
+
+
+def _differences(lines: Sequence[Line], measures: Sequence[str]) -> str:
+    rows = [line for line in lines if line.differences]
+    cells = [[line.title, *(_signed(line.differences[name]) for name in measures)] for line in rows]
+    return pipe(["method", *(_TITLES[name] for name in measures)], cells)
+
+
+def _signed(estimate: Estimate | None) -> str:
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return with_interval(estimate)
+    return f"{_sign(estimate.value)} ({_sign(estimate.low)} to {_sign(estimate.high)})"
+
+
+def _sign(value: float) -> str:
+    """Write a difference, and none as +0.000."""
+    return f"{round(value, 3) + 0.0:+.3f}"
+
+
+def _csv(lines: Sequence[Line]) -> str:
+    text = io.StringIO()
+    kinds = ("value", "low", "high", "difference", "difference_low", "difference_high")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "method", *(f"{name}_{kind}" for name in _TITLES for kind in kinds), "volumes", "patients"])
+    for line in lines:
+        numbers: list[float | None] = []
+        for name in _TITLES:
+            for each in (line.values[name], line.differences.get(name)):
+                numbers += [None] * 3 if each is None else [each.value, each.low, each.high]
+        dice = line.values["dice"]
+        size = [dice.cases, dice.patients] if dice else [0, 0]
+        writer.writerow([line.row, line.title, *numbers, *size])
+    return text.getvalue()
