@@ -230,8 +230,8 @@ class _Row:
         if found is None:
             raise TonnoError(
                 f"`weights` {folder}: holds no weights of {row.encoder}, expected {files[0].name} (or "
-                f"{', '.join(_ENDINGS[1:])}); where there is internet, save "
-                f"timm.create_model('{row.encoder}', pretrained=True).state_dict()"
+                f"{', '.join(_ENDINGS[1:])}); save timm's there, where there is "
+                "internet: docs/tables.md has the line"
             )
         return str(found)
 

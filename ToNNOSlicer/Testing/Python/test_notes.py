@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -12,16 +13,22 @@ CALIBRATED = {"threshold": 6.0}
 HISTOGRAM = {"low": 0.0, "high": 10.0, "counts": [20, 10, 10, 10, 10, 10, 10, 10, 5, 5]}
 
 
-def notes(at: float, **record) -> tuple[str, ...]:
+def notes(at: float, minPeak: float = -math.inf, **record) -> tuple[str, ...]:
     """The notes of a written segment at a threshold; its heatmap is calibrated unless the record says otherwise."""
     record = {"threshold": CALIBRATED, "histogram": HISTOGRAM} | record
-    result = SimpleNamespace(record=record, threshold=at, segment=object(), isEdited=False)
+    result = SimpleNamespace(record=record, threshold=at, segment=object(), isEdited=False, minPeak=minPeak)
     return notesOf(result)
 
 
 def test_a_calibrated_threshold_needs_no_note() -> None:
     assert notes(6.0) == ()
     assert notes(6.0, threshold={**CALIBRATED, "note": "scaled"}) == ("scaled",)
+
+
+def test_weak_parts_that_are_left_out_are_said() -> None:
+    (said,) = notes(6.0, minPeak=8.5)
+    assert said.startswith("Parts that reach 8.5 nowhere are left out")
+    assert notes(9.0, minPeak=8.5) == ()  # the threshold leaves out more
 
 
 def test_a_threshold_that_the_model_has_not_is_said() -> None:
