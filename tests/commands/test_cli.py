@@ -353,7 +353,7 @@ def test_training_calibrates_for_the_planes_asked_for_and_calibrate_for_others(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--steps 2", "--epochs is 20, expected at most one per step, 2"),
+        ("--steps 2", "--epochs is 20, expected at most one for each of the 2 --steps; give both"),
         ("--ema 1", "--ema is 1.0, expected a number from 0 to below 1"),
         ("--stage-decay 0", "--stage-decay is 0.0, expected a number above 0, at most 1"),
         ("--freeze -1", "--freeze is -1, expected a whole number from 0"),

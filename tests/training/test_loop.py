@@ -435,7 +435,7 @@ def test_a_loss_that_is_no_number_names_the_batchs_files(manifest: Path, tmp_pat
     files = message.partition("slices of ")[2].partition(";")[0].split(", ")
     assert set(files) <= {f"{i}.nii.gz" for i in range(4)}
     assert files
-    assert message.endswith("; lower `learning_rate`, or look at these volumes")
+    assert "; lower `learning_rate`, try `precision` float32, or look at these volumes" in message
 
 
 def test_the_checkpoint_before_a_loss_that_is_no_number_is_sound(

@@ -36,7 +36,7 @@ def test_the_standard_settings_can_be_meant() -> None:
         ({"warmup": 1.0}, "`warmup` is 1.0, expected a share from 0 to below 1"),
         ({"steps": 0}, "`steps` is 0, expected a whole number from 1"),
         ({"epochs": 0}, "`epochs` is 0, expected a whole number from 1"),
-        ({"steps": 3, "epochs": 4}, "`epochs` is 4, expected at most one per step, 3"),
+        ({"steps": 3, "epochs": 4}, "`epochs` is 4, expected at most one for each of the 3 `steps`; give both"),
         ({"slices_per_volume": 0}, "`slices_per_volume` is 0, expected a whole number from 1"),
         ({"volumes_per_batch": 3}, "`volumes_per_batch` is 3, expected an even number: half without a finding"),
         ({"volumes_per_batch": 0}, "`volumes_per_batch` is 0, expected an even number"),

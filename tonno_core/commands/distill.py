@@ -129,7 +129,11 @@ def settings_of(options: Mapping[str, Any]) -> DistillationSettings:
         if name in asked:
             asked[name] = _three(name, asked[name], kind)
     if "mirrored" in asked:
-        asked["mirrored"] = "" if asked["mirrored"].lower() == "none" else asked["mirrored"].upper()
+        asked["mirrored"] = (
+            ""
+            if asked["mirrored"].lower() == "none"
+            else "".join(letter for letter in asked["mirrored"].upper() if letter not in ", ")
+        )
     return DistillationSettings(planes=planes, **asked)
 
 

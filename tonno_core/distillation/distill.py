@@ -14,7 +14,7 @@ from tonno_core.bundle.calibration import threshold_key
 from tonno_core.bundle.file import Bundle
 from tonno_core.bundle.kind import HEATMAPS
 from tonno_core.cohort.manifest import Manifest
-from tonno_core.distillation.loop import Before, Lessons, SegmenterLogits, Trainer, Work, before_of
+from tonno_core.distillation.loop import Before, Lessons, SegmenterLogits, Trainer, Work, before_of, network_precision
 from tonno_core.distillation.patches import PseudoMask, empty_mask, finding_weight, pseudo_mask
 from tonno_core.distillation.pseudo_mask import BACKGROUND, UNKNOWN, is_trusted, levels_by_answer, levels_by_heatmaps
 from tonno_core.distillation.settings import DistillationSettings
@@ -31,7 +31,6 @@ from tonno_core.segmenter.with_monai import build_network
 from tonno_core.settings import SEGMENTER
 from tonno_core.training.cache import VolumeCache
 from tonno_core.training.descent import Weights
-from tonno_core.training.model import training_precision
 from tonno_core.training.run_folder import RunFolder
 from tonno_core.training.steps import TrainingInterrupted
 from tonno_core.training.tensor_file import TensorFiles
@@ -118,6 +117,7 @@ def distill(
         "images": cache.images(cases, min(network.spacing_mm)),
         "processes": group.world,
         "threads": torch.get_num_threads(),
+        "precision": str(network_precision(settings, network, group.device)).removeprefix("torch."),
         "seconds": round(time.monotonic() - started, 1),
         "seconds_before_steps": round(prepared - started, 1),
         "seconds_in_steps": round(sum(epoch.seconds for epoch in trainer.course.history), 1),
@@ -179,7 +179,7 @@ def _answered(before: Before, volumes: dict[int, WorkingVolume], work: Work) -> 
     channels = len(next(iter(volumes.values())).array)
     model = build_network(work.network, len(settings.classes), channels)
     model.load_state_dict(before.weights)
-    network = SegmenterLogits(model.to(device), training_precision(settings.precision, device, dense=True)).eval()
+    network = SegmenterLogits(model.to(device), network_precision(settings, work.network, device)).eval()
 
     def label(numbered: Numbered, described: SegmenterNetwork) -> torch.Tensor:
         number, case = numbered
@@ -225,7 +225,8 @@ def _pseudo_masks(
             if before.round == 1:
                 raise TonnoError(
                     f"the heatmaps show {told}, or stay below the model's thresholds; look at some by `tonno "
-                    "reconstruct`: has the model learned anything? `trust` 0 takes them as they are"
+                    "reconstruct`: has the model learned anything? `trust` 0 takes them as they are (with `overwrite`, "
+                    "which keeps the heatmaps)"
                 )
             raise TonnoError(f"round {before.round - 1} found {told}; give more `steps`, or fewer `rounds`")
     return masks

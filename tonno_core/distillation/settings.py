@@ -74,7 +74,7 @@ class DistillationSettings:
             inverse of the smallest; 1 for none.
         seed: Start of all random numbers.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        precision: ``auto``, ``float32`` or ``bfloat16``.
+        precision: ``auto``, ``float32`` or ``bfloat16``; see `loop.network_precision`.
     """
 
     classes: tuple[str, ...] = ("finding",)
@@ -157,11 +157,12 @@ class DistillationSettings:
         for low, high in (("background", "finding"), ("own_background", "own_finding"), ("dark", "bright")):
             values = getattr(self, low), getattr(self, high)
             good = all(math.isfinite(value) for value in values) and 0 < values[0] <= values[1]
-            _require(good, high, values[1], f"a number not below `{low}` {values[0]:g}, which is above 0")
+            _require(good, high, values[1], f"a number not below that of `{low}`, {values[0]:g}; both above 0")
             _require(high == "finding" or values[1] < 1, high, values[1], "a share below 1")
         for name in ("steps", "epochs", "rounds"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number from 1")
-        _require(self.epochs <= self.steps, "epochs", self.epochs, f"at most one per step, {self.steps}")
+        few = f"at most one for each of the {self.steps} `steps`; give both"
+        _require(self.epochs <= self.steps, "epochs", self.epochs, few)
         even = self.volumes_per_batch >= 2 and self.volumes_per_batch % 2 == 0
         _require(even, "volumes_per_batch", self.volumes_per_batch, "an even number: half without a finding")
         _require(0 < self.learning_rate < 10, "learning_rate", self.learning_rate, "a number between 0 and 10")

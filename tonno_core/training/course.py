@@ -151,7 +151,8 @@ class Course(Generic[Epoch]):
             if not math.isfinite(_whole(loss)):
                 raise TonnoError(
                     f"the loss is {_whole(loss)} at step {step}, on {self._inputs} of {', '.join(names)}; "
-                    "lower `learning_rate`, or look at these volumes"
+                    "lower `learning_rate`, try `precision` float32, or look at these volumes; another setting needs "
+                    "`overwrite`, which keeps what was prepared"
                 )
             self.at.losses.append(loss)
 

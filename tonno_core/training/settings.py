@@ -139,7 +139,8 @@ class TrainingSettings:
         _require(0 <= self.bag <= 1, "bag", self.bag, "a share from 0 to 1")
         for name in ("steps", "epochs", "slices_per_volume"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number from 1")
-        _require(self.epochs <= self.steps, "epochs", self.epochs, f"at most one per step, {self.steps}")
+        few = f"at most one for each of the {self.steps} `steps`; give both"
+        _require(self.epochs <= self.steps, "epochs", self.epochs, few)
         _require(self.rounds in (1, 2), "rounds", self.rounds, "1 or 2")
         _require(self.rounds <= self.epochs, "rounds", self.rounds, f"at most one per epoch, {self.epochs}")
         even = self.volumes_per_batch >= 2 and self.volumes_per_batch % 2 == 0
