@@ -46,6 +46,8 @@ def test_the_threshold_agrees_best_with_the_pseudo_masks() -> None:
     assert record["threshold"] == -2.0
     assert record["agreement"] == pytest.approx((0.7 + 0.7 + 0.2) / 3, abs=1e-4)
     assert threshold_record([part(1, 9.0, (0.5,) * COUNT)])["threshold"] == 0.0
+    # Networks that the robust loss taught end their findings at logits of -4 to -6.
+    assert threshold_record([part(1, 9.0, best_at(-5.5))])["threshold"] == -5.5
     assert threshold_record([part(1, 9.0), part(0, 1.0)])["threshold"] == 0.0
 
 

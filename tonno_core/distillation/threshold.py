@@ -13,17 +13,18 @@ from tonno_core.distillation.pseudo_mask import FINDING, UNKNOWN
 from tonno_core.output import Json
 from tonno_core.segmentation.connected import runs_of
 
-# Thresholds to choose from; 0, where the finding is as likely as not, if nothing tells them apart.
-LADDER = (-3.0, -2.5, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0)
+# Thresholds to choose from; 0, where the finding is as likely as not, if nothing tells them apart. The robust loss asks
+# for no probability: where a finding ends its logits are far below 0.
+LADDER = tuple(0.5 * step for step in range(-16, 3))
 # The noise floor: one voxel in a thousand of a negative scan reaches it.
 FLOOR_QUANTILE = 0.999
 # This share of the volumes without the finding shall show none.
 SHARE_OF_VOLUMES = 0.95
 # A part is never dropped that is larger than this share of what volumes with the finding show.
 _MOST_OF_A_FINDING = 0.25
-# A part is dropped where the volume has the finding by less than this chance, as many having it as not: missing one is
-# worse than showing one too many.
-CHANCE = 0.3
+# A part is dropped where the volume has the finding by less than this chance, as many having it as not: missing one is as
+# bad as showing four too many.
+CHANCE = 0.2
 
 
 @dataclass(frozen=True)
