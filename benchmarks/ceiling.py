@@ -74,16 +74,19 @@ def by_masks(manifest: Manifest) -> Manifest:
 @click.option("--like", required=True, help="The segmenter whose settings are taken.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
 @click.option("--seed", type=int, help="Another seed than its.")
-def main(manifest: Path, model: str, like: str, output: Path, seed: int | None) -> None:
+@click.option("--robustness", type=float, help="Another q of the cross-entropy than its; masks need no robust loss.")
+def main(manifest: Path, model: str, like: str, output: Path, seed: int | None, robustness: float | None) -> None:
     """Train on the masks of MANIFEST."""
     bundle, taught = load_bundle(model), load_bundle(like).spec
     named = {field.name for field in dataclasses.fields(DistillationSettings)}
     recorded = {name: value for name, value in taught.training["settings"].items() if name in named}
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in recorded.items()}
-    settings = DistillationSettings(**values | ({} if seed is None else {"seed": seed}))
+    changed = {name: value for name, value in (("seed", seed), ("robustness", robustness)) if value is not None}
+    settings = DistillationSettings(**values | changed)
     cases = by_masks(read_for_model(manifest, settings.classes))
     folder = RunFolder(output.with_name(f"{output.name}-run"), settings, cases)
     try:
+        settings.check()
         folder.check(resume=True)
         folder.open()
         with processes(settings.device) as group:
