@@ -19,7 +19,7 @@ from tonno_core.settings import CamKind
 
 
 def test_gradcam_is_signed_as_captums() -> None:
-    attr = pytest.importorskip("captum.attr")
+    attr = pytest.importorskip("captum.attr", reason="captum is in no extra: pip install captum")
     model, slices = exact_network("resnet10t", SIZE), blobs(2)
     encoder, signs = Classifier(model, ("a", "b"), channels=1), set()
     for stage, (_, module) in enumerate(stage_modules(model), start=1):
@@ -41,7 +41,7 @@ def test_gradcam_is_signed_as_captums() -> None:
     ],
 )
 def test_pictures_are_those_of_pytorch_grad_cam(name: str, kind: CamKind, method: str) -> None:
-    package = pytest.importorskip("pytorch_grad_cam")
+    package = pytest.importorskip("pytorch_grad_cam", reason="it is in no extra: pip install grad-cam")
     targets = pytest.importorskip("pytorch_grad_cam.utils.model_targets")
     model: Any = network(name)
     if kind == "gradcam++":  # gradients beside whose squares its 1e-6 is nothing
