@@ -5,6 +5,7 @@ from __future__ import annotations
 from slicer.i18n import tr as _
 
 from tonno_core.segmentation.threshold import MOST
+from tonno_core.settings import SEGMENTER
 from ToNNOSlicerLib.logic.heatmap import calibrationOf, shareAbove
 from ToNNOSlicerLib.logic.results import Result, stoppedText
 from ToNNOSlicerLib.words import shortNumber
@@ -26,12 +27,18 @@ def notesOf(result: Result) -> tuple[str, ...]:
     notes += _aboutThreshold(result)
     share = shareAbove(result.record, result.threshold)
     isImage = (result.record.get("model") or {}).get("name") == "pixel-sum"
+    isOdds = _isOdds(result)
     isWritten = result.segment is not None and not result.isEdited  # else the threshold says nothing of it
-    if share and isWritten and not isImage and (result.threshold <= 0 or share > MOST):
+    if share and isWritten and not isImage and (share > MOST or not (result.threshold > 0 or isOdds)):
         text = _("The segment takes {share:.0%} of what was looked at: that is no finding. Raise the threshold.")
         notes.append(text.format(share=share))
     notes += result.record.get("warnings") or ()
     return tuple(dict.fromkeys(text for text in notes if text))
+
+
+def _isOdds(result: Result) -> bool:
+    """Return whether the heatmap is a segmenter's, whose logits below 0 mean something and whose parts peaks tell."""
+    return result.record.get("method") == SEGMENTER
 
 
 def _aboutThreshold(result: Result) -> list[str]:
@@ -46,7 +53,7 @@ def _aboutThreshold(result: Result) -> list[str]:
         return [text]
     notes = [str(calibration["note"])] if calibration.get("note") else []
     floor = calibration.get("noise_floor")
-    if floor is not None and result.threshold < floor:
+    if floor is not None and result.threshold < floor and not _isOdds(result):
         text = _("The threshold is below the noise floor ({floor}): scans without the finding reach it too.")
         notes.append(text.format(floor=shortNumber(floor)))
     if result.threshold < result.minPeak and result.segment is not None and not result.isEdited:

@@ -79,6 +79,7 @@ def test_a_classifiers_description_is_as_it_was(tmp_path: Path) -> None:
         ({"thresholds": {"segmenter": {"threshold": 0, "min_volume_mm3": -1}}}, "key 'thresholds'"),
         ({"thresholds": {"segmenter": {"threshold": 0, "min_peak": "high"}}}, "key 'thresholds'"),
         ({"thresholds": {"segmenter": {"threshold": 0, "min_peak": None}}}, "key 'thresholds'"),
+        ({"thresholds": {"segmenter": {"threshold": 0, "above_half_peak": "low"}}}, "key 'thresholds'"),
         ({"thresholds": {"segmenter": {"threshold": 0, "settings": {"smooth_mm": -1}}}}, "'thresholds', segmenter"),
         ({"training": []}, "key 'training'"),
         ({"sha256": None}, "key 'sha256' is missing"),

@@ -640,6 +640,13 @@ def test_a_segmenters_parts_of_too_low_a_peak_do_not_count(tmp_path: Path) -> No
     assert int(own["components"]) == 1
     assert float(own["dice"]) == pytest.approx(dice(highest, truth), abs=1e-6)
     assert f"lowest peak of a component: of segmenter {level:g}" in (tmp_path / "own" / "summary.md").read_text()
+    half = {**record, "above_half_peak": -2.0}
+    folder = write_mirror(tmp_path / "half", network, thresholds={"segmenter": half})
+    by_half = line("by-half", min_peak=-math.inf)
+    assert float(by_half["threshold"]) == pytest.approx(float(heatmap.max()) / 2 - 2.0, abs=1e-5)
+    assert float(by_half["dice"]) == pytest.approx(dice(heatmap >= heatmap.max() / 2 - 2.0, truth), abs=1e-6)
+    assert "each its own" in (tmp_path / "by-half" / "summary.md").read_text()
+    folder = tmp_path / "model"
     everything = line("all", min_peak=-math.inf)
     assert int(everything["components"]) == 2
     assert float(everything["dice"]) == pytest.approx(dice(heatmap >= 3.0, truth), abs=1e-6)

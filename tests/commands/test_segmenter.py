@@ -115,6 +115,23 @@ def test_parts_of_too_low_a_peak_are_dropped(home: Path, tmp_path: Path) -> None
     assert tonno("reconstruct", *many, "--min-peak", "none").exit_code != 0  # another cohort
 
 
+def test_each_volume_has_a_threshold_of_its_own(home: Path, tmp_path: Path) -> None:
+    record = {"threshold": 3.0, "settings": {"smooth_mm": 0.0}, "above_half_peak": -0.5}
+    model = write_mirror(tmp_path / "model", NETWORK, thresholds={"segmenter": record})
+    write_volume(two_balls(), tmp_path / "balls.nii.gz")
+    scans = (tmp_path / "balls.nii.gz", home / "scan0.nii.gz")
+    assert tonno("reconstruct", *scans, "--model", model, "--output", tmp_path / "many", *CPU).exit_code == 0
+    found = []
+    for report in sorted((tmp_path / "many" / "cases").glob("*/report.json")):
+        made = json.loads(report.read_text())["methods"]["segmenter"]
+        assert made["threshold"] == pytest.approx(made["peak"] / 2 - 0.5, abs=1e-5)
+        assert made["threshold_source"] == "the model's own, half way to the highest logit"
+        found.append(made["threshold"])
+    assert len(set(found)) == 2
+    settings = json.loads((tmp_path / "many" / "settings.json").read_text())["heatmaps"]["segmenter"]
+    assert (settings["threshold"], settings["above_half_peak"]) == (3.0, -0.5)
+
+
 def test_a_peak_that_is_no_number(home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for text in ("low", "nan", "inf"):
         said = refused(

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tonno_core.bundle.calibration import is_threshold
 from tonno_core.distillation.pseudo_mask import BACKGROUND, FINDING, UNKNOWN
-from tonno_core.distillation.threshold import CHANCE, LADDER, Answered, answered, peak_level, threshold_record
+from tonno_core.distillation.threshold import (
+    ABOVE_HALF,
+    CHANCE,
+    LADDER,
+    Answered,
+    answered,
+    peak_level,
+    threshold_record,
+)
 
 COUNT = len(LADDER)
 
@@ -122,6 +132,36 @@ def test_parts_of_too_low_a_peak_do_not_count() -> None:
     assert both["min_peak"] != record["min_peak"]
     same = ("threshold", "agreement", "noise_floor", "negative_volumes", "positive_volumes", "min_volume_mm3")
     assert {name: both[name] for name in same} == {name: record[name] for name in same}
+
+
+def test_a_volumes_own_threshold_is_taken_where_it_agrees_better() -> None:
+    val = [peaked(1, peak) for peak in (4.0, 4.5, 5.0, 5.5, 6.0)] + [peaked(0, peak) for peak in (-2.0, -1.5, -1.0)]
+    val += [peaked(0, peak) for peak in (-0.5, -0.7)]
+    at = tuple(0.9 if each == -7.5 else 0.1 for each in ABOVE_HALF)
+
+    def made(by_half: tuple[float, ...]) -> dict[str, object]:
+        return threshold_record([replace(each, by_half=by_half if each.label else ()) for each in val])
+
+    record = made(at)
+    assert record["above_half_peak"] == -7.5
+    assert (record["own_agreement"], record["threshold"]) == (0.9, -3.0)
+    assert is_threshold(record)
+    assert "above_half_peak" not in made(tuple(0.6 for _ in at))  # the agreement of one for all is 0.7
+    # Of too few volumes none is taken, nor where nothing says which volumes show the finding at all.
+    assert "above_half_peak" not in threshold_record([replace(each, by_half=at) for each in val[:4] + val[5:]])
+    flat = [replace(each, peak=2.0, by_half=at if each.label else ()) for each in val]
+    assert "above_half_peak" not in threshold_record(flat)
+
+
+def test_the_agreement_at_half_way_is_that_of_these_thresholds() -> None:
+    rng = np.random.default_rng(5)
+    logits = rng.normal(-4, 3, (6, 7, 8)).astype(np.float32)
+    levels = rng.choice(np.array([UNKNOWN, BACKGROUND, FINDING], dtype=np.uint8), logits.shape)
+    made = answered(logits, levels, 1, 1.0)
+    for above, agreement in zip(ABOVE_HALF, made.by_half, strict=True):
+        found = logits >= logits.max() / 2 + above
+        both = (found & (levels != UNKNOWN)).sum() + (levels == FINDING).sum()
+        assert agreement == pytest.approx(2 * (found & (levels == FINDING)).sum() / both)
 
 
 def test_volumes_that_show_nothing_are_alike() -> None:

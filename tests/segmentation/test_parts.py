@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from scipy import ndimage
 
-from tonno_core.bundle.calibration import ModelThreshold
+from tonno_core.bundle.calibration import ABOVE_HALF_PEAK, ModelThreshold
 from tonno_core.errors import TonnoError
 from tonno_core.segmentation.binarize import binarize, clear_parts
 from tonno_core.segmentation.connected import runs_of
@@ -114,5 +114,12 @@ def test_what_is_asked_for_counts_before_what_the_model_brings() -> None:
     made = segment("segmenter", heatmap, inside, known, odds=True)
     assert made.mask.ravel().tolist() == [0, 0, 0, 1, 1]
     assert (made.min_volume_mm3, made.min_peak, len(made.components)) == (8.0, 0.5, 1)
+    half = ModelThreshold(-2.0, None, "calibrated", {}, {}, record={**record, ABOVE_HALF_PEAK: -1.5})
+    for scale, reached in ((1.0, [1, 1, 0, 1, 1]), (3.0, [0, 0, 0, 1, 0])):  # thresholds of -1 and 0
+        own = segment("segmenter", volume_of(scale * heatmap.array), inside, half, parts=Parts(), odds=True)
+        assert own.mask.ravel().tolist() == reached
+        assert own.threshold == scale / 2 - 1.5
+        assert own.source == "the model's own, half way to the highest logit"
+    assert segment("segmenter", heatmap, inside, half, threshold="-2", odds=True).threshold == -2.0
     everything = segment("segmenter", heatmap, inside, known, parts=parts_of(known, min_peak=-math.inf), odds=True)
     assert everything.mask.ravel().tolist() == [1, 1, 0, 1, 1]

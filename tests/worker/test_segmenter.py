@@ -14,7 +14,13 @@ from tonno_core.segmenter.network import SegmenterNetwork
 from tonno_core.volume.volume import Volume
 
 LONG_S = 300.0  # the process imports MONAI before its first answer
-RECORD = {"threshold": -0.5, "settings": {"smooth_mm": 0.0}, "min_volume_mm3": 40.0, "min_peak": 1.5}
+RECORD = {
+    "threshold": -0.5,
+    "settings": {"smooth_mm": 0.0},
+    "min_volume_mm3": 40.0,
+    "min_peak": 1.5,
+    "above_half_peak": -3.0,
+}
 NETWORK = SegmenterNetwork((3.0, 3.0, 3.0), (32, 32, 32), filters=8, blocks=(1, 1))
 
 
@@ -34,7 +40,14 @@ def test_its_result_and_refinements(client: EngineClient, volume: Volume, segmen
     np.testing.assert_allclose(heatmap(found, "segmenter"), expected.heatmaps["segmenter"].array, rtol=0, atol=1e-6)
     assert np.load(found["inside"]).all()
     threshold = found["heatmaps"]["segmenter"]["threshold"]
-    assert (threshold["threshold"], threshold["min_volume_mm3"], threshold["source"]) == (-0.5, 40.0, "calibrated")
+    assert (threshold["min_volume_mm3"], threshold["source"], threshold["above_half_peak"]) == (
+        40.0,
+        "calibrated",
+        -3.0,
+    )
+    own = expected.segment().threshold
+    assert threshold["threshold"] == pytest.approx(own, abs=1e-6)
+    assert own == pytest.approx(float(expected.heatmaps["segmenter"].array.max()) / 2 - 3.0, abs=1e-6)
     assert threshold["min_peak"] == 1.5
     assert (found["slices"], found["directions"], found["planned"], found["stopped"]) == (0, 0, 0, False)
     assert (found["profiles"], found["explained"], found["class_name"]) == ([], None, "spot")

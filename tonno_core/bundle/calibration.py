@@ -36,6 +36,9 @@ OTHER_PLANES = "other_planes"
 MIN_VOLUME = "min_volume_mm3"
 # Where a segmenter's may keep the logit that a component's highest one reaches, or it is no finding.
 MIN_PEAK = "min_peak"
+# Where it may keep how far a volume's threshold lies above half of its highest logit; "threshold" is the one for all
+# volumes, for builds that do not know this.
+ABOVE_HALF_PEAK = "above_half_peak"
 # What differs from every calibration where all planes went into a region; the rest are names of settings.
 SCALE = "scale"
 _PLANES = ("slices", "directions", "lattice", "frame", "slice_size")
@@ -87,11 +90,23 @@ class ModelThreshold:
         """What the peak of a component reaches that the model keeps where nobody says otherwise; None for all."""
         return self.record.get(MIN_PEAK)
 
+    def within(self, peak: float) -> ModelThreshold:
+        """Return the threshold for a heatmap.
+
+        Args:
+            peak: Its highest value.
+
+        Returns:
+            This, but of a segmenter that follows its highest logit.
+        """
+        above = self.record.get(ABOVE_HALF_PEAK)
+        return self if above is None else replace(self, value=peak / 2.0 + above)
+
     @property
     def origin(self) -> str:
         """How it was found, in a few words for a report."""
         if self.source == "calibrated":
-            return OWN
+            return f"{OWN}, half way to the highest logit" if ABOVE_HALF_PEAK in self.record else OWN
         if not self.record:
             return EVEN_ODDS
         if self.source == "scaled":
@@ -398,7 +413,11 @@ def is_threshold(record: object) -> bool:
     if not isinstance(settings, dict) or not isinstance(others, list):
         return False
     volume_mm3 = record.get(MIN_VOLUME, 0.0)
-    if not _is_number(volume_mm3) or volume_mm3 < 0 or not _is_number(record.get(MIN_PEAK, 0.0)):
+    if (
+        not _is_number(volume_mm3)
+        or volume_mm3 < 0
+        or not all(_is_number(record.get(name, 0.0)) for name in (MIN_PEAK, ABOVE_HALF_PEAK))
+    ):
         return False
     for name, least in (("slices", 2), ("directions", 1)):
         count = settings.get(name, least)

@@ -170,7 +170,7 @@ class Bundle:
             class_name: None for the model's first.
 
         Returns:
-            The threshold.
+            The threshold; of a segmenter one for all volumes, where `Reconstruction.segment` takes each one's own.
 
         Raises:
             TonnoError: The model brings none, or has no such class.

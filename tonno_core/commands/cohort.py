@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tonno_core
-from tonno_core.bundle.calibration import MIN_PEAK, MIN_VOLUME
+from tonno_core.bundle.calibration import ABOVE_HALF_PEAK, MIN_PEAK, MIN_VOLUME
 from tonno_core.bundle.ready import Compiled
 from tonno_core.cohort.cases import SETTINGS_NAME, CasesFolder, Outcome, Progress, run_cases
 from tonno_core.cohort.find import LIST_ENDINGS, find_volumes
@@ -229,6 +229,8 @@ def _content(prepared: PreparedRun, compiled: Compiled) -> Json:
         known = run.threshold(target, name)
         # Scaled for other planes, where machines may round otherwise.
         heatmaps[name] = {**variant.record(), "threshold": None if known is None else float(f"{known.value:.9g}")}
+        if known is not None and ABOVE_HALF_PEAK in known.record:
+            heatmaps[name][ABOVE_HALF_PEAK] = known.record[ABOVE_HALF_PEAK]
         if known is not None and known.min_volume_mm3 and options.min_volume_mm3 is None:
             heatmaps[name][MIN_VOLUME] = known.min_volume_mm3
         if known is not None and known.min_peak is not None and options.min_peak is None:

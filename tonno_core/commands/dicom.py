@@ -169,7 +169,8 @@ def write_dicom(
     """
     for method, heatmap in result.heatmaps.items():
         made, known = segmentations[method], run.threshold(run.targets[0], method, result.ended_at)
-        is_models = known is not None and math.isclose(made.threshold, known.value, rel_tol=_SAME_THRESHOLD)
+        own = None if known is None else known.within(float(heatmap.array[result.inside].max(initial=-np.inf))).value
+        is_models = own is not None and math.isclose(made.threshold, own, rel_tol=_SAME_THRESHOLD)
         by_hand = made.source == "given" and not is_models
         words = _Words(result.class_name, method, said, made.threshold, by_hand=by_hand)
         with quiet():

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tonno_core.bundle.calibration import MIN_PEAK, MIN_VOLUME
+from tonno_core.bundle.calibration import ABOVE_HALF_PEAK, MIN_PEAK, MIN_VOLUME
 from tonno_core.bundle.file import Bundle, load_bundle, save_bundle, segmenter_spec
 from tonno_core.bundle.ready import PIXEL_SUM
 from tonno_core.cohort.manifest import Manifest, read_for_model, require_trainable, require_volumes, write_manifest
@@ -229,8 +229,11 @@ def _summary(made: Segmenter, output: Path, folder: RunFolder, *, split_made: bo
         count = threshold["negative_volumes"]
         by_size = f"from {threshold[MIN_VOLUME]:g} mm3"
         parts = f"with a logit from {threshold[MIN_PEAK]:g} on" if MIN_PEAK in threshold else by_size
+        value = f"{threshold['threshold']:.4g}"
+        if ABOVE_HALF_PEAK in threshold:
+            value = f"half of a volume's highest logit {threshold[ABOVE_HALF_PEAK]:+.4g}"
         lines.append(
-            f"{key}: threshold {threshold['threshold']:.4g}, parts {parts} "
+            f"{key}: threshold {value}, parts {parts} "
             f"({f'{count} volumes' if count else 'no volume'} of val without the finding)"
         )
         if (agreement := threshold.get("agreement")) is not None and agreement < _ASTRAY:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tonno_core.bundle.calibration import LEAST_TO_CHOOSE, MIN_PEAK, MIN_VOLUME
+from tonno_core.bundle.calibration import ABOVE_HALF_PEAK, LEAST_TO_CHOOSE, MIN_PEAK, MIN_VOLUME
 from tonno_core.distillation.pseudo_mask import FINDING, UNKNOWN
 from tonno_core.output import Json
 from tonno_core.segmentation.connected import runs_of
@@ -16,14 +16,17 @@ from tonno_core.segmentation.connected import runs_of
 # Thresholds to choose from; 0, where the finding is as likely as not, if nothing tells them apart. The robust loss asks
 # for no probability: where a finding ends its logits are far below 0.
 LADDER = tuple(0.5 * step for step in range(-16, 3))
+# How far above half of its highest logit a volume's threshold may lie. Where a network is sure of a finding its logits
+# fall off from higher, and a threshold for all volumes lies too far out.
+ABOVE_HALF = tuple(0.5 * step for step in range(-24, 3))
 # The noise floor: one voxel in a thousand of a negative scan reaches it.
 FLOOR_QUANTILE = 0.999
 # This share of the volumes without the finding shall show none.
 SHARE_OF_VOLUMES = 0.95
 # A part is never dropped that is larger than this share of what volumes with the finding show.
 _MOST_OF_A_FINDING = 0.25
-# A part is dropped where the volume has the finding by less than this chance, as many having it as not: missing one is as
-# bad as showing four too many.
+# A part is dropped where the volume has the finding by less than this chance, as many having it as not: missing one is
+# as bad as showing four too many.
 CHANCE = 0.2
 
 
@@ -37,6 +40,7 @@ class Answered:
         agreement: By threshold the Dice with the pseudo-mask, among its known voxels; empty where that has no finding.
         floor: What one voxel in a thousand reaches.
         peak: The highest logit.
+        by_half: The agreement at the thresholds of `ABOVE_HALF`; likewise.
     """
 
     label: int
@@ -44,6 +48,7 @@ class Answered:
     agreement: tuple[float, ...]
     floor: float
     peak: float = 0.0
+    by_half: tuple[float, ...] = ()
 
 
 def answered(logits: npt.NDArray[np.float32], levels: npt.NDArray[np.uint8], label: int, voxel_mm3: float) -> Answered:
@@ -58,17 +63,24 @@ def answered(logits: npt.NDArray[np.float32], levels: npt.NDArray[np.uint8], lab
     Returns:
         What is kept.
     """
-    largest, agreement = [], []
-    known, finding = levels != UNKNOWN, levels == FINDING
-    for threshold in LADDER:
-        found = logits >= threshold
-        runs = runs_of(found)
-        largest.append(float(runs.sizes.max()) * voxel_mm3 if runs.count else 0.0)
-        if finding.any():
-            both = np.count_nonzero(found & known) + np.count_nonzero(finding)
-            agreement.append(2.0 * np.count_nonzero(found & finding) / both)
-    floor = float(np.quantile(logits, FLOOR_QUANTILE))
-    return Answered(label, tuple(largest), tuple(agreement), floor, float(logits.max()))
+    known, finding, peak = levels != UNKNOWN, levels == FINDING, float(logits.max())
+
+    def agreements(thresholds: Sequence[float]) -> tuple[float, ...]:
+        if not finding.any():
+            return ()
+        masks = (logits >= threshold for threshold in thresholds)
+        count = np.count_nonzero
+        return tuple(2.0 * count(found & finding) / (count(found & known) + count(finding)) for found in masks)
+
+    largest = [runs.sizes.max() if runs.count else 0 for runs in (runs_of(logits >= each) for each in LADDER)]
+    return Answered(
+        label,
+        tuple(float(size) * voxel_mm3 for size in largest),
+        agreements(LADDER),
+        float(np.quantile(logits, FLOOR_QUANTILE)),
+        peak,
+        agreements([peak / 2.0 + above for above in ABOVE_HALF]),
+    )
 
 
 def peak_level(peaks: Sequence[float], labels: Sequence[int]) -> float | None:
@@ -112,6 +124,9 @@ def threshold_record(answers: Sequence[Answered], learned: Sequence[Answered] = 
     labels of the volumes give, see `peak_level`. The highest logits of volumes without the finding alone give none: a
     segmenter's logit saturates, and where it is wrong it can be as high as where it is right.
 
+    Where that agrees better, each volume has a threshold of its own, which lies a number of logits above half of its
+    highest; that number is chosen likewise. It needs such a level, or every volume would show something.
+
     Where there is no such level, or none above the threshold, a part counts that is larger than the largest one in
     most volumes without the finding, unless these are as large as findings are.
 
@@ -133,6 +148,11 @@ def threshold_record(answers: Sequence[Answered], learned: Sequence[Answered] = 
     level = peak_level([max(each.peak, threshold) for each in peaked], [each.label for each in peaked])
     if level is not None and level <= threshold:
         level = None
+    own: Json = {}
+    halves = np.mean([each.by_half for each in positives if each.by_half] or [(0.0,)], axis=0)
+    if level is not None and len(agreements) >= LEAST_TO_CHOOSE and halves.max() > means[chosen]:
+        best_half = int(halves.argmax())
+        own = {ABOVE_HALF_PEAK: ABOVE_HALF[best_half], "own_agreement": round(float(halves[best_half]), 4)}
     smallest = float(np.quantile([each.largest_mm3[chosen] for each in negatives] or [0.0], SHARE_OF_VOLUMES))
     found = [each.largest_mm3[chosen] for each in positives if each.largest_mm3[chosen] > 0]
     if found:
@@ -145,6 +165,7 @@ def threshold_record(answers: Sequence[Answered], learned: Sequence[Answered] = 
         MIN_VOLUME: round(smallest, 3),
         **({} if level is None else {MIN_PEAK: round(level, 3), "peaks": len(peaked), "chance": CHANCE}),
         "agreement": round(float(means[chosen]), 4) if agreements else None,
+        **own,
         "volume_quantile": SHARE_OF_VOLUMES,
         "voxel_quantile": FLOOR_QUANTILE,
         "negative_volumes": len(negatives),

@@ -301,9 +301,11 @@ class _Judge:
 
 
 def _threshold(row: Row, heatmap: Volume, inside: BoolArray) -> tuple[float, str]:
+    shown = heatmap.array[inside]
+    if row.above_half_peak is not None:
+        return float(shown.max()) / 2.0 + row.above_half_peak, row.source
     if row.threshold is not None:
         return row.threshold, row.source
-    shown = heatmap.array[inside]
     if shown.min() == shown.max():
         return float(np.nextafter(shown.max(), np.float32(np.inf))), "none: the heatmap is constant"
     return otsu_threshold(heatmap, inside), row.source

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tonno_core.bundle.calibration import ModelChoices
+from tonno_core.bundle.calibration import ABOVE_HALF_PEAK, ModelChoices
 from tonno_core.bundle.file import BundleSpec
 from tonno_core.bundle.kind import MASKS
 from tonno_core.output import Json
@@ -38,6 +38,8 @@ class Row:
         model: The segmenter that makes the heatmap, by its row's name; "" for the evaluation's model.
         min_volume_mm3: Smallest component that the model keeps where nobody says otherwise.
         min_peak: What the highest value of a component reaches that it then keeps; None for all.
+        above_half_peak: How far the threshold lies above half of the heatmap's highest value; None where it is the
+            same for all.
     """
 
     variant: Variant
@@ -47,6 +49,7 @@ class Row:
     model: str = ""
     min_volume_mm3: float = 0.0
     min_peak: float | None = None
+    above_half_peak: float | None = None
 
     def record(self) -> Json:
         """Return the row as ``settings.json`` states it.
@@ -55,7 +58,7 @@ class Row:
             By name; what an evaluation without segmenters has not is left out.
         """
         values = {**dataclasses.asdict(self), "variant": self.variant.record()}
-        unsaid = {"model": "", "min_volume_mm3": 0.0, "min_peak": None}
+        unsaid = {"model": "", "min_volume_mm3": 0.0, "min_peak": None, "above_half_peak": None}
         return {name: value for name, value in values.items() if name not in unsaid or value != unsaid[name]}
 
 
@@ -75,7 +78,8 @@ def segmenter_row(spec: BundleSpec, settings: ReconstructionSettings) -> tuple[s
     known = choices.threshold(variant, settings)
     assert known is not None
     volume, peak = known.min_volume_mm3, known.min_peak
-    return name, Row(variant, True, known.value, known.origin, min_volume_mm3=volume, min_peak=peak)
+    above = known.record.get(ABOVE_HALF_PEAK)
+    return name, Row(variant, True, known.value, known.origin, "", volume, peak, above)
 
 
 def rows_of(

@@ -81,9 +81,9 @@ def find_threshold(
     value = parse_threshold(text)
     if value is not None:
         return value, "given"
-    if text == "auto" and known is not None:
-        return known.value, known.origin
     shown = heatmap.array[inside]
+    if text == "auto" and known is not None:
+        return known.within(float(shown.max(initial=-np.inf))).value, known.origin
     if shown.min() == shown.max():  # nothing to split must not cost the other methods their results
         return float(np.nextafter(shown.max(), np.float32(np.inf))), "none: the heatmap is constant"
     source = "otsu" if text == "otsu" else "otsu, as the model brings none for this method"

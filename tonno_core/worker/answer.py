@@ -50,10 +50,11 @@ def class_fields(projected: Projected, result: Reconstruction, run: Run, writer:
         variant = result.variants[method]
         directions, planned = projected.reach(variant)
         known = run.threshold(run.targets[number], method, result.ended_at)
+        highest = float(heatmap.array[result.inside].max(initial=-np.inf))
         heatmaps[method] = {
             "array": writer.write(f"heatmap-{method}{suffix}.npy", heatmap.array),
             "variant": {"method": method, **variant.choices()},
-            "threshold": None if known is None else known.message(),
+            "threshold": None if known is None else known.within(highest).message(),
             "otsu": _otsu(heatmap, result.inside),
             "directions": directions,
             "planned": planned,

@@ -56,6 +56,15 @@ def test_a_segment_of_more_than_half_is_no_finding(threshold: float, share: str 
     assert notes(threshold, model={"name": "pixel-sum"}) == ()  # an image may be anything
 
 
+def test_a_segmenters_logits_below_0_are_like_any_other() -> None:
+    logits = {"method": "segmenter", "histogram": HISTOGRAM | {"low": -8.0, "high": 2.0}}
+    known = {"threshold": -3.5, "noise_floor": -2.0, "min_peak": -1.0}
+    (said,) = notes(-3.5, minPeak=-1.0, threshold=known, **logits)
+    assert said.startswith("Parts that reach -1 nowhere are left out")
+    (said,) = notes(-5.0, threshold=known, **logits)
+    assert said.startswith("The segment takes 60% of what was looked at")
+
+
 def test_what_stopped_and_what_the_engine_said_are_noted_once() -> None:
     said = notes(6.0, stopped=True, directions=38, planned=96, warnings=["one", "two", "one"])
     assert said == ("The run was stopped at 38 of 96 directions. Click Apply to go on to the end.", "one", "two")

@@ -14,7 +14,7 @@ import slicer.util
 import vtk
 from slicer.i18n import tr as _
 
-from tonno_core.bundle.calibration import OTHER_PLANES, OWN
+from tonno_core.bundle.calibration import ABOVE_HALF_PEAK, OTHER_PLANES, OWN
 from tonno_core.cohort.source import source_of
 from tonno_core.output import Json
 from tonno_core.segmentation.binarize import peak_of
@@ -288,6 +288,8 @@ def thresholdRecord(report: Report, method: str) -> Json | None:
     for other in (calibration, *record.get(OTHER_PLANES, ())):
         if other["threshold"] == value:
             return {**calibration, **other}
+    if ABOVE_HALF_PEAK in record:  # each volume has its own
+        return {**calibration, "threshold": value}
     # Scaled for these planes: its noise floor is in no file.
     return {**calibration, "threshold": value, "noise_floor": None, "source": "scaled"}
 
