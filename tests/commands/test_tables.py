@@ -270,3 +270,47 @@ def test_wrong_words_for_table2(
     assert tonno("table2", manifest, *given, "--output", tmp_path / "out") == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out/table2.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "it holds nothing, expected a manifest (a CSV file), or the folder that `tonno evaluate` wrote"),
+        ({"a.nii.gz": ""}, "it holds a.nii.gz, expected a manifest"),
+        ({"scans.csv": "volume", "a.nii.gz": ""}, "results.csv, cases); give {folder}/scans.csv"),
+        ({"evaluation/settings.json": "{}"}, "cases); give {folder}/evaluation"),
+        (
+            {"settings.json": '{"rows": {}}', "cases/0.json": ""},
+            "no finished evaluation (no summary.json and no results",
+        ),
+        ({"settings.json": "{}", "cases/0/a": ""}, "it holds cases, settings.json, expected a manifest"),
+        (
+            {"settings.json": "{}", "summary.json": "{}", "results.csv": "case,patient", "cases/a": ""},
+            "settings.json, summary.json or results.csv is damaged, or not an evaluation's",
+        ),
+    ],
+)
+@pytest.mark.parametrize("model", [(), ("--model", "m")])
+def test_a_folder_that_is_no_evaluation_is_told_what_it_holds(
+    files: dict[str, str], message: str, model: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    assert tonno("table2", folder, *model, "--output", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert f"{folder}: " in said
+    assert message.format(folder=folder) in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_place_of_a_manifest_is_told_what_it_holds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_set(tmp_path / "set").parent
+    assert tonno("table1", folder, "--output", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert "set: is a folder (it holds 0.nii.gz, 1.nii.gz, " in said
+    assert said.endswith(f"expected a manifest, a CSV file; give {folder}/manifest.csv\n")

@@ -15,6 +15,7 @@ from tonno_core.bundle.ready import prepare_model
 from tonno_core.cohort.difference import differences
 from tonno_core.cohort.manifest import read_for_model, read_volumes
 from tonno_core.cohort.names import case_name
+from tonno_core.cohort.places import LIST_ENDINGS
 from tonno_core.commands.demo import MODEL
 from tonno_core.commands.evaluate import model_record, tasks_of
 from tonno_core.errors import TonnoError
@@ -38,7 +39,6 @@ left out: the paper's tables and data sets, which must be asked for or downloade
 _WITHOUT_MODEL = ("fig4",)
 # Which compare volumes with the finding and without.
 _BOTH_LABELS = ("fig2",)
-_MANIFESTS = (".csv", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def _scans(
         drawn = list(demo_scans(asked.heads, asked.seed).items())
         wanted = drawn if name in _BOTH_LABELS else drawn[: asked.heads]
         return dict(wanted), {"volumes": f"{asked.heads} drawn heads with lesions"}
-    if volumes.suffix.lower() not in _MANIFESTS:
+    if volumes.suffix.lower() not in LIST_ENDINGS:
         record = {"volumes": str(volumes.absolute()), "mask": str(asked.mask and asked.mask.absolute())}
         return {volumes.name: partial(scan_of_file, volumes, asked.mask)}, record
     if asked.mask is not None:

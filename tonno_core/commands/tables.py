@@ -313,6 +313,7 @@ def make_table2(
     check_output(output, overwrite=True)
     failed, evaluation = "", asked.volumes
     if evaluation is not None and evaluation.is_dir():
+        evaluated = comparison.read_evaluation(evaluation)
         if asked.model is not None or asked.methods or asked.planes:
             raise TonnoError(
                 f"{evaluation}: is the folder of an evaluation, with its own model, methods and planes; leave out "
@@ -338,7 +339,7 @@ def make_table2(
         if not (evaluation / SETTINGS_NAME).is_file() or not (evaluation / "summary.json").is_file():
             say(outcome.text)  # other processes are not done
             return
-    evaluated = comparison.read_evaluation(evaluation)
+        evaluated = comparison.read_evaluation(evaluation)
     lines = comparison.compare(evaluated, baseline=asked.baseline, seed=asked.seed)
     described = comparison.description(evaluated, baseline=asked.baseline, seed=asked.seed)
     check_same(output / "table2.json", described, overwrite)
