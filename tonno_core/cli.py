@@ -40,7 +40,10 @@ _CAM_CALIBRATED = "Kind of class activation map to calibrate; it becomes the mod
 _CAM_STAGE = "CAM stage of the model."
 _CHANNELS = "Input channels of the encoder; all of them get the same slice, or a window each (--intensity)."
 _CLASS_OF_1 = "Name of the class that label 1 means, or which of two names is the finding."
-_COMPLETE = "Keep all choices and thresholds; add only what models of earlier versions lack."
+_COMPLETE = (
+    "Keep all choices and thresholds; add only what the model lacks: thresholds for the presets, and what earlier "
+    "versions did not write."
+)
 _COMPONENTS = "Write so many principal components of the features instead of all features."
 _COMPILE = "Compile the encoder (torch.compile), for tonno alone; --compile auto: on a GPU, where a long run repays it."
 _DEVICE = "Where to compute. auto: CUDA if there is one, else Apple's MPS, else the CPU."
@@ -687,8 +690,9 @@ def calibrate(
 
     look = Look(device, precision)
     if complete:
-        if methods or stages or no_presets or any(value is not None for value in options.values()):
-            raise TonnoError("--complete keeps the model's choices and planes; leave out what would change them")
+        given = [f"`{each}`" for each in ("methods", "stages", "quantile", "no_presets", *options) if _is_stated(each)]
+        if given:
+            raise TonnoError(f"`complete` keeps the model's choices and planes; leave out {', '.join(given)}")
         summary = command.complete(model, manifest, output, look, overwrite=overwrite)
     else:
         search = Search(stages=stages, quantile=quantile, presets=not no_presets)

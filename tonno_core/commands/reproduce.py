@@ -13,9 +13,10 @@ from tonno_core.bundle.classes import class_of
 from tonno_core.bundle.file import Bundle, load_bundle
 from tonno_core.bundle.ready import prepare_model
 from tonno_core.cohort.difference import differences
+from tonno_core.cohort.find import is_cohort
 from tonno_core.cohort.manifest import read_for_model, read_volumes
 from tonno_core.cohort.names import case_name
-from tonno_core.cohort.places import LIST_ENDINGS
+from tonno_core.cohort.places import LIST_ENDINGS, held_by
 from tonno_core.commands.demo import MODEL
 from tonno_core.commands.evaluate import model_record, tasks_of
 from tonno_core.errors import TonnoError
@@ -161,6 +162,8 @@ def _scans(
         drawn = list(demo_scans(asked.heads, asked.seed).items())
         wanted = drawn if name in _BOTH_LABELS else drawn[: asked.heads]
         return dict(wanted), {"volumes": f"{asked.heads} drawn heads with lesions"}
+    if volumes.is_dir() and is_cohort([volumes]):
+        raise TonnoError(f"{volumes}: {held_by(volumes)}; expected one volume, or a manifest (CSV) that lists several")
     if volumes.suffix.lower() not in LIST_ENDINGS:
         record = {"volumes": str(volumes.absolute()), "mask": str(asked.mask and asked.mask.absolute())}
         return {volumes.name: cache(partial(scan_of_file, volumes, asked.mask))}, record
