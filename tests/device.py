@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch.library import Library as Operations
 
 
 @dataclass
@@ -63,7 +62,7 @@ def cudnn_on_a_cpu() -> Iterator[list[tuple[int, ...]]]:
         shapes.append(tuple(y.shape))
         return (y + z).relu()
 
-    library = Operations("aten", "IMPL")
+    library = torch.library.Library("aten", "IMPL")
     library.impl("cudnn_convolution_relu", relu, "CPU")
     library.impl("cudnn_convolution_add_relu", add_relu, "CPU")
     try:

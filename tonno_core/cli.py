@@ -40,12 +40,15 @@ _CAM_CALIBRATED = "Kind of class activation map to calibrate; it becomes the mod
 _CAM_STAGE = "CAM stage of the model."
 _CHANNELS = "Input channels of the encoder; all of them get the same slice, or a window each (--intensity)."
 _CLASS_OF_1 = "Name of the class that label 1 means, or which of two names is the finding."
-_COMPLETE = "Keep all choices and thresholds; add only what models of earlier versions lack."
+_COMPLETE = (
+    "Keep all choices and thresholds; add only what the model lacks: thresholds for the presets, and what earlier "
+    "versions did not write."
+)
 _COMPONENTS = "Write so many principal components of the features instead of all features."
 _COMPILE = "Compile the encoder (torch.compile), for tonno alone; --compile auto: on a GPU, where a long run repays it."
 _DEVICE = "Where to compute. auto: CUDA if there is one, else Apple's MPS, else the CPU."
 _DIRECTIONS = "Number of directions, i.e. of orientations of the planes."
-_DRAWN = "Heads that are drawn with lesions, and as many without."
+_DRAWN = "Heads that are drawn with lesions, and as many without, where no VOLUMES are given."
 _EMA = "Decay of the moving average of the weights, e.g. 0.995 (0: off)."
 _ENCODER = "Name of a timm model, hf-hub:OWNER/NAME, local-dir:PATH, or an exported program (torch.export)."
 _EPOCHS = "Number of parts of the training, each ending with a validation and a checkpoint."
@@ -64,14 +67,16 @@ _FRAME = "Define the planes in mm (physical), or in the paper's cube of voxel in
 _FREEZE = "Number of stages, counted from the input, whose weights stay fixed."
 _BASELINE = "table2: row that the others are compared with: a method, or METHOD@STAGE."
 _COMPARED = "Heatmap that is measured (table1), or compared (table2, may be repeated)."
-_GRID_ROW = "table1: row of a smaller grid, such as resnet10t-frozen; may be repeated."
+_GRID_ROW = "table1: row of a smaller grid, such as resnet10t-frozen (docs/tables.md lists them); may be repeated."
 _GRID_SHOWN = "table1: how intensities are normalised; LO and HI are in the image's units."
 _GRID_WEIGHTS = (
     "table1: what pretrained rows start from: timm's weights, or a folder with TIMM_NAME.safetensors or .pth."
 )
 _GRID = "Backproject onto M^3 nodes and interpolate (band-limited), or onto every voxel (volume)."
-_GRID_DIRECTIONS = "Number of directions, likewise."
-_GRID_SLICES = "Number of slices along each direction; several for fig8. Without, the figure's own."
+_GRID_DIRECTIONS = "Number of directions, likewise; table1's own is 2000."
+_GRID_SLICES = (
+    "Number of slices along each direction; several for fig8. Without, the figure's own, of tables the model's or 100."
+)
 _GRID_MM = "Voxel size of the grid on which the segmenter works, along R, A and S."
 _HALF = "Store kernels as float16, which halves the file."
 _HEADS = "Heads; every second one has lesions."
@@ -85,6 +90,7 @@ _LATTICE = "Spread the directions over a hemisphere, or over the whole sphere as
 _LAYERS = "Layers of a FILE.pt2 whose maps are wanted, its stages."
 _LESIONS = "Lesions in each of those."
 _MEAN = "Mean that is subtracted: a number, one for each channel (a,b,c), or timm's for this model."
+_MADE_ANEW = "Replace what was made of something else; table1: train its rows anew."
 _METHODS = f"Heatmap to compute; may be repeated. One of {', '.join(METHODS)}; of a segmenter: {SEGMENTER}."
 _SEGMENTERS = (
     "Segmenter to compare with: a row `segmenter`, or of one that was trained on masks `segmenter trained on masks`; "
@@ -684,8 +690,9 @@ def calibrate(
 
     look = Look(device, precision)
     if complete:
-        if methods or stages or no_presets or any(value is not None for value in options.values()):
-            raise TonnoError("--complete keeps the model's choices and planes; leave out what would change them")
+        given = [f"`{each}`" for each in ("methods", "stages", "quantile", "no_presets", *options) if _is_stated(each)]
+        if given:
+            raise TonnoError(f"`complete` keeps the model's choices and planes; leave out {', '.join(given)}")
         summary = command.complete(model, manifest, output, look, overwrite=overwrite)
     else:
         search = Search(stages=stages, quantile=quantile, presets=not no_presets)
@@ -799,13 +806,13 @@ def phantoms(output: Path, count: int, lesions: int | None, seed: int) -> None:
 
 
 @cli.command()
-@click.argument("name", required=False, type=click.Choice((*REPRODUCED, *_OF_TABLES)), metavar="[FIGURE]")
+@click.argument("name", required=False, type=click.Choice((*REPRODUCED, *_OF_TABLES)), metavar="[NAME]")
 @click.argument("volumes", required=False, type=_PATH)
 @click.option("--model", type=_PATH, metavar="BUNDLE", help="Model folder of a classifier.", show_default="the demo's")
 @click.option(
     "--output", default=Path("reproduced"), show_default=True, type=_PATH, metavar="DIR", help="Folder of what is made."
 )
-@click.option("--mask", type=_PATH, metavar="FILE", help="Where the finding is in a single volume.")
+@click.option("--mask", type=_PATH, metavar="FILE", help="Where the finding is, if VOLUMES is one volume.")
 @click.option(
     "--split", default="test", show_default=True, type=click.Choice(["train", "val", "test", "all"]), help=_SPLIT
 )
@@ -813,7 +820,9 @@ def phantoms(output: Path, count: int, lesions: int | None, seed: int) -> None:
 @click.option("--row", "rows", multiple=True, metavar="NAME", help=_GRID_ROW, show_default="all")
 @click.option("--weights", default="imagenet", show_default=True, metavar="imagenet|DIR", help=_GRID_WEIGHTS)
 @click.option("--steps", default=2000, show_default=True, type=_COUNT, help="table1: training steps.")
-@click.option("--slice-size", default=224, show_default=True, type=_PIXELS, metavar="S", help=f"table1: {_SIDE}")
+@click.option(
+    "--slice-size", default=224, show_default=True, type=_PIXELS, metavar="S", help="table1: side of a slice in pixels."
+)
 @click.option("--intensity", default="zscore", show_default=True, metavar="none|zscore|window:LO:HI", help=_GRID_SHOWN)
 @click.option("--method", "methods", multiple=True, metavar="NAME", help=_COMPARED, show_default="tonno; all")
 @click.option("--baseline", default="slicewise-cam", show_default=True, metavar="ROW", help=_BASELINE)
@@ -823,24 +832,24 @@ def phantoms(output: Path, count: int, lesions: int | None, seed: int) -> None:
 @click.option("--seed", default=2026, show_default=True, type=_SEED, help=_FIGURES_SEED)
 @_device_option
 @_precision_option
-@click.option("--overwrite", is_flag=True, help="Replace figures that were made of something else.")
+@click.option("--overwrite", is_flag=True, help=_MADE_ANEW)
 @_quiet_option
 def reproduce(name: str | None, output: Path, overwrite: bool, quiet: bool, **asked: Any) -> None:
     """Make the paper's figures and tables of a model and VOLUMES.
 
-    FIGURE is one of those below; VOLUMES is a volume, or a manifest as for `evaluate`. Without VOLUMES a figure is made
-    of what needs no private data: the demo's model, and heads drawn from the MNI brain. Without FIGURE all are made so,
-    and what was left out is said. Each is written as PNG and SVG, with its numbers as CSV and JSON. Running the same
-    command again goes on where it was stopped.
+    NAME is one of those below; VOLUMES is a volume, or a manifest as for `evaluate`. Without VOLUMES it is made of what
+    needs no private data: the demo's model, and heads drawn from the MNI brain; table1 needs a manifest. Without NAME
+    all figures are made so, and what was left out is said. Figures are written as PNG and SVG, with their numbers as
+    CSV and JSON; tables as Markdown, CSV and JSON. Running the same command again goes on where it was stopped.
 
     \b
-    fig2  logits of slices by class, and along directions through a volume
-    fig4  a volume from its own slices, averaged in 32, 16 and 8 cells
-    fig5  Dice over the stages of the encoder
-    fig6  heatmaps by method and volume, and by method and stage
-    fig8  ToNNO and its noise by numbers of slices and directions
-    table1  encoders trained on the manifest VOLUMES, each with its norm and its weights to start from
-    table2  methods of a model, and their differences to LayerCAM; VOLUMES may be an evaluation's folder
+    fig2    logits of slices by class, and along directions through a volume
+    fig4    a volume from its own slices, averaged in 32, 16 and 8 cells
+    fig5    Dice over the stages of the encoder
+    fig6    heatmaps by method and volume, and by method and stage
+    fig8    ToNNO and its noise by numbers of slices and directions
+    table1  encoders trained on the manifest VOLUMES, each with its norm and weights
+    table2  methods of a model beside LayerCAM; VOLUMES may be an evaluation's folder
     """
     from tonno_core.commands.reproduce import Asked
     from tonno_core.commands.reproduce import reproduce as make
@@ -850,7 +859,7 @@ def reproduce(name: str | None, output: Path, overwrite: bool, quiet: bool, **as
     if name in _OF_TABLES:
         _reproduce_table({**asked, **beside}, name, output, overwrite=overwrite, quiet=quiet)
         return
-    say = _unheard if quiet else click.echo
+    say = _unheard if quiet else _say
     for each in beside:
         if _is_stated(each):
             raise TonnoError(f"`{each}` is of tables ({', '.join(_OF_TABLES)}); leave it out for a figure")
@@ -896,6 +905,11 @@ def _single(values: tuple[Any, ...], name: str) -> Any:
 
 def _unheard(text: str) -> None:
     """Say nothing."""
+
+
+def _say(text: str) -> None:
+    """Print what becomes known, in the words of the running command."""
+    click.echo(as_options(text))
 
 
 @cli.command(cls=_Compiling)

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from tonno_core.cohort.find import LIST_ENDINGS, is_mask, is_result
+from tonno_core.cohort.find import is_mask, is_result
 from tonno_core.cohort.manifest import read_volumes, why_absent
+from tonno_core.cohort.places import LIST_ENDINGS
 from tonno_core.cohort.source import source_of
 from tonno_core.errors import TonnoError
 from tonno_core.volume.signature import is_dicom

@@ -410,7 +410,7 @@ def test_what_is_no_csv(content: bytes, message: str, tmp_path: Path) -> None:
 
 def test_what_is_no_file(tmp_path: Path) -> None:
     assert "no such manifest" in refused(tmp_path / "absent.csv")
-    assert "no such manifest" in refused(tmp_path / "sub")
+    assert "is a folder (it holds c.nii), expected a manifest" in refused(tmp_path / "sub")
 
 
 # -------------------- writing

@@ -23,7 +23,7 @@ import SimpleITK as sitk
 import torch
 from torch import nn
 
-from tests.commands.within import Command, names
+from tests.commands.within import Command, fail, names
 from tests.networks import random_network, spec_of, write_random_bundle
 from tests.training.toy import toy_scan, write_toy_set
 from tonno_core import cli
@@ -343,7 +343,9 @@ def test_training_calibrates_for_the_planes_asked_for_and_calibrate_for_others(
     again = load_bundle(tmp_path / "third").spec
     assert again.thresholds["tonno"]["other_planes"][0]["threshold"] == pytest.approx(found[0]["threshold"], rel=1e-3)
     assert again.training["images"]["volumes"] == 2
-    assert "--complete keeps the model's choices" in tonno.refused(*complete, "--slices", 9)
+    kept = "--complete keeps the model's choices and planes; leave out"
+    assert tonno.refused(*complete, "--slices", 9, "--method", "tonno") == f"{kept} --method, --slices"
+    assert tonno.refused(*complete, "--quantile", 0.9) == f"{kept} --quantile"
     assert "exists already" in tonno.refused("calibrate", first, manifest, "--output", second, *COARSE)
     assert "--slices is 1, expected" in tonno.refused("calibrate", first, manifest, "--output", "o", "--slices", 1)
     assert "no such manifest" in tonno.refused("calibrate", first, tmp_path / "no.csv", "--output", "o")
@@ -658,13 +660,6 @@ def test_check_looks_at_a_manifest_before_training(tonno: Command, tmp_path: Pat
 
 
 # -------------------- what goes wrong on the way
-
-
-def fail(error: BaseException) -> Callable[..., None]:
-    def failing(*arguments: object, **options: object) -> None:
-        raise error
-
-    return failing
 
 
 def test_an_error_after_the_bar_stands_on_a_line_of_its_own(

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from tests.commands.within import fail
 from tests.mirrors import write_mirror
 from tests.networks import write_random_bundle
 from tests.training.toy import toy_scan, two_balls
@@ -146,13 +147,6 @@ def test_a_second_run_computes_nothing_and_writes_the_same(home: Path, monkeypat
     monkeypatch.setattr(command, "evaluate_case", fail(AssertionError("computed again")))
     evaluate(home / "manifest.csv", home / "out")
     assert {name: (home / "out" / name).read_bytes() for name in SUMMARY} == before
-
-
-def fail(error: BaseException) -> Any:
-    def failing(*arguments: object, **options: object) -> None:
-        raise error
-
-    return failing
 
 
 def test_an_interrupted_run_goes_on_where_it_was_stopped(

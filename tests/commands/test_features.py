@@ -16,10 +16,10 @@ import SimpleITK as sitk
 from matplotlib.image import imread
 
 from tests.analytic import grid_around, make_blobs
+from tests.commands.within import Command
 from tests.mirrors import write_mirror
 from tests.networks import random_network, spec_of, write_random_bundle
 from tests.training.toy import toy_scan
-from tonno_core import cli
 from tonno_core.bundle.file import load_bundle, save_bundle
 from tonno_core.bundle.ready import prepare_model
 from tonno_core.commands import features as command
@@ -51,26 +51,19 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Tonno:
-    """The command within this process: status, stdout and stderr."""
-
-    def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
-        self._capfd = capfd
+class Features(Command):
+    """Runs `tonno features`."""
 
     def __call__(self, *arguments: object) -> tuple[int, str, str]:
-        self._capfd.readouterr()
-        with pytest.raises(SystemExit) as done:
-            cli.main(["features", *map(str, arguments)])
-        assert isinstance(done.value.code, int)
-        return done.value.code, *self._capfd.readouterr()
+        return super().__call__("features", *arguments)
 
 
 @pytest.fixture
-def tonno(capfd: pytest.CaptureFixture[str]) -> Tonno:
-    return Tonno(capfd)
+def tonno(capfd: pytest.CaptureFixture[str]) -> Features:
+    return Features(capfd)
 
 
-def refused(tonno: Tonno, output: Path, *arguments: object) -> str:
+def refused(tonno: Features, output: Path, *arguments: object) -> str:
     """The only line, and nothing written."""
     status, out, err = tonno(*arguments, "--output", output)
     assert (status, out, err.count("\n")) == (2, "", 1)
@@ -79,7 +72,7 @@ def refused(tonno: Tonno, output: Path, *arguments: object) -> str:
     return err.removeprefix("tonno: ").rstrip("\n")
 
 
-def test_features_are_written_as_other_programs_read_them(tonno: Tonno, home: Path, tmp_path: Path) -> None:
+def test_features_are_written_as_other_programs_read_them(tonno: Features, home: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     status, out, _ = tonno(home / "scan.nii.gz", "--model", home / "model", "--output", output, *COARSE)
     assert status == 0
@@ -109,7 +102,7 @@ def test_features_are_written_as_other_programs_read_them(tonno: Tonno, home: Pa
     assert np.ptp(picture[..., :3], axis=2).max() > 0.3  # there are colors
 
 
-def test_the_same_run_writes_the_same_file(tonno: Tonno, home: Path, tmp_path: Path) -> None:
+def test_the_same_run_writes_the_same_file(tonno: Features, home: Path, tmp_path: Path) -> None:
     for name in ("one", "other"):
         arguments = (home / "scan.nii.gz", "--model", home / "model", *COARSE, "--components", 4, "--quiet")
         assert tonno(*arguments, "--output", tmp_path / name) == (0, "", "")
@@ -117,7 +110,7 @@ def test_the_same_run_writes_the_same_file(tonno: Tonno, home: Path, tmp_path: P
     assert one == other
 
 
-def test_principal_components_in_the_features_place(tonno: Tonno, home: Path, tmp_path: Path) -> None:
+def test_principal_components_in_the_features_place(tonno: Features, home: Path, tmp_path: Path) -> None:
     scan = (home / "scan.nii.gz", "--model", home / "model")
     assert tonno(*scan, "--output", tmp_path / "all", *COARSE)[0] == 0
     status, out, _ = tonno(*scan, "--output", tmp_path / "some", *COARSE, "--components", 5)
@@ -136,7 +129,7 @@ def test_principal_components_in_the_features_place(tonno: Tonno, home: Path, tm
 
 
 @pytest.mark.parametrize("preset", ["paper", "fast"])
-def test_presets_choose_the_planes_and_nodes_stay_few(tonno: Tonno, home: Path, tmp_path: Path, preset: str) -> None:
+def test_presets_choose_the_planes_and_nodes_stay_few(tonno: Features, home: Path, tmp_path: Path, preset: str) -> None:
     scan = (home / "scan.nii.gz", "--model", home / "model", "--preset", preset, *COARSE)
     assert tonno(*scan, "--components", 1, "--output", tmp_path / "out")[0] == 0
     image = nibabel.load(tmp_path / "out" / "features.nii.gz")
@@ -146,7 +139,7 @@ def test_presets_choose_the_planes_and_nodes_stay_few(tonno: Tonno, home: Path, 
         np.testing.assert_allclose(corner, toy_scan(0, 1).ijk_to_ras @ [0, 0, 0, 1], atol=1e-4)
 
 
-def test_what_cannot_be_done_is_said_in_a_line(tonno: Tonno, home: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_done_is_said_in_a_line(tonno: Features, home: Path, tmp_path: Path) -> None:
     scan, output = home / "scan.nii.gz", tmp_path / "out"
     model = ("--model", home / "model")
     assert refused(tonno, output, scan, "--model", "pixel-sum") == (
@@ -176,7 +169,7 @@ def test_what_cannot_be_done_is_said_in_a_line(tonno: Tonno, home: Path, tmp_pat
 
 
 def test_an_interruption_leaves_nothing(
-    tonno: Tonno, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tonno: Features, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os._exit", sys.exit)
 
@@ -192,7 +185,7 @@ def test_an_interruption_leaves_nothing(
 
 
 def test_a_finding_of_one_node_and_a_scan_thinner_than_a_node_have_a_picture(
-    tonno: Tonno, home: Path, tmp_path: Path
+    tonno: Features, home: Path, tmp_path: Path
 ) -> None:
     shape = (2, 40, 40)
     thin = make_blobs(0, 4, reach=20.0, sigmas=(6.0, 9.0)).on_grid(shape, grid_around((0, 0, 0), shape, (2, 2, 2)))

@@ -13,13 +13,14 @@ from matplotlib.figure import Figure
 
 from tests.analytic import make_blobs
 from tests.commands.test_evaluate import LINES, write_set
+from tests.commands.within import fail
 from tests.networks import write_random_bundle
 from tonno_core import cli
 from tonno_core.commands import reproduce as command
 from tonno_core.commands.reproduce import FIGURES, Asked, reproduce
 from tonno_core.errors import TonnoError
 from tonno_core.reproduction import fig8, stages
-from tonno_core.volume.io import write_volume
+from tonno_core.volume.io import read_volume, write_volume
 from tonno_core.volume.volume import Volume
 
 KINDS = ("png", "svg", "csv", "json")
@@ -121,13 +122,6 @@ def test_fig8_has_a_heatmap_for_each_pair_of_numbers(home: Path, tmp_path: Path)
     assert "holds: noise falls" in told
 
 
-def fail(error: BaseException) -> Any:
-    def failing(*arguments: object, **options: object) -> None:
-        raise error
-
-    return failing
-
-
 def test_a_second_run_computes_nothing_and_writes_the_same(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,9 +184,48 @@ def test_a_picture_is_that_of_its_numbers(home: Path, tmp_path: Path, drawn: lis
     assert axes.get_ylabel() and axes.get_xlabel()
 
 
+def write_empty_mask(home: Path) -> Path:
+    volume = read_volume(home / "1.nii.gz")
+    write_volume(volume.with_array(np.zeros_like(volume.array)), home / "empty.nii.gz", dtype="uint8")
+    return home / "empty.nii.gz"
+
+
+@pytest.mark.parametrize("name", ["fig2", "fig6", "fig8"])
+def test_an_empty_mask_is_named(home: Path, tmp_path: Path, name: str) -> None:
+    told = make(home, name, tmp_path / "out", "1.nii.gz", mask=write_empty_mask(home))
+    assert "empty.nii.gz: no voxel of it is a finding: " in told
+    svg = "".join(path.read_text() for path in (tmp_path / "out").glob("*.svg"))
+    assert "ashed" not in svg
+
+
+@pytest.mark.parametrize(("name", "why"), [("fig2", "all slices are of one group"), ("fig8", "one number of slices")])
+def test_where_nothing_is_claimed_it_is_said_why(home: Path, tmp_path: Path, name: str, why: str) -> None:
+    told = make(home, name, tmp_path / "out", "1.nii.gz")
+    assert f"\nnothing is claimed: {why}" in told
+    assert "" not in told.splitlines()
+
+
+def test_the_order_of_the_numbers_makes_no_other_figure(home: Path, tmp_path: Path) -> None:
+    make(home, "fig8", tmp_path / "out", slices=(16, 8), directions=(32, 16))
+    path = tmp_path / "out" / "fig8.json"
+    before = path.read_bytes()
+    make(home, "fig8", tmp_path / "out", slices=(8, 16), directions=(16, 32, 16))
+    assert path.read_bytes() == before
+    earlier = json.loads(before)
+    earlier["asked"]["slices"].reverse()  # as builds wrote it that kept the order
+    path.write_text(json.dumps(earlier))
+    make(home, "fig8", tmp_path / "out", slices=(16, 8), directions=(16, 32))
+    assert path.read_bytes() == before
+
+
 MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("fig2", {"model": None}, "fig2 of .*manifest.csv: a `model` must be given"),
-    ("fig5", {"volumes": "1.nii.gz"}, "fig5: no volume has a mask with a finding"),
+    ("fig5", {"volumes": "1.nii.gz"}, "fig5: no volume of .*1.nii.gz has a mask with a finding"),
+    (
+        "fig5",
+        {"volumes": "1.nii.gz", "mask": "empty.nii.gz"},
+        "`mask` .*empty.nii.gz: no voxel of it is a finding, and",
+    ),
     ("fig5", {"slices": (10, 12)}, "`slices`: 10, 12, expected one number; only fig8 takes several"),
     ("fig6", {"volumes": "nothing.nii.gz"}, "nothing.nii.gz: no such file"),
     ("fig6", {"volumes": "nothing.csv"}, "nothing.csv: no such manifest"),
@@ -201,6 +234,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("fig6", {"mask": "1-mask.nii.gz"}, "`mask` .*manifest.csv is a manifest, which names its masks"),
     ("fig6", {"volumes": "1.nii.gz", "mask": "other.nii.gz"}, "other.nii.gz: lies on another grid"),
     ("fig2", {"class_name": "nothing"}, "'nothing'"),
+    ("fig6", {"volumes": "."}, "it holds .*1.nii.gz, .*; expected one volume, or a manifest"),
 ]
 
 
@@ -210,6 +244,7 @@ def test_mistakes_are_told_in_a_line_and_nothing_is_left(
 ) -> None:
     (home / "manifest.txt").write_text("volume,label\n")
     write_volume(Volume(np.ones((4, 4, 4), dtype=np.float32), np.eye(4)), home / "other.nii.gz", dtype="uint8")
+    write_empty_mask(home)
     if isinstance(changes.get("mask"), str):
         changes = {**changes, "mask": home / changes["mask"]}
     with pytest.raises(TonnoError, match=message) as caught:

@@ -19,6 +19,7 @@ from tonno_core.commands import tables
 from tonno_core.evaluation.record import load_record
 from tonno_core.reproduction import table1
 from tonno_core.reproduction.table1 import Encoder
+from tonno_core.training import train as train_module
 from tonno_core.volume.io import write_volume
 
 # Rows that a CPU trains in seconds.
@@ -124,8 +125,15 @@ def test_a_row_that_fails_loses_no_other_and_is_tried_again(tmp_path: Path, caps
     # Another grid is not mixed with this one.
     assert tonno(*words, "--steps", "3") == 2
     assert (
-        "is of another grid (steps 2, now 3); choose another --output, or give --overwrite" in capsys.readouterr().err
-    )
+        "is of another grid (steps 2, now 3); give --steps 2 to go on with it, or choose another --output, or give "
+        "--overwrite"
+    ) in capsys.readouterr().err
+    # Nor is one that would only be noticed once a further row is trained; the rows that are not named stay.
+    assert tonno("table1", manifest, *SMALL, "--output", out, "--row", "random") == 2
+    assert "(weights files, now imagenet); give --weights DIR to go on with it" in capsys.readouterr().err
+    assert tonno(*words, "--overwrite") == 0
+    assert (out / "rows/less/row.json").is_file()
+    assert (out / "rows/random/model/model.json").stat().st_mtime_ns > trained
 
 
 def test_an_interrupted_row_goes_on_and_a_trained_one_is_not_trained_again(
@@ -150,6 +158,26 @@ def test_an_interrupted_row_goes_on_and_a_trained_one_is_not_trained_again(
     assert lines_of(tmp_path / "out/table1.csv")["random"]["failed"] == ""
 
 
+@pytest.mark.parametrize(
+    "change", [("--steps", "3"), ("--precision", "bfloat16"), ("--slice-size", "40"), ("--seed", "1")]
+)
+def test_an_attempt_that_has_done_nothing_binds_nobody(
+    change: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("table1", write_set(tmp_path / "set"), *SMALL, "--output", tmp_path / "out", "--row", "random")
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "Trainer", stop)  # the volumes are read, no step is done
+        assert tonno(*words, "--precision", "float32") == 130
+    assert (tmp_path / "out/rows/random/model-run/run.json").is_file()
+    capsys.readouterr()
+    assert tonno(*words, "--precision", "float32", *change) == 0
+    assert lines_of(tmp_path / "out/table1.csv")["random"]["failed"] == ""
+
+
+def stop(*arguments: Any, **options: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def test_without_masks_the_table_says_before_what_it_will_lack(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,6 +197,7 @@ def test_without_masks_the_table_says_before_what_it_will_lack(
         (("--split", "all", "--model", "m"), "--model has no meaning for table1; leave it out"),
         (("--method", "gradcam"), "--method gradcam: expected one of tonno, "),
         (("--method", "tonno", "--method", "center"), "--method is given 2 times, expected once for a table"),
+        (("--row", "random", "--weights", "nodir"), "--weights nodir: no such folder; expected imagenet, or a folder"),
         (("--baseline", "tonno"), "--baseline has no meaning for table1; leave it out"),
         (("--intensity", "window:5"), "--intensity 'window:5': expected none, zscore or window:LO:HI"),
     ],
@@ -270,3 +299,47 @@ def test_wrong_words_for_table2(
     assert tonno("table2", manifest, *given, "--output", tmp_path / "out") == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out/table2.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "it holds nothing, expected a manifest (a CSV file), or the folder that `tonno evaluate` wrote"),
+        ({"a.nii.gz": ""}, "it holds a.nii.gz, expected a manifest"),
+        ({"scans.csv": "volume", "a.nii.gz": ""}, "results.csv, cases); give {folder}/scans.csv"),
+        ({"evaluation/settings.json": "{}"}, "cases); give {folder}/evaluation"),
+        (
+            {"settings.json": '{"rows": {}}', "cases/0.json": ""},
+            "no finished evaluation (no summary.json and no results",
+        ),
+        ({"settings.json": "{}", "cases/0/a": ""}, "it holds cases, settings.json, expected a manifest"),
+        (
+            {"settings.json": "{}", "summary.json": "{}", "results.csv": "case,patient", "cases/a": ""},
+            "settings.json, summary.json or results.csv is damaged, or not an evaluation's",
+        ),
+    ],
+)
+@pytest.mark.parametrize("model", [(), ("--model", "m")])
+def test_a_folder_that_is_no_evaluation_is_told_what_it_holds(
+    files: dict[str, str], message: str, model: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    assert tonno("table2", folder, *model, "--output", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert f"{folder}: " in said
+    assert message.format(folder=folder) in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_place_of_a_manifest_is_told_what_it_holds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_set(tmp_path / "set").parent
+    assert tonno("table1", folder, "--output", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert "set: is a folder (it holds 0.nii.gz, 1.nii.gz, " in said
+    assert said.endswith(f"expected a manifest, a CSV file; give {folder}/manifest.csv\n")

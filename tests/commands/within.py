@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +37,15 @@ class Command:
         assert "Traceback" not in err
         assert names(Path.cwd()) == before
         return err.removeprefix("tonno: ").rstrip("\n")
+
+
+def fail(error: BaseException) -> Callable[..., Any]:
+    """A function that fails, whatever it is given."""
+
+    def failing(*arguments: object, **options: object) -> None:
+        raise error
+
+    return failing
 
 
 def names(folder: Path) -> set[str]:

@@ -498,7 +498,9 @@ def test_masks_that_contradict_the_side_are_told_and_change_no_label(tmp_path: P
 
 def test_halves_refuses_what_no_side_is(tmp_path: Path) -> None:
     table = write_halves(tmp_path / "data", laterality="hemisphere")
-    assert "no column laterality; found volume, hemisphere, mask, patient" in refused("halves", table, tmp_path / "out")
+    message = refused("halves", table, tmp_path / "out")
+    assert "no column laterality; found volume, hemisphere, mask, patient" in message
+    assert message.endswith("name the columns so, or say by `label` which has the side")
     table.write_text(table.read_text().replace("R", "unknown"))
     message = refused("halves", table, tmp_path / "out", label="hemisphere")
     assert "hemisphere of 1.nii.gz is 'unknown'; expected left, right, both or none" in message
@@ -581,12 +583,21 @@ def test_one_folder_for_each_case(tmp_path: Path) -> None:
     assert [row["patient"] for row in rows] == [f"case{number}" for number in range(8)]
     table = tmp_path / "labels.csv"
     write_rows(
-        table, [["case", "label", "split"], *([f"Case {n}", 1 - n % 2, "train" if n < 6 else "val"] for n in range(8))]
+        table,
+        [
+            ["case", "label", "split"],
+            *([f"Case {n}", 1 - n % 2, "train" if n < 6 else "val"] for n in range(8)),
+            ["Case-099", 0, "train"],
+        ],
     )
     text = prepare("folder", tmp_path / "data", tmp_path / "other", table=table)
     assert column(tmp_path / "other", "label") == ["1", "0"] * 4
     assert column(tmp_path / "other", "split") == ["train"] * 6 + ["val"] * 2
     assert "labelled positive, but the mask is empty (4: case0; case2; case4; case6)" in text
+    assert "rows of the table without a folder, left out: Case-099" in text
+    table.write_text(table.read_text().replace("label", "diagnosis", 1))
+    message = refused("folder", tmp_path / "data", tmp_path / "more", table=table)
+    assert message.endswith("expected label; name the column so, or say by `label` which it is")
 
 
 def test_a_folder_says_what_is_missing_or_open(tmp_path: Path) -> None:
@@ -602,7 +613,7 @@ def test_a_folder_says_what_is_missing_or_open(tmp_path: Path) -> None:
     assert f"{data / 'sub-01' / 'ses-01'}: no mask in it, and no table" in refused("folder", data, out, image="T1w")
     assert "no column diagnosis; found participant_id, group" in refused("folder", data, out, label="diagnosis")
     write_rows(data / "participants.tsv", [["participant_id", "group"], ["sub-01", "MS"], ["sub-02", "n/a"]], "\t")
-    assert "group is 'MS', 'n/a'; expected 0 and 1, or one name" in refused(
+    assert "group is 'MS' of sub-01, 'n/a' of sub-02; expected 0 and 1, or one name" in refused(
         "folder", data, out, label="group", image="T1w"
     )
     write_rows(data / "participants.tsv", [["participant_id", "group"], ["sub-01", "MS"], ["sub-02", "control"]], "\t")

@@ -182,8 +182,11 @@ def test_a_teacher_that_shows_nothing_is_refused(manifest: Path, bundle: Bundle,
     def nothing(numbered: Any, network: Any) -> torch.Tensor:
         return torch.zeros(1, 8, 8, 8, dtype=torch.uint8)
 
-    with pytest.raises(TonnoError, match=r"^the heatmaps show no finding in any volume of split train that has label"):
+    said = r"^the heatmaps show no finding in any volume of split train that has label 1 of it"
+    with pytest.raises(TonnoError, match=rf"{said}, or stay below .* `trust` 0 takes them as they are"):
         distill_toy(manifest, tmp_path / "run", bundle, label=nothing)
+    with pytest.raises(TonnoError, match=rf"{said}; .*\? Learn from another `method`"):  # trust 0 is no advice then
+        distill_toy(manifest, tmp_path / "other", bundle, label=nothing, trust=0.0)
 
 
 def test_only_volumes_whose_heatmaps_reach_the_thresholds_teach(

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from tests.analytic import correlation
+from tests.encoding.test_program import export
 from tests.networks import random_network
 from tonno_core import Bundle, ReconstructionSettings, TonnoError, Volume, load_bundle, reconstruct
 from tonno_core.bundle.ready import ReadyModel, prepare_model
 from tonno_core.commands.demo import MODEL, SMALLEST_MM3
 from tonno_core.demo.phantom import make_phantom
 from tonno_core.encoding.classifier import Classifier, create_model, place
+from tonno_core.encoding.layers import LayeredModel
 from tonno_core.encoding.normalization import NormKind
+from tonno_core.encoding.program import Program, read_program
 from tonno_core.segmentation.binarize import binarize, components
 
 
@@ -61,6 +65,37 @@ def test_outputs_do_not_depend_on_the_memory_format(encoder: Classifier) -> None
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)  # float32, another order of the sums
     for key, other in maps.items():
         torch.testing.assert_close(others[key], other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize("kind", ["timm", "program"])
+@pytest.mark.filterwarnings("ignore")  # of torch.export, about itself
+def test_group_norm_of_blank_slices_is_exact_at_each_stage(kind: str, tmp_path: Path) -> None:
+    network = random_network("resnet10t", norm="group", size=160)
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.GroupNorm):
+            torch.nn.init.normal_(layer.bias, std=0.3)  # at 0, blank slices stay 0
+    slices = torch.zeros(3, 160, 160)
+    slices[1, 70:90, 60:80] = 1.0
+    slices[2] = torch.randn(160, 160, generator=torch.Generator().manual_seed(0))
+    names = ("layer1", "layer2", "layer3", "layer4")
+    if kind == "timm":
+        encoder = Classifier(network, ("finding",), channels=1)
+    else:
+        text, tensors = read_program(export(network, tmp_path / "m.pt2", size=160), names)
+        encoder = Classifier(
+            LayeredModel(Program(text, tensors), names, channels=1, slice_size=160), ("a",), channels=1
+        )
+    encoder.fit(160)
+    assert encoder.layout == "channels last"
+    exact = Classifier(network.double(), ("finding",), channels=1, fold=False)
+    asked = [(0, stage) for stage in (1, 2, 3, 4)]
+    logits, maps = encoder.cam(slices, asked, "layercam")
+    expected, others = exact.cam(slices.double(), asked, "layercam")
+    # float32 through a dozen layers, 1e-6 to 1e-5; torch's own group norm for channels last leaves up to 2e-2.
+    torch.testing.assert_close(logits.double(), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    for key, other in others.items():
+        # The gradient of a ReLU may go on or off where its input is 0, of few cells.
+        assert (maps[key] - other).norm() < 1e-3 * other.norm()
 
 
 def test_a_compiler_that_is_absent(encoder: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,7 @@ def test_an_evaluation_is_read_back(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_something_else_and_a_case_that_is_gone(tmp_path: Path) -> None:
-    with pytest.raises(TonnoError, match="holds no finished evaluation"):
+    with pytest.raises(TonnoError, match="it holds nothing, expected a manifest"):
         read_evaluation(tmp_path)
     folder = write_evaluation(tmp_path / "e", evaluated().records)
     (folder / "cases" / "b.json").unlink()

@@ -123,3 +123,12 @@ def test_what_is_asked_for_counts_before_what_the_model_brings() -> None:
     assert segment("segmenter", heatmap, inside, half, threshold="-2", odds=True).threshold == -2.0
     everything = segment("segmenter", heatmap, inside, known, parts=parts_of(known, min_peak=-math.inf), odds=True)
     assert everything.mask.ravel().tolist() == [1, 1, 0, 1, 1]
+
+
+@pytest.mark.parametrize("value", [0.0, 2.0])
+def test_a_constant_heatmap_is_told(value: float) -> None:
+    heatmap = volume_of(np.full((3, 3, 3), value))
+    found = segment("matched-cam", heatmap, np.ones((3, 3, 3), np.bool_), None)
+    assert found.warning is not None
+    assert found.warning.startswith("matched-cam: the heatmap is constant, so nothing is found in it.")
+    assert not found.mask.any()

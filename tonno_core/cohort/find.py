@@ -10,11 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from tonno_core.cohort.manifest import Listed
+from tonno_core.cohort.places import LIST_ENDINGS
 from tonno_core.errors import TonnoError
 from tonno_core.volume.signature import is_dicom
 from tonno_core.words import is_image_file
 
-LIST_ENDINGS = (".csv", ".tsv")
 _RESULTS = ("heatmap-", "segmentation-")
 _SETTINGS = "settings.json"  # a folder with it, and cases/ beside it, holds results
 # What files and folders of masks are called in public data: labelsTr/, x_seg.nii.gz, x-mask.nii.gz, segmentations/.

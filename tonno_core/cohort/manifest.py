@@ -16,7 +16,7 @@ from pathlib import Path
 from tonno_core.cohort.labels import Row, binary_label, column_of, labels_by_word
 from tonno_core.cohort.mask import ANY, Values, parse_values, values_text
 from tonno_core.cohort.notes import notes_on_files, notes_on_names, notes_on_patients
-from tonno_core.cohort.places import locate, missing
+from tonno_core.cohort.places import held_by, locate, missing, tables_in
 from tonno_core.errors import TonnoError
 from tonno_core.output import atomic_file
 from tonno_core.words import findings_of, is_no_finding, spelling, visible
@@ -416,6 +416,10 @@ def _read_rows(path: Path, needed: Sequence[str] = ("volume", "label")) -> tuple
 
 
 def _read_text(path: Path) -> str:
+    if path.is_dir():
+        tables = tables_in(path)
+        hint = f"; give {tables[0]}" if len(tables) == 1 else ""
+        raise TonnoError(f"{path}: is a folder ({held_by(path)}), expected a manifest, a CSV file{hint}")
     if not path.is_file():
         raise TonnoError(f"{path}: no such manifest, expected a CSV with a column volume, and for training label")
     try:

@@ -9,6 +9,9 @@ import unicodedata
 from contextlib import suppress
 from pathlib import Path
 
+LIST_ENDINGS = (".csv", ".tsv")
+# Names of a folder's content that a message lists.
+_SHOWN = 6
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
@@ -53,6 +56,32 @@ def missing(folder: Path, name: str) -> str:
     close = [other for other in names if other.casefold() == path.name.casefold()]
     close = close or difflib.get_close_matches(path.name, names, n=1, cutoff=0.9)
     return f"(did you mean {close[0]!r}?)" if close else "(paths are relative to the manifest)"
+
+
+def held_by(folder: Path) -> str:
+    """Say what a folder holds, for a message about one that was given in place of something else.
+
+    Args:
+        folder: Which.
+
+    Returns:
+        A clause with its first names, such as "it holds a.nii.gz, b.nii.gz and 3 more".
+    """
+    names = [entry.name for entry in _entries(folder) if not entry.name.startswith(".")]
+    shown, more = ", ".join(names[:_SHOWN]), len(names) - _SHOWN
+    return "it holds nothing" if not names else f"it holds {shown}" + (f" and {more} more" if more > 0 else "")
+
+
+def tables_in(folder: Path) -> list[Path]:
+    """List the tables of a folder, one of which may be meant where the folder was given.
+
+    Args:
+        folder: Which.
+
+    Returns:
+        Its CSV and TSV files, by name.
+    """
+    return [entry for entry in _entries(folder) if entry.suffix.lower() in LIST_ENDINGS]
 
 
 def _child(folder: Path, name: str) -> Path | None:

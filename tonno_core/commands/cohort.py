@@ -13,8 +13,9 @@ import tonno_core
 from tonno_core.bundle.calibration import ABOVE_HALF_PEAK, MIN_PEAK, MIN_VOLUME
 from tonno_core.bundle.ready import Compiled
 from tonno_core.cohort.cases import SETTINGS_NAME, CasesFolder, Outcome, Progress, run_cases
-from tonno_core.cohort.find import LIST_ENDINGS, find_volumes
+from tonno_core.cohort.find import find_volumes
 from tonno_core.cohort.manifest import Listed, read_volumes, why_absent
+from tonno_core.cohort.places import LIST_ENDINGS
 from tonno_core.cohort.source import content_of, newest, source_of
 from tonno_core.commands import dicom
 from tonno_core.commands.cohort_summary import PLANES, SUMMARY_NAMES, Done, write_planes, write_summary

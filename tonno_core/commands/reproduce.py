@@ -6,15 +6,17 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from tonno_core.bundle.classes import class_of
 from tonno_core.bundle.file import Bundle, load_bundle
 from tonno_core.bundle.ready import prepare_model
 from tonno_core.cohort.difference import differences
+from tonno_core.cohort.find import is_cohort
 from tonno_core.cohort.manifest import read_for_model, read_volumes
 from tonno_core.cohort.names import case_name
+from tonno_core.cohort.places import LIST_ENDINGS, held_by
 from tonno_core.commands.demo import MODEL
 from tonno_core.commands.evaluate import model_record, tasks_of
 from tonno_core.errors import TonnoError
@@ -36,9 +38,10 @@ left out: fig8 by the paper's slices and directions, about an hour on two cores:
 left out: the paper's tables and data sets, which must be asked for or downloaded: docs/paper.md says how each is run"""
 # Which show what a reconstruction makes of the volume itself.
 _WITHOUT_MODEL = ("fig4",)
+# Which measure something that a volume without the finding does not have.
+_WITH_FINDING = ("fig5",)
 # Which compare volumes with the finding and without.
 _BOTH_LABELS = ("fig2",)
-_MANIFESTS = (".csv", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,11 @@ def _make(name: str, asked: Asked, output: Path, overwrite: bool, say: Callable[
     start = time.perf_counter()
     source = _source(name, asked, output)
     check_same(output / f"{name}.json", source.asked, overwrite)
+    if asked.mask is not None and name not in _WITHOUT_MODEL and not source.first().positive:
+        empty = f"`mask` {asked.mask}: no voxel of it is a finding"
+        if name in _WITH_FINDING:
+            raise TonnoError(f"{empty}, and {name} needs one; give another")
+        say(f"{empty}: {asked.volumes} counts as a volume without")
     with output_folder(output, overwrite=True) as folder:
         told = FIGURES[name](source, folder)
     seconds = time.perf_counter() - start
@@ -122,6 +130,7 @@ def _source(name: str, asked: Asked, output: Path) -> Source:
     scans, record = _scans(name, asked, bundle, class_name)
     source = Source(scans, Kept(output / "parts"), slices=asked.slices, directions=asked.directions, seed=asked.seed)
     record |= {"slices": list(asked.slices), "directions": list(asked.directions), "seed": asked.seed}
+    record = _in_order(record)
     if bundle is not None:
         settings = replace(bundle.spec.choices.settings(), class_name=class_name)
         ready = prepare_model(bundle, settings, asked.device, asked.precision)
@@ -153,9 +162,11 @@ def _scans(
         drawn = list(demo_scans(asked.heads, asked.seed).items())
         wanted = drawn if name in _BOTH_LABELS else drawn[: asked.heads]
         return dict(wanted), {"volumes": f"{asked.heads} drawn heads with lesions"}
-    if volumes.suffix.lower() not in _MANIFESTS:
+    if volumes.is_dir() and is_cohort([volumes]):
+        raise TonnoError(f"{volumes}: {held_by(volumes)}; expected one volume, or a manifest (CSV) that lists several")
+    if volumes.suffix.lower() not in LIST_ENDINGS:
         record = {"volumes": str(volumes.absolute()), "mask": str(asked.mask and asked.mask.absolute())}
-        return {volumes.name: partial(scan_of_file, volumes, asked.mask)}, record
+        return {volumes.name: cache(partial(scan_of_file, volumes, asked.mask))}, record
     if asked.mask is not None:
         raise TonnoError(f"`mask` {asked.mask}: {volumes} is a manifest, which names its masks; leave it out")
     record = {"volumes": str(volumes.absolute()), "split": asked.split}
@@ -166,6 +177,12 @@ def _scans(
     tasks = [replace(task, name=case_name(number, task.volume)) for number, task in tasks_of(manifest, asked.split)]
     positive = [task for task in tasks if task.label or name in _BOTH_LABELS]
     return {task.name: partial(scan_of, task) for task in positive or tasks}, record
+
+
+def _in_order(asked: Json) -> Json:
+    """Return what was asked for with its numbers in order: a figure does not depend on theirs."""
+    numbers = {name: sorted(set(asked[name])) for name in ("slices", "directions") if isinstance(asked.get(name), list)}
+    return {**asked, **numbers}
 
 
 def check_same(path: Path, asked: Json, overwrite: bool) -> None:
@@ -187,6 +204,6 @@ def check_same(path: Path, asked: Json, overwrite: bool) -> None:
         kept = None
     if not isinstance(kept, dict):
         raise TonnoError(f"{path}: is no figure's description; choose another `output`, or give `overwrite`")
-    if kept != json.loads(json.dumps(asked)):
+    if _in_order(kept) != json.loads(json.dumps(_in_order(asked))):
         other = differences(kept, asked)
         raise TonnoError(f"{path}: is of something else ({other}); choose another `output`, or give `overwrite`")

@@ -25,7 +25,7 @@ from tonno_core.output import Json, check_output, output_folder
 from tonno_core.reproduction import table1 as grid
 from tonno_core.reproduction import table2 as comparison
 from tonno_core.settings import METHODS, parse_stages
-from tonno_core.training.run_folder import describe, recorded_setting
+from tonno_core.training.run_folder import RunFolder, describe, has_checkpoint, recorded_setting
 from tonno_core.training.settings import TrainingSettings, complete_settings
 from tonno_core.training.steps import TrainingInterrupted
 from tonno_core.training.train import check_trainable
@@ -83,7 +83,7 @@ def make_table1(
         asked: What is trained.
         measured: How it is measured.
         output: Folder of the table.
-        overwrite: Begin anew.
+        overwrite: Begin the rows anew; those of another grid go.
         say: Called with what is to be told, as it becomes known.
 
     Raises:
@@ -100,20 +100,26 @@ def make_table1(
         )
     for name in names:
         TrainingSettings(**settings.training(grid.GRID[name])).check()
+    if asked.weights != IMAGENET and not Path(asked.weights).is_dir():
+        raise TonnoError(
+            f"`weights` {asked.weights}: no such folder; expected {IMAGENET}, or a folder with a file of weights for "
+            f"each pretrained row, such as {grid.GRID[names[0]].encoder}{_ENDINGS[0]}"
+        )
     check_output(output, overwrite=True)
     manifest = read_manifest(manifest_path, class_name=measured.class_name or "finding")
     divided = manifest if manifest.has_split else split_patients(manifest, seed=settings.seed)
     require_trainable(divided)
     class_name = measured.class_name if measured.class_name in divided.classes else divided.classes[0]
     notes = [*manifest.notes, *_lacking(divided, measured.split, divided.classes.index(class_name))]
-    weights = IMAGENET if asked.weights == IMAGENET else "files"
+    weights = IMAGENET if asked.weights == IMAGENET else grid.FILES
     cases = describe(TrainingSettings(), divided)["cases"]
     record = {**dataclasses.asdict(settings), "split": measured.split, "class": class_name, "weights": weights}
-    folder = grid.GridFolder(output, {**record, "cases": cases})
-    states = {name: None if overwrite else folder.load(name) for name in names}
+    folder = grid.GridFolder(output, {**record, "cases": cases}, has_checkpoint)
     if overwrite:
         for name in grid.GRID:
-            shutil.rmtree(folder.row(name), ignore_errors=True)
+            if name in names or not folder.fits(name):
+                shutil.rmtree(folder.row(name), ignore_errors=True)
+    states = {name: folder.load(name) for name in grid.GRID}
     output.mkdir(parents=True, exist_ok=True)
     if not manifest.has_split:
         manifest_path = output / "split.csv"
@@ -211,7 +217,7 @@ class _Row:
 
     def settings(self, name: str) -> TrainingSettings:
         """Return how a row is trained; raises TonnoError where its weights are missing."""
-        row, run = grid.GRID[name], self.folder.row(name) / "model-run"
+        row, run = grid.GRID[name], self.folder.run(name)
         return complete_settings(
             **self.asked.settings.training(row),
             weights=self._weights(row) if row.pretrained else "none",
@@ -235,18 +241,29 @@ class _Row:
             )
         return str(found)
 
+    def _continues(self, run: Path, training: TrainingSettings) -> bool:
+        """Tell whether the run in a folder, if any, is the one that these settings ask for."""
+        manifest = read_manifest(self.manifest, class_name=self.measured.class_name or "finding")
+        try:
+            RunFolder(run, dataclasses.replace(training, classes=manifest.classes), manifest).check(resume=True)
+        except TonnoError:
+            return False
+        return True
+
     def make(self, name: str, state: Json | None) -> None:
         """Train a row, unless that was done, and measure it."""
-        place, shared = self.folder.row(name), self.asked.settings
+        place, run, shared = self.folder.row(name), self.folder.run(name), self.asked.settings
         method, measured = shared.method, self.measured
         model = place / "model"
         if state is None or "seconds" not in state:
             training = self.settings(name)
             self.folder.save(name, {"steps": training.steps})
+            # Where an attempt was stopped before its first checkpoint, its settings bind nobody.
+            bound = has_checkpoint(run) or self._continues(run, training)
             planes = {"methods": (method,), "slices": shared.slices, "directions": shared.directions}
             train_bundle(
                 self.manifest,
-                Destination(model, place / "model-run", resume=True),
+                Destination(model, run, resume=bound, overwrite=not bound),
                 training,
                 class_name=measured.class_name or "finding",
                 calibration=Ending(planes, presets=False),
@@ -313,6 +330,7 @@ def make_table2(
     check_output(output, overwrite=True)
     failed, evaluation = "", asked.volumes
     if evaluation is not None and evaluation.is_dir():
+        evaluated = comparison.read_evaluation(evaluation)
         if asked.model is not None or asked.methods or asked.planes:
             raise TonnoError(
                 f"{evaluation}: is the folder of an evaluation, with its own model, methods and planes; leave out "
@@ -338,7 +356,7 @@ def make_table2(
         if not (evaluation / SETTINGS_NAME).is_file() or not (evaluation / "summary.json").is_file():
             say(outcome.text)  # other processes are not done
             return
-    evaluated = comparison.read_evaluation(evaluation)
+        evaluated = comparison.read_evaluation(evaluation)
     lines = comparison.compare(evaluated, baseline=asked.baseline, seed=asked.seed)
     described = comparison.description(evaluated, baseline=asked.baseline, seed=asked.seed)
     check_same(output / "table2.json", described, overwrite)

@@ -68,11 +68,11 @@ def find(source: Path, *, table: Path | None, label: str, image: str, mask: str)
                 f"{place}: no mask{_with(mask)} in it, and no table; {_found(masks)}; give `table`, or a mask"
             )
         else:
-            value, split = known or (None, "")
+            value, split = known[:2] if known else (None, "")
             items.append(Item(chosen, person.name, value, found, split))
     require_all_splits(items, table or source)
     people = {spelling(path.name.removeprefix("sub-")) for path in (subjects if bids else folders)}
-    rows = [" ".join(name) for name in labels if name not in people]
+    rows = [name for key, (*_, name) in labels.items() if key not in people]
     notes = [f"rows of the table without a folder, left out: {', '.join(rows[:_SHOWN])}"] if rows else []
     notes += [] if labels else ["positive means that the mask is not empty"]
     return Found(items, as_it_is, has_units=False, missing=missing, notes=notes)
@@ -127,13 +127,13 @@ def _found(files: Sequence[Path]) -> str:
 # -------------------- labels
 
 
-def _labels(source: Path, table: Path | None, column: str) -> dict[tuple[str, ...], tuple[int, str]]:
-    """Read the label, and the split where there is one, of each person; empty where masks decide."""
+def _labels(source: Path, table: Path | None, column: str) -> dict[tuple[str, ...], tuple[int, str, str]]:
+    """Read the label, the split where there is one, and the name of each person; empty where masks decide."""
     path, asked, column = table or source / "participants.tsv", bool(table or column), column or "label"
     if not asked and not path.is_file():
         return {}
     try:
-        rows = list(read_table(path, (column,)))
+        rows = list(read_table(path, (column,), advice="name the column so, or say by `label` which it is"))
     except TonnoError:
         if asked:
             raise
@@ -145,19 +145,23 @@ def _labels(source: Path, table: Path | None, column: str) -> dict[tuple[str, ..
         raise TonnoError(
             f"{path}: no column {', '.join(_PERSON)}; found {', '.join(rows[0])}; name the cases' column so"
         )
-    names = {row[column] for row in rows if not (is_finding(row[column]) or is_no_finding(row[column]))}
+    names: dict[str, str] = {}  # with the first person of each
+    for row in rows:
+        if not (is_finding(row[column]) or is_no_finding(row[column])):
+            names.setdefault(row[column], row[person])
     if len(names) > 1 or any(is_not_known(name) for name in names):
+        told = ", ".join(f"{name!r} of {whose}" for name, whose in sorted(names.items())[:_SHOWN])
         raise TonnoError(
-            f"{path}: {column} is {', '.join(sorted(map(repr, names))[:_SHOWN])}; expected 0 and 1, or one name and "
-            "words for no finding; leave out cases whose label is not known"
+            f"{path}: {column} is {told}; expected 0 and 1, or one name and words for no finding; leave out cases "
+            "whose label is not known"
         )
-    labels: dict[tuple[str, ...], tuple[int, str]] = {}
+    labels: dict[tuple[str, ...], tuple[int, str, str]] = {}
     for row in rows:
         key = spelling(row[person].removeprefix("sub-"))
         value = (
             int(not is_no_finding(row[column])),
             checked_split(row.get("split", ""), f"{path}: split of {row[person]}"),
         )
-        if labels.setdefault(key, value) != value:
+        if labels.setdefault(key, (*value, row[person]))[:2] != value:
             raise TonnoError(f"{path}: {row[person]} has two rows that differ; expected one label and one split")
     return labels

@@ -40,7 +40,7 @@ def find(source: Path, column: str) -> Found:
     if not path.is_file():
         raise TonnoError(f"{path}: no such table; expected {LAYOUT}")
     items, lost = [], []
-    for row in read_table(path, ("volume", column)):
+    for row in read_table(path, ("volume", column), advice="name the columns so, or say by `label` which has the side"):
         volume = locate(path.parent, row["volume"])
         sides = _sides(row[column])
         if sides is None:

@@ -13,6 +13,7 @@ from tonno_core.errors import TonnoError, first_line
 from tonno_core.progress import progress_bar
 from tonno_core.words import visible
 
+_ADVICE = "take the file as its publisher gives it, or name the columns so"
 ENDINGS = (".csv", ".tsv", ".xlsx")
 _HEAD_ROWS = 5  # among which the names of columns are: some tables have a title, or a group of columns, above them
 _SHOWN = 12
@@ -36,12 +37,15 @@ def find_table(folders: Sequence[Path], stem: str) -> Path | None:
     return None
 
 
-def read_table(path: Path, needed: Sequence[str], *, progress: bool = False) -> Iterator[dict[str, str]]:
+def read_table(
+    path: Path, needed: Sequence[str], *, advice: str = _ADVICE, progress: bool = False
+) -> Iterator[dict[str, str]]:
     """Read the rows of a table below the first row that names all columns that are needed.
 
     Args:
         path: The file.
         needed: Names of columns, in any case of their letters.
+        advice: What to do where one is lacking.
         progress: Whether to show a bar, which a large spreadsheet needs.
 
     Yields:
@@ -64,7 +68,7 @@ def read_table(path: Path, needed: Sequence[str], *, progress: bool = False) -> 
         shown = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
         raise TonnoError(
             f"{path}: no column {' and '.join(missing or needed)}; found {shown or 'nothing'}, expected "
-            f"{', '.join(needed)}: take the file as its publisher gives it, or name the columns so"
+            f"{', '.join(needed)}; {advice}"
         )
     columns: dict[str, int] = {}
     for index, cell in enumerate(head[number]):

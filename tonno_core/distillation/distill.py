@@ -223,10 +223,12 @@ def _pseudo_masks(
         if not any(len(masks[number].centres[index]) for number in learned):
             told = f"no {finding} in any volume of split train that has label 1 of it"
             if before.round == 1:
+                below, remedy = ", or stay below the model's thresholds", "`trust` 0 takes them as they are"
+                if settings.trust == 0:
+                    below, remedy = "", "Learn from another `method`, or of more `slices` and `directions`"
                 raise TonnoError(
-                    f"the heatmaps show {told}, or stay below the model's thresholds; look at some by `tonno "
-                    "reconstruct`: has the model learned anything? `trust` 0 takes them as they are (with `overwrite`, "
-                    "which keeps the heatmaps)"
+                    f"the heatmaps show {told}{below}; look at some by `tonno reconstruct`: has the model learned "
+                    f"anything? {remedy} (with `overwrite`, which keeps the heatmaps that are the same)"
                 )
             raise TonnoError(f"round {before.round - 1} found {told}; give more `steps`, or fewer `rounds`")
     return masks

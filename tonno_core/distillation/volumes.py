@@ -16,7 +16,6 @@ from tonno_core.output import Json
 from tonno_core.segmenter.network import SegmenterNetwork
 from tonno_core.segmenter.working import prepare_image
 from tonno_core.training.cache import halved
-from tonno_core.training.tensor_file import identity
 from tonno_core.volume.io import read_header
 from tonno_core.volume.volume import Volume
 
@@ -63,16 +62,9 @@ class WorkingPreparation:
     network: SegmenterNetwork
     intensity: str
 
-    def key(self, case: Case) -> str:
-        """Describe what a volume's file is made of.
-
-        Args:
-            case: The volume.
-
-        Returns:
-            Another text where the file would be another.
-        """
-        return json.dumps([str(case.volume), identity(case.volume), self.network.spacing_mm, self.intensity])
+    def __str__(self) -> str:
+        """Describe what of this decides on a volume's file; windows and layers do not."""
+        return json.dumps([self.network.spacing_mm, self.intensity])
 
     def make(self, volume: Volume, case: Case, number: int) -> Json:
         """Prepare a volume.

@@ -28,7 +28,13 @@ from tonno_core.encoding.fusion import (
 )
 from tonno_core.encoding.hub import quick_hub
 from tonno_core.encoding.layers import LayeredModel
-from tonno_core.encoding.normalization import NormKind, fold_batch_norm, to_group_norm
+from tonno_core.encoding.normalization import (
+    ExactGroupNorm,
+    NormKind,
+    fold_batch_norm,
+    to_group_norm,
+    use_exact_group_norm,
+)
 from tonno_core.errors import TonnoError, first_line
 from tonno_core.settings import CamKind
 
@@ -341,12 +347,12 @@ class Classifier:
         """Choose the memory format in which the network runs fastest on slices of a size.
 
         Channels last is as fast or faster nearly everywhere. The exception is group norm below float32 on a CPU, where
-        torch's kernel for channels last is slow on maps of fewer than 1024 cells (docs/benchmarks.md).
+        torch's kernel for channels last is slow on maps of fewer than 1024 cells (docs/notes/speed.md).
 
         Args:
             size: S, pixels along a slice's side.
         """
-        grouped = any(isinstance(layer, nn.GroupNorm) for layer in self.model.modules())
+        grouped = any(isinstance(layer, (nn.GroupNorm, ExactGroupNorm)) for layer in self.model.modules())
         small = size < (_SMALL_SLICE_DEPTHWISE if self.depthwise else _SMALL_SLICE)
         slow = grouped and small and self.device.type == "cpu" and self._precision != torch.float32
         self.set_memory_format(torch.contiguous_format if slow else torch.channels_last)
@@ -361,6 +367,8 @@ class Classifier:
             precision: of the body; None for the one that it has.
         """
         self._precision = precision or self._precision
+        if self.device.type == "cpu":
+            use_exact_group_norm(self.model)
         self.fit_memory_format(size)
         if isinstance(self.model, LayeredModel):  # whose hooks a trace does not see
             return

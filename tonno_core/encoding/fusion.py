@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from timm.layers import Conv2dSame
 from torch import nn
-from torch.library import Library as Operations
 
 from tonno_core.encoding.normalization import Tracer, trace
 
@@ -81,13 +80,13 @@ def overflow_shown(*, looked_for: bool) -> Iterator[Callable[[torch.Tensor], tor
 
 
 @lru_cache(maxsize=1)
-def describe_to_compiler() -> Operations:
+def describe_to_compiler() -> torch.library.Library:
     """Tell `torch.compile` the shapes of what cuDNN's operations put out, where torch does not.
 
     Returns:
         What holds as long as it is kept.
     """
-    library = Operations("aten", "IMPL")  # type: ignore[no-untyped-call]
+    library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
 
     def relu(x, weight, bias, stride, padding, dilation, groups):  # type: ignore[no-untyped-def]
         return torch.ops.aten.convolution(x, weight, bias, stride, padding, dilation, False, [0, 0], groups)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tonno_core.encoding.normalization import exact_group_norm
 from tonno_core.encoding.weights import StateDict
 from tonno_core.errors import TonnoError, first_line
 from tonno_core.output import Json
@@ -125,7 +126,7 @@ def _function(call: Json) -> Callable[..., Any]:
     found = getattr(getattr(torch.ops.aten, match[1]), match[2])
     if not isinstance(found, torch._ops.OpOverload):
         raise TonnoError(f"the exported program calls {name}, which is no operator")
-    return found
+    return exact_group_norm if found is torch.ops.aten.group_norm.default else found
 
 
 def _value(argument: Any, values: Mapping[str, Any], device: torch.device) -> Any:

@@ -101,7 +101,11 @@ def draw(source: Source, folder: Path) -> str:
         "groups": {name: _summary(values) for name, values in logits.items()},
     }  # fmt: skip
     save_numbers(folder, "fig2-profiles", more, {"asked": source.asked, "scan": shown[0].name})
-    return save_numbers(folder, "fig2", rows, facts, _claims(logits))
+    told = save_numbers(folder, "fig2", rows, facts, _claims(logits))
+    return told or (
+        f"nothing is claimed: all slices are of one group ({', '.join(logits)}), and two are compared; give a manifest "
+        "with both labels, or a `mask`"
+    )
 
 
 def _look(source: Source, scan: Scan, slices: int, directions: int, of: str) -> Arrays:

@@ -83,7 +83,11 @@ def draw(source: Source, folder: Path) -> str:
             names.append(scan.name)
             patients.append(scan.patient or scan.name)
     if not made:
-        raise TonnoError("fig5: no volume has a mask with a finding, and Dice needs one; give a manifest with masks")
+        volumes = source.asked.get("volumes", "the volumes")
+        raise TonnoError(
+            f"fig5: no volume of {volumes} has a mask with a finding, and Dice needs one; give a manifest with masks, "
+            "or a volume and its `mask`"
+        )
     bootstrap = Bootstrap(patients, seed=0)
     stages = stages_of(source)
     pairs = [(method, stage) for method in METHODS for stage in stages]

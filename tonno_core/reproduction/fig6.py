@@ -138,7 +138,8 @@ def _sheet(lines: Sequence[Sequence[Tile]], title: str, note: str, folder: Path,
                 draw_plane(axes, view, _layers(tile), guides=not column)
                 axes.set_title(tile.caption, size=10, pad=5)
         figure.text(_EDGE / width, 1 - 0.16 / height, title, size=17, weight="bold", va="top")
-        truth = " Dashed outline: the truth." if "truth" in lines[0][0].made else ""
+        outlined = any("truth" in line[0].made and np.nanmax(line[0].made["truth"]) > 0 for line in lines)
+        truth = " Dashed outline: the truth." if outlined else ""
         figure.text(_EDGE / width, 1 - 0.58 / height, f"{note}{truth}", size=11, va="top")
         save(figure, folder, name)
 

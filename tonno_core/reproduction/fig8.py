@@ -82,7 +82,8 @@ def draw(source: Source, folder: Path) -> str:
     _sheet(scan, cut, panels, len(directions), folder)
     _curves(scan, panels, slices, directions, folder)
     facts = {"asked": source.asked, "scan": scan.name, "slices": slices, "directions": directions, "slopes": slopes}
-    return save_numbers(folder, "fig8", rows, facts, claims)
+    told = save_numbers(folder, "fig8", rows, facts, claims)
+    return told or "nothing is claimed: one number of slices and one of directions show no trend; give several"
 
 
 def trends(noise: Mapping[tuple[int, int], float]) -> tuple[list[Claim], dict[str, float]]:

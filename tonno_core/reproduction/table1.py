@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -98,6 +98,14 @@ class Settings:
 # What of an evaluation's summary the table has, of the cases with something to find.
 MEASURES = {"f1": "F1", "dice": "Dice", "precision": "precision", "recall": "recall", "max_iou": "MaxIoU"}
 _OF_VOLUMES = {"auc": "peak AUC", "balanced_accuracy": "balanced accuracy"}
+# What tells grids apart, and the arguments that say it. What is not listed has none.
+_SAID = {
+    **{name: name for name in ("steps", "slice_size", "intensity", "slices", "directions", "method", "seed", "split")},
+    "class": "class_name",
+    "weights": "weights",
+}
+# Weights that are a folder's, not timm's.
+FILES = "files"
 # What the table says of a row that was begun, until it has a result.
 UNFINISHED = "not finished"
 _SHARE = f"{100 * COVERAGE:.0f} %"
@@ -139,10 +147,11 @@ class GridFolder:
     Args:
         path: The folder.
         asked: What tells this grid from another.
+        begun: Tells whether the run in a folder has something to go on from.
     """
 
-    def __init__(self, path: Path, asked: Json) -> None:
-        self.path = path
+    def __init__(self, path: Path, asked: Json, begun: Callable[[Path], bool]) -> None:
+        self.path, self._begun = path, begun
         self.asked: Json = json.loads(json.dumps(asked))
 
     def row(self, name: str) -> Path:
@@ -156,6 +165,17 @@ class GridFolder:
         """
         return self.path / "rows" / name
 
+    def run(self, name: str) -> Path:
+        """Return the folder of a row's training.
+
+        Args:
+            name: Of the row.
+
+        Returns:
+            Where its checkpoint is.
+        """
+        return self.row(name) / "model-run"
+
     def load(self, name: str) -> Json | None:
         """Read how far a row is.
 
@@ -163,7 +183,8 @@ class GridFolder:
             name: Of the row.
 
         Returns:
-            ``trained`` with the seconds, ``result`` or ``failed``, as far as the row is; None where it was not begun.
+            ``trained`` with the seconds, ``result`` or ``failed``, as far as the row is; None where it was not begun,
+            or by another grid that left nothing to go on from.
 
         Raises:
             TonnoError: It is of another grid, or unreadable.
@@ -171,18 +192,43 @@ class GridFolder:
         path = self.row(name) / "row.json"
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
-            asked = kept["asked"]
+            asked = dict(kept["asked"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise TonnoError(f"{path}: not readable as a row of the grid ({error}); delete it") from error
         other = [key for key in {**self.asked, **asked} if asked.get(key) != self.asked.get(key)]
-        if other and "steps" not in kept:  # refused before its training began
+        if other and "seconds" not in kept and not self._begun(self.run(name)):
             return None
         if other:
-            said = ", ".join(f"{key.replace('_', ' ')} {asked.get(key)}, now {self.asked.get(key)}" for key in other)
-            raise TonnoError(f"{path}: is of another grid ({said}); choose another `output`, or give `overwrite`")
+            raise TonnoError(f"{path}: is of another grid ({self._told(asked, other)}, or give `overwrite`")
         return dict(kept)
+
+    def fits(self, name: str) -> bool:
+        """Tell whether a row is of this grid.
+
+        Args:
+            name: Of the row.
+
+        Returns:
+            False where it is of another, or unreadable.
+        """
+        try:
+            self.load(name)
+        except TonnoError:
+            return False
+        return True
+
+    def _told(self, asked: Json, other: Sequence[str]) -> str:
+        """Say in what another grid differs, and what to give to go on with it."""
+        keys = [key for key in other if key != "cases"]
+        said = [f"{key.replace('_', ' ')} {asked.get(key)}, now {self.asked.get(key)}" for key in keys]
+        said += ["other volumes, labels or splits"] * ("cases" in other)
+        give = [
+            f"`{_SAID[key]}` {'DIR' if asked.get(key) == FILES else asked.get(key)}" for key in keys if key in _SAID
+        ]
+        on = f"give {' and '.join(give)} to go on with it, or " if len(give) == len(other) else ""
+        return f"{', '.join(said)}); {on}choose another `output`"
 
     def save(self, name: str, state: Json) -> None:
         """Write how far a row is.

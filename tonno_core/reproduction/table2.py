@@ -9,13 +9,15 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from tonno_core.cohort.cases import SETTINGS_NAME, fingerprint
-from tonno_core.errors import TonnoError
+from tonno_core.cohort.places import held_by, tables_in
+from tonno_core.errors import TonnoError, one_line
 from tonno_core.evaluation.bootstrap import COVERAGE, RESAMPLES, Bootstrap, Estimate, Float
 from tonno_core.evaluation.record import CaseRecord, Finding, load_record
 from tonno_core.evaluation.report import pipe, with_interval
@@ -23,6 +25,8 @@ from tonno_core.evaluation.summary import tuned, values_of
 from tonno_core.output import Json, write_json, write_text
 
 LAYERCAM = "slicewise-cam"
+# What `tonno evaluate` leaves in its folder, once it is done.
+_FILES = (SETTINGS_NAME, "summary.json", "results.csv", "cases")
 # The methods as the paper calls them, in its order; the last two are not the paper's.
 TITLES = {
     LAYERCAM: "LayerCAM, slice by slice", "slicewise-cam-3axes": "LayerCAM, along three axes", "tonno": "ToNNO",
@@ -95,16 +99,20 @@ def read_evaluation(folder: Path) -> Evaluated:
     Raises:
         TonnoError: The folder holds no finished evaluation.
     """
+    lacking = [name for name in _FILES if not (folder / name).exists()]
+    if lacking:
+        raise TonnoError(_no_evaluation(folder, lacking))
     try:
         content = json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
             patients = {line["case"]: line["patient"] for line in csv.DictReader(file)}
         failures, run = dict(summary["failures"]), content.get("run") or fingerprint(content)
+        dict(content["rows"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TonnoError(
-            f"{folder}: holds no finished evaluation (settings.json, summary.json, results.csv, cases/); run "
-            "`tonno evaluate` to its end, or give a manifest"
+            f"{folder}: its {SETTINGS_NAME}, summary.json or results.csv is damaged, or not an evaluation's "
+            f"({one_line(error)}); run `tonno evaluate` again, or give a manifest"
         ) from error
     records = []
     for name, patient in patients.items():
@@ -115,6 +123,24 @@ def read_evaluation(folder: Path) -> Evaluated:
             )
         records.append(replace(record, patient=patient))
     return Evaluated(tuple(records), content, failures)
+
+
+def _no_evaluation(folder: Path, lacking: Sequence[str]) -> str:
+    """Say what a folder lacks to be an evaluation's, what it holds, and what may have been meant."""
+    begun = False
+    with suppress(OSError, ValueError, TypeError):
+        begun = "rows" in json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))
+    if begun:
+        return (
+            f"{folder}: holds no finished evaluation (no {' and no '.join(lacking)}); run `tonno evaluate` to its end, "
+            "or give a manifest"
+        )
+    inner = folder / "evaluation"
+    meant = [inner] if (inner / SETTINGS_NAME).is_file() else tables_in(folder)
+    return (
+        f"{folder}: {held_by(folder)}, expected a manifest (a CSV file), or the folder that `tonno evaluate` wrote "
+        f"({', '.join(_FILES)})" + (f"; give {meant[0]}" if len(meant) == 1 else "")
+    )
 
 
 def compare(evaluated: Evaluated, *, baseline: str, seed: int) -> list[Line]:

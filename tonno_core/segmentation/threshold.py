@@ -16,6 +16,8 @@ from tonno_core.volume.volume import Volume
 
 # A mask of more than this share of what the planes cover is no finding.
 MOST = 0.5
+# How the threshold of a heatmap that shows nothing is found.
+_CONSTANT = "none: the heatmap is constant"
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def find_threshold(
     if text == "auto" and known is not None:
         return known.within(float(shown.max(initial=-np.inf))).value, known.origin
     if shown.min() == shown.max():  # nothing to split must not cost the other methods their results
-        return float(np.nextafter(shown.max(), np.float32(np.inf))), "none: the heatmap is constant"
+        return float(np.nextafter(shown.max(), np.float32(np.inf))), _CONSTANT
     source = "otsu" if text == "otsu" else "otsu, as the model brings none for this method"
     return otsu_threshold(heatmap, inside), source
 
@@ -162,6 +164,11 @@ def segment(
     parts = parts or parts_of(known)
     mask = binarize(heatmap, value, min_volume_mm3=parts.min_volume_mm3, min_peak=parts.min_peak)
     warning = threshold_warning(name, mask, inside, value, odds=odds)
+    if source == _CONSTANT:
+        warning = (
+            f"{name}: the heatmap is constant, so nothing is found in it. ScoreCAM's is, where no part of a slice "
+            "raises the logit above that of an empty one; choose another `cam`, or another `method`"
+        )
     return Segmentation(value, source, mask, components(mask, heatmap), warning, parts.min_volume_mm3, parts.min_peak)
 
 

@@ -96,17 +96,6 @@ class Preparation:
     pixel_mm: float | None
     seed: int
 
-    def key(self, case: Case) -> str:
-        """Describe what a volume's file is made of.
-
-        Args:
-            case: The volume.
-
-        Returns:
-            Another text where the file would be another.
-        """
-        return f"{case.volume} {identity(case.volume)} {self}"
-
     def make(self, volume: Volume, case: Case, number: int) -> Json:
         """Prepare a volume.
 
@@ -153,11 +142,10 @@ Loaded = TypeVar("Loaded")
 
 
 class Preparing(Protocol[Prepared]):
-    """What `Preparation` does for a classifier, for any network."""
+    """What `Preparation` does for a classifier, for any network; its text is another where files would be others."""
 
     @property
     def intensity(self) -> str: ...
-    def key(self, case: Case) -> str: ...
     def make(self, volume: Volume, case: Case, number: int) -> Json: ...
     def load(self, content: Json, case: Case) -> Prepared: ...
 
@@ -187,7 +175,8 @@ class VolumeCache(Generic[Loaded]):
         Raises:
             TonnoError: If the volume cannot be read or used, or the file not be written.
         """
-        key = self._preparation.key(case)  # before it is read: a scan that changes meanwhile is prepared again
+        # Before it is read: a scan that changes meanwhile is prepared again.
+        key = f"{case.volume} {identity(case.volume)} {self._preparation}"
         if self._files.is_current(number, key, ("appearance",)):
             return
         volume = read_volume(case.volume)

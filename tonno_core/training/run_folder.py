@@ -206,6 +206,18 @@ class RunFolder:
             )
 
 
+def has_checkpoint(path: Path) -> bool:
+    """Tell whether the run in a folder has something to go on from.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        Whether it does.
+    """
+    return (path / _CHECKPOINT).is_file()
+
+
 def recorded_setting(path: Path, name: str) -> Any | None:
     """Read a setting of the run in a folder.
 
