@@ -22,8 +22,8 @@ FLOOR_QUANTILE = 0.999
 SHARE_OF_VOLUMES = 0.95
 # A part is never dropped that is larger than this share of what volumes with the finding show.
 _MOST_OF_A_FINDING = 0.25
-# A part is dropped where the volume has the finding by less than this chance, as many having it as not: missing one is as
-# bad as showing four too many.
+# A part is dropped where the volume has the finding by less than this chance, as many having it as not: missing one is
+# as bad as showing four too many.
 CHANCE = 0.2
 
 
