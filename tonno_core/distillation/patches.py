@@ -193,7 +193,7 @@ class PatchSampler:
 
     @cached_property
     def _candidates(self) -> list[list[np.ndarray]]:
-        """By finding, the numbers of the volumes without it and of those that show where; all where there are none."""
+        """Numbers of the volumes without each finding and of those that show where; all where there are none."""
         labels = np.array([volume.labels for volume in self.volumes])
         shown = np.array([[len(each) > 0 for each in mask.centres] for mask in self.masks])
         both = [
