@@ -138,7 +138,8 @@ class Teacher:
             seen = foreground & result.inside
             seen = seen if seen.any() else result.inside
             arrays = [result.heatmaps[name].array for name in projected.target.variants]
-            maps = grid.take(torch.stack([torch.as_tensor(array) for array in arrays]))
+            # One after the other: they are as large as the scan.
+            maps = torch.cat([grid.take(torch.as_tensor(array)[None]) for array in arrays])
             scales = maps.abs().amax(dim=(1, 2, 3)).clamp(min=torch.finfo(torch.float32).tiny)
             known = [run.threshold(projected.target, name) for name in projected.target.variants]
             found[projected.target.name] = {
