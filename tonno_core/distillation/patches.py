@@ -48,7 +48,7 @@ class PseudoMask:
     centres: tuple[torch.Tensor, ...]
 
 
-# Of a patch's voxels, see `finding_weight`.
+# Share of a patch's voxels, and weight: see `finding_weight`.
 _LEAST_SHARE, _MOST_WEIGHT = 0.01, 20.0
 # Voxels of a finding, around which patches are laid, that are kept of a volume.
 _MOST_CENTRES = 4096

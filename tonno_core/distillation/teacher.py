@@ -143,7 +143,7 @@ class Teacher:
             scales = maps.abs().amax(dim=(1, 2, 3)).clamp(min=torch.finfo(torch.float32).tiny)
             known = [run.threshold(projected.target, name) for name in projected.target.variants]
             found[projected.target.name] = {
-                # Of a volume's own scale: values of ToNNO are as small as 1e-5, where float16 has few digits.
+                # Each by its own scale: values of ToNNO are as small as 1e-5, where float16 has few digits.
                 "maps": (maps / scales[:, None, None, None]).to(torch.float16),
                 "scales": scales,
                 "peaks": [float(array[seen].max()) for array in arrays],
