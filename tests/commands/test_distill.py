@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import resource
@@ -20,7 +21,7 @@ import torch
 from matplotlib.image import imread
 
 from tests.commands.within import Command
-from tests.distillation.toy import untrained
+from tests.distillation.toy import SETTINGS, untrained
 from tests.mirrors import write_mirror
 from tests.processes import two_processes
 from tests.training.toy import environment, same_weights, write_rows, write_toy_set
@@ -32,6 +33,7 @@ from tonno_core.distillation import loop, volumes
 from tonno_core.distillation.distill import Segmenter
 from tonno_core.distillation.settings import DistillationSettings
 from tonno_core.distillation.teacher import Teacher
+from tonno_core.errors import TonnoError
 from tonno_core.segmenter import with_monai
 from tonno_core.segmenter.network import SegmenterNetwork
 from tonno_core.training import cache
@@ -316,6 +318,22 @@ def test_a_full_disk_is_said_in_one_line(places: tuple[Path, Path], tonno: Comma
     assert "cannot be written" in err.splitlines()[-1]
     assert not [name for _, _, names in os.walk(tmp_path) for name in names if "partial" in name]
     assert not (tmp_path / "model").exists()
+
+
+def test_a_teacher_that_was_calibrated_anew_makes_another_run(tmp_path: Path) -> None:
+    bundle, manifest = untrained(tmp_path), read_manifest(write_toy_set(tmp_path / "toy"))
+
+    def run(**thresholds: float) -> RunFolder:
+        known = {name: {"threshold": value} for name, value in thresholds.items()}
+        taught = dataclasses.replace(bundle, spec=dataclasses.replace(bundle.spec, thresholds=known))
+        return RunFolder(tmp_path / "run", distill_command._Recorded(SETTINGS, taught), manifest)
+
+    run(tonno=1.0).open()
+    run(tonno=1.0, center=0.5).check(resume=True)  # no heatmap of which is learned from
+    with pytest.raises(
+        TonnoError, match=r"is of another run, with thresholds \{'tonno': 1\.0\}, now \{'tonno': 2\.0\}"
+    ):
+        run(tonno=2.0).check(resume=True)
 
 
 def test_two_processes_are_one_run(places: tuple[Path, Path], tonno: Command, tmp_path: Path) -> None:

@@ -218,6 +218,21 @@ def test_an_interrupted_run_goes_on_to_the_same_end(tmp_path: Path, monkeypatch:
         assert (output / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_patients_that_change_their_split_are_told(tmp_path: Path) -> None:
+    root, output = write_autopet(tmp_path / "data"), tmp_path / "out"
+    study = next(root.glob("PETCT_*/*"))
+    study.rename(tmp_path / "study")
+    prepare("autopet", root, output, partial=True)
+    before = splits_of(output)
+    (tmp_path / "study").rename(study)
+    text = prepare("autopet", root, output)
+    moved = sum(before[patient] != splits for patient, splits in splits_of(output).items() if patient in before)
+    assert moved > 1
+    said = f"{moved} patients are in another split than in the manifest that this one replaces: train models anew"
+    assert said in text
+    assert "another split" not in prepare("autopet", root, output)
+
+
 def test_other_layouts_of_autopet_are_named(tmp_path: Path) -> None:
     (tmp_path / "psma" / "imagesTr").mkdir(parents=True)
     assert (

@@ -20,7 +20,7 @@ from tests.distillation.toy import SETTINGS, distill_toy, known, untrained
 from tests.training.toy import same_weights, toy_scan, write_rows, write_toy_set
 from tonno_core.bundle.file import Bundle
 from tonno_core.cohort.manifest import read_manifest
-from tonno_core.distillation import loop
+from tonno_core.distillation import loop, volumes
 from tonno_core.distillation.distill import Segmenter
 from tonno_core.distillation.pseudo_mask import FINDING
 from tonno_core.distillation.teacher import Heatmaps
@@ -144,6 +144,25 @@ def test_a_crash_goes_on_from_the_last_epoch(
     resumed = distill_toy(manifest, tmp_path / "run", bundle, **CHANGES)
     assert same_weights(resumed.weights, whole[0].weights)
     assert metrics(tmp_path / "run") == whole[1]
+
+
+def test_a_run_that_goes_on_keeps_its_windows(
+    manifest: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another device it would choose others by the memory there."""
+    changes = {"steps": 3, "epochs": 1}
+    whole = distill_toy(manifest, tmp_path / "whole", bundle, **changes)
+    assert whole.network.patch == (8, 8, 8)
+    with monkeypatch.context() as patch:
+        in_step(patch, 1, lambda: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(TrainingInterrupted):
+            distill_toy(manifest, tmp_path / "run", bundle, **changes)
+    monkeypatch.setattr(volumes, "_VOXELS", {"cpu": 2**8})
+    monkeypatch.setattr(volumes, "_LEAST_SIDE", 2)
+    assert distill_toy(manifest, tmp_path / "other", bundle, **changes).network.patch != whole.network.patch
+    resumed = distill_toy(manifest, tmp_path / "run", bundle, **changes)
+    assert resumed.network == whole.network
+    assert same_weights(resumed.weights, whole.weights)
 
 
 def test_a_complete_run_has_nothing_left_to_do(

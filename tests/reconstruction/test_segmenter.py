@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -18,13 +20,14 @@ from tonno_core.bundle.decide import decide
 from tonno_core.bundle.file import load_bundle
 from tonno_core.bundle.ready import ReadyModel, prepare_model
 from tonno_core.distributed import Processes
+from tonno_core.errors import TonnoError
 from tonno_core.reconstruction import execute, project, reconstruct, resume
 from tonno_core.reconstruction.foreground import Foreground
 from tonno_core.reporting import Cancelled, Reporter
 from tonno_core.segmenter import segmenter as segmenter_module
 from tonno_core.segmenter.network import SegmenterNetwork
 from tonno_core.segmenter.segmenter import Segmenter
-from tonno_core.segmenter.working import prepare_image
+from tonno_core.segmenter.working import WorkingImage, prepare_image
 from tonno_core.settings import Variant
 from tonno_core.slicing.region import Region
 from tonno_core.volume.volume import Volume
@@ -192,6 +195,35 @@ def test_without_memory_for_all_windows_it_takes_fewer_at_once(monkeypatch: pyte
     torch.testing.assert_close(tight.logits(image), expected, rtol=0, atol=1e-5)  # convolutions of other batches
     assert seen[:3] == [8, 4, 2]
     assert set(seen[3:]) <= {1, 2}
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["image", "single window"])
+def test_without_memory_for_the_image_it_stays_on_the_cpu(
+    wrapped: bool, windowed: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the image just fits and leaves no room for a window; what was on the device is given up first."""
+
+    class OnTheCpu(torch.Tensor):
+        def to(self, *arguments: Any, **options: Any) -> torch.Tensor:
+            return self.as_subclass(torch.Tensor).clone()
+
+    tried: list[weakref.ref[torch.Tensor]] = []
+
+    def slide(image: WorkingImage, array: torch.Tensor, reporter: Reporter) -> torch.Tensor:
+        if tried:
+            assert tried[0]() is None
+            assert isinstance(array, OnTheCpu)
+            return torch.zeros(1, *image.grid.shape)
+        tried.append(weakref.ref(array))
+        if wrapped:
+            raise TonnoError("out of memory for a single window") from torch.OutOfMemoryError("CUDA out of memory")
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    image = prepare_image(scan(), windowed.network, "none")
+    image = replace(image, array=image.array.as_subclass(OnTheCpu))
+    monkeypatch.setattr(windowed, "device", torch.device("cuda"))
+    monkeypatch.setattr(windowed, "_slide", slide)
+    assert windowed.logits(image).shape == (1, *image.grid.shape)
 
 
 def test_logits_that_are_no_numbers(windowed: Segmenter) -> None:

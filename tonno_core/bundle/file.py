@@ -106,7 +106,7 @@ class BundleSpec:
 
     @property
     def shifts_mm(self) -> tuple[float, ...]:
-        """By channel how far its slice lies along the normal; empty where all channels get the same slice."""
+        """How far each channel's slice lies along the normal; empty where all channels get the same slice."""
         if self.neighbor_mm is None:
             return ()
         return tuple((channel - (self.channels - 1) / 2) * self.neighbor_mm for channel in range(self.channels))

@@ -67,7 +67,7 @@ class ReadyModel:
 
     @property
     def shifts_mm(self) -> tuple[float, ...]:
-        """By channel how far its slice lies along the normal; empty where all channels get the same slice."""
+        """How far each channel's slice lies along the normal; empty where all channels get the same slice."""
         return () if self.spec is None else self.spec.shifts_mm
 
     @property

@@ -43,7 +43,13 @@ class _Recorded:
         """Return both for a JSON file."""
         taught = record_of(self.bundle, self.settings)
         planes: Json = taught["planes"]
-        return {**self.settings.record(), "model": taught["sha256"], "heatmaps": taught["heatmaps"], **planes}
+        thresholds = {  # by which heatmaps are trusted, and may be measured
+            name: known["threshold"]
+            for name, known in self.bundle.spec.thresholds.items()
+            if name.partition("/")[0] in self.settings.methods
+        }
+        heatmaps = {"heatmaps": taught["heatmaps"], "thresholds": thresholds}
+        return {**self.settings.record(), "model": taught["sha256"], **heatmaps, **planes}
 
 
 def distill_bundle(

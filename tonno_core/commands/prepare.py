@@ -19,6 +19,7 @@ from tonno_core.datasets.intensity import choose_intensity
 from tonno_core.datasets.work import PreparedFolder, prepare_items, split_cases
 from tonno_core.errors import TonnoError, plain
 from tonno_core.output import Json, check_output, write_json
+from tonno_core.words import spelling
 
 NAMES = ("autopet", "mosmed", "duke", "halves", "folder")
 MANIFEST, DATASET = "manifest.csv", "dataset.json"
@@ -103,6 +104,7 @@ def prepare_dataset(
     manifest = split_cases(cases, output / MANIFEST, seed)
     notes = [*found.notes, *_shared(outcomes), *_trainable(manifest)]
     notes += [f"{_count(len(lost), 'part')} missing or damaged, left out: {_some(lost)}"] if lost else []
+    notes += _moved(manifest)
     training = [case.statistics for case, line in zip(cases, manifest.cases, strict=True) if line.split == "train"]
     intensity, why = (
         choose_intensity(training, has_units=found.has_units) if training else ("zscore", "no training split")
@@ -227,6 +229,22 @@ def _trainable(manifest: Manifest) -> list[str]:
     except TonnoError as error:
         return [plain(error)]
     return []
+
+
+def _moved(manifest: Manifest) -> list[str]:
+    """Say how many patients are in another split by the manifest that this one replaces."""
+    try:
+        before = {spelling(case.patient): case.split for case in read_manifest(manifest.path).cases}
+    except TonnoError:  # there is none, or none that was usable
+        return []
+    splits = {spelling(case.patient): case.split for case in manifest.cases}
+    moved = sum(before.get(patient, split) != split for patient, split in splits.items())
+    if not moved:
+        return []
+    return [
+        f"{_count(moved, 'patient')} in another split than in the manifest that this one replaces: train models anew, "
+        "those of before have learned from volumes that now measure them"
+    ]
 
 
 def _publication(publication: Publication, stated: Sequence[Path]) -> list[str]:

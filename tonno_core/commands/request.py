@@ -13,7 +13,6 @@ from tonno_core.bundle.ready import Compiled, ReadyModel, choices_of_model, load
 from tonno_core.commands.dicom import FORMAT, check_dicom
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
-from tonno_core.segmentation.binarize import check_options
 from tonno_core.segmentation.threshold import parse_threshold, parts_of
 from tonno_core.settings import SEGMENTER, ReconstructionSettings
 from tonno_core.slicing.region import Region
@@ -152,8 +151,8 @@ def read_options(options: Options) -> Request:
     Raises:
         TonnoError: An option is wrong, or does not fit the others or the model.
     """
-    check_options(parse_threshold(options.threshold) or 0.0, None, options.min_volume_mm3 or 0.0)
-    parts_of(None, min_peak=options.min_peak)
+    parse_threshold(options.threshold)
+    parts_of(None, options.min_volume_mm3, options.min_peak)
     model = load_model(options.model)
     settings = choices_of_model(model).settings(options.settings, options.preset)
     region = None if options.region is None else read_region(options.region)

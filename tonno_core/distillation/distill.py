@@ -85,14 +85,17 @@ def distill(
         TrainingInterrupted: On Ctrl-C, or another signal that asks for an end.
     """
     started = time.monotonic()
-    network = choose_network(manifest.split("train"), settings, bundle.spec.pixel_mm, group.device.type)
+    before = before_of(folder)
+    # A run that goes on may have begun on another device, by whose memory its windows were chosen.
+    network = before.network or choose_network(
+        manifest.split("train"), settings, bundle.spec.pixel_mm, group.device.type
+    )
     work = Work(settings, network, bundle.spec.intensity, folder, group, progress and group.first)
     cases = [(number, case) for number, case in enumerate(manifest.cases) if case.split in ("train", "val")]
     cache = VolumeCache(folder.cache, WorkingPreparation(network, work.intensity))
     volumes = cache.load_all(cases, group, progress=work.progress)
     label = label or _taught(cases, volumes, bundle, work)
     prepared = time.monotonic()
-    before = before_of(folder)
     while True:
         of_round = label if before.round == 1 else _answered(before, volumes, work)
         masks = _pseudo_masks(cases, volumes, of_round, before, work)

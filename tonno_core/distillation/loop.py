@@ -20,6 +20,7 @@ from tonno_core.distillation.settings import DistillationSettings
 from tonno_core.distillation.validation import validate
 from tonno_core.distillation.volumes import WorkingVolume
 from tonno_core.distributed import Processes
+from tonno_core.errors import TonnoError
 from tonno_core.progress import progress_bar
 from tonno_core.segmenter.network import SegmenterNetwork
 from tonno_core.segmenter.with_monai import build_network, start_at
@@ -79,11 +80,13 @@ class Before:
         round: Number of the round that follows, from 1.
         history: Their epochs.
         weights: Of the last one's network; none before the first round.
+        network: The description of the run's; None before the first checkpoint.
     """
 
     round: int = 1
     history: tuple[Epoch, ...] = ()
     weights: Weights = field(default_factory=dict)
+    network: SegmenterNetwork | None = None
 
 
 def network_precision(settings: DistillationSettings, network: SegmenterNetwork, device: torch.device) -> torch.dtype:
@@ -156,7 +159,7 @@ class Trainer:
         self._part = "" if settings.rounds == 1 else f"round {before.round} of {settings.rounds}"
         self.course: Course[Epoch] = Course(
             self.descent, folder, "patches", self._part, before.history,
-            {"round": before.round, "before": before.weights},
+            {"round": before.round, "before": before.weights, "network": network.record()},
         )  # fmt: skip
         self._shared = processes.share(SegmenterLogits(self.model, self._precision))
         r, a, s = network.spacing_mm
@@ -257,6 +260,9 @@ def before_of(folder: RunFolder) -> Before:
     try:
         number = int(state["round"])
         history = [Epoch(**epoch) for epoch in state["history"]]
-        return Before(number, tuple(epoch for epoch in history if epoch.round < number), dict(state["before"]))
-    except (KeyError, TypeError, ValueError) as error:
+        before = tuple(epoch for epoch in history if epoch.round < number)
+        known = state.get("network")  # not in an earlier build's
+        network = None if known is None else SegmenterNetwork.of_record(known)
+        return Before(number, before, dict(state["before"]), network)
+    except (KeyError, TypeError, ValueError, TonnoError) as error:
         raise folder.misfit(error) from error

@@ -48,7 +48,7 @@ class PseudoMask:
     centres: tuple[torch.Tensor, ...]
 
 
-# Of a patch's voxels, see `finding_weight`.
+# Share of a patch's voxels, and weight: see `finding_weight`.
 _LEAST_SHARE, _MOST_WEIGHT = 0.01, 20.0
 # Voxels of a finding, around which patches are laid, that are kept of a volume.
 _MOST_CENTRES = 4096
@@ -193,7 +193,7 @@ class PatchSampler:
 
     @cached_property
     def _candidates(self) -> list[list[np.ndarray]]:
-        """By finding, the numbers of the volumes without it and of those that show where; all where there are none."""
+        """Numbers of the volumes without each finding and of those that show where; all where there are none."""
         labels = np.array([volume.labels for volume in self.volumes])
         shown = np.array([[len(each) > 0 for each in mask.centres] for mask in self.masks])
         both = [

@@ -138,11 +138,12 @@ class Teacher:
             seen = foreground & result.inside
             seen = seen if seen.any() else result.inside
             arrays = [result.heatmaps[name].array for name in projected.target.variants]
-            maps = grid.take(torch.stack([torch.as_tensor(array) for array in arrays]))
+            # One after the other: they are as large as the scan.
+            maps = torch.cat([grid.take(torch.as_tensor(array)[None]) for array in arrays])
             scales = maps.abs().amax(dim=(1, 2, 3)).clamp(min=torch.finfo(torch.float32).tiny)
             known = [run.threshold(projected.target, name) for name in projected.target.variants]
             found[projected.target.name] = {
-                # Of a volume's own scale: values of ToNNO are as small as 1e-5, where float16 has few digits.
+                # Each by its own scale: values of ToNNO are as small as 1e-5, where float16 has few digits.
                 "maps": (maps / scales[:, None, None, None]).to(torch.float16),
                 "scales": scales,
                 "peaks": [float(array[seen].max()) for array in arrays],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,8 +27,7 @@ from tonno_core.reconstruction.run import ReadyScan, get_ready
 from tonno_core.reporting import Reporter
 from tonno_core.segmentation.binarize import otsu_threshold, reaches
 from tonno_core.segmentation.metrics import Components
-from tonno_core.segmentation.parts import Parts
-from tonno_core.segmentation.threshold import threshold_warning
+from tonno_core.segmentation.threshold import parts_of, threshold_warning
 from tonno_core.settings import SEGMENTER
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.header import same_grid
@@ -87,19 +85,6 @@ class Setup:
     fingerprint: str
     segmenters: Mapping[str, tuple[ReadyModel, Run]] = field(default_factory=dict)
     min_peak: float | None = None
-
-    def parts(self, row: Row) -> Parts:
-        """Return which components of a row's segmentations count.
-
-        Args:
-            row: With what its model says of them.
-
-        Returns:
-            What is asked for, else the row's own.
-        """
-        volume = row.min_volume_mm3 if self.min_volume_mm3 is None else self.min_volume_mm3
-        peak = row.min_peak if self.min_peak is None else self.min_peak
-        return Parts(volume, -math.inf if peak is None else peak)
 
 
 @dataclass(frozen=True)
@@ -278,7 +263,8 @@ class _Judge:
         threshold, source = _threshold(row, heatmap, inside)
         overlap: Overlap | None = None
         odds = row.variant.method == SEGMENTER
-        counted = partial(self._setup.parts(row).counted, heatmap=heatmap.array, voxel_mm3=self._voxel_mm3)
+        parts = parts_of(row, self._setup.min_volume_mm3, self._setup.min_peak)
+        counted = partial(parts.counted, heatmap=heatmap.array, voxel_mm3=self._voxel_mm3)
         if self.truth is None:
             segmented = Components(reaches(heatmap.array, threshold), counted)
         else:

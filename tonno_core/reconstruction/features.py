@@ -41,7 +41,7 @@ from tonno_core.volume.volume import FloatArray, Matrix, Volume
 SAMPLED_NODES = 1 << 15
 # Standard deviation of the Gaussian on every feature, in distances of nodes, where nobody says otherwise.
 SMOOTHED_NODES = 2.0
-# Of these so many are looked at together.
+# Sampled nodes that are looked at together.
 _TOGETHER = 1 << 12
 
 

@@ -27,7 +27,7 @@ from tonno_core.tomography.projection import BatchSize, Maps, Projections, Proje
 CPU_BATCH, GPU_BATCH = 128, 11264
 # The first preview is of so many directions; where none is skipped, because they decide, of this share of all at least.
 _FIRST_PREVIEW, _PREVIEW_SHARE = 4, 1 / 32
-# Of the time so far, what previews may take.
+# Share of the time so far that previews may take.
 _PREVIEW_TIME = 0.2
 
 

@@ -111,7 +111,7 @@ class Planes:
 
     @property
     def shifts(self) -> tuple[float, ...]:
-        """By channel how far its slice lies along the normal, in frame units; empty where all get the same slice."""
+        """How far each channel's slice lies along the normal, in frame units; empty where all get the same slice."""
         frame_unit_mm = float(np.linalg.norm(self.frame_to_ras[:3, 0]))  # the frame is a ball
         return tuple(mm / frame_unit_mm for mm in self.run.shifts_mm)
 

@@ -323,6 +323,15 @@ def _image_ready(volume: Volume, network: SegmenterNetwork, intensity: str) -> R
 
 
 def source_of(prepared: PreparedVolume, run: Run) -> SliceSource:
+    """Put a scan on the device, for its slices.
+
+    Args:
+        prepared: The scan.
+        run: What is made of it.
+
+    Returns:
+        The source of slices.
+    """
     if run.intensity == IMAGE:  # the space outside is 0, also where maps end; `Projected` puts the fill back
         image = prepared.volume.with_array(prepared.volume.array - np.float32(prepared.fill))
         prepared = replace(prepared, volume=image, fill=0.0)

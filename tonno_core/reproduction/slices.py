@@ -11,18 +11,18 @@ import torch
 from tonno_core.bundle.decide import Run, decide
 from tonno_core.pictures.cuts import Float
 from tonno_core.progress import progress_bar
-from tonno_core.reconstruction.run import get_ready
+from tonno_core.reconstruction.passes import standard_batch
+from tonno_core.reconstruction.planes import Planes
+from tonno_core.reconstruction.run import get_ready, source_of
 from tonno_core.reproduction.source import BoolArray, Scan, Source
 from tonno_core.settings import Variant
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.slicing.preparation import PreparedVolume
-from tonno_core.slicing.sampling import SliceSource
 from tonno_core.tomography.projection import BatchSize, Maps, Projector
 from tonno_core.volume.volume import Matrix, Volume
 
 # Voxels of a mask by which it is told which planes cut it.
 _VOXELS = 20_000
-_BATCH, _GPU_BATCH = 128, 2048
 
 
 def run_of(source: Source, slices: int, directions: int) -> Run:
@@ -73,11 +73,9 @@ def slice_logits(
         ``L T`` logits.
     """
     ready, _ = source.ready()
-    voxels = SliceSource.from_volume(prepared.volume, fill=prepared.fill, device=run.device)
-    most = max(4, round((_GPU_BATCH if run.device.type == "cuda" else _BATCH) * (96 / run.pixels) ** 2))
-    output = run.targets[0].output
-    shifts = tuple(mm / float(np.linalg.norm(prepared.frame_to_ras[:3, 0])) for mm in run.shifts_mm)
-    projector = Projector(ready.classifier(), voxels, Maps({output: ()}), BatchSize(most, fit=True), shifts=shifts)
+    output, at_once = run.targets[0].output, BatchSize(standard_batch(run), fit=True)
+    shifts = Planes(prepared.volume, run, prepared.frame_to_ras).shifts
+    projector = Projector(ready.classifier(), source_of(prepared, run), Maps({output: ()}), at_once, shifts=shifts)
     logits: list[torch.Tensor] = []
     with progress_bar(total=int(plan.counts.sum()), desc=of, unit="slice", unit_scale=True) as bar:
         for batch in projector.project(plan):

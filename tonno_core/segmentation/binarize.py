@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tonno_core.errors import TonnoError
-from tonno_core.segmentation.connected import BoolMask, IntArray, Runs, connect, connected, find_runs, runs_of
+from tonno_core.segmentation.connected import BoolMask, IntArray, Runs, connect, find_runs, runs_of
 from tonno_core.segmentation.parts import Parts
 from tonno_core.volume.volume import Volume
 
@@ -174,14 +174,11 @@ def binarize(
     Raises:
         TonnoError: A threshold that is not finite, low above threshold, a negative volume, or a peak that is no number.
     """
-    parts = check_options(threshold, low, min_volume_mm3, min_peak)
-    mask = reaches(heatmap.array, threshold if low is None else low)
+    parts, lowest = check_options(threshold, low, min_volume_mm3, min_peak), threshold
     if low is not None:
-        voxels, component, count = connected(mask)
-        seeds = component[heatmap.array.reshape(-1)[voxels] >= threshold]
-        keep = np.bincount(seeds, minlength=count) > 0
-        mask.reshape(-1)[voxels[~keep[component]]] = False
-    if parts.drop_some(threshold):
+        parts, lowest = Parts(min_volume_mm3, max(min_peak, threshold)), low
+    mask = reaches(heatmap.array, lowest)
+    if parts.drop_some(lowest):
         clear_parts(mask, heatmap, parts)
     return mask.view(np.uint8)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -112,11 +113,20 @@ def parse_peak(text: str) -> float:
         raise TonnoError(f"`min_peak` '{text}': expected a number, or none for all components") from None
 
 
-def parts_of(known: ModelThreshold | None, min_volume_mm3: float | None = None, min_peak: float | None = None) -> Parts:
+class _Known(Protocol):
+    """What a model says of components, as `ModelThreshold` has it."""
+
+    @property
+    def min_volume_mm3(self) -> float: ...
+    @property
+    def min_peak(self) -> float | None: ...
+
+
+def parts_of(known: _Known | None, min_volume_mm3: float | None = None, min_peak: float | None = None) -> Parts:
     """Return which components count.
 
     Args:
-        known: The model's threshold for the heatmap, with what it says of components; None where it has none.
+        known: What the model says of components beside its threshold for the heatmap; None where it has none.
         min_volume_mm3: What is asked for; None for the model's own, or 0.
         min_peak: Likewise; None for the model's own, or -inf.
 

@@ -94,12 +94,13 @@ class Segmenter:
         Raises:
             TonnoError: The logits are no finite numbers.
         """
-        reporter = reporter or Reporter()
+        reporter, logits = reporter or Reporter(), None
         try:
             logits = self._slide(image, image.array.to(self.device), reporter)
-        except (RuntimeError, MemoryError) as error:
+        except (TonnoError, RuntimeError, MemoryError) as error:
             if self.device.type == "cpu" or not is_out_of_memory(error):
                 raise
+        if logits is None:  # not before the error is gone, which holds on to all that filled the memory
             logits = self._slide(image, image.array, reporter)
         if not logits.isfinite().all():
             raise TonnoError(

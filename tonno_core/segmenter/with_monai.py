@@ -17,7 +17,7 @@ from torch import nn
 from tonno_core.errors import TonnoError
 from tonno_core.segmenter.network import GROUPS, SegmenterNetwork
 
-# Of neighbouring windows, and the standard deviation of their Gaussian weights in sides of a window: nnU-Net's.
+# Share of a window that its neighbour has too, and standard deviation of Gaussian weights in sides of it: nnU-Net's.
 OVERLAP, SIGMA = 0.5, 0.125
 
 

@@ -45,7 +45,7 @@ class WorkingGrid:
 
     @property
     def axes(self) -> tuple[int, int, int]:
-        """By the volume's i, j, k the number of the working grid's axis."""
+        """Numbers of the working grid's axes along the volume's i, j, k."""
         i, j, k = np.abs(self.to_ijk[:3, :3]).argmax(axis=1)
         return int(i), int(j), int(k)
 

@@ -7,6 +7,7 @@ metrics.csv, curves.png, split.csv (where the manifest gave no split)
 cache/           prepared volumes; removed when the run is complete
 heatmaps/        of training volumes after the first of two rounds; likewise
 calibration/     what the calibration measured of each volume; likewise
+teacher/         heatmaps that a segmenter learns from; they stay, as another training may learn from them again
 """
 
 from __future__ import annotations
