@@ -30,7 +30,6 @@ from tonno_core.training.settings import TrainingSettings, complete_settings
 from tonno_core.training.steps import TrainingInterrupted
 from tonno_core.training.train import check_trainable
 
-TABLES = ("table1", "table2")
 IMAGENET = "imagenet"
 # Endings of a file of weights, in the order in which they are looked for.
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
