@@ -163,7 +163,7 @@ def nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--resume", "--overwrite"], "--resume and --overwrite: expected one of them, to go on or to begin again"),
         (["--method", "nothing"], "--method is nothing, expected one of tonno, "),
         (["--stage", "9"], "--stage 9 does not exist in this encoder, expected 1 to "),
-        (["--finding", "0.1"], "--finding is 0.1, expected a number not below --background 0.2, which is above 0"),
+        (["--finding", "0.1"], "--finding is 0.1, expected a number not below that of --background, 0.2; both above 0"),
         (["--volumes-per-batch", "3"], "--volumes-per-batch is 3, expected an even number: half without a finding"),
         (["--spacing-mm", "1,2"], "--spacing-mm '1,2': expected one number, or three along R, A and S, as 1,1,3"),
         (["--patch", "a"], "--patch 'a': expected one number, or three along R, A and S, as 1,1,3"),
