@@ -83,7 +83,8 @@ _INTENSITY = (
 _LABEL = "Column of the table: of folder the label, of halves the side (left, right, both, none)."
 _LATTICE = "Spread the directions over a hemisphere, or over the whole sphere as in the paper."
 _LAYERS = "Layers of a FILE.pt2 whose maps are wanted, its stages."
-_LESIONS = "Lesions in each of those."
+_LESIONS = "Lesions in each of those; with --loads, in a head at most."
+_LOADS = "For a regressor: 0 to 6 lesions in each head, and their load, volume times contrast, in a column load_ml."
 _MEAN = "Mean that is subtracted: a number, one for each channel (a,b,c), or timm's for this model."
 _METHODS = f"Heatmap to compute; may be repeated. One of {', '.join(METHODS)}; of a segmenter: {SEGMENTER}."
 _SEGMENTERS = (
@@ -135,6 +136,7 @@ _START = "Weights to start from: random ones (none), those of ImageNet, or a fil
 _STD = "Standard deviation by which that is divided, likewise."
 _STOP = "Stop early once doubling the number of directions no longer changes the segmentation (Dice >= 0.98)."
 _THRESHOLD = "Threshold of the segmentation. auto: the model's own, or Otsu's if it has none."
+_TARGET = "Column of numbers to learn in place of labels: the model is a regressor (docs/regression.md)."
 _TAUGHT_BY = "Heatmap to learn from; several are averaged."
 _TEACHER = "Model folder of the classifier whose heatmaps teach."
 _TRAIN_PRECISION = "Number format. auto: bfloat16; on GPUs before Ampere float16, on CPUs without AMX float32."
@@ -493,6 +495,7 @@ def check(manifest: Path, class_name: str) -> int:
 @click.option("--norm", type=_NORMS, help=_NORM, show_default="batch; frozen-batch with --weights")
 @click.option("--channels", default=1, show_default=True, type=_COUNT, metavar="C", help=_CHANNELS)
 @_class_of_1_option
+@click.option("--target", default="", metavar="COLUMN", help=_TARGET, show_default="none: classes are learned")
 @click.option("--slice-size", default=96, show_default=True, type=_PIXELS, metavar="S", help=_SIDE)
 @click.option("--pixel-mm", type=float, metavar="P", help=_PIXEL_MM, show_default="from the size of the foreground")
 @click.option("--intensity", default="zscore", show_default=True, metavar="none|zscore|window:LO:HI", help=_INTENSITY)
@@ -534,7 +537,7 @@ def train(
     half: bool,
     **options: Any,
 ) -> None:
-    """Train a classifier from the volume-level labels of MANIFEST.
+    """Train a classifier from the volume-level labels of MANIFEST, or with --target a regressor from its numbers.
 
     MANIFEST is a CSV file with the columns volume,label and optionally patient,split,mask; training never opens a mask.
     Afterwards the model is calibrated on the split val. Ctrl-C keeps a checkpoint, or what the calibration measured,
@@ -784,17 +787,22 @@ def demo(output: Path, seed: int, directions: int | None, overwrite: bool) -> No
 @click.argument("output", type=_PATH)
 @click.option("--count", default=100, show_default=True, type=click.IntRange(min=4), help=_HEADS)
 @click.option("--lesions", type=click.IntRange(min=1, max=8), help=_LESIONS, show_default="1 to 3 at random")
+@click.option("--loads", is_flag=True, help=_LOADS)
+@click.option("--spacing-mm", default=2.0, show_default=True, type=click.FloatRange(1, 8), help="Side of the voxels.")
 @click.option("--seed", default=1, show_default=True, type=_SEED, help=_HEADS_SEED)
-def phantoms(output: Path, count: int, lesions: int | None, seed: int) -> None:
+def phantoms(output: Path, count: int, lesions: int | None, loads: bool, spacing_mm: float, seed: int) -> None:
     """Write a training set like the demo's to the folder OUTPUT.
 
     It holds brains with and without lesions, and their manifest.
     """
-    from tonno_core.demo.phantom import write_phantoms
+    from tonno_core.demo.phantom import write_loads, write_phantoms
     from tonno_core.output import output_folder
 
     with output_folder(output, overwrite=False) as folder:
-        write_phantoms(folder, count=count, seed=seed, lesions=lesions or True)
+        if loads:
+            write_loads(folder, count=count, seed=seed, most=lesions or 6, spacing_mm=spacing_mm)
+        else:
+            write_phantoms(folder, count=count, seed=seed, lesions=lesions or True, spacing_mm=spacing_mm)
     click.echo(f"{count} heads and manifest.csv written to {output}")
 
 

@@ -18,6 +18,7 @@ import tonno_core
 from tonno_core.bundle.calibration import MIN_PEAK, MIN_VOLUME
 from tonno_core.bundle.decide import Run
 from tonno_core.bundle.file import Bundle
+from tonno_core.bundle.kind import REGRESSOR
 from tonno_core.commands import dicom
 from tonno_core.commands.early_stopping import EarlyStopping
 from tonno_core.commands.options import as_options
@@ -32,7 +33,7 @@ from tonno_core.reconstruction import Reconstruction, execute
 from tonno_core.reconstruction.run import ReadyScan
 from tonno_core.reporting import Reporter, progress_bar, progress_of
 from tonno_core.segmentation.binarize import peak_of
-from tonno_core.segmentation.threshold import Segmentation, parts_of, segment
+from tonno_core.segmentation.threshold import NO_FINDINGS, Segmentation, parts_of, segment, unsegmented
 from tonno_core.settings import SEGMENTER
 from tonno_core.volume.intensity import IMAGE, shown_window
 from tonno_core.volume.io import check_writable, read_volume, write_volume
@@ -144,14 +145,17 @@ def reconstruct_into(
         write_report(folder / "report.json", volume, request.model, result, segmentations, more)
         best = next(iter(result.heatmaps))
         odds = result.variants[best].method == SEGMENTER
-        unit = "intensity" if isinstance(request.model, str) else "logit"
+        unit = "intensity" if isinstance(request.model, str) else result.unit
+        subtitle = f"threshold {segmentations[best].threshold:.4g} ({segmentations[best].source})"
+        if segmentations[best].source == NO_FINDINGS:
+            subtitle = "heatmap alone" if result.prediction is None else f"predicted: {result.prediction.text}"
         window = shown_window(run.intensity)
         write_overview(
             folder / "overview.png",
             Scene(volume, result.heatmaps[best], segmentations[best].mask, window=window, unit=unit, odds=odds),
             profiles=result.profiles,
             title=f"{best}: {result.class_name}",
-            subtitle=f"threshold {segmentations[best].threshold:.4g} ({segmentations[best].source})",
+            subtitle=subtitle,
         )
     table = summary(result, segmentations)
     return table if stopping is None else f"{table}\n{stopping.summary(result)}"
@@ -160,7 +164,7 @@ def reconstruct_into(
 def write_images(
     folder: Path, result: Reconstruction, segmentations: Mapping[str, Segmentation], file_format: str
 ) -> None:
-    """Write ``heatmap-METHOD`` (float32) and ``segmentation-METHOD`` (uint8) of each method.
+    """Write ``heatmap-METHOD`` (float32) and ``segmentation-METHOD`` (uint8) of each method, where there are any.
 
     Args:
         folder: That is there.
@@ -170,6 +174,8 @@ def write_images(
     """
     for method, heatmap in result.heatmaps.items():
         write_volume(heatmap, folder / f"heatmap-{method}.{file_format}")
+        if segmentations[method].source == NO_FINDINGS:
+            continue
         mask = heatmap.with_array(segmentations[method].mask)
         write_volume(mask, folder / f"segmentation-{method}.{file_format}", dtype="uint8")
 
@@ -186,7 +192,8 @@ def segment_all(
     Args:
         result: With the heatmaps.
         run: That they are from.
-        threshold: ``auto`` for the model's own for the method, Otsu's where it has none; ``otsu``; or a number.
+        threshold: ``auto`` for the model's own for the method, Otsu's where it has none, and nothing of a regressor;
+            ``otsu``; or a number.
         min_volume_mm3: Smallest component that is kept; None for the model's own, or all of them.
         min_peak: What the highest value of a component reaches that is kept; likewise.
 
@@ -198,6 +205,9 @@ def segment_all(
     """
     segmentations = {}
     for name, heatmap in result.heatmaps.items():
+        if run.choices.kind == REGRESSOR and threshold == "auto":
+            segmentations[name] = unsegmented(heatmap)
+            continue
         known = run.threshold(run.targets[0], name, result.ended_at)
         odds = result.variants[name].method == SEGMENTER
         parts = parts_of(known, min_volume_mm3, min_peak)
@@ -245,6 +255,7 @@ def write_report(
         **({"network_passes": result.passes} if result.passes else {}),
         "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
         "score": _number(result.score),
+        **({} if result.prediction is None else {"prediction": dataclasses.asdict(result.prediction)}),
         "explained_by_tonno": None if result.explained is None else _number(result.explained),
         "warnings": list(result.warnings),
         "profiles": [
@@ -293,6 +304,8 @@ def summary(result: Reconstruction, segmentations: Mapping[str, Segmentation]) -
     ]
     headers = ["method", "class", "threshold", "components", "volume ml", "peak"]
     table = tabulate(rows, headers=headers, disable_numparse=True)
+    if result.prediction is not None:
+        table += f"\npredicted: {result.prediction.text}"
     lines = [table, *(f"warning: {warning}" for warning in result.warnings)]
     skipped = f" ({100 * result.slices_blank / max(1, result.slices_total):.0f} % blank and skipped)"
     looked_at = result.looked_at + ("" if result.windows else skipped)

@@ -50,6 +50,7 @@ class TrainingSettings:
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``auto``, ``float32`` or ``bfloat16``.
         compiled: Compile the network for its training (`torch.compile`).
+        target: Name of the quantity that a regressor learns; "" for a classifier.
     """
 
     encoder: str = "resnet10t"
@@ -76,6 +77,7 @@ class TrainingSettings:
     device: str = "auto"
     precision: str = "auto"
     compiled: bool = False
+    target: str = ""
 
     @property
     def pretrained(self) -> bool:
@@ -143,6 +145,8 @@ class TrainingSettings:
         _require(self.epochs <= self.steps, "epochs", self.epochs, few)
         _require(self.rounds in (1, 2), "rounds", self.rounds, "1 or 2")
         _require(self.rounds <= self.epochs, "rounds", self.rounds, f"at most one per epoch, {self.epochs}")
+        if self.target and self.rounds > 1:
+            raise TonnoError("`rounds` 2 lets slices without the finding lose its label; a quantity has none, give 1")
         even = self.volumes_per_batch >= 2 and self.volumes_per_batch % 2 == 0
         _require(even, "volumes_per_batch", self.volumes_per_batch, "an even number: half without a finding")
         _require(self.freeze >= 0, "freeze", self.freeze, "a whole number from 0")
@@ -155,6 +159,8 @@ class TrainingSettings:
         """
         values = dataclasses.asdict(self)
         values["classes"] = list(self.classes)
+        if not self.target:  # as it was before there were regressors
+            del values["target"]
         values["weights"] = self.weights.replace("\\", "/").rpartition("/")[2]
         return values
 
