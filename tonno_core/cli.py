@@ -28,7 +28,10 @@ _ABOUT = "Fact for the model's users, e.g. finding=..., modality=..., licence=..
 _ACTIVATION = "softmax if the classes exclude each other, sigmoid if each is a question of its own."
 _BATCH = "8; on CUDA 32, fewer for slices above 96 pixels, where --slices-per-volume is left out too"
 _BENCHED = "Model folder, or a timm model with random weights."
-_BAG = "Share of the loss that is of a volume's slices together: at least one is positive, or none."
+_BAG = (
+    "Share of the loss that is of a volume's slices together: at least one is positive, or none; with --target, their "
+    "mean is its number."
+)
 _CALIBRATED = "Method to calibrate; may be repeated."
 _BACKGROUND = "Below which value they are background, likewise; what lies between is divided by its brightness."
 _CAM = (
@@ -470,7 +473,8 @@ def prepare(
 @cli.command()
 @click.argument("manifest", type=_PATH)
 @_class_of_1_option
-def check(manifest: Path, class_name: str) -> int:
+@click.option("--target", default="", metavar="COLUMN", help=_TARGET, show_default="none: classes are learned")
+def check(manifest: Path, class_name: str, target: str) -> int:
     """Check the volumes of MANIFEST before training.
 
     Reports counts, geometry, outliers, duplicates, damaged files and masks that do not fit, and warns if the geometry
@@ -479,7 +483,7 @@ def check(manifest: Path, class_name: str) -> int:
     from tonno_core.cohort.check import check_cohort, report
     from tonno_core.cohort.manifest import read_manifest
 
-    found = check_cohort(read_manifest(manifest, class_name=class_name, absent=True))
+    found = check_cohort(read_manifest(manifest, class_name=class_name, target=target, absent=True))
     click.echo(report(found))
     return 0 if found.usable else 2
 
@@ -504,7 +508,7 @@ def check(manifest: Path, class_name: str) -> int:
 @click.option("--epochs", default=20, show_default=True, type=_COUNT, help=_EPOCHS)
 @click.option("--volumes-per-batch", default=8, show_default=_BATCH, type=_COUNT, metavar="V", help=_VOLUMES)
 @click.option("--slices-per-volume", default=8, show_default=True, type=_COUNT, metavar="K", help=_SLICES_PER_VOLUME)
-@click.option("--bag", default=0.0, show_default=True, type=float, metavar="X", help=_BAG)
+@click.option("--bag", type=float, metavar="X", help=_BAG, show_default="0; 1 with --target")
 @click.option("--rounds", default=1, show_default=True, type=click.IntRange(1, 2), help=_SECOND_ROUND)
 @click.option("--learning-rate", default=1e-3, show_default=True, type=float, help="Highest learning rate.")
 @click.option("--stage-decay", type=float, metavar="X", help=_STAGE_DECAY, show_default="1; 0.7 with --weights")

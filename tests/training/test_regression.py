@@ -75,6 +75,7 @@ def test_agreement_with_numbers_worked_by_hand() -> None:
     found = agreement(outputs, truth, unit=10.0)
     assert found.mae == pytest.approx(10 * (0.5 + 0 + 1 + 0.5) / 4)
     assert found.r2 == pytest.approx(1 - (0.25 + 0 + 1 + 0.25) / 5)
+    assert found.slope == pytest.approx(np.polyfit(truth, outputs.mean(axis=1), 1)[0])
     assert found.spearman == pytest.approx(0.8)  # ranks 0 1 3 2: 1 - 6 * 2 / (4 * 15)
     assert found.pearson == pytest.approx(np.corrcoef(outputs.mean(axis=1), truth)[0, 1])
     assert found.loss == pytest.approx(np.mean((outputs - truth[:, None]) ** 2))
@@ -116,7 +117,7 @@ def test_brightness_is_learned_in_its_own_unit(manifest: Path, tmp_path: Path, n
     assert spec.training["volumes"]["train"]["brightness"]["volumes"] == 8
     with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {"validation_loss", "pearson", "spearman", "mae", "r2"} < rows[0].keys()
+    assert {"validation_loss", "pearson", "spearman", "mae", "r2", "slope"} < rows[0].keys()
     assert not {"slice_auc", "volume_auc"} & rows[0].keys()
     save_bundle(tmp_path / "model", spec, model.weights)
     found = load_bundle(tmp_path / "model")

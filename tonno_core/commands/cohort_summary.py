@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import io
+import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -226,7 +227,10 @@ def _entry(case: Done) -> Entry:
     said = [short_name(case.name), case.listed.label and f"label {case.listed.label}", tile.where]
     return Entry(
         heading="   ·   ".join(filter(None, said)),
-        thresholds={name: values["threshold"] for name, values in methods.items()},
+        thresholds={
+            name: math.inf if values["threshold_source"] == NO_FINDINGS else values["threshold"]
+            for name, values in methods.items()
+        },
         captions={name: _caption(case.report, values) for name, values in methods.items()},
         load=functools.partial(load_tile, path),
         window=shown_window(case.report.get("intensity", "none")),  # reports of earlier versions do not tell

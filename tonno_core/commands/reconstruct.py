@@ -157,6 +157,9 @@ def reconstruct_into(
             title=f"{best}: {result.class_name}",
             subtitle=subtitle,
         )
+    for method, made in segmentations.items():
+        if made.source == NO_FINDINGS:  # what an earlier run left would not be of this heatmap
+            (output / f"segmentation-{method}.{options.file_format}").unlink(missing_ok=True)
     table = summary(result, segmentations)
     return table if stopping is None else f"{table}\n{stopping.summary(result)}"
 
@@ -295,7 +298,9 @@ def summary(result: Reconstruction, segmentations: Mapping[str, Segmentation]) -
         [
             method,
             result.class_name,
-            f"{segmentation.threshold:.4g} ({segmentation.source})",
+            NO_FINDINGS
+            if segmentation.source == NO_FINDINGS
+            else f"{segmentation.threshold:.4g} ({segmentation.source})",
             len(segmentation.components),
             f"{segmentation.mask.sum() * result.heatmaps[method].voxel_mm3 / 1000:.2f}",
             f"{peak_of(result.heatmaps[method].array):.4g}",

@@ -249,5 +249,6 @@ def _told_of_numbers(spec: BundleSpec) -> list[str]:
     quantity, found = spec.quantity, spec.training.get("validation", {})
     spread = f"{quantity.name}: mean {quantity.mean:.4g}, standard deviation {quantity.sd:.4g} in split train"
     texts = {name: "-" if value is None else f"{value:.4g}" for name, value in found.items()}
-    told = "Pearson {pearson}, Spearman {spearman}, R2 {r2}, mean absolute error {mae}".format(**texts) if found else ""
+    told = "Pearson {pearson}, Spearman {spearman}, R2 {r2}, mean absolute error {mae}, slope {slope}"
+    told = told.format(**texts) if found else ""
     return [spread, *([f"validation, mean of random slices: {told}"] if told else [])]

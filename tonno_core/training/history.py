@@ -63,6 +63,7 @@ class RegressionEpoch:
         spearman: As in `Agreement`.
         mae: As in `Agreement`.
         r2: As in `Agreement`.
+        slope: As in `Agreement`.
         slices_per_second: Speed of training.
         wait_share: Share of the time in which the device waited for slices.
         seconds: Duration, without the validation.
@@ -77,6 +78,7 @@ class RegressionEpoch:
     spearman: float | None
     mae: float | None
     r2: float | None
+    slope: float | None
     slices_per_second: float
     wait_share: float
     seconds: float

@@ -49,6 +49,8 @@ class Agreement:
         spearman: Correlation of their ranks; None likewise.
         mae: Mean absolute error, in the quantity's unit; None without volumes.
         r2: Share of the numbers' variance that the answer explains, 0 for their mean; None where they do not vary.
+        slope: By how much the answer rises where the number rises by 1: below 1 where it keeps to the mean; None
+            likewise.
     """
 
     loss: float | None
@@ -56,6 +58,7 @@ class Agreement:
     spearman: float | None = None
     mae: float | None = None
     r2: float | None = None
+    slope: float | None = None
 
 
 def validate_numbers(network: nn.Module, sampler: SliceSampler, processes: Processes, unit: float) -> Agreement:
@@ -94,7 +97,7 @@ def agreement(outputs: npt.NDArray[np.floating], truth: npt.NDArray[np.floating]
     answers = outputs.mean(axis=1, dtype=np.float64)
     if not np.isfinite(answers).all():
         return Agreement(loss)
-    error = answers - truth
+    error, spread = answers - truth, ((truth - truth.mean()) ** 2).sum()
     vary = len(truth) > 2 and np.ptp(truth) > 0
     both = vary and np.ptp(answers) > 0
     return Agreement(
@@ -102,5 +105,6 @@ def agreement(outputs: npt.NDArray[np.floating], truth: npt.NDArray[np.floating]
         pearson=float(pearsonr(answers, truth)[0]) if both else None,
         spearman=float(spearmanr(answers, truth)[0]) if both else None,
         mae=float(np.abs(error).mean()) * unit,
-        r2=float(1.0 - (error**2).sum() / ((truth - truth.mean()) ** 2).sum()) if vary else None,
+        r2=float(1.0 - (error**2).sum() / spread) if vary else None,
+        slope=float((answers * (truth - truth.mean())).sum() / spread) if vary else None,
     )

@@ -38,7 +38,7 @@ class TrainingSettings:
         epochs: Parts of the run; each ends with a validation and a checkpoint.
         volumes_per_batch: Volumes in a batch, half of them without a finding.
         slices_per_volume: Random slices of each of these.
-        bag: Share of the loss that is of a volume's slices together, from 0 to 1.
+        bag: Share of the loss that is of a volume's slices together, from 0 to 1; of a regressor that of their mean.
         rounds: 2 for a second half of the steps in which slices keep as much of a finding's label as the heatmaps of
             the first half's classifier say.
         learning_rate: Highest learning rate.
@@ -172,6 +172,7 @@ def complete_settings(
     norm: NormKind | None = None,
     stage_decay: float | None = None,
     volumes_per_batch: int | None = None,
+    bag: float | None = None,
     **others: Any,
 ) -> TrainingSettings:
     """Make settings in which normalization and stage decay suit the weights, and the batch the device, unless given.
@@ -182,6 +183,7 @@ def complete_settings(
         norm: None for frozen batch norm with pretrained weights, else batch norm.
         stage_decay: None for `PRETRAINED_STAGE_DECAY` with pretrained weights, else 1.
         volumes_per_batch: None for what `batch_on` says.
+        bag: None for 0, of a regressor 1: its slices then tell their shares, which add up.
         others: Other `TrainingSettings` by name.
 
     Returns:
@@ -207,6 +209,7 @@ def complete_settings(
         norm=norm or ("frozen-batch" if pretrained else "batch"),
         stage_decay=(PRETRAINED_STAGE_DECAY if pretrained else 1.0) if stage_decay is None else stage_decay,
         volumes_per_batch=volumes_per_batch,
+        bag=(1.0 if others.get("target") else 0.0) if bag is None else bag,
         **others,
     )
 

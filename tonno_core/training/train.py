@@ -128,7 +128,7 @@ def train(
     }
     if isinstance(last, RegressionEpoch):
         if last.mae is not None:
-            names = ("pearson", "spearman", "mae", "r2")
+            names = ("pearson", "spearman", "mae", "r2", "slope")
             record["validation"] = {name: getattr(last, name) for name in names}
     elif last.volume_auc is not None:
         record["validation"] = {"slice_auc": last.slice_auc, "volume_auc": last.volume_auc}
