@@ -58,7 +58,7 @@ def main(heads: Path, results: Path) -> None:
     found: dict[str, tuple[list[float], list[float], list[float]]] = {}
     truth, predicted = [], []
     for report in sorted((results / "cases").glob("*/report.json")):
-        name, told = report.parent.name, json.loads(report.read_text())
+        name, told = report.parent.name.partition("-")[2], json.loads(report.read_text())
         truth.append(numbers[name])
         predicted.append(told["prediction"]["value"])
         load = read_heatmap(heads / "loads" / f"{name}.nii.gz")

@@ -147,12 +147,13 @@ def reconstruct_into(
         odds = result.variants[best].method == SEGMENTER
         unit = "intensity" if isinstance(request.model, str) else result.unit
         subtitle = f"threshold {segmentations[best].threshold:.4g} ({segmentations[best].source})"
-        if segmentations[best].source == NO_FINDINGS:
+        mask = None if segmentations[best].source == NO_FINDINGS else segmentations[best].mask
+        if mask is None:
             subtitle = "heatmap alone" if result.prediction is None else f"predicted: {result.prediction.text}"
         window = shown_window(run.intensity)
         write_overview(
             folder / "overview.png",
-            Scene(volume, result.heatmaps[best], segmentations[best].mask, window=window, unit=unit, odds=odds),
+            Scene(volume, result.heatmaps[best], mask, window=window, unit=unit, odds=odds),
             profiles=result.profiles,
             title=f"{best}: {result.class_name}",
             subtitle=subtitle,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tonno_core.bundle.calibration import ModelThreshold
 from tonno_core.encoding.encoder import PixelSum
 from tonno_core.errors import TonnoError, TonnoWarning
-from tonno_core.segmentation.threshold import Segmentation, parts_of, segment, unsegmented
+from tonno_core.segmentation.threshold import NO_FINDINGS, Segmentation, parts_of, segment, unsegmented
 from tonno_core.settings import SEGMENTER, ReconstructionSettings, Variant
 from tonno_core.slicing.profile import Profile
 from tonno_core.volume.volume import Matrix, Volume
@@ -169,14 +169,14 @@ class Reconstruction:
             Scene(
                 image,
                 self.heatmaps[name],
-                made.mask,
+                None if made.source == NO_FINDINGS else made.mask,
                 window=self.window,
                 unit="intensity" if self._of_pixels else self.unit,
                 odds=self.variants[name].method == SEGMENTER,
             ),
             profiles=self.profiles,
             title=f"{name}: {self.class_name}",
-            subtitle=f"threshold {made.threshold:.4g} ({made.source})",
+            subtitle=made.source if made.source == NO_FINDINGS else f"threshold {made.threshold:.4g} ({made.source})",
         )
 
     @property
