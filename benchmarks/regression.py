@@ -1,6 +1,6 @@
 """What a regressor's heatmaps tell of single lesions, against the load that was drawn.
 
-    python benchmarks/regression.py HEADS RESULTS
+    python -m benchmarks.regression HEADS RESULTS
 
 HEADS is a folder of `tonno phantoms --loads`, RESULTS of `tonno reconstruct` of some of its heads. A lesion's region is
 all that lies within `REACH_MM` of it and nearer to it than to another; its amount is the sum of the heatmap over it.
