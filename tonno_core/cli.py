@@ -28,7 +28,10 @@ _ABOUT = "Fact for the model's users, e.g. finding=..., modality=..., licence=..
 _ACTIVATION = "softmax if the classes exclude each other, sigmoid if each is a question of its own."
 _BATCH = "8; on CUDA 32, fewer for slices above 96 pixels, where --slices-per-volume is left out too"
 _BENCHED = "Model folder, or a timm model with random weights."
-_BAG = "Share of the loss that is of a volume's slices together: at least one is positive, or none."
+_BAG = (
+    "Share of the loss that is of a volume's slices together: at least one is positive, or none; with --target, their "
+    "mean is its number."
+)
 _CALIBRATED = "Method to calibrate; may be repeated."
 _BACKGROUND = "Below which value they are background, likewise; what lies between is divided by its brightness."
 _CAM = (
@@ -88,7 +91,8 @@ _INTENSITY = (
 _LABEL = "Column of the table: of folder the label, of halves the side (left, right, both, none)."
 _LATTICE = "Spread the directions over a hemisphere, or over the whole sphere as in the paper."
 _LAYERS = "Layers of a FILE.pt2 whose maps are wanted, its stages."
-_LESIONS = "Lesions in each of those."
+_LESIONS = "Lesions in each of those; with --loads, in a head at most."
+_LOADS = "For a regressor: 0 to 6 lesions in each head, and their load, volume times contrast, in a column load_ml."
 _MEAN = "Mean that is subtracted: a number, one for each channel (a,b,c), or timm's for this model."
 _MADE_ANEW = "Replace what was made of something else; table1: train its rows anew."
 _METHODS = f"Heatmap to compute; may be repeated. One of {', '.join(METHODS)}; of a segmenter: {SEGMENTER}."
@@ -141,6 +145,7 @@ _START = "Weights to start from: random ones (none), those of ImageNet, or a fil
 _STD = "Standard deviation by which that is divided, likewise."
 _STOP = "Stop early once doubling the number of directions no longer changes the segmentation (Dice >= 0.98)."
 _THRESHOLD = "Threshold of the segmentation. auto: the model's own, or Otsu's if it has none."
+_TARGET = "Column of numbers to learn in place of labels: the model is a regressor (docs/regression.md)."
 _TAUGHT_BY = "Heatmap to learn from; several are averaged."
 _TEACHER = "Model folder of the classifier whose heatmaps teach."
 _TRAIN_PRECISION = "Number format. auto: bfloat16; on GPUs before Ampere float16, on CPUs without AMX float32."
@@ -474,7 +479,8 @@ def prepare(
 @cli.command()
 @click.argument("manifest", type=_PATH)
 @_class_of_1_option
-def check(manifest: Path, class_name: str) -> int:
+@click.option("--target", default="", metavar="COLUMN", help=_TARGET, show_default="none: classes are learned")
+def check(manifest: Path, class_name: str, target: str) -> int:
     """Check the volumes of MANIFEST before training.
 
     Reports counts, geometry, outliers, duplicates, damaged files and masks that do not fit, and warns if the geometry
@@ -483,7 +489,7 @@ def check(manifest: Path, class_name: str) -> int:
     from tonno_core.cohort.check import check_cohort, report
     from tonno_core.cohort.manifest import read_manifest
 
-    found = check_cohort(read_manifest(manifest, class_name=class_name, absent=True))
+    found = check_cohort(read_manifest(manifest, class_name=class_name, target=target, absent=True))
     click.echo(report(found))
     return 0 if found.usable else 2
 
@@ -499,6 +505,7 @@ def check(manifest: Path, class_name: str) -> int:
 @click.option("--norm", type=_NORMS, help=_NORM, show_default="batch; frozen-batch with --weights")
 @click.option("--channels", default=1, show_default=True, type=_COUNT, metavar="C", help=_CHANNELS)
 @_class_of_1_option
+@click.option("--target", default="", metavar="COLUMN", help=_TARGET, show_default="none: classes are learned")
 @click.option("--slice-size", default=96, show_default=True, type=_PIXELS, metavar="S", help=_SIDE)
 @click.option("--pixel-mm", type=float, metavar="P", help=_PIXEL_MM, show_default="from the size of the foreground")
 @click.option("--intensity", default="zscore", show_default=True, metavar="none|zscore|window:LO:HI", help=_INTENSITY)
@@ -507,7 +514,7 @@ def check(manifest: Path, class_name: str) -> int:
 @click.option("--epochs", default=20, show_default=True, type=_COUNT, help=_EPOCHS)
 @click.option("--volumes-per-batch", default=8, show_default=_BATCH, type=_COUNT, metavar="V", help=_VOLUMES)
 @click.option("--slices-per-volume", default=8, show_default=True, type=_COUNT, metavar="K", help=_SLICES_PER_VOLUME)
-@click.option("--bag", default=0.0, show_default=True, type=float, metavar="X", help=_BAG)
+@click.option("--bag", type=float, metavar="X", help=_BAG, show_default="0; 1 with --target")
 @click.option("--rounds", default=1, show_default=True, type=click.IntRange(1, 2), help=_SECOND_ROUND)
 @click.option("--learning-rate", default=1e-3, show_default=True, type=float, help="Highest learning rate.")
 @click.option("--stage-decay", type=float, metavar="X", help=_STAGE_DECAY, show_default="1; 0.7 with --weights")
@@ -540,7 +547,7 @@ def train(
     half: bool,
     **options: Any,
 ) -> None:
-    """Train a classifier from the volume-level labels of MANIFEST.
+    """Train a classifier from the volume-level labels of MANIFEST, or with --target a regressor from its numbers.
 
     MANIFEST is a CSV file with the columns volume,label and optionally patient,split,mask; training never opens a mask.
     Afterwards the model is calibrated on the split val. Ctrl-C keeps a checkpoint, or what the calibration measured,
@@ -791,17 +798,22 @@ def demo(output: Path, seed: int, directions: int | None, overwrite: bool) -> No
 @click.argument("output", type=_PATH)
 @click.option("--count", default=100, show_default=True, type=click.IntRange(min=4), help=_HEADS)
 @click.option("--lesions", type=click.IntRange(min=1, max=8), help=_LESIONS, show_default="1 to 3 at random")
+@click.option("--loads", is_flag=True, help=_LOADS)
+@click.option("--spacing-mm", default=2.0, show_default=True, type=click.FloatRange(1, 8), help="Side of the voxels.")
 @click.option("--seed", default=1, show_default=True, type=_SEED, help=_HEADS_SEED)
-def phantoms(output: Path, count: int, lesions: int | None, seed: int) -> None:
+def phantoms(output: Path, count: int, lesions: int | None, loads: bool, spacing_mm: float, seed: int) -> None:
     """Write a training set like the demo's to the folder OUTPUT.
 
     It holds brains with and without lesions, and their manifest.
     """
-    from tonno_core.demo.phantom import write_phantoms
+    from tonno_core.demo.phantom import write_loads, write_phantoms
     from tonno_core.output import output_folder
 
     with output_folder(output, overwrite=False) as folder:
-        write_phantoms(folder, count=count, seed=seed, lesions=lesions or True)
+        if loads:
+            write_loads(folder, count=count, seed=seed, most=lesions or 6, spacing_mm=spacing_mm)
+        else:
+            write_phantoms(folder, count=count, seed=seed, lesions=lesions or True, spacing_mm=spacing_mm)
     click.echo(f"{count} heads and manifest.csv written to {output}")
 
 

@@ -319,6 +319,10 @@ def variant_of(
     return Variant.of_record(chosen, method)
 
 
+# What a new regressor's description states: ToNNO, whose heatmap adds up to the quantity, and maps of either sign.
+REGRESSOR_DEFAULTS: Json = {"methods": ["tonno"], "cam": "gradcam"}
+
+
 def model_defaults(**changes: Any) -> Json:
     """Return what a new model's description states as its defaults.
 

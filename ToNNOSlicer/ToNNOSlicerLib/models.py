@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from tonno_core.bundle.kind import CLASSIFIER, teaching
+from tonno_core.bundle.kind import CLASSIFIER, REGRESSOR, teaching
 from tonno_core.output import Json
 from tonno_core.settings import SEGMENTER
 
@@ -104,6 +104,8 @@ def readModel(folder: str | Path) -> Model:
                 raise ModelError(f"{folder}: {name} is missing")
         data = json.loads(spec.read_text(encoding="utf-8"))
         isSegmenter = data["schema"] == SEGMENTER_SCHEMA and data.get("kind") == SEGMENTER
+        if data["schema"] != SCHEMA and data.get("kind") == REGRESSOR:
+            raise ModelError(f"{spec}: a regressor, which has no findings to show; use it with tonno reconstruct")
         if data["schema"] != SCHEMA and not isSegmenter:
             raise ModelError(f"{spec}: schema {data['schema']} is unknown; it needs another version of ToNNO")
         parts = {name: dict(data.get(name) or {}) for name in ("about", "defaults", "thresholds", "training")}

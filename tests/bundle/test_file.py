@@ -262,7 +262,7 @@ def test_a_schema_of_the_future(folder: Path) -> None:
 
 OPTIONAL = (
     "schema", "calibration", "white", "mean", "std", "activation", "neighbor_mm", "stages", "layers", "arguments",
-    "kind", "network",  # of a segmenter
+    "kind", "network", "quantity",  # of a segmenter, and of a regressor
 )  # fmt: skip
 KEYS = [field.name for field in dataclasses.fields(BundleSpec) if field.name not in OPTIONAL]
 

@@ -140,7 +140,7 @@ class ModelChoices:
         defaults: Its own settings, by their names in files.
         thresholds: Records by method, for a class other than the first by ``method/class``.
         tried: A record of each variant that the calibration tried.
-        kind: ``classifier`` or ``segmenter``.
+        kind: ``classifier``, ``regressor`` or ``segmenter``.
     """
 
     classes: tuple[str, ...]
@@ -185,7 +185,7 @@ class ModelChoices:
                     f"`methods` {method}: the model is a segmenter, whose only method is {SEGMENTER}"
                     if self.kind == SEGMENTER
                     else f"`methods` {method}: the model is a {self.kind} of slices; a segmenter is another kind of "
-                    "model, which `tonno distill` makes of it"
+                    f"model, which `tonno distill` makes of {'it' if self.kind == CLASSIFIER else 'a classifier'}"
                 )
 
     def record(self, method: str, class_name: str | None = None) -> Json | None:

@@ -18,7 +18,8 @@ from torch import nn
 
 from tonno_core.bundle.calibration import ModelChoices, is_threshold
 from tonno_core.bundle.classes import class_of
-from tonno_core.bundle.kind import CLASSIFIER, KINDS, teaching
+from tonno_core.bundle.kind import CLASSIFIER, KINDS, REGRESSOR, teaching
+from tonno_core.bundle.quantity import Quantity
 from tonno_core.encoding.classifier import Classifier, create_model, earlier_stages, stage_modules, try_slice
 from tonno_core.encoding.convention import ACTIVATIONS, WHITES, Activation, Convention
 from tonno_core.encoding.layers import LayeredModel
@@ -34,7 +35,7 @@ from tonno_core.segmenter.working import channels_of
 from tonno_core.settings import ALL_METHODS, SEGMENTER, Variant, combine, parse_stages
 from tonno_core.volume.intensity import parse_intensity
 
-# Of a classifier, and of a segmenter.
+# Of a classifier; of a segmenter, and of a regressor.
 SCHEMA, SEGMENTER_SCHEMA = 1, 2
 WEIGHTS_NAME = "model.safetensors"
 SPEC_NAME = "model.json"
@@ -74,8 +75,9 @@ class BundleSpec:
         stages: Names of the modules that the numbers of stages mean, finest first; empty in models of earlier versions.
         layers: Names of the layers that are the stages of a classifier that is not timm's; empty for timm's.
         arguments: What else timm makes the network with, such as its pooling; empty for timm's defaults.
-        kind: ``classifier`` of slices, or ``segmenter`` of volumes.
-        network: A segmenter's; None for a classifier.
+        kind: ``classifier`` or ``regressor`` of slices, or ``segmenter`` of volumes.
+        network: A segmenter's; None for others.
+        quantity: A regressor's; None for others.
     """
 
     encoder: str
@@ -103,6 +105,7 @@ class BundleSpec:
     arguments: Json = field(default_factory=dict)
     kind: str = CLASSIFIER
     network: SegmenterNetwork | None = None
+    quantity: Quantity | None = None
 
     @property
     def shifts_mm(self) -> tuple[float, ...]:
@@ -115,7 +118,8 @@ class BundleSpec:
     def convention(self) -> Convention:
         """What the network expects of its input, and what its outputs mean."""
         windows = parse_intensity(self.intensity).windows
-        return Convention(self.channels, windows, self.white, self.mean, self.std, self.activation)
+        scale, offset = (1.0, 0.0) if self.quantity is None else (self.quantity.sd, self.quantity.mean)
+        return Convention(self.channels, windows, self.white, self.mean, self.std, self.activation, scale, offset)
 
     def more_than_default(self) -> Json:
         """Return what of the optional keys that shape heatmaps is not as in a model that needs none of them.
@@ -126,6 +130,8 @@ class BundleSpec:
         names = _OPTIONAL.keys() - {"stages"}
         values = {name: (getattr(self, name), default) for name, (default, *_) in _OPTIONAL.items() if name in names}
         more = {name: list(v) if isinstance(v, tuple) else v for name, (v, default) in values.items() if v != default}
+        if self.quantity is not None:
+            return {**more, "kind": self.kind, "quantity": self.quantity.record()}
         return more if self.network is None else {**more, "kind": self.kind, "network": self.network.record()}
 
     @property
@@ -157,7 +163,7 @@ class Bundle:
         size, taught = self.spec.slice_size, teaching(self.spec.training)
         sees = (
             f"slices of {size} x {size}"
-            if self.spec.kind == CLASSIFIER
+            if self.spec.kind != SEGMENTER
             else ", ".join(filter(None, [SEGMENTER, taught]))
         )
         return f"Bundle({self.path}: {self.spec.encoder}, {', '.join(self.spec.classes)}, {sees})"
@@ -179,6 +185,8 @@ class Bundle:
             class_of(class_name, self.spec.classes)
         settings = self.spec.choices.settings({"class_name": class_name})
         known_threshold = self.spec.choices.threshold(self.spec.choices.variant(method, settings), settings)
+        if known_threshold is None and self.spec.kind == REGRESSOR:
+            raise TonnoError(f"{self.path}: is a regressor, which has no thresholds; give a number in its own unit")
         if known_threshold is None:
             raise TonnoError(
                 f"{self.path}: brings no threshold for {method}; calibrate it (`tonno calibrate`), or let the result "
@@ -206,7 +214,7 @@ class Bundle:
         Raises:
             TonnoError: The network cannot be built, or the weights do not fit it; or it is a segmenter.
         """
-        self._require_kind(CLASSIFIER)
+        self._require_kind(CLASSIFIER, REGRESSOR)
         spec = dataclasses.replace(self.spec, slice_size=slice_size or self.spec.slice_size)
         if spec.layers:
             try:
@@ -243,9 +251,9 @@ class Bundle:
         load_exactly(model, self.weights, str(self.path / WEIGHTS_NAME))
         return Segmenter(model, spec.classes, spec.network, spec.intensity, device=device, precision=precision)
 
-    def _require_kind(self, kind: str) -> None:
-        if self.spec.kind != kind:
-            raise TonnoError(f"{self.path}: is a {self.spec.kind}, expected a model of the kind {kind}")
+    def _require_kind(self, *kinds: str) -> None:
+        if self.spec.kind not in kinds:
+            raise TonnoError(f"{self.path}: is a {self.spec.kind}, expected a model of the kind {' or '.join(kinds)}")
 
     def to_calibrate(self) -> Bundle:
         """Return the bundle with its stages as this version numbers them, for a new calibration.
@@ -536,7 +544,7 @@ def _as_json(spec: BundleSpec) -> str:
         data = {name: data[name] for name in _OF_A_SEGMENTER} | {"network": spec.network.record()}
     else:
         left_out = [name for name, (default, *_) in _OPTIONAL.items() if getattr(spec, name) == default]
-        for name in (*left_out, "kind", "network"):
+        for name in (*left_out, "network", *(() if spec.kind == REGRESSOR else ("kind", "quantity"))):
             del data[name]
     records = ",\n    ".join(json.dumps(record) for record in data.pop("calibration"))
     head = json.dumps(data, indent=2).removesuffix("\n}")
@@ -589,14 +597,21 @@ def _read_spec(path: Path) -> BundleSpec:
         said = "was made by a newer version of tonno" if newer else "is unknown"
         raise TonnoError(f"{path}: schema {schema!r} {said}, {known}")
     data.setdefault("calibration", [])  # models of version 0.1.0 have none
-    if schema == SEGMENTER_SCHEMA:
+    kind = data.get("kind") if schema == SEGMENTER_SCHEMA else CLASSIFIER
+    if kind == SEGMENTER:
         return _segmenter_in(data, path)
+    if kind not in (CLASSIFIER, REGRESSOR) or (schema == SEGMENTER_SCHEMA and kind == CLASSIFIER):
+        raise TonnoError(
+            f"{path}: key 'kind' is {kind!r}, expected {SEGMENTER} or {REGRESSOR} in schema {SEGMENTER_SCHEMA}; a "
+            f"model of another kind than {', '.join(KINDS)} needs a newer version of tonno"
+        )
     _check_kinds(data, _EXPECTED, path)
     for name, (default, kinds, text) in _OPTIONAL.items():
         value = data.setdefault(name, default)
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise TonnoError(f"{path}: key '{name}' is {value!r}, expected {text}")
-    return _checked(data, path)
+    spec = _checked(data, path)
+    return spec if kind == CLASSIFIER else _regressor_of(spec, data, path)
 
 
 def _check_kinds(data: Json, expected: dict[str, tuple[tuple[type, ...], str]], path: Path) -> None:
@@ -610,12 +625,6 @@ def _check_kinds(data: Json, expected: dict[str, tuple[tuple[type, ...], str]], 
 
 def _segmenter_in(data: Json, path: Path) -> BundleSpec:
     """Read a segmenter's description."""
-    kind = data.get("kind")
-    if kind != SEGMENTER:
-        raise TonnoError(
-            f"{path}: key 'kind' is {kind!r}, expected {SEGMENTER} in schema {SEGMENTER_SCHEMA}; a model of another "
-            f"kind than {' and '.join(KINDS)} needs a newer version of tonno"
-        )
     shared = {name: row for name, row in _EXPECTED.items() if name in _OF_A_SEGMENTER}
     data.setdefault("defaults", {})
     _check_kinds(data, shared, path)
@@ -631,6 +640,17 @@ def _segmenter_in(data: Json, path: Path) -> BundleSpec:
     made = segmenter_spec(network, tuple(data["classes"]), data["intensity"])
     names = ("defaults", "thresholds", "training", "about", "calibration", "sha256")
     return dataclasses.replace(made, **{name: data[name] for name in names})
+
+
+def _regressor_of(spec: BundleSpec, data: Json, path: Path) -> BundleSpec:
+    """Make a regressor's description of what it shares with a classifier's."""
+    try:
+        quantity = Quantity.of_record(data.get("quantity"))
+    except TonnoError as error:
+        raise TonnoError(f"{path}: {error}") from error
+    if spec.classes != (quantity.name,):
+        raise _wrong(data, "classes", path)
+    return dataclasses.replace(spec, kind=REGRESSOR, quantity=quantity)
 
 
 # Keys of a segmenter's description, in their order.
@@ -704,7 +724,7 @@ def _checked(data: Json, path: Path) -> BundleSpec:
     require(distance is None or (0 < distance < 100 and data["channels"] > 1), "neighbor_mm")
     require(distance is None or data["frame"] == "physical", "neighbor_mm")
     _check_shared(data, path)
-    known = {f.name for f in dataclasses.fields(BundleSpec)} - {"kind", "network"}
+    known = {f.name for f in dataclasses.fields(BundleSpec)} - {"kind", "network", "quantity"}
     values: Json = {name: value for name, value in data.items() if name in known}
     values |= {name: tuple(values[name]) for name in ("classes", "mean", "std", "stages", "layers")}
     return BundleSpec(**values)

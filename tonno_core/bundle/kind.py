@@ -1,4 +1,4 @@
-"""The two kinds of model, and what a segmenter was taught by. Free of torch."""
+"""The kinds of model, and what a segmenter was taught by. Free of torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from tonno_core.output import Json
 from tonno_core.settings import SEGMENTER
 
 CLASSIFIER = "classifier"
-KINDS = (CLASSIFIER, SEGMENTER)
+# Answers slices as a classifier does, but with a quantity in place of the logit of a class.
+REGRESSOR = "regressor"
+KINDS = (CLASSIFIER, SEGMENTER, REGRESSOR)
 # What ``training["taught_by"]`` of a segmenter says.
 HEATMAPS, MASKS = "heatmaps", "masks"
 

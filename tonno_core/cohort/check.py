@@ -77,7 +77,7 @@ def check_cohort(manifest: Manifest, *, progress: bool = True) -> CohortCheck:
     """
     headers: list[Header | None] = []
     problems: list[Problem] = []
-    found: dict[str, list[tuple[Case, int]]] = {name: [] for name in manifest.classes}
+    found: dict[str, list[tuple[Case, int]]] = {} if manifest.target else {name: [] for name in manifest.classes}
     for case in progress_bar(manifest.cases, desc="checking", unit="volume", disable=not progress):
         header, text = _header(case.volume)
         headers.append(header)
@@ -91,7 +91,7 @@ def check_cohort(manifest: Manifest, *, progress: bool = True) -> CohortCheck:
     problems += _unlike_values(found)
     problems += _duplicates(manifest.cases, progress)
     problems += _unlike([case for case, _ in read], [header for _, header in read])
-    problems += _shortcuts(manifest.classes, [case for case, _ in read], [header for _, header in read])
+    problems += _shortcuts(tuple(found), [case for case, _ in read], [header for _, header in read])
     problems += [Problem(0, note) for note in manifest.notes]
     problems += _missing_classes(manifest)
     return CohortCheck(manifest, tuple(headers), tuple(sorted(problems, key=lambda problem: problem.line)))
@@ -192,7 +192,7 @@ def _duplicates(cases: Sequence[Case], progress: bool) -> Iterable[Problem]:
             differs = [
                 text
                 for text, differing in (
-                    ("with other labels", case.labels != first.labels),
+                    ("with other labels", (case.labels, case.number) != (first.labels, first.number)),
                     (f"which is in split {first.split} and this in {case.split}", case.split != first.split),
                     ("of another patient", case.patient != first.patient),
                 )
@@ -264,6 +264,10 @@ def _missing_classes(manifest: Manifest) -> Iterable[Problem]:
             return
     whose = "" if manifest.has_split else " that training will make"
     validation = as_trained(manifest).split("val")
+    if manifest.target:
+        if len(validation) < LEAST_TO_CHOOSE:
+            yield Problem(0, f"split val{whose} has {len(validation)} volumes, too few to tell how well it is learned")
+        return
     for index, name in enumerate(manifest.classes):
         counts = [sum(case.labels[index] == label for case in validation) for label in (0, 1)]
         for label, loss in ((0, "no threshold can be calibrated"), (1, "no settings can be chosen")):
@@ -317,15 +321,22 @@ def _counts(manifest: Manifest) -> str:
     from tabulate import tabulate
 
     divided = as_trained(manifest)
-    rows = []
+    rows: list[list[object]] = []
     for split in [name for name in SPLITS if divided.split(name)]:
         cases = divided.split(split)
         patients = len({case.patient for case in cases})
+        if manifest.target:
+            numbers = np.array([case.number for case in cases])
+            spread = (numbers.min(), np.median(numbers), numbers.max(), numbers.mean(), numbers.std())
+            rows.append([split, manifest.target, len(cases), patients, *spread])
+            continue
         for index, name in enumerate(manifest.classes):
             positive = [case for case in cases if case.labels[index]]
             having = len({case.patient for case in positive})
             rows.append([split, name, len(cases), len(positive), len(cases) - len(positive), patients, having])
     headers = ["split", "class", "volumes", "positive", "negative", "patients", "with it"]
+    if manifest.target:
+        headers = ["split", "target", "volumes", "patients", "least", "median", "most", "mean", "SD"]
     table = str(tabulate(rows, headers=headers))
     return table if manifest.has_split else f"{table}\nthe list gives no split: training makes this one (seed 0)"
 

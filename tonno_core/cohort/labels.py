@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,10 @@ from tonno_core.errors import TonnoError
 from tonno_core.words import is_finding, is_no_finding, is_not_known, spelling
 
 _NOT_A_NAME = re.compile(r"[-+.,\d]+")
+_NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+_DECIMAL_COMMA = re.compile(r"[-+]?[0-9]+,[0-9]+")
+# A column whose values differ by less than this share of their mean holds nothing but rounding.
+_LEAST_SPREAD = 1e-4
 
 
 class Row(NamedTuple):
@@ -82,7 +87,7 @@ def labels_by_word(
     names = {text: row for row, text in zip(rows, texts, strict=True) if _is_name(text)}
     for row, text in zip(rows, texts, strict=True):
         if is_not_known(text) or not (_is_name(text) or is_no_finding(text) or is_finding(text)):
-            expected = f"expected 0 or 1, or the name of a class{_if_not_known(text)}"
+            expected = f"expected 0 or 1, or the name of a class{_if_not_known(text) or _if_number(text)}"
             raise TonnoError(f"{row.where}: label is {text!r}, {expected}")
         if is_finding(text) and names:
             other, its_row = next(iter(names.items()))
@@ -101,6 +106,58 @@ def labels_by_word(
     ):
         classes = (_one_of(classes, texts, class_name, model_classes, path),)
     return classes, [tuple(int(text == name) for name in classes) for text in texts]
+
+
+def numbers_of(rows: Sequence[Row], column: str, target: str, path: Path) -> list[float]:
+    """Read the numbers of a column that a regressor learns.
+
+    Args:
+        rows: The lines.
+        column: The column.
+        target: Its name as it was asked for, for messages.
+        path: The file, for messages.
+
+    Returns:
+        A number for each line.
+
+    Raises:
+        TonnoError: A line has none, or none that is finite; or they are those of a classification, or all alike.
+    """
+    values = []
+    for row in rows:
+        text = row.cells[column]
+        if not _NUMBER.fullmatch(text):
+            advice = (
+                "leave out volumes whose value is not known" if is_not_known(text) else "one of its kind in each line"
+            )
+            advice = "write a decimal point" if _DECIMAL_COMMA.fullmatch(text) else advice
+            raise TonnoError(f"{row.where}: {target} is {text!r}, expected a number; {advice}")
+        if not math.isfinite(float(text)):
+            raise TonnoError(f"{row.where}: {target} is {text!r}, expected a finite number")
+        values.append(float(text))
+    if set(values) == {0.0, 1.0}:
+        raise TonnoError(
+            f"{path}: {target} is 0 or 1 in all lines: that is a class, not a quantity; leave `target` out, and call "
+            "the column label"
+        )
+    if is_constant(values):
+        raise TonnoError(
+            f"{path}: {target} is {values[0]:g} in all {len(values)} lines, or differs by less than a "
+            f"{1 / _LEAST_SPREAD:.0f}th; there is nothing to learn"
+        )
+    return values
+
+
+def is_constant(values: Sequence[float]) -> bool:
+    """Tell whether numbers differ so little that there is nothing to learn.
+
+    Args:
+        values: At least one.
+
+    Returns:
+        Whether their range is next to nothing beside the largest.
+    """
+    return max(values) - min(values) <= _LEAST_SPREAD * max(map(abs, values))
 
 
 def _one_of(
@@ -122,6 +179,10 @@ def _one_of(
 
 def _if_not_known(text: str) -> str:
     return "; leave out volumes whose label is not known" if is_not_known(text) else ""
+
+
+def _if_number(text: str) -> str:
+    return "; a column of numbers is learned with `target` label" if _NUMBER.fullmatch(text) else ""
 
 
 def _is_name(text: str) -> bool:

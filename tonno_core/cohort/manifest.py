@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tonno_core.cohort.labels import Row, binary_label, column_of, labels_by_word
+from tonno_core.cohort.labels import Row, binary_label, column_of, is_constant, labels_by_word, numbers_of
 from tonno_core.cohort.mask import ANY, Values, parse_values, values_text
 from tonno_core.cohort.notes import notes_on_files, notes_on_names, notes_on_patients
 from tonno_core.cohort.places import held_by, locate, missing, tables_in
@@ -45,7 +45,7 @@ class Case:
 
     Attributes:
         volume: Absolute path.
-        labels: For each class of the manifest 0 or 1.
+        labels: For each class of the manifest 0 or 1; none with a target.
         masks: For each class the absolute path of the mask; None where there is none.
         patient: Name of the patient.
         split: "train", "val" or "test"; "" where the manifest gives none.
@@ -53,6 +53,7 @@ class Case:
         mask_values: For each class which values of the mask mean the finding, see `cohort.mask`; empty where the
             manifest states none at all.
         absent: How the manifest writes the volume where there is no such file; "" where there is.
+        number: Of the manifest's target; 0 where it has labels.
     """
 
     volume: Path
@@ -63,6 +64,7 @@ class Case:
     line: int = field(default=0, compare=False)
     mask_values: tuple[Values, ...] = ()
     absent: str = field(default="", compare=False)
+    number: float = 0.0
 
     def values_of(self, index: int) -> Values:
         """Return which values of a class's mask mean the finding.
@@ -103,15 +105,17 @@ class Manifest:
 
     Attributes:
         path: The file.
-        classes: Names of the classes.
+        classes: Names of the classes; with a target its name alone.
         cases: The volumes; all or none have a split.
         notes: How the file was understood, where a person may have meant something else; a line each.
+        target: Name of the column of numbers that stand in the labels' place, "" where there are labels.
     """
 
     path: Path
     classes: tuple[str, ...]
     cases: tuple[Case, ...]
     notes: tuple[str, ...] = field(default=(), compare=False)
+    target: str = ""
 
     @property
     def has_split(self) -> bool:
@@ -134,16 +138,21 @@ class Manifest:
             raise ValueError(f"split {name!r}, expected one of {SPLITS}")
         return tuple(case for case in self.cases if case.split == name)
 
-    def counts(self, name: str) -> dict[str, dict[str, int]]:
-        """Count a split's volumes with and without each class.
+    def counts(self, name: str) -> dict[str, dict[str, float]]:
+        """Count a split's volumes with and without each class; of a target, say how its numbers are spread.
 
         Args:
             name: As for `split`.
 
         Returns:
-            By class ``positive`` and ``negative``.
+            By class ``positive`` and ``negative``; by the target ``volumes`` and, of some, ``mean``, ``least`` and
+            ``most``.
         """
         cases = self.split(name)
+        if self.target:
+            values = [case.number for case in cases]
+            spread = {"mean": sum(values) / len(values), "least": min(values), "most": max(values)} if values else {}
+            return {self.target: {"volumes": len(values), **spread}}
         found = {klass: sum(case.labels[index] for case in cases) for index, klass in enumerate(self.classes)}
         return {klass: {"positive": count, "negative": len(cases) - count} for klass, count in found.items()}
 
@@ -153,6 +162,7 @@ def read_manifest(
     *,
     class_name: str = DEFAULT_CLASS,
     model_classes: Sequence[str] = (),
+    target: str = "",
     absent: bool = False,
 ) -> Manifest:
     """Read a manifest; paths in it are relative to its folder.
@@ -168,6 +178,7 @@ def read_manifest(
         class_name: Name of the class that label 1 means.
         model_classes: Of the model that the labels are for, if there is one; two names that are both its are no
             question.
+        target: Name of a column of numbers to read in the labels' place; labels and masks are not looked at then.
         absent: Whether volumes may be missing.
 
     Returns:
@@ -177,31 +188,37 @@ def read_manifest(
         TonnoError: A bad label, missing files, a volume twice, a patient in two splits, a split on some lines only,
             a column that looks like a slip, or no volumes; the message names the file and the line.
     """
-    names, rows = _read_rows(path)
+    names, rows = _read_rows(path, ("volume",) if target else ("volume", "label"))
     _check_overlooked(names, rows, path)
-    named = _classes_of_columns(names, "label", path)
-    if named:
-        classes = tuple(named)
-        labels = [tuple(binary_label(row, f"label:{name}") for name in classes) for row in rows]
+    named = [] if target else _classes_of_columns(names, "label", path)
+    if target:
+        numbers = numbers_of(rows, _target_column(names, target, path), target, path)
+        classes: tuple[str, ...] = (target,)
+        cases = tuple(_case(row, (), path, number) for row, number in zip(rows, numbers, strict=True))
     else:
-        classes, labels = labels_by_word(rows, class_name, model_classes, path)
-    masks, values = (_columns_of_masks(names, classes, kind, path) for kind in ("mask", "mask_label"))
-    cases = tuple(
-        _with_masks(_case(row, label, path), row, masks, values, path) for row, label in zip(rows, labels, strict=True)
-    )
+        if named:
+            classes = tuple(named)
+            labels = [tuple(binary_label(row, f"label:{name}") for name in classes) for row in rows]
+        else:
+            classes, labels = labels_by_word(rows, class_name, model_classes, path)
+        masks, values = (_columns_of_masks(names, classes, kind, path) for kind in ("mask", "mask_label"))
+        cases = tuple(
+            _with_masks(_case(row, label, path), row, masks, values, path)
+            for row, label in zip(rows, labels, strict=True)
+        )
     _check_volumes(cases, path, absent)
-    _check_mask_values(cases, classes, path)
+    _check_mask_values(cases, () if target else classes, path)
     _check_splits(cases, path)
     lines = [case.line for case in cases]
-    notes = [] if named else [*notes_on_names(classes)]
-    if class_name not in (DEFAULT_CLASS, _UNNAMED) and column_of(class_name, classes) is None:
+    notes = [] if named or target else [*notes_on_names(classes)]
+    if not target and class_name not in (DEFAULT_CLASS, _UNNAMED) and column_of(class_name, classes) is None:
         notes.append(f"the labels name {', '.join(classes)}; {class_name!r}, which label 1 would mean, is not used")
     notes += notes_on_patients(
         [case.patient for case in cases], [bool(row.cells.get("patient")) for row in rows], lines
     )
     notes += notes_on_files([case.volume for case in cases], lines)
     notes += [f"column {name} is not read: a case is one volume of one channel" for name in names if _is_channel(name)]
-    return Manifest(path, classes, cases, tuple(notes))
+    return Manifest(path, classes, cases, tuple(notes), target)
 
 
 def read_for_model(
@@ -303,6 +320,8 @@ def write_manifest(path: Path, manifest: Manifest, extra: Mapping[str, Sequence[
     """
     several = manifest.classes != (DEFAULT_CLASS,)
     columns = {kind: [f"{kind}:{name}" if several else kind for name in manifest.classes] for kind in _PER_CLASS}
+    if manifest.target:
+        columns["label"] = [manifest.target]
     if not any(mask for case in manifest.cases for mask in case.masks):
         columns["mask"] = []
     header = ["volume", *columns["label"], *columns["mask"], "patient", *(["split"] if manifest.has_split else [])]
@@ -348,12 +367,17 @@ def require_trainable(manifest: Manifest) -> None:
         manifest: The cohort, whose split ``train`` is meant, or all of it where there is no split.
 
     Raises:
-        TonnoError: It has not.
+        TonnoError: It has not, or a target is the same in all of them.
     """
     cases = manifest.split("train") if manifest.has_split else manifest.cases
     place = " in split train" if manifest.has_split else ""
     if len(cases) < 2:
         raise TonnoError(f"{manifest.path}: volumes{place}: {len(cases)}; training needs two or more: add some")
+    if manifest.target:
+        if is_constant([case.number for case in cases]):
+            value = f"{manifest.target} is {cases[0].number:g} in all {len(cases)} volumes{place}"
+            raise TonnoError(f"{manifest.path}: {value}; there is nothing to learn: move others to train")
+        return
     for index, name in enumerate(manifest.classes):
         for label, kind in ((1, "with"), (0, "without")):
             if any(case.labels[index] == label for case in cases):
@@ -478,6 +502,18 @@ def _check_overlooked(names: Sequence[str], rows: Sequence[Row], path: Path) -> 
                 raise TonnoError(f"{path}: unknown column {name}, and no {known}; did you mean {known}? Rename it")
 
 
+def _target_column(names: Sequence[str], target: str, path: Path) -> str:
+    """Find the column of a target. Raises TonnoError where there is none, or it has another meaning."""
+    column = _column_name(target)
+    if column in set(_COLUMNS) - {"label"}:
+        raise TonnoError(f"`target` {target}: is the column of something else; name one of numbers")
+    if column not in names:
+        near = difflib.get_close_matches(column, names, n=1)
+        present = f"did you mean {near[0]}?" if near else f"found {', '.join(filter(None, names))}"
+        raise TonnoError(f"{path}: no column {target}, which `target` names; {present}")
+    return column
+
+
 def _is_channel(name: str) -> bool:
     """Tell whether a column holds a further channel of the volumes, as ``volume:CT`` does."""
     return name.startswith("volume:")
@@ -512,7 +548,7 @@ def _columns_of_masks(names: Sequence[str], classes: tuple[str, ...], kind: str,
 # -------------------- cases
 
 
-def _case(row: Row, labels: tuple[int, ...], path: Path) -> Case:
+def _case(row: Row, labels: tuple[int, ...], path: Path, number: float = 0.0) -> Case:
     name = row.cells["volume"]
     volume = locate(path.parent, name)
     if not name:
@@ -528,6 +564,7 @@ def _case(row: Row, labels: tuple[int, ...], path: Path) -> Case:
         split=split,
         line=row.line,
         absent="" if volume.exists() else name,
+        number=number,
     )
 
 
@@ -609,13 +646,14 @@ def _check_splits(cases: Sequence[Case], path: Path) -> None:
             )
 
 
-def _cells(case: Case, folder: Path, with_masks: bool) -> list[str | int]:
+def _cells(case: Case, folder: Path, with_masks: bool) -> list[str | float]:
     """Write the line of a case, for a manifest in ``folder``."""
     masks = []
     for index, mask in enumerate(case.masks if with_masks else ()):
         values = values_text(case.values_of(index))
         masks.append((_relative(mask, folder) if mask else "") + (f"#{values}" if mask and values else ""))
-    return [_relative(case.volume, folder), *case.labels, *masks, case.patient, *([case.split] if case.split else [])]
+    labels = case.labels or (case.number,)
+    return [_relative(case.volume, folder), *labels, *masks, case.patient, *([case.split] if case.split else [])]
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -21,7 +21,8 @@ def split_patients(manifest: Manifest, *, seed: int, fractions: Sequence[float] 
     Iterative stratification (Sechidis et al., ECML 2011): the rarest class first, each of its patients to the
     part that lacks most of that class. Here a part without any patient of the class comes before, in the order
     train, val, test, so that three patients are enough for one in each. A patient with several volumes has the
-    classes of all of them.
+    classes of all of them. With a target, the quarters of the patients by its size (of their volumes' means) stand in
+    the classes' place.
 
     Args:
         manifest: The cohort; a split that it has is replaced.
@@ -44,11 +45,22 @@ def split_patients(manifest: Manifest, *, seed: int, fractions: Sequence[float] 
     number = {patient: index for index, patient in enumerate(patients)}
     row = {case.patient: number[named[spelling(case.patient)]] for case in manifest.cases}
     labels = np.zeros((len(patients), len(manifest.classes)), dtype=bool)
-    for case in manifest.cases:
-        labels[row[case.patient]] |= np.array(case.labels, dtype=bool)
+    if manifest.target:
+        rows = [row[case.patient] for case in manifest.cases]
+        labels = _by_size(np.bincount(rows, [case.number for case in manifest.cases]) / np.bincount(rows))
+    else:
+        for case in manifest.cases:
+            labels[row[case.patient]] |= np.array(case.labels, dtype=bool)
     parts = _stratified(labels, np.array(fractions, dtype=float), np.random.default_rng(seed))
     cases = (dataclasses.replace(case, split=SPLITS[parts[row[case.patient]]]) for case in manifest.cases)
     return dataclasses.replace(manifest, cases=tuple(cases))
+
+
+def _by_size(values: np.ndarray) -> np.ndarray:
+    """Group numbers (P) by size into quarters, or fewer groups of five or more: bool (P, K)."""
+    groups = max(1, min(4, len(values) // 5))
+    rank = np.argsort(np.argsort(values, kind="stable"))
+    return np.asarray((rank * groups // len(values))[:, None] == np.arange(groups))
 
 
 def _stratified(labels: np.ndarray, fractions: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from tonno_core.bundle.calibration import LEAST_TO_CHOOSE, OTHER_PLANES, planes_text, threshold_key
 from tonno_core.bundle.classes import first_choice
 from tonno_core.bundle.file import Bundle, BundleSpec, check_can_write, load_bundle, save_description
+from tonno_core.bundle.kind import REGRESSOR
 from tonno_core.cohort.manifest import Manifest, read_for_model, require_volumes
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
@@ -104,6 +105,11 @@ def _read(
         raise TonnoError(
             f"{model}: is a segmenter; a calibration chooses among the heatmaps of a classifier, and a segmenter's "
             "threshold comes with its training (`tonno distill`)"
+        )
+    if bundle.spec.kind == REGRESSOR:
+        raise TonnoError(
+            f"{model}: is a regressor; a calibration looks for thresholds of findings, and a quantity has none: the "
+            "heatmap is in the quantity's own unit (docs/regression.md)"
         )
     check_can_write(output, overwrite=overwrite)
     manifest = read_for_model(manifest_path, bundle.spec.classes, absent=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import tonno_core
 from tonno_core.bundle.calibration import ABOVE_HALF_PEAK, MIN_PEAK, MIN_VOLUME
+from tonno_core.bundle.kind import REGRESSOR
 from tonno_core.bundle.ready import Compiled
 from tonno_core.cohort.cases import SETTINGS_NAME, CasesFolder, Outcome, Progress, run_cases
 from tonno_core.cohort.find import find_volumes
@@ -212,7 +213,8 @@ def _require_thresholds(prepared: PreparedRun) -> None:
     model, run = prepared.request.model, prepared.run
     target = run.targets[0]
     without = [name for name in target.variants if run.threshold(target, name) is None]
-    if isinstance(model, str) or prepared.request.options.threshold != "auto" or not without:
+    none_needed = isinstance(model, str) or run.choices.kind == REGRESSOR
+    if none_needed or prepared.request.options.threshold != "auto" or not without:
         return
     raise TonnoError(
         f"`model` {prepared.request.options.model}: has no threshold for {', '.join(without)}; which one for all these "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import io
+import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.evaluation.sheet import Entry, short_name, size_text, write_sheets
 from tonno_core.output import Json, write_text
 from tonno_core.pictures.tile import Tile, load_tile, make_tile, save_tile
+from tonno_core.segmentation.threshold import NO_FINDINGS
 from tonno_core.settings import SEGMENTER
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.intensity import shown_window
@@ -78,7 +80,8 @@ def write_planes(folder: Path, volume_path: Path, methods: Sequence[str]) -> Til
         endings = (*WRITABLE, ENDING)
         ending = next((end for end in endings if (folder / f"heatmap-{method}{end}").is_file()), WRITABLE[0])
         heatmaps[method] = _read(folder / f"heatmap-{method}{ending}").astype(np.float32, copy=False)
-        masks[method] = _read(folder / f"segmentation-{method}{ending}") != 0
+        mask = folder / f"segmentation-{method}{ending}"  # none of a regressor whose threshold nobody gave
+        masks[method] = _read(mask) != 0 if mask.is_file() else np.zeros(heatmaps[method].shape, bool)
     tile = make_tile(volume, heatmaps, masks, None, foreground_mask(volume), odds=(SEGMENTER,))
     save_tile(folder / PLANES, tile)
     return tile
@@ -208,6 +211,13 @@ def _write_sheets(folder: Path, cases: Sequence[Done]) -> None:
     write_sheets(folder, entries, title=f"{len(entries)} scans", subtitle=subtitle, truth=False)
 
 
+def _caption(report: Json, values: Json) -> str:
+    """Say what a method found; of a regressor without a threshold what it predicts."""
+    if values["threshold_source"] != NO_FINDINGS:
+        return size_text(values["volume_mm3"] / 1000, len(values["components"]))
+    return "" if report["score"] is None else f"{report['class']} {report['score']:.4g}"
+
+
 def _entry(case: Done) -> Entry:
     """Say what the sheet says of a case."""
     assert case.report is not None
@@ -217,10 +227,11 @@ def _entry(case: Done) -> Entry:
     said = [short_name(case.name), case.listed.label and f"label {case.listed.label}", tile.where]
     return Entry(
         heading="   ·   ".join(filter(None, said)),
-        thresholds={name: values["threshold"] for name, values in methods.items()},
-        captions={
-            name: size_text(values["volume_mm3"] / 1000, len(values["components"])) for name, values in methods.items()
+        thresholds={
+            name: math.inf if values["threshold_source"] == NO_FINDINGS else values["threshold"]
+            for name, values in methods.items()
         },
+        captions={name: _caption(case.report, values) for name, values in methods.items()},
         load=functools.partial(load_tile, path),
         window=shown_window(case.report.get("intensity", "none")),  # reports of earlier versions do not tell
     )

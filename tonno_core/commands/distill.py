@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from tonno_core.bundle.calibration import ABOVE_HALF_PEAK, MIN_PEAK, MIN_VOLUME
 from tonno_core.bundle.file import Bundle, load_bundle, save_bundle, segmenter_spec
+from tonno_core.bundle.kind import REGRESSOR
 from tonno_core.bundle.ready import PIXEL_SUM
 from tonno_core.cohort.manifest import Manifest, read_for_model, require_trainable, require_volumes, write_manifest
 from tonno_core.cohort.split import split_patients
@@ -160,6 +161,11 @@ def _teacher(model: str, destination: Destination) -> Bundle:
     if model == PIXEL_SUM:
         raise TonnoError(f"`model` {PIXEL_SUM}: has learned nothing; expected the folder of a classifier")
     bundle = load_bundle(model)
+    if bundle.spec.kind == REGRESSOR:
+        raise TonnoError(
+            f"`model` {model}: is a regressor, whose heatmaps tell how much, not what is a finding; expected the "
+            "classifier whose heatmaps shall teach one"
+        )
     if bundle.spec.kind != "classifier":
         raise TonnoError(
             f"`model` {model}: is a segmenter already; expected the classifier whose heatmaps shall teach one"

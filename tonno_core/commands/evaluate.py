@@ -15,6 +15,7 @@ from tonno_core.bundle.calibration import MIN_PEAK
 from tonno_core.bundle.classes import class_of
 from tonno_core.bundle.decide import check_stages, decide, standard_stage
 from tonno_core.bundle.file import Bundle, load_bundle
+from tonno_core.bundle.kind import REGRESSOR
 from tonno_core.bundle.ready import ReadyModel, prepare_model
 from tonno_core.cohort.cases import SETTINGS_NAME, Outcome, Progress, failed_line, run_cases
 from tonno_core.cohort.manifest import Manifest, read_for_model, why_absent
@@ -99,6 +100,11 @@ def evaluate_manifest(
     """
     parts_of(None, choices.min_volume_mm3, choices.min_peak)
     bundle = load_bundle(model)
+    if bundle.spec.kind == REGRESSOR:
+        raise TonnoError(
+            f"`model` {model}: is a regressor; an evaluation compares findings with masks, and a quantity has none: "
+            "`tonno reconstruct` writes its heatmap and its prediction (docs/regression.md)"
+        )
     all_methods = (SEGMENTER,) if bundle.spec.kind == SEGMENTER else METHODS
     asked = {**options, "methods": options.get("methods") or all_methods}
     settings = bundle.spec.choices.settings(asked)

@@ -18,6 +18,7 @@ import tonno_core
 from tonno_core.bundle.calibration import MIN_PEAK, MIN_VOLUME
 from tonno_core.bundle.decide import Run
 from tonno_core.bundle.file import Bundle
+from tonno_core.bundle.kind import REGRESSOR
 from tonno_core.commands import dicom
 from tonno_core.commands.early_stopping import EarlyStopping
 from tonno_core.commands.options import as_options
@@ -32,7 +33,7 @@ from tonno_core.reconstruction import Reconstruction, execute
 from tonno_core.reconstruction.run import ReadyScan
 from tonno_core.reporting import Reporter, progress_bar, progress_of
 from tonno_core.segmentation.binarize import peak_of
-from tonno_core.segmentation.threshold import Segmentation, parts_of, segment
+from tonno_core.segmentation.threshold import NO_FINDINGS, Segmentation, parts_of, segment, unsegmented
 from tonno_core.settings import SEGMENTER
 from tonno_core.volume.intensity import IMAGE, shown_window
 from tonno_core.volume.io import check_writable, read_volume, write_volume
@@ -144,15 +145,22 @@ def reconstruct_into(
         write_report(folder / "report.json", volume, request.model, result, segmentations, more)
         best = next(iter(result.heatmaps))
         odds = result.variants[best].method == SEGMENTER
-        unit = "intensity" if isinstance(request.model, str) else "logit"
+        unit = "intensity" if isinstance(request.model, str) else result.unit
+        subtitle = f"threshold {segmentations[best].threshold:.4g} ({segmentations[best].source})"
+        mask = None if segmentations[best].source == NO_FINDINGS else segmentations[best].mask
+        if mask is None:
+            subtitle = "heatmap alone" if result.prediction is None else f"predicted: {result.prediction.text}"
         window = shown_window(run.intensity)
         write_overview(
             folder / "overview.png",
-            Scene(volume, result.heatmaps[best], segmentations[best].mask, window=window, unit=unit, odds=odds),
+            Scene(volume, result.heatmaps[best], mask, window=window, unit=unit, odds=odds),
             profiles=result.profiles,
             title=f"{best}: {result.class_name}",
-            subtitle=f"threshold {segmentations[best].threshold:.4g} ({segmentations[best].source})",
+            subtitle=subtitle,
         )
+    for method, made in segmentations.items():
+        if made.source == NO_FINDINGS:  # what an earlier run left would not be of this heatmap
+            (output / f"segmentation-{method}.{options.file_format}").unlink(missing_ok=True)
     table = summary(result, segmentations)
     return table if stopping is None else f"{table}\n{stopping.summary(result)}"
 
@@ -160,7 +168,7 @@ def reconstruct_into(
 def write_images(
     folder: Path, result: Reconstruction, segmentations: Mapping[str, Segmentation], file_format: str
 ) -> None:
-    """Write ``heatmap-METHOD`` (float32) and ``segmentation-METHOD`` (uint8) of each method.
+    """Write ``heatmap-METHOD`` (float32) and ``segmentation-METHOD`` (uint8) of each method, where there are any.
 
     Args:
         folder: That is there.
@@ -170,6 +178,8 @@ def write_images(
     """
     for method, heatmap in result.heatmaps.items():
         write_volume(heatmap, folder / f"heatmap-{method}.{file_format}")
+        if segmentations[method].source == NO_FINDINGS:
+            continue
         mask = heatmap.with_array(segmentations[method].mask)
         write_volume(mask, folder / f"segmentation-{method}.{file_format}", dtype="uint8")
 
@@ -186,7 +196,8 @@ def segment_all(
     Args:
         result: With the heatmaps.
         run: That they are from.
-        threshold: ``auto`` for the model's own for the method, Otsu's where it has none; ``otsu``; or a number.
+        threshold: ``auto`` for the model's own for the method, Otsu's where it has none, and nothing of a regressor;
+            ``otsu``; or a number.
         min_volume_mm3: Smallest component that is kept; None for the model's own, or all of them.
         min_peak: What the highest value of a component reaches that is kept; likewise.
 
@@ -198,6 +209,9 @@ def segment_all(
     """
     segmentations = {}
     for name, heatmap in result.heatmaps.items():
+        if run.choices.kind == REGRESSOR and threshold == "auto":
+            segmentations[name] = unsegmented(heatmap)
+            continue
         known = run.threshold(run.targets[0], name, result.ended_at)
         odds = result.variants[name].method == SEGMENTER
         parts = parts_of(known, min_volume_mm3, min_peak)
@@ -245,6 +259,7 @@ def write_report(
         **({"network_passes": result.passes} if result.passes else {}),
         "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
         "score": _number(result.score),
+        **({} if result.prediction is None else {"prediction": dataclasses.asdict(result.prediction)}),
         "explained_by_tonno": None if result.explained is None else _number(result.explained),
         "warnings": list(result.warnings),
         "profiles": [
@@ -284,7 +299,9 @@ def summary(result: Reconstruction, segmentations: Mapping[str, Segmentation]) -
         [
             method,
             result.class_name,
-            f"{segmentation.threshold:.4g} ({segmentation.source})",
+            NO_FINDINGS
+            if segmentation.source == NO_FINDINGS
+            else f"{segmentation.threshold:.4g} ({segmentation.source})",
             len(segmentation.components),
             f"{segmentation.mask.sum() * result.heatmaps[method].voxel_mm3 / 1000:.2f}",
             f"{peak_of(result.heatmaps[method].array):.4g}",
@@ -293,6 +310,8 @@ def summary(result: Reconstruction, segmentations: Mapping[str, Segmentation]) -
     ]
     headers = ["method", "class", "threshold", "components", "volume ml", "peak"]
     table = tabulate(rows, headers=headers, disable_numparse=True)
+    if result.prediction is not None:
+        table += f"\npredicted: {result.prediction.text}"
     lines = [table, *(f"warning: {warning}" for warning in result.warnings)]
     skipped = f" ({100 * result.slices_blank / max(1, result.slices_total):.0f} % blank and skipped)"
     looked_at = result.looked_at + ("" if result.windows else skipped)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tonno_core.bundle.classes import class_of
 from tonno_core.bundle.file import Bundle, load_bundle
+from tonno_core.bundle.kind import REGRESSOR
 from tonno_core.bundle.ready import prepare_model
 from tonno_core.cohort.difference import differences
 from tonno_core.cohort.find import is_cohort
@@ -144,8 +145,8 @@ def _bundle(name: str, asked: Asked) -> Bundle:
     if asked.model is None and asked.volumes is not None:
         raise TonnoError(f"{name} of {asked.volumes}: a `model` must be given; the demo's knows drawn heads alone")
     bundle = load_bundle(asked.model or MODEL)
-    if bundle.spec.kind == SEGMENTER:
-        raise TonnoError(f"`model` {asked.model}: is a segmenter, expected a classifier of slices")
+    if bundle.spec.kind in (SEGMENTER, REGRESSOR):
+        raise TonnoError(f"`model` {asked.model}: is a {bundle.spec.kind}, expected a classifier of slices")
     return bundle
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from tonno_core.bundle.calibration import MIN_PEAK
 from tonno_core.bundle.decide import Run, check_zoom, decide
 from tonno_core.bundle.file import Bundle
+from tonno_core.bundle.kind import REGRESSOR
 from tonno_core.bundle.ready import Compiled, ReadyModel, choices_of_model, load_model, prepare_model
 from tonno_core.commands.dicom import FORMAT, check_dicom
 from tonno_core.errors import TonnoError
@@ -160,6 +161,11 @@ def read_options(options: Options) -> Request:
         for name in ("zoom", "stop_when"):
             if getattr(options, name):
                 raise TonnoError(f"`{name}` has no meaning for a segmenter, which looks at no planes; leave it out")
+    if isinstance(model, Bundle) and model.spec.kind == REGRESSOR:
+        if options.stop_when is not None:
+            raise TonnoError("`stop_when` looks at segmentations, and a regressor makes none; leave it out")
+        if options.file_format == FORMAT:
+            raise TonnoError(f"`file_format` {FORMAT}: a regressor has no findings to segment; choose nii.gz or nrrd")
     if options.zoom:
         check_zoom(region, settings)
     if options.stop_when is not None:

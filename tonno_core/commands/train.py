@@ -12,13 +12,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tonno_core.bundle.file import Bundle, BundleSpec, check_can_write, save_bundle
-from tonno_core.cohort.manifest import read_manifest, require_trainable, write_manifest
+from tonno_core.cohort.manifest import DEFAULT_CLASS, read_manifest, require_trainable, write_manifest
 from tonno_core.cohort.split import split_patients
 from tonno_core.commands.calibrate import calibrate_bundle, summary_of
 from tonno_core.distributed import processes, world_size
 from tonno_core.errors import TonnoError, is_out_of_memory, rename
 from tonno_core.output import Json
-from tonno_core.settings import model_defaults
+from tonno_core.settings import REGRESSOR_DEFAULTS, model_defaults
 from tonno_core.training.calibration import Search
 from tonno_core.training.look import Look
 from tonno_core.training.run_folder import RunFolder
@@ -144,12 +144,15 @@ def train_bundle(
     ending = calibration or Ending()
     destination.check()
     ending.check()
+    if settings.target:
+        ending = _of_a_regressor(ending, class_name)
     planes, overwrite = ending.planes, destination.overwrite
-    manifest = read_manifest(manifest_path, class_name=class_name)
+    manifest = read_manifest(manifest_path, class_name=class_name, target=settings.target)
     settings = dataclasses.replace(settings, classes=manifest.classes)
     check_shares(world_size(), settings.volumes_per_batch, settings.norm)
     taken = ending.check_stages(settings)
-    defaults = model_defaults(**{"frame": settings.frame, **planes})
+    of_kind = REGRESSOR_DEFAULTS if settings.target else {}
+    defaults = model_defaults(**{"frame": settings.frame, **of_kind, **planes})
     divided = manifest if manifest.has_split else split_patients(manifest, seed=settings.seed)
     require_trainable(divided)
     folder = RunFolder(destination.run_folder, settings, divided)
@@ -189,6 +192,15 @@ def train_bundle(
     )
 
 
+def _of_a_regressor(ending: Ending, class_name: str) -> Ending:
+    """Return how the training of a regressor ends: without a calibration, which looks for thresholds of findings."""
+    if class_name != DEFAULT_CLASS:
+        raise TonnoError("`target` and `class_name`: expected one of them, a column of numbers or the name of a class")
+    if ending.stages:
+        raise TonnoError("`calibrate_stages` has no meaning for a regressor, which has no findings; give `stage`")
+    return dataclasses.replace(ending, calibrate=False)
+
+
 @contextmanager
 def _told(destination: Destination) -> Iterator[None]:
     """Say where the model is, and how to go on, where its calibration ends early."""
@@ -212,12 +224,14 @@ def _summary(spec: BundleSpec, output: Path, folder: RunFolder, uncalibrated: Pa
     """Return what a person should know of a model; ``uncalibrated`` is the manifest of one that was not calibrated."""
     record = spec.training
     lines = [f"loss at the end {record['final_loss']}, {record['seconds']:.0f} s"]
-    if "validation" in record:
+    if spec.quantity is not None:
+        lines += _told_of_numbers(spec)
+    elif "validation" in record:
         areas = record["validation"]
         lines.append(f"validation on random slices: slice AUC {areas['slice_auc']}, volume AUC {areas['volume_auc']}")
     if uncalibrated is None:
         lines += summary_of(spec)
-    else:
+    elif spec.quantity is None:
         lines.append(
             "not calibrated: the model has no thresholds, `threshold` auto will be Otsu's; "
             f"`tonno calibrate` finds some, of {output} and {uncalibrated}"
@@ -227,3 +241,14 @@ def _summary(spec: BundleSpec, output: Path, folder: RunFolder, uncalibrated: Pa
     lines.append(f"curves and metrics in {folder.path}")
     lines.append(f"written to {output}")
     return "\n".join(lines)
+
+
+def _told_of_numbers(spec: BundleSpec) -> list[str]:
+    """Return what a person should know of a regressor's answers."""
+    assert spec.quantity is not None
+    quantity, found = spec.quantity, spec.training.get("validation", {})
+    spread = f"{quantity.name}: mean {quantity.mean:.4g}, standard deviation {quantity.sd:.4g} in split train"
+    texts = {name: "-" if value is None else f"{value:.4g}" for name, value in found.items()}
+    told = "Pearson {pearson}, Spearman {spearman}, R2 {r2}, mean absolute error {mae}, slope {slope}"
+    told = told.format(**texts) if found else ""
+    return [spread, *([f"validation, mean of random slices: {told}"] if told else [])]

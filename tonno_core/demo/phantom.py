@@ -28,6 +28,9 @@ _BRAIN_FILE = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 _WHITE_MATTER = 222.0  # median of the file where nilearn's white matter map is above 0.9
 _TISSUES = (0.0, 0.30, 0.74, 1.0, 1.15)  # background, fluid, grey, white matter, brightest voxel of `brain()`
 _CENTRE_RAS_MM = np.array([0.0, -17.0, 5.0])  # of the brain's bounding box
+# Semi-axes in mm and contrasts of lesions, from the least to the greatest; those of a load differ more.
+_RADII_MM, _CONTRASTS = (5, 11), (0.2, 0.45)
+_LOAD_RADII_MM, _LOAD_CONTRASTS = (6, 13), (0.2, 1.0)
 _EXTENT_RAS_MM = np.array([188.0, 228.0, 200.0])  # holds the brain at the largest scale, rotation and shift
 
 
@@ -54,11 +57,18 @@ class Phantom:
         image: The scan.
         truth: Voxels that are at least half lesion: Z Y X, 0 or 1.
         lesions: The lesions.
+        load: How much of a lesion each voxel holds, its share times the lesion's contrast: Z Y X.
     """
 
     image: Volume
     truth: npt.NDArray[np.uint8]
     lesions: tuple[Lesion, ...]
+    load: FloatArray
+
+    @property
+    def load_ml(self) -> float:
+        """The load of all lesions, their volume times their contrast."""
+        return float(self.load.sum(dtype=np.float64) * self.image.voxel_mm3 / 1000)
 
 
 @dataclass(frozen=True)
@@ -119,13 +129,14 @@ def brain() -> Volume:
     return volume.with_array(volume.array / _WHITE_MATTER)
 
 
-def make_phantom(*, seed: int, lesions: bool | int, spacing_mm: float = 2.0) -> Phantom:
+def make_phantom(*, seed: int, lesions: bool | int, spacing_mm: float = 2.0, varied: bool = False) -> Phantom:
     """Make the head of a seed. The number of lesions changes nothing outside of them.
 
     Args:
         seed: Start of all random numbers.
         lesions: How many; True for 1 to 3, False for none.
         spacing_mm: Side of the cubic voxels.
+        varied: Whether lesions differ more in size and contrast, for heads of known load.
 
     Returns:
         The head.
@@ -142,12 +153,12 @@ def make_phantom(*, seed: int, lesions: bool | int, spacing_mm: float = 2.0) -> 
     _draw_vessels(rng, grid, tissue, head)
 
     count = int(lesion_rng.integers(1, 4)) if lesions is True else int(lesions)
-    tissue, truth, placed = _implant(lesion_rng, grid, tissue, head, count)
+    tissue, truth, placed, load = _implant(lesion_rng, grid, tissue, head, count, varied=varied)
 
     image = tissue * np.exp(0.1 * _smooth_noise(rng, grid, 45.0))
     image += rng.uniform(0.03, 0.04) * rng.standard_normal(grid.shape, dtype=np.float32)
     image = np.where(head, np.maximum(image * rng.uniform(0.7, 1.4), 1e-3), 0)
-    return Phantom(Volume(image.astype(np.float32), grid.ijk_to_ras), truth, placed)
+    return Phantom(Volume(image.astype(np.float32), grid.ijk_to_ras), truth, placed, np.where(head, load, 0))
 
 
 def write_phantoms(
@@ -195,6 +206,45 @@ def write_phantoms(
     manifest = folder / "manifest.csv"
     with manifest.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("volume", "label", "mask", "patient", "split"), *rows])
+    return manifest
+
+
+def write_loads(
+    folder: str | Path, *, count: int, seed: int, most: int = 6, spacing_mm: float = 2.0, fractions: float = 0.15
+) -> Path:
+    """Write heads with a known load of lesions, from none to many, and their manifest for a regressor.
+
+    The folder gets ``phantom-NNNN.nii.gz``, ``loads/phantom-NNNN.nii.gz`` with the load of each voxel, which training
+    never opens, and ``manifest.csv`` with the columns volume, load_ml, patient, split. Every head is another patient.
+
+    Args:
+        folder: Where to write; it is made if needed.
+        count: Number of heads.
+        seed: Start of all random numbers.
+        most: Lesions of a head, at most; all numbers from none on are as likely.
+        spacing_mm: Side of the cubic voxels.
+        fractions: Share of the heads that form split ``val``, and as many split ``test``: the last ones.
+
+    Returns:
+        Path of the manifest.
+    """
+    from tonno_core.volume.io import write_volume
+
+    folder = Path(folder)
+    (folder / "loads").mkdir(parents=True, exist_ok=True)
+    each = round(count * fractions)
+    splits = ["train"] * (count - 2 * each) + ["val"] * each + ["test"] * each
+    rows = []
+    for index, child in enumerate(np.random.SeedSequence(seed).spawn(count)):
+        name = f"phantom-{index:04d}"
+        head_seed, lesions = (int(number) for number in child.generate_state(2, np.uint64))
+        phantom = make_phantom(seed=head_seed, lesions=lesions % (most + 1), spacing_mm=spacing_mm, varied=True)
+        write_volume(phantom.image, folder / f"{name}.nii.gz")
+        write_volume(phantom.image.with_array(phantom.load), folder / "loads" / f"{name}.nii.gz")
+        rows.append((f"{name}.nii.gz", f"{phantom.load_ml:.6g}", name, splits[index]))
+    manifest = folder / "manifest.csv"
+    with manifest.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("volume", "load_ml", "patient", "split"), *rows])
     return manifest
 
 
@@ -274,11 +324,12 @@ def _draw_vessels(rng: Generator, grid: _Grid, tissue: FloatArray, head: npt.NDA
 
 
 def _implant(
-    rng: Generator, grid: _Grid, tissue: FloatArray, head: npt.NDArray[np.bool_], count: int
-) -> tuple[FloatArray, npt.NDArray[np.uint8], tuple[Lesion, ...]]:
-    """Put lesions into `tissue`, in the brain and apart from each other; return it, their truth, and the lesions."""
-    total = np.zeros(grid.shape, dtype=np.float32)
+    rng: Generator, grid: _Grid, tissue: FloatArray, head: npt.NDArray[np.bool_], count: int, *, varied: bool
+) -> tuple[FloatArray, npt.NDArray[np.uint8], tuple[Lesion, ...], FloatArray]:
+    """Put lesions into `tissue`, in the brain and apart from each other; return it, truth, lesions and load."""
+    total, load = np.zeros(grid.shape, dtype=np.float32), np.zeros(grid.shape, dtype=np.float32)
     enhanced = tissue.copy()
+    radii_mm, contrasts = (_LOAD_RADII_MM, _LOAD_CONTRASTS) if varied else (_RADII_MM, _CONTRASTS)
     lesions: list[Lesion] = []
     candidates = np.argwhere(head & (tissue > 0.6))
     for _ in range(1000):
@@ -286,7 +337,7 @@ def _implant(
             break
         k, j, i = candidates[rng.integers(len(candidates))]
         centre = np.array([grid.x[i], grid.y[j], grid.z[k]]) + rng.uniform(-0.5, 0.5, 3) * grid.spacing_mm
-        lesion = Lesion(_triple(centre), _triple(rng.uniform(5, 11, 3)), float(rng.uniform(0.2, 0.45)))
+        lesion = Lesion(_triple(centre), _triple(rng.uniform(*radii_mm, 3)), float(rng.uniform(*contrasts)))
         reach = 1.5 * max(lesion.radii_mm) + 3
         box = grid.box(centre - reach, centre + reach)
         fraction = _lesion_fraction(rng, grid.crop(box), lesion)
@@ -298,10 +349,11 @@ def _implant(
         gain = lesion.contrast * texture + 0.65 * (1 - tissue[box])
         enhanced[box] += fraction * gain
         total[box] += fraction
+        load[box] += fraction * np.float32(lesion.contrast)
         lesions.append(lesion)
     if len(lesions) != count:
         raise ValueError(f"found no room for {count} lesions in the brain")
-    return enhanced, ((total >= 0.5) & head).astype(np.uint8), tuple(lesions)
+    return enhanced, ((total >= 0.5) & head).astype(np.uint8), tuple(lesions), load
 
 
 def _lesion_fraction(rng: Generator, grid: _Grid, lesion: Lesion) -> FloatArray:

@@ -32,6 +32,8 @@ class Convention:
         mean: By channel, subtracted then; empty for none.
         std: By channel, by which that is divided; empty for none.
         activation: ``softmax`` where the classes exclude each other, ``sigmoid`` where each is a question of its own.
+        scale: Factor on the outputs, 1 but for a regressor's: its answer is then in the unit of its quantity.
+        offset: Added to them then; 0 likewise.
     """
 
     channels: int = 1
@@ -40,6 +42,8 @@ class Convention:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     activation: Activation = "sigmoid"
+    scale: float = 1.0
+    offset: float = 0.0
 
     def input(self, slices: torch.Tensor) -> torch.Tensor:
         """Make the network's input.
@@ -68,8 +72,11 @@ class Convention:
 
         Returns:
             ``B K``. The outputs themselves for ``sigmoid``. For ``softmax`` the output of class k less the
-            log-sum-exp of the others': log(p / (1 - p)) of its probability p, whatever is added to all outputs.
+            log-sum-exp of the others': log(p / (1 - p)) of its probability p, whatever is added to all outputs. Of a
+            regressor its answer.
         """
+        if (self.scale, self.offset) != (1.0, 0.0):
+            return outputs * self.scale + self.offset
         if self.activation == "sigmoid":
             return outputs
         count = outputs.shape[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class Entry:
 
     Attributes:
         heading: The line above it.
-        thresholds: By method.
+        thresholds: By method; infinite where nothing was segmented.
         captions: By method, the text below its picture.
         load: Returns its planes; those of thousands of cases are never in memory together.
         window: The scan's values shown as black and as white; None for nearly the whole range of its plane.
@@ -209,6 +210,7 @@ def _draw_scales(figure: Figure, columns: Sequence[_Column], pictures: Sequence[
         bar = draw_scale(axes, shown, column.threshold, orientation="horizontal")
         axes.set_title(column.name, size=12, pad=20, weight="bold")
         text = "thresholds of Otsu" if column.threshold is None else f"threshold {_digits(column.threshold)}"
+        text = "no threshold" if column.threshold == math.inf else text
         axes.annotate(
             text, (0.5, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", ha="center", size=9.5
         )

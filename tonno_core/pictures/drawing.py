@@ -59,7 +59,7 @@ class Scene:
     Attributes:
         image: The image; its grid may differ from the heatmap's.
         heatmap: The heatmap.
-        mask: The segmentation on the heatmap's grid, Z Y X; not zero is inside.
+        mask: The segmentation on the heatmap's grid, Z Y X; not zero is inside. None where nothing was segmented.
         threshold: Marked on the colour scale; None leaves it out.
         window: The image's values shown as black and as white; None takes nearly the whole range.
         truth: The true mask on the heatmap's grid, Z Y X; None if it is not known.
@@ -70,7 +70,7 @@ class Scene:
 
     image: Volume
     heatmap: Volume
-    mask: npt.NDArray[np.generic]
+    mask: npt.NDArray[np.generic] | None
     threshold: float | None = None
     window: tuple[float, float] | None = None
     truth: npt.NDArray[np.generic] | None = None

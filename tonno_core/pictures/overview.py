@@ -122,7 +122,7 @@ def _figure(
 
 def _peak_ras(scene: Scene) -> Float:
     """Find the peak of the mask's highest component, or of the heatmap where the mask is empty."""
-    highest = components(scene.mask, scene.heatmap)
+    highest = [] if scene.mask is None else components(scene.mask, scene.heatmap)
     if highest:
         return np.array(highest[0].peak_ras)
     array = scene.heatmap.array

@@ -12,10 +12,11 @@ import torch
 from scipy import ndimage
 
 from tonno_core.bundle.decide import Target
+from tonno_core.bundle.kind import REGRESSOR
 from tonno_core.encoding.encoder import Encoder
 from tonno_core.errors import TonnoError
 from tonno_core.reconstruction.planes import NOTHING_INSIDE, Planes
-from tonno_core.reconstruction.result import Reconstruction
+from tonno_core.reconstruction.result import Prediction, Reconstruction
 from tonno_core.reconstruction.shared import Gathered
 from tonno_core.reporting import Preview, Reporter, Timings
 from tonno_core.segmenter.segmenter import Segmenter
@@ -65,6 +66,8 @@ class Projected:
         taken_off: What was taken off the volume before it was sliced.
         answer: A segmenter's logits, ``Z Y X`` on the input's grid.
         windows: That it answered.
+        foreground: Points P 3 of the scan's foreground in the frame, between whose ends a regressor's answers count;
+            None of other models, and where there is nothing to see.
     """
 
     planes: Planes
@@ -80,6 +83,7 @@ class Projected:
     taken_off: float = 0.0
     answer: torch.Tensor | None = None
     windows: int = 0
+    foreground: npt.NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         self.inside = self.planes.inside
@@ -223,7 +227,7 @@ class Projected:
                 heatmaps[name] = heatmap
             else:
                 receive(name, heatmap, inside)
-        run = self.planes.run
+        run, prediction = self.planes.run, self._prediction()
         return Reconstruction(
             heatmaps=heatmaps,
             variants=dict(variants),
@@ -233,7 +237,7 @@ class Projected:
             class_name=self.target.name,
             frame_to_ras=self.planes.frame_to_ras,
             slice_size=run.pixels,
-            score=self._score(),
+            score=self._score(prediction),
             explained=explained,
             seconds={},
             slices_total=self.slices_total,
@@ -247,6 +251,8 @@ class Projected:
             directions=self.directions,
             planned=self.planned,
             stopped=self.stopped,
+            prediction=prediction,
+            unit=self.target.name if run.choices.kind == REGRESSOR else "logit",
         )
 
     def terms(self, variant: Variant) -> dict[Variant, float]:
@@ -491,7 +497,28 @@ class Projected:
             for axis, letter in enumerate("RAS")
         )
 
-    def _score(self) -> float:
+    def _prediction(self) -> Prediction | None:
+        """Return a regressor's answer: as in training, over the slices between the foreground's ends."""
+        begun = [each for each in self.inverters if each.directions > 0]
+        if self.foreground is None or not begun:
+            return None
+        plan, logits = begun[0].plan, begun[0].logits.double().cpu().numpy()
+        along = self.foreground @ plan.directions[: len(logits)].T
+        low, high = along.min(axis=0)[:, None], along.max(axis=0)[:, None]
+        within = (low <= plan.offsets) & (plan.offsets <= high)
+        counts = within.sum(axis=1)
+        means = (logits * within).sum(axis=1)[counts > 0] / counts[counts > 0]
+        value = None if plan.needed is not None or not len(means) else float(means.mean())
+        # The integral of the heatmap over a plane is the slice's answer times the area of its pixels; the sum over
+        # planes one step apart, divided by their extent, is their mean.
+        area = (2.0 * plan.pixels / (plan.pixels - 1)) ** 2
+        frame_mm3 = abs(float(np.linalg.det(plan.frame_to_ras[:3, :3])))
+        per_mm3 = float((1.0 / np.maximum(high - low, plan.step)).mean()) / area / frame_mm3
+        return Prediction(self.target.name, value, per_mm3)
+
+    def _score(self, prediction: Prediction | None) -> float:
+        if self.planes.run.choices.kind == REGRESSOR:
+            return float("nan") if prediction is None or prediction.value is None else prediction.value
         if self.answer is not None:
             looked_at = self.answer[torch.as_tensor(self.inside, device=self.answer.device)]
             voxels = math.ceil(SCORED_MM3 / self.planes.volume.voxel_mm3)

@@ -12,13 +12,36 @@ import numpy.typing as npt
 from tonno_core.bundle.calibration import ModelThreshold
 from tonno_core.encoding.encoder import PixelSum
 from tonno_core.errors import TonnoError, TonnoWarning
-from tonno_core.segmentation.threshold import Segmentation, parts_of, segment
+from tonno_core.segmentation.threshold import NO_FINDINGS, Segmentation, parts_of, segment, unsegmented
 from tonno_core.settings import SEGMENTER, ReconstructionSettings, Variant
 from tonno_core.slicing.profile import Profile
 from tonno_core.volume.volume import Matrix, Volume
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A regressor's answer for a volume, and what its ``tonno`` heatmap adds up to.
+
+    The sum of the heatmap over a region, times `per_mm3` and a voxel's mm3, is what the region adds to `value`.
+
+    Attributes:
+        name: Of the quantity.
+        value: Mean of its answers for the slices between the foreground's ends, over all directions, in its own unit;
+            None of a region alone, or where nothing was seen.
+        per_mm3: What 1 mm3 adds to it where the heatmap is 1.
+    """
+
+    name: str
+    value: float | None
+    per_mm3: float
+
+    @property
+    def text(self) -> str:
+        """The answer in words."""
+        return f"{self.name} {'unknown' if self.value is None else format(self.value, '.4g')}"
 
 
 @dataclass(frozen=True)
@@ -35,7 +58,7 @@ class Reconstruction:
         frame_to_ras: 4 x 4.
         slice_size: S pixels.
         score: Mean of the highest tenth of all logits, the volume-level score; NaN without planes. Of a segmenter the
-            highest logit that 100 mm3 of what was looked at reach.
+            highest logit that 100 mm3 of what was looked at reach; of a regressor its prediction's value.
         explained: Share of the logits' variance that the ToNNO heatmap's own plane integrals explain; None without
             ``tonno``, of a region alone, and where ``stopped``.
         seconds: By step; ``total`` is all of it.
@@ -53,6 +76,8 @@ class Reconstruction:
         image: The scan; None where only heatmaps were asked for (`execute`).
         window: The scan's values that pictures show as black and as white; None for nearly the whole range.
         thresholds: The model's own, by the heatmaps' names; None for those for which it has none.
+        prediction: A regressor's; None of other models, and without planes over the sphere.
+        unit: Of the heatmaps and profiles: ``logit``, or the name of a regressor's quantity.
     """
 
     heatmaps: dict[str, Volume]
@@ -80,6 +105,8 @@ class Reconstruction:
     image: Volume | None = None
     window: tuple[float, float] | None = None
     thresholds: dict[str, ModelThreshold | None] = field(default_factory=dict)
+    prediction: Prediction | None = None
+    unit: str = "logit"
 
     def __repr__(self) -> str:
         made = f"{', '.join(self.heatmaps)} of class {self.class_name}"
@@ -97,7 +124,8 @@ class Reconstruction:
 
         Args:
             name: Of the heatmap, None for the first.
-            threshold: ``auto`` for the model's own, Otsu's where it has none; ``otsu``; or a number.
+            threshold: ``auto`` for the model's own, Otsu's where it has none, of a regressor an empty segmentation;
+                ``otsu``; or a number.
             min_volume_mm3: Smallest component that is kept; None for the model's own, which a classifier has not.
             min_peak: What the highest value of a component reaches that is kept; None likewise, ``-math.inf`` for all.
 
@@ -109,6 +137,8 @@ class Reconstruction:
         """
         name = self._name(name)
         known, heatmap = self.thresholds.get(name), self.heatmaps[name]
+        if self.unit != "logit" and str(threshold) == "auto":
+            return unsegmented(heatmap)
         odds = self.variants[name].method == SEGMENTER
         parts = parts_of(known, min_volume_mm3, min_peak)
         made = segment(name, heatmap, self.inside, known, threshold=str(threshold), parts=parts, odds=odds)
@@ -139,14 +169,14 @@ class Reconstruction:
             Scene(
                 image,
                 self.heatmaps[name],
-                made.mask,
+                None if made.source == NO_FINDINGS else made.mask,
                 window=self.window,
-                unit="intensity" if self._of_pixels else "logit",
+                unit="intensity" if self._of_pixels else self.unit,
                 odds=self.variants[name].method == SEGMENTER,
             ),
             profiles=self.profiles,
             title=f"{name}: {self.class_name}",
-            subtitle=f"threshold {made.threshold:.4g} ({made.source})",
+            subtitle=made.source if made.source == NO_FINDINGS else f"threshold {made.threshold:.4g} ({made.source})",
         )
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from torch import nn
 
 from tonno_core.bundle.decide import Run, decide
 from tonno_core.bundle.file import Bundle
+from tonno_core.bundle.kind import REGRESSOR
 from tonno_core.bundle.own import assumptions
 from tonno_core.bundle.ready import ReadyModel, load_model, prepare_model, prepare_module
 from tonno_core.distributed import ALONE, Processes
@@ -33,7 +35,7 @@ from tonno_core.segmenter.segmenter import Segmenter
 from tonno_core.segmenter.working import WorkingImage, prepare_image
 from tonno_core.settings import ReconstructionSettings, Variant
 from tonno_core.slicing.frame import normalized_frame
-from tonno_core.slicing.preparation import PreparedVolume, prepare_volume
+from tonno_core.slicing.preparation import PreparedVolume, foreground_points, prepare_volume
 from tonno_core.slicing.region import Region
 from tonno_core.slicing.sampling import SliceSource
 from tonno_core.tomography.inversion import Inverter
@@ -207,6 +209,9 @@ def project(
     for each in made:
         each.warnings = (*volume.concerns, *scale_warnings(prepared, run))
         each.taken_off = prepared.fill if run.intensity == IMAGE else 0.0
+        if run.choices.kind == REGRESSOR:
+            with suppress(TonnoError):  # nothing to see, which the result warns of
+                each.foreground = foreground_points(prepared, np.random.default_rng(0))
     show_planes(
         made, source_of(prepared, run), reporter=reporter, shown=made[0].target.variants, batch_size=batch_size,
         processes=processes,

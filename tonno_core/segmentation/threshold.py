@@ -15,6 +15,8 @@ from tonno_core.segmentation.binarize import Component, Mask, binarize, componen
 from tonno_core.segmentation.parts import Parts
 from tonno_core.volume.volume import Volume
 
+# How the threshold of a regressor's heatmap was found where nobody gave one.
+NO_FINDINGS = "none: a regressor tells how much, not what is a finding"
 # A mask of more than this share of what the planes cover is no finding.
 MOST = 0.5
 # How the threshold of a heatmap that shows nothing is found.
@@ -180,6 +182,19 @@ def segment(
             "raises the logit above that of an empty one; choose another `cam`, or another `method`"
         )
     return Segmentation(value, source, mask, components(mask, heatmap), warning, parts.min_volume_mm3, parts.min_peak)
+
+
+def unsegmented(heatmap: Volume) -> Segmentation:
+    """Return the empty segmentation of a heatmap whose values say nothing of findings.
+
+    Args:
+        heatmap: On any grid.
+
+    Returns:
+        Its threshold lies just above the highest value.
+    """
+    above = float(np.nextafter(heatmap.array.max(), np.float32(np.inf)))
+    return Segmentation(above, NO_FINDINGS, np.zeros(heatmap.array.shape, np.uint8), [])
 
 
 def threshold_warning(

@@ -11,10 +11,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from tonno_core.errors import TonnoError
 from tonno_core.slicing.frame import normalized_frame, physical_frame
 from tonno_core.volume.foreground import foreground_ball, foreground_mask
 from tonno_core.volume.intensity import normalise
 from tonno_core.volume.volume import Matrix, Volume
+
+# Enough points to know the foreground's extent along any direction to about a voxel.
+_FOREGROUND_POINTS = 2048
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,31 @@ def prepare_volume(
         radius_mm = max(foreground_mm, window_mm)
     smooth = limit_resolution(normalised, 2.0 * radius_mm / (slice_size - 1))
     return PreparedVolume(smooth, fill, physical_frame(centre_ras, radius_mm), radius_mm, foreground)
+
+
+def foreground_points(prepared: PreparedVolume, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Choose points of what differs from the surroundings by a tenth of the brightest difference.
+
+    Training cuts its slices between the outermost of them along each direction.
+
+    Args:
+        prepared: the volume.
+        rng: chooses the points.
+
+    Returns:
+        P 3, in the frame.
+
+    Raises:
+        TonnoError: the volume has no contrast.
+    """
+    volume = prepared.volume
+    strength = np.abs(volume.array - prepared.fill)
+    kji = np.argwhere(strength > 0.1 * np.quantile(strength, 0.999))
+    if not len(kji):
+        raise TonnoError("after `intensity` all of it equals the space outside; expected contrast in the window")
+    chosen = kji[rng.permutation(len(kji))[:_FOREGROUND_POINTS]]
+    ijk_to_frame = np.linalg.inv(np.linalg.inv(volume.ijk_to_ras) @ prepared.frame_to_ras)
+    return np.asarray(chosen[:, ::-1] @ ijk_to_frame[:3, :3].T + ijk_to_frame[:3, 3])
 
 
 def limit_resolution(volume: Volume, pixel_mm: float) -> Volume:

@@ -16,14 +16,11 @@ from tonno_core.distributed import Processes
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
 from tonno_core.progress import progress_bar
-from tonno_core.slicing.preparation import PreparedVolume, prepare_volume
+from tonno_core.slicing.preparation import PreparedVolume, foreground_points, prepare_volume
 from tonno_core.training.tensor_file import TensorFiles, identity
 from tonno_core.volume.appearance import Appearance, appearance, record_of_images
 from tonno_core.volume.io import read_volume
 from tonno_core.volume.volume import Matrix, Volume
-
-# Enough points to know the foreground's extent along any direction to about a voxel.
-_FOREGROUND_POINTS = 2048
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class TrainingVolume:
         fill: Intensity of the space around the volume.
         frame_to_ijk: 4 x 4.
         foreground: Some points of the foreground in the frame: P 3.
-        labels: 0 or 1 per class.
+        labels: 0 or 1 per class; of a regressor's volume its number in standard deviations.
         name: Name of the file.
     """
 
@@ -43,12 +40,12 @@ class TrainingVolume:
     fill: float
     frame_to_ijk: Matrix
     foreground: np.ndarray
-    labels: tuple[int, ...]
+    labels: tuple[float, ...]
     name: str = ""
 
     @staticmethod
     def from_prepared(
-        prepared: PreparedVolume, labels: tuple[int, ...], rng: np.random.Generator, name: str = ""
+        prepared: PreparedVolume, labels: tuple[float, ...], rng: np.random.Generator, name: str = ""
     ) -> TrainingVolume:
         """Keep what slicing needs, in half the memory.
 
@@ -67,15 +64,7 @@ class TrainingVolume:
         volume = prepared.volume
         array = halved(torch.as_tensor(volume.array - prepared.fill))
         frame_to_ijk = np.linalg.inv(volume.ijk_to_ras) @ prepared.frame_to_ras
-        # What differs from the surroundings by a tenth of the brightest difference is foreground.
-        strength = np.abs(volume.array - prepared.fill)
-        kji = np.argwhere(strength > 0.1 * np.quantile(strength, 0.999))
-        if not len(kji):
-            raise TonnoError("after `intensity` all of it equals the space outside; expected contrast in the window")
-        chosen = kji[rng.permutation(len(kji))[:_FOREGROUND_POINTS]]
-        ijk_to_frame = np.linalg.inv(frame_to_ijk)
-        points = chosen[:, ::-1] @ ijk_to_frame[:3, :3].T + ijk_to_frame[:3, 3]
-        return TrainingVolume(array, prepared.fill, frame_to_ijk, points, labels, name)
+        return TrainingVolume(array, prepared.fill, frame_to_ijk, foreground_points(prepared, rng), labels, name)
 
 
 @dataclass(frozen=True)

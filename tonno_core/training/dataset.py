@@ -42,6 +42,9 @@ class Batch:
 class SliceSampler:
     """Draws batches: V volumes, as many with as without a finding, and K random slices of each.
 
+    Where the labels are numbers of a quantity, volumes are drawn evenly: the squared error's answer is a mean over what
+    is drawn, and is to be that over the volumes.
+
     Directions are uniform on the whole sphere (a plane and its mirror image), offsets uniform over the
     foreground's extent along the direction, so that no slice is empty. A batch depends on the seed and the step alone:
     neither on what was drawn before, so that a resumed run is the same, nor on how many processes share it.
@@ -53,6 +56,7 @@ class SliceSampler:
         seed: Start of the random numbers.
         device: Where the slices are made.
         room: Bytes of voxels that may stay on the device; the others come there whenever they are used.
+        balanced: Whether labels are of classes.
     """
 
     volumes: Sequence[TrainingVolume]
@@ -61,6 +65,7 @@ class SliceSampler:
     seed: int
     device: torch.device
     room: int = 0
+    balanced: bool = True
 
     def draw(
         self,
@@ -85,7 +90,7 @@ class SliceSampler:
         Returns:
             V / world x K slices.
         """
-        chosen = self._balanced(step, volumes)
+        chosen = self._balanced(step, volumes) if self.balanced else self._even(step, volumes)
         share = chosen[rank::world]
         # Position 0 would be the same as none: a seed's trailing zeros do not count.
         seeds = [(self.seed, step, position + 1) for position in range(rank, volumes, world)]
@@ -181,6 +186,11 @@ class SliceSampler:
             candidates = self._candidates[finding][position % 2]
             chosen.append(int(candidates[rng.integers(len(candidates))]))
         return chosen
+
+    def _even(self, step: int, count: int) -> list[int]:
+        """Choose volumes at random, none twice in a batch where there are enough."""
+        rng = np.random.default_rng((self.seed, step))
+        return [int(number) for number in rng.choice(len(self.volumes), count, replace=count > len(self.volumes))]
 
     def _planes(self, sources: list[TrainingVolume], numbers: _RandomNumbers) -> np.ndarray:
         """Place random planes, as slice_to_frame: V K 4 4."""

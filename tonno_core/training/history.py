@@ -49,7 +49,45 @@ class Epoch:
     seconds: float
 
 
-def write_history(folder: Path, history: Sequence[Epoch]) -> None:
+@dataclass(frozen=True)
+class RegressionEpoch:
+    """Measurements of an epoch of a regressor.
+
+    Attributes:
+        epoch: Its number, from 1.
+        step: Steps done at its end.
+        loss: Mean over its training batches.
+        learning_rate: Learning rate of its last step.
+        validation_loss: As in `Agreement`.
+        pearson: As in `Agreement`.
+        spearman: As in `Agreement`.
+        mae: As in `Agreement`.
+        r2: As in `Agreement`.
+        slope: As in `Agreement`.
+        slices_per_second: Speed of training.
+        wait_share: Share of the time in which the device waited for slices.
+        seconds: Duration, without the validation.
+    """
+
+    epoch: int
+    step: int
+    loss: float
+    learning_rate: float
+    validation_loss: float | None
+    pearson: float | None
+    spearman: float | None
+    mae: float | None
+    r2: float | None
+    slope: float | None
+    slices_per_second: float
+    wait_share: float
+    seconds: float
+
+
+AnyEpoch = Epoch | RegressionEpoch
+
+
+def write_history(folder: Path, history: Sequence[AnyEpoch]) -> None:
     """Write ``metrics.csv`` and ``curves.png``, each whole or not at all.
 
     Args:
@@ -75,8 +113,18 @@ def write_metrics(folder: Path, rows: Sequence[Json]) -> None:
         writer.writerows(rows)
 
 
-def _draw(path: Path, history: Sequence[Epoch]) -> None:
+def _draw(path: Path, history: Sequence[AnyEpoch]) -> None:
+    of_classes = [epoch for epoch in history if isinstance(epoch, Epoch)]
     with curves(path, [epoch.step for epoch in history], history) as (losses, aucs, curve):
+        if len(of_classes) < len(history):
+            losses.axhline(1.0, color="0.6", linewidth=0.8, linestyle="--")  # of the mean of all volumes
+            losses.set_ylabel("squared error, in SD")
+            curve(aucs, "pearson", "Pearson's r", "#8f5902")
+            curve(aucs, "spearman", "Spearman's rho", "#4e9a06")
+            curve(aucs, "r2", "R²", "#75507b")
+            aucs.axhline(0.0, color="0.6", linewidth=0.8, linestyle="--")
+            aucs.set(ylabel="validation, mean of random slices", ylim=(-0.55, 1.05))
+            return
         losses.axhline(np.log(2), color="0.6", linewidth=0.8, linestyle="--")
         losses.set_ylabel("cross-entropy of slices")
         where: Any = ("axes fraction", "data")
@@ -84,7 +132,7 @@ def _draw(path: Path, history: Sequence[Epoch]) -> None:
         curve(aucs, "slice_auc", "slice AUC", "#8f5902")
         curve(aucs, "volume_auc", "volume AUC", "#4e9a06")
         aucs.axhline(0.5, color="0.6", linewidth=0.8, linestyle="--")
-        aucs.set(ylabel="validation, random slices", ylim=(0.0 if _below_half(history) else 0.45, 1.02))
+        aucs.set(ylabel="validation, random slices", ylim=(0.0 if _below_half(of_classes) else 0.45, 1.02))
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from tonno_core.training.course import Course, rounded
 from tonno_core.training.dataset import Batch, SliceSampler
 from tonno_core.training.descent import Descent
 from tonno_core.training.evidence import Evidence, HeatmapFiles, heatmap, volumes_to_look_at
-from tonno_core.training.history import Epoch, write_history
+from tonno_core.training.history import AnyEpoch, Epoch, RegressionEpoch, write_history
 from tonno_core.training.loss import training_loss
 from tonno_core.training.model import (
     SliceLogits,
@@ -31,6 +31,7 @@ from tonno_core.training.model import (
     set_training_mode,
     training_precision,
 )
+from tonno_core.training.regression import regression_loss, validate_numbers
 from tonno_core.training.run_folder import RunFolder
 from tonno_core.training.settings import TrainingSettings
 from tonno_core.training.validation import SLICES_EACH, validate
@@ -50,6 +51,7 @@ class Trainer:
         folder: The open folder of the run.
         processes: The processes that share the batches.
         progress: Show a bar, in the first process alone.
+        unit: What a standard deviation of a regressor's quantity is in its unit.
     """
 
     def __init__(
@@ -61,7 +63,9 @@ class Trainer:
         processes: Processes,
         *,
         progress: bool,
+        unit: float = 1.0,
     ) -> None:
+        self._unit = unit
         self.settings, self.folder, self.processes = settings, folder, processes
         self._progress = progress and processes.first
         torch.manual_seed(settings.seed)
@@ -71,13 +75,13 @@ class Trainer:
         self._precision = training_precision(settings.precision, device)
         groups = parameter_groups(self.model, settings)
         self.descent = Descent(self.model, groups, settings, self._precision, processes)
-        self.course: Course[Epoch] = Course(self.descent, folder, "slices")
+        self.course: Course[AnyEpoch] = Course(self.descent, folder, "slices")
         self._network = SliceLogits(self.model, settings.convention, self._precision)
         if settings.compiled:
             self._network.compile_body()
         self._shared = processes.share(self._network)
         size, seed, room = settings.slice_size, settings.seed, room_on(device)
-        self._sampler = SliceSampler(train_set, size, Augmentation(), seed, device, room)
+        self._sampler = SliceSampler(train_set, size, Augmentation(), seed, device, room, balanced=not settings.target)
         # On a CPU a volume that is measured on once an epoch need not stay.
         self._val_sampler = SliceSampler(val_set, size, None, seed, device, room // 4 if device.type == "cuda" else 0)
         self._evidence: Evidence | None = None
@@ -89,7 +93,7 @@ class Trainer:
             TonnoError: If the loss is not a number, the checkpoint does not fit, or the network cannot be compiled.
             TrainingInterrupted: On Ctrl-C, or another signal that asks for an end.
         """
-        self.course.resume(self.folder.load(), Epoch)
+        self.course.resume(self.folder.load(), RegressionEpoch if self.settings.target else Epoch)
         try:
             self._train()
         except Exception as error:
@@ -173,24 +177,33 @@ class Trainer:
         """Take a step; return the loss of this process's slices, which nothing has waited for."""
         self.descent.begin(step)
         logits = self._shared(batch.slices)
-        loss = training_loss(logits, batch.labels, self.settings.slices_per_volume, self.settings.bag)
+        of_batch = regression_loss if self.settings.target else training_loss
+        loss = of_batch(logits, batch.labels, self.settings.slices_per_volume, self.settings.bag)
         self.descent.follow(step, loss)
         return loss.detach()
 
     def _finish_epoch(self, epoch: int) -> None:
         course, settings = self.course, self.settings
         network = SliceLogits(self.descent.trained, settings.convention, self._precision)
-        validation = validate(network, self._val_sampler, self.processes)
-        course.finish(Epoch(
-            epoch=epoch,
-            step=course.at.step,
-            loss=round(float(np.mean(course.at.losses)), 6),
-            validation_loss=rounded(validation.loss),
-            slice_auc=rounded(validation.slice_auc),
-            volume_auc=rounded(validation.volume_auc),
-            slices_per_second=round(course.per_second(settings.batch_size), 1),
+        measured: dict[str, Any] = {
+            "epoch": epoch,
+            "step": course.at.step,
+            "loss": round(float(np.mean(course.at.losses)), 6),
+            "slices_per_second": round(course.per_second(settings.batch_size), 1),
             **course.measured(),
-        ))  # fmt: skip
+        }
+        if settings.target:
+            found = validate_numbers(network, self._val_sampler, self.processes, self._unit)
+            values: dict[str, Any] = {name: rounded(value) for name, value in vars(found).items()}
+            course.finish(RegressionEpoch(validation_loss=values.pop("loss"), **values, **measured))
+        else:
+            validation = validate(network, self._val_sampler, self.processes)
+            course.finish(Epoch(
+                validation_loss=rounded(validation.loss),
+                slice_auc=rounded(validation.slice_auc),
+                volume_auc=rounded(validation.volume_auc),
+                **measured,
+            ))  # fmt: skip
         if self.processes.first:
             write_history(self.folder.path, course.history)
 
@@ -198,7 +211,9 @@ class Trainer:
         shown = self.course.loss_shown()
         if self.course.history:
             last = self.course.history[-1]
-            if last.volume_auc is not None:
+            if isinstance(last, RegressionEpoch):
+                shown |= {} if last.pearson is None else {"r": f"{last.pearson:.3f}"}
+            elif last.volume_auc is not None:
                 shown["volume AUC"] = f"{last.volume_auc:.3f}"
             shown["waiting"] = f"{last.wait_share:.0%}"
         bar.set_postfix(shown, refresh=False)

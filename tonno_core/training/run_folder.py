@@ -248,7 +248,10 @@ def describe(settings: Settings, manifest: Manifest) -> Json:
         JSON object.
     """
     folder = manifest.path.absolute().parent
-    lines = [f"{os.path.relpath(case.volume, folder)} {case.labels} {case.split}" for case in manifest.cases]
+    lines = [
+        f"{os.path.relpath(case.volume, folder)} {case.number if manifest.target else case.labels} {case.split}"
+        for case in manifest.cases
+    ]
     digest = hashlib.sha256("\n".join([*manifest.classes, *lines]).encode()).hexdigest()
     mean = settings.convention.mean if isinstance(settings, TrainingSettings) else ()
     return {"settings": settings.record() | ({"mean": list(mean)} if mean else {}), "cases": digest}

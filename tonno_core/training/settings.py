@@ -38,7 +38,7 @@ class TrainingSettings:
         epochs: Parts of the run; each ends with a validation and a checkpoint.
         volumes_per_batch: Volumes in a batch, half of them without a finding.
         slices_per_volume: Random slices of each of these.
-        bag: Share of the loss that is of a volume's slices together, from 0 to 1.
+        bag: Share of the loss that is of a volume's slices together, from 0 to 1; of a regressor that of their mean.
         rounds: 2 for a second half of the steps in which slices keep as much of a finding's label as the heatmaps of
             the first half's classifier say.
         learning_rate: Highest learning rate.
@@ -50,6 +50,7 @@ class TrainingSettings:
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``auto``, ``float32`` or ``bfloat16``.
         compiled: Compile the network for its training (`torch.compile`).
+        target: Name of the quantity that a regressor learns; "" for a classifier.
     """
 
     encoder: str = "resnet10t"
@@ -76,6 +77,7 @@ class TrainingSettings:
     device: str = "auto"
     precision: str = "auto"
     compiled: bool = False
+    target: str = ""
 
     @property
     def pretrained(self) -> bool:
@@ -143,6 +145,8 @@ class TrainingSettings:
         _require(self.epochs <= self.steps, "epochs", self.epochs, few)
         _require(self.rounds in (1, 2), "rounds", self.rounds, "1 or 2")
         _require(self.rounds <= self.epochs, "rounds", self.rounds, f"at most one per epoch, {self.epochs}")
+        if self.target and self.rounds > 1:
+            raise TonnoError("`rounds` 2 lets slices without the finding lose its label; a quantity has none, give 1")
         even = self.volumes_per_batch >= 2 and self.volumes_per_batch % 2 == 0
         _require(even, "volumes_per_batch", self.volumes_per_batch, "an even number: half without a finding")
         _require(self.freeze >= 0, "freeze", self.freeze, "a whole number from 0")
@@ -155,6 +159,8 @@ class TrainingSettings:
         """
         values = dataclasses.asdict(self)
         values["classes"] = list(self.classes)
+        if not self.target:  # as it was before there were regressors
+            del values["target"]
         values["weights"] = self.weights.replace("\\", "/").rpartition("/")[2]
         return values
 
@@ -166,6 +172,7 @@ def complete_settings(
     norm: NormKind | None = None,
     stage_decay: float | None = None,
     volumes_per_batch: int | None = None,
+    bag: float | None = None,
     **others: Any,
 ) -> TrainingSettings:
     """Make settings in which normalization and stage decay suit the weights, and the batch the device, unless given.
@@ -176,6 +183,7 @@ def complete_settings(
         norm: None for frozen batch norm with pretrained weights, else batch norm.
         stage_decay: None for `PRETRAINED_STAGE_DECAY` with pretrained weights, else 1.
         volumes_per_batch: None for what `batch_on` says.
+        bag: None for 0, of a regressor 1: its slices then tell their shares, which add up.
         others: Other `TrainingSettings` by name.
 
     Returns:
@@ -201,6 +209,7 @@ def complete_settings(
         norm=norm or ("frozen-batch" if pretrained else "batch"),
         stage_decay=(PRETRAINED_STAGE_DECAY if pretrained else 1.0) if stage_decay is None else stage_decay,
         volumes_per_batch=volumes_per_batch,
+        bag=(1.0 if others.get("target") else 0.0) if bag is None else bag,
         **others,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ import torch
 from torch import nn
 
 from tonno_core.bundle.decide import check_stages, standard_stage
-from tonno_core.bundle.file import BundleSpec
+from tonno_core.bundle.file import SCHEMA, SEGMENTER_SCHEMA, BundleSpec
+from tonno_core.bundle.kind import CLASSIFIER, REGRESSOR
+from tonno_core.bundle.quantity import Quantity
 from tonno_core.cohort.manifest import Case, Manifest
 from tonno_core.distributed import Processes
 from tonno_core.encoding.classifier import Classifier, stage_modules, try_slice
@@ -20,6 +23,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.output import Json
 from tonno_core.progress import progress_bar
 from tonno_core.training.cache import Preparation, VolumeCache
+from tonno_core.training.history import RegressionEpoch
 from tonno_core.training.loop import Trainer
 from tonno_core.training.model import initial_model, parameter_groups
 from tonno_core.training.run_folder import RunFolder
@@ -100,10 +104,16 @@ def train(
     cache = VolumeCache(folder.cache, preparation)
     cases = [(number, case) for number, case in enumerate(manifest.cases) if case.split in ("train", "val")]
     volumes = cache.load_all(cases, group, progress=shown)
+    quantity = None
+    if settings.target:
+        quantity = Quantity.of(settings.target, [case.number for case in manifest.split("train")])
+        for number, case in cases:
+            volumes[number] = dataclasses.replace(volumes[number], labels=(quantity.standardized(case.number),))
     train_set, val_set = (
         [volumes[number] for number, case in cases if case.split == split] for split in ("train", "val")
     )
-    trainer = Trainer(settings, train_set, val_set, folder, group, progress=progress)
+    unit = 1.0 if quantity is None else quantity.sd
+    trainer = Trainer(settings, train_set, val_set, folder, group, progress=progress, unit=unit)
     trainer.run()
     last = trainer.course.history[-1]
     record: Json = {
@@ -116,7 +126,11 @@ def train(
         "seconds_in_steps": round(sum(epoch.seconds for epoch in trainer.course.history), 1),
         "final_loss": round(last.loss, 4),
     }
-    if last.volume_auc is not None:
+    if isinstance(last, RegressionEpoch):
+        if last.mae is not None:
+            names = ("pearson", "spearman", "mae", "r2", "slope")
+            record["validation"] = {name: getattr(last, name) for name in names}
+    elif last.volume_auc is not None:
         record["validation"] = {"slice_auc": last.slice_auc, "volume_auc": last.volume_auc}
     spec = BundleSpec(
         encoder=settings.encoder,
@@ -131,6 +145,9 @@ def train(
         mean=settings.convention.mean,
         std=settings.convention.std,
         stages=tuple(name for _, name in stage_modules(trainer.model)),
+        schema=SCHEMA if quantity is None else SEGMENTER_SCHEMA,
+        kind=CLASSIFIER if quantity is None else REGRESSOR,
+        quantity=quantity,
     )
     return TrainedModel(spec, trainer.descent.weights())
 

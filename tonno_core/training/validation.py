@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -34,7 +35,6 @@ class Validation:
     volume_auc: float | None
 
 
-@torch.no_grad()
 def validate(network: nn.Module, sampler: SliceSampler, processes: Processes) -> Validation:
     """Measure on random slices, the same `SLICES_EACH` of each volume every time.
 
@@ -49,16 +49,7 @@ def validate(network: nn.Module, sampler: SliceSampler, processes: Processes) ->
     volumes = sampler.volumes
     if not volumes:
         return Validation(None, None, None)
-    network.eval()
-    own, answers = range(processes.rank, len(volumes), processes.world), []
-    # A GPU is not filled by the slices of one volume, and is waited for once, at the end.
-    together = 1 if sampler.device.type == "cpu" else _TOGETHER
-    for some in (own[first : first + together] for first in range(0, len(own), together)):
-        # Far from the steps of training, whose seeds count from 0.
-        seeds = [(sampler.seed, 2**32 - 1 - number, 1) for number in some]
-        answers.append(network(sampler.slices(some, seeds, SLICES_EACH)).float())
-    share = list(torch.cat(answers).cpu().numpy().reshape(len(own), SLICES_EACH, -1)) if answers else []
-    logits = np.stack(processes.gather(share))  # N K C
+    logits = random_logits(network, sampler, processes)
     labels = np.array([volume.labels for volume in volumes])  # N C
     truth = torch.as_tensor(labels, dtype=torch.float32)[:, None].expand(-1, SLICES_EACH, -1)
     loss = float(F.binary_cross_entropy_with_logits(torch.as_tensor(logits), truth))
@@ -69,3 +60,28 @@ def validate(network: nn.Module, sampler: SliceSampler, processes: Processes) ->
     of_slices = [auc(logits[..., index].ravel(), labels[:, index].repeat(SLICES_EACH)) for index in both]
     of_volumes = [auc(top[:, index], labels[:, index]) for index in both]
     return Validation(loss, float(np.mean(of_slices)), float(np.mean(of_volumes)))
+
+
+@torch.no_grad()
+def random_logits(network: nn.Module, sampler: SliceSampler, processes: Processes) -> npt.NDArray[np.float32]:
+    """Answer random slices, the same `SLICES_EACH` of each volume every time.
+
+    Args:
+        network: Slices B S S to logits B C; is in evaluation mode afterwards.
+        sampler: Draws slices of N volumes, one at least.
+        processes: The processes that share the volumes.
+
+    Returns:
+        Logits N K C, the same in all processes.
+    """
+    volumes = sampler.volumes
+    network.eval()
+    own, answers = range(processes.rank, len(volumes), processes.world), []
+    # A GPU is not filled by the slices of one volume, and is waited for once, at the end.
+    together = 1 if sampler.device.type == "cpu" else _TOGETHER
+    for some in (own[first : first + together] for first in range(0, len(own), together)):
+        # Far from the steps of training, whose seeds count from 0.
+        seeds = [(sampler.seed, 2**32 - 1 - number, 1) for number in some]
+        answers.append(network(sampler.slices(some, seeds, SLICES_EACH)).float())
+    share = list(torch.cat(answers).cpu().numpy().reshape(len(own), SLICES_EACH, -1)) if answers else []
+    return np.stack(processes.gather(share))

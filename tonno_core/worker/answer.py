@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tonno_core.bundle.decide import Run
+from tonno_core.bundle.kind import REGRESSOR
 from tonno_core.bundle.ready import ReadyModel
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
@@ -55,7 +57,7 @@ def class_fields(projected: Projected, result: Reconstruction, run: Run, writer:
             "array": writer.write(f"heatmap-{method}{suffix}.npy", heatmap.array),
             "variant": {"method": method, **variant.choices()},
             "threshold": None if known is None else known.within(highest).message(),
-            "otsu": _otsu(heatmap, result.inside),
+            "otsu": None if run.choices.kind == REGRESSOR else _otsu(heatmap, result.inside),
             "directions": directions,
             "planned": planned,
         }
@@ -65,6 +67,7 @@ def class_fields(projected: Projected, result: Reconstruction, run: Run, writer:
         "profiles": [_profile(each) for each in projected.plane_profiles(most)],
         "score": result.score,
         "explained": result.explained,
+        **({} if result.prediction is None else {"prediction": dataclasses.asdict(result.prediction)}),
     }
 
 
@@ -107,6 +110,8 @@ def model_fields(model: ReadyModel, name: str) -> Json:
         return {"name": name, "encoder": None, "sha256": None, "about": {}}
     spec = model.spec
     said = {"name": name, "encoder": spec.encoder, "sha256": spec.sha256, "about": spec.about}
+    if spec.quantity is not None:
+        return {**said, "kind": spec.kind, "quantity": spec.quantity.record()}
     return said if spec.network is None else {**said, "kind": spec.kind, "taught_by": spec.training.get("taught_by")}
 
 
