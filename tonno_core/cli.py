@@ -71,6 +71,7 @@ _FREEZE = "Number of stages, counted from the input, whose weights stay fixed."
 _BASELINE = "table2: row that the others are compared with: a method, or METHOD@STAGE."
 _COMPARED = "Heatmap that is measured (table1), or compared (table2, may be repeated)."
 _GRID_ROW = "table1: row of a smaller grid, such as resnet10t-frozen (docs/tables.md lists them); may be repeated."
+_CAM_SHOWN = "Kind of class activation maps, of fig5, fig6 and table2; scorecam takes hours."
 _GRID_SHOWN = "table1: how intensities are normalised; LO and HI are in the image's units."
 _GRID_WEIGHTS = (
     "table1: what pretrained rows start from: timm's weights, or a folder with TIMM_NAME.safetensors or .pth."
@@ -179,7 +180,8 @@ REPRODUCED = ("fig2", "fig4", "fig5", "fig6", "fig8")
 _OF_TABLES = {
     "table1": {"volumes", "rows", "weights", "steps", "slice_size", "intensity", "methods", "slices", "directions",
                "split", "class_name"},
-    "table2": {"volumes", "model", "methods", "baseline", "heads", "slices", "directions", "split", "class_name"},
+    "table2": {"volumes", "model", "methods", "baseline", "heads", "slices", "directions", "split", "class_name",
+               "cam"},
 }  # fmt: skip
 _OF_TABLES_ALONE = ("rows", "weights", "steps", "slice_size", "intensity", "methods", "baseline")
 # Options that several commands share.
@@ -838,6 +840,7 @@ def phantoms(output: Path, count: int, lesions: int | None, loads: bool, spacing
 @click.option("--intensity", default="zscore", show_default=True, metavar="none|zscore|window:LO:HI", help=_GRID_SHOWN)
 @click.option("--method", "methods", multiple=True, metavar="NAME", help=_COMPARED, show_default="tonno; all")
 @click.option("--baseline", default="slicewise-cam", show_default=True, metavar="ROW", help=_BASELINE)
+@click.option("--cam", type=_CAM_KINDS, help=_CAM_SHOWN, show_default="the model's, usually layercam")
 @click.option("--heads", default=8, show_default=True, type=click.IntRange(1, 100), help=_DRAWN)
 @click.option("--slices", multiple=True, type=click.IntRange(8, 1024), metavar="M", help=_GRID_SLICES)
 @click.option("--directions", multiple=True, type=click.IntRange(16, 50_000), metavar="L", help=_GRID_DIRECTIONS)
@@ -904,7 +907,7 @@ def _reproduce_table(asked: dict[str, Any], name: str, output: Path, *, overwrit
             except TrainingInterrupted as interruption:
                 _fail(as_options(str(interruption)), 130)
         else:
-            of = {each: asked[each] for each in ("volumes", "model", "methods", "baseline", "heads", "seed")}
+            of = {each: asked[each] for each in ("volumes", "model", "methods", "baseline", "heads", "seed", "cam")}
             make_table2(Comparison(**of, planes=planes), measured, output, overwrite=overwrite, say=say)
 
 

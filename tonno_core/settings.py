@@ -13,6 +13,10 @@ from tonno_core.errors import TonnoError
 from tonno_core.output import Json
 
 CamKind = Literal["layercam", "gradcam", "gradcam++", "scorecam"]
+# As their papers write them.
+CAM_NAMES: dict[CamKind, str] = {
+    "layercam": "LayerCAM", "gradcam": "GradCAM", "gradcam++": "GradCAM++", "scorecam": "ScoreCAM"
+}  # fmt: skip
 # ScoreCAM's pass through the network for every channel is paid for so many directions where nobody asks for more.
 SCORECAM_DIRECTIONS = 32
 FilterKind = Literal["second-difference", "hann", "gaussian"]

@@ -108,6 +108,18 @@ def test_fig5_and_fig6_share_one_reconstruction(home: Path, tmp_path: Path, monk
     assert len(table(tmp_path / "out" / "fig6.csv")) == 2 * (4 * 4 + 1)
 
 
+def test_fig5_and_fig6_take_another_kind_of_map(home: Path, tmp_path: Path, drawn: list[Figure]) -> None:
+    for cam in ("layercam", "gradcam++"):
+        make(home, "fig5", tmp_path / cam, cam=cam)
+        make(home, "fig6", tmp_path / cam, cam=cam)
+    one, other = (table(tmp_path / cam / "fig6.csv") for cam in ("layercam", "gradcam++"))
+    differ = [a["highest_in_the_plane"] != b["highest_in_the_plane"] for a, b in zip(one, other, strict=True)]
+    assert differ == [row["method"] != "tonno" for row in one]
+    titles = [axes.get_title() for figure in drawn for axes in figure.axes]
+    assert "slice-wise LayerCAM, stage 1" in titles and "slice-wise GradCAM++, stage 1" in titles
+    assert json.loads((tmp_path / "gradcam++" / "fig5.json").read_text())["asked"]["cam"] == "gradcam++"
+
+
 def test_fig6_shows_a_volume_of_which_nothing_is_known(home: Path, tmp_path: Path) -> None:
     make(home, "fig6", tmp_path / "out", "1.nii.gz")
     assert {row["best_dice_of_the_volume"] for row in table(tmp_path / "out" / "fig6.csv")} == {""}
@@ -219,6 +231,7 @@ def test_the_order_of_the_numbers_makes_no_other_figure(home: Path, tmp_path: Pa
 
 
 MISTAKES: list[tuple[str, dict[str, Any], str]] = [
+    ("fig2", {"cam": "gradcam"}, "`cam` is of fig5, fig6, and of table2; name one, or leave it out"),
     ("fig2", {"model": None}, "fig2 of .*manifest.csv: a `model` must be given"),
     ("fig5", {"volumes": "1.nii.gz"}, "fig5: no volume of .*1.nii.gz has a mask with a finding"),
     (

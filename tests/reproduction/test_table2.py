@@ -54,6 +54,12 @@ def test_differences_are_to_layercam_and_of_the_cases_with_something_to_find() -
     assert (accuracy.value, gain.value) == (1.0, 0.5)  # LayerCAM finds one of two, and calls one of two negatives
 
 
+def test_rows_are_named_by_the_kind_of_map() -> None:
+    of_scorecam = Evaluated(evaluated().records, {"rows": ROWS, "settings": {"cam": "scorecam"}}, {})
+    titles = [line.title for line in compare(of_scorecam, baseline="slicewise-cam", seed=0)]
+    assert titles == ["ScoreCAM, slice by slice", "ToNNO"]
+
+
 def test_any_row_can_be_the_baseline() -> None:
     lines = compare(evaluated(), baseline="matched-cam@3", seed=0)
     assert [line.row for line in lines] == ["matched-cam@3", "slicewise-cam", "tonno"]

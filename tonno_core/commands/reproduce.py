@@ -24,7 +24,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.output import Json, check_output, output_folder
 from tonno_core.reproduction import fig2, fig4, fig5, fig6, fig8
 from tonno_core.reproduction.source import Kept, Scan, Source, brain_scan, demo_scans, scan_of, scan_of_file
-from tonno_core.settings import SEGMENTER
+from tonno_core.settings import SEGMENTER, CamKind
 
 # How each is made, in the order in which all are.
 FIGURES: dict[str, Callable[[Source, Path], str]] = {
@@ -41,6 +41,8 @@ left out: the paper's tables and data sets, which must be asked for or downloade
 _WITHOUT_MODEL = ("fig4",)
 # Which measure something that a volume without the finding does not have.
 _WITH_FINDING = ("fig5",)
+# Which show activation maps.
+WITH_CAMS = ("fig5", "fig6")
 # Which compare volumes with the finding and without.
 _BOTH_LABELS = ("fig2",)
 
@@ -59,6 +61,7 @@ class Asked:
         slices: Numbers of slices (M); none for the figure's own.
         directions: Numbers of directions (L), likewise.
         seed: Of the first head that is drawn, and of all that is drawn at random.
+        cam: Kind of the activation maps, of figures that show them; None for the model's.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
     """
@@ -72,6 +75,7 @@ class Asked:
     slices: tuple[int, ...] = ()
     directions: tuple[int, ...] = ()
     seed: int = 2026
+    cam: CamKind | None = None
     device: str = "auto"
     precision: str = "auto"
 
@@ -93,6 +97,8 @@ def reproduce(
     """
     if name is None and (asked.slices or asked.directions):
         raise TonnoError("`slices` and `directions` are of one figure; name it, or leave them out")
+    if asked.cam is not None and name not in WITH_CAMS:
+        raise TonnoError(f"`cam` is of {', '.join(WITH_CAMS)}, and of table2; name one, or leave it out")
     check_output(output, overwrite=True)
     wanted = {name: asked} if name else dict.fromkeys(FIGURES, asked)
     if name is None:
@@ -134,6 +140,8 @@ def _source(name: str, asked: Asked, output: Path) -> Source:
     record = _in_order(record)
     if bundle is not None:
         settings = replace(bundle.spec.choices.settings(), class_name=class_name)
+        if asked.cam is not None:
+            settings, record["cam"] = replace(settings, cam=asked.cam), asked.cam
         ready = prepare_model(bundle, settings, asked.device, asked.precision)
         model = {**model_record(bundle), "class": class_name, "precision": str(ready.precision).removeprefix("torch.")}
         source = replace(source, model=ready, model_record=model, settings=settings)

@@ -24,7 +24,7 @@ from tonno_core.errors import TonnoError, is_out_of_memory
 from tonno_core.output import Json, check_output, output_folder
 from tonno_core.reproduction import table1 as grid
 from tonno_core.reproduction import table2 as comparison
-from tonno_core.settings import METHODS, parse_stages
+from tonno_core.settings import METHODS, CamKind, parse_stages
 from tonno_core.training.run_folder import RunFolder, describe, has_checkpoint, recorded_setting
 from tonno_core.training.settings import TrainingSettings, complete_settings
 from tonno_core.training.steps import TrainingInterrupted
@@ -300,6 +300,7 @@ class Comparison:
         heads: How many heads are drawn with lesions, and how many without.
         planes: ``slices`` and ``directions`` of the reconstructions; what is left out is the model's own.
         seed: Of the heads and of the bootstrap.
+        cam: Kind of the activation maps; None for the model's.
     """
 
     volumes: Path | None = None
@@ -309,6 +310,7 @@ class Comparison:
     heads: int = 8
     planes: Mapping[str, int] = field(default_factory=dict)
     seed: int = 0
+    cam: CamKind | None = None
 
 
 def make_table2(
@@ -330,10 +332,10 @@ def make_table2(
     failed, evaluation = "", asked.volumes
     if evaluation is not None and evaluation.is_dir():
         evaluated = comparison.read_evaluation(evaluation)
-        if asked.model is not None or asked.methods or asked.planes:
+        if asked.model is not None or asked.methods or asked.planes or asked.cam:
             raise TonnoError(
                 f"{evaluation}: is the folder of an evaluation, with its own model, methods and planes; leave out "
-                "`model`, `methods`, `slices` and `directions`, or give a manifest"
+                "`model`, `methods`, `cam`, `slices` and `directions`, or give a manifest"
             )
     else:
         evaluation = output / "evaluation"
@@ -347,7 +349,8 @@ def make_table2(
                 split=measured.split, stages=_stages_of(asked.baseline), device=measured.device,
                 precision=measured.precision, seed=asked.seed,
             ),
-            options={"methods": tuple(asked.methods) or None, "class_name": measured.class_name, **asked.planes},
+            options={"methods": tuple(asked.methods) or None, "class_name": measured.class_name, "cam": asked.cam,
+                     **asked.planes},
             overwrite=overwrite,
             progress=measured.progress,
         )  # fmt: skip

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from tonno_core.output import Json, atomic_file, write_json, write_text
 from tonno_core.pictures.drawing import FONT
+from tonno_core.settings import CAM_NAMES, CamKind
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METHOD_NAMES = {
-    "slicewise-cam": "slice-wise LayerCAM",
     "averaged-cam": "Averaged CAM",
     "tomographic-cam": "Tomographic CAM",
     "matched-cam": "Matched CAM",
@@ -44,6 +44,19 @@ STYLE = {
     "savefig.facecolor": "white",
     "svg.hashsalt": "tonno",  # the same figure, the same file
 }
+
+
+def method_name(method: str, cam: CamKind) -> str:
+    """Name a method as figures do.
+
+    Args:
+        method: One of `METHOD_NAMES`, or ``slicewise-cam``.
+        cam: Kind of the activation maps, which names those of single slices.
+
+    Returns:
+        The name.
+    """
+    return METHOD_NAMES.get(method, f"slice-wise {CAM_NAMES[cam]}")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Fig. 5: Dice over the stages of the encoder, for slice-wise LayerCAM, Averaged, Tomographic and Matched CAM."""
+"""Fig. 5: Dice over the stages of the encoder, for slice-wise CAM, Averaged, Tomographic and Matched CAM."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.evaluation.bootstrap import Bootstrap
 from tonno_core.output import Json
 from tonno_core.pictures.cuts import Float
-from tonno_core.reproduction.drawing import METHOD_COLOURS, METHOD_MARKS, METHOD_NAMES, STYLE, Claim, save, save_numbers
+from tonno_core.reproduction.drawing import METHOD_COLOURS, METHOD_MARKS, STYLE, Claim, method_name, save, save_numbers
 from tonno_core.reproduction.source import Arrays, Source
 from tonno_core.reproduction.stages import (
     METHODS,
@@ -22,6 +22,7 @@ from tonno_core.reproduction.stages import (
     look_at,
     stages_of,
 )
+from tonno_core.settings import CAM_NAMES, CamKind
 
 _AVERAGED, _MATCHED = "averaged-cam", "matched-cam"
 
@@ -98,7 +99,7 @@ def draw(source: Source, folder: Path) -> str:
         "scans": names,
         "points": [point.record() for point in points],
     }
-    _picture(points, stages, len(names), folder)
+    _picture(points, stages, len(names), source.cam, folder)
     return save_numbers(folder, "fig5", rows, facts, _claims(points, stages))
 
 
@@ -149,7 +150,7 @@ def _claims(points: list[Point], stages: tuple[int, ...]) -> list[Claim]:
     return [Claim(first, fallen), Claim(second, matched > last)]
 
 
-def _picture(points: list[Point], stages: tuple[int, ...], scans: int, folder: Path) -> None:
+def _picture(points: list[Point], stages: tuple[int, ...], scans: int, cam: CamKind, folder: Path) -> None:
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
@@ -163,12 +164,13 @@ def _picture(points: list[Point], stages: tuple[int, ...], scans: int, folder: P
             x = np.arange(len(stages)) + 0.05 * (number - (len(METHODS) - 1) / 2)
             mean = np.array([point.mean for point in own])
             colour, mark = METHOD_COLOURS[method], METHOD_MARKS[method]
-            axes.plot(x, mean, color=colour, marker=mark, linewidth=2.2, markersize=8, label=METHOD_NAMES[method])
+            name = method_name(method, cam)
+            axes.plot(x, mean, color=colour, marker=mark, linewidth=2.2, markersize=8, label=name)
             if all(point.low is not None for point in own):
                 low, high = ([getattr(point, end) for point in own] for end in ("low", "high"))
                 axes.vlines(x, low, high, color=colour, linewidth=1.2, alpha=0.7)
         tonno = points[-1]
-        label = f"{METHOD_NAMES[TONNO]} (no stage)"
+        label = f"{method_name(TONNO, cam)} (no stage)"
         axes.axhline(tonno.mean, color=METHOD_COLOURS[TONNO], linestyle=(0, (5, 3)), linewidth=1.8, label=label)
         axes.set_xticks(range(len(stages)), [f"stage {stage}" for stage in stages])
         axes.set(ylabel="Dice, mean over scans", ylim=(0, 1), xlim=(-0.35, len(stages) - 0.65))
@@ -177,7 +179,8 @@ def _picture(points: list[Point], stages: tuple[int, ...], scans: int, folder: P
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
         figure.text(0.02, 0.965, "Dice over the stages of the encoder", size=16, weight="bold", va="top")
         plural = "s" * (scans > 1)
-        note = f"{scans} scan{plural} with findings. Threshold: one per method and stage, the best by masks."
+        note = f"{scans} scan{plural} with findings, {CAM_NAMES[cam]}. "
+        note += "Threshold: one per method and stage, the best by masks."
         note += " Bars: 95 % over patients." if tonno.low is not None else ""
         figure.text(0.02, 0.905, note, va="top", size=11)
         save(figure, folder, "fig5")

@@ -10,7 +10,7 @@ import numpy as np
 
 from tonno_core.pictures.cuts import PLANES, Float
 from tonno_core.pictures.drawing import PlaneLayers, draw_plane, grey_window
-from tonno_core.reproduction.drawing import METHOD_NAMES, STYLE, save, save_numbers
+from tonno_core.reproduction.drawing import STYLE, method_name, save, save_numbers
 from tonno_core.reproduction.source import Arrays, Scan, Source
 from tonno_core.reproduction.stages import (
     METHODS,
@@ -22,6 +22,7 @@ from tonno_core.reproduction.stages import (
     stages_of,
     view_of,
 )
+from tonno_core.settings import CAM_NAMES, CamKind
 
 # Scans on the sheet: those with the finding, as far as they go.
 MOST = 4
@@ -58,23 +59,25 @@ def draw(source: Source, folder: Path) -> str:
     made = {scan.name: look_at(source, scan, f"{number} of {len(scans)}") for number, scan in enumerate(scans, start=1)}
     stages, own = stages_of(source), own_stage(source)
     heatmaps = [heatmap_name(method, stage) for method in METHODS for stage in stages] + [TONNO]
-    sheet = [_line(name, each, own) for name, each in made.items()]
+    cam = source.cam
+    sheet = [_line(name, each, own, cam) for name, each in made.items()]
     _sheet(
         sheet,
         "Heatmaps by method",
-        f"CAMs of stage {own}; each picture has colours of its own up to its 99.9 % quantile, blue is negative.",
+        f"{CAM_NAMES[cam]} of stage {own}. "
+        "Each picture has colours of its own up to its 99.9 % quantile; blue is negative.",
         folder,
         "fig6",
     )
     name, first = next(iter(made.items()))
     by_stage = [
-        [Tile(first, heatmap_name(method, stage), f"{METHOD_NAMES[method]}, stage {stage}") for stage in stages]
+        [Tile(first, heatmap_name(method, stage), f"{method_name(method, cam)}, stage {stage}") for stage in stages]
         for method in METHODS
     ]
     _sheet(
         by_stage,
         f"Heatmaps of {name} by method and stage",
-        "From the finest maps to the coarsest; colours as in fig6.",
+        f"{CAM_NAMES[cam]}, from the finest maps to the coarsest; colours as in fig6.",
         folder,
         "fig6-stages",
     )
@@ -96,9 +99,9 @@ def _chosen(source: Source) -> list[Scan]:
     return chosen or ([first] if first is not None else [])
 
 
-def _line(name: str, made: Arrays, own: int) -> list[Tile]:
+def _line(name: str, made: Arrays, own: int, cam: CamKind) -> list[Tile]:
     captions = [Tile(made, "", name)]
-    return captions + [Tile(made, heatmap_name(method, own), METHOD_NAMES[method]) for method in (*METHODS, TONNO)]
+    return captions + [Tile(made, heatmap_name(method, own), method_name(method, cam)) for method in (*METHODS, TONNO)]
 
 
 def _row(scan: str, heatmap: str, made: Arrays) -> dict[str, object]:

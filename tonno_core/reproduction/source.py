@@ -21,7 +21,7 @@ from tonno_core.demo.phantom import brain, make_phantom
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation.case import Task, read_truth
 from tonno_core.output import Json, write_bytes
-from tonno_core.settings import ReconstructionSettings
+from tonno_core.settings import CamKind, ReconstructionSettings
 from tonno_core.volume.io import read_volume
 from tonno_core.volume.volume import Volume
 from tonno_core.words import without_ending
@@ -93,6 +93,11 @@ class Source:
     directions: tuple[int, ...] = ()
     seed: int = 0
     asked: Json = field(default_factory=dict)
+
+    @property
+    def cam(self) -> CamKind:
+        """Kind of the activation maps: the one that was asked for, else the model's."""
+        return self.ready()[1].cam
 
     def first(self) -> Scan:
         """Return the first scan in which the finding is known, else the first.

@@ -39,7 +39,8 @@ class Encoder:
     paper: float | None = None
 
 
-# The paper's rows, and then encoders of other kinds. Those of layer norm have no batch norm that could be frozen.
+# The paper's rows, and then encoders of other kinds. EfficientNet-lite0 has the paper's comparison of norms and weights
+# once more, as its ImageNet weights are also in a package on PyPI. Those of layer norm have no batch norm to freeze.
 GRID = {
     "resnet10t-batch": Encoder("ResNet-10-T", "resnet10t", "batch", paper=0.48),
     "resnet10t-frozen": Encoder("ResNet-10-T", "resnet10t", "frozen-batch", paper=0.55),
@@ -47,6 +48,10 @@ GRID = {
     "resnet10t-random": Encoder("ResNet-10-T", "resnet10t", "group", pretrained=False, paper=0.28),
     "resnet50-group": Encoder("ResNet-50", "resnet50_gn", "group", share=0.4, paper=0.56),
     "efficientnet": Encoder("EfficientNet-B0", "efficientnet_b0", "frozen-batch"),
+    "lite-batch": Encoder("EfficientNet-lite0", "tf_efficientnet_lite0", "batch"),
+    "lite-frozen": Encoder("EfficientNet-lite0", "tf_efficientnet_lite0", "frozen-batch"),
+    "lite-group": Encoder("EfficientNet-lite0", "tf_efficientnet_lite0", "group"),
+    "lite-random": Encoder("EfficientNet-lite0", "tf_efficientnet_lite0", "group", pretrained=False),
     "convnext": Encoder("ConvNeXt-T", "convnext_tiny", "batch"),
     "vit": Encoder("ViT-Ti/16", "vit_tiny_patch16_224", "batch"),
     "swin": Encoder("Swin-T", "swin_tiny_patch4_window7_224", "batch"),
@@ -119,7 +124,7 @@ DEFINITIONS = f"""\
   positive where it reaches the threshold.
 - **F1 in the paper**: of ToNNO, the mean of its four data sets: other data, and another threshold. Its order of rows
   is what can be compared.
-- **Steps**: ResNet-50 is trained for 40 % of them, as in the paper. The last four encoders are not in its table.
+- **Steps**: ResNet-50 is trained for 40 % of them, as in the paper. The encoders after it are not in its table.
 - The paper's norm of a ResNet-10-T that is not pretrained is not known: it is group norm here."""
 
 

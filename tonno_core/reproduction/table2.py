@@ -1,4 +1,4 @@
-"""The paper's Table 2: methods' precision, recall, F1, Dice and MaxIoU, and how much they differ from LayerCAM's.
+"""The paper's Table 2: methods' precision, recall, F1, Dice and MaxIoU, and how much they differ from slice-wise CAM.
 
 Free of torch.
 """
@@ -23,13 +23,15 @@ from tonno_core.evaluation.record import CaseRecord, Finding, load_record
 from tonno_core.evaluation.report import pipe, with_interval
 from tonno_core.evaluation.summary import tuned, values_of
 from tonno_core.output import Json, write_json, write_text
+from tonno_core.settings import CAM_NAMES
 
 LAYERCAM = "slicewise-cam"
 # What `tonno evaluate` leaves in its folder, once it is done.
 _FILES = (SETTINGS_NAME, "summary.json", "results.csv", "cases")
-# The methods as the paper calls them, in its order; the last two are not the paper's.
+# The methods as the paper calls them, in its order, with the kind of map in the braces; the last two are not the
+# paper's.
 TITLES = {
-    LAYERCAM: "LayerCAM, slice by slice", "slicewise-cam-3axes": "LayerCAM, along three axes", "tonno": "ToNNO",
+    LAYERCAM: "{}, slice by slice", "slicewise-cam-3axes": "{}, along three axes", "tonno": "ToNNO",
     "averaged-cam": "Averaged CAM", "tomographic-cam": "Tomographic CAM", "matched-cam": "Matched CAM",
     "center": "centre, blind to the image",
 }  # fmt: skip
@@ -166,10 +168,12 @@ def compare(evaluated: Evaluated, *, baseline: str, seed: int) -> list[Line]:
     own = [name for name, row in rows.items() if row["best"]]
     names = [name for name in TITLES if name in own] + [name for name in own if name not in TITLES]
     names = [*([] if baseline in names else [baseline]), *names]
-    return [_line(name, baseline, evaluated.records, seed) for name in names]
+    cam = CAM_NAMES[evaluated.content.get("settings", {}).get("cam", "layercam")]
+    titles = {name: TITLES.get(name, name).format(cam) for name in names}
+    return [_line(name, title, baseline, evaluated.records, seed) for name, title in titles.items()]
 
 
-def _line(name: str, baseline: str, records: Sequence[CaseRecord], seed: int) -> Line:
+def _line(name: str, title: str, baseline: str, records: Sequence[CaseRecord], seed: int) -> Line:
     positive = [record for record in records if record.truth_components]
     sample = Bootstrap([record.patient for record in positive], seed=seed)
     ours, theirs = (_measured([record.rows[row] for record in positive]) for row in (name, baseline))
@@ -186,7 +190,7 @@ def _line(name: str, baseline: str, records: Sequence[CaseRecord], seed: int) ->
     differences[_ACCURACY] = (
         None if one_calls is None or other_calls is None else every.accuracy_difference(one_calls, other_calls, labels)
     )
-    return Line(name, TITLES.get(name, name), values, {} if name == baseline else differences)
+    return Line(name, title, values, {} if name == baseline else differences)
 
 
 def _measured(rows: Sequence[Finding]) -> dict[str, Float]:
