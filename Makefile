@@ -19,8 +19,10 @@ slicer-demo: $(VENV)/.test
 
 test: $(VENV)/.test
 	$(BIN)/ruff check tonno_core tests benchmarks ToNNOSlicer
-	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 --numprocesses auto --maxprocesses 8 --dist loadfile
+	@echo "mypy, beside the tests"; $(BIN)/mypy >$(VENV)/types.txt & types=$$!; \
+	  OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 --numprocesses auto --maxprocesses 8 \
+	    --dist loadfile --no-loadscope-reorder; tests=$$?; \
+	  wait $$types; types=$$?; cat $(VENV)/types.txt; exit $$((tests + types))
 
 test-nightly: $(VENV)/.test
 	OMP_NUM_THREADS=1 TONNO_SEQUENCES=300 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 8 \

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import locale
 import signal
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
 from tonno_core.signals import ending_signals
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with a slow test first, then those of many tests.
+
+    By `--dist loadfile` processes take the files in this order: one that took a minute and came last would leave the
+    other cores without work.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path not in slow, -tests[item.path]))
 
 
 @pytest.fixture(autouse=True)

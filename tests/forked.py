@@ -1,7 +1,8 @@
 """The command `tonno` for tests of several processes: without curves and calibration, which take the longest.
 
-Started by torchrun, or with ``FORKED`` processes that it splits into itself, which spares them their imports. In
-process number ``FAILS`` no volume can be read.
+Started by torchrun, or with ``FORKED`` processes that it splits into itself, which spares them their imports; with
+``TRAINS`` also that of torch's compiler, for which DistributedDataParallel takes two seconds. In process number
+``FAILS`` no volume can be read.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ if __name__ == "__main__":
     command.calibrate_bundle = lambda bundle, *rest: bundle.spec  # type: ignore[assignment]
     world, rank, children = int(os.environ.get("FORKED", "1")), 0, []
     if world > 1:
+        if "TRAINS" in os.environ:
+            import torch._dynamo  # noqa: F401
         for other in range(1, world):
             child = os.fork()
             if child == 0:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,11 +16,18 @@ from tonno_core.settings import model_defaults
 
 
 def random_network(
-    name: str, *, channels: int = 1, classes: int = 1, size: int = 32, norm: NormKind = "batch", seed: int = 0
+    name: str,
+    *,
+    channels: int = 1,
+    classes: int = 1,
+    size: int = 32,
+    norm: NormKind = "batch",
+    seed: int = 0,
+    arguments: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """A timm model in evaluation mode whose batch norms have scales, shifts and statistics of a trained one."""
     torch.manual_seed(seed)
-    model = create_model(name, channels=channels, classes=classes, norm=norm, slice_size=size)
+    model = create_model(name, channels=channels, classes=classes, norm=norm, slice_size=size, arguments=arguments)
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.weight, 0.5, 1.5)

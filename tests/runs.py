@@ -38,11 +38,11 @@ def finished(each: Projected, settings: ReconstructionSettings, **choices: Any) 
 
 def executed(
     volume: Volume,
-    model: Bundle | str,
+    model: Bundle | str | ReadyModel,
     settings: ReconstructionSettings | None = None,
     *,
     variants: Mapping[str, Variant] | None = None,
     **choices: Any,
 ) -> Reconstruction:
-    ready = prepare_model(model, settings, "cpu", "float32")
+    ready = model if isinstance(model, ReadyModel) else prepare_model(model, settings, "cpu", "float32")
     return execute(volume, ready.encoder, decide(settings, ready, variants=variants), **choices)

@@ -21,7 +21,7 @@ def volume() -> Volume:
     )
 
 
-def test_a_benchmark_of_a_small_network(volume: Volume, tmp_path: Path) -> None:
+def test_a_benchmark_of_a_small_network(volume: Volume, tmp_path: Path, rendered: None) -> None:
     scan, output = tmp_path / "scan.nii.gz", tmp_path / "bench"
     write_volume(volume, scan)
     benchmark = Benchmark(scan, "resnet10t", slice_size=32, device="cpu", precision="float32", repeats=2)

@@ -63,7 +63,9 @@ def tonno(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 # -------------------- results
 
 
-def test_pixel_sum_writes_a_heatmap_a_segmentation_a_report_and_an_overview(tonno: Command, tmp_path: Path) -> None:
+def test_pixel_sum_writes_a_heatmap_a_segmentation_a_report_and_an_overview(
+    tonno: Command, tmp_path: Path, rendered: None
+) -> None:
     options = ("--slices", 24, "--directions", 100, "--slice-size", 24)
     status, out, _ = tonno("reconstruct", "scan.nii.gz", "--model", "pixel-sum", "--output", tmp_path / "out", *options)
     assert status == 0
@@ -82,6 +84,7 @@ def test_pixel_sum_writes_a_heatmap_a_segmentation_a_report_and_an_overview(tonn
     assert pixel_type(tmp_path / "out" / "heatmap-tonno.nii.gz") == "32-bit float"
     assert pixel_type(tmp_path / "out" / "segmentation-tonno.nii.gz") == "8-bit unsigned integer"
     assert (tmp_path / "out" / "overview.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out" / "overview.png").stat().st_size > 10_000
 
 
 def test_a_scan_of_two_orientations_is_said_once_and_its_results_fit_it_in_every_viewer(

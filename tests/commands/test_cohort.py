@@ -423,7 +423,7 @@ def test_findings_csv_has_each_finding_of_each_case(home: Path) -> None:
         assert float(image.dataobj[tuple(ijk)]) == pytest.approx(float(row["peak"]), rel=1e-6)  # both are float32
 
 
-def test_a_contact_sheet_shows_each_case(home: Path, tmp_path: Path, drawn: list[Figure]) -> None:
+def test_a_contact_sheet_shows_each_case(home: Path, tmp_path: Path, drawn: list[Figure], rendered: None) -> None:
     _, out = copy_of(home, tmp_path)
     assert [len([axes for axes in figure.axes if axes.images]) for figure in drawn[-1:]] == [2 * 3]
     headings = [text.get_text() for text in drawn[-1].texts if text.get_text().startswith("000")]

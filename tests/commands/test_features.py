@@ -72,7 +72,9 @@ def refused(tonno: Features, output: Path, *arguments: object) -> str:
     return err.removeprefix("tonno: ").rstrip("\n")
 
 
-def test_features_are_written_as_other_programs_read_them(tonno: Features, home: Path, tmp_path: Path) -> None:
+def test_features_are_written_as_other_programs_read_them(
+    tonno: Features, home: Path, tmp_path: Path, rendered: None
+) -> None:
     output = tmp_path / "out"
     status, out, _ = tonno(home / "scan.nii.gz", "--model", home / "model", "--output", output, *COARSE)
     assert status == 0
@@ -185,7 +187,7 @@ def test_an_interruption_leaves_nothing(
 
 
 def test_a_finding_of_one_node_and_a_scan_thinner_than_a_node_have_a_picture(
-    tonno: Features, home: Path, tmp_path: Path
+    tonno: Features, home: Path, tmp_path: Path, rendered: None
 ) -> None:
     shape = (2, 40, 40)
     thin = make_blobs(0, 4, reach=20.0, sigmas=(6.0, 9.0)).on_grid(shape, grid_around((0, 0, 0), shape, (2, 2, 2)))

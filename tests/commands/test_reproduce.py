@@ -78,7 +78,7 @@ def test_fig2_of_a_volume_alone_has_one_group(home: Path, tmp_path: Path) -> Non
     assert list(json.loads((tmp_path / "out" / "fig2.json").read_text())["groups"]) == ["the volume"]
 
 
-def test_fig4_shows_matched_cam_above_both_others(tmp_path: Path) -> None:
+def test_fig4_shows_matched_cam_above_both_others(tmp_path: Path, rendered: None) -> None:
     blobs = make_blobs(0, 6, reach=25.0, sigmas=(7.0, 11.0))
     affine = np.diag([4.0, 4.0, 4.0, 1.0])
     affine[:3, 3] = -62.0
@@ -135,7 +135,7 @@ def test_fig8_has_a_heatmap_for_each_pair_of_numbers(home: Path, tmp_path: Path)
 
 
 def test_a_second_run_computes_nothing_and_writes_the_same(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rendered: None
 ) -> None:
     make(home, "fig8", tmp_path / "out", slices=(8,), directions=(16, 32))
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
@@ -203,7 +203,7 @@ def write_empty_mask(home: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["fig2", "fig6", "fig8"])
-def test_an_empty_mask_is_named(home: Path, tmp_path: Path, name: str) -> None:
+def test_an_empty_mask_is_named(home: Path, tmp_path: Path, name: str, rendered: None) -> None:
     told = make(home, name, tmp_path / "out", "1.nii.gz", mask=write_empty_mask(home))
     assert "empty.nii.gz: no voxel of it is a finding: " in told
     svg = "".join(path.read_text() for path in (tmp_path / "out").glob("*.svg"))

@@ -30,7 +30,7 @@ def test_small_lesions_are_learned_better_than_they_are_taught(tmp_path: Path) -
                              class_name="lesion")  # fmt: skip
     settings = DistillationSettings(
         classes=manifest.classes, methods=("matched-cam",), planes={"slices": 24, "directions": 48},
-        spacing_mm=(4.0, 4.0, 4.0), patch=(32, 32, 32), filters=8, blocks=(1, 1), steps=150, epochs=3,
+        spacing_mm=(4.0, 4.0, 4.0), patch=(32, 32, 32), filters=8, blocks=(1, 1), steps=150, epochs=1,
         centred=1.0, finding_weight=20.0, volume_weight=0.0, learning_rate=5e-3, device="cpu", precision="float32",
     )  # fmt: skip
     folder = open_run(manifest, tmp_path / "run", settings)

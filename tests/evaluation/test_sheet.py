@@ -45,7 +45,7 @@ def pictures(figure: Figure) -> list[Any]:
     return [axes for axes in figure.axes if axes.images]
 
 
-def test_each_case_is_a_line_of_its_image_and_every_method(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_each_case_is_a_line_of_its_image_and_every_method(tmp_path: Path, drawn: list[Figure], rendered: None) -> None:
     assert write(tmp_path, [entry(1), entry(2, truth=0)]) == ["contact-sheet-1.png"]
     assert (tmp_path / "contact-sheet-1.png").read_bytes().startswith(b"\x89PNG")
     assert [len(axes.images) for axes in pictures(drawn[0])] == [1, 2, 2, 1, 2, 2]
@@ -83,7 +83,7 @@ def test_a_method_has_one_scale_for_all_cases_and_pages(tmp_path: Path, drawn: l
     assert any("page 2 of 2" in text.get_text() for text in drawn[1].texts)
 
 
-def test_pages_of_a_longer_list_go(tmp_path: Path) -> None:
+def test_pages_of_a_longer_list_go(tmp_path: Path, unrendered: None) -> None:
     write(tmp_path, [entry(n) for n in range(CASES_PER_PAGE + 1)])
     write(tmp_path, [entry(1)])
     assert [path.name for path in tmp_path.iterdir()] == ["contact-sheet-1.png"]
@@ -106,7 +106,7 @@ def test_a_positive_without_a_mask_is_said_to_be_so(tmp_path: Path, drawn: list[
     assert not pictures(drawn[0])[0].collections
 
 
-def test_no_text_overlaps_another_or_leaves_the_page(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_no_text_overlaps_another_or_leaves_the_page(tmp_path: Path, drawn: list[Figure], rendered: None) -> None:
     entries = [entry(1), entry(2, truth=0, size=(80, 30)), entry(3, truth=None, size=(24, 60))]
     entries.append(entry(4, truth=12, case="A-patient_of_some_hospital-" * 3, truth_ml=1234.5))
     write(tmp_path, entries)

@@ -1,5 +1,5 @@
 """Fixtures of the tests of pictures."""
 
-from tests.figures import drawn
+from tests.figures import drawn, rendered, unrendered
 
-__all__ = ["drawn"]
+__all__ = ["drawn", "rendered", "unrendered"]

@@ -158,7 +158,7 @@ def test_missing_profiles_leave_their_place_empty(tmp_path: Path, drawn: list[Fi
     assert drawn[1].get_figheight() < drawn[0].get_figheight()
 
 
-def test_no_text_overlaps_another_or_leaves_the_picture(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_no_text_overlaps_another_or_leaves_the_picture(tmp_path: Path, drawn: list[Figure], rendered: None) -> None:
     """Nor where titles are too long: file names may hold dollar signs, which are no formulas."""
     long = "a_$file_name$ " * 20
     write(tmp_path / "overview.png", head(), title=long, subtitle=long)

@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from scipy import ndimage
-from sklearn.metrics import f1_score, roc_auc_score
 
 from tonno_core.segmentation.metrics import (
     Components,
@@ -38,6 +37,8 @@ def test_dice_counts_the_common_voxels_twice() -> None:
 
 
 def test_dice_is_the_f1_of_the_voxels() -> None:
+    from sklearn.metrics import f1_score  # two seconds, in each process that only collects the tests
+
     rng = np.random.default_rng(0)
     prediction, truth = rng.random((2, 6, 7, 8)) > 0.6
     # One quotient of integers on either side.
@@ -210,6 +211,8 @@ def test_auc_is_the_share_of_pairs_in_the_right_order() -> None:
 
 
 def test_auc_agrees_with_scikit_learn_on_volumes_with_ties() -> None:
+    from sklearn.metrics import roc_auc_score
+
     rng = np.random.default_rng(0)
     labels = rng.random((5, 6, 7)) < 0.3
     scores = np.round(rng.standard_normal(labels.shape) + labels, 1)

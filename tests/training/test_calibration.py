@@ -61,11 +61,12 @@ def test_records_are_the_peaks_and_floors_of_each_candidate(bundle: Bundle, scan
     ]  # fmt: skip
     found = run(bundle, scans, candidates=candidates, class_index=1)
     peaks, floors = np.zeros((5, len(candidates))), np.zeros((5, len(candidates)))
+    settings = dataclasses.replace(SETTINGS, class_name="b")
+    ready = prepare_model(bundle, settings, "cpu", "float32")
     for row, (_, label) in enumerate(scans):
         scan = toy_scan(row, label)
         for column, one in enumerate(candidates):
-            settings = dataclasses.replace(SETTINGS, class_name="b")
-            result = executed(scan, bundle, settings, variants={"it": one})
+            result = executed(scan, ready, settings, variants={"it": one})
             values = result.heatmaps["it"].array[foreground_mask(scan) & result.inside]
             peaks[row, column], floors[row, column] = values.max(), np.quantile(values, FLOOR_QUANTILE)
     negative = np.array([label == 0 for _, label in scans])
@@ -121,10 +122,11 @@ def test_neighbouring_stages_are_added_up_each_as_much_as_its_noise_is_weak(
     assert {one["stage"] for one in found.records if one not in added} == {None, 1, 3, 4}
     variants = {f"{method} {stage}": Variant(method, (stage,)) for method in methods for stage in (1, 3, 4)}
     seen = []
+    asked = dataclasses.replace(settings, class_name="a")
+    ready = prepare_model(bundle, asked, "cpu", "float32")
     for row in range(5):
         scan = toy_scan(row, scans[row][1])
-        asked = dataclasses.replace(settings, class_name="a")
-        result = executed(scan, bundle, asked, variants=variants)
+        result = executed(scan, ready, asked, variants=variants)
         where = foreground_mask(scan) & result.inside
         seen.append({name: one.array[where] for name, one in result.heatmaps.items()})
     negative = [one for one, (_, label) in zip(seen, scans, strict=True) if not label]

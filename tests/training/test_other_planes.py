@@ -15,6 +15,7 @@ from tests.training.toy import toy_scan
 from tonno_core.bundle import calibration
 from tonno_core.bundle.decide import Run
 from tonno_core.bundle.file import Bundle
+from tonno_core.bundle.ready import prepare_model
 from tonno_core.settings import PRESETS, ReconstructionSettings, Variant, model_defaults
 from tonno_core.training import calibration as choosing
 from tonno_core.training import look as looking
@@ -82,9 +83,10 @@ def foregrounds() -> dict[str, list[Any]]:
     made: dict[str, list[Any]] = {}
     for name, chosen in planes.items():
         settings = ReconstructionSettings(**chosen, class_name="a")
+        ready = prepare_model(network, settings, "cpu", "float32")
         for index, label in enumerate(LABELS):
             scan = toy_scan(index, 1 - label)
-            result = executed(scan, network, settings, variants={"it": Variant("matched-cam", (2,))})
+            result = executed(scan, ready, settings, variants={"it": Variant("matched-cam", (2,))})
             inside = foreground_mask(scan) & result.inside
             made.setdefault(name, []).append(result.heatmaps["it"].array[inside])
     return made

@@ -262,7 +262,8 @@ def save_figure(figure: Figure, path: Path) -> None:
         TonnoError: The file cannot be written.
     """
     with atomic_file(path) as partial:
-        figure.savefig(partial, format="png", dpi=DPI)
+        # zlib's level 6, the default, takes twice the time for a tenth fewer bytes.
+        figure.savefig(partial, format="png", dpi=DPI, pil_kwargs={"compress_level": 4})
 
 
 def cold_hot() -> Colormap:
