@@ -79,6 +79,9 @@ def test_a_mask_of_too_many_runs_stays_as_it_is() -> None:
 
 def test_when_nothing_can_be_dropped() -> None:
     assert not Parts().drop_some(-3.0)
+    assert Parts() == Parts(0.0, -math.inf)
+    assert not Parts().drop_some(0.0)
+    assert Parts(0.5).drop_some(0.0)
     assert not Parts(min_peak=0.0).drop_some(0.0)
     assert Parts(min_peak=0.0).drop_some(-0.1)
     assert Parts(1.0).drop_some(7.0)
