@@ -4,6 +4,7 @@
 # make test-nightly   what takes hours: 300 random sequences of a user's actions in the Slicer module
 # make sweep  what takes an hour: maps of one network of every module of timm against plain hooks in float64
 # make gpu-report   every figure of docs/benchmarks.md that needs a GPU, beside an earlier build's, in six minutes
+# make lint, make format   style and types alone; the engine's files as ruff lays them out
 # make package  wheel and source archive for PyPI, into dist/, checked
 # make coverage  which lines of the engine the tests run, by folder
 # make mutants  which changed signs and numbers in the core the tests notice
@@ -12,7 +13,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
-.PHONY: demo slicer-demo test test-nightly sweep gpu-report package coverage mutants clean
+.PHONY: demo slicer-demo test test-nightly sweep gpu-report lint format package coverage mutants clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tonno demo --output demo-output --overwrite
@@ -20,9 +21,7 @@ demo: $(VENV)/.demo
 slicer-demo: $(VENV)/.test
 	$(BIN)/python ToNNOSlicer/Testing/Python/pictures.py --output slicer-demo
 
-test: $(VENV)/.test
-	$(BIN)/ruff check tonno_core tests benchmarks ToNNOSlicer
-	$(BIN)/mypy
+test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 --numprocesses auto --maxprocesses 8 --dist loadfile
 
 test-nightly: $(VENV)/.test
@@ -35,6 +34,13 @@ sweep: $(VENV)/.test
 
 gpu-report: $(VENV)/.demo
 	$(BIN)/python benchmarks/gpu_report.py --output gpu-report
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check tonno_core tests benchmarks ToNNOSlicer
+	$(BIN)/mypy
+
+format: $(VENV)/.test
+	$(BIN)/ruff format tonno_core tests benchmarks
 
 # The wheel is built from the source archive, so that this one is whole.
 package: $(VENV)/.package

@@ -210,6 +210,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path, help="of the core unless named")
     parser.add_argument("--most", type=int, default=12, help="mutants of each file; 0 for all (default 12)")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="those whose changed line has it, to see a test kill one"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the choice")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="at a time (default: as many as cores)")
     asked = parser.parse_args()
@@ -233,7 +236,7 @@ def main() -> int:
             print(f"{file.relative_to(ROOT)}: its tests fail as it is", flush=True)
             return 2
         limit = 10 * (time.monotonic() - begun) + 30
-        every = mutants_of(file)
+        every = [mutant for mutant in mutants_of(file) if asked.only in mutant.name.partition("  ->  ")[2]]
         some = random.Random(asked.seed).sample(every, min(asked.most, len(every))) if asked.most else every
         alive = [
             mutant
