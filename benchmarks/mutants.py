@@ -39,7 +39,9 @@ _LEFT_OUT = ("__init__", "kernel", "features", "shared")
 _ALSO = {
     "slicing/plan": ("tests/slicing/test_sampling.py", "tests/slicing/test_content.py"),
     "tomography/grid": ("tests/tomography/test_backprojection.py", "tests/tomography/test_profiles.py"),
-    "reconstruction": ("tests/test_reconstruction.py", "tests/reconstruction"),
+    "reconstruction/planes": ("tests/reconstruction/test_outside.py", "tests/test_roi_run.py"),
+    "reconstruction/passes": ("tests/reconstruction/test_resuming.py",),
+    "reconstruction": ("tests/test_reconstruction.py",),
     "segmentation/threshold": ("tests/segmentation/test_binarize.py",),
 }
 _SWAPS: dict[type, tuple[str, str]] = {
@@ -141,7 +143,7 @@ def tests_of(file: Path) -> list[str]:
     """List the tests that belong to a file, its own first."""
     inner = file.relative_to(ROOT / "tonno_core").with_suffix("")
     own = Path("tests") / inner.parent / f"test_{inner.name}.py"
-    also = [*_ALSO.get(inner.as_posix(), ()), *_ALSO.get(inner.parts[0], ())]
+    also = _ALSO.get(inner.as_posix(), ()) or (() if (ROOT / own).exists() else _ALSO.get(inner.parts[0], ()))
     return [name for name in dict.fromkeys([own.as_posix(), *also]) if (ROOT / name).exists()]
 
 

@@ -60,6 +60,13 @@ def test_voxels_near_the_pixel_size_stay_as_they_are() -> None:
     assert limit_resolution(volume, 1.1) is volume
 
 
+def test_pixels_a_quarter_larger_smooth_and_thin_nothing_out() -> None:
+    volume = ball_volume()
+    smooth = limit_resolution(volume, 1.25)
+    assert smooth.array.shape == volume.array.shape
+    assert not np.array_equal(smooth.array, volume.array)
+
+
 def test_only_the_fine_axes_are_smoothed_and_thinned() -> None:
     # Voxels of 1 x 1.5 x 2 mm, pixels of 3.1 mm: ratios 3.1, 2.07, 1.55; every 3rd, 2nd, 1st is kept.
     volume = ball_volume()
