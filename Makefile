@@ -21,7 +21,9 @@ demo: $(VENV)/.demo
 slicer-demo: $(VENV)/.test
 	$(BIN)/python ToNNOSlicer/Testing/Python/pictures.py --output slicer-demo
 
-test: lint
+test: $(VENV)/.test
+	$(BIN)/ruff check tonno_core tests benchmarks ToNNOSlicer
+	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 --numprocesses auto --maxprocesses 8 --dist loadfile
 
 test-nightly: $(VENV)/.test
