@@ -19,7 +19,7 @@ from tonno_core.commands.options import as_options, as_options_of
 from tonno_core.distillation.settings import DistillationSettings
 from tonno_core.errors import TonnoError, one_line
 from tonno_core.imports import uncollected
-from tonno_core.settings import METHODS, PRESETS, SCORECAM_DIRECTIONS, SEGMENTER, CamKind, parse_stages
+from tonno_core.settings import METHODS, PRESETS, SCORECAM_DIRECTIONS, SEGMENTER, CamKind, FilterKind, parse_stages
 from tonno_core.signals import drop_terminal, ending_signals
 
 _NOTICE = "For research only; not a medical device, not for diagnosis."
@@ -171,7 +171,7 @@ _UNITS = click.Choice(["peak", "threshold"])
 _DISTILLED = DistillationSettings
 _TAUGHT = " and ".join(_DISTILLED.methods)
 _PIXELS = click.IntRange(min=8)
-_FILTERS = click.Choice(["second-difference", "hann", "gaussian"])
+_FILTERS = click.Choice(get_args(FilterKind))
 _FRAMES = click.Choice(["physical", "normalized"])
 _ACTIVATIONS = click.Choice(["sigmoid", "softmax"])
 _NORMS = click.Choice(["batch", "frozen-batch", "group"])

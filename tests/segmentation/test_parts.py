@@ -64,6 +64,7 @@ def test_voxels_outside_of_the_mask_lend_it_no_peak() -> None:
     runs = runs_of(np.array([[[0, 1, 0, 1, 0]]], dtype=bool))
     assert Parts(min_peak=1.0).counted(runs, heatmap, 1.0).tolist() == [False, False]
     assert Parts(min_peak=0.6).counted(runs, heatmap, 1.0).tolist() == [False, True]
+    assert Parts(min_peak=0.5).counted(runs, heatmap, 1.0).tolist() == [True, True]
     empty = runs_of(np.zeros((1, 1, 5), dtype=bool))
     assert Parts(3.0, 1.0).counted(empty, heatmap, 1.0).size == 0
 
@@ -79,6 +80,9 @@ def test_a_mask_of_too_many_runs_stays_as_it_is() -> None:
 
 def test_when_nothing_can_be_dropped() -> None:
     assert not Parts().drop_some(-3.0)
+    assert Parts() == Parts(0.0, -math.inf)
+    assert not Parts().drop_some(0.0)
+    assert Parts(0.5).drop_some(0.0)
     assert not Parts(min_peak=0.0).drop_some(0.0)
     assert Parts(min_peak=0.0).drop_some(-0.1)
     assert Parts(1.0).drop_some(7.0)

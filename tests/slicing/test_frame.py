@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.transform import Rotation
 
 from tests.analytic import grid_around, voxel_centres
 from tonno_core.slicing.frame import closeness, normalized_frame, patient_axes, physical_frame, within_ball
@@ -35,6 +37,19 @@ def test_normalized_frame_follows_the_array_axes() -> None:
 
 def test_patient_axes_of_a_physical_frame_are_the_patients() -> None:
     np.testing.assert_array_equal(patient_axes(physical_frame([1, 2, 3], 9.0)), np.eye(3))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_patient_axes_are_the_best_assignment_whatever_the_voxels_size(seed: int) -> None:
+    """Against scipy's assignment of axes to R, A and S by their cosines."""
+    turn = Rotation.random(random_state=seed).as_matrix()
+    rows, columns = linear_sum_assignment(-np.abs(turn))
+    expected = np.zeros((3, 3))
+    expected[rows, columns] = np.sign(turn[rows, columns])
+    for sizes in ((1.0, 1.0, 1.0), (9.0, 1.0, 0.5), (0.5, 9.0, 1.0)):
+        frame = np.eye(4)
+        frame[:3, :3] = turn * sizes
+        np.testing.assert_array_equal(patient_axes(frame), expected)
 
 
 def test_patient_axes_of_a_normalized_frame_point_to_r_a_s() -> None:

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from tests.analytic import Blobs, grid_around, make_blobs, slope, voxel_centres
-from tonno_core.slicing.preparation import limit_resolution, prepare_volume
+from tonno_core.errors import TonnoError
+from tonno_core.slicing.frame import physical_frame
+from tonno_core.slicing.preparation import PreparedVolume, foreground_points, limit_resolution, prepare_volume
 from tonno_core.volume.volume import Volume
 
 CENTRE = np.array([12.0, -7.0, 20.0])
@@ -56,6 +58,13 @@ def test_the_normalized_frame_leaves_the_voxels_alone() -> None:
 def test_voxels_near_the_pixel_size_stay_as_they_are() -> None:
     volume = ball_volume()
     assert limit_resolution(volume, 1.1) is volume
+
+
+def test_pixels_a_quarter_larger_smooth_and_thin_nothing_out() -> None:
+    volume = ball_volume()
+    smooth = limit_resolution(volume, 1.25)
+    assert smooth.array.shape == volume.array.shape
+    assert not np.array_equal(smooth.array, volume.array)
 
 
 def test_only_the_fine_axes_are_smoothed_and_thinned() -> None:
@@ -122,3 +131,29 @@ def test_intensities_are_normalised_first() -> None:
     prepared = prepare_volume(volume, frame="normalized", intensity="window:0:2", slice_size=16)
     assert slope(prepared.volume.array, volume.array) == pytest.approx(0.5, rel=1e-5)
     assert prepared.fill == 0.0
+
+
+def test_foreground_points_are_what_differs_by_a_tenth() -> None:
+    array = np.full((20, 24, 22), -2.0, dtype=np.float32)
+    array[3:7, 5:8, 2:9] = 8.0  # the brightest difference from the fill: 10
+    array[10:12, 3:6, 4:8] = -0.8  # 1.2 of 10
+    array[15:17, 15:18, 15:18] = -1.1  # 0.9 of 10
+    array[12:14, 18:20, 9:11] = -5.0  # darker than the surroundings
+    grid = grid_around((5, -8, 3), array.shape, (1.0, 1.5, 2.0), turn_degrees=(20, -10, 30))
+    frame = physical_frame([4.0, -9.0, 5.0], 25.0)
+    prepared = PreparedVolume(Volume(array, grid), -2.0, frame, 25.0)
+    k, j, i = np.nonzero(np.abs(array + 2.0) > 1.0)
+    expected = (np.linalg.inv(frame) @ grid @ np.stack([i, j, k, np.ones(len(i))]))[:3].T
+    found = foreground_points(prepared, np.random.default_rng(0))
+    np.testing.assert_allclose(found[np.lexsort(found.T)], expected[np.lexsort(expected.T)], atol=1e-12)
+
+
+def test_foreground_points_are_some_of_many() -> None:
+    prepared = PreparedVolume(Volume(np.ones((16, 16, 16), dtype=np.float32), np.eye(4)), 0.0, np.eye(4), 1.0)
+    assert len(np.unique(foreground_points(prepared, np.random.default_rng(0)), axis=0)) == 2048
+
+
+def test_a_volume_without_contrast_has_no_foreground_points() -> None:
+    prepared = PreparedVolume(Volume(np.full((8, 8, 8), 3.0, dtype=np.float32), np.eye(4)), 3.0, np.eye(4), 1.0)
+    with pytest.raises(TonnoError, match="expected contrast in the window"):
+        foreground_points(prepared, np.random.default_rng(0))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from tonno_core.slicing.directions import hemisphere
 from tonno_core.slicing.frame import physical_frame
 from tonno_core.slicing.plan import SlicePlan
 from tonno_core.slicing.region import Region
 from tonno_core.slicing.sampling import SliceSource, sample_slices
+from tonno_core.volume.grid import ijk_to_grid
 from tonno_core.volume.volume import Volume
 
 
@@ -42,6 +44,17 @@ def test_a_box_holds_the_voxels_whose_centres_are_in_it() -> None:
     along = away @ [np.cos(np.pi / 6), 0.5, 0]
     assert np.abs(along).max() <= 5.0
     assert np.abs(away[:, 2]).max() <= 20.0
+
+
+def test_voxels_on_the_very_faces_belong_to_a_box() -> None:
+    from_face_to_face = turned_box().box_to_ras @ ijk_to_grid((4, 5, 7))
+    assert turned_box().contains(Volume(np.zeros((7, 5, 4), np.float32), from_face_to_face)).all()
+
+
+def test_the_ball_of_a_box_reaches_its_corners() -> None:
+    centre, radius = turned_box().ball
+    np.testing.assert_array_equal(centre, [5, -3, 2])
+    assert radius == pytest.approx(np.sqrt(5.0**2 + 10.0**2 + 20.0**2), rel=1e-12)
 
 
 def test_the_extents_are_those_of_the_corners() -> None:

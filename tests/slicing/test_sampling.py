@@ -13,7 +13,7 @@ from tests.reference import basis, normalized_to_index, physical_to_index, take_
 from tonno_core.slicing.directions import hemisphere, sphere
 from tonno_core.slicing.frame import normalized_frame, physical_frame
 from tonno_core.slicing.plan import SlicePlan
-from tonno_core.slicing.sampling import SliceSource, sample_slices
+from tonno_core.slicing.sampling import SliceSource, _plane_to_ijk, sample_slices
 from tonno_core.volume.volume import Volume
 
 EVERY = slice(None)
@@ -187,3 +187,24 @@ def test_float32_slices_are_as_good_as_float64() -> None:
     coarse, fine = slices_of(volume, plan, dtype=torch.float32), slices_of(volume, plan)
     # Coordinates near 1 have steps of 6e-8, times 32 voxels: 2e-6 of a voxel.
     np.testing.assert_allclose(coarse, fine, atol=1e-5)
+
+
+@pytest.mark.parametrize("pixels", [6, 7])
+def test_planes_of_a_gpu_lie_where_the_plan_says(pixels: int) -> None:
+    """What is copied to CUDA, without CUDA: where pixels, counted from a slice's middle, lie in the volume."""
+    shape = (9, 8, 7)
+    volume = Volume(
+        np.ones(shape, np.float32), grid_around((3, -2, 5), shape, (1.0, 2.0, 1.5), turn_degrees=(10, 20, -30))
+    )
+    plan = SlicePlan(physical_frame([1, 2, 3], 9.0), hemisphere(3), 5, pixels, shift=0.1)
+    shown = np.array([[0, 7], [2, 5], [6, 7]])
+    source = SliceSource.from_volume(volume, dtype=torch.float64)
+    found = iter(_plane_to_ijk(source, plan, shown))
+    pixel = 2.0 / (pixels - 1)  # in frame units
+    for (u, v, normal), (first, stop) in zip(plan.frame_to_slice(slice(None)), shown, strict=True):
+        for offset in plan.offsets[first:stop]:
+            placed = next(found) @ [1.5, -0.5, 1.0]
+            point = 1.5 * pixel * u - 0.5 * pixel * v + (offset + plan.shift) * normal
+            expected = np.linalg.inv(volume.ijk_to_ras) @ plan.frame_to_ras @ [*point, 1.0]
+            np.testing.assert_allclose(placed, expected[:3], atol=1e-12)
+    assert next(found, None) is None

@@ -9,9 +9,11 @@ import torch
 from tests.reference import in_map
 from tonno_core.slicing.directions import hemisphere, sphere
 from tonno_core.slicing.plan import SlicePlan
-from tonno_core.tomography import grid
+from tonno_core.tomography import backprojection, grid
 from tonno_core.tomography.backprojection import Backprojector
-from tonno_core.tomography.grid import TargetGrid
+from tonno_core.tomography.grid import Nodes, TargetGrid
+from tonno_core.tomography.maps import AtlasMaps
+from tonno_core.tomography.profiles import RowProfiles
 from tonno_core.volume.grid import ijk_to_grid
 
 SHAPE = (6, 7, 8)
@@ -180,6 +182,25 @@ def test_nodes_beyond_the_radius_are_left_out() -> None:
     inside = np.linalg.norm(nodes(SHAPE), axis=-1) <= 0.9
     for found, whole in ((near.map_mean[0], everywhere.map_mean[0]), (near.profile_mean, everywhere.profile_mean)):
         np.testing.assert_allclose(found, np.where(inside, whole, 0), atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nodes_outside_a_box_are_left_out_and_its_faces_kept(dtype: torch.dtype) -> None:
+    box_to_frame = np.eye(4)
+    box_to_frame[:3, :3] = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0] @ np.diag([0.3, 0.5, 0.4])
+    box_to_frame[:3, 3] = 0.3, -0.2, 0.1
+    ijk_to_box = np.diag([0.5, 0.5, 0.5, 1.0])
+    ijk_to_box[:3, 3] = -1.5, -1.0, -2.0
+    target = TargetGrid((9, 5, 6), box_to_frame @ ijk_to_box, frame_to_box=np.linalg.inv(box_to_frame))
+    mask = Nodes(target, torch.empty(0, dtype=dtype)).mask()
+    z, y, x = (np.abs(np.arange(count) / 2.0 - start) <= 1.0 for count, start in ((9, 2.0), (5, 1.0), (6, 1.5)))
+    assert mask is not None
+    np.testing.assert_array_equal(mask, z[:, None, None] & y[:, None] & x)
+
+
+def test_a_cpu_takes_the_fast_ways() -> None:
+    """They give the numbers of the references, so that nothing but time would tell."""
+    assert backprojection._implementations(torch.empty(0)) == (RowProfiles, AtlasMaps)
 
 
 def test_nothing_added_has_no_mean() -> None:

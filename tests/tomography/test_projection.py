@@ -21,6 +21,7 @@ from tonno_core.slicing.plan import SlicePlan
 from tonno_core.slicing.sampling import SliceCutter, SliceSource, sample_slices
 from tonno_core.tomography import pace, projection
 from tonno_core.tomography.projection import BatchSize, Maps, Projections, Projector
+from tonno_core.volume.volume import Volume
 
 CAM = {0: (1,)}
 # A blob in the middle of a ball of 32 mm, in a volume of 20 mm: the outer slices are blank.
@@ -89,6 +90,33 @@ def test_blank_slices_get_the_answer_they_would_have_got(fill: float, class_inde
     assert blank >= 5 * 8
     assert (projector.slices_total, projector.slices_blank) == (80, blank)
     assert sum(encoder.batches) == 80 - blank + 1  # one blank slice stands for all
+
+
+def test_blank_slices_between_two_that_show_something() -> None:
+    """They are cut with the others, but not looked at; each class has its own answer for them."""
+    array = np.zeros((20, 20, 20), dtype=np.float32)
+    array[[2, 17]] = 1.0
+    source = SliceSource.from_volume(Volume(array, grid_around((0, 0, 0), array.shape, (1, 1, 1))))
+    plan = SlicePlan(physical_frame([0, 0, 0], 12.0), np.eye(3), slices=14, pixels=16)
+    encoder = Counting()
+    batches = list(Projector(encoder, source, Maps({0: (1,), 1: (1,)})).project(plan))
+    expected_logits, expected_maps = Counting().cam(
+        sample_slices(source, plan, slice(None)), [(0, 1), (1, 1)], "layercam"
+    )
+    for index in (0, 1):
+        logits, maps = joined([batch[index] for batch in batches])
+        torch.testing.assert_close(logits, expected_logits[:, index].reshape(3, 16), rtol=0, atol=1e-6)
+        torch.testing.assert_close(maps[1], expected_maps[index, 1].reshape(3, 16, 4, 4), rtol=0, atol=1e-6)
+    assert sum(encoder.batches) - 1 < SliceCutter(source, plan).counts.sum()
+
+
+def test_batches_are_even_and_of_two_directions_at_least() -> None:
+    source, encoder = SliceSource.from_volume(VOLUME), Counting()
+    Projector(encoder, source, Maps({0: ()}), BatchSize(4))._encode(torch.rand(10, 16, 16))
+    assert encoder.batches == [4, 3, 3]
+    for size, expected in ((2, [2, 2, 1]), (1, [1] * 5)):
+        parts = [only(batch).which for batch in Projector(Counting(), source, Maps(CAM), BatchSize(size)).project(PLAN)]
+        assert [which.stop - which.start for which in parts] == expected
 
 
 def test_a_wholly_blank_batch_is_answered_too() -> None:

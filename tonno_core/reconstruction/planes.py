@@ -16,15 +16,13 @@ from tonno_core.settings import SLICEWISE_METHODS, FilterKind, Variant
 from tonno_core.slicing import directions as lattices
 from tonno_core.slicing.frame import closeness, patient_axes, within_ball
 from tonno_core.slicing.plan import SlicePlan
+from tonno_core.tomography.filtering import FILTER_REACH
 from tonno_core.tomography.grid import TargetGrid
 from tonno_core.volume.grid import ijk_to_grid
 from tonno_core.volume.volume import Matrix, Volume
 
 # A slicewise map has no more slices than this along an axis; its grid of as many nodes cubed takes 0.5 GB.
 SLICEWISE_LIMIT = 512
-# Extra offsets sampled beyond each end of a region, so that the filter has support. Cutting its longer taps changed a
-# heatmap by at most 1.5e-4 of its peak, with random weights, whose outputs jump from plane to plane.
-FILTER_REACH: dict[FilterKind, int] = {"second-difference": 1, "hann": 6, "gaussian": 8}
 NOTHING_INSIDE = "the region holds no voxel of what is looked at; move it onto the patient"
 # A Gaussian's kernel ends there (scipy's default).
 _SIGMAS = 4.0

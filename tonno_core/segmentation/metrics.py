@@ -104,7 +104,7 @@ class Components:
     def boxes(self) -> tuple[IntArray, IntArray]:
         """First and last index along Z, Y and X of the box around each component, N 3 each."""
         z, y, x = np.unravel_index(self.runs.first, self.mask.shape)
-        first = np.full((self.sizes.size, 3), max(self.mask.shape, default=0))
+        first = np.full((self.sizes.size, 3), max(self.mask.shape))
         last = np.full((self.sizes.size, 3), -1)
         np.minimum.at(first, self.runs.component, np.stack([z, y, x], axis=1))
         np.maximum.at(last, self.runs.component, np.stack([z, y, x + self.runs.length - 1], axis=1))

@@ -61,7 +61,7 @@ class Parts:
         # A hair below the quotient: 8 voxels of 0.1 mm are 0.008 mm3, whatever the last bit of the product says.
         keep: BoolMask = runs.sizes >= self.min_volume_mm3 / voxel_mm3 * (1 - 1e-9)
         if runs.count and self.min_peak > -math.inf:
-            high = np.flatnonzero(heatmap.reshape(-1) >= np.asarray(self.min_peak, heatmap.dtype))
+            high = np.flatnonzero(heatmap.ravel() >= np.asarray(self.min_peak, heatmap.dtype))
             run = np.searchsorted(runs.first, high, side="right") - 1
             within = (run >= 0) & (high <= runs.last[run])
             reached = np.zeros(runs.count, np.bool_)

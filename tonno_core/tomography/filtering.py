@@ -25,6 +25,10 @@ _RESPONSES: dict[FilterKind, _Response] = {
     "gaussian": lambda theta: -(theta**2) * np.exp(-(theta**2) / 2.0),
 }
 
+# Extra offsets sampled beyond each end of a region, so that the filter has support. Cutting its longer taps changed a
+# heatmap by at most 1.5e-4 of its peak, with random weights, whose outputs jump from plane to plane.
+FILTER_REACH: dict[FilterKind, int] = {"second-difference": 1, "hann": 6, "gaussian": 8}
+
 
 @lru_cache(maxsize=8)
 def second_derivative(kind: FilterKind, slices: int) -> npt.NDArray[np.float64]:

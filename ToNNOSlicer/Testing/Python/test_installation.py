@@ -351,7 +351,7 @@ def test_a_temporary_folder_that_is_gone_is_told(pip: FakePip, tmp_path: Path) -
 # --- what pip is asked for
 
 
-def test_slicers_numpy_and_anothers_torch_stay(make: Any, pip: FakePip, python: Any) -> None:
+def test_slicers_numpy_and_the_torch_of_another_extension_stay(make: Any, pip: FakePip, python: Any) -> None:
     """pip may replace neither what Slicer has loaded nor a build of PyTorch that another extension chose."""
     del python["timm"]
     python.update({"numpy": "2.0.2", "torch": "2.9.0+cu126", "torchvision": None, "SimpleITK": "2.5.0"})

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
@@ -88,14 +89,52 @@ def test_what_slicer_refuses_or_cuts_is_refused(tmp_path: Path, right: str, wron
     assert message in " ".join(result.stderr.split())
 
 
+def test_index_entry_follows_the_rules_of_the_index() -> None:
+    """Its schema 1.0.1, which cannot be had without a network, and what its check of a new entry asks beyond that."""
+    raw = (ROOT / "ToNNO.json").read_bytes()
+    assert b"\r" not in raw
+    entry = json.loads(raw)
+    texts = {"$schema", "category", "scm_url", "scm_revision", "build_subdirectory"}
+    assert {name for name, value in entry.items() if isinstance(value, str)} == texts
+    assert set(entry) - texts == {"build_dependencies", "tier"}
+    assert entry["$schema"].endswith("/slicer-extension-catalog-entry-schema-v1.0.1.json#")
+    assert entry["build_dependencies"] == ["PyTorch"]
+    assert entry["tier"] == 1  # experimental: what every new entry is
+    assert entry["scm_url"].startswith("https://github.com/") and entry["scm_url"].endswith(".git")
+    assert entry["scm_url"].rsplit("/", 1)[-1].startswith("Slicer")
+    assert (ROOT / "LICENSE.txt").is_file()
+
+
 def test_index_entry_is_of_the_same_extension() -> None:
     entry = json.loads((ROOT / "ToNNO.json").read_text(encoding="utf-8"))
     text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
     assert "project(ToNNO)" in text  # the index takes the name from the file ToNNO.json
     assert entry["category"] == "Segmentation" and f'EXTENSION_CATEGORY "{entry["category"]}"' in text
-    assert entry["build_dependencies"] == ["PyTorch"]
-    repository = entry["scm_url"].rsplit("/", 1)[-1]
-    assert repository.startswith("Slicer") and repository.removesuffix(".git") in text  # the index's rule for names
+    assert f'EXTENSION_DEPENDS "{" ".join(entry["build_dependencies"])}"' in text
+    assert f'EXTENSION_HOMEPAGE "{entry["scm_url"].removesuffix(".git")}"' in text
+
+
+def test_pictures_of_the_index_are_in_the_repository() -> None:
+    """Their addresses are the branch's files; an icon is a square of 128 pixels, a screenshot large enough to read."""
+    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    branch = json.loads((ROOT / "ToNNO.json").read_text(encoding="utf-8"))["scm_revision"]
+    addresses = dict(re.findall(r'set\(EXTENSION_(ICONURL|SCREENSHOTURLS) "([^"]+)"\)', text))
+    for name, least in {"ICONURL": 128, "SCREENSHOTURLS": 1000}.items():
+        for address in addresses[name].split():
+            start = rf"https://raw\.githubusercontent\.com/[^/]+/Slicer[^/]+/{branch}/"
+            picture = ROOT / re.sub(start, "", address)
+            head = picture.read_bytes()[:24]
+            width, height = struct.unpack(">II", head[16:])
+            assert head.startswith(b"\x89PNG")
+            assert (width, height) == (128, 128) if name == "ICONURL" else width >= least
+
+
+def test_a_clone_is_small() -> None:
+    """The index refuses a clone with its history of over 100 MB; this tree is to be under a third of that."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout: what a clone holds cannot be told")
+    assert sum(file.stat().st_size for line in listed.stdout.splitlines() if (file := ROOT / line).is_file()) < 33e6
 
 
 def test_requirements_are_the_engines_but_torch() -> None:

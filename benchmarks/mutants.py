@@ -1,0 +1,263 @@
+"""Measures how well the tests of the core hold it: changes a sign or a number, and sees whether a test fails.
+
+    make mutants                                                           # a sample of every file, an hour or two
+    .venv/bin/python -m benchmarks.mutants tonno_core/slicing/plan.py --most 0    # all of one file
+
+Each mutant is one change: + and -, * and /, // and /, a minus dropped, < and <=, == and !=, `and` and `or`, True and
+False, a number n to n + 1 (a float to twice itself). Left out are messages of errors, annotations, ``strict`` of zip
+and code for CUDA. The tests of a mutant are ``tests/ROOM/test_FILE.py`` and then what `_ALSO` adds, until one fails;
+it is killed too if they take ten times as long. The exit status is 1 where a mutant survives that
+``benchmarks/equivalent_mutants.txt`` does not list with a reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import gc
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")
+_CORE = ("slicing", "tomography", "reconstruction", "segmentation")
+# What is only for CUDA, or for pictures of the file.
+_LEFT_OUT = ("__init__", "kernel", "features", "shared")
+# Tests of a file beside those of its own name.
+_ALSO = {
+    "slicing/plan": ("tests/slicing/test_sampling.py", "tests/slicing/test_content.py"),
+    "tomography/grid": ("tests/tomography/test_backprojection.py", "tests/tomography/test_profiles.py"),
+    "reconstruction/planes": ("tests/reconstruction/test_outside.py", "tests/test_roi_run.py"),
+    "reconstruction/passes": ("tests/reconstruction/test_resuming.py",),
+    "reconstruction": ("tests/test_reconstruction.py",),
+    "segmentation/threshold": ("tests/segmentation/test_binarize.py",),
+}
+_SWAPS: dict[type, tuple[str, str]] = {
+    ast.Add: ("+", "-"),
+    ast.Sub: ("-", "+"),
+    ast.Mult: ("*", "/"),
+    ast.Div: ("/", "*"),
+    ast.FloorDiv: ("//", "/"),
+    ast.Lt: ("<", "<="),
+    ast.LtE: ("<=", "<"),
+    ast.Gt: (">", ">="),
+    ast.GtE: (">=", ">"),
+    ast.Eq: ("==", "!="),
+    ast.NotEq: ("!=", "=="),
+    ast.And: ("and", "or"),
+    ast.Or: ("or", "and"),
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of a file: ``source[start:stop]``, in bytes, becomes ``new``."""
+
+    file: Path
+    line: int
+    start: int
+    stop: int
+    new: str
+
+    @property
+    def code(self) -> str:
+        """The whole changed file."""
+        source = self.file.read_bytes()
+        return (source[: self.start] + self.new.encode() + source[self.stop :]).decode()
+
+    @property
+    def name(self) -> str:
+        """The changed line, as it is and as it becomes: where lines move, the name stays."""
+        before, after = (code.splitlines()[self.line - 1].strip() for code in (self.file.read_text("utf-8"), self.code))
+        return f"{self.file.relative_to(ROOT)}: {before}  ->  {after}"
+
+
+def mutants_of(file: Path) -> list[Mutant]:
+    """List all mutants of a file, in its order."""
+    source = file.read_bytes()
+    starts = [0]
+    for line in source.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+
+    def place(node: Any, end: bool = False) -> int:
+        line, column = (node.end_lineno, node.end_col_offset) if end else (node.lineno, node.col_offset)
+        return starts[line - 1] + column
+
+    def between(left: ast.expr, right: ast.expr, operator: object) -> Iterator[Mutant]:
+        if type(operator) in _SWAPS:
+            old, new = _SWAPS[type(operator)]
+            at = source.find(old.encode(), place(left, end=True), place(right))
+            yield Mutant(file, source.count(b"\n", 0, at) + 1, at, at + len(old), new)
+
+    def of(node: ast.AST) -> Iterator[Mutant]:
+        if isinstance(node, ast.BinOp):
+            yield from between(node.left, node.right, node.op)
+        elif isinstance(node, ast.AugAssign):
+            yield from between(node.target, node.value, node.op)
+        elif isinstance(node, ast.BoolOp):
+            for left, right in zip(node.values, node.values[1:], strict=False):
+                yield from between(left, right, node.op)
+        elif isinstance(node, ast.Compare):
+            for left, operator, right in zip([node.left, *node.comparators], node.ops, node.comparators, strict=False):
+                yield from between(left, right, operator)
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            yield Mutant(file, node.lineno, place(node), place(node) + 1, "")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
+            value = node.value
+            new = (
+                not value if isinstance(value, bool) else 2 * value if isinstance(value, float) and value else value + 1
+            )
+            yield Mutant(file, node.lineno, place(node), place(node, end=True), repr(new))
+
+    return sorted({mutant for node in _mutable(ast.parse(source)) for mutant in of(node)}, key=lambda each: each.start)
+
+
+def _mutable(node: ast.AST) -> Iterator[ast.AST]:
+    """Walk what is executed and no message: no annotations, messages, guards of zip, nor branches of CUDA."""
+    if isinstance(node, ast.Raise | ast.JoinedStr) or (isinstance(node, ast.keyword) and node.arg == "strict"):
+        return
+    if isinstance(node, ast.If) and "cuda" in ast.dump(node.test):
+        return
+    yield node
+    for field, value in ast.iter_fields(node):
+        if field in ("annotation", "returns"):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST):
+                yield from _mutable(child)
+
+
+def tests_of(file: Path) -> list[str]:
+    """List the tests that belong to a file, its own first."""
+    inner = file.relative_to(ROOT / "tonno_core").with_suffix("")
+    own = Path("tests") / inner.parent / f"test_{inner.name}.py"
+    also = _ALSO.get(inner.as_posix(), ()) or (() if (ROOT / own).exists() else _ALSO.get(inner.parts[0], ()))
+    return [name for name in dict.fromkeys([own.as_posix(), *also]) if (ROOT / name).exists()]
+
+
+class _Changed(MetaPathFinder):
+    """Imports one module from changed source."""
+
+    def __init__(self, file: Path, code: str) -> None:
+        self._file, self._code = file, code
+        self._name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if name != self._name:
+            return None
+        loader = _Loader(name, str(self._file))
+        loader.code = self._code
+        return spec_from_file_location(name, self._file, loader=loader)
+
+
+class _Loader(SourceFileLoader):
+    code = ""
+
+    def get_code(self, fullname: str) -> Any:
+        return compile(self.code, self.path, "exec")
+
+
+def _begin(file: Path, code: str, tests: list[str]) -> int:
+    """Run tests against changed source in a copy of this process, which has all libraries loaded; return its id."""
+    process = os.fork()
+    if process:
+        return process
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        for name in [name for name in sys.modules if name.split(".")[0] in ("tonno_core", "tests")]:
+            del sys.modules[name]
+        sys.meta_path.insert(0, _Changed(file, code))
+        status = _pytest("-x", *tests)
+    except BaseException:  # whatever the mutant did, it did not pass
+        status = 1
+    os._exit(status)
+
+
+def _pytest(*arguments: str) -> int:
+    return int(pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:randomly", *arguments]))
+
+
+def _run(chosen: list[tuple[Mutant, list[str], float]], jobs: int) -> Iterator[tuple[Mutant, bool]]:
+    """Yield mutants as they end, and whether they were killed."""
+    waiting, running = list(reversed(chosen)), dict[int, tuple[Mutant, float]]()
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            mutant, tests, limit = waiting.pop()
+            running[_begin(mutant.file, mutant.code, tests)] = mutant, time.monotonic() + limit
+        process, status = os.waitpid(-1, os.WNOHANG)
+        if process:
+            yield running.pop(process)[0], status != 0
+        else:
+            for late in [number for number, (_, end) in running.items() if time.monotonic() > end]:
+                os.kill(late, signal.SIGKILL)
+                running[late] = running[late][0], float("inf")
+            time.sleep(0.05)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", type=Path, help="of the core unless named")
+    parser.add_argument("--most", type=int, default=12, help="mutants of each file; 0 for all (default 12)")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="those whose changed line has it, to see a test kill one"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the choice")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="at a time (default: as many as cores)")
+    asked = parser.parse_args()
+    os.chdir(ROOT)
+    known = {line for line in EQUIVALENT.read_text("utf-8").splitlines() if "  ->  " in line}
+    files = [ROOT / file for file in asked.files] or [
+        file
+        for room in _CORE
+        for file in sorted((ROOT / "tonno_core" / room).glob("*.py"))
+        if file.stem not in _LEFT_OUT
+    ]
+    tests = sorted({test for file in files for test in tests_of(file)})
+    if _pytest("--collect-only", *tests, "-qq"):  # loads all libraries, once
+        return 2
+    gc.freeze()  # what is loaded is looked through in no copy
+    whole = passed = survived = 0
+    for file in files:
+        begun = time.monotonic()
+        _, status = os.waitpid(_begin(file, file.read_text("utf-8"), tests_of(file)), 0)
+        if status:
+            print(f"{file.relative_to(ROOT)}: its tests fail as it is", flush=True)
+            return 2
+        limit = 10 * (time.monotonic() - begun) + 30
+        every = [mutant for mutant in mutants_of(file) if asked.only in mutant.name.partition("  ->  ")[2]]
+        some = random.Random(asked.seed).sample(every, min(asked.most, len(every))) if asked.most else every
+        alive = [
+            mutant
+            for mutant, killed in _run([(each, tests_of(file), limit) for each in some], asked.jobs)
+            if not killed
+        ]
+        unknown = [mutant for mutant in alive if mutant.name not in known]
+        print(
+            f"{file.relative_to(ROOT)}: {len(every)} mutants, {len(some)} run, {len(some) - len(alive)} killed, "
+            f"{len(alive) - len(unknown)} equivalent, {len(unknown)} survived",
+            flush=True,
+        )
+        for mutant in unknown:
+            print(f"    line {mutant.line}: {mutant.name.partition(': ')[2]}", flush=True)
+        whole, passed, survived = whole + len(every), passed + len(some), survived + len(unknown)
+    print(f"{whole} mutants in {len(files)} files, {passed} run, {survived} survived: "
+          f"score {100 * (1 - survived / max(passed, 1)):.1f} %")  # fmt: skip
+    return int(survived > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
