@@ -4,12 +4,14 @@
 # make test-nightly   what takes hours: 300 random sequences of a user's actions in the Slicer module
 # make sweep  what takes an hour: maps of one network of every module of timm against plain hooks in float64
 # make gpu-report   every figure of docs/benchmarks.md that needs a GPU, beside an earlier build's, in six minutes
+# make reference   docs/commands.md and docs/api.md, from the help and the docstrings
+# make docs-check  what the documents show, really run on toy data, in some minutes
 # make clean  what these made
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo slicer-demo test test-nightly sweep gpu-report clean
+.PHONY: demo slicer-demo test test-nightly sweep gpu-report reference docs-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tonno demo --output demo-output --overwrite
@@ -56,3 +58,9 @@ $(BIN)/python:
 
 clean:
 	rm -rf $(VENV) demo-output slicer-demo gpu-report build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+reference: $(VENV)/.test
+	$(BIN)/python -m tests.generated_pages
+
+docs-check: $(VENV)/.test
+	OMP_NUM_THREADS=1 TONNO_DOCS=1 $(BIN)/python -m pytest -q tests/test_docs.py tests/test_docs_run.py
