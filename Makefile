@@ -8,12 +8,14 @@
 # make package  wheel and source archive for PyPI, into dist/, checked
 # make coverage  which lines of the engine the tests run, by folder
 # make mutants  which changed signs and numbers in the core the tests notice
+# make reference   docs/commands.md and docs/api.md, from the help and the docstrings
+# make docs-check  what the documents show, really run on toy data, in some minutes
 # make clean  what these made
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
-.PHONY: demo slicer-demo test test-nightly sweep gpu-report lint format package coverage mutants clean
+.PHONY: demo slicer-demo test test-nightly sweep gpu-report lint format package coverage mutants reference docs-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tonno demo --output demo-output --overwrite
@@ -95,3 +97,9 @@ $(VENV)/pyvenv.cfg:
 
 clean:
 	rm -rf $(VENV) demo-output slicer-demo gpu-report build dist .coverage* *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+reference: $(VENV)/.test
+	$(BIN)/python -m tests.generated_pages
+
+docs-check: $(VENV)/.test
+	OMP_NUM_THREADS=1 TONNO_DOCS=1 $(BIN)/python -m pytest -q tests/test_docs.py tests/test_docs_run.py

@@ -1,4 +1,4 @@
-"""CAMs against those of captum and pytorch-grad-cam where these compute the same; docs/method.md has where they do not.
+"""CAMs against those of captum and pytorch-grad-cam where these compute the same; docs/cam.md has where they do not.
 
 Neither package is in an extra. `pip install captum grad-cam` runs these tests; the figures are of captum 0.9.0 and
 grad-cam 1.5.7.

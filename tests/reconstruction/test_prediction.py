@@ -112,7 +112,7 @@ def test_a_region_alone_predicts_nothing_and_counts_the_same(result: Reconstruct
     assert of_region.prediction.value is None
     assert math.isnan(of_region.score)
     assert of_region.prediction.per_mm3 == pytest.approx(result.prediction.per_mm3, rel=1e-6)
-    # docs/method.md: inside of a region the heatmap is that of the whole volume to 1e-3 of its peak.
+    # docs/planes.md: inside of a region the heatmap is that of the whole volume to 1e-3 of its peak.
     inner = of_region.inside
     assert amount(of_region, inner) == pytest.approx(amount(result, inner), rel=5e-3)
 

@@ -474,7 +474,7 @@ def _scaled(known: Sequence[_Known], now: Json) -> tuple[float, float | None] | 
 
     Both are taken to follow a power of the slices' spacing 2 / (M - 1), through the nearest calibration and the next
     one with another M. Neither is taken to follow the number of directions: from 32 on it moves the peaks of the
-    demo's negative heads by less than 8 % (docs/method.md).
+    demo's negative heads by less than 8 % (docs/calibration.md).
     """
     nearest = known[0]
     others = [other for other in known if other.settings["slices"] != nearest.settings["slices"]]

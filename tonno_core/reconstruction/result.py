@@ -53,10 +53,10 @@ class Reconstruction:
         variants: What each name stands for; without variants of the caller's own each method is a name.
         inside: Bool Z Y X, the voxels that the planes cover.
         profiles: The logit along R, A and S.
-        settings: That were asked for.
-        class_name: Of the model's classes.
-        frame_to_ras: 4 x 4.
-        slice_size: S pixels.
+        settings: The settings that were asked for.
+        class_name: The class that was looked for.
+        frame_to_ras: 4 x 4, from the frame in which planes are laid to RAS mm.
+        slice_size: S, the pixels along a side of a slice.
         score: Mean of the highest tenth of all logits, the volume-level score; NaN without planes. Of a segmenter the
             highest logit that 100 mm3 of what was looked at reach; of a regressor its prediction's value.
         explained: Share of the logits' variance that the ToNNO heatmap's own plane integrals explain; None without
@@ -65,19 +65,19 @@ class Reconstruction:
         slices_total: Slices that were looked at.
         slices_blank: Those of them that showed nothing and were skipped.
         device: Where the encoder ran.
-        precision: Of its numbers.
+        precision: Number format of the encoder.
         layout: Memory format of the encoder's numbers, "" where it has none; it decides how sums round.
         warnings: For whoever reads the result; arguments in backquotes.
-        passes: Of slices through the network, masked ones too, for ScoreCAM's maps; 0 for other maps.
-        windows: That a segmenter answered; 0 for an encoder of slices.
+        passes: Slices, masked ones too, that went through the network for ScoreCAM's maps; 0 for other maps.
+        windows: Windows that a segmenter answered; 0 for an encoder of slices.
         directions: How many were backprojected, 0 without any; where ``stopped``, of the pass that it was in.
         planned: How many directions a whole run has.
         stopped: Whether the caller ended the run early.
         image: The scan; None where only heatmaps were asked for (`execute`).
         window: The scan's values that pictures show as black and as white; None for nearly the whole range.
-        thresholds: The model's own, by the heatmaps' names; None for those for which it has none.
-        prediction: A regressor's; None of other models, and without planes over the sphere.
-        unit: Of the heatmaps and profiles: ``logit``, or the name of a regressor's quantity.
+        thresholds: The model's own thresholds by the heatmaps' names; None where it has none.
+        prediction: What a regressor predicts; None of other models, and without planes over the sphere.
+        unit: Unit of the heatmaps and profiles: ``logit``, or the name of a regressor's quantity.
     """
 
     heatmaps: dict[str, Volume]

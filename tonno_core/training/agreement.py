@@ -3,7 +3,7 @@
 A heatmap of one half of the directions is cut at a threshold, and the mask is correlated with ToNNO's unsmoothed
 heatmap of the other half. Noise of the halves is independent, so it adds nothing. A mask that is too wide takes in
 voxels without evidence, one that is too narrow leaves some out: either lowers the correlation. So it tells where, while
-the peak, which is also that of a blurred heatmap, tells whether (docs/method.md).
+the peak, which is also that of a blurred heatmap, tells whether (docs/calibration.md).
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 From image-level labels alone; no mask is read. What the heatmap reaches in volumes without the finding is noise: the
 threshold is what most of them never reach anywhere. The variant is chosen by how well what its threshold marks in
 volumes with the finding, by half of the directions, agrees with the evidence of the other half (`training.agreement`);
-where there are no directions over the sphere, by the area under the ROC curve of the heatmaps' peaks (docs/method.md).
+where there are no directions over the sphere, by the area under the ROC curve of the heatmaps' peaks. See
+docs/calibration.md.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 What 95 % of the negative volumes never reach falls fast with fewer slices: vessels and noise that are finer than the
 slices' spacing set it. A finding is wider, and its heatmap hardly falls. Calibrated from negatives alone, quick runs
 would draw findings too large. So the threshold is the value that leaves as many voxels of a heatmap as the model's own
-threshold leaves with its own planes, and never less than what the negatives ask for (docs/method.md). No mask is read.
+threshold leaves with its own planes, and never less than what the negatives ask for; no mask is read.
+See docs/calibration.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a model's training images looked like, and whether an image looks like them. numpy alone, some milliseconds.
 
 The histogram of a skull-stripped brain is nearly the same in T1 and in FLAIR; what differs is where its bright voxels
-lie. So intensities are compared by depth, from the surface of the foreground to its core (docs/method.md).
+lie. So intensities are compared by depth, from the surface of the foreground to its core (docs/calibration.md).
 """
 
 from __future__ import annotations

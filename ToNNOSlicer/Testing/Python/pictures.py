@@ -1,6 +1,6 @@
 """Pictures of the module at work: its panel, and beside it Slicer's own views of the scene that it made.
 
-    python ToNNOSlicer/Testing/Python/pictures.py --output slicer-demo
+    python ToNNOSlicer/Testing/Python/pictures.py --output slicer-demo [--scene sample]
 
 A user's clicks, the real engine and the shipped model, on heads that are drawn, or made from the MNI brain inside
 nilearn: nine runs, some minutes on two CPU cores. Views and panel are drawn without a screen; nothing is added to what
@@ -34,6 +34,7 @@ _PAGE = "1000,1500"  # of a browser, in pixels
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("slicer-demo"))
+    parser.add_argument("--scene", choices=("all", "sample"), default="all", help="sample: those of docs/tutorial.md")
     options = parser.parse_args()
     from slicer_views import whyNot
 
@@ -46,7 +47,8 @@ def main() -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     host = QtHost()
     stage = Stage(host, options.output)
-    for scene in (sample, reading, twoPatients, twoTimePoints, nothing, manyPatients):
+    others = (reading, twoPatients, twoTimePoints, nothing, manyPatients)
+    for scene in (sample, *others) if options.scene == "all" else (sample,):
         scene(stage)
     stage.close()
     host.close()
@@ -57,13 +59,27 @@ def main() -> int:
 
 
 def sample(stage: Stage) -> None:
-    """The first use: the sample, while it runs and after."""
+    """The first use, step by step: from the empty panel to the report."""
+    stage.savePanel("opened")
     stage.ui.sampleButton.click()
+    stage.save("loaded")
     stage.ui.qualitySelector.currentIndex = 0
+    stage.ui.methodSection.collapsed = False
+    stage.savePanel("settings")
+    stage.ui.methodSection.collapsed = True
     stage.begin(40)
     stage.save("running")
     stage.finish()
     stage.save("sample")
+    stage.ui.thresholdSlider.value = 0.4 * stage.ui.thresholdSlider.value
+    stage.save("threshold")
+    stage.ui.undoButton.click()
+    stage.ui.acceptButton.click()
+    stage.ui.nextButton.click()
+    stage.ui.diametersCheck.checked = True
+    stage.save("verdicts")
+    stage.report("sample-report")
+    stage.ui.diametersCheck.checked = False
 
 
 def reading(stage: Stage) -> None:
@@ -262,6 +278,10 @@ class Stage:
         grid = [[self._views["Red"], self._space], [self._views["Green"], self._views["Yellow"]]]
         views = np.concatenate([np.concatenate([view.pixels() for view in row], axis=1) for row in grid])
         write(beside(self._panel(), views), self._folder / f"{name}.png")
+
+    def savePanel(self, name: str) -> None:
+        """The panel alone."""
+        write(self._panel(), self._folder / f"{name}.png")
 
     def _panel(self) -> np.ndarray:
         frame = self.host.frame
