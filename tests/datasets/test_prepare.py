@@ -138,7 +138,9 @@ def test_a_cohort_of_unlike_channels_is_not_usable(tmp_path: Path) -> None:
         place = tmp_path / "own" / subject
         write_nifti(place / "image.nii.gz", np.stack([body(1), body(2)][:count], axis=-1))
         write_nifti(place / "mask.nii.gz", lesion() if count == 1 else np.zeros((12, 10, 8)), dtype="uint8")
-    assert re.search(r"image.nii.gz: channels: 2, but .*image.nii.gz has 1", refused("folder", tmp_path / "own", tmp_path / "b"))
+    assert re.search(
+        r"image.nii.gz: channels: 2, but .*image.nii.gz has 1", refused("folder", tmp_path / "own", tmp_path / "b")
+    )
 
 
 def test_a_column_of_channels_is_told_to_be_unread(tmp_path: Path) -> None:
@@ -192,7 +194,9 @@ def test_damage_is_found_before_training_and_what_is_read_stays_read(
     bad = root / "PETCT_0000000005" / f"{STUDY}5" / "SUV.nii.gz"
     whole = bad.read_bytes()
     bad.write_bytes(whole[: len(whole) // 2])
-    assert f"1 of 9 cases failed: 0007-SUV: {bad}: truncated or damaged gzip data" in refused("autopet", root, output, channel="suv")
+    assert f"1 of 9 cases failed: 0007-SUV: {bad}: truncated or damaged gzip data" in refused(
+        "autopet", root, output, channel="suv"
+    )
     bad.write_bytes(whole)
     read = count_reads(monkeypatch)
     prepare("autopet", root, output, channel="suv")

@@ -185,7 +185,7 @@ class VolumeCache(Generic[Loaded]):
         key = f"{case.volume} {identity(case.volume)} {self._preparation}"
         if self._files.is_current(number, key, ("appearance",)):
             return
-        volume = read_volume(case.volume)
+        volume = read_volume(case.volume, intensity=self._preparation.intensity)
         try:
             content = self._preparation.make(volume, case, number)
         except TonnoError as error:

@@ -29,7 +29,6 @@ from tonno_core.training.model import initial_model, parameter_groups
 from tonno_core.training.run_folder import RunFolder
 from tonno_core.training.settings import TrainingSettings
 from tonno_core.volume.foreground import foreground_ball
-from tonno_core.volume.intensity import check_channels
 from tonno_core.volume.io import read_volume
 
 # The window of the slices holds the foreground of this share of the training volumes.
@@ -169,9 +168,8 @@ def _pixel_mm(
 def _radius_mm(cases: Sequence[Case], intensity: str, group: Processes, progress: bool) -> float:
     radii = []
     for case in progress_bar(cases[group.rank :: group.world], desc="measuring", unit="volume", disable=not progress):
-        volume = read_volume(case.volume)
+        volume = read_volume(case.volume, intensity=intensity)
         try:
-            check_channels(len(volume.channels), intensity)
             radii.append(foreground_ball(volume)[1])
         except TonnoError as error:
             raise TonnoError(f"{case.volume}: {error}") from error

@@ -22,6 +22,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.output import atomic_file, check_name
 from tonno_core.volume.dicom import find_series
 from tonno_core.volume.header import Header
+from tonno_core.volume.intensity import check_channels
 from tonno_core.volume.itk import (
     LPS_TO_RAS,
     affine_of,
@@ -43,7 +44,9 @@ _COLORS = ("128", "2304")
 LARGEST_VOXEL, SMALLEST_CONTRAST = 1e15, 1e-15
 
 
-def read_volume(path: str | os.PathLike[str], *, replace_nonfinite: bool = False) -> Volume:
+def read_volume(
+    path: str | os.PathLike[str], *, replace_nonfinite: bool = False, intensity: str | None = None
+) -> Volume:
     """Read NIfTI, NRRD, MetaImage, or a folder that holds one DICOM series.
 
     Where a NIfTI file's qform and sform disagree, ITK's choice holds, the same as in 3D Slicer: the sform if its
@@ -54,15 +57,22 @@ def read_volume(path: str | os.PathLike[str], *, replace_nonfinite: bool = False
     Args:
         path: a file or folder.
         replace_nonfinite: put a channel's lowest finite value where its voxels are NaN or infinite.
+        intensity: of the model that is to look at it, which tells how many channels it has to have; None for any.
 
     Returns:
         The volume.
 
     Raises:
-        TonnoError: it is anything else than a 3D volume of finite, varying numbers in a sane position.
+        TonnoError: it is anything else than a 3D volume of finite, varying numbers in a sane position, or has other
+            channels than the model looks at.
     """
     path = Path(path)
     volume = _read(path)
+    if intensity is not None:
+        try:
+            check_channels(len(volume.channels), intensity)
+        except TonnoError as error:
+            raise TonnoError(f"{path}: {error}") from None
     several = bool(volume.further)
     first, *others = (
         _check_voxels(f"{path}: channel {number}" if several else str(path), array, replace_nonfinite)
@@ -269,7 +279,9 @@ def _open_file(path: Path, file: Path | None = None) -> sitk.ImageFileReader:
     reader.SetFileName(str(file or path))
     run_itk(path, reader.ReadImageInformation)
     if suffix in (".nii", ".nii.gz") and reader.GetMetaData("datatype") in _COLORS:
-        raise TonnoError(f"{path}: voxels are colors (RGB); expected numbers: save a grey image, or channels as 4D")
+        raise TonnoError(
+            f"{path}: {reader.GetNumberOfComponents()} values per voxel, a color (RGB); expected one: convert it to grey"
+        )
     check_header(path, reader, reader.GetSize(), MOST_CHANNELS)
     check_affine(path, affine_of(reader))
     return reader
