@@ -55,10 +55,10 @@ class SliceSource:
         """Value of the space outside, to be added to ``N C V U``: a number, or ``C 1 1`` of several channels."""
         if len(self.fills) == 1:
             return self.fills[0]
-        return torch.tensor(self.fills, dtype=self.values, device=self.array.device)[:, None, None]
+        return torch.tensor(self.fills, dtype=self.dtype, device=self.array.device)[:, None, None]
 
     @property
-    def values(self) -> torch.dtype:
+    def dtype(self) -> torch.dtype:
         """Type of the slices' numbers."""
         return self.array.dtype if self.kernel is None else torch.float32
 
@@ -192,7 +192,7 @@ class SliceCutter:
         source = self._source
         size = (count, max(1, self._channels), self._pixels, self._pixels)
         if len(source.fills) == 1:
-            return torch.full(size, source.fills[0], dtype=source.values, device=source.array.device)
+            return torch.full(size, source.fills[0], dtype=source.dtype, device=source.array.device)
         return torch.as_tensor(source.fill).expand(size).clone()
 
     def _shaped(self, slices: torch.Tensor) -> torch.Tensor:

@@ -280,7 +280,7 @@ def _open_file(path: Path, file: Path | None = None) -> sitk.ImageFileReader:
     run_itk(path, reader.ReadImageInformation)
     if suffix in (".nii", ".nii.gz") and reader.GetMetaData("datatype") in _COLORS:
         raise TonnoError(
-            f"{path}: {reader.GetNumberOfComponents()} values per voxel, a color (RGB); expected one: convert it to grey"
+            f"{path}: {reader.GetNumberOfComponents()} values per voxel, a color (RGB); expected one: make it grey"
         )
     check_header(path, reader, reader.GetSize(), MOST_CHANNELS)
     check_affine(path, affine_of(reader))
