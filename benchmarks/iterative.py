@@ -266,7 +266,7 @@ def pooled(prepared: PreparedVolume, plan: SlicePlan, cells: int) -> torch.Tenso
     Returns:
         Maps: ``L T h h``.
     """
-    source = SliceSource.from_volume(prepared.volume, fill=prepared.fill, blank=True)
+    source = SliceSource.from_volume(prepared.volume, fills=prepared.fills, blank=True)
     parts = []
     for direction in range(len(plan.directions)):
         slices = sample_slices(source, plan, slice(direction, direction + 1))
@@ -289,7 +289,7 @@ def network_maps(
     Returns:
         Maps: ``L T h h``.
     """
-    source = SliceSource.from_volume(prepared.volume, fill=prepared.fill)
+    source = SliceSource.from_volume(prepared.volume, fills=prepared.fills)
     projector = Projector(encoder, source, Maps({0: (stage,)}, planes.run.asked.cam), BatchSize())
     maps = torch.cat([batch[0].maps[stage] for batch in projector.project(plan)])
     blank = torch.full((1, plan.pixels, plan.pixels), prepared.fill)

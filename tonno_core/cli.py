@@ -41,7 +41,11 @@ _CAM = (
 _CAM_DIRECTIONS = "Directions of the CAM methods alone, where these cost more than tonno's."
 _CAM_CALIBRATED = "Kind of class activation map to calibrate; it becomes the model's. scorecam is slow: name a --stage."
 _CAM_STAGE = "CAM stage of the model."
-_CHANNELS = "Input channels of the encoder; all of them get the same slice, or a window each (--intensity)."
+_CHANNEL = "autopet: the PET or the CT alone, in place of one file of two channels for each study."
+_CHANNELS = (
+    "Input channels of the encoder: the volumes' own; of volumes of one, all get the same slice, or "
+    "a window each (--intensity)."
+)
 _CLASS_OF_1 = "Name of the class that label 1 means, or which of two names is the finding."
 _COMPLETE = (
     "Keep all choices and thresholds; add only what the model lacks: thresholds for the presets, and what earlier "
@@ -87,7 +91,8 @@ _HEADS = "Heads; every second one has lesions."
 _HEADS_SEED = "Seed of the heads; sets of different seeds share none."
 _INTENSITY = (
     "How intensities are normalised; LO and HI are in the image's units, e.g. Hounsfield units. "
-    "window:LO:HI,LO:HI,... gives each channel its own window."
+    "window:LO:HI,LO:HI,... gives each channel of the encoder its own window. For volumes of several channels, as PET "
+    "and CT in a 4D NIfTI, one for each: window:0:20/window:-160:240."
 )
 _LABEL = "Column of the table: of folder the label, of halves the side (left, right, both, none)."
 _LATTICE = "Spread the directions over a hemisphere, or over the whole sphere as in the paper."
@@ -120,6 +125,7 @@ _OUTPUT = "Output folder. For many volumes, an existing folder is resumed."
 _PATCH = "Voxels of a patch along R, A and S."
 _PATCHES = "Patches per batch, an even number, each of another volume: half of them negative."
 _PIXEL_MM = "Pixel size of the slices in mm."
+_OWN_CHANNELS = "1; of volumes of several, theirs"
 _PARTIAL = "Leave out cases of which a part is missing or damaged, and say so; by default nothing is written then."
 _PRECISION = "Number format of the encoder. auto: float16 on CUDA, bfloat16 on CPUs that are fast in it, else float32."
 _PREPARED = "Folder for manifest.csv; an existing one is resumed. It may not lie in SOURCE."
@@ -410,7 +416,7 @@ def features(
 @click.option("--weights", default="", metavar="FILE|none", help=_WEIGHTS)
 @click.option("--layers", default="", metavar="a,b", help=_LAYERS)
 @click.option("--slice-size", type=_PIXELS, metavar="S", help=_SIDE)
-@click.option("--channels", default=1, show_default=True, type=click.IntRange(min=1), metavar="C", help=_CHANNELS)
+@click.option("--channels", show_default=_OWN_CHANNELS, type=_COUNT, metavar="C", help=_CHANNELS)
 @click.option(
     "--classes", default="finding", show_default=True, metavar="a,b", help="Names of the outputs, separated by commas."
 )
@@ -437,10 +443,12 @@ def bundle(
     from tabulate import tabulate
 
     from tonno_core.bundle.own import OwnClassifier, assumptions, make_bundle
+    from tonno_core.volume.intensity import by_channel
 
     names = tuple(name.strip() for name in classes.split(","))
     stages = tuple(name.strip() for name in layers.split(",") if name.strip())
     options["slice_size"] = options["slice_size"] or 0
+    options["channels"] = options["channels"] or len(by_channel(options["intensity"]))
     own = OwnClassifier(classes=names, layers=stages, about=_pairs(about), white=int(white), **options)
     spec = make_bundle(own, output, overwrite=overwrite)
     click.echo(f"{spec.encoder} with classes {', '.join(spec.classes)} written to {output}. Assumed of its training:")
@@ -451,6 +459,7 @@ def bundle(
 @click.argument("name", type=click.Choice(["autopet", "mosmed", "duke", "halves", "folder"]), metavar="NAME")
 @click.argument("source", type=_PATH)
 @click.option("--output", required=True, type=_PATH, metavar="DIR", help=_PREPARED)
+@click.option("--channel", type=click.Choice(["suv", "ct"]), help=_CHANNEL, show_default="both")
 @click.option("--sequence", default="", metavar="NAME", help=_SEQUENCE, show_default="post_1")
 @click.option("--table", type=_PATH, metavar="FILE", help="folder: CSV, TSV or .xlsx with a label for each case.")
 @click.option("--label", default="", metavar="COLUMN", help=_LABEL, show_default="label, laterality")
@@ -492,7 +501,7 @@ def check(manifest: Path, class_name: str, target: str) -> int:
     from tonno_core.cohort.manifest import read_manifest
 
     found = check_cohort(read_manifest(manifest, class_name=class_name, target=target, absent=True))
-    click.echo(report(found))
+    click.echo(as_options(report(found)))
     return 0 if found.usable else 2
 
 
@@ -505,7 +514,7 @@ def check(manifest: Path, class_name: str, target: str) -> int:
 @click.option("--encoder", default="resnet10t", show_default=True, metavar="TIMM_NAME", help="Name of a timm model.")
 @click.option("--weights", default="none", show_default=True, metavar="none|imagenet|FILE", help=_START)
 @click.option("--norm", type=_NORMS, help=_NORM, show_default="batch; frozen-batch with --weights")
-@click.option("--channels", default=1, show_default=True, type=_COUNT, metavar="C", help=_CHANNELS)
+@click.option("--channels", show_default=_OWN_CHANNELS, type=_COUNT, metavar="C", help=_CHANNELS)
 @_class_of_1_option
 @click.option("--target", default="", metavar="COLUMN", help=_TARGET, show_default="none: classes are learned")
 @click.option("--slice-size", default=96, show_default=True, type=_PIXELS, metavar="S", help=_SIDE)

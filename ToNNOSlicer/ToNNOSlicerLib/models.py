@@ -17,7 +17,7 @@ from tonno_core.settings import SEGMENTER
 SPEC_NAME = "model.json"
 WEIGHTS_NAME = "model.safetensors"
 # Of a classifier, and of a segmenter.
-SCHEMA, SEGMENTER_SCHEMA = 1, 2
+SCHEMA, SEGMENTER_SCHEMA, CHANNELS_SCHEMA = 1, 2, 3
 # What a model's description calls a kind of image, and what DICOM calls it.
 _MODALITIES = {
     "MR": r"\b(MRI?|magnetic|T1|T2|FLAIR|DWI|ADC)\b",
@@ -106,6 +106,11 @@ def readModel(folder: str | Path) -> Model:
         isSegmenter = data["schema"] == SEGMENTER_SCHEMA and data.get("kind") == SEGMENTER
         if data["schema"] != SCHEMA and data.get("kind") == REGRESSOR:
             raise ModelError(f"{spec}: a regressor, which has no findings to show; use it with tonno reconstruct")
+        if data["schema"] == CHANNELS_SCHEMA:
+            raise ModelError(
+                f"{spec}: for volumes of several channels, as PET and CT, and an image here has one; use it with "
+                "tonno reconstruct"
+            )
         if data["schema"] != SCHEMA and not isSegmenter:
             raise ModelError(f"{spec}: schema {data['schema']} is unknown; it needs another version of ToNNO")
         parts = {name: dict(data.get(name) or {}) for name in ("about", "defaults", "thresholds", "training")}

@@ -251,8 +251,8 @@ def test_json_that_is_none_or_no_object(text: str, folder: Path) -> None:
 
 
 def test_a_schema_of_the_future(folder: Path) -> None:
-    edit(folder, schema=3)
-    assert "schema 3 was made by a newer version of tonno, this version reads schema 1 and 2" in refused(folder)
+    edit(folder, schema=4)
+    assert "schema 4 was made by a newer version of tonno, this version reads schema 1 to 3" in refused(folder)
     path = folder / "model.json"
     data = json.loads(path.read_text())
     del data["schema"]

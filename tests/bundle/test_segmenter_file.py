@@ -64,7 +64,7 @@ def test_a_classifiers_description_is_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"schema": 3}, "schema 3 was made by a newer version of tonno, this version reads schema 1 and 2"),
+        ({"schema": 4}, "schema 4 was made by a newer version of tonno, this version reads schema 1 to 3"),
         ({"schema": "2"}, "schema '2' is unknown"),
         ({"schema": True}, "schema True is unknown"),
         ({"kind": "detector"}, "key 'kind' is 'detector', expected segmenter"),

@@ -134,11 +134,11 @@ def test_what_training_could_not_read_is_an_error(tmp_path: Path) -> None:
     texts = dict(problems(check))
     assert list(texts) == [2, 4, 6, 7]
     assert texts[2].startswith("!volume: cannot be read; it is truncated, damaged or in another format")
-    assert texts[4] == "!volume: a 4D image of 4 x 4 x 4 x 2 voxels; expected 3D: extract one 3D volume first"
+    assert texts[4].startswith("!volume: channels: 2, mostly 1; a model looks at")
     assert texts[6].startswith("!volume: 3 values per voxel (color or vector image)")
     assert texts[7].startswith("!volume: no DICOM image in this folder")
     assert not check.usable
-    assert f"{tmp_path / 'list.csv'}, line 4: error: volume: a 4D image" in report(check)
+    assert f"{tmp_path / 'list.csv'}, line 4: error: volume: channels: 2, mostly 1" in report(check)
     assert report(check).endswith("not usable for training: 4 errors, 1 warning")
 
 

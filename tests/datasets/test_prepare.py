@@ -33,12 +33,13 @@ from tests.datasets.trees import (
     write_study,
 )
 from tonno_core import cli
-from tonno_core.cohort.check import check_cohort
+from tonno_core.cohort.check import check_cohort, report
 from tonno_core.cohort.manifest import read_manifest
 from tonno_core.commands.prepare import Asked, prepare_dataset
 from tonno_core.datasets import found as looking
 from tonno_core.datasets.intensity import Statistics, choose_intensity
 from tonno_core.errors import TonnoError
+from tonno_core.volume.io import read_volume
 
 LEFT, RIGHT = (3, 6, 9, 12, 2, 4), (4, 5, 2, 5, 5, 8)  # boxes: columns run to the patient's left
 BOXES = {f"Breast_MRI_{number:03d}": (LEFT, RIGHT)[number % 2] for number in range(1, 9)}
@@ -89,38 +90,71 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 # -------------------- AutoPET
 
 
-def test_autopet_has_pet_and_ct_as_channels_and_labels_by_the_masks(tmp_path: Path) -> None:
+def test_autopet_has_pet_and_ct_as_two_channels_and_labels_by_the_masks(tmp_path: Path) -> None:
     root, output = write_autopet(tmp_path / "data"), tmp_path / "out"
     text = prepare("autopet", tmp_path / "data", output)
     rows = manifest_rows(output)
-    assert len(rows) == 9 and set(rows[0]) == {"volume", "label", "mask", "patient", "split", "volume:CT"}
+    assert len(rows) == 9 and set(rows[0]) == {"volume", "label", "mask", "patient", "split"}
     for row in rows:
-        pet, ct, mask = (nibabel.load(located(output, row[name])) for name in ("volume", "volume:CT", "mask"))
-        assert row["volume"].endswith("SUV.nii.gz") and row["volume:CT"].endswith("CTres.nii.gz")
-        assert pet.shape == ct.shape == mask.shape
+        mask = nibabel.load(located(output, row["mask"]))
+        volume, study = read_volume(output / row["volume"]), located(output, row["mask"]).parent
+        for array, name in zip(volume.channels, ("SUV.nii.gz", "CTres.nii.gz"), strict=True):
+            assert np.array_equal(array, read_volume(study / name).array)
+            # NIfTI keeps the affine as float32.
+            assert np.allclose(volume.ijk_to_ras, read_volume(study / name).ijk_to_ras, rtol=0, atol=1e-5)
         assert row["label"] == str(int(np.asarray(mask.dataobj).any()))
-        assert row["patient"] == Path(row["volume"]).parent.parent.name
+        assert row["patient"] == study.parent.name
     assert column(output, "label").count("1") == 4
     splits = splits_of(output)
     assert all(len(each) == 1 for each in splits.values()) and len(splits) == 8
     assert set().union(*splits.values()) == {"train", "val", "test"}
     assert "CC BY 4.0" in text and "10.7937/gkr0-xv29" in text and "10.1038/s41597-022-01718-3" in text
-    assert prepare("autopet", root, tmp_path / "again") and column(tmp_path / "again", "split") == column(
-        output, "split"
+    stated = json.loads((output / "dataset.json").read_text())["intensity"]
+    for channel, alone in (("suv", stated.split("/")[0]), ("ct", stated.split("/")[1])):  # each as if it were alone
+        one = tmp_path / channel
+        prepare("autopet", root, one, channel=channel)
+        assert column(one, "split") == column(output, "split")
+        assert json.loads((one / "dataset.json").read_text())["intensity"] == alone
+    assert column(tmp_path / "ct", "volume")[0].endswith("CTres.nii.gz")
+    checked = check_cohort(read_manifest(output / "manifest.csv"), progress=False)
+    assert checked.usable and "\nchannels: 2 (9); training takes" in report(checked)
+    again = output / rows[0]["volume"]
+    before = again.read_bytes()
+    again.unlink()
+    prepare("autopet", root, output)
+    assert again.read_bytes() == before
+
+
+def test_a_cohort_of_unlike_channels_is_not_usable(tmp_path: Path) -> None:
+    root = write_autopet(tmp_path / "data", patients=2)
+    study = next((root / "PETCT_0000000001").iterdir())
+    prepare("autopet", root, tmp_path / "out")
+    path = tmp_path / "out" / "manifest.csv"
+    path.write_text(path.read_text() + f"{study / 'CTres.nii.gz'},0,,other,train\n")
+    checked = check_cohort(read_manifest(path), progress=False)
+    (problem,) = [problem for problem in checked.problems if "channels" in problem.text]
+    assert problem.stops and problem.text.startswith("volume: channels: 1, mostly 2; a model looks at")
+    for subject, count in (("a", 1), ("b", 2)):
+        place = tmp_path / "own" / subject
+        write_nifti(place / "image.nii.gz", np.stack([body(1), body(2)][:count], axis=-1))
+        write_nifti(place / "mask.nii.gz", lesion() if count == 1 else np.zeros((12, 10, 8)), dtype="uint8")
+    assert re.search(
+        r"image.nii.gz: channels: 2, but .*image.nii.gz has 1", refused("folder", tmp_path / "own", tmp_path / "b")
     )
 
 
-def test_the_manifest_says_that_the_second_channel_is_not_read(tmp_path: Path) -> None:
-    write_autopet(tmp_path / "data")
-    prepare("autopet", tmp_path / "data", tmp_path / "out")
-    manifest = read_manifest(tmp_path / "out" / "manifest.csv")
-    assert "column volume:CT is not read: a case is one volume of one channel" in manifest.notes
-    assert check_cohort(manifest, progress=False).usable
+def test_a_column_of_channels_is_told_to_be_unread(tmp_path: Path) -> None:
+    root = write_autopet(tmp_path / "data", patients=2)
+    study = next((root / "PETCT_0000000001").iterdir())
+    path = tmp_path / "manifest.csv"
+    path.write_text(f"volume,label,volume:CT\n{study / 'SUV.nii.gz'},0,{study / 'CTres.nii.gz'}\n")
+    (note,) = read_manifest(path).notes
+    assert note == "column volume:CT is not read: channels are read from one file, such as a 4D NIfTI"
 
 
 def test_intensities_are_chosen_by_the_training_split_alone(tmp_path: Path) -> None:
     write_autopet(tmp_path / "data")
-    prepare("autopet", tmp_path / "data", tmp_path / "out")
+    prepare("autopet", tmp_path / "data", tmp_path / "out", channel="suv")
     rows = manifest_rows(tmp_path / "out")
     training = [nibabel.load(row["volume"]).get_fdata().ravel() for row in rows if row["split"] == "train"]
     low, high = (float(np.median([np.percentile(one, share) for one in training])) for share in (0.5, 99.5))
@@ -130,7 +164,7 @@ def test_intensities_are_chosen_by_the_training_split_alone(tmp_path: Path) -> N
         if row["split"] != "train":
             image = nibabel.load(row["volume"])
             nibabel.Nifti1Image(1000 * image.get_fdata(), image.affine).to_filename(row["volume"])
-    prepare("autopet", tmp_path / "data", tmp_path / "out")
+    prepare("autopet", tmp_path / "data", tmp_path / "out", channel="suv")
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["intensity"] == stated
 
 
@@ -160,10 +194,12 @@ def test_damage_is_found_before_training_and_what_is_read_stays_read(
     bad = root / "PETCT_0000000005" / f"{STUDY}5" / "SUV.nii.gz"
     whole = bad.read_bytes()
     bad.write_bytes(whole[: len(whole) // 2])
-    assert f"1 of 9 cases failed: 0007-SUV: {bad}: truncated or damaged gzip data" in refused("autopet", root, output)
+    assert f"1 of 9 cases failed: 0007-SUV: {bad}: truncated or damaged gzip data" in refused(
+        "autopet", root, output, channel="suv"
+    )
     bad.write_bytes(whole)
     read = count_reads(monkeypatch)
-    prepare("autopet", root, output)
+    prepare("autopet", root, output, channel="suv")
     assert read == [bad] and len(manifest_rows(output)) == 9
 
 
@@ -172,7 +208,7 @@ def test_channel_and_mask_must_lie_on_the_grid_of_the_volume(tmp_path: Path) -> 
     for name in ("CTres.nii.gz", "SEG.nii.gz"):
         path = root / "PETCT_0000000001" / f"{STUDY}1" / name
         before = path.read_bytes()
-        write_nifti(path, np.ones((24, 20, 8)), np.diag([-1.5, 1.5, 4.0, 1.0]))
+        write_nifti(path, lesion((24, 20, 8)), np.diag([-1.5, 1.5, 4.0, 1.0]))
         message = refused("autopet", root, tmp_path / "out")
         assert (
             f"{path}: on another grid (24 x 20 x 8 voxels of 1.5 x 1.5 x 4 mm) than its volume (12 x 10 x 8" in message
@@ -182,14 +218,14 @@ def test_channel_and_mask_must_lie_on_the_grid_of_the_volume(tmp_path: Path) -> 
 
 def test_a_second_run_reads_only_what_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, output = write_autopet(tmp_path / "data"), tmp_path / "out"
-    prepare("autopet", root, output)
+    prepare("autopet", root, output, channel="suv")
     read = count_reads(monkeypatch)
-    prepare("autopet", root, output)
+    prepare("autopet", root, output, channel="suv")
     assert read == []
     study = root / "PETCT_0000000001" / f"{STUDY}1"
     write_nifti(study / "SEG.nii.gz", lesion(), dtype="uint8")  # was empty
     write_study(root / "PETCT_00000000ff" / "01-01-2004-NA-PET-CT Ganzkoerper-1", 20, True)  # downloaded since
-    prepare("autopet", root, output)
+    prepare("autopet", root, output, channel="suv")
     assert [path.parent.parent.name for path in read] == ["PETCT_0000000001", "PETCT_00000000ff"]
     assert column(output, "label").count("1") == 6
 
@@ -207,13 +243,13 @@ def test_an_interrupted_run_goes_on_to_the_same_end(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(looking, "read_volume", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        prepare("autopet", root, output)
+        prepare("autopet", root, output, channel="suv")
     assert not (output / "manifest.csv").exists()
     monkeypatch.setattr(looking, "read_volume", real)
     again = count_reads(monkeypatch)
-    prepare("autopet", root, output)
+    prepare("autopet", root, output, channel="suv")
     assert len(again) == 5 and not set(again) & set(read)
-    prepare("autopet", root, tmp_path / "whole")
+    prepare("autopet", root, tmp_path / "whole", channel="suv")
     for name in ("manifest.csv", "dataset.json"):
         assert (output / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -222,15 +258,15 @@ def test_patients_that_change_their_split_are_told(tmp_path: Path) -> None:
     root, output = write_autopet(tmp_path / "data"), tmp_path / "out"
     study = next(root.glob("PETCT_*/*"))
     study.rename(tmp_path / "study")
-    prepare("autopet", root, output, partial=True)
+    prepare("autopet", root, output, partial=True, channel="suv")
     before = splits_of(output)
     (tmp_path / "study").rename(study)
-    text = prepare("autopet", root, output)
+    text = prepare("autopet", root, output, channel="suv")
     moved = sum(before[patient] != splits for patient, splits in splits_of(output).items() if patient in before)
     assert moved > 1
     said = f"{moved} patients are in another split than in the manifest that this one replaces: train models anew"
     assert said in text
-    assert "another split" not in prepare("autopet", root, output)
+    assert "another split" not in prepare("autopet", root, output, channel="suv")
 
 
 def test_other_layouts_of_autopet_are_named(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_a_network_does_not_see_that_voxels_are_float16(monkeypatch: pytest.Monk
         source = original(volume, **options)  # type: ignore[arg-type]
         array = source.array.half().float()
         assert not torch.equal(array, source.array)
-        return replace(source, array=array, atlas=Atlas.of_volume(array[0]))
+        return replace(source, array=array, atlas=Atlas.of_volume(array))
 
     expected = reconstruct(head(), bundle(), SETTINGS, device="cpu", precision="float32").heatmaps
     monkeypatch.setattr(SliceSource, "from_volume", rounded)

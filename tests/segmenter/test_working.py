@@ -12,9 +12,9 @@ from scipy import ndimage
 from tests.analytic import grid_around, make_blobs, voxel_centres
 from tonno_core.errors import TonnoError
 from tonno_core.segmenter.network import SegmenterNetwork
-from tonno_core.segmenter.working import WorkingGrid, channels_of, prepare_image, working_grid
+from tonno_core.segmenter.working import WorkingGrid, prepare_image, working_grid
 from tonno_core.volume.foreground import foreground_mask
-from tonno_core.volume.intensity import normalise
+from tonno_core.volume.intensity import inputs_of, normalise
 from tonno_core.volume.volume import Volume
 
 SHAPE, CENTRE = (18, 22, 26), (10.0, -20.0, 30.0)
@@ -149,7 +149,7 @@ def test_intensities_are_those_of_slices() -> None:
         torch.testing.assert_close(image.array[0], torch.as_tensor(array), rtol=0, atol=1e-5)
         assert image.fill == fill
     image = prepare_image(volume, network, "window:0:1,1:3")
-    assert channels_of("window:0:1,1:3") == 2
+    assert inputs_of("window:0:1,1:3") == 2
     for channel, (low, high) in zip(image.array, [(0, 1), (1, 3)], strict=True):
         expected = np.clip((volume.array - low) / (high - low), 0, 1)
         torch.testing.assert_close(channel, torch.as_tensor(expected), rtol=0, atol=1e-5)

@@ -34,7 +34,7 @@ def test_the_box_holds_all_that_is_not_zero() -> None:
 def test_the_box_holds_all_that_is_not_fill() -> None:
     array = np.full((6, 7, 8), -1.5, dtype=np.float32)
     array[2, 3, 4], array[4, 3, 6] = 1.0, 0.0
-    box, plain = bounding_box(Volume(array, np.eye(4)), -1.5), bounding_box(Volume(array + 1.5, np.eye(4)))
+    box, plain = bounding_box(Volume(array, np.eye(4)), (-1.5,)), bounding_box(Volume(array + 1.5, np.eye(4)))
     np.testing.assert_array_equal(box.array, plain.array)  # fill is taken off
     np.testing.assert_array_equal(box.ijk_to_ras, plain.ijk_to_ras)
     assert array.min() == -1.5  # of the copy alone
@@ -42,9 +42,9 @@ def test_the_box_holds_all_that_is_not_fill() -> None:
 
 def test_an_empty_volume_has_nothing_to_sample() -> None:
     plan = SlicePlan(physical_frame([2, 2, 2], 3.0), hemisphere(3), slices=5, pixels=8)
-    content = Content.of(np.zeros((4, 4, 4), dtype=np.float32), np.eye(4))
+    content = Content.of(Volume(np.zeros((4, 4, 4), dtype=np.float32), np.eye(4)))
     assert not content.shown(plan).any() and not content.windows(plan).any()
-    source = SliceSource.from_volume(Volume(np.full((4, 4, 4), 2.0, dtype=np.float32), np.eye(4)), fill=2.0)
+    source = SliceSource.from_volume(Volume(np.full((4, 4, 4), 2.0, dtype=np.float32), np.eye(4)), fills=(2.0,))
     assert (sample_slices(source, plan, slice(None)) == 2.0).all()
 
 

@@ -39,7 +39,7 @@ from tonno_core.slicing.sampling import SliceSource, sample_slices
 from tonno_core.volume.volume import Volume
 needed = given["needed"]
 plan = SlicePlan(given["frame"], given["normals"], 7, 13, needed)
-source = SliceSource.from_volume(Volume(given["array"], given["matrix"]), fill=float(given["fill"]))
+source = SliceSource.from_volume(Volume(given["array"], given["matrix"]), fills=(float(given["fill"]),))
 source = replace(source, atlas=None, kernel=sample_planes)
 found["slices"] = sample_slices(source, replace(plan, needed=None), slice(1, 4)).numpy()
 found["needed"] = sample_slices(source, plan, slice(1, 4)).numpy()
@@ -137,7 +137,7 @@ def test_a_source_gives_the_same_slices_with_the_kernel(tmp_path: Path) -> None:
     found = interpreted(
         SOURCE, tmp_path, array=array, matrix=matrix, frame=frame, normals=normals, needed=needed, fill=fill
     )
-    source = SliceSource.from_volume(Volume(array, matrix), fill=fill, dtype=torch.float64)
+    source = SliceSource.from_volume(Volume(array, matrix), fills=(fill,), dtype=torch.float64)
     plan = SlicePlan(frame, normals, 7, 13, needed)
     # float32 positions among 13 voxels or fewer, beside float64.
     whole = replace(plan, needed=None)
@@ -182,7 +182,7 @@ def test_one_launch_serves_all_directions_of_a_batch(some: bool) -> None:
         values = trilinear(voxels.double().numpy(), at[..., ::-1].reshape(-1, 3)).reshape(at.shape[:-1])
         return torch.as_tensor(values + fill)
 
-    source = SliceSource.from_volume(volume, fill=0.25, dtype=torch.float64)
+    source = SliceSource.from_volume(volume, fills=(0.25,), dtype=torch.float64)
     launched = replace(source, atlas=None, kernel=reference)
     for which in (slice(0, 5), slice(2, 4)):
         for planes in (plan, replace(plan, needed=None)):
@@ -218,10 +218,10 @@ def test_a_source_on_a_gpu_is_one_copy_in_half_precision() -> None:
     shape = (64, 80, 72)
     volume = Volume(np.random.default_rng(0).normal(size=shape).astype(np.float32), np.eye(4))
     plan = SlicePlan(physical_frame([36, 40, 32], 50.0), hemisphere(8), 30, 96)
-    expected = sample_slices(SliceSource.from_volume(volume, fill=-3.0), plan, slice(0, 8))
+    expected = sample_slices(SliceSource.from_volume(volume, fills=(-3.0,)), plan, slice(0, 8))
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
-    source = SliceSource.from_volume(volume, fill=-3.0, device="cuda", half=True)
+    source = SliceSource.from_volume(volume, fills=(-3.0,), device="cuda", half=True)
     assert source.array.dtype == torch.float16
     assert torch.cuda.memory_allocated() - before <= 2 * source.array.numel() + 512  # blocks of 512 bytes
     found = sample_slices(source, plan, slice(0, 8))

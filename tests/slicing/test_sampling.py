@@ -21,7 +21,7 @@ EVERY = slice(None)
 
 def slices_of(volume: Volume, plan: SlicePlan, fill: float = 0.0, dtype: torch.dtype = torch.float64) -> np.ndarray:
     """All slices of all directions: L T V U."""
-    slices = sample_slices(SliceSource.from_volume(volume, fill=fill, dtype=dtype), plan, EVERY)
+    slices = sample_slices(SliceSource.from_volume(volume, fills=(fill,), dtype=dtype), plan, EVERY)
     return slices.unflatten(0, (len(plan.directions), -1)).numpy()
 
 
@@ -143,7 +143,7 @@ def test_large_volumes_and_gpus_see_the_same_slices(dtype: torch.dtype, fill: fl
     array = np.random.default_rng(4).random(shape, dtype=np.float32)
     volume = Volume(array, grid_around((1, 2, 3), shape, (1, 2, 1.5)))
     plan = SlicePlan(physical_frame([2, 1, 3], 9.0), sphere(12), slices=7, pixels=13)
-    source = SliceSource.from_volume(volume, fill=fill, dtype=dtype)
+    source = SliceSource.from_volume(volume, fills=(fill,), dtype=dtype)
     assert source.atlas is not None
     usual = sample_slices(source, plan, EVERY)
     plain = sample_slices(replace(source, atlas=None), plan, EVERY)

@@ -74,7 +74,7 @@ def joined(parts: list[Projections]) -> tuple[torch.Tensor, dict[int, torch.Tens
 @pytest.mark.parametrize("fill", [0.0, -0.25])
 @pytest.mark.parametrize("class_index", [0, 1])
 def test_blank_slices_get_the_answer_they_would_have_got(fill: float, class_index: int) -> None:
-    source = SliceSource.from_volume(VOLUME, fill=fill)
+    source = SliceSource.from_volume(VOLUME, fills=(fill,))
     encoder = Counting()
     projector = Projector(encoder, source, Maps({class_index: (1, 2)}))
     logits, maps = gather(projector)

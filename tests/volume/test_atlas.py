@@ -32,7 +32,7 @@ def test_equals_grid_sample_inside_across_and_beyond_the_border(
     block = (9, 10, 11)
     theta = torch.as_tensor(ijk_to_grid(shape[::-1]) @ unit_to_ijk, dtype=dtype)[None]
     expected = F.grid_sample(array[None, None], affine_points(theta, block), align_corners=True)[0, 0]
-    atlas = Atlas.of_volume(array)
+    atlas = Atlas.of_volume(array[None])
     found = sampled(atlas, unit_to_ijk, block, dtype)
     # float32 coordinates of an atlas of about 250 pixels are good to 250 * 6e-8 = 1.5e-5 of a voxel, two
     # roundings each way; neighbouring voxels differ by up to about 5. float64: 1e-12 is far below either.
@@ -46,7 +46,7 @@ def test_a_ramp_is_itself() -> None:
     ramp = i + 10 * j + 100 * k
     unit_to_ijk = np.diag([2.5, 2.5, 2.5, 1.0])
     unit_to_ijk[:3, 3] = 2.5
-    atlas = Atlas.of_volume(ramp)
+    atlas = Atlas.of_volume(ramp[None])
     found = sampled(atlas, unit_to_ijk, (3, 3, 3), ramp.dtype)
     assert found.flatten().tolist() == pytest.approx(
         [x + 10 * y + 100 * z for z in (0, 2.5, 5) for y in (0, 2.5, 5) for x in (0, 2.5, 5)], abs=1e-9

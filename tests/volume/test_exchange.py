@@ -114,7 +114,8 @@ def test_nibabel(tmp_path: Path) -> None:
     ("array", "affine", "reason"),
     [
         (np.zeros((2, 3)), np.eye(4), r"shape \(2, 3\), expected X Y Z"),
-        (np.zeros((2, 3, 4, 5)), np.eye(4), r"shape \(2, 3, 4, 5\), expected X Y Z"),
+        (np.zeros((2, 3, 4, 5, 6)), np.eye(4), r"shape \(2, 3, 4, 5, 6\), expected X Y Z"),
+        (np.zeros((2, 3, 4, 20)), np.eye(4), "X Y Z C of at most 16 channels"),
         (np.full((2, 3, 4), np.nan), np.eye(4), "NaN, infinite or beyond float32"),
         (np.zeros((2, 3, 4)), np.eye(3), "invertible matrix of 4 x 4"),
         (np.zeros((2, 3, 4)), np.zeros((4, 4)), "invertible matrix of 4 x 4"),
@@ -125,7 +126,24 @@ def test_what_is_no_image_is_refused(array: np.ndarray, affine: np.ndarray, reas
         from_xyz(array, affine)
 
 
-def test_several_channels_are_refused() -> None:
+def test_several_channels_go_there_and_back() -> None:
+    volume = VOLUME.with_channels([VOLUME.array, -VOLUME.array])
+    array, affine = to_xyz(volume)
+    assert array.shape == (*VOLUME.size_ijk, 2)
     tio: Any = pytest.importorskip("torchio")
-    with pytest.raises(TonnoError, match=r"shape \(3, 4, 5, 6\), expected 1 X Y Z; choose one channel"):
-        from_torchio(tio.ScalarImage(tensor=torch.zeros(3, 4, 5, 6)))
+    for again in (
+        from_xyz(array, affine),
+        from_torchio(to_torchio(volume)),
+        from_torchio(tio.ScalarImage(tensor=torch.as_tensor(np.moveaxis(array, 3, 0).copy()), affine=affine)),
+    ):
+        assert_same_places(again)
+        assert all(map(np.array_equal, again.channels, volume.channels))
+
+
+def test_channels_of_monai_go_there_and_back() -> None:
+    pytest.importorskip("monai")
+    volume = VOLUME.with_channels([VOLUME.array, -VOLUME.array])
+    again = from_monai(to_monai(volume))
+    assert all(map(np.array_equal, again.channels, volume.channels))
+    with pytest.raises(TonnoError, match="expected C X Y Z; choose one of a batch"):
+        from_monai(to_monai(volume)[None])

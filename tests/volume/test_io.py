@@ -15,7 +15,7 @@ import pytest
 import SimpleITK as sitk
 
 from tonno_core.errors import TonnoError
-from tonno_core.volume.io import check_writable, read_volume, write_volume
+from tonno_core.volume.io import check_writable, read_header, read_mask, read_volume, write_volume
 from tonno_core.volume.volume import Volume
 
 FORMATS = [".nii", ".nii.gz", ".nrrd"]
@@ -225,7 +225,7 @@ def test_missing_file_and_unknown_format(tmp_path: Path) -> None:
     ("shape", "expected"),
     [
         ((7, 6), "a 2D image of 7 x 6 voxels; expected 3D"),
-        ((7, 6, 5, 4), "a 4D image of 7 x 6 x 5 x 4 voxels; expected 3D"),
+        ((7, 6, 5, 20), "a 4D image of 7 x 6 x 5 x 20 voxels; expected 3D, or up to 16 channels along a fourth axis"),
         ((7, 6, 1), "a single slice, the third axis has one voxel (7 x 6 x 1)"),
         ((7, 1, 5), "a single slice, the second axis has one voxel (7 x 1 x 5)"),
         ((1, 6, 5), "a single slice, the first axis has one voxel (1 x 6 x 5)"),
@@ -249,7 +249,7 @@ def test_zero_voxels(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
 def test_colour_and_complex(tmp_path: Path) -> None:
     colour = np.zeros((7, 6, 5), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
     nibabel.save(nibabel.Nifti1Image(colour, np.eye(4)), tmp_path / "rgb.nii")
-    assert "3 values per voxel" in one_line(tmp_path / "rgb.nii")
+    assert "3 values per voxel, a color" in one_line(tmp_path / "rgb.nii")
     nibabel.save(nibabel.Nifti1Image(np.ones((7, 6, 5), np.complex64), np.eye(4)), tmp_path / "c.nii")
     assert "complex numbers" in one_line(tmp_path / "c.nii")
 
@@ -399,3 +399,29 @@ def test_check_writable_answers_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(TonnoError, match="perpendicular"):
         check_writable(SHEARED, tmp_path / "a.nii.gz")
     assert not list(tmp_path.iterdir())
+
+
+def test_channels_are_read_from_a_fourth_axis_and_from_vectors(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).normal(size=(7, 6, 5, 2)).astype(np.float32)
+    affine = np.array([[0, -2.0, 0, 5], [3, 0, 0, -4], [0, 0, 4, 7], [0, 0, 0, 1]])
+    nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / "4d.nii.gz")
+    vector = nibabel.Nifti1Image(array[:, :, :, None], affine)
+    vector.header.set_intent("vector")
+    nibabel.save(vector, tmp_path / "vector.nii")
+    for name in ("4d.nii.gz", "vector.nii"):
+        volume = read_volume(tmp_path / name)
+        assert np.array_equal(np.stack(volume.channels).T, array) and np.allclose(volume.ijk_to_ras, affine)
+        header = read_header(tmp_path / name)
+        assert (header.size_ijk, header.channels, header.voxels) == ((7, 6, 5), 2, "32-bit float")
+        for ending in (".nii.gz", ".nrrd"):
+            write_volume(volume, tmp_path / f"again{ending}")
+            again = read_volume(tmp_path / f"again{ending}")
+            assert all(map(np.array_equal, again.channels, volume.channels))
+            assert np.allclose(again.ijk_to_ras, affine)
+        with pytest.raises(TonnoError, match="has 2 channels; expected a mask, of one: extract it first"):
+            read_mask(tmp_path / name)
+    array[1, 2, 3, 1] = np.nan
+    nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / "4d.nii.gz")
+    assert "channel 2: 1 of 210 voxels are NaN or infinite" in one_line(tmp_path / "4d.nii.gz")
+    repaired = read_volume(tmp_path / "4d.nii.gz", replace_nonfinite=True)
+    assert repaired.further[0][3, 2, 1] == np.nanmin(array[..., 1])

@@ -31,12 +31,11 @@ from tonno_core.output import Json, check_output, output_folder
 from tonno_core.segmenter.network import SegmenterNetwork
 from tonno_core.segmenter.segmenter import Segmenter
 from tonno_core.segmenter.with_monai import build_network
-from tonno_core.segmenter.working import channels_of
 from tonno_core.settings import ALL_METHODS, SEGMENTER, Variant, combine, parse_stages
-from tonno_core.volume.intensity import parse_intensity
+from tonno_core.volume.intensity import by_channel, inputs_of, windows_of
 
-# Of a classifier; of a segmenter, and of a regressor.
-SCHEMA, SEGMENTER_SCHEMA = 1, 2
+# Of a classifier; of a segmenter, and of a regressor; of any of them that looks at volumes of several channels.
+SCHEMA, SEGMENTER_SCHEMA, CHANNELS_SCHEMA = 1, 2, 3
 WEIGHTS_NAME = "model.safetensors"
 SPEC_NAME = "model.json"
 # Key of an exported program beside its tensors: one file, and one hash of both.
@@ -51,12 +50,14 @@ class BundleSpec:
 
     Attributes:
         encoder: timm's name; of a segmenter its network's.
-        channels: Of the network's input; the slice is repeated, or cut to a window for each.
+        channels: Of the network's input: the volume's; of volumes of one, the slice is repeated, or cut to a window for
+            each.
         classes: Names of the network's outputs.
         norm: Kind of its normalization layers.
         slice_size: S pixels of its input.
         pixel_mm: Pixel size of the training slices, None where the classifier saw no physical scale.
-        intensity: ``none``, ``zscore`` or ``window:LO:HI``, see `parse_intensity`.
+        intensity: ``none``, ``zscore`` or ``window:LO:HI``, see `parse_intensity`; of volumes of several channels one
+            for each, see `by_channel`.
         frame: ``physical`` or ``normalized``.
         defaults: Settings of a reconstruction by name (slices, directions, stage, ...).
         thresholds: By method (for a class other than the first: ``method/class``) a record whose ``threshold`` is the
@@ -117,7 +118,7 @@ class BundleSpec:
     @property
     def convention(self) -> Convention:
         """What the network expects of its input, and what its outputs mean."""
-        windows = parse_intensity(self.intensity).windows
+        windows = windows_of(self.intensity)
         scale, offset = (1.0, 0.0) if self.quantity is None else (self.quantity.sd, self.quantity.mean)
         return Convention(self.channels, windows, self.white, self.mean, self.std, self.activation, scale, offset)
 
@@ -303,7 +304,7 @@ def segmenter_spec(
     Args:
         network: Its network.
         classes: Names of the network's outputs.
-        intensity: ``none``, ``zscore`` or ``window:LO:HI``, see `parse_intensity`.
+        intensity: ``none``, ``zscore`` or ``window:LO:HI``, see `by_channel`.
         thresholds: By ``segmenter`` (for a class other than the first: ``segmenter/class``) a record whose
             ``threshold`` is a logit; its ``settings`` may hold ``smooth_mm``, ``min_volume_mm3`` is the smallest
             component that is kept by default, and ``min_peak`` the logit that its highest one must reach.
@@ -315,7 +316,7 @@ def segmenter_spec(
     """
     return BundleSpec(
         encoder=network.name,
-        channels=channels_of(intensity),
+        channels=inputs_of(intensity),
         classes=classes,
         norm="group",
         slice_size=0,
@@ -325,10 +326,25 @@ def segmenter_spec(
         thresholds=thresholds or {},
         training=training or {},
         about=about or {},
-        schema=SEGMENTER_SCHEMA,
+        schema=schema_of(SEGMENTER, intensity),
         kind=SEGMENTER,
         network=network,
     )
+
+
+def schema_of(kind: str, intensity: str) -> int:
+    """Return the version of the description that a model has: the lowest, so that earlier builds read what they can.
+
+    Args:
+        kind: Of the model.
+        intensity: Its own.
+
+    Returns:
+        The version.
+    """
+    if len(by_channel(intensity)) > 1:
+        return CHANNELS_SCHEMA
+    return SCHEMA if kind == CLASSIFIER else SEGMENTER_SCHEMA
 
 
 def stage_names(model: nn.Module) -> tuple[str, ...]:
@@ -544,8 +560,11 @@ def _as_json(spec: BundleSpec) -> str:
         data = {name: data[name] for name in _OF_A_SEGMENTER} | {"network": spec.network.record()}
     else:
         left_out = [name for name, (default, *_) in _OPTIONAL.items() if getattr(spec, name) == default]
-        for name in (*left_out, "network", *(() if spec.kind == REGRESSOR else ("kind", "quantity"))):
+        stated = spec.kind == REGRESSOR or spec.schema == CHANNELS_SCHEMA
+        for name in (*left_out, "network", *(() if stated else ("kind",))):
             del data[name]
+        if spec.quantity is None:
+            del data["quantity"]
     records = ",\n    ".join(json.dumps(record) for record in data.pop("calibration"))
     head = json.dumps(data, indent=2).removesuffix("\n}")
     return f'{head},\n  "calibration": [\n    {records}\n  ]\n}}\n'
@@ -591,20 +610,20 @@ def _read_spec(path: Path) -> BundleSpec:
         raise TonnoError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(data, dict):
         raise TonnoError(f"{path}: holds a {type(data).__name__}, expected an object")
-    schema, known = data.get("schema"), f"this version reads schema {SCHEMA} and {SEGMENTER_SCHEMA}"
-    if isinstance(schema, bool) or schema not in (SCHEMA, SEGMENTER_SCHEMA):
-        newer = isinstance(schema, int) and schema > SEGMENTER_SCHEMA
+    schema, known = data.get("schema"), f"this version reads schema {SCHEMA} to {CHANNELS_SCHEMA}"
+    if isinstance(schema, bool) or schema not in (SCHEMA, SEGMENTER_SCHEMA, CHANNELS_SCHEMA):
+        newer = isinstance(schema, int) and schema > CHANNELS_SCHEMA
         said = "was made by a newer version of tonno" if newer else "is unknown"
         raise TonnoError(f"{path}: schema {schema!r} {said}, {known}")
     data.setdefault("calibration", [])  # models of version 0.1.0 have none
-    kind = data.get("kind") if schema == SEGMENTER_SCHEMA else CLASSIFIER
-    if kind == SEGMENTER:
-        return _segmenter_in(data, path)
-    if kind not in (CLASSIFIER, REGRESSOR) or (schema == SEGMENTER_SCHEMA and kind == CLASSIFIER):
+    kind = CLASSIFIER if schema == SCHEMA else data.get("kind")
+    if kind not in KINDS or (schema == SEGMENTER_SCHEMA and kind == CLASSIFIER):
         raise TonnoError(
             f"{path}: key 'kind' is {kind!r}, expected {SEGMENTER} or {REGRESSOR} in schema {SEGMENTER_SCHEMA}; a "
             f"model of another kind than {', '.join(KINDS)} needs a newer version of tonno"
         )
+    if kind == SEGMENTER:
+        return _segmenter_in(data, path)
     _check_kinds(data, _EXPECTED, path)
     for name, (default, kinds, text) in _OPTIONAL.items():
         value = data.setdefault(name, default)
@@ -633,10 +652,7 @@ def _segmenter_in(data: Json, path: Path) -> BundleSpec:
     except TonnoError as error:
         raise TonnoError(f"{path}: {error}") from error
     _check_shared(data, path)
-    try:
-        channels_of(data["intensity"])
-    except TonnoError:
-        raise _wrong(data, "intensity", path) from None
+    _check_intensity(data, path)
     made = segmenter_spec(network, tuple(data["classes"]), data["intensity"])
     names = ("defaults", "thresholds", "training", "about", "calibration", "sha256")
     return dataclasses.replace(made, **{name: data[name] for name in names})
@@ -676,7 +692,11 @@ _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
     "norm": ((str,), f"one of {', '.join(NORM_KINDS)}"),
     "slice_size": ((int,), "a number of pixels from 8"),
     "pixel_mm": ((float, int, type(None)), "millimeters between 0 and 100, or null"),
-    "intensity": ((str,), "none, zscore, window:LO:HI, or a window for each channel as window:LO:HI,LO:HI"),
+    "intensity": (
+        (str,),
+        "none, zscore, window:LO:HI, a window for each channel as window:LO:HI,LO:HI, or one of the former for each "
+        "channel of the volumes as window:LO:HI/zscore",
+    ),
     "frame": ((str,), "physical or normalized"),
     "defaults": ((dict,), "an object"),
     "thresholds": ((dict,), "by method an object with a finite number 'threshold'"),
@@ -703,12 +723,8 @@ def _checked(data: Json, path: Path) -> BundleSpec:
     require(data["slice_size"] >= 8, "slice_size")
     require(data["pixel_mm"] is None or 0 < data["pixel_mm"] < 100, "pixel_mm")
     require(data["frame"] in ("physical", "normalized"), "frame")
-    try:
-        windows = parse_intensity(data["intensity"]).windows
-    except TonnoError:
-        require(False, "intensity")
-    else:
-        require(len(windows) in (0, data["channels"]), "intensity")
+    inputs = _check_intensity(data, path)
+    require(inputs in (1, data["channels"]), "intensity")
     require(data["white"] in WHITES, "white")
     for name in ("mean", "std"):
         numbers = data[name]
@@ -722,12 +738,26 @@ def _checked(data: Json, path: Path) -> BundleSpec:
     require(data["activation"] == "sigmoid" or len(names) > 1, "activation")
     distance = data["neighbor_mm"]
     require(distance is None or (0 < distance < 100 and data["channels"] > 1), "neighbor_mm")
-    require(distance is None or data["frame"] == "physical", "neighbor_mm")
+    require(distance is None or (data["frame"] == "physical" and inputs == 1), "neighbor_mm")
     _check_shared(data, path)
     known = {f.name for f in dataclasses.fields(BundleSpec)} - {"kind", "network", "quantity"}
     values: Json = {name: value for name, value in data.items() if name in known}
     values |= {name: tuple(values[name]) for name in ("classes", "mean", "std", "stages", "layers")}
     return BundleSpec(**values)
+
+
+def _check_intensity(data: Json, path: Path) -> int:
+    """Check that an intensity is one, of as many channels as the schema says; returns the inputs that it asks for."""
+    try:
+        inputs, several = inputs_of(data["intensity"]), len(by_channel(data["intensity"])) > 1
+    except TonnoError:
+        raise _wrong(data, "intensity", path) from None
+    if several != (data["schema"] == CHANNELS_SCHEMA):
+        raise TonnoError(
+            f"{path}: key 'intensity' is {data['intensity']!r} in schema {data['schema']}, expected one for each of "
+            f"several channels, separated by slashes, in schema {CHANNELS_SCHEMA} alone"
+        )
+    return inputs
 
 
 def _check_shared(data: Json, path: Path) -> None:

@@ -15,8 +15,10 @@ from tonno_core.bundle.file import (
     layered_classifier,
     layered_program,
     save_bundle,
+    schema_of,
     stage_names,
 )
+from tonno_core.bundle.kind import CLASSIFIER
 from tonno_core.encoding.classifier import create_model
 from tonno_core.encoding.convention import TIMM, Activation, parse_statistics, timm_statistics
 from tonno_core.encoding.normalization import NormKind
@@ -26,7 +28,14 @@ from tonno_core.encoding.weights import load_exactly, weights_for
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
 from tonno_core.settings import model_defaults
-from tonno_core.volume.intensity import parse_intensity
+from tonno_core.volume.intensity import (
+    by_channel,
+    check_inputs,
+    has_unit_range,
+    inputs_of,
+    parse_intensity,
+    windows_of,
+)
 
 PROGRAM_SUFFIX = ".pt2"
 
@@ -39,10 +48,11 @@ class OwnClassifier:
         encoder: timm's name, one of timm's sources (see `read_source`), or a file with an exported program (.pt2).
         weights: A file, or ``none`` for random weights of a seed; empty for a source's or program's own.
         slice_size: S pixels of its input; 0 for a source's or program's own.
-        channels: Of its input.
+        channels: Of its input: the volumes'; of volumes of one, the slice is repeated for each.
         classes: Names of its outputs.
         norm: Kind of its normalization layers.
-        intensity: ``none``, ``zscore`` or ``window:LO:HI``, see `parse_intensity`.
+        intensity: ``none``, ``zscore`` or ``window:LO:HI``; of volumes of several channels one for each, see
+            `by_channel`.
         white: What a window's upper end is in its input, 1 or 255.
         mean: Of its input, subtracted: ``timm``, a number, or one for each channel separated by commas; None for none.
         std: By which that is divided, likewise.
@@ -199,27 +209,30 @@ def describe(classifier: OwnClassifier) -> BundleSpec:
         std=std,
         activation=classifier.activation,
         neighbor_mm=classifier.neighbor_mm,
+        schema=schema_of(CLASSIFIER, classifier.intensity),
     )
 
 
 def _check_input(classifier: OwnClassifier) -> None:
     """Raise TonnoError where what is said of the input cannot be meant."""
-    intensity, channels = parse_intensity(classifier.intensity), classifier.channels
-    if len(intensity.windows) not in (0, channels):
+    windows, channels = windows_of(classifier.intensity), classifier.channels
+    if len(windows) not in (0, channels):
         raise TonnoError(
-            f"`intensity` {classifier.intensity}: {len(intensity.windows)} windows for `channels` {channels}; "
+            f"`intensity` {classifier.intensity}: {len(windows)} windows for `channels` {channels}; "
             "give one for all channels, or one for each"
         )
+    check_inputs(classifier.intensity, channels)
     if classifier.neighbor_mm is not None:
         if not 0 < classifier.neighbor_mm < 100:
             raise TonnoError(f"`neighbor_mm` is {classifier.neighbor_mm}, expected millimeters between 0 and 100")
-        if channels == 1 or intensity.windows:
+        if channels == 1 or inputs_of(classifier.intensity) > 1:
             found = "one channel" if channels == 1 else "a window in each channel"
+            found = found if windows or channels == 1 else "the volumes' own channels in them"
             raise TonnoError(f"`neighbor_mm` puts neighbouring slices into the channels; this classifier has {found}")
     if classifier.pixel_mm is not None and not 0 < classifier.pixel_mm < 100:
         raise TonnoError(f"`pixel_mm` is {classifier.pixel_mm}, expected millimeters between 0 and 100")
     scaled = {"white": classifier.white != 1, "mean": classifier.mean == TIMM, "std": classifier.std == TIMM}
-    for name in (name for name, given in scaled.items() if given and intensity.kind != "window"):
+    for name in (name for name, given in scaled.items() if given and not has_unit_range(classifier.intensity)):
         raise TonnoError(
             f"`{name}` {getattr(classifier, name)}: needs intensities from 0 to 1, `intensity` {classifier.intensity} "
             "gives others; give `intensity` window:LO:HI"
@@ -242,7 +255,7 @@ def _statistics(classifier: OwnClassifier) -> tuple[tuple[float, ...], tuple[flo
 
 def _check_scale(classifier: OwnClassifier, means: tuple[float, ...], stds: tuple[float, ...]) -> None:
     """Raise TonnoError where mean and std are those of bytes and the window goes to 1, or the other way round."""
-    if parse_intensity(classifier.intensity).kind != "window":
+    if not has_unit_range(classifier.intensity):
         return
     white = classifier.white
     beyond = any(not 0 <= value <= white for value in means) or any(value > white for value in stds)
@@ -266,18 +279,17 @@ def assumptions(spec: BundleSpec) -> list[tuple[str, str]]:
     Returns:
         Pairs of topic and text.
     """
-    kind, low, high, windows = parse_intensity(spec.intensity)
+    windows, several = windows_of(spec.intensity), by_channel(spec.intensity)
     size = f"{spec.slice_size} x {spec.slice_size}"
     scale = "no scale: the whole scan in each" if spec.pixel_mm is None else f"of {spec.pixel_mm:g} mm"
-    intensities = {
-        "none": "the scan's own, 0 outside of it",
-        "zscore": "mean 0 and standard deviation 1 over the scan's foreground",
-        "window": f"{low:g} to {high:g} become 0 to {spec.white:g}, cut off beyond; 0 outside of the scan",
-    }[kind]
+    texts = [_normalization(one, spec.white) for one in several]
+    intensities = texts[0] if len(texts) == 1 else "; ".join(f"channel {n}: {text}" for n, text in enumerate(texts, 1))
     if windows:
         bounds = spec.intensity.partition(":")[2].replace(",", ", ")
         intensities = f"a window for each channel, {bounds}, becomes 0 to {spec.white:g}; 0 outside of the scan"
     channels = "1" if spec.channels == 1 else f"{spec.channels}, {'a window' if windows else 'the same slice'} in each"
+    if len(several) > 1:
+        channels = f"{spec.channels}, those of the volumes in their order, such as a 4D NIfTI has"
     if spec.neighbor_mm is not None:
         channels = f"{spec.channels}, neighbouring slices {spec.neighbor_mm:g} mm apart, the middle one in its place"
     statistics = " and ".join(
@@ -301,3 +313,13 @@ def assumptions(spec: BundleSpec) -> list[tuple[str, str]]:
         ("mean and std", statistics or "none"),
         ("outputs", f"{', '.join(spec.classes)}: {outputs}"),
     ]
+
+
+def _normalization(intensity: str, white: float) -> str:
+    """Say what becomes of a channel's intensities."""
+    kind, low, high, _ = parse_intensity(intensity)
+    return {
+        "none": "the scan's own, 0 outside of it",
+        "zscore": "mean 0 and standard deviation 1 over the scan's foreground",
+        "window": f"{low:g} to {high:g} become 0 to {white:g}, cut off beyond; 0 outside of the scan",
+    }[kind]

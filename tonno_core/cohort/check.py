@@ -91,6 +91,7 @@ def check_cohort(manifest: Manifest, *, progress: bool = True) -> CohortCheck:
     problems += _unlike_values(found)
     problems += _duplicates(manifest.cases, progress)
     problems += _unlike([case for case, _ in read], [header for _, header in read])
+    problems += _unlike_channels([case for case, _ in read], [header for _, header in read])
     problems += _shortcuts(tuple(found), [case for case, _ in read], [header for _, header in read])
     problems += [Problem(0, note) for note in manifest.notes]
     problems += _missing_classes(manifest)
@@ -218,6 +219,15 @@ def _unlike(cases: Sequence[Case], headers: Sequence[Header]) -> Iterable[Proble
             for case, kind in zip(cases, kinds, strict=True)
             if kind != usual
         )
+
+
+def _unlike_channels(cases: Sequence[Case], headers: Sequence[Header]) -> Iterable[Problem]:
+    """Find volumes of more or fewer channels than most: a model looks at volumes of one number."""
+    usual = Counter(header.channels for header in headers).most_common(1)
+    for case, header in zip(cases, headers, strict=True):
+        if header.channels != usual[0][0]:
+            text = f"volume: channels: {header.channels}, mostly {usual[0][0]}; a model looks at volumes of one number"
+            yield Problem(case.line, text, stops=True)
 
 
 def _shortcuts(classes: Sequence[str], cases: Sequence[Case], headers: Sequence[Header]) -> Iterable[Problem]:
@@ -356,4 +366,8 @@ def _geometry(headers: Sequence[Header]) -> str:
         f"{name}: {', '.join(f'{kind} ({count})' for kind, count in Counter(map(read, headers)).most_common())}"
         for name, read in _KINDS.items()
     ]
+    channels = Counter(header.channels for header in headers)
+    if set(channels) != {1}:
+        several = ", ".join(f"{count} ({volumes})" for count, volumes in channels.most_common())
+        lines.append(f"channels: {several}; training takes an `intensity` for each, as window:0:20/zscore")
     return "\n".join([str(table), *lines])

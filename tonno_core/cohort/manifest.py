@@ -217,7 +217,11 @@ def read_manifest(
         [case.patient for case in cases], [bool(row.cells.get("patient")) for row in rows], lines
     )
     notes += notes_on_files([case.volume for case in cases], lines)
-    notes += [f"column {name} is not read: a case is one volume of one channel" for name in names if _is_channel(name)]
+    notes += [
+        f"column {name} is not read: channels are read from one file, such as a 4D NIfTI"
+        for name in names
+        if _is_channel(name)
+    ]
     return Manifest(path, classes, cases, tuple(notes), target)
 
 

@@ -17,6 +17,7 @@ from tonno_core.encoding.classifier import create_model
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json, check_output, output_folder
 from tonno_core.settings import SEGMENTER, ReconstructionSettings
+from tonno_core.volume.intensity import by_channel
 from tonno_core.volume.io import read_volume
 from tonno_core.volume.volume import Volume
 
@@ -71,6 +72,11 @@ def bench(
             f"`model` {benchmark.model}: is a segmenter, and what is measured are the steps of a reconstruction; "
             "`tonno reconstruct` says how long a segmenter takes"
         )
+    several = len(by_channel(bundle.spec.intensity)) > 1
+    if several and benchmark.volume is None:
+        raise TonnoError(f"`model` {benchmark.model}: is for volumes of several channels; give `volume`, one of these")
+    if several and benchmark.compare:
+        raise TonnoError("`compare` is with plain code for volumes of one channel; leave it out for this model")
     settings = bundle.spec.choices.settings({**options, "slice_size": size}, preset)
     volume = _demo_head() if benchmark.volume is None else read_volume(benchmark.volume)
     ready = prepare_model(bundle, settings, benchmark.device, benchmark.precision, compiled=benchmark.compiled)

@@ -184,7 +184,8 @@ def reconstruct_cohort(
             dicom.check_places(volume, folder.cases / task.name)
         # Before it is read.
         identity = {"run": folder.fingerprint, "source": source_of(volume), "content": content_of(volume)}
-        image = read_volume(volume, replace_nonfinite=request.options.replace_nonfinite)
+        intensity = prepared.run.intensity
+        image = read_volume(volume, replace_nonfinite=request.options.replace_nonfinite, intensity=intensity)
         return Scan(volume, get_ready(image, prepared.run), identity)
 
     def work(task: Task, advanced: Progress, get: Callable[[], Scan]) -> None:

@@ -101,7 +101,7 @@ def write_features(
     count = options.components or available
     if count > available:
         raise TonnoError(f"`components` {count}: {loaded.spec.encoder} has {available} features; give no more")
-    volume = read_volume(scan, replace_nonfinite=options.replace_nonfinite)
+    volume = read_volume(scan, replace_nonfinite=options.replace_nonfinite, intensity=loaded.spec.intensity)
     if settings.frame == "normalized":  # whose nodes lie along the scan's axes
         check_channels(output / IMAGE_NAME, volume.ijk_to_ras, count)
     start = time.perf_counter()

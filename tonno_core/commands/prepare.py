@@ -15,10 +15,11 @@ from tonno_core.cohort.manifest import SPLITS, Manifest, read_manifest, require_
 from tonno_core.datasets import autopet, duke, folder, halves, mosmed
 from tonno_core.datasets.cited import Publication, licence_files, publication_of
 from tonno_core.datasets.found import Found, Outcome, Prepared
-from tonno_core.datasets.intensity import choose_intensity
+from tonno_core.datasets.intensity import choose_intensities
 from tonno_core.datasets.work import PreparedFolder, prepare_items, split_cases
 from tonno_core.errors import TonnoError, plain
 from tonno_core.output import Json, check_output, write_json
+from tonno_core.volume.intensity import of_channels
 from tonno_core.words import spelling
 
 NAMES = ("autopet", "mosmed", "duke", "halves", "folder")
@@ -31,6 +32,7 @@ _FOR = {
     "label": ("halves", "folder"),
     "image": ("folder",),
     "mask": ("folder",),
+    "channel": ("autopet",),
 }
 
 
@@ -44,6 +46,7 @@ class Asked:
         label: Column of the labels (`folder`) or sides (`halves`); "" for ``label`` or ``laterality``.
         image: Of `folder`: part of the image's name.
         mask: Of `folder`: part of the mask's name.
+        channel: Of `autopet`: ``suv`` or ``ct`` alone; None for both.
     """
 
     sequence: str = ""
@@ -51,6 +54,7 @@ class Asked:
     label: str = ""
     image: str = ""
     mask: str = ""
+    channel: str | None = None
 
 
 def prepare_dataset(
@@ -105,10 +109,11 @@ def prepare_dataset(
     notes = [*found.notes, *_shared(outcomes), *_trainable(manifest)]
     notes += [f"{_count(len(lost), 'part')} missing or damaged, left out: {_some(lost)}"] if lost else []
     notes += _moved(manifest)
+    _check_channels(cases)
     training = [case.statistics for case, line in zip(cases, manifest.cases, strict=True) if line.split == "train"]
-    intensity, why = (
-        choose_intensity(training, has_units=found.has_units) if training else ("zscore", "no training split")
-    )
+    intensity, why = of_channels(["zscore"] * len(cases[0].statistics)), "no training split"
+    if training:
+        intensity, why = choose_intensities(training, has_units=found.has_units)
     write_manifest(manifest.path, manifest, _columns(cases))
     try:
         read_manifest(manifest.path)
@@ -164,7 +169,7 @@ def _complete(name: str, asked: Asked) -> Asked:
 
 def _find(name: str, source: Path, asked: Asked, progress: bool) -> Found:
     if name == "autopet":
-        return autopet.find(source)
+        return autopet.find(source, asked.channel or autopet.BOTH)
     if name == "mosmed":
         return mosmed.find(source)
     if name == "duke":
@@ -184,18 +189,21 @@ def _check_places(found: Found) -> None:
             raise TonnoError(f"{item.place}: {again}; leave one of them out")
 
 
+def _check_channels(cases: Sequence[Prepared]) -> None:
+    """Refuse volumes of which some have more channels than others."""
+    first = cases[0]
+    for case in cases:
+        if len(case.statistics) != len(first.statistics):
+            raise TonnoError(
+                f"{case.volume}: channels: {len(case.statistics)}, but {first.volume} has {len(first.statistics)}; "
+                "expected as many in all volumes"
+            )
+
+
 def _columns(cases: Sequence[Prepared]) -> dict[str, list[str | Path]]:
-    """Return the manifest's further columns: channels as paths, and what the recipe has to say."""
-    channels = dict.fromkeys(name for case in cases for name in case.channels)
-    others = dict.fromkeys(name for case in cases for name in case.columns)
-    columns: dict[str, list[str | Path]] = {}
-    for name in channels:
-        columns[f"volume:{name}"] = [
-            Path(case.channels[name]).absolute() if name in case.channels else "" for case in cases
-        ]
-    for name in others:
-        columns[name] = [case.columns.get(name, "") for case in cases]
-    return columns
+    """Return the manifest's further columns: what the recipe has to say."""
+    names = dict.fromkeys(name for case in cases for name in case.columns)
+    return {name: [case.columns.get(name, "") for case in cases] for name in names}
 
 
 # -------------------- texts

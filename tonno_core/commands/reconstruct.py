@@ -117,7 +117,7 @@ def reconstruct_into(
     if as_dicom:
         dicom.check_places(scan.path, output)
     if scan.ready is None:
-        volume = read_volume(scan.path, replace_nonfinite=options.replace_nonfinite)
+        volume = read_volume(scan.path, replace_nonfinite=options.replace_nonfinite, intensity=run.intensity)
     else:
         volume = scan.ready.volume
     source = dicom.check_source(scan.path, volume) if as_dicom else None

@@ -25,6 +25,7 @@ from tonno_core.output import Json, check_output, output_folder
 from tonno_core.reproduction import fig2, fig4, fig5, fig6, fig8
 from tonno_core.reproduction.source import Kept, Scan, Source, brain_scan, demo_scans, scan_of, scan_of_file
 from tonno_core.settings import SEGMENTER, CamKind
+from tonno_core.volume.intensity import by_channel
 
 # How each is made, in the order in which all are.
 FIGURES: dict[str, Callable[[Source, Path], str]] = {
@@ -155,6 +156,8 @@ def _bundle(name: str, asked: Asked) -> Bundle:
     bundle = load_bundle(asked.model or MODEL)
     if bundle.spec.kind in (SEGMENTER, REGRESSOR):
         raise TonnoError(f"`model` {asked.model}: is a {bundle.spec.kind}, expected a classifier of slices")
+    if (count := len(by_channel(bundle.spec.intensity))) > 1:
+        raise TonnoError(f"`model` {asked.model}: is for volumes of {count} channels, figures show one; give another")
     return bundle
 
 

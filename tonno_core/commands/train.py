@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tonno_core.bundle.file import Bundle, BundleSpec, check_can_write, save_bundle
-from tonno_core.cohort.manifest import DEFAULT_CLASS, read_manifest, require_trainable, write_manifest
+from tonno_core.cohort.manifest import DEFAULT_CLASS, Manifest, read_manifest, require_trainable, write_manifest
 from tonno_core.cohort.split import split_patients
 from tonno_core.commands.calibrate import calibrate_bundle, summary_of
 from tonno_core.distributed import processes, world_size
@@ -25,6 +25,8 @@ from tonno_core.training.run_folder import RunFolder
 from tonno_core.training.settings import TrainingSettings, check_shares
 from tonno_core.training.steps import TrainingInterrupted
 from tonno_core.training.train import check_trainable, train
+from tonno_core.volume.intensity import check_channels
+from tonno_core.volume.io import read_header
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ def train_bundle(
     defaults = model_defaults(**{"frame": settings.frame, **of_kind, **planes})
     divided = manifest if manifest.has_split else split_patients(manifest, seed=settings.seed)
     require_trainable(divided)
+    _check_first(divided, settings.intensity)
     folder = RunFolder(destination.run_folder, settings, divided)
     folder.check(resume=destination.resume, overwrite=overwrite)
     with processes(settings.device) as group:
@@ -190,6 +193,16 @@ def train_bundle(
     return _summary(
         spec, output, folder, None if ending.calibrate else manifest_path, split_made=not manifest.has_split
     )
+
+
+def _check_first(manifest: Manifest, intensity: str) -> None:
+    """Check the channels of the first volume, before all of them are measured."""
+    path = manifest.split("train")[0].volume
+    try:
+        check_channels(read_header(path).channels, intensity)
+    except TonnoError as error:
+        told = str(error)
+        raise TonnoError(told if told.startswith(str(path)) else f"{path}: {told}") from error
 
 
 def _of_a_regressor(ending: Ending, class_name: str) -> Ending:

@@ -131,7 +131,7 @@ def find(source: Path, sequence: str, *, progress: bool) -> Found:
     def prepare(item: Item, folder: Path, stem: str) -> Outcome:
         return _breasts(item, boxes[item.patient], numbers[item.patient], folder / stem)
 
-    return Found(items, prepare, has_units=False, missing=missing, notes=notes, cut=True)
+    return Found(items, prepare, has_units=False, missing=missing, notes=notes, writes=True)
 
 
 # -------------------- tables
@@ -225,7 +225,7 @@ def _breasts(item: Item, box: Box, numbers: Mapping[str, int], stem: Path) -> Ou
 def _write(stem: Path, side: str, half: Volume, item: Item) -> Prepared:
     path = stem.with_name(f"{stem.name}-{side}.nii.gz")
     write_volume(half, path)
-    return Prepared(str(path), item.patient, 0, "", "", {}, {"side": side, "box": ""}, statistics_of(half))
+    return Prepared(str(path), item.patient, 0, "", "", {"side": side, "box": ""}, statistics_of(half))
 
 
 def _series(patient: Path, numbers: Mapping[str, int], sequence: str) -> Path:

@@ -6,16 +6,18 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from tonno_core.datasets.intensity import Statistics, statistics_of
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
-from tonno_core.volume.header import Header, same_grid
-from tonno_core.volume.io import read_header, read_mask, read_volume
+from tonno_core.volume.channels import ENDING, write_channels
+from tonno_core.volume.exchange import stack_channels
+from tonno_core.volume.header import same_grid
+from tonno_core.volume.io import read_mask, read_volume
 from tonno_core.volume.volume import Volume
+from tonno_core.words import without_ending
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Item:
         label: 0 or 1; None where the mask decides.
         mask: File of the mask; None where there is none.
         split: "train", "val" or "test" where the data set's use asks for it.
-        channels: Further volumes on the scan's grid, by name.
+        channels: Files of further channels, on the scan's grid; all are written into one file then.
         columns: Further columns of the manifest.
     """
 
@@ -37,12 +39,13 @@ class Item:
     label: int | None
     mask: Path | None = None
     split: str = ""
-    channels: Mapping[str, Path] = field(default_factory=dict)
+    channels: Sequence[Path] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
 
     def facts(self) -> Json:
         """Return what its prepared cases depend on beside the bytes of its files."""
-        return dict(dataclasses.asdict(self), place=str(self.place), mask=str(self.mask or ""), channels=_texts(self))
+        channels = [str(path) for path in self.channels]
+        return dict(dataclasses.asdict(self), place=str(self.place), mask=str(self.mask or ""), channels=channels)
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,8 @@ class Prepared:
         label: 0 or 1.
         mask: File of the mask, "" where there is none.
         split: See `Item`.
-        channels: Further volumes, by name.
         columns: Further columns.
-        statistics: Intensities of the volume.
+        statistics: Intensities of the volume, by channel.
     """
 
     volume: str
@@ -65,9 +67,8 @@ class Prepared:
     label: int
     mask: str
     split: str
-    channels: Mapping[str, str]
     columns: Mapping[str, str]
-    statistics: Statistics
+    statistics: Sequence[Statistics]
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Found:
         has_units: Whether intensities are amounts, as Hounsfield units and SUV are.
         missing: Parts that should be there, each in a line that names the file.
         notes: Lines for a person.
-        cut: Whether volumes are written, two of an item.
+        writes: Whether volumes are written: halves, or channels in one file.
     """
 
     items: Sequence[Item]
@@ -103,7 +104,7 @@ class Found:
     has_units: bool
     missing: Sequence[str] = ()
     notes: Sequence[str] = ()
-    cut: bool = False
+    writes: bool = False
 
 
 def as_it_is(item: Item, folder: Path, stem: str) -> Outcome:
@@ -111,8 +112,8 @@ def as_it_is(item: Item, folder: Path, stem: str) -> Outcome:
 
     Args:
         item: The scan.
-        folder: Not used: nothing is written.
-        stem: Likewise.
+        folder: Where its channels are written into one file, if it has several files of them.
+        stem: Of that file's name.
 
     Returns:
         One line of the manifest.
@@ -120,37 +121,37 @@ def as_it_is(item: Item, folder: Path, stem: str) -> Outcome:
     Raises:
         TonnoError: A file cannot be read, or mask or channel lie on another grid.
     """
-    volume = read_volume(item.place)
+    volume, place = read_volume(item.place), item.place
     mask = None if item.mask is None else on_grid(item.mask, read_mask(item.mask), volume)
-    for path in item.channels.values():
-        on_grid(path, read_header(path), volume)
+    if item.channels:
+        volume = stack_channels([volume, *(on_grid(path, read_volume(path), volume) for path in item.channels)])
+        place = folder / f"{stem}-{'-'.join(without_ending(path.name) for path in item.channels)}{ENDING}"
     if item.label is None and mask is None:
         raise TonnoError(f"{item.place}: neither a label nor a mask tells whether it is positive")
     label = item.label if item.label is not None else int(bool(mask is not None and (mask.array != 0).any()))
+    if item.channels:
+        z, y, x = volume.array.shape
+        write_channels(place, volume.channels, len(volume.channels), (z, y, x), volume.ijk_to_ras)
     case = Prepared(
-        str(item.place),
+        str(place),
         item.patient,
         label,
         str(item.mask or ""),
         item.split,
-        _texts(item),
         dict(item.columns),
         statistics_of(volume),
     )
     empty = label == 1 and mask is not None and not (mask.array != 0).any()
     notes = ("labelled positive, but the mask is empty",) if empty else ()
-    return Outcome((case,), (item.place, *([item.mask] if item.mask else []), *item.channels.values()), notes)
+    return Outcome((case,), (item.place, *([item.mask] if item.mask else []), *item.channels), notes)
 
 
-_Grid = TypeVar("_Grid", Volume, Header)
-
-
-def on_grid(path: Path, read: _Grid, volume: Volume) -> _Grid:
+def on_grid(path: Path, read: Volume, volume: Volume) -> Volume:
     """Check that what was read lies on a volume's grid.
 
     Args:
         path: Its file.
-        read: The mask, or the header of a channel.
+        read: The mask, or a channel.
         volume: The volume.
 
     Returns:
@@ -168,7 +169,3 @@ def on_grid(path: Path, read: _Grid, volume: Volume) -> _Grid:
             "expected the same: download both again, or resample it"
         )
     return read
-
-
-def _texts(item: Item) -> dict[str, str]:
-    return {name: str(path) for name, path in item.channels.items()}

@@ -58,7 +58,7 @@ def find(source: Path, column: str) -> Found:
         split = checked_split(row.get("split", ""), f"{path}: split of {row['volume']}")
         items.append(Item(volume, row.get("patient") or row["volume"], None, mask, split, columns=columns))
     require_all_splits(items, path)
-    return Found(items, _halves, has_units=False, missing=lost, cut=True)
+    return Found(items, _halves, has_units=False, missing=lost, writes=True)
 
 
 def checked_split(text: str, where: str) -> str:
@@ -123,5 +123,5 @@ def _halves(item: Item, folder: Path, stem: str) -> Outcome:
             )
         columns = {"side": side, "finding_voxels": str(voxels) if mask is not None else ""}
         kept = str(mask_path) if mask is not None else ""
-        cases.append(Prepared(str(path), item.patient, label, kept, item.split, {}, columns, statistics_of(half)))
+        cases.append(Prepared(str(path), item.patient, label, kept, item.split, columns, statistics_of(half)))
     return Outcome(tuple(cases), (item.place, *([item.mask] if item.mask else [])), tuple(notes))

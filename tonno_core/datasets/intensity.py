@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tonno_core.volume.intensity import every_nth, find_padding
-from tonno_core.volume.volume import Volume
+from tonno_core.volume.intensity import every_nth, find_padding, of_channels
+from tonno_core.volume.volume import FloatArray, Volume
 
 # Shares of the voxels, in percent: what lies beyond is clipped.
 LOWEST, HIGHEST = 0.5, 99.5
@@ -18,7 +18,7 @@ _AIR_HU = -500.0
 
 @dataclass(frozen=True)
 class Statistics:
-    """Intensities of a volume.
+    """Intensities of a channel of a volume.
 
     Attributes:
         low: 0.5th percentile of the voxels, padding aside.
@@ -31,20 +31,40 @@ class Statistics:
     high: float
 
 
-def statistics_of(volume: Volume) -> Statistics:
+def statistics_of(volume: Volume) -> tuple[Statistics, ...]:
     """Measure the intensities of a volume.
 
     Args:
         volume: The scan.
 
     Returns:
-        The statistics, of about half a million of its voxels.
+        The statistics of each channel, of about half a million of its voxels.
     """
-    voxels = every_nth(volume.array)
-    padding = find_padding(volume.array)
+    return tuple(map(_statistics, volume.channels))
+
+
+def _statistics(array: FloatArray) -> Statistics:
+    voxels = every_nth(array)
+    padding = find_padding(array)
     scanned = voxels if padding is None else voxels[voxels != padding]
     low, median, high = (float(value) for value in np.percentile(scanned, (LOWEST, 50, HIGHEST)))
     return Statistics(low, median, high)
+
+
+def choose_intensities(training: Sequence[Sequence[Statistics]], *, has_units: bool) -> tuple[str, str]:
+    """Choose the normalization of each channel, as if it were alone.
+
+    Args:
+        training: Of the training split's volumes, at least one; as many of each as it has channels.
+        has_units: See `choose_intensity`.
+
+    Returns:
+        See `by_channel`, and the reason in a line.
+    """
+    chosen, reasons = zip(
+        *(choose_intensity(channel, has_units=has_units) for channel in zip(*training, strict=True)), strict=True
+    )
+    return of_channels(chosen), "; ".join(dict.fromkeys(reasons))
 
 
 def choose_intensity(training: Sequence[Statistics], *, has_units: bool) -> tuple[str, str]:
@@ -54,7 +74,7 @@ def choose_intensity(training: Sequence[Statistics], *, has_units: bool) -> tupl
     values to that of their highest; elsewhere, as in MRI, each volume by its own mean and deviation.
 
     Args:
-        training: Of the training split's volumes, at least one.
+        training: Of a channel of the training split's volumes, at least one.
         has_units: Whether intensities are known to be amounts; CT is told by its air without.
 
     Returns:

@@ -54,7 +54,8 @@ class Cut:
         start = np.array([part[2 - axis].start or 0 for axis in range(3)], dtype=np.float64)
         ijk_to_ras = volume.ijk_to_ras.copy()
         ijk_to_ras[:3, 3] += volume.ijk_to_ras[:3, :3] @ start
-        return Volume(np.ascontiguousarray(volume.array[part]), ijk_to_ras, concerns=volume.concerns)
+        first, *further = (np.ascontiguousarray(array[part]) for array in volume.channels)
+        return Volume(first, ijk_to_ras, concerns=volume.concerns, further=tuple(further))
 
     def sides_of(self, mask: npt.NDArray[np.bool_]) -> tuple[str, ...]:
         """Name the sides that a mask reaches into, the one with more voxels first.

@@ -36,7 +36,7 @@ class Task:
 
 
 class PreparedFolder(CasesFolder):
-    """Holds a record of each scan in ``cases/``, halves in ``volumes/``, and beside them the manifest."""
+    """Holds a record of each scan in ``cases/``, what it writes in ``volumes/``, and beside them the manifest."""
 
     kind = "preparation"
     summary_names = ("manifest.csv", "dataset.json")
@@ -74,15 +74,15 @@ class PreparedFolder(CasesFolder):
         return None if self._read(name) is None else ""
 
     def clear(self, keep: set[str]) -> None:
-        """Remove the records of all scans but some, with their halves.
+        """Remove the records of all scans but some, with what was written of them.
 
         Args:
             keep: Names of the cases whose records stay.
         """
         for file in self.cases.glob("*.json"):
             if file.stem not in keep:
-                for half in (self.path / VOLUMES).glob(f"{file.stem}-*"):
-                    half.unlink(missing_ok=True)
+                for written in (self.path / VOLUMES).glob(f"{file.stem}-*"):
+                    written.unlink(missing_ok=True)
                 file.unlink(missing_ok=True)
 
     def save(self, name: str, outcome: Outcome) -> None:
@@ -115,7 +115,10 @@ class PreparedFolder(CasesFolder):
         record = self._read(name)
         if record is None:
             return None
-        cases = tuple(Prepared(**{**case, "statistics": Statistics(**case["statistics"])}) for case in record["cases"])
+        cases = tuple(
+            Prepared(**{**case, "statistics": [Statistics(**each) for each in case["statistics"]]})
+            for case in record["cases"]
+        )
         return Outcome(cases, tuple(map(Path, record["files"])), tuple(record["notes"]))
 
     def _read(self, name: str) -> Json | None:
@@ -149,7 +152,7 @@ def prepare_items(
     tasks = [Task(name, item) for name, item in zip(names, found.items, strict=True)]
     folder.items = {task.name: task.item for task in tasks}
     folder.open(names, names)
-    if found.cut:
+    if found.writes:
         (folder.path / VOLUMES).mkdir(exist_ok=True)
 
     def work(task: Task, advanced: Progress, get: Callable[[], None]) -> None:

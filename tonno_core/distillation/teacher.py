@@ -114,7 +114,7 @@ class Teacher:
         Returns:
             The scan.
         """
-        return get_ready(read_volume(case.volume), self.run)
+        return get_ready(read_volume(case.volume, intensity=self.run.intensity), self.run)
 
     def look(self, scan: ReadyScan, case: Case, network: SegmenterNetwork) -> Json:
         """Make the heatmaps of a volume, for each of its findings.

@@ -115,7 +115,7 @@ def read_case(task: Task, setup: Setup) -> ReadCase:
     Raises:
         TonnoError: A file cannot be read, or the mask is on another grid than its volume.
     """
-    volume = read_volume(task.volume)
+    volume = read_volume(task.volume, intensity=setup.run.intensity)
     truth = read_truth(task, volume)
     others = tuple(get_ready(volume, run) for _, run in setup.segmenters.values())
     return ReadCase(get_ready(volume, setup.run), truth, others)

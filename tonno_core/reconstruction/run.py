@@ -40,7 +40,7 @@ from tonno_core.slicing.region import Region
 from tonno_core.slicing.sampling import SliceSource
 from tonno_core.tomography.inversion import Inverter
 from tonno_core.volume.exchange import from_xyz
-from tonno_core.volume.intensity import IMAGE, parse_intensity, shown_window
+from tonno_core.volume.intensity import IMAGE, shown_window, windows_of
 from tonno_core.volume.io import read_volume
 from tonno_core.volume.volume import Volume
 
@@ -341,8 +341,8 @@ def source_of(prepared: PreparedVolume, run: Run) -> SliceSource:
         image = prepared.volume.with_array(prepared.volume.array - np.float32(prepared.fill))
         prepared = replace(prepared, volume=image, fill=0.0)
     # float16 or bfloat16: the encoder rounds its slices likewise, but not the wide range that holds several windows
-    half = run.precision.itemsize == 2 and not parse_intensity(run.intensity).windows
-    return SliceSource.from_volume(prepared.volume, fill=prepared.fill, device=run.device, half=half)
+    half = run.precision.itemsize == 2 and not windows_of(run.intensity)
+    return SliceSource.from_volume(prepared.volume, fills=prepared.fills, device=run.device, half=half)
 
 
 def _begin(planes: Planes, encoder: Encoder, keep: bool, processes: Processes) -> list[Projected]:

@@ -50,7 +50,7 @@ class Segmenter:
             model: The network with its weights, which goes to the device.
             classes: Names of its outputs.
             network: Its description.
-            intensity: How intensities are normalised, see `volume.intensity.parse_intensity`.
+            intensity: How intensities are normalised, see `volume.intensity.by_channel`.
             device: Where it runs.
             precision: Of its layers.
         """

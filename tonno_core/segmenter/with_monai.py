@@ -48,7 +48,7 @@ def build_network(network: SegmenterNetwork, classes: int, channels: int = 1) ->
     Args:
         network: Its description.
         classes: Of which it has a logit each.
-        channels: Of its input: 1, or the number of the intensity's windows.
+        channels: Of its input: the volumes', or the number of the intensity's windows.
 
     Returns:
         Takes ``B C Z Y X``, whose sides are multiples of `SegmenterNetwork.step`, and gives logits ``B K Z Y X`` in

@@ -14,10 +14,11 @@ import torch
 
 from tonno_core.errors import TonnoError
 from tonno_core.segmenter.network import SegmenterNetwork
+from tonno_core.slicing.preparation import normalise_channels
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.grid import Array, multiply_axes
 from tonno_core.volume.header import anatomical_axes
-from tonno_core.volume.intensity import normalise, parse_intensity
+from tonno_core.volume.intensity import check_channels, windows_of
 from tonno_core.volume.smoothing import gaussian_matrix
 from tonno_core.volume.volume import Matrix, Volume
 
@@ -128,8 +129,9 @@ class WorkingImage:
     """A volume as a segmenter sees it.
 
     Attributes:
-        array: ``C Z Y X`` float32 on the working grid: intensities normalised, a channel for each window.
-        fill: Value of the space outside it.
+        array: ``C Z Y X`` float32 on the working grid: intensities normalised, of all channels or a channel for each
+            window.
+        fill: Value of the space outside it; 0 of several channels, each of which is less its own.
         grid: The working grid.
         foreground: Of the volume, bool ``Z Y X`` on its own grid.
     """
@@ -146,34 +148,26 @@ def prepare_image(volume: Volume, network: SegmenterNetwork, intensity: str) -> 
     Args:
         volume: The scan.
         network: Whose spacing counts.
-        intensity: How intensities are normalised, see `volume.intensity.parse_intensity`.
+        intensity: How intensities are normalised, see `volume.intensity.by_channel`.
 
     Returns:
         What the network sees.
 
     Raises:
-        TonnoError: The volume is too large, or has no contrast to normalise.
+        TonnoError: The volume is too large, has other channels, or no contrast to normalise.
     """
+    check_channels(len(volume.channels), intensity)
     grid = working_grid(volume, network.spacing_mm)
     foreground = foreground_mask(volume)
-    array, fill = normalise(volume.array, foreground, intensity)
-    image = grid.take(torch.as_tensor(array)[None])
-    windows = parse_intensity(intensity).windows
+    normalised, fills = normalise_channels(volume, foreground, intensity)
+    if volume.further:
+        less = (array - np.float32(fill) for array, fill in zip(normalised.channels, fills, strict=True))
+        return WorkingImage(grid.take(torch.as_tensor(np.stack(list(less)))), 0.0, grid, foreground)
+    image = grid.take(torch.as_tensor(normalised.array)[None])
+    windows = windows_of(intensity)
     if windows:
         image = torch.cat([((image - low) / (high - low)).clamp_(0, 1) for low, high in windows])
-    return WorkingImage(image, fill, grid, foreground)
-
-
-def channels_of(intensity: str) -> int:
-    """Return how many channels a segmenter's input has.
-
-    Args:
-        intensity: See `volume.intensity.parse_intensity`.
-
-    Returns:
-        One, or the number of windows.
-    """
-    return max(1, len(parse_intensity(intensity).windows))
+    return WorkingImage(image, fills[0], grid, foreground)
 
 
 def _weights(at: Array, count: int) -> Array:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tonno_core.slicing.directions import plane_basis
 from tonno_core.slicing.plan import SlicePlan
-from tonno_core.volume.volume import Matrix, Volume
+from tonno_core.volume.volume import Volume
 
 # Error of sample indices, in samples; that of rectangles, which are computed in float32.
 _ROUNDING, _COARSE = 1e-6, 1e-3
@@ -23,18 +23,20 @@ _NUMBERS = 1 << 22
 _FEW = 64
 
 
-def bounding_box(volume: Volume, fill: float = 0.0) -> Volume:
+def bounding_box(volume: Volume, fills: Sequence[float] = (0.0,)) -> Volume:
     """Crop a volume to the voxels that are not fill, and take that off.
 
     Args:
         volume: fill outside.
-        fill: its value.
+        fills: its value, by channel.
 
     Returns:
         The cropped volume, with at least two voxels along each axis, zero where it was fill. It may share the
         volume's memory.
     """
-    content = volume.array != np.float32(fill)
+    content = volume.array != np.float32(fills[0])
+    for array, fill in zip(volume.further, fills[1:], strict=True):
+        content |= array != np.float32(fill)
     ranges = []
     for axis in range(3):
         planes = np.flatnonzero(content.any(axis=tuple({0, 1, 2} - {axis})))
@@ -43,9 +45,11 @@ def bounding_box(volume: Volume, fill: float = 0.0) -> Volume:
     k, j, i = ranges
     shift = np.eye(4)
     shift[:3, 3] = i.start, j.start, k.start
-    inner = volume.array[k, j, i]
-    inner = inner - np.float32(fill) if fill else np.require(inner, requirements=["C", "W"])
-    return Volume(inner, volume.ijk_to_ras @ shift)
+    inner, *further = (
+        array[k, j, i] - np.float32(fill) if fill else np.require(array[k, j, i], requirements=["C", "W"])
+        for array, fill in zip(volume.channels, fills, strict=True)
+    )
+    return Volume(inner, volume.ijk_to_ras @ shift, further=tuple(further))
 
 
 @dataclass(frozen=True)
@@ -61,19 +65,21 @@ class Content:
     steps_ras: npt.NDArray[np.float64]
 
     @staticmethod
-    def of(array: npt.NDArray[np.float32], ijk_to_ras: Matrix) -> Content:
-        """Build the hull of the non-zero voxels.
+    def of(volume: Volume) -> Content:
+        """Build the hull of the voxels that are not zero in all channels.
 
         Args:
-            array: ``Z Y X``.
-            ijk_to_ras: 4 x 4.
+            volume: zero outside.
 
         Returns:
             The hull; without corners where all voxels are zero.
         """
         from scipy.spatial import ConvexHull, QhullError
 
-        ijk = _row_ends(array != 0)
+        ijk_to_ras, content = volume.ijk_to_ras, volume.array != 0
+        for array in volume.further:
+            content |= array != 0
+        ijk = _row_ends(content)
         if len(ijk) > _FEW:
             with suppress(QhullError):  # all in one plane
                 ijk = ijk[ConvexHull(ijk).vertices]

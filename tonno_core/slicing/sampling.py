@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -33,11 +34,11 @@ class SliceSource:
     """A preprocessed volume on the device, ready to be sliced.
 
     Attributes:
-        array: ``1 Z Y X``, voxel values less ``fill``, so that the zeros outside the volume are the fill value; float16
-            only with a kernel.
+        array: ``C Z Y X``, voxel values less ``fills``, so that the zeros outside the volume are the fill values;
+            float16 only with a kernel.
         ras_to_ijk: 4 x 4, from RAS mm to voxel indices.
         content: where there is more than fill; None where all slices are cut by a kernel, blank ones too.
-        fill: value of the space outside the volume.
+        fills: value of the space outside the volume, by channel.
         atlas: the same voxels for the CPU; None on other devices and for volumes too large for it.
         kernel: samples planes on CUDA; None where it does not run.
     """
@@ -45,15 +46,41 @@ class SliceSource:
     array: torch.Tensor
     ras_to_ijk: Matrix
     content: Content | None
-    fill: float = 0.0
+    fills: tuple[float, ...] = (0.0,)
     atlas: Atlas | None = None
     kernel: SamplePlanes | None = None
+
+    @cached_property
+    def fill(self) -> float | torch.Tensor:
+        """Value of the space outside, to be added to ``N C V U``: a number, or ``C 1 1`` of several channels."""
+        if len(self.fills) == 1:
+            return self.fills[0]
+        return torch.tensor(self.fills, dtype=self.dtype, device=self.array.device)[:, None, None]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the slices' numbers."""
+        return self.array.dtype if self.kernel is None else torch.float32
+
+    def shows_nothing(self, slices: torch.Tensor) -> torch.Tensor:
+        """Tell which slices are fill all over.
+
+        Args:
+            slices: ``N V U``, or ``N C V U``, cut from it.
+
+        Returns:
+            Bool ``N``.
+        """
+        if len(self.fills) > 1:
+            return (slices == self.fill).flatten(1).all(dim=1)
+        flat, fill = slices.flatten(1), self.fills[0]
+        return (flat.amin(dim=1) == fill) & (flat.amax(dim=1) == fill)
 
     @staticmethod
     def from_volume(
         volume: Volume,
         *,
-        fill: float = 0.0,
+        fills: Sequence[float] = (0.0,),
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         half: bool = False,
@@ -63,7 +90,7 @@ class SliceSource:
 
         Args:
             volume: its intensities normalised.
-            fill: value of the space outside the volume.
+            fills: value of the space outside the volume, by channel.
             device: where to.
             dtype: of the slices.
             half: allow voxels in float16, because the encoder rounds to it anyway. They are float16 where the kernel
@@ -73,16 +100,17 @@ class SliceSource:
         Returns:
             The source of slices.
         """
-        inner = bounding_box(volume, fill)
+        inner = bounding_box(volume, fills)
         device = torch.device(device)
         module = kernels.load("slicing", device, dtype)
         kernel: SamplePlanes | None = None if module is None else module.sample_planes
-        stored = torch.float16 if half and kernel is not None and half_will_do(inner.array) else dtype
-        on_device = torch.as_tensor(inner.array).to(stored).to(device)[None]
-        atlas = Atlas.of_volume(on_device[0]) if device.type == "cpu" and Atlas.fits(inner.array.shape) else None
-        content = None if blank and kernel is not None else Content.of(inner.array, inner.ijk_to_ras)
+        stored = torch.float16 if half and kernel is not None and all(map(half_will_do, inner.channels)) else dtype
+        channels = np.stack(inner.channels) if inner.further else inner.array[None]
+        on_device = torch.as_tensor(channels).to(stored).to(device)
+        atlas = Atlas.of_volume(on_device) if device.type == "cpu" and Atlas.fits(inner.array.shape) else None
+        content = None if blank and kernel is not None else Content.of(inner)
         ras_to_ijk = np.asarray(np.linalg.inv(inner.ijk_to_ras), dtype=np.float64)
-        return SliceSource(on_device, ras_to_ijk, content, fill, atlas, kernel)
+        return SliceSource(on_device, ras_to_ijk, content, tuple(fills), atlas, kernel)
 
 
 class SliceCutter:
@@ -103,11 +131,13 @@ class SliceCutter:
         Args:
             source: the volume.
             plan: the planes, and which of them matter.
-            shifts: by channel of a slice how far it lies along the normal, in frame units; empty for slices of one
-                channel.
+            shifts: by channel of a slice how far it lies along the normal, in frame units; empty for slices of the
+                volume's own channels.
             blank: cut all slices that matter, also those that show nothing.
         """
-        self._source, self._pixels, self._channels = source, plan.pixels, len(shifts)
+        self._source, self._pixels, own = source, plan.pixels, len(source.array)
+        assert own == 1 or not shifts  # `intensity.by_channel` and neighbouring slices exclude each other
+        self._shifts, self._channels = len(shifts), len(shifts) or (own if own > 1 else 0)
         moved = [replace(plan, shift=shift) for shift in shifts] or [plan]
         self.shown = plan.limits
         if source.content is not None and not blank:
@@ -117,7 +147,6 @@ class SliceCutter:
         self.ends = [0, *np.cumsum(self.counts).tolist()]
         if source.kernel is not None:
             affines = np.stack([_plane_to_ijk(source, each, self.shown) for each in moved], axis=1)
-            self._voxels = source.array[0]
             self._affines = torch.as_tensor(affines.reshape(-1, 3, 3), dtype=torch.float32).to(source.array.device)
         else:
             self._stacks = [_Stacks(source, each, self.shown) for each in moved]
@@ -131,34 +160,40 @@ class SliceCutter:
             which: range of the plan's directions.
 
         Returns:
-            ``N V U``, or ``N C V U`` with shifts, one direction after the other; rows run along u, columns along v.
+            ``N V U``, or ``N C V U`` of several channels or with shifts, one direction after the other; rows run along
+            u, columns along v.
         """
         first, stop = self.ends[which.start], self.ends[which.stop]
-        source, channels = self._source, max(1, self._channels)
+        source, shifts = self._source, max(1, self._shifts)
         if source.kernel is not None:
-            affines = self._affines[first * channels : stop * channels]
-            slices = source.kernel(self._voxels, affines, self._pixels, source.fill)
+            affines = self._affines[first * shifts : stop * shifts]
+            each = [
+                source.kernel(voxels, affines, self._pixels, fill)
+                for voxels, fill in zip(source.array, source.fills, strict=True)
+            ]
+            slices = each[0] if len(each) == 1 else torch.stack(each, dim=1)
         else:
             slices = self._blank(stop - first)
             for direction in range(which.start, which.stop):
                 stack = slices[self.ends[direction] - first : self.ends[direction + 1] - first]
                 for channel, stacks in enumerate(self._stacks):
-                    stacks.sample(direction, stack[:, channel])
+                    stacks.sample(direction, stack[:, channel : channel + 1] if self._shifts else stack)
         return self._shaped(slices)
 
     def blank(self) -> torch.Tensor:
         """Make a slice that shows nothing.
 
         Returns:
-            ``1 V U``, or ``1 C V U`` with shifts, of the same type as `cut` gives.
+            ``1 V U``, or ``1 C V U`` of several channels or with shifts, of the same type as `cut` gives.
         """
         return self._shaped(self._blank(1))
 
     def _blank(self, count: int) -> torch.Tensor:
         source = self._source
-        dtype = source.array.dtype if source.kernel is None else torch.float32
         size = (count, max(1, self._channels), self._pixels, self._pixels)
-        return torch.full(size, source.fill, dtype=dtype, device=source.array.device)
+        if len(source.fills) == 1:
+            return torch.full(size, source.fills[0], dtype=source.dtype, device=source.array.device)
+        return torch.as_tensor(source.fill).expand(size).clone()
 
     def _shaped(self, slices: torch.Tensor) -> torch.Tensor:
         """Bring slices ``N V U`` of the kernel, or ``N C V U``, to one dimension of channels if there are several."""
@@ -176,7 +211,7 @@ def sample_slices(source: SliceSource, plan: SlicePlan, which: slice) -> torch.T
         which: range of the plan's directions.
 
     Returns:
-        ``N V U``, one direction after the other; rows run along u, columns along v.
+        ``N V U``, or ``N C V U`` of several channels, one direction after the other; rows run along u, columns along v.
     """
     needed = None if plan.needed is None else plan.needed[which]
     some = replace(plan, directions=plan.directions[which], needed=needed)
@@ -229,18 +264,19 @@ class _Stacks:
         self._blocks, self._ends = _blocks(source, plan, shown)
 
     def sample(self, direction: int, stack: torch.Tensor) -> None:
-        """Write the slices of a direction where the content is; the rest stays as it is. stack: T V U."""
-        source, first = self._source, self._first[direction]
+        """Write the slices of a direction where the content is; the rest stays as it is. stack: T C V U."""
+        source, fill, first = self._source, self._source.fill, self._first[direction]
         columns, rows, offsets = self._columns[direction], self._rows[direction], self._offsets[direction]
         for t0, t1, c0, c1, r0, r1 in self._blocks[self._ends[direction] : self._ends[direction + 1]]:
             in_plane = rows[:, r0:r1, None] + columns[:, None, c0:c1]
             points = offsets[:, t0:t1, None, None] + in_plane[:, None]
             if source.atlas is not None:
-                values = source.atlas.sample(*source.atlas.clamped(points))[:, 0]
+                values = source.atlas.sample(*source.atlas.clamped(points))
             else:
                 at = points.permute(1, 2, 3, 0)[None]
-                values = F.grid_sample(source.array[None], at, padding_mode="zeros", align_corners=True)[0, 0]
-            torch.add(values, source.fill, out=stack[t0 - first : t1 - first, r0:r1, c0:c1])
+                sampled = F.grid_sample(source.array[None], at, padding_mode="zeros", align_corners=True)[0]
+                values = sampled.transpose(0, 1)
+            torch.add(values, fill, out=stack[t0 - first : t1 - first, :, r0:r1, c0:c1])
 
 
 def _blocks(source: SliceSource, plan: SlicePlan, shown: npt.NDArray[np.intp]) -> tuple[list[list[int]], list[int]]:

@@ -95,7 +95,7 @@ class Projector:
             batch: How many slices go through the encoder at once.
             reporter: Its check is called between batches of the encoder; what it raises ends the projection.
             shifts: By channel of the encoder's input how far its slice lies along the normal, in frame units; none
-                where all channels get the same slice.
+                where all channels get the same slice, or each one of the volume's.
         """
         self._encoder = encoder
         self._source, self._shifts = source, tuple(shifts)
@@ -157,15 +157,14 @@ class Projector:
                     continue
                 self._check()
                 with self._timings.measure("encoder"):
-                    flat = slices.flatten(1)
-                    empty = (flat.amin(dim=1) == self._source.fill) & (flat.amax(dim=1) == self._source.fill)
+                    empty = self._source.shows_nothing(slices)
                     logits, maps = self._outputs(slices, empty, of_blank)
                     self._pace.add(logits)
                 self._blank.append(empty)
                 count = looked_at[which.stop] - looked_at[which.start]
                 self.slices_total += count
                 self._not_cut += count - len(slices)
-                del slices, flat
+                del slices
                 start = which.stop
                 if on_device is not None:
                     index = (on_device[which] - cutter.ends[which.start]).clamp_(min=-1)

@@ -28,12 +28,14 @@ class TrainingVolume:
     """A prepared volume.
 
     Attributes:
-        array: Intensities less ``fill``, Z Y X; float16, or float32 where that would overflow.
-        fill: Intensity of the space around the volume.
+        array: Intensities less ``fills``, Z Y X, or C Z Y X of several channels; float16, or float32 where that would
+            overflow.
+        fill: Intensity of the space around the volume; of several channels the first one's.
         frame_to_ijk: 4 x 4.
         foreground: Some points of the foreground in the frame: P 3.
         labels: 0 or 1 per class; of a regressor's volume its number in standard deviations.
         name: Name of the file.
+        further_fills: Of the other channels.
     """
 
     array: torch.Tensor
@@ -42,6 +44,17 @@ class TrainingVolume:
     foreground: np.ndarray
     labels: tuple[float, ...]
     name: str = ""
+    further_fills: tuple[float, ...] = ()
+
+    @property
+    def fills(self) -> tuple[float, ...]:
+        """Intensities of the space around, by channel."""
+        return self.fill, *self.further_fills
+
+    @property
+    def channels(self) -> torch.Tensor:
+        """Intensities less ``fills``, C Z Y X."""
+        return self.array if self.array.ndim == 4 else self.array[None]
 
     @staticmethod
     def from_prepared(
@@ -62,9 +75,11 @@ class TrainingVolume:
             TonnoError: If the volume has no contrast.
         """
         volume = prepared.volume
-        array = halved(torch.as_tensor(volume.array - prepared.fill))
+        less = [array - fill for array, fill in zip(volume.channels, prepared.fills, strict=True)]
+        array = halved(torch.as_tensor(np.stack(less) if volume.further else less[0]))
         frame_to_ijk = np.linalg.inv(volume.ijk_to_ras) @ prepared.frame_to_ras
-        return TrainingVolume(array, prepared.fill, frame_to_ijk, foreground_points(prepared, rng), labels, name)
+        points = foreground_points(prepared, rng)
+        return TrainingVolume(array, prepared.fill, frame_to_ijk, points, labels, name, prepared.further_fills)
 
 
 @dataclass(frozen=True)
@@ -107,6 +122,7 @@ class Preparation:
             "fill": content.fill,
             "frame_to_ijk": torch.from_numpy(content.frame_to_ijk),
             "foreground": torch.from_numpy(content.foreground),
+            **({"further_fills": list(content.further_fills)} if content.further_fills else {}),
         }
 
     def load(self, content: Json, case: Case) -> TrainingVolume:
@@ -121,8 +137,9 @@ class Preparation:
         """
         # Copies, as the small ones need no mapping.
         frame_to_ijk, foreground = content["frame_to_ijk"].numpy().copy(), content["foreground"].numpy().copy()
+        fill, further_fills = float(content["fill"]), tuple(content.get("further_fills", ()))
         return TrainingVolume(
-            content["array"], float(content["fill"]), frame_to_ijk, foreground, case.labels, case.volume.name
+            content["array"], fill, frame_to_ijk, foreground, case.labels, case.volume.name, further_fills
         )
 
 
@@ -168,7 +185,7 @@ class VolumeCache(Generic[Loaded]):
         key = f"{case.volume} {identity(case.volume)} {self._preparation}"
         if self._files.is_current(number, key, ("appearance",)):
             return
-        volume = read_volume(case.volume)
+        volume = read_volume(case.volume, intensity=self._preparation.intensity)
         try:
             content = self._preparation.make(volume, case, number)
         except TonnoError as error:

@@ -28,7 +28,7 @@ class Batch:
     """Slices with their labels.
 
     Attributes:
-        slices: B S S, float32.
+        slices: B S S, or B C S S of volumes of several channels, float32.
         labels: B C, float32.
         names: Names of the volumes of the whole batch, also those of other processes.
     """
@@ -109,7 +109,7 @@ class SliceSampler:
             slices_each: K.
 
         Returns:
-            V x K slices: V K S S with the first two as one.
+            V x K slices: V K S S, or V K C S S of several channels, with the first two as one.
         """
         numbers = _RandomNumbers.draw(seeds, slices_each, augmented=self.augmentation is not None)
         sources = [self.volumes[number] for number in chosen]
@@ -117,17 +117,22 @@ class SliceSampler:
         voxels = [arrays[number] for number in chosen]
         planes = self._planes(sources, numbers)
         changes = None if self.augmentation is None else self.augmentation.changes(numbers.intensities)
-        slices: torch.Tensor
+        count = len(voxels[0])
+        # Channels change alike, but for their noise.
+        seeds_of = [[seed ^ channel for seed in numbers.noise] for channel in range(count)]
+        made: list[torch.Tensor] = []
         if self._kernel is None:
-            slices = self._cut(sources, voxels, planes)
-            if changes is not None:
-                slices = change_intensities(slices, changes, numbers.noise)
-            return slices.flatten(0, 1)
-        plane_to_ijk = _frame_to_ijk(sources)[:, None] @ planes[..., [0, 1, 3]]
-        plane_to_ijk[..., :2] *= 2.0 / max(self.pixels - 1, 1)  # from pixels
-        fills = [source.fill for source in sources]
-        slices = self._kernel.random_slices(voxels, plane_to_ijk[:, :, :3], fills, self.pixels, changes, numbers.noise)
-        return slices.flatten(0, 1)
+            cut = self._cut(sources, voxels, planes)
+            for channel, noise in enumerate(seeds_of):
+                slices = cut[:, :, channel].contiguous()
+                made.append(slices if changes is None else change_intensities(slices, changes, noise))
+        else:
+            plane_to_ijk = _frame_to_ijk(sources)[:, None] @ planes[..., [0, 1, 3]]
+            plane_to_ijk[..., :2] *= 2.0 / max(self.pixels - 1, 1)  # from pixels
+            for channel, noise in enumerate(seeds_of):
+                own, fills = [each[channel] for each in voxels], [source.fills[channel] for source in sources]
+                made.append(self._kernel.random_slices(own, plane_to_ijk[:, :, :3], fills, self.pixels, changes, noise))
+        return (made[0] if count == 1 else torch.stack(made, dim=2)).flatten(0, 1)
 
     def planes(self, chosen: Sequence[int], seeds: Sequence[tuple[int, ...]], slices_each: int) -> np.ndarray:
         """Place the planes of the slices that `slices` cuts.
@@ -163,18 +168,20 @@ class SliceSampler:
         return [[some if len(some) else np.arange(len(self.volumes)) for some in pair] for pair in both]
 
     def _cut(self, sources: list[TrainingVolume], voxels: list[torch.Tensor], planes: np.ndarray) -> torch.Tensor:
-        """Cut slices with torch's grid_sample, volume by volume: V K S S."""
-        sizes_zyx = [tuple(source.array.shape) for source in sources]
+        """Cut slices with torch's grid_sample, volume by volume: V K C S S."""
+        sizes_zyx = [tuple(source.channels.shape[1:]) for source in sources]
         to_grid = np.stack([ijk_to_grid((x, y, z)) for z, y, x in sizes_zyx]) @ _frame_to_ijk(sources)
         theta = torch.as_tensor(to_grid[:, None] @ planes, dtype=torch.float32, device=self.device)
         points = affine_points(theta.flatten(0, 1), (1, self.pixels, self.pixels))
-        slices = torch.empty(*theta.shape[:2], self.pixels, self.pixels, device=self.device)
+        size = (*theta.shape[:2], len(voxels[0]), self.pixels, self.pixels)
+        slices = torch.empty(size, device=self.device)
         for target, source, array, several in zip(
             slices, sources, voxels, torch.split(points, len(slices[0])), strict=True
         ):
             at = several.transpose(0, 1)  # the slices of a volume are the planes of one grid
-            sampled = F.grid_sample(array[None, None], at, padding_mode="zeros", align_corners=True)[0, 0]
-            torch.add(sampled, source.fill, out=target)
+            sampled = F.grid_sample(array[None], at, padding_mode="zeros", align_corners=True)[0]
+            for channel, fill in enumerate(source.fills):
+                torch.add(sampled[channel], fill, out=target[:, channel])
         return slices
 
     def _balanced(self, step: int, count: int) -> list[int]:

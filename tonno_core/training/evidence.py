@@ -71,9 +71,12 @@ def heatmap(volume: TrainingVolume, encoder: Classifier, pixels: int) -> torch.T
     Returns:
         One for each class, C M M M over the frame's [-1, 1]^3.
     """
-    array = volume.array.numpy().astype(np.float32) + np.float32(volume.fill)
-    in_frame = Volume(array, np.linalg.inv(volume.frame_to_ijk).astype(np.float64))
-    source = SliceSource.from_volume(in_frame, fill=volume.fill, device=encoder.device)
+    first, *further = (
+        array.numpy().astype(np.float32) + np.float32(fill)
+        for array, fill in zip(volume.channels, volume.fills, strict=True)
+    )
+    in_frame = Volume(first, np.linalg.inv(volume.frame_to_ijk).astype(np.float64), further=tuple(further))
+    source = SliceSource.from_volume(in_frame, fills=volume.fills, device=encoder.device)
     plan, shape = SlicePlan(np.eye(4), hemisphere(DIRECTIONS), SLICES, pixels), (SLICES, SLICES, SLICES)
     grid = TargetGrid(shape, ijk_to_grid(shape))
     stages = {index: (standard_stage(encoder, index, pixels),) for index in range(len(encoder.classes))}

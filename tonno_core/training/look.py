@@ -324,7 +324,7 @@ class Look:
         Returns:
             The scan.
         """
-        return get_ready(read_volume(path), run)
+        return get_ready(read_volume(path, intensity=run.intensity), run)
 
     def measure(self, jobs: Sequence[Job]) -> Iterator[Any]:
         """Measure volumes, or read what was measured of them before; the next one is read meanwhile.

@@ -12,7 +12,7 @@ from tonno_core.encoding.normalization import NormKind
 from tonno_core.encoding.sources import is_source, read_source
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
-from tonno_core.volume.intensity import parse_intensity
+from tonno_core.volume.intensity import by_channel, check_inputs, has_unit_range, windows_of
 
 # Factor on the learning rate from a stage of a pretrained network to the one before it.
 PRETRAINED_STAGE_DECAY = 0.7
@@ -26,13 +26,15 @@ class TrainingSettings:
 
     Attributes:
         encoder: Name of a timm model.
-        channels: Input channels of the network; a slice is repeated for each.
+        channels: Input channels of the network: as many as the volumes have; of volumes of one, a slice is repeated for
+            each.
         classes: Names of the findings, one output each.
         norm: Kind of normalization layers.
         weights: What to start from: ``none``, ``imagenet`` or a file.
         slice_size: Pixels along the side of a slice.
         pixel_mm: Size of a pixel; None for one that suits the foregrounds of the training volumes.
-        intensity: Normalization of intensities: ``none``, ``zscore`` or ``window:LO:HI``.
+        intensity: Normalization of intensities: ``none``, ``zscore`` or ``window:LO:HI``; of volumes of several
+            channels one for each, see `by_channel`.
         frame: ``physical`` or ``normalized``.
         steps: Batches of ``volumes_per_batch`` x ``slices_per_volume`` slices.
         epochs: Parts of the run; each ends with a validation and a checkpoint.
@@ -96,12 +98,11 @@ class TrainingSettings:
         ImageNet's weights get a window's 0 to 1 with the mean and standard deviation that they were trained with;
         intensities of ``zscore`` have mean 0 and standard deviation 1 already.
         """
-        intensity = parse_intensity(self.intensity)
         mean: tuple[float, ...] = ()
         std: tuple[float, ...] = ()
-        if self.weights == "imagenet" and intensity.kind == "window":
+        if self.weights == "imagenet" and has_unit_range(self.intensity):
             mean, std = timm_statistics(self.encoder, self.channels)
-        return Convention(self.channels, intensity.windows, mean=mean, std=std)
+        return Convention(self.channels, windows_of(self.intensity), mean=mean, std=std)
 
     def epoch_end(self, epoch: int) -> int:
         """Return the step at which an epoch ends; the epochs differ by one step at most.
@@ -128,10 +129,11 @@ class TrainingSettings:
         Raises:
             TonnoError: If a value cannot be meant.
         """
-        count = len(parse_intensity(self.intensity).windows)
+        count = len(windows_of(self.intensity))
         _require(
             count in (0, self.channels), "intensity", self.intensity, f"one window, or {self.channels}, as channels"
         )
+        check_inputs(self.intensity, self.channels)
         if self.pixel_mm is not None:
             _require(0 < self.pixel_mm < 100, "pixel_mm", self.pixel_mm, "millimeters between 0 and 100")
         _require(0 < self.learning_rate < 10, "learning_rate", self.learning_rate, "a number between 0 and 10")
@@ -173,6 +175,7 @@ def complete_settings(
     stage_decay: float | None = None,
     volumes_per_batch: int | None = None,
     bag: float | None = None,
+    channels: int | None = None,
     **others: Any,
 ) -> TrainingSettings:
     """Make settings in which normalization and stage decay suit the weights, and the batch the device, unless given.
@@ -183,6 +186,7 @@ def complete_settings(
         norm: None for frozen batch norm with pretrained weights, else batch norm.
         stage_decay: None for `PRETRAINED_STAGE_DECAY` with pretrained weights, else 1.
         volumes_per_batch: None for what `batch_on` says.
+        channels: None for those that ``intensity`` is given for, one as a rule.
         bag: None for 0, of a regressor 1: its slices then tell their shares, which add up.
         others: Other `TrainingSettings` by name.
 
@@ -209,6 +213,7 @@ def complete_settings(
         norm=norm or ("frozen-batch" if pretrained else "batch"),
         stage_decay=(PRETRAINED_STAGE_DECAY if pretrained else 1.0) if stage_decay is None else stage_decay,
         volumes_per_batch=volumes_per_batch,
+        channels=channels or len(by_channel(others.get("intensity", TrainingSettings.intensity))),
         bag=(1.0 if others.get("target") else 0.0) if bag is None else bag,
         **others,
     )

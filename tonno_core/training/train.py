@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tonno_core.bundle.decide import check_stages, standard_stage
-from tonno_core.bundle.file import SCHEMA, SEGMENTER_SCHEMA, BundleSpec
+from tonno_core.bundle.file import BundleSpec, schema_of
 from tonno_core.bundle.kind import CLASSIFIER, REGRESSOR
 from tonno_core.bundle.quantity import Quantity
 from tonno_core.cohort.manifest import Case, Manifest
@@ -132,6 +132,7 @@ def train(
             record["validation"] = {name: getattr(last, name) for name in names}
     elif last.volume_auc is not None:
         record["validation"] = {"slice_auc": last.slice_auc, "volume_auc": last.volume_auc}
+    kind = CLASSIFIER if quantity is None else REGRESSOR
     spec = BundleSpec(
         encoder=settings.encoder,
         channels=settings.channels,
@@ -145,8 +146,8 @@ def train(
         mean=settings.convention.mean,
         std=settings.convention.std,
         stages=tuple(name for _, name in stage_modules(trainer.model)),
-        schema=SCHEMA if quantity is None else SEGMENTER_SCHEMA,
-        kind=CLASSIFIER if quantity is None else REGRESSOR,
+        schema=schema_of(kind, settings.intensity),
+        kind=kind,
         quantity=quantity,
     )
     return TrainedModel(spec, trainer.descent.weights())
@@ -160,14 +161,14 @@ def _pixel_mm(
         return None
     if settings.pixel_mm is not None:
         return settings.pixel_mm
-    radius = folder.measured(lambda: _radius_mm(manifest.split("train"), group, progress))
+    radius = folder.measured(lambda: _radius_mm(manifest.split("train"), settings.intensity, group, progress))
     return round(2.0 * radius / (settings.slice_size - 1), 3)
 
 
-def _radius_mm(cases: Sequence[Case], group: Processes, progress: bool) -> float:
+def _radius_mm(cases: Sequence[Case], intensity: str, group: Processes, progress: bool) -> float:
     radii = []
     for case in progress_bar(cases[group.rank :: group.world], desc="measuring", unit="volume", disable=not progress):
-        volume = read_volume(case.volume)
+        volume = read_volume(case.volume, intensity=intensity)
         try:
             radii.append(foreground_ball(volume)[1])
         except TonnoError as error:

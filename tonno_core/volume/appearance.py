@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
-from tonno_core.volume.intensity import LOWEST_HU, NOISY_AIR_HU, find_padding, normalise
+from tonno_core.volume.intensity import LOWEST_HU, NOISY_AIR_HU, by_channel, find_padding, normalise
 from tonno_core.volume.volume import Matrix
 
 # Groups of foreground voxels from the surface to the core, as many in each.
@@ -57,7 +57,7 @@ def record_of_images(images: Sequence[Appearance], intensity: str, pixel_mm: flo
 
     Args:
         images: at least one.
-        intensity: how they were normalized.
+        intensity: how they were normalized; of several channels the first one counts.
         pixel_mm: pixel size of the training slices, None where they had no physical scale.
 
     Returns:
@@ -69,7 +69,7 @@ def record_of_images(images: Sequence[Appearance], intensity: str, pixel_mm: flo
     finest, coarsest = zip(*(image.spacing_mm for image in images), strict=True)
     return {
         "volumes": len(images),
-        "intensity": intensity,
+        "intensity": by_channel(intensity)[0],
         "pixel_mm": pixel_mm,
         "finest_spacing_mm": _range(finest),
         "coarsest_spacing_mm": _range(coarsest),
@@ -148,9 +148,9 @@ def appearance(array: npt.NDArray[Any], ijk_to_ras: Matrix, intensity: str) -> A
     """Measure an image.
 
     Args:
-        array: Z Y X, numbers of any kind; sampled, never copied as a whole.
+        array: Z Y X, numbers of any kind; sampled, never copied as a whole. Of several channels the first.
         ijk_to_ras: 4 x 4.
-        intensity: how the model's images are normalized, see `normalise`.
+        intensity: how the model's images are normalized, see `by_channel`.
 
     Returns:
         The measures, None where there is no foreground or it has no contrast.
@@ -160,7 +160,7 @@ def appearance(array: npt.NDArray[Any], ijk_to_ras: Matrix, intensity: str) -> A
     if np.count_nonzero(inside) < _DEPTHS:
         return None
     try:
-        foreground = normalise(values, inside, intensity)[0][inside]
+        foreground = normalise(values, inside, by_channel(intensity)[0])[0][inside]
     except TonnoError:
         return None
     inwards = np.argsort(_depth(inside, spacing * steps)[inside], kind="stable")

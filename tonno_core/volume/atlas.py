@@ -56,13 +56,13 @@ class Atlas:
         """Lay out a volume's planes, to be sampled as by ``grid_sample(..., padding_mode="zeros")``.
 
         Args:
-            array: ``Z Y X`` on the CPU.
+            array: ``C Z Y X`` on the CPU.
 
         Returns:
             Its atlas, for the coordinates of `from_ijk`.
         """
         # An empty voxel around, so that values fall off to zero within a voxel beyond the ends.
-        return Atlas(F.pad(array, (1, 0, 1, 0, 1, 1))[None, None], margin=1)
+        return Atlas(F.pad(array, (1, 0, 1, 0, 1, 1))[None], margin=1)
 
     @staticmethod
     def fits(shape: Sequence[int]) -> bool:

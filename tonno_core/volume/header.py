@@ -22,6 +22,7 @@ class Header:
         voxels: ITK's name of the type.
         forms: qform and sform of a NIfTI file.
         concerns: what a reader of the results should know of the file.
+        channels: number of values of each voxel.
     """
 
     size_ijk: tuple[int, int, int]
@@ -29,6 +30,7 @@ class Header:
     voxels: str
     forms: Forms | None = None
     concerns: tuple[str, ...] = ()
+    channels: int = 1
 
     @property
     def spacing_mm(self) -> npt.NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ IMAGE = "image"
 LOWEST_HU = -1024.0
 NOISY_AIR_HU = 1.25 * LOWEST_HU  # air's first percentile lies above it up to a noise of 100 HU
 _SAMPLES = 500_000
+# Between how each of a volume's channels is normalised.
+_EACH = "/"
 
 
 class Intensity(NamedTuple):
@@ -34,6 +37,120 @@ class Intensity(NamedTuple):
     windows: tuple[tuple[float, float], ...] = ()
 
 
+def by_channel(spec: str) -> tuple[str, ...]:
+    """Split how intensities are normalised by the channels of a volume, whose number it tells.
+
+    Args:
+        spec: See `parse_intensity`; of volumes of several channels one for each, separated by slashes:
+            ``window:0:20/window:-160:240``.
+
+    Returns:
+        One for each channel.
+
+    Raises:
+        TonnoError: one of several is a window for each channel of an encoder.
+    """
+    specs = tuple(spec.split(_EACH))
+    for one in specs if len(specs) > 1 else ():
+        if parse_intensity(one).windows:
+            raise TonnoError(
+                f"`intensity` {spec}: {one} has several windows, expected one for each channel of the volumes"
+            )
+    return specs
+
+
+def of_channels(specs: Sequence[str]) -> str:
+    """Join how each channel of a volume is normalised; `by_channel` splits it again.
+
+    Args:
+        specs: Of one channel or more, see `parse_intensity`.
+
+    Returns:
+        Of all of them.
+    """
+    return _EACH.join(specs)
+
+
+def windows_of(spec: str) -> tuple[tuple[float, float], ...]:
+    """Return by channel of an encoder's input its window, see `Intensity`.
+
+    Args:
+        spec: See `by_channel`.
+
+    Returns:
+        The windows; empty where every channel gets what it is given, as for volumes of several channels.
+    """
+    specs = by_channel(spec)
+    return parse_intensity(spec).windows if len(specs) == 1 else ()
+
+
+def inputs_of(spec: str) -> int:
+    """Count the channels of an input that what a volume's intensities become asks for.
+
+    Args:
+        spec: See `by_channel`.
+
+    Returns:
+        That of the volume's channels, or of the windows of its only one; 1 where any number gets the same.
+    """
+    return max(len(by_channel(spec)), len(windows_of(spec)))
+
+
+def has_unit_range(spec: str) -> bool:
+    """Tell whether intensities become numbers from 0 to 1, in all channels.
+
+    Args:
+        spec: See `by_channel`.
+
+    Returns:
+        Whether all are windows.
+    """
+    return all(parse_intensity(one).kind == "window" for one in by_channel(spec))
+
+
+def check_inputs(spec: str, channels: int) -> None:
+    """Check that a network of slices has an input for each channel of its volumes.
+
+    Args:
+        spec: See `by_channel`.
+        channels: Of its input.
+
+    Raises:
+        TonnoError: it has others.
+    """
+    count = len(by_channel(spec))
+    if count > 1 and channels != count:
+        raise TonnoError(
+            f"`channels` is {channels}, expected {count}: `intensity` {spec} is of volumes of {count} channels, all of "
+            "which the network gets"
+        )
+
+
+def check_channels(found: int, spec: str) -> None:
+    """Check that volumes have the channels that a model looks at. All that looks at volumes comes through here.
+
+    Args:
+        found: Channels of a volume.
+        spec: The model's, see `by_channel`.
+
+    Raises:
+        TonnoError: they are more or fewer.
+    """
+    expected = len(by_channel(spec))
+    if found == expected:
+        return
+    if expected == 1:
+        raise TonnoError(
+            f"the volume has {found} channels, the model's intensities ({spec}) are for volumes of one; extract the "
+            f"channel that it was trained on, or train with intensities for each, as {_EACH.join(['zscore'] * found)}"
+        )
+    has = "one channel" if found == 1 else f"{found} channels"
+    raise TonnoError(
+        f"the volume has {has}, the model's intensities ({spec}) are for volumes of {expected}; give one file that has "
+        "these channels in this order, such as a 4D NIfTI"
+    )
+
+
 def parse_intensity(spec: str) -> Intensity:
     """Read how intensities are normalised.
 
@@ -45,7 +162,7 @@ def parse_intensity(spec: str) -> Intensity:
         The kind, and the window's bounds.
 
     Raises:
-        TonnoError: it is anything else.
+        TonnoError: it is anything else, also one for each of several channels (`by_channel`).
     """
     if spec == "none":
         return Intensity("none")
@@ -55,7 +172,8 @@ def parse_intensity(spec: str) -> Intensity:
         return Intensity("zscore")
     wrong = TonnoError(
         f"`intensity` {spec!r}: expected none, zscore or window:LO:HI with LO < HI, as window:-100:300, "
-        "or a window for each channel, as window:0:80,-20:180,-800:2000"
+        "or a window for each channel, as window:0:80,-20:180,-800:2000; for volumes of several channels one for each, "
+        "as window:0:20/window:-160:240"
     )
     kind, _, rest = spec.partition(":")
     try:
@@ -71,15 +189,17 @@ def parse_intensity(spec: str) -> Intensity:
 
 
 def shown_window(spec: str) -> tuple[float, float] | None:
-    """Return the values that a picture shows as black and as white, as the classifier sees them.
+    """Return the values that a picture, of a volume's first channel, shows as black and as white.
+
+    They are those that the classifier sees so.
 
     Args:
-        spec: See `parse_intensity`.
+        spec: See `by_channel`.
 
     Returns:
         The window, the first of several; None where the intensities are no window.
     """
-    kind, low, high, windows = parse_intensity(spec)
+    kind, low, high, windows = parse_intensity(by_channel(spec)[0])
     if kind != "window":
         return None
     start, stop = windows[0] if windows else (0.0, 1.0)

@@ -22,36 +22,63 @@ from tonno_core.errors import TonnoError
 from tonno_core.output import atomic_file, check_name
 from tonno_core.volume.dicom import find_series
 from tonno_core.volume.header import Header
-from tonno_core.volume.itk import LPS_TO_RAS, affine_of, captured_stderr, check_affine, check_header, run_itk
+from tonno_core.volume.intensity import check_channels
+from tonno_core.volume.itk import (
+    LPS_TO_RAS,
+    affine_of,
+    captured_stderr,
+    channels_in,
+    check_affine,
+    check_header,
+    run_itk,
+)
 from tonno_core.volume.orientation import describes, orientation_concerns, put_forms, read_forms
 from tonno_core.volume.signature import is_lone_header, kind_of, missing_data
-from tonno_core.volume.volume import FloatArray, Forms, Matrix, Volume
+from tonno_core.volume.volume import MOST_CHANNELS, FloatArray, Forms, Matrix, Volume
 from tonno_core.words import IMAGE_ENDINGS
 
 WRITABLE = (".nii", ".nii.gz", ".nrrd")
+# NIfTI's codes of RGB and RGBA.
+_COLORS = ("128", "2304")
 # Accepted magnitudes of voxels, and least contrast; beyond these, sums of squares leave float32.
 LARGEST_VOXEL, SMALLEST_CONTRAST = 1e15, 1e-15
 
 
-def read_volume(path: str | os.PathLike[str], *, replace_nonfinite: bool = False) -> Volume:
+def read_volume(
+    path: str | os.PathLike[str], *, replace_nonfinite: bool = False, intensity: str | None = None
+) -> Volume:
     """Read NIfTI, NRRD, MetaImage, or a folder that holds one DICOM series.
 
     Where a NIfTI file's qform and sform disagree, ITK's choice holds, the same as in 3D Slicer: the sform if its
     code is 1 (and it has no shear) or the qform's is 0, else the qform. A tilted gantry gives a sheared ``ijk_to_ras``.
 
+    A file of several channels is one whose voxels have several values, or a 4D one: the volumes along its fourth axis.
+
     Args:
         path: a file or folder.
-        replace_nonfinite: put the lowest finite value where voxels are NaN or infinite.
+        replace_nonfinite: put a channel's lowest finite value where its voxels are NaN or infinite.
+        intensity: of the model that is to look at it, which tells how many channels it has to have; None for any.
 
     Returns:
         The volume.
 
     Raises:
-        TonnoError: it is anything else than a 3D volume of finite, varying numbers in a sane position.
+        TonnoError: it is anything else than a 3D volume of finite, varying numbers in a sane position, or has other
+            channels than the model looks at.
     """
     path = Path(path)
     volume = _read(path)
-    return dataclasses.replace(volume, array=_check_voxels(path, volume.array, replace_nonfinite))
+    if intensity is not None:
+        try:
+            check_channels(len(volume.channels), intensity)
+        except TonnoError as error:
+            raise TonnoError(f"{path}: {error}") from None
+    several = bool(volume.further)
+    first, *others = (
+        _check_voxels(f"{path}: channel {number}" if several else str(path), array, replace_nonfinite)
+        for number, array in enumerate(volume.channels, start=1)
+    )
+    return dataclasses.replace(volume, array=first, further=tuple(others))
 
 
 def read_mask(path: str | os.PathLike[str]) -> Volume:
@@ -67,7 +94,7 @@ def read_mask(path: str | os.PathLike[str]) -> Volume:
         TonnoError: it cannot be read, or holds other values than whole numbers.
     """
     path = Path(path)
-    mask = _read(path)
+    mask = _single(path, _read(path), "a mask")
     odd = mask.array[mask.array != np.rint(mask.array)]  # includes NaN
     if odd.size:
         raise TonnoError(f"{path}: {odd.size} voxels are no whole numbers, such as {odd[0]:g}; expected a mask")
@@ -86,7 +113,14 @@ def read_heatmap(path: str | os.PathLike[str]) -> Volume:
     Raises:
         TonnoError: it cannot be read.
     """
-    return _read(Path(path))
+    return _single(Path(path), _read(Path(path)), "a heatmap")
+
+
+def _single(path: Path, volume: Volume, what: str) -> Volume:
+    """Refuse what has several channels."""
+    if volume.further:
+        raise TonnoError(f"{path}: has {len(volume.channels)} channels; expected {what}, of one: extract it first")
+    return volume
 
 
 def _read(path: Path) -> Volume:
@@ -96,9 +130,9 @@ def _read(path: Path) -> Volume:
         if path.is_dir():
             series = find_series(path)
             return Volume(series.read(), series.ijk_to_ras, concerns=series.concerns)
-        array, ijk_to_ras = _read_file(path)
+        (array, *further), ijk_to_ras = _read_file(path)
         z, y, x = array.shape
-        return Volume(array, ijk_to_ras, *_orientation(path, ijk_to_ras, (x, y, z)))
+        return Volume(array, ijk_to_ras, *_orientation(path, ijk_to_ras, (x, y, z)), further=tuple(further))
     except OSError as error:
         raise TonnoError(f"{path}: cannot be opened: {error.strerror or error}") from None
 
@@ -123,14 +157,15 @@ def read_header(path: str | os.PathLike[str]) -> Header:
             series = find_series(path)
             reader, ijk_to_ras, read = series.first, series.ijk_to_ras, (None, series.concerns)
             width, height = reader.GetSize()[:2]
-            size = (width, height, len(series.files))
+            size, channels = (width, height, len(series.files)), 1
         else:
             reader = _open_file(path)
-            size, ijk_to_ras = reader.GetSize(), affine_of(reader)
+            size, ijk_to_ras, channels = reader.GetSize()[:3], affine_of(reader), channels_in(reader)
             read = _orientation(path, ijk_to_ras, size)
     except OSError as error:
         raise TonnoError(f"{path}: cannot be opened: {error.strerror or error}") from None
-    return Header(size, ijk_to_ras, sitk.GetPixelIDValueAsString(reader.GetPixelID()), *read)
+    voxels = sitk.GetPixelIDValueAsString(reader.GetPixelID()).removeprefix("vector of ")
+    return Header(size, ijk_to_ras, voxels, *read, channels=channels)
 
 
 def write_volume(
@@ -141,7 +176,7 @@ def write_volume(
     A NIfTI file gets qform, sform and codes of the file that the volume, or the scan under it, was read from.
 
     Args:
-        volume: the volume.
+        volume: the volume; of several channels, each voxel gets as many values.
         path: the file.
         dtype: of the stored voxels; ``uint8`` for masks and label maps.
 
@@ -151,9 +186,10 @@ def write_volume(
     """
     path = Path(path)
     check_writable(volume.ijk_to_ras, path)
+    values = np.stack(volume.channels, axis=-1) if volume.further else volume.array
     with np.errstate(invalid="ignore"):  # a NaN that becomes uint8 is found by the comparison below
-        array = volume.array.astype(dtype, copy=False)
-    if dtype == "uint8" and not np.array_equal(array, volume.array):
+        array = values.astype(dtype, copy=False)
+    if dtype == "uint8" and not np.array_equal(array, values):
         raise ValueError("uint8 was asked for, but the volume holds other values than 0..255")
     with atomic_file(path) as partial:
         _write_and_verify(array, volume, partial, path)
@@ -188,16 +224,21 @@ def check_writable(ijk_to_ras: Matrix, path: str | os.PathLike[str]) -> None:
 # -------------------- files
 
 
-def _read_file(path: Path) -> tuple[FloatArray, Matrix]:
-    """Read voxels, NaN and infinities as NaN, and ijk_to_ras of a file."""
+def _read_file(path: Path) -> tuple[list[FloatArray], Matrix]:
+    """Read the voxels of each channel, NaN and infinities as NaN, and ijk_to_ras of a file."""
     with _alone(path) as file:
         reader = _open_file(path, file)
-        reader.SetOutputPixelType(sitk.sitkFloat32)
+        several = reader.GetNumberOfComponents() > 1
+        reader.SetOutputPixelType(sitk.sitkVectorFloat32 if several else sitk.sitkFloat32)
         nonfinite = _nifti_nonfinite(path, reader) if _suffix(path) in (".nii", ".nii.gz") else None
         array = sitk.GetArrayFromImage(run_itk(path, reader.Execute))
-    if nonfinite is not None:
-        array[nonfinite.reshape(array.shape)] = np.nan
-    return array, affine_of(reader)
+    if several:
+        array = np.moveaxis(array, 3, 0)
+    channels = [array] if array.ndim == 3 else [np.ascontiguousarray(channel) for channel in array]
+    if nonfinite is not None:  # NIfTI keeps one channel after the other
+        for channel, places in zip(channels, nonfinite.reshape(-1, *channels[0].shape), strict=True):
+            channel[places] = np.nan
+    return channels, affine_of(reader)
 
 
 @contextmanager
@@ -237,7 +278,11 @@ def _open_file(path: Path, file: Path | None = None) -> sitk.ImageFileReader:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(file or path))
     run_itk(path, reader.ReadImageInformation)
-    check_header(path, reader, reader.GetSize())
+    if suffix in (".nii", ".nii.gz") and reader.GetMetaData("datatype") in _COLORS:
+        raise TonnoError(
+            f"{path}: {reader.GetNumberOfComponents()} values per voxel, a color (RGB); expected one: make it grey"
+        )
+    check_header(path, reader, reader.GetSize(), MOST_CHANNELS)
     check_affine(path, affine_of(reader))
     return reader
 
@@ -247,7 +292,8 @@ def _nifti_nonfinite(path: Path, reader: sitk.ImageFileReader) -> npt.NDArray[np
 
     Refuses a truncated file: ITK would fill what is missing with zeros, too.
     """
-    bits = math.prod(reader.GetSize()) * int(reader.GetMetaData("bitpix"))
+    numbers = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+    bits = numbers * int(reader.GetMetaData("bitpix"))
     start = int(float(reader.GetMetaData("vox_offset")))
     with path.open("rb") as stream:
         compressed = stream.read(2) == b"\x1f\x8b"
@@ -264,10 +310,10 @@ def _nifti_nonfinite(path: Path, reader: sitk.ImageFileReader) -> npt.NDArray[np
     if kind is None:
         return None
     order = "<" if content.startswith((348).to_bytes(4, "little")) else ">"
-    return np.asarray(~np.isfinite(np.frombuffer(content, order + kind, math.prod(reader.GetSize()), start)))
+    return np.asarray(~np.isfinite(np.frombuffer(content, order + kind, numbers, start)))
 
 
-def _check_voxels(path: Path, array: FloatArray, replace_nonfinite: bool) -> FloatArray:
+def _check_voxels(path: str, array: FloatArray, replace_nonfinite: bool) -> FloatArray:
     """Refuse voxels that are not finite, do not vary or are too large for float32; returns the voxels."""
     finite = np.isfinite(array)
     bad = array.size - int(np.count_nonzero(finite))
@@ -313,11 +359,11 @@ def _suffix(path: Path) -> str:
 
 
 def _write_and_verify(array: npt.NDArray[np.generic], volume: Volume, temporary: Path, path: Path) -> None:
-    """Write, read back and compare: niftilib reports success on a full disk."""
+    """Write ``Z Y X`` or ``Z Y X C``, read back and compare: niftilib reports success on a full disk."""
     ijk_to_ras, forms = volume.ijk_to_ras, volume.forms
     if _suffix(path) == ".nrrd" or (forms and not describes(forms, ijk_to_ras, volume.size_ijk)):
         forms = None
-    image = sitk.GetImageFromArray(array)
+    image = sitk.GetImageFromArray(array, isVector=array.ndim == 4)
     ijk_to_lps = LPS_TO_RAS @ ijk_to_ras
     spacing = np.linalg.norm(ijk_to_lps[:3, :3], axis=0)
     image.SetSpacing(spacing.tolist())

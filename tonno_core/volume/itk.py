@@ -87,24 +87,38 @@ def affine_of(image: sitk.Image | sitk.ImageFileReader) -> Matrix:
     """Return [direction * spacing | origin], converted from LPS to RAS.
 
     Args:
-        image: a 3D image, or a reader that has read its header.
+        image: an image of three axes, whatever further ones it has; or a reader that has read its header.
 
     Returns:
         4 x 4, from the centre of voxel (i, j, k, 1) to RAS mm.
     """
-    ijk_to_lps = np.eye(4)
-    ijk_to_lps[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    ijk_to_lps[:3, 3] = image.GetOrigin()
+    ijk_to_lps, axes = np.eye(4), image.GetDimension()
+    ijk_to_lps[:3, :3] = np.reshape(image.GetDirection(), (axes, axes))[:3, :3] * image.GetSpacing()[:3]
+    ijk_to_lps[:3, 3] = image.GetOrigin()[:3]
     return np.asarray(LPS_TO_RAS @ ijk_to_lps, dtype=np.float64)
 
 
-def check_header(path: Path, reader: sitk.ImageFileReader, size: tuple[int, ...]) -> None:
-    """Refuse anything but one real number per voxel on a 3D grid, before any voxel is read.
+def channels_in(reader: sitk.ImageFileReader) -> int:
+    """Count the channels of a file: the values of each voxel, or the volumes along a fourth axis.
+
+    Args:
+        reader: has read a header.
+
+    Returns:
+        Their number.
+    """
+    along = reader.GetSize()[3] if reader.GetDimension() == 4 else 1
+    return int(along * reader.GetNumberOfComponents())
+
+
+def check_header(path: Path, reader: sitk.ImageFileReader, size: tuple[int, ...], most: int = 1) -> None:
+    """Refuse anything but real numbers on a 3D grid, before any voxel is read.
 
     Args:
         path: the file or folder, for messages.
         reader: has read a header.
-        size: numbers of voxels along i, j, k.
+        size: numbers of voxels along i, j, k; of several channels along a fourth axis also these.
+        most: channels.
 
     Raises:
         TonnoError: it is anything else.
@@ -113,16 +127,17 @@ def check_header(path: Path, reader: sitk.ImageFileReader, size: tuple[int, ...]
     shape = " x ".join(str(n) for n in size)
     if "complex" in kind:
         raise TonnoError(f"{path}: voxels are complex numbers; expected real ones: take the magnitude first")
-    if reader.GetNumberOfComponents() != 1:
-        raise TonnoError(
-            f"{path}: {reader.GetNumberOfComponents()} values per voxel (color or vector image); "
-            "expected one: extract a channel first"
-        )
+    values = reader.GetNumberOfComponents()
+    if values > most or (values > 1 and len(size) != 3):
+        expected = "one: extract a channel first" if most == 1 else f"at most {most}: extract a few channels first"
+        raise TonnoError(f"{path}: {values} values per voxel (color or vector image); expected {expected}")
     if 0 in size:
         raise TonnoError(f"{path}: the image is empty ({shape} voxels); export it again")
-    if len(size) != 3:
+    if len(size) != 3 and not (len(size) == 4 and size[3] <= most):
         advice = "give the 3D volume" if len(size) < 3 else "extract one 3D volume first"
-        raise TonnoError(f"{path}: a {len(size)}D image of {shape} voxels; expected 3D: {advice}")
+        channels = f", or up to {most} channels along a fourth axis" if len(size) > 3 and most > 1 else ""
+        raise TonnoError(f"{path}: a {len(size)}D image of {shape} voxels; expected 3D{channels}: {advice}")
+    size = size[:3]
     if 1 in size:
         axis = ("first", "second", "third")[size.index(1)]
         raise TonnoError(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 Matrix = npt.NDArray[np.float64]
+
+# Of a volume that is read: more are mostly points in time, or features.
+MOST_CHANNELS = 16
 
 
 @dataclass(frozen=True)
@@ -36,24 +40,33 @@ class Forms:
 
 @dataclass(frozen=True)
 class Volume:
-    """A scalar image on a regular grid.
+    """An image on a regular grid: of one channel, or of several, as PET and CT.
 
     Attributes:
-        array: ``Z Y X`` float32; voxel (i, j, k) is ``array[k, j, i]``.
+        array: ``Z Y X`` float32; voxel (i, j, k) is ``array[k, j, i]``. Of several channels the first one's, which also
+            says where the patient is, and which pictures show.
         ijk_to_ras: 4 x 4 float64, from the centre of voxel (i, j, k, 1) to RAS mm.
         forms: qform and sform of the NIfTI file that it was read from or shares the grid with; `write_volume` carries
             them on.
         concerns: what a reader of the results should know of the file.
+        further: the other channels' arrays; none of an image of one channel.
     """
 
     array: FloatArray
     ijk_to_ras: Matrix
     forms: Forms | None = None
     concerns: tuple[str, ...] = ()
+    further: tuple[FloatArray, ...] = ()
 
     def __repr__(self) -> str:
         size, spacing = (" x ".join(f"{n:g}" for n in numbers) for numbers in (self.size_ijk, self.spacing_mm.round(3)))
-        return f"Volume({size} voxels of {spacing} mm)"
+        channels = f", {len(self.channels)} channels" if self.further else ""
+        return f"Volume({size} voxels of {spacing} mm{channels})"
+
+    @property
+    def channels(self) -> tuple[FloatArray, ...]:
+        """The arrays of all channels, ``Z Y X`` each."""
+        return self.array, *self.further
 
     @property
     def spacing_mm(self) -> npt.NDArray[np.float64]:
@@ -78,7 +91,7 @@ class Volume:
             array: ``Z Y X``, converted to float32.
 
         Returns:
-            The new volume.
+            The new volume, of one channel.
 
         Raises:
             ValueError: the array has another shape.
@@ -86,3 +99,18 @@ class Volume:
         if array.shape != self.array.shape:
             raise ValueError(f"array of shape {array.shape} on a grid of shape {self.array.shape}")
         return Volume(np.ascontiguousarray(array, dtype=np.float32), self.ijk_to_ras, self.forms)
+
+    def with_channels(self, arrays: Sequence[FloatArray]) -> Volume:
+        """Return other voxel values on the same grid, of any number of channels.
+
+        Args:
+            arrays: ``Z Y X`` of each channel, converted to float32.
+
+        Returns:
+            The new volume.
+
+        Raises:
+            ValueError: an array has another shape.
+        """
+        first, *others = (self.with_array(array) for array in arrays)
+        return replace(first, further=tuple(other.array for other in others))

@@ -9,7 +9,9 @@ from typing import Any
 
 from tonno_core.bundle.file import SPEC_NAME, WEIGHTS_NAME, Bundle
 from tonno_core.bundle.ready import PIXEL_SUM, ReadyModel, choices_of_model, load_model, prepare_model
+from tonno_core.errors import TonnoError
 from tonno_core.settings import ReconstructionSettings
+from tonno_core.volume.intensity import by_channel
 from tonno_core.worker.requests import ReconstructRequest
 
 _Key = tuple[Any, ...]
@@ -41,7 +43,7 @@ class Models:
         if files is None or files != self._files:
             self.forget()
             check()
-            self._loaded = load_model(request.model)
+            self._loaded = _of_one_channel(load_model(request.model))
             self._files = files
         settings = choices_of_model(self._loaded).settings(request.options, request.preset)
         key = (files, request.device, request.precision, settings.slice_size)
@@ -56,6 +58,16 @@ class Models:
         """Free the model's memory."""
         self._files = self._key = self._ready = None
         self._loaded = PIXEL_SUM
+
+
+def _of_one_channel(model: Bundle | str) -> Bundle | str:
+    """Refuse a model of volumes of several channels: a request brings one."""
+    if isinstance(model, Bundle) and (count := len(by_channel(model.spec.intensity))) > 1:
+        raise TonnoError(
+            f"`model` {model.path.name}: is for volumes of {count} channels, here a volume has one; use it with "
+            "`tonno reconstruct`"
+        )
+    return model
 
 
 def _files(model: str) -> _Key | None:

@@ -43,6 +43,9 @@ def test_what_is_no_model_says_why(tmp_path: Path) -> None:
     (folder / "model.json").write_text('{"schema": 2, "kind": "regressor"}')
     with pytest.raises(models.ModelError, match="a regressor, which has no findings to show; use it with tonno recon"):
         models.readModel(folder)
+    (folder / "model.json").write_text('{"schema": 3, "kind": "classifier"}')
+    with pytest.raises(models.ModelError, match="for volumes of several channels, as PET and CT, and an image"):
+        models.readModel(folder)
     for classes in ('"lesion"', "[]", "{}"):  # a name alone would be a class for each of its letters
         (folder / "model.json").write_text(f'{{"schema": 1, "encoder": "net", "slice_size": 96, "classes": {classes}}}')
         with pytest.raises(models.ModelError, match="not a list of names"):
