@@ -8,7 +8,23 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.offline import offline
 from tonno_core.signals import ending_signals
+
+
+@pytest.fixture(scope="session")
+def connections() -> Iterator[list[str]]:
+    """Where anything tried to connect to beyond this machine."""
+    with offline() as tried:
+        yield tried
+
+
+@pytest.fixture(autouse=True)
+def no_network(connections: list[str]) -> Iterator[None]:
+    """No test tries to reach the internet."""
+    connections.clear()
+    yield
+    assert connections == []
 
 
 @pytest.fixture(autouse=True)

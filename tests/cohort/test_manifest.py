@@ -95,6 +95,11 @@ def test_separators_of_spreadsheets(tmp_path: Path, delimiter: str) -> None:
     assert [case.patient for case in content.cases] == ["Doe, J", "P2"]
 
 
+@pytest.mark.parametrize("said", ['sep="\n', "sep=\r\n", 'sep="\r\n'])
+def test_a_line_that_says_no_separator_is_no_such_line(tmp_path: Path, said: str) -> None:
+    assert "column volume and label missing" in refused(manifest(tmp_path, f"{said}volume,label\na.nii,0\nb.nii,1\n"))
+
+
 def test_names_are_classes_and_words_for_no_finding_are_not(tmp_path: Path) -> None:
     content = labels(tmp_path, "tumour", "Healthy", "bleeding", "0")
     assert content == (("bleeding", "tumour"), [(0, 1), (0, 0), (1, 0), (0, 0)])

@@ -23,6 +23,7 @@ from tonno_core.settings import (
     Variant,
     choices_of,
     combine,
+    is_finite_number,
     variant_of,
 )
 
@@ -407,16 +408,16 @@ def is_threshold(record: object) -> bool:
     Returns:
         False for anything else.
     """
-    if not isinstance(record, dict) or not _is_number(record.get("threshold")):
+    if not isinstance(record, dict) or not is_finite_number(record.get("threshold")):
         return False
     settings, others = record.get("settings", {}), record.get(OTHER_PLANES, [])
     if not isinstance(settings, dict) or not isinstance(others, list):
         return False
     volume_mm3 = record.get(MIN_VOLUME, 0.0)
     if (
-        not _is_number(volume_mm3)
+        not is_finite_number(volume_mm3)
         or volume_mm3 < 0
-        or not all(_is_number(record.get(name, 0.0)) for name in (MIN_PEAK, ABOVE_HALF_PEAK))
+        or not all(is_finite_number(record.get(name, 0.0)) for name in (MIN_PEAK, ABOVE_HALF_PEAK))
     ):
         return False
     for name, least in (("slices", 2), ("directions", 1)):
@@ -424,10 +425,6 @@ def is_threshold(record: object) -> bool:
         if not isinstance(count, int) or isinstance(count, bool) or count < least:
             return False
     return all(is_threshold(other) and OTHER_PLANES not in other for other in others)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _of_variant(record: Json, method: str, tried: Json) -> Json:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tonno_core.errors import TonnoError
+from tonno_core.volume.itk import check_affine
 from tonno_core.volume.volume import Matrix, Volume
 
 if TYPE_CHECKING:
@@ -33,9 +34,16 @@ def from_xyz(array: npt.ArrayLike, affine: npt.ArrayLike) -> Volume:
     values, matrix = np.asarray(array), np.array(affine, dtype=np.float64)
     if values.ndim != 3 or not values.size:
         raise TonnoError(f"`volume`: an array of shape {values.shape}, expected X Y Z, a single image")
-    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-9:
+    if (
+        matrix.shape != (4, 4)
+        or not np.isfinite(matrix).all()
+        or not matrix[:3, :3].any(axis=0).all()
+        or not np.array_equal(matrix[3], (0, 0, 0, 1))
+    ):
         raise TonnoError("`volume`: its affine is expected to be an invertible matrix of 4 x 4, from voxels to RAS mm")
-    result = np.ascontiguousarray(values.T, dtype=np.float32)
+    check_affine("`volume`", matrix)
+    with np.errstate(over="ignore"):  # becomes infinite
+        result = np.ascontiguousarray(values.T, dtype=np.float32)
     if not np.isfinite(result).all():
         raise TonnoError("`volume`: has voxels that are NaN, infinite or beyond float32; replace them first")
     return Volume(result, matrix)

@@ -217,7 +217,7 @@ def matrix_of(fields: Json, name: str) -> Matrix:
     """
     try:
         matrix = np.asarray(field_of(fields, name, list), dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ProtocolError(f"the field '{name}' holds what is no number") from None
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
         raise ProtocolError(f"the field '{name}' is no invertible 4 x 4 matrix")
