@@ -175,7 +175,7 @@ def parse_stages(stage: object) -> tuple[int, ...]:
     """
     if stage is None:
         return ()
-    numbers = tuple(int(word) for word in str(stage).split("+") if word.isdecimal())
+    numbers = tuple(int(word) for word in str(stage).split("+") if word.isdecimal() and len(word) < 9)
     good = isinstance(stage, str) == (len(numbers) > 1) and stages_text(numbers) == str(stage)
     _require(good and _are_stages(numbers), "stage", stage, _STAGES_TEXT)
     return numbers

@@ -523,3 +523,10 @@ def test_further_columns_are_written_and_a_second_channel_is_told(tmp_path: Path
     content = read_manifest(path)
     assert content.cases == cases
     assert content.notes == ("column volume:CT is not read: a case is one volume of one channel",)
+
+
+def test_names_that_no_file_can_have_are_of_no_file(tmp_path: Path) -> None:
+    long = "x" * 300
+    path = manifest(tmp_path, f"volume,label,mask\n{long},1,{long}\na.nii,0,\n")
+    assert "line 2: volume 'xxx" in refused(path) and "does not exist" in refused(path)
+    assert [bool(case.absent) for case in read_manifest(path, absent=True).cases] == [True, False]

@@ -183,7 +183,7 @@ def describe(classifier: OwnClassifier) -> BundleSpec:
             raise TonnoError(f"`{name}` is {getattr(classifier, name)}, expected a whole number from {least} to {most}")
     mean, std = _statistics(classifier)
     classes = classifier.classes
-    if not all(classes) or len(set(classes)) != len(classes):
+    if not classes or not all(classes) or len(set(classes)) != len(classes):
         raise TonnoError(f"`classes` '{','.join(classes)}': expected different names separated by commas")
     if classifier.activation == "softmax" and len(classes) == 1:
         raise TonnoError("`activation` softmax: one class has no others to exclude; name all outputs by `classes`")
