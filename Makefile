@@ -10,12 +10,14 @@
 # make mutants  which changed signs and numbers in the core the tests notice
 # make reference   docs/commands.md and docs/api.md, from the help and the docstrings
 # make docs-check  what the documents show, really run on toy data, in some minutes
+# make fuzz   10,000 random files, tables, models and messages, half an hour (make test: 500, always the same)
+# make audit  known faults of the installed packages (pip-audit), and their list as CycloneDX, into audit/
 # make clean  what these made
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
-.PHONY: demo slicer-demo test test-nightly sweep gpu-report lint format package coverage mutants reference docs-check clean
+.PHONY: demo slicer-demo test test-nightly sweep gpu-report lint format package coverage mutants reference docs-check fuzz audit clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tonno demo --output demo-output --overwrite
@@ -64,6 +66,43 @@ coverage: $(VENV)/.coverage
 
 mutants: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mutants $(MUTANTS)
+FUZZ ?= 10000
+fuzz: $(VENV)/.test
+	OMP_NUM_THREADS=1 TONNO_FUZZ=$(FUZZ) $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 8 tests/fuzz
+
+# The tools have an environment of their own, so that they are not among what they look at. Each package is asked for
+# by name and version alone; ours is not published, and is left out.
+audit: $(VENV)/.demo
+	@mkdir -p audit && rm -f audit/faults.json
+	@test -x audit/tools/bin/cyclonedx-py || { $(PYTHON) -m venv audit/tools && \
+	  audit/tools/bin/python -m pip install --quiet --upgrade pip pip-audit cyclonedx-bom; } || \
+	  { rm -rf audit/tools; echo "make audit: its tools could not be installed (pip-audit, cyclonedx-bom); is PyPI within reach?"; exit 1; }
+	@audit/tools/bin/cyclonedx-py environment --output-reproducible --of JSON -o audit/bom.json $(BIN)/python
+	@echo "audit/bom.json: the installed packages (CycloneDX)"
+	@$(BIN)/python -m pip list --format freeze --exclude-editable > audit/packages.txt
+	@audit/tools/bin/pip-audit --requirement audit/packages.txt --no-deps --disable-pip --progress-spinner off \
+	  --format json --output audit/faults.json > audit/log.txt 2>&1 || true
+	@$(BIN)/python -c "$$AUDITED"
+
+# What pip-audit could not look up it passes over, and ends well.
+define AUDITED
+import json, pathlib, sys
+try:
+    packages = json.loads(pathlib.Path("audit/faults.json").read_text())["dependencies"]
+except (OSError, ValueError, KeyError):
+    sys.exit("make audit: nothing could be looked up (audit/log.txt says why); is pypi.org within reach?")
+faulty = {f"{each['name']} {each['version']}": each["vulns"] for each in packages if each.get("vulns")}
+for name, faults in faulty.items():
+    print(name, *(f"{fault['id']} (mended in {', '.join(fault['fix_versions']) or 'no version'})" for fault in faults))
+skipped = [each["name"] for each in packages if "skip_reason" in each]
+print(f"audit/faults.json: {len(packages) - len(skipped)} packages looked up, {len(faulty)} with known faults")
+if skipped:
+    print(f"not looked up: {', '.join(skipped[:8])}{', ...' if len(skipped) > 8 else ''} ({len(skipped)} in all)")
+if len(skipped) == len(packages):
+    sys.exit("make audit: no package could be looked up; is pypi.org within reach, or only a copy of its files?")
+sys.exit(1 if faulty else 0)
+endef
+export AUDITED
 
 # One environment: the engine (editable) with what its demo needs, and for the tests more.
 $(VENV)/.demo: pyproject.toml | $(VENV)/pyvenv.cfg
@@ -96,7 +135,7 @@ $(VENV)/pyvenv.cfg:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 clean:
-	rm -rf $(VENV) demo-output slicer-demo gpu-report build dist .coverage* *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo-output slicer-demo gpu-report build dist .coverage* *.egg-info .pytest_cache .mypy_cache .ruff_cache audit
 
 reference: $(VENV)/.test
 	$(BIN)/python -m tests.generated_pages

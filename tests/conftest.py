@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.offline import offline
 from tonno_core.signals import ending_signals
 
 
@@ -21,6 +22,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     tests = Counter(item.path for item in items)
     items.sort(key=lambda item: (item.path not in slow, -tests[item.path]))
+
+
+@pytest.fixture(scope="session")
+def connections() -> Iterator[list[str]]:
+    """Where anything tried to connect to beyond this machine."""
+    with offline() as tried:
+        yield tried
+
+
+@pytest.fixture(autouse=True)
+def no_network(connections: list[str]) -> Iterator[None]:
+    """No test tries to reach the internet."""
+    connections.clear()
+    yield
+    assert connections == []
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,14 @@ def test_numbers_that_json_does_not_have_are_null() -> None:
     assert json.loads(line)["deep"] == [[None, 1.5]]
 
 
+def test_a_name_that_is_not_utf8_comes_back_as_it_was() -> None:
+    """As the system's names of files may be; JSON can say half of a surrogate pair, UTF-8 cannot."""
+    asked = decode(b'{"v": 1, "id": 1, "type": "\\udcff"}')
+    line = encode(asked["type"], 1, folder="/data/\udc80")
+    line.decode("utf-8")
+    assert (decode(line)["type"], decode(line)["folder"]) == ("\udcff", "/data/\udc80")
+
+
 def test_an_id_may_be_missing() -> None:
     assert decode(b'{"v": 1, "type": "shutdown"}')["id"] is None
 
@@ -36,6 +44,7 @@ def test_an_id_may_be_missing() -> None:
         (b"\xff\xfe", "not JSON"),
         (b'{"v": 1, "type": "ready"', "not JSON"),
         (b"[" * 100_000, "not JSON"),
+        (b'{"v": 1, "type": "ready", "id": ' + b"9" * 5000 + b"}", "not JSON"),
         (b"3", "a JSON int"),
         (b'{"type": "ready"}', "version None, expected 1"),
         (b'{"v": 2, "type": "ready"}', "version 2, expected 1"),

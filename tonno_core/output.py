@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,8 +98,8 @@ def output_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
         overwrite: Whether it may exist. Only files of the same name are replaced then.
 
     Yields:
-        A temporary folder to write to: beside the folder, or within it if that exists, where alone writing may be
-        allowed.
+        A temporary folder to write to, which nobody else may open: beside the folder, or within it if that exists,
+        where alone writing may be allowed.
 
     Raises:
         TonnoError: `check_output` refuses the folder, or the disk is full, read-only or the like.
@@ -112,11 +113,11 @@ def output_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         home = folder if existed else folder.parent
         temporary = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=home))
-        temporary.chmod(0o755)
         yield temporary
         if existed:
             _move_files(temporary, folder)
         else:
+            temporary.chmod(_mode_of_folders(temporary))
             temporary.rename(folder)
         finished = True
     except OSError as error:
@@ -170,6 +171,16 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     with atomic_file(path) as partial:
         partial.write_bytes(content)
+
+
+def _mode_of_folders(folder: Path) -> int:
+    """Return the rights that this user's new folders have; to ask for the umask, one would have to change it."""
+    probe = Path(tempfile.mkdtemp(dir=folder), "probe")
+    probe.mkdir()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.rmdir()
+    probe.parent.rmdir()
+    return mode
 
 
 def _move_files(source: Path, folder: Path) -> None:

@@ -44,7 +44,9 @@ def encode(kind: str, identifier: int | None, /, **fields: Any) -> bytes:
         The line with its line feed.
     """
     message = {"v": VERSION, "id": identifier, "type": kind, **fields}
-    return json.dumps(_plain(message), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    text = json.dumps(_plain(message), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # Half of a surrogate pair, as in names of files that are not UTF-8, becomes JSON's own escape of it.
+    return text.encode(errors="backslashreplace") + b"\n"
 
 
 def decode(line: bytes) -> Message:
@@ -63,7 +65,7 @@ def decode(line: bytes) -> Message:
         raise ProtocolError(f"a line of more than {MAX_LINE} bytes")
     try:
         message = json.loads(line.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # of UTF-8, of JSON, of a number with thousands of digits; nested too deep
         raise ProtocolError("a line that is not JSON in UTF-8") from None
     if not isinstance(message, dict):
         raise ProtocolError(f"a JSON {type(message).__name__}, expected an object")

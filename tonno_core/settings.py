@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
@@ -61,11 +61,12 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 # Least and greatest. What lies beyond is a slip of the pen that would fill any machine's memory.
+SLICE_SIZES = (8, 2048)
 _WHOLE_NUMBERS = {
     "slices": (2, 1024),
     "directions": (1, 50_000),
     "cam_directions": (1, 50_000),
-    "slice_size": (8, 2048),
+    "slice_size": SLICE_SIZES,
 }
 _STAGES = (1, 1000)
 _STAGES_TUPLE = "a tuple of whole numbers from 1 to 1000, finest first, like (3, 4)"
@@ -135,6 +136,7 @@ class ReconstructionSettings:
         for name in _WHOLE_NUMBERS | _NUMBERS:
             _require_number(name, getattr(self, name))
         _require(_are_stages(self.stages), "stages", self.stages, _STAGES_TUPLE)
+        _require(isinstance(self.class_name, str | None), "class_name", self.class_name, "the name of a class")
         if self.radius_mm is not None and self.frame == "normalized":
             raise TonnoError("`radius_mm` has no meaning with `frame` normalized; leave one of them out")
 
@@ -177,7 +179,7 @@ def parse_stages(stage: object) -> tuple[int, ...]:
     """
     if stage is None:
         return ()
-    numbers = tuple(int(word) for word in str(stage).split("+") if word.isdecimal())
+    numbers = tuple(int(word) for word in str(stage).split("+") if word.isdecimal() and len(word) < 9)
     good = isinstance(stage, str) == (len(numbers) > 1) and stages_text(numbers) == str(stage)
     _require(good and _are_stages(numbers), "stage", stage, _STAGES_TEXT)
     return numbers
@@ -227,7 +229,7 @@ class Variant:
         _require(_are_stages(self.stages), "stages", self.stages, _STAGES_TUPLE)
         weights = tuple(self.weights)  # JSON has lists
         good = not weights or len(weights) == len(self.stages)
-        good = good and all(_is_number(weight) and 0 < weight < math.inf for weight in weights)
+        good = good and all(is_finite_number(weight) and weight > 0 for weight in weights)
         _require(good, "weights", weights, f"a positive number for each of stage {stages_text(self.stages) or None}")
         for field in dataclasses.fields(self):
             if field.name in set(_OF_A_METHOD) - set(choices_of(self.method)):
@@ -429,12 +431,29 @@ def _require_number(name: str, value: Any) -> None:
         return
     low, high = (_WHOLE_NUMBERS | _NUMBERS)[name]
     whole = name in _WHOLE_NUMBERS
-    number = _is_whole(value) if whole else _is_number(value)
+    number = _is_whole(value) if whole else is_finite_number(value)
     text = f"a {'whole ' if whole else ''}number from {low} to {high}"
     _require(number and low <= value <= high, name, value, text)
 
 
-def _is_number(value: Any) -> bool:
+def is_finite_number(value: object) -> bool:
+    """Tell whether what a file holds is a number that a float can hold.
+
+    Args:
+        value: Anything.
+
+    Returns:
+        False also for NaN, for infinities, and for whole numbers of hundreds of digits, which JSON may have.
+    """
+    if not _is_number(value):
+        return False
+    try:
+        return math.isfinite(cast(float, value))
+    except OverflowError:
+        return False
+
+
+def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 

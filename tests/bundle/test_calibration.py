@@ -243,3 +243,26 @@ def test_what_is_said_of_a_calibration_for_other_planes_is_of_these_planes() -> 
     assert (said["source"], said["negatives_threshold"], said["negative_volumes"]) == ("calibrated", 4.5, 7)
     assert said["settings"] == {**SETTINGS, **other["settings"]}
     assert "other_planes" not in said
+
+
+def test_a_calibration_that_states_no_slices_is_no_step_of_a_trend() -> None:
+    silent = {name: value for name, value in SETTINGS.items() if name != "slices"}
+    record = {**ALONE, "settings": silent, "other_planes": [FAST, {"threshold": 5.0, "settings": {"slices": 32}}]}
+    found = look(thresholds={"matched-cam": record}, slices=40, directions=96)
+    assert found.source == "scaled" and 5.0 < found.value < 6.0
+
+
+def test_a_trend_beyond_floats_is_not_followed() -> None:
+    other = {"threshold": 1e-300, "settings": {"slices": 63}}
+    record = {**ALONE, "threshold": 1e300, "settings": SETTINGS, "other_planes": [other]}
+    found = look(thresholds={"matched-cam": record}, slices=66)
+    assert (found.value, found.source) == (1e300, "unscaled")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"noise_floor": "low"}, {"noise_floor": math.nan}, {"threshold": 10**400}, {"settings": {"slices": 10**400}}],
+)
+def test_what_is_no_number_is_no_calibration(changes: dict[str, Any]) -> None:
+    assert is_threshold(ALONE) and is_threshold(ALONE | {"noise_floor": None})
+    assert not is_threshold(ALONE | changes)

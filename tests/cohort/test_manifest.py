@@ -95,6 +95,11 @@ def test_separators_of_spreadsheets(tmp_path: Path, delimiter: str) -> None:
     assert [case.patient for case in content.cases] == ["Doe, J", "P2"]
 
 
+@pytest.mark.parametrize("said", ['sep="\n', "sep=\r\n", 'sep="\r\n'])
+def test_a_line_that_says_no_separator_is_no_such_line(tmp_path: Path, said: str) -> None:
+    assert "column volume and label missing" in refused(manifest(tmp_path, f"{said}volume,label\na.nii,0\nb.nii,1\n"))
+
+
 def test_names_are_classes_and_words_for_no_finding_are_not(tmp_path: Path) -> None:
     content = labels(tmp_path, "tumour", "Healthy", "bleeding", "0")
     assert content == (("bleeding", "tumour"), [(0, 1), (0, 0), (1, 0), (0, 0)])
@@ -518,3 +523,10 @@ def test_further_columns_are_written_and_a_second_channel_is_told(tmp_path: Path
     content = read_manifest(path)
     assert content.cases == cases
     assert content.notes == ("column volume:CT is not read: a case is one volume of one channel",)
+
+
+def test_names_that_no_file_can_have_are_of_no_file(tmp_path: Path) -> None:
+    long = "x" * 300
+    path = manifest(tmp_path, f"volume,label,mask\n{long},1,{long}\na.nii,0,\n")
+    assert "line 2: volume 'xxx" in refused(path) and "does not exist" in refused(path)
+    assert [bool(case.absent) for case in read_manifest(path, absent=True).cases] == [True, False]

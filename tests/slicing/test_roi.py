@@ -70,10 +70,12 @@ def test_the_ball_goes_through_the_corners() -> None:
     assert radius == pytest.approx(13.0)  # 3, 4, 12
 
 
-@pytest.mark.parametrize("text", ["", "1,2,3", "1,2,3:4,5", "1,2,3:4,5,6:7,8,9", "a,b,c:1,2,3", "1;2;3:4;5;6"])
+@pytest.mark.parametrize("text", ["", "1,2,3", "1,2,3:4,5", "1,2,3:4,5,6:7,8,9", "a,b,c:1,2,3", "1;2;3:4;5;6", "a\nb"])
 def test_what_is_no_pair_of_corners_is_refused(text: str) -> None:
-    with pytest.raises(TonnoError, match=r"expected two opposite corners in RAS mm as -10,20,5:30,60,45, or a Markups"):
+    expected = r"expected two opposite corners in RAS mm as -10,20,5:30,60,45, or a Markups"
+    with pytest.raises(TonnoError, match=expected) as caught:
         read_region(text)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["0,0,0:0,5,5", "0,0,0:inf,5,5", "nan,0,0:1,5,5"])

@@ -205,3 +205,10 @@ def test_an_interrupted_write_leaves_the_checkpoint_before(
     assert state is not None
     assert state["step"] == 3
     assert {path.name for path in run.iterdir()} == before
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"radius_mm": 0}', '{"radius_mm": NaN}', '{"radius_mm": "80"}'])
+def test_a_damaged_measurement_is_said(text: str, run: Path, manifest: Path) -> None:
+    (run / "measured.json").write_text(text)
+    with pytest.raises(TonnoError, match=r"measured\.json: damaged; delete it, and the volumes are measured again"):
+        folder_of(run, manifest).measured(lambda: 80.0)

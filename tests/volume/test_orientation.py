@@ -171,3 +171,14 @@ def test_masks_of_nibabel_and_of_itk_lie_on_the_grid_of_their_scan(tmp_path: Pat
     for file, same in (("nibabel.nii.gz", True), ("itk.nii.gz", True), ("itk.nrrd", True), ("other.nii.gz", False)):
         assert same_grid(read_header(path), read_header(tmp_path / file)) == same, file
         assert same_grid(read_volume(path), read_mask(tmp_path / file)) == same, file
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e38])
+def test_an_sform_of_no_numbers_leaves_the_qform(number: float, tmp_path: Path) -> None:
+    path = scan(tmp_path / "a.nii", "moved")
+    header = bytearray(path.read_bytes())
+    header[280:284] = np.float32(number).tobytes()
+    path.write_bytes(header)
+    found = read_volume(path)
+    np.testing.assert_allclose(found.ijk_to_ras, QFORM, atol=ROUNDING_MM)
+    assert "here the qform counts" in found.concerns[0]

@@ -84,7 +84,7 @@ def test_a_volume_alone_can_be_asked_for_by_hand(client: EngineClient, tmp_path:
             "a field of the export is missing or wrong",
         ),
         ({"pictures": [{"file": "a.png"}]}, "protocol", "centre_ras"),
-        ({"volume_file": "no such folder/h.nrrd"}, "user", "cannot be written"),
+        ({"volume_file": "other folder/h.nrrd"}, "protocol", "expected the name of one in its folder"),
     ],
 )
 def test_what_cannot_be_written_is_said(

@@ -85,6 +85,8 @@ def test_a_request_has_defaults(tmp_path: Path) -> None:
         ({"zoom": 1}, "zoom"),
         ({"zoom": True}, "'zoom' is true without a region"),
         ({"folder": "/no/such/folder"}, "folder"),
+        ({"folder": "x" * 5000}, "folder"),
+        ({"volume": {"array": "a.npy", "ijk_to_ras": [[10**400] * 4] * 4}}, "ijk_to_ras"),
     ],
 )
 def test_a_wrong_field_is_named(tmp_path: Path, changes: dict[str, Any], named: str) -> None:

@@ -23,6 +23,7 @@ from tonno_core.settings import (
     Variant,
     choices_of,
     combine,
+    is_finite_number,
     variant_of,
 )
 
@@ -51,6 +52,8 @@ _SCALABLE = {"slices", "directions"}
 _LOGIT_SHARES = {"layercam", "gradcam"}
 # How far beyond two calibrations their trend is followed, in their distance.
 _MOST_STEPS = 2.0
+# Slices or directions of a calibration; what lies beyond is no number of them.
+_MOST_PLANES = 1_000_000
 
 Source = Literal["calibrated", "scaled", "unscaled"]
 
@@ -407,27 +410,24 @@ def is_threshold(record: object) -> bool:
     Returns:
         False for anything else.
     """
-    if not isinstance(record, dict) or not _is_number(record.get("threshold")):
+    if not isinstance(record, dict) or not is_finite_number(record.get("threshold")):
         return False
     settings, others = record.get("settings", {}), record.get(OTHER_PLANES, [])
     if not isinstance(settings, dict) or not isinstance(others, list):
         return False
     volume_mm3 = record.get(MIN_VOLUME, 0.0)
     if (
-        not _is_number(volume_mm3)
+        not is_finite_number(volume_mm3)
         or volume_mm3 < 0
-        or not all(_is_number(record.get(name, 0.0)) for name in (MIN_PEAK, ABOVE_HALF_PEAK))
+        or not all(is_finite_number(record.get(name, 0.0)) for name in (MIN_PEAK, ABOVE_HALF_PEAK))
+        or not (record.get("noise_floor") is None or is_finite_number(record["noise_floor"]))
     ):
         return False
     for name, least in (("slices", 2), ("directions", 1)):
         count = settings.get(name, least)
-        if not isinstance(count, int) or isinstance(count, bool) or count < least:
+        if not isinstance(count, int) or isinstance(count, bool) or not least <= count <= _MOST_PLANES:
             return False
     return all(is_threshold(other) and OTHER_PLANES not in other for other in others)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _of_variant(record: Json, method: str, tried: Json) -> Json:
@@ -477,9 +477,11 @@ def _scaled(known: Sequence[_Known], now: Json) -> tuple[float, float | None] | 
     demo's negative heads by less than 8 % (docs/calibration.md).
     """
     nearest = known[0]
-    others = [other for other in known if other.settings["slices"] != nearest.settings["slices"]]
+    if "slices" not in nearest.changed(now):
+        return None
+    others = [other for other in known if other.settings.get("slices") not in (None, nearest.settings["slices"])]
     others = [other for other in others if set(other.changed(now)) <= _SCALABLE]
-    if "slices" not in nearest.changed(now) or not others:
+    if not others:
         return None
     here, there, target = (math.log(planes["slices"] - 1) for planes in (nearest.settings, others[0].settings, now))
     steps = max(-_MOST_STEPS, min((target - here) / (there - here), _MOST_STEPS))
@@ -491,7 +493,11 @@ def _along(first: float | None, second: float | None, steps: float) -> float | N
     """The value some steps from the first towards the second and beyond, each step by the same factor."""
     if first is None or second is None or first <= 0 or second <= 0:
         return None
-    return float(first * (second / first) ** steps)
+    try:
+        value = float(first * (second / first) ** steps)
+    except OverflowError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _note(planes: Json, then: Json, changed: Sequence[str], *, scaled: bool) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -31,7 +30,15 @@ from tonno_core.output import Json, check_output, output_folder
 from tonno_core.segmenter.network import SegmenterNetwork
 from tonno_core.segmenter.segmenter import Segmenter
 from tonno_core.segmenter.with_monai import build_network
-from tonno_core.settings import ALL_METHODS, SEGMENTER, Variant, combine, parse_stages
+from tonno_core.settings import (
+    ALL_METHODS,
+    SEGMENTER,
+    SLICE_SIZES,
+    Variant,
+    combine,
+    is_finite_number,
+    parse_stages,
+)
 from tonno_core.volume.intensity import by_channel, inputs_of, windows_of
 
 # Of a classifier; of a segmenter, and of a regressor; of any of them that looks at volumes of several channels.
@@ -40,6 +47,8 @@ WEIGHTS_NAME = "model.safetensors"
 SPEC_NAME = "model.json"
 # Key of an exported program beside its tensors: one file, and one hash of both.
 _PROGRAM = "tonno program"
+# What lies beyond is a slip of the pen, or a file made to fill the machine's memory.
+MOST_CHANNELS = 1024
 
 
 @dataclass(frozen=True)
@@ -463,7 +472,7 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
         TonnoError: Something is missing or wrong in it.
     """
     folder = Path(path)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # noqa: PTH112 - which is false of names that are too long, too
         raise TonnoError(f"{folder}: no such model folder, expected one with {SPEC_NAME} and {WEIGHTS_NAME}")
     spec = _read_spec(folder / SPEC_NAME)
     weights_path = folder / WEIGHTS_NAME
@@ -606,20 +615,20 @@ def _read_spec(path: Path) -> BundleSpec:
         raise TonnoError(f"{path}: missing; expected a bundle made by `tonno train` or `tonno bundle`")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise TonnoError(f"{path}: not readable as JSON ({error})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise TonnoError(f"{path}: not readable as JSON ({first_line(error)})") from error
     if not isinstance(data, dict):
         raise TonnoError(f"{path}: holds a {type(data).__name__}, expected an object")
     schema, known = data.get("schema"), f"this version reads schema {SCHEMA} to {CHANNELS_SCHEMA}"
     if isinstance(schema, bool) or schema not in (SCHEMA, SEGMENTER_SCHEMA, CHANNELS_SCHEMA):
         newer = isinstance(schema, int) and schema > CHANNELS_SCHEMA
         said = "was made by a newer version of tonno" if newer else "is unknown"
-        raise TonnoError(f"{path}: schema {schema!r} {said}, {known}")
+        raise TonnoError(f"{path}: schema {schema!r:.40} {said}, {known}")
     data.setdefault("calibration", [])  # models of version 0.1.0 have none
     kind = CLASSIFIER if schema == SCHEMA else data.get("kind")
     if kind not in KINDS or (schema == SEGMENTER_SCHEMA and kind == CLASSIFIER):
         raise TonnoError(
-            f"{path}: key 'kind' is {kind!r}, expected {SEGMENTER} or {REGRESSOR} in schema {SEGMENTER_SCHEMA}; a "
+            f"{path}: key 'kind' is {kind!r:.40}, expected {SEGMENTER} or {REGRESSOR} in schema {SEGMENTER_SCHEMA}; a "
             f"model of another kind than {', '.join(KINDS)} needs a newer version of tonno"
         )
     if kind == SEGMENTER:
@@ -628,7 +637,7 @@ def _read_spec(path: Path) -> BundleSpec:
     for name, (default, kinds, text) in _OPTIONAL.items():
         value = data.setdefault(name, default)
         if not isinstance(value, kinds) or isinstance(value, bool):
-            raise TonnoError(f"{path}: key '{name}' is {value!r}, expected {text}")
+            raise TonnoError(f"{path}: key '{name}' is {value!r:.120}, expected {text}")
     spec = _checked(data, path)
     return spec if kind == CLASSIFIER else _regressor_of(spec, data, path)
 
@@ -639,7 +648,7 @@ def _check_kinds(data: Json, expected: dict[str, tuple[tuple[type, ...], str]], 
         if name not in data:
             raise TonnoError(f"{path}: key '{name}' is missing, expected {text}")
         if not isinstance(data[name], kinds) or isinstance(data[name], bool):
-            raise TonnoError(f"{path}: key '{name}' is {data[name]!r}, expected {text}")
+            raise TonnoError(f"{path}: key '{name}' is {data[name]!r:.120}, expected {text}")
 
 
 def _segmenter_in(data: Json, path: Path) -> BundleSpec:
@@ -687,10 +696,10 @@ _OPTIONAL: dict[str, tuple[object, tuple[type, ...], str]] = {
 }
 _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
     "encoder": ((str,), "the name of a timm model"),
-    "channels": ((int,), "a whole number from 1"),
+    "channels": ((int,), f"a whole number from 1 to {MOST_CHANNELS}"),
     "classes": ((list,), "a list of different names"),
     "norm": ((str,), f"one of {', '.join(NORM_KINDS)}"),
-    "slice_size": ((int,), "a number of pixels from 8"),
+    "slice_size": ((int,), f"a number of pixels from {SLICE_SIZES[0]} to {SLICE_SIZES[1]}"),
     "pixel_mm": ((float, int, type(None)), "millimeters between 0 and 100, or null"),
     "intensity": (
         (str,),
@@ -709,7 +718,7 @@ _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
 
 def _wrong(data: Json, name: str, path: Path) -> TonnoError:
     text = (_EXPECTED | {key: row[1:] for key, row in _OPTIONAL.items()})[name][1]
-    return TonnoError(f"{path}: key '{name}' is {data[name]!r}, expected {text}")
+    return TonnoError(f"{path}: key '{name}' is {data[name]!r:.120}, expected {text}")
 
 
 def _checked(data: Json, path: Path) -> BundleSpec:
@@ -717,10 +726,10 @@ def _checked(data: Json, path: Path) -> BundleSpec:
         if not condition:
             raise _wrong(data, name, path)
 
-    require(data["channels"] >= 1, "channels")
+    require(1 <= data["channels"] <= MOST_CHANNELS, "channels")
     names = data["classes"]
     require(data["norm"] in NORM_KINDS, "norm")
-    require(data["slice_size"] >= 8, "slice_size")
+    require(SLICE_SIZES[0] <= data["slice_size"] <= SLICE_SIZES[1], "slice_size")
     require(data["pixel_mm"] is None or 0 < data["pixel_mm"] < 100, "pixel_mm")
     require(data["frame"] in ("physical", "normalized"), "frame")
     inputs = _check_intensity(data, path)
@@ -728,8 +737,7 @@ def _checked(data: Json, path: Path) -> BundleSpec:
     require(data["white"] in WHITES, "white")
     for name in ("mean", "std"):
         numbers = data[name]
-        good = all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
-        require(good and len(numbers) in (0, data["channels"]), name)
+        require(all(map(is_finite_number, numbers)) and len(numbers) in (0, data["channels"]), name)
     require(all(number > 0 for number in data["std"]), "std")
     require(all(isinstance(stage, str) for stage in data["stages"]), "stages")
     layers = data["layers"]

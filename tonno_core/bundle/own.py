@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from tonno_core.bundle.file import (
+    MOST_CHANNELS,
     BundleSpec,
     build_encoder,
     check_can_write,
@@ -27,7 +28,7 @@ from tonno_core.encoding.sources import Source, is_source, read_source
 from tonno_core.encoding.weights import load_exactly, weights_for
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
-from tonno_core.settings import model_defaults
+from tonno_core.settings import SLICE_SIZES, model_defaults
 from tonno_core.volume.intensity import (
     by_channel,
     check_inputs,
@@ -187,9 +188,12 @@ def describe(classifier: OwnClassifier) -> BundleSpec:
         TonnoError: Something that is said of it cannot be meant.
     """
     _check_input(classifier)
+    for name, (least, most) in {"channels": (1, MOST_CHANNELS), "slice_size": SLICE_SIZES}.items():
+        if not least <= getattr(classifier, name) <= most:
+            raise TonnoError(f"`{name}` is {getattr(classifier, name)}, expected a whole number from {least} to {most}")
     mean, std = _statistics(classifier)
     classes = classifier.classes
-    if not all(classes) or len(set(classes)) != len(classes):
+    if not classes or not all(classes) or len(set(classes)) != len(classes):
         raise TonnoError(f"`classes` '{','.join(classes)}': expected different names separated by commas")
     if classifier.activation == "softmax" and len(classes) == 1:
         raise TonnoError("`activation` softmax: one class has no others to exclude; name all outputs by `classes`")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
+from tonno_core.settings import is_finite_number
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,6 @@ class Quantity:
         """
         if isinstance(record, dict) and isinstance(record.get("name"), str):
             numbers = [record.get("mean"), record.get("sd")]
-            if all(isinstance(each, (int, float)) and math.isfinite(each) for each in numbers) and record["sd"] > 0:
+            if all(map(is_finite_number, numbers)) and record["sd"] > 0:
                 return Quantity(record["name"], float(record["mean"]), float(record["sd"]))
-        raise TonnoError(f"key 'quantity' is {record!r}, expected an object with name, mean and an sd above 0")
+        raise TonnoError(f"key 'quantity' is {record!r:.120}, expected an object with name, mean and an sd above 0")

@@ -16,7 +16,7 @@ from pathlib import Path
 from tonno_core.cohort.labels import Row, binary_label, column_of, is_constant, labels_by_word, numbers_of
 from tonno_core.cohort.mask import ANY, Values, parse_values, values_text
 from tonno_core.cohort.notes import notes_on_files, notes_on_names, notes_on_patients
-from tonno_core.cohort.places import held_by, locate, missing, tables_in
+from tonno_core.cohort.places import held_by, is_there, locate, missing, tables_in
 from tonno_core.errors import TonnoError
 from tonno_core.output import atomic_file
 from tonno_core.words import findings_of, is_no_finding, spelling, visible
@@ -31,7 +31,7 @@ _UNNAMED = "\0"
 _SHOWN = 20  # missing volumes in a message
 # A mask's file, and its values that mean the finding.
 _WITH_VALUES = re.compile(rf"(.+)#([\d.+]+|{ANY})", re.IGNORECASE)
-_DELIMITER_LINE = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
+_DELIMITER_LINE = re.compile(r'"?sep=([^\s"]|\t)"?\r?\n', re.IGNORECASE)
 # Columns that are often meant by patient and split.
 _PERSON = re.compile(r"(?:subject|participant|person|patient|pat)s?(?:id|name|number|no)?|caseid|mrn|pid")
 _SPLIT_WORDS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
@@ -567,7 +567,7 @@ def _case(row: Row, labels: tuple[int, ...], path: Path, number: float = 0.0) ->
         patient=row.cells.get("patient") or name,
         split=split,
         line=row.line,
-        absent="" if volume.exists() else name,
+        absent="" if is_there(volume) else name,
         number=number,
     )
 
@@ -587,7 +587,7 @@ def _with_masks(
     for mask_column, value_column in zip(mask_columns, value_columns, strict=True):
         name = row.cells[mask_column] if mask_column else ""
         text = row.cells[value_column] if value_column else ""
-        match = None if locate(path.parent, name).exists() else _WITH_VALUES.fullmatch(name)
+        match = None if is_there(locate(path.parent, name)) else _WITH_VALUES.fullmatch(name)
         if match and text and match[2] != text:
             raise TonnoError(f"{row.where}: {mask_column} is {name!r}, but {value_column} {text!r}; leave one out")
         name, text = (match[1], match[2]) if match else (name, text)
@@ -622,7 +622,7 @@ def _check_volumes(cases: Sequence[Case], path: Path, absent: bool) -> None:
         real = case.volume.resolve()
         alike = seen.setdefault(unicodedata.normalize("NFC", str(real)).casefold(), [])
         for other, line in alike:
-            if other == real or (real.exists() and other.exists() and other.samefile(real)):
+            if other == real or (is_there(real) and is_there(other) and other.samefile(real)):
                 raise TonnoError(f"{path}, line {case.line}: the volume of line {line} again; remove one of the lines")
         alike.append((real, case.line))
 

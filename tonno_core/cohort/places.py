@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 import unicodedata
 from contextlib import suppress
 from pathlib import Path
+
+from tonno_core.errors import TonnoError
 
 LIST_ENDINGS = (".csv", ".tsv")
 # Names of a folder's content that a message lists.
@@ -37,6 +40,26 @@ def locate(folder: Path, name: str) -> Path:
         if place is not None:
             return place
     return literal
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether there is a file or folder that a table names.
+
+    Args:
+        path: Its place.
+
+    Returns:
+        False also for what no file can be called.
+
+    Raises:
+        TonnoError: The system does not let us look.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # as of a table whose text stands in the wrong column
+            return False
+        raise TonnoError(f"{path}: cannot be looked at ({error.strerror})") from error
 
 
 def missing(folder: Path, name: str) -> str:

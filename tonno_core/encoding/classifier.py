@@ -14,6 +14,7 @@ import timm
 import torch
 from torch import nn
 
+from tonno_core.encoding.arguments import check_arguments
 from tonno_core.encoding.cam import activation_map, channel_masks, gradients_at, score_map
 from tonno_core.encoding.convention import Convention
 from tonno_core.encoding.encoder import ClassMaps, check_finite, no_features, without_map
@@ -52,11 +53,6 @@ _COMPARED, _TOLERANCE = 2, 1e-2
 # Numbers that convolutions put out in a run from which on compiling pays. On an H100, fused convolutions of resnet10t
 # take 12.3 us a slice of 224 px (2.4 million numbers), compiled 7.6; compiling takes up to 14 s. A CPU is no faster.
 _WORTH_COMPILING = 14 / ((12.3e-6 - 7.6e-6) / 2.4e6)
-# Arguments of `timm.create_model` that are said elsewhere, read other files, or make something else than a classifier.
-_FIXED = (
-    "model_name", "in_chans", "num_classes", "img_size", "checkpoint_path", "cache_dir", "features_only", "scriptable",
-    "exportable", "no_jit",
-)  # fmt: skip
 # Of so many batches one is looked at for activations that half precision cannot hold.
 _LOOK_EVERY = 8
 # What a model's body hands to its head; models of several branches hand over a list.
@@ -97,9 +93,7 @@ def create_model(
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise TonnoError(f"encoder '{name}' is not a timm model{hint} (timm.list_models() lists all)")
-    for argument in arguments or {}:
-        if argument in _FIXED or argument.startswith("pretrained"):
-            raise TonnoError(f"encoder {name}: the argument '{argument}' cannot be chosen")
+    check_arguments(name, arguments or {})
     options = {"in_chans": channels, "num_classes": classes, **size_options(name, slice_size), **(arguments or {})}
     try:
         with quick_hub() if imagenet else nullcontext():

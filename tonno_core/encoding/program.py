@@ -42,6 +42,8 @@ _EXPORT = (
     "torch.export.export(model.eval(), (torch.zeros(2, C, S, S),), dynamic_shapes=({0: torch.export.Dim('batch')},))"
 )
 _VERSION = 1
+# How far an archive may be packed, and how many numbers a tensor may have that repeats fewer.
+_MOST_PACKED, _MOST_REPEATED = 64, 1 << 20
 
 
 class Program(nn.Module):
@@ -173,6 +175,9 @@ def read_program(path: Path, layers: Sequence[str]) -> tuple[str, StateDict]:
         raise TonnoError(f"{path}: no such file, expected an exported program (.pt2)")
     try:
         with zipfile.ZipFile(path) as archive:
+            held, packed = sum(entry.file_size for entry in archive.infolist()), path.stat().st_size
+            if held > _MOST_PACKED * packed:
+                raise TonnoError(f"unpacks from {packed:,} to {held:,} bytes; torch packs nothing, export it again")
             root = next((name for name in archive.namelist() if name.endswith("/models/model.json")), None)
             if root is None:
                 raise TonnoError(
@@ -209,6 +214,8 @@ def _read_tensors(archive: zipfile.ZipFile, folder: str, kind: str) -> StateDict
             tensors[name] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             continue
         sizes, strides = ([size["as_int"] for size in meta[key]] for key in ("sizes", "strides"))
+        if math.prod(sizes) > max(len(content), _MOST_REPEATED):
+            raise TonnoError(f"holds '{name}' of {math.prod(sizes):,} numbers in {len(content):,} bytes")
         if math.prod(sizes):
             flat = torch.frombuffer(bytearray(content), dtype=_TYPES[meta["dtype"]])
             tensors[name] = flat.as_strided(sizes, strides, meta["storage_offset"]["as_int"]).clone()

@@ -12,6 +12,7 @@ import huggingface_hub
 import timm
 import torch
 
+from tonno_core.encoding.arguments import check_arguments
 from tonno_core.encoding.hub import quick_hub
 from tonno_core.errors import TonnoError, first_line
 from tonno_core.output import Json
@@ -98,10 +99,11 @@ def read_source(encoder: str) -> Source:
             std=tuple(map(float, own.get("std", ()))),
             weights=_file(encoder, _WEIGHTS),
         )
-    except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
         raise TonnoError(f"`encoder` {encoder}: its config.json is not timm's ({first_line(error)})") from error
     if not timm.is_model(source.architecture):
-        raise TonnoError(f"`encoder` {encoder}: is a {source.architecture}, which this version of timm has not")
+        raise TonnoError(f"`encoder` {encoder}: is a {source.architecture:.80}, which this version of timm has not")
+    check_arguments(source.architecture, source.arguments)
     return source
 
 

@@ -6,11 +6,12 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
+from tonno_core.settings import is_finite_number
 
 NETWORKS = ("segresnet",)
 # Channels of a group in its group norms.
@@ -60,7 +61,7 @@ class SegmenterNetwork:
         low, high = _SPACING_MM
         _require(
             _is_list(self.spacing_mm, 3, 3)
-            and all(_is_number(each) and low <= each <= high for each in self.spacing_mm),
+            and all(is_finite_number(each) and low <= each <= high for each in self.spacing_mm),
             "spacing_mm",
             self.spacing_mm,
             f"three numbers from {low:g} to {high:g}, along R, A and S",
@@ -132,7 +133,3 @@ def _is_list(values: object, least: int, most: int) -> bool:
 
 def _is_whole(value: object, least: int, most: int) -> bool:
     return not isinstance(value, bool) and isinstance(value, Integral) and least <= int(value) <= most
-
-
-def _is_number(value: object) -> bool:
-    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)

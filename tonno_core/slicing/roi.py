@@ -34,7 +34,7 @@ def read_region(text: str) -> Region:
     except ValueError:  # no number, or corners of different lengths
         corners = np.zeros(0)
     if corners.shape != (2, 3):
-        raise TonnoError(f"`region` '{text}': expected {_EXPECTED}")
+        raise TonnoError(f"`region` {text!r}: expected {_EXPECTED}")
     return _region(f"`region` {text}", corners.mean(axis=0), np.eye(3), np.abs(np.diff(corners, axis=0)[0]))
 
 
@@ -44,7 +44,7 @@ def _read_markups(path: Path) -> Region:
         raise TonnoError(f"`region` {path}: no such file, expected {_EXPECTED}")
     try:
         boxes = [mark for mark in json.loads(path.read_text(encoding="utf-8"))["markups"] if mark.get("type") == "ROI"]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise TonnoError(f"`region` {path}: not readable as markups of 3D Slicer ({error!r})") from error
     if len(boxes) != 1:
         raise TonnoError(f"`region` {path}: holds {len(boxes)} ROIs, expected one; save each to a file of its own")

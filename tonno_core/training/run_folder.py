@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from tonno_core.cohort.manifest import Manifest
 from tonno_core.errors import TonnoError, first_line
 from tonno_core.output import Json, atomic_file
+from tonno_core.settings import is_finite_number
 from tonno_core.training.settings import TrainingSettings
 from tonno_core.training.tensor_file import load_tensors, save_tensors
 
@@ -99,7 +100,7 @@ class RunFolder:
             return
         try:
             description = json.loads((self.path / _RUN).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise TonnoError(f"{self.path / _RUN}: unreadable ({first_line(error)}); choose another `run`") from error
         self._check_same(description, self.path / _RUN)
         if resume:
@@ -177,10 +178,19 @@ class RunFolder:
 
         Returns:
             The radius in mm, as it was measured first.
+
+        Raises:
+            TonnoError: If what was measured first cannot be read.
         """
         path = self.path / _MEASURED
         if path.is_file():
-            return float(json.loads(path.read_text(encoding="utf-8"))["radius_mm"])
+            try:
+                radius = json.loads(path.read_text(encoding="utf-8"))["radius_mm"]
+            except (OSError, ValueError, LookupError, TypeError, RecursionError):
+                radius = None
+            if not is_finite_number(radius) or radius <= 0:
+                raise TonnoError(f"{path}: damaged; delete it, and the volumes are measured again")
+            return float(radius)
         value = measure()
         _write_json(path, {"radius_mm": value})
         return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -32,10 +33,14 @@ _TAGS = [
     "ImagePositionPatient", "Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "NumberOfFrames", *_PHASES,
 ]  # fmt: skip
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+# Of one slice; one of 8192 x 8192 pixels has 128 MB.
+_MOST_INFLATED, _PART = 1 << 28, 1 << 16
 _DIRECTORY = "1.2.840.10008.1.3.10"
 # Endings that are added to a name while a file is packed or on its way.
 _ADDED = re.compile(r"\.(gz|bz2|xz|zst|lz4|z|zip|part|partial|filepart|crdownload|download|tmp)$", re.IGNORECASE)
 _SHOWN = 3
+# A value as these elements have it; where lengths are damaged, any other element's may be in its place.
+_TECHNICAL = re.compile(r"[\w .+-]{1,24}|\[[\w ',.+-]{1,80}\]")
 _NO_PIXELS = "without pixels, or cut off before them"
 
 
@@ -97,7 +102,13 @@ class _File:
         """Name of its SOP class."""
         from pydicom.uid import UID
 
-        return UID(str(self.header.get("SOPClassUID", ""))).name.removesuffix(" Storage") or "no SOP class"
+        stated = str(self.header.get("SOPClassUID", ""))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of one that does not conform, with all that it says
+            name = str(UID(stated).name)
+        if name == stated:  # none that is known; a damaged header may say anything there, a patient's name too
+            return "an unknown SOP class" if stated else "no SOP class"
+        return name.removesuffix(" Storage")
 
     def number(self, name: str) -> int:
         """Return a whole number of the header, 0 where it has none."""
@@ -167,8 +178,10 @@ def _open(path: Path) -> _File:
         if not dicom and head[:2] != b"\x08\x00":  # a file without preamble begins with group 8
             packed = packing(head)
             return _File(path, {}, "empty" if not head else f"packed by {packed}" if packed else "no DICOM file", False)
-        stream.seek(0)
         try:
+            if dicom and _inflates_too_far(stream):
+                return _File(path, {}, f"of more than {_MOST_INFLATED >> 20} MB once it is inflated", dicom)
+            stream.seek(0)
             read = dcmread(stream, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
             header = {name: value for name in _TAGS if (value := _value(read, name)) is not None}
             syntax = str(read.file_meta.get("TransferSyntaxUID", "")) if dicom else ""
@@ -183,6 +196,18 @@ def _open(path: Path) -> _File:
         except Exception:  # damaged bytes make pydicom raise nearly any kind
             return _File(path, {}, "cut off or damaged in its header", dicom)
         return _File(path, header, fault, dicom or "SOPClassUID" in header)
+
+
+def _inflates_too_far(stream: IO[bytes]) -> bool:
+    """Tell whether a deflated file, which pydicom inflates whole, is made to fill the memory."""
+    head = stream.read(12)  # its group of transfer syntax and the like, which begins with its length
+    meta = stream.read(min(int.from_bytes(head[8:], "little"), _PART))
+    if _DEFLATED.encode() not in meta:
+        return False
+    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while size <= _MOST_INFLATED and (block := inflater.unconsumed_tail or stream.read(_PART)):
+        size += len(inflater.decompress(block, _PART))
+    return size > _MOST_INFLATED
 
 
 def _value(header: Any, name: str) -> Any:
@@ -426,7 +451,8 @@ def _pair(one: _File, other: _File) -> str:
     for name in _PHASES:
         values = [str(file.header.get(name, "none")) for file in (one, other)]
         if values[0] != values[1]:
-            return f"{one.path.name} and {other.path.name} ({name} {values[0]} and {values[1]})"
+            shown = " and ".join(value if _TECHNICAL.fullmatch(value) else "another" for value in values)
+            return f"{one.path.name} and {other.path.name} ({name} {shown})"
     return f"{one.path.name} and {other.path.name}"
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tonno_core.errors import TonnoError
 from tonno_core.volume.header import same_grid
+from tonno_core.volume.itk import check_affine
 from tonno_core.volume.volume import MOST_CHANNELS, Matrix, Volume
 
 if TYPE_CHECKING:
@@ -68,10 +69,17 @@ def from_xyz(array: npt.ArrayLike, affine: npt.ArrayLike) -> Volume:
             f"`volume`: an array of shape {values.shape}, expected X Y Z C of at most {MOST_CHANNELS} channels; take "
             "the channels that a model looks at"
         )
-    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-9:
+    if (
+        matrix.shape != (4, 4)
+        or not np.isfinite(matrix).all()
+        or not matrix[:3, :3].any(axis=0).all()
+        or not np.array_equal(matrix[3], (0, 0, 0, 1))
+    ):
         raise TonnoError("`volume`: its affine is expected to be an invertible matrix of 4 x 4, from voxels to RAS mm")
+    check_affine("`volume`", matrix)
     channels = values.T if values.ndim == 4 else values.T[None]
-    first, *further = (np.ascontiguousarray(channel, dtype=np.float32) for channel in channels)
+    with np.errstate(over="ignore"):  # becomes infinite
+        first, *further = (np.ascontiguousarray(channel, dtype=np.float32) for channel in channels)
     if not all(np.isfinite(channel).all() for channel in (first, *further)):
         raise TonnoError("`volume`: has voxels that are NaN, infinite or beyond float32; replace them first")
     return Volume(first, matrix, further=tuple(further))

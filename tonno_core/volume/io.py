@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,8 @@ from tonno_core.words import IMAGE_ENDINGS
 WRITABLE = (".nii", ".nii.gz", ".nrrd")
 # NIfTI's codes of RGB and RGBA.
 _COLORS = ("128", "2304")
+# Bytes that are unpacked at a time.
+_BLOCK = 1 << 22
 # Accepted magnitudes of voxels, and least contrast; beyond these, sums of squares leave float32.
 LARGEST_VOXEL, SMALLEST_CONTRAST = 1e15, 1e-15
 
@@ -292,25 +294,27 @@ def _nifti_nonfinite(path: Path, reader: sitk.ImageFileReader) -> npt.NDArray[np
 
     Refuses a truncated file: ITK would fill what is missing with zeros, too.
     """
-    numbers = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
-    bits = numbers * int(reader.GetMetaData("bitpix"))
+    count = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
     start = int(float(reader.GetMetaData("vox_offset")))
+    stop = start + count * int(reader.GetMetaData("bitpix")) // 8
+    kind = {"16": "f4", "64": "f8"}.get(reader.GetMetaData("datatype"))
     with path.open("rb") as stream:
         compressed = stream.read(2) == b"\x1f\x8b"
+    content, size = bytearray(), 0
     try:
         with gzip.open(path) if compressed else path.open("rb") as unpacked:
-            content = unpacked.read()  # to the end, where gzip's checksum is
+            # To the end, where gzip's checksum is; what is no voxel of floats is not kept, however much it unpacks to.
+            while block := cast("IO[bytes]", unpacked).read(_BLOCK):
+                content += block[: max(0, stop - size)] if kind else b""
+                size += len(block)
     except (EOFError, gzip.BadGzipFile, zlib.error):
         raise TonnoError(f"{path}: truncated or damaged gzip data; copy it again") from None
-    if len(content) < start + bits // 8:
-        raise TonnoError(
-            f"{path}: truncated: {len(content)} bytes, its header asks for {start + bits // 8}; copy it again"
-        )
-    kind = {"16": "f4", "64": "f8"}.get(reader.GetMetaData("datatype"))
+    if size < stop:
+        raise TonnoError(f"{path}: truncated: {size} bytes, its header asks for {stop}; copy it again")
     if kind is None:
         return None
     order = "<" if content.startswith((348).to_bytes(4, "little")) else ">"
-    return np.asarray(~np.isfinite(np.frombuffer(content, order + kind, numbers, start)))
+    return np.asarray(~np.isfinite(np.frombuffer(content, order + kind, count, start)))
 
 
 def _check_voxels(path: str, array: FloatArray, replace_nonfinite: bool) -> FloatArray:

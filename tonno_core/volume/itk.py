@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import tempfile
@@ -20,6 +21,8 @@ from tonno_core.volume.volume import Matrix
 
 SPACING_LIMITS_MM = (0.001, 100.0)
 ORIGIN_LIMIT_MM = 1e6
+# 8 GB of float32, of which a run needs several copies. A CT of 1024 x 1024 x 1000 voxels is half of it.
+MOST_VOXELS = 2**31
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 _STDERR_LOCK = threading.Lock()
@@ -133,6 +136,8 @@ def check_header(path: Path, reader: sitk.ImageFileReader, size: tuple[int, ...]
         raise TonnoError(f"{path}: {values} values per voxel (color or vector image); expected {expected}")
     if 0 in size:
         raise TonnoError(f"{path}: the image is empty ({shape} voxels); export it again")
+    if math.prod(size) > MOST_VOXELS:
+        raise TonnoError(f"{path}: {shape} voxels; expected at most {MOST_VOXELS:,}: repair the header, or crop it")
     if len(size) != 3 and not (len(size) == 4 and size[3] <= most):
         advice = "give the 3D volume" if len(size) < 3 else "extract one 3D volume first"
         channels = f", or up to {most} channels along a fourth axis" if len(size) > 3 and most > 1 else ""
@@ -145,11 +150,11 @@ def check_header(path: Path, reader: sitk.ImageFileReader, size: tuple[int, ...]
         )
 
 
-def check_affine(path: Path, ijk_to_ras: Matrix) -> None:
+def check_affine(path: Path | str, ijk_to_ras: Matrix) -> None:
     """Refuse affines that are not finite, singular, or of absurd spacing or origin.
 
     Args:
-        path: the file or folder, for messages.
+        path: the file or folder, or another name, for messages.
         ijk_to_ras: 4 x 4, of the volume.
 
     Raises:
@@ -158,7 +163,8 @@ def check_affine(path: Path, ijk_to_ras: Matrix) -> None:
     if not np.isfinite(ijk_to_ras).all():
         raise TonnoError(f"{path}: its affine has numbers that are not finite; repair the header")
     low, high = SPACING_LIMITS_MM
-    spacing = np.linalg.norm(ijk_to_ras[:3, :3], axis=0)
+    with np.errstate(over="ignore"):  # 1e200 mm
+        spacing = np.linalg.norm(ijk_to_ras[:3, :3], axis=0)
     if spacing.min() < low or spacing.max() > high:
         size = " x ".join(f"{mm:.4g}" for mm in spacing)
         raise TonnoError(f"{path}: voxels of {size} mm; expected {low:g} to {high:g} mm: repair the header")

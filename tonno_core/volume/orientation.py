@@ -210,7 +210,8 @@ def coincide(first: Matrix, second: Matrix, size_ijk: tuple[int, int, int]) -> b
 def _moved(first: Matrix, second: Matrix, size_ijk: tuple[int, int, int]) -> float:
     """Return the largest distance between the corners of a grid under two affines."""
     corners = np.array([[*ijk, 1] for ijk in product(*((0, n - 1) for n in size_ijk))])
-    return float(np.linalg.norm(corners @ (first - second).T, axis=1).max())
+    with np.errstate(invalid="ignore", over="ignore"):  # a header may hold what is no number, or 1e30 mm
+        return float(np.linalg.norm(corners @ (first - second).T, axis=1).max())
 
 
 def _homogeneous(scale: float) -> npt.NDArray[np.float64]:

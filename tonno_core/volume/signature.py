@@ -46,7 +46,9 @@ _DATA_FILE = {
     ".mhd": re.compile(rb"^ElementDataFile *= *(.+?)\s*$", re.MULTILINE),
     ".nhdr": re.compile(rb"^data ?file *: *(.+?)\s*$", re.MULTILINE | re.IGNORECASE),
 }
-_NUMBERED = re.compile(r"(.*)(%0?\d*)[diu](\S*)\s+(-?\d+)\s+(-?\d+)(?:\s+([1-9]\d*))?(?:\s+\d+)?")
+_NUMBERED = re.compile(r"(.*)(%0?\d{0,2})[diu](\S*)\s+(-?\d{1,9})\s+(-?\d{1,9})(?:\s+([1-9]\d{0,8}))?(?:\s+\d+)?")
+# Slices of a volume in files of their own; a header that counts more is damaged, or made to fill the memory.
+_MOST_FILES = 65536
 
 
 def packing(head: bytes) -> str | None:
@@ -131,7 +133,7 @@ def data_files(path: Path) -> list[Path]:
     if numbered is None:
         return [] if "%" in name else [path.parent / name]
     before, pattern_of_number, after = numbered[1], f"{numbered[2]}d", numbered[3]
-    numbers = range(int(numbered[4]), int(numbered[5]) + 1, int(numbered[6] or 1))
+    numbers = range(int(numbered[4]), int(numbered[5]) + 1, int(numbered[6] or 1))[:_MOST_FILES]
     return [path.parent / f"{before}{pattern_of_number % number}{after}" for number in numbers]
 
 
@@ -148,8 +150,9 @@ def missing_data(path: Path) -> str | None:
         OSError: the header cannot be read.
     """
     files = [] if path.suffix.lower() not in _DATA_FILE else data_files(path)
-    absent = [file for file in files if not file.is_file()]
-    empty = [file for file in files if file not in absent and not file.stat().st_size]
+    sizes = {file: file.stat().st_size if file.is_file() else None for file in files}
+    absent = [file for file, size in sizes.items() if size is None]
+    empty = [file for file, size in sizes.items() if size == 0]
     for found, what in ((absent, "not there: put it beside the header, or correct its name in it"), (empty, "empty")):
         if found:
             more = f" ({len(found)} of {len(files)} such files)" if len(found) > 1 else ""

@@ -24,6 +24,7 @@ from tonno_core.slicing.region import Region
 from tonno_core.volume.volume import Matrix, Volume
 from tonno_core.worker.answer import Previews, ResultWriter, class_fields, model_fields
 from tonno_core.worker.failures import NotKept, StoppedEarly
+from tonno_core.worker.files import read_array
 from tonno_core.worker.job import Job
 from tonno_core.worker.models import Models
 from tonno_core.worker.requests import ReconstructRequest, RefineRequest
@@ -246,8 +247,8 @@ def _changed(kept: _Kept, options: Json) -> ReconstructionSettings:
 
 def _read(request: ReconstructRequest) -> Volume:
     try:
-        array = np.load(request.array, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        array = read_array(request.array)
+    except (OSError, ValueError) as error:
         raise TonnoError(f"the volume's file cannot be read ({type(error).__name__})") from error
     if array.ndim != 3 or min(array.shape) < 2 or array.dtype.kind not in "fiu":
         raise TonnoError(f"the volume is an array {array.shape} of {array.dtype}, expected three axes of numbers")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tonno_core.errors import first_line
 from tonno_core.output import Json
 from tonno_core.pictures.drawing import Scene
 from tonno_core.pictures.report import Line, Mark, Point, draw_finding, draw_profiles
@@ -19,6 +20,7 @@ from tonno_core.protocol import ProtocolError
 from tonno_core.slicing.profile import Profile
 from tonno_core.volume.volume import Forms, Volume
 from tonno_core.worker.failures import MissingPackage
+from tonno_core.worker.files import read_array
 from tonno_core.worker.job import Job
 from tonno_core.worker.requests import field_of, matrix_of
 
@@ -129,8 +131,8 @@ class Export:
                 fields.get("profiles_file", ""),
                 tuple(fields.get("marks", ())),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ProtocolError(f"a field of the export is missing or wrong ({error})") from None
+        except (AttributeError, EOFError, LookupError, OSError, TypeError, ValueError) as error:
+            raise ProtocolError(f"a field of the export is missing or wrong ({first_line(error)})") from None
 
 
 def write_files(job: Job) -> None:
@@ -143,6 +145,9 @@ def write_files(job: Job) -> None:
         Exception: What `failure_of` knows.
     """
     folder, export = Path(field_of(job.fields, "folder", str)), Export.of(job.fields)
+    for name in export.files:
+        if not isinstance(name, str) or name != Path(name).name or name == ".." or "\\" in name:
+            raise ProtocolError(f"a file of the export is {name!r:.80}, expected the name of one in its folder")
     job.step("writing", total=len(export.files))
     try:
         files = export.write(folder)
@@ -175,7 +180,7 @@ def _encoded(value: Any, path: Path) -> Any:
 def _volume(fields: Json) -> Volume:
     stated = fields.get("forms")
     forms = None if stated is None else Forms(**{name: _tuple(value) for name, value in stated.items()})
-    return Volume(np.load(fields["array"]), matrix_of(fields, "ijk_to_ras"), forms)
+    return Volume(read_array(Path(fields["array"])), matrix_of(fields, "ijk_to_ras"), forms)
 
 
 def _tuple(value: Any) -> Any:
@@ -192,8 +197,8 @@ def _scene(
     **marks: Any,
 ) -> Scene:
     limits = None if window is None else (window[0], window[1])
-    true = None if truth is None else np.load(truth)
-    return Scene(_volume(image), _volume(heatmap), np.load(mask), window=limits, truth=true, **marks)
+    true = None if truth is None else read_array(Path(truth))
+    return Scene(_volume(image), _volume(heatmap), read_array(Path(mask)), window=limits, truth=true, **marks)
 
 
 def _profile(axis: str, offsets_mm: list[float], logits: list[float], normal_ras: list[float] | None = None) -> Profile:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tonno_core.errors import first_line
 from tonno_core.output import PARTIAL, atomic_file
 
 if TYPE_CHECKING:
@@ -18,6 +19,27 @@ if TYPE_CHECKING:
 
 # Between two parts of this many bytes a cancel is heard.
 _PART = 8 << 20
+
+
+def read_array(path: Path) -> npt.NDArray[Any]:
+    """Read a ``.npy`` file of numbers. It is mapped first: a header that claims more than the file holds takes nothing.
+
+    Args:
+        path: The file.
+
+    Returns:
+        A copy in memory.
+
+    Raises:
+        OSError: The file is missing or cannot be opened.
+        ValueError: It holds something else, objects included, or is cut off.
+    """
+    try:
+        return np.array(np.lib.format.open_memmap(path, mode="r"))
+    except OSError:
+        raise
+    except Exception as error:  # a damaged header makes numpy's parser raise nearly any kind
+        raise ValueError(f"no file of numbers ({first_line(error)})") from error
 
 
 def write_array(path: Path, array: npt.NDArray[Any], job: Job) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -197,7 +198,7 @@ def _roi(fields: Json) -> Matrix | None:
 
 def _folder(fields: Json) -> Path:
     folder = Path(field_of(fields, "folder", str))
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # noqa: PTH112 - which is false of names that are too long, too
         raise ProtocolError("the field 'folder' names no folder")
     return folder
 
@@ -217,7 +218,7 @@ def matrix_of(fields: Json, name: str) -> Matrix:
     """
     try:
         matrix = np.asarray(field_of(fields, name, list), dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ProtocolError(f"the field '{name}' holds what is no number") from None
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
         raise ProtocolError(f"the field '{name}' is no invertible 4 x 4 matrix")
