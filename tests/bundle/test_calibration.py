@@ -249,7 +249,8 @@ def test_a_calibration_that_states_no_slices_is_no_step_of_a_trend() -> None:
     silent = {name: value for name, value in SETTINGS.items() if name != "slices"}
     record = {**ALONE, "settings": silent, "other_planes": [FAST, {"threshold": 5.0, "settings": {"slices": 32}}]}
     found = look(thresholds={"matched-cam": record}, slices=40, directions=96)
-    assert found.source == "scaled" and 5.0 < found.value < 6.0
+    assert (found.value, found.source) == (8.0, "unscaled")
+    assert "calibrated for unstated slices in each of 256 directions" in found.note
 
 
 def test_a_trend_beyond_floats_is_not_followed() -> None:

@@ -350,6 +350,7 @@ def test_a_number_sign_in_the_name_of_a_file_that_is_there(tmp_path: Path) -> No
             ", line 4: patient 'P1' is in split 'val' and in 'train' (line 2); a patient belongs to one split",
         ),
         ("volume,label,mask\na.nii,1,m#0\n", ", line 2: mask: '0': 0 is the background of a mask, expected values of"),
+        (f"volume,label,mask\na.nii,1,m#{'9' * 400}\n", ", line 2: mask: '999"),
         ("volume,label,mask,mask_label\na.nii,1,m,tumour\n", ", line 2: mask_label: 'tumour' is no value of a mask"),
         ("volume,label,mask,mask_label\na.nii,1,m#1,2\n", ", line 2: mask is 'm#1', but mask_label '2'; leave one"),
         (

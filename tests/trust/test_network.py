@@ -29,16 +29,15 @@ def hear(event, arguments):
 sys.addaudithook(hear)
 """
 IMPORTS = """
-import tonno_core, timm, huggingface_hub, matplotlib.pyplot, safetensors.torch, SimpleITK, pydicom, torch,
-tonno_core.cli
-import tonno_core.encoding.classifier, tonno_core.encoding.sources, tonno_core.pictures.report, tonno_core.worker.engine
-import tonno_core.training.train, tonno_core.evaluation.report
+import huggingface_hub, matplotlib.pyplot, pydicom, safetensors.torch, SimpleITK, timm, torch
+import tonno_core.cli, tonno_core.encoding.classifier, tonno_core.encoding.sources, tonno_core.pictures.report
+import tonno_core.evaluation.report, tonno_core.training.train, tonno_core.worker.engine
 from importlib.util import find_spec
 for name in ("monai", "highdicom", "openpyxl", "nilearn"):
     if find_spec(name):
         __import__(name)
-tonno_core.cli.main(["reconstruct", "scan.nii.gz", "--model", "model", "--slices", "8", "--directions", "4",
-"--output", "out"])
+coarse = ["--slices", "8", "--directions", "4"]
+tonno_core.cli.main(["reconstruct", "scan.nii.gz", "--model", "model", "--output", "out", *coarse])
 """
 
 
@@ -97,7 +96,7 @@ def test_the_engines_process_has_no_socket_and_hears_its_parent_alone(tmp_path: 
     try:
         small = {"slices": 8, "directions": 4, "methods": ["tonno"]}
         asked = fields(client, toy_scan(0, 1), "pixel-sum", options=small)
-        assert answer(client, client.submit("reconstruct", **asked))["type"] == "result"
+        assert answer(client, client.submit("reconstruct", **asked), patience_s=300)["type"] == "result"
         descriptors = Path(f"/proc/{client.pid}/fd")
         held = [str(each.readlink()) for each in descriptors.iterdir() if each.is_symlink()]
         assert held and not [name for name in held if name.startswith("socket:")]

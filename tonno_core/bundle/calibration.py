@@ -495,7 +495,7 @@ def _along(first: float | None, second: float | None, steps: float) -> float | N
         return None
     try:
         value = float(first * (second / first) ** steps)
-    except OverflowError:
+    except ArithmeticError:  # beyond floats
         return None
     return value if math.isfinite(value) else None
 
@@ -527,4 +527,4 @@ def planes_text(planes: Json, more: Sequence[str] = ()) -> str:
     """
     directions = f" in each of {planes['directions']} directions" if "directions" in planes else ""
     named = [f"{name.replace('_', ' ')} {planes.get(name, 'by default')}" for name in more]
-    return ", ".join([f"{planes['slices']} slices{directions}", *named])
+    return ", ".join([f"{planes.get('slices', 'unstated')} slices{directions}", *named])

@@ -15,7 +15,7 @@ from tonno_core.volume.volume import FloatArray
 # Which values of a mask mean the finding: these; any but zero, where there are none; not stated: None.
 Values = tuple[int, ...] | None
 ANY = "any"
-_VALUES = re.compile(r"\d+(?:\.0+)?(?:\+\d+(?:\.0+)?)*")
+_VALUES = re.compile(r"\d{1,9}(?:\.0+)?(?:\+\d{1,9}(?:\.0+)?)*")
 _SHOWN = 8
 
 
