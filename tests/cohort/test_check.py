@@ -127,18 +127,22 @@ def test_doubtful_orientation_is_a_warning_and_nibabels_mask_fits(tmp_path: Path
 def test_what_training_could_not_read_is_an_error(tmp_path: Path) -> None:
     scans(tmp_path, 2)
     (tmp_path / "bad.nii").write_bytes(b"not an image")
-    sitk.WriteImage(sitk.Image([4, 4, 4, 2], sitk.sitkFloat32), str(tmp_path / "4d.nii"))
-    sitk.WriteImage(sitk.Image([4, 4, 4], sitk.sitkVectorUInt8, 3), str(tmp_path / "colour.nii"))
+    sitk.WriteImage(sitk.Image([4, 4, 4, 20], sitk.sitkFloat32), str(tmp_path / "4d.nii"))
+    sitk.WriteImage(sitk.Image([4, 4, 4], sitk.sitkVectorUInt8, 20), str(tmp_path / "colour.nii"))
     (tmp_path / "empty").mkdir()
     check = checked(tmp_path, "bad.nii,0", "0.nii,0", "4d.nii,0", "1.nii,1", "colour.nii,1", "empty,1")
     texts = dict(problems(check))
     assert list(texts) == [2, 4, 6, 7]
     assert texts[2].startswith("!volume: cannot be read; it is truncated, damaged or in another format")
-    assert texts[4].startswith("!volume: channels: 2, mostly 1; a model looks at")
-    assert texts[6].startswith("!volume: 3 values per voxel (color or vector image)")
+    assert texts[4].startswith(
+        "!volume: a 4D image of 4 x 4 x 4 x 20 voxels; expected 3D, or up to 16 channels along a fo"
+    )
+    assert texts[6].startswith(
+        "!volume: 20 values per voxel (color or vector image); expected at most 16: extract a few"
+    )
     assert texts[7].startswith("!volume: no DICOM image in this folder")
     assert not check.usable
-    assert f"{tmp_path / 'list.csv'}, line 4: error: volume: channels: 2, mostly 1" in report(check)
+    assert f"{tmp_path / 'list.csv'}, line 4: error: volume: a 4D image" in report(check)
     assert report(check).endswith("not usable for training: 4 errors, 1 warning")
 
 

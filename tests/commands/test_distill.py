@@ -154,7 +154,7 @@ def test_several_findings_and_a_class_that_says_there_is_none(tonno: Command, tm
 
 @pytest.fixture
 def nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "read_volume", lambda path: pytest.fail("a volume was read"))
+    monkeypatch.setattr(cache, "read_volume", lambda path, **how: pytest.fail("a volume was read"))
 
 
 @pytest.mark.usefixtures("nothing_is_read")

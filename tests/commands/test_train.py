@@ -50,7 +50,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """A volume that is read fails the test."""
     for module in (cache, training):
-        monkeypatch.setattr(module, "read_volume", lambda path: pytest.fail("a volume was read"))
+        monkeypatch.setattr(module, "read_volume", lambda path, **how: pytest.fail("a volume was read"))
 
 
 # -------------------- what comes out

@@ -183,7 +183,7 @@ def test_only_the_volumes_of_train_and_val_are_read_and_no_mask(
         mask.chmod(0)
     opened = []
     original = cache.read_volume
-    monkeypatch.setattr(cache, "read_volume", lambda path: opened.append(path.name) or original(path))
+    monkeypatch.setattr(cache, "read_volume", lambda path, **how: opened.append(path.name) or original(path, **how))
     distill_toy(manifest, tmp_path / "run", bundle, steps=1, epochs=1)
     assert set(opened) == {f"{i}.nii.gz" for i in range(5)}
 

@@ -75,7 +75,7 @@ def test_a_volume_is_prepared_once_as_a_segmenter_sees_it(tmp_path: Path, monkey
     look = cache.appearance(0)
     assert look is not None
     assert look.extent_mm == 64.0
-    monkeypatch.setattr(cache_module, "read_volume", lambda path: pytest.fail("it was read again"))
+    monkeypatch.setattr(cache_module, "read_volume", lambda path, **how: pytest.fail("it was read again"))
     cache.prepare(case, 0)
     with pytest.raises(BaseException, match="it was read again"):
         VolumeCache(tmp_path / "cache", WorkingPreparation(network, "none")).prepare(case, 0)

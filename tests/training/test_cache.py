@@ -33,7 +33,7 @@ def case(tmp_path: Path) -> Case:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The volumes that are read."""
     paths: list[Path] = []
-    monkeypatch.setattr(module, "read_volume", lambda path: paths.append(path) or read_volume(path))
+    monkeypatch.setattr(module, "read_volume", lambda path, **how: paths.append(path) or read_volume(path, **how))
     return paths
 
 

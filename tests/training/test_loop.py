@@ -97,9 +97,13 @@ def test_only_the_volumes_of_train_and_val_are_read_and_no_mask(
     for mask in manifest.parent.glob("*-mask.nii.gz"):
         mask.chmod(0)
     opened = []
+
+    def reading(original: Any, path: Path, **how: Any) -> Any:
+        opened.append(path.name)
+        return original(path, **how)
+
     for module in (cache, training):
-        original = module.read_volume
-        monkeypatch.setattr(module, "read_volume", lambda path: opened.append(path.name) or original(path))  # noqa: B023
+        monkeypatch.setattr(module, "read_volume", partial(reading, module.read_volume))
     train_toy(manifest, tmp_path / "run", steps=3)
     assert set(opened) == {f"{i}.nii.gz" for i in range(5)}
 

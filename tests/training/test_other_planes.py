@@ -148,7 +148,7 @@ def test_only_methods_whose_planes_are_others_are_looked_at(
 
 def test_a_few_positive_volumes_are_enough(scans: list[tuple[Path, int]], monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    monkeypatch.setattr(looking, "read_volume", lambda path: read.append(path) or read_volume(path))
+    monkeypatch.setattr(looking, "read_volume", lambda path, **how: read.append(path) or read_volume(path, **how))
     cases = [scans[1], *[scans[0]] * (COMPARED_VOLUMES + 3)]
     found = measure(bundle_with({"tonno": 0.0}), cases)
     assert len(read) == 1 + COMPARED_VOLUMES

@@ -147,6 +147,7 @@ class SliceCutter:
         self.ends = [0, *np.cumsum(self.counts).tolist()]
         if source.kernel is not None:
             affines = np.stack([_plane_to_ijk(source, each, self.shown) for each in moved], axis=1)
+            self._voxels = source.array.unbind()
             self._affines = torch.as_tensor(affines.reshape(-1, 3, 3), dtype=torch.float32).to(source.array.device)
         else:
             self._stacks = [_Stacks(source, each, self.shown) for each in moved]
@@ -169,7 +170,7 @@ class SliceCutter:
             affines = self._affines[first * shifts : stop * shifts]
             each = [
                 source.kernel(voxels, affines, self._pixels, fill)
-                for voxels, fill in zip(source.array, source.fills, strict=True)
+                for voxels, fill in zip(self._voxels, source.fills, strict=True)
             ]
             slices = each[0] if len(each) == 1 else torch.stack(each, dim=1)
         else:

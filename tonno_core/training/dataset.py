@@ -117,7 +117,7 @@ class SliceSampler:
         voxels = [arrays[number] for number in chosen]
         planes = self._planes(sources, numbers)
         changes = None if self.augmentation is None else self.augmentation.changes(numbers.intensities)
-        count = len(voxels[0])
+        count = len(sources[0].fills)
         # Channels change alike, but for their noise.
         seeds_of = [[seed ^ channel for seed in numbers.noise] for channel in range(count)]
         made: list[torch.Tensor] = []
@@ -130,7 +130,8 @@ class SliceSampler:
             plane_to_ijk = _frame_to_ijk(sources)[:, None] @ planes[..., [0, 1, 3]]
             plane_to_ijk[..., :2] *= 2.0 / max(self.pixels - 1, 1)  # from pixels
             for channel, noise in enumerate(seeds_of):
-                own, fills = [each[channel] for each in voxels], [source.fills[channel] for source in sources]
+                own = voxels if count == 1 else [each[channel] for each in voxels]
+                fills = [source.fills[channel] for source in sources]
                 made.append(self._kernel.random_slices(own, plane_to_ijk[:, :, :3], fills, self.pixels, changes, noise))
         return (made[0] if count == 1 else torch.stack(made, dim=2)).flatten(0, 1)
 
@@ -173,13 +174,14 @@ class SliceSampler:
         to_grid = np.stack([ijk_to_grid((x, y, z)) for z, y, x in sizes_zyx]) @ _frame_to_ijk(sources)
         theta = torch.as_tensor(to_grid[:, None] @ planes, dtype=torch.float32, device=self.device)
         points = affine_points(theta.flatten(0, 1), (1, self.pixels, self.pixels))
-        size = (*theta.shape[:2], len(voxels[0]), self.pixels, self.pixels)
+        size = (*theta.shape[:2], len(sources[0].fills), self.pixels, self.pixels)
         slices = torch.empty(size, device=self.device)
         for target, source, array, several in zip(
             slices, sources, voxels, torch.split(points, len(slices[0])), strict=True
         ):
             at = several.transpose(0, 1)  # the slices of a volume are the planes of one grid
-            sampled = F.grid_sample(array[None], at, padding_mode="zeros", align_corners=True)[0]
+            channels = array if array.ndim == 4 else array[None]
+            sampled = F.grid_sample(channels[None], at, padding_mode="zeros", align_corners=True)[0]
             for channel, fill in enumerate(source.fills):
                 torch.add(sampled[channel], fill, out=target[:, channel])
         return slices

@@ -55,12 +55,12 @@ class DeviceVoxels:
             number: Of the volume.
 
         Returns:
-            Voxels less fill, C Z Y X.
+            Voxels less fill, Z Y X, or C Z Y X of several channels.
         """
         kept = self._kept.get(number)
         if kept is not None:
             return kept
-        array = self._volumes[number].channels.contiguous()
+        array = self._volumes[number].array.contiguous()
         size = array.numel() * self._dtype.itemsize
         stays = size <= self._room
         if self._device.type == "cuda" and not stays:
