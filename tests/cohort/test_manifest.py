@@ -523,7 +523,7 @@ def test_further_columns_are_written_and_a_second_channel_is_told(tmp_path: Path
     )
     content = read_manifest(path)
     assert content.cases == cases
-    assert content.notes == ("column volume:CT is not read: a case is one volume of one channel",)
+    assert content.notes == ("column volume:CT is not read: channels are read from one file, such as a 4D NIfTI",)
 
 
 def test_names_that_no_file_can_have_are_of_no_file(tmp_path: Path) -> None:
