@@ -1,0 +1,138 @@
+"""What the documents show really runs, on toy data: ``make docs-check``, some minutes.
+
+Commands are those of the pages, in their order, with options behind them that make them cheap (the last one counts).
+One whose inputs are not there (another data set, a file of weights) is left out, and the summary says so.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import tonno_core as tonno
+from tests.documents import ROOT, Line, command_lines, python_blocks
+from tests.networks import write_random_bundle
+from tonno_core.cli import cli, main
+from tonno_core.errors import TonnoWarning
+
+pytestmark = pytest.mark.skipif(not os.environ.get("TONNO_DOCS"), reason="takes minutes: `make docs-check`")
+
+PAGES = ("README.md", "docs/reconstruct.md", "docs/evaluation.md", "docs/training.md", "docs/segmenter.md",
+         "docs/regression.md", "docs/features.md")  # fmt: skip
+_PLANES = ("--slices", "12", "--directions", "8")
+_CHEAP: dict[str, tuple[str, ...]] = {
+    "reconstruct": _PLANES,
+    "features": _PLANES,
+    "evaluate": (*_PLANES, "--stage", "3"),
+    "calibrate": _PLANES,
+    "train": (
+        *_PLANES, "--steps", "4", "--epochs", "2", "--slice-size", "32", "--volumes-per-batch", "4",
+        "--slices-per-volume", "2", "--weights", "none", "--no-calibrate",
+    ),
+    "distill": (*_PLANES, "--steps", "2", "--epochs", "1", "--patch", "16,16,16", "--trust", "0", "--unit", "peak"),
+    "check": (),
+    "bundle": (),
+}  # fmt: skip
+_INPUT = (".csv", ".nii.gz", ".safetensors", ".pth", ".pt2", ".json")
+
+
+SHAPE = 24  # voxels of a toy scan along each axis, of 6 mm
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with what the pages' commands take: scans of a ball, every second one with a bright blob, and lists."""
+    folder = tmp_path_factory.mktemp("toys")
+    before = Path.cwd()
+    os.chdir(folder)
+    rng, lines = np.random.default_rng(0), ["volume,label,patient,split,mask,volume_ml"]
+    Path("scans").mkdir()
+    z, y, x = np.mgrid[:SHAPE, :SHAPE, :SHAPE] - (SHAPE - 1) / 2
+    for number in range(24):
+        place = rng.uniform(-4, 4, 3)
+        radius = rng.uniform(2, 3.5) if number % 2 else 0.0
+        blob = np.sqrt((x - place[0]) ** 2 + (y - place[1]) ** 2 + (z - place[2]) ** 2) <= radius
+        ball = np.sqrt(x**2 + y**2 + z**2) < 10
+        array = (ball * 100 + blob * 80 + 5 * rng.standard_normal(ball.shape)).astype(np.float32)
+        scan = tonno.Volume(array, np.diag([6.0, 6.0, 6.0, 1.0]))
+        tonno.write_volume(scan, f"scans/{number}.nii.gz")
+        tonno.write_volume(scan.with_array(blob), f"scans/{number}-mask.nii.gz", dtype="uint8")
+        volume, split = f"scans/{number}.nii.gz", ("train", "train", "val", "test")[number // 2 % 4]
+        lines.append(f"{volume},{number % 2},p{number},{split},scans/{number}-mask.nii.gz,{blob.sum() * 0.216:.1f}")
+    Path("manifest.csv").write_text("\n".join(lines))
+    Path("scans.csv").write_text("\n".join(["volume", *(f"scans/{number}.nii.gz" for number in range(3))]))
+    shutil.copy("scans/1.nii.gz", "scan.nii.gz")
+    shutil.copy("scans/1-mask.nii.gz", "region.nii.gz")
+    write_random_bundle(folder / "my-model", thresholds={"matched-cam": {"threshold": 0.01}})
+    yield folder
+    os.chdir(before)
+
+
+def run(line: Line) -> str:
+    """Run a command of a page; returns why it was not run, or ''."""
+    arguments = line.tonno()
+    if line.words[0] != "tonno" or arguments is None:
+        return "not a command of tonno"
+    name, *rest = arguments
+    if name not in _CHEAP or line.is_abridged:
+        return "takes long, and has tests of its own"
+    if not Path("my-model-run/split.csv").exists():  # a training writes it where its list has no column split
+        rest = ["manifest.csv" if word == "my-model-run/split.csv" else word for word in rest]
+    lacking = [
+        word for word in rest if word.endswith(_INPUT) and not word.startswith("'") and not list(Path().glob(word))
+    ]
+    if lacking:
+        return f"without {', '.join(lacking)}"
+    cheap = () if "--complete" in rest else _CHEAP[name]
+    known = {option for parameter in cli.commands[name].params for option in parameter.opts}
+    anew = ["--overwrite"] if "--overwrite" in known and "--resume" not in rest else []
+    with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+        warnings.simplefilter("ignore", TonnoWarning)
+        main([name, *rest, *cheap, *anew])
+    assert ended.value.code in (0, None), " ".join(line.words)
+    return ""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_of_the_pages_run(page: str, toys: Path, kept_signals: None) -> None:
+    outcomes = [(line, run(line)) for line in command_lines(ROOT / page)]
+    for line, why in outcomes:
+        print(f"{page}: {f'left out, {why}' if why else 'ran'}: {' '.join(line.words)}")
+    assert not all(why for _, why in outcomes)
+
+
+class Toy(nn.Module):
+    """A classifier of two classes with two layers that put out maps, for slices of three channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer3, self.layer4 = nn.Conv2d(3, 4, 16, 16), nn.Conv2d(4, 4, 1)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, slices: torch.Tensor) -> torch.Tensor:
+        maps: torch.Tensor = self.layer4(self.layer3(slices).relu()).relu()
+        logits: torch.Tensor = self.head(maps.mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("page", ["docs/python.md", "docs/features.md", "docs/regression.md"])
+def test_python_of_the_pages_runs(page: str, toys: Path) -> None:
+    made = {"docs/regression.md": "my-regressor", "docs/features.md": "features"}.get(page, ".")
+    if not Path(made).exists():
+        pytest.skip("reads what the commands' test makes, which goes before")
+    names: dict[str, Any] = {"tonno": tonno, "module": Toy().eval()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch.export, and of MONAI and TorchIO when they are imported
+        for block in python_blocks(ROOT / page):
+            exec(compile(block.text, f"{page}, line {block.line + 1}", "exec"), names)
+    for line in command_lines(ROOT / page):  # of what the blocks wrote
+        run(line)
