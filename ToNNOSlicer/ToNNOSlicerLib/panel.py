@@ -13,6 +13,7 @@ from ToNNOSlicerLib.sections.editor import EditorSection
 from ToNNOSlicerLib.sections.export import ExportSection
 from ToNNOSlicerLib.sections.findings import FindingsSection
 from ToNNOSlicerLib.sections.input import InputSection
+from ToNNOSlicerLib.sections.look import fitButtons, nameParts
 from ToNNOSlicerLib.sections.log import LogSection
 from ToNNOSlicerLib.sections.method import MethodSection
 from ToNNOSlicerLib.sections.result import ResultSection
@@ -55,6 +56,8 @@ class Panel:
         self._timer.connect("timeout()", self._onTick)
         self._sections = ()
         self.session = Session(logic, ask, choices, self._client, self._show, self._timer.start)
+        nameParts(ui)
+        fitButtons(ui)
         self._sections = tuple(section(ui, self.session) for section in _SECTIONS)
         self.shortcuts = Shortcuts(self.session)
         self._show()
