@@ -255,10 +255,11 @@ def description(model: Model) -> list[tuple[str, str]]:
     rows.append((_("classes"), ", ".join(model.classes)))
     if model.isSegmenter:
         spacing = " x ".join(f"{mm:g}" for mm in model.spacingMm)
-        rows += [(_("kind"), kindOf(model)), (_("network"), _("{name}, voxels of {spacing} mm").format(name=model.encoder, spacing=spacing))]
+        network = _("{name}, voxels of {spacing} mm").format(name=model.encoder, spacing=spacing)
+        rows.append((_("kind"), kindOf(model)))
     else:
-        text = _("{name}, {size} x {size} pixels").format(name=model.encoder, size=model.sliceSize)
-        rows.append((_("network"), text))
+        network = _("{name}, {size} x {size} pixels").format(name=model.encoder, size=model.sliceSize)
+    rows.append((_("network"), network))
     rows.append((_("calibration"), _calibration(model)))
     return rows
 

@@ -43,7 +43,7 @@ class Missing:
             rows.append(("PyTorch", size.format(mb=_TORCH_MB[0], gb=_TORCH_MB[1] / 1000)))
         for requirement in self.packages:
             name = nameOf(requirement)
-            rows.append((requirement, f"{_SIZES_MB.get(name, 1)} MB"))
+            rows.append((requirement, _("{mb} MB").format(mb=_SIZES_MB.get(name, 1))))
         return rows
 
 

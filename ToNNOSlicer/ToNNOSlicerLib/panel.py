@@ -13,8 +13,8 @@ from ToNNOSlicerLib.sections.editor import EditorSection
 from ToNNOSlicerLib.sections.export import ExportSection
 from ToNNOSlicerLib.sections.findings import FindingsSection
 from ToNNOSlicerLib.sections.input import InputSection
-from ToNNOSlicerLib.sections.look import fitButtons, nameParts
 from ToNNOSlicerLib.sections.log import LogSection
+from ToNNOSlicerLib.sections.look import fitButtons, nameParts
 from ToNNOSlicerLib.sections.method import MethodSection
 from ToNNOSlicerLib.sections.result import ResultSection
 from ToNNOSlicerLib.sections.run import RunSection

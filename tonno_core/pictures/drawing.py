@@ -197,17 +197,11 @@ def plane_layers(scene: Scene, cuts: Sequence[Cut], limit: float | None = None) 
         limit = float(np.percentile(np.abs(_finite(heatmaps)), 99.9)) or 1.0
     window = scene.window or grey_window(images)
     masks = [None if mask is None else (mask != 0).astype(np.uint8) for mask in (scene.mask, scene.truth)]
-    return [
-        PlaneLayers(
-            image,
-            window,
-            heatmap,
-            limit,
-            *[None if mask is None else sample(mask, grid, places) for mask in masks],
-            colours=scene.colours,
-        )
-        for image, heatmap, places in zip(images, heatmaps, points, strict=True)
-    ]
+    layers = []
+    for image, heatmap, places in zip(images, heatmaps, points, strict=True):
+        shares = [None if mask is None else sample(mask, grid, places) for mask in masks]
+        layers.append(PlaneLayers(image, window, heatmap, limit, shares[0], shares[1], scene.colours))
+    return layers
 
 
 def grey_window(planes: Sequence[Float]) -> tuple[float, float]:

@@ -162,7 +162,7 @@ def _module(logic: vtk.vtkObject) -> types.SimpleNamespace:
 
 
 def provide_i18n() -> None:
-    """``slicer.i18n``, which the wheel lacks: texts stay as they are written, or are what its `language` makes of them."""
+    """``slicer.i18n``, which the wheel lacks: its `language` makes a text of another, or leaves it as it is."""
     if "slicer.i18n" not in sys.modules:
         module = types.ModuleType("slicer.i18n")
         module.language = lambda text: text

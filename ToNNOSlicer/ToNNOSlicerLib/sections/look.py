@@ -40,7 +40,7 @@ class Filling:
 
 
 def nameParts(widgets) -> None:
-    """Give the parts of compound widgets, which have the focus in their place, names and descriptions for screen readers.
+    """Give the parts of compound widgets, which have the focus in their place, names for screen readers.
 
     A part without a name of its own gets the widget's, or else the text of its label; and the widget's tooltip.
 
