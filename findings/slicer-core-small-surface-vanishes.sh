@@ -19,7 +19,8 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 vtk.vtkLogger.SetStderrVerbosity(vtk.vtkLogger.VERBOSITY_OFF)
 vtk.vtkOutputWindow.SetInstance(vtk.vtkStringOutputWindow())
-scene = slicer.vtkMRMLScene()
+scene, logic = slicer.vtkMRMLScene(), slicer.vtkSlicerSegmentationsModuleLogic()
+logic.SetMRMLScene(scene)  # registers the conversion
 
 
 def kept(side):

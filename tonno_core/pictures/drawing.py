@@ -198,9 +198,9 @@ def plane_layers(scene: Scene, cuts: Sequence[Cut], limit: float | None = None) 
     window = scene.window or grey_window(images)
     masks = [None if mask is None else (mask != 0).astype(np.uint8) for mask in (scene.mask, scene.truth)]
     layers = []
-    for image, heatmap, places in zip(images, heatmaps, points, strict=True):
+    for pixels, values, places in zip(images, heatmaps, points, strict=True):
         shares = [None if mask is None else sample(mask, grid, places) for mask in masks]
-        layers.append(PlaneLayers(image, window, heatmap, limit, shares[0], shares[1], scene.colours))
+        layers.append(PlaneLayers(pixels, window, values, limit, shares[0], shares[1], scene.colours))
     return layers
 
 
