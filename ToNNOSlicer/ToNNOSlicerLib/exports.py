@@ -33,8 +33,11 @@ _YIELD_S = 0.01
 _PATIENCE_S = math.inf
 # What the machine lacks, and what helps.
 _CAUSES = {
-    "disk-full": ("The disk that the files go to is full.", "Free some space, or choose another place."),
-    "out-of-memory": ("There is not enough memory to write the files.", "Close other programs, then export again."),
+    "disk-full": (_("The disk that the files go to is full."), _("Free some space, or choose another place.")),
+    "out-of-memory": (
+        _("There is not enough memory to write the files."),
+        _("Close other programs, then export again."),
+    ),
 }
 
 
@@ -72,7 +75,7 @@ class Exports:
         if kind in (FINDINGS, REPORT):
             result.listing.checkWhole()
         title, ending, kinds = _DIALOGS[kind]
-        path = self._session.ask.saveFile(_(title), fileName(result) + ending, kinds)
+        path = self._session.ask.saveFile(title, fileName(result) + ending, kinds)
         if path:
             self.write(kind, result, path)
 
@@ -90,7 +93,8 @@ class Exports:
         if kind == HEATMAP:
             self._begin(path, heatmapSteps(result.heatmapNode, path, self._writer()))
         elif kind == REPORT:
-            self._begin(path, reportSteps(path, result.heatmapNode, *result.segment, self._writer()))
+            colors = self._session.parameters.colors.value
+            self._begin(path, reportSteps(path, result.heatmapNode, *result.segment, self._writer(), colors))
         else:
             with self._session.ask.waiting():
                 if kind == SEGMENTATION:
@@ -151,13 +155,13 @@ class Exports:
 
 _DIALOGS = {
     SEGMENTATION: (
-        "Export the segmentation",
+        _("Export the segmentation"),
         ".seg.nrrd",
-        "Segmentation (*.seg.nrrd);;NIfTI (*.nii.gz);;STL (*.stl);;DICOM SEG (*.dcm)",
+        _("Segmentation (*.seg.nrrd);;NIfTI (*.nii.gz);;STL (*.stl);;DICOM SEG (*.dcm)"),
     ),
-    HEATMAP: ("Export the heatmap", ".nrrd", "NRRD (*.nrrd);;NIfTI (*.nii.gz)"),
-    FINDINGS: ("Export the findings", ".csv", "CSV (*.csv)"),
-    REPORT: ("Export the report", ".html", "HTML (*.html)"),
+    HEATMAP: (_("Export the heatmap"), ".nrrd", "NRRD (*.nrrd);;NIfTI (*.nii.gz)"),
+    FINDINGS: (_("Export the findings"), ".csv", "CSV (*.csv)"),
+    REPORT: (_("Export the report"), ".html", "HTML (*.html)"),
 }
 
 
@@ -206,8 +210,7 @@ def _shares(client: EngineClient) -> Iterator[float]:
             elif event["type"] == "result":
                 return
             elif event["type"] == "error" and event["kind"] in _CAUSES:
-                cause, nextStep = _CAUSES[event["kind"]]
-                raise ToNNOUserError(_(cause), _(nextStep))
+                raise ToNNOUserError(*_CAUSES[event["kind"]])
             elif event["type"] == "error" and event["kind"] == "user":
                 raise ToNNOUserError(*cannotWrite(event["message"]))
             elif event["type"] in ("error", "exited", "hung", "garbage"):

@@ -94,25 +94,30 @@ def readModel(folder: str | Path) -> Model:
     Raises:
         ModelError: With what is missing or wrong in the folder.
     """
+    from slicer.i18n import tr as _
+
     folder = Path(folder)
     spec = folder / SPEC_NAME
     try:
         if not folder.is_dir():
-            raise ModelError(f"{folder}: the folder is gone")
+            raise ModelError(_("{folder}: the folder is gone").format(folder=folder))
         for name in (SPEC_NAME, WEIGHTS_NAME):
             if not (folder / name).is_file():
-                raise ModelError(f"{folder}: {name} is missing")
+                raise ModelError(_("{folder}: {name} is missing").format(folder=folder, name=name))
         data = json.loads(spec.read_text(encoding="utf-8"))
         isSegmenter = data["schema"] == SEGMENTER_SCHEMA and data.get("kind") == SEGMENTER
         if data["schema"] != SCHEMA and data.get("kind") == REGRESSOR:
-            raise ModelError(f"{spec}: a regressor, which has no findings to show; use it with tonno reconstruct")
+            text = _("{file}: a regressor, which has no findings to show; use it with tonno reconstruct")
+            raise ModelError(text.format(file=spec))
         if data["schema"] == CHANNELS_SCHEMA:
-            raise ModelError(
-                f"{spec}: for volumes of several channels, as PET and CT, and an image here has one; use it with "
+            text = _(
+                "{file}: for volumes of several channels, as PET and CT, and an image here has one; use it with "
                 "tonno reconstruct"
             )
+            raise ModelError(text.format(file=spec))
         if data["schema"] != SCHEMA and not isSegmenter:
-            raise ModelError(f"{spec}: schema {data['schema']} is unknown; it needs another version of ToNNO")
+            text = _("{file}: schema {number} is unknown; it needs another version of ToNNO")
+            raise ModelError(text.format(file=spec, number=data["schema"]))
         parts = {name: dict(data.get(name) or {}) for name in ("about", "defaults", "thresholds", "training")}
         if isSegmenter:
             network = data["network"]
@@ -121,7 +126,9 @@ def readModel(folder: str | Path) -> Model:
             return Model(folder, folder.name, name, _classes(data), 0, **parts, kind=SEGMENTER, spacingMm=spacingMm)
         return Model(folder, folder.name, str(data["encoder"]), _classes(data), int(data["slice_size"]), **parts)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{spec}: not a model's description ({type(error).__name__}: {error})") from None
+        reason = f"{type(error).__name__}: {error}"
+        text = _("{file}: not a model's description ({reason})").format(file=spec, reason=reason)
+        raise ModelError(text) from None
 
 
 def _classes(data: Json) -> tuple[str, ...]:
@@ -240,23 +247,38 @@ def description(model: Model) -> list[tuple[str, str]]:
     Returns:
         Pairs of topic and text.
     """
+    from slicer.i18n import tr as _
+
     about = {("license" if topic == "licence" else topic): str(text) for topic, text in model.about.items()}
-    rows = [(topic, about[topic]) for topic in ("finding", "modality", "data", "use", "license") if topic in about]
-    rows.append(("classes", ", ".join(model.classes)))
+    topics = {
+        "finding": _("finding"),
+        "modality": _("modality"),
+        "data": _("data"),
+        "use": _("use"),
+        "license": _("license"),
+    }
+    rows = [(name, about[topic]) for topic, name in topics.items() if topic in about]
+    rows.append((_("classes"), ", ".join(model.classes)))
     if model.isSegmenter:
         spacing = " x ".join(f"{mm:g}" for mm in model.spacingMm)
-        rows += [("kind", kindOf(model)), ("network", f"{model.encoder}, voxels of {spacing} mm")]
+        network = _("{name}, voxels of {spacing} mm").format(name=model.encoder, spacing=spacing)
+        rows.append((_("kind"), kindOf(model)))
     else:
-        rows.append(("network", f"{model.encoder}, {model.sliceSize} x {model.sliceSize} pixels"))
-    rows.append(("calibration", _calibration(model)))
+        network = _("{name}, {size} x {size} pixels").format(name=model.encoder, size=model.sliceSize)
+    rows.append((_("network"), network))
+    rows.append((_("calibration"), _calibration(model)))
     return rows
 
 
 def _calibration(model: Model) -> str:
+    from slicer.i18n import tr as _
+
     records = {key: record for key, record in model.thresholds.items() if isinstance(record, dict)}
     if not records:
-        return "none: the threshold starts at Otsu's"
+        return _("none: the threshold starts at Otsu's")
     methods = ", ".join(dict.fromkeys(key.partition("/")[0] for key in records))
     counts = {record.get("negative_volumes") for record in records.values()} - {None}
-    volumes = f"{min(counts)} volumes" if counts else "volumes"
-    return f"on {volumes} without the finding: {methods}"
+    if not counts:
+        return _("on volumes without the finding: {methods}").format(methods=methods)
+    text = _("on {count} volumes without the finding: {methods}")
+    return text.format(count=min(counts), methods=methods)

@@ -35,12 +35,15 @@ class Missing:
         Returns:
             Pairs of name and size.
         """
+        from slicer.i18n import tr as _
+
         rows = []
         if self.torch:
-            rows.append(("PyTorch", f"{_TORCH_MB[0]} MB for the CPU, up to {_TORCH_MB[1] / 1000:.0f} GB for NVIDIA"))
+            size = _("{mb} MB for the CPU, up to {gb:.0f} GB for NVIDIA")
+            rows.append(("PyTorch", size.format(mb=_TORCH_MB[0], gb=_TORCH_MB[1] / 1000)))
         for requirement in self.packages:
             name = nameOf(requirement)
-            rows.append((requirement, f"{_SIZES_MB.get(name, 1)} MB"))
+            rows.append((requirement, _("{mb} MB").format(mb=_SIZES_MB.get(name, 1))))
         return rows
 
 

@@ -14,6 +14,7 @@ from ToNNOSlicerLib.sections.export import ExportSection
 from ToNNOSlicerLib.sections.findings import FindingsSection
 from ToNNOSlicerLib.sections.input import InputSection
 from ToNNOSlicerLib.sections.log import LogSection
+from ToNNOSlicerLib.sections.look import fitButtons, nameParts
 from ToNNOSlicerLib.sections.method import MethodSection
 from ToNNOSlicerLib.sections.result import ResultSection
 from ToNNOSlicerLib.sections.run import RunSection
@@ -55,6 +56,8 @@ class Panel:
         self._timer.connect("timeout()", self._onTick)
         self._sections = ()
         self.session = Session(logic, ask, choices, self._client, self._show, self._timer.start)
+        nameParts(ui)
+        fitButtons(ui)
         self._sections = tuple(section(ui, self.session) for section in _SECTIONS)
         self.shortcuts = Shortcuts(self.session)
         self._show()

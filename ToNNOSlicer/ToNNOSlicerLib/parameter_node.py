@@ -68,6 +68,20 @@ class Filter(enum.Enum):
         }[self]
 
 
+class Colors(enum.Enum):
+    """The heatmap's colors. Values are the engine's names."""
+
+    COLD_HOT = "cold-hot"
+    BLUE_ORANGE = "blue-orange"
+
+    def label(self):
+        """Return the text in the panel's list."""
+        return {
+            Colors.COLD_HOT: _("Blue to red and yellow"),
+            Colors.BLUE_ORANGE: _("Blue to orange (for color blindness)"),
+        }[self]
+
+
 @parameterNodeWrapper
 class ToNNOSlicerParameterNode:
     """Holds the user's choices.
@@ -89,6 +103,7 @@ class ToNNOSlicerParameterNode:
         heatmap: The result that is shown.
         overlayVisible: Whether the heatmap is drawn over the image.
         opacity: The heatmap's opacity, 0 to 1.
+        colors: The heatmap's colors.
         surfaceVisible: Whether the patient's surface is drawn in 3D.
         secondVolume: An image that is blended with the volume.
         fade: Weight of the second image, 0 to 1.
@@ -114,6 +129,7 @@ class ToNNOSlicerParameterNode:
     heatmap: slicer.vtkMRMLScalarVolumeNode
     overlayVisible: bool = True
     opacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.6
+    colors: Colors = Colors.COLD_HOT
     surfaceVisible: bool = True
     secondVolume: slicer.vtkMRMLScalarVolumeNode
     fade: Annotated[float, WithinRange(0.0, 1.0)] = 0.5
@@ -123,7 +139,7 @@ class ToNNOSlicerParameterNode:
     segmentation: slicer.vtkMRMLSegmentationNode
 
 
-_CHOSEN_BY_NAME = {"method": Method, "quality": Quality, "filter": Filter}
+_CHOSEN_BY_NAME = {"method": Method, "quality": Quality, "filter": Filter, "colors": Colors}
 
 
 def wrapped(node) -> ToNNOSlicerParameterNode:

@@ -59,9 +59,12 @@ def histogramPixmap(edges, counts, threshold: float, modelThreshold, noiseFloor,
         drawing.axis(shortNumber(low), _("value of the heatmap"), shortNumber(high))
         taken: list[tuple[int, int]] = []
         drawing.mark(threshold, _NOW, _("threshold {value}").format(value=shortNumber(threshold)), taken)
-        for value, color, name in ((modelThreshold, _MODEL, _("model's")), (noiseFloor, _FLOOR, _("noise"))):
+        for value, color, name, dashes in (
+            (modelThreshold, _MODEL, _("model's"), qt.Qt.DashLine),
+            (noiseFloor, _FLOOR, _("noise"), qt.Qt.DotLine),
+        ):
             if value is not None and low <= value <= high:
-                drawing.mark(value, color, name, taken)
+                drawing.mark(value, color, name, taken, dashes)
     return drawing.pixmap
 
 
@@ -162,12 +165,17 @@ class _Drawing:
         self._painter.drawText((self._left + self._right - self.widthOf(name)) // 2, y, name)
         self._painter.drawText(self._right - self.widthOf(high), y, high)
 
-    def mark(self, value: float, color: str, name: str, taken: list[tuple[int, int]]) -> None:
+    def mark(
+        self, value: float, color: str, name: str, taken: list[tuple[int, int]], dashes: Any = qt.Qt.SolidLine
+    ) -> None:
         """Draw a vertical line, and its name above it if there is room beside those in `taken`."""
         x = self._x(value)
-        self._painter.setPen(qt.QColor(color))
+        pen = qt.QPen(qt.QColor(color))
+        pen.setWidth(2)
+        pen.setStyle(dashes)
+        self._painter.setPen(pen)
         self._painter.drawLine(x, self._top, x, self._base)
-        self._painter.drawLine(x + 1, self._top, x + 1, self._base)
+        self._painter.setPen(self._text)
         wide = self.widthOf(name)
         for start in (x - wide // 2, x + _GAP, x - wide - _GAP):
             start = min(max(start, 0), self.width - wide)

@@ -223,7 +223,9 @@ class Running:
         parameters = session.parameters
         if parameters is not None and session.choices.hasNoGPU and parameters.quality.value != "fast":
             seconds = session.choices.expectedSeconds(parameters, "fast")
-            about = "" if seconds is None else _(" (about {time})").format(time=timeText(seconds))
+            advice = _("Quality Fast is made for this.")
+            if seconds is not None:
+                advice = _("Quality Fast is made for this (about {time}).").format(time=timeText(seconds))
             text = _("No graphics card can be used: the run computes on the CPU.")
-            session.message = Message(NOTE, text, _("Quality Fast is made for this{about}.").format(about=about))
+            session.message = Message(NOTE, text, advice)
         session.render()

@@ -59,7 +59,9 @@ class Views:
         second = parameters.secondVolume if volume is not None else None
         if not parameters.overlayVisible:
             overlay = None
-        layers = Layers(volume, overlay, threshold, parameters.opacity, second, parameters.fade)
+        layers = Layers(
+            volume, overlay, threshold, parameters.opacity, second, parameters.fade, parameters.colors.value
+        )
         segments = () if heatmap is None else tuple(node.GetID() for node in siblingsOf(heatmap))
         shown = layers, segments, None if result is None else result.identity, parameters.surfaceVisible
         if shown == self._shown:

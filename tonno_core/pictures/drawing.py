@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tonno_core.output import atomic_file
+from tonno_core.pictures.colours import COLD_HOT, PALETTES, STOPS
 from tonno_core.pictures.cuts import OPPOSITE, PLANES, Cut, Float, View, sample
 from tonno_core.slicing.profile import Profile
 from tonno_core.volume.intensity import without_padding
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
 DPI = 110
 CONTOURS = (("#3dff9e", "solid"), ("#ff5cf4", (0, (4, 2.5))))  # segmentation, truth
 MARK, CURVE, QUIET = "#ffd54a", "#8ec9ff", "#9aa1ab"
-_COLD_HOT = (
-    (0.0, "#c8f6ff"), (0.25, "#35a5ff"), (0.49, "#2f62ff"),
-    (0.51, "#ff3526"), (0.75, "#ff7f1a"), (1.0, "#ffe070"),
-)  # fmt: skip
 FONT = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture everywhere
     "text.usetex": False,
@@ -66,6 +63,7 @@ class Scene:
         unit: Unit of the heatmap.
         odds: Whether it is a segmenter's, of which only what lies above 0 or the threshold is coloured: nearly all of a
             volume lies far below.
+        colours: The heatmap's: a name of `colours.PALETTES`.
     """
 
     image: Volume
@@ -76,6 +74,7 @@ class Scene:
     truth: npt.NDArray[np.generic] | None = None
     unit: str = "logit"
     odds: bool = False
+    colours: str = COLD_HOT
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,7 @@ class PlaneLayers:
         limit: The heatmap's value with the full colour.
         segmentation: Share of the mask, 0 to 1, whose outline is solid; None draws none.
         truth: Share of the true mask, 0 to 1, whose outline is dashed; None draws none.
+        colours: The heatmap's: a name of `colours.PALETTES`.
     """
 
     image: Float
@@ -97,6 +97,7 @@ class PlaneLayers:
     limit: float = 1.0
     segmentation: Float | None = None
     truth: Float | None = None
+    colours: str = COLD_HOT
 
 
 def draw_plane(axes: Axes, view: View, layers: PlaneLayers, *, size: float = 10.0, guides: bool = True) -> AxesImage:
@@ -116,7 +117,7 @@ def draw_plane(axes: Axes, view: View, layers: PlaneLayers, *, size: float = 10.
     axes.spines[:].set_visible(False)
     shown = _show(axes, view, layers.image, "gray", layers.window)
     if layers.heatmap is not None:
-        shown = _show(axes, view, layers.heatmap, cold_hot(), (-layers.limit, layers.limit))
+        shown = _show(axes, view, layers.heatmap, colormap(layers.colours), (-layers.limit, layers.limit))
     for share, (colour, dashes) in zip((layers.segmentation, layers.truth), CONTOURS, strict=True):
         inside = np.zeros(1) if share is None else np.nan_to_num(share)
         if inside.min() < 0.5 < inside.max():
@@ -196,12 +197,11 @@ def plane_layers(scene: Scene, cuts: Sequence[Cut], limit: float | None = None) 
         limit = float(np.percentile(np.abs(_finite(heatmaps)), 99.9)) or 1.0
     window = scene.window or grey_window(images)
     masks = [None if mask is None else (mask != 0).astype(np.uint8) for mask in (scene.mask, scene.truth)]
-    return [
-        PlaneLayers(
-            image, window, heatmap, limit, *[None if mask is None else sample(mask, grid, places) for mask in masks]
-        )
-        for image, heatmap, places in zip(images, heatmaps, points, strict=True)
-    ]
+    layers = []
+    for pixels, values, places in zip(images, heatmaps, points, strict=True):
+        shares = [None if mask is None else sample(mask, grid, places) for mask in masks]
+        layers.append(PlaneLayers(pixels, window, values, limit, shares[0], shares[1], scene.colours))
+    return layers
 
 
 def grey_window(planes: Sequence[Float]) -> tuple[float, float]:
@@ -266,8 +266,11 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(partial, format="png", dpi=DPI, pil_kwargs={"compress_level": 4})
 
 
-def cold_hot() -> Colormap:
+def colormap(name: str) -> Colormap:
     """Return the heatmaps' colours: blue below zero, orange above.
+
+    Args:
+        name: A name of `colours.PALETTES`.
 
     Returns:
         Colours as opaque as the value is large, so that the anatomy stays visible.
@@ -275,7 +278,8 @@ def cold_hot() -> Colormap:
     from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 
     values = np.linspace(0, 1, 511)
-    colours = LinearSegmentedColormap.from_list("cold-hot", _COLD_HOT, N=values.size)(values)
+    stops = list(zip(STOPS, PALETTES[name], strict=True))
+    colours = LinearSegmentedColormap.from_list(name, stops, N=values.size)(values)
     colours[:, 3] = 0.9 * np.abs(2 * values - 1) ** 1.3
     return ListedColormap(colours)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from tonno_core.errors import first_line
 from tonno_core.output import Json
+from tonno_core.pictures.colours import COLD_HOT, PALETTES
 from tonno_core.pictures.drawing import Scene
 from tonno_core.pictures.report import Line, Mark, Point, draw_finding, draw_profiles
 from tonno_core.protocol import ProtocolError
@@ -103,8 +104,10 @@ class Export:
             What JSON can hold, by the names of the attributes.
         """
         encoded: Json = _encoded(self, folder / "export")
-        if encoded["scene"] and not encoded["scene"]["odds"]:  # which earlier engines do not know
-            del encoded["scene"]["odds"]
+        if encoded["scene"]:  # what earlier engines do not know is left out where it has its default
+            for name, default in (("odds", False), ("colours", COLD_HOT)):
+                if encoded["scene"][name] == default:
+                    del encoded["scene"][name]
         return encoded
 
     @staticmethod
@@ -198,6 +201,8 @@ def _scene(
 ) -> Scene:
     limits = None if window is None else (window[0], window[1])
     true = None if truth is None else read_array(Path(truth))
+    if marks.get("colours", COLD_HOT) not in PALETTES:
+        raise ValueError(f"colours {marks['colours']!r} are unknown")
     return Scene(_volume(image), _volume(heatmap), read_array(Path(mask)), window=limits, truth=true, **marks)
 
 

@@ -162,9 +162,10 @@ def _module(logic: vtk.vtkObject) -> types.SimpleNamespace:
 
 
 def provide_i18n() -> None:
-    """``slicer.i18n``, which the wheel lacks: texts stay as they are written."""
+    """``slicer.i18n``, which the wheel lacks: its `language` makes a text of another, or leaves it as it is."""
     if "slicer.i18n" not in sys.modules:
         module = types.ModuleType("slicer.i18n")
-        module.tr = lambda text: text
-        module.translate = lambda context, text: text
+        module.language = lambda text: text
+        module.tr = lambda text: module.language(text)
+        module.translate = lambda context, text: module.language(text)
         sys.modules["slicer.i18n"] = slicer.i18n = module

@@ -229,7 +229,7 @@ def test_a_failed_installation_tells_pips_cause_and_the_way_out(qtHost, panel, i
     panel.ui.runButton.click()
     installation.error = install.InstallError("Could not find a version of timm", "See the log.")
     assert qtHost.process(5, lambda: panel.session.isIdle)
-    assert panel.ui.messageLabel.text == "Could not find a version of timm\nSee the log."
+    assert panel.ui.messageLabel.text == "Problem: Could not find a version of timm\nSee the log."
 
 
 def test_an_installation_is_canceled_by_the_button(qtHost, panel, installation) -> None:

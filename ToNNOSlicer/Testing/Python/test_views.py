@@ -13,6 +13,8 @@ from ToNNOSlicerLib.logic.findings import findingsOf, jumpTo
 from ToNNOSlicerLib.logic.segmentation import segmentOf, show3D
 from vtk.util.numpy_support import vtk_to_numpy
 
+from tonno_core.pictures.colours import PALETTES
+
 MISSING = whyNot()
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 PEAK = (5, 6, 4)  # the higher blob's
@@ -163,10 +165,11 @@ def test_all_of_the_legend_is_in_the_view(logic, host, size) -> None:
     assert rows.size and rows.min() > 1 and columns.max() < size[0] - 2  # a title that is cut begins at the border
 
 
-def test_outlines_have_none_of_the_heatmaps_colors() -> None:
+@pytest.mark.parametrize("colors", PALETTES)
+def test_outlines_have_none_of_the_heatmaps_colors(colors: str) -> None:
     from ToNNOSlicerLib.logic import overlay, segmentation
 
-    hot = overlay._palette(False)
+    hot = overlay._palette(colors, False)
     for color in segmentation._COLORS:
         assert np.linalg.norm(hot - color, axis=1).min() > 0.5  # of 1.7, from black to white
 

@@ -99,7 +99,7 @@ def test_volume_deleted_in_the_middle(path) -> None:
     assert "removed from the scene" in path.ui.messageLabel.text
     assert path.panel.session.parameters.inputVolume is None and volumes() == []
     path.ui.runButton.click()
-    assert path.ui.messageLabel.text == "No volume is selected.\nSelect one, or click Load sample."
+    assert path.ui.messageLabel.text == "Problem: No volume is selected.\nSelect one, or click Load sample."
 
 
 def test_two_volumes_in_a_row(path) -> None:

@@ -253,7 +253,7 @@ def test_out_of_memory_names_cause_and_next_click(qtHost, widget) -> None:
         {"type": "error", "id": number, "kind": "out-of-memory", "message": "No memory.", "next": "Choose Fast."}
     )
     qtHost.process(5, lambda: widget.panel.session.running.controller.state == "idle")
-    assert widget.ui.messageLabel.text == "No memory.\nChoose Fast."
+    assert widget.ui.messageLabel.text == "Problem: No memory.\nChoose Fast."
     assert "a line of the log" in widget.ui.logText.plainText
     assert widget.ui.runButton.enabled
     click(qtHost, widget)

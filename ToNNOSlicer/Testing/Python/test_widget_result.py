@@ -101,7 +101,7 @@ def test_new_segment_by_the_button_leaves_the_old_one(widget, result) -> None:
 def test_remove_without_a_choice_says_what_to_do(widget, result) -> None:
     assert not widget.ui.removeFindingButton.enabled
     widget.panel.session.removeFinding()
-    assert widget.ui.messageLabel.text == "No finding is selected.\nClick one in the table."
+    assert widget.ui.messageLabel.text == "Problem: No finding is selected.\nClick one in the table."
     assert len(widget.panel.session.result.findings) == 2
 
 

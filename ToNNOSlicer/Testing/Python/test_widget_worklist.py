@@ -44,7 +44,7 @@ def test_from_patient_to_patient(qtHost, widget, reading) -> None:
     ui, session = widget.ui, widget.panel.session
     assert [state for _name, state in rows(widget)] == ["done", "done", "failed"]
     assert ui.worklistLabel.text.startswith("2 of 3 done, 0 read, 1 failed")
-    unwrap(ui.worklistTable).cellDoubleClicked.emit(2, 0)
+    unwrap(ui.worklistTable).cellActivated.emit(2, 0)
     assert "has no result" in ui.messageLabel.text
 
     ui.worklistNextButton.click()
@@ -61,7 +61,7 @@ def test_from_patient_to_patient(qtHost, widget, reading) -> None:
     assert len(names) == 1 and names[0].startswith("patient-2")  # the first patient has left the scene
     check(widget)
 
-    unwrap(ui.worklistTable).cellDoubleClicked.emit(0, 0)  # back to the first: as it was saved
+    unwrap(ui.worklistTable).cellActivated.emit(0, 0)  # back to the first: as it was saved
     finding = session.result.findings[0]
     assert finding.verdict == verdicts.ACCEPT and session.selected == 0
     axial = slicer.util.getNode("vtkMRMLSliceNodeRed")  # at the finding, although another image came into the views

@@ -145,6 +145,27 @@ def sentence(listed: Iterable[Change]) -> str:
     return ", ".join(said) or _("no findings at either time")
 
 
+def kindText(kind: str) -> str:
+    """Name a kind of change.
+
+    Args:
+        kind: NEW, LARGER or another.
+
+    Returns:
+        A word in the user's language.
+    """
+    return {
+        NEW: _("new"),
+        LARGER: _("larger"),
+        SMALLER: _("smaller"),
+        MERGED: _("merged"),
+        SPLIT: _("split"),
+        UNCHANGED: _("unchanged"),
+        GONE: _("gone"),
+        OUTSIDE: _("outside"),
+    }[kind]
+
+
 class _Pairing:
     """Findings now and before that belong together."""
 

@@ -245,5 +245,5 @@ def _checkContents(segmentationNode) -> None:
 def _wrongEnding(path: Path, endings: tuple[str, ...]) -> ToNNOUserError:
     return ToNNOUserError(
         _("{name}: files of this kind are not written.").format(name=path.name),
-        _("End the name with {endings}.").format(endings=_(" or ").join(endings)),
+        _("End the name with one of these: {endings}.").format(endings=", ".join(endings)),
     )

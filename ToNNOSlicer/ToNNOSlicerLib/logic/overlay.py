@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import slicer
 
+from tonno_core.pictures.colours import COLD_HOT, PALETTES, STOPS
 from tonno_core.settings import SEGMENTER
 from ToNNOSlicerLib.logic.heatmap import Record, isHeatmap, madeBy, recordOf
 from ToNNOSlicerLib.logic.scene import nodesByClass
@@ -22,9 +23,7 @@ _COLORS = 256
 _COLOR_ROLE = "ToNNO.colours"
 _PREVIOUS = "ToNNO.PreviousForeground"  # attribute of a slice view: what it showed before, as "opacity id"
 _SHOWN = "ToNNO.Shown"  # attribute of the heatmap that the views show
-_STOPS = (0.0, 0.25, 0.49, 0.51, 0.75, 1.0)
 _DARK = (0.17, 0.17, 0.17)
-_COLD_HOT = ("c8f6ff", "35a5ff", "2f62ff", "ff3526", "ff7f1a", "ffe070")
 _HEATMAP_LAYER = 3  # above background, foreground and labels
 
 
@@ -39,6 +38,7 @@ class Layers:
         opacity: Opacity of the heatmap, 0 to 1.
         secondNode: Another image of the patient between the two, or None.
         fade: Opacity of that image, 0 to 1.
+        colors: The heatmap's, by the engine's name.
     """
 
     inputNode: Any
@@ -47,6 +47,7 @@ class Layers:
     opacity: float = 0.6
     secondNode: Any = None
     fade: float = 0.5
+    colors: str = COLD_HOT
 
 
 def show(scene, layers: Layers) -> bool:
@@ -62,7 +63,7 @@ def show(scene, layers: Layers) -> bool:
         Whether the background of a view has changed.
     """
     if layers.heatmapNode is not None:
-        low, high = _hideColors(layers.heatmapNode, layers.threshold)
+        low, high = _setColors(layers.heatmapNode, layers.threshold, layers.colors)
         layers.heatmapNode.GetDisplayNode().SetWindowLevelMinMax(low, high)
     changed = False
     for view in nodesByClass(scene, "vtkMRMLSliceCompositeNode"):
@@ -144,8 +145,8 @@ def _centered(limit: float, threshold: float) -> tuple[float, float, int]:
     return -half, half, (255 + odd) // 2
 
 
-def _hideColors(heatmapNode, threshold: float) -> tuple[float, float]:
-    """Hide the colors below a threshold; returns the ends of the window for which they are made."""
+def _setColors(heatmapNode, threshold: float, colors: str) -> tuple[float, float]:
+    """Set the colors, hidden below a threshold; returns the ends of the window for which they are made."""
     record = recordOf(heatmapNode)
     low, high, first = window(record, threshold)
     isHot = low == 0 or record.get("method") == SEGMENTER
@@ -153,8 +154,8 @@ def _hideColors(heatmapNode, threshold: float) -> tuple[float, float]:
     index = np.arange(_COLORS)
     hidden = (index < first) if isHot else (index >= 255 - first) & (index < first)
     # The legend knows no opacity: there, what is not shown is dark.
-    colors = np.where(hidden[:, np.newaxis], _DARK, _palette(not isHot))
-    table = np.column_stack([colors, np.where(hidden, 0.0, 1.0)])
+    shown = np.where(hidden[:, np.newaxis], _DARK, _palette(colors, not isHot))
+    table = np.column_stack([shown, np.where(hidden, 0.0, 1.0)])
     wasModifying = node.StartModify()
     for k in np.flatnonzero((np.round(255 * table) != _tableOf(node)).any(axis=1)).tolist():
         node.SetColor(k, *table[k].tolist())
@@ -170,7 +171,7 @@ def _colorNode(heatmapNode):
         node.SetTypeToUser()
         node.SetHideFromEditors(True)
         node.SetNumberOfColors(_COLORS)
-        for index, (red, green, blue) in enumerate(_palette(True).tolist()):
+        for index, (red, green, blue) in enumerate(_palette(COLD_HOT, True).tolist()):
             node.SetColor(index, f"{index}", red, green, blue, 1.0)
         node.GetLookupTable().SetRange(0, _COLORS - 1)
         heatmapNode.SetNodeReferenceID(_COLOR_ROLE, node.GetID())
@@ -284,11 +285,11 @@ def _showLegends(scene, heatmapNode) -> None:
                 display.SetVisibility(False)
 
 
-def _palette(isCentered: bool) -> np.ndarray:
+def _palette(colors: str, isCentered: bool) -> np.ndarray:
     """Return 256 x 3 colors, 0 to 1: from cold to hot, or the hot half alone."""
-    rgb = np.array([[int(color[n : n + 2], 16) for n in (0, 2, 4)] for color in _COLD_HOT]) / 255
-    places = np.linspace(0 if isCentered else _STOPS[3], 1, _COLORS)
-    return np.stack([np.interp(places, _STOPS, channel) for channel in rgb.T], axis=1)
+    rgb = np.array([[int(color[n : n + 2], 16) for n in (1, 3, 5)] for color in PALETTES[colors]]) / 255
+    places = np.linspace(0 if isCentered else STOPS[3], 1, _COLORS)
+    return np.stack([np.interp(places, STOPS, channel) for channel in rgb.T], axis=1)
 
 
 def _tableOf(node) -> np.ndarray:

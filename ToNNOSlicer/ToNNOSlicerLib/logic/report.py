@@ -11,6 +11,7 @@ import numpy as np
 import slicer.util
 from slicer.i18n import tr as _
 
+from tonno_core.pictures.colours import COLD_HOT
 from tonno_core.pictures.drawing import Scene
 from tonno_core.settings import SEGMENTER
 from tonno_core.slicing.profile import Profile
@@ -31,7 +32,9 @@ ENDINGS = (".html", ".htm")
 LARGEST_NUMBER_OF_PICTURES = 12
 
 
-def reportSteps(path, heatmapNode, segmentationNode, segmentId: str, write: SlowWriter) -> Iterator[float]:
+def reportSteps(
+    path, heatmapNode, segmentationNode, segmentId: str, write: SlowWriter, colors: str = COLD_HOT
+) -> Iterator[float]:
     """Write the report, whole or not at all, a little at each step.
 
     After the first steps no node is read any more.
@@ -42,6 +45,7 @@ def reportSteps(path, heatmapNode, segmentationNode, segmentId: str, write: Slow
         segmentationNode: Holds the result's segment.
         segmentId: The segment's ID.
         write: Writes what takes long: `export.writeHere`, or by the worker (exports.py).
+        colors: The heatmap's, by the engine's name.
 
     Yields:
         The share that is done, 0 to 1. To cancel, close the iterator before its end; nothing is left then.
@@ -72,7 +76,7 @@ def reportSteps(path, heatmapNode, segmentationNode, segmentId: str, write: Slow
         threshold = thresholdOf(segmentationNode, segmentId)
         isOfSegmenter = recordOf(heatmapNode)["method"] == SEGMENTER
         export = Export(
-            scene=Scene(image, _copyOf(heatmapNode), mask, threshold, window, odds=isOfSegmenter),
+            scene=Scene(image, _copyOf(heatmapNode), mask, threshold, window, odds=isOfSegmenter, colours=colors),
             pictures=_pictures(heatmapNode, listed),
             profiles=tuple(_profiles(heatmapNode)),
             profiles_file=PROFILES,

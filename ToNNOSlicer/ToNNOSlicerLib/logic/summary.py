@@ -21,7 +21,7 @@ from ToNNOSlicerLib.logic.results import stoppedText
 from ToNNOSlicerLib.logic.segmentation import isEditedByHand, thresholdOf
 from ToNNOSlicerLib.logic.verdicts import ACCEPT, NONE, REJECT, UNSURE
 
-RESEARCH_USE = "Research use only, not for diagnosis."
+RESEARCH_USE = _("Research use only, not for diagnosis.")
 
 
 @dataclass(frozen=True)

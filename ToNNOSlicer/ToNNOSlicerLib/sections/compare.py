@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from slicer.i18n import tr as _
 
-from ToNNOSlicerLib.logic.compare import Comparison, sentence
-from ToNNOSlicerLib.sections.look import fillTable, fitColumns, setText
+from ToNNOSlicerLib.logic.compare import Comparison, kindText, sentence
+from ToNNOSlicerLib.sections.look import Filling, fillTable, fitColumns, setText
 
 
 class CompareSection:
@@ -19,8 +19,10 @@ class CompareSection:
     def __init__(self, ui, session) -> None:
         self._ui, self._session = ui, session
         self._filled: Comparison | None = None
+        self._filling = Filling()
         fitColumns(ui.compareTable, wide=7)
         ui.compareTable.connect("cellClicked(int,int)", lambda row, _column: session.goToChange(row))
+        self._filling.connect(ui.compareTable, "currentCellChanged(int,int,int,int)", self._onCurrent)
 
     def render(self) -> None:
         """Show the changes, or what is missing for them."""
@@ -28,7 +30,13 @@ class CompareSection:
         setText(self._ui.compareLabel, _words(comparison, self._session.shownResult))
         if comparison is not self._filled:
             self._filled = comparison
-            self._fill(() if comparison is None else comparison.changes)
+            with self._filling:
+                self._fill(() if comparison is None else comparison.changes)
+
+    def _onCurrent(self, row, *_others) -> None:
+        """Follow the arrow keys."""
+        if row >= 0:
+            self._session.goToChange(row)
 
     def _fill(self, changes: tuple) -> None:
         rows = []
@@ -37,7 +45,7 @@ class CompareSection:
             mlNow = 0.0 if now is None else now.volumeMm3 / 1000
             mlBefore = sum(finding.volumeMm3 for finding in before) / 1000
             rows.append((
-                _(change.kind),
+                kindText(change.kind),
                 "" if now is None else str(now.label),
                 "" if now is None else f"{mlNow:.2f}",
                 "" if now is None else _mm([now]),

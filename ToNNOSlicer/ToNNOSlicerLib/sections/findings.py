@@ -27,6 +27,7 @@ class FindingsSection:
         table = ui.findingsTable
         fitColumns(table, wide=_CONFIDENCE)
         table.connect("cellClicked(int,int)", lambda row, _column: session.select(row))
+        self._filling.connect(table, "currentCellChanged(int,int,int,int)", self._onCurrent)
         for button, intention in (
             (ui.nextButton, lambda _on: session.step(1)),
             (ui.previousButton, lambda _on: session.step(-1)),
@@ -44,10 +45,11 @@ class FindingsSection:
         result = session.shownResult
         listed = () if result is None else result.findings
         key = () if result is None else (result.identity, listed)
-        if key != self._filled:
-            self._filled = key
-            self._fill(listed)
-        self._select(session.selected)
+        with self._filling:
+            if key != self._filled:
+                self._filled = key
+                self._fill(listed)
+            self._select(session.selected)
         selected = 0 <= session.selected < len(listed)
         for button in (ui.acceptButton, ui.rejectButton, ui.unsureButton, ui.removeFindingButton):
             button.enabled = selected
@@ -70,6 +72,11 @@ class FindingsSection:
             for finding in listed
         ]
         fillTable(self._ui.findingsTable, rows)
+
+    def _onCurrent(self, row, *_others) -> None:
+        """Follow the arrow keys: a verdict is about the finding that is marked."""
+        if row >= 0 and row != self._session.selected:
+            self._session.select(row)
 
     def _select(self, row: int) -> None:
         table = self._ui.findingsTable

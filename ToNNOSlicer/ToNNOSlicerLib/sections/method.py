@@ -61,12 +61,17 @@ class MethodSection:
         box.clear()
         box.addItem(_("automatic"), "auto")
         for n, device in enumerate(devices, start=1):
-            free = device.get("free_bytes")
-            memory = "" if free is None else _(", {free:.1f} GB free").format(free=free / 1e9)
-            trouble = "" if device.get("usable") else _(" (not usable)")
-            box.addItem(f"{device.get('title') or device['name']}{memory}{trouble}", device["name"])
+            box.addItem(_described(device), device["name"])
             box.setItemData(n, device.get("problem") or device["name"], qt.Qt.ToolTipRole)
 
     def _onDevice(self, index) -> None:
         if index >= 0:
             self._session.set(device=self._ui.deviceSelector.itemData(index))
+
+
+def _described(device: dict) -> str:
+    """What is to be known before a device is chosen."""
+    text, free = device.get("title") or device["name"], device.get("free_bytes")
+    if free is not None:
+        text = _("{device}, {free:.1f} GB free").format(device=text, free=free / 1e9)
+    return text if device.get("usable") else _("{device} (not usable)").format(device=text)

@@ -12,7 +12,7 @@ from ToNNOSlicerLib.logic import summary
 from ToNNOSlicerLib.logic.heatmap import calibrationOf, histogram, modelsMinPeak
 from ToNNOSlicerLib.logic.limits import FEWER
 from ToNNOSlicerLib.notes import notesOf
-from ToNNOSlicerLib.sections.look import Filling, setKind, setText
+from ToNNOSlicerLib.sections.look import Filling, setKind, setText, tall, withKind
 from ToNNOSlicerLib.state import NOTE
 
 _HISTOGRAM_HEIGHT = 86
@@ -62,7 +62,7 @@ class ResultSection:
         setText(ui.sentenceLabel, self._sentence(result), hideIfEmpty=False)
         ui.highestButton.visible = result is not None and not result.findings
         setKind(ui.notesLabel, NOTE)
-        setText(ui.notesLabel, "" if result is None else "\n".join(notesOf(result)))
+        setText(ui.notesLabel, "" if result is None else withKind(NOTE, "\n".join(notesOf(result))))
         if result is not None:
             self._setRange(result)
             if session.draft is None:  # a value that is set during a drag would end it without a word
@@ -131,6 +131,6 @@ class ResultSection:
         marks = calibration.get("threshold"), calibration.get("noise_floor")
         label.setPixmap(
             plots.histogramPixmap(
-                edges, counts, threshold, *marks, plots.Canvas(width, _HISTOGRAM_HEIGHT, label.palette)
+                edges, counts, threshold, *marks, plots.Canvas(width, tall(label, _HISTOGRAM_HEIGHT), label.palette)
             )
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib import run
-from ToNNOSlicerLib.sections.look import setKind, setText
+from ToNNOSlicerLib.sections.look import setKind, setText, withKind
 from ToNNOSlicerLib.words import timeText
 
 
@@ -41,15 +41,20 @@ class RunSection:
         message = session.message
         if message is not None:
             setKind(ui.messageLabel, message.kind)
-        setText(ui.messageLabel, "" if message is None else f"{message.text}\n{message.nextStep}".strip())
+        said = "" if message is None else withKind(message.kind, message.text)
+        setText(ui.messageLabel, "" if message is None else f"{said}\n{message.nextStep}".strip())
 
     def _status(self, progress: run.Progress) -> str:
         if progress.state == run.IDLE:
             return self._session.status
-        text = _("{step}, {elapsed}").format(step=progress.text, elapsed=timeText(progress.elapsedS))
+        elapsed = timeText(progress.elapsedS)
+        text = _("{step}, {elapsed}").format(step=progress.text, elapsed=elapsed)
         if progress.remainingS is not None:
-            text += _(", {remaining} left").format(remaining=timeText(progress.remainingS))
-        return text + (_(" (preview)") if self._session.running.preview is not None else "")
+            remaining = timeText(progress.remainingS)
+            text = _("{step}, {elapsed}, {remaining} left").format(
+                step=progress.text, elapsed=elapsed, remaining=remaining
+            )
+        return text if self._session.running.preview is None else _("{progress} (preview)").format(progress=text)
 
     def _goesOn(self) -> bool:
         """Whether the next run continues the one that was stopped."""

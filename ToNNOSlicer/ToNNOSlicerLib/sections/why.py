@@ -10,7 +10,7 @@ from ToNNOSlicerLib import plots
 from ToNNOSlicerLib.logic.heatmap import recordOf
 from ToNNOSlicerLib.logic.profile import profileFor
 from ToNNOSlicerLib.logic.scene import nodesByClass
-from ToNNOSlicerLib.sections.look import setText
+from ToNNOSlicerLib.sections.look import setText, tall
 from ToNNOSlicerLib.words import shortNumber
 
 _PLOT_HEIGHT = 140
@@ -90,7 +90,7 @@ class WhySection:
             text = _("The nearest direction that was kept is {angle:.0f} degrees away")
             lines.append(text.format(angle=profile.angleDeg))
         label = self._ui.profilePlotLabel
-        canvas = plots.Canvas(max(label.width, 240), _PLOT_HEIGHT, label.palette)
+        canvas = plots.Canvas(max(label.width, 240), tall(label, _PLOT_HEIGHT), label.palette)
         label.setPixmap(plots.profilePixmap(profile.positionsMm, profile.logits, profile.currentMm, canvas))
 
 

@@ -21,7 +21,8 @@ class WorklistSection:
         self._ui, self._session = ui, session
         self._filled: tuple = ()
         fitColumns(ui.worklistTable, wide=3)
-        ui.worklistTable.connect("cellDoubleClicked(int,int)", lambda row, _column: session.openCase(row))
+        # By a double click, and by Enter.
+        ui.worklistTable.connect("cellActivated(int,int)", lambda row, _column: session.openCase(row))
         ui.worklistFolderButton.connect("clicked(bool)", lambda _on: session.openWorklist("folder"))
         ui.worklistFileButton.connect("clicked(bool)", lambda _on: session.openWorklist("list"))
         ui.worklistCancelButton.connect("clicked(bool)", session.cancelWorklist)
@@ -46,7 +47,7 @@ class WorklistSection:
         rows = [
             (
                 case.name,
-                _(case.state),
+                _stateText(case.state),
                 "" if case.findings is None else str(case.findings),
                 "" if case.score is None else shortNumber(case.score),
             )
@@ -69,7 +70,18 @@ def _words(shown: worklist.State) -> str:
     done = sum(case.state in (worklist.DONE, worklist.READ) for case in shown.cases)
     read = sum(case.state == worklist.READ for case in shown.cases)
     failed = sum(case.state == worklist.FAILED for case in shown.cases)
-    text = _("{done} of {all} done, {read} read").format(done=done, all=len(shown.cases), read=read)
+    text = _("{done} of {all} done, {read} read")
     if failed:
-        text += _(", {failed} failed").format(failed=failed)
-    return "\n".join((text, *shown.notes))
+        text = _("{done} of {all} done, {read} read, {failed} failed")
+    counts = text.format(done=done, all=len(shown.cases), read=read, failed=failed)
+    return "\n".join((counts, *shown.notes))
+
+
+def _stateText(state: str) -> str:
+    return {
+        worklist.WAITING: _("waiting"),
+        worklist.RUNNING: _("running"),
+        worklist.DONE: _("done"),
+        worklist.FAILED: _("failed"),
+        worklist.READ: _("read"),
+    }[state]
