@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from types import FrameType
 from typing import Any, get_args
@@ -19,6 +20,7 @@ from tonno_core.commands.options import as_options, as_options_of
 from tonno_core.distillation.settings import DistillationSettings
 from tonno_core.errors import TonnoError, one_line
 from tonno_core.imports import uncollected
+from tonno_core.output import remove_abandoned
 from tonno_core.settings import METHODS, PRESETS, SCORECAM_DIRECTIONS, SEGMENTER, CamKind, parse_stages
 from tonno_core.signals import drop_terminal, ending_signals
 
@@ -972,6 +974,7 @@ def main(arguments: list[str] | None = None) -> None:
         signal.signal(number, _terminate)
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        remove_abandoned(Path(tempfile.gettempdir()))
         status = cli.main(arguments or ["--help"], prog_name="tonno", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.Abort:

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from tonno_core.cohort.manifest import Manifest
 from tonno_core.errors import TonnoError, first_line
-from tonno_core.output import Json, atomic_file
+from tonno_core.output import Json, atomic_file, remove_abandoned
 from tonno_core.training.settings import TrainingSettings
 from tonno_core.training.tensor_file import load_tensors, save_tensors
 
@@ -128,6 +128,7 @@ class RunFolder:
         except OSError as error:
             raise TonnoError(f"`run` {self.path}: cannot be written ({error.strerror or error})") from error
         _write_json(self.path / _RUN, self._description)
+        remove_abandoned(self.path, below=True)
 
     def save(self, state: Json) -> None:
         """Write the checkpoint, whole or not at all.
