@@ -4,12 +4,14 @@
 # make test-nightly   what takes hours: 300 random sequences of a user's actions in the Slicer module
 # make sweep  what takes an hour: maps of one network of every module of timm against plain hooks in float64
 # make gpu-report   every figure of docs/benchmarks.md that needs a GPU, beside an earlier build's, in six minutes
+# make soak   200 reconstructions in one worker, disturbed at random: what it holds at the end is what it held
+# make faults every command that writes, on disks that fail, clocks that jump, without memory, and killed 50 times
 # make clean  what these made
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo slicer-demo test test-nightly sweep gpu-report clean
+.PHONY: demo slicer-demo test test-nightly sweep gpu-report soak faults clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tonno demo --output demo-output --overwrite
@@ -56,3 +58,9 @@ $(BIN)/python:
 
 clean:
 	rm -rf $(VENV) demo-output slicer-demo gpu-report build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+soak: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.worker.soak
+
+faults: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.run

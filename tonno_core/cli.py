@@ -18,7 +18,7 @@ import tonno_core
 from tonno_core.bundle.terminology import check_terminology
 from tonno_core.commands.options import as_options, as_options_of
 from tonno_core.distillation.settings import DistillationSettings
-from tonno_core.errors import TonnoError, one_line
+from tonno_core.errors import TonnoError, is_out_of_memory, one_line
 from tonno_core.imports import uncollected
 from tonno_core.output import remove_abandoned
 from tonno_core.settings import METHODS, PRESETS, SCORECAM_DIRECTIONS, SEGMENTER, CamKind, parse_stages
@@ -242,8 +242,6 @@ _BESIDE_SETTINGS = (
     "zoom",
     "stop_when",
 )
-# torch reports it by a RuntimeError: "DefaultCPUAllocator: can't allocate memory", "CUDA out of memory".
-_OUT_OF_MEMORY = re.compile("allocate memory|out of memory")
 
 
 def _is_stated(name: str) -> bool:
@@ -986,7 +984,7 @@ def main(arguments: list[str] | None = None) -> None:
     except TonnoError as error:  # only a command raises it
         _fail(as_options_of(cli.commands[arguments[0]], cli, one_line(error)), 2)
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+        if not is_out_of_memory(error):
             raise
         text = "out of memory; close other programs, or choose fewer `slices`, or choose a smaller `slice_size`"
         _fail(as_options_of(cli.commands[arguments[0]], cli, text), 2)

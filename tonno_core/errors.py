@@ -87,6 +87,7 @@ def first_line(error: BaseException) -> str:
 _MEMORY_WORDS = (
     "out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED", "unable to find an engine",  # cuDNN, each of whose engines lacked memory for its work
+    "can't start new thread",  # Python, for whose stack there is none
 )  # fmt: skip
 
 
