@@ -302,12 +302,12 @@ def test_where_nothing_can_be_locked_writing_goes_on(tmp_path: Path, monkeypatch
     assert tree(tmp_path) == {}
 
 
-def test_json_that_describes_the_other_files_comes_last(existing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_that_describes_the_others_comes_last(existing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever looks at a case's report while, or after, its process was killed finds what it describes."""
     moved: list[str] = []
     replace = Path.replace
     monkeypatch.setattr(Path, "replace", lambda file, target: (moved.append(file.name), replace(file, target))[1])
-    with output_folder(existing, overwrite=True) as temporary:
+    with output_folder(existing, overwrite=True, last="report.json") as temporary:
         for name in ("heatmap.nii.gz", "report.json", "segmentation.nii.gz"):
             (temporary / name).write_text(name)
     assert moved[-1] == "report.json" and len(moved) == 3

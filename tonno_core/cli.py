@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, get_args
@@ -971,8 +972,9 @@ def main(arguments: list[str] | None = None) -> None:
     for number in ending_signals():
         signal.signal(number, _terminate)
     arguments = sys.argv[1:] if arguments is None else arguments
-    try:
+    with suppress(OSError):  # nowhere for temporary files: who needs one says so
         remove_abandoned(Path(tempfile.gettempdir()))
+    try:
         status = cli.main(arguments or ["--help"], prog_name="tonno", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.Abort:
@@ -983,7 +985,7 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(one_line(error.format_message()), 2)
     except TonnoError as error:  # only a command raises it
         _fail(as_options_of(cli.commands[arguments[0]], cli, one_line(error)), 2)
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ImportError) as error:
         if not is_out_of_memory(error):
             raise
         text = "out of memory; close other programs, or choose fewer `slices`, or choose a smaller `slice_size`"

@@ -70,6 +70,19 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
         raise TonnoError(f"`output` {folder}: {parent} is not writable; choose another place")
 
 
+def holds_files(folder: Path) -> bool:
+    """Tell whether something is in a folder.
+
+    Args:
+        folder: The folder, which is there.
+
+    Returns:
+        False where it holds hidden files alone, which are no results: such as what another process is writing, or left
+        when it was killed.
+    """
+    return any(not file.name.startswith(".") for file in folder.iterdir())
+
+
 @contextmanager
 def atomic_file(path: Path, *, make_folders: bool = False) -> Iterator[Path]:
     """Write a file that appears whole or not at all.
@@ -98,14 +111,15 @@ def atomic_file(path: Path, *, make_folders: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def output_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
+def output_folder(folder: Path, *, overwrite: bool, last: str = "") -> Iterator[Path]:
     """Write a folder whose files appear all together or not at all.
 
     If the block fails or is interrupted, nothing is left and what was there before is untouched.
 
     Args:
         folder: The folder; it and those above it are made.
-        overwrite: Whether it may exist. Only files of the same name are replaced then.
+        overwrite: Whether it may exist. Only files of the same name are replaced then, one after another.
+        last: The file that says that the others are there, which is replaced last: the process may be killed meanwhile.
 
     Yields:
         A temporary folder to write to: beside the folder, or within it if that exists, where alone writing may be
@@ -125,7 +139,7 @@ def output_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
             temporary.chmod(0o755)
             yield temporary
             if existed:
-                _move_files(temporary, folder)
+                _move_files(temporary, folder, last)
             else:
                 temporary.rename(folder)
             finished = True
@@ -153,7 +167,7 @@ def partial_folder(home: Path) -> Iterator[Path]:
     Raises:
         OSError: The disk is full, read-only or the like.
     """
-    _remove_abandoned_once(home)
+    _remove_abandoned_once(os.fspath(home))
     folder, lock = _locked_folder(home)
     try:
         yield folder
@@ -186,8 +200,8 @@ def remove_abandoned(home: Path, *, below: bool = False) -> None:
 
 # Enough for the folders that a command writes to, in turn; of a million cases each has one of its own.
 @lru_cache(maxsize=64)
-def _remove_abandoned_once(home: Path) -> None:
-    remove_abandoned(home)
+def _remove_abandoned_once(home: str) -> None:
+    remove_abandoned(Path(home))
 
 
 @lru_cache(maxsize=1)
@@ -283,12 +297,9 @@ def write_bytes(path: Path, content: bytes) -> None:
         partial.write_bytes(content)
 
 
-def _move_files(source: Path, folder: Path) -> None:
-    """Replace files of the same name, or none if a folder has the name of one.
-
-    JSON comes last: what describes the others says that all are there, whatever ends the process meanwhile.
-    """
-    files = sorted(source.iterdir(), key=lambda file: (file.suffix == ".json", file.name))
+def _move_files(source: Path, folder: Path, last: str) -> None:
+    """Replace files of the same name, or none if a folder has the name of one."""
+    files = sorted(source.iterdir(), key=lambda file: (file.name == last, file.name))
     for file in files:
         if (folder / file.name).is_dir():
             raise TonnoError(f"`output` {folder}: {file.name} in it is a folder, expected a file; remove it")

@@ -126,7 +126,7 @@ COMMANDS = [
                                        "--output", "out", "--baseline", "averaged-cam", "--slices", "12",
                                        "--directions", "16", *_CPU), resumed=True),
     Command("phantoms", _typed("phantoms", "out", "--count", "4", "--spacing-mm", "8")),
-    Command("worker: reconstruct, refine", _asked(_reconstruct, _refine)),
+    Command("worker: reconstruct, refine", _asked(_reconstruct, _refine), resumed=True),
     Command("worker: export", _asked(_export)),
 ]  # fmt: skip
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -410,3 +412,11 @@ def test_check_writable_answers_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(TonnoError, match="perpendicular"):
         check_writable(SHEARED, tmp_path / "a.nii.gz")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="has no files in memory")
+def test_a_scan_is_read_where_no_temporary_file_can_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a full disk: what is read needs none."""
+    nibabel.save(nibabel.Nifti1Image(noise().array.T, OBLIQUE), tmp_path / "scan.nii.gz")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    assert np.array_equal(read_volume(tmp_path / "scan.nii.gz").array, noise().array)

@@ -26,8 +26,8 @@ def test_every_way_a_run_may_end_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def test_what_grew_is_named() -> None:
-    before = Figures(900.0, 7000, 5, 3, 1, 1)
-    assert grown(before, Figures(905.0, 7050, 5, 3, 1, 0), 200) == []
-    assert grown(before, Figures(950.0, 7201, 6, 4, 2, 2), 200) == [
+    before = Figures(900.0, 7000, 8, 5, 3, 1, 1)
+    assert grown(before, Figures(905.0, 7050, 80, 5, 3, 1, 0), 200) == []
+    assert grown(before, Figures(950.0, 7201, 80, 6, 4, 2, 2), 200) == [
         "rss_mb", "objects", "handles", "threads", "processes", "files",
     ]  # fmt: skip

@@ -119,7 +119,7 @@ def _make(name: str, asked: Asked, output: Path, overwrite: bool, say: Callable[
         if name in _WITH_FINDING:
             raise TonnoError(f"{empty}, and {name} needs one; give another")
         say(f"{empty}: {asked.volumes} counts as a volume without")
-    with output_folder(output, overwrite=True) as folder:
+    with output_folder(output, overwrite=True, last=f"{name}.json") as folder:
         told = FIGURES[name](source, folder)
     seconds = time.perf_counter() - start
     say(f"{name}: {seconds:.0f} s, written to {output}\n{told}")

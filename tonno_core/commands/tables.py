@@ -361,7 +361,7 @@ def make_table2(
     lines = comparison.compare(evaluated, baseline=asked.baseline, seed=asked.seed)
     described = comparison.description(evaluated, baseline=asked.baseline, seed=asked.seed)
     check_same(output / "table2.json", described, overwrite)
-    with output_folder(output, overwrite=True) as folder:
+    with output_folder(output, overwrite=True, last="table2.json") as folder:
         comparison.write(folder, lines, evaluated, baseline=asked.baseline, seed=asked.seed)
     say(f"{comparison.table(lines, evaluated)}\nwritten to {output / 'table2'}.md, .csv and .json")
     if failed:

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from tonno_core.cohort.manifest import Manifest
 from tonno_core.errors import TonnoError, first_line
-from tonno_core.output import Json, atomic_file, remove_abandoned
+from tonno_core.output import Json, atomic_file, holds_files, remove_abandoned
 from tonno_core.training.settings import TrainingSettings
 from tonno_core.training.tensor_file import load_tensors, save_tensors
 
@@ -91,7 +91,7 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise TonnoError(f"`run` {self.path}: is a file, expected a folder of a training run")
-        if not self.path.is_dir() or not any(self.path.iterdir()):
+        if not self.path.is_dir() or not holds_files(self.path):
             return
         if not (self.path / _RUN).is_file():
             raise TonnoError(f"`run` {self.path}: is a folder of something else (no {_RUN}); choose another name")
