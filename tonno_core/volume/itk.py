@@ -85,9 +85,8 @@ def captured_stderr() -> Iterator[list[str]]:
 
 def _sink() -> IO[bytes]:
     """Open a file without a name, in memory where the system has such: a scan can be read while the disk is full."""
-    if sys.platform == "linux":
-        return os.fdopen(os.memfd_create("stderr"), "w+b")
-    return tempfile.TemporaryFile()
+    in_memory: Callable[[str], int] | None = getattr(os, "memfd_create", None)
+    return tempfile.TemporaryFile() if in_memory is None else os.fdopen(in_memory("stderr"), "w+b")
 
 
 def affine_of(image: sitk.Image | sitk.ImageFileReader) -> Matrix:
