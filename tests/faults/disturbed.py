@@ -33,7 +33,16 @@ KILL = -1
 # What a full disk refuses, and what only one refuses that cannot be written at all: see failing.c.
 GROWS, CHANGES = 1, 2
 # What tells of the hour, or of how long something took.
-_OF_TIME = ("seconds", "seconds_in_steps", "slices_per_second", "patches_per_second", "wait_share", "busy", "waited")
+_OF_TIME = (
+    "seconds",
+    "seconds_in_steps",
+    "seconds_before_steps",
+    "slices_per_second",
+    "patches_per_second",
+    "wait_share",
+    "busy",
+    "waited",
+)
 # A folder that torch makes for its compiler, one for all processes of a user.
 _OF_TORCH = "torchinductor_"
 _PATIENCE_S = 600.0
