@@ -12,12 +12,14 @@
 # make docs-check  what the documents show, really run on toy data, in some minutes
 # make fuzz   10,000 random files, tables, models and messages, half an hour (make test: 500, always the same)
 # make audit  known faults of the installed packages (pip-audit), and their list as CycloneDX, into audit/
+# make soak   200 reconstructions in one worker, disturbed at random: what it holds at the end is what it held
+# make faults every command that writes, on disks that fail, clocks that jump, without memory, and killed 50 times
 # make clean  what these made
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
-.PHONY: demo slicer-demo test test-nightly sweep gpu-report lint format package coverage mutants reference docs-check fuzz audit clean
+.PHONY: demo slicer-demo test test-nightly sweep gpu-report lint format package coverage mutants reference docs-check fuzz audit soak faults clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tonno demo --output demo-output --overwrite
@@ -142,3 +144,9 @@ reference: $(VENV)/.test
 
 docs-check: $(VENV)/.test
 	OMP_NUM_THREADS=1 TONNO_DOCS=1 $(BIN)/python -m pytest -q tests/test_docs.py tests/test_docs_run.py
+
+soak: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.worker.soak
+
+faults: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.run

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tonno_core import output
 from tonno_core.errors import TonnoError
-from tonno_core.output import atomic_file, check_output, output_folder
+from tonno_core.output import PARTIAL, atomic_file, check_output, output_folder, partial_folder, remove_abandoned
 
 
 def tree(folder: Path) -> dict[str, str | None]:
@@ -202,3 +206,108 @@ def test_a_file_below_a_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("mine")
     with pytest.raises(TonnoError, match=r"a/b\.txt: cannot be written \("), atomic_file(tmp_path / "a" / "b.txt"):
         pytest.fail("there is no place for it")
+
+
+# --- what a process leaves that is killed
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tonno_core.output import {how} as writing
+with writing(Path(sys.argv[1]){options}) as partial:
+    (partial if partial.is_dir() else partial.parent).joinpath("part").write_text("half")
+    print(end="begun", flush=True)
+    {then}
+"""
+DIES, WAITS = "os.kill(os.getpid(), signal.SIGKILL)", "sys.stdin.read()"
+
+
+def writer(path: Path, how: str, then: str) -> subprocess.Popen[bytes]:
+    """A process that writes to a place, and dies there or waits."""
+    code = KILLED.format(how=how, options=", overwrite=True" if how == "output_folder" else "", then=then)
+    started = subprocess.Popen(
+        [sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+    assert started.stdout is not None and started.stdout.read(5) == b"begun"
+    return started
+
+
+def killed(path: Path, how: str) -> None:
+    with writer(path, how, DIES) as process:
+        pass
+    assert process.returncode == -signal.SIGKILL
+
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="nobody there tells who still writes")
+
+
+@posix
+@pytest.mark.parametrize("how", ["atomic_file", "output_folder"])
+def test_what_a_killed_process_left_goes_when_the_next_writes_there(how: str, tmp_path: Path) -> None:
+    killed(tmp_path / "a", how)
+    assert len(list(tmp_path.glob(f"{PARTIAL}*/part"))) == 1
+    with atomic_file(tmp_path / "b") as partial:
+        partial.write_text("b")
+    assert tree(tmp_path) == {"b": "b"}
+
+
+@posix
+def test_what_a_killed_process_left_goes_before_the_next_writes_to_the_folder(existing: Path) -> None:
+    before = tree(existing)
+    killed(existing, "output_folder")
+    assert tree(existing) != before
+    remove_abandoned(existing.parent, below=True)
+    assert tree(existing) == before
+
+
+@posix
+def test_what_another_process_is_writing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with writer(tmp_path / "a", "output_folder", WAITS) as other, partial_folder(tmp_path) as own:
+        remove_abandoned(tmp_path)
+        assert own.is_dir() and len(list(tmp_path.glob(f"{PARTIAL}*/part"))) == 1
+        other.communicate()
+    assert tree(tmp_path) == {"a": None, "a/part": "half"}
+
+
+@posix
+def test_what_another_machine_or_nobody_here_made_stays(tmp_path: Path) -> None:
+    for name in (f"{PARTIAL}x", f"{PARTIAL}0123abcd-x"):
+        (tmp_path / name).mkdir()
+    remove_abandoned(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@posix
+def test_a_folder_that_was_taken_for_abandoned_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its making and its lock, another process may come by."""
+    lock, taken = output._lock, []
+
+    def late(folder: Path) -> int | None:
+        if not taken:
+            taken.append(folder)
+            folder.rmdir()
+        return lock(folder)
+
+    monkeypatch.setattr(output, "_lock", late)
+    with partial_folder(tmp_path) as folder:
+        assert folder.is_dir() and folder != taken[0]
+
+
+def test_where_nothing_can_be_locked_writing_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "fcntl", None)
+    with partial_folder(tmp_path) as folder:
+        remove_abandoned(tmp_path)
+        assert folder.is_dir()
+    assert tree(tmp_path) == {}
+
+
+def test_the_file_that_describes_the_others_comes_last(existing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks at a case's report while, or after, its process was killed finds what it describes."""
+    moved: list[str] = []
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda file, target: (moved.append(file.name), replace(file, target))[1])
+    with output_folder(existing, overwrite=True, last="report.json") as temporary:
+        for name in ("heatmap.nii.gz", "report.json", "segmentation.nii.gz"):
+            (temporary / name).write_text(name)
+    assert moved[-1] == "report.json" and len(moved) == 3

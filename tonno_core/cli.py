@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, get_args
@@ -17,8 +19,9 @@ import tonno_core
 from tonno_core.bundle.terminology import check_terminology
 from tonno_core.commands.options import as_options, as_options_of
 from tonno_core.distillation.settings import DistillationSettings
-from tonno_core.errors import TonnoError, one_line
+from tonno_core.errors import TonnoError, is_out_of_memory, one_line
 from tonno_core.imports import uncollected
+from tonno_core.output import remove_abandoned
 from tonno_core.settings import METHODS, PRESETS, SCORECAM_DIRECTIONS, SEGMENTER, CamKind, FilterKind, parse_stages
 from tonno_core.signals import drop_terminal, ending_signals
 
@@ -248,8 +251,6 @@ _BESIDE_SETTINGS = (
     "zoom",
     "stop_when",
 )
-# torch reports it by a RuntimeError: "DefaultCPUAllocator: can't allocate memory", "CUDA out of memory".
-_OUT_OF_MEMORY = re.compile("allocate memory|out of memory")
 
 
 def _is_stated(name: str) -> bool:
@@ -983,6 +984,8 @@ def main(arguments: list[str] | None = None) -> None:
     for number in ending_signals():
         signal.signal(number, _terminate)
     arguments = sys.argv[1:] if arguments is None else arguments
+    with suppress(OSError):  # nowhere for temporary files: who needs one says so
+        remove_abandoned(Path(tempfile.gettempdir()))
     try:
         status = cli.main(arguments or ["--help"], prog_name="tonno", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
@@ -994,8 +997,8 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(one_line(error.format_message()), 2)
     except TonnoError as error:  # only a command raises it
         _fail(as_options_of(cli.commands[arguments[0]], cli, one_line(error)), 2)
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not is_out_of_memory(error):
             raise
         text = "out of memory; close other programs, or choose fewer `slices`, or choose a smaller `slice_size`"
         _fail(as_options_of(cli.commands[arguments[0]], cli, text), 2)

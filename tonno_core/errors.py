@@ -87,6 +87,9 @@ def first_line(error: BaseException) -> str:
 _MEMORY_WORDS = (
     "out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED", "unable to find an engine",  # cuDNN, each of whose engines lacked memory for its work
+    "could not create a primitive",  # oneDNN
+    "can't start new thread",  # Python, for whose stack there is none
+    "failed to map segment from shared object",  # the loader, of a library that is imported
 )  # fmt: skip
 
 
@@ -103,6 +106,6 @@ def is_out_of_memory(error: BaseException | None) -> bool:
         return False
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    if isinstance(error, RuntimeError):
+    if isinstance(error, (RuntimeError, ImportError)):
         return any(word in str(error) for word in _MEMORY_WORDS)
     return isinstance(error, TonnoError) and is_out_of_memory(error.__cause__)

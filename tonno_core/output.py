@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import platform
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from tonno_core.errors import TonnoError
 
 # A JSON object, where one is read or written; elsewhere values have types of their own.
 Json = dict[str, Any]
-# How the names of temporary folders begin. A process that is killed leaves them.
+# How the names of temporary folders begin. A process that is killed leaves them, and the next one that writes to the
+# same place removes them.
 PARTIAL = ".tonno-partial-"
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows, where they stay
+    fcntl = None
 
 
 def check_name(path: Path) -> None:
@@ -60,6 +71,19 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
         raise TonnoError(f"`output` {folder}: {parent} is not writable; choose another place")
 
 
+def holds_files(folder: Path) -> bool:
+    """Tell whether something is in a folder.
+
+    Args:
+        folder: The folder, which is there.
+
+    Returns:
+        False where it holds hidden files alone, which are no results: such as what another process is writing, or left
+        when it was killed.
+    """
+    return any(not file.name.startswith(".") for file in folder.iterdir())
+
+
 @contextmanager
 def atomic_file(path: Path, *, make_folders: bool = False) -> Iterator[Path]:
     """Write a file that appears whole or not at all.
@@ -78,9 +102,9 @@ def atomic_file(path: Path, *, make_folders: bool = False) -> Iterator[Path]:
     try:
         if make_folders:
             path.parent.mkdir(parents=True, exist_ok=True)
-        # A folder, so that the name keeps its ending, which says the format; no other machine has the same.
-        with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=path.parent, ignore_cleanup_errors=True) as folder:
-            partial = Path(folder, path.name)
+        # A folder, so that the name keeps its ending, which says the format.
+        with partial_folder(path.parent) as folder:
+            partial = folder / path.name
             yield partial
             partial.replace(path)
     except OSError as error:
@@ -88,14 +112,15 @@ def atomic_file(path: Path, *, make_folders: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def output_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
+def output_folder(folder: Path, *, overwrite: bool, last: str = "") -> Iterator[Path]:
     """Write a folder whose files appear all together or not at all.
 
     If the block fails or is interrupted, nothing is left and what was there before is untouched.
 
     Args:
         folder: The folder; it and those above it are made.
-        overwrite: Whether it may exist. Only files of the same name are replaced then.
+        overwrite: Whether it may exist. Only files of the same name are replaced then, one after another.
+        last: The file that says that the others are there, which is replaced last: the process may be killed meanwhile.
 
     Yields:
         A temporary folder to write to, which nobody else may open: beside the folder, or within it if that exists,
@@ -105,32 +130,132 @@ def output_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
         TonnoError: `check_output` refuses the folder, or the disk is full, read-only or the like.
     """
     check_output(folder, overwrite=overwrite)
-    temporary: Path | None = None
+    temporary = Path()
     existed = folder.exists()
     made = [p for p in folder.absolute().parents if not p.exists()]
     finished = False
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        home = folder if existed else folder.parent
-        temporary = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=home))
-        yield temporary
-        if existed:
-            _move_files(temporary, folder)
-        else:
-            temporary.chmod(_mode_of_folders(temporary))
-            temporary.rename(folder)
-        finished = True
+        with partial_folder(folder if existed else folder.parent) as temporary:
+            yield temporary
+            if existed:
+                _move_files(temporary, folder, last)
+            else:
+                temporary.chmod(_mode_of_folders(temporary))
+                temporary.rename(folder)
+            finished = True
     except OSError as error:
         raise TonnoError(f"`output` {folder}: cannot be written ({error.strerror or error})") from error
     except TonnoError as error:  # the name of a file that could not be written, where the user knows it
         raise TonnoError(str(error).replace(f"{temporary}{os.sep}", f"{folder}{os.sep}")) from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
         if not finished:
             for parent in made:  # innermost first; those that are empty were made for this run alone
                 if parent.is_dir() and not any(parent.iterdir()):
                     parent.rmdir()
+
+
+@contextmanager
+def partial_folder(home: Path) -> Iterator[Path]:
+    """Make a temporary folder, and remove it afterwards unless it was renamed.
+
+    Args:
+        home: Where, on the file system that what is written is for. Those that killed processes left there go.
+
+    Yields:
+        The folder.
+
+    Raises:
+        OSError: The disk is full, read-only or the like.
+    """
+    _remove_abandoned_once(os.fspath(home))
+    folder, lock = _locked_folder(home)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def remove_abandoned(home: Path, *, below: bool = False) -> None:
+    """Remove the temporary folders that processes of this machine left in a folder when they were killed.
+
+    Those of other machines stay: nobody here can tell whether somebody there still writes to them. So do all on
+    Windows.
+
+    Args:
+        home: The folder; it need not exist.
+        below: Look into its folders, too.
+    """
+    if fcntl is None:
+        return
+    with suppress(OSError), os.scandir(home) as entries:
+        for entry in entries:
+            if entry.name.startswith(_prefix()):
+                with suppress(OSError), _locked(Path(entry.path)):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+            elif below and entry.is_dir(follow_symlinks=False):
+                remove_abandoned(Path(entry.path))
+
+
+# Enough for the folders that a command writes to, in turn; of a million cases each has one of its own.
+@lru_cache(maxsize=64)
+def _remove_abandoned_once(home: str) -> None:
+    remove_abandoned(Path(home))
+
+
+@lru_cache(maxsize=1)
+def _prefix() -> str:
+    """Return how names of this machine's temporary folders begin: a lock says nothing of processes elsewhere."""
+    return f"{PARTIAL}{hashlib.sha256(platform.node().encode()).hexdigest()[:8]}-"
+
+
+def _locked_folder(home: Path) -> tuple[Path, int | None]:
+    """Make a temporary folder; the system gives its lock back when this process ends, however that happens."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_prefix(), dir=home))
+        try:
+            return folder, _lock(folder)
+        except (FileNotFoundError, BlockingIOError):  # another process took it for abandoned: it was not locked yet
+            continue
+        except BaseException:
+            with suppress(OSError):
+                folder.rmdir()
+            raise
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder that nobody uses; raises OSError where somebody does."""
+    lock = _lock(folder)
+    if lock is None:
+        raise BlockingIOError
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a folder; None where the system or the file system has no locks.
+
+    Raises FileNotFoundError where it is gone, BlockingIOError where it is locked.
+    """
+    if fcntl is None:
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(folder.stat(), os.fstat(descriptor)):
+            raise FileNotFoundError
+    except (FileNotFoundError, BlockingIOError):
+        os.close(descriptor)
+        raise
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -183,9 +308,9 @@ def _mode_of_folders(folder: Path) -> int:
     return mode
 
 
-def _move_files(source: Path, folder: Path) -> None:
+def _move_files(source: Path, folder: Path, last: str) -> None:
     """Replace files of the same name, or none if a folder has the name of one."""
-    files = sorted(source.iterdir())
+    files = sorted(source.iterdir(), key=lambda file: (file.name == last, file.name))
     for file in files:
         if (folder / file.name).is_dir():
             raise TonnoError(f"`output` {folder}: {file.name} in it is a folder, expected a file; remove it")

@@ -401,7 +401,9 @@ def test_a_folder_of_something_else_is_never_touched(overwrite: bool, tmp_path: 
 
 
 def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
+    (tmp_path / ".tonno-partial-x").mkdir()  # of a process that was killed as it began
     save_bundle(tmp_path, spec_of(), {"a": torch.ones(1)}, overwrite=True)
+    (tmp_path / ".tonno-partial-x").rmdir()
     assert sorted(content(tmp_path)) == ["model.json", "model.safetensors"]
 
 

@@ -58,3 +58,13 @@ def test_what_was_read_is_let_go_with_its_user() -> None:
         gone = weakref.ref(large)
         del large
         assert gone() is None
+
+
+def test_where_no_thread_can_be_had_each_is_read_in_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under a limit on memory or on processes."""
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert [get() for _, get in read_ahead([0, 1, 2], lambda item: 10 * item)] == [0, 10, 20]

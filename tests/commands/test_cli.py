@@ -687,8 +687,11 @@ def test_an_error_after_the_bar_stands_on_a_line_of_its_own(
         MemoryError(),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("can't start new thread"),
+        RuntimeError("could not create a primitive"),
+        ImportError("_fblas.so: failed to map segment from shared object"),
     ],
-    ids=["python", "torch on the CPU", "CUDA"],
+    ids=["python", "torch on the CPU", "CUDA", "thread", "oneDNN", "import"],
 )
 def test_no_memory_left(error: Exception, tonno: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workflow, "execute", fail(error))

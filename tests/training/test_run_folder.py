@@ -51,7 +51,7 @@ def refused(folder: RunFolder, **options: bool) -> str:
 
 
 def test_a_new_place_and_an_empty_folder_will_do(tmp_path: Path, manifest: Path) -> None:
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/.tonno-partial-x").mkdir(parents=True)  # of a process that was killed as it began
     for name in ("empty", "deep/er/run"):
         for resume in (False, True):
             folder = folder_of(tmp_path / name, manifest)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import sys
+import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -128,6 +131,16 @@ def test_nibabel_agrees(tmp_path: Path, ijk_to_ras: npt.NDArray[np.float64]) -> 
     np.testing.assert_allclose(ours.affine, ijk_to_ras, rtol=0, atol=2e-5)
     np.testing.assert_allclose(ours.get_qform(), ijk_to_ras, rtol=0, atol=2e-5)
     assert np.array_equal(ours.get_fdata(dtype=np.float32).T, volume.array)
+
+
+def test_the_same_image_is_the_same_file_at_another_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nibabel.save(nibabel.Nifti1Image(noise().array.T, OBLIQUE), tmp_path / "scan.nii.gz")
+    scan = read_volume(tmp_path / "scan.nii.gz")  # with forms, as every scan's results have
+    for hour, name in ((1e9, "first"), (2e9, "second")):
+        monkeypatch.setattr(time, "time", lambda hour=hour: hour)
+        (tmp_path / name).mkdir()
+        write_volume(scan, tmp_path / name / "a.nii.gz")
+    assert (tmp_path / "first/a.nii.gz").read_bytes() == (tmp_path / "second/a.nii.gz").read_bytes()
 
 
 def test_a_compressed_file_beside_its_uncompressed_namesake(tmp_path: Path) -> None:
@@ -425,3 +438,11 @@ def test_channels_are_read_from_a_fourth_axis_and_from_vectors(tmp_path: Path) -
     assert "channel 2: 1 of 210 voxels are NaN or infinite" in one_line(tmp_path / "4d.nii.gz")
     repaired = read_volume(tmp_path / "4d.nii.gz", replace_nonfinite=True)
     assert repaired.further[0][3, 2, 1] == np.nanmin(array[..., 1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="has no files in memory")
+def test_a_scan_is_read_where_no_temporary_file_can_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a full disk: what is read needs none."""
+    nibabel.save(nibabel.Nifti1Image(noise().array.T, OBLIQUE), tmp_path / "scan.nii.gz")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    assert np.array_equal(read_volume(tmp_path / "scan.nii.gz").array, noise().array)

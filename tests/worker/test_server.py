@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,9 +14,10 @@ from typing import Any, cast
 
 import pytest
 
+from tests.commands.within import fail
 from tests.worker.talk import COMMAND, ENVIRONMENT, PATIENCE_S, EngineClient, Event, answer
 from tonno_core.output import PARTIAL
-from tonno_core.protocol import MAX_LINE, encode
+from tonno_core.protocol import FOLDER_PREFIX, MAX_LINE, encode
 from tonno_core.worker.job import Job
 from tonno_core.worker.server import Server
 
@@ -129,3 +131,30 @@ def test_started_ahead_it_has_torch_before_the_first_request(process_ahead: subp
     while (event := told(process_ahead))["type"] == "progress":
         assert event["step"] == "loading"
     assert (event["type"], event["kind"]) == ("error", "not-kept")
+
+
+def test_it_ends_though_somebody_removed_its_temporary_files(tmp_path: Path) -> None:
+    """As a user who tidies up does: without the folder above its own it stayed for ever, and kept its memory."""
+    folder = tmp_path / "above" / f"{FOLDER_PREFIX}1-x"
+    folder.mkdir(parents=True)
+    with subprocess.Popen(
+        [*COMMAND, "--folder", str(folder)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **ENVIRONMENT},
+    ) as started:  # fmt: skip
+        assert told(started)["type"] == "ready"
+        shutil.rmtree(tmp_path / "above")
+        assert started.stdin is not None
+        started.stdin.close()
+        try:
+            assert started.wait(PATIENCE_S) == 0
+        finally:
+            started.kill()
+
+
+def test_it_ends_whatever_fails_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(Server, "_clean_up", fail(RuntimeError("can't start new thread")))
+    with pytest.raises(RuntimeError):
+        Server(cast(Any, None))._end(orphaned=True)
+    assert ended == [0]

@@ -26,7 +26,7 @@ from tonno_core.encoding.normalization import NORM_KINDS, NormKind
 from tonno_core.encoding.program import Program
 from tonno_core.encoding.weights import StateDict, load_exactly, read_weights
 from tonno_core.errors import TonnoError, first_line, plain
-from tonno_core.output import Json, check_output, output_folder
+from tonno_core.output import Json, check_output, holds_files, output_folder
 from tonno_core.segmenter.network import SegmenterNetwork
 from tonno_core.segmenter.segmenter import Segmenter
 from tonno_core.segmenter.with_monai import build_network
@@ -598,7 +598,7 @@ def check_can_write(folder: Path, *, overwrite: bool) -> None:
         TonnoError: It may not.
     """
     check_output(folder, overwrite=overwrite)
-    if folder.exists() and not (folder / SPEC_NAME).is_file() and any(folder.iterdir()):
+    if folder.exists() and not (folder / SPEC_NAME).is_file() and holds_files(folder):
         raise TonnoError(f"`output` {folder}: is a folder of something else (no {SPEC_NAME}); choose another name")
 
 

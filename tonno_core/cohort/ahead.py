@@ -50,5 +50,8 @@ def _in_a_thread(read: Callable[[Item], Read], item: Item) -> Future[Read]:
         except BaseException as error:  # raised where the item is asked for
             found.set_exception(error)
 
-    threading.Thread(target=work, daemon=True).start()
+    try:
+        threading.Thread(target=work, daemon=True).start()
+    except RuntimeError:  # no memory for a thread, or too many of them: nothing is read ahead then
+        work()
     return found

@@ -14,7 +14,7 @@ from tonno_core.cohort.ahead import read_ahead
 from tonno_core.cohort.difference import differences
 from tonno_core.cohort.names import case_name, name_cases
 from tonno_core.errors import TonnoError, is_out_of_memory, one_line
-from tonno_core.output import Json, check_output, write_json
+from tonno_core.output import Json, check_output, holds_files, remove_abandoned, write_json
 from tonno_core.progress import progress_bar
 
 SETTINGS_NAME = "settings.json"
@@ -166,6 +166,7 @@ class CasesFolder(ABC):
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.path / SETTINGS_NAME, self.content)  # first: another process may look into the folder now
             self.cases.mkdir(exist_ok=True)
+            remove_abandoned(self.path, below=True)
             if self._overwrite:
                 self._clear_all(set(names) - set(assigned))
             for name in assigned:
@@ -229,8 +230,7 @@ class CasesFolder(ABC):
         """Read ``settings.json``; None where there is no run yet."""
         path = self.path / SETTINGS_NAME
         if not path.is_file():
-            # Hidden files are no results: such as what another process is writing.
-            if self.path.is_dir() and any(not file.name.startswith(".") for file in self.path.iterdir()):
+            if self.path.is_dir() and holds_files(self.path):
                 raise TonnoError(f"`output` {self.path}: holds other files and no {self.kind}; {_ADVICE}")
             return None
         try:

@@ -25,7 +25,7 @@ from tonno_core.commands.reconstruct import Scan, reconstruct_into
 from tonno_core.commands.request import Compute, Options, PreparedRun, model_identity, prepare, read_options
 from tonno_core.distributed import device_of_process, share_of_cases
 from tonno_core.errors import TonnoError
-from tonno_core.output import Json, write_text
+from tonno_core.output import Json, remove_abandoned, write_text
 from tonno_core.reconstruction.run import get_ready
 from tonno_core.volume.io import read_volume
 
@@ -66,6 +66,8 @@ class CohortFolder(CasesFolder):
             False where it is to be done. A result whose volume is gone stays.
         """
         report, volume = self.report(name), self.volumes[name]
+        if report is not None:  # of a process that was killed while it wrote the planes, after all else
+            remove_abandoned(self.cases / name)
         if report is None or not volume.exists():
             return report is not None
         with suppress(OSError):

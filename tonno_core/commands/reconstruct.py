@@ -133,7 +133,7 @@ def reconstruct_into(
     segmentations = segment_all(result, run, options.threshold, options.min_volume_mm3, options.min_peak)
     doubts = [each.warning for each in segmentations.values() if each.warning]
     result = dataclasses.replace(result, warnings=tuple(map(as_options, [*result.warnings, *doubts])))
-    with output_folder(output, overwrite=overwrite) as folder:
+    with output_folder(output, overwrite=overwrite, last="report.json") as folder:
         if source is None:
             write_images(folder, result, segmentations, options.file_format)
         else:

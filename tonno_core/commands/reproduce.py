@@ -21,7 +21,7 @@ from tonno_core.cohort.places import LIST_ENDINGS, held_by
 from tonno_core.commands.demo import MODEL
 from tonno_core.commands.evaluate import model_record, tasks_of
 from tonno_core.errors import TonnoError
-from tonno_core.output import Json, check_output, output_folder
+from tonno_core.output import Json, check_output, output_folder, remove_abandoned
 from tonno_core.reproduction import fig2, fig4, fig5, fig6, fig8
 from tonno_core.reproduction.source import Kept, Scan, Source, brain_scan, demo_scans, scan_of, scan_of_file
 from tonno_core.settings import SEGMENTER, CamKind
@@ -106,6 +106,7 @@ def reproduce(
         wanted["fig8"] = replace(asked, slices=fig8.SMALL_SLICES, directions=fig8.SMALL_DIRECTIONS)
     made_folder = not output.exists()
     output.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(output, below=True)
     try:
         for figure, request in wanted.items():
             _make(figure, request, output, overwrite, say)
@@ -125,7 +126,7 @@ def _make(name: str, asked: Asked, output: Path, overwrite: bool, say: Callable[
         if name in _WITH_FINDING:
             raise TonnoError(f"{empty}, and {name} needs one; give another")
         say(f"{empty}: {asked.volumes} counts as a volume without")
-    with output_folder(output, overwrite=True) as folder:
+    with output_folder(output, overwrite=True, last=f"{name}.json") as folder:
         told = FIGURES[name](source, folder)
     seconds = time.perf_counter() - start
     say(f"{name}: {seconds:.0f} s, written to {output}\n{told}")

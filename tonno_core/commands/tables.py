@@ -21,7 +21,7 @@ from tonno_core.commands.train import Destination, Ending, train_bundle
 from tonno_core.demo.phantom import write_phantoms
 from tonno_core.distributed import world_size
 from tonno_core.errors import TonnoError, is_out_of_memory
-from tonno_core.output import Json, check_output, output_folder
+from tonno_core.output import Json, check_output, output_folder, remove_abandoned
 from tonno_core.reproduction import table1 as grid
 from tonno_core.reproduction import table2 as comparison
 from tonno_core.settings import METHODS, CamKind, parse_stages
@@ -120,6 +120,7 @@ def make_table1(
                 shutil.rmtree(folder.row(name), ignore_errors=True)
     states = {name: folder.load(name) for name in grid.GRID}
     output.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(output)
     if not manifest.has_split:
         manifest_path = output / "split.csv"
         write_manifest(manifest_path, divided)
@@ -329,6 +330,7 @@ def make_table2(
         TonnoError: An option, the model or a file is wrong, the folder holds something else, or a case failed.
     """
     check_output(output, overwrite=True)
+    remove_abandoned(output)
     failed, evaluation = "", asked.volumes
     if evaluation is not None and evaluation.is_dir():
         evaluated = comparison.read_evaluation(evaluation)
@@ -362,7 +364,7 @@ def make_table2(
     lines = comparison.compare(evaluated, baseline=asked.baseline, seed=asked.seed)
     described = comparison.description(evaluated, baseline=asked.baseline, seed=asked.seed)
     check_same(output / "table2.json", described, overwrite)
-    with output_folder(output, overwrite=True) as folder:
+    with output_folder(output, overwrite=True, last="table2.json") as folder:
         comparison.write(folder, lines, evaluated, baseline=asked.baseline, seed=asked.seed)
     say(f"{comparison.table(lines, evaluated)}\nwritten to {output / 'table2'}.md, .csv and .json")
     if failed:

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from tonno_core.cohort.manifest import Manifest
 from tonno_core.errors import TonnoError, first_line
-from tonno_core.output import Json, atomic_file
+from tonno_core.output import Json, atomic_file, holds_files, remove_abandoned
 from tonno_core.settings import is_finite_number
 from tonno_core.training.settings import TrainingSettings
 from tonno_core.training.tensor_file import load_tensors, save_tensors
@@ -92,7 +92,7 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise TonnoError(f"`run` {self.path}: is a file, expected a folder of a training run")
-        if not self.path.is_dir() or not any(self.path.iterdir()):
+        if not self.path.is_dir() or not holds_files(self.path):
             return
         if not (self.path / _RUN).is_file():
             raise TonnoError(f"`run` {self.path}: is a folder of something else (no {_RUN}); choose another name")
@@ -129,6 +129,7 @@ class RunFolder:
         except OSError as error:
             raise TonnoError(f"`run` {self.path}: cannot be written ({error.strerror or error})") from error
         _write_json(self.path / _RUN, self._description)
+        remove_abandoned(self.path, below=True)
 
     def save(self, state: Json) -> None:
         """Write the checkpoint, whole or not at all.

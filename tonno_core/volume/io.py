@@ -19,7 +19,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from tonno_core.errors import TonnoError
-from tonno_core.output import atomic_file, check_name
+from tonno_core.output import atomic_file, check_name, partial_folder
 from tonno_core.volume.dicom import find_series
 from tonno_core.volume.header import Header
 from tonno_core.volume.intensity import check_channels
@@ -249,8 +249,8 @@ def _alone(path: Path) -> Iterator[Path]:
     if _suffix(path) != ".nii.gz" or not path.with_suffix("").exists():
         yield path
         return
-    with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder) / path.name
+    with partial_folder(Path(tempfile.gettempdir())) as folder:
+        link = folder / path.name
         try:
             link.symlink_to(path.absolute())
         except OSError:  # as on Windows without the right to
@@ -420,8 +420,8 @@ def write_image(image: sitk.Image, path: Path, forms: Forms | None) -> None:
     if _suffix(path) == ".nii":
         plain.replace(path)
         return
-    with plain.open("rb") as content, gzip.open(path, "wb", compresslevel=6) as packed:
-        shutil.copyfileobj(content, packed)
+    with plain.open("rb") as content, gzip.GzipFile(path, "wb", compresslevel=6, mtime=0) as packed:
+        shutil.copyfileobj(content, packed)  # without the hour: the same image is the same file
     plain.unlink()
 
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 import SimpleITK as sitk
@@ -70,7 +70,7 @@ def captured_stderr() -> Iterator[list[str]]:
     lines: list[str] = []
     if sys.stderr is not None:
         sys.stderr.flush()
-    with _STDERR_LOCK, tempfile.TemporaryFile() as sink:
+    with _STDERR_LOCK, _sink() as sink:
         try:
             saved = os.dup(2)
         except OSError:  # a windowed application has no stderr
@@ -84,6 +84,12 @@ def captured_stderr() -> Iterator[list[str]]:
             os.close(saved)
             sink.seek(0)
             lines += sink.read().decode(errors="replace").splitlines()
+
+
+def _sink() -> IO[bytes]:
+    """Open a file without a name, in memory where the system has such: a scan can be read while the disk is full."""
+    in_memory: Callable[[str], int] | None = getattr(os, "memfd_create", None)
+    return tempfile.TemporaryFile() if in_memory is None else os.fdopen(in_memory("stderr"), "w+b")
 
 
 def affine_of(image: sitk.Image | sitk.ImageFileReader) -> Matrix:

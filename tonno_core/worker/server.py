@@ -7,6 +7,7 @@ import queue
 import shutil
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from tonno_core.errors import TonnoError
@@ -136,6 +137,12 @@ class Server:
     def _end(self, *, orphaned: bool) -> None:
         """End the process at once: no thread is waited for but one that is writing a file."""
         self._ending.acquire()  # once; whoever comes second waits here for the end
+        try:
+            self._clean_up(orphaned=orphaned)
+        finally:
+            os._exit(0)  # whatever of that failed: nobody is left who could end this process
+
+    def _clean_up(self, *, orphaned: bool) -> None:
         with self._lock:
             jobs = list(self._jobs.values())
         cancel = threading.Thread(target=_cancel, args=(jobs,), daemon=True)
@@ -147,9 +154,9 @@ class Server:
                 if orphaned and Path(folder).name.startswith(PARTIAL):  # an export's own, which nobody else removes
                     shutil.rmtree(folder, ignore_errors=True)
         if orphaned and self._folder is not None and self._folder.name.startswith(FOLDER_PREFIX):
-            os.chdir(self._folder.parent)  # Windows keeps a folder in which a process is
+            with suppress(OSError):  # the user, or the system, may have removed it with all above it
+                os.chdir(self._folder.parent)  # Windows keeps a folder in which a process is
             shutil.rmtree(self._folder, ignore_errors=True)
-        os._exit(0)
 
 
 def _cancel(jobs: list[Job]) -> None:
