@@ -56,8 +56,9 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.chdir(folder)
     rng, lines = np.random.default_rng(0), ["volume,label,patient,split,mask,volume_ml"]
     Path("scans").mkdir()
+    Path("masks").mkdir()
     z, y, x = np.mgrid[:SHAPE, :SHAPE, :SHAPE] - (SHAPE - 1) / 2
-    for number in range(24):
+    for number in range(16):
         place = rng.uniform(-4, 4, 3)
         radius = rng.uniform(2, 3.5) if number % 2 else 0.0
         blob = np.sqrt((x - place[0]) ** 2 + (y - place[1]) ** 2 + (z - place[2]) ** 2) <= radius
@@ -65,13 +66,13 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         array = (ball * 100 + blob * 80 + 5 * rng.standard_normal(ball.shape)).astype(np.float32)
         scan = tonno.Volume(array, np.diag([6.0, 6.0, 6.0, 1.0]))
         tonno.write_volume(scan, f"scans/{number}.nii.gz")
-        tonno.write_volume(scan.with_array(blob), f"scans/{number}-mask.nii.gz", dtype="uint8")
+        tonno.write_volume(scan.with_array(blob), f"masks/{number}.nii.gz", dtype="uint8")
         volume, split = f"scans/{number}.nii.gz", ("train", "train", "val", "test")[number // 2 % 4]
-        lines.append(f"{volume},{number % 2},p{number},{split},scans/{number}-mask.nii.gz,{blob.sum() * 0.216:.1f}")
+        lines.append(f"{volume},{number % 2},p{number},{split},masks/{number}.nii.gz,{blob.sum() * 0.216:.1f}")
     Path("manifest.csv").write_text("\n".join(lines))
     Path("scans.csv").write_text("\n".join(["volume", *(f"scans/{number}.nii.gz" for number in range(3))]))
     shutil.copy("scans/1.nii.gz", "scan.nii.gz")
-    shutil.copy("scans/1-mask.nii.gz", "region.nii.gz")
+    shutil.copy("masks/1.nii.gz", "region.nii.gz")
     write_random_bundle(folder / "my-model", thresholds={"matched-cam": {"threshold": 0.01}})
     yield folder
     os.chdir(before)
