@@ -85,6 +85,13 @@ def test_a_sum_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["features.nii.gz"]
 
 
+def test_a_full_disk_is_told_where_itk_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sitk, "WriteImage", lambda image, name, **options: Path(name).touch())
+    with pytest.raises(TonnoError, match="features.nii.gz: cannot be written .*No space left"):
+        write_channels(tmp_path / "features.nii.gz", [np.ones((3, 4, 5), np.float32)], 1, (3, 4, 5), np.eye(4))
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_nifti_cannot_hold_is_known_before(tmp_path: Path) -> None:
     with pytest.raises(TonnoError, match=r"features.nrrd: cannot write this format; name it .nii.gz"):
         check_channels(tmp_path / "features.nrrd", PLACES["straight"], 3)

@@ -6,7 +6,9 @@ SimpleITK and 3D Slicer; nibabel sees five dimensions.
 
 from __future__ import annotations
 
+import errno
 import gzip
+import os
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -89,5 +91,7 @@ def _header(scratch: Path, count: int, shape: tuple[int, int, int], ijk_to_ras: 
     image.SetOrigin(ijk_to_lps[:3, 3].tolist())
     sitk.WriteImage(image, str(scratch), useCompression=False)
     header = bytearray(scratch.read_bytes()[:_HEADER_BYTES])
+    if len(header) < _HEADER_BYTES:  # of a full disk ITK says nothing
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     struct.pack_into("<8h", header, _DIMENSIONS, 5, *shape[::-1], 1, count, 1, 1)
     return bytes(header)
