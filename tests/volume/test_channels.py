@@ -87,7 +87,7 @@ def test_a_sum_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told_where_itk_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sitk, "WriteImage", lambda image, name, **options: Path(name).touch())
-    with pytest.raises(TonnoError, match="features.nii.gz: cannot be written .*No space left"):
+    with pytest.raises(TonnoError, match=r"features.nii.gz: cannot be written .*No space left"):
         write_channels(tmp_path / "features.nii.gz", [np.ones((3, 4, 5), np.float32)], 1, (3, 4, 5), np.eye(4))
     assert not list(tmp_path.iterdir())
 
