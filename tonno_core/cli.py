@@ -256,7 +256,7 @@ _BESIDE_SETTINGS = (
 def _is_stated(name: str) -> bool:
     """Tell whether somebody gave an option of the running command a value."""
     source = click.get_current_context().get_parameter_source(name)
-    return source is not click.core.ParameterSource.DEFAULT
+    return source is not ParameterSource.DEFAULT
 
 
 def _stage(text: str) -> int | str:
@@ -417,7 +417,7 @@ def features(
 @click.option("--weights", default="", metavar="FILE|none", help=_WEIGHTS)
 @click.option("--layers", default="", metavar="a,b", help=_LAYERS)
 @click.option("--slice-size", type=_PIXELS, metavar="S", help=_SIDE)
-@click.option("--channels", show_default=_OWN_CHANNELS, type=_COUNT, metavar="C", help=_CHANNELS)
+@click.option("--channels", default=1, show_default=_OWN_CHANNELS, type=_COUNT, metavar="C", help=_CHANNELS)
 @click.option(
     "--classes", default="finding", show_default=True, metavar="a,b", help="Names of the outputs, separated by commas."
 )
@@ -449,7 +449,8 @@ def bundle(
     names = tuple(name.strip() for name in classes.split(","))
     stages = tuple(name.strip() for name in layers.split(",") if name.strip())
     options["slice_size"] = options["slice_size"] or 0
-    options["channels"] = options["channels"] or len(by_channel(options["intensity"]))
+    if not _is_stated("channels"):
+        options["channels"] = len(by_channel(options["intensity"]))
     own = OwnClassifier(classes=names, layers=stages, about=_pairs(about), white=int(white), **options)
     spec = make_bundle(own, output, overwrite=overwrite)
     click.echo(f"{spec.encoder} with classes {', '.join(spec.classes)} written to {output}. Assumed of its training:")
@@ -515,7 +516,7 @@ def check(manifest: Path, class_name: str, target: str) -> int:
 @click.option("--encoder", default="resnet10t", show_default=True, metavar="TIMM_NAME", help="Name of a timm model.")
 @click.option("--weights", default="none", show_default=True, metavar="none|imagenet|FILE", help=_START)
 @click.option("--norm", type=_NORMS, help=_NORM, show_default="batch; frozen-batch with --weights")
-@click.option("--channels", show_default=_OWN_CHANNELS, type=_COUNT, metavar="C", help=_CHANNELS)
+@click.option("--channels", default=1, show_default=_OWN_CHANNELS, type=_COUNT, metavar="C", help=_CHANNELS)
 @_class_of_1_option
 @click.option("--target", default="", metavar="COLUMN", help=_TARGET, show_default="none: classes are learned")
 @click.option("--slice-size", default=96, show_default=True, type=_PIXELS, metavar="S", help=_SIDE)
@@ -573,8 +574,9 @@ def train(
     asked = {"stage": stage, "slices": slices, "directions": directions}
     planes = {name: value for name, value in asked.items() if value is not None}
     destination = Destination(output, run, resume=resume, overwrite=overwrite, half=half)
-    source = click.get_current_context().get_parameter_source
-    if all(source(name) is ParameterSource.DEFAULT for name in ("volumes_per_batch", "slices_per_volume")):
+    if not _is_stated("channels"):
+        options["channels"] = None  # those of the volumes
+    if not any(_is_stated(name) for name in ("volumes_per_batch", "slices_per_volume")):
         # As suits the device, or as the run that goes on has it: it may have begun on another.
         recorded = recorded_setting(destination.run_folder, "volumes_per_batch") if resume else None
         options["volumes_per_batch"] = recorded

@@ -80,6 +80,15 @@ class ModelError(Exception):
     """Says in a line why a folder is no usable model."""
 
 
+def _(text: str) -> str:
+    """Translate a text where there is a Slicer; a bare Python reads models, too."""
+    try:
+        from slicer.i18n import tr
+    except ImportError:
+        return text
+    return tr(text)
+
+
 def readModel(folder: str | Path) -> Model:
     """Read a model's description. A run reads it anew: the folder may be gone or hold another model since.
 
@@ -94,8 +103,6 @@ def readModel(folder: str | Path) -> Model:
     Raises:
         ModelError: With what is missing or wrong in the folder.
     """
-    from slicer.i18n import tr as _
-
     folder = Path(folder)
     spec = folder / SPEC_NAME
     try:
@@ -192,8 +199,6 @@ def notice(model: Model) -> str:
     Returns:
         A sentence; "" where there is nothing to know.
     """
-    from slicer.i18n import tr as _
-
     if "demonstration" not in str(model.about.get("use", "")).lower():
         return ""
     if re.search(r"implanted|drawn|synthetic", str(model.about.get("data", "")), re.IGNORECASE):
@@ -247,8 +252,6 @@ def description(model: Model) -> list[tuple[str, str]]:
     Returns:
         Pairs of topic and text.
     """
-    from slicer.i18n import tr as _
-
     about = {("license" if topic == "licence" else topic): str(text) for topic, text in model.about.items()}
     topics = {
         "finding": _("finding"),
@@ -271,8 +274,6 @@ def description(model: Model) -> list[tuple[str, str]]:
 
 
 def _calibration(model: Model) -> str:
-    from slicer.i18n import tr as _
-
     records = {key: record for key, record in model.thresholds.items() if isinstance(record, dict)}
     if not records:
         return _("none: the threshold starts at Otsu's")

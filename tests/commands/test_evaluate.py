@@ -142,7 +142,9 @@ def test_the_summary_counts_cases_and_patients(home: Path) -> None:
     assert "3 volumes of 2 patients" in (home / "out" / "summary.md").read_text(encoding="utf-8")
 
 
-def test_a_second_run_computes_nothing_and_writes_the_same(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_computes_nothing_and_writes_the_same(
+    home: Path, monkeypatch: pytest.MonkeyPatch, rendered: None
+) -> None:
     before = {name: (home / "out" / name).read_bytes() for name in SUMMARY}
     monkeypatch.setattr(command, "evaluate_case", fail(AssertionError("computed again")))
     evaluate(home / "manifest.csv", home / "out")

@@ -236,7 +236,7 @@ def test_the_paper_s_grid_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     grid, shared = table1.GRID, table1.Settings()
     assert [row.paper for row in grid.values() if row.paper] == [0.48, 0.55, 0.54, 0.28, 0.56]
     assert shared.training(grid["resnet50-group"])["steps"] == 0.4 * shared.steps
-    assert [name for name, row in grid.items() if not row.pretrained] == ["resnet10t-random"]
+    assert [name for name, row in grid.items() if not row.pretrained] == ["resnet10t-random", "lite-random"]
     assert (shared.slice_size, shared.slices, shared.directions) == (224, 100, 2000)  # the paper's
 
 

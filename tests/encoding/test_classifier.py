@@ -422,10 +422,11 @@ def test_weights_that_were_fetched_before_need_no_hub(monkeypatch: pytest.Monkey
     torch.testing.assert_close(found["conv1.0.weight"], weights["conv1.0.weight"].sum(1, keepdim=True))
 
 
-def test_weights_that_no_hub_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_no_hub_gives(monkeypatch: pytest.MonkeyPatch, connections: list[str]) -> None:
     def no_network(*args: object, **options: object) -> None:
         raise OSError("no route to host\nand a long story")
 
     monkeypatch.setattr(classifier_module.timm, "create_model", no_network)
     with pytest.raises(TonnoError, match=r"`weights` imagenet: .*\(no route to host\).*give `weights` FILE$"):
         create_model("resnet10t", channels=1, classes=1, norm="batch", slice_size=32, imagenet=True)
+    connections.clear()  # the hub is asked where the weights are

@@ -23,6 +23,8 @@ from tonno_core.volume.io import write_volume
 LISTENER = """
 import os, sys
 def hear(event, arguments):
+    if event == "socket.bind" and arguments[1][:2] in (("::1", 0), ("127.0.0.1", 0)):
+        return  # urllib3 tries whether there is IPv6, and closes it again
     if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.bind", "socket.sendto"):
         os.write(int(os.environ["HEARD"]),
         f"{event} {arguments[1:] if event == 'socket.connect' else arguments}\\n".encode())

@@ -17,7 +17,7 @@ from tonno_core.pictures.drawing import Scene
 from tonno_core.pictures.overview import write_overview
 from tonno_core.reconstruction import Reconstruction, execute
 from tonno_core.reporting import Reporter, progress_bar, progress_of
-from tonno_core.reproduction.drawing import METHOD_NAMES
+from tonno_core.reproduction.drawing import method_name
 from tonno_core.segmentation.metrics import best_dice, score
 from tonno_core.segmentation.threshold import Segmentation
 from tonno_core.volume.io import write_volume
@@ -64,7 +64,7 @@ def run_demo(output: Path, *, seed: int, directions: int | None = None, overwrit
             folder / "overview.png",
             Scene(phantom.image, result.heatmaps[shown], segmentations[shown].mask, truth=phantom.truth),
             profiles=result.profiles,
-            title=f"{METHOD_NAMES[shown]} of implanted lesions, by a classifier trained without masks",
+            title=f"{method_name(shown)} of implanted lesions, by a classifier trained without masks",
             subtitle=f"MNI brain, head {seed}: Dice {measured[shown]['dice']:.2f} at the model's own threshold. "
             "Not for diagnosis.",
         )
@@ -103,6 +103,6 @@ Research use only, not for diagnosis."""
 
 def _table(measured: dict[str, dict[str, float]]) -> str:
     columns = ("dice", "precision", "recall", "f1", "best_dice", "seconds")
-    rows = [[METHOD_NAMES[method], *(values[name] for name in columns)] for method, values in measured.items()]
+    rows = [[method_name(method), *(values[name] for name in columns)] for method, values in measured.items()]
     headers = ["method", "Dice", "precision", "recall", "F1", "best Dice", "seconds"]
     return tabulate(rows, headers=headers, floatfmt=("", ".3f", ".3f", ".3f", ".3f", ".3f", ".1f"))

@@ -46,7 +46,7 @@ STYLE = {
 }
 
 
-def method_name(method: str, cam: CamKind) -> str:
+def method_name(method: str, cam: CamKind = "layercam") -> str:
     """Name a method as figures do.
 
     Args:

@@ -230,7 +230,8 @@ def test_pictures_of_the_docs(qtHost, tmp_path, monkeypatch) -> None:
     for scene in (pictures.sample, pictures.reading, pictures.twoPatients, pictures.twoTimePoints, pictures.nothing):
         scene(stage)
     stage.close()
-    assert len(list(written.glob("*.png"))) == 11 and (written / "report.html").exists()
+    assert len(list(written.glob("*.png"))) == 16 and (written / "report.html").exists()
     for path in written.glob("*.png"):
         with Image.open(path) as picture_:
-            assert picture_.width > pictures.PANEL_WIDTH + 2 * pictures.SIDE - 1 and picture_.height > 2 * pictures.SIDE
+            views = 2 * pictures.SIDE if path.name != "settings.png" else 1  # of the panel alone
+            assert picture_.width > pictures.PANEL_WIDTH + views - 1 and picture_.height > 2 * pictures.SIDE

@@ -175,7 +175,7 @@ def test_dicom_seg_without_an_exporter_says_what_to_install(qtHost, widget, from
     qtHost.answers.append(("save", str(tmp_path / "a.dcm")))
     widget.ui.exportSegmentationButton.click()
     cause, nextStep = widget.ui.messageLabel.text.split("\n")
-    assert cause == "Slicer's exporter for DICOM SEG is not installed."
+    assert cause == "Problem: Slicer's exporter for DICOM SEG is not installed."
     assert "Quantitative Reporting" in nextStep and ".seg.nrrd" in nextStep
     assert not (tmp_path / "a.dcm").exists()
 
