@@ -103,6 +103,15 @@ def test_a_model_that_is_not_calibrated_says_so_and_by_what_it_is(tmp_path: Path
 
 
 @pytest.mark.usefixtures("uncalibrated")
+def test_a_split_that_the_manifest_gives_is_recorded_as_well(tmp_path: Path) -> None:
+    """So that what takes the run's list need not know whose split it is."""
+    manifest = write_toy_set(tmp_path / "toy", train=2, val=2)
+    summary = run(manifest, tmp_path / "model", options={"steps": 3})
+    assert read_manifest(tmp_path / "model-run" / "split.csv").cases == read_manifest(manifest).cases
+    assert "gives no split" not in summary
+
+
+@pytest.mark.usefixtures("uncalibrated")
 def test_a_split_by_patient_is_made_and_recorded_where_none_is_given(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
