@@ -30,6 +30,9 @@ def test_autopet_from_its_folders_to_a_segmenter(tmp_path: Path, capsys: pytest.
     study = data / "volumes" / "0001-SUV-CTres.nii.gz"
     assert run("reconstruct", study, "--model", "pixel-sum", "--output", model) == 2
     assert "the volume has 2 channels, and this model looks at one; extract that" in capsys.readouterr().err
+    assert run("reproduce", "table1", manifest, "--output", tmp_path / "table", "--row", "lite-random") == 2
+    assert "table1 compares encoders on volumes of one channel, not 2; extract one" in capsys.readouterr().err
+    assert not (tmp_path / "table").exists()
     # Without one for each channel, training does not begin.
     assert run("train", manifest, "--output", model) == 2
     told = capsys.readouterr().err

@@ -72,7 +72,14 @@ def test_a_bundle_that_finds_the_lesion(manifest: Path, tmp_path: Path) -> None:
     assert f"matched-cam: threshold {bundle.spec.thresholds['matched-cam']['threshold']:.4g}" in summary
     assert summary.endswith(f"curves and metrics in {tmp_path / 'model-run'}\nwritten to {tmp_path / 'model'}")
     names = sorted(path.name for path in (tmp_path / "model-run").iterdir())
-    assert names == ["checkpoint.pt", "curves.png", "measured.json", "metrics.csv", "run.json"]  # no prepared volumes
+    assert names == [
+        "checkpoint.pt",
+        "curves.png",
+        "measured.json",
+        "metrics.csv",
+        "run.json",
+        "split.csv",
+    ]  # no volumes
 
     settings = ReconstructionSettings(methods=("averaged-cam",), slices=16, directions=24, stages=(2,))
     lesion = toy_scan(7, 1)  # a head that it never saw
