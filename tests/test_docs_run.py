@@ -86,7 +86,7 @@ def run(line: Line) -> str:
     name, *rest = arguments
     if name not in _CHEAP or line.is_abridged:
         return "takes long, and has tests of its own"
-    if not Path("my-model-run/split.csv").exists():  # a training writes it where its list has no column split
+    if not Path("my-model-run/split.csv").exists():  # of a training that is not run here
         rest = ["manifest.csv" if word == "my-model-run/split.csv" else word for word in rest]
     lacking = [
         word for word in rest if word.endswith(_INPUT) and not word.startswith("'") and not list(Path().glob(word))

@@ -254,7 +254,7 @@ def test_masks_must_be_readable_and_on_the_grid_of_their_volume(tmp_path: Path) 
         (
             3,
             "mask: on another grid, 8 x 7 x 6 voxels of 1 x 1 x 2.2 mm RAS from (0, 0, 0), "
-            "than its volume, 8 x 7 x 6 voxels of 1 x 1 x 2 mm RAS from (0, 0, 0); resample it",
+            "than its volume, 8 x 7 x 6 voxels of 1 x 1 x 2 mm RAS from (0, 0, 0); take this scan's, or resample it",
         ),
         (4, "mask: no such file or folder; check the path"),
     ]
@@ -328,6 +328,20 @@ def test_headers_agree_with_nibabel(tmp_path: Path) -> None:
         np.testing.assert_allclose(header.spacing_mm, Volume(np.zeros(SHAPE, np.float32), affine).spacing_mm, atol=1e-5)
         assert header.orientation == "".join(nibabel.aff2axcodes(affine))
         assert header.voxels == "8-bit unsigned integer"
+
+
+def test_a_mask_of_another_patient_or_an_image_in_its_place_is_named(tmp_path: Path) -> None:
+    scans(tmp_path, 6)
+    mask(tmp_path / "m.nii", 1)
+    mask(tmp_path / "none.nii")
+    lines = ["0.nii,1,P,m.nii", "1.nii,1,P,m.nii", "2.nii,1,Q,m.nii", "3.nii,0,R,none.nii", "4.nii,1,S,0.nii"]
+    lines.append("5.nii,0,T,none.nii")
+    check = checked(tmp_path, *(f"{line},any" for line in lines), header="volume,label,patient,mask,mask_label")
+    assert problems(check) == [  # two scans of one patient may have one, all scans without the finding an empty one
+        (4, "mask: is also that of line 2, of another patient"),
+        (6, "mask: 336 voxels are no whole numbers, such as 0.12573; expected a mask"),
+        (6, "mask: is the volume of line 2; expected a mask"),
+    ]
 
 
 # -------------------- duplicates

@@ -55,7 +55,11 @@ def test_a_label_column_of_numbers_and_a_name_in_capitals(tmp_path: Path) -> Non
 def test_zeros_and_ones_stay_a_classification_unless_numbers_are_asked_for(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("volume,label\n0.nii,0\n1.nii,1\n")
     assert [case.labels for case in read_manifest(tmp_path / "list.csv").cases] == [(0,), (1,)]
-    assert "that is a class, not a quantity; leave `target` out" in refused(tmp_path, "0", "1", "1.0")
+    advice = "that is a class, not a quantity; leave `target` out"
+    assert refused(tmp_path, "0", "1", "1.0").endswith(f"{advice}, and call the column label")
+    (tmp_path / "list.csv").write_text("volume,label\n0.nii,0\n1.nii,1\n")
+    with pytest.raises(TonnoError, match=f"{advice}$"):  # the column has that name
+        read_manifest(tmp_path / "list.csv", target="label")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +70,9 @@ def test_zeros_and_ones_stay_a_classification_unless_numbers_are_asked_for(tmp_p
         (("1", "nan"), "line 3: load_ml is 'nan', expected a number; leave out volumes whose value"),
         (("inf", "1"), "line 2: load_ml is 'inf', expected a number"),
         (("1e999", "1"), "line 2: load_ml is '1e999', expected a finite number"),
-        (("1", "large"), "line 3: load_ml is 'large', expected a number; one of its kind in each line"),
+        (("1", "large"), "line 3: load_ml is 'large', expected a number; name a column of numbers, or write one"),
+        (("1", "12.5 ml"), "load_ml is '12.5 ml', expected a number; write it with digits and a decimal point alone"),
+        (("1", '"1,250.5"'), "load_ml is '1,250.5', expected a number; write it with digits and a decimal point alone"),
         (("1_000", "1"), "line 2: load_ml is '1_000', expected a number"),
         (('"1,5"', "2"), "line 2: load_ml is '1,5', expected a number; write a decimal point"),
         (("3.5", "3.5", "3.5"), "load_ml is 3.5 in all 3 lines"),
@@ -81,7 +87,8 @@ def test_a_column_that_is_not_there_or_another_thing(tmp_path: Path) -> None:
     assert "no column load_mL2, which `target` names; did you mean load_ml?" in refused(
         tmp_path, "1", "2", target="load_mL2"
     )
-    assert "no column age, which `target` names; found volume, load_ml" in refused(tmp_path, "1", "2", target="age")
+    assert "no column age, which `target` names; found load_ml" in refused(tmp_path, "1", "2", target="age")
+    assert "no column volumes, which `target` names; found load_ml" in refused(tmp_path, "1", "2", target="volumes")
     assert "`target` patient: is the column of something else" in refused(tmp_path, "1", "2", target="patient")
 
 

@@ -27,11 +27,19 @@ def test_autopet_from_its_folders_to_a_segmenter(tmp_path: Path, capsys: pytest.
     assert run("prepare", "autopet", root, "--output", data, "--quiet") == 0
     assert run("check", manifest) == 0
     intensity = json.loads((data / "dataset.json").read_text())["intensity"]
+    study = data / "volumes" / "0001-SUV-CTres.nii.gz"
+    assert run("reconstruct", study, "--model", "pixel-sum", "--output", model) == 2
+    assert "the volume has 2 channels, and this model looks at one; extract that" in capsys.readouterr().err
+    assert run("reproduce", "table1", manifest, "--output", tmp_path / "table", "--row", "lite-random") == 2
+    assert "table1 compares encoders on volumes of one channel, not 2; extract one" in capsys.readouterr().err
+    assert not (tmp_path / "table").exists()
     # Without one for each channel, training does not begin.
     assert run("train", manifest, "--output", model) == 2
     told = capsys.readouterr().err
     assert (
-        "SUV-CTres.nii.gz: the volume has 2 channels, the model's intensities (zscore) are for volumes of one" in told
+        "SUV-CTres.nii.gz: the volume has 2 channels, the model's intensities (zscore) are for volumes of one; extract "
+        "the channel that it was trained on (docs/datasets.md), or train with one for each, such as --intensity "
+        "zscore/zscore" in told
     )
     assert not (tmp_path / "model-run").exists()
     settings = complete_settings(

@@ -77,7 +77,9 @@ def test_from_a_manifest_to_heatmaps(
     assert report["prediction"]["value"] == pytest.approx(spec.quantity.mean, abs=5 * spec.quantity.sd)
     assert report["methods"]["tonno"]["threshold_source"].startswith("none: a regressor")
     assert report["methods"]["tonno"]["components"] == []
-    assert f"predicted: brightness {report['score']:.4g}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"predicted: brightness {report['score']:.4g}" in said
+    assert "what is a finding  -             -            " in said  # a volume of 0 would look like a measurement
 
 
 def test_a_list_of_numbers_is_checked(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,11 +106,12 @@ def test_a_threshold_makes_a_segmentation(manifest: Path, model: Path, tmp_path:
 
 
 def test_a_cohort_asks_for_no_threshold_and_lists_the_predictions(
-    manifest: Path, model: Path, tmp_path: Path, no_pictures: None
+    manifest: Path, model: Path, tmp_path: Path, no_pictures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     listed = tmp_path / "two.csv"
     listed.write_text(f"volume\n{manifest.parent / '0.nii.gz'}\n{manifest.parent / '1.nii.gz'}\n")
     assert tonno("reconstruct", listed, "--model", model, "--output", tmp_path / "out") == 0
+    assert "brightness  2        -                  -                 " in capsys.readouterr().out
     with (tmp_path / "out" / "summary.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == ["brightness"] * 2

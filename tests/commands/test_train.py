@@ -72,7 +72,14 @@ def test_a_bundle_that_finds_the_lesion(manifest: Path, tmp_path: Path) -> None:
     assert f"matched-cam: threshold {bundle.spec.thresholds['matched-cam']['threshold']:.4g}" in summary
     assert summary.endswith(f"curves and metrics in {tmp_path / 'model-run'}\nwritten to {tmp_path / 'model'}")
     names = sorted(path.name for path in (tmp_path / "model-run").iterdir())
-    assert names == ["checkpoint.pt", "curves.png", "measured.json", "metrics.csv", "run.json"]  # no prepared volumes
+    assert names == [
+        "checkpoint.pt",
+        "curves.png",
+        "measured.json",
+        "metrics.csv",
+        "run.json",
+        "split.csv",
+    ]  # no volumes
 
     settings = ReconstructionSettings(methods=("averaged-cam",), slices=16, directions=24, stages=(2,))
     lesion = toy_scan(7, 1)  # a head that it never saw
@@ -100,6 +107,15 @@ def test_a_model_that_is_not_calibrated_says_so_and_by_what_it_is(tmp_path: Path
     )
     assert f"finds some, of {tmp_path / 'model'} and {split}\n" in summary
     read_for_model(split, spec.classes)
+
+
+@pytest.mark.usefixtures("uncalibrated")
+def test_a_split_that_the_manifest_gives_is_recorded_as_well(tmp_path: Path) -> None:
+    """So that what takes the run's list need not know whose split it is."""
+    manifest = write_toy_set(tmp_path / "toy", train=2, val=2)
+    summary = run(manifest, tmp_path / "model", options={"steps": 3})
+    assert read_manifest(tmp_path / "model-run" / "split.csv").cases == read_manifest(manifest).cases
+    assert "gives no split" not in summary
 
 
 @pytest.mark.usefixtures("uncalibrated")

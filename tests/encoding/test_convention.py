@@ -118,5 +118,5 @@ def test_training_from_imagenet_s_weights_shows_windows_as_those_were_trained() 
     assert settings.convention.std == (0.229, 0.224, 0.225)
     for change in ({"weights": "none"}, {"intensity": "zscore"}):  # whose mean and deviation are 0 and 1 already
         assert replace(settings, **change).convention == Convention(3)  # type: ignore[arg-type]
-    with pytest.raises(TonnoError, match="`intensity` is window:0:80,0:90, expected one window, or 3"):
+    with pytest.raises(TonnoError, match=r"`intensity` is window:0:80,0:90, expected one window, or 3, as .* slash"):
         replace(settings, intensity="window:0:80,0:90").check()

@@ -90,6 +90,7 @@ def check_cohort(manifest: Manifest, *, progress: bool = True) -> CohortCheck:
     read = [(case, header) for case, header in zip(manifest.cases, headers, strict=True) if header is not None]
     problems += _unlike_values(found)
     problems += _duplicates(manifest.cases, progress)
+    problems += _misplaced_masks(manifest.cases if found else ())
     problems += _unlike([case for case, _ in read], [header for _, header in read])
     problems += _unlike_channels([case for case, _ in read], [header for _, header in read])
     problems += _shortcuts(tuple(found), [case for case, _ in read], [header for _, header in read])
@@ -141,7 +142,8 @@ def _mask_problems(case: Case, header: Header | None, found: dict[str, list[tupl
         if grid is None:
             yield f"{title}: {text}"
         elif header is not None and not same_grid(grid, header):
-            yield f"{title}: on another grid, {_grid(grid)}, than its volume, {_grid(header)}; resample it"
+            what = f"on another grid, {_grid(grid)}, than its volume, {_grid(header)}"
+            yield f"{title}: {what}; take this scan's, or resample it"
         else:
             yield from (f"{title}: {text}" for text in _value_problems(case, index, mask, found[name]))
 
@@ -200,6 +202,21 @@ def _duplicates(cases: Sequence[Case], progress: bool) -> Iterable[Problem]:
                 if differing
             ]
             yield Problem(case.line, ", ".join([f"the same bytes as the volume of line {first.line}", *differs]))
+
+
+def _misplaced_masks(cases: Sequence[Case]) -> Iterable[Problem]:
+    """Find masks that are a volume, or another patient's: on equal grids nothing else would tell."""
+    volumes = {case.volume: case for case in reversed(cases)}
+    first: dict[Path, Case] = {}
+    for case in cases:
+        # An empty mask may serve all volumes without the finding.
+        of_findings = (mask for mask, label in zip(case.masks, case.labels, strict=True) if mask and label)
+        for mask in dict.fromkeys(of_findings):
+            other = first.setdefault(mask, case)
+            if mask in volumes:
+                yield Problem(case.line, f"mask: is the volume of line {volumes[mask].line}; expected a mask")
+            elif other.patient != case.patient:
+                yield Problem(case.line, f"mask: is also that of line {other.line}, of another patient")
 
 
 def _unlike(cases: Sequence[Case], headers: Sequence[Header]) -> Iterable[Problem]:

@@ -127,18 +127,14 @@ def numbers_of(rows: Sequence[Row], column: str, target: str, path: Path) -> lis
     for row in rows:
         text = row.cells[column]
         if not _NUMBER.fullmatch(text):
-            advice = (
-                "leave out volumes whose value is not known" if is_not_known(text) else "one of its kind in each line"
-            )
-            advice = "write a decimal point" if _DECIMAL_COMMA.fullmatch(text) else advice
-            raise TonnoError(f"{row.where}: {target} is {text!r}, expected a number; {advice}")
+            raise TonnoError(f"{row.where}: {target} is {text!r}, expected a number; {_as_number(text)}")
         if not math.isfinite(float(text)):
             raise TonnoError(f"{row.where}: {target} is {text!r}, expected a finite number")
         values.append(float(text))
     if set(values) == {0.0, 1.0}:
+        rename = "" if column == "label" else ", and call the column label"
         raise TonnoError(
-            f"{path}: {target} is 0 or 1 in all lines: that is a class, not a quantity; leave `target` out, and call "
-            "the column label"
+            f"{path}: {target} is 0 or 1 in all lines: that is a class, not a quantity; leave `target` out{rename}"
         )
     if is_constant(values):
         raise TonnoError(
@@ -146,6 +142,17 @@ def numbers_of(rows: Sequence[Row], column: str, target: str, path: Path) -> lis
             f"{1 / _LEAST_SPREAD:.0f}th; there is nothing to learn"
         )
     return values
+
+
+def _as_number(text: str) -> str:
+    """Say what to do about a cell that should be a number."""
+    if is_not_known(text):
+        return "leave out volumes whose value is not known"
+    if _DECIMAL_COMMA.fullmatch(text):
+        return "write a decimal point"
+    if any(map(str.isdigit, text)):
+        return "write it with digits and a decimal point alone, without a unit or signs between thousands"
+    return "name a column of numbers, or write one in each line"
 
 
 def is_constant(values: Sequence[float]) -> bool:

@@ -509,11 +509,13 @@ def _check_overlooked(names: Sequence[str], rows: Sequence[Row], path: Path) -> 
 def _target_column(names: Sequence[str], target: str, path: Path) -> str:
     """Find the column of a target. Raises TonnoError where there is none, or it has another meaning."""
     column = _column_name(target)
-    if column in set(_COLUMNS) - {"label"}:
+    others = set(_COLUMNS) - {"label"}
+    if column in others:
         raise TonnoError(f"`target` {target}: is the column of something else; name one of numbers")
     if column not in names:
-        near = difflib.get_close_matches(column, names, n=1)
-        present = f"did you mean {near[0]}?" if near else f"found {', '.join(filter(None, names))}"
+        free = [name for name in names if name and name not in others]
+        near = difflib.get_close_matches(column, free, n=1)
+        present = f"did you mean {near[0]}?" if near else f"found {', '.join(free) or 'none that could be meant'}"
         raise TonnoError(f"{path}: no column {target}, which `target` names; {present}")
     return column
 

@@ -174,17 +174,16 @@ def _table(cases: Sequence[Done], failures: dict[str, str]) -> str:
     for case in cases:
         for row in _rows(case) if case.report is not None else ():
             by_method.setdefault(row["method"], []).append(row)
-    rows = [
-        [
-            method,
-            found[0]["class"],  # the same in all
-            len(found),
+    rows = []
+    for method, found in by_method.items():
+        peak = f"{statistics.median(row['peak'] for row in found):.4g}"
+        sizes = [
             sum(row["components"] > 0 for row in found),
             f"{statistics.median(row['volume_mm3'] for row in found) / 1000:.2f}",
-            f"{statistics.median(row['peak'] for row in found):.4g}",
         ]
-        for method, found in by_method.items()
-    ]
+        if all(row["threshold_source"] == NO_FINDINGS for row in found):
+            sizes = ["-", "-"]
+        rows.append([method, found[0]["class"], len(found), *sizes, peak])  # the class is the same in all
     headers = ["method", "class", "cases", "with components", "median volume ml", "median peak"]
     parts = [tabulate(rows, headers=headers, disable_numparse=True)] if rows else []
     if failures:

@@ -94,8 +94,7 @@ def distill_bundle(
     with interruptible(folder), processes(settings.device) as group:
         if group.first:
             folder.open(overwrite=overwrite)
-            if not manifest.has_split:
-                write_manifest(folder.split, divided)
+            write_manifest(folder.split, divided)
             for note in manifest.notes:
                 tqdm.write(f"{manifest_path}: {note}", file=sys.stderr)
         group.wait()

@@ -295,19 +295,17 @@ def summary(result: Reconstruction, segmentations: Mapping[str, Segmentation]) -
     """
     from tabulate import tabulate
 
-    rows = [
-        [
-            method,
-            result.class_name,
-            NO_FINDINGS
-            if segmentation.source == NO_FINDINGS
-            else f"{segmentation.threshold:.4g} ({segmentation.source})",
+    rows = []
+    for method, segmentation in segmentations.items():
+        heatmap = result.heatmaps[method]
+        found = [
+            f"{segmentation.threshold:.4g} ({segmentation.source})",
             len(segmentation.components),
-            f"{segmentation.mask.sum() * result.heatmaps[method].voxel_mm3 / 1000:.2f}",
-            f"{peak_of(result.heatmaps[method].array):.4g}",
+            f"{segmentation.mask.sum() * heatmap.voxel_mm3 / 1000:.2f}",
         ]
-        for method, segmentation in segmentations.items()
-    ]
+        if segmentation.source == NO_FINDINGS:  # a volume of 0 would look like a measurement
+            found = [NO_FINDINGS, "-", "-"]
+        rows.append([method, result.class_name, *found, f"{peak_of(heatmap.array):.4g}"])
     headers = ["method", "class", "threshold", "components", "volume ml", "peak"]
     table = tabulate(rows, headers=headers, disable_numparse=True)
     if result.prediction is not None:

@@ -29,6 +29,8 @@ from tonno_core.training.run_folder import RunFolder, describe, has_checkpoint, 
 from tonno_core.training.settings import TrainingSettings, complete_settings
 from tonno_core.training.steps import TrainingInterrupted
 from tonno_core.training.train import check_trainable
+from tonno_core.volume.intensity import by_channel
+from tonno_core.volume.io import read_header
 
 IMAGENET = "imagenet"
 # Endings of a file of weights, in the order in which they are looked for.
@@ -108,6 +110,7 @@ def make_table1(
     manifest = read_manifest(manifest_path, class_name=measured.class_name or "finding")
     divided = manifest if manifest.has_split else split_patients(manifest, seed=settings.seed)
     require_trainable(divided)
+    _require_one_channel(divided, settings.intensity)
     class_name = measured.class_name if measured.class_name in divided.classes else divided.classes[0]
     notes = [*manifest.notes, *_lacking(divided, measured.split, divided.classes.index(class_name))]
     weights = IMAGENET if asked.weights == IMAGENET else grid.FILES
@@ -156,9 +159,19 @@ def make_table1(
     say(f"{folder.write(facts)}\nwritten to {output / 'table1'}.md, .csv and .json")
     if failed:
         first = next(iter(failed))
+        others = ", the others are in the table" if len(failed) < len(names) else ""
         raise TonnoError(
-            f"{len(failed)} of {len(names)} rows failed, the others are in the table ({first}: {failed[first]}); "
-            "the same command tries them again"
+            f"{len(failed)} of {len(names)} rows failed{others} ({first}: {failed[first]}); the same command tries "
+            "them again"
+        )
+
+
+def _require_one_channel(manifest: Manifest, intensity: str) -> None:
+    """Check this before any row, each of which would fail: the encoders have the three inputs of their weights."""
+    first = manifest.split("train")[0].volume
+    if (count := max(read_header(first).channels, len(by_channel(intensity)))) > 1:
+        raise TonnoError(
+            f"{first}: table1 compares encoders on volumes of one channel, not {count}; extract one (docs/datasets.md)"
         )
 
 

@@ -163,8 +163,7 @@ def train_bundle(
     with processes(settings.device) as group:
         if group.first:
             folder.open(overwrite=overwrite)
-            if not manifest.has_split:
-                write_manifest(folder.split, divided)
+            write_manifest(folder.split, divided)
             for note in manifest.notes:
                 tqdm.write(f"{manifest_path}: {note}", file=sys.stderr)
             for note in taken:

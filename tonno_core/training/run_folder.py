@@ -3,7 +3,7 @@
 run.json         settings and cases, with which a run that is resumed must agree
 measured.json    the size of the training volumes' foreground
 checkpoint.pt    weights, optimizer and position; `tonno bundle --weights` reads it too
-metrics.csv, curves.png, split.csv (where the manifest gave no split)
+metrics.csv, curves.png, split.csv (the manifest with its split)
 cache/           prepared volumes; removed when the run is complete
 heatmaps/        of training volumes after the first of two rounds; likewise
 calibration/     what the calibration measured of each volume; likewise
@@ -77,7 +77,7 @@ class RunFolder:
 
     @property
     def split(self) -> Path:
-        """Return the file of the manifest with its split, where the run made that."""
+        """Return the file of the manifest with its split, the manifest's own or the one that the run made."""
         return self.path / "split.csv"
 
     def check(self, *, resume: bool = False, overwrite: bool = False) -> None:

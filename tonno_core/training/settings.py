@@ -131,7 +131,11 @@ class TrainingSettings:
         """
         count = len(windows_of(self.intensity))
         _require(
-            count in (0, self.channels), "intensity", self.intensity, f"one window, or {self.channels}, as channels"
+            count in (0, self.channels),
+            "intensity",
+            self.intensity,
+            f"one window, or {self.channels}, as channels of the encoder; for volumes of several channels, an entry "
+            "for each with a slash between, as window:0:20/window:-160:240",
         )
         check_inputs(self.intensity, self.channels)
         if self.pixel_mm is not None:

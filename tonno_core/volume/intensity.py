@@ -139,10 +139,15 @@ def check_channels(found: int, spec: str) -> None:
     expected = len(by_channel(spec))
     if found == expected:
         return
+    if spec == IMAGE:
+        raise TonnoError(
+            f"the volume has {found} channels, and this model looks at one; extract that (docs/datasets.md)"
+        )
     if expected == 1:
         raise TonnoError(
             f"the volume has {found} channels, the model's intensities ({spec}) are for volumes of one; extract the "
-            f"channel that it was trained on, or train with intensities for each, as {_EACH.join(['zscore'] * found)}"
+            "channel that it was trained on (docs/datasets.md), or train with one for each, such as `intensity` "
+            f"{_EACH.join(['zscore'] * found)}"
         )
     has = "one channel" if found == 1 else f"{found} channels"
     raise TonnoError(
