@@ -85,7 +85,7 @@ def test_a_segmenter_that_answers_a_volume(places: tuple[Path, Path], tonno: Com
     assert logits.shape == (1, *volume.array.shape)
     run = tmp_path / "model-run"
     assert sorted(path.name for path in run.iterdir()) == [
-        "checkpoint.pt", "curves.png", "metrics.csv", "run.json", "teacher"
+        "checkpoint.pt", "curves.png", "metrics.csv", "run.json", "split.csv", "teacher"
     ]  # fmt: skip
     assert len(list((run / "teacher").iterdir())) == 4  # of the volumes with the finding
     imread(run / "curves.png")
