@@ -235,6 +235,7 @@ def test_results_need_a_folder_of_their_own(tmp_path) -> None:
     listed = worklist(tmp_path, tmp_path)
     listed.start()
     assert "a folder of their own" in listed.poll().error
+    assert not any(tmp_path.iterdir())  # a refusal leaves nothing among the studies
     listed = worklist(tmp_path / "none", tmp_path / "out")
     listed.start()
     assert "no such folder" in until(listed, ended).error
