@@ -49,6 +49,13 @@ class Running:
         return under is not None and under.method == SEGMENTER
 
     @property
+    def elsewhere(self) -> str:
+        """The name of the volume of the run under way, if the user looks at another; else ""."""
+        volume = self._volume
+        isElsewhere = self.isRunning and not self._isWatched and volume is not None and volume.GetScene() is not None
+        return volume.GetName() if isElsewhere else ""
+
+    @property
     def isBusy(self) -> bool:
         """Whether `tick` has something to wait for."""
         return self.controller.isBusy

@@ -108,6 +108,7 @@ class Session:
         self.views = Views(self)
         for event in (logic.scene.NodeAddedEvent, logic.scene.NodeRemovedEvent):
             self._sceneObservations.addObserver(logic.scene, event, self._onScene)
+        self._sceneObservations.addObserver(logic.scene, logic.scene.NodeAboutToBeRemovedEvent, self._onLeaving)
 
     # --- life
 
@@ -721,6 +722,14 @@ class Session:
         if not self._isStale:
             self._isStale = True
             self.wake()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _onLeaving(self, scene, _event, node) -> None:
+        """Choose another result of the same volume: the list would choose its neighbor, maybe of another patient."""
+        if self.parameters is None or scene.IsClosing() or not self._seen[1] or _id(node) != self._seen[1]:
+            return
+        others = [each for each in heatmapsOf(scene, self.parameters.inputVolume) if each is not node]
+        self.set(heatmap=others[-1] if others else None)
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _onScene(self, scene, _event, node) -> None:

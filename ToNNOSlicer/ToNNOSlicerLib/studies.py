@@ -41,7 +41,7 @@ def findStudies(place: Path, output: Path) -> tuple[list[Case], list[str]]:
         The studies, and lines about what was left out.
 
     Raises:
-        TonnoError: The list is not as it should be, or the place is not there.
+        TonnoError: The list is not as it should be, or the place is not there or has no study.
     """
     if place.is_file():
         if place.suffix.lower() not in LIST_ENDINGS:
@@ -61,6 +61,11 @@ def findStudies(place: Path, output: Path) -> tuple[list[Case], list[str]]:
             studies += _inFolder(folder, place, output, notes)
         except OSError as error:
             notes.append(f"{folder}: cannot be read ({error.strerror or error})")
+    if not studies:
+        if (place / WORKLIST_NAME).is_file():
+            raise TonnoError(f"{place}: holds the results of a worklist ({WORKLIST_NAME}); choose a folder of studies")
+        said = f" ({notes[-1]})" if notes else ""
+        raise TonnoError(f"{place}: no image file and no DICOM series found{said}; choose another folder")
     return _different(studies, notes), notes
 
 

@@ -116,7 +116,8 @@ class Worklist:
             return
         self._state = replace(self._state, step=FINDING, error="", notes=(), share=None)
         if self.output == self.source:
-            self._end(ENDED, _("The results need a folder of their own, not that of the studies."))
+            error = _("The results need a folder of their own, not that of the studies.")
+            self._state = replace(self._state, step=ENDED, error=error)  # nothing is written there, as `_end` would
             return
         try:
             self.output.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.networks import write_random_bundle
 from tonno_core.errors import TonnoError
 from tonno_core.output import atomic_file, output_folder
 from tonno_core.protocol import ProtocolError
@@ -45,6 +46,13 @@ def test_a_folder_is_private_until_it_is_whole_and_then_as_the_user_has_it(umask
     with output_folder(tmp_path / "out", overwrite=True) as temporary:
         assert rights(temporary) == 0o700
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
+
+
+def test_a_model_is_as_readable_as_the_user_has_it(umask: int, tmp_path: Path) -> None:
+    folder = write_random_bundle(tmp_path / "model")
+    assert {path.name: rights(path) for path in folder.iterdir()} == dict.fromkeys(
+        ("model.json", "model.safetensors"), 0o666 & ~umask
+    )
 
 
 def test_a_file_is_written_where_nobody_else_may_look(tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -23,6 +26,8 @@ from tests.volume.test_dicom import write_slice
 from tonno_core.bundle import file as bundle_file
 from tonno_core.bundle.file import load_bundle
 from tonno_core.bundle.quantity import Quantity
+from tonno_core.cohort.find import find_volumes
+from tonno_core.cohort.source import content_of
 from tonno_core.encoding import program
 from tonno_core.encoding.classifier import create_model
 from tonno_core.encoding.weights import read_weights
@@ -54,6 +59,29 @@ def nifti(path: Path, dimensions: tuple[int, int, int], *, voxels: bytes = b"") 
     struct.pack_into("<3h", header, 42, *dimensions)
     path.write_bytes(bytes(header) + voxels)
     return path
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes and alarms of POSIX")
+def test_a_pipe_among_the_scans_is_not_waited_for(tmp_path: Path) -> None:
+    """Whoever may put files into a folder of scans could stop a cohort for ever."""
+
+    def waits(*_: object) -> None:
+        raise AssertionError("waits for whoever writes to the pipe")
+
+    pipe = tmp_path / "a.nii.gz"
+    os.mkfifo(pipe)
+    nifti(tmp_path / "b.nii", (2, 2, 2))
+    before = signal.signal(signal.SIGALRM, waits)
+    signal.alarm(60)
+    try:
+        for read in (read_volume, read_header):
+            assert "is a pipe or a device, expected a file" in refused(pipe, read)
+        with pytest.raises(OSError, match="a pipe or a device"):
+            content_of(pipe)
+        assert [found.volume.name for found in find_volumes([tmp_path], [])] == ["b.nii"]
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_nifti_header_that_claims_more_than_any_memory(tmp_path: Path) -> None:

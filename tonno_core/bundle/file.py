@@ -533,6 +533,8 @@ def save_bundle(
             raise TonnoError(f"{folder}: the weights could not be written ({first_line(error)})") from error
         spec = dataclasses.replace(spec, sha256=_sha256(temporary / WEIGHTS_NAME))
         (temporary / SPEC_NAME).write_text(_as_json(spec), encoding="utf-8")
+        # safetensors makes a file that nobody else may read, whatever the umask.
+        shutil.copymode(temporary / SPEC_NAME, temporary / WEIGHTS_NAME)
     return spec
 
 

@@ -126,7 +126,7 @@ def _volumes(place: Path, notes: list[str]) -> Iterator[Listed]:
             continue
         seen.add(real)
         shown = [folder / file for file in sorted(files) if not file.startswith(".")]
-        images = [file for file in shown if is_image_file(file.name)]
+        images = [file for file in shown if is_image_file(file.name) and (file.is_file() or not file.exists())]
         for image in (file for file in images if not is_result(file)):
             if is_mask(image.relative_to(place)):
                 masks.append(image)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from pathlib import Path
@@ -71,4 +72,6 @@ def newest(volume: Path) -> float:
 def _files(volume: Path) -> list[Path]:
     if volume.is_dir():
         return sorted(file for file in volume.iterdir() if file.is_file())
+    if volume.exists() and not volume.is_file():
+        raise OSError(errno.EINVAL, "a pipe or a device, not a file", str(volume))
     return sorted({volume, *(file for file in data_files(volume) if file.is_file())})

@@ -263,6 +263,8 @@ def _open_file(path: Path, file: Path | None = None) -> sitk.ImageFileReader:
     suffix = _suffix(path)
     if not path.exists():
         raise TonnoError(f"{path}: no such file or folder; check the path")
+    if not path.is_file():  # opening a pipe would wait for whoever writes to it, for ever
+        raise TonnoError(f"{path}: is a pipe or a device, expected a file; copy the image into one")
     if suffix not in IMAGE_ENDINGS:
         kind = (kind_of(path) or "").partition(":")[0]
         raise TonnoError(

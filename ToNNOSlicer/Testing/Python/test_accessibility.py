@@ -266,6 +266,29 @@ def test_large_letters_are_not_cut(qtHost, tmp_path, monkeypatch, scale: float) 
         qtHost.application.setFont(before)
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_what_is_said_of_a_finding_is_not_cut(qtHost, widget, result, scale: float) -> None:
+    """In a panel of any width; the longest text breaks into lines."""
+    from pythonqt import unwrap
+
+    before = qtHost.application.font()
+    larger = qtHost.application.font()
+    larger.setPointSizeF(scale * before.pointSizeF())
+    qtHost.application.setFont(larger)
+    try:
+        table = unwrap(widget.ui.findingsTable)
+        qtHost.frame.show()
+        for width in (1400, 430, 700):
+            qtHost.frame.resize(width, 1600)
+            qtHost.process(0.1)
+            widget.panel.session.setThreshold(widget.panel.session.result.threshold * 1.01)
+            qtHost.process(0.1)
+            for row in range(table.rowCount()):
+                assert table.rowHeight(row) >= table.sizeHintForRow(row), (width, row)
+    finally:
+        qtHost.application.setFont(before)
+
+
 # --- colors
 
 

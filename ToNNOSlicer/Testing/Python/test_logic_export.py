@@ -229,6 +229,15 @@ def test_findings_csv_names_its_result_and_the_verdicts(logic, tmp_path) -> None
     assert [row["volume"] for row in rows] == ["", ""]
 
 
+@pytest.mark.parametrize("name", ["f.xlsx", "f"])
+def test_findings_are_written_into_a_csv_file_alone(name: str, logic, results, tmp_path) -> None:
+    """A spreadsheet refuses to open a .xlsx that holds CSV."""
+    heatmap, segmentation, segmentId = results
+    with pytest.raises(ToNNOUserError, match=r"(?s)not written.*\.csv"):
+        exportFindings(findingsOf(segmentation, segmentId, heatmap), tmp_path / name)
+    assert not any(tmp_path.iterdir())
+
+
 # What a format cannot hold
 
 

@@ -303,8 +303,8 @@ def test_choices_are_kept_in_the_scene(qtHost, widget, tmp_path) -> None:
     [
         ("tonno", 0.87, "The heatmap explains 87 % of the classifier's output"),
         ("tonno", None, "No self-check: it needs the whole heatmap"),
-        ("matched-cam", None, "do not reconstruct its logit"),
-        ("averaged-cam", None, "do not reconstruct its logit"),
+        ("matched-cam", None, "do not add up to its logit"),
+        ("averaged-cam", None, "do not add up to its logit"),
     ],
 )
 def test_why_tells_the_self_check_or_why_there_is_none(qtHost, widget, method, explained, words) -> None:

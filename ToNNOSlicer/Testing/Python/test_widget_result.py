@@ -40,6 +40,40 @@ def test_buttons_follow_the_run(qtHost, widget) -> None:
     assert ("stop", number) in controller.client.requests
 
 
+def test_a_run_of_another_volume_says_whose_it_is(qtHost, widget) -> None:
+    """Its progress stands above the result of the patient who is looked at meanwhile."""
+    from scenes import addVolume
+
+    ui, session = widget.ui, widget.panel.session
+    sample, other = session.parameters.inputVolume, addVolume(name="Patient B")
+    ui.runButton.click()
+    qtHost.process(5, lambda: any(kind == "reconstruct" for kind, _ in session.running.controller.client.requests))
+    assert sample.GetName() not in ui.statusLabel.text
+    ui.inputSelector.setCurrentNode(other)
+    assert ui.statusLabel.text.startswith("ToNNO sample: ")
+    ui.inputSelector.setCurrentNode(sample)
+    assert sample.GetName() not in ui.statusLabel.text
+
+
+def test_a_result_that_is_deleted_leaves_its_volume_shown(qtHost, widget, result) -> None:
+    """The list of results would go on to a neighbor, and all views with it to another patient."""
+    import slicer
+    from scenes import THRESHOLD, addHeatmap, addVolume
+
+    session = widget.panel.session
+    volume, write = session.parameters.inputVolume, widget.panel.logic.segments.write
+    write(addHeatmap(widget.panel.logic, addVolume(name="Patient B")), THRESHOLD)
+    second = addHeatmap(widget.panel.logic, volume, method="tonno")
+    write(second, THRESHOLD)
+    for deleted, left in ((result, second), (second, None)):
+        slicer.mrmlScene.RemoveNode(deleted)
+        qtHost.process(0.1)
+        assert session.parameters.inputVolume is volume
+        assert session.parameters.heatmap is left
+        assert widget.ui.heatmapSelector.currentNode() is left
+    assert widget.ui.sentenceLabel.text.startswith("No result yet")
+
+
 def test_overlay_has_its_opacity_and_goes_away(widget, result) -> None:
     import slicer.util
 

@@ -235,9 +235,22 @@ def test_results_need_a_folder_of_their_own(tmp_path) -> None:
     listed = worklist(tmp_path, tmp_path)
     listed.start()
     assert "a folder of their own" in listed.poll().error
+    assert not any(tmp_path.iterdir())  # a refusal leaves nothing among the studies
     listed = worklist(tmp_path / "none", tmp_path / "out")
     listed.start()
     assert "no such folder" in until(listed, ended).error
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [("readme.txt", "no image file and no DICOM series"), ("mask.nii", "as masks"), ("worklist.json", "the results")],
+)
+def test_a_folder_without_studies_says_so(file: str, said: str, tmp_path) -> None:
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / file).write_bytes(b"content")
+    listed = worklist(tmp_path / "studies", tmp_path / "out")
+    listed.start()
+    assert said in until(listed, ended).error
 
 
 # --- the studies

@@ -34,6 +34,7 @@ from ToNNOSlicerLib.logic.summary import Identity
 
 SEGMENTATION_ENDINGS = (".seg.nrrd", ".nii.gz", ".nii", ".stl", ".dcm")
 HEATMAP_ENDINGS = (".nrrd", ".nii.gz", ".nii")
+FINDINGS_ENDINGS = (".csv",)
 SlowWriter = Callable[[Export, Path], Iterator[float]]
 _COLUMNS = (
     "label", "volume_mm3", "peak", "mean", "extent_i_mm", "extent_j_mm", "extent_k_mm",
@@ -175,10 +176,13 @@ def exportFindings(findings: list[Finding], path, identity: Identity | None = No
         identity: What the result is; None: its columns stay empty.
 
     Raises:
-        ToNNOUserError: If the file cannot be written.
+        ToNNOUserError: If the ending is another, or the file cannot be written.
     """
+    path = Path(path)
+    if not path.name.lower().endswith(FINDINGS_ENDINGS):
+        raise _wrongEnding(path, FINDINGS_ENDINGS)
     result = [getattr(identity, name, "") for name in _IDENTITY]
-    with atomicFile(Path(path)) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with atomicFile(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS + _IDENTITY)
         for f in findings:

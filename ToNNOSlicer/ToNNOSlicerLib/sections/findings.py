@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import qt
 from slicer.i18n import tr as _
 
 from ToNNOSlicerLib.logic import summary, verdicts
@@ -26,6 +27,12 @@ class FindingsSection:
         self._filling = Filling()
         table = ui.findingsTable
         fitColumns(table, wide=_CONFIDENCE)
+        # The header tells of a new width before the table knows it, so the rows are measured a turn later.
+        self._rowsTimer = qt.QTimer(table)
+        self._rowsTimer.setSingleShot(True)
+        self._rowsTimer.setInterval(0)
+        self._rowsTimer.connect("timeout()", table.resizeRowsToContents)
+        table.horizontalHeader().connect("sectionResized(int,int,int)", self._onColumn)
         table.connect("cellClicked(int,int)", lambda row, _column: session.select(row))
         self._filling.connect(table, "currentCellChanged(int,int,int,int)", self._onCurrent)
         for button, intention in (
@@ -72,6 +79,12 @@ class FindingsSection:
             for finding in listed
         ]
         fillTable(self._ui.findingsTable, rows)
+        self._ui.findingsTable.resizeRowsToContents()
+
+    def _onColumn(self, column, *_widths) -> None:
+        """Make the rows as high as their longest text needs in the room that is left for it."""
+        if column == _CONFIDENCE:
+            self._rowsTimer.start()
 
     def _onCurrent(self, row, *_others) -> None:
         """Follow the arrow keys: a verdict is about the finding that is marked."""

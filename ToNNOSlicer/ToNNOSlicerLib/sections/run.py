@@ -54,6 +54,9 @@ class RunSection:
             text = _("{step}, {elapsed}, {remaining} left").format(
                 step=progress.text, elapsed=elapsed, remaining=remaining
             )
+        elsewhere = self._session.running.elsewhere  # above another patient's result, it must say whose run it is
+        if elsewhere:
+            return _("{volume}: {progress}").format(volume=elsewhere, progress=text)
         return text if self._session.running.preview is None else _("{progress} (preview)").format(progress=text)
 
     def _goesOn(self) -> bool:

@@ -107,5 +107,5 @@ def _selfCheck(record) -> str:
         return _("No self-check: it needs the whole heatmap (a run that was not stopped, no region of interest)")
     return _(
         "No self-check: only the heatmap of the method ToNNO can be added up to the classifier's output again. "
-        "Class activation maps say where it looks and do not reconstruct its logit"
+        "Class activation maps say where it looks, and do not add up to its logit"
     )
