@@ -9,6 +9,11 @@ from typing import Any
 
 import pytest
 
+if find_spec("triton"):
+    # Of the two LLVMs, triton's must be loaded before Mesa's, else the process ends. They meet in tests alone: a user's
+    # engine is a process of its own.
+    import triton  # noqa: F401
+
 if find_spec("slicer_core"):
     from slicer_host import provide_i18n
 
