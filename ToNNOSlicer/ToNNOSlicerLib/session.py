@@ -654,7 +654,12 @@ class Session:
         """Save verdicts and segment of the open case, and open the next that nobody has read."""
         result = self._needFresh()
         self.reading.save(result.heatmapNode, result.findings)
-        self._openCase(self.reading.nextCase())
+        try:
+            case = self.reading.nextCase()
+        except ToNNOUserError as end:
+            self.message = Message(DONE, _("The reading is saved; there is no further case to read."), end.nextStep)
+        else:
+            self._openCase(case)
 
     def _openCase(self, case) -> None:
         heatmap = self.reading.openCase(case)

@@ -85,4 +85,7 @@ def test_after_the_last_patient_it_says_so(qtHost, widget, reading) -> None:
     for _n in range(2):
         widget.ui.worklistNextButton.click()
         widget.ui.worklistSaveButton.click()
-    assert "The list has been read" in widget.ui.messageLabel.text
+    text = widget.ui.messageLabel.text
+    assert text.startswith("The reading is saved; there is no further case to read.")  # no problem, as it was called
+    assert "The list has been read" in text
+    assert rows(widget)[1][1] == "read"
