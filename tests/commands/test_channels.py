@@ -11,14 +11,44 @@ import pytest
 import tonno_core as tonno
 from tests.datasets.trees import STUDY, write_autopet
 from tonno_core import cli
+from tonno_core.bundle.own import OwnClassifier
 from tonno_core.commands.train import Destination, Ending, train_bundle
-from tonno_core.training.settings import complete_settings
+from tonno_core.errors import TonnoError
+from tonno_core.training.settings import TrainingSettings, complete_settings
 
 
 def run(*arguments: object) -> int | str | None:
     with pytest.raises(SystemExit) as ended:
         cli.main([str(argument) for argument in arguments])
     return ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("asked", "channels"),
+    [
+        (("--intensity", "zscore"), 1),
+        (("--intensity", "zscore/zscore"), 2),
+        (("--intensity", "zscore", "--channels", "3"), 3),
+    ],
+)
+def test_a_network_has_the_channels_of_the_volumes_unless_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: tuple[str, ...], channels: int
+) -> None:
+    seen: list[int] = []
+
+    def trained(manifest: Path, destination: Destination, settings: TrainingSettings, **rest: object) -> str:
+        seen.append(settings.channels)
+        return ""
+
+    def bundled(own: OwnClassifier, output: Path, *, overwrite: bool) -> None:
+        seen.append(own.channels)
+        raise TonnoError("seen")
+
+    monkeypatch.setattr("tonno_core.commands.train.train_bundle", trained)
+    monkeypatch.setattr("tonno_core.bundle.own.make_bundle", bundled)
+    assert run("train", "scans.csv", "--output", tmp_path / "model", *asked) == 0
+    assert run("bundle", "--encoder", "resnet10t", "--weights", "w.pth", "--output", tmp_path / "model", *asked) == 2
+    assert seen == [channels, channels]
 
 
 def test_autopet_from_its_folders_to_a_segmenter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -415,7 +415,7 @@ def test_check_writable_answers_before_the_work(tmp_path: Path) -> None:
 
 
 def test_channels_are_read_from_a_fourth_axis_and_from_vectors(tmp_path: Path) -> None:
-    array = np.random.default_rng(0).normal(size=(7, 6, 5, 2)).astype(np.float32)
+    array = np.random.default_rng(0).normal(size=(7, 6, 5, 3)).astype(np.float32)
     affine = np.array([[0, -2.0, 0, 5], [3, 0, 0, -4], [0, 0, 4, 7], [0, 0, 0, 1]])
     nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / "4d.nii.gz")
     vector = nibabel.Nifti1Image(array[:, :, :, None], affine)
@@ -425,13 +425,13 @@ def test_channels_are_read_from_a_fourth_axis_and_from_vectors(tmp_path: Path) -
         volume = read_volume(tmp_path / name)
         assert np.array_equal(np.stack(volume.channels).T, array) and np.allclose(volume.ijk_to_ras, affine)
         header = read_header(tmp_path / name)
-        assert (header.size_ijk, header.channels, header.voxels) == ((7, 6, 5), 2, "32-bit float")
+        assert (header.size_ijk, header.channels, header.voxels) == ((7, 6, 5), 3, "32-bit float")
         for ending in (".nii.gz", ".nrrd"):
             write_volume(volume, tmp_path / f"again{ending}")
             again = read_volume(tmp_path / f"again{ending}")
             assert all(map(np.array_equal, again.channels, volume.channels))
             assert np.allclose(again.ijk_to_ras, affine)
-        with pytest.raises(TonnoError, match="has 2 channels; expected a mask, of one: extract it first"):
+        with pytest.raises(TonnoError, match="has 3 channels; expected a mask, of one: extract it first"):
             read_mask(tmp_path / name)
     array[1, 2, 3, 1] = np.nan
     nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / "4d.nii.gz")

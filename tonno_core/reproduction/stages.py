@@ -83,7 +83,7 @@ def look_at(source: Source, scan: Scan, of: str) -> Arrays:
     """
     ready, settings = source.ready()
     slices, directions = source.one("slices", settings.slices), source.one("directions", settings.directions)
-    settings = replace(settings, cam=source.cam, slices=slices, directions=directions, cam_directions=None)
+    settings = replace(settings, slices=slices, directions=directions, cam_directions=None)
     facts = {"scan": scan.record(), "model": source.model_record, "settings": settings.record()}
     stages, own = stages_of(source), own_stage(source)
     first = [heatmap_name("matched-cam", own)]  # which decides on the plane where the truth is not known
