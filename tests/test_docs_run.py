@@ -7,7 +7,10 @@ One whose inputs are not there (another data set, a file of weights) is left out
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +22,10 @@ import torch
 from torch import nn
 
 import tonno_core as tonno
-from tests.documents import ROOT, Line, command_lines, python_blocks
+from tests.commands.test_dicom import write_series
+from tests.datasets.test_prepare import write_bids
+from tests.datasets.trees import write_autopet
+from tests.documents import ROOT, Line, command_lines, python_blocks, spans
 from tests.networks import write_random_bundle
 from tonno_core.cli import cli, main
 from tonno_core.errors import TonnoWarning
@@ -27,7 +33,8 @@ from tonno_core.errors import TonnoWarning
 pytestmark = pytest.mark.skipif(not os.environ.get("TONNO_DOCS"), reason="takes minutes: `make docs-check`")
 
 PAGES = ("README.md", "docs/reconstruct.md", "docs/evaluation.md", "docs/training.md", "docs/segmenter.md",
-         "docs/regression.md", "docs/features.md")  # fmt: skip
+         "docs/regression.md", "docs/features.md", "docs/clusters.md", "docs/interchange.md", "docs/datasets.md",
+         "docs/demo-model.md", "docs/tables.md", "docs/paper.md")  # fmt: skip
 _PLANES = ("--slices", "12", "--directions", "8")
 _CHEAP: dict[str, tuple[str, ...]] = {
     "reconstruct": _PLANES,
@@ -41,7 +48,12 @@ _CHEAP: dict[str, tuple[str, ...]] = {
     "distill": (*_PLANES, "--steps", "2", "--epochs", "1", "--patch", "16,16,16", "--trust", "0", "--unit", "peak"),
     "check": (),
     "bundle": (),
+    "prepare": (),
+    "phantoms": ("--count", "8", "--spacing-mm", "8"),
+    "reproduce": ("--slices", "12", "--directions", "16"),
 }  # fmt: skip
+# What stands for a user's own.
+_PLACES = {"MANIFEST": "manifest.csv", "BUNDLE": "my-model", "EVALUATION": "evaluation", "SERIES-FOLDER": "series"}
 _INPUT = (".csv", ".nii.gz", ".safetensors", ".pth", ".pt2", ".json")
 
 
@@ -75,6 +87,9 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     Path("scans.csv").write_text("\n".join(["volume", *(f"scans/{number}.nii.gz" for number in range(3))]))
     shutil.copy("scans/1.nii.gz", "scan.nii.gz")
     shutil.copy("masks/1.nii.gz", "region.nii.gz")
+    write_series(folder / "series")
+    write_autopet(folder)
+    write_bids(folder / "study")
     write_random_bundle(folder / "my-model", thresholds={"matched-cam": {"threshold": 0.01}})
     yield folder
     os.chdir(before)
@@ -83,9 +98,9 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def run(line: Line) -> str:
     """Run a command of a page; returns why it was not run, or ''."""
     arguments = line.tonno()
-    if line.words[0] != "tonno" or arguments is None:
-        return "not a command of tonno"
-    name, *rest = arguments
+    if arguments is None or line.words[0] == "srun":
+        return "another program's"
+    name, *rest = (_PLACES.get(word, word) for word in arguments)
     if name not in _CHEAP or line.is_abridged or "--complete" in rest:
         return "takes long, and has tests of its own"
     if not Path("my-model-run/split.csv").exists():  # of a training that is not run here
@@ -95,13 +110,23 @@ def run(line: Line) -> str:
     lacking = [
         word for word in rest if word.endswith(_INPUT) and not word.startswith("'") and not list(Path().glob(word))
     ]
+    if "evaluation" in rest[:2] and not Path("evaluation").exists():
+        lacking.append("evaluation")
     if lacking:
         return f"without {', '.join(lacking)}"
     cheap = () if "my-segmenter" in rest else _CHEAP[name]  # which looks at no planes
+    if "table1" in rest:
+        cheap = (*cheap, "--row", "lite-random", "--steps", "4", "--slice-size", "32")
+    elif name == "reproduce" and not {"manifest.csv", "evaluation"} & set(rest):
+        cheap = (*cheap, "--heads", "1")
     if {"scans.csv", "scans/*.nii.gz"} & set(rest):
         cheap = (*cheap, "--threshold", "0.01")  # the toy model has none of its own for these planes
     known = {option for parameter in cli.commands[name].params for option in parameter.opts}
     anew = ["--overwrite"] if "--overwrite" in known and "--resume" not in rest else []
+    if line.words[0] == "torchrun":
+        started = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "tonno_core"]
+        subprocess.run([*started, name, *rest, *cheap, *anew], check=True)
+        return ""
     with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
         warnings.simplefilter("ignore", TonnoWarning)
         main([name, *rest, *cheap, *anew])
@@ -111,7 +136,10 @@ def run(line: Line) -> str:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_of_the_pages_run(page: str, toys: Path, kept_signals: None) -> None:
-    outcomes = [(line, run(line)) for line in command_lines(ROOT / page)]
+    lines = command_lines(ROOT / page)
+    sentences = dict.fromkeys(span for span in spans(ROOT / page) if span.startswith("tonno reproduce "))
+    lines += [Line(ROOT / page, 0, tuple(shlex.split(span))) for span in sentences]
+    outcomes = [(line, run(line)) for line in lines]
     for line, why in outcomes:
         print(f"{page}: {f'left out, {why}' if why else 'ran'}: {' '.join(line.words)}")
     assert not all(why for _, why in outcomes)

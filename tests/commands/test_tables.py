@@ -301,6 +301,15 @@ def test_wrong_words_for_table2(
     assert not (tmp_path / "out/table2.csv").exists()
 
 
+@pytest.mark.parametrize("name", ["fig5", "table2"])
+def test_volumes_that_are_not_there_are_said_to_be_missing(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And not that the demo's model does not know them."""
+    assert tonno(name, tmp_path / "nowhere", "--output", tmp_path / "out") == 2
+    assert f"{tmp_path / 'nowhere'}: no such file or folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [

@@ -151,10 +151,18 @@ def _source(name: str, asked: Asked, output: Path) -> Source:
     return replace(source, asked=record)
 
 
+def own_model(name: str, volumes: Path, model: Path | None) -> Path:
+    """Return the model of volumes that are given, which must have one."""
+    if model is None and not volumes.exists():
+        raise TonnoError(f"{volumes}: no such file or folder")
+    if model is None:
+        raise TonnoError(f"{name} of {volumes}: a `model` must be given; the demo's knows drawn heads alone")
+    return model
+
+
 def _bundle(name: str, asked: Asked) -> Bundle:
-    if asked.model is None and asked.volumes is not None:
-        raise TonnoError(f"{name} of {asked.volumes}: a `model` must be given; the demo's knows drawn heads alone")
-    bundle = load_bundle(asked.model or MODEL)
+    model = asked.model or MODEL if asked.volumes is None else own_model(name, asked.volumes, asked.model)
+    bundle = load_bundle(model)
     if bundle.spec.kind in (SEGMENTER, REGRESSOR):
         raise TonnoError(f"`model` {asked.model}: is a {bundle.spec.kind}, expected a classifier of slices")
     if (count := len(by_channel(bundle.spec.intensity))) > 1:

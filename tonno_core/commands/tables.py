@@ -16,7 +16,7 @@ from tonno_core.cohort.split import split_patients
 from tonno_core.commands.demo import MODEL
 from tonno_core.commands.evaluate import ALL, Choices, evaluate_manifest
 from tonno_core.commands.options import as_options
-from tonno_core.commands.reproduce import check_same
+from tonno_core.commands.reproduce import check_same, own_model
 from tonno_core.commands.train import Destination, Ending, train_bundle
 from tonno_core.demo.phantom import write_phantoms
 from tonno_core.distributed import world_size
@@ -387,9 +387,7 @@ def make_table2(
 def _volumes(asked: Comparison, measured: Measured, output: Path, say: Say) -> tuple[Path, Path, Measured]:
     """Return manifest, model and split; draws heads where no volumes are given."""
     if asked.volumes is not None:
-        if asked.model is None:
-            raise TonnoError(f"table2 of {asked.volumes}: a `model` must be given; the demo's knows drawn heads alone")
-        return asked.volumes, asked.model, measured
+        return asked.volumes, own_model("table2", asked.volumes, asked.model), measured
     folder = output / f"heads-{asked.heads}-{asked.seed}"
     if not (folder / "manifest.csv").is_file():
         say(f"drawing {asked.heads} heads with lesions and {asked.heads} without, by seed {asked.seed}")
