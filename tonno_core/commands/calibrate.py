@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from tonno_core.bundle.calibration import LEAST_TO_CHOOSE, OTHER_PLANES, planes_text, threshold_key
@@ -20,7 +19,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.output import Json
 from tonno_core.settings import METHODS, SEGMENTER, ReconstructionSettings, Variant
 from tonno_core.training.calibration import Search, calibrate
-from tonno_core.training.look import Case, Look, Pace
+from tonno_core.training.look import NOTHING, Case, Look, Pace
 from tonno_core.training.other_planes import expected_amounts, measure_other_planes
 from tonno_core.volume.appearance import appearance, record_of_images
 
@@ -180,7 +179,7 @@ def _watched(
             f"calibrating on {volumes} volumes of split val; how long it takes shows after the first", file=sys.stderr
         )
     amounts = [expected_amounts(cases, settings) for cases in calibrated] if presets else []
-    with Pace(len(calibrated) if choosing else 0, sum(amounts, np.zeros(3)), show=look.progress) as pace:
+    with Pace(len(calibrated) if choosing else 0, sum(amounts, NOTHING), show=look.progress) as pace:
         yield dataclasses.replace(look, pace=pace)
 
 
