@@ -106,6 +106,9 @@ def readModel(folder: str | Path) -> Model:
     folder = Path(folder)
     spec = folder / SPEC_NAME
     try:
+        if folder.is_file():
+            text = _("{folder}: is a file, and a model is a folder with {spec} and {weights}")
+            raise ModelError(text.format(folder=folder, spec=SPEC_NAME, weights=WEIGHTS_NAME))
         if not folder.is_dir():
             raise ModelError(_("{folder}: the folder is gone").format(folder=folder))
         for name in (SPEC_NAME, WEIGHTS_NAME):

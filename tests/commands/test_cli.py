@@ -527,7 +527,7 @@ def test_a_model_that_sees_nothing_of_a_scan_says_so(tonno: Command, tmp_path: P
         ("--device tpu", "--device 'tpu' is unknown, expected one of auto, cpu, cuda, mps"),
         ("--precision int8", "--precision 'int8' is unknown, expected one of auto, float32"),
         ("--model absent", "absent: no such model folder, expected one with model.json and model.safetensors"),
-        ("--model scan.nii.gz", "scan.nii.gz: no such model folder"),
+        ("--model scan.nii.gz", "scan.nii.gz: is a file, expected a model's folder, with model.json and"),
         ("--output model", "--output model: exists already; choose another name or give --overwrite"),
         ("--output scan.nii.gz", "--output scan.nii.gz: is a file, expected the name of a folder"),
         ("--output scan.nii.gz/out --overwrite", "scan.nii.gz is a file, expected a folder"),
