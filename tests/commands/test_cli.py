@@ -558,6 +558,18 @@ def test_bad_seeds(seed: str, tonno: Command) -> None:
         assert "Invalid value for '--seed'" in tonno.refused(*command, "--seed", seed)
 
 
+def test_phantoms_replace_others_where_they_are_told_to(tonno: Command) -> None:
+    few = ("phantoms", "heads", "--count", 4, "--spacing-mm", 8)
+    assert tonno(*few)[0] == 0
+    before = {path: path.read_bytes() for path in Path("heads").rglob("*.*")}
+    assert tonno.refused(*few) == "--output heads: exists already; choose another name or give --overwrite"
+    assert tonno(*few, "--seed", 2, "--test", 0, "--overwrite")[0] == 0
+    after = {path: path.read_bytes() for path in Path("heads").rglob("*.*")}
+    assert after.keys() == before.keys()
+    assert [path for path in after if after[path] == before[path]] == [Path("heads/manifest.csv")]
+    assert tonno.refused(*few, "--test", 1, "--overwrite") == "--test is 1, expected at most 0 of 4 heads"
+
+
 def test_cuda_that_is_absent(tonno: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     base = ("reconstruct", "scan.nii.gz", "--model", "model", "--output", "out", "--device", "cuda")

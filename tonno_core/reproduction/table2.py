@@ -50,7 +50,8 @@ DEFINITIONS = f"""\
 - **Balanced accuracy**: mean of sensitivity and specificity over all volumes; one is called positive where the
   heatmap's peak reaches the threshold.
 - **Tuned on masks**: with the one factor on the threshold that is best for the mean Dice of these very volumes. It has
-  seen the masks: no result, but what one threshold for all could reach.
+  seen the masks: no result, but what one threshold for all could reach. Where the best Dice is tiny, the masks may be
+  nearly everything: one component that touches every true one, which F1 rewards.
 - **Difference**: to the row that has none, volume by volume. **Intervals** hold the middle {_SHARE} of {RESAMPLES}
   bootstrap resamples over patients; all rows see the same resamples (paired), so that an interval of a difference
   without 0 in it is a difference at the 5 % level.
