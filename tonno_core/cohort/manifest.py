@@ -652,6 +652,25 @@ def _check_splits(cases: Sequence[Case], path: Path) -> None:
             )
 
 
+def further_columns(manifest: Manifest) -> dict[str, list[str]]:
+    """Read the columns of a manifest's file that are the user's own, such as the age.
+
+    Args:
+        manifest: That was read from its file.
+
+    Returns:
+        By name the texts of the cases, for `write_manifest`.
+
+    Raises:
+        TonnoError: The file cannot be read any more.
+    """
+    names, rows = _read_rows(manifest.path, ("volume",))
+    cells = {row.line: row.cells for row in rows}
+    own = {"volume", *_PER_CLASS, "mask_label", "patient", "split", _column_name(manifest.target)}
+    further = [name for name in names if name and name.partition(":")[0] not in own and name not in own]
+    return {name: [cells.get(case.line, {}).get(name, "") for case in manifest.cases] for name in further}
+
+
 def _cells(case: Case, folder: Path, with_masks: bool) -> list[str | float]:
     """Write the line of a case, for a manifest in ``folder``."""
     masks = []
