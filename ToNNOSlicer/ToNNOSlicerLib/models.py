@@ -285,4 +285,6 @@ def _calibration(model: Model) -> str:
     if not counts:
         return _("on volumes without the finding: {methods}").format(methods=methods)
     text = _("on {count} volumes without the finding: {methods}")
+    if min(counts) == 1:
+        text = _("on 1 volume without the finding: {methods}")
     return text.format(count=min(counts), methods=methods)

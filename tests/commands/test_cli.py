@@ -322,7 +322,7 @@ def test_training_calibrates_for_the_planes_asked_for_and_calibrate_for_others(
     assert status == 0
     line = r"tonno: threshold \S+, peak AUC [^;]+; \d+ \+ \d+ volumes\); filter \S+, smooth_mm \S+\n"
     others = r"  6 slices in each of 4 directions: threshold \S+\n"
-    few = r"nothing was chosen, .* has 1 volumes with and 1 without the finding, .*\n"
+    few = r"nothing was chosen, .* has 1 volume with and 1 without the finding, .*\n"
     other_methods = r"no thresholds for method averaged-cam, .* \(not asked for\): .*\n"
     assert re.search(line + others + few + other_methods + "(warning: .*\n)?written to ", out)
     planes = [load_bundle(path).spec.defaults for path in (first, second)]

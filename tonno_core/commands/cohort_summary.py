@@ -28,6 +28,7 @@ from tonno_core.settings import SEGMENTER
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.intensity import shown_window
 from tonno_core.volume.io import WRITABLE, read_heatmap, read_volume
+from tonno_core.words import count_of
 
 SUMMARY, FINDINGS, PLANES = "summary.csv", "findings.csv", "planes.npz"
 SUMMARY_NAMES = (SUMMARY, FINDINGS, "contact-sheet-*.png")
@@ -115,9 +116,8 @@ def write_summary(folder: Path, cases: Sequence[Done]) -> Outcome:
     _write_sheets(folder, [case for case in cases if case.report is not None])
     failures = {case.name: case.reason for case in cases if case.report is None}
     failed = failed_line(failures, len(cases), SUMMARY) if failures else ""
-    return Outcome(
-        f"{_table(cases, failures)}\n{len(cases) - len(failures)} of {len(cases)} cases in {folder}".strip(), failed
-    )
+    done = f"{len(cases) - len(failures)} of {count_of(len(cases), 'case')} in {folder}"
+    return Outcome(f"{_table(cases, failures)}\n{done}".strip(), failed)
 
 
 # -------------------- tables
@@ -210,7 +210,7 @@ def _write_sheets(folder: Path, cases: Sequence[Done]) -> None:
     report = next(case.report for case in cases if case.report)
     model = report["model"] if isinstance(report["model"], str) else report["model"]["encoder"]
     subtitle = f"{model}; class {report['class']}. Colours have one scale for all cases. Not for diagnosis."
-    write_sheets(folder, entries, title=f"{len(entries)} scans", subtitle=subtitle, truth=False)
+    write_sheets(folder, entries, title=count_of(len(entries), "scan"), subtitle=subtitle, truth=False)
 
 
 def _caption(report: Json, values: Json) -> str:

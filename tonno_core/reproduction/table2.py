@@ -24,6 +24,7 @@ from tonno_core.evaluation.report import pipe, with_interval
 from tonno_core.evaluation.summary import tuned, values_of
 from tonno_core.output import Json, write_json, write_text
 from tonno_core.settings import CAM_NAMES
+from tonno_core.words import count_of
 
 LAYERCAM = "slicewise-cam"
 # What `tonno evaluate` leaves in its folder, once it is done.
@@ -302,7 +303,7 @@ def counts(evaluated: Evaluated) -> str:
     found = sum(bool(record.truth_components) for record in known)
     unknown = len(records) - len(known)
     patients = len({record.patient for record in records})
-    text = f"{len(records)} volumes of {patients} patients, {found} with something to find"
+    text = f"{count_of(len(records), 'volume')} of {count_of(patients, 'patient')}, {found} with something to find"
     text += f", {unknown} positive without a mask, of which balanced accuracy alone is known" if unknown else ""
     return text + (f"; {len(evaluated.failures)} failed" if evaluated.failures else "") + "."
 
