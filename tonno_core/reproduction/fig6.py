@@ -84,8 +84,8 @@ def draw(source: Source, folder: Path) -> str:
     )
     rows = [_row(name, heatmap, each) for name, each in made.items() for heatmap in heatmaps]
     save_numbers(folder, "fig6", rows, {"asked": source.asked, "scans": list(made), "stage": own})
-    scans = count_of(len(made), "scan")
-    return f"{scans} by {len(METHODS) + 1} methods, and {name} by {len(METHODS)} methods at stages {stages}"
+    many = count_of(len(made), "scan")
+    return f"{many} by {len(METHODS) + 1} methods, and {name} by {len(METHODS)} methods at stages {stages}"
 
 
 def _chosen(source: Source) -> list[Scan]:
