@@ -91,6 +91,7 @@ _GRID_SLICES = (
 _GRID_MM = "Voxel size of the grid on which the segmenter works, along R, A and S."
 _HALF = "Store kernels as float16, which halves the file."
 _HEADS = "Heads; every second one has lesions."
+_HEADS_TEST = "How many heads, the last ones, form split test."
 _HEADS_SEED = "Seed of the heads; sets of different seeds share none."
 _INTENSITY = (
     "How intensities are normalised; LO and HI are in the image's units, e.g. Hounsfield units. "
@@ -815,7 +816,18 @@ def demo(output: Path, seed: int, directions: int | None, overwrite: bool) -> No
 @click.option("--loads", is_flag=True, help=_LOADS)
 @click.option("--spacing-mm", default=2.0, show_default=True, type=click.FloatRange(1, 8), help="Side of the voxels.")
 @click.option("--seed", default=1, show_default=True, type=_SEED, help=_HEADS_SEED)
-def phantoms(output: Path, count: int, lesions: int | None, loads: bool, spacing_mm: float, seed: int) -> None:
+@click.option("--test", type=click.IntRange(min=0), metavar="N", help=_HEADS_TEST, show_default="0; 15 % with --loads")
+@click.option("--overwrite", is_flag=True, help="Replace existing results.")
+def phantoms(
+    output: Path,
+    count: int,
+    lesions: int | None,
+    loads: bool,
+    spacing_mm: float,
+    seed: int,
+    test: int | None,
+    overwrite: bool,
+) -> None:
     """Write a training set like the demo's to the folder OUTPUT.
 
     It holds brains with and without lesions, and their manifest.
@@ -823,11 +835,15 @@ def phantoms(output: Path, count: int, lesions: int | None, loads: bool, spacing
     from tonno_core.demo.phantom import write_loads, write_phantoms
     from tonno_core.output import output_folder
 
-    with output_folder(output, overwrite=False) as folder:
+    with output_folder(output, overwrite=overwrite, last="manifest.csv") as folder:
         if loads:
-            write_loads(folder, count=count, seed=seed, most=lesions or 6, spacing_mm=spacing_mm)
+            write_loads(folder, count=count, seed=seed, most=lesions or 6, spacing_mm=spacing_mm, test=test)
         else:
-            write_phantoms(folder, count=count, seed=seed, lesions=lesions or True, spacing_mm=spacing_mm)
+            write_phantoms(
+                folder, count=count, seed=seed, lesions=lesions or True, spacing_mm=spacing_mm, test=test or 0
+            )
+        # Should the process be killed meanwhile, no list of other heads is left with these.
+        (output / "manifest.csv").unlink(missing_ok=True)
     click.echo(f"{count} heads and manifest.csv written to {output}")
 
 

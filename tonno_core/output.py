@@ -119,7 +119,8 @@ def output_folder(folder: Path, *, overwrite: bool, last: str = "") -> Iterator[
 
     Args:
         folder: The folder; it and those above it are made.
-        overwrite: Whether it may exist. Only files of the same name are replaced then, one after another.
+        overwrite: Whether it may exist. Only files of the same name are replaced then, one after another; those of
+            folders within it likewise.
         last: The file that says that the others are there, which is replaced last: the process may be killed meanwhile.
 
     Yields:
@@ -310,9 +311,11 @@ def _mode_of_folders(folder: Path) -> int:
 
 def _move_files(source: Path, folder: Path, last: str) -> None:
     """Replace files of the same name, or none if a folder has the name of one."""
-    files = sorted(source.iterdir(), key=lambda file: (file.name == last, file.name))
-    for file in files:
-        if (folder / file.name).is_dir():
-            raise TonnoError(f"`output` {folder}: {file.name} in it is a folder, expected a file; remove it")
-    for file in files:
-        file.replace(folder / file.name)
+    names = [file.relative_to(source) for file in source.rglob("*") if not file.is_dir()]
+    names.sort(key=lambda name: (str(name) == last, name))
+    for name in names:
+        if (folder / name).is_dir():
+            raise TonnoError(f"`output` {folder}: {name} in it is a folder, expected a file; remove it")
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).replace(folder / name)

@@ -47,6 +47,19 @@ _PARTS = re.compile(r"\d+|[^\d\s_.,;:/\\-]+|-$")
 _SHOWS_NOTHING = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 
 
+def count_of(number: int, noun: str) -> str:
+    """Say how many there are of something.
+
+    Args:
+        number: How many.
+        noun: In the singular, whose plural ends with "s".
+
+    Returns:
+        Such as "1 volume" or "3 volumes".
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def is_no_finding(text: str) -> bool:
     """Tell whether a label or the name of a class says that there is no finding.
 

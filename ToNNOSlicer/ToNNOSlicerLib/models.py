@@ -106,6 +106,9 @@ def readModel(folder: str | Path) -> Model:
     folder = Path(folder)
     spec = folder / SPEC_NAME
     try:
+        if folder.is_file():
+            text = _("{folder}: is a file, and a model is a folder with {spec} and {weights}")
+            raise ModelError(text.format(folder=folder, spec=SPEC_NAME, weights=WEIGHTS_NAME))
         if not folder.is_dir():
             raise ModelError(_("{folder}: the folder is gone").format(folder=folder))
         for name in (SPEC_NAME, WEIGHTS_NAME):
@@ -282,4 +285,6 @@ def _calibration(model: Model) -> str:
     if not counts:
         return _("on volumes without the finding: {methods}").format(methods=methods)
     text = _("on {count} volumes without the finding: {methods}")
+    if min(counts) == 1:
+        text = _("on 1 volume without the finding: {methods}")
     return text.format(count=min(counts), methods=methods)

@@ -211,7 +211,10 @@ def test_thresholds_for_other_planes_come_back_as_they_were_written(tmp_path: Pa
 
 def test_missing_folder_and_files(tmp_path: Path, folder: Path) -> None:
     assert "no such model folder, expected one with model.json and model.safetensors" in refused(tmp_path / "absent")
-    assert "no such model folder" in refused(folder / "model.json")
+    said = f"is a file, expected a model's folder, with model.json and model.safetensors: give {folder}"
+    assert said in refused(folder / "model.json")
+    (tmp_path / "scan.nii.gz").touch()
+    assert refused(tmp_path / "scan.nii.gz").endswith("with model.json and model.safetensors")
     assert "no such model folder" in refused(folder / ("x" * 300))
     (folder / "model.safetensors").unlink()
     assert "model.safetensors: missing; the bundle is incomplete" in refused(folder)

@@ -422,6 +422,6 @@ def test_the_split_that_training_will_make_is_shown_and_what_it_is_too_small_for
     assert "training makes this one" in text
     (found,) = [each.text for each in check.problems if "too few to choose" in each.text]
     counts = [sum(case.labels[0] == label for case in divided.split("val")) for label in (1, 0)]
-    assert f"{counts[0]} volumes with and {counts[1]} without" in found
+    assert counts == [1, 1] and "1 volume with and 1 without" in found
     lines = [f"{index}.nii,{index % 2},val" for index in range(10)] + ["10.nii,0,train", "11.nii,1,train"]
     assert not checked(tmp_path, *lines, header="volume,label,split").problems  # five of each

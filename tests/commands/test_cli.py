@@ -322,7 +322,7 @@ def test_training_calibrates_for_the_planes_asked_for_and_calibrate_for_others(
     assert status == 0
     line = r"tonno: threshold \S+, peak AUC [^;]+; \d+ \+ \d+ volumes\); filter \S+, smooth_mm \S+\n"
     others = r"  6 slices in each of 4 directions: threshold \S+\n"
-    few = r"nothing was chosen, .* has 1 volumes with and 1 without the finding, .*\n"
+    few = r"nothing was chosen, .* has 1 volume with and 1 without the finding, .*\n"
     other_methods = r"no thresholds for method averaged-cam, .* \(not asked for\): .*\n"
     assert re.search(line + others + few + other_methods + "(warning: .*\n)?written to ", out)
     planes = [load_bundle(path).spec.defaults for path in (first, second)]
@@ -527,7 +527,7 @@ def test_a_model_that_sees_nothing_of_a_scan_says_so(tonno: Command, tmp_path: P
         ("--device tpu", "--device 'tpu' is unknown, expected one of auto, cpu, cuda, mps"),
         ("--precision int8", "--precision 'int8' is unknown, expected one of auto, float32"),
         ("--model absent", "absent: no such model folder, expected one with model.json and model.safetensors"),
-        ("--model scan.nii.gz", "scan.nii.gz: no such model folder"),
+        ("--model scan.nii.gz", "scan.nii.gz: is a file, expected a model's folder, with model.json and"),
         ("--output model", "--output model: exists already; choose another name or give --overwrite"),
         ("--output scan.nii.gz", "--output scan.nii.gz: is a file, expected the name of a folder"),
         ("--output scan.nii.gz/out --overwrite", "scan.nii.gz is a file, expected a folder"),
@@ -556,6 +556,18 @@ def test_bad_seeds(seed: str, tonno: Command) -> None:
     bundle = ("bundle", "--encoder", "resnet10t", "--weights", "none", "--slice-size", 32, "--output", "o")
     for command in (bundle, ("train", "list.csv", "--output", "o"), ("demo", "--output", "o"), ("phantoms", "o")):
         assert "Invalid value for '--seed'" in tonno.refused(*command, "--seed", seed)
+
+
+def test_phantoms_replace_others_where_they_are_told_to(tonno: Command) -> None:
+    few = ("phantoms", "heads", "--count", 4, "--spacing-mm", 8)
+    assert tonno(*few)[0] == 0
+    before = {path: path.read_bytes() for path in Path("heads").rglob("*.*")}
+    assert tonno.refused(*few) == "--output heads: exists already; choose another name or give --overwrite"
+    assert tonno(*few, "--seed", 2, "--test", 0, "--overwrite")[0] == 0
+    after = {path: path.read_bytes() for path in Path("heads").rglob("*.*")}
+    assert after.keys() == before.keys()
+    assert [path for path in after if after[path] == before[path]] == [Path("heads/manifest.csv")]
+    assert tonno.refused(*few, "--test", 1, "--overwrite") == "--test is 1, expected at most 0 of 4 heads"
 
 
 def test_cuda_that_is_absent(tonno: Command, monkeypatch: pytest.MonkeyPatch) -> None:

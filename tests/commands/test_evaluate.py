@@ -438,7 +438,7 @@ def test_the_list_of_the_training_is_not_evaluated_for_want_of_a_split(home: Pat
     assert not (tmp_path / "out").exists()
     other = write_set(tmp_path, lines[:4], header="volume,label,mask,patient")
     said = evaluate(other, tmp_path / "out", options={"methods": ("center",)}).text
-    assert "gives no split: all 4 volumes are evaluated; none should be of the model's training" in said
+    assert "gives no split: all volumes are evaluated (4); none should be of the model's training" in said
 
 
 def test_a_split_without_volumes_is_said(home: Path) -> None:

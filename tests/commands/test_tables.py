@@ -184,7 +184,7 @@ def test_without_masks_the_table_says_before_what_it_will_lack(
     manifest = write_set(tmp_path / "set", masks=False)
     assert tonno("table1", manifest, *SMALL, "--output", tmp_path / "out", "--row", "random") == 0
     said = capsys.readouterr().out
-    assert said.index("no mask of the 1 volumes with the finding in split test") < said.index("random: 1 of 1")
+    assert said.index("no mask of 1 volume with the finding in split test") < said.index("random: 1 of 1")
     line = lines_of(tmp_path / "out/table1.csv")["random"]
     assert (line["dice"], line["f1"]) == ("", "")
     assert 0 <= float(line["auc"]) <= 1

@@ -14,7 +14,7 @@ import torch
 from tests.training.toy import OPTIONS, same_weights, toy_scan, write_rows, write_toy_set
 from tonno_core import cli
 from tonno_core.bundle.file import load_bundle
-from tonno_core.cohort.manifest import read_for_model, read_manifest
+from tonno_core.cohort.manifest import further_columns, read_for_model, read_manifest
 from tonno_core.commands import train as command
 from tonno_core.commands.train import Destination, Ending, train_bundle
 from tonno_core.errors import TonnoError
@@ -113,8 +113,13 @@ def test_a_model_that_is_not_calibrated_says_so_and_by_what_it_is(tmp_path: Path
 def test_a_split_that_the_manifest_gives_is_recorded_as_well(tmp_path: Path) -> None:
     """So that what takes the run's list need not know whose split it is."""
     manifest = write_toy_set(tmp_path / "toy", train=2, val=2)
+    head, *lines = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([f"Age,{head},note", *(f"6{n},{line},'a; b'" for n, line in enumerate(lines))]))
     summary = run(manifest, tmp_path / "model", options={"steps": 3})
-    assert read_manifest(tmp_path / "model-run" / "split.csv").cases == read_manifest(manifest).cases
+    recorded = tmp_path / "model-run" / "split.csv"
+    assert read_manifest(recorded).cases == read_manifest(manifest).cases
+    written = further_columns(read_manifest(recorded))  # the user's own
+    assert written == {"age": ["60", "61", "62", "63"], "note": ["'a; b'"] * 4}
     assert "gives no split" not in summary
 
 

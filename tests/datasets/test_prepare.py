@@ -125,6 +125,25 @@ def test_autopet_has_pet_and_ct_as_two_channels_and_labels_by_the_masks(tmp_path
     assert again.read_bytes() == before
 
 
+def test_what_is_prepared_may_be_moved_and_is_itself_by_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record of an earlier run, and a folder that is spelled in another way, made absolute paths of its own files."""
+    root, output, copy = write_autopet(tmp_path / "data", patients=4), tmp_path / "out", tmp_path / "copy"
+    prepare("autopet", root, output)
+    volumes = column(output, "volume")
+    assert not any(Path(cell).is_absolute() for cell in volumes)
+    read = count_reads(monkeypatch)
+    shutil.copytree(output, copy)
+    prepare("autopet", root, copy)
+    (tmp_path / "link").symlink_to(output)
+    prepare("autopet", root, tmp_path / "link")
+    monkeypatch.chdir(root)
+    prepare("autopet", root, Path("../" * len(root.relative_to(tmp_path).parts)) / "out")
+    assert not read  # nothing was made again
+    assert column(copy, "volume") == column(output, "volume") == volumes
+
+
 def test_a_cohort_of_unlike_channels_is_not_usable(tmp_path: Path) -> None:
     root = write_autopet(tmp_path / "data", patients=2)
     study = next((root / "PETCT_0000000001").iterdir())

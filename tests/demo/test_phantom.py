@@ -12,7 +12,7 @@ import pytest
 from scipy import ndimage
 
 from tonno_core.demo import phantom as module
-from tonno_core.demo.phantom import Lesion, Phantom, brain, make_phantom, write_phantoms
+from tonno_core.demo.phantom import Lesion, Phantom, brain, make_phantom, write_loads, write_phantoms
 from tonno_core.errors import TonnoError
 from tonno_core.volume.io import read_volume
 from tonno_core.volume.volume import Volume
@@ -290,6 +290,17 @@ def test_no_patient_is_in_two_splits(manifest: Path) -> None:
     assert len(train) == 3
     assert len(val) == 2
     assert not train & val
+
+
+def test_heads_of_a_test_split_are_the_last_ones(tmp_path: Path) -> None:
+    def splits(manifest: Path) -> list[str]:
+        return [row["split"] for row in rows_of(manifest)]
+
+    sizes = {"count": 7, "seed": 1, "spacing_mm": 8.0, "test": 2}
+    assert splits(write_phantoms(tmp_path / "heads", **sizes)) == ["train"] * 4 + ["val"] + ["test"] * 2
+    assert splits(write_loads(tmp_path / "loads", **sizes)) == ["train"] * 4 + ["val"] + ["test"] * 2
+    with pytest.raises(TonnoError, match="`test` is 2, expected at most 1 of 5 heads"):
+        write_phantoms(tmp_path / "few", count=5, seed=1, test=2)
 
 
 def test_masks_lie_on_the_bright_voxels_of_their_volume(manifest: Path) -> None:

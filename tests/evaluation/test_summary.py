@@ -124,6 +124,11 @@ def test_the_report_states_numbers_counts_definitions_warnings_and_failures() ->
         assert f"**{measure}" in text
 
 
+def test_one_volume_is_not_1_volumes() -> None:
+    text = terminal_table(summarize(cases()[:1], VARIANTS, seed=0))
+    assert text.endswith("1 volume of 1 patient: 1 with something to find.")
+
+
 def test_without_masks_there_are_volume_level_measures_alone() -> None:
     records = [record(name, {"matched-cam": finding(None)}, truth=None, label=n) for n, name in enumerate("ab")]
     summary = summarize(records, {"matched-cam": VARIANTS["matched-cam"]}, seed=0)

@@ -125,7 +125,7 @@ COMMANDS = [
     Command("reproduce table2", _typed("reproduce", "table2", "material/all.csv", "--model", "material/model",
                                        "--output", "out", "--baseline", "averaged-cam", "--slices", "12",
                                        "--directions", "16", *_CPU), resumed=True),
-    Command("phantoms", _typed("phantoms", "out", "--count", "4", "--spacing-mm", "8")),
+    Command("phantoms", _typed("phantoms", "out", "--count", "4", "--spacing-mm", "8", _REPLACING)),
     Command("worker: reconstruct, refine", _asked(_reconstruct, _refine), resumed=True),
     Command("worker: export", _asked(_export)),
 ]  # fmt: skip

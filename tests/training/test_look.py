@@ -14,8 +14,8 @@ from tonno_core.training.look import Job, Look, Pace, Watched, amounts, duration
 from tonno_core.volume.io import read_volume, write_volume
 from tonno_core.volume.volume import Volume
 
-# Of a volume: one reading of 2 s, 100 slices of 0.1 s, 5 heatmaps of 1 s.
-VOLUME, SECONDS = np.array([1.0, 100.0, 5.0]), 2.0 + 10.0 + 5.0
+# Of a volume: one reading of 2 s, 100 slices of 0.1 s, 5 heatmaps of 1 s, in one pass.
+VOLUME, SECONDS = np.array([1.0, 100.0, 5.0, 1.0]), 2.0 + 10.0 + 5.0
 
 
 class Clock:
@@ -47,14 +47,14 @@ def look_at(pace: Pace, clock: Clock) -> list[float]:
         clock.now += 1.0
         watched.heatmaps()
         seen.append(pace._percent)
-    pace.end()
+    pace.end(VOLUME)
     return seen
 
 
 def test_the_time_is_what_the_first_volume_took_and_the_bar_moves_within_a_volume(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    presets = np.array([2.0, 40.0, 2.0])  # 4 + 4 + 2 s
+    presets = np.array([2.0, 40.0, 2.0, 0.0])  # 4 + 4 + 2 s
     with Pace(2, presets, show=True) as pace:
         pace.expect(3 * VOLUME)  # by the second class as well
         seen = look_at(pace, clock)
@@ -74,6 +74,32 @@ def test_the_time_is_what_the_first_volume_took_and_the_bar_moves_within_a_volum
     assert pace._percent == 100.0
 
 
+def test_set_up_and_passes_of_few_planes_are_not_taken_for_the_cost_of_slices(clock: Clock) -> None:
+    """10,000 planes of presets after 80 of the model's own: the time was guessed some 20 times too long."""
+    own, preset = np.array([1.0, 80.0, 0.0, 3.0]), np.array([1.0, 10_000.0, 0.0, 2.0])
+
+    def look_at(volume: np.ndarray, passes: list[float], warm_up: float = 0.0) -> None:
+        watched = Watched(pace, volume)
+        pace.begin()
+        watched.read()
+        reporter, done = watched.reporter(volume[1]), 0.0
+        for slices in passes:
+            clock.now += 0.03 + 0.0005 * slices + warm_up
+            done, warm_up = done + slices, 0.0
+            reporter.progress(int(done), int(sum(passes)))
+        pace.end(volume)
+
+    with Pace(1, 3 * preset) as pace:
+        pace.expect(3 * own)
+        look_at(own, [32, 16, 32], warm_up=1.0)
+        look_at(own, [32, 16, 32])
+        real = (0.09 + 0.04) + 3 * (0.06 + 5.0)
+        assert pace.left == pytest.approx(real, rel=1e-3)
+        look_at(own, [32, 16, 32])
+        look_at(preset, [2000, 8000])
+        assert pace.left == pytest.approx(2 * (0.06 + 5.0), rel=0.01)
+
+
 def test_durations() -> None:
     assert [duration(seconds) for seconds in (7.4, 119.0, 840.0, 7500.0)] == [
         "about 7 s", "about 119 s", "about 14 min", "about 2 h 5 min",
@@ -82,8 +108,8 @@ def test_durations() -> None:
 
 def test_slices_are_those_of_all_numbers_of_directions_and_of_the_axes() -> None:
     settings = ReconstructionSettings(slices=10, directions=20, cam_directions=6)
-    assert amounts(settings, ["tonno", "matched-cam", "averaged-cam"], 7).tolist() == [1, 10 * (20 + 6 + 3), 7]
-    assert amounts(settings, ["slicewise-cam", "center"], 2).tolist() == [1, 10 * 6, 2]
+    assert amounts(settings, ["tonno", "matched-cam", "averaged-cam"], 7).tolist() == [1, 10 * (20 + 6 + 3), 7, 2]
+    assert amounts(settings, ["slicewise-cam", "center"], 2).tolist() == [1, 10 * 6, 2, 1]
 
 
 def test_what_was_measured_holds_for_its_facts_and_for_the_file_as_it_was(tmp_path: Path) -> None:
@@ -96,7 +122,7 @@ def test_what_was_measured_holds_for_its_facts_and_for_the_file_as_it_was(tmp_pa
         return {"peak": (float(volume.array.max()), 1 / 3)}
 
     def measured_by(facts: dict[str, object]) -> dict[str, tuple[float, float]]:
-        (found,) = look.measure([Job(path, facts, np.ones(3), lambda: read_volume(path), measure)])
+        (found,) = look.measure([Job(path, facts, np.ones(4), lambda: read_volume(path), measure)])
         return dict(found)
 
     for facts, times in (({"a": 1}, 1), ({"a": 1}, 1), ({"a": (2,)}, 2), ({"a": [2]}, 2), ({"a": 1}, 2)):

@@ -473,6 +473,10 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
     """
     folder = Path(path)
     if not os.path.isdir(folder):  # noqa: PTH112 - which is false of names that are too long, too
+        expected = f"expected a model's folder, with {SPEC_NAME} and {WEIGHTS_NAME}"
+        if os.path.isfile(folder):  # noqa: PTH113 - likewise
+            beside = folder.name in (SPEC_NAME, WEIGHTS_NAME)
+            raise TonnoError(f"{folder}: is a file, {expected}" + (f": give {folder.parent}" if beside else ""))
         raise TonnoError(f"{folder}: no such model folder, expected one with {SPEC_NAME} and {WEIGHTS_NAME}")
     spec = _read_spec(folder / SPEC_NAME)
     weights_path = folder / WEIGHTS_NAME

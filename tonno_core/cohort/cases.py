@@ -16,6 +16,7 @@ from tonno_core.cohort.names import case_name, name_cases
 from tonno_core.errors import TonnoError, is_out_of_memory, one_line
 from tonno_core.output import Json, check_output, holds_files, remove_abandoned, write_json
 from tonno_core.progress import progress_bar
+from tonno_core.words import count_of
 
 SETTINGS_NAME = "settings.json"
 _ADVICE = "choose another folder, or give `overwrite`"
@@ -309,4 +310,4 @@ def failed_line(failures: Mapping[str, str], cases: int, details: str) -> str:
     """
     shown = [f"{name}: {reason}" for name, reason in list(failures.items())[:3]]
     more = f"; {len(failures) - 3} more in {details}" if len(failures) > 3 else ""
-    return f"{len(failures)} of {cases} cases failed: {'; '.join(shown)}{more}"
+    return f"{len(failures)} of {count_of(cases, 'case')} failed: {'; '.join(shown)}{more}"

@@ -20,6 +20,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.progress import progress_bar
 from tonno_core.volume.header import Header, same_grid
 from tonno_core.volume.io import read_header, read_mask
+from tonno_core.words import count_of
 
 # Unlike the rest: this factor from the median, or this many robust standard deviations of the logarithm. Where
 # nearly all volumes are alike that deviation is next to nothing, so a small factor is never unlike.
@@ -293,7 +294,8 @@ def _missing_classes(manifest: Manifest) -> Iterable[Problem]:
     validation = as_trained(manifest).split("val")
     if manifest.target:
         if len(validation) < LEAST_TO_CHOOSE:
-            yield Problem(0, f"split val{whose} has {len(validation)} volumes, too few to tell how well it is learned")
+            few = count_of(len(validation), "volume")
+            yield Problem(0, f"split val{whose} has {few}, too few to tell how well it is learned")
         return
     for index, name in enumerate(manifest.classes):
         counts = [sum(case.labels[index] == label for case in validation) for label in (0, 1)]
@@ -301,9 +303,10 @@ def _missing_classes(manifest: Manifest) -> Iterable[Problem]:
             if not counts[label]:
                 yield Problem(0, f"no volume in split val{whose} has label {label} of class {name!r}: {loss}")
         if all(counts) and min(counts) < LEAST_TO_CHOOSE:
+            positive = count_of(counts[1], "volume")
             yield Problem(
                 0,
-                f"split val{whose} has {counts[1]} volumes with and {counts[0]} without class {name!r}, too few to "
+                f"split val{whose} has {positive} with and {counts[0]} without class {name!r}, too few to "
                 f"choose settings by ({LEAST_TO_CHOOSE} of each): methods keep their defaults, thresholds are rough",
             )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from tonno_core.cohort.labels import Row, binary_label, column_of, is_constant, labels_by_word, numbers_of
 from tonno_core.cohort.mask import ANY, Values, parse_values, values_text
 from tonno_core.cohort.notes import notes_on_files, notes_on_names, notes_on_patients
-from tonno_core.cohort.places import held_by, is_there, locate, missing, tables_in
+from tonno_core.cohort.places import held_by, is_there, locate, missing, relative_below, tables_in
 from tonno_core.errors import TonnoError
 from tonno_core.output import atomic_file
 from tonno_core.words import findings_of, is_no_finding, spelling, visible
@@ -332,7 +332,7 @@ def write_manifest(path: Path, manifest: Manifest, extra: Mapping[str, Sequence[
     header += extra or {}
     folder = path.absolute().parent
     further = [
-        [_relative(cell, folder) if isinstance(cell, Path) else cell for cell in cells]
+        [relative_below(cell, folder) if isinstance(cell, Path) else cell for cell in cells]
         for cells in (extra or {}).values()
     ]
     try:
@@ -652,15 +652,30 @@ def _check_splits(cases: Sequence[Case], path: Path) -> None:
             )
 
 
+def further_columns(manifest: Manifest) -> dict[str, list[str]]:
+    """Read the columns of a manifest's file that are the user's own, such as the age.
+
+    Args:
+        manifest: That was read from its file.
+
+    Returns:
+        By name the texts of the cases, for `write_manifest`.
+
+    Raises:
+        TonnoError: The file cannot be read any more.
+    """
+    names, rows = _read_rows(manifest.path, ("volume",))
+    cells = {row.line: row.cells for row in rows}
+    own = {"volume", *_PER_CLASS, "mask_label", "patient", "split", _column_name(manifest.target)}
+    further = [name for name in names if name and name.partition(":")[0] not in own and name not in own]
+    return {name: [cells.get(case.line, {}).get(name, "") for case in manifest.cases] for name in further}
+
+
 def _cells(case: Case, folder: Path, with_masks: bool) -> list[str | float]:
     """Write the line of a case, for a manifest in ``folder``."""
     masks = []
     for index, mask in enumerate(case.masks if with_masks else ()):
         values = values_text(case.values_of(index))
-        masks.append((_relative(mask, folder) if mask else "") + (f"#{values}" if mask and values else ""))
+        masks.append((relative_below(mask, folder) if mask else "") + (f"#{values}" if mask and values else ""))
     labels = case.labels or (case.number,)
-    return [_relative(case.volume, folder), *labels, *masks, case.patient, *([case.split] if case.split else [])]
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+    return [relative_below(case.volume, folder), *labels, *masks, case.patient, *([case.split] if case.split else [])]

@@ -42,6 +42,22 @@ def locate(folder: Path, name: str) -> Path:
     return literal
 
 
+def relative_below(path: Path, folder: Path) -> str:
+    """Write a path for a table in a folder: relative to the folder where it lies below, however either is spelled.
+
+    Args:
+        path: Of a file or folder; a link itself is not followed.
+        folder: The table's, absolute.
+
+    Returns:
+        The text, with ``/``; the path as it is where it lies elsewhere.
+    """
+    if not path.is_relative_to(folder):
+        place, home = path.parent.resolve() / path.name, folder.resolve()
+        return place.relative_to(home).as_posix() if place.is_relative_to(home) else str(path)
+    return path.relative_to(folder).as_posix()
+
+
 def is_there(path: Path) -> bool:
     """Tell whether there is a file or folder that a table names.
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from tonno_core.bundle.calibration import LEAST_TO_CHOOSE, OTHER_PLANES, planes_text, threshold_key
@@ -20,9 +19,10 @@ from tonno_core.errors import TonnoError
 from tonno_core.output import Json
 from tonno_core.settings import METHODS, SEGMENTER, ReconstructionSettings, Variant
 from tonno_core.training.calibration import Search, calibrate
-from tonno_core.training.look import Case, Look, Pace
+from tonno_core.training.look import NOTHING, Case, Look, Pace
 from tonno_core.training.other_planes import expected_amounts, measure_other_planes
 from tonno_core.volume.appearance import appearance, record_of_images
+from tonno_core.words import count_of
 
 
 def recalibrate(
@@ -175,12 +175,10 @@ def _watched(
         yield look
         return
     if look.progress:
-        volumes = len(calibrated[0])
-        tqdm.write(
-            f"calibrating on {volumes} volumes of split val; how long it takes shows after the first", file=sys.stderr
-        )
+        volumes = count_of(len(calibrated[0]), "volume")
+        tqdm.write(f"calibrating on {volumes} of split val; how long it takes shows after the first", file=sys.stderr)
     amounts = [expected_amounts(cases, settings) for cases in calibrated] if presets else []
-    with Pace(len(calibrated) if choosing else 0, sum(amounts, np.zeros(3)), show=look.progress) as pace:
+    with Pace(len(calibrated) if choosing else 0, sum(amounts, NOTHING), show=look.progress) as pace:
         yield dataclasses.replace(look, pace=pace)
 
 
@@ -218,9 +216,10 @@ def summary_of(spec: BundleSpec) -> list[str]:
             lines.append(f"  {planes_text(other['settings'])}: threshold {other['threshold']:.4g}")
     few = [record for record in spec.thresholds.values() if _is_few(record)]
     if few:
+        positive, negative = count_of(few[0]["positive_volumes"], "volume"), few[0]["negative_volumes"]
         lines.append(
-            f"nothing was chosen, each method has its default: split val has {few[0]['positive_volumes']} volumes "
-            f"with and {few[0]['negative_volumes']} without the finding, a choice takes {LEAST_TO_CHOOSE} of each"
+            f"nothing was chosen, each method has its default: split val has {positive} with and {negative} without "
+            f"the finding, a choice takes {LEAST_TO_CHOOSE} of each"
         )
     lines += _without_thresholds(spec) if spec.thresholds else []
     for key, record in spec.thresholds.items():

@@ -28,6 +28,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.output import Json, remove_abandoned, write_text
 from tonno_core.reconstruction.run import get_ready
 from tonno_core.volume.io import read_volume
+from tonno_core.words import count_of
 
 REPORT = "report.json"
 _FILES = ("heatmap-*", "segmentation-*", "overview.png", PLANES, REPORT)
@@ -262,7 +263,7 @@ def _outcome(folder: CohortFolder, tasks: Sequence[Task], here: int) -> Outcome:
             missing += 1
         done.append(Done(folder.cases / task.name, task.listed, report, reason or ""))
     if missing:
-        return Outcome(f"{here} of {len(tasks)} cases done here, {missing} are not done elsewhere yet", "")
+        return Outcome(f"{here} of {count_of(len(tasks), 'case')} done here, {missing} are not done elsewhere yet", "")
     left_out = folder.left_out([task.name for task in tasks])
     outcome = write_summary(folder.path, done)
     return dataclasses.replace(outcome, text="\n".join(filter(None, [outcome.text, left_out])))

@@ -28,6 +28,7 @@ from tonno_core.settings import SEGMENTER
 from tonno_core.volume.foreground import foreground_mask
 from tonno_core.volume.intensity import shown_window
 from tonno_core.volume.io import WRITABLE, read_heatmap, read_volume
+from tonno_core.words import count_of
 
 SUMMARY, FINDINGS, PLANES = "summary.csv", "findings.csv", "planes.npz"
 SUMMARY_NAMES = (SUMMARY, FINDINGS, "contact-sheet-*.png")
@@ -115,9 +116,8 @@ def write_summary(folder: Path, cases: Sequence[Done]) -> Outcome:
     _write_sheets(folder, [case for case in cases if case.report is not None])
     failures = {case.name: case.reason for case in cases if case.report is None}
     failed = failed_line(failures, len(cases), SUMMARY) if failures else ""
-    return Outcome(
-        f"{_table(cases, failures)}\n{len(cases) - len(failures)} of {len(cases)} cases in {folder}".strip(), failed
-    )
+    done = f"{len(cases) - len(failures)} of {count_of(len(cases), 'case')} in {folder}"
+    return Outcome(f"{_table(cases, failures)}\n{done}".strip(), failed)
 
 
 # -------------------- tables
@@ -146,7 +146,9 @@ def _rows(case: Done) -> Iterator[Json]:
     of_case = {"case": case.name, "score": report["score"], "warnings": "; ".join(report["warnings"])}
     of_case["class"] = report["class"]
     for method, values in report["methods"].items():
-        of_method = {**{key: values[key] for key in _OF_A_METHOD}, "components": len(values["components"])}
+        of_method = {**{key: values.get(key) for key in _OF_A_METHOD}, "components": len(values["components"])}
+        if values["threshold_source"] == NO_FINDINGS:  # reports of earlier versions have numbers there
+            of_method |= dict.fromkeys(("threshold", "components", "volume_mm3"))
         seconds = report["seconds"]["total"]
         yield {**of_case, "method": method, **of_method, "seconds": seconds, **_of_the_list(case)}
 
@@ -177,12 +179,13 @@ def _table(cases: Sequence[Done], failures: dict[str, str]) -> str:
     rows = []
     for method, found in by_method.items():
         peak = f"{statistics.median(row['peak'] for row in found):.4g}"
-        sizes = [
-            sum(row["components"] > 0 for row in found),
-            f"{statistics.median(row['volume_mm3'] for row in found) / 1000:.2f}",
-        ]
-        if all(row["threshold_source"] == NO_FINDINGS for row in found):
-            sizes = ["-", "-"]
+        segmented = [row for row in found if row["threshold_source"] != NO_FINDINGS]
+        sizes = ["-", "-"]
+        if segmented:
+            sizes = [
+                sum(row["components"] > 0 for row in segmented),
+                f"{statistics.median(row['volume_mm3'] for row in segmented) / 1000:.2f}",
+            ]
         rows.append([method, found[0]["class"], len(found), *sizes, peak])  # the class is the same in all
     headers = ["method", "class", "cases", "with components", "median volume ml", "median peak"]
     parts = [tabulate(rows, headers=headers, disable_numparse=True)] if rows else []
@@ -207,7 +210,7 @@ def _write_sheets(folder: Path, cases: Sequence[Done]) -> None:
     report = next(case.report for case in cases if case.report)
     model = report["model"] if isinstance(report["model"], str) else report["model"]["encoder"]
     subtitle = f"{model}; class {report['class']}. Colours have one scale for all cases. Not for diagnosis."
-    write_sheets(folder, entries, title=f"{len(entries)} scans", subtitle=subtitle, truth=False)
+    write_sheets(folder, entries, title=count_of(len(entries), "scan"), subtitle=subtitle, truth=False)
 
 
 def _caption(report: Json, values: Json) -> str:

@@ -15,7 +15,14 @@ from tonno_core.bundle.calibration import ABOVE_HALF_PEAK, MIN_PEAK, MIN_VOLUME
 from tonno_core.bundle.file import Bundle, load_bundle, save_bundle, segmenter_spec
 from tonno_core.bundle.kind import REGRESSOR
 from tonno_core.bundle.ready import PIXEL_SUM
-from tonno_core.cohort.manifest import Manifest, read_for_model, require_trainable, require_volumes, write_manifest
+from tonno_core.cohort.manifest import (
+    Manifest,
+    further_columns,
+    read_for_model,
+    require_trainable,
+    require_volumes,
+    write_manifest,
+)
 from tonno_core.cohort.split import split_patients
 from tonno_core.commands.train import Destination
 from tonno_core.distillation.distill import Segmenter, distill, interruptible
@@ -27,7 +34,7 @@ from tonno_core.errors import TonnoError
 from tonno_core.output import Json
 from tonno_core.segmenter.with_monai import require_monai
 from tonno_core.training.run_folder import RunFolder
-from tonno_core.words import findings_of
+from tonno_core.words import count_of, findings_of
 
 # Dice with the pseudo-masks of val, at the best threshold, below which a segmenter has not learned them.
 _ASTRAY = 0.1
@@ -94,7 +101,7 @@ def distill_bundle(
     with interruptible(folder), processes(settings.device) as group:
         if group.first:
             folder.open(overwrite=overwrite)
-            write_manifest(folder.split, divided)
+            write_manifest(folder.split, divided, further_columns(divided))
             for note in manifest.notes:
                 tqdm.write(f"{manifest_path}: {note}", file=sys.stderr)
         group.wait()
@@ -233,8 +240,8 @@ def _summary(made: Segmenter, output: Path, folder: RunFolder, *, split_made: bo
         positive = record["volumes"]["train"][name]["positive"]
         if shown < positive:
             lines.append(
-                f"{name}: learned from {shown} of {positive} volumes with it; the heatmaps of the others stay below "
-                "the model's thresholds, or show nothing"
+                f"{name}: learned from {shown} of {count_of(positive, 'volume')} with it; the heatmaps of the others "
+                "stay below the model's thresholds, or show nothing"
             )
     for key, threshold in made.thresholds.items():
         count = threshold["negative_volumes"]
@@ -245,7 +252,7 @@ def _summary(made: Segmenter, output: Path, folder: RunFolder, *, split_made: bo
             value = f"half of a volume's highest logit {threshold[ABOVE_HALF_PEAK]:+.4g}"
         lines.append(
             f"{key}: threshold {value}, parts {parts} "
-            f"({f'{count} volumes' if count else 'no volume'} of val without the finding)"
+            f"({count_of(count, 'volume') if count else 'no volume'} of val without the finding)"
         )
         if (agreement := threshold.get("agreement")) is not None and agreement < _ASTRAY:
             lines.append(

@@ -36,6 +36,7 @@ from tonno_core.output import Json
 from tonno_core.segmentation.threshold import parts_of
 from tonno_core.settings import METHODS, SEGMENTER, ReconstructionSettings, Variant, stages_text
 from tonno_core.volume.intensity import shown_window
+from tonno_core.words import count_of
 
 ALL = "all"
 
@@ -148,7 +149,7 @@ def evaluate_manifest(
     records, failures, missing = folder.gather(names)
     if missing:
         here = len(names[rank::world])
-        return Outcome(f"{here} of {len(tasks)} cases done here, {missing} are not done elsewhere yet", "")
+        return Outcome(f"{here} of {count_of(len(tasks), 'case')} done here, {missing} are not done elsewhere yet", "")
     failed = failed_line(failures, len(tasks), "summary.md") if failures else ""
     if not records:
         raise TonnoError(failed)
@@ -179,7 +180,7 @@ def _without_split(manifest: Manifest, split: str, bundle: Bundle, class_name: s
             "training made, split.csv in the run's folder (usually MODEL-run); or all volumes, by `split` all, if this "
             "is another list"
         )
-    return f"gives no split: all {len(manifest.cases)} volumes are evaluated; none should be of the model's training"
+    return f"gives no split: all volumes are evaluated ({len(manifest.cases)}); none should be of the model's training"
 
 
 def tasks_of(manifest: Manifest, split: str) -> list[tuple[int, Task]]:
@@ -397,5 +398,7 @@ def _facts(content: Json, rows: Mapping[str, Row], seed: int) -> dict[str, str]:
         del facts["planes"]
     without = sum(row.threshold is None for row in rows.values())
     if without:
-        facts["thresholds"] = f"{without} of {len(rows)} rows have none from the model and use Otsu's: last table"
+        facts["thresholds"] = (
+            f"{without} of {count_of(len(rows), 'row')} without one from the model use Otsu's: last table"
+        )
     return facts

@@ -268,11 +268,7 @@ def write_report(
         "methods": {
             method: {
                 "settings": result.variants[method].choices(),
-                "threshold": segmentation.threshold,
-                "threshold_source": segmentation.source,
-                **({MIN_VOLUME: segmentation.min_volume_mm3} if segmentation.min_volume_mm3 else {}),
-                **({MIN_PEAK: segmentation.min_peak} if segmentation.min_peak > -math.inf else {}),
-                "volume_mm3": float(segmentation.mask.sum() * volume.voxel_mm3),
+                **_segmented(segmentation, volume.voxel_mm3),
                 "peak": peak_of(result.heatmaps[method].array),
                 "components": [dataclasses.asdict(component) for component in segmentation.components],
             }
@@ -281,6 +277,19 @@ def write_report(
         **(extra or {}),
     }
     path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _segmented(made: Segmentation, voxel_mm3: float) -> Json:
+    """Return what a report says of a segmentation; where nothing is a finding, a threshold or volume has no meaning."""
+    if made.source == NO_FINDINGS:
+        return {"threshold_source": made.source}
+    return {
+        "threshold": made.threshold,
+        "threshold_source": made.source,
+        **({MIN_VOLUME: made.min_volume_mm3} if made.min_volume_mm3 else {}),
+        **({MIN_PEAK: made.min_peak} if made.min_peak > -math.inf else {}),
+        "volume_mm3": float(made.mask.sum() * voxel_mm3),
+    }
 
 
 def summary(result: Reconstruction, segmentations: Mapping[str, Segmentation]) -> str:

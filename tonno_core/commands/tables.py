@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tonno_core.bundle.file import load_bundle
 from tonno_core.cohort.cases import SETTINGS_NAME
-from tonno_core.cohort.manifest import Manifest, read_manifest, require_trainable, write_manifest
+from tonno_core.cohort.manifest import Manifest, further_columns, read_manifest, require_trainable, write_manifest
 from tonno_core.cohort.split import split_patients
 from tonno_core.commands.demo import MODEL
 from tonno_core.commands.evaluate import ALL, Choices, evaluate_manifest
@@ -31,6 +31,7 @@ from tonno_core.training.steps import TrainingInterrupted
 from tonno_core.training.train import check_trainable
 from tonno_core.volume.intensity import by_channel
 from tonno_core.volume.io import read_header
+from tonno_core.words import count_of
 
 IMAGENET = "imagenet"
 # Endings of a file of weights, in the order in which they are looked for.
@@ -126,7 +127,7 @@ def make_table1(
     remove_abandoned(output)
     if not manifest.has_split:
         manifest_path = output / "split.csv"
-        write_manifest(manifest_path, divided)
+        write_manifest(manifest_path, divided, further_columns(divided))
         notes.append(f"gives no split: one by patient was made, {manifest_path}")
     for note in notes:
         say(f"{manifest.path}: {note}")
@@ -139,7 +140,7 @@ def make_table1(
     for number, name in enumerate(left, start=1):
         if name in failed:
             continue
-        say(f"{name}: {number} of {len(left)} rows that are left")
+        say(f"{name}: {number} of {count_of(len(left), 'row')} to do")
         try:
             row.make(name, states[name])
         except (KeyboardInterrupt, TrainingInterrupted):
@@ -161,8 +162,8 @@ def make_table1(
         first = next(iter(failed))
         others = ", the others are in the table" if len(failed) < len(names) else ""
         raise TonnoError(
-            f"{len(failed)} of {len(names)} rows failed{others} ({first}: {failed[first]}); the same command tries "
-            "them again"
+            f"{len(failed)} of {count_of(len(names), 'row')} failed{others} ({first}: {failed[first]}); the same "
+            "command tries them again"
         )
 
 
@@ -185,8 +186,8 @@ def _lacking(manifest: Manifest, split: str, index: int) -> list[str]:
     if any(case.masks[index] is not None for case in positive):
         return []
     return [
-        f"no mask of the {len(positive)} volumes with the finding in split {split}: F1, Dice and MaxIoU stay empty, "
-        "the table has peak AUC and balanced accuracy alone"
+        f"no mask of {count_of(len(positive), 'volume')} with the finding in split {split}: F1, Dice and MaxIoU stay "
+        "empty, the table has peak AUC and balanced accuracy alone"
     ]
 
 

@@ -12,7 +12,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tonno_core.bundle.file import Bundle, BundleSpec, check_can_write, save_bundle
-from tonno_core.cohort.manifest import DEFAULT_CLASS, Manifest, read_manifest, require_trainable, write_manifest
+from tonno_core.cohort.manifest import (
+    DEFAULT_CLASS,
+    Manifest,
+    further_columns,
+    read_manifest,
+    require_trainable,
+    write_manifest,
+)
 from tonno_core.cohort.split import split_patients
 from tonno_core.commands.calibrate import calibrate_bundle, summary_of
 from tonno_core.distributed import processes, world_size
@@ -163,7 +170,7 @@ def train_bundle(
     with processes(settings.device) as group:
         if group.first:
             folder.open(overwrite=overwrite)
-            write_manifest(folder.split, divided)
+            write_manifest(folder.split, divided, further_columns(divided))
             for note in manifest.notes:
                 tqdm.write(f"{manifest_path}: {note}", file=sys.stderr)
             for note in taken:

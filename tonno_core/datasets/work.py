@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tonno_core.cohort.cases import CasesFolder, Progress, fingerprint, run_cases
 from tonno_core.cohort.manifest import DEFAULT_CLASS, Case, Manifest
+from tonno_core.cohort.places import relative_below
 from tonno_core.cohort.source import source_of
 from tonno_core.cohort.split import split_patients
 from tonno_core.datasets.found import Found, Item, Outcome, Prepared
@@ -20,6 +21,7 @@ from tonno_core.output import Json, write_json
 from tonno_core.words import spelling
 
 VOLUMES = "volumes"
+_PLACES = ("volume", "mask")
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,11 @@ class PreparedFolder(CasesFolder):
         record = self._read(name)
         if record is None or record["item"] != fingerprint(self.items[name].facts()):
             return False
-        written = [case[key] for case in record["cases"] for key in ("volume", "mask") if case[key]]
+        written = [case[key] for case in record["cases"] for key in _PLACES if case[key]]
         with suppress(OSError):
-            return bool(record["source"] == _source(record["files"])) and all(Path(file).exists() for file in written)
+            return bool(record["source"] == _source(record["files"])) and all(
+                (self.path / file).exists() for file in written
+            )
         return False
 
     def content_of_case(self, name: str) -> str | None:
@@ -98,7 +102,7 @@ class PreparedFolder(CasesFolder):
             "item": fingerprint(self.items[name].facts()),
             "source": _source(files),
             "files": files,
-            "cases": [dataclasses.asdict(case) for case in outcome.cases],
+            "cases": [self._with_places(dataclasses.asdict(case), self._below) for case in outcome.cases],
             "notes": list(outcome.notes),
         }
         write_json(self.cases / f"{name}.json", record)
@@ -117,9 +121,20 @@ class PreparedFolder(CasesFolder):
             return None
         cases = tuple(
             Prepared(**{**case, "statistics": [Statistics(**each) for each in case["statistics"]]})
-            for case in record["cases"]
+            for case in (self._with_places(case, self._absolute) for case in record["cases"])
         )
         return Outcome(cases, tuple(map(Path, record["files"])), tuple(record["notes"]))
+
+    def _with_places(self, case: Json, change: Callable[[str], str]) -> Json:
+        """Change the paths of a case."""
+        return {**case, **{key: change(case[key]) for key in _PLACES if case[key]}}
+
+    def _below(self, place: str) -> str:
+        """Return a path relative to this folder where it lies in it: the folder may be moved or copied."""
+        return relative_below(Path(place), self.path.absolute())
+
+    def _absolute(self, place: str) -> str:
+        return str(self.path.absolute() / place)
 
     def _read(self, name: str) -> Json | None:
         try:

@@ -30,6 +30,7 @@ _TISSUES = (0.0, 0.30, 0.74, 1.0, 1.15)  # background, fluid, grey, white matter
 _CENTRE_RAS_MM = np.array([0.0, -17.0, 5.0])  # of the brain's bounding box
 # Semi-axes in mm and contrasts of lesions, from the least to the greatest; those of a load differ more.
 _RADII_MM, _CONTRASTS = (5, 11), (0.2, 0.45)
+_FEWEST = 4  # heads to learn from
 _LOAD_RADII_MM, _LOAD_CONTRASTS = (6, 13), (0.2, 1.0)
 _EXTENT_RAS_MM = np.array([188.0, 228.0, 200.0])  # holds the brain at the largest scale, rotation and shift
 
@@ -169,6 +170,7 @@ def write_phantoms(
     lesions: bool | int = True,
     spacing_mm: float = 2.0,
     validation: float = 0.2,
+    test: int = 0,
 ) -> Path:
     """Write heads, every second one with lesions, and their manifest. Sets of different seeds share no head.
 
@@ -181,16 +183,22 @@ def write_phantoms(
         seed: Start of all random numbers.
         lesions: Number of lesions of each head that has some; True for 1 to 3.
         spacing_mm: Side of the cubic voxels.
-        validation: Share of the heads, the last ones, that form split ``val``.
+        validation: Share of the other heads, the last ones, that form split ``val``.
+        test: How many heads, the last ones of all, form split ``test``.
 
     Returns:
         Path of the manifest.
+
+    Raises:
+        TonnoError: Fewer than four heads are left to learn from.
     """
     from tonno_core.volume.io import write_volume
 
     folder = Path(folder)
     (folder / "masks").mkdir(parents=True, exist_ok=True)
-    first_validation = count - round(count * validation)
+    learned = _without_test(count, test)
+    validated = round(learned * validation)
+    splits = ["train"] * (learned - validated) + ["val"] * validated + ["test"] * test
     rows = []
     for index, child in enumerate(np.random.SeedSequence(seed).spawn(count)):
         positive = index % 2 == 1
@@ -201,7 +209,7 @@ def write_phantoms(
         write_volume(phantom.image, folder / volume)
         if positive:
             write_volume(phantom.image.with_array(phantom.truth), folder / mask, dtype="uint8")
-        rows.append((volume, int(positive), mask, name, "train" if index < first_validation else "val"))
+        rows.append((volume, int(positive), mask, name, splits[index]))
 
     manifest = folder / "manifest.csv"
     with manifest.open("w", newline="", encoding="utf-8") as file:
@@ -210,7 +218,14 @@ def write_phantoms(
 
 
 def write_loads(
-    folder: str | Path, *, count: int, seed: int, most: int = 6, spacing_mm: float = 2.0, fractions: float = 0.15
+    folder: str | Path,
+    *,
+    count: int,
+    seed: int,
+    most: int = 6,
+    spacing_mm: float = 2.0,
+    fractions: float = 0.15,
+    test: int | None = None,
 ) -> Path:
     """Write heads with a known load of lesions, from none to many, and their manifest for a regressor.
 
@@ -224,16 +239,21 @@ def write_loads(
         most: Lesions of a head, at most; all numbers from none on are as likely.
         spacing_mm: Side of the cubic voxels.
         fractions: Share of the heads that form split ``val``, and as many split ``test``: the last ones.
+        test: How many form split ``test`` instead.
 
     Returns:
         Path of the manifest.
+
+    Raises:
+        TonnoError: Fewer than four heads are left to learn from.
     """
     from tonno_core.volume.io import write_volume
 
     folder = Path(folder)
     (folder / "loads").mkdir(parents=True, exist_ok=True)
     each = round(count * fractions)
-    splits = ["train"] * (count - 2 * each) + ["val"] * each + ["test"] * each
+    tested = each if test is None else test
+    splits = ["train"] * (_without_test(count, tested) - each) + ["val"] * each + ["test"] * tested
     rows = []
     for index, child in enumerate(np.random.SeedSequence(seed).spawn(count)):
         name = f"phantom-{index:04d}"
@@ -246,6 +266,13 @@ def write_loads(
     with manifest.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("volume", "load_ml", "patient", "split"), *rows])
     return manifest
+
+
+def _without_test(count: int, test: int) -> int:
+    """Return how many heads there are beside those of split ``test``."""
+    if test and count - test < _FEWEST:
+        raise TonnoError(f"`test` is {test}, expected at most {count - _FEWEST} of {count} heads")
+    return count - test
 
 
 def _output_grid(spacing_mm: float) -> _Grid:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from tonno_core.evaluation.bootstrap import COVERAGE, RESAMPLES, Estimate
 from tonno_core.evaluation.record import LADDER, TENTH
 from tonno_core.evaluation.summary import RowSummary, Summary
+from tonno_core.words import count_of
 
 _MAIN = {
     "dice": "Dice", "precision": "precision", "recall": "recall", "f1": "F1", "f1_10": "F1, 10 %",
@@ -89,7 +90,8 @@ def terminal_table(summary: Summary) -> str:
 
 def _counts(summary: Summary) -> str:
     unknown = summary.cases - summary.cases_with_truth - summary.cases_without_finding
-    text = f"{summary.cases} volumes of {summary.patients} patients: {summary.cases_with_truth} with something to find"
+    text = f"{count_of(summary.cases, 'volume')} of {count_of(summary.patients, 'patient')}: "
+    text += f"{summary.cases_with_truth} with something to find"
     text += f", {summary.cases_without_finding} without" if summary.cases_without_finding else ""
     text += f", {unknown} positive without a mask (volume-level measures only)" if unknown else ""
     return text + (f"; {len(summary.failures)} failed" if summary.failures else "") + "."

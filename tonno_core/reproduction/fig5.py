@@ -23,6 +23,7 @@ from tonno_core.reproduction.stages import (
     stages_of,
 )
 from tonno_core.settings import CAM_NAMES, CamKind
+from tonno_core.words import count_of
 
 _AVERAGED, _MATCHED = "averaged-cam", "matched-cam"
 
@@ -178,8 +179,7 @@ def _picture(points: list[Point], stages: tuple[int, ...], scans: int, cam: CamK
         axes.grid(axis="y", alpha=0.3)
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
         figure.text(0.02, 0.965, "Dice over the stages of the encoder", size=16, weight="bold", va="top")
-        plural = "s" * (scans > 1)
-        note = f"{scans} scan{plural} with findings, {CAM_NAMES[cam]}. "
+        note = f"{count_of(scans, 'scan')} with findings, {CAM_NAMES[cam]}. "
         note += "Threshold: one per method and stage, the best by masks."
         note += " Bars: 95 % over patients." if tonno.low is not None else ""
         figure.text(0.02, 0.905, note, va="top", size=11)

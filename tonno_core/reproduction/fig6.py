@@ -23,6 +23,7 @@ from tonno_core.reproduction.stages import (
     view_of,
 )
 from tonno_core.settings import CAM_NAMES, CamKind
+from tonno_core.words import count_of
 
 # Scans on the sheet: those with the finding, as far as they go.
 MOST = 4
@@ -83,7 +84,8 @@ def draw(source: Source, folder: Path) -> str:
     )
     rows = [_row(name, heatmap, each) for name, each in made.items() for heatmap in heatmaps]
     save_numbers(folder, "fig6", rows, {"asked": source.asked, "scans": list(made), "stage": own})
-    return f"{len(made)} scans by {len(METHODS) + 1} methods, and {name} by {len(METHODS)} methods at stages {stages}"
+    many = count_of(len(made), "scan")
+    return f"{many} by {len(METHODS) + 1} methods, and {name} by {len(METHODS)} methods at stages {stages}"
 
 
 def _chosen(source: Source) -> list[Scan]:

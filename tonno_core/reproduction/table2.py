@@ -24,6 +24,7 @@ from tonno_core.evaluation.report import pipe, with_interval
 from tonno_core.evaluation.summary import tuned, values_of
 from tonno_core.output import Json, write_json, write_text
 from tonno_core.settings import CAM_NAMES
+from tonno_core.words import count_of
 
 LAYERCAM = "slicewise-cam"
 # What `tonno evaluate` leaves in its folder, once it is done.
@@ -50,7 +51,8 @@ DEFINITIONS = f"""\
 - **Balanced accuracy**: mean of sensitivity and specificity over all volumes; one is called positive where the
   heatmap's peak reaches the threshold.
 - **Tuned on masks**: with the one factor on the threshold that is best for the mean Dice of these very volumes. It has
-  seen the masks: no result, but what one threshold for all could reach.
+  seen the masks: no result, but what one threshold for all could reach. Where the best Dice is tiny, the masks may be
+  nearly everything: one component that touches every true one, which F1 rewards.
 - **Difference**: to the row that has none, volume by volume. **Intervals** hold the middle {_SHARE} of {RESAMPLES}
   bootstrap resamples over patients; all rows see the same resamples (paired), so that an interval of a difference
   without 0 in it is a difference at the 5 % level.
@@ -301,7 +303,7 @@ def counts(evaluated: Evaluated) -> str:
     found = sum(bool(record.truth_components) for record in known)
     unknown = len(records) - len(known)
     patients = len({record.patient for record in records})
-    text = f"{len(records)} volumes of {patients} patients, {found} with something to find"
+    text = f"{count_of(len(records), 'volume')} of {count_of(patients, 'patient')}, {found} with something to find"
     text += f", {unknown} positive without a mask, of which balanced accuracy alone is known" if unknown else ""
     return text + (f"; {len(evaluated.failures)} failed" if evaluated.failures else "") + "."
 

@@ -230,7 +230,7 @@ class _Trial:
         """Return a volume to measure; its state is kept for another time."""
         look, model, variants = self._look, self._model, run.targets[0].variants
         takes = _amounts(self._settings, list(variants.values()))
-        takes = np.array([0.0, 0.0, len(variants)]) if again else takes
+        takes = np.array([0.0, 0.0, len(variants), 0.0]) if again else takes
 
         def read() -> ReadyScan | Foreground:
             held = look.held.take(path, model, run) if again else None
@@ -261,7 +261,7 @@ def foreground_of(scan: ReadyScan, model: ReadyModel, run: Run, watched: Watched
         The heatmaps' values at the volume's foreground.
     """
     run = replace(run, profiles=False)
-    _, slices, _ = _amounts(run.asked, run.variants)
+    slices = _amounts(run.asked, run.variants)[1]
     (projected,) = project(scan.volume, model.encoder, run, watched.reporter(slices))
     foreground = scan.prepared.foreground
     return Foreground(projected, foreground_mask(scan.volume) if foreground is None else foreground)

@@ -37,11 +37,14 @@ from tonno_core.volume.volume import Volume
 
 # A file, and its label 0 or 1 of a class.
 Case = tuple[Path, int]
-# Volumes, slices and heatmaps, of which each kind has a cost of its own.
+# Volumes, slices, heatmaps and passes through the network, of which each kind has a cost of its own.
 Amounts = npt.NDArray[np.float64]
+NOTHING: Amounts = np.zeros(4)
 # What may be held of volumes in all.
 HELD_BYTES = 1 << 30
-_READ, _SLICES, _HEATMAPS = range(3)
+_READ, _SLICES, _HEATMAPS, _PASSES = range(4)
+# Of the time that passes took, at least this share is their slices': a few passes say little.
+_LEAST_SHARE = 0.2
 # Of a model's description, what no heatmap of its calibration depends on.
 _BESIDE = ("defaults", "thresholds", "training", "about", "calibration", "schema", "stages")
 
@@ -55,18 +58,20 @@ def amounts(settings: ReconstructionSettings, methods: Sequence[str], heatmaps: 
         heatmaps: How many are made.
 
     Returns:
-        Volumes, slices, heatmaps.
+        Volumes, slices, heatmaps, passes.
     """
     tomographic = {settings.directions_for(name) for name in methods if name == "tonno" or name in CAM_METHODS}
-    axes = 3 + 3 * any(name in SLICEWISE_METHODS for name in methods)
-    return np.array([1.0, settings.slices * (axes + sum(tomographic)), heatmaps])
+    slicewise = sum(name in SLICEWISE_METHODS for name in set(methods))
+    axes = 3 + 3 * (slicewise > 0)
+    return np.array([1.0, settings.slices * (axes + sum(tomographic)), heatmaps, len(tomographic) + slicewise])
 
 
 class Pace:
     """Shows one bar for a whole calibration, and tells after the first volume how long it will take.
 
-    Until then half of that volume's time is taken to be its slices', and half its heatmaps'; afterwards each kind costs
-    what it did on average.
+    Until then half of that volume's time is taken to be its slices', and half its heatmaps'. Afterwards each kind costs
+    what it did on average in the volumes after the first, which warms everything up. A pass through the network costs
+    something whatever its slices, which with few planes is most of it.
 
     Args:
         classes: How many are calibrated, each of which `expect` is called for.
@@ -76,9 +81,12 @@ class Pace:
 
     def __init__(self, classes: int = 1, presets: Amounts | None = None, *, show: bool = False) -> None:
         self._classes, self._begun = classes, 0
-        self._presets = np.zeros(3) if presets is None else presets
-        self._choices, self._done, self._measured, self._seconds = (np.zeros(3) for _ in range(4))
+        self._presets = NOTHING if presets is None else presets
+        self._choices, self._done, self._measured, self._seconds = (NOTHING.copy() for _ in range(4))
+        self._passes: list[tuple[float, float]] = []  # slices and seconds
         self._each: Amounts | None = None
+        self._before = NOTHING  # what was done at the volume's begin
+        self._of_first = NOTHING  # what each kind cost in the first volume
         self._last = time.perf_counter()
         self._show, self._percent = show, 0.0
         text = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
@@ -123,7 +131,7 @@ class Pace:
 
     def begin(self) -> None:
         """Start the clock for a volume."""
-        self._last = time.perf_counter()
+        self._before, self._last = self._done.copy(), time.perf_counter()
 
     def advance(self, kind: int, amount: float, volume: Amounts) -> None:
         """Count a part of a volume, and the time since the part before.
@@ -135,18 +143,44 @@ class Pace:
         """
         now = time.perf_counter()
         self._seconds[kind] += now - self._last
+        if kind == _SLICES and amount > 0:
+            self._passes.append((amount, now - self._last))
         self._last = now
         self._measured[kind] += amount
         self._done[kind] += amount
         self._move(volume)
 
-    def end(self) -> None:
-        """Take the costs of a volume that is done; after the first, tell how long the whole will take."""
+    def end(self, volume: Amounts) -> None:
+        """Take the costs of a volume that is done; after the first, tell how long the whole will take.
+
+        Args:
+            volume: What it was expected to take; what was held of it is not left.
+        """
         first = self._each is None
-        self._each = self._seconds / np.maximum(self._measured, 1e-9)
+        self._measured[_PASSES] += volume[_PASSES]
+        self._done = self._before + volume
+        each = np.where(self._measured > 0, self._costs(), self._of_first)
+        self._each = each
+        if first:
+            self._of_first = each
+            self._measured, self._seconds = NOTHING.copy(), NOTHING.copy()
+            self._passes.clear()
         self._move()
         if first and self._show:
             tqdm.write(f"calibrating: {duration(self.left)} left, as the first volume took", file=sys.stderr)
+
+    def _costs(self) -> Amounts:
+        """Return what each kind cost on average; what a pass costs beside its slices by a line through all passes."""
+        measured = np.maximum(self._measured, 1e-9)
+        costs: Amounts = self._seconds / measured
+        slices, seconds = np.array(self._passes or [(0.0, 0.0)]).T
+        if slices.max() > 1.5 * slices.min():  # passes of like size do not tell
+            apart = slices - slices.mean()
+            slope = float(apart @ seconds) / float(apart @ apart)
+            each = float(np.clip(slope, _LEAST_SHARE * costs[_SLICES], costs[_SLICES]))
+            costs[_PASSES] = (costs[_SLICES] - each) * measured[_SLICES] / measured[_PASSES]
+            costs[_SLICES] = each
+        return costs
 
     def _move(self, volume: Amounts | None = None) -> None:
         """Move the bar, never back."""
@@ -154,7 +188,7 @@ class Pace:
         if each is None:
             if volume is None:
                 return
-            each = np.array([0.0, 0.5, 0.5]) / np.maximum(volume, 1e-9)
+            each = np.array([0.0, 0.5, 0.5, 0.0]) / np.maximum(volume, 1e-9)
         else:
             self._bar.set_postfix_str(f"{duration(self.left)} left", refresh=False)
         self._move_to(min(100.0 * float(self._done @ each) / max(float(self._expected @ each), 1e-9), 99.0))
@@ -190,7 +224,7 @@ class Watched:
     """
 
     pace: Pace = field(default_factory=Pace)
-    volume: Amounts = field(default_factory=lambda: np.ones(3))
+    volume: Amounts = field(default_factory=lambda: np.ones(4))
 
     def read(self) -> None:
         """Tell that the volume was read."""
@@ -353,7 +387,7 @@ class Look:
             if place is not None:
                 place.parent.mkdir(exist_ok=True)
                 write_text(place, json.dumps({"facts": self._facts(job), "measured": measured}))
-            self.pace.end()
+            self.pace.end(job.takes)
             yield measured
 
     def _facts(self, job: Job) -> Json:

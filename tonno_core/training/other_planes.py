@@ -27,7 +27,7 @@ from tonno_core.reconstruction.planes import Planes
 from tonno_core.reconstruction.run import ReadyScan
 from tonno_core.settings import METHODS, PRESETS, SLICEWISE_METHODS, ReconstructionSettings, Variant
 from tonno_core.training.calibration import COMPARED_VOLUMES, SHARE_OF_VOLUMES, foreground_of, peaks_and_floors
-from tonno_core.training.look import Amounts, Case, Job, Look, Watched, amounts, facts_of
+from tonno_core.training.look import NOTHING, Amounts, Case, Job, Look, Watched, amounts, facts_of
 
 
 @dataclass
@@ -114,7 +114,7 @@ def measure_other_planes(
 
             jobs = []
             for path, label in negatives + [case for case in cases if case[1]][:COMPARED_VOLUMES]:
-                takes = sum((_amounts(run) for run in [whole] * label + runs), np.zeros(3))
+                takes = sum((_amounts(run) for run in [whole] * label + runs), NOTHING.copy())
 
                 def read(path: Path = path) -> _Read:
                     held = look.held.take(path, model, whole)
@@ -146,7 +146,7 @@ def expected_amounts(cases: Sequence[Case], settings: ReconstructionSettings) ->
         From `amounts`.
     """
     negatives = [case for case in cases if not case[1]]
-    takes = np.zeros(3)
+    takes = NOTHING.copy()
     if not negatives:
         return takes
     positives = min(COMPARED_VOLUMES, len(cases) - len(negatives))

@@ -33,7 +33,7 @@ class qMRMLWidget(QtWidgets.QWidget):
 
 
 class qMRMLSegmentEditorWidget(QtWidgets.QWidget):
-    """What a module has to do around Slicer's editor; painting is the application's.
+    """What a module has to do around Slicer's editor; painting is the application's, its undo is Slicer's own history.
 
     The parameter node is set before the scene. Before the scene closes, no effect may be active, no segmentation
     selected and no view observed, in this order: what is left of that is an exception in a slot, so it fails the test.
@@ -43,7 +43,7 @@ class qMRMLSegmentEditorWidget(QtWidgets.QWidget):
 
     # What a test sees of the settings, by the setter's name.
     _SETTINGS = (
-        *("undoEnabled", "maximumNumberOfUndoStates", "readOnly", "effectNameOrder", "unorderedEffectsVisible"),
+        *("undoEnabled", "readOnly", "effectNameOrder", "unorderedEffectsVisible"),
         *("segmentationNodeSelectorVisible", "sourceVolumeNodeSelectorVisible", "maskingSectionVisible"),
         *("switchToSegmentationsButtonVisible", "addRemoveSegmentButtonsVisible", "show3DButtonVisible"),
         "specifyGeometryButtonVisible",
@@ -55,6 +55,7 @@ class qMRMLSegmentEditorWidget(QtWidgets.QWidget):
         self.areViewsObserved = self.hasShortcuts = False
         self._auto_show = True
         self._scene = self._node = None
+        self._history = slicer.vtkSegmentationHistory()
         self._observations = Observations()
 
     # --- the scene and its node
@@ -158,10 +159,24 @@ class qMRMLSegmentEditorWidget(QtWidgets.QWidget):
     def setAutoShowSourceVolumeNode(self, on: bool) -> None:
         self._auto_show = on
 
-    def undo(self) -> None:
-        raise NotImplementedError("painting, and so its undo, is the application's")
+    def setMaximumNumberOfUndoStates(self, count: int) -> None:
+        self._history.SetMaximumNumberOfStates(count)
 
-    redo = undo
+    def saveStateForUndo(self) -> None:
+        """What an effect calls before it changes a segment."""
+        self._states().SaveState()
+
+    def undo(self) -> None:
+        self._states().RestorePreviousState()
+
+    def redo(self) -> None:
+        self._states().RestoreNextState()
+
+    def _states(self) -> Any:
+        """The states of the segmentation that is edited now; those of another are forgotten."""
+        node = self.segmentationNode()
+        self._history.SetSegmentation(None if node is None else node.GetSegmentation())
+        return self._history
 
     def _setter(name: str) -> Any:
         def write(self: Any, value: Any) -> None:

@@ -17,6 +17,7 @@ from ToNNOSlicerLib.logic.export import exportSegmentation
 from ToNNOSlicerLib.logic.geometry import toVTK
 from ToNNOSlicerLib.logic.labelmap import GREEN
 from ToNNOSlicerLib.logic.provenance import ALGORITHM_NAME, ALGORITHM_TYPE
+from ToNNOSlicerLib.logic.segmentation import segmentOf
 
 # pydicom's and highdicom's own warnings, about values that a phantom lacks
 pytestmark = pytest.mark.filterwarnings("default")
@@ -216,7 +217,8 @@ def test_the_models_codes_are_those_that_the_command_line_writes(series) -> None
     made = series()
     model = {"name": "demo", "about": {"terminology/lesion": codesOfLesion, "terminology": "of no use"}}
     heatmap = addHeatmap(made.logic, made.volume, result={"model": model})
-    segmentation, _id = made.logic.segments.write(heatmap, THRESHOLD)
+    made.logic.segments.write(heatmap, 5.0)
+    segmentation, _id = made.logic.segments.writeNew(heatmap, THRESHOLD)
     for _step in ("as written", "brought back"):
         item = written(made, segmentation)[0].SegmentSequence[0]
         kind = item.SegmentedPropertyTypeCodeSequence
@@ -225,7 +227,7 @@ def test_the_models_codes_are_those_that_the_command_line_writes(series) -> None
         assert codes(item.AnatomicRegionSequence) == ("12738006", "SCT", "Brain")
         made.logic.segments.undo(heatmap)
         made.logic.segments.redo(heatmap)
-        segmentation = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[0]
+        assert segmentOf(heatmap)[0] is segmentation
     other = addHeatmap(made.logic, made.volume, result={"model": {"name": "demo", "about": {"terminology": "x"}}})
     node, _id = made.logic.segments.write(other, THRESHOLD)
     kind = written(made, node)[0].SegmentSequence[0].SegmentedPropertyTypeCodeSequence

@@ -220,7 +220,7 @@ def test_findings_csv_names_its_result_and_the_verdicts(logic, tmp_path) -> None
     text = (tmp_path / "f.csv").read_text(encoding="utf-8")
     assert text.startswith(f"{FIRST_COLUMNS},ml,longest_mm,perpendicular_mm,side,confidence,verdict,volume,")
     rows = list(csv.DictReader(text.splitlines()))
-    assert [row["verdict"] for row in rows] == ["", "reject"]
+    assert [row["verdict"] for row in rows] == ["", "rejected"]  # as the panel says it
     for row in rows:
         assert row["volume"] == 'CT; "first", axial' and row["method"] == "ToNNO Matched CAM"
         assert (row["threshold"], row["stopped"]) == ("3", "stopped at 38 of 96")

@@ -256,14 +256,22 @@ def test_undo_goes_back_step_by_step_and_redo_forward(logic, written) -> None:
     for threshold in thresholds[2::-1]:
         assert logic.segments.canUndo(heatmap) and logic.segments.undo(heatmap)
         assert isWritten(threshold)
-    assert logic.segments.undo(heatmap)  # the segment was new
-    assert segmentation.GetSegmentation().GetNumberOfSegments() == 0
     assert not logic.segments.canUndo(heatmap) and not logic.segments.undo(heatmap)
-    assert segmentOf(heatmap) is None
-    for threshold in thresholds:
+    for threshold in thresholds[1:]:
         assert logic.segments.canRedo(heatmap) and logic.segments.redo(heatmap)
         assert segmentOf(heatmap) == (segmentation, segmentId) and isWritten(threshold)
     assert not logic.segments.canRedo(heatmap) and not logic.segments.redo(heatmap)
+
+
+def test_the_first_segment_is_what_the_run_found_and_no_step(logic, written) -> None:
+    """Undo right after a run would leave a result without findings."""
+    heatmap, segmentation, segmentId = written
+    assert not logic.segments.canUndo(heatmap) and not logic.segments.undo(heatmap)
+    logic.segments.write(heatmap, 5.0)
+    segmentation.GetSegmentation().RemoveSegment(segmentId)
+    written = logic.segments.write(heatmap, 6.5)  # it begins anew: steps of the segment that is gone are over
+    assert not logic.segments.canUndo(heatmap) and not logic.segments.canRedo(heatmap)
+    assert segmentOf(heatmap) == written
 
 
 def test_a_new_step_ends_what_could_be_done_again(logic, written) -> None:
@@ -319,11 +327,12 @@ def test_undo_and_redo_ask_before_they_take_paint_away(logic, written) -> None:
 
 
 def test_undo_passes_over_what_is_gone(logic, host, written) -> None:
-    heatmap, segmentation, _id = written
+    heatmap, segmentation, segmentId = written
+    logic.segments.write(heatmap, 5.0)
     logic.segments.writeNew(heatmap, 5.0)
     gone, _gone_id = segmentOf(heatmap)
     host.scene.RemoveNode(gone)
-    assert logic.segments.undo(heatmap) and segmentation.GetSegmentation().GetNumberOfSegments() == 0
+    assert logic.segments.undo(heatmap) and thresholdOf(segmentation, segmentId) == THRESHOLD
 
 
 # Preview

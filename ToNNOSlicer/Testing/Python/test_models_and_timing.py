@@ -28,6 +28,10 @@ def test_what_is_no_model_says_why(tmp_path: Path) -> None:
     folder = tmp_path / "broken"
     with pytest.raises(models.ModelError, match="the folder is gone"):
         models.readModel(folder)
+    folder.touch()
+    with pytest.raises(models.ModelError, match=r"is a file, and a model is a folder with model\.json and model\.safe"):
+        models.readModel(folder)
+    folder.unlink()
     folder.mkdir()
     with pytest.raises(models.ModelError, match=r"model\.json is missing"):
         models.readModel(folder)

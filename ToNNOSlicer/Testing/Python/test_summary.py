@@ -60,7 +60,7 @@ def test_no_more_scans_are_claimed_than_stay_below(scans: int, quantile: float) 
     least = min(int((row <= np.quantile(row, quantile)).sum()) for row in peaks)
     text = words(9.0, CALIBRATION | {"volume_quantile": quantile, "negative_volumes": scans})
     if least == scans:
-        assert text == f"above all of {scans} negative scans"
+        assert text == ("above the only negative scan" if scans == 1 else f"above all of {scans} negative scans")
     else:
         assert text == f"above at least {least} of {scans} negative scans"
 

@@ -147,6 +147,10 @@ def test_what_hands_have_done_is_not_put_down_to_the_threshold(widget, result) -
     assert session.result.findings == () and ui.sentenceLabel.text == "No finding"
     while ui.undoButton.enabled:
         ui.undoButton.click()
+    assert len(session.result.findings) == 2
+    node, segmentId = session.result.segment
+    node.GetSegmentation().RemoveSegment(segmentId)
+    session.refresh()
     assert session.result.segment is None
     assert ui.sentenceLabel.text == "There is no segment. Move the threshold to write one."
     ui.thresholdSlider.value = 6.5
@@ -159,6 +163,30 @@ def test_no_effect_of_the_editor_stays_active_in_another_module(qtHost, widget, 
     editor.setActiveEffectByName("Paint")
     qtHost.exitModule()
     assert editor.activeEffect() is None
+
+
+def test_undo_of_the_editor_takes_back_one_thing_at_a_time(qtHost, widget, result) -> None:
+    """It restores whole segmentations: a segment that none of its states has would go with the last stroke."""
+    import numpy as np
+    from scenes import SHAPE_ZYX, paint
+    from ToNNOSlicerLib.logic.segmentation import segmentOf, thresholdOf
+
+    widget.ui.editorSection.collapsed = False
+    (editor,) = qtHost.segmentEditors()
+    node, segmentId = widget.panel.session.result.segment
+    stroke = np.zeros(SHAPE_ZYX, np.uint8)
+    stroke[1, 1, 1] = 1
+    editor.saveStateForUndo()
+    paint(node, segmentId, stroke, result)
+    widget.ui.newSegmentButton.click()
+    widget.ui.thresholdSlider.value = 6.5
+    written = segmentOf(result)
+    assert written[0] is node and thresholdOf(*written) == 6.5
+    editor.undo()
+    assert segmentOf(result) == written and thresholdOf(*written) == 3.0
+    editor.undo()
+    assert list(node.GetSegmentation().GetSegmentIDs()) == [segmentId]
+    qtHost.process(0.2)
 
 
 def test_copy_takes_the_log_and_the_engines_words(qtHost, widget) -> None:

@@ -43,6 +43,8 @@ def _aboveScans(record: Json, calibration: Json) -> str:
         return ""
     # numpy.quantile lies between two of the sorted peaks, or on one.
     below = math.floor(quantile * (scans - 1) + 1e-9) + 1
+    if scans == 1:
+        return _("above the only negative scan")
     if below >= scans:
         return _("above all of {scans} negative scans").format(scans=scans)
     return _("above at least {below} of {scans} negative scans").format(below=below, scans=scans)

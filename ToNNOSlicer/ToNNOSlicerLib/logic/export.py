@@ -31,6 +31,7 @@ from ToNNOSlicerLib.logic.seg_nrrd import writeSegNrrd
 from ToNNOSlicerLib.logic.segmentation import noteEditing, visibleSegments
 from ToNNOSlicerLib.logic.stl import writeSurface
 from ToNNOSlicerLib.logic.summary import Identity
+from ToNNOSlicerLib.logic.verdicts import IN_TABLES
 
 SEGMENTATION_ENDINGS = (".seg.nrrd", ".nii.gz", ".nii", ".stl", ".dcm")
 HEATMAP_ENDINGS = (".nrrd", ".nii.gz", ".nii")
@@ -188,7 +189,7 @@ def exportFindings(findings: list[Finding], path, identity: Identity | None = No
         for f in findings:
             writer.writerow([
                 f.label, f.volumeMm3, f.peak, f.mean, *f.extentMm, *f.centroidRAS, *f.peakRAS,
-                f.ml, f.longestMm, f.perpendicularMm, f.side, f.confidence, f.verdict, *result,
+                f.ml, f.longestMm, f.perpendicularMm, f.side, f.confidence, IN_TABLES[f.verdict], *result,
             ])  # fmt: skip
 
 

@@ -243,9 +243,10 @@ def _calibratedOn(calibration: Json) -> str:
     scans, quantile = calibration.get("negative_volumes"), calibration.get("volume_quantile")
     if not scans or quantile is None:
         return ""
-    return _("{scans} scans without the finding; the threshold is the {quantile:g} quantile of their peaks").format(
-        scans=scans, quantile=quantile
-    )
+    text = _("{scans} scans without the finding; the threshold is the {quantile:g} quantile of their peaks")
+    if scans == 1:
+        text = _("1 scan without the finding; the threshold is its peak")
+    return text.format(scans=scans, quantile=quantile)
 
 
 def _number(value: float | None) -> str:

@@ -7,7 +7,9 @@ voxels are others now, somebody has worked on them by hand, and nothing overwrit
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import slicer
@@ -98,10 +100,18 @@ class _Step:
 class Segments:
     """Writes segments into segmentation nodes of one scene, and takes that back. Other segments are never touched.
 
-    Each heatmap has its steps: what is taken back belongs to the result that is looked at.
+    Each heatmap has its steps: what is taken back belongs to the result that is looked at. They begin after its first
+    segment, which is what the run has found: no undo leaves a result without findings.
+
+    Args:
+        scene: The vtkMRMLScene.
+
+    Attributes:
+        beforeChange: Called with a segmentation node before segments in it change, so that others can save its state.
     """
 
     def __init__(self, scene) -> None:
+        self.beforeChange: Callable[[Any], None] = lambda _node: None
         self._scene = scene
         self._done: list[_Step] = []
         self._undone: list[_Step] = []
@@ -133,6 +143,7 @@ class Segments:
             raise _editedError(segmentationNode, segmentId)
         written = Written(float(threshold), float(smallestMm3), float(minPeak))
         crop = maskOf(heatmapNode, written, segmentationNode)
+        self.beforeChange(segmentationNode)
         setCrop(segmentationNode, segmentId, crop)
         self._finish(heatmapNode, written, segmentationNode, segmentId, crop)
         self._remember(heatmapNode, segmentationNode, segmentId, before, _named(segment))
@@ -165,9 +176,13 @@ class Segments:
         record = recordOf(heatmapNode)
         name = _freeName(segmentationNode.GetSegmentation(), record["className"] or _("finding"))
         color = _freeColor(self._scene)
+        self.beforeChange(segmentationNode)
         segmentId = addSegment(segmentationNode, name, color, crop, terminology=terminologyOf(record))
         self._finish(heatmapNode, written, segmentationNode, segmentId, crop)
-        self._remember(heatmapNode, segmentationNode, segmentId, None, _named(previous))
+        if previous is None:
+            self.forget(heatmapNode)
+        else:
+            self._remember(heatmapNode, segmentationNode, segmentId, None, _named(previous))
         if wasShown3D and segmentationNode.GetSegmentation().ContainsRepresentation(SURFACE):
             show3D(segmentationNode, True)
         return segmentationNode, segmentId
@@ -182,6 +197,7 @@ class Segments:
             crop: The voxels.
         """
         before = _contentOf(segmentationNode, segmentId)
+        self.beforeChange(segmentationNode)
         setCrop(segmentationNode, segmentId, crop)
         noteEditing(segmentationNode)
         self._remember(heatmapNode, segmentationNode, segmentId, before, _named(segmentOf(heatmapNode)))
@@ -253,6 +269,7 @@ class Segments:
                 raise _editedError(node, step.segmentId)
         steps.remove(step)
         others.append(step)
+        self.beforeChange(node)
         if wanted is None:
             node.GetSegmentation().RemoveSegment(step.segmentId)
         else:

@@ -16,6 +16,8 @@ import numpy as np
 from ToNNOSlicerLib.logic.labelmap import SAME_PLACE_MM
 
 ACCEPT, REJECT, UNSURE, NONE = "accept", "reject", "unsure", ""
+# In a table for other programs: the panel's words, in any language of the panel.
+IN_TABLES = {ACCEPT: "accepted", REJECT: "rejected", UNSURE: "unsure", NONE: ""}
 ATTRIBUTE = "ToNNO.Verdicts"  # of the heatmap's node; restoring it undoes a verdict
 # A peak that is this far away, in another filter's heatmap or after work by hand, belongs to another finding.
 _FARTHEST_MM = 10.0

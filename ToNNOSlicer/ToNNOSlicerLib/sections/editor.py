@@ -14,6 +14,7 @@ class EditorSection:
         self._node = None
         self._shown: tuple = ()
         ui.editorSection.connect("contentsCollapsed(bool)", self._onCollapsed)
+        session.logic.segments.beforeChange = self._saveState
 
     def render(self) -> None:
         """Point the editor at the result's segment, if the section is open."""
@@ -66,6 +67,11 @@ class EditorSection:
             self._editor.setMRMLSegmentEditorNode(node)
             self._editor.setMRMLScene(scene)
         return self._editor
+
+    def _saveState(self, segmentationNode) -> None:
+        """Make what we write a step of the editor's own: else its Undo takes our segments away with the last stroke."""
+        if self._node is not None and self._editor.segmentationNode() is segmentationNode:
+            self._editor.saveStateForUndo()
 
     def _onCollapsed(self, collapsed) -> None:
         if collapsed:
