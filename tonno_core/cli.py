@@ -904,6 +904,8 @@ def _reproduce_table(asked: dict[str, Any], name: str, output: Path, *, overwrit
     for each in asked.keys() - _OF_TABLES[name] - {"seed", "device", "precision"}:
         if _is_stated(each):
             raise TonnoError(f"`{each}` has no meaning for {name}; leave it out")
+    if name == "table2" and (asked["volumes"] is None or asked["volumes"].is_dir()):
+        _refuse_choice_of_cases(asked["volumes"])
     planes = {each: _single(asked[each], each) for each in ("slices", "directions") if asked[each]}
     measured = Measured(asked["split"], asked["class_name"], asked["device"], asked["precision"], progress=not quiet)
     say = _unheard if quiet else click.echo
@@ -921,6 +923,18 @@ def _reproduce_table(asked: dict[str, Any], name: str, output: Path, *, overwrit
         else:
             of = {each: asked[each] for each in ("volumes", "model", "methods", "baseline", "heads", "seed", "cam")}
             make_table2(Comparison(**of, planes=planes), measured, output, overwrite=overwrite, say=say)
+
+
+def _refuse_choice_of_cases(evaluation: Path | None) -> None:
+    """Refuse a choice among cases that are chosen already: those of an evaluation, or of heads that are drawn."""
+    if evaluation is None and _is_stated("split"):
+        raise TonnoError("`split` has no meaning for heads that are drawn, all of which are compared; leave it out")
+    for each in ("split", "class_name"):
+        if evaluation is not None and _is_stated(each):
+            raise TonnoError(
+                f"`{each}`: {evaluation} is the folder of an evaluation, of a split and a class of its own; leave it "
+                "out, or give the manifest"
+            )
 
 
 def _single(values: tuple[Any, ...], name: str) -> Any:
