@@ -110,7 +110,7 @@ _SEGMENTERS = (
     "NAME=BUNDLE names the row. May be repeated."
 )
 _MIN_VOLUME = "Drop connected components that are smaller than this."
-_MIN_PEAK = "Drop connected components whose highest value is lower than this; none keeps all."
+_MIN_PEAK = "Drop connected components whose highest value is lower than this; none keeps them."
 _MIRRORED = (
     "Axes along which patches are mirrored at random: some of the letters R, A and S, or none. Leave out one whose "
     "ends differ, as midline and temple do in half heads."
