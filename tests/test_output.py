@@ -85,6 +85,27 @@ def test_an_existing_folder_is_kept_without_overwrite(existing: Path) -> None:
     assert tree(existing) == before
 
 
+def test_a_folder_that_another_process_wrote_meanwhile(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+
+    def write(text: str, *, overwrite: bool) -> None:
+        with output_folder(folder, overwrite=overwrite) as place:
+            (place / "a.txt").write_text(text)
+            folder.mkdir()
+            (folder / "a.txt").write_text("theirs")
+            (folder / "b.txt").write_text("theirs")
+
+    with pytest.raises(
+        TonnoError, match=r"new: another process wrote it meanwhile; choose another name or give `overw"
+    ):
+        write("ours", overwrite=False)
+    assert [(folder / name).read_text() for name in ("a.txt", "b.txt")] == ["theirs", "theirs"]
+    shutil.rmtree(folder)
+    write("ours", overwrite=True)
+    assert [(folder / name).read_text() for name in ("a.txt", "b.txt")] == ["ours", "theirs"]
+    assert [each.name for each in tmp_path.iterdir()] == ["new"]
+
+
 def test_overwriting_needs_no_right_to_write_beside_the_folder(existing: Path) -> None:
     # As for a folder that a container mounts at /out: all temporary files must be inside of it.
     with output_folder(existing, overwrite=True) as temporary:
@@ -153,7 +174,7 @@ def test_errors_name_the_file_where_the_user_wanted_it(tmp_path: Path) -> None:
 
 def test_the_place_taken_by_somebody_else_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     with (
-        pytest.raises(TonnoError, match="cannot be written"),
+        pytest.raises(TonnoError, match="another process wrote it meanwhile"),
         output_folder(tmp_path / "out", overwrite=False) as temporary,
     ):
         (temporary / "a.txt").write_text("new a")

@@ -111,7 +111,7 @@ _SEGMENTERS = (
     "NAME=BUNDLE names the row. May be repeated."
 )
 _MIN_VOLUME = "Drop connected components that are smaller than this."
-_MIN_PEAK = "Drop connected components whose highest value is lower than this; none keeps all."
+_MIN_PEAK = "Drop connected components whose highest value is lower than this; none keeps them."
 _MIRRORED = (
     "Axes along which patches are mirrored at random: some of the letters R, A and S, or none. Leave out one whose "
     "ends differ, as midline and temple do in half heads."
@@ -920,6 +920,8 @@ def _reproduce_table(asked: dict[str, Any], name: str, output: Path, *, overwrit
     for each in asked.keys() - _OF_TABLES[name] - {"seed", "device", "precision"}:
         if _is_stated(each):
             raise TonnoError(f"`{each}` has no meaning for {name}; leave it out")
+    if name == "table2" and (asked["volumes"] is None or asked["volumes"].is_dir()):
+        _refuse_choice_of_cases(asked["volumes"])
     planes = {each: _single(asked[each], each) for each in ("slices", "directions") if asked[each]}
     measured = Measured(asked["split"], asked["class_name"], asked["device"], asked["precision"], progress=not quiet)
     say = _unheard if quiet else click.echo
@@ -937,6 +939,18 @@ def _reproduce_table(asked: dict[str, Any], name: str, output: Path, *, overwrit
         else:
             of = {each: asked[each] for each in ("volumes", "model", "methods", "baseline", "heads", "seed", "cam")}
             make_table2(Comparison(**of, planes=planes), measured, output, overwrite=overwrite, say=say)
+
+
+def _refuse_choice_of_cases(evaluation: Path | None) -> None:
+    """Refuse a choice among cases that are chosen already: those of an evaluation, or of heads that are drawn."""
+    if evaluation is None and _is_stated("split"):
+        raise TonnoError("`split` has no meaning for heads that are drawn, all of which are compared; leave it out")
+    for each in ("split", "class_name"):
+        if evaluation is not None and _is_stated(each):
+            raise TonnoError(
+                f"`{each}`: {evaluation} is the folder of an evaluation, of a split and a class of its own; leave it "
+                "out, or give the manifest"
+            )
 
 
 def _single(values: tuple[Any, ...], name: str) -> Any:

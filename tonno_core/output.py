@@ -139,7 +139,12 @@ def output_folder(folder: Path, *, overwrite: bool, last: str = "") -> Iterator[
         folder.parent.mkdir(parents=True, exist_ok=True)
         with partial_folder(folder if existed else folder.parent) as temporary:
             yield temporary
-            if existed:
+            there = folder.exists()
+            if there and not overwrite:
+                raise TonnoError(
+                    f"`output` {folder}: another process wrote it meanwhile; choose another name or give `overwrite`"
+                )
+            if there:
                 _move_files(temporary, folder, last)
             else:
                 temporary.chmod(_mode_of_folders(temporary))

@@ -392,3 +392,14 @@ def test_a_segmenter_that_ended_empty_says_so(tmp_path: Path) -> None:
     }
     assert ["warning" in text for text in said.values()] == [True, False, False]
     assert "`learning_rate`" in said[0.02]
+
+
+def test_a_validation_that_says_nothing_is_called_unknown(tmp_path: Path) -> None:
+    volumes = {"train": {"finding": {"positive": 3, "negative": 2}}}
+    validation = {"agreement": None, "volume_auc": None}
+    record = {"final_loss": 1.0, "seconds": 1.0, "shown": {}, "volumes": volumes, "validation": validation}
+    made = Segmenter(SegmenterNetwork((2.0, 2.0, 2.0), (32, 32, 32)), {}, {}, record)
+    run = RunFolder(tmp_path, DistillationSettings(), read_manifest(write_toy_set(tmp_path / "toy")))
+    text = distill_command._summary(made, tmp_path / "model", run, split_made=False)
+    said = "Dice with the pseudo-masks unknown, as the heatmaps of val show no finding, volume AUC unknown; no mask"
+    assert said in text

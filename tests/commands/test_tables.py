@@ -226,6 +226,12 @@ def test_a_manifest_is_needed_and_one_with_volumes_to_measure(
     assert not (tmp_path / "out").exists()
 
 
+def test_drawn_heads_have_no_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tonno("table2", "--split", "val", "--output", tmp_path / "out") == 2
+    assert "--split has no meaning for heads that are drawn" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_options_of_tables_are_refused_for_a_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tonno("fig4", "--steps", "3", "--output", tmp_path / "out") == 2
     assert "--steps is of tables (table1, table2); leave it out for a figure" in capsys.readouterr().err
@@ -264,6 +270,12 @@ def test_methods_are_compared_and_an_evaluation_gives_the_same_table(
     # Another baseline is another table.
     assert tonno("table2", out / "evaluation", "--seed", "0", "--baseline", "tonno", "--output", out) == 2
     assert "is of something else" in capsys.readouterr().err
+    # Its cases are chosen already.
+    for choice in ("--split", "val"), ("--class", "finding"):
+        assert tonno("table2", out / "evaluation", *choice, "--output", tmp_path / "chosen") == 2
+        assert (
+            f"{choice[0]}: {out / 'evaluation'} is the folder of an evaluation, of a split" in capsys.readouterr().err
+        )
     # What an earlier build wrote has no MaxIoU.
     for path in (out / "evaluation/cases").glob("*.json"):
         data = json.loads(path.read_text())

@@ -14,7 +14,7 @@ from tests.evaluation.records import finding, overlap, record
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation.record import CaseRecord, save_record
 from tonno_core.evaluation.summary import results_csv
-from tonno_core.reproduction.table2 import Evaluated, compare, markdown, read_evaluation, write
+from tonno_core.reproduction.table2 import Evaluated, compare, markdown, read_evaluation, table, write
 from tonno_core.settings import Variant
 
 ROWS = {"tonno": {"best": True}, "matched-cam@3": {"best": False}, "slicewise-cam": {"best": True}}
@@ -96,12 +96,25 @@ def test_files_hold_the_same_numbers(tmp_path: Path) -> None:
     with (tmp_path / "table2.csv").open() as file:
         by_row = {line["row"]: line for line in csv.DictReader(file)}
     assert float(by_row["tonno"]["dice_difference"]) == pytest.approx(0.3)
+    assert by_row["tonno"]["threshold_source"] == "the model's own"
     assert by_row["slicewise-cam"]["dice_difference"] == ""
     assert (by_row["tonno"]["volumes"], by_row["tonno"]["patients"]) == ("2", "2")
     content = json.loads((tmp_path / "table2.json").read_text())
     assert content["rows"][1]["differences"]["dice"]["high"] == pytest.approx(0.4)
     assert "0.600 (+0.300)" in (tmp_path / "table2.md").read_text()
     assert "+0.300 (+0.200 to +0.400)" in (tmp_path / "table2.md").read_text()
+
+
+def test_it_says_which_rows_are_not_at_a_threshold_of_the_model() -> None:
+    of_model = evaluated()
+    records = tuple(
+        replace(each, rows={**each.rows, "tonno": replace(each.rows["tonno"], threshold_source="otsu, as none")})
+        for each in of_model.records
+    )
+    found = replace(of_model, records=records)
+    lines = compare(found, baseline="slicewise-cam", seed=0)
+    for text in (markdown(lines, found, baseline="slicewise-cam").split("Definitions")[0], table(lines, found)):
+        assert "- threshold the model's own: LayerCAM, slice by slice\n- threshold otsu, as none: ToNNO\n" in text
 
 
 # -------------------- the folder of an evaluation

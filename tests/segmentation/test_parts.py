@@ -129,6 +129,24 @@ def test_what_is_asked_for_counts_before_what_the_model_brings() -> None:
     assert everything.mask.ravel().tolist() == [1, 1, 0, 1, 1]
 
 
+def test_a_mask_that_the_model_s_size_empties_at_another_threshold_is_told() -> None:
+    record = {"threshold": -2.0, "min_volume_mm3": 8.0}
+    known = ModelThreshold(-2.0, None, "calibrated", {}, {}, record=record)
+    heatmap = volume_of([[[-1.0, -1.0, -3.0, 1.0, -1.0]]], spacing_mm=1.0)
+    inside = np.ones(heatmap.array.shape, dtype=bool)
+    said = (
+        "segmenter: what reaches the threshold 0 was dropped, because each part of it is smaller than the model's 8 mm3"
+    )
+    found = segment("segmenter", heatmap, inside, known, threshold="0", parts=parts_of(known), odds=True)
+    assert not found.mask.any()
+    assert found.warning is not None
+    assert found.warning.startswith(said)
+    # An answer, and what was asked for.
+    for threshold, parts in (("auto", parts_of(known)), ("2", parts_of(known)), ("0", parts_of(known, 7.0))):
+        made = segment("segmenter", heatmap, inside, known, threshold=threshold, parts=parts, odds=True)
+        assert (made.warning, made.mask.any()) == (None, False)
+
+
 @pytest.mark.parametrize("value", [0.0, 2.0])
 def test_a_constant_heatmap_is_told(value: float) -> None:
     heatmap = volume_of(np.full((3, 3, 3), value))

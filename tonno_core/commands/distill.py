@@ -232,9 +232,10 @@ def _summary(made: Segmenter, output: Path, folder: RunFolder, *, split_made: bo
     ]
     if "validation" in record:
         agreement, area = record["validation"]["agreement"], record["validation"]["volume_auc"]
+        known = "unknown, as the heatmaps of val show no finding" if agreement is None else agreement
         lines.append(
-            f"validation: Dice with the pseudo-masks {agreement}, volume AUC {area}; no mask was looked at, "
-            "`tonno evaluate` measures with masks"
+            f"validation: Dice with the pseudo-masks {known}, volume AUC {'unknown' if area is None else area}; "
+            "no mask was looked at, `tonno evaluate` measures with masks"
         )
     for name, shown in record["shown"].items():
         positive = record["volumes"]["train"][name]["positive"]

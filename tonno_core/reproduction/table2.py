@@ -44,8 +44,9 @@ _TITLES = {**MEASURES, _ACCURACY: "balanced accuracy", **_TUNED}
 _SHARE = f"{100 * COVERAGE:.0f} %"
 DEFINITIONS = f"""\
 - **Precision, recall, F1**: over components (26 neighbours) that share a voxel with the other mask. **Dice**: over
-  voxels. Means over the volumes with something to find, each row at the model's own threshold, which comes from
-  image-level labels alone.
+  voxels. Means over the volumes with something to find; where a row finds nothing in one, each of them is 0 there.
+- **Own threshold**: what the model brings for the row, from image-level labels alone. Where it brings none, it is
+  Otsu's of each heatmap, which finds something in every volume.
 - **MaxIoU**: the highest intersection over union of the box around a true component with the box around a component of
   the segmentation; the mean over true components. Of a mask that is a filled box (Duke breast MRI) it is the box's.
 - **Balanced accuracy**: mean of sensitivity and specificity over all volumes; one is called positive where the
@@ -83,12 +84,14 @@ class Line:
         title: As the paper calls the method.
         values: Estimates by measure; None where a measure is not known.
         differences: To the baseline, likewise; empty for the baseline itself.
+        threshold_source: Where its thresholds come from.
     """
 
     row: str
     title: str
     values: dict[str, Estimate | None]
     differences: dict[str, Estimate | None]
+    threshold_source: str
 
 
 def read_evaluation(folder: Path) -> Evaluated:
@@ -192,7 +195,8 @@ def _line(name: str, title: str, baseline: str, records: Sequence[CaseRecord], s
     differences[_ACCURACY] = (
         None if one_calls is None or other_calls is None else every.accuracy_difference(one_calls, other_calls, labels)
     )
-    return Line(name, title, values, {} if name == baseline else differences)
+    sources = sorted({record.rows[name].threshold_source for record in records})
+    return Line(name, title, values, {} if name == baseline else differences, "; ".join(sources))
 
 
 def _measured(rows: Sequence[Finding]) -> dict[str, Float]:
@@ -261,8 +265,8 @@ def markdown(lines: Sequence[Line], evaluated: Evaluated, *, baseline: str) -> s
     main = _known(lines)
     parts = [f"# Table 2: methods compared, and their differences to {base}", counts(evaluated)]
     if main:
-        parts += ["## At the model's own threshold", _values(lines, main), "Differences, paired:"]
-        parts += [_differences(lines, main)]
+        parts += ["## At each method's own threshold", _values(lines, main), _thresholds(lines)]
+        parts += ["Differences, paired:", _differences(lines, main)]
     if any(line.values[name] for line in lines for name in _TUNED):
         parts += ["## At one threshold tuned on these masks", _values(lines, list(_TUNED)), "Differences, paired:"]
         parts += [_differences(lines, list(_TUNED))]
@@ -279,13 +283,13 @@ def table(lines: Sequence[Line], evaluated: Evaluated) -> str:
         evaluated: The evaluation.
 
     Returns:
-        The table, and a line with the counts.
+        The table, where its thresholds come from, and a line with the counts.
     """
-    return f"{_values(lines, _known(lines))}\n{counts(evaluated)}"
+    return f"{_values(lines, _known(lines))}\n{_thresholds(lines)}\n{counts(evaluated)}"
 
 
 def _known(lines: Sequence[Line]) -> list[str]:
-    """Return the measures at the model's own threshold that some row has."""
+    """Return the measures at the own threshold that some row has."""
     return [name for name in (*MEASURES, _ACCURACY) if any(line.values[name] for line in lines)]
 
 
@@ -306,6 +310,14 @@ def counts(evaluated: Evaluated) -> str:
     text = f"{count_of(len(records), 'volume')} of {count_of(patients, 'patient')}, {found} with something to find"
     text += f", {unknown} positive without a mask, of which balanced accuracy alone is known" if unknown else ""
     return text + (f"; {len(evaluated.failures)} failed" if evaluated.failures else "") + "."
+
+
+def _thresholds(lines: Sequence[Line]) -> str:
+    """Say which methods' thresholds come from where: those of the model's compare with no others at once."""
+    titles: dict[str, list[str]] = {}
+    for line in lines:
+        titles.setdefault(line.threshold_source, []).append(line.title)
+    return "\n".join(f"- threshold {source}: {'; '.join(names)}" for source, names in titles.items())
 
 
 def _values(lines: Sequence[Line], measures: Sequence[str]) -> str:
@@ -342,7 +354,8 @@ def _csv(lines: Sequence[Line]) -> str:
     text = io.StringIO()
     kinds = ("value", "low", "high", "difference", "difference_low", "difference_high")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "method", *(f"{name}_{kind}" for name in _TITLES for kind in kinds), "volumes", "patients"])
+    measures = (f"{name}_{kind}" for name in _TITLES for kind in kinds)
+    writer.writerow(["row", "method", "threshold_source", *measures, "volumes", "patients"])
     for line in lines:
         numbers: list[float | None] = []
         for name in _TITLES:
@@ -350,5 +363,5 @@ def _csv(lines: Sequence[Line]) -> str:
                 numbers += [None] * 3 if each is None else [each.value, each.low, each.high]
         dice = line.values["dice"]
         size = [dice.cases, dice.patients] if dice else [0, 0]
-        writer.writerow([line.row, line.title, *numbers, *size])
+        writer.writerow([line.row, line.title, line.threshold_source, *numbers, *size])
     return text.getvalue()

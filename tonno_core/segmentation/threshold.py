@@ -176,12 +176,25 @@ def segment(
     parts = parts or parts_of(known)
     mask = binarize(heatmap, value, min_volume_mm3=parts.min_volume_mm3, min_peak=parts.min_peak)
     warning = threshold_warning(name, mask, inside, value, odds=odds)
+    # The model's own size was measured at its own threshold, where an empty mask is an answer.
+    if threshold != "auto" and known is not None and parts.min_volume_mm3 == known.min_volume_mm3:
+        warning = warning or _dropped_for_size(name, heatmap, value, mask, parts)
     if source == _CONSTANT:
         warning = (
             f"{name}: the heatmap is constant, so nothing is found in it. ScoreCAM's is, where no part of a slice "
             "raises the logit above that of an empty one; choose another `cam`, or another `method`"
         )
     return Segmentation(value, source, mask, components(mask, heatmap), warning, parts.min_volume_mm3, parts.min_peak)
+
+
+def _dropped_for_size(name: str, heatmap: Volume, threshold: float, mask: Mask, parts: Parts) -> str | None:
+    """Say that nothing is left because the model's own size dropped all that reaches another threshold."""
+    if mask.any() or not binarize(heatmap, threshold, min_peak=parts.min_peak).any():
+        return None
+    return (
+        f"{name}: what reaches the threshold {threshold:.4g} was dropped, because each part of it is smaller than the "
+        f"model's {parts.min_volume_mm3:g} mm3, measured at its own threshold; `min_volume_mm3` 0 keeps all parts"
+    )
 
 
 def unsegmented(heatmap: Volume) -> Segmentation:
