@@ -231,3 +231,22 @@ def test_epochs_are_not_lost_from_the_metrics(whole: Whole) -> None:
     fields = {field.name for field in dataclasses.fields(loop.Epoch)}
     assert set(MEASURED) < fields
     assert [row[:2] for row in whole[2]] == [["1", "2"], ["2", "5"]]
+
+
+def test_killed_between_an_epochs_measurements_and_its_checkpoint(
+    whole: Whole, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last epoch's line is there in the end, whichever of the two is written first."""
+    run, original, calls = tmp_path / "run", loop.write_history, []
+
+    def killed(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == EPOCHS:
+            raise SystemError("killed")
+        original(*arguments)
+
+    monkeypatch.setattr(loop, "write_history", killed)
+    with pytest.raises(SystemError):
+        train_toy(manifest, run, **whole[0])
+    monkeypatch.setattr(loop, "write_history", original)
+    check(manifest, run, whole)

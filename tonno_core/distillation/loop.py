@@ -217,7 +217,7 @@ class Trainer:
             self.trained, self._val.volumes, self._val.masks, self._window, settings, self.processes
         )  # fmt: skip
         loss, voxels, dice, volumes = (round(float(value), 6) for value in np.mean(course.at.losses, axis=0))
-        course.finish(Epoch(
+        ended = Epoch(
             round=self._before.round,
             epoch=epoch,
             step=course.at.step,
@@ -230,9 +230,11 @@ class Trainer:
             volume_auc=rounded(validation.volume_auc),
             patches_per_second=round(course.per_second(settings.volumes_per_batch), 2),
             **course.measured(),
-        ))  # fmt: skip
+        )
+        # Before the checkpoint: a process that is killed between them does the epoch again, and draws it again.
         if self.processes.first:
-            write_history(self.folder.path, course.history, settings.steps)
+            write_history(self.folder.path, [*course.history, ended], settings.steps)
+        course.finish(ended)
 
     def _show(self, bar: tqdm[Any]) -> None:
         shown, history = self.course.loss_shown(), self.course.history[len(self._before.history) :]

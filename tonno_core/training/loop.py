@@ -195,17 +195,19 @@ class Trainer:
         if settings.target:
             found = validate_numbers(network, self._val_sampler, self.processes, self._unit)
             values: dict[str, Any] = {name: rounded(value) for name, value in vars(found).items()}
-            course.finish(RegressionEpoch(validation_loss=values.pop("loss"), **values, **measured))
+            ended: AnyEpoch = RegressionEpoch(validation_loss=values.pop("loss"), **values, **measured)
         else:
             validation = validate(network, self._val_sampler, self.processes)
-            course.finish(Epoch(
+            ended = Epoch(
                 validation_loss=rounded(validation.loss),
                 slice_auc=rounded(validation.slice_auc),
                 volume_auc=rounded(validation.volume_auc),
                 **measured,
-            ))  # fmt: skip
+            )
+        # Before the checkpoint: a process that is killed between them does the epoch again, and draws it again.
         if self.processes.first:
-            write_history(self.folder.path, course.history)
+            write_history(self.folder.path, [*course.history, ended])
+        course.finish(ended)
 
     def _show(self, bar: tqdm[Any]) -> None:
         shown = self.course.loss_shown()
