@@ -42,7 +42,7 @@ _ALSO = {
     "reconstruction/planes": ("tests/reconstruction/test_outside.py", "tests/test_roi_run.py"),
     "reconstruction/passes": ("tests/reconstruction/test_resuming.py",),
     "reconstruction": ("tests/test_reconstruction.py",),
-    "segmentation/threshold": ("tests/segmentation/test_binarize.py",),
+    "segmentation/threshold": ("tests/segmentation/test_parts.py",),
 }
 _SWAPS: dict[type, tuple[str, str]] = {
     ast.Add: ("+", "-"),

@@ -97,6 +97,10 @@ def test_a_box_holds_its_own_parts_only() -> None:
     assert whole.holds(part)
     assert not part.holds(whole)
     assert not whole.holds(Region(moved))
+    for axis, shift in ((0, 0.2), (1, -0.2), (2, 0.2)):  # a face in [-1, 1] sticks out at one end alone
+        offset = np.diag([0.9, 0.9, 0.9, 1.0])
+        offset[axis, 3] = shift
+        assert not whole.holds(Region(whole.box_to_ras @ offset))
 
 
 def test_the_needed_slices_are_those_of_the_whole_stack() -> None:
