@@ -57,6 +57,12 @@ def test_the_ball_of_a_box_reaches_its_corners() -> None:
     assert radius == pytest.approx(np.sqrt(5.0**2 + 10.0**2 + 20.0**2), rel=1e-12)
 
 
+def test_the_ball_of_a_slanted_box_reaches_its_longest_diagonal() -> None:
+    slanted = np.eye(4)
+    slanted[0, 1] = -0.5  # corners at (+-1.5, -+1, +-1) and (+-0.5, +-1, +-1)
+    assert Region(slanted).ball[1] == pytest.approx(np.sqrt(1.5**2 + 1 + 1), rel=1e-12)
+
+
 def test_the_extents_are_those_of_the_corners() -> None:
     frame = physical_frame([1.0, 2.0, 3.0], 50.0)
     directions = hemisphere(40)
