@@ -4,10 +4,10 @@
     .venv/bin/python -m benchmarks.mutants tonno_core/slicing/plan.py --most 0    # all of one file
 
 Each mutant is one change: + and -, * and /, // and /, a minus dropped, < and <=, == and !=, `and` and `or`, True and
-False, a number n to n + 1 (a float to twice itself). Left out are messages of errors, annotations, ``strict`` of zip
-and code for CUDA. The tests of a mutant are ``tests/ROOM/test_FILE.py`` and then what `_ALSO` adds, until one fails;
-it is killed too if they take ten times as long. The exit status is 1 where a mutant survives that
-``benchmarks/equivalent_mutants.txt`` does not list with a reason.
+False, a number n to n + 1 (a float to twice itself). Left out are messages of errors, annotations, code for CUDA, and
+guards: ``strict`` of zip and ``frozen`` of classes. The tests of a mutant are ``tests/ROOM/test_FILE.py`` and then
+what `_ALSO` adds, until one fails; it is killed too if they take ten times as long. The exit status is 1 where a
+mutant survives that ``benchmarks/equivalent_mutants.txt`` does not list with a reason.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _ALSO = {
     "reconstruction/planes": ("tests/reconstruction/test_outside.py", "tests/test_roi_run.py"),
     "reconstruction/passes": ("tests/reconstruction/test_resuming.py",),
     "reconstruction": ("tests/test_reconstruction.py",),
-    "segmentation/threshold": ("tests/segmentation/test_binarize.py",),
+    "segmentation/threshold": ("tests/segmentation/test_parts.py",),
 }
 _SWAPS: dict[type, tuple[str, str]] = {
     ast.Add: ("+", "-"),
@@ -125,8 +125,10 @@ def mutants_of(file: Path) -> list[Mutant]:
 
 
 def _mutable(node: ast.AST) -> Iterator[ast.AST]:
-    """Walk what is executed and no message: no annotations, messages, guards of zip, nor branches of CUDA."""
-    if isinstance(node, ast.Raise | ast.JoinedStr) or (isinstance(node, ast.keyword) and node.arg == "strict"):
+    """Walk what is executed and no message: no annotations, messages, guards, nor branches of CUDA."""
+    if isinstance(node, ast.Raise | ast.JoinedStr) or (
+        isinstance(node, ast.keyword) and node.arg in ("strict", "frozen")
+    ):
         return
     if isinstance(node, ast.If) and "cuda" in ast.dump(node.test):
         return

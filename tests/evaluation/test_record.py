@@ -82,7 +82,10 @@ def test_a_segmentation_without_voxels_misses_a_truth_that_has_some() -> None:
 
 
 def test_a_record_comes_back_from_its_file(tmp_path: Path) -> None:
-    written = record("a", {"x": finding(0.5), "y": finding(None, called=None)}, warnings=("odd",))
+    written = record("a", {"x": finding(0.5), "y": finding(0.25, called=None)}, warnings=("odd",))
+    save_record(tmp_path / "a.json", written)
+    assert load_record(tmp_path / "a.json", "f") == written
+    written = record("a", {"x": finding(None)}, truth=None)
     save_record(tmp_path / "a.json", written)
     assert load_record(tmp_path / "a.json", "f") == written
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

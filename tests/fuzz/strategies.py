@@ -14,13 +14,13 @@ from tonno_core.errors import TonnoError
 
 T = TypeVar("T")
 Json = Any
-# Cases in all. The same ones each time, but where somebody asks for more than usual.
+# Cases, about. The same ones each time, but where somebody asks for more than usual.
 USUAL = 500
 CASES = int(os.environ.get("TONNO_FUZZ", USUAL))
 
 
 def cases(share: float) -> Callable[[T], T]:
-    """Give a test its share of all cases, in thousandths."""
+    """Give a test its share of `CASES`, in thousandths; all tests together have a third more."""
     return settings(  # type: ignore[return-value]
         max_examples=max(1, round(CASES * share / 1000)),
         derandomize=CASES <= USUAL,

@@ -238,3 +238,26 @@ def test_nan_is_refused_where_values_are_ranked() -> None:
 def test_shapes_must_agree() -> None:
     with pytest.raises(ValueError, match="shapes"):
         dice(np.ones((1, 1, 2)), np.ones((1, 2, 1)))
+
+
+def test_each_common_voxel_counts_for_its_own_component() -> None:
+    # Of the first component 2 of 2 voxels are common, of the second none of 6: one of two reaches a half.
+    prediction, truth = Components(line("##..######")), Components(line("##........"))
+    assert match(prediction, truth, 0.5) == (0.5, 1.0, pytest.approx(2 / 3, rel=1e-15))
+
+
+def test_all_voxels_of_a_component_can_be_asked_for() -> None:
+    prediction, truth = Components(line("##..##")), Components(line("###..#"))
+    assert match(prediction, truth, 1.0) == (0.5, 0.5, 0.5)  # .. of ## all, of ## one; of ### two, of # one
+
+
+def test_a_box_at_the_first_voxel_is_one_voxel_large() -> None:
+    corner, whole = np.zeros((2, 2, 2, 2), np.bool_)
+    corner[0, 0, 0], whole[...] = True, True
+    assert max_iou(Components(corner), Components(whole)) == 1 / 8
+
+
+def test_voxels_that_no_plane_covers_are_missed_by_every_threshold() -> None:
+    # Two of four true voxels are covered, and the threshold 3 has both: 2 * 2 / (2 + 4).
+    heatmap, truth = np.array([[[3.0, 3.0, 0.0, 0.0, 1.0]]], np.float32), line("####.")
+    assert best_dice(heatmap, truth, line("##..#")) == (3.0, pytest.approx(2 / 3, rel=1e-15))

@@ -48,6 +48,23 @@ def test_an_empty_volume_has_nothing_to_sample() -> None:
     assert (sample_slices(source, plan, slice(None)) == 2.0).all()
 
 
+def test_a_voxel_is_shown_by_the_planes_it_reaches_and_none_beyond_the_last() -> None:
+    array = np.zeros((5, 5, 5), dtype=np.float32)
+    array[2, 2, 2] = 1.0
+    content = Content.of(Volume(array, np.eye(4)))
+    # It reaches 1 mm, a third of the frame's 3 mm: from s = -1/3 to 1/3, which are offsets 3 and 5 of -1 to 7 by 1/3.
+    # Those on its very ends count, as they may be inside but for rounding.
+    plan = SlicePlan(physical_frame([2, 2, 2], 3.0), np.eye(3), slices=7, pixels=8)
+    np.testing.assert_array_equal(content.shown(plan), [[3, 6]] * 3)
+    # 1 mm to the side: from 0 to 2/3.
+    np.testing.assert_array_equal(content.shown(replace(plan, shift=-1 / 3)), [[4, 7]] * 3)
+    # Of a frame of half a millimetre all of the 9 planes, and there are no more.
+    near = replace(plan, frame_to_ras=physical_frame([2, 2, 2], 0.5))
+    np.testing.assert_array_equal(content.shown(near), [[0, 9]] * 3)
+    np.testing.assert_array_equal(content.shown(replace(near, shift=100.0)), [[0, 0]] * 3)
+    np.testing.assert_array_equal(content.shown(replace(near, shift=-100.0)), [[9, 9]] * 3)
+
+
 def every_sample(volume: Volume, plan: SlicePlan) -> np.ndarray:
     """Slices N V U without any shortcut."""
     side = np.linspace(-1, 1, plan.pixels)

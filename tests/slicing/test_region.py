@@ -57,6 +57,12 @@ def test_the_ball_of_a_box_reaches_its_corners() -> None:
     assert radius == pytest.approx(np.sqrt(5.0**2 + 10.0**2 + 20.0**2), rel=1e-12)
 
 
+def test_the_ball_of_a_slanted_box_reaches_its_longest_diagonal() -> None:
+    slanted = np.eye(4)
+    slanted[0, 1] = -0.5  # corners at (+-1.5, -+1, +-1) and (+-0.5, +-1, +-1)
+    assert Region(slanted).ball[1] == pytest.approx(np.sqrt(1.5**2 + 1 + 1), rel=1e-12)
+
+
 def test_the_extents_are_those_of_the_corners() -> None:
     frame = physical_frame([1.0, 2.0, 3.0], 50.0)
     directions = hemisphere(40)
@@ -97,6 +103,10 @@ def test_a_box_holds_its_own_parts_only() -> None:
     assert whole.holds(part)
     assert not part.holds(whole)
     assert not whole.holds(Region(moved))
+    for axis, shift in ((0, 0.2), (1, -0.2), (2, 0.2)):  # a face in [-1, 1] sticks out at one end alone
+        offset = np.diag([0.9, 0.9, 0.9, 1.0])
+        offset[axis, 3] = shift
+        assert not whole.holds(Region(whole.box_to_ras @ offset))
 
 
 def test_the_needed_slices_are_those_of_the_whole_stack() -> None:

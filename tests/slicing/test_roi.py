@@ -78,6 +78,10 @@ def test_what_is_no_pair_of_corners_is_refused(text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_box_may_be_thinner_than_a_millimetre() -> None:
+    np.testing.assert_array_equal(np.diag(read_region("0,0,0:0.5,1,4").box_to_ras), [0.25, 0.5, 2, 1])
+
+
 @pytest.mark.parametrize("text", ["0,0,0:0,5,5", "0,0,0:inf,5,5", "nan,0,0:1,5,5"])
 def test_a_box_without_extent_is_refused(text: str) -> None:
     with pytest.raises(TonnoError, match="the box has no extent"):

@@ -36,6 +36,13 @@ def test_offsets_are_m_slices_and_one_more_at_each_end() -> None:
     assert plan.step == 0.5
 
 
+def test_planes_that_matter_are_counted_by_direction() -> None:
+    plan = SlicePlan(np.eye(4), hemisphere(3), slices=5, pixels=8)
+    np.testing.assert_array_equal(plan.counts, [7, 7, 7])
+    some = replace(plan, needed=np.array([[0, 7], [2, 5], [6, 6]]))
+    np.testing.assert_array_equal(some.counts, [7, 3, 0])
+
+
 def test_frame_to_slice_gives_the_coordinates_along_u_v_n() -> None:
     plan = SlicePlan(np.eye(4), sphere(20), slices=5, pixels=8)
     point = np.array([0.3, -0.2, 0.5])

@@ -331,3 +331,37 @@ def test_the_inversion_agrees_with_pyepri() -> None:
     assert np.abs(theirs - truth)[ball].max() < 0.002 * truth.max()
     assert slope(ours[ball], theirs[ball]) == pytest.approx(1.0, abs=0.005)
     assert np.abs(ours - theirs)[ball].max() < 0.01 * truth.max()
+
+
+def test_what_may_be_asked_for_later_is_what_the_kept_terms_give() -> None:
+    plan, grid = plan_of(hemisphere(4), slices=9, pixels=16), cube(5)
+    ones = list(ideal_maps(BLOBS, plan, 0.1))
+    tonno, averaged = Variant("tonno", filter="hann"), Variant("averaged-cam", (STAGE,))
+    matched, doubled = Variant("matched-cam", (STAGE,)), Variant("matched-cam", (STAGE,), "hann", 2.0)
+    alone = Inverter(plan, grid, [matched])
+    every = Inverter(plan, grid, [averaged], filters=("hann",))
+    assert alone.directions == every.directions == 0
+    for one in ones:
+        for inverter in (alone, every):
+            inverter.add(one, Timings())
+    assert [alone.gives(each) for each in (tonno, matched, averaged, doubled)] == [True, True, False, False]
+    assert [every.gives(each) for each in (tonno, matched, averaged, doubled)] == [True, False, True, True]
+    assert not every.gives(Variant("matched-cam", (STAGE + 1,), "hann"))
+    assert not every.gives(Variant("slicewise-cam", (STAGE,)))
+    assert alone.terms(tonno) == {tonno: 1.0}
+    assert alone.terms(matched) == {matched: 1.0}
+    # sigma is twice half a cell, one of 16 of a side of 2 * 16 / 15.
+    assert every.terms(doubled) == {averaged: 1.0, Variant("tomographic-cam", (STAGE,), "hann"): pytest.approx(
+        (2 * (2 / 15) / 2) ** 2, rel=1e-12)}  # fmt: skip
+    expected = invert(ones, plan, grid, [tonno, doubled]).heatmaps
+    for variant in (tonno, doubled):  # float64; sums in another order
+        torch.testing.assert_close(every.heatmap(variant), expected[variant], rtol=1e-12, atol=1e-10)
+
+
+def test_two_directions_have_halves() -> None:
+    plan, grid, tonno = plan_of(hemisphere(2), slices=9, pixels=16), cube(5), Variant("tonno")
+    inverter = Inverter(plan, grid, [tonno], halves=True)
+    for one in ideal_logits(BLOBS, plan):
+        inverter.add(one, Timings())
+    both = (inverter.half(tonno, False) + inverter.half(tonno, True)) / 2
+    torch.testing.assert_close(both, inverter.heatmap(tonno), rtol=1e-12, atol=1e-10)  # as above

@@ -168,3 +168,17 @@ def test_a_valid_file_of_another_kind_is_not_called_damaged(tmp_path: Path, name
 def test_a_file_of_another_suffix_that_itk_reads_is_read(tmp_path: Path) -> None:
     image(tmp_path / "plain.nii").rename(tmp_path / "plain.nii.gz")
     assert np.array_equal(read_volume(tmp_path / "plain.nii.gz").array, ARRAY)
+
+
+@pytest.mark.parametrize(
+    "line", ["NDims = 99999999999999999999", "NDims = -1", "NDims = 11", "NDims: 0", "NDims =", ""]
+)
+@pytest.mark.parametrize("suffix", [".mhd", ".mha"])
+def test_dimensions_that_itk_has_no_room_for_are_refused_before_it_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, suffix: str
+) -> None:
+    monkeypatch.setattr(sitk, "ImageFileReader", lambda: pytest.fail("ITK was asked"))
+    path = tmp_path / f"a{suffix}"
+    path.write_text(HEADERS["a.mhd"].replace("NDims = 3", line).format("LOCAL"))
+    with pytest.raises(TonnoError, match=r"its header has NDims '.*', expected 3: repair it$"):
+        read_header(path)

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from tonno_core.cohort.ahead import read_ahead
 from tonno_core.cohort.difference import differences
-from tonno_core.cohort.names import case_name, name_cases
+from tonno_core.cohort.names import case_name, is_case_name, name_cases
 from tonno_core.errors import TonnoError, is_out_of_memory, one_line
 from tonno_core.output import Json, check_output, holds_files, remove_abandoned, write_json
 from tonno_core.progress import progress_bar
@@ -140,7 +140,7 @@ class CasesFolder(ABC):
         known: dict[str, str] = {}
         self.fingerprint = fingerprint(content)
         if kept is not None:
-            different = differences(kept, content)
+            different = one_line(differences(kept, content))
             if different:
                 raise TonnoError(f"`output` {self.path}: holds another {self.kind}: {different}; {_ADVICE}")
             # An earlier build hashed the list as well, and named the cases by their places in it.
@@ -210,9 +210,10 @@ class CasesFolder(ABC):
         """
         try:
             data = json.loads(self._failure(name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
-        return str(data["failed"]) if data.get("fingerprint") == self.fingerprint else None
+        mine = isinstance(data, dict) and data.get("fingerprint") == self.fingerprint
+        return one_line(data.get("failed", "")) or None if mine else None
 
     def _failure(self, name: str) -> Path:
         return self.cases / f"{name}.failed"
@@ -236,10 +237,12 @@ class CasesFolder(ABC):
             return None
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise TonnoError(f"{path}: not readable as JSON ({error}); {_ADVICE}") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise TonnoError(f"{path}: not readable as JSON ({one_line(error)}); {_ADVICE}") from error
         if not isinstance(kept, dict):
             raise TonnoError(f"`output` {self.path}: holds other files and no {self.kind}; {_ADVICE}")
+        if not _is_noted(kept):
+            raise TonnoError(f"{path}: damaged in its manifest, run or cases; {_ADVICE}")
         return kept
 
     def _known_to_earlier(
@@ -254,6 +257,16 @@ class CasesFolder(ABC):
                 f"write down which volume each result is of; {_ADVICE}"
             )
         return {case_name(number, volume): str(volume) for number, volume in volumes[:count]}
+
+
+def _is_noted(kept: Json) -> bool:
+    """Tell whether what a run's settings note beside what it is can be what `CasesFolder` noted."""
+    manifest, run, cases = kept.get("manifest", {}), kept.get("run", ""), kept.get("cases", {})
+    if not isinstance(manifest, dict) or type(manifest.get("cases", 0)) is not int or not isinstance(run, str):
+        return False
+    return isinstance(cases, dict) and all(
+        is_case_name(name) and isinstance(place, str) for name, place in cases.items()
+    )
 
 
 def run_cases(

@@ -25,6 +25,18 @@ def case_name(number: int, volume: Path) -> str:
     return f"{number:04d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', stem)[:80]}"
 
 
+def is_case_name(text: str) -> bool:
+    """Tell whether `case_name` can have made a name, so that no file of that name is outside of its folder.
+
+    Args:
+        text: As a file states it.
+
+    Returns:
+        Whether it can.
+    """
+    return re.fullmatch(r"[0-9]{4,18}-[A-Za-z0-9._-]*", text) is not None
+
+
 def name_cases(
     volumes: Sequence[tuple[int, Path]], known: Mapping[str, str], content: Callable[[str], str | None]
 ) -> list[str]:

@@ -57,7 +57,8 @@ class Destination:
     @property
     def run_folder(self) -> Path:
         """Return the folder of the run."""
-        return self.run or self.output.with_name(f"{self.output.name}-run")
+        output = self.output if self.output.name not in ("", "..") else self.output.resolve()
+        return self.run or output.parent / f"{output.name}-run"
 
     def check(self) -> None:
         """Check that a bundle and a run can be written.

@@ -37,7 +37,7 @@ class ResultsFolder(CasesFolder):
             Whether its planes and its record are there, of its volume, mask and label as they are. Those of a volume
             that is gone stay.
         """
-        record, task = load_record(self._record(name), self.fingerprint), self.tasks[name]
+        record, task = self.record(name), self.tasks[name]
         if record is None or not self._planes(name).is_file() or record.label != task.label:
             return False
         if not task.volume.exists():
@@ -63,8 +63,22 @@ class ResultsFolder(CasesFolder):
         Returns:
             See `CasesFolder`.
         """
-        record = load_record(self._record(name), self.fingerprint)
+        record = self.record(name)
         return None if record is None else record.files.content
+
+    def record(self, name: str) -> CaseRecord | None:
+        """Read the record of a case.
+
+        Args:
+            name: Name of the case.
+
+        Returns:
+            Its numbers; None where it is not done.
+
+        Raises:
+            TonnoError: The file is damaged.
+        """
+        return load_record(self._record(name), self.fingerprint, self.content.get("rows"))
 
     def clear(self, keep: set[str]) -> None:
         """Remove the results of all cases but some.
@@ -105,7 +119,7 @@ class ResultsFolder(CasesFolder):
         """
         records, failures = [], {}
         for name in names:
-            record = load_record(self._record(name), self.fingerprint)
+            record = self.record(name)
             if record is not None and record.label == self.tasks[name].label:
                 records.append(dataclasses.replace(record, patient=self.tasks[name].patient))
                 continue

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tonno_core.errors import TonnoError
+from tonno_core.errors import TonnoError, one_line
 from tonno_core.output import write_bytes
 from tonno_core.pictures.cuts import PLANES, Float, Plane, View, cut_plane, sample
 from tonno_core.segmentation.binarize import covered
@@ -24,6 +27,10 @@ BoolArray = npt.NDArray[np.bool_]
 # Between slices so much farther apart than their pixels a plane across them would show more gaps than anatomy.
 _ANISOTROPIC = 1.5
 _MARGIN_MM = 6.0
+# What NumPy and zipfile raise of damaged files; RuntimeError where bits say that it is encrypted.
+_DAMAGE = (
+    OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -132,19 +139,34 @@ def load_tile(path: Path) -> Tile:
         TonnoError: The file is damaged or of another kind.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            data = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise TonnoError(f"{path}: not readable as a case's planes ({error}); delete it and its .json") from error
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            return _tile_of({name: file[name] for name in file.files})
+    except _DAMAGE as error:
+        said = one_line(error)
+        raise TonnoError(f"{path}: not readable as a case's planes ({said}); delete it and its .json") from error
+
+
+def _tile_of(data: Mapping[str, npt.NDArray[Any]]) -> Tile:
+    """Return the tile that arrays of a file stand for; a ValueError or LookupError says why there is none."""
     names = [str(name) for name in data["names"]]
     left, right, bottom, top = (str(letter) for letter in data["edges"])
+    view = View(data["u"], data["v"], (left, right, bottom, top))
+    pictures = {
+        name: data[name].astype(np.float64) for name in data if name not in ("names", "edges", "u", "v", "where")
+    }
+    for name, pixels in (("u", view.u), ("v", view.v)):
+        if pixels.ndim != 1 or pixels.size < 2 or not np.isfinite(pixels).all() or not (np.diff(pixels) > 0).all():
+            raise ValueError(f"{name} is no row of pixels")
+    for name, picture in pictures.items():
+        if picture.shape != (view.v.size, view.u.size):
+            raise ValueError(f"{name} has {picture.shape} pixels")
     return Tile(
         where=str(data["where"]),
-        view=View(data["u"], data["v"], (left, right, bottom, top)),
-        image=data["image"].astype(np.float64),
-        truth=data["truth"].astype(np.float64) if "truth" in data else None,
-        heatmaps={name: data[f"heatmap{number}"].astype(np.float64) for number, name in enumerate(names)},
-        masks={name: data[f"mask{number}"].astype(np.float64) for number, name in enumerate(names)},
+        view=view,
+        image=pictures["image"],
+        truth=pictures.get("truth"),
+        heatmaps={name: pictures[f"heatmap{number}"] for number, name in enumerate(names)},
+        masks={name: pictures[f"mask{number}"] for number, name in enumerate(names)},
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -115,21 +116,35 @@ def read_evaluation(folder: Path) -> Evaluated:
         with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
             patients = {line["case"]: line["patient"] for line in csv.DictReader(file)}
         failures, run = dict(summary["failures"]), content.get("run") or fingerprint(content)
-        dict(content["rows"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        _check((content, failures))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error) as error:
         raise TonnoError(
             f"{folder}: its {SETTINGS_NAME}, summary.json or results.csv is damaged, or not an evaluation's "
             f"({one_line(error)}); run `tonno evaluate` again, or give a manifest"
         ) from error
     records = []
     for name, patient in patients.items():
-        record = load_record(folder / "cases" / f"{name}.json", run)
+        record = load_record(folder / "cases" / f"{name}.json", run, content["rows"])
         if record is None:
             raise TonnoError(
                 f"{folder}: the case {name} is in results.csv, but not in cases/; run `tonno evaluate` again"
             )
         records.append(replace(record, patient=patient))
     return Evaluated(tuple(records), content, failures)
+
+
+def _check(kept: tuple[Json, Json]) -> None:
+    """Raise what says what is wrong where settings and failures are not an evaluation's."""
+    content, failures = kept
+    json.dumps(kept, ensure_ascii=False, allow_nan=False).encode()  # as it will be written
+    if not all(isinstance(row["best"], bool) for row in content["rows"].values()):
+        raise ValueError("a row is damaged")
+    if _cam(content) not in CAM_NAMES or not all(isinstance(text, str) for text in failures.values()):
+        raise ValueError("its cam or its failures are damaged")
+
+
+def _cam(content: Json) -> Any:
+    return content.get("settings", {}).get("cam", "layercam")
 
 
 def _no_evaluation(folder: Path, lacking: Sequence[str]) -> str:
@@ -173,7 +188,7 @@ def compare(evaluated: Evaluated, *, baseline: str, seed: int) -> list[Line]:
     own = [name for name, row in rows.items() if row["best"]]
     names = [name for name in TITLES if name in own] + [name for name in own if name not in TITLES]
     names = [*([] if baseline in names else [baseline]), *names]
-    cam = CAM_NAMES[evaluated.content.get("settings", {}).get("cam", "layercam")]
+    cam = CAM_NAMES[_cam(evaluated.content)]
     titles = {name: TITLES.get(name, name).format(cam) for name in names}
     return [_line(name, title, baseline, evaluated.records, seed) for name, title in titles.items()]
 

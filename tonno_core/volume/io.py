@@ -33,7 +33,7 @@ from tonno_core.volume.itk import (
     run_itk,
 )
 from tonno_core.volume.orientation import describes, orientation_concerns, put_forms, read_forms
-from tonno_core.volume.signature import is_lone_header, kind_of, missing_data
+from tonno_core.volume.signature import is_lone_header, kind_of, missing_data, odd_dimensions
 from tonno_core.volume.volume import MOST_CHANNELS, FloatArray, Forms, Matrix, Volume
 from tonno_core.words import IMAGE_ENDINGS
 
@@ -274,9 +274,9 @@ def _open_file(path: Path, file: Path | None = None) -> sitk.ImageFileReader:
     with path.open("rb") as stream:
         if not stream.read(1):
             raise TonnoError(f"{path}: the file is empty; export or copy it again")
-    absent = missing_data(path)
-    if absent:
-        raise TonnoError(f"{path}: {absent}")
+    wrong = odd_dimensions(path) or missing_data(path)
+    if wrong:
+        raise TonnoError(f"{path}: {wrong}")
     if is_lone_header(path):
         raise TonnoError(f"{path}: the header of a pair of files without its voxels (.img); save both as one .nii")
     reader = sitk.ImageFileReader()

@@ -47,6 +47,9 @@ _DATA_FILE = {
     ".nhdr": re.compile(rb"^data ?file *: *(.+?)\s*$", re.MULTILINE | re.IGNORECASE),
 }
 _NUMBERED = re.compile(r"(.*)(%0?\d{0,2})[diu](\S*)\s+(-?\d{1,9})\s+(-?\d{1,9})(?:\s+([1-9]\d{0,8}))?(?:\s+\d+)?")
+# Whatever stands before the line that ends a MetaImage's header; ITK keeps its numbers in arrays of ten.
+_META_HEADER = re.compile(rb"(?s).*?(?=^ElementDataFile\b|\Z)", re.MULTILINE)
+_DIMENSIONS = re.compile(rb"^\W*NDims\b[ \t]*[=:]?[ \t]*([^\r\n]*)", re.MULTILINE)
 # Slices of a volume in files of their own; a header that counts more is damaged, or made to fill the memory.
 _MOST_FILES = 65536
 
@@ -157,6 +160,29 @@ def missing_data(path: Path) -> str | None:
         if found:
             more = f" ({len(found)} of {len(files)} such files)" if len(found) > 1 else ""
             return f"its data file {found[0]}{more} is {what}"
+    return None
+
+
+def odd_dimensions(path: Path) -> str | None:
+    """Say which number of dimensions a MetaImage's header claims that ITK would take without a look at it.
+
+    Args:
+        path: the volume's file.
+
+    Returns:
+        The sentence; None where there is nothing to say.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    if _EXPECTED.get(path.suffix.lower()) != _META:
+        return None
+    with path.open("rb") as stream:
+        header = _META_HEADER.match(stream.read(_PART))
+    unsaid = [b""] if kind_of(path) in (None, _META) else []  # another kind is named as such
+    for found in _DIMENSIONS.findall(header[0] if header else b"") or unsaid:
+        if re.fullmatch(rb"0*([1-9]|10)[ \t]*", found) is None:
+            return f"its header has NDims {found[:30].decode(errors='replace')!r}, expected 3: repair it"
     return None
 
 
