@@ -1032,6 +1032,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (MemoryError, RuntimeError, ImportError) as error:
         if not is_out_of_memory(error):
             raise
+        error.__traceback__ = error.__context__ = None  # their frames hold the memory that saying so takes
         text = "out of memory; close other programs, or choose fewer `slices`, or choose a smaller `slice_size`"
         _fail(as_options_of(cli.commands[arguments[0]], cli, text), 2)
     except OSError as error:  # what no reader or writer foresaw: a name too long, a folder that may not be searched
