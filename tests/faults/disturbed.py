@@ -28,6 +28,8 @@ import torch
 from tests.faults.commands import Command
 from tonno_core.output import PARTIAL
 
+# After which a command is taken to hang, and ended by SIGALRM.
+LONGEST_S = 300
 SOURCE = Path(__file__).with_name("failing.c")
 KILL = -1
 # What a full disk refuses, and what only one refuses that cannot be written at all: see failing.c.
@@ -129,6 +131,7 @@ def run(
         status = 70
         try:
             os.setsid()
+            signal.alarm(LONGEST_S)
             descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)

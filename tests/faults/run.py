@@ -15,6 +15,7 @@ import json
 import os
 import pkgutil
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -182,7 +183,7 @@ class Trial:
         if ended.status == 0:  # of what does not matter: such as a temporary file that could not be removed
             return
         # A library that does not look at what malloc returns; the C library's own end, for want of a thread's data.
-        if row.fault == "RLIMIT_AS" and (ended.status < 0 or ended.status == 127):
+        if row.fault == "RLIMIT_AS" and (ended.status == 127 or -signal.SIGALRM != ended.status < 0):
             return
         row.said += 1
         if complaint := ended.complaint():

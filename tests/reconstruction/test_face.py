@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 import warnings
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from tests.networks import write_random_bundle
 from tests.training.toy import toy_scan
 from tonno_core import cli
 from tonno_core.errors import TonnoError, TonnoWarning
+from tonno_core.volume.appearance import appearance, record_of_images
 from tonno_core.volume.exchange import to_xyz
 
 SETTINGS = tonno.ReconstructionSettings(methods=("tonno", "matched-cam"), slices=12, directions=16)
@@ -80,6 +83,28 @@ def test_what_the_command_line_warns_of_is_a_warning(home: Path) -> None:
         result = tonno.reconstruct(home / "scan.nii.gz", home / "model", settings, device="cpu")
     with pytest.warns(TonnoWarning, match="the threshold -1 is not above 0"):
         result.segment(threshold=-1.0)
+
+
+def test_an_image_unlike_those_of_the_training_is_warned_of(home: Path, tmp_path: Path) -> None:
+    """Also by the command line, in its output and its report; an image like them is not."""
+    volume = tonno.read_volume(home / "scan.nii.gz")
+    seen = appearance(volume.array, volume.ijk_to_ras, "zscore")
+    assert seen is not None
+    images = record_of_images([seen], "zscore", 2.0)
+    write_random_bundle(tmp_path / "model", pixel_mm=2.0, training={"images": images})
+    thick = tonno.Volume(volume.array[::3], volume.ijk_to_ras @ np.diag([1.0, 1.0, 3.0, 1.0]))
+    settings = tonno.ReconstructionSettings(slices=12, directions=8)
+    expected = r"Voxels of 12\.0 mm; the model was trained on 4\.0 mm"
+    with pytest.warns(TonnoWarning, match=expected):
+        tonno.reconstruct(thick, tmp_path / "model", settings, device="cpu")
+    tonno.reconstruct(volume, tmp_path / "model", settings, device="cpu")
+    tonno.write_volume(thick, tmp_path / "thick.nii.gz")
+    with pytest.raises(SystemExit):
+        cli.main(
+            ["reconstruct", str(tmp_path / "thick.nii.gz"), "--model", str(tmp_path / "model"), "--device", "cpu",
+             "--slices", "12", "--directions", "8", "--output", str(tmp_path / "out")]
+        )  # fmt: skip
+    assert re.search(expected, json.loads((tmp_path / "out/report.json").read_text())["warnings"][0])
 
 
 def test_the_picture(home: Path, tmp_path: Path) -> None:

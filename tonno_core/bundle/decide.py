@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -12,6 +12,7 @@ from tonno_core.bundle.classes import class_of
 from tonno_core.bundle.ready import ReadyModel
 from tonno_core.encoding.encoder import Encoder, without_map
 from tonno_core.errors import TonnoError
+from tonno_core.output import Json
 from tonno_core.segmenter.network import SegmenterNetwork
 from tonno_core.segmenter.segmenter import Segmenter
 from tonno_core.settings import CAM_METHODS, ReconstructionSettings, Variant, choices_of, stages_text
@@ -50,6 +51,7 @@ class Run:
         device: Where to compute.
         precision: Of the encoder.
         choices: The model's choices, which bring the heatmaps' thresholds.
+        training: What the model's description says of its training, so of its images; empty where there is none.
         profiles: Whether the planes along R, A and S are looked at for the logits' profiles.
         network: A segmenter's, which looks at no planes; None where an encoder answers slices.
         halves: Whether heatmaps of either half of the directions can be made as well.
@@ -66,6 +68,7 @@ class Run:
     device: torch.device
     precision: torch.dtype
     choices: ModelChoices
+    training: Json = field(default_factory=dict)
     profiles: bool = True
     network: SegmenterNetwork | None = None
     halves: bool = False
@@ -170,6 +173,7 @@ def decide(
         device=model.device,
         precision=model.precision,
         choices=choices,
+        training={} if model.spec is None else model.spec.training,
         profiles=not isinstance(model.encoder, Segmenter),
         network=model.encoder.network if isinstance(model.encoder, Segmenter) else None,
     )

@@ -25,7 +25,7 @@ from tonno_core.encoding.features import FeatureEncoder
 from tonno_core.errors import TonnoError
 from tonno_core.reconstruction.passes import standard_batch
 from tonno_core.reconstruction.planes import Planes
-from tonno_core.reconstruction.run import get_ready, scale_warnings, source_of
+from tonno_core.reconstruction.run import get_ready, image_warnings, scale_warnings, source_of
 from tonno_core.reporting import Reporter
 from tonno_core.settings import ReconstructionSettings, Variant
 from tonno_core.slicing.plan import SlicePlan
@@ -244,7 +244,7 @@ def reconstruct_features(
         run=run,
         slices_total=projector.slices_total,
         slices_blank=projector.slices_blank,
-        warnings=(*volume.concerns, *scale_warnings(prepared, run)),
+        warnings=(*image_warnings(volume, run), *scale_warnings(prepared, run)),
     )
 
 

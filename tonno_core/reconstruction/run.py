@@ -39,6 +39,7 @@ from tonno_core.slicing.preparation import PreparedVolume, foreground_points, pr
 from tonno_core.slicing.region import Region
 from tonno_core.slicing.sampling import SliceSource
 from tonno_core.tomography.inversion import Inverter
+from tonno_core.volume.appearance import image_concerns
 from tonno_core.volume.exchange import from_xyz
 from tonno_core.volume.intensity import IMAGE, shown_window, windows_of
 from tonno_core.volume.io import read_volume
@@ -207,7 +208,7 @@ def project(
     planes = Planes(volume, run, prepared.frame_to_ras)
     made = _begin(planes, encoder, keep, processes)
     for each in made:
-        each.warnings = (*volume.concerns, *scale_warnings(prepared, run))
+        each.warnings = (*image_warnings(volume, run), *scale_warnings(prepared, run))
         each.taken_off = prepared.fill if run.intensity == IMAGE else 0.0
         if run.choices.kind == REGRESSOR:
             with suppress(TonnoError):  # nothing to see, which the result warns of
@@ -235,7 +236,7 @@ def _segmented(
     planes = Planes(volume, run, normalized_frame(volume))
     made = [Projected(planes, segmenter, target, []) for target in run.targets]
     for each in made:
-        each.warnings = volume.concerns
+        each.warnings = image_warnings(volume, run)
     if processes.first:
         with reporter.timings.measure("segmenter"):
             logits = segmenter.logits(image, replace(reporter, check=check))
@@ -382,6 +383,19 @@ def _by_count(run: Run, variants: Iterable[Variant]) -> dict[int, list[Variant]]
         if count := run.directions_of(part):
             groups.setdefault(count, []).append(part)
     return groups
+
+
+def image_warnings(volume: Volume, run: Run) -> tuple[str, ...]:
+    """Tell what of the image a reader of the results should know: of its file, and how it differs from the training's.
+
+    Args:
+        volume: The scan.
+        run: What is made of it.
+
+    Returns:
+        Warnings, or none.
+    """
+    return (*volume.concerns, *image_concerns(run.training, volume.array, volume.ijk_to_ras))
 
 
 def scale_warnings(prepared: PreparedVolume, run: Run) -> tuple[str, ...]:

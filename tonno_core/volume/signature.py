@@ -52,6 +52,7 @@ _META_HEADER = re.compile(rb"(?s).*?(?=^ElementDataFile\b|\Z)", re.MULTILINE)
 _DIMENSIONS = re.compile(rb"^\W*NDims\b[ \t]*[=:]?[ \t]*([^\r\n]*)", re.MULTILINE)
 # Slices of a volume in files of their own; a header that counts more is damaged, or made to fill the memory.
 _MOST_FILES = 65536
+_DAMAGED = "it is truncated, damaged or in another format: export or copy it again"
 
 
 def packing(head: bytes) -> str | None:
@@ -179,8 +180,11 @@ def odd_dimensions(path: Path) -> str | None:
         return None
     with path.open("rb") as stream:
         header = _META_HEADER.match(stream.read(_PART))
-    unsaid = [b""] if kind_of(path) in (None, _META) else []  # another kind is named as such
-    for found in _DIMENSIONS.findall(header[0] if header else b"") or unsaid:
+    said = _DIMENSIONS.findall(header[0] if header else b"")
+    kind = kind_of(path)
+    if not said and kind is None:
+        return _DAMAGED
+    for found in said or [b""] * (kind == _META):  # another kind is named as such
         if re.fullmatch(rb"0*([1-9]|10)[ \t]*", found) is None:
             return f"its header has NDims {found[:30].decode(errors='replace')!r}, expected 3: repair it"
     return None
@@ -210,14 +214,13 @@ def why_unreadable(path: Path) -> str:
     Returns:
         The second half of a sentence.
     """
-    damaged = "it is truncated, damaged or in another format: export or copy it again"
     try:
         if path.is_dir():
-            return damaged
+            return _DAMAGED
         kind = kind_of(path)
-        return _why(path, kind) or damaged
+        return _why(path, kind) or _DAMAGED
     except OSError:
-        return damaged
+        return _DAMAGED
 
 
 def _why(path: Path, kind: str | None) -> str | None:
