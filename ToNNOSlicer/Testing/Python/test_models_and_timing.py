@@ -60,7 +60,7 @@ def test_what_is_no_model_says_why(tmp_path: Path) -> None:
 def test_folders_that_cannot_be_read_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A share of a server that is away, or another user's folder: Windows and POSIX raise, and the panel must open."""
 
-    def refuse(path: Path, *_arguments: object) -> None:
+    def refuse(path: Path) -> None:
         if tmp_path in (path, *path.parents):
             raise PermissionError(13, "Permission denied", str(path))
 
@@ -68,7 +68,11 @@ def test_folders_that_cannot_be_read_are_passed_over(tmp_path: Path, monkeypatch
     inside, listed = _model(tmp_path / "a"), Path.iterdir
     for name in ("is_dir", "is_file", "stat", "iterdir"):
         real = getattr(Path, name)
-        monkeypatch.setattr(Path, name, lambda path, *more, real=real: refuse(path) or real(path, *more))
+
+        def one(path: Path, *more: object, real=real, **options: object):
+            return refuse(path) or real(path, *more, **options)
+
+        monkeypatch.setattr(Path, name, one)
     assert models.findModels(tmp_path) == expected
     with pytest.raises(models.ModelError, match="Permission denied"):
         models.readModel(inside)
