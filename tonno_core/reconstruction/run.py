@@ -207,8 +207,9 @@ def project(
     assert not isinstance(encoder, Segmenter)
     planes = Planes(volume, run, prepared.frame_to_ras)
     made = _begin(planes, encoder, keep, processes)
+    warned = (*image_warnings(volume, run), *scale_warnings(prepared, run))
     for each in made:
-        each.warnings = (*image_warnings(volume, run), *scale_warnings(prepared, run))
+        each.warnings = warned
         each.taken_off = prepared.fill if run.intensity == IMAGE else 0.0
         if run.choices.kind == REGRESSOR:
             with suppress(TonnoError):  # nothing to see, which the result warns of
@@ -235,8 +236,9 @@ def _segmented(
 
     planes = Planes(volume, run, normalized_frame(volume))
     made = [Projected(planes, segmenter, target, []) for target in run.targets]
+    warned = image_warnings(volume, run)
     for each in made:
-        each.warnings = image_warnings(volume, run)
+        each.warnings = warned
     if processes.first:
         with reporter.timings.measure("segmenter"):
             logits = segmenter.logits(image, replace(reporter, check=check))
