@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from tonno_core.cohort.duplicates import find_duplicates
 from tonno_core.errors import TonnoError
 from tonno_core.volume.io import read_header, read_volume
+from tonno_core.volume.signature import odd_dimensions
 
 ARRAY = np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float32)
 
@@ -182,3 +183,9 @@ def test_dimensions_that_itk_has_no_room_for_are_refused_before_it_reads_them(
     path.write_text(HEADERS["a.mhd"].replace("NDims = 3", line).format("LOCAL"))
     with pytest.raises(TonnoError, match=r"its header has NDims '.*', expected 3: repair it$"):
         read_header(path)
+
+
+def test_a_file_under_metaimages_name_that_is_of_no_known_kind_never_reaches_itk(tmp_path: Path) -> None:
+    path = tmp_path / "a.mha"
+    path.write_text("DimSize = 7 6 5\nElementType = MET_FLOAT\nElementDataFile = LOCAL\n")
+    assert "in another format" in str(odd_dimensions(path))
