@@ -66,7 +66,7 @@ coverage: $(VENV)/.coverage
 	done
 	@echo "$$($(BIN)/python -m coverage report --format=total) % in all"
 
-mutants: $(VENV)/.test
+mutants: $(VENV)/.coverage
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mutants $(MUTANTS)
 FUZZ ?= 10000
 fuzz: $(VENV)/.test
