@@ -135,7 +135,7 @@ def test_what_training_could_not_read_is_an_error(tmp_path: Path) -> None:
     assert list(texts) == [2, 4, 6, 7]
     assert texts[2].startswith("!volume: cannot be read; it is truncated, damaged or in another format")
     assert texts[4].startswith(
-        "!volume: a 4D image of 4 x 4 x 4 x 20 voxels; expected 3D, or up to 16 channels along a fo"
+        "!volume: a 4D image of 4 x 4 x 4 x 20 voxels; expected 3D, or up to 16 channels along a"
     )
     assert texts[6].startswith(
         "!volume: 20 values per voxel (color or vector image); expected at most 16: extract a few"
