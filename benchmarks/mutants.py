@@ -335,7 +335,7 @@ def main() -> int:
             ran = dict.fromkeys(test for line in mutant.statement for test in covering.get(line, ()))
             lots.append((mutant, [list(ran), tests_of(file)] if ran else [tests_of(file)]))
         alive = [mutant for mutant, killed in _run(lots, limit, asked.jobs) if not killed]
-        unknown = [mutant for mutant in alive if mutant.name not in known]
+        unknown = [each for each in alive if not known & {each.name, each.name.partition("  ->  ")[0] + "  ->  *"}]
         print(
             f"{file.relative_to(ROOT)}: {len(every)} mutants, {len(some)} run, {len(some) - len(alive)} killed, "
             f"{len(alive) - len(unknown)} equivalent, {len(unknown)} survived",

@@ -40,10 +40,42 @@ def test_the_box_holds_all_that_is_not_fill() -> None:
     assert array.min() == -1.5  # of the copy alone
 
 
+def test_the_box_holds_what_any_channel_shows() -> None:
+    first, second, third = (np.full((6, 7, 8), fill, dtype=np.float32) for fill in (0.0, 2.0, -3.0))
+    first[2, 3, 4] = second[4, 3, 4] = third[2, 3, 1] = 1.0
+    box = bounding_box(Volume(first, np.eye(4), further=(second, third)), (0.0, 2.0, -3.0))
+    assert box.array.shape == (3, 2, 4)
+    np.testing.assert_array_equal(box.ijk_to_ras[:3, 3], [1, 3, 2])
+    for channel, place, value in zip(box.channels, [(0, 0, 3), (2, 0, 3), (0, 0, 0)], [1.0, -1.0, 4.0], strict=True):
+        assert channel[place] == value and np.count_nonzero(channel) == 1
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_box_of_the_last_plane_has_the_one_before_it(axis: int) -> None:
+    array = np.zeros((6, 7, 8), dtype=np.float32)
+    array[tuple(-1 if each == axis else slice(None) for each in range(3))] = 1.0
+    box = bounding_box(Volume(array, np.eye(4)))
+    assert box.array.shape[axis] == 2
+    assert box.ijk_to_ras[2 - axis, 3] == array.shape[axis] - 2
+
+
+def test_the_hull_is_spanned_by_the_ends_of_rows_in_any_channel() -> None:
+    first, second = np.zeros((2, 5, 6, 9), dtype=np.float32)
+    first[1, 2, 3:5] = 1.0
+    second[1, 2, 7] = second[4, 5, 6] = -1.0
+    matrix = grid_around((1, 2, 3), (5, 6, 9), (1, 2, 3), turn_degrees=(10, 20, 30))
+    expected = np.array([[3, 2, 1, 1], [7, 2, 1, 1], [6, 5, 4, 1]]) @ matrix.T  # i j k
+    found = Content.of(Volume(first, matrix, further=(second,)))
+    np.testing.assert_allclose(np.unique(found.corners_ras, axis=0), np.unique(expected[:, :3], axis=0), atol=1e-12)
+    # Of more points than `_FEW`, those inside are left out.
+    assert len(Content.of(Volume(np.ones((9, 9, 9), dtype=np.float32), np.eye(4))).corners_ras) == 8
+
+
 def test_an_empty_volume_has_nothing_to_sample() -> None:
     plan = SlicePlan(physical_frame([2, 2, 2], 3.0), hemisphere(3), slices=5, pixels=8)
     content = Content.of(Volume(np.zeros((4, 4, 4), dtype=np.float32), np.eye(4)))
     assert not content.shown(plan).any() and not content.windows(plan).any()
+    assert content.shown(plan).shape == (3, 2) and content.windows(plan).shape == (3, 7, 2, 2)
     source = SliceSource.from_volume(Volume(np.full((4, 4, 4), 2.0, dtype=np.float32), np.eye(4)), fills=(2.0,))
     assert (sample_slices(source, plan, slice(None)) == 2.0).all()
 
@@ -65,13 +97,25 @@ def test_a_voxel_is_shown_by_the_planes_it_reaches_and_none_beyond_the_last() ->
     np.testing.assert_array_equal(content.shown(replace(near, shift=-100.0)), [[9, 9]] * 3)
 
 
+def test_a_voxel_is_shown_by_the_pixels_it_reaches() -> None:
+    array = np.zeros((5, 5, 5), dtype=np.float32)
+    array[2, 2, 2] = 1.0
+    # Pixels of a millimetre at -3 to 3: it reaches those at -1 to 1, its very ends included, in the slices it is in.
+    plan = SlicePlan(physical_frame([2, 2, 2], 3.0), np.eye(3), slices=7, pixels=7)
+    windows = Content.of(Volume(array, np.eye(4))).windows(plan)
+    np.testing.assert_array_equal(windows[:, 3:6], np.broadcast_to([2, 5], (3, 3, 2, 2)))
+    # Planes that are moved by two thirds of a millimetre meet the same voxel elsewhere.
+    moved = Content.of(Volume(array, np.eye(4))).windows(replace(plan, shift=2 / 9))
+    np.testing.assert_array_equal(moved[:, 3:5], np.broadcast_to([2, 5], (3, 2, 2, 2)))
+
+
 def every_sample(volume: Volume, plan: SlicePlan) -> np.ndarray:
     """Slices N V U without any shortcut."""
     side = np.linspace(-1, 1, plan.pixels)
     ras_to_ijk = np.linalg.inv(volume.ijk_to_ras) @ plan.frame_to_ras
     stacks = []
     for u, v, normal in plan.frame_to_slice(slice(None)):
-        points = plan.offsets[:, None, None, None] * normal + side[:, None, None] * v + side[:, None] * u
+        points = (plan.offsets + plan.shift)[:, None, None, None] * normal + side[:, None, None] * v + side[:, None] * u
         ijk = points.reshape(-1, 3) @ ras_to_ijk[:3, :3].T + ras_to_ijk[:3, 3]
         values = trilinear(volume.array.astype(np.float64), ijk[:, ::-1])
         stacks.append(values.reshape(len(plan.offsets), plan.pixels, plan.pixels))
@@ -93,9 +137,10 @@ def test_nothing_is_lost(fraction: float, slices: int) -> None:
         k, j, i = np.meshgrid(*(np.linspace(0, 1, n) for n in shape), indexing="ij")
         array[k + j + 0.5 * i > 2.5 * fraction] = 0.0
     volume = Volume(array, grid_around((3, 2, 1), shape, (1.5, 2.0, 1.0), turn_degrees=(0, 0, 20)))
-    plan = SlicePlan(physical_frame([2, 3, 1], 14.0), NORMALS, slices, 15)
     source = SliceSource.from_volume(volume, dtype=torch.float64)
-    np.testing.assert_allclose(sample_slices(source, plan, slice(None)), every_sample(volume, plan), atol=1e-9)
+    for shift in (0.0, 0.3):
+        plan = SlicePlan(physical_frame([2, 3, 1], 14.0), NORMALS, slices, 15, shift=shift)
+        np.testing.assert_allclose(sample_slices(source, plan, slice(None)), every_sample(volume, plan), atol=1e-9)
 
 
 @pytest.mark.parametrize("needed", [None, (3, 17)])

@@ -47,6 +47,35 @@ def test_the_ball_is_at_least_the_window_of_training(
         assert prepared.radius_mm == expected  # 63 pixels of 2 mm are 2 * 63 mm; what was asked for wins
 
 
+def test_the_ball_around_another_centre_is_as_large() -> None:
+    middle = np.array([1.0, 2.0, 3.0])
+    there, here = (
+        prepare_volume(ball_volume(), frame="physical", intensity="none", slice_size=64, centre_ras=centre)
+        for centre in (middle, None)
+    )
+    np.testing.assert_array_equal(there.frame_to_ras[:3, 3], middle)
+    assert there.radius_mm == here.radius_mm
+
+
+def test_the_ball_of_a_specimen_is_as_small_as_it() -> None:
+    # Of voxels of 10 to 20 micrometers, where nothing tells how large a pixel of training was.
+    fine = ball_volume()
+    fine = Volume(fine.array, np.diag([0.01, 0.01, 0.01, 1.0]) @ fine.ijk_to_ras)
+    prepared = prepare_volume(fine, frame="physical", intensity="none", slice_size=64)
+    assert prepared.radius_mm is not None
+    assert 0.19 < prepared.radius_mm < 0.23
+    np.testing.assert_allclose(prepared.frame_to_ras[:3, 3], CENTRE / 100, atol=0.01)
+
+
+def test_detail_is_limited_to_the_pixels_of_the_slices() -> None:
+    # 16 pixels across a ball of 30 mm are 60 / 15 = 4 mm apart.
+    volume = ball_volume()
+    prepared = prepare_volume(volume, frame="physical", intensity="none", slice_size=16, radius_mm=30.0)
+    expected = limit_resolution(volume, 4.0)
+    np.testing.assert_array_equal(prepared.volume.array, expected.array)
+    np.testing.assert_array_equal(prepared.volume.ijk_to_ras, expected.ijk_to_ras)
+
+
 def test_the_normalized_frame_leaves_the_voxels_alone() -> None:
     volume = ball_volume()
     prepared = prepare_volume(volume, frame="normalized", intensity="none", slice_size=8)  # 10 mm pixels
@@ -104,6 +133,19 @@ def test_a_blob_stays_where_it_is_and_widens_by_the_pixel() -> None:
     points = voxel_centres(smooth.array.shape, smooth.ijk_to_ras)
     # The kernel ends at 3 std, which narrows it a little: 1 % of the peak.
     np.testing.assert_allclose(smooth.array, expected.at(points), atol=0.01)
+
+
+def test_each_axis_is_smoothed_by_its_own_voxels() -> None:
+    # Every 4th, 4th and 2nd voxel is kept; of 48 along J those from the second on.
+    spacing, pixel = np.array([1.0, 1.2, 2.0]), 4.9
+    matrix = grid_around(CENTRE + 0.3, (40, 48, 61), tuple(spacing))
+    volume = Blobs(CENTRE[None], np.array([6.0]), np.array([1.0])).on_grid((40, 48, 61), matrix)
+    smooth = limit_resolution(volume, pixel)
+    assert smooth.array.shape == (20, 12, 16)
+    sigmas = np.sqrt(6.0**2 + (pixel**2 - spacing**2) / 4)
+    away = (voxel_centres(smooth.array.shape, smooth.ijk_to_ras) - CENTRE) / sigmas
+    expected = np.prod(6.0 / sigmas) * np.exp(-(away**2).sum(axis=-1) / 2)
+    np.testing.assert_allclose(smooth.array, expected, atol=0.01)  # the kernel ends at 3 std, as above
 
 
 def test_a_ramp_keeps_its_values() -> None:
