@@ -42,12 +42,23 @@ _LEFT_OUT = ("__init__", "kernel", "features", "shared")
 # Tests of a file beside those of its own name.
 _ALSO = {
     "slicing/plan": ("tests/slicing/test_sampling.py", "tests/slicing/test_content.py"),
+    "slicing/sampling": (
+        "tests/slicing/test_content.py", "tests/slicing/test_kernel.py", "tests/reconstruction/test_channels.py",
+        "tests/reconstruction/test_neighbors.py", "tests/reconstruction/test_half_voxels.py",
+    ),
     "tomography/grid": ("tests/tomography/test_backprojection.py", "tests/tomography/test_profiles.py"),
-    "reconstruction/planes": ("tests/reconstruction/test_outside.py", "tests/test_roi_run.py"),
-    "reconstruction/passes": ("tests/reconstruction/test_resuming.py",),
+    "tomography/maps": ("tests/tomography/test_backprojection.py",),
+    "tomography/profiles": ("tests/tomography/test_backprojection.py",),
+    "tomography/projection": ("tests/tomography/test_inversion.py", "tests/reconstruction/test_neighbors.py"),
+    "reconstruction/foreground": ("tests/reconstruction/test_segmenter.py",),
+    "reconstruction/planes": (
+        "tests/reconstruction/test_outside.py", "tests/test_roi_run.py", "tests/reconstruction/test_watching.py",
+    ),
+    "reconstruction/passes": ("tests/reconstruction/test_resuming.py", "tests/reconstruction/test_watching.py"),
+    "reconstruction/projected": ("tests/test_reconstruction.py", "tests/reconstruction/test_resuming.py"),
     "reconstruction": ("tests/test_reconstruction.py",),
     "segmentation/threshold": ("tests/segmentation/test_parts.py",),
-}
+}  # fmt: skip
 # Of pytest, where a test cannot be found, as a change may alter its name.
 _NOT_RUN = (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED)
 _SWAPS: dict[type, tuple[str, str]] = {
