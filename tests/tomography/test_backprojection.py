@@ -173,13 +173,15 @@ def test_a_grid_too_large_for_memory_is_done_in_slabs(points: int, monkeypatch: 
     torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-13)
 
 
-def test_nodes_beyond_the_radius_are_left_out() -> None:
+@pytest.mark.parametrize("radius", [0.5, 0.9])
+def test_nodes_beyond_the_radius_are_left_out(radius: float) -> None:
     plan = plan_of(sphere(7))
-    near, everywhere = backprojector(radius=0.9), backprojector()
+    near, everywhere = backprojector(radius=radius), backprojector()
     for target in (near, everywhere):
         target.add_maps(random_maps(7), plan, EVERY)
         target.add_profiles(random_maps(7)[:, 0, :, 1, 2], plan, EVERY)
-    inside = np.linalg.norm(nodes(SHAPE), axis=-1) <= 0.9
+    inside = np.linalg.norm(nodes(SHAPE), axis=-1) <= radius
+    assert 0 < inside.mean() < 0.9
     for found, whole in ((near.map_mean[0], everywhere.map_mean[0]), (near.profile_mean, everywhere.profile_mean)):
         np.testing.assert_allclose(found, np.where(inside, whole, 0), atol=1e-14)
 

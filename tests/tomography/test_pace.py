@@ -264,6 +264,7 @@ def test_a_run_that_is_ended_is_looked_at_too(gpu: Gpu) -> None:
 def test_without_a_gpu_each_batch_is_looked_at() -> None:
     looked = pace.Pace(torch.device("cpu"))
     looked.add(torch.ones(3))
+    looked.add(torch.full((3,), 3e38))  # their sum is no float32, but they are
     with pytest.raises(TonnoError, match="not finite"):
         looked.add(torch.tensor([1.0, float("inf")]))
 
