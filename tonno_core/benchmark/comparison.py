@@ -190,7 +190,7 @@ class Balls:
     @property
     def axis(self) -> npt.NDArray[np.float64]:
         """Return the coordinates of the nodes along an axis."""
-        return np.linspace(-1.0, 1.0, self.side)
+        return np.linspace(-1.0, 1.0, self.side, dtype=np.float64)
 
     @property
     def squared_radius(self) -> Array:

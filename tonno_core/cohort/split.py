@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from tonno_core.cohort.manifest import SPLITS, Manifest
 from tonno_core.errors import TonnoError
@@ -44,7 +45,7 @@ def split_patients(manifest: Manifest, *, seed: int, fractions: Sequence[float] 
     patients = list(named.values())
     number = {patient: index for index, patient in enumerate(patients)}
     row = {case.patient: number[named[spelling(case.patient)]] for case in manifest.cases}
-    labels = np.zeros((len(patients), len(manifest.classes)), dtype=bool)
+    labels: npt.NDArray[np.bool_] = np.zeros((len(patients), len(manifest.classes)), dtype=bool)
     if manifest.target:
         rows = [row[case.patient] for case in manifest.cases]
         labels = _by_size(np.bincount(rows, [case.number for case in manifest.cases]) / np.bincount(rows))
@@ -56,14 +57,16 @@ def split_patients(manifest: Manifest, *, seed: int, fractions: Sequence[float] 
     return dataclasses.replace(manifest, cases=tuple(cases))
 
 
-def _by_size(values: np.ndarray) -> np.ndarray:
+def _by_size(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     """Group numbers (P) by size into quarters, or fewer groups of five or more: bool (P, K)."""
     groups = max(1, min(4, len(values) // 5))
     rank = np.argsort(np.argsort(values, kind="stable"))
     return np.asarray((rank * groups // len(values))[:, None] == np.arange(groups))
 
 
-def _stratified(labels: np.ndarray, fractions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _stratified(
+    labels: npt.NDArray[np.bool_], fractions: npt.NDArray[np.float64], rng: np.random.Generator
+) -> npt.NDArray[np.intp]:
     """Return the part (P) of each patient by index; labels (P, K) are True for a class that the patient has."""
     groups = np.column_stack([labels, ~labels.any(axis=1)])  # patients without a finding are a group as well
     targets = groups.sum(axis=0) * fractions[:, None]

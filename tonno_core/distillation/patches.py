@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from tonno_core.distillation.pseudo_mask import BACKGROUND, FINDING, UNKNOWN
@@ -192,7 +193,7 @@ class PatchSampler:
         )  # fmt: skip
 
     @cached_property
-    def _candidates(self) -> list[list[np.ndarray]]:
+    def _candidates(self) -> list[list[npt.NDArray[np.intp]]]:
         """Numbers of the volumes without each finding and of those that show where; all where there are none."""
         labels = np.array([volume.labels for volume in self.volumes])
         shown = np.array([[len(each) > 0 for each in mask.centres] for mask in self.masks])
@@ -232,5 +233,6 @@ def crop(array: torch.Tensor, start: Sequence[int], window: Sequence[int]) -> to
             return result
         inner.append(slice(low, high))
         outer.append(slice(low - first, high - first))
-    result[(slice(None), *outer)] = array[(slice(None), *inner)]
+    there, here = (slice(None), *outer), (slice(None), *inner)
+    result[there] = array[here]
     return result

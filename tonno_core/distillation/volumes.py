@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from tonno_core.cohort.manifest import Case
@@ -131,7 +132,7 @@ def choose_network(
     return settings.network(spacing, patch)
 
 
-def _fitting(sides: np.ndarray, step: int, most: int) -> tuple[int, int, int]:
+def _fitting(sides: npt.NDArray[np.float64], step: int, most: int) -> tuple[int, int, int]:
     """Return multiples of a step that hold the sides, the largest of which are cut until all hold ``most`` voxels."""
     window = [max(1, math.ceil(side / step)) * step for side in sides.tolist()]
     while math.prod(window) > most:

@@ -147,7 +147,8 @@ def draw_scale(
         The scale, for its ticks.
     """
     bar = axes.figure.colorbar(shown, cax=axes, orientation=orientation, extend=extend)
-    bar.outline.set_visible(False)
+    outline: Any = bar.outline  # which Matplotlib's types of before 3.11 take for a function
+    outline.set_visible(False)
     axes.set_facecolor("#6a6a6a")  # the colours as they look over grey anatomy
     low, high = shown.get_clim()
     if threshold is not None and low <= threshold <= high:

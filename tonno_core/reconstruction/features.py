@@ -254,6 +254,6 @@ def _foreground(volume: Volume, prepared: PreparedVolume, planes: Planes, grid: 
     to_voxels = np.linalg.inv(volume.ijk_to_ras) @ planes.frame_to_ras @ grid.ijk_to_frame
     share = resample(torch.as_tensor(mask[None], dtype=torch.float32), to_voxels, grid.shape)[0].numpy()
     z, y, x = (np.linspace(-1.0, 1.0, n) for n in grid.shape)
-    ball = z[:, None, None] ** 2 + y[:, None] ** 2 + x**2 <= 1.0
-    within = ball & (share >= 0.5)
+    ball: npt.NDArray[np.bool_] = z[:, None, None] ** 2 + y[:, None] ** 2 + x**2 <= 1.0
+    within: npt.NDArray[np.bool_] = ball & (share >= 0.5)
     return within if within.any() else ball

@@ -237,7 +237,7 @@ def measure(runs: Runs, heatmap: Volume, most: int | None = None) -> list[Compon
     sums, tops = _of_runs(runs, heatmap.array)
     if np.isnan(sums).any():
         raise TonnoError("the heatmap holds NaN in the mask, finite values are expected")
-    peaks = np.full(runs.count, -np.inf)
+    peaks: npt.NDArray[np.float64] = np.full(runs.count, -np.inf)
     np.maximum.at(peaks, runs.component, tops)
     listed = np.argsort(-peaks, kind="stable")[:most]
     runs, kept = runs.only(listed)

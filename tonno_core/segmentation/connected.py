@@ -31,7 +31,7 @@ class Runs:
     last: IntArray
     component: IntArray
     count: int
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
 
     @cached_property
     def length(self) -> IntArray:
@@ -123,7 +123,7 @@ def find_runs(mask: BoolMask) -> tuple[IntArray, IntArray]:
     return first, np.insert(last, np.searchsorted(last, cut), cut)
 
 
-def connect(first: IntArray, last: IntArray, shape: tuple[int, int, int]) -> Runs:
+def connect(first: IntArray, last: IntArray, shape: tuple[int, ...]) -> Runs:
     """Find the 26-connected components of runs.
 
     Args:
@@ -159,7 +159,7 @@ def outer_faces(runs: Runs) -> IntArray:
     return np.asarray(6 * runs.sizes - 2 * sums)
 
 
-def _touching(first: IntArray, last: IntArray, shape: tuple[int, int, int]) -> tuple[IntArray, IntArray]:
+def _touching(first: IntArray, last: IntArray, shape: tuple[int, ...]) -> tuple[IntArray, IntArray]:
     """Find pairs of runs that share a face, an edge or a corner; return the later and the earlier of each by number."""
     first, last, step_y, step_z = _bordered(first, last, shape)
     # The other four neighboring rows have this row among theirs.
@@ -168,7 +168,7 @@ def _touching(first: IntArray, last: IntArray, shape: tuple[int, int, int]) -> t
     return np.concatenate(later), np.concatenate(earlier)
 
 
-def _bordered(first: IntArray, last: IntArray, shape: tuple[int, int, int]) -> tuple[IntArray, IntArray, int, int]:
+def _bordered(first: IntArray, last: IntArray, shape: tuple[int, ...]) -> tuple[IntArray, IntArray, int, int]:
     """Return flat indices in a volume with an empty border of a voxel's width, and its steps along y and z.
 
     There no neighbor of a voxel lies around an edge.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
@@ -33,7 +34,7 @@ class Augmentation:
     noise: float = 0.1
     blur: float = 1.0
 
-    def axes(self, basis: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    def axes(self, basis: npt.NDArray[np.float64], uniform: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Scale and shear the axes of slices within their planes.
 
         Args:
@@ -49,7 +50,7 @@ class Augmentation:
         in_plane[:, 2, 2] = 1.0
         return basis @ in_plane
 
-    def changes(self, uniform: np.ndarray) -> np.ndarray:
+    def changes(self, uniform: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Choose the changes of slices' intensities.
 
         Args:
@@ -63,7 +64,7 @@ class Augmentation:
         return np.asarray(low + (high - low) * uniform)
 
 
-def change_intensities(slices: torch.Tensor, changes: np.ndarray, seeds: Sequence[int]) -> torch.Tensor:
+def change_intensities(slices: torch.Tensor, changes: npt.NDArray[np.float64], seeds: Sequence[int]) -> torch.Tensor:
     """Blur slices, then change gain and offset and add white noise, which a scanner does not blur either.
 
     Args:

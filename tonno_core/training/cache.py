@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from tonno_core.cohort.manifest import Case
@@ -41,7 +42,7 @@ class TrainingVolume:
     array: torch.Tensor
     fill: float
     frame_to_ijk: Matrix
-    foreground: np.ndarray
+    foreground: npt.NDArray[np.float64]
     labels: tuple[float, ...]
     name: str = ""
     further_fills: tuple[float, ...] = ()

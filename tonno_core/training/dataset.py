@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
@@ -135,7 +136,9 @@ class SliceSampler:
                 made.append(self._kernel.random_slices(own, plane_to_ijk[:, :, :3], fills, self.pixels, changes, noise))
         return (made[0] if count == 1 else torch.stack(made, dim=2)).flatten(0, 1)
 
-    def planes(self, chosen: Sequence[int], seeds: Sequence[tuple[int, ...]], slices_each: int) -> np.ndarray:
+    def planes(
+        self, chosen: Sequence[int], seeds: Sequence[tuple[int, ...]], slices_each: int
+    ) -> npt.NDArray[np.float64]:
         """Place the planes of the slices that `slices` cuts.
 
         Args:
@@ -159,16 +162,18 @@ class SliceSampler:
         return DeviceVoxels(self.volumes, self.device, torch.float16 if halves else torch.float32, self.room)
 
     @cached_property
-    def _labels(self) -> np.ndarray:
+    def _labels(self) -> npt.NDArray[np.float64]:
         return np.array([volume.labels for volume in self.volumes])
 
     @cached_property
-    def _candidates(self) -> list[list[np.ndarray]]:
+    def _candidates(self) -> list[list[npt.NDArray[np.intp]]]:
         """By finding, the numbers of the volumes without and with it; of all volumes where there are none."""
         both = [[np.flatnonzero(column == label) for label in (0, 1)] for column in self._labels.T]
         return [[some if len(some) else np.arange(len(self.volumes)) for some in pair] for pair in both]
 
-    def _cut(self, sources: list[TrainingVolume], voxels: list[torch.Tensor], planes: np.ndarray) -> torch.Tensor:
+    def _cut(
+        self, sources: list[TrainingVolume], voxels: list[torch.Tensor], planes: npt.NDArray[np.float64]
+    ) -> torch.Tensor:
         """Cut slices with torch's grid_sample, volume by volume: V K C S S."""
         sizes_zyx = [tuple(source.channels.shape[1:]) for source in sources]
         to_grid = np.stack([ijk_to_grid((x, y, z)) for z, y, x in sizes_zyx]) @ _frame_to_ijk(sources)
@@ -201,7 +206,7 @@ class SliceSampler:
         rng = np.random.default_rng((self.seed, step))
         return [int(number) for number in rng.choice(len(self.volumes), count, replace=count > len(self.volumes))]
 
-    def _planes(self, sources: list[TrainingVolume], numbers: _RandomNumbers) -> np.ndarray:
+    def _planes(self, sources: list[TrainingVolume], numbers: _RandomNumbers) -> npt.NDArray[np.float64]:
         """Place random planes, as slice_to_frame: V K 4 4."""
         along = [source.foreground @ normals.T for source, normals in zip(sources, numbers.normals, strict=True)]
         low, high = (np.stack([reduce(values, axis=0) for values in along]) for reduce in (np.min, np.max))
@@ -228,11 +233,11 @@ class _RandomNumbers:
         intensities: For `Augmentation.changes`: V K 4.
     """
 
-    normals: np.ndarray
-    offsets: np.ndarray
-    axes: np.ndarray
+    normals: npt.NDArray[np.float64]
+    offsets: npt.NDArray[np.float64]
+    axes: npt.NDArray[np.float64]
     noise: list[int]
-    intensities: np.ndarray
+    intensities: npt.NDArray[np.float64]
 
     @staticmethod
     def draw(seeds: Sequence[tuple[int, ...]], slices_each: int, *, augmented: bool) -> _RandomNumbers:
@@ -265,7 +270,7 @@ class _RandomNumbers:
         return _RandomNumbers(normals, uniform[:, :count], axes, noise, np.swapaxes(intensities, 1, 2))
 
 
-def _frame_to_ijk(sources: list[TrainingVolume]) -> np.ndarray:
+def _frame_to_ijk(sources: list[TrainingVolume]) -> npt.NDArray[np.float64]:
     return np.stack([source.frame_to_ijk for source in sources])
 
 

@@ -195,7 +195,8 @@ def _foreground(
 def _steps(shape: tuple[int, ...], spacing: npt.NDArray[np.float64]) -> npt.NDArray[np.int_]:
     """Choose sampling steps along Z, Y and X for about `_SAMPLES` voxels at even distances in mm."""
     apart_mm = (np.prod(shape * spacing) / _SAMPLES) ** (1 / 3)
-    return np.maximum(np.rint(apart_mm / spacing), 1.0).astype(np.int_)
+    steps: npt.NDArray[np.int_] = np.maximum(np.rint(apart_mm / spacing), 1.0).astype(np.int_)
+    return steps
 
 
 def _every(array: npt.NDArray[Any], steps: npt.NDArray[np.int_]) -> npt.NDArray[np.float32]:

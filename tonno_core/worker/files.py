@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from tonno_core.worker.job import Job
 
+# NumPy's own format, of whose functions NumPy of before 2.3 does not tell the types.
+_NPY: Any = np.lib.format
 # Between two parts of this many bytes a cancel is heard.
 _PART = 8 << 20
 
@@ -35,7 +37,7 @@ def read_array(path: Path) -> npt.NDArray[Any]:
         ValueError: It holds something else, objects included, or is cut off.
     """
     try:
-        return np.array(np.lib.format.open_memmap(path, mode="r"))
+        return np.array(_NPY.open_memmap(path, mode="r"))
     except OSError:
         raise
     except Exception as error:  # a damaged header makes numpy's parser raise nearly any kind
@@ -60,7 +62,7 @@ def write_array(path: Path, array: npt.NDArray[Any], job: Job) -> str:
     """
     plain = np.ascontiguousarray(array)
     with job.writing(), atomic_file(path) as partial, partial.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(plain))
+        _NPY.write_array_header_1_0(file, _NPY.header_data_from_array_1_0(plain))
         data = plain.data.cast("B")
         for start in range(0, len(data), _PART):
             job.check()

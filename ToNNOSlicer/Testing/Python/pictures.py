@@ -185,7 +185,7 @@ def scaled(lesion: np.ndarray, factor: float) -> np.ndarray:
     from scipy import ndimage
 
     middle = np.array(ndimage.center_of_mass(lesion))
-    return ndimage.affine_transform(lesion, np.full(3, 1 / factor), middle * (1 - 1 / factor), order=1)
+    return ndimage.affine_transform(lesion, np.eye(3) / factor, middle * (1 - 1 / factor), order=1)
 
 
 # --- the stage

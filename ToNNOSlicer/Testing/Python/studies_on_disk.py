@@ -45,7 +45,7 @@ def worklist(source: Path, output: Path, options=QUICK, command=COMMAND, **more)
     return Worklist(source, output, command, CHANGES, "pixel-sum", arguments(device="cpu", options=options), **more)
 
 
-def until(listed: Worklist, condition: Callable[[State], bool], seconds: float = 120.0) -> State:
+def until(listed: Worklist, condition: Callable[[State], bool], seconds: float = 300.0) -> State:
     """Ask as the timer would, until something holds."""
     end = time.monotonic() + seconds
     while not condition(state := listed.poll()):
