@@ -70,12 +70,36 @@ def test_nodes_on_samples_and_on_the_very_ends(size: int, rounding: float) -> No
     torch.testing.assert_close(by_rows.reshape(shape), expected, rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("size", [10, 40])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_nodes_a_little_beyond_the_very_ends_count(size: int, sign: int) -> None:
+    shape = (size, size, size)
+    profiles = random_profiles(6, size)
+    x, y, z = (profiles[axis] + profiles[axis + 3].flip(0) for axis in range(3))
+    expected = (z[:, None, None] + y[:, None] + x).flatten()
+    # Rows compute positions in float64, points in any precision: their thresholds are 1e-7 steps, and 1e-5 of [-1, 1].
+    for way, beyond in ((0, 1e-9), (1, 5e-6)):
+        matrix = ijk_to_grid(shape)
+        matrix[:3, 3] += sign * beyond
+        found = both(profiles, np.vstack([np.eye(3), -np.eye(3)]), matrix, shape=shape)[way]
+        # Six slopes of up to 5, of 20 steps in a frame unit.
+        torch.testing.assert_close(found, expected, rtol=0, atol=6 * 5 * 20 * beyond)
+
+
 def test_only_nodes_of_the_mask_are_set() -> None:
     mask = torch.rand(SHAPE, generator=torch.Generator().manual_seed(2)) < 0.1
     mask[:3] = mask[:, :2] = mask[..., 8:] = False  # whole planes, rows and columns are not needed
     by_rows, by_points = both(random_profiles(7), hemisphere(7), oblique(1.5), mask)
     torch.testing.assert_close(by_rows, by_points, rtol=0, atol=1e-11)
     assert (by_rows[~mask.flatten()] == 0).all()
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_a_mask_of_few_columns(columns: int) -> None:
+    mask = torch.zeros(SHAPE, dtype=torch.bool)
+    mask[..., 4 : 4 + columns] = True
+    by_rows, by_points = both(random_profiles(7), hemisphere(7), oblique(1.5), mask)
+    torch.testing.assert_close(by_rows, by_points, rtol=0, atol=1e-11)
 
 
 def test_an_empty_mask() -> None:
