@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,8 @@ from tonno_core.evaluation.record import CaseRecord, Finding, load_record
 from tonno_core.evaluation.report import pipe, with_interval
 from tonno_core.evaluation.summary import tuned, values_of
 from tonno_core.output import Json, write_json, write_text
-from tonno_core.settings import CAM_NAMES
+from tonno_core.records import made_of, read_record
+from tonno_core.settings import CAM_NAMES, CamKind
 from tonno_core.words import count_of
 
 LAYERCAM = "slicewise-cam"
@@ -111,13 +111,16 @@ def read_evaluation(folder: Path) -> Evaluated:
     if lacking:
         raise TonnoError(_no_evaluation(folder, lacking))
     try:
-        content = json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        content, summary = read_record(folder / SETTINGS_NAME), read_record(folder / "summary.json")
         with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
-            patients = {line["case"]: line["patient"] for line in csv.DictReader(file)}
-        failures, run = dict(summary["failures"]), content.get("run") or fingerprint(content)
-        _check((content, failures))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error) as error:
+            lines = [
+                {name: made_of(str, line[name], name) for name in ("case", "patient")} for line in csv.DictReader(file)
+            ]
+        patients = {line["case"]: line["patient"] for line in lines}
+        failures = made_of(dict[str, str], summary.get("failures"), "failures")
+        run = made_of(str, content.get("run") or fingerprint(content), "run")
+        _check(content)
+    except (OSError, ValueError, KeyError, csv.Error) as error:
         raise TonnoError(
             f"{folder}: its {SETTINGS_NAME}, summary.json or results.csv is damaged, or not an evaluation's "
             f"({one_line(error)}); run `tonno evaluate` again, or give a manifest"
@@ -133,25 +136,39 @@ def read_evaluation(folder: Path) -> Evaluated:
     return Evaluated(tuple(records), content, failures)
 
 
-def _check(kept: tuple[Json, Json]) -> None:
-    """Raise what says what is wrong where settings and failures are not an evaluation's."""
-    content, failures = kept
-    json.dumps(kept, ensure_ascii=False, allow_nan=False).encode()  # as it will be written
-    if not all(isinstance(row["best"], bool) for row in content["rows"].values()):
-        raise ValueError("a row is damaged")
-    if _cam(content) not in CAM_NAMES or not all(isinstance(text, str) for text in failures.values()):
-        raise ValueError("its cam or its failures are damaged")
+@dataclass(frozen=True)
+class _Row:
+    best: bool
 
 
-def _cam(content: Json) -> Any:
-    return content.get("settings", {}).get("cam", "layercam")
+@dataclass(frozen=True)
+class _Settings:
+    cam: CamKind = "layercam"
+
+
+@dataclass(frozen=True)
+class _Content:
+    """Of an evaluation's ``settings.json``, what the table is made of."""
+
+    rows: dict[str, _Row]
+    settings: _Settings = _Settings()
+
+
+def _check(content: Json) -> None:
+    """Raise ValueError where settings are not an evaluation's."""
+    json.dumps(content, ensure_ascii=False).encode()  # as it will be written
+    made_of(_Content, content, others=True)
+
+
+def _cam(content: Json) -> CamKind:
+    return made_of(_Content, content, others=True).settings.cam
 
 
 def _no_evaluation(folder: Path, lacking: Sequence[str]) -> str:
     """Say what a folder lacks to be an evaluation's, what it holds, and what may have been meant."""
     begun = False
-    with suppress(OSError, ValueError, TypeError):
-        begun = "rows" in json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))
+    with suppress(OSError, ValueError):
+        begun = "rows" in read_record(folder / SETTINGS_NAME)
     if begun:
         return (
             f"{folder}: holds no finished evaluation (no {' and no '.join(lacking)}); run `tonno evaluate` to its end, "
