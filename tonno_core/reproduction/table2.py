@@ -52,9 +52,10 @@ DEFINITIONS = f"""\
   the segmentation; the mean over true components. Of a mask that is a filled box (Duke breast MRI) it is the box's.
 - **Balanced accuracy**: mean of sensitivity and specificity over all volumes; one is called positive where the
   heatmap's peak reaches the threshold.
-- **Tuned on masks**: with the one factor on the threshold that is best for the mean Dice of these very volumes. It has
-  seen the masks: no result, but what one threshold for all could reach. Where the best Dice is tiny, the masks may be
-  nearly everything: one component that touches every true one, which F1 rewards.
+- **Tuned on masks**: with the one factor on a row's thresholds that is best for the mean Dice of these very volumes,
+  the same for all of them. Where they share the model's threshold, that is one other threshold; Otsu's stays each
+  volume's own, times the factor. It has seen the masks: no result, but what one rule for all could reach. Where the
+  best Dice is tiny, the masks may be nearly everything: one component that touches every true one, which F1 rewards.
 - **Difference**: to the row that has none, volume by volume. **Intervals** hold the middle {_SHARE} of {RESAMPLES}
   bootstrap resamples over patients; all rows see the same resamples (paired), so that an interval of a difference
   without 0 in it is a difference at the 5 % level.
@@ -300,7 +301,11 @@ def markdown(lines: Sequence[Line], evaluated: Evaluated, *, baseline: str) -> s
         parts += ["## At each method's own threshold", _values(lines, main), _thresholds(lines)]
         parts += ["Differences, paired:", _differences(lines, main)]
     if any(line.values[name] for line in lines for name in _TUNED):
-        parts += ["## At one threshold tuned on these masks", _values(lines, list(_TUNED)), "Differences, paired:"]
+        parts += [
+            "## With one factor on the thresholds, tuned on these masks",
+            _values(lines, list(_TUNED)),
+            "Differences, paired:",
+        ]
         parts += [_differences(lines, list(_TUNED))]
     if evaluated.failures:
         parts += ["## Cases that failed", "\n".join(f"- {name}: {text}" for name, text in evaluated.failures.items())]

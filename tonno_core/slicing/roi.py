@@ -14,8 +14,8 @@ from tonno_core.slicing.region import Region
 
 _EXPECTED = "two opposite corners in RAS mm as -10,20,5:30,60,45, or a Markups ROI of 3D Slicer (.mrk.json)"
 
-# By how much axes may be off length 1 and right angles: what a program that writes three digits rounds away. 3D Slicer
-# reads files with more, but turns their axes straight, and contradicts itself about the length of longer ones.
+# By how much axes may be off length 1 and right angles: what a program that writes three digits rounds away. Of axes
+# that are slanted more, 3D Slicer draws a box of right angles, which is not the one in the file.
 _SLANT = 2e-3
 
 
