@@ -35,8 +35,8 @@ def load_tensors(path: Path, *, mapped: bool = False) -> Json:
 
     Args:
         path: The file.
-        mapped: Leave the tensors on the disk until they are looked at. Whether each byte is as it was written is checked
-            only without.
+        mapped: Leave the tensors on the disk until they are looked at. Whether each byte is as it was written is
+            checked only without.
 
     Returns:
         Tensors and plain values by name.
