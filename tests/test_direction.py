@@ -10,9 +10,9 @@ import tonno_core
 
 PACKAGE = Path(tonno_core.__file__).parent
 ROOMS = (
-    "errors", "signals", "imports", "protocol", "output", "progress", "words", "kernels", "settings", "volume",
-    "reporting", "slicing", "encoding", "distributed", "tomography", "segmenter", "bundle", "segmentation", "pictures",
-    "reconstruction", "cohort", "datasets", "demo", "evaluation", "training", "distillation", "benchmark",
+    "errors", "signals", "imports", "protocol", "output", "progress", "words", "kernels", "settings", "records",
+    "volume", "reporting", "slicing", "encoding", "distributed", "tomography", "segmenter", "bundle", "segmentation",
+    "pictures", "reconstruction", "cohort", "datasets", "demo", "evaluation", "training", "distillation", "benchmark",
     "reproduction", "worker", "commands", "cli", "__main__",
 )  # fmt: skip
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tonno_core.errors import TonnoError
 from tonno_core.output import atomic_file
+from tonno_core.records import made_of, read_record
 
 # Slices a second of the model that ships with the module (resnet10t, 96 pixels) on one core of a 2020s server: only to
 # have something to say before the first run.
@@ -27,9 +28,10 @@ class RunTimes:
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
         self._speeds: dict[str, float] = {}
-        with suppress(OSError, ValueError, TypeError, AttributeError):
-            data = json.loads(self._path.read_text(encoding="utf-8"))
-            self._speeds = {str(key): float(value) for key, value in data.items() if float(value) > 0}
+        with suppress(OSError, ValueError):
+            for key, speed in made_of(dict[str, float], read_record(self._path)).items():
+                if speed > 0 and key.rpartition("|")[2].isdecimal():
+                    self._speeds[key] = speed
 
     def record(self, encoder: str, device: str, sliceSize: int, slices: int, seconds: float) -> None:
         """Remember a run. The mean with the speed so far is kept.

@@ -12,16 +12,20 @@ import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json, write_text
+from tonno_core.records import made_of
 
 RUNS, RUN, LIST, LOG, ENDED, RESULTS = "runs", "run.json", "list.csv", "log.txt", "ended.json", "results"
 REPORT, VERDICTS = "report.json", "verdicts.json"
 # The engine's progress, as "reconstructing:  33%|...| 1.3/4 [00:46<01:34]".
 _BAR = r"\d+%\|[^\r\n|]*\|"
+Row = tuple[float, float, float, float]
+Matrix = tuple[Row, Row, Row, Row]
 WAITING, RUNNING, DONE, FAILED, READ = "waiting", "running", "done", "failed", "read"
 
 
@@ -87,6 +91,97 @@ class Case:
 
 
 @dataclass(frozen=True)
+class MethodReport:
+    """What a report says of a method's heatmap.
+
+    Attributes:
+        threshold: The engine's.
+        threshold_source: How it was found.
+        peak: Highest value.
+        components: Of the segmentation.
+        min_peak: What the peaks of the parts that were kept reach; None for all parts.
+    """
+
+    threshold: float
+    threshold_source: str
+    peak: float
+    components: tuple[Any, ...]
+    min_peak: float | None = None
+
+
+@dataclass(frozen=True)
+class ProfileReport:
+    """The logits along an axis of the patient.
+
+    Attributes:
+        axis: Its letter.
+        offsets_mm: Positions along it.
+        logits: There.
+    """
+
+    axis: Literal["R", "A", "S"]
+    offsets_mm: tuple[float, ...]
+    logits: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RegionReport:
+    """The region of interest of a run.
+
+    Attributes:
+        box_to_ras: In whose frame |x|, |y|, |z| <= 1 is inside.
+        zoom: Whether all planes lie in it.
+    """
+
+    box_to_ras: Matrix
+    zoom: bool = False
+
+
+@dataclass(frozen=True)
+class SettingsReport:
+    """Settings of a run.
+
+    Attributes:
+        frame: In which its planes lie.
+    """
+
+    frame: str
+
+
+@dataclass(frozen=True)
+class CaseReport:
+    """What the module reads of a case's ``report.json``, by the engine's names.
+
+    Attributes:
+        methods: By name.
+        class_name: Of the finding.
+        settings: Of the run.
+        frame_to_ras: 4 x 4.
+        source: The volume's file (`source_of`).
+        run: Of the cohort.
+        score: The classifier's; None where it is not known.
+        region: None for the whole volume.
+        profiles: By axis.
+        warnings: In the engine's words.
+        seconds: By step.
+        slices: Their numbers.
+    """
+
+    methods: dict[str, MethodReport]
+    class_name: str
+    settings: SettingsReport
+    frame_to_ras: Matrix
+    source: str = ""
+    run: str = ""
+    score: float | None = None
+    region: RegionReport | None = None
+    profiles: tuple[ProfileReport, ...] = ()
+    warnings: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    slices: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Run:
     """A start of the engine.
 
@@ -137,8 +232,10 @@ def runsOf(output: Path, key: str) -> list[Run]:
     runs = []
     for folder in sorted((output / RUNS).glob("[0-9]*"), reverse=True):
         content = readJson(folder / RUN)
-        if content.get("key") == key:
-            runs.append(Run(folder, tuple(content.get("volumes", ()))))
+        volumes = content.get("volumes", [])
+        isWhole = isinstance(volumes, list) and all(isinstance(volume, str) for volume in volumes)
+        if content.get("key") == key and isWhole:
+            runs.append(Run(folder, tuple(volumes)))
     return runs
 
 
@@ -194,14 +291,31 @@ def reported(folder: Path) -> Result | None:
     Returns:
         What they say, None without them.
     """
-    report = readJson(folder / REPORT)
-    methods = report.get("methods")
-    if not methods:
+    try:
+        report = checked(readJson(folder / REPORT))
+    except ValueError:
         return None
-    first = next(iter(methods.values()))
+    first = next(iter(report.methods.values()))
     state = READ if isRead(folder) else DONE
-    components, score, source = len(first["components"]), report.get("score"), str(report.get("source", ""))
-    return Result(state, str(folder), findings=components, score=score, source=source)
+    return Result(state, str(folder), findings=len(first.components), score=report.score, source=report.source)
+
+
+def checked(content: Json) -> CaseReport:
+    """Check a case's report: whatever has become of the file, the module shows what the engine wrote, or nothing.
+
+    Args:
+        content: Of ``report.json``.
+
+    Returns:
+        What the module reads of it.
+
+    Raises:
+        ValueError: It is no report, with what it lacks or what is wrong in it.
+    """
+    report = made_of(CaseReport, {**content, "class_name": content.get("class")}, others=True)
+    if not report.methods:
+        raise ValueError("it has no methods")
+    return report
 
 
 def isRead(folder: Path) -> bool:
@@ -227,7 +341,7 @@ def readJson(path: Path) -> Json:
     Returns:
         The object; empty where there is none, or not a whole one.
     """
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         content = json.loads(path.read_text(encoding="utf-8"))
         return content if isinstance(content, dict) else {}
     return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -114,3 +115,39 @@ def mutated(draw: st.DrawFn, value: Json, *, most: int = 3) -> Json:
         else:
             holder[path[-1]] = draw(JUNK)
     return changed
+
+
+# What slips through a check of types alone.
+ODD = st.sampled_from([float("nan"), float("inf"), -float("inf"), 10**400, 1e308, -1, 2, 0.5, None, "1", [], {}, True])
+
+
+def without(value: Any, *path: Any) -> Any:
+    """A copy of a JSON value without the last step of a path."""
+    changed = json.loads(json.dumps(value))
+    here = changed
+    for step in path[:-1]:
+        here = here[step]
+    del here[path[-1]]
+    return changed
+
+
+def changed_to(value: Any, new: Any, *path: Any) -> Any:
+    """A copy with another value at the end of a path."""
+    changed = json.loads(json.dumps(value))
+    here = changed
+    for step in path[:-1]:
+        here = here[step]
+    here[path[-1]] = new
+    return changed
+
+
+@st.composite
+def one_changed(draw: st.DrawFn, value: Any) -> Any:
+    """One value or a few of it are others; mostly of the kind that slips through a check of types alone."""
+    if draw(st.booleans()):
+        return draw(mutated(value))
+    return changed_to(value, draw(ODD | NUMBERS), *draw(st.sampled_from(places(value))))
+
+
+def text_of(value: Any) -> bytes:
+    return json.dumps(value).encode()

@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.evaluation.records import finding, overlap, record
-from tests.fuzz.strategies import NUMBERS, attempt, cases, damaged, mutated, places
+from tests.fuzz.strategies import attempt, cases, changed_to, damaged, one_changed, text_of, without
 from tests.reproduction.test_table2 import ROWS, evaluated, write_evaluation
 from tonno_core.cohort.cases import CasesFolder
 from tonno_core.commands.cohort import CohortFolder
@@ -39,39 +39,6 @@ UNKNOWN = json.loads(json.dumps(dataclasses.asdict(record("a", {"tonno": finding
 VARIANTS = {name: (Variant("tonno"), name == "tonno") for name in ("tonno", "center")}
 SETTINGS = {"tonno": "1", "rows": {"tonno": {}}, "run": "f", "manifest": {"cases": 2, "sha256": "0"},
             "cases": {"0001-a": "a.nii", "0002-b": "b.nii"}}  # fmt: skip
-HUGE = st.sampled_from([float("nan"), float("inf"), -float("inf"), 10**400, 1e308, -1, 2, 0.5, None, "1", [], {}, True])
-
-
-def without(value: Any, *path: Any) -> Any:
-    """A copy of a JSON value without the last step of a path."""
-    changed = json.loads(json.dumps(value))
-    here = changed
-    for step in path[:-1]:
-        here = here[step]
-    del here[path[-1]]
-    return changed
-
-
-def changed_to(value: Any, new: Any, *path: Any) -> Any:
-    """A copy with another value at the end of a path."""
-    changed = json.loads(json.dumps(value))
-    here = changed
-    for step in path[:-1]:
-        here = here[step]
-    here[path[-1]] = new
-    return changed
-
-
-@st.composite
-def one_changed(draw: st.DrawFn, value: Any) -> Any:
-    """One value or a few of it are others; mostly of the kind that slips through a check of types alone."""
-    if draw(st.booleans()):
-        return draw(mutated(value))
-    return changed_to(value, draw(HUGE | NUMBERS), *draw(st.sampled_from(places(value))))
-
-
-def text_of(value: Any) -> bytes:
-    return json.dumps(value).encode()
 
 
 def use(found: CaseRecord, rows: dict[str, Any]) -> None:

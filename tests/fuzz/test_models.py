@@ -134,7 +134,8 @@ def test_any_weights_are_read_or_refused(
     path = folder / f"damaged-{name}"
     path.write_bytes(data.draw(damaged(weights[name])))
     attempt(lambda: read_weights(path))
-    attempt(lambda: load_tensors(path))
+    own = attempt(lambda: load_tensors(path))
+    assert own is None or name != "w.pt" or (torch.equal(own["voxels"], STATE) and own["key"] == "k")
     attempt(lambda: load_tensors(path, mapped=True))
 
 

@@ -115,6 +115,9 @@ def test_it_says_which_rows_are_not_at_a_threshold_of_the_model() -> None:
     lines = compare(found, baseline="slicewise-cam", seed=0)
     for text in (markdown(lines, found, baseline="slicewise-cam").split("Definitions")[0], table(lines, found)):
         assert "- threshold the model's own: LayerCAM, slice by slice\n- threshold otsu, as none: ToNNO\n" in text
+    whole = markdown(lines, found, baseline="slicewise-cam")
+    assert "## With one factor on the thresholds, tuned on these masks" in whole  # Otsu's have no threshold in common
+    assert "one threshold" not in whole.lower() and "Otsu's stays each\n  volume's own, times the factor" in whole
 
 
 # -------------------- the folder of an evaluation

@@ -57,6 +57,30 @@ def test_a_box_of_slicer_is_where_slicer_has_it(markup: dict[str, Any], tmp_path
     np.testing.assert_allclose(region.box_to_ras, expected, atol=2e-7)  # the digits written above, times 20
 
 
+@pytest.mark.parametrize(
+    ("orientation", "inside", "outside"),
+    [
+        # 10 x 20 x 40 mm around R 5, A -3, S 2; a turn by 90 degrees about S: 20 mm along R and 10 mm along A.
+        ([0, -1, 0, 1, 0, 0, 0, 0, 1], [(14.5, -3, 2), (5, 1.5, 21.5)], [(15.5, -3, 2), (5, 2.5, 2)]),
+        # Mirrored along its first axis, in whichever file: the same box as without.
+        ([-1, 0, 0, 0, 1, 0, 0, 0, 1], [(9.5, -3, 2), (5, 6.5, -17.5)], [(10.5, -3, 2), (5, 7.5, 2)]),
+        # By 45 degrees: 5 mm along (1, 1, 0) / sqrt 2 from the centre, 10 mm along (-1, 1, 0) / sqrt 2.
+        (
+            [0.7071, -0.7071, 0, 0.7071, 0.7071, 0, 0, 0, 1],
+            [(8.5, 0.5, 2), (-2, 4, 2)],
+            [(8.6, 0.6, 2), (-2.1, 4.1, 2), (9, -6, 25)],
+        ),
+    ],
+)  # fmt: skip
+def test_a_turned_or_mirrored_box_is_the_one_that_was_drawn(
+    orientation: list[float], inside: list[Any], outside: list[Any], tmp_path: Path
+) -> None:
+    region = read_region(write(tmp_path / "box.mrk.json", {**RAS, "orientation": orientation}))
+    to_box = np.linalg.inv(region.box_to_ras)
+    for point, holds in [*((point, True) for point in inside), *((point, False) for point in outside)]:
+        assert bool((np.abs(to_box @ [*point, 1.0])[:3] <= 1.0).all()) is holds, point
+
+
 def test_what_a_file_leaves_out_is_as_slicer_takes_it(tmp_path: Path) -> None:
     short = {"type": "ROI", "size": [2, 4, 6], "controlPoints": [{"position": [1, 2, 3]}]}
     region = read_region(write(tmp_path / "box.mrk.json", short))
@@ -99,7 +123,12 @@ def test_a_box_without_extent_is_refused(text: str) -> None:
         ({"size": [1, 2]}, "size of 3 numbers"),
         ({"size": [1, 2, 0]}, "the box has no extent"),
         ({"center": None}, "center and size"),
-        ({"orientation": [0.0] * 9}, "the box has no extent"),
+        ({"orientation": [0.0] * 9}, "its orientation is slanted or scaled, expected axes of length 1 at right angles"),
+        ({"orientation": [2, 0, 0, 0, 1, 0, 0, 0, 1]}, "slanted or scaled"),  # would be 20 mm wide, its size says 10
+        ({"orientation": [0.1, 0, 0, 0, 0.1, 0, 0, 0, 0.1]}, "slanted or scaled"),
+        ({"orientation": [1, 0.5, 0, 0, 1, 0, 0, 0, 1]}, "slanted or scaled"),  # 3D Slicer draws a box of right angles
+        ({"orientation": [1, 0, 0, 1, 0, 0, 0, 0, 1]}, "slanted or scaled"),
+        ({"orientation": [float("nan"), 0, 0, 0, 1, 0, 0, 0, 1]}, "slanted or scaled"),
     ],
 )
 def test_boxes_that_cannot_be_used(change: dict[str, Any], message: str, tmp_path: Path) -> None:

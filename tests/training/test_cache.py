@@ -155,6 +155,18 @@ def test_a_cut_off_file_never_passes_as_whole(case: Case, tmp_path: Path, reads:
     assert len(reads) == 6
 
 
+def test_a_file_with_other_voxels_is_made_anew(case: Case, tmp_path: Path, reads: list[Path]) -> None:
+    cache = cache_of(tmp_path)
+    cache.prepare(case, 0)
+    path = next((tmp_path / "cache").iterdir())
+    whole = path.read_bytes()
+    for place in (len(whole) // 2, whole.index(b"frame_to_ijk"), whole.rindex(b"PK\x01\x02") + 38):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        cache.prepare(case, 0)
+        assert path.read_bytes() == whole
+    assert len(reads) == 4
+
+
 def test_an_interruption_while_writing_leaves_no_file(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from tonno_core.cohort.names import case_name, is_case_name, name_cases
 from tonno_core.errors import TonnoError, is_out_of_memory, one_line
 from tonno_core.output import Json, check_output, holds_files, remove_abandoned, write_json
 from tonno_core.progress import progress_bar
+from tonno_core.records import read_record
 from tonno_core.words import count_of
 
 SETTINGS_NAME = "settings.json"
@@ -209,10 +210,10 @@ class CasesFolder(ABC):
             The reason; None where it did not fail.
         """
         try:
-            data = json.loads(self._failure(name).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            data = read_record(self._failure(name))
+        except (OSError, ValueError):
             return None
-        mine = isinstance(data, dict) and data.get("fingerprint") == self.fingerprint
+        mine = data.get("fingerprint") == self.fingerprint
         return one_line(data.get("failed", "")) or None if mine else None
 
     def _failure(self, name: str) -> Path:
@@ -236,11 +237,9 @@ class CasesFolder(ABC):
                 raise TonnoError(f"`output` {self.path}: holds other files and no {self.kind}; {_ADVICE}")
             return None
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise TonnoError(f"{path}: not readable as JSON ({one_line(error)}); {_ADVICE}") from error
-        if not isinstance(kept, dict):
-            raise TonnoError(f"`output` {self.path}: holds other files and no {self.kind}; {_ADVICE}")
+            kept = read_record(path)
+        except (OSError, ValueError) as error:
+            raise TonnoError(f"{path}: not readable as settings of one ({one_line(error)}); {_ADVICE}") from error
         if not _is_noted(kept):
             raise TonnoError(f"{path}: damaged in its manifest, run or cases; {_ADVICE}")
         return kept

@@ -19,6 +19,7 @@ from tonno_core.cohort.manifest import Listed, read_volumes, why_absent
 from tonno_core.cohort.places import LIST_ENDINGS
 from tonno_core.cohort.source import content_of, newest, source_of
 from tonno_core.commands import dicom
+from tonno_core.commands.case_report import CaseReport, load_report
 from tonno_core.commands.cohort_summary import PLANES, SUMMARY_NAMES, Done, write_planes, write_summary
 from tonno_core.commands.options import as_options
 from tonno_core.commands.reconstruct import Scan, reconstruct_into
@@ -66,19 +67,22 @@ class CohortFolder(CasesFolder):
         Returns:
             False where it is to be done. A result whose volume is gone stays.
         """
-        report, volume = self.report(name), self.volumes[name]
-        if report is not None:  # of a process that was killed while it wrote the planes, after all else
-            remove_abandoned(self.cases / name)
-        if report is None or not volume.exists():
-            return report is not None
+        found, volume = self._read(name), self.volumes[name]
+        if found is None:
+            return False
+        remove_abandoned(self.cases / name)  # of a process that was killed while it wrote the planes, after all else
+        if not volume.exists():
+            return True
+        report, content = found
         with suppress(OSError):
-            if "source" not in report:  # written by an earlier build: the times tell
+            if not report.source:  # written by an earlier build: the times tell
                 return newest(volume) <= (self.cases / name / REPORT).stat().st_mtime
             source = source_of(volume)
-            if report["source"] != source and report.get("content") == content_of(volume):  # moved, or copied
-                report["source"] = source
-                write_text(self.cases / name / REPORT, json.dumps(report, indent=2, allow_nan=False) + "\n")
-            return bool(report["source"] == source)
+            if report.source != source and report.content == content_of(volume):  # moved, or copied
+                content["source"] = source
+                write_text(self.cases / name / REPORT, json.dumps(content, indent=2, allow_nan=False) + "\n")
+                return True
+            return report.source == source
         return False
 
     def content_of_case(self, name: str) -> str | None:
@@ -91,7 +95,7 @@ class CohortFolder(CasesFolder):
             See `CasesFolder`.
         """
         report = self.report(name)
-        return None if report is None else str(report.get("content", ""))
+        return None if report is None else report.content
 
     def clear(self, keep: set[str]) -> None:
         """Remove the results of cases.
@@ -107,26 +111,23 @@ class CohortFolder(CasesFolder):
                 with suppress(OSError):  # holds other files
                     folder.rmdir()
 
-    def report(self, name: str) -> Json | None:
+    def report(self, name: str) -> CaseReport | None:
         """Read a case's report.
 
         Args:
             name: Of the case.
 
         Returns:
-            ``report.json``, None where the case is not done.
+            The report, None where the case is not done.
 
         Raises:
-            TonnoError: It cannot be read.
+            TonnoError: The file is damaged.
         """
-        path = self.cases / name / REPORT
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise TonnoError(f"{path}: not readable as a case's report ({error}); delete its folder") from error
-        return data if isinstance(data, dict) and data.get("run") == self.fingerprint else None
+        found = self._read(name)
+        return None if found is None else found[0]
+
+    def _read(self, name: str) -> tuple[CaseReport, Json] | None:
+        return load_report(self.cases / name / REPORT, self.fingerprint)
 
 
 def reconstruct_cohort(

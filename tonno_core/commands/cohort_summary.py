@@ -18,6 +18,7 @@ from tabulate import tabulate
 
 from tonno_core.cohort.cases import Outcome, failed_line
 from tonno_core.cohort.manifest import Listed
+from tonno_core.commands.case_report import CaseReport, OfMethod
 from tonno_core.commands.dicom import ENDING, read_frames
 from tonno_core.errors import TonnoError
 from tonno_core.evaluation.sheet import Entry, short_name, size_text, write_sheets
@@ -46,13 +47,13 @@ class Done:
     Attributes:
         folder: Of its results.
         listed: Its volume, with what the list says of it.
-        report: Content of its ``report.json``, None where it failed.
+        report: Its report, None where it failed.
         reason: Why it failed.
     """
 
     folder: Path
     listed: Listed
-    report: Json | None
+    report: CaseReport | None
     reason: str = ""
 
     @property
@@ -143,30 +144,28 @@ def _rows(case: Done) -> Iterator[Json]:
     if report is None:
         yield {"case": case.name, "failed": case.reason, **_of_the_list(case)}
         return
-    of_case = {"case": case.name, "score": report["score"], "warnings": "; ".join(report["warnings"])}
-    of_case["class"] = report["class"]
-    for method, values in report["methods"].items():
-        of_method = {**{key: values.get(key) for key in _OF_A_METHOD}, "components": len(values["components"])}
-        if values["threshold_source"] == NO_FINDINGS:  # reports of earlier versions have numbers there
+    of_case = {"case": case.name, "score": report.score, "warnings": "; ".join(report.warnings)}
+    of_case["class"] = report.class_name
+    for name, method in report.methods.items():
+        of_method = {key: getattr(method, key) for key in _OF_A_METHOD} | {"components": len(method.components)}
+        if not method.segmented:
             of_method |= dict.fromkeys(("threshold", "components", "volume_mm3"))
-        seconds = report["seconds"]["total"]
-        yield {**of_case, "method": method, **of_method, "seconds": seconds, **_of_the_list(case)}
+        yield {**of_case, "method": name, **of_method, "seconds": report.seconds.total, **_of_the_list(case)}
 
 
 def _findings(case: Done) -> Iterator[Json]:
     """A row for each finding of each method."""
-    methods = {} if case.report is None else case.report["methods"]
-    for method, values in methods.items():
-        for found in values["components"]:
+    for name, method in case.report.methods.items() if case.report is not None else ():
+        for found in method.components:
             points = {
-                f"{name}_{axis}": round(number, 3)
-                for name, axes in _POINTS.items()
-                for axis, number in zip(axes.lower(), found[name], strict=True)
+                f"{point}_{axis}": round(number, 3)
+                for point, axes in _POINTS.items()
+                for axis, number in zip(axes.lower(), getattr(found, point), strict=True)
             }
-            numbers = {name: found[name] for name in ("voxels", "volume_mm3", "peak", "mean")}
+            numbers = {key: getattr(found, key) for key in ("voxels", "volume_mm3", "peak", "mean")}
             yield {
-                "case": case.name, "method": method, "finding": found["label"], **numbers,
-                "threshold": values["threshold"], **points, **_of_the_list(case),
+                "case": case.name, "method": name, "finding": found.label, **numbers,
+                "threshold": method.threshold, **points, **_of_the_list(case),
             }  # fmt: skip
 
 
@@ -208,32 +207,31 @@ def _write_sheets(folder: Path, cases: Sequence[Done]) -> None:
     if not entries:
         return
     report = next(case.report for case in cases if case.report)
-    model = report["model"] if isinstance(report["model"], str) else report["model"]["encoder"]
-    subtitle = f"{model}; class {report['class']}. Colours have one scale for all cases. Not for diagnosis."
+    subtitle = f"{report.network}; class {report.class_name}. Colours have one scale for all cases. Not for diagnosis."
     write_sheets(folder, entries, title=count_of(len(entries), "scan"), subtitle=subtitle, truth=False)
 
 
-def _caption(report: Json, values: Json) -> str:
+def _caption(report: CaseReport, method: OfMethod) -> str:
     """Say what a method found; of a regressor without a threshold what it predicts."""
-    if values["threshold_source"] != NO_FINDINGS:
-        return size_text(values["volume_mm3"] / 1000, len(values["components"]))
-    return "" if report["score"] is None else f"{report['class']} {report['score']:.4g}"
+    if method.volume_mm3 is not None and method.segmented:
+        return size_text(method.volume_mm3 / 1000, len(method.components))
+    return "" if report.score is None else f"{report.class_name} {report.score:.4g}"
 
 
 def _entry(case: Done) -> Entry:
     """Say what the sheet says of a case."""
     assert case.report is not None
-    methods = case.report["methods"]
+    methods = case.report.methods
     path = case.folder / PLANES
     tile = load_tile(path) if path.is_file() else write_planes(case.folder, case.listed.volume, list(methods))
     said = [short_name(case.name), case.listed.label and f"label {case.listed.label}", tile.where]
     return Entry(
         heading="   ·   ".join(filter(None, said)),
         thresholds={
-            name: math.inf if values["threshold_source"] == NO_FINDINGS else values["threshold"]
-            for name, values in methods.items()
+            name: method.threshold if method.threshold is not None and method.segmented else math.inf
+            for name, method in methods.items()
         },
-        captions={name: _caption(case.report, values) for name, values in methods.items()},
+        captions={name: _caption(case.report, method) for name, method in methods.items()},
         load=functools.partial(load_tile, path),
-        window=shown_window(case.report.get("intensity", "none")),  # reports of earlier versions do not tell
+        window=shown_window(case.report.intensity),
     )

@@ -33,6 +33,7 @@ from tonno_core.evaluation.rows import Row, rows_of, segmenter_row
 from tonno_core.evaluation.sheet import entry_of, write_sheets
 from tonno_core.evaluation.summary import results_csv, summarize, summary_csv
 from tonno_core.output import Json
+from tonno_core.records import made_of, read_record
 from tonno_core.segmentation.threshold import parts_of
 from tonno_core.settings import METHODS, SEGMENTER, ReconstructionSettings, Variant, stages_text
 from tonno_core.volume.intensity import shown_window
@@ -224,8 +225,8 @@ def _recorded_class(
     if class_name != classes[0]:
         return class_name
     try:
-        kept = json.loads((output / SETTINGS_NAME).read_text(encoding="utf-8"))["settings"]["class_name"]
-    except (OSError, ValueError, KeyError, TypeError):
+        kept = made_of(Json, read_record(output / SETTINGS_NAME).get("settings"), "settings")["class_name"]
+    except (OSError, ValueError, KeyError):
         return settings.class_name
     return class_name if kept == class_name else None
 

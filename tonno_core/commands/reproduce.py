@@ -22,6 +22,7 @@ from tonno_core.commands.demo import MODEL
 from tonno_core.commands.evaluate import model_record, tasks_of
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json, check_output, output_folder, remove_abandoned
+from tonno_core.records import made_of, read_record
 from tonno_core.reproduction import fig2, fig4, fig5, fig6, fig8
 from tonno_core.reproduction.source import Kept, Scan, Source, brain_scan, demo_scans, scan_of, scan_of_file
 from tonno_core.settings import SEGMENTER, CamKind
@@ -220,11 +221,10 @@ def check_same(path: Path, asked: Json, overwrite: bool) -> None:
     if overwrite or not path.exists():
         return
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))["asked"]
-    except (OSError, ValueError, KeyError, TypeError):
-        kept = None
-    if not isinstance(kept, dict):
-        raise TonnoError(f"{path}: is no figure's description; choose another `output`, or give `overwrite`")
-    if _in_order(kept) != json.loads(json.dumps(_in_order(asked))):
+        kept = made_of(Json, read_record(path).get("asked"), "asked")
+        in_order = _in_order(kept)
+    except (OSError, ValueError, TypeError):  # the last of numbers that have no order
+        raise TonnoError(f"{path}: is no figure's description; choose another `output`, or give `overwrite`") from None
+    if in_order != json.loads(json.dumps(_in_order(asked))):
         other = differences(kept, asked)
         raise TonnoError(f"{path}: is of something else ({other}); choose another `output`, or give `overwrite`")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from tonno_core.demo.phantom import write_phantoms
 from tonno_core.distributed import world_size
 from tonno_core.errors import TonnoError, is_out_of_memory
 from tonno_core.output import Json, check_output, output_folder, remove_abandoned
+from tonno_core.records import read_record
 from tonno_core.reproduction import table1 as grid
 from tonno_core.reproduction import table2 as comparison
 from tonno_core.settings import METHODS, CamKind, parse_stages
@@ -297,7 +297,7 @@ class _Row:
             options={"methods": (method,), "class_name": measured.class_name},
             progress=measured.progress,
         )
-        summary = json.loads((place / "evaluation" / "summary.json").read_text(encoding="utf-8"))
+        summary = read_record(place / "evaluation" / "summary.json")  # which was written just now
         validation = load_bundle(str(model)).spec.training.get("validation", {})
         result = grid.result_of(summary, method, volume_auc=validation.get("volume_auc"))
         self.folder.save(name, {"steps": state["steps"], "seconds": state["seconds"], "result": result})

@@ -88,7 +88,7 @@ def publication_of(name: str, source: Path) -> Publication:
         return Publication(
             str(stated.get("Name") or folder.name), str(stated.get("License") or _STATED), (cited or _STATED,)
         )
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return Publication(folder.absolute().name, _STATED, (_STATED,))
 
 

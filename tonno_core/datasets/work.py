@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tonno_core.cohort.cases import CasesFolder, Progress, fingerprint, run_cases
-from tonno_core.cohort.manifest import DEFAULT_CLASS, Case, Manifest
+from tonno_core.cohort.manifest import DEFAULT_CLASS, SPLITS, Case, Manifest
 from tonno_core.cohort.places import relative_below
 from tonno_core.cohort.source import source_of
 from tonno_core.cohort.split import split_patients
 from tonno_core.datasets.found import Found, Item, Outcome, Prepared
-from tonno_core.datasets.intensity import Statistics
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json, write_json
+from tonno_core.records import made_of, read_record
 from tonno_core.words import spelling
 
 VOLUMES = "volumes"
-_PLACES = ("volume", "mask")
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,27 @@ class Task:
 
     name: str
     item: Item
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What the folder keeps of a scan.
+
+    Attributes:
+        fingerprint: Hash of the preparation.
+        item: Hash of what the tables say of the scan.
+        source: Hash of place, size and time of the files that were read.
+        files: These files.
+        cases: Lines of the manifest; places in the folder are relative to it.
+        notes: See `Outcome`.
+    """
+
+    fingerprint: str
+    item: str
+    source: str
+    files: tuple[str, ...]
+    cases: tuple[Prepared, ...]
+    notes: tuple[str, ...]
 
 
 class PreparedFolder(CasesFolder):
@@ -56,14 +75,12 @@ class PreparedFolder(CasesFolder):
         Returns:
             Whether its record is there, of the files as they are and of what the tables say of it.
         """
-        record = self._read(name)
-        if record is None or record["item"] != fingerprint(self.items[name].facts()):
+        kept = self._read(name)
+        if kept is None or kept.item != fingerprint(self.items[name].facts()):
             return False
-        written = [case[key] for case in record["cases"] for key in _PLACES if case[key]]
+        written = [place for case in kept.cases for place in (case.volume, case.mask) if place]
         with suppress(OSError):
-            return bool(record["source"] == _source(record["files"])) and all(
-                (self.path / file).exists() for file in written
-            )
+            return kept.source == _source(kept.files) and all((self.path / file).exists() for file in written)
         return False
 
     def content_of_case(self, name: str) -> str | None:
@@ -96,16 +113,11 @@ class PreparedFolder(CasesFolder):
             name: Name of the case.
             outcome: The lines of the manifest.
         """
-        files = [str(file) for file in outcome.files]
-        record = {
-            "fingerprint": self.fingerprint,
-            "item": fingerprint(self.items[name].facts()),
-            "source": _source(files),
-            "files": files,
-            "cases": [self._with_places(dataclasses.asdict(case), self._below) for case in outcome.cases],
-            "notes": list(outcome.notes),
-        }
-        write_json(self.cases / f"{name}.json", record)
+        files = tuple(str(file) for file in outcome.files)
+        cases = tuple(self._with_places(case, self._below) for case in outcome.cases)
+        item = fingerprint(self.items[name].facts())
+        kept = _Kept(self.fingerprint, item, _source(files), files, cases, outcome.notes)
+        write_json(self.cases / f"{name}.json", dataclasses.asdict(kept))
 
     def outcome(self, name: str) -> Outcome | None:
         """Read what has become of a scan.
@@ -116,18 +128,15 @@ class PreparedFolder(CasesFolder):
         Returns:
             The lines of the manifest; None where it is not done.
         """
-        record = self._read(name)
-        if record is None:
+        kept = self._read(name)
+        if kept is None:
             return None
-        cases = tuple(
-            Prepared(**{**case, "statistics": [Statistics(**each) for each in case["statistics"]]})
-            for case in (self._with_places(case, self._absolute) for case in record["cases"])
-        )
-        return Outcome(cases, tuple(map(Path, record["files"])), tuple(record["notes"]))
+        cases = tuple(self._with_places(case, self._absolute) for case in kept.cases)
+        return Outcome(cases, tuple(map(Path, kept.files)), kept.notes)
 
-    def _with_places(self, case: Json, change: Callable[[str], str]) -> Json:
+    def _with_places(self, case: Prepared, change: Callable[[str], str]) -> Prepared:
         """Change the paths of a case."""
-        return {**case, **{key: change(case[key]) for key in _PLACES if case[key]}}
+        return dataclasses.replace(case, volume=change(case.volume), mask=change(case.mask) if case.mask else "")
 
     def _below(self, place: str) -> str:
         """Return a path relative to this folder where it lies in it: the folder may be moved or copied."""
@@ -136,12 +145,14 @@ class PreparedFolder(CasesFolder):
     def _absolute(self, place: str) -> str:
         return str(self.path.absolute() / place)
 
-    def _read(self, name: str) -> Json | None:
+    def _read(self, name: str) -> _Kept | None:
+        """Read what is kept of a scan; None where that is nothing, or damaged: the scan is then prepared again."""
         try:
-            data = json.loads((self.cases / f"{name}.json").read_text(encoding="utf-8"))
+            kept = made_of(_Kept, read_record(self.cases / f"{name}.json"))
         except (OSError, ValueError):
             return None
-        return data if isinstance(data, dict) and data.get("fingerprint") == self.fingerprint else None
+        sound = bool(kept.cases) and all(map(_is_sound, kept.cases))
+        return kept if sound and kept.fingerprint == self.fingerprint else None
 
 
 def prepare_items(
@@ -228,6 +239,13 @@ def _manifest(cases: Sequence[Prepared], path: Path) -> Manifest:
             for case in cases
         ),
     )
+
+
+def _is_sound(case: Prepared) -> bool:
+    """Tell whether values of the right types can be what `Outcome` has of a case."""
+    ordered = all(each.low <= each.median <= each.high for each in case.statistics)
+    known = case.label in (0, 1) and case.split in ("", *SPLITS)
+    return bool(case.volume and case.statistics) and known and ordered
 
 
 def _source(files: Sequence[str]) -> str:

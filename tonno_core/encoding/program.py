@@ -82,7 +82,7 @@ class Program(nn.Module):
                     self.register_buffer(f"tensor {number}", tensor)
             for layer in described["layers"]:
                 self._add(layer)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise TonnoError(f"the exported program is not readable ({first_line(error)})") from error
 
     def _add(self, layer: str) -> None:

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, is_dataclass
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
 
 from tonno_core.errors import TonnoError, one_line
-from tonno_core.output import Json, write_json
+from tonno_core.output import write_json
+from tonno_core.records import made_of, read_record
 from tonno_core.segmentation.binarize import covered, reaches
 from tonno_core.segmentation.connected import Runs
 from tonno_core.segmentation.metrics import Components, best_dice, dice_of, match, max_iou
-from tonno_core.settings import is_finite_number
 
 # Factors on a row's own threshold at which Dice and F1 are measured too: thirds of an octave, 1/8 to 4.
 LADDER = tuple(2.0 ** (k / 3) for k in range(-9, 7))
 # A component with less than this share on the other mask was grazed rather than found.
 TENTH = 0.1
-# No number of a record is larger; sums and differences of such numbers are finite.
-_LARGEST = 1e100
 
 
 @dataclass(frozen=True)
@@ -209,54 +203,16 @@ def load_record(path: Path, fingerprint: str, rows: Collection[str] | None = Non
         TonnoError: The file is damaged.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(data, dict) or data.get("fingerprint") != fingerprint:
+        data = read_record(path)
+        if data.get("fingerprint") != fingerprint:
             return None
-        record: CaseRecord = _made(CaseRecord, data, "the file")
+        record = made_of(CaseRecord, data)
         _check(record, path.stem, rows)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise TonnoError(f"{path}: not readable as a case's results ({one_line(error)}); delete it") from error
     return record
-
-
-def _made(kind: Any, value: Any, place: str) -> Any:
-    """Return the value of a type that JSON holds; a ValueError says where it holds something else."""
-    if value is None and NoneType in get_args(kind):
-        return None
-    if isinstance(kind, UnionType):  # with None, as all here
-        kind = get_args(kind)[0]
-    inner, outer = get_args(kind), get_origin(kind) or kind
-    if is_dataclass(kind) and isinstance(value, dict):
-        return _made_class(kind, value, place)
-    if outer is tuple and isinstance(value, list):
-        return tuple(_made(inner[0], each, f"{place}[{number}]") for number, each in enumerate(value))
-    if outer is dict and isinstance(value, dict):
-        return {_made(str, name, place): _made(inner[1], each, "a row") for name, each in value.items()}
-    if outer is float and is_finite_number(value) and abs(value) <= _LARGEST:
-        return float(value)
-    if outer is str and isinstance(value, str):
-        value.encode()  # what has no UTF-8 cannot be written to a table
-        return value
-    if (outer is bool and isinstance(value, bool)) or (outer is int and type(value) is int and 0 <= value < _LARGEST):
-        return value
-    raise ValueError(f"{place} is {json.dumps(value)[:30]}")
-
-
-def _made_class(kind: Any, value: Json, place: str) -> Any:
-    hints, needed = _fields(kind)
-    lacking, odd = needed - value.keys(), value.keys() - hints.keys()
-    if lacking or odd:
-        raise ValueError(f"{place} {'lacks' if lacking else 'has'} {json.dumps(min(lacking or odd))[:30]}")
-    return kind(**{name: _made(hints[name], each, name) for name, each in value.items()})
-
-
-@lru_cache
-def _fields(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
-    """Return the types of a class's fields, and the names of those that must be there."""
-    needed = (each.name for each in dataclasses.fields(kind) if each.default is dataclasses.MISSING)
-    return get_type_hints(kind), frozenset(needed)
 
 
 def _check(record: CaseRecord, case: str, rows: Collection[str] | None) -> None:

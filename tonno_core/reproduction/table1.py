@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tonno_core.errors import TonnoError
+from tonno_core.errors import TonnoError, one_line
 from tonno_core.evaluation.bootstrap import COVERAGE, RESAMPLES, Estimate
 from tonno_core.evaluation.report import pipe, with_interval
 from tonno_core.output import Json, write_json, write_text
+from tonno_core.records import made_of, read_record
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,48 @@ def chosen(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in GRID if not names or name in names)
 
 
+@dataclass(frozen=True)
+class _Result:
+    """What a row's evaluation gave.
+
+    Attributes:
+        measures: Estimates by measure; None where one is not known.
+        volume_auc: Of the training's validation; None where there was none.
+        cases: Volumes that were evaluated.
+        patients: Their patients.
+        cases_with_truth: Volumes whose finding is known.
+        cases_without_finding: Volumes without one.
+        failures: Volumes that failed.
+    """
+
+    measures: dict[str, Estimate | None]
+    volume_auc: float | None
+    cases: int
+    patients: int
+    cases_with_truth: int
+    cases_without_finding: int
+    failures: int
+
+
+@dataclass(frozen=True)
+class _State:
+    """How far a row is.
+
+    Attributes:
+        asked: What tells its grid from others.
+        steps: Of its training.
+        seconds: What that took, once it is done.
+        result: What its evaluation gave.
+        failed: Why it has none.
+    """
+
+    asked: Json
+    steps: int | None = None
+    seconds: float | None = None
+    result: _Result | None = None
+    failed: str | None = None
+
+
 class GridFolder:
     """Holds a folder for each row of the grid, with its model and its result; the table is made of what is there.
 
@@ -196,18 +239,19 @@ class GridFolder:
         """
         path = self.row(name) / "row.json"
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            asked = dict(kept["asked"])
+            kept = read_record(path)
+            asked = made_of(_State, kept, others=True).asked
+            _check(kept)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise TonnoError(f"{path}: not readable as a row of the grid ({error}); delete it") from error
+        except (OSError, ValueError) as error:
+            raise TonnoError(f"{path}: not readable as a row of the grid ({one_line(error)}); delete it") from error
         other = [key for key in {**self.asked, **asked} if asked.get(key) != self.asked.get(key)]
         if other and "seconds" not in kept and not self._begun(self.run(name)):
             return None
         if other:
             raise TonnoError(f"{path}: is of another grid ({self._told(asked, other)}, or give `overwrite`")
-        return dict(kept)
+        return kept
 
     def fits(self, name: str) -> bool:
         """Tell whether a row is of this grid.
@@ -280,6 +324,14 @@ def result_of(summary: Json, method: str, *, volume_auc: float | None) -> Json:
     failed = len(summary["failures"])
     return {"measures": measures | {name: row[name] for name in _OF_VOLUMES}, "volume_auc": volume_auc, **counts,
             "failures": failed}  # fmt: skip
+
+
+def _check(state: Json) -> None:
+    """Raise ValueError where a row is further than what comes before is done."""
+    order = ("result", "seconds", "steps")
+    done = [state[name] is not None for name in order if name in state]
+    if not all(done) or any(name not in state for name in order[len(order) - len(done) :]):
+        raise ValueError("its steps, seconds and result do not belong together")
 
 
 def _line(name: str, state: Json) -> Json:

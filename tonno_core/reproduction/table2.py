@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,8 @@ from tonno_core.evaluation.record import CaseRecord, Finding, load_record
 from tonno_core.evaluation.report import pipe, with_interval
 from tonno_core.evaluation.summary import tuned, values_of
 from tonno_core.output import Json, write_json, write_text
-from tonno_core.settings import CAM_NAMES
+from tonno_core.records import made_of, read_record
+from tonno_core.settings import CAM_NAMES, CamKind
 from tonno_core.words import count_of
 
 LAYERCAM = "slicewise-cam"
@@ -52,9 +52,10 @@ DEFINITIONS = f"""\
   the segmentation; the mean over true components. Of a mask that is a filled box (Duke breast MRI) it is the box's.
 - **Balanced accuracy**: mean of sensitivity and specificity over all volumes; one is called positive where the
   heatmap's peak reaches the threshold.
-- **Tuned on masks**: with the one factor on the threshold that is best for the mean Dice of these very volumes. It has
-  seen the masks: no result, but what one threshold for all could reach. Where the best Dice is tiny, the masks may be
-  nearly everything: one component that touches every true one, which F1 rewards.
+- **Tuned on masks**: with the one factor on a row's thresholds that is best for the mean Dice of these very volumes,
+  the same for all of them. Where they share the model's threshold, that is one other threshold; Otsu's stays each
+  volume's own, times the factor. It has seen the masks: no result, but what one rule for all could reach. Where the
+  best Dice is tiny, the masks may be nearly everything: one component that touches every true one, which F1 rewards.
 - **Difference**: to the row that has none, volume by volume. **Intervals** hold the middle {_SHARE} of {RESAMPLES}
   bootstrap resamples over patients; all rows see the same resamples (paired), so that an interval of a difference
   without 0 in it is a difference at the 5 % level.
@@ -111,13 +112,16 @@ def read_evaluation(folder: Path) -> Evaluated:
     if lacking:
         raise TonnoError(_no_evaluation(folder, lacking))
     try:
-        content = json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        content, summary = read_record(folder / SETTINGS_NAME), read_record(folder / "summary.json")
         with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
-            patients = {line["case"]: line["patient"] for line in csv.DictReader(file)}
-        failures, run = dict(summary["failures"]), content.get("run") or fingerprint(content)
-        _check((content, failures))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error) as error:
+            lines = [
+                {name: made_of(str, line[name], name) for name in ("case", "patient")} for line in csv.DictReader(file)
+            ]
+        patients = {line["case"]: line["patient"] for line in lines}
+        failures = made_of(dict[str, str], summary.get("failures"), "failures")
+        run = made_of(str, content.get("run") or fingerprint(content), "run")
+        _check(content)
+    except (OSError, ValueError, KeyError, csv.Error) as error:
         raise TonnoError(
             f"{folder}: its {SETTINGS_NAME}, summary.json or results.csv is damaged, or not an evaluation's "
             f"({one_line(error)}); run `tonno evaluate` again, or give a manifest"
@@ -133,25 +137,39 @@ def read_evaluation(folder: Path) -> Evaluated:
     return Evaluated(tuple(records), content, failures)
 
 
-def _check(kept: tuple[Json, Json]) -> None:
-    """Raise what says what is wrong where settings and failures are not an evaluation's."""
-    content, failures = kept
-    json.dumps(kept, ensure_ascii=False, allow_nan=False).encode()  # as it will be written
-    if not all(isinstance(row["best"], bool) for row in content["rows"].values()):
-        raise ValueError("a row is damaged")
-    if _cam(content) not in CAM_NAMES or not all(isinstance(text, str) for text in failures.values()):
-        raise ValueError("its cam or its failures are damaged")
+@dataclass(frozen=True)
+class _Row:
+    best: bool
 
 
-def _cam(content: Json) -> Any:
-    return content.get("settings", {}).get("cam", "layercam")
+@dataclass(frozen=True)
+class _Settings:
+    cam: CamKind = "layercam"
+
+
+@dataclass(frozen=True)
+class _Content:
+    """Of an evaluation's ``settings.json``, what the table is made of."""
+
+    rows: dict[str, _Row]
+    settings: _Settings = _Settings()
+
+
+def _check(content: Json) -> None:
+    """Raise ValueError where settings are not an evaluation's."""
+    json.dumps(content, ensure_ascii=False).encode()  # as it will be written
+    made_of(_Content, content, others=True)
+
+
+def _cam(content: Json) -> CamKind:
+    return made_of(_Content, content, others=True).settings.cam
 
 
 def _no_evaluation(folder: Path, lacking: Sequence[str]) -> str:
     """Say what a folder lacks to be an evaluation's, what it holds, and what may have been meant."""
     begun = False
-    with suppress(OSError, ValueError, TypeError):
-        begun = "rows" in json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))
+    with suppress(OSError, ValueError):
+        begun = "rows" in read_record(folder / SETTINGS_NAME)
     if begun:
         return (
             f"{folder}: holds no finished evaluation (no {' and no '.join(lacking)}); run `tonno evaluate` to its end, "
@@ -283,7 +301,11 @@ def markdown(lines: Sequence[Line], evaluated: Evaluated, *, baseline: str) -> s
         parts += ["## At each method's own threshold", _values(lines, main), _thresholds(lines)]
         parts += ["Differences, paired:", _differences(lines, main)]
     if any(line.values[name] for line in lines for name in _TUNED):
-        parts += ["## At one threshold tuned on these masks", _values(lines, list(_TUNED)), "Differences, paired:"]
+        parts += [
+            "## With one factor on the thresholds, tuned on these masks",
+            _values(lines, list(_TUNED)),
+            "Differences, paired:",
+        ]
         parts += [_differences(lines, list(_TUNED))]
     if evaluated.failures:
         parts += ["## Cases that failed", "\n".join(f"- {name}: {text}" for name, text in evaluated.failures.items())]

@@ -206,7 +206,7 @@ class HeatmapFiles:
         if not self._path(number).is_file():
             return False
         try:
-            return bool(load_tensors(self._path(number), mapped=True).get("step") == self._step)
+            return bool(load_tensors(self._path(number)).get("step") == self._step)
         except TonnoError:
             return False
 

@@ -25,11 +25,13 @@ import tonno_core
 from tonno_core.bundle.decide import Run
 from tonno_core.bundle.ready import ReadyModel
 from tonno_core.cohort.ahead import read_ahead
+from tonno_core.cohort.cases import fingerprint
 from tonno_core.cohort.source import source_of
 from tonno_core.output import Json, write_text
 from tonno_core.progress import progress_bar, say_once
 from tonno_core.reconstruction.foreground import Foreground
 from tonno_core.reconstruction.run import ReadyScan, get_ready
+from tonno_core.records import read_record
 from tonno_core.reporting import Reporter
 from tonno_core.settings import CAM_METHODS, SLICEWISE_METHODS, ReconstructionSettings
 from tonno_core.volume.io import read_volume
@@ -375,7 +377,7 @@ class Look:
         for job, (place, known) in zip(jobs, before, strict=True):
             if known is not None:
                 self.pace.passed(job.takes)
-                yield known["measured"]
+                yield known
                 continue
             self.pace.begin()
             watched = Watched(self.pace, job.takes)
@@ -386,21 +388,21 @@ class Look:
             del scan, get
             if place is not None:
                 place.parent.mkdir(exist_ok=True)
-                write_text(place, json.dumps({"facts": self._facts(job), "measured": measured}))
+                kept = {"facts": self._facts(job), "measured": measured, "sha256": fingerprint(measured)}
+                write_text(place, json.dumps(kept))
             self.pace.end(job.takes)
             yield measured
 
     def _facts(self, job: Job) -> Json:
         return {"volume": source_of(job.path), **job.facts}
 
-    def _known(self, job: Job) -> tuple[Path | None, Json | None]:
-        """Return where a job's result is kept, and what is there of just this job."""
+    def _known(self, job: Job) -> tuple[Path | None, Any | None]:
+        """Return where a job's result is kept, and the result if it is there."""
         if self.kept is None:
             return None, None
         text = json.dumps(self._facts(job), sort_keys=True)
         place = self.kept / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
-        known = _read(place)
-        return place, known if known.get("facts") == json.loads(text) and "measured" in known else None
+        return place, _read(place, json.loads(text))
 
 
 def facts_of(model: ReadyModel, *runs: Run) -> Json:
@@ -429,10 +431,11 @@ def facts_of(model: ReadyModel, *runs: Run) -> Json:
     }
 
 
-def _read(place: Path) -> Json:
-    """Read what was kept; nothing, where there is nothing or it is damaged."""
+def _read(place: Path, facts: Json) -> Any | None:
+    """Read what was measured; None where there is nothing, it is of something else, or it is not what was written."""
     try:
-        known = json.loads(place.read_text(encoding="utf-8"))
+        kept = read_record(place)
     except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
+        return None
+    measured = kept.get("measured")
+    return measured if kept.get("facts") == facts and kept.get("sha256") == fingerprint(measured) else None

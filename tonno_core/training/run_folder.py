@@ -17,13 +17,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from tonno_core.cohort.manifest import Manifest
 from tonno_core.errors import TonnoError, first_line
 from tonno_core.output import Json, atomic_file, holds_files, remove_abandoned
-from tonno_core.settings import is_finite_number
+from tonno_core.records import made_of, read_record
 from tonno_core.training.settings import TrainingSettings
 from tonno_core.training.tensor_file import load_tensors, save_tensors
 
@@ -40,6 +41,17 @@ class Settings(Protocol):
 
     def record(self) -> Json:
         """Return them as JSON holds them."""
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What is measured once per run.
+
+    Attributes:
+        radius_mm: Of the training volumes' foreground.
+    """
+
+    radius_mm: float
 
 
 class RunFolder:
@@ -99,8 +111,8 @@ class RunFolder:
         if overwrite:
             return
         try:
-            description = json.loads((self.path / _RUN).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            description = read_record(self.path / _RUN)
+        except (OSError, ValueError) as error:
             raise TonnoError(f"{self.path / _RUN}: unreadable ({first_line(error)}); choose another `run`") from error
         self._check_same(description, self.path / _RUN)
         if resume:
@@ -186,14 +198,14 @@ class RunFolder:
         path = self.path / _MEASURED
         if path.is_file():
             try:
-                radius = json.loads(path.read_text(encoding="utf-8"))["radius_mm"]
-            except (OSError, ValueError, LookupError, TypeError, RecursionError):
-                radius = None
-            if not is_finite_number(radius) or radius <= 0:
+                radius = made_of(_Measured, read_record(path)).radius_mm
+            except (OSError, ValueError):
+                radius = 0.0
+            if radius <= 0:
                 raise TonnoError(f"{path}: damaged; delete it, and the volumes are measured again")
-            return float(radius)
+            return radius
         value = measure()
-        _write_json(path, {"radius_mm": value})
+        _write_json(path, asdict(_Measured(value)))
         return value
 
     def finish(self) -> None:
@@ -230,8 +242,8 @@ def has_checkpoint(path: Path) -> bool:
     return (path / _CHECKPOINT).is_file()
 
 
-def recorded_setting(path: Path, name: str) -> Any | None:
-    """Read a setting of the run in a folder.
+def recorded_setting(path: Path, name: str) -> int | None:
+    """Read a setting of the run in a folder, a whole number.
 
     Args:
         path: The folder.
@@ -241,8 +253,9 @@ def recorded_setting(path: Path, name: str) -> Any | None:
         Its value; None where there is no such run, or it cannot be read, which `RunFolder.check` says.
     """
     try:
-        return json.loads((path / _RUN).read_text(encoding="utf-8"))["settings"].get(name)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        settings = made_of(dict[str, Any], read_record(path / _RUN).get("settings"), "settings")
+        return made_of(int, settings.get(name), name)
+    except (OSError, ValueError):
         return None
 
 

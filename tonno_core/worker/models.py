@@ -78,5 +78,5 @@ def _files(model: str) -> _Key | None:
         folder = Path(model)
         spec, weights = (folder / SPEC_NAME).read_bytes(), (folder / WEIGHTS_NAME).stat()
         return (model, spec, json.loads(spec)["sha256"], weights.st_size, weights.st_mtime_ns)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

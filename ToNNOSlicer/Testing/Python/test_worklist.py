@@ -16,7 +16,7 @@ from dicom_series import writeSeries
 from studies_on_disk import CHANGES, COMMAND, QUICK, ROOT, ended, hasEnded, known, states, until, worklist, write
 from ToNNOSlicerLib.studies import findStudies
 from ToNNOSlicerLib.worklist import ENDED, FINDING, IDLE, WORKING, Case, Worklist, arguments
-from ToNNOSlicerLib.worklist_files import progress
+from ToNNOSlicerLib.worklist_files import progress, reported, runsOf
 
 from tonno_core.cohort.source import source_of
 from tonno_core.errors import TonnoError
@@ -45,6 +45,35 @@ def runs(output: Path) -> list[str]:
 
 def pidOf(listed: Worklist) -> int:
     return listed._process._popen.pid
+
+
+def test_a_damaged_report_is_no_result(tmp_path: Path) -> None:
+    stored = ROOT / "tests/stored/cohort/finished/cases/0001-0/report.json"
+    right = json.loads(stored.read_text(encoding="utf-8"))
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(right))
+    known = reported(tmp_path)
+    assert known is not None
+    assert known.state == "done" and known.findings == len(right["methods"]["tonno"]["components"])
+    method = right["methods"]["tonno"]
+    for change in (
+        {"methods": {}}, {"methods": []}, {"methods": {"tonno": 3}}, {"methods": {"tonno": method | {"components": 2}}},
+        {"methods": {"tonno": method | {"peak": None}}}, {"score": "high"}, {"score": float("nan")}, {"class": None},
+        {"frame_to_ras": [[1.0]]}, {"profiles": [{"axis": "Z"}]}, {"settings": {}}, {"region": {"zoom": True}},
+    ):  # fmt: skip
+        path.write_text(json.dumps(right | change))
+        assert reported(tmp_path) is None, change
+    for text in ("[" * 100_000, "[]", "{", '{"a": 1}'):
+        path.write_text(text)
+        assert reported(tmp_path) is None
+
+
+def test_a_damaged_run_is_left_out(tmp_path: Path) -> None:
+    for number, volumes in enumerate((["/a.nii"], 3, "/a.nii", [None], {"/a.nii": 1}), start=1):
+        folder = tmp_path / "runs" / f"{number:04d}"
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps({"key": "k", "volumes": volumes}))
+    assert [run.volumes for run in runsOf(tmp_path, "k")] == [("/a.nii",)]
 
 
 def test_a_folder_is_done_and_what_fails_stops_no_other(set_: Path) -> None:

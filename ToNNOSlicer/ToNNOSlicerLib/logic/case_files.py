@@ -104,6 +104,12 @@ def readReport(case) -> Report:
     if not case.folder or not content.get("methods"):
         raise ToNNOUserError(_("{name} has no results.").format(name=case.name), again)
     try:
+        worklist_files.checked(content)
+    except ValueError as error:
+        raise ToNNOUserError(
+            _("The report of {name} is damaged: {reason}.").format(name=case.name, reason=error), again
+        ) from None
+    try:
         source = source_of(Path(case.volume))
     except OSError as error:
         raise ToNNOUserError(
