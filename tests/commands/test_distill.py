@@ -123,7 +123,8 @@ def test_a_complete_run_asked_for_again_notices_a_scan_that_was_replaced(
     assert (status, out) == (2, "")
     assert err.splitlines()[-1] == (
         f"tonno: {folder / '1.nii.gz'}: is another scan than the one that the checkpoint in "
-        f"--run {tmp_path / 'model-run'} learned from; put that one back, choose another --run, or give --overwrite to begin again"
+        f"--run {tmp_path / 'model-run'} learned from; put that one back, "
+        "choose another --run, or give --overwrite to begin again"
     )
     assert before == {path: path.read_bytes() for path in (tmp_path / "model").iterdir()}
 
