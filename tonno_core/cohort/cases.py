@@ -310,6 +310,20 @@ def run_cases(
             bar.update(done - bar.n)
 
 
+def warned_line(warned: int, cases: int, details: str) -> str:
+    """Say how many cases have warnings.
+
+    Args:
+        warned: Number of those that have.
+        cases: Number of all cases.
+        details: The file that has the warnings.
+
+    Returns:
+        One line, "" where there are none.
+    """
+    return f"warnings for {warned} of {count_of(cases, 'case')}: see {details}" if warned else ""
+
+
 def failed_line(failures: Mapping[str, str], cases: int, details: str) -> str:
     """Say how many cases failed, with the first few reasons.
 
