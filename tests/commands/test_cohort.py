@@ -96,6 +96,18 @@ def test_the_terminal_says_how_many_cases_have_warnings(home: Path, tmp_path: Pa
     assert "warnings" not in run(home / "set" / "list.csv", home / "out").text
 
 
+def test_what_another_command_did_meanwhile_has_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = cohort.reconstruct_into
+
+    def overtaken(*arguments: Any, **options: Any) -> None:
+        original(*arguments, **options)
+        raise TonnoError("`output`: another process wrote it meanwhile")
+
+    monkeypatch.setattr(cohort, "reconstruct_into", overtaken)
+    assert run(write_set(tmp_path / "set"), tmp_path / "out").failed == ""
+    assert not list((tmp_path / "out").rglob("*.failed"))
+
+
 def test_a_second_run_does_what_is_missing_and_no_more(tmp_path: Path, done: list[str]) -> None:
     manifest = write_set(tmp_path / "set", broken=1)
     outcome = run(manifest, tmp_path / "out")

@@ -306,7 +306,8 @@ def run_cases(
             except Exception as error:
                 if not isinstance(error, (TonnoError, OSError)) and not is_out_of_memory(error):
                     raise
-                folder.fail(task.name, reworded(one_line(error)) or type(error).__name__)
+                if not folder.has(task.name):  # else another command, in the same folder, has done it meanwhile
+                    folder.fail(task.name, reworded(one_line(error)) or type(error).__name__)
             bar.update(done - bar.n)
 
 
