@@ -832,8 +832,9 @@ def phantoms(
 
     It holds brains with and without lesions, and their manifest.
     """
-    from tonno_core.demo.phantom import write_loads, write_phantoms
+    from tonno_core.demo.phantom import heads_in, write_loads, write_phantoms
     from tonno_core.output import output_folder
+    from tonno_core.words import count_of
 
     with output_folder(output, overwrite=overwrite, last="manifest.csv") as folder:
         if loads:
@@ -842,9 +843,13 @@ def phantoms(
             write_phantoms(
                 folder, count=count, seed=seed, lesions=lesions or True, spacing_mm=spacing_mm, test=test or 0
             )
+        written = heads_in(folder)
         # Should the process be killed meanwhile, no list of other heads is left with these.
         (output / "manifest.csv").unlink(missing_ok=True)
     click.echo(f"{count} heads and manifest.csv written to {output}")
+    if others := sorted(heads_in(output) - written):  # perhaps somebody's own
+        told = f"{count_of(len(others), 'file')} that manifest.csv does not list, as {others[-1]}"
+        click.echo(f"{output} also holds {told}; delete what is of an earlier set")
 
 
 @cli.command()
@@ -1033,10 +1038,11 @@ def main(arguments: list[str] | None = None) -> None:
         if not is_out_of_memory(error):
             raise
         error.__traceback__ = error.__context__ = None  # their frames hold the memory that saying so takes
-        text = "out of memory; close other programs, or choose fewer `slices`, or choose a smaller `slice_size`"
-        _fail(as_options_of(cli.commands[arguments[0]], cli, text), 2)
     except OSError as error:  # what no reader or writer foresaw: a name too long, a folder that may not be searched
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
+    # Out of the block, in which Python 3.10 keeps the frames.
+    text = "out of memory; close other programs, or choose fewer `slices`, or choose a smaller `slice_size`"
+    _fail(as_options_of(cli.commands[arguments[0]], cli, text), 2)
 
 
 def _pairs(texts: tuple[str, ...]) -> dict[str, str]:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ from tests.networks import write_random_bundle
 from tests.training.toy import write_toy_set
 from tonno_core.bundle import calibration
 from tonno_core.bundle.decide import decide
-from tonno_core.bundle.file import load_bundle
+from tonno_core.bundle.file import load_bundle, save_description
 from tonno_core.bundle.ready import prepare_model
 from tonno_core.commands.calibrate import complete, recalibrate
 from tonno_core.commands.reconstruct import segment_all as segment
@@ -24,6 +25,7 @@ from tonno_core.reconstruction import execute
 from tonno_core.settings import METHODS, PRESETS, Variant
 from tonno_core.training.calibration import Search
 from tonno_core.training.look import Look
+from tonno_core.volume.appearance import appearance, record_of_images
 from tonno_core.volume.io import read_volume
 
 QUIETLY = Look("cpu", "float32", progress=False)
@@ -39,7 +41,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(home: Path, output: Path, *, model: str = "model", manifest: str = "manifest.csv", **options: Any) -> str:
+def run(
+    home: Path, output: Path, *, model: str = "model", manifest: str | Path = "manifest.csv", **options: Any
+) -> str:
     asked = options.pop("options", PLANES)
     chosen = {name: options.pop(name) for name in ("stages", "quantile", "presets") if name in options}
     return recalibrate(home / model, home / manifest, output, asked, Search(**chosen), QUIETLY, **options)
@@ -130,6 +134,26 @@ def test_label_1_means_the_finding_of_a_model_that_tells_normal_from_it(home: Pa
     thresholds = load_bundle(tmp_path / "new").spec.thresholds
     counts = {key: (one["positive_volumes"], one["negative_volumes"]) for key, one in thresholds.items()}
     assert counts == {"matched-cam": (2, 1), "matched-cam/lesion": (1, 2)}
+
+
+def test_scans_unlike_those_of_the_training_are_told(home: Path, tmp_path: Path) -> None:
+    bundle = load_bundle(home / "model")
+    scans = [read_volume(home / f"{index}.nii.gz") for index in range(5)]
+    for scale, told in (
+        (1.0, ""),
+        (0.1, "warning: 3 of 3 volumes of split val differ from the model's training images,"),
+    ):
+        grids = [scan.ijk_to_ras @ np.diag([scale, scale, scale, 1.0]) for scan in scans]
+        seen = [appearance(scan.array, grid, "zscore") for scan, grid in zip(scans, grids, strict=True)]
+        record = record_of_images([look for look in seen if look is not None], "zscore", None)
+        spec = dataclasses.replace(bundle.spec, training={"images": record})
+        save_description(tmp_path / f"model-{scale}", spec, bundle)
+        asked = {"methods": ("center",), **PLANES}
+        summary = run(
+            tmp_path, tmp_path / f"new-{scale}", model=f"model-{scale}", manifest=home / "manifest.csv", options=asked
+        )
+        assert ("differ from" in summary) is bool(told)
+        assert told in summary
 
 
 def test_what_an_earlier_version_did_not_measure_is_added_and_nothing_else_changes(

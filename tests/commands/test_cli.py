@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -570,6 +571,22 @@ def test_phantoms_replace_others_where_they_are_told_to(tonno: Command) -> None:
     assert tonno.refused(*few, "--test", 1, "--overwrite") == "--test is 1, expected at most 0 of 4 heads"
 
 
+def test_fewer_phantoms_than_before_leave_the_others_and_say_so(tonno: Command) -> None:
+    def asked(count: int) -> tuple[object, ...]:
+        return "phantoms", "heads", "--count", count, "--spacing-mm", 8, "--overwrite"
+
+    assert tonno(*asked(6))[1] == "6 heads and manifest.csv written to heads\n"
+    before = {path: path.read_bytes() for path in Path("heads").rglob("phantom-000[45]*")}
+    assert len(before) == 3
+    assert tonno(*asked(4))[1] == (
+        "4 heads and manifest.csv written to heads\n"
+        "heads also holds 3 files that manifest.csv does not list, as phantom-0005.nii.gz; "
+        "delete what is of an earlier set\n"
+    )
+    assert before == {path: path.read_bytes() for path in before}
+    assert tonno(*asked(6))[1] == "6 heads and manifest.csv written to heads\n"
+
+
 def test_cuda_that_is_absent(tonno: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     base = ("reconstruct", "scan.nii.gz", "--model", "model", "--output", "out", "--device", "cuda")
@@ -709,6 +726,29 @@ def test_no_memory_left(error: Exception, tonno: Command, monkeypatch: pytest.Mo
     monkeypatch.setattr(workflow, "execute", fail(error))
     line = tonno.refused("reconstruct", "scan.nii.gz", "--model", "pixel-sum", "--output", "out")
     assert line.startswith("out of memory; close other programs")
+
+
+def test_what_a_failed_frame_held_is_free_before_the_lack_of_memory_is_said(
+    tonno: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[weakref.ref[np.ndarray]] = []
+
+    def execute(*arguments: object, **options: object) -> None:
+        large = np.ones(9)
+        held.append(weakref.ref(large))
+        try:
+            raise ValueError(large.shape)
+        except ValueError:
+            raise MemoryError  # noqa: B904 - whose context holds the frame as well
+
+    def say(command: object, group: object, text: str) -> str:
+        assert held[0]() is None
+        return text
+
+    monkeypatch.setattr(workflow, "execute", execute)
+    monkeypatch.setattr(cli, "as_options_of", say)
+    line = tonno.refused("reconstruct", "scan.nii.gz", "--model", "pixel-sum", "--output", "out")
+    assert line.startswith("out of memory")
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

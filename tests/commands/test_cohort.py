@@ -85,6 +85,29 @@ def test_each_volume_has_what_a_single_run_writes(home: Path, tmp_path: Path) ->
     assert int(row["components"]) == len(report["methods"]["tonno"]["components"])
 
 
+def test_the_terminal_says_how_many_cases_have_warnings(home: Path, tmp_path: Path) -> None:
+    manifest = write_set(tmp_path / "set")
+    scan = nibabel.Nifti1Image(toy_scan(1, 1).array.T, None)  # no orientation is stated
+    scan.header["qform_code"] = scan.header["sform_code"] = 0
+    nibabel.save(scan, tmp_path / "set" / "1.nii.gz")
+    text = run(manifest, tmp_path / "out").text
+    assert [bool(row["warnings"]) for row in rows(tmp_path / "out")] == [False, True, False]
+    assert text.splitlines()[-2] == "warnings for 1 of 3 cases: see column warnings of summary.csv"
+    assert "warnings" not in run(home / "set" / "list.csv", home / "out").text
+
+
+def test_what_another_command_did_meanwhile_has_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = cohort.reconstruct_into
+
+    def overtaken(*arguments: Any, **options: Any) -> None:
+        original(*arguments, **options)
+        raise TonnoError("`output`: another process wrote it meanwhile")
+
+    monkeypatch.setattr(cohort, "reconstruct_into", overtaken)
+    assert run(write_set(tmp_path / "set"), tmp_path / "out").failed == ""
+    assert not list((tmp_path / "out").rglob("*.failed"))
+
+
 def test_a_second_run_does_what_is_missing_and_no_more(tmp_path: Path, done: list[str]) -> None:
     manifest = write_set(tmp_path / "set", broken=1)
     outcome = run(manifest, tmp_path / "out")

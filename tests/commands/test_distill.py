@@ -85,7 +85,7 @@ def test_a_segmenter_that_answers_a_volume(places: tuple[Path, Path], tonno: Com
     assert logits.shape == (1, *volume.array.shape)
     run = tmp_path / "model-run"
     assert sorted(path.name for path in run.iterdir()) == [
-        "checkpoint.pt", "curves.png", "metrics.csv", "run.json", "split.csv", "teacher"
+        "checkpoint.pt", "curves.png", "metrics.csv", "run.json", "scans.json", "split.csv", "teacher"
     ]  # fmt: skip
     assert len(list((run / "teacher").iterdir())) == 4  # of the volumes with the finding
     imread(run / "curves.png")
@@ -109,6 +109,24 @@ def test_a_run_may_be_complete_and_asked_for_again(places: tuple[Path, Path], to
     first = load_bundle(tmp_path / "model").weights
     assert tonno(*asked(places, tmp_path / "model", "--resume"))[0] == 0
     assert same_weights(load_bundle(tmp_path / "model").weights, first)
+
+
+def test_a_complete_run_asked_for_again_notices_a_scan_that_was_replaced(
+    places: tuple[Path, Path], tonno: Command, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(places[0].parent, tmp_path / "toy")
+    own = (folder / "manifest.csv", places[1])
+    assert tonno(*asked(own, tmp_path / "model"))[0] == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    shutil.copy(folder / "7.nii.gz", folder / "1.nii.gz")
+    status, out, err = tonno(*asked(own, tmp_path / "model", "--resume"))
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1] == (
+        f"tonno: {folder / '1.nii.gz'}: is another scan than the one that the checkpoint in "
+        f"--run {tmp_path / 'model-run'} learned from; put that one back, "
+        "choose another --run, or give --overwrite to begin again"
+    )
+    assert before == {path: path.read_bytes() for path in (tmp_path / "model").iterdir()}
 
 
 def test_a_manifest_without_split_gets_that_of_the_classifiers_training(

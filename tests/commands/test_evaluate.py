@@ -340,7 +340,7 @@ def test_masks_and_labels_in_all_their_combinations(home: Path, tmp_path: Path) 
     lines += ["1.nii.gz,1,,,", "3.nii.gz,1,3-mask.nii.gz,,"]
     manifest = write_set(tmp_path / "set", lines)
     write_volume(truth_of(1).with_array(np.zeros((16, 16, 16))), tmp_path / "set" / "empty.nii.gz", dtype="uint8")
-    evaluate(manifest, tmp_path / "out", model=home / "model")
+    text = evaluate(manifest, tmp_path / "out", model=home / "model").text
     found = results(tmp_path / "out")
     counts = {case: found[case, "matched-cam"]["truth_components"] for case, row in found if row == "matched-cam"}
     assert counts == {"0001-0": "0", "0002-2": "0", "0003-4": "0", "0004-1": "", "0005-3": "1"}
@@ -348,6 +348,8 @@ def test_masks_and_labels_in_all_their_combinations(home: Path, tmp_path: Path) 
     assert (summary["cases"], summary["cases_with_truth"], summary["cases_without_finding"]) == (5, 1, 3)
     told = [warning for warning in summary["warnings"] if "that is no finding" not in warning]  # of a random network
     assert told == ["0003-4: label 1, but its mask is empty"]
+    cases = {warning.partition(":")[0] for warning in summary["warnings"]}
+    assert f"warnings for {len(cases)} of 5 cases: see summary.md" in text.splitlines()
     assert found["0004-1", "matched-cam"]["dice"] == ""
     assert found["0004-1", "matched-cam"]["peak"] != ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import signal
 from dataclasses import fields
 from pathlib import Path
@@ -78,6 +79,7 @@ def test_a_bundle_that_finds_the_lesion(manifest: Path, tmp_path: Path) -> None:
         "measured.json",
         "metrics.csv",
         "run.json",
+        "scans.json",
         "split.csv",
     ]  # no volumes
 
@@ -201,6 +203,28 @@ def test_an_interrupted_run_goes_on_by_resume_alone(
         run(manifest, tmp_path / "model", resume=True, options={"seed": 1})
     run(manifest, tmp_path / "model", resume=True)
     assert same_weights(load_bundle(tmp_path / "model").weights, load_bundle(tmp_path / "whole").weights)
+
+
+@pytest.mark.usefixtures("uncalibrated")
+def test_a_run_goes_on_with_copied_scans_but_not_with_others(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(manifest, tmp_path / "model")
+    monkeypatch.setattr(loop.Trainer, "_step", lambda *arguments: pytest.fail("a step was taken"))
+    moved = tmp_path / "moved"
+    for place in ("toy", "model", "model-run"):
+        shutil.copytree(
+            manifest.parent if place == "toy" else tmp_path / place, moved / place, copy_function=shutil.copy
+        )
+    run(moved / "toy" / "manifest.csv", moved / "model", resume=True)
+    scans = moved / "toy"
+    for name in ("0.nii.gz", "2.nii.gz"):
+        shutil.copy(scans / "1.nii.gz", scans / name)
+    told = rf"{scans / '0.nii.gz'} \(and 1 more\): is another scan than the one that the checkpoint in `run` "
+    with pytest.raises(TonnoError, match=told):
+        run(scans / "manifest.csv", moved / "model", resume=True)
+    (moved / "model-run" / "scans.json").unlink()  # as an earlier build leaves it: nobody can tell
+    run(scans / "manifest.csv", moved / "model", resume=True)
 
 
 @pytest.mark.usefixtures("uncalibrated")

@@ -75,6 +75,10 @@ def test_a_models_threshold(home: Path) -> None:
         shipped.threshold("matched-cam", "x")
     with pytest.raises(TonnoError, match="brings no threshold for tonno; calibrate it"):
         tonno.load_bundle(home / "model").threshold("tonno")
+    with pytest.raises(TonnoError, match="`methods` segmenter: the model is a classifier of slices"):
+        shipped.threshold("segmenter")
+    with pytest.raises(TonnoError, match="`methods` is matched, expected one of tonno, "):
+        shipped.threshold("matched")
 
 
 def test_what_the_command_line_warns_of_is_a_warning(home: Path) -> None:

@@ -137,6 +137,32 @@ def test_what_differs_is_told_in_a_sentence(volume: Volume, sentence: str) -> No
         assert sentence in found
 
 
+def test_a_slab_of_what_the_training_saw_whole_is_told() -> None:
+    whole, matrix = ball(), ball().ijk_to_ras
+    slab = Volume(whole.array[28:33], matrix)  # 5 planes of 2 mm
+    told = "What the image shows is 10 mm thick; in the training images 80 mm."
+    assert told in concerns([whole], slab)
+    assert "What the image shows is 80 mm thick; in the training images 10 mm." in concerns([slab], whole)
+    for turn in np.linspace(0, 0.9, 4):  # however it lies in the scanner
+        tilt = np.eye(4)
+        tilt[1:3, 1:3] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+        assert told in concerns([whole], Volume(slab.array, tilt @ matrix))
+        assert concerns([whole], Volume(whole.array, tilt @ matrix)) == []
+    record = record_of_images([look(whole)], "zscore", 2.5)
+    del record["thickness_mm"]  # of an earlier version
+    assert not any("thick" in line for line in image_concerns({"images": record}, slab.array, matrix))
+
+
+def test_lengths_of_a_microscope_are_kept_and_told() -> None:
+    small = ball(scale=1e-4)
+    record = record_of_images([look(small)], "zscore", None)
+    assert record["finest_spacing_mm"] == [2e-4, 2e-4]
+    assert image_concerns({"images": record}, small.array, small.ijk_to_ras) == []
+    coarse = ball((8.0, 8.0, 8.0), scale=1e-4)
+    found = image_concerns({"images": record}, coarse.array, coarse.ijk_to_ras)
+    assert "Voxels of 0.0008 mm; the model was trained on 0.0002 mm." in found
+
+
 def test_voxels_finer_than_the_slices_pixels_are_no_difference() -> None:
     # Training slices had pixels of 2.5 mm, for which finer voxels are smoothed away.
     assert concerns([ball((2.0, 2.0, 2.0))], ball((0.8, 0.8, 0.8))) == []

@@ -177,6 +177,11 @@ def test_masks_are_written_as_bytes(tmp_path: Path) -> None:
     for wrong in (0.5, 256, -1, np.nan):
         with pytest.raises(ValueError, match="uint8"):
             write_volume(noise().with_array(np.full((5, 6, 7), wrong)), tmp_path / "b.nrrd", dtype="uint8")
+        with pytest.raises(ValueError, match="uint8"):  # as a caller without types may say it
+            write_volume(noise().with_array(np.full((5, 6, 7), wrong)), tmp_path / "b.nrrd", dtype=np.uint8)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="dtype is int8, expected float32 or uint8"):
+        write_volume(noise(), tmp_path / "b.nrrd", dtype="int8")  # type: ignore[arg-type]
+    assert not (tmp_path / "b.nrrd").exists()
 
 
 def test_standard_error_is_back_after_a_noisy_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

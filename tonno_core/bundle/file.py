@@ -189,11 +189,11 @@ class Bundle:
             The threshold; of a segmenter one for all volumes, where `Reconstruction.segment` takes each one's own.
 
         Raises:
-            TonnoError: The model brings none, or has no such class.
+            TonnoError: The model brings none, or has no such class or method.
         """
         if class_name is not None:
             class_of(class_name, self.spec.classes)
-        settings = self.spec.choices.settings({"class_name": class_name})
+        settings = self.spec.choices.settings({"class_name": class_name, "methods": (method,)})
         known_threshold = self.spec.choices.threshold(self.spec.choices.variant(method, settings), settings)
         if known_threshold is None and self.spec.kind == REGRESSOR:
             raise TonnoError(f"{self.path}: is a regressor, which has no thresholds; give a number in its own unit")

@@ -305,8 +305,23 @@ def run_cases(
             except Exception as error:
                 if not isinstance(error, (TonnoError, OSError)) and not is_out_of_memory(error):
                     raise
-                folder.fail(task.name, reworded(one_line(error)) or type(error).__name__)
+                if not folder.has(task.name):  # else another command, in the same folder, has done it meanwhile
+                    folder.fail(task.name, reworded(one_line(error)) or type(error).__name__)
             bar.update(done - bar.n)
+
+
+def warned_line(warned: int, cases: int, details: str) -> str:
+    """Say how many cases have warnings.
+
+    Args:
+        warned: Number of those that have.
+        cases: Number of all cases.
+        details: The file that has the warnings.
+
+    Returns:
+        One line, "" where there are none.
+    """
+    return f"warnings for {warned} of {count_of(cases, 'case')}: see {details}" if warned else ""
 
 
 def failed_line(failures: Mapping[str, str], cases: int, details: str) -> str:

@@ -21,7 +21,7 @@ from tonno_core.settings import METHODS, SEGMENTER, ReconstructionSettings, Vari
 from tonno_core.training.calibration import Search, calibrate
 from tonno_core.training.look import NOTHING, Case, Look, Pace
 from tonno_core.training.other_planes import expected_amounts, measure_other_planes
-from tonno_core.volume.appearance import appearance, record_of_images
+from tonno_core.volume.appearance import appearance, image_concerns, record_of_images
 from tonno_core.words import count_of
 
 
@@ -54,6 +54,7 @@ def recalibrate(
     """
     bundle, manifest = _read(model, manifest_path, output, overwrite, ("val",))
     bundle = bundle.to_calibrate()
+    unlike = _unlike_training(bundle.spec, manifest, look)
     spec = calibrate_bundle(bundle, manifest, options, search, look)
     kept = {*spec.defaults, "cam"}  # of thresholds in a kind's own unit
     planes = {name: value for name, value in options.items() if name in kept and value is not None}
@@ -62,7 +63,7 @@ def recalibrate(
         planes["cam_directions"] = planes["directions"]
     spec = dataclasses.replace(spec, defaults={**spec.defaults, **planes})
     save_description(output, spec, bundle, overwrite=overwrite)
-    return "\n".join([*manifest.notes, *summary_of(spec), f"written to {output}"])
+    return "\n".join([*manifest.notes, *summary_of(spec), *unlike, f"written to {output}"])
 
 
 def complete(model: Path, manifest_path: Path, output: Path, look: Look, *, overwrite: bool = False) -> str:
@@ -128,10 +129,27 @@ def _read(
 def _images(manifest: Manifest, spec: BundleSpec, look: Look) -> Json:
     """Return what the manifest's training images look like; as the model has it where there are none."""
     cases = [(case.volume, 0) for case in manifest.split("train")]
-    volumes = look.volumes(cases, "looking at images")
+    volumes = look.volumes(cases, "looking at images", spec.intensity)
     seen = [appearance(volume.array, volume.ijk_to_ras, spec.intensity) for volume, _ in volumes]
     images = [image for image in seen if image is not None]
     return record_of_images(images, spec.intensity, spec.pixel_mm) if images else spec.training.get("images", {})
+
+
+def _unlike_training(spec: BundleSpec, manifest: Manifest, look: Look) -> list[str]:
+    """Return a line where volumes of split ``val`` differ from the images that the model was trained on."""
+    if not spec.training.get("images"):
+        return []
+    paths = [case.volume for case in manifest.split("val")]
+    volumes = look.volumes([(path, 0) for path in paths], "looking at images", spec.intensity)
+    found = [image_concerns(spec.training, volume.array, volume.ijk_to_ras) for volume, _ in volumes]
+    unlike = [(path.name, concerns) for path, concerns in zip(paths, found, strict=True) if concerns]
+    if not unlike:
+        return []
+    name, concerns = unlike[0]
+    return [
+        f"warning: {len(unlike)} of {count_of(len(paths), 'volume')} of split val differ from the model's training "
+        f"images, and thresholds hold for scans like these; {name}: {' '.join(concerns)}"
+    ]
 
 
 def calibrate_bundle(bundle: Bundle, manifest: Manifest, options: Json, search: Search, look: Look) -> BundleSpec:

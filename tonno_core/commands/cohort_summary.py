@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from tabulate import tabulate
 
-from tonno_core.cohort.cases import Outcome, failed_line
+from tonno_core.cohort.cases import Outcome, failed_line, warned_line
 from tonno_core.cohort.manifest import Listed
 from tonno_core.commands.case_report import CaseReport, OfMethod
 from tonno_core.commands.dicom import ENDING, read_frames
@@ -118,7 +118,9 @@ def write_summary(folder: Path, cases: Sequence[Done]) -> Outcome:
     failures = {case.name: case.reason for case in cases if case.report is None}
     failed = failed_line(failures, len(cases), SUMMARY) if failures else ""
     done = f"{len(cases) - len(failures)} of {count_of(len(cases), 'case')} in {folder}"
-    return Outcome(f"{_table(cases, failures)}\n{done}".strip(), failed)
+    warned = sum(case.report is not None and bool(case.report.warnings) for case in cases)
+    said = warned_line(warned, len(cases), f"column warnings of {SUMMARY}")
+    return Outcome("\n".join(filter(None, [_table(cases, failures), said, done])), failed)
 
 
 # -------------------- tables

@@ -17,7 +17,7 @@ from tonno_core.bundle.decide import check_stages, decide, standard_stage
 from tonno_core.bundle.file import Bundle, load_bundle
 from tonno_core.bundle.kind import REGRESSOR
 from tonno_core.bundle.ready import ReadyModel, prepare_model
-from tonno_core.cohort.cases import SETTINGS_NAME, Outcome, Progress, failed_line, run_cases
+from tonno_core.cohort.cases import SETTINGS_NAME, Outcome, Progress, failed_line, run_cases, warned_line
 from tonno_core.cohort.manifest import Manifest, read_for_model, why_absent
 from tonno_core.cohort.mask import values_text
 from tonno_core.cohort.split import split_patients
@@ -156,7 +156,8 @@ def evaluate_manifest(
         raise TonnoError(failed)
     text = _write_summary(folder, records, failures, setup, choices.seed)
     notes = [f"{manifest_path}: {note}" for note in (*manifest.notes, unsplit, unlike) if note]
-    return Outcome("\n".join(filter(None, [*notes, text, folder.left_out(names)])), failed)
+    warned = warned_line(sum(bool(record.warnings) for record in records), len(tasks), "summary.md")
+    return Outcome("\n".join(filter(None, [*notes, text, warned, folder.left_out(names)])), failed)
 
 
 def _without_split(manifest: Manifest, split: str, bundle: Bundle, class_name: str) -> str:

@@ -268,6 +268,21 @@ def write_loads(
     return manifest
 
 
+def heads_in(folder: Path) -> set[str]:
+    """List what has the name of a head, mask or load of a set.
+
+    Args:
+        folder: Of the set.
+
+    Returns:
+        Names relative to the folder.
+    """
+    places = (".", "masks", "loads")
+    return {
+        file.relative_to(folder).as_posix() for place in places for file in (folder / place).glob("phantom-*.nii.gz")
+    }
+
+
 def _without_test(count: int, test: int) -> int:
     """Return how many heads there are beside those of split ``test``."""
     if test and count - test < _FEWEST:

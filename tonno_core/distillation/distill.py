@@ -94,6 +94,7 @@ def distill(
     cases = [(number, case) for number, case in enumerate(manifest.cases) if case.split in ("train", "val")]
     cache = VolumeCache(folder.cache, WorkingPreparation(network, work.intensity))
     volumes = cache.load_all(cases, group, progress=work.progress)
+    folder.check_scans([(case.volume, cache.scan(number)) for number, case in cases], group)
     label = label or _taught(cases, volumes, bundle, work)
     prepared = time.monotonic()
     while True:

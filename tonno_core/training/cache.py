@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from tonno_core.cohort.manifest import Case
+from tonno_core.cohort.source import content_of
 from tonno_core.distributed import Processes
 from tonno_core.errors import TonnoError
 from tonno_core.output import Json
@@ -184,7 +185,7 @@ class VolumeCache(Generic[Loaded]):
         """
         # Before it is read: a scan that changes meanwhile is prepared again.
         key = f"{case.volume} {identity(case.volume)} {self._preparation}"
-        if self._files.is_current(number, key, ("appearance",)):
+        if self._files.is_current(number, key, ("appearance", "scan")):
             return
         volume = read_volume(case.volume, intensity=self._preparation.intensity)
         try:
@@ -193,6 +194,7 @@ class VolumeCache(Generic[Loaded]):
             raise TonnoError(f"{case.volume}: {error}") from error
         look = appearance(volume.array, volume.ijk_to_ras, self._preparation.intensity)
         content["appearance"] = None if look is None else dataclasses.asdict(look)
+        content["scan"] = content_of(case.volume)
         self._files.save(number, key, content)
 
     def load(self, case: Case, number: int) -> Loaded:
@@ -238,6 +240,17 @@ class VolumeCache(Generic[Loaded]):
         """
         look = self._files.load(number)["appearance"]
         return None if look is None else Appearance(**look)
+
+    def scan(self, number: int) -> str:
+        """Load what the scan of a prepared volume was.
+
+        Args:
+            number: Its place in the manifest.
+
+        Returns:
+            The hash of its bytes (`content_of`).
+        """
+        return str(self._files.load(number)["scan"])
 
     def images(self, cases: Sequence[tuple[int, Case]], pixel_mm: float | None) -> Json:
         """Record what the volumes of split ``train`` look like.

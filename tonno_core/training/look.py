@@ -335,17 +335,18 @@ class Look:
     pace: Pace = field(default_factory=Pace)
     held: Held = field(default_factory=Held)
 
-    def volumes(self, cases: Sequence[Case], description: str) -> Iterator[tuple[Volume, int]]:
+    def volumes(self, cases: Sequence[Case], description: str, intensity: str) -> Iterator[tuple[Volume, int]]:
         """Read volumes one after the other.
 
         Args:
             cases: Files with labels.
             description: Of the bar.
+            intensity: Of the model, by which they have its channels.
 
         Yields:
             Each volume with its label.
         """
-        reading = read_ahead(cases, lambda case: read_volume(case[0]))
+        reading = read_ahead(cases, lambda case: read_volume(case[0], intensity=intensity))
         bar = progress_bar(reading, total=len(cases), desc=description, unit="volume", disable=not self.progress)
         for (_, label), get in bar:
             yield get(), label

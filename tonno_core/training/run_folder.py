@@ -2,6 +2,7 @@
 
 run.json         settings and cases, with which a run that is resumed must agree
 measured.json    the size of the training volumes' foreground
+scans.json       hashes of the scans, by which one that was replaced under a checkpoint is noticed
 checkpoint.pt    weights, optimizer and position; `tonno bundle --weights` reads it too
 metrics.csv, curves.png, split.csv (the manifest with its split)
 cache/           prepared volumes; removed when the run is complete
@@ -16,20 +17,21 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from tonno_core.cohort.manifest import Manifest
+from tonno_core.distributed import Processes
 from tonno_core.errors import TonnoError, first_line
 from tonno_core.output import Json, atomic_file, holds_files, remove_abandoned
 from tonno_core.records import made_of, read_record
 from tonno_core.training.settings import TrainingSettings
 from tonno_core.training.tensor_file import load_tensors, save_tensors
 
-_RUN, _MEASURED, _CHECKPOINT = "run.json", "measured.json", "checkpoint.pt"
-_RESULTS = (_CHECKPOINT, _MEASURED, "metrics.csv", "curves.png", "split.csv")
+_RUN, _MEASURED, _SCANS, _CHECKPOINT = "run.json", "measured.json", "scans.json", "checkpoint.pt"
+_RESULTS = (_CHECKPOINT, _MEASURED, _SCANS, "metrics.csv", "curves.png", "split.csv")
 # A run may be resumed on another machine.
 _MAY_CHANGE = ("device", "compiled")
 # What runs of earlier builds do not say of themselves.
@@ -52,6 +54,17 @@ class _Measured:
     """
 
     radius_mm: float
+
+
+@dataclass(frozen=True)
+class _Scans:
+    """What the checkpoint learned from.
+
+    Attributes:
+        hashes: Of the scans' bytes, in the manifest's order.
+    """
+
+    hashes: tuple[str, ...]
 
 
 class RunFolder:
@@ -207,6 +220,33 @@ class RunFolder:
         value = measure()
         _write_json(path, asdict(_Measured(value)))
         return value
+
+    def check_scans(self, scans: Sequence[tuple[Path, str]], group: Processes) -> None:
+        """Check that the scans are still those that the checkpoint learned from; all processes call this.
+
+        Args:
+            scans: In the manifest's order, with the hashes of their bytes.
+            group: The processes that train.
+
+        Raises:
+            TonnoError: One was replaced, or what they were cannot be read.
+        """
+        path = self.path / _SCANS
+        if self.checkpoint.exists() and path.is_file():  # an earlier build kept none
+            try:
+                before = made_of(_Scans, read_record(path)).hashes
+            except (OSError, ValueError) as error:
+                raise TonnoError(f"{path}: damaged ({first_line(error)}); give `overwrite` to begin again") from error
+            others = [scan for (scan, now), then in zip(scans, before, strict=False) if now != then]
+            if others:
+                more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+                raise TonnoError(
+                    f"{others[0]}{more}: is another scan than the one that the checkpoint in `run` {self.path} learned "
+                    "from; put that one back, choose another `run`, or give `overwrite` to begin again"
+                )
+        group.wait()
+        if group.first:
+            _write_json(path, asdict(_Scans(tuple(now for _, now in scans))))
 
     def finish(self) -> None:
         """Remove the prepared volumes, their heatmaps, and what was measured of them."""

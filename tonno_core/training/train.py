@@ -104,6 +104,7 @@ def train(
     cache = VolumeCache(folder.cache, preparation)
     cases = [(number, case) for number, case in enumerate(manifest.cases) if case.split in ("train", "val")]
     volumes = cache.load_all(cases, group, progress=shown)
+    folder.check_scans([(case.volume, cache.scan(number)) for number, case in cases], group)
     quantity = None
     if settings.target:
         quantity = Quantity.of(settings.target, [case.number for case in manifest.split("train")])

@@ -41,6 +41,7 @@ class Appearance:
         spacing_mm: along its finest and its coarsest axis.
         extent_mm: the image's longest side.
         foreground_mm: the longest side of its foreground's box along R, A and S.
+        thickness_mm: the shortest side of its foreground's box along the image's own axes.
         depths: medians of the normalized foreground by depth, the surface first.
         spread: the standard deviation of the normalized foreground.
     """
@@ -48,6 +49,7 @@ class Appearance:
     spacing_mm: tuple[float, float]
     extent_mm: float
     foreground_mm: float
+    thickness_mm: float
     depths: tuple[float, ...]
     spread: float
 
@@ -75,6 +77,7 @@ def record_of_images(images: Sequence[Appearance], intensity: str, pixel_mm: flo
         "coarsest_spacing_mm": _range(coarsest),
         "extent_mm": _range([image.extent_mm for image in images]),
         "foreground_mm": _range([image.foreground_mm for image in images]),
+        "thickness_mm": _range([image.thickness_mm for image in images]),
         "depths": [round(value, 4) for value in mean.tolist()],
         "spread": round(spread, 4),
         "distance": round(float(np.quantile(distances, 0.95)), 4),
@@ -107,14 +110,17 @@ def _lengths(known: Json, seen: Appearance) -> list[str]:
         # Finer detail than a slice's pixels never reaches the network.
         least = known["pixel_mm"] or 0.0
         if _beyond(max(value, least), [max(bound, least) for bound in known[name]]):
-            concerns.append(f"Voxels of {value:.1f} mm; the model was trained on {_to(known[name], 1)}.")
+            concerns.append(f"Voxels of {_mm(value, 1)} mm; the model was trained on {_to(known[name], 1)}.")
             break
     if _beyond(seen.foreground_mm, known["foreground_mm"]):
-        trained = _to(known["foreground_mm"], 0)
-        concerns.append(f"What the image shows covers {seen.foreground_mm:.0f} mm; in the training images {trained}.")
+        trained = _to(known["foreground_mm"])
+        concerns.append(f"What the image shows covers {_mm(seen.foreground_mm)} mm; in the training images {trained}.")
+    elif "thickness_mm" in known and _beyond(seen.thickness_mm, known["thickness_mm"]):  # earlier models do not tell
+        trained = _to(known["thickness_mm"])
+        concerns.append(f"What the image shows is {_mm(seen.thickness_mm)} mm thick; in the training images {trained}.")
     elif _beyond(seen.extent_mm, known["extent_mm"]):
-        trained = _to(known["extent_mm"], 0)
-        concerns.append(f"The image covers {seen.extent_mm:.0f} mm; the training images {trained}.")
+        trained = _to(known["extent_mm"])
+        concerns.append(f"The image covers {_mm(seen.extent_mm)} mm; the training images {trained}.")
     return concerns
 
 
@@ -135,13 +141,18 @@ def _beyond(value: float, bounds: Sequence[float]) -> bool:
     return not bounds[0] / FACTOR_MM <= value <= bounds[1] * FACTOR_MM
 
 
-def _to(bounds: Sequence[float], digits: int) -> str:
-    low, high = (f"{bound:.{digits}f}" for bound in bounds)
+def _mm(length: float, digits: int = 0) -> str:
+    """Write a length; what is below a millimetre, as in a microscope, by two figures."""
+    return f"{length:.{digits}f}" if length >= 1 or not length else f"{length:.2g}"
+
+
+def _to(bounds: Sequence[float], digits: int = 0) -> str:
+    low, high = (_mm(bound, digits) for bound in bounds)
     return f"{low} mm" if low == high else f"{low} to {high} mm"
 
 
 def _range(values: Sequence[float]) -> list[float]:
-    return [round(min(values), 3), round(max(values), 3)]
+    return [float(f"{value:.6g}") for value in (min(values), max(values))]
 
 
 def appearance(array: npt.NDArray[Any], ijk_to_ras: Matrix, intensity: str) -> Appearance | None:
@@ -164,12 +175,16 @@ def appearance(array: npt.NDArray[Any], ijk_to_ras: Matrix, intensity: str) -> A
     except TonnoError:
         return None
     inwards = np.argsort(_depth(inside, spacing * steps)[inside], kind="stable")
-    points = ijk_to_ras[:3, :3] @ (np.argwhere(inside) * steps)[:, ::-1].T
-    low, high = np.percentile(points, [0.1, 99.9], axis=1)
+    kji = np.argwhere(inside) * steps
+    along_ras, along_axes = (
+        np.ptp(np.percentile(places, [0.1, 99.9], axis=0), axis=0)
+        for places in (kji[:, ::-1] @ ijk_to_ras[:3, :3].T, kji * spacing)
+    )
     return Appearance(
         spacing_mm=(float(spacing.min()), float(spacing.max())),
         extent_mm=float((spacing * array.shape).max()),
-        foreground_mm=float((high - low).max()),
+        foreground_mm=float(along_ras.max()),
+        thickness_mm=float((along_axes + spacing).min()),
         depths=tuple(float(np.median(shell)) for shell in np.array_split(foreground[inwards], _DEPTHS)),
         spread=float(foreground.std()),
     )

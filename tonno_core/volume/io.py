@@ -184,14 +184,16 @@ def write_volume(
 
     Raises:
         TonnoError: `check_writable` refuses it, or the disk is full, read-only and so on.
-        ValueError: ``uint8`` cannot hold the values.
+        ValueError: ``uint8`` cannot hold the values, or another ``dtype`` was asked for.
     """
-    path = Path(path)
+    path, stored = Path(path), np.dtype(dtype).name  # np.uint8 is one of them, too
+    if stored not in ("float32", "uint8"):
+        raise ValueError(f"dtype is {dtype}, expected float32 or uint8")
     check_writable(volume.ijk_to_ras, path)
     values = np.stack(volume.channels, axis=-1) if volume.further else volume.array
     with np.errstate(invalid="ignore"):  # a NaN that becomes uint8 is found by the comparison below
-        array = values.astype(dtype, copy=False)
-    if dtype == "uint8" and not np.array_equal(array, values):
+        array = values.astype(stored, copy=False)
+    if stored == "uint8" and not np.array_equal(array, values):
         raise ValueError("uint8 was asked for, but the volume holds other values than 0..255")
     with atomic_file(path) as partial:
         _write_and_verify(array, volume, partial, path)
