@@ -54,8 +54,8 @@ def recalibrate(
     """
     bundle, manifest = _read(model, manifest_path, output, overwrite, ("val",))
     bundle = bundle.to_calibrate()
-    unlike = _unlike_training(bundle.spec, manifest, look)
     spec = calibrate_bundle(bundle, manifest, options, search, look)
+    unlike = _unlike_training(bundle.spec, manifest, look)
     kept = {*spec.defaults, "cam"}  # of thresholds in a kind's own unit
     planes = {name: value for name, value in options.items() if name in kept and value is not None}
     planes.pop("methods", None)
