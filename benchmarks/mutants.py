@@ -23,7 +23,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
@@ -61,6 +61,8 @@ _ALSO = {
 }  # fmt: skip
 # Of pytest, where a test cannot be found, as a change may alter its name.
 _NOT_RUN = (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED)
+# Names of tests, and the seconds after which they are taken not to end.
+_Lot = tuple[list[str], float]
 _SWAPS: dict[type, tuple[str, str]] = {
     ast.Add: ("+", "-"),
     ast.Sub: ("-", "+"),
@@ -256,10 +258,10 @@ class _Watched:
             self._seconds[item.nodeid] = time.monotonic() - begun
             self._coverage.stop()
 
-    def tests(self) -> dict[int, list[str]]:
-        """List the tests of each line that any of them runs, the quickest first."""
+    def found(self) -> tuple[dict[str, float], dict[int, list[str]]]:
+        """Give the seconds of each test, and the tests of each line that any of them runs, the quickest first."""
         names = self._coverage.get_data().contexts_by_lineno(str(self._file))
-        return {
+        lines = {
             line: [
                 test
                 for test in sorted(self._seconds, key=self._seconds.__getitem__)
@@ -267,10 +269,11 @@ class _Watched:
             ]
             for line, contexts in names.items()
         }
+        return self._seconds, lines
 
 
-def _watch(file: Path) -> dict[int, list[str]] | None:
-    """Find the tests of each line of a file in a copy of this process; None where one fails."""
+def _watch(file: Path) -> tuple[dict[str, float], dict[int, list[str]]] | None:
+    """Find what `_Watched.found` gives in a copy of this process; None where a test fails."""
     with tempfile.NamedTemporaryFile("r") as found:
         process = os.fork()
         if not process:
@@ -281,19 +284,22 @@ def _watch(file: Path) -> dict[int, list[str]] | None:
                 _forget()
                 watched = _Watched(file)
                 status = _pytest("-x", *tests_of(file), plugins=[watched])
-                Path(found.name).write_text(json.dumps(watched.tests()), "utf-8")
+                Path(found.name).write_text(json.dumps(watched.found()), "utf-8")
             finally:
                 os._exit(status)
         _, status = os.waitpid(process, 0)
-        return None if status else {int(line): tests for line, tests in json.load(found).items()}
+        if status:
+            return None
+        seconds, lines = json.load(found)
+        return seconds, {int(line): tests for line, tests in lines.items()}
 
 
-def _run(chosen: list[tuple[Mutant, list[list[str]]]], limit: float, jobs: int) -> Iterator[tuple[Mutant, bool]]:
+def _run(chosen: list[tuple[Mutant, list[_Lot]]], jobs: int) -> Iterator[tuple[Mutant, bool]]:
     """Yield mutants as they end, and whether one of their lots of tests killed them."""
-    waiting, running = list(reversed(chosen)), dict[int, tuple[Mutant, list[list[str]], float]]()
+    waiting, running = list(reversed(chosen)), dict[int, tuple[Mutant, list[_Lot], float]]()
     while waiting or running:
         while waiting and len(running) < jobs:
-            mutant, (tests, *further) = waiting.pop()
+            mutant, ((tests, limit), *further) = waiting.pop()
             running[_begin(mutant.file, mutant.code, tests)] = mutant, further, time.monotonic() + limit
         process, status = os.waitpid(-1, os.WNOHANG)
         if process:
@@ -307,6 +313,11 @@ def _run(chosen: list[tuple[Mutant, list[list[str]]]], limit: float, jobs: int) 
                 os.kill(late, signal.SIGKILL)
                 running[late] = *running[late][:2], float("inf")
             time.sleep(0.02)
+
+
+def _limit(seconds: Iterable[float]) -> float:
+    """Return the seconds after which tests are taken not to end; fixtures and imports are not in theirs."""
+    return 10 * sum(seconds) + 60
 
 
 def main() -> int:
@@ -333,19 +344,20 @@ def main() -> int:
     gc.freeze()  # what is loaded is looked through in no copy
     whole = passed = survived = 0
     for file in files:
-        begun = time.monotonic()
-        covering = _watch(file)
-        if covering is None:
+        watched = _watch(file)
+        if watched is None:
             print(f"{file.relative_to(ROOT)}: its tests fail as it is", flush=True)
             return 2
-        limit = 10 * (time.monotonic() - begun) + 30
+        seconds, covering = watched
+        all_tests = tests_of(file), _limit(seconds.values())
         every = [mutant for mutant in mutants_of(file) if asked.only in mutant.name.partition("  ->  ")[2]]
         some = random.Random(asked.seed).sample(every, min(asked.most, len(every))) if asked.most else every
         lots = []
         for mutant in some:
             ran = dict.fromkeys(test for line in mutant.statement for test in covering.get(line, ()))
-            lots.append((mutant, [list(ran), tests_of(file)] if ran else [tests_of(file)]))
-        alive = [mutant for mutant, killed in _run(lots, limit, asked.jobs) if not killed]
+            some_tests = list(ran), _limit(seconds[test] for test in ran)
+            lots.append((mutant, [some_tests, all_tests] if ran else [all_tests]))
+        alive = [mutant for mutant, killed in _run(lots, asked.jobs) if not killed]
         unknown = [each for each in alive if not known & {each.name, each.name.partition("  ->  ")[0] + "  ->  *"}]
         print(
             f"{file.relative_to(ROOT)}: {len(every)} mutants, {len(some)} run, {len(some) - len(alive)} killed, "
