@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tonno_core.segmentation.stability import LEAST_DIRECTIONS, Stability
+from tonno_core.segmentation.stability import LEAST_DIRECTIONS, STABLE_DICE, Check, Stability
 
 EMPTY = np.zeros((1, 1, 100), np.uint8)
 
@@ -74,3 +74,10 @@ def test_only_twice_as_many_directions_are_compared() -> None:
     stability.add(80, {"tonno": first(50)})
     assert [(check.half, check.directions) for check in stability.checks] == [(40, 80)]
     assert stability.reached
+
+
+def test_the_bars_themselves_are_enough() -> None:
+    assert (LEAST_DIRECTIONS, STABLE_DICE) == (32, 0.98)  # as the documents have them
+    assert Check(32, 16, {"tonno": 0.98}).stable
+    assert not Check(31, 15, {"tonno": 0.98}).stable
+    assert not Check(32, 16, {}).stable  # nothing was compared
