@@ -95,6 +95,11 @@ def test_padding_of_a_ct_is_air(padding: int) -> None:
     plain = np.where(x**2 + y**2 < 12**2, 40, -1000).astype(np.float32)
     padded = np.where(x**2 + y**2 < 19.5**2, plain, np.float32(padding))
     np.testing.assert_array_equal(without_padding(padded), plain)
+    x = np.where(padded == padding, 0, x).astype(np.float32)  # some contrast
+    (found, outside), (expected, minimum) = (normalise(each + x, plain > 0, "zscore") for each in (padded, plain))
+    scanned = padded != padding
+    np.testing.assert_array_equal(found[scanned], expected[scanned])
+    assert (found[~scanned] == outside).all() and outside == minimum
     array, fill = normalise(padded, plain > 0, IMAGE)
     np.testing.assert_array_equal(array, plain)
     assert fill == -1000

@@ -217,7 +217,7 @@ def normalise(array: FloatArray, mask: npt.NDArray[np.bool_], spec: str) -> tupl
     - ``none``: the array itself; 0 outside the volume, following the paper.
     - ``image``: the array itself; 0 outside, or, where some are negative, the background's median: air goes on as air,
       also in what a CT pads.
-    - ``zscore``: mean 0 and standard deviation 1 over the foreground; the minimum outside.
+    - ``zscore``: mean 0 and standard deviation 1 over the foreground; outside, and where a scan is padded, the minimum.
     - ``window:LO:HI``: LO..HI to 0..1, clipped; 0 outside. Of several windows, from the lowest to the highest bound.
 
     Args:
@@ -247,6 +247,7 @@ def normalise(array: FloatArray, mask: npt.NDArray[np.bool_], spec: str) -> tupl
     if kind == "window":
         scaled = (array - np.float32(low)) / np.float32(high - low)
         return np.clip(scaled, 0, 1, out=scaled), 0.0
+    array = without_padding(array)
     foreground = array[mask].astype(np.float64)
     std = float(foreground.std()) if foreground.size else 0.0
     if std == 0:
