@@ -12,8 +12,8 @@ from contextlib import contextmanager
 def uncollected() -> Iterator[None]:
     """Look for no garbage while packages are imported, nor later among what they have defined: it is there to stay.
 
-    Python would look through the several 100,000 objects of torch again and again, for a sixth of the time. Where all of
-    them are loaded already, nothing is set aside: garbage would stay with them.
+    Python would look through the several 100,000 objects of torch again and again, for a sixth of the time. Where
+    nothing was imported, nothing is set aside: garbage would be with it.
 
     Yields:
         Nothing.

@@ -106,10 +106,9 @@ def _picture(scan: Scan, made: Arrays, slices: int, directions: int, folder: Pat
         axes.set_title("the volume itself")
         for row, cells in enumerate(CELLS.values()):
             pooled = image.reshape(cells, SIDE // cells, cells, SIDE // cells).mean(axis=(1, 3))
+            enlarged = pooled.repeat(SIDE // cells, axis=0).repeat(SIDE // cells, axis=1)
             axes = figure.add_subplot(grid[row, 1])
-            draw_plane(
-                axes, cut.view, PlaneLayers(np.kron(pooled, np.ones((SIDE // cells,) * 2)), window), guides=False
-            )
+            draw_plane(axes, cut.view, PlaneLayers(enlarged, window), guides=False)
             axes.set_title(f"a slice in {cells} by {cells} cells")
             for column, method in enumerate(CAM_METHODS, start=2):
                 plane = np.asarray(made[f"{method} {cells}"], dtype=np.float64)
