@@ -1,8 +1,9 @@
-"""Predictions of how long a run will take on this machine, from the runs before. Standard library only."""
+"""Predictions of how long a run will take on this machine, from the runs before."""
 
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class RunTimes:
         self._speeds: dict[str, float] = {}
         with suppress(OSError, ValueError):
             for key, speed in made_of(dict[str, float], read_record(self._path)).items():
-                if speed > 0 and key.rpartition("|")[2].isdecimal():
+                if speed > 0 and re.fullmatch(r".+\|[1-9][0-9]{0,8}", key):
                     self._speeds[key] = speed
 
     def record(self, encoder: str, device: str, sliceSize: int, slices: int, seconds: float) -> None:
@@ -73,8 +74,8 @@ class RunTimes:
         return None if speed is None else slices / speed
 
     def _sizes(self, encoder: str, device: str) -> dict[int, float]:
-        prefix = f"{encoder}|{_kind(device)}|"
-        known = {int(key[len(prefix) :]): speed for key, speed in self._speeds.items() if key.startswith(prefix)}
+        entries = ((*key.rpartition("|")[::2], speed) for key, speed in self._speeds.items())
+        known = {int(size): speed for ran, size, speed in entries if ran == f"{encoder}|{_kind(device)}"}
         guess = _FIRST_GUESS.get((encoder, _kind(device)))
         return known or ({_GUESS_SIZE: guess} if guess else {})
 

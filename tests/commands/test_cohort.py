@@ -220,6 +220,25 @@ def test_what_is_told_by_the_files_of_a_volume(tmp_path: Path) -> None:
     assert source_of(tmp_path) != series
 
 
+def test_what_a_desktop_leaves_in_a_series_makes_no_other_scan_of_it(tmp_path: Path) -> None:
+    folder = tmp_path / "series"
+    folder.mkdir()
+    (folder / "1.dcm").write_bytes(bytes(128) + b"DICM1")
+    (folder / "2.dcm").write_bytes(bytes(128) + b"DICM2")
+    before = content_of(folder)
+    for name in (".DS_Store", "._1.dcm"):
+        (folder / name).write_bytes(b"\0\0\0\1Bud1")
+    assert content_of(folder) == before
+    (folder / ".3.dcm").write_bytes(bytes(128) + b"DICM3")  # a slice whatever its name
+    assert content_of(folder) != before
+    (tmp_path / "a.nhdr").write_text("NRRD0004\ndata file: .a.raw\n")
+    found = []
+    for voxels in (b"1", b"2"):
+        (tmp_path / ".a.raw").write_bytes(voxels)
+        found.append(content_of(tmp_path / "a.nhdr"))
+    assert found[0] != found[1]
+
+
 def test_processes_share_the_cases_and_the_last_one_sums_up(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,6 +129,8 @@ def test_a_box_without_extent_is_refused(text: str) -> None:
         ({"orientation": [1, 0.5, 0, 0, 1, 0, 0, 0, 1]}, "slanted or scaled"),  # 3D Slicer draws a box of right angles
         ({"orientation": [1, 0, 0, 1, 0, 0, 0, 0, 1]}, "slanted or scaled"),
         ({"orientation": [float("nan"), 0, 0, 0, 1, 0, 0, 0, 1]}, "slanted or scaled"),
+        ({"orientation": [float("inf"), 0, 0, 0, 1, 0, 0, 0, 1]}, "slanted or scaled"),  # and no warning of NumPy's
+        ({"orientation": [1e200] * 9}, "slanted or scaled"),
     ],
 )
 def test_boxes_that_cannot_be_used(change: dict[str, Any], message: str, tmp_path: Path) -> None:

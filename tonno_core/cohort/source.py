@@ -7,7 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from tonno_core.volume.signature import data_files
+from tonno_core.volume.signature import data_files, is_dicom
 
 _PART = 1 << 20
 
@@ -34,7 +34,7 @@ def content_of(volume: Path) -> str:
     """Hash the bytes of a volume's files, wherever they lie and whenever they were written.
 
     Args:
-        volume: A file, or the folder of a DICOM series.
+        volume: A file, or the folder of a DICOM series, where hidden files without DICOM do not count.
 
     Returns:
         64 hexadecimal digits.
@@ -42,7 +42,7 @@ def content_of(volume: Path) -> str:
     Raises:
         OSError: A file cannot be read.
     """
-    files = _files(volume)
+    files = [file for file in _files(volume) if not (volume.is_dir() and _is_of_a_desktop(file))]
     whole = hashlib.sha256()
     for file in files:
         part = hashlib.sha256()
@@ -67,6 +67,11 @@ def newest(volume: Path) -> float:
         OSError: The volume is not there.
     """
     return max((file.stat().st_mtime for file in _files(volume)), default=0.0)
+
+
+def _is_of_a_desktop(file: Path) -> bool:
+    """Tell what macOS and others put beside the files of a folder that is looked into."""
+    return file.name.startswith(".") and not is_dicom(file)
 
 
 def _files(volume: Path) -> list[Path]:

@@ -67,7 +67,9 @@ def _read_markups(path: Path) -> Region:
             f"`region` {path}: expected a center and size of 3 numbers, an orientation of 9, and coordinateSystem LPS "
             "or RAS; draw the box again and save it"
         ) from error
-    if not np.allclose(axes.T @ axes, np.eye(3), rtol=0.0, atol=_SLANT):
+    with np.errstate(over="ignore", invalid="ignore"):  # of huge numbers, which are none of an axis of length 1
+        products = axes.T @ axes
+    if not np.allclose(products, np.eye(3), rtol=0.0, atol=_SLANT):
         raise TonnoError(
             f"`region` {path}: its orientation is slanted or scaled, expected axes of length 1 at right angles, as 3D "
             "Slicer writes them; draw the box again and save it"
