@@ -179,6 +179,8 @@ def test_masks_are_written_as_bytes(tmp_path: Path) -> None:
             write_volume(noise().with_array(np.full((5, 6, 7), wrong)), tmp_path / "b.nrrd", dtype="uint8")
         with pytest.raises(ValueError, match="uint8"):  # as a caller without types may say it
             write_volume(noise().with_array(np.full((5, 6, 7), wrong)), tmp_path / "b.nrrd", dtype=np.uint8)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="dtype is no type, expected float32 or uint8"):
+        write_volume(noise(), tmp_path / "b.nrrd", dtype="no type")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="dtype is int8, expected float32 or uint8"):
         write_volume(noise(), tmp_path / "b.nrrd", dtype="int8")  # type: ignore[arg-type]
     assert not (tmp_path / "b.nrrd").exists()

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Literal, cast
 
@@ -186,7 +186,9 @@ def write_volume(
         TonnoError: `check_writable` refuses it, or the disk is full, read-only and so on.
         ValueError: ``uint8`` cannot hold the values, or another ``dtype`` was asked for.
     """
-    path, stored = Path(path), np.dtype(dtype).name  # np.uint8 is one of them, too
+    path, stored = Path(path), ""
+    with suppress(TypeError):  # no type at all
+        stored = np.dtype(dtype).name  # np.uint8 is one of them, too
     if stored not in ("float32", "uint8"):
         raise ValueError(f"dtype is {dtype}, expected float32 or uint8")
     check_writable(volume.ijk_to_ras, path)
