@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -162,6 +163,19 @@ def test_a_read_only_folder(tmp_path: Path) -> None:
 def test_a_full_disk_is_named_by_the_option(tmp_path: Path) -> None:
     with pytest.raises(TonnoError, match=r"^`output` .*out: cannot be written \(No space left on device\)$"):
         run(tmp_path / "out", failure=OSError(28, "No space left on device"))
+
+
+def test_the_system_is_quoted_where_a_library_raises_its_error_anew(tmp_path: Path) -> None:
+    def write() -> None:  # as pydicom does, which adds the traceback to the words
+        try:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        except OSError as error:
+            raise OSError("With tag (7FE0,0008) got exception: [Errno 5]\nTraceback ...") from error
+
+    for writing in (lambda: output_folder(tmp_path / "out", overwrite=False), lambda: atomic_file(tmp_path / "file")):
+        with pytest.raises(TonnoError) as caught, writing():
+            write()
+        assert str(caught.value).endswith(f"cannot be written ({os.strerror(errno.EIO)})")
 
 
 def test_errors_name_the_file_where_the_user_wanted_it(tmp_path: Path) -> None:

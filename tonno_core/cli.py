@@ -19,7 +19,7 @@ import tonno_core
 from tonno_core.bundle.terminology import check_terminology
 from tonno_core.commands.options import as_options, as_options_of
 from tonno_core.distillation.settings import DistillationSettings
-from tonno_core.errors import TonnoError, is_out_of_memory, one_line
+from tonno_core.errors import TonnoError, is_out_of_memory, one_line, reason_of
 from tonno_core.imports import uncollected
 from tonno_core.output import remove_abandoned
 from tonno_core.settings import METHODS, PRESETS, SCORECAM_DIRECTIONS, SEGMENTER, CamKind, FilterKind, parse_stages
@@ -1039,7 +1039,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         error.__traceback__ = error.__context__ = None  # their frames hold the memory that saying so takes
     except OSError as error:  # what no reader or writer foresaw: a name too long, a folder that may not be searched
-        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
+        _fail(f"{error.filename or 'a file'}: {reason_of(error)}", 2)
     # Out of the block, in which Python 3.10 keeps the frames.
     text = "out of memory; close other programs, or choose fewer `slices`, or choose a smaller `slice_size`"
     _fail(as_options_of(cli.commands[arguments[0]], cli, text), 2)

@@ -83,6 +83,23 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def reason_of(error: OSError) -> str:
+    """Say why the system refused something, also where a library has raised its error anew with other words.
+
+    Args:
+        error: The exception.
+
+    Returns:
+        Such as "No space left on device".
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__
+    return first_line(error)
+
+
 # What torch says where it has no type of its own for it: CPU, MPS, and drivers behind CUDA.
 _MEMORY_WORDS = (
     "out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED",

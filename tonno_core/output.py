@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tonno_core.errors import TonnoError
+from tonno_core.errors import TonnoError, reason_of
 
 # A JSON object, where one is read or written; elsewhere values have types of their own.
 Json = dict[str, Any]
@@ -108,7 +108,7 @@ def atomic_file(path: Path, *, make_folders: bool = False) -> Iterator[Path]:
             yield partial
             partial.replace(path)
     except OSError as error:
-        raise TonnoError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise TonnoError(f"{path}: cannot be written ({reason_of(error)})") from error
 
 
 @contextmanager
@@ -151,7 +151,7 @@ def output_folder(folder: Path, *, overwrite: bool, last: str = "") -> Iterator[
                 temporary.rename(folder)
             finished = True
     except OSError as error:
-        raise TonnoError(f"`output` {folder}: cannot be written ({error.strerror or error})") from error
+        raise TonnoError(f"`output` {folder}: cannot be written ({reason_of(error)})") from error
     except TonnoError as error:  # the name of a file that could not be written, where the user knows it
         raise TonnoError(str(error).replace(f"{temporary}{os.sep}", f"{folder}{os.sep}")) from error
     finally:

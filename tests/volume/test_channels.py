@@ -85,6 +85,17 @@ def test_a_sum_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["features.nii.gz"]
 
 
+def test_what_itk_cannot_write_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise RuntimeError("ITK ERROR: nifti library failed to write image")
+
+    monkeypatch.setattr("tonno_core.volume.channels.sitk.WriteImage", refused)
+    path = tmp_path / "features.nii.gz"
+    with pytest.raises(TonnoError, match=f"{path.name}: cannot be written"):
+        write_channels(path, iter([np.zeros((2, 3, 4))]), 1, (2, 3, 4), np.eye(4))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_is_told_where_itk_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sitk, "WriteImage", lambda image, name, **options: Path(name).touch())
     with pytest.raises(TonnoError, match=r"features.nii.gz: cannot be written .*No space left"):

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 from tonno_core.cohort.ahead import read_ahead
 from tonno_core.cohort.difference import differences
 from tonno_core.cohort.names import case_name, is_case_name, name_cases
-from tonno_core.errors import TonnoError, is_out_of_memory, one_line
+from tonno_core.errors import TonnoError, is_out_of_memory, one_line, reason_of
 from tonno_core.output import Json, check_output, holds_files, remove_abandoned, write_json
 from tonno_core.progress import progress_bar
 from tonno_core.records import read_record
@@ -174,7 +174,7 @@ class CasesFolder(ABC):
             for name in assigned:
                 self._failure(name).unlink(missing_ok=True)
         except OSError as error:
-            raise TonnoError(f"`output` {self.path}: cannot be written ({error.strerror or error})") from error
+            raise TonnoError(f"`output` {self.path}: cannot be written ({reason_of(error)})") from error
 
     def left_out(self, names: Sequence[str]) -> str:
         """Say how many cases of earlier lists are done, and in this list no more.

@@ -17,7 +17,7 @@ from tonno_core.cohort.labels import Row, binary_label, column_of, is_constant, 
 from tonno_core.cohort.mask import ANY, Values, parse_values, values_text
 from tonno_core.cohort.notes import notes_on_files, notes_on_names, notes_on_patients
 from tonno_core.cohort.places import held_by, is_there, locate, missing, relative_below, tables_in
-from tonno_core.errors import TonnoError
+from tonno_core.errors import TonnoError, reason_of
 from tonno_core.output import atomic_file
 from tonno_core.words import findings_of, is_no_finding, spelling, visible
 
@@ -453,7 +453,7 @@ def _read_text(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise TonnoError(f"{path}: cannot be opened ({error.strerror or error})") from error
+        raise TonnoError(f"{path}: cannot be opened ({reason_of(error)})") from error
     if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         raise TonnoError(f"{path}: not readable as CSV, it is a spreadsheet's own format; save it as CSV UTF-8")
     if b"\0" in content:

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 from tonno_core.cohort.manifest import Manifest
 from tonno_core.distributed import Processes
-from tonno_core.errors import TonnoError, first_line
+from tonno_core.errors import TonnoError, first_line, reason_of
 from tonno_core.output import Json, atomic_file, holds_files, remove_abandoned
 from tonno_core.records import made_of, read_record
 from tonno_core.training.settings import TrainingSettings
@@ -152,7 +152,7 @@ class RunFolder:
                 if folder.is_dir():
                     shutil.rmtree(folder)
         except OSError as error:
-            raise TonnoError(f"`run` {self.path}: cannot be written ({error.strerror or error})") from error
+            raise TonnoError(f"`run` {self.path}: cannot be written ({reason_of(error)})") from error
         _write_json(self.path / _RUN, self._description)
         remove_abandoned(self.path, below=True)
 

@@ -20,7 +20,7 @@ import SimpleITK as sitk
 from tonno_core.errors import TonnoError
 from tonno_core.output import atomic_file
 from tonno_core.volume.io import check_writable
-from tonno_core.volume.itk import LPS_TO_RAS
+from tonno_core.volume.itk import LPS_TO_RAS, captured_stderr
 from tonno_core.volume.volume import Matrix
 
 ENDING = ".nii.gz"
@@ -89,7 +89,12 @@ def _header(scratch: Path, count: int, shape: tuple[int, int, int], ijk_to_ras: 
     image.SetSpacing(spacing.tolist())
     image.SetDirection((ijk_to_lps[:3, :3] / spacing).ravel().tolist())
     image.SetOrigin(ijk_to_lps[:3, 3].tolist())
-    sitk.WriteImage(image, str(scratch), useCompression=False)
+    try:
+        with captured_stderr():
+            sitk.WriteImage(image, str(scratch), useCompression=False)
+    except RuntimeError as error:
+        scratch.write_bytes(bytes(_HEADER_BYTES))  # the system says why, ITK does not
+        raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
     header = bytearray(scratch.read_bytes()[:_HEADER_BYTES])
     if len(header) < _HEADER_BYTES:  # of a full disk ITK says nothing
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

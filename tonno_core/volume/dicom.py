@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from tonno_core.errors import TonnoError
+from tonno_core.errors import TonnoError, reason_of
 from tonno_core.output import check_name
 from tonno_core.volume.itk import SPACING_LIMITS_MM, affine_of, check_affine, check_header, run_itk
 from tonno_core.volume.signature import packing
@@ -163,7 +163,7 @@ def _look(path: Path) -> _File:
     try:
         return _open(path)
     except OSError as error:
-        fault = "a link to nothing" if not path.exists() else f"cannot be opened ({error.strerror or error})"
+        fault = "a link to nothing" if not path.exists() else f"cannot be opened ({reason_of(error)})"
         return _File(path, {}, fault, False)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from tonno_core.errors import TonnoError
+from tonno_core.errors import TonnoError, reason_of
 from tonno_core.output import atomic_file, check_name, partial_folder
 from tonno_core.volume.dicom import find_series
 from tonno_core.volume.header import Header
@@ -136,7 +136,7 @@ def _read(path: Path) -> Volume:
         z, y, x = array.shape
         return Volume(array, ijk_to_ras, *_orientation(path, ijk_to_ras, (x, y, z)), further=tuple(further))
     except OSError as error:
-        raise TonnoError(f"{path}: cannot be opened: {error.strerror or error}") from None
+        raise TonnoError(f"{path}: cannot be opened: {reason_of(error)}") from None
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -165,7 +165,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
             size, ijk_to_ras, channels = reader.GetSize()[:3], affine_of(reader), channels_in(reader)
             read = _orientation(path, ijk_to_ras, size)
     except OSError as error:
-        raise TonnoError(f"{path}: cannot be opened: {error.strerror or error}") from None
+        raise TonnoError(f"{path}: cannot be opened: {reason_of(error)}") from None
     voxels = sitk.GetPixelIDValueAsString(reader.GetPixelID()).removeprefix("vector of ")
     return Header(size, ijk_to_ras, voxels, *read, channels=channels)
 
@@ -436,5 +436,5 @@ def _why_writing_failed(temporary: Path, size: int) -> str:
     try:
         temporary.write_bytes(bytes(size))
     except OSError as error:
-        return f"{error.strerror or error} (about {size / 1e6:.2g} MB needed)"
+        return f"{reason_of(error)} (about {size / 1e6:.2g} MB needed)"
     return "what was written cannot be read back"
