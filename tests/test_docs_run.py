@@ -122,6 +122,9 @@ def run(line: Line) -> str:
         lacking.append("evaluation")
     if lacking:
         return f"without {', '.join(lacking)}"
+    if name == "reproduce":  # the cheap planes would be further ones
+        many = ("--slices", "--directions")
+        rest = [word for before, word in zip(["", *rest], rest, strict=False) if not {before, word} & {*many}]
     cheap = () if "my-segmenter" in rest else _CHEAP[name]  # which looks at no planes
     if "weights.safetensors" in rest:
         cheap = ("--slice-size", "32", "--output", "bundled")
