@@ -7,13 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.analytic import grid_around, make_blobs
 from tests.reference import basis, normalized_to_index, physical_to_index, take_slice
 from tonno_core.slicing.directions import hemisphere, sphere
 from tonno_core.slicing.frame import normalized_frame, physical_frame
 from tonno_core.slicing.plan import SlicePlan
-from tonno_core.slicing.sampling import SliceSource, _plane_to_ijk, sample_slices
+from tonno_core.slicing.sampling import SliceCutter, SliceSource, _plane_to_ijk, half_will_do, sample_slices
+from tonno_core.volume.atlas import Atlas
 from tonno_core.volume.volume import Volume
 
 EVERY = slice(None)
@@ -215,3 +217,56 @@ def test_planes_of_a_gpu_lie_where_the_plan_says(pixels: int) -> None:
             expected = np.linalg.inv(volume.ijk_to_ras) @ plan.frame_to_ras @ [*point, 1.0]
             np.testing.assert_allclose(placed, expected[:3], atol=1e-12)
     assert next(found, None) is None
+
+
+def plain_kernel(voxels: torch.Tensor, affines: torch.Tensor, pixels: int, fill: float) -> torch.Tensor:
+    """Do what `slicing.kernel.sample_planes` does, by torch."""
+    along = torch.arange(pixels) - (pixels - 1) / 2
+    row, column = torch.meshgrid(along, along, indexing="ij")
+    ijk = torch.stack([column, row, torch.ones_like(row)], dim=-1) @ affines.transpose(1, 2)[:, None]
+    points = ijk * (2.0 / (torch.tensor(voxels.shape[::-1]) - 1.0)) - 1.0
+    return F.grid_sample(voxels[None, None], points[None], align_corners=True)[0, 0] + fill
+
+
+@pytest.mark.parametrize(("channels", "shifts"), [(1, ()), (1, (-0.2, 0.0, 0.3)), (3, ())])
+def test_slices_may_be_cut_in_any_batches_and_by_a_kernel(channels: int, shifts: tuple[float, ...]) -> None:
+    shape, fills = (13, 9, 11), (-0.5, 0.25, 2.0)[:channels]
+    first, *further = np.random.default_rng(4).random((channels, *shape), dtype=np.float32)
+    matrix = grid_around((1, 2, 3), shape, (1, 2, 1.5), turn_degrees=(25, 15, -40), left_handed=True)
+    plain = SliceSource.from_volume(Volume(first, matrix, further=tuple(further)), fills=fills)
+    plan = SlicePlan(physical_frame([2, 1, 3], 14.0), sphere(6), 7, 13)
+    found = []
+    for source in (plain, replace(plain, atlas=None, kernel=plain_kernel)):
+        cutter = SliceCutter(source, plan, shifts)
+        found.append(cutter.cut(slice(0, 6)))
+        parts = [cutter.cut(which) for which in (slice(0, 2), slice(2, 2), slice(2, 3), slice(3, 6))]
+        torch.testing.assert_close(torch.cat(parts), found[-1], rtol=0, atol=0)
+    # float32 positions among 13 voxels, whose values are up to 1.
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=2e-5)
+
+
+def test_a_slice_shows_nothing_if_all_of_it_is_fill() -> None:
+    volume = Volume(np.zeros((3, 3, 3), dtype=np.float32), np.eye(4))
+    for channels in (1, 2):
+        several = Volume(volume.array, volume.ijk_to_ras, further=(volume.array,) * (channels - 1))
+        source = SliceSource.from_volume(several, fills=(-1.0, 2.0)[:channels])
+        slices = torch.as_tensor(source.fill).expand(6, channels, 4, 4).clone()
+        slices[1, 0, 2, 3] -= 1
+        slices[2, 0, 0, 0] += 1
+        slices[3, -1, 1, 1] += 1
+        slices[4, -1, 1, 1] -= 1
+        expected = [True, False, False, False, False, True]
+        assert source.shows_nothing(slices if channels > 1 else slices[:, 0]).tolist() == expected
+
+
+def test_a_volume_too_large_for_an_atlas_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = Volume(np.ones((3, 3, 3), dtype=np.float32), np.eye(4))
+    assert SliceSource.from_volume(volume).atlas is not None
+    monkeypatch.setattr(Atlas, "fits", lambda *_: False)
+    assert SliceSource.from_volume(volume).atlas is None
+
+
+def test_float16_does_for_magnitudes_from_a_16th_to_2048() -> None:
+    for largest, does in ((2.0**-5, False), (2.0**-4, True), (2048.0, True), (4096.0, False)):
+        for sign in (1, -1):
+            assert half_will_do(np.array([0.0, sign * largest], dtype=np.float32)) is does
