@@ -178,6 +178,20 @@ def test_the_system_is_quoted_where_a_library_raises_its_error_anew(tmp_path: Pa
         assert str(caught.value).endswith(f"cannot be written ({os.strerror(errno.EIO)})")
 
 
+def test_a_disk_that_refuses_once_to_remove_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlink, refused = os.unlink, [OSError(errno.EIO, os.strerror(errno.EIO))]
+
+    def refusing(*arguments: object, **options: object) -> None:
+        if refused:
+            raise refused.pop()
+        unlink(*arguments, **options)  # type: ignore[arg-type]
+
+    with partial_folder(tmp_path) as folder:
+        (folder / "other").touch()
+        monkeypatch.setattr(os, "unlink", refusing)
+    assert not refused and not list(tmp_path.iterdir())
+
+
 def test_errors_name_the_file_where_the_user_wanted_it(tmp_path: Path) -> None:
     with (
         pytest.raises(TonnoError, match=rf"^{tmp_path}/out/a.txt: cannot be written$"),

@@ -179,7 +179,8 @@ def partial_folder(home: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for _ in range(2):  # a disk may refuse once, and what is left here would be moved with the folder around it
+            shutil.rmtree(folder, ignore_errors=True)
         if lock is not None:
             os.close(lock)
 

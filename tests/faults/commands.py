@@ -68,10 +68,10 @@ def _asked(*requests: Callable[[], dict[str, Any]]) -> Callable[[], int]:
 
     def run() -> int:
         session, out = Session(), Path("out")
-        out.mkdir(exist_ok=True)
         for request in requests:
             job = Job(1, {"folder": str(out), **request()}, lambda kind, identifier, **more: None)
             try:
+                out.mkdir(exist_ok=True)  # as the module does
                 session.compute(job)
             except Exception as error:
                 failure = failure_of(error)  # prints the traceback of a bug
