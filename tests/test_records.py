@@ -52,7 +52,8 @@ def test_what_was_written_comes_back(tmp_path: Path) -> None:
     [
         ("count", -1, "count is -1"), ("count", True, "count is true"), ("count", 1.0, "count is 1.0"),
         ("done", 1, "done is 1"), ("kind", "c", 'kind is "c"'), ("size", 1e101, r"size is 1e\+101"),
-        ("size", 10**400, "size is 1000"), ("size", "1", 'size is "1"'), ("model", 3, "model is 3"),
+        ("size", 10**400, "size is 1000"), ("size", True, "size is true"), ("size", "1", 'size is "1"'),
+        ("model", 3, "model is 3"),
         ("points", {}, "points is {}"), ("points", [{"at": [1.0]}], "at has 1 values, expected 2"),
         ("points", [{"name": ""}], r'points\[0\] lacks "at"'), ("points", [{"at": [1, None]}], r"at\[1\] is null"),
         ("columns", {"side": 1}, "columns is 1"), ("columns", {"side": "a\0b"}, "columns is"),
