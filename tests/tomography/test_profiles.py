@@ -77,7 +77,7 @@ def test_nodes_a_little_beyond_the_very_ends_count(size: int, sign: int) -> None
     profiles = random_profiles(6, size)
     x, y, z = (profiles[axis] + profiles[axis + 3].flip(0) for axis in range(3))
     expected = (z[:, None, None] + y[:, None] + x).flatten()
-    # Rows compute positions in float64, points in any precision: their thresholds are 1e-7 steps, and 1e-5 of [-1, 1].
+    # As far as rounding moves nodes: rows compute positions in float64, points in any precision.
     for way, beyond in ((0, 1e-9), (1, 5e-6)):
         matrix = ijk_to_grid(shape)
         matrix[:3, 3] += sign * beyond

@@ -30,8 +30,7 @@ from tonno_core.tomography.grid import ROUNDING, Nodes, OfDirections
 # Directions whose tables are in use at once, and numbers in a few rows: both stay in a core's cache, and are enough
 # that two cores do not wait for each other after every step.
 _DIRECTIONS, _NUMBERS = 8, 1 << 17
-# Shift of positions in steps, more than their rounding in float64: a node on a sample is at its segment's end, t = 1,
-# and one on the very first or last is not beyond it.
+# Shift of positions in steps, more than their rounding: a node on a sample is at its segment's end, t = 1.
 _NUDGE = 1e-7
 
 
@@ -149,9 +148,10 @@ class RowProfiles:
         at = _Positions(steps @ self._middles, steps[:, :1] * (self._columns - self._middle))
         self._add_segments(profiles, at)
         last = profiles.shape[1] - 1
+        margin = ROUNDING * last
         for direction, profile in enumerate(profiles):
-            self._add_jump(at, direction, -1, float(profile[0]), -_NUDGE)
-            self._add_jump(at, direction, last - 1, -float(profile[-1]), _NUDGE)
+            self._add_jump(at, direction, -1, float(profile[0]), -margin)
+            self._add_jump(at, direction, last - 1, -float(profile[-1]), margin)
 
     def _add_segments(self, profiles: torch.Tensor, at: _Positions) -> None:
         """Add all but the jumps, a few rows of the grid at a time."""
@@ -171,9 +171,10 @@ class RowProfiles:
                 target.addcmul_(torch.mm(columns, matrix).clamp_min_(0.0), kink.index_select(0, index))
 
     def _add_jump(self, at: _Positions, direction: int, segment: int, jump: float, threshold: float) -> None:
-        """Add a jump to the nodes past the end of a segment by more than a threshold."""
+        """Add a jump to the nodes past the end of a segment."""
         if jump == 0.0:  # most profiles end outside of the foreground
             return
+        # Rounding may have put a node of the very end before it.
         rows, columns = at.between(direction, segment + 1 - _NUDGE, segment + 2)
         past = at.rho[direction].take(rows) + at.alpha[direction].take(columns) > 1.0 + threshold
         past &= at.whole[direction].take(rows) + at.shift[direction].take(columns) == segment
