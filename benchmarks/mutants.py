@@ -1,6 +1,6 @@
 """Measures how well the tests of the core hold it: changes a sign or a number, and sees whether a test fails.
 
-    make mutants                                                           # a sample of every file, an hour or two
+    make mutants                                                           # a sample of every file
     .venv/bin/python -m benchmarks.mutants tonno_core/slicing/plan.py --most 0    # all of one file
 
 Each mutant is one change: + and -, * and /, // and /, a minus dropped, < and <=, == and !=, `and` and `or`, True and
